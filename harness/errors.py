@@ -1,0 +1,84 @@
+"""The error tree. Every error a user can cause or meet is one of these; its text is one sentence for them.
+
+HarnessError
+├── UsageError            exit 2: what was asked for cannot be done as asked; nothing was written
+│   ├── ConfigError         a configuration file or flag has a wrong value
+│   ├── PluginError         no suite, backend, judge or reward of that name
+│   ├── DataError           an official file is missing or is not the pinned one
+│   ├── CheckpointError     a model folder that cannot be served
+│   └── RunLockedError      another process works on the same run
+├── IncompleteError       exit 4: stopped with what there was; the same command resumes
+│   ├── ServerError         the served model died or never answered
+│   ├── JudgeUnavailableError  the judge's endpoint stays down or refuses the key
+│   └── StoreError          results can no longer be written (disk full, no permission)
+├── ReplyError            one request failed; becomes the `error` of one Answer or Judgment
+└── VerdictParseError     a judge's reply holds no verdict; becomes the `error` of one Judgment
+
+Exit codes: 0 done, 1 regression (gate), 2 usage, 3 inconclusive (gate), 4 incomplete.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HarnessError(Exception):
+    """Base of all errors that end in one sentence rather than a traceback."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class UsageError(HarnessError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class PluginError(UsageError):
+    pass
+
+
+class DataError(UsageError):
+    pass
+
+
+class CheckpointError(UsageError):
+    pass
+
+
+class RunLockedError(UsageError):
+    pass
+
+
+class IncompleteError(HarnessError):
+    exit_code = 4
+
+
+class ServerError(IncompleteError):
+    pass
+
+
+class JudgeUnavailableError(IncompleteError):
+    pass
+
+
+class StoreError(IncompleteError):
+    pass
+
+
+class ReplyError(HarnessError):
+    """One request that will not be answered.
+
+    `reason` is one of the `Failure.reason` values; `status` the HTTP status, None where no reply came.
+    """
+
+    def __init__(self, message: str, *, reason: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.status = status
+
+
+class VerdictParseError(HarnessError):
+    """A judge's reply that holds no verdict, or more than one."""

@@ -1,0 +1,149 @@
+"""What a backend, a suite and a judge must do: the only types the pipeline knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self
+
+from pydantic import JsonValue
+
+from .records import Answer, Judgment, JudgeSpec, JudgeTask, JudgeTemplate, ModelRef, Prompt, Sampling, SuiteScores
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How a checkpoint is served; each backend uses what it understands and refuses what it cannot honour."""
+
+    log_dir: Path
+    """Existing folder for the server's log."""
+    chat_template: str | None = None
+    """`FILE.jinja` or `fastchat:NAME`, for a checkpoint without a template of its own."""
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
+    dtype: str | None = None
+    quantization: str | None = None
+    reasoning_parser: str | None = None
+    max_model_len: int | None = None
+    engine_args: tuple[str, ...] = ()
+    """Any further server arguments, passed on as they are."""
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    start_timeout: float = 1800.0
+    """Seconds until the server must answer."""
+    concurrency: int = 64
+    """Requests in flight."""
+    timeout: float = 3600.0
+    """Seconds one request may take."""
+    seed: int = 0
+
+
+class Backend(Protocol):
+    """Serves one model for the time of an `async with`, and answers prompts meanwhile.
+
+    `fusion_harness.backends` entry points are called as `factory(ModelRef, ServeOptions) -> Backend`; checks that
+    need no server (a missing chat template, pickled weights) raise CheckpointError there, before anything is written.
+    """
+
+    def identity(self) -> dict[str, JsonValue]:
+        """What is served, known before the server starts: backend, weights, chat_template digests, engine arguments.
+
+        Goes into the run's id: another identity is another run.
+        """
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
+        """All turns of one prompt. A request that fails becomes `Answer.error`; a server that cannot be brought
+        back raises ServerError."""
+        ...
+
+
+class Suite(Protocol):
+    """A benchmark: what is asked, what the judge is asked about an answer, and what the verdicts come to.
+
+    `fusion_harness.suites` entry points are called as `factory(SuiteOptions) -> Suite`.
+    """
+
+    name: str
+    version: str
+    headline: str
+
+    def protocol(self) -> dict[str, JsonValue]:
+        """The suite's part of the card's protocol: data digests, reference set, baseline, answer settings."""
+        ...
+
+    def prompts(self) -> Sequence[Prompt]: ...
+
+    def sampling(self, prompt: Prompt) -> Sampling:
+        """The benchmark's own answer settings for this prompt."""
+        ...
+
+    def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
+        """What the judge is asked about this answer. Pure: the same answer gives the same tasks."""
+        ...
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
+        """Pure. `prompts` are those that were asked; what has no judgment among them is unscored."""
+        ...
+
+
+class Judge(Protocol):
+    """Turns a task into a judgment.
+
+    `fusion_harness.judges` entry points are called as `factory(JudgeSpec) -> Judge`.
+    """
+
+    spec: JudgeSpec
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def judge(self, task: JudgeTask) -> Judgment:
+        """A reply that cannot be read becomes `Judgment.error`; an endpoint that stays down raises
+        JudgeUnavailableError."""
+        ...
+
+
+class Reward(Protocol):
+    """Scores completions, the higher the better: the signature TRL's trainers use for reward functions."""
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[str]) -> list[float]: ...
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """What the command line says about a suite's data."""
+
+    edition: str = "official"
+    references: str = "official"
+    """MT-Bench's reference answers: official, pr3158, or a file."""
+    cache_dir: Path | None = None
+    """Where `harness data` keeps files; None: the default cache."""
+    mirror: str | None = None
+    """Folder or URL that is tried before upstream; None: `HARNESS_MIRROR`, then upstream."""
+
+
+@dataclass(frozen=True)
+class SuiteData:
+    """A suite's contents in one edition. Official data come from pinned files, pocket data from the package."""
+
+    version: str
+    """`official-1` or `pocket-1`."""
+    prompts: tuple[Prompt, ...]
+    templates: dict[str, JudgeTemplate]
+    baseline_name: str | None = None
+    baseline: dict[str, Answer] = field(default_factory=dict)
+    """The baseline's answer by prompt id."""
+    difficulty: dict[str, float] = field(default_factory=dict)
+    """AlpacaEval only: instruction difficulty by prompt id, logit scale (about -3..6)."""
+    gamed: tuple[tuple[float, float, float], ...] = ()
+    """AlpacaEval only: regularisation rows (preference 0..1, standardised length difference, difficulty)."""
+    files: dict[str, str] = field(default_factory=dict)
+    """File name -> sha256 of every file the data came from."""
