@@ -94,7 +94,7 @@ class ChatClient:
             for attempt in range(1, self._attempts + 1):
                 try:
                     return await self._once(path, payload)
-                except _Retry as retry:
+                except _RetryableError as retry:
                     if attempt == self._attempts:
                         raise retry.final from None
                     await asyncio.sleep(self._wait(attempt, retry.after))
@@ -115,25 +115,27 @@ class ChatClient:
                 raw = await reply.read()
                 status, retry_after = reply.status, reply.headers.get("Retry-After")
         except TimeoutError:
-            raise _Retry("timeout", f"no answer from {self.base_url} in {self._timeout:.0f} s") from None
+            raise _RetryableError("timeout", f"no answer from {self.base_url} in {self._timeout:.0f} s") from None
         except (aiohttp.ClientError, OSError) as error:
             detail = str(error) or type(error).__name__
-            raise _Retry("transport", f"cannot reach {self.base_url}: {detail}") from None
+            raise _RetryableError("transport", f"cannot reach {self.base_url}: {detail}") from None
         if status == 200:
             try:
                 found = json.loads(raw)
             except ValueError:
-                raise _Retry("http", f"{self.base_url} sent a reply that is not JSON: {raw[:120]!r}", status) from None
+                raise _RetryableError(
+                    "http", f"{self.base_url} sent a reply that is not JSON: {raw[:120]!r}", status
+                ) from None
             if not isinstance(found, dict):
                 raise ReplyError(f"{self.base_url} sent a reply that is no JSON object", reason="http", status=status)
             return found
         message = server_sentence(raw)
         if status in RETRIED_STATUS:
-            raise _Retry("http", f"HTTP {status}: {message}", status, _seconds(retry_after))
+            raise _RetryableError("http", f"HTTP {status}: {message}", status, _seconds(retry_after))
         raise ReplyError(f"HTTP {status}: {message}", reason=_reason(status, message), status=status)
 
 
-class _Retry(Exception):
+class _RetryableError(Exception):
     """Internal: this attempt failed in a way that another may mend."""
 
     def __init__(self, reason: Reason, message: str, status: int | None = None, after: float | None = None) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
 from pydantic import JsonValue
 
-from .records import Answer, Judgment, JudgeSpec, JudgeTask, JudgeTemplate, ModelRef, Prompt, Sampling, SuiteScores
+from .records import Answer, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Prompt, Sampling, SuiteScores
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Backend(Protocol):
     def identity(self) -> dict[str, JsonValue]:
         """What is served, known before the server starts: backend, weights, chat_template digests, engine arguments.
 
-        Goes into the run's id: another identity is another run.
+        Goes into the run's id: another identity is another run. A key `generation_config` holds the checkpoint's own
+        sampling defaults, if it has any.
         """
         ...
 
@@ -128,6 +129,8 @@ class SuiteOptions:
     """Where `harness data` keeps files; None: the default cache."""
     mirror: str | None = None
     """Folder or URL that is tried before upstream; None: `HARNESS_MIRROR`, then upstream."""
+    generation_config: Mapping[str, JsonValue] = field(default_factory=dict)
+    """The checkpoint's own sampling defaults, for a suite that prescribes none (AlpacaEval)."""
 
 
 @dataclass(frozen=True)
