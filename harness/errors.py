@@ -81,4 +81,12 @@ class ReplyError(HarnessError):
 
 
 class VerdictParseError(HarnessError):
-    """A judge's reply that holds no verdict, or more than one."""
+    """A judge's reply that holds no verdict ("parse"), or more than one ("conflict").
+
+    `reaskable`: the judge said nothing yet, so asking it once more makes sense; a wrong or double verdict stays one.
+    """
+
+    def __init__(self, message: str, *, reason: str = "parse", reaskable: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.reaskable = reaskable

@@ -1,0 +1,1 @@
+"""Judge configurations: one JudgeSpec a YAML file."""

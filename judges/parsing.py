@@ -1,0 +1,93 @@
+"""How a judge's reply is read: one pure function a verdict grammar, failing closed.
+
+A parser reads a reply as the judge saw the answers: its preference is the probability that the answer *shown first*
+wins. `read_verdict` turns that to the candidate. Nothing here repairs a reply: what is not a verdict is an error.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+from harness.errors import ConfigError, VerdictParseError
+from harness.records import Order, Preference, Rating, TokenLogprob, Verdict
+
+RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]", re.ASCII)  # FastChat llm_judge/common.py:34, but ASCII digits only
+ARENA_LABEL = re.compile(r"\[\[([AB<>=]+)\]\]")  # arena-hard-auto v0.1 config/judge_config.yaml, regex_pattern
+ARENA_VERDICTS = {
+    "A>>B": Preference(value=1.0, strength=2),
+    "A>B": Preference(value=1.0),
+    "A=B": Preference(value=0.5),
+    "B>A": Preference(value=0.0),
+    "B>>A": Preference(value=0.0, strength=2),
+}
+"""The five labels, as shown: A is the first answer."""
+
+Parser = Callable[[str, tuple[TokenLogprob, ...]], Verdict]
+
+
+def read_verdict(parser: str, reply: str, logprobs: tuple[TokenLogprob, ...], order: Order | None) -> Verdict:
+    """The verdict in a reply, with preferences turned to the candidate.
+
+    `order` says which answer was shown first: "ab" the baseline (so A and m are the baseline), "ba" the candidate.
+    Raises VerdictParseError when there is no verdict, ConfigError for an unknown parser or a preference without order.
+    """
+    if parser not in PARSERS:
+        raise ConfigError(f"no verdict parser named {parser!r}; known: {', '.join(sorted(PARSERS))}")
+    shown = PARSERS[parser](reply, logprobs)
+    if isinstance(shown, Rating):
+        return shown
+    if order is None:
+        raise ConfigError(f"parser {parser!r} gives a preference, and the task does not say which answer came first")
+    return shown if order == "ba" else shown.model_copy(update={"value": 1.0 - shown.value})
+
+
+def rating(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Rating:
+    """The first `[[n]]`, 1..10. The reference's backup form `[n]` is not trusted: it also matches `arr[0]`."""
+    found = RATING.search(reply)
+    if found is None:
+        raise VerdictParseError(f"no [[rating]] in the judge's reply: {_tail(reply)}", reaskable=True)
+    value = float(found[1])
+    if not 1 <= value <= 10:
+        raise VerdictParseError(f"rating {found[1]} is outside 1..10")
+    return Rating(value=value)
+
+
+def arena_label(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preference:
+    """The one label in a reply, Arena-Hard v0.1's rule: the same label may stand there twice, two different may not."""
+    labels = sorted(set(ARENA_LABEL.findall(reply)))
+    if not labels:
+        raise VerdictParseError(f"no verdict label in the judge's reply: {_tail(reply)}", reaskable=True)
+    if len(labels) > 1:
+        said = ", ".join(f"[[{label}]]" for label in labels)
+        raise VerdictParseError(f"different verdict labels in one reply: {said}", reason="conflict")
+    if labels[0] not in ARENA_VERDICTS:
+        raise VerdictParseError(f"label [[{labels[0]}]] is none of {', '.join(ARENA_VERDICTS)}")
+    return ARENA_VERDICTS[labels[0]]
+
+
+def letter_logprob(reply: str, logprobs: tuple[TokenLogprob, ...]) -> Preference:
+    """p(m) / (p(m) + p(M)) over the first token's top log-probabilities; exact tokens only, a missing one counts 0.
+
+    alpaca_eval completion_parsers.logprob_parser with numerator "m", denominators "m" and "M".
+    """
+    seen = {top.token: top.logprob for top in reversed(logprobs) if top.token in ("m", "M")}
+    first, second = seen.get("m", -math.inf), seen.get("M", -math.inf)
+    highest = max(first, second)
+    if not math.isfinite(highest):
+        tokens = ", ".join(repr(top.token) for top in logprobs) or "none given"
+        raise VerdictParseError(f"neither m nor M among the first token's log-probabilities ({tokens})")
+    total = highest + math.log(math.exp(first - highest) + math.exp(second - highest))
+    return Preference(value=min(1.0, math.exp(first - total)))
+
+
+def _tail(reply: str) -> str:
+    return repr(reply[-80:]) if reply.strip() else "it is empty"
+
+
+PARSERS: dict[str, Parser] = {
+    "rating": rating,
+    "arena_label": arena_label,
+    "letter_logprob": letter_logprob,
+}
