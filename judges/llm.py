@@ -1,0 +1,190 @@
+"""A judge behind an OpenAI-compatible chat endpoint: asks, reads, asks once more where the protocol does so.
+
+It owns the conversation and what it cost. Words come from the template, verdicts from `judges.parsing`, connections
+and retries from `harness.client`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+from pydantic import JsonValue
+
+from harness.client import ChatClient, ChatReply
+from harness.errors import ConfigError, JudgeUnavailableError, ReplyError, VerdictParseError
+from harness.records import Failure, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Preference, TokenLogprob, Verdict
+
+from .parsing import read_verdict
+from .prompting import Message, render
+
+FATAL_STATUS = frozenset({401, 403, 404})
+"""A refused key or an unknown model: no other task can fare better."""
+FAILURES_TO_STOP = 8
+"""So many calls failing in a row, each after the client's own retries: the endpoint is down or refuses us."""
+PASSING_REASONS = frozenset({"context", "content_filter"})
+"""Failures that belong to one task, not to the endpoint."""
+
+Flag = Literal["truncated", "reasked", "identical", "injection"]
+
+
+@dataclass
+class Conversation:
+    """What has been said about one task so far."""
+
+    messages: list[Message]
+    replies: list[str] = field(default_factory=list)
+    logprobs: tuple[TokenLogprob, ...] = ()
+    flags: list[Flag] = field(default_factory=list)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def text(self) -> str | None:
+        """All replies as the reference joins them; None where none came."""
+        return "\n".join(self.replies) if self.replies else None
+
+    def hear(self, reply: ChatReply, template: JudgeTemplate) -> None:
+        if not self.replies:
+            self.logprobs = reply.logprobs
+        self.replies.append(reply.text)
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        # A reply that is read from its first token's log-probabilities is always cut after it.
+        if reply.finish == "length" and template.top_logprobs is None and "truncated" not in self.flags:
+            self.flags.append("truncated")
+
+    def ask_again(self, words: str) -> None:
+        self.messages.append({"role": "assistant", "content": self.replies[-1]})
+        self.messages.append({"role": "user", "content": words})
+        self.flags.append("reasked")
+
+
+class LlmJudge:
+    """`fusion_harness.judges` entry point "llm". Raises ConfigError at once for a spec that cannot work."""
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        if not spec.model or not spec.url:
+            raise ConfigError(f"judge {spec.name!r} needs `model` and `url` (an OpenAI-compatible base URL)")
+        key = os.environ.get(spec.key_env) if spec.key_env else None
+        if spec.key_env and not key:
+            raise ConfigError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
+        self.spec = spec
+        self._client = ChatClient(spec.url, api_key=key, concurrency=spec.concurrency, timeout=spec.timeout)
+        self._failures = 0
+        self._down: str | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.__aexit__(*exc)
+
+    async def judge(self, task: JudgeTask) -> Judgment:
+        """The verdict, or why there is none. Raises JudgeUnavailableError once the endpoint is known to be down."""
+        started = time.monotonic()
+        if task.template.identical_is_draw and task.baseline is not None and task.answer.turns == task.baseline.turns:
+            drawn = Conversation([], flags=["identical"])
+            return self._judgment(task, drawn, started, verdict=Preference(value=0.5))
+        talk = Conversation(render(task))
+        try:
+            verdict = await self._ask(task, talk)
+        except VerdictParseError as error:
+            empty = error.reason == "parse" and not (talk.text or "").strip() and not talk.logprobs
+            failure = Failure.model_validate({"reason": "empty" if empty else error.reason, "message": str(error)})
+            return self._judgment(task, talk, started, error=failure)
+        except ReplyError as error:
+            failure = Failure.model_validate({"reason": error.reason, "message": str(error)})
+            return self._judgment(task, talk, started, error=failure)
+        return self._judgment(task, talk, started, verdict=verdict)
+
+    async def _ask(self, task: JudgeTask, talk: Conversation) -> Verdict:
+        """Asks, and where the first reply holds no verdict and the template says so, once more."""
+        template = task.template
+        talk.hear(await self._call(template, talk.messages), template)
+        try:
+            return read_verdict(template.parser, talk.text or "", talk.logprobs, task.order)
+        except VerdictParseError as error:
+            if template.reask is None or not error.reaskable:
+                raise
+        talk.ask_again(template.reask)
+        talk.hear(await self._call(template, talk.messages), template)
+        return read_verdict(template.parser, talk.text or "", talk.logprobs, task.order)
+
+    async def _call(self, template: JudgeTemplate, messages: list[Message]) -> ChatReply:
+        if self._down is not None:
+            raise JudgeUnavailableError(self._down)
+        try:
+            reply = await self._client.chat(request_body(self.spec, template, messages))
+        except ReplyError as error:
+            self._note_failure(error)
+            raise
+        self._failures = 0
+        return reply
+
+    def _note_failure(self, error: ReplyError) -> None:
+        if error.status in FATAL_STATUS:
+            self._down = f"judge {self.spec.name!r} ({self.spec.model} at {self.spec.url}) cannot be used: {error}"
+        elif error.reason not in PASSING_REASONS:
+            self._failures += 1
+            if self._failures >= FAILURES_TO_STOP:
+                self._down = f"judge {self.spec.name!r} failed {self._failures} calls in a row, the last with: {error}"
+        if self._down is not None:
+            raise JudgeUnavailableError(self._down) from error
+
+    def _judgment(
+        self,
+        task: JudgeTask,
+        talk: Conversation,
+        started: float,
+        *,
+        verdict: Verdict | None = None,
+        error: Failure | None = None,
+    ) -> Judgment:
+        return Judgment(
+            prompt_id=task.prompt.id,
+            index=task.answer.index,
+            model=task.answer.model,
+            baseline=task.baseline.model if task.baseline else None,
+            judge=self.spec.name,
+            template_sha=task.template.sha,
+            answer_sha=task.answer.sha,
+            order=task.order,
+            turn=task.turn,
+            repeat=task.repeat,
+            verdict=verdict,
+            reply=talk.text,
+            logprobs=talk.logprobs,
+            flags=tuple(talk.flags),
+            error=error,
+            prompt_tokens=talk.prompt_tokens,
+            completion_tokens=talk.completion_tokens,
+            cost=self._cost(talk),
+            seconds=time.monotonic() - started,
+        )
+
+    def _cost(self, talk: Conversation) -> float | None:
+        """US dollars; None where the judge has no price, or replied without saying how many tokens it took."""
+        if self.spec.price_in is None or self.spec.price_out is None:
+            return None
+        if talk.replies and not talk.prompt_tokens:
+            return None
+        return (talk.prompt_tokens * self.spec.price_in + talk.completion_tokens * self.spec.price_out) / 1e6
+
+
+def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Message]) -> dict[str, JsonValue]:
+    """The chat-completions body: the template's official parameters, then the judge's own; a null leaves one out."""
+    body: dict[str, JsonValue] = {
+        "model": spec.model,
+        "messages": list(messages),
+        "temperature": template.temperature,
+        "max_tokens": template.max_tokens,
+        **template.extra,
+    }
+    if template.top_logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": template.top_logprobs}
+    body |= spec.params
+    return {name: value for name, value in body.items() if value is not None}
