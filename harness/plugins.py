@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from .errors import PluginError
 
-Group = Literal["backends", "suites", "judges", "rewards", "commands"]
+Group = Literal["backends", "suites", "judges", "judge_configs", "rewards", "commands"]
 
 
 def installed(group: Group) -> dict[str, EntryPoint]:

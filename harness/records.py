@@ -156,6 +156,11 @@ class Answer(Record):
     def key(self) -> str:
         return f"{self.prompt_id}#{self.index}"
 
+    @property
+    def sha(self) -> str:
+        """First 16 hex characters of the digest of the texts."""
+        return digest(list(self.turns))[:16]
+
 
 # ------------------------------------------------------------------------------------------------------- judging
 
@@ -204,6 +209,10 @@ class JudgeTemplate(Record):
     temperature: float = 0.0
     max_tokens: int = 2048
     top_logprobs: int | None = None
+    extra: dict[str, JsonValue] = {}
+    """Further request parameters of the official protocol, e.g. top_p."""
+    identical_is_draw: bool = False
+    """Equal answers are a draw (0.5) without a call, as AlpacaEval has it."""
 
     @property
     def sha(self) -> str:
@@ -228,7 +237,7 @@ class JudgeTask(Record):
     @property
     def key(self) -> str:
         """Same for the same question asked in another session: what resuming compares."""
-        parts = (self.answer.key, f"t{self.turn or 0}", self.order or "-", f"r{self.repeat}")
+        parts = (self.answer.key, f"t{self.turn or 0}", self.order or "-", f"r{self.repeat}", self.answer.sha)
         return "|".join(parts)
 
 
@@ -247,6 +256,8 @@ class Judgment(Record):
     baseline: str | None = None
     judge: str
     template_sha: str
+    answer_sha: str | None = None
+    """`Answer.sha` of the answer judged: a judgment of another text is never taken for this one's."""
     order: Order | None = None
     turn: int | None = None
     repeat: int = 0
@@ -271,8 +282,9 @@ class Judgment(Record):
 
     @property
     def key(self) -> str:
-        """Equals `JudgeTask.key` of the task it answers."""
-        parts = (f"{self.prompt_id}#{self.index}", f"t{self.turn or 0}", self.order or "-", f"r{self.repeat}")
+        """Equals `JudgeTask.key` of the task it answers, once `answer_sha` is set (the pipeline does)."""
+        answer = f"{self.prompt_id}#{self.index}"
+        parts = (answer, f"t{self.turn or 0}", self.order or "-", f"r{self.repeat}", self.answer_sha or "")
         return "|".join(parts)
 
 

@@ -1,0 +1,235 @@
+"""YAML and flags -> RunSpec. Unknown keys are rejected; what is resolved is written beside the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+
+from .errors import ConfigError
+from .plugins import installed
+from .records import JudgeSpec, ModelRef, Record
+
+SUITES_OF_ALL = ("mt_bench", "alpaca_eval", "arena_hard")
+R = TypeVar("R", bound=Record)
+OwnJudges = Mapping[str, Mapping[str, Any]]
+"""`judges:` of harness.yaml, not yet validated."""
+
+PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-4.1"}
+"""Provider key in the environment -> judge used when none is named. Never a retired official judge."""
+
+
+class ServeSpec(Record):
+    """`serve:` in harness.yaml; each also a flag of `harness run`."""
+
+    chat_template: str | None = None
+    tensor_parallel: int = Field(default=1, ge=1)
+    pipeline_parallel: int = Field(default=1, ge=1)
+    data_parallel: int = Field(default=1, ge=1)
+    dtype: str | None = None
+    quantization: str | None = None
+    reasoning_parser: str | None = None
+    max_model_len: int | None = Field(default=None, gt=0)
+    engine_args: tuple[str, ...] = ()
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    start_timeout: float = Field(default=1800.0, gt=0)
+    """Seconds until the server must answer."""
+    concurrency: int = Field(default=64, ge=1)
+    """Prompts in flight."""
+
+
+class SamplingOverride(Record):
+    """`sampling:` in harness.yaml: replaces a benchmark's own answer settings; named on the card as a deviation."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, gt=0)
+
+
+class RunSpec(Record):
+    """One `harness run`, resolved."""
+
+    model: ModelRef
+    suites: tuple[str, ...]
+    edition: str = "official"
+    backend: str = "vllm"
+    judges: dict[str, JudgeSpec]
+    """Suite name -> its judge."""
+    references: str = "official"
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+    results: Path = Path("results")
+    sampling: SamplingOverride = SamplingOverride()
+    serve: ServeSpec = ServeSpec()
+    mirror: str | None = None
+
+
+class FileSpec(Record):
+    """What harness.yaml may hold."""
+
+    model: str | None = None
+    suite: str | None = None
+    edition: str | None = None
+    backend: str | None = None
+    judge: str | dict[str, str] | None = None
+    references: str | None = None
+    limit: int | None = None
+    seed: int | None = None
+    results: str | None = None
+    mirror: str | None = None
+    sampling: SamplingOverride = SamplingOverride()
+    serve: ServeSpec = ServeSpec()
+    judges: dict[str, dict[str, Any]] = {}
+    """Own judges by name: the fields of `JudgeSpec`, name left out."""
+
+
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """The mapping in a YAML file; raises ConfigError with the file's name and what is wrong."""
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} must hold keys and values, not a {type(found).__name__}")
+    return found
+
+
+def read_file_spec(path: Path | None) -> FileSpec:
+    """`--config` FILE, or ./harness.yaml where there is one, or nothing."""
+    if path is None:
+        path = Path("harness.yaml")
+        if not path.exists():
+            return FileSpec()
+    return checked(FileSpec, read_yaml(path), str(path))
+
+
+def checked(kind: type[R], found: Mapping[str, Any], where: str) -> R:
+    """The record, or ConfigError with the first wrong key, its value, and for an unknown key those that exist."""
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        if first["type"] == "extra_forbidden":
+            *parents, _ = first["loc"]
+            known = ", ".join(sorted(_fields(kind, parents)))
+            raise ConfigError(f"{where}: unknown key {key!r}; known: {known}") from None
+        raise ConfigError(f"{where}: {key} = {first['input']!r}: {first['msg']}") from None
+
+
+def _fields(kind: type[Record], parents: list[int | str]) -> list[str]:
+    for part in parents:
+        annotation = kind.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, Record):
+            kind = annotation
+    return list(kind.model_fields)
+
+
+# --------------------------------------------------------------------------------------------------------- judges
+
+
+def judge_files() -> dict[str, Path]:
+    """Name -> YAML file of every judge that an installed package ships (`fusion_harness.judge_configs`)."""
+    found: dict[str, Path] = {}
+    for point in installed("judge_configs").values():
+        for entry in files(point.load()).iterdir():
+            if entry.name.endswith(".yaml"):
+                found[entry.name.removesuffix(".yaml")] = Path(str(entry))
+    return dict(sorted(found.items()))
+
+
+def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
+    """The judge of a name: `endpoint:MODEL@URL`, a YAML file, one of harness.yaml's, or one a package ships."""
+    if name.startswith("endpoint:"):
+        model, _, url = name[len("endpoint:") :].partition("@")
+        if not model or not url.startswith(("http://", "https://")):
+            raise ConfigError(f"--judge {name!r} is not endpoint:MODEL@http://HOST:PORT/v1")
+        key_env = "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
+        return JudgeSpec(name=model, kind="llm", model=model, url=url.rstrip("/"), key_env=key_env)
+    if name in own:
+        return checked(JudgeSpec, {"name": name, **own[name]}, f"judge {name!r}")
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        return checked(JudgeSpec, {"name": path.stem, **read_yaml(path)}, name)
+    shipped = judge_files()
+    if name in shipped:
+        return checked(JudgeSpec, read_yaml(shipped[name]), str(shipped[name]))
+    known = ", ".join([*own, *shipped])
+    raise ConfigError(f"no judge named {name!r}; known: {known}; or a FILE.yaml, or endpoint:MODEL@URL")
+
+
+NO_JUDGE = (
+    "no judge is configured: set OPENAI_API_KEY for the default judge, or give --judge endpoint:MODEL@URL "
+    "(also HARNESS_JUDGE, or `judge:` in harness.yaml), or try --edition pocket, which needs none"
+)
+
+
+def choose_judges(
+    suites: tuple[str, ...],
+    given: str | Mapping[str, str] | None,
+    *,
+    edition: str,
+    own: OwnJudges,
+) -> dict[str, JudgeSpec]:
+    """Suite -> judge: as given, else pocket's own, else HARNESS_JUDGE, else a provider's key; else ConfigError."""
+    names = _by_suite(suites, given)
+    fallback = _fallback_judge(edition)
+    chosen: dict[str, JudgeSpec] = {}
+    for suite in suites:
+        name = names.get(suite, names.get("*", fallback))
+        if name is None:
+            raise ConfigError(NO_JUDGE)
+        chosen[suite] = find_judge(name, own)
+    return chosen
+
+
+def _fallback_judge(edition: str) -> str | None:
+    if edition == "pocket":
+        return "reference"
+    if os.environ.get("HARNESS_JUDGE"):
+        return os.environ["HARNESS_JUDGE"]
+    return next((judge for key, judge in PROVIDER_DEFAULT.items() if os.environ.get(key)), None)
+
+
+def _by_suite(suites: tuple[str, ...], given: str | Mapping[str, str] | None) -> dict[str, str]:
+    """`J` or `SUITE=J,SUITE=J` or a mapping -> {suite or "*": judge}."""
+    if given is None:
+        return {}
+    if not isinstance(given, str):
+        pairs = dict(given)
+    elif "=" not in given or given.startswith("endpoint:"):
+        return {"*": given}
+    else:
+        pairs = {}
+        for part in given.split(","):
+            suite, found, judge = part.partition("=")
+            if not found or not judge:
+                raise ConfigError(f"--judge {given!r}: {part!r} is not SUITE=JUDGE")
+            pairs[suite.strip()] = judge.strip()
+    for suite in pairs:
+        if suite not in suites:
+            raise ConfigError(f"--judge names suite {suite!r}, which is not run; run: {', '.join(suites)}")
+    return pairs
+
+
+def suite_names(given: str) -> tuple[str, ...]:
+    """`all` or a comma list -> names in order, each once. Raises ConfigError on an unknown one."""
+    known = list(installed("suites"))
+    names: list[str] = []
+    for part in given.split(","):
+        for name in SUITES_OF_ALL if part.strip() == "all" else (part.strip(),):
+            if name not in known:
+                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all")
+            if name not in names:
+                names.append(name)
+    return tuple(names)

