@@ -1,0 +1,97 @@
+"""`harness data`: what the official suites are made of, and how it gets here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from .. import official
+from ..errors import DataError
+
+data_app = typer.Typer(
+    help="Official benchmark files: list, pull, verify.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Suites = Annotated[list[str] | None, typer.Argument(help="Suites (mt_bench, alpaca_eval, arena_hard); none: all.")]
+Mirror = Annotated[
+    str | None,
+    typer.Option(help="Folder or URL that holds the same paths; tried before upstream (also HARNESS_MIRROR)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@data_app.command("list", epilog="Example: harness data list arena_hard --json")
+def list_files(suites: Suites = None, as_json: AsJson = False) -> None:
+    """List the pinned files: upstream address, licence, size, sha256, and whether they are in the cache."""
+    files = official.files_of(suites or ())
+    state = {file.name: "cached" if official.cached_path(file).is_file() else "missing" for file in files}
+    _show(files, state, as_json)
+
+
+@data_app.command("pull", epilog="Example: harness data pull mt_bench --mirror /media/usb/mirror")
+def pull(suites: Suites = None, mirror: Mirror = None, as_json: AsJson = False) -> None:
+    """Fetch what is not in the cache yet, from a mirror or from upstream, and check its sha256."""
+    files = official.files_of(suites or ())
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(name: str, done: int, size: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=size)
+            bars.update(tasks[name], completed=done)
+
+        for file in files:
+            official.ensure([file.name], mirror, progress=advance)
+    _show(files, dict.fromkeys((file.name for file in files), "ok"), as_json)
+
+
+@data_app.command("verify", epilog="Example: harness data verify --json")
+def verify(suites: Suites = None, as_json: AsJson = False) -> None:
+    """Read every cached file whole and compare its sha256; exit 2 when one is missing or wrong."""
+    files = official.files_of(suites or ())
+    state = {file.name: official.verify(file) for file in files}
+    _show(files, state, as_json)
+    bad = [f"{name} ({found})" for name, found in state.items() if found != "ok"]
+    if bad:
+        raise DataError(f"not as pinned: {', '.join(bad)}; `harness data pull` fetches them")
+
+
+def _show(files: Iterable[official.OfficialFile], state: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {
+                "name": file.name,
+                "suite": file.suite,
+                "state": state[file.name],
+                "path": str(official.cached_path(file)),
+                "url": file.url,
+                "mirror_path": file.path,
+                "sha256": file.sha256,
+                "bytes": file.size,
+                "licence": file.licence,
+            }
+            for file in files
+        ]
+        print(json.dumps({"files": rows}, indent=2))
+        return
+    table = Table("file", "state", "bytes", "licence", "sha256", box=None)
+    for file in files:
+        table.add_row(file.name, state[file.name], f"{file.size:,}", file.licence, file.sha256[:12])
+    console = Console()
+    console.print(table)
+    console.print(f"cache: {official.cache_root() / 'data'}", soft_wrap=True, highlight=False)
