@@ -153,6 +153,10 @@ class JsonlRows(Generic[Row]):
     def succeeded(self, key: str) -> bool:
         return key in self._offsets and key not in self._failed
 
+    @property
+    def count_succeeded(self) -> int:
+        return len(self._offsets) - len(self._failed)
+
     def __contains__(self, key: str) -> bool:
         return key in self._offsets
 

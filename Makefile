@@ -1,0 +1,57 @@
+# make demo     set up, train two embedded checkpoints, serve, ask, judge, rank them
+# make test     set up, then everything quick; one real vLLM server is shared by the tests that need it
+# make test-slow, make check, make setup
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+# e.g. make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu   (PyTorch's own CPU builds)
+BIN := .venv/bin
+READY := .venv/.ready
+RESULTS ?= results/demo
+
+export HF_HUB_OFFLINE ?= 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: setup demo test test-slow check format clean
+setup: $(READY)
+
+$(READY): requirements/cpu.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --no-compile -c requirements/cpu.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
+	$(BIN)/pip install -q --no-compile --no-deps -r requirements/cpu.txt
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The two train at the same time, one core each.
+models/pocket-strong models/pocket-weak &: $(READY)
+	$(BIN)/harness embedded --effort weak --out models/pocket-weak & weak=$$!; \
+	$(BIN)/harness embedded --effort strong --out models/pocket-strong; strong=$$?; \
+	wait $$weak && exit $$strong
+
+demo: $(READY) models/pocket-strong models/pocket-weak
+	$(BIN)/harness run --model models/pocket-weak --suite all --edition pocket --results $(RESULTS)
+	$(BIN)/harness run --model models/pocket-strong --suite all --edition pocket --results $(RESULTS)
+	$(BIN)/harness leaderboard --results $(RESULTS)
+	$(BIN)/harness leaderboard --results $(RESULTS) --format md --out $(RESULTS)/LEADERBOARD.md
+	@echo "score cards, answers and judgments: $(RESULTS)/runs; next: README.md, 'Your own checkpoint'"
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv models results/demo

@@ -1,0 +1,93 @@
+"""The score card of what is in a run's store now: the suite's scores, counts of what failed, provenance, usage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pydantic import JsonValue
+
+from .errors import ConfigError
+from .pipeline import SuiteRun, current_judgments
+from .plan import Plan, protocol
+from .records import Answer, Judgment, Prompt, ScoreCard, digest
+from .store import RunStore
+
+MIN_SCORED = 0.9
+"""A card with a smaller share scored is complete=False and never ranked (specs: 90 %)."""
+
+
+def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreCard:
+    """The card of what is in the store now."""
+    suite, spec = run.suite, made.spec
+    asked = {prompt.id for prompt in run.prompts}
+    answers = [answer for answer in run.store.answers.all() if answer.prompt_id in asked]
+    judgments = current_judgments(answers, run.store.judgments.all())
+    found = suite.score(run.prompts, answers, judgments)
+    if suite.headline not in found.scores:
+        raise ConfigError(f"suite {suite.name!r} gave no score named {suite.headline!r}, its own headline")
+    head = found.scores[suite.headline]
+    complete = head.value is not None and head.n >= MIN_SCORED * (head.n + head.unscored)
+    judge = spec.judges[suite.name]
+    notes = [*found.notes, *([judge.note] if judge.note else [])]
+    if not complete:
+        notes.append(f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")
+    return ScoreCard(
+        suite=suite.name,
+        suite_version=suite.version,
+        model=spec.model.label,
+        judge=judge.name,
+        headline=suite.headline,
+        complete=complete,
+        protocol=protocol(made, suite),
+        sampling=_settings(run),
+        scores=found.scores,
+        by_category=found.by_category,
+        counts=count(run.prompts, answers, judgments),
+        notes=tuple(notes),
+        provenance={
+            **facts,
+            "model": made.identity,
+            "run_id": run.store.folder.name,
+            "config": digest(spec.model_dump(mode="json"))[:12],
+            "seed": spec.seed,
+        },
+        usage=_usage(run.store),
+    )
+
+
+def _settings(run: SuiteRun) -> dict[str, JsonValue]:
+    """Answer settings in use: one entry where all prompts share them, else by category."""
+    by_category = {prompt.category: run.sampling(prompt).model_dump(mode="json") for prompt in run.prompts}
+    different = {digest(settings) for settings in by_category.values()}
+    return next(iter(by_category.values())) if len(different) == 1 else dict(by_category)
+
+
+def count(prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
+    """Asked, answered, truncated, and what failed by reason; a failure is counted, never scored."""
+    unanswered = Counter(answer.error.reason for answer in answers if answer.error is not None)
+    unjudged = Counter(row.error.reason for row in judgments if row.error is not None)
+    flags = Counter(flag for row in judgments for flag in row.flags)
+    return {
+        "prompts": len(prompts),
+        "answers": sum(answer.error is None for answer in answers),
+        "truncated": sum(answer.truncated for answer in answers),
+        "empty": sum(answer.error is None and not all(text.strip() for text in answer.turns) for answer in answers),
+        "unanswered": dict(sorted(unanswered.items())),
+        "judgments": sum(row.verdict is not None for row in judgments),
+        "unjudged": dict(sorted(unjudged.items())),
+        "flags": dict(sorted(flags.items())),
+    }
+
+
+def _usage(store: RunStore) -> dict[str, JsonValue]:
+    """Sums over the sessions that ended; tokens per second of generation, by wall time."""
+    total: Counter[str] = Counter()
+    sessions = store.sessions()
+    for session in sessions:
+        total.update({key: value for key, value in session.items() if isinstance(value, int | float)})
+    usage: dict[str, JsonValue] = {key: round(value, 3) for key, value in sorted(total.items())}
+    usage["sessions"] = len(sessions)
+    seconds = total["answer_seconds"]
+    usage["tokens_per_second"] = round(total["answer_completion_tokens"] / seconds, 1) if seconds else None
+    return usage

@@ -1,0 +1,1 @@
+"""The command line: the only place that prints, reads argv, exits and runs an event loop."""

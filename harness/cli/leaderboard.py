@@ -1,0 +1,52 @@
+"""`harness leaderboard`: the cards of a results folder as tables."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..errors import ConfigError
+from ..leaderboard import rank
+from ..report.tables import csv_text, markdown, rich_tables
+from ..store import find_cards, read_card, write_atomic
+
+
+def leaderboard(
+    results: Annotated[Path, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
+    output_format: Annotated[str, typer.Option("--format", help="table, md, csv or json.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="Write to FILE instead of printing.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
+) -> None:
+    """Rank the score cards: one table a protocol, incomplete cards apart.
+
+    Example: harness leaderboard --format md --out results/LEADERBOARD.md
+    """
+    known = ("table", "md", "csv", "json")
+    if output_format not in known:
+        raise ConfigError(f"no format {output_format!r}; known: {', '.join(known)}")
+    output_format = "json" if as_json else output_format
+    paths = find_cards(results)
+    if not paths:
+        raise ConfigError(f"no score cards under {results / 'runs'}; `harness run --model DIR` makes them")
+    tables = rank(read_card(path) for path in paths)
+    if output_format == "table" and out is None:
+        console = Console(width=None if os.isatty(1) else 140)
+        for table in rich_tables(tables):
+            console.print(table)
+        return
+    if output_format == "csv":
+        text = csv_text(tables)
+    elif output_format == "json":
+        text = json.dumps({"tables": [table.model_dump(mode="json") for table in tables]}, indent=2) + "\n"
+    else:
+        text = markdown(tables)
+    if out is None:
+        print(text, end="")
+    else:
+        write_atomic(out, text)
+        print(f"wrote {out}")

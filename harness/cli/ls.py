@@ -1,0 +1,37 @@
+"""`harness ls`: what is installed under an entry-point group."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from ..config import judge_files
+from ..errors import ConfigError
+from ..plugins import Group, installed
+
+GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards")}
+
+
+def ls(
+    group: Annotated[str, typer.Argument(help="backends, suites, judges or rewards.")],
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """List installed plug-ins: name, object, package.
+
+    Example: harness ls suites
+    """
+    if group not in GROUPS:
+        raise ConfigError(f"no group {group!r}; known: {', '.join(GROUPS)}")
+    rows = [
+        {"name": name, "object": point.value, "package": point.dist.name if point.dist else ""}
+        for name, point in installed(GROUPS[group]).items()
+    ]
+    if as_json:
+        print(json.dumps({group: rows}, indent=2))
+        return
+    for row in rows:
+        print(f"{row['name']:<16} {row['object']:<50} {row['package']}")
+    if group == "judges":
+        print(f"configured: {', '.join(judge_files())} (harness judge list)")

@@ -1,0 +1,91 @@
+"""The `harness` command: finds the asked-for command, imports only that one, turns errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from .. import __version__
+from ..errors import HarnessError
+from ..plugins import installed
+
+COMMANDS = {
+    "run": ("run:run", "Serve a model, ask it a suite's questions, judge, score."),
+    "leaderboard": ("leaderboard:leaderboard", "Rank the score cards of a results folder."),
+    "data": ("data:data_app", "List, fetch and verify the official benchmark files."),
+    "judge": ("judge:judge_app", "List the judges."),
+    "ls": ("ls:ls", "List installed backends, suites, judges or rewards."),
+    "doctor": ("doctor:doctor", "Check this machine and say how to mend what is missing."),
+}
+"""Name -> (module:attribute in this package, one line of help). Imported when used, so that --help stays quick."""
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are imported when they run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*COMMANDS, *installed("commands")]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """For the help page: a name and a line, nothing imported."""
+        if cmd_name in COMMANDS:
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
+        if cmd_name in installed("commands"):
+            return TyperCommand(cmd_name, help=f"See `harness {cmd_name} --help`.")
+        return None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_command(str(name)), rest
+
+
+def load_command(name: str) -> Any:
+    """The real command behind a name, as click sees it."""
+    if name in COMMANDS:
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        found = getattr(import_module(f".{module}", __package__), attribute)
+    else:
+        found = installed("commands")[name].load()
+    if not isinstance(found, typer.Typer):
+        function, found = found, typer.Typer(**SETTINGS)
+        found.command(name)(function)
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": None}
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, **SETTINGS)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Is this fused checkpoint better, by how much, and can I trust the answer?
+
+    Example: harness run --model ./ckpt --suite all
+    """
+
+
+def run() -> None:
+    """The console script: a HarnessError is one sentence on stderr and its own exit code."""
+    try:
+        app()
+    except HarnessError as error:
+        print(f"harness: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,236 @@
+"""`harness run`: flags and harness.yaml -> RunSpec -> score cards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..config import (
+    FileSpec,
+    RunSpec,
+    SamplingOverride,
+    ServeSpec,
+    checked,
+    choose_judges,
+    read_file_spec,
+    suite_names,
+)
+from ..errors import ConfigError, IncompleteError
+from ..pipeline import SuiteRun
+from ..plan import Plan, estimate, plan
+from ..records import ModelRef, ScoreCard
+from ..report.tables import card_table
+from ..run import execute, opened
+from .progress import progress, set_up_logging
+
+log = logging.getLogger(__name__)
+
+SERVING = "Serving"
+ANSWERS = "Answers (a change is a deviation of the protocol, named on the card)"
+
+
+def run(
+    model: Annotated[str | None, typer.Option(help="DIR, hf:ORG/NAME@REVISION or endpoint:NAME@URL.")] = None,
+    suite: Annotated[str | None, typer.Option(help="all, or a comma list of suites (harness ls suites).")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="JUDGE for all suites, or SUITE=JUDGE,...: a name, FILE.yaml, endpoint:M@URL.")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="vllm, transformers, endpoint, ...")] = None,
+    edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None,
+    references: Annotated[
+        str | None, typer.Option(help="MT-Bench reference answers: official, pr3158 or FILE.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Prompts per suite, stratified by category.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of sampling and of --limit.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = None,
+    mirror: Annotated[str | None, typer.Option(help="Folder or URL with the official files.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration; default ./harness.yaml if it exists.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be asked; write nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and begin anew.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the cards as JSON.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log everything.")] = False,
+    chat_template: Annotated[
+        str | None, typer.Option(help="FILE.jinja or fastchat:NAME.", rich_help_panel=SERVING)
+    ] = None,
+    tensor_parallel: Annotated[int | None, typer.Option(rich_help_panel=SERVING)] = None,
+    pipeline_parallel: Annotated[int | None, typer.Option(rich_help_panel=SERVING)] = None,
+    data_parallel: Annotated[int | None, typer.Option(rich_help_panel=SERVING)] = None,
+    dtype: Annotated[str | None, typer.Option(rich_help_panel=SERVING)] = None,
+    quantization: Annotated[str | None, typer.Option(rich_help_panel=SERVING)] = None,
+    reasoning_parser: Annotated[str | None, typer.Option(rich_help_panel=SERVING)] = None,
+    max_model_len: Annotated[int | None, typer.Option(rich_help_panel=SERVING)] = None,
+    engine_arg: Annotated[
+        list[str] | None, typer.Option(help="Any further server argument, repeatable.", rich_help_panel=SERVING)
+    ] = None,
+    allow_pickle: Annotated[
+        bool | None, typer.Option("--allow-pickle", help="Accept .bin/.pt weights.", rich_help_panel=SERVING)
+    ] = None,
+    trust_remote_code: Annotated[bool | None, typer.Option("--trust-remote-code", rich_help_panel=SERVING)] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Prompts in flight.", rich_help_panel=SERVING)] = None,
+    temperature: Annotated[float | None, typer.Option(rich_help_panel=ANSWERS)] = None,
+    top_p: Annotated[float | None, typer.Option(rich_help_panel=ANSWERS)] = None,
+    max_tokens: Annotated[int | None, typer.Option(rich_help_panel=ANSWERS)] = None,
+) -> None:
+    """Serve a model, ask it a suite's questions, have the answers judged, score. The same command again resumes.
+
+    Examples: harness run --model ./ckpt --suite all --edition pocket;
+    harness run --model hf:org/name --suite mt_bench,arena_hard --judge gpt-4.1 --limit 20
+    """
+    console = Console(stderr=True)
+    set_up_logging(console, verbose=verbose)
+    file = read_file_spec(config)
+    serve = {
+        "chat_template": chat_template,
+        "tensor_parallel": tensor_parallel,
+        "pipeline_parallel": pipeline_parallel,
+        "data_parallel": data_parallel,
+        "dtype": dtype,
+        "quantization": quantization,
+        "reasoning_parser": reasoning_parser,
+        "max_model_len": max_model_len,
+        "engine_args": engine_arg,
+        "allow_pickle": allow_pickle,
+        "trust_remote_code": trust_remote_code,
+        "concurrency": concurrency,
+    }
+    sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+    flags = {
+        "model": model,
+        "suite": suite,
+        "judge": judge,
+        "backend": backend,
+        "edition": edition,
+        "references": references,
+        "limit": limit,
+        "seed": seed,
+        "results": None if results is None else str(results),
+        "mirror": mirror,
+    }
+    spec = resolve(file, flags, serve, sampling)
+    made = plan(spec, log_dir=spec.results / "runs" / spec.model.slug / "logs")
+    if dry_run:
+        print_estimate(made, as_json=as_json)
+        return
+    announce(made)
+    cards = work(made, console, fresh=fresh)
+    finish(made, cards, as_json=as_json)
+
+
+def resolve(file: FileSpec, flags: dict[str, Any], serve: dict[str, Any], sampling: dict[str, Any]) -> RunSpec:
+    """Flags over harness.yaml over defaults."""
+    chosen = {name: getattr(file, name) if value is None else value for name, value in flags.items()}
+    if chosen["model"] is None:
+        raise ConfigError("no model: give --model DIR, hf:ORG/NAME or endpoint:NAME@URL")
+    model = ModelRef.parse(chosen.pop("model"))
+    suites = suite_names(chosen.pop("suite") or "all")
+    edition = chosen["edition"] or "official"
+    judges = choose_judges(suites, chosen.pop("judge"), edition=edition, own=file.judges)
+    if chosen["backend"] is None and model.scheme == "endpoint":
+        chosen["backend"] = "endpoint"
+    served = _over(file.serve, serve, ServeSpec, "serving flags")
+    sampled = _over(file.sampling, sampling, SamplingOverride, "sampling flags")
+    found = {name: value for name, value in chosen.items() if value is not None}
+    found |= {"model": model, "suites": suites, "judges": judges, "serve": served, "sampling": sampled}
+    return checked(RunSpec, found, "command line")
+
+
+def _over(base: Any, flags: dict[str, Any], kind: Any, where: str) -> Any:
+    given = {name: value for name, value in flags.items() if value is not None}
+    return checked(kind, base.model_dump() | given, where)
+
+
+def announce(made: Plan) -> None:
+    """Says who judges and what that costs, before the first call."""
+    for found in estimate(made):
+        cost = "" if found.judge_cost is None else f", about ${found.judge_cost:.2f}"
+        log.info(
+            "%s: %d prompts, %d generation calls; judge %s, %d calls%s",
+            found.suite,
+            found.prompts,
+            found.generation_calls,
+            found.judge,
+            found.judge_calls,
+            cost,
+        )
+
+
+def work(made: Plan, console: Console, *, fresh: bool) -> list[ScoreCard]:
+    """Runs the pipeline; Ctrl-C and SIGTERM stop it cleanly and say how to go on."""
+    with opened(made, fresh=fresh) as runs:
+        made.spec.results.joinpath("runs", made.spec.model.slug, "logs").mkdir(parents=True, exist_ok=True)
+        totals = _totals(made, runs)
+        try:
+            with progress(console, totals) as on_progress:
+                return asyncio.run(_stoppable(execute(made, runs, on_progress=on_progress)))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            raise IncompleteError(
+                "stopped; answers and judgments so far are kept: the same command goes on from there"
+            ) from None
+
+
+async def _stoppable(job: Any) -> list[ScoreCard]:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    found: list[ScoreCard] = await job
+    return found
+
+
+def _totals(made: Plan, runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
+    """Rows still to come by suite and stage; judgments are an upper bound (failed answers are not judged)."""
+    calls = {found.suite: found.judge_calls for found in estimate(made)}
+    totals: dict[tuple[str, str], int] = {}
+    for run in runs:
+        name = run.suite.name
+        totals[name, "answers"] = run.answers_open
+        totals[name, "judgments"] = calls[name] - run.store.judgments.count_succeeded
+        done = len(run.prompts) - run.answers_open
+        if done > 0:
+            log.info("%s: resuming, %d answers and %d judgments are there", name, done, len(run.store.judgments))
+    return totals
+
+
+def print_estimate(made: Plan, *, as_json: bool) -> None:
+    found = estimate(made)
+    if as_json:
+        print(json.dumps({"dry_run": [part.as_dict() for part in found]}, indent=2))
+        return
+    table = Table(title="Dry run: nothing is asked, nothing is written", title_justify="left")
+    for name in ("suite", "judge", "prompts", "generation calls", "judge calls", "judge cost (rough)"):
+        table.add_column(name, justify="left" if name in ("suite", "judge") else "right")
+    for part in found:
+        cost = "unknown" if part.judge_cost is None else f"${part.judge_cost:.2f}"
+        numbers = (str(part.prompts), str(part.generation_calls), str(part.judge_calls), cost)
+        table.add_row(*(Text(text) for text in (part.suite, part.judge, *numbers)))
+    Console().print(table)
+
+
+def finish(made: Plan, cards: list[ScoreCard], *, as_json: bool) -> None:
+    """Prints the cards; IncompleteError (exit 4) when one of them is too incomplete to rank."""
+    if as_json:
+        print(json.dumps({"cards": [card.model_dump(mode="json") for card in cards]}, indent=2))
+    else:
+        console = Console(width=None if os.isatty(1) else 140)
+        console.print(card_table(cards))
+        for card in cards:
+            for note in card.notes:
+                console.print(Text(f"{card.suite}: {note}"), soft_wrap=True)
+        root = made.spec.results / "runs" / made.spec.model.slug
+        print(f"cards, answers and judgments: {root}")
+        print(f"next: harness leaderboard --results {made.spec.results}")
+    broken = [card.suite for card in cards if not card.complete]
+    if broken:
+        raise IncompleteError(
+            f"too much unscored in {', '.join(broken)} (see the notes); the same command asks the failed ones again"
+        )

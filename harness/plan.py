@@ -1,0 +1,166 @@
+"""What a run will be, before anything is asked or written: suites, judges, prompts, identities, estimates.
+
+The run's id is a digest of its manifest: the protocol (all that makes two numbers comparable) and what is served.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from .config import RunSpec
+from .plugins import load_plugin
+from .protocols import Backend, Judge, ServeOptions, Suite, SuiteOptions
+from .records import Answer, JudgeSpec, Prompt, Sampling, digest
+from .store import run_dir
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, before anything is written."""
+
+    spec: RunSpec
+    suites: tuple[Suite, ...]
+    judges: dict[str, Judge]
+    prompts: dict[str, tuple[Prompt, ...]]
+    backend: Backend
+    identity: dict[str, JsonValue]
+
+    def sampling(self, suite: Suite) -> Callable[[Prompt], Sampling]:
+        """The suite's answer settings with the spec's deviations."""
+        changed = {key: value for key, value in self.spec.sampling.model_dump().items() if value is not None}
+        return lambda prompt: suite.sampling(prompt).model_copy(update=changed)
+
+
+def plan(spec: RunSpec, log_dir: Path) -> Plan:
+    """Loads data, judges and the backend (which checks the checkpoint); starts and writes nothing."""
+    options = ServeOptions(log_dir=log_dir, seed=spec.seed, **spec.serve.model_dump())
+    backend: Backend = load_plugin("backends", spec.backend)(spec.model, options)
+    identity = backend.identity()
+    generation = identity.get("generation_config")
+    suite_options = SuiteOptions(
+        edition=spec.edition,
+        references=spec.references,
+        mirror=spec.mirror,
+        generation_config=generation if isinstance(generation, dict) else {},
+    )
+    suites = tuple(load_plugin("suites", name)(suite_options) for name in spec.suites)
+    judges: dict[str, Judge] = {}
+    made: dict[str, Judge] = {}
+    for suite in suites:
+        judge_spec = spec.judges[suite.name]
+        judges[suite.name] = made.setdefault(judge_spec.model_dump_json(), load_judge(judge_spec))
+    prompts = {suite.name: limited(suite.prompts(), spec.limit, spec.seed) for suite in suites}
+    return Plan(spec, suites, judges, prompts, backend, identity)
+
+
+def load_judge(spec: JudgeSpec) -> Judge:
+    judge: Judge = load_plugin("judges", spec.kind)(spec)
+    return judge
+
+
+def limited(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Prompt, ...]:
+    """At most `limit` prompts in their own order, drawn by category in proportion (largest remainder), seeded."""
+    if limit is None or limit >= len(prompts):
+        return tuple(prompts)
+    sizes = Counter(prompt.category for prompt in prompts)
+    exact = {category: limit * size / len(prompts) for category, size in sizes.items()}
+    share = {category: int(value) for category, value in exact.items()}
+    for category in sorted(exact, key=lambda name: (share[name] - exact[name], name))[: limit - sum(share.values())]:
+        share[category] += 1
+    chosen: set[str] = set()
+    for category in sorted(sizes):
+        ids = [prompt.id for prompt in prompts if prompt.category == category]
+        chosen.update(random.Random(f"{seed}:{category}").sample(ids, share[category]))
+    return tuple(prompt for prompt in prompts if prompt.id in chosen)
+
+
+# ----------------------------------------------------------------------------------------------------- identities
+
+
+def protocol(made: Plan, suite: Suite) -> dict[str, JsonValue]:
+    """Everything that makes two numbers comparable."""
+    spec = made.spec
+    judge = spec.judges[suite.name]
+    deviations = {key: value for key, value in spec.sampling.model_dump().items() if value is not None}
+    found: dict[str, JsonValue] = {
+        "suite": suite.name,
+        "suite_version": suite.version,
+        **suite.protocol(),
+        "judge": {"name": judge.name, "kind": judge.kind, "model": judge.model, "params": judge.params},
+    }
+    if deviations:
+        found["sampling_deviation"] = deviations
+    if len(made.prompts[suite.name]) < len(suite.prompts()):
+        found["limit"] = {"n": len(made.prompts[suite.name]), "seed": spec.seed}
+    return found
+
+
+def manifest(made: Plan, suite: Suite) -> dict[str, JsonValue]:
+    """What must be equal for a run to be resumed; its digest is the run's id."""
+    return {
+        "schema_version": 1,
+        "model": str(made.spec.model) if made.spec.model.scheme != "path" else made.spec.model.label,
+        "identity": made.identity,
+        "protocol": protocol(made, suite),
+        "seed": made.spec.seed,
+    }
+
+
+def folder_of(made: Plan, suite: Suite) -> Path:
+    spec = made.spec
+    run_id = digest(manifest(made, suite))[:12]
+    return run_dir(spec.results, model=spec.model.slug, suite=suite.name, version=suite.version, run_id=run_id)
+
+
+# ------------------------------------------------------------------------------------------------------- estimates
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a suite would ask. Judge tokens are guesses: 4 characters a token, 1,500 characters an answer turn."""
+
+    suite: str
+    judge: str
+    prompts: int
+    generation_calls: int
+    judge_calls: int
+    judge_cost: float | None
+    """US dollars; None where the judge has no known price."""
+
+    def as_dict(self) -> dict[str, JsonValue]:
+        return asdict(self)
+
+
+def estimate(made: Plan) -> list[Estimate]:
+    """Numbers of calls of a run from nothing. Reads data only."""
+    found = []
+    for suite in made.suites:
+        judge = made.spec.judges[suite.name]
+        turns = calls = 0
+        dollars = 0.0
+        for prompt in made.prompts[suite.name]:
+            turns += len(prompt.turns) * made.sampling(suite)(prompt).n
+            answer = Answer(
+                prompt_id=prompt.id,
+                model="estimate",
+                turns=tuple(f"{number} " + "x" * 1500 for number, _ in enumerate(prompt.turns)),
+                finish=tuple("stop" for _ in prompt.turns),
+            )
+            for task in suite.tasks(prompt, answer):
+                calls += 1
+                characters = sum(map(len, task.fields.values())) + len(
+                    task.template.user + (task.template.system or "")
+                )
+                # 400 tokens a verdict: the mean of the official judges' replies is 200 to 900 (specs)
+                reply = min(task.template.max_tokens, 400)
+                dollars += (characters / 4 * (judge.price_in or 0) + reply * (judge.price_out or 0)) / 1e6
+        priced = judge.price_in is not None and judge.price_out is not None
+        cost = round(dollars, 2) if priced else None
+        found.append(Estimate(suite.name, judge.name, len(made.prompts[suite.name]), turns, calls, cost))
+    return found
