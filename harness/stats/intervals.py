@@ -1,0 +1,60 @@
+"""Percentile bootstrap of ratios over questions: all rows of one question are resampled together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+RESAMPLES = 10_000  # specs/statistics: B = 10k; the interval's ends then move by about 0.02 standard errors
+CELLS = 2_000_000
+"""Weights drawn at a time (resamples x questions): 16 MB."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % percentile interval and the bootstrap standard error, in the unit of the estimate."""
+
+    low: float
+    high: float
+    se: float
+
+
+def resampling_weights(questions: int, resamples: int, rng: np.random.Generator) -> Iterator[FloatArray]:
+    """How often each question is drawn: blocks of shape (some resamples, questions), each row summing to `questions`.
+
+    Multinomial counts are the bootstrap without its index arrays.
+    """
+    share = np.full(questions, 1.0 / questions)
+    block = max(1, CELLS // questions)
+    for start in range(0, resamples, block):
+        yield rng.multinomial(questions, share, size=min(block, resamples - start)).astype(np.float64)
+
+
+def ratio_interval(
+    numerators: FloatArray, denominators: FloatArray, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval | None:
+    """Interval of sum(numerators) / sum(denominators); both of shape (questions,), summed within a question.
+
+    A mean over rows is the ratio of row sums to row counts. None with fewer than two questions.
+    """
+    if len(numerators) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for weights in resampling_weights(len(numerators), resamples, rng):
+        below = weights @ denominators
+        drawn.append((weights @ numerators)[below > 0] / below[below > 0])
+    return percentile_interval(np.concatenate(drawn))
+
+
+def percentile_interval(estimates: FloatArray) -> Interval | None:
+    """2.5 % and 97.5 % percentiles and standard deviation of bootstrap estimates; None with fewer than two."""
+    if len(estimates) < 2:
+        return None
+    low, high = np.percentile(estimates, [2.5, 97.5])
+    return Interval(low=float(low), high=float(high), se=float(np.std(estimates, ddof=1)))

@@ -1,0 +1,191 @@
+"""AlpacaEval's length-controlled win rate: what the win rate would be if both answers were equally long.
+
+A logistic model of the preference, without intercept, of three features a row (alpaca_eval metrics/glm_winrate.py,
+"length_controlled_v1"): tanh of the standardised length difference, the instruction's difficulty, and 1. Rows of two
+gamed baselines with small weight and a zero third feature hold the length coefficient in place. The strength of the
+L1 penalty is chosen by cross-validation. Read out with the length term set to zero.
+
+The headline needs liblinear's own path, tolerance and random stream to equal published digits, so it asks
+scikit-learn, imported on use. The bootstrap refits with the solver of `harness.stats.soft_logistic`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from .folds import FoldOrder, assign_folds
+from .intervals import FloatArray, Interval, percentile_interval, resampling_weights
+from .soft_logistic import fit_replicates, sigmoid
+
+STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn LogisticRegressionCV, Cs=10
+GAMED_WEIGHT = 0.1  # glm_winrate.py: regularize_to_baseline_lambda 0.2, halved for two gamed baselines
+SEED = 123  # glm_winrate.py: random_state
+FOLDS = 5
+CLIP = 1e-15  # glm_winrate.py, logloss
+REFITS = 400
+
+
+@dataclass(frozen=True)
+class LengthRows:
+    """One model's rows, in the baseline's order; all arrays of shape (rows,)."""
+
+    preference: FloatArray
+    """Probability that the model wins, 0..1; NaN where there is no verdict."""
+    length_difference: FloatArray
+    """Characters of the baseline's answer minus characters of the model's."""
+    difficulty: FloatArray
+    """Instruction difficulty, logit scale."""
+
+
+@dataclass(frozen=True)
+class LengthControl:
+    """The fit: win rate in percent, its reference standard error, and what it was read from."""
+
+    win_rate: float
+    reference_se: float
+    """100 * standard error of the mean over instructions of the fitted probabilities, as the reference prints it. It
+    measures the spread of difficulty, not the uncertainty of the fit."""
+    coefficients: tuple[float, float, float]
+    """Of length, difficulty and model."""
+    strength: float
+    """The C that cross-validation chose."""
+
+
+def control_length(
+    rows: LengthRows, gamed: Sequence[tuple[float, float, float]], *, order: FoldOrder = "published"
+) -> LengthControl | None:
+    """The length-controlled win rate; None where it cannot be fitted (under ten verdicts, or no spread of lengths).
+
+    `gamed` holds (preference, standardised length difference, difficulty). Raises ConfigError without scikit-learn.
+    """
+    design = _design(rows, gamed)
+    if design is None:
+        return None
+    features, preference, weight = design
+    strength = _choose_strength(features, preference, weight, order)
+    coefficients = _liblinear(np.random.RandomState(SEED)).fit(features, preference, weight, strength)
+    fitted = sigmoid(rows.difficulty * coefficients[1] + coefficients[2])
+    return LengthControl(
+        win_rate=100 * float(np.mean(fitted)),
+        reference_se=100 * float(np.std(fitted, ddof=1) / np.sqrt(len(fitted))),
+        coefficients=(float(coefficients[0]), float(coefficients[1]), float(coefficients[2])),
+        strength=strength,
+    )
+
+
+def control_length_interval(
+    rows: LengthRows,
+    gamed: Sequence[tuple[float, float, float]],
+    fit: LengthControl,
+    *,
+    refits: int = REFITS,
+    seed: int = 0,
+) -> Interval | None:
+    """Interval of the length-controlled win rate, in percent: instructions resampled, lengths standardised anew and
+    the model refitted each time, with the headline's C."""
+    if len(rows.preference) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    drawn = np.concatenate(list(resampling_weights(len(rows.preference), refits, rng)))
+    estimates = [_refit(rows, gamed, fit, part) for part in np.array_split(drawn, max(1, refits // 100))]
+    return percentile_interval(np.concatenate(estimates))
+
+
+def _design(
+    rows: LengthRows, gamed: Sequence[tuple[float, float, float]]
+) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    """Features (rows, 3), preference (rows,) and weight (rows,): gamed rows first, rows without verdict left out."""
+    valid = ~np.isnan(rows.preference)
+    if valid.sum() < 2 * FOLDS:
+        return None
+    spread = float(np.std(rows.length_difference, ddof=1))
+    if not spread > 0:
+        return None
+    length = np.tanh(rows.length_difference / spread)
+    own = np.column_stack([length, rows.difficulty, np.ones_like(length)])[valid]
+    fixed = np.array(gamed, dtype=np.float64).reshape(-1, 3)
+    regular = np.column_stack([np.tanh(fixed[:, 1]), fixed[:, 2], np.zeros(len(fixed))])
+    features = np.concatenate([regular, own])
+    preference = np.concatenate([fixed[:, 0], rows.preference[valid]])
+    weight = np.concatenate([np.full(len(fixed), GAMED_WEIGHT), np.ones(len(own))])
+    return features, preference, weight
+
+
+def _choose_strength(features: FloatArray, preference: FloatArray, weight: FloatArray, order: FoldOrder) -> float:
+    """The C of the best mean log-likelihood over folds; the first of equals."""
+    fold = assign_folds(len(preference), FOLDS, order)
+    scores = np.empty((FOLDS, len(STRENGTHS)))
+    for number in range(FOLDS):
+        held_out = fold == number
+        solver = _liblinear(np.random.RandomState(SEED))  # one stream for all Cs of a fold: it decides digits
+        for at, strength in enumerate(STRENGTHS):
+            coefficients = solver.fit(features[~held_out], preference[~held_out], weight[~held_out], float(strength))
+            fitted = np.clip(sigmoid(features[held_out] @ coefficients), CLIP, 1 - CLIP)
+            true = preference[held_out]
+            likelihood = weight[held_out] * (true * np.log(fitted) + (1 - true) * np.log(1 - fitted))
+            scores[number, at] = np.mean(likelihood)
+    return float(STRENGTHS[int(np.argmax(np.mean(scores, axis=0)))])
+
+
+class _liblinear:  # noqa: N801 - a solver with a random stream, named as the library it wraps
+    """scikit-learn's L1 liblinear, one random stream for all its fits."""
+
+    def __init__(self, stream: np.random.RandomState) -> None:
+        try:
+            import sklearn
+            from sklearn.linear_model import LogisticRegression
+        except ImportError:
+            raise ConfigError(
+                "the length-controlled win rate needs scikit-learn: pip install 'fusion-harness[alpaca-eval]'"
+            ) from None
+        self._context = sklearn.config_context
+        version = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
+        # `penalty` goes away in 1.10; before 1.8 `l1_ratio` alone does not ask for L1.
+        penalty: dict[str, object] = {"l1_ratio": 1} if version >= (1, 8) else {"penalty": "l1"}
+        self._new = LogisticRegression
+        self._settings = {**penalty, "solver": "liblinear", "fit_intercept": False, "random_state": stream}
+
+    def fit(self, features: FloatArray, preference: FloatArray, weight: FloatArray, strength: float) -> FloatArray:
+        """Coefficients, shape (features,): each row counts as a win with weight p and as a loss with 1 - p."""
+        doubled = np.concatenate([features, features])
+        won = np.repeat([1, 0], len(features))
+        shares = np.concatenate([weight * preference, weight * (1 - preference)])
+        with self._context(skip_parameter_validation=True, assume_finite=True):
+            model = self._new(C=strength, **self._settings).fit(doubled, won, sample_weight=shares)
+        found: NDArray[np.float64] = model.coef_[0]
+        return found
+
+
+def _refit(
+    rows: LengthRows, gamed: Sequence[tuple[float, float, float]], fit: LengthControl, drawn: FloatArray
+) -> FloatArray:
+    """Win rates in percent, shape (replicates,), of the samples whose row counts are `drawn` (replicates, rows)."""
+    counts = drawn.T
+    total = counts.sum(axis=0)
+    mean = rows.length_difference @ counts / total
+    spread = np.sqrt((rows.length_difference**2 @ counts - total * mean**2) / (total - 1))
+    fixed = np.array(gamed, dtype=np.float64).reshape(-1, 3)
+    valid = ~np.isnan(rows.preference)
+    length = np.tanh(rows.length_difference[valid, None] / np.where(spread > 0, spread, 1.0))
+    gamed_length = np.broadcast_to(np.tanh(fixed[:, 1])[:, None], (len(fixed), counts.shape[1]))
+    coefficients = fit_replicates(
+        varying=np.concatenate([gamed_length, length]),
+        shared=np.column_stack(
+            [
+                np.concatenate([fixed[:, 2], rows.difficulty[valid]]),
+                np.concatenate([np.zeros(len(fixed)), np.ones(int(valid.sum()))]),
+            ]
+        ),
+        target=np.concatenate([fixed[:, 0], rows.preference[valid]]),
+        weight=np.concatenate([np.full(gamed_length.shape, GAMED_WEIGHT), counts[valid]]),
+        start=np.array(fit.coefficients),
+        strength=fit.strength,
+    )
+    fitted = sigmoid(rows.difficulty[:, None] * coefficients[1] + coefficients[2])
+    estimates: FloatArray = 100 * (fitted * counts).sum(axis=0) / total
+    return estimates
