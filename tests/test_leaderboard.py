@@ -1,0 +1,61 @@
+"""Cards of one protocol are ranked together, of two never; what is printed cannot be markup or a formula."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from harness.leaderboard import rank
+from harness.records import Score, ScoreCard
+from harness.report.tables import csv_text, escape_markdown, harmless, markdown
+
+
+def card(model: str, value: float | None, *, judge: str = "j", complete: bool = True, n: int = 10) -> ScoreCard:
+    return ScoreCard(
+        suite="toy",
+        suite_version="1",
+        model=model,
+        judge=judge,
+        headline="mean",
+        complete=complete,
+        protocol={"suite": "toy", "judge": judge},
+        sampling={},
+        scores={"mean": Score(value=value, ci_low=value, ci_high=value, n=n), "other": Score(value=1.0, n=n)},
+        counts={"answers": n, "truncated": 2},
+        provenance={"run_id": f"run-{model}"},
+    )
+
+
+def test_the_best_comes_first_and_equal_values_share_a_rank() -> None:
+    (table,) = rank([card("low", 1.0), card("high", 3.0), card("tie", 3.0)])
+
+    assert [(row.rank, row.model) for row in table.rows] == [(1, "high"), (1, "tie"), (3, "low")]
+
+
+def test_two_protocols_are_two_tables_that_say_how_they_differ() -> None:
+    tables = rank([card("a", 1.0, judge="x"), card("b", 2.0, judge="y")])
+
+    assert [[row.model for row in table.rows] for table in tables].count(["a"]) == 1
+    assert sorted(str(table.differs["judge"]) for table in tables) == ["x", "y"]
+
+
+def test_an_incomplete_card_is_listed_last_without_a_rank() -> None:
+    (table,) = rank([card("broken", 100.0, complete=False), card("none", None, complete=False), card("good", 5.0)])
+
+    assert [(row.rank, row.model) for row in table.rows] == [(1, "good"), (None, "broken"), (None, "none")]
+
+
+def test_a_models_name_is_literal_in_markdown() -> None:
+    text = markdown(rank([card("<script>|[x](y)*b*", 1.0)]))
+
+    assert "&lt;script>" in text
+    assert r"\|\[x\](y)\*b\*" in text
+    assert escape_markdown("a\x1b[31m\u202eb") == "a \\[31m b"
+
+
+def test_no_csv_cell_is_a_formula() -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(rank([card("=HYPERLINK(1)", 1.5)])))))
+
+    assert rows[0]["model"] == "'=HYPERLINK(1)"
+    assert [(row["metric"], row["value"]) for row in rows] == [("mean", "1.5"), ("other", "1.0")]
+    assert harmless("-1") == "'-1"
