@@ -149,7 +149,7 @@ def judge_files() -> dict[str, Path]:
 
 
 def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
-    """The judge of a name: `endpoint:MODEL@URL`, a YAML file, one of harness.yaml's, or one a package ships."""
+    """The judge of a name: `endpoint:MODEL@URL`, one of harness.yaml's, a YAML file, one a package ships, or a kind."""
     if name.startswith("endpoint:"):
         model, _, url = name[len("endpoint:") :].partition("@")
         if not model or not url.startswith(("http://", "https://")):
@@ -164,6 +164,8 @@ def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
     shipped = judge_files()
     if name in shipped:
         return checked(JudgeSpec, read_yaml(shipped[name]), str(shipped[name]))
+    if name in installed("judges"):
+        return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
     known = ", ".join([*own, *shipped])
     raise ConfigError(f"no judge named {name!r}; known: {known}; or a FILE.yaml, or endpoint:MODEL@URL")
 

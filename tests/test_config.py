@@ -1,0 +1,142 @@
+"""Flags and YAML become one RunSpec; a wrong key or name is one sentence that lists what exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.config import FileSpec, RunSpec, ServeSpec, choose_judges, find_judge, read_file_spec, suite_names
+from harness.errors import ConfigError, PluginError
+from harness.plugins import load_plugin
+from harness.records import ModelRef
+
+SUITES = ("mt_bench", "arena_hard")
+
+
+@pytest.fixture(autouse=True)
+def _no_judge_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HARNESS_JUDGE", "HARNESS_JUDGE_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def yaml_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "harness.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("text", ["./ckpt", "hf:org/name", "hf:org/name@abc123", "endpoint:m@http://127.0.0.1:8000/v1"])
+def test_a_model_reference_is_read_and_written_alike(text: str) -> None:
+    assert str(ModelRef.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "hf:name", "hf:a/b/c", "endpoint:m", "endpoint:@http://x", "endpoint:m@ftp://x"])
+def test_a_malformed_model_reference_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        ModelRef.parse(text)
+
+
+@pytest.mark.parametrize(("name", "slug"), [("../../etc", "etc"), ("a b/..", "model"), ("x/über:1", "_ber_1")])
+def test_a_slug_is_never_a_path(name: str, slug: str) -> None:
+    assert ModelRef(scheme="path", name=name).slug == slug
+
+
+def test_an_unknown_key_is_named_with_those_that_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'serve\.tensor_paralel'; known: .*tensor_parallel"):
+        read_file_spec(yaml_file(tmp_path, "serve: {tensor_paralel: 2}"))
+
+
+def test_a_wrong_value_is_shown_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"serve\.tensor_parallel = 0"):
+        read_file_spec(yaml_file(tmp_path, "serve: {tensor_parallel: 0}"))
+
+
+@pytest.mark.parametrize("text", ["- a\n- b", "a: [1", "\x00"])
+def test_a_file_that_is_no_mapping_is_one_sentence(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"harness\.yaml"):
+        read_file_spec(yaml_file(tmp_path, text))
+
+
+def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        read_file_spec(yaml_file(tmp_path, "model: !!python/object/apply:os.system ['true']"))
+
+
+def test_all_means_the_three_benchmarks_and_a_suite_is_run_once() -> None:
+    assert suite_names("all") == ("mt_bench", "alpaca_eval", "arena_hard")
+    assert suite_names("arena_hard,all") == ("arena_hard", "mt_bench", "alpaca_eval")
+
+
+def test_an_unknown_suite_lists_what_is_installed() -> None:
+    with pytest.raises(ConfigError, match="no suite named 'mtbench'; installed: alpaca_eval, arena_hard, mt_bench"):
+        suite_names("mtbench")
+
+
+def test_an_unknown_backend_lists_what_is_installed() -> None:
+    with pytest.raises(PluginError, match=r"no backend named 'vlm'; installed: .*vllm"):
+        load_plugin("backends", "vlm")
+
+
+def test_pocket_brings_its_own_judge_and_official_needs_one() -> None:
+    assert choose_judges(SUITES, None, edition="pocket", own={})["mt_bench"].name == "reference"
+    with pytest.raises(ConfigError, match=r"--judge endpoint:MODEL@URL.*--edition pocket"):
+        choose_judges(SUITES, None, edition="official", own={})
+
+
+def test_a_providers_key_chooses_a_judge_that_is_still_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+
+    judges = choose_judges(SUITES, None, edition="official", own={})
+
+    assert {judge.name for judge in judges.values()} == {"gpt-4.1"}
+    assert "sk-secret" not in str(judges)
+
+
+def test_a_named_judge_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_JUDGE", "gpt-4.1")
+
+    judges = choose_judges(SUITES, "mt_bench=endpoint:j@http://127.0.0.1:1/v1", edition="official", own={})
+
+    assert judges["mt_bench"].url == "http://127.0.0.1:1/v1"
+    assert judges["arena_hard"].name == "gpt-4.1"
+
+
+def test_a_judge_for_a_suite_that_is_not_run_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'alpaca_eval', which is not run; run: mt_bench, arena_hard"):
+        choose_judges(SUITES, "alpaca_eval=reference", edition="pocket", own={})
+
+
+def test_an_unknown_judge_lists_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match=r"no judge named 'gpt-9'; known: mine, .*gpt-4\.1.*reference"):
+        find_judge("gpt-9", {"mine": {"kind": "llm"}})
+
+
+def test_own_judges_of_the_file_are_found_and_checked() -> None:
+    own = {"mine": {"kind": "llm", "model": "m", "url": "http://127.0.0.1:1/v1", "price_in": -1}}
+    with pytest.raises(ConfigError, match="price_in = -1"):
+        find_judge("mine", own)
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults() -> None:
+    from harness.cli.run import resolve
+
+    file = FileSpec(model="./from-file", edition="pocket", seed=3, serve=ServeSpec(concurrency=8, dtype="float32"))
+    names = ("model", "suite", "judge", "backend", "edition", "references", "limit", "seed", "results", "mirror")
+    flags = dict.fromkeys(names) | {"suite": "mt_bench", "seed": 5}
+
+    spec = resolve(file, flags, {"concurrency": 2, "dtype": None}, {"temperature": None})
+
+    assert isinstance(spec, RunSpec)
+    assert (spec.model.name, spec.seed, spec.suites) == ("./from-file", 5, ("mt_bench",))
+    assert (spec.serve.concurrency, spec.serve.dtype) == (2, "float32")
+    assert spec.backend == "vllm"
+
+
+def test_an_endpoint_model_needs_no_backend_flag() -> None:
+    from harness.cli.run import resolve
+
+    flags = {"model": "endpoint:m@http://127.0.0.1:1/v1", "suite": None, "judge": None, "backend": None}
+    spec = resolve(FileSpec(edition="pocket"), flags | {"edition": None}, {}, {})
+
+    assert spec.backend == "endpoint"
