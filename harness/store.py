@@ -82,6 +82,10 @@ class JsonlRows(Generic[Row]):
             os.close(self._file)
             self._file = -1
 
+    @property
+    def is_open(self) -> bool:
+        return self._file >= 0
+
     def _mend(self) -> int:
         """Cuts bytes after the last newline: the row a killed process was writing. Returns the file's length."""
         size = os.fstat(self._file).st_size
@@ -192,6 +196,10 @@ class RunStore:
             raise RunLockedError(
                 f"another process (pid {holder}) works on {self.folder}; wait for it, or stop it and run this again"
             ) from None
+        if os.fstat(self._lock).st_nlink == 0:  # its holder ended just now and left no row
+            os.close(self._lock)
+            self._lock = -1
+            return self.open(manifest)
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
         try:
@@ -214,11 +222,24 @@ class RunStore:
             raise ConfigError(f"{path} belongs to a run with another {', '.join(changed)}; use --fresh to start anew")
 
     def close(self) -> None:
+        """Unlocks; a run that has no row yet (a checkpoint that would not start) leaves no folder behind."""
+        opened = self.answers.is_open and self.judgments.is_open
         self.answers.close()
         self.judgments.close()
         if self._lock >= 0:
+            if opened and not len(self.answers) and not len(self.judgments):
+                self._remove_empty()
             os.close(self._lock)
             self._lock = -1
+
+    def _remove_empty(self) -> None:
+        for name in ("answers.jsonl", "judgments.jsonl", "manifest.json", ".lock"):
+            (self.folder / name).unlink(missing_ok=True)
+        for folder in (self.folder, *list(self.folder.parents)[:2]):
+            try:
+                folder.rmdir()
+            except OSError:
+                return  # something else lives there
 
     def end_session(self, usage: dict[str, JsonValue]) -> None:
         """Appends what this process spent here."""

@@ -109,8 +109,16 @@ def test_a_second_process_is_refused_with_the_holders_pid(tmp_path: Path) -> Non
     opened(tmp_path / "run").close()
 
 
+def test_a_run_without_a_row_leaves_nothing(tmp_path: Path) -> None:
+    opened(tmp_path / "runs" / "m" / "toy@1" / "abc").close()
+
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_another_manifest_is_refused_and_names_what_differs(tmp_path: Path) -> None:
-    RunStore(tmp_path / "run").open({"seed": 0, "model": "a"}).close()
+    store = RunStore(tmp_path / "run").open({"seed": 0, "model": "a"})
+    store.answers.append(answer("a"))
+    store.close()
 
     with pytest.raises(ConfigError, match="another seed"):
         RunStore(tmp_path / "run").open({"seed": 1, "model": "a"})

@@ -1,0 +1,43 @@
+"""The wheel holds our three packages with their data, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    out = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(out),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    (wheel,) = out.glob("*.whl")
+    return zipfile.ZipFile(wheel).namelist()
+
+
+def test_the_wheel_ships_exactly_our_packages(names: list[str]) -> None:
+    tops = {name.split("/")[0] for name in names}
+
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"harness", "judges", "recipes"}
+
+
+def test_the_wheel_carries_the_pocket_data_and_the_judges(names: list[str]) -> None:
+    for wanted in ("harness/suites/pocket/data/mt_bench.prompts.jsonl", "judges/configs/reference.yaml"):
+        assert wanted in names
