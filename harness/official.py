@@ -177,7 +177,7 @@ def verify(file: OfficialFile, cache_dir: Path | None = None) -> str:
     path = cached_path(file, cache_dir)
     if not path.is_file():
         return "missing"
-    return "ok" if _sha256(path) == file.sha256 else "wrong sha256"
+    return "ok" if sha256_of(path) == file.sha256 else "wrong sha256"
 
 
 # -------------------------------------------------------------------------------------------------------- fetching
@@ -230,7 +230,7 @@ def _fetch(file: OfficialFile, source: str, path: Path, progress: Progress | Non
         if not Path(source).is_file():
             return f"no file {source}"
         shutil.copyfile(source, part)
-    found = _sha256(part)
+    found = sha256_of(part)
     if found != file.sha256:
         part.unlink()
         raise DataError(
@@ -293,7 +293,8 @@ def _locked(path: Path) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------- verifying
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -313,7 +314,7 @@ def _is_verified(file: OfficialFile, path: Path) -> bool:
             return True
     except (OSError, ValueError):
         pass  # never verified yet, or the note is damaged: hash the file
-    if _sha256(path) != file.sha256:
+    if sha256_of(path) != file.sha256:
         log.warning("%s in the cache is not the pinned file and is fetched again: %s", file.name, path)
         return False
     _remember(file, path)

@@ -1,0 +1,104 @@
+"""Judgments -> scores: what the suites' scorers share. Pure.
+
+A score is a ratio of sums over questions (for a mean, the sum over the count), so that one bootstrap over questions
+serves all suites. What has no verdict is counted as unscored and adds nothing to either sum.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .records import Answer, Judgment, Order, Prompt, Score, Verdict
+from .stats.intervals import ratio_interval
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One thing a judge is asked to judge: a turn, a game or an instruction of one answer."""
+
+    prompt_id: str
+    index: int = 0
+    turn: int | None = None
+    order: Order | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One scored slot: what it adds above and below the line."""
+
+    prompt_id: str
+    value: float
+    weight: float = 1.0
+
+
+Verdicts = Mapping[Slot, Sequence[Verdict]]
+
+
+def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, int], Answer]:
+    """(prompt id, index) -> answer; of several the last wins."""
+    return {(answer.prompt_id, answer.index): answer for answer in answers}
+
+
+def verdicts_by_slot(judgments: Iterable[Judgment], answers: Iterable[Answer], *, ordered: bool = True) -> Verdicts:
+    """The verdicts of each slot, one a repeat; of several judgments with one key the last wins.
+
+    A judgment of another text than the current answer's is left out. `ordered` False: a slot's two orders are one.
+    """
+    current = {key: answer.sha for key, answer in latest_answers(answers).items()}
+    last = {judgment.key: judgment for judgment in judgments}
+    found: dict[Slot, list[Verdict]] = defaultdict(list)
+    for judgment in last.values():
+        stale = judgment.answer_sha not in (None, current.get((judgment.prompt_id, judgment.index)))
+        if judgment.verdict is not None and not stale:
+            order = judgment.order if ordered else None
+            found[Slot(judgment.prompt_id, judgment.index, judgment.turn, order)].append(judgment.verdict)
+    return found
+
+
+def draws(answers: Iterable[Answer]) -> int:
+    """Answers per prompt: one more than the highest index; 1 where there is no answer at all."""
+    return 1 + max((answer.index for answer in answers), default=0)
+
+
+def mean_score(units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed: int = 0) -> Score:
+    """scale * sum(values) / sum(weights) with its 95 % interval over questions; no value where nothing is scored."""
+    unscored = max(0, expected - len(units))
+    below = sum(unit.weight for unit in units)
+    if not below:
+        return Score(value=None, n=0, unscored=expected)
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for unit in units:
+        sums[unit.prompt_id][0] += unit.value
+        sums[unit.prompt_id][1] += unit.weight
+    table = np.array(list(sums.values()))
+    interval = ratio_interval(table[:, 0], table[:, 1], seed=seed)
+    value = scale * sum(unit.value for unit in units) / below
+    if interval is None:
+        return Score(value=value, n=len(units), unscored=unscored)
+    return Score(
+        value=value,
+        ci_low=scale * interval.low,
+        ci_high=scale * interval.high,
+        se=scale * interval.se,
+        n=len(units),
+        unscored=unscored,
+    )
+
+
+def categories(prompts: Iterable[Prompt]) -> dict[str, set[str]]:
+    """Category -> ids of its prompts, in the prompts' order."""
+    found: dict[str, set[str]] = {}
+    for prompt in prompts:
+        found.setdefault(prompt.category, set()).add(prompt.id)
+    return found
+
+
+def unscored_note(score: Score, unit: str) -> tuple[str, ...]:
+    """One sentence for the card where something is unscored, else nothing."""
+    if not score.unscored:
+        return ()
+    return (f"{score.unscored} of {score.n + score.unscored} {unit} are unscored",)

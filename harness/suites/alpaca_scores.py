@@ -1,0 +1,160 @@
+"""AlpacaEval's numbers from preferences: win rates, counts, and the length-controlled win rate. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..protocols import SuiteData
+from ..records import Answer, Judgment, Prompt, Score, SuiteScores
+from ..scoring import Unit, categories, draws, latest_answers, mean_score, unscored_note, verdicts_by_slot
+from ..stats.length_control import LengthRows, control_length, control_length_interval
+
+MIN_SCORED = 0.9
+"""Under this share of verdicts there is no rate (spec: "with fewer than 90 % scored there is no score")."""
+NORMAL_95 = 1.959963984540054
+
+
+def score_preferences(
+    data: SuiteData,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Answer],
+    judgments: Sequence[Judgment],
+    *,
+    seed: int = 0,
+) -> SuiteScores:
+    """All metrics of one model; rates in percent, counts and lengths as they are."""
+    texts = _texts(prompts, answers)
+    preferences = _preferences(prompts, answers, judgments)
+    expected = len(prompts) * draws(answers)
+    units = [Unit(prompt_id, value) for prompt_id, values in preferences.items() for value in values]
+    win_rate = mean_score(units, expected, scale=100.0, seed=seed)
+    notes = unscored_note(win_rate, "instructions")
+    lc, lc_notes = _length_controlled(data, prompts, texts, preferences, win_rate, seed)
+    scores = {
+        **lc,
+        "win_rate": win_rate,
+        **_counted(units, win_rate, seed),
+        "avg_length": _average_length(texts, win_rate),
+    }
+    if win_rate.n < MIN_SCORED * expected:
+        rates = ("lc_win_rate", "lc_win_rate_reference", "win_rate", "discrete_win_rate", "standard_error")
+        scores |= {name: Score(value=None, n=win_rate.n, unscored=win_rate.unscored) for name in rates}
+        lc_notes = (f"under {MIN_SCORED:.0%} of the instructions are scored: no win rate is given",)
+    by_category = {
+        category: {"win_rate": _of(preferences, ids, draws(answers), seed)}
+        for category, ids in categories(prompts).items()
+    }
+    return SuiteScores(scores=scores, by_category=by_category, notes=(*notes, *lc_notes))
+
+
+def _of(preferences: Mapping[str, Sequence[float]], ids: set[str], times: int, seed: int) -> Score:
+    units = [Unit(prompt_id, value) for prompt_id in sorted(ids) for value in preferences.get(prompt_id, ())]
+    return mean_score(units, len(ids) * times, scale=100.0, seed=seed)
+
+
+def _texts(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, list[str]]:
+    """Prompt id -> the candidate's answers."""
+    asked = {prompt.id for prompt in prompts}
+    found: dict[str, list[str]] = defaultdict(list)
+    for (prompt_id, _), answer in sorted(latest_answers(answers).items()):
+        if prompt_id in asked and answer.error is None:
+            found[prompt_id].append(answer.turns[0])
+    return found
+
+
+def _preferences(
+    prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]
+) -> dict[str, list[float]]:
+    """Prompt id -> one preference an answer, in the prompts' order; repeats of a judgment count as their mean."""
+    found: dict[str, list[float]] = {prompt.id: [] for prompt in prompts}
+    for slot, verdicts in verdicts_by_slot(judgments, answers, ordered=False).items():
+        if slot.prompt_id in found:
+            found[slot.prompt_id].append(sum(verdict.value for verdict in verdicts) / len(verdicts))
+    return found
+
+
+def _counted(units: Sequence[Unit], win_rate: Score, seed: int) -> dict[str, Score]:
+    """The reference's other figures (alpaca_eval metrics/winrate.py)."""
+    values = [unit.value for unit in units]
+    rounded = [Unit(unit.prompt_id, float(unit.value > 0.5) if unit.value != 0.5 else 0.5) for unit in units]
+    n, unscored = win_rate.n, win_rate.unscored
+    error = 100 * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
+    counts = {
+        "standard_error": error,
+        "n_wins": float(sum(value > 0.5 for value in values)),
+        "n_wins_base": float(sum(value < 0.5 for value in values)),
+        "n_draws": float(sum(value == 0.5 for value in values)),
+    }
+    scores = {name: Score(value=value, n=n, unscored=unscored) for name, value in counts.items()}
+    return {"discrete_win_rate": mean_score(rounded, n + unscored, scale=100.0, seed=seed), **scores}
+
+
+def _average_length(texts: Mapping[str, Sequence[str]], win_rate: Score) -> Score:
+    """Floor of the mean answer length in characters, over all answers whether judged or not."""
+    lengths = [len(text) for found in texts.values() for text in found]
+    expected = win_rate.n + win_rate.unscored
+    value = float(sum(lengths) // len(lengths)) if lengths else None
+    return Score(value=value, n=len(lengths), unscored=max(0, expected - len(lengths)))
+
+
+def _length_controlled(
+    data: SuiteData,
+    prompts: Sequence[Prompt],
+    texts: Mapping[str, Sequence[str]],
+    preferences: Mapping[str, Sequence[float]],
+    win_rate: Score,
+    seed: int,
+) -> tuple[dict[str, Score], tuple[str, ...]]:
+    """`lc_win_rate` with the refit interval, `lc_win_rate_reference` with the reference's error; and notes."""
+    n, unscored = win_rate.n, win_rate.unscored
+    none = Score(value=None, n=n, unscored=unscored)
+    without = {"lc_win_rate": none, "lc_win_rate_reference": none}
+    rows = length_rows(data, prompts, texts, preferences)
+    if rows is None:
+        return without, ("no length-controlled win rate: an instruction has no difficulty",)
+    try:
+        fit = control_length(rows, data.gamed)
+    except ConfigError as error:
+        return without, (str(error),)
+    if fit is None:
+        return without, ("no length-controlled win rate: too few verdicts, or all answers equally long",)
+    interval = control_length_interval(rows, data.gamed, fit, seed=seed)
+    ours = Score(value=fit.win_rate, n=n, unscored=unscored)
+    if interval is not None:
+        ours = ours.model_copy(update={"ci_low": interval.low, "ci_high": interval.high, "se": interval.se})
+    half = NORMAL_95 * fit.reference_se
+    theirs = Score(
+        value=fit.win_rate,
+        ci_low=fit.win_rate - half,
+        ci_high=fit.win_rate + half,
+        se=fit.reference_se,
+        n=n,
+        unscored=unscored,
+    )
+    return {"lc_win_rate": ours, "lc_win_rate_reference": theirs}, ()
+
+
+def length_rows(
+    data: SuiteData,
+    prompts: Sequence[Prompt],
+    texts: Mapping[str, Sequence[str]],
+    preferences: Mapping[str, Sequence[float]],
+) -> LengthRows | None:
+    """One row a prompt that both sides answered, difficulty by prompt id; None where a difficulty is missing."""
+    rows = []
+    for prompt in prompts:
+        if not texts.get(prompt.id) or prompt.id not in data.baseline:
+            continue
+        if prompt.id not in data.difficulty:
+            return None
+        own = texts[prompt.id]
+        found = preferences.get(prompt.id, ())
+        difference = len(data.baseline[prompt.id].turns[0]) - sum(map(len, own)) / len(own)
+        rows.append((sum(found) / len(found) if found else math.nan, difference, data.difficulty[prompt.id]))
+    table = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    return LengthRows(preference=table[:, 0], length_difference=table[:, 1], difficulty=table[:, 2])

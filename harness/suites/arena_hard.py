@@ -1,0 +1,206 @@
+"""Arena-Hard v0.1: 500 hard prompts, each answer in two games against the baseline's, shown in both orders.
+
+Source of every rule: arena-hard-auto at the pinned revision (gen_answer.py, gen_judgment.py, show_result.py). The score
+is the closed form of its Bradley-Terry fit, which it equals because every battle has the same opponent (spec 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import yaml
+from pydantic import JsonValue
+
+from ..errors import DataError
+from ..protocols import SuiteData, SuiteOptions
+from ..records import (
+    Answer,
+    JudgeTask,
+    JudgeTemplate,
+    Judgment,
+    Order,
+    Preference,
+    Prompt,
+    Sampling,
+    Score,
+    SuiteScores,
+    Verdict,
+)
+from ..scoring import (
+    Slot,
+    Unit,
+    Verdicts,
+    categories,
+    draws,
+    latest_answers,
+    mean_score,
+    unscored_note,
+    verdicts_by_slot,
+)
+from .editions import is_broken, load_edition, official_files, only_template, pinned, read_json_lines, template_shas
+
+ORDERS: tuple[Order, ...] = get_args(Order)
+"""Game 0 shows the baseline as A, game 1 the candidate."""
+STRONG_WEIGHT = 3.0  # show_result.py WEIGHT: a ">>" verdict counts as three battles
+MAX_TOKENS = 4096  # gen_answer.py
+BASELINE = "gpt-4-0314"
+REASK = "continue your judgment and finish by outputting a final verdict label"  # gen_judgment.py, second attempt
+NAMES = ("arena_hard/questions", "arena_hard/baseline", "arena_hard/judge_config")
+
+
+def build(options: SuiteOptions) -> ArenaHard:
+    """`fusion_harness.suites` entry point. Raises DataError without data, ConfigError for an unknown edition."""
+    return ArenaHard(load_edition("arena_hard", options, load_official))
+
+
+class ArenaHard:
+    """The suite over any data of its form: one-turn prompts, a baseline's answers, one template of five labels."""
+
+    name = "arena_hard"
+    headline = "arena_hard"
+
+    def __init__(self, data: SuiteData, *, seed: int = 0) -> None:
+        self.version = data.version
+        self._data = data
+        self._template = only_template(data)
+        self._seed = seed
+
+    def protocol(self) -> dict[str, JsonValue]:
+        return {
+            "data": dict(self._data.files),
+            "baseline": self._data.baseline_name,
+            "templates": template_shas(self._data.templates),
+            "answer_settings": {"max_tokens": MAX_TOKENS, "temperature": 0.0},
+        }
+
+    def prompts(self) -> Sequence[Prompt]:
+        return self._data.prompts
+
+    def sampling(self, prompt: Prompt) -> Sampling:
+        return Sampling(temperature=0.0, max_tokens=MAX_TOKENS)
+
+    def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
+        """Both games; none for a broken answer or where the baseline has none."""
+        baseline = self._data.baseline.get(prompt.id)
+        if answer.error is not None or baseline is None or is_broken(answer.turns[0]):
+            return ()
+        return [
+            JudgeTask(
+                prompt=prompt,
+                answer=answer,
+                baseline=baseline,
+                order=order,
+                template=self._template,
+                fields=_fields(prompt, baseline, answer, order),
+            )
+            for order in ORDERS
+        ]
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
+        """`arena_hard` = 100 * (wins + draws / 2) / games, where a ">>" verdict counts three times. A question with
+        one broken game keeps the other."""
+        found = verdicts_by_slot(judgments, answers)
+        times = draws(answers)
+        headline = self._score(prompts, found, times)
+        by_id = {prompt.id: prompt for prompt in prompts}
+        groups = categories(prompts)
+        by_category = {
+            category: {"arena_hard": self._score([by_id[prompt_id] for prompt_id in ids], found, times)}
+            for category, ids in groups.items()
+            if len(groups) > 1
+        }
+        tokens = _average_tokens(prompts, answers, times)
+        notes = unscored_note(headline, "games")
+        if tokens.value is not None:
+            notes += (
+                "avg_tokens counts by the served model's own tokenizer; the published tables count by cl100k_base",
+            )
+        return SuiteScores(scores={"arena_hard": headline, "avg_tokens": tokens}, by_category=by_category, notes=notes)
+
+    def _score(self, prompts: Sequence[Prompt], found: Verdicts, times: int) -> Score:
+        slots = [
+            Slot(prompt.id, index, order=order) for prompt in prompts for index in range(times) for order in ORDERS
+        ]
+        units = [battle_unit(slot.prompt_id, found[slot]) for slot in slots if found.get(slot)]
+        return mean_score(units, len(slots), scale=100.0, seed=self._seed)
+
+
+def battle_unit(prompt_id: str, verdicts: Sequence[Verdict]) -> Unit:
+    """One game: weighted candidate wins over weight; repeats of a judgment count as their mean."""
+    weights = [_weight(verdict) for verdict in verdicts]
+    wins = [weight * verdict.value for weight, verdict in zip(weights, verdicts, strict=True)]
+    return Unit(prompt_id, value=sum(wins) / len(wins), weight=sum(weights) / len(weights))
+
+
+def _weight(verdict: Verdict) -> float:
+    return STRONG_WEIGHT if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
+
+
+def _fields(prompt: Prompt, baseline: Answer, answer: Answer, order: Order) -> dict[str, str]:
+    first, second = (baseline, answer) if order == "ab" else (answer, baseline)
+    return {"question_1": prompt.turns[0], "answer_1": first.turns[0], "answer_2": second.turns[0]}
+
+
+def _average_tokens(prompts: Sequence[Prompt], answers: Sequence[Answer], times: int) -> Score:
+    """Floor of the mean answer length in tokens, as the published tables have it; of answers with a token count."""
+    asked = {prompt.id for prompt in prompts}
+    counts = [
+        sum(answer.completion_tokens)
+        for (prompt_id, _), answer in latest_answers(answers).items()
+        if prompt_id in asked and answer.error is None and answer.completion_tokens
+    ]
+    unscored = len(asked) * times - len(counts)
+    return Score(value=float(sum(counts) // len(counts)) if counts else None, n=len(counts), unscored=unscored)
+
+
+# --------------------------------------------------------------------------------------------------- official data
+
+
+def load_official(options: SuiteOptions) -> SuiteData:
+    """The pinned questions, the baseline's answers, and the judge's prompt."""
+    paths = official_files(options, NAMES)
+    prompts = tuple(
+        Prompt(
+            id=row["question_id"],
+            turns=(row["turns"][0]["content"],),
+            category=row["category"],
+            cluster=row["cluster"],
+        )
+        for row in read_json_lines(paths["arena_hard/questions"])
+    )
+    baseline = {
+        row["question_id"]: Answer(
+            prompt_id=row["question_id"],
+            model=BASELINE,
+            turns=(row["choices"][0]["turns"][0]["content"],),
+            finish=("stop",),
+        )
+        for row in read_json_lines(paths["arena_hard/baseline"])
+    }
+    template = _read_template(paths["arena_hard/judge_config"])
+    return SuiteData(
+        version="official-1",
+        prompts=prompts,
+        templates={template.name: template},
+        baseline_name=BASELINE,
+        baseline=baseline,
+        files=pinned(NAMES),
+    )
+
+
+def _read_template(path: Path) -> JudgeTemplate:
+    found = yaml.safe_load(path.read_text("utf-8"))
+    try:
+        return JudgeTemplate(
+            name=found["bench_name"],
+            system=found["system_prompt"],
+            user=found["prompt_template"][0],
+            parser="arena_label",
+            reask=REASK,
+            temperature=found["temperature"],
+            max_tokens=found["max_tokens"],
+        )
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{path} is not Arena-Hard's judge configuration: {error!r}") from None

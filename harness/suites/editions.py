@@ -1,0 +1,73 @@
+"""Where a suite's contents come from: pinned official files, or the pocket edition of this package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from .. import official
+from ..errors import ConfigError, DataError
+from ..protocols import SuiteData, SuiteOptions
+from ..records import JudgeTemplate
+
+EDITIONS = ("official", "pocket")
+BROKEN_ANSWER = "$ERROR$"
+"""What the original tools store as the answer when a call failed; never an answer."""
+
+
+def load_edition(suite: str, options: SuiteOptions, load_official: Callable[[SuiteOptions], SuiteData]) -> SuiteData:
+    """The suite's data in the edition asked for; raises ConfigError on an unknown edition."""
+    if options.edition == "official":
+        return load_official(options)
+    if options.edition == "pocket":
+        data = import_module("harness.suites.pocket").load(suite)
+        assert isinstance(data, SuiteData)
+        return data
+    raise ConfigError(f"no edition named {options.edition!r}; editions: {', '.join(EDITIONS)}")
+
+
+def is_broken(text: str) -> bool:
+    """Whether an answer's text is the original tools' mark for a failed call."""
+    return text.strip() == BROKEN_ANSWER
+
+
+def official_files(options: SuiteOptions, names: Iterable[str]) -> dict[str, Path]:
+    return official.ensure(names, options.mirror, cache_dir=options.cache_dir)
+
+
+def pinned(names: Iterable[str]) -> dict[str, str]:
+    """Name -> sha256, for the card's protocol."""
+    return {name: official.FILES[name].sha256 for name in names}
+
+
+def template_shas(templates: Mapping[str, JudgeTemplate]) -> dict[str, JsonValue]:
+    """Template name -> first 12 characters of its sha256, for the card's protocol."""
+    return {name: template.sha[:12] for name, template in sorted(templates.items())}
+
+
+def only_template(data: SuiteData) -> JudgeTemplate:
+    """The one template of a suite that asks in one way; raises DataError for none or several."""
+    if len(data.templates) != 1:
+        raise DataError(f"expected one judge template, got {', '.join(data.templates) or 'none'}")
+    return next(iter(data.templates.values()))
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file, blank lines left out; raises DataError with the line's number."""
+    rows = []
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number} is not a JSON object")
+        rows.append(row)
+    return rows

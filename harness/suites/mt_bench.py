@@ -1,0 +1,218 @@
+"""MT-Bench: 80 two-turn questions, each turn rated 1..10 by a judge.
+
+Source of every rule: FastChat llm_judge at the pinned revision (common.py, gen_judgment.py, show_result.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from ..errors import ConfigError, DataError
+from ..official import FILES, sha256_of
+from ..protocols import SuiteData, SuiteOptions
+from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Prompt, Sampling, Score, SuiteScores
+from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
+from .editions import is_broken, load_edition, official_files, pinned, read_json_lines, template_shas
+
+REFERENCED = frozenset({"math", "reasoning", "coding"})  # common.py NEED_REF_CATS; the judge sees a reference answer
+TEMPERATURES = {  # common.py temperature_config
+    "writing": 0.7,
+    "roleplay": 0.7,
+    "extraction": 0.0,
+    "math": 0.0,
+    "coding": 0.0,
+    "reasoning": 0.0,
+    "stem": 0.1,
+    "humanities": 0.1,
+}
+OTHER_TEMPERATURE = 0.7  # gen_model_answer.py: unknown category
+MAX_TOKENS = 1024  # gen_model_answer.py --max-new-token
+JUDGE_MAX_TOKENS = 2048  # common.py run_judge_single
+TEMPLATES = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
+REFERENCE_SETS = ("official", "pr3158")
+
+
+def build(options: SuiteOptions) -> MtBench:
+    """`fusion_harness.suites` entry point. Raises DataError without data, ConfigError for an unknown edition or
+    reference set."""
+    if options.edition == "pocket" and options.references != "official":
+        raise ConfigError(f"--references {options.references!r} is for the official edition; pocket has one set")
+    return MtBench(load_edition("mt_bench", options, load_official), references=options.references)
+
+
+class MtBench:
+    """The suite over any data of its form: prompts of one or two turns, the four single-answer templates."""
+
+    name = "mt_bench"
+    headline = "mt_bench"
+
+    def __init__(self, data: SuiteData, *, references: str = "official", seed: int = 0) -> None:
+        self.version = data.version
+        self._data = data
+        self._references = references if references in REFERENCE_SETS else "file"
+        self._seed = seed
+
+    def protocol(self) -> dict[str, JsonValue]:
+        return {
+            "data": dict(self._data.files),
+            "references": self._references,
+            "templates": template_shas(self._data.templates),
+            "answer_settings": {"max_tokens": MAX_TOKENS, "temperature": dict(TEMPERATURES)},
+        }
+
+    def prompts(self) -> Sequence[Prompt]:
+        return self._data.prompts
+
+    def sampling(self, prompt: Prompt) -> Sampling:
+        """Temperature by category; top_p and the rest are the checkpoint's own, as in the reference."""
+        return Sampling(temperature=TEMPERATURES.get(prompt.category, OTHER_TEMPERATURE), max_tokens=MAX_TOKENS)
+
+    def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
+        """One rating a turn; none from the first broken turn on."""
+        if answer.error is not None:
+            return ()
+        tasks = []
+        for turn, text in enumerate(answer.turns[: len(prompt.turns)], start=1):
+            if is_broken(text):
+                break
+            tasks.append(
+                JudgeTask(
+                    prompt=prompt,
+                    answer=answer,
+                    turn=turn,
+                    template=self._template(prompt, turn),
+                    fields=_fields(prompt, answer, turn),
+                )
+            )
+        return tasks
+
+    def _template(self, prompt: Prompt, turn: int) -> JudgeTemplate:
+        kind = "single-math-v1" if prompt.category in REFERENCED else "single-v1"
+        return self._data.templates[kind if turn == 1 else f"{kind}-multi-turn"]
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
+        """`mt_bench` is the pooled mean of the scored turns, not the mean of the two turn means (show_result.py)."""
+        found = verdicts_by_slot(judgments, answers)
+        times = draws(answers)
+        scores = self._scores(prompts, found, times)
+        by_id = {prompt.id: prompt for prompt in prompts}
+        by_category = {
+            category: self._scores([by_id[prompt_id] for prompt_id in ids], found, times)
+            for category, ids in categories(prompts).items()
+        }
+        return SuiteScores(scores=scores, by_category=by_category, notes=unscored_note(scores["mt_bench"], "turns"))
+
+    def _scores(self, prompts: Sequence[Prompt], found: Verdicts, times: int) -> dict[str, Score]:
+        slots = [
+            Slot(prompt.id, index, turn)
+            for prompt in prompts
+            for index in range(times)
+            for turn in range(1, len(prompt.turns) + 1)
+        ]
+        wanted = {
+            "mt_bench": slots,
+            "turn_1": [slot for slot in slots if slot.turn == 1],
+            "turn_2": [slot for slot in slots if slot.turn == 2],
+        }
+        return {name: mean_score(_units(some, found), len(some), seed=self._seed) for name, some in wanted.items()}
+
+
+def _units(slots: Sequence[Slot], found: Verdicts) -> list[Unit]:
+    """One unit a scored turn; repeats of a judgment count as their mean."""
+    units = []
+    for slot in slots:
+        ratings = [verdict.value for verdict in found.get(slot, ())]
+        if ratings:
+            units.append(Unit(slot.prompt_id, sum(ratings) / len(ratings)))
+    return units
+
+
+def _fields(prompt: Prompt, answer: Answer, turn: int) -> dict[str, str]:
+    """The slots of the template for one turn; a second turn is shown with the first."""
+    if turn == 1:
+        fields = {"question": prompt.turns[0], "answer": answer.turns[0]}
+    else:
+        fields = {
+            "question_1": prompt.turns[0],
+            "question_2": prompt.turns[1],
+            "answer_1": answer.turns[0],
+            "answer_2": answer.turns[1],
+        }
+    if prompt.category in REFERENCED:
+        fields |= {f"ref_answer_{number}": text for number, text in enumerate(prompt.reference[:turn], start=1)}
+    return fields
+
+
+# --------------------------------------------------------------------------------------------------- official data
+
+
+def load_official(options: SuiteOptions) -> SuiteData:
+    """The pinned questions and judge prompts, and the reference answers asked for."""
+    names = ["mt_bench/questions", "mt_bench/judge_prompts"]
+    paths = official_files(options, names)
+    files = pinned(names)
+    reference_file = _reference_file(options)
+    if options.references in REFERENCE_SETS:
+        files |= pinned([f"mt_bench/references/{options.references}"])
+    else:
+        files["mt_bench/references/file"] = sha256_of(reference_file)
+    references = _read_references(reference_file)
+    prompts = tuple(
+        Prompt(
+            id=str(row["question_id"]),
+            turns=tuple(row["turns"]),
+            category=row["category"],
+            # The file's own `reference` field is never shown to the judge (spec 1.1).
+            reference=_reference_of(row["question_id"], row["category"], references, reference_file),
+        )
+        for row in read_json_lines(paths["mt_bench/questions"])
+    )
+    templates = _read_templates(paths["mt_bench/judge_prompts"])
+    return SuiteData(version="official-1", prompts=prompts, templates=templates, files=files)
+
+
+def _reference_file(options: SuiteOptions) -> Path:
+    name = f"mt_bench/references/{options.references}"
+    if name in FILES:
+        return official_files(options, [name])[name]
+    path = Path(options.references)
+    if path.is_file():
+        return path
+    raise ConfigError(
+        f"no reference set or file named {options.references!r}; reference sets: {', '.join(REFERENCE_SETS)}"
+    )
+
+
+def _read_references(path: Path) -> dict[int, tuple[str, ...]]:
+    """Question id -> reference answers, one a turn, from a file in FastChat's answer format."""
+    try:
+        return {row["question_id"]: tuple(row["choices"][0]["turns"]) for row in read_json_lines(path)}
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{path} is not in FastChat's answer format: {error!r}") from None
+
+
+def _reference_of(question: int, category: str, references: dict[int, tuple[str, ...]], path: Path) -> tuple[str, ...]:
+    if category not in REFERENCED:
+        return ()
+    if len(references.get(question, ())) < 2:
+        raise DataError(f"{path} has no reference answer of two turns for question {question} ({category})")
+    return references[question]
+
+
+def _read_templates(path: Path) -> dict[str, JudgeTemplate]:
+    rows = {row["name"]: row for row in read_json_lines(path)}
+    return {
+        name: JudgeTemplate(
+            name=name,
+            system=rows[name]["system_prompt"],
+            user=rows[name]["prompt_template"],
+            parser="rating",
+            temperature=0.0,
+            max_tokens=JUDGE_MAX_TOKENS,
+            extra={"n": 1},  # common.py chat_completion_openai
+        )
+        for name in TEMPLATES
+    }
