@@ -1,0 +1,176 @@
+"""Asking one prompt, turn by turn, over an OpenAI-compatible server: messages, seeds, room in the context.
+
+The context rule: a prompt is never cut. When its UTF-8 bytes (no tokenizer makes more tokens than that) and the
+answer's limit surely fit, it is just sent. Otherwise the server counts the prompt's tokens; if the room left is smaller
+than the answer's limit, the limit is lowered to it, down to MIN_ROOM tokens; below that the answer fails as `context`.
+An empty text is an answer: the judge sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast, get_args
+
+from pydantic import JsonValue
+
+from ..client import ChatReply, read_chat_reply
+from ..errors import ReplyError
+from ..records import Answer, Failure, Prompt, Reason, Sampling
+
+MIN_ROOM = 256  # tokens; an answer cut shorter than this says nothing of the model
+SEED_BITS = 31  # what every known server takes
+
+Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
+"""POST a JSON body to a path below the server's root; returns the JSON object, raises ReplyError."""
+
+
+@dataclass(frozen=True)
+class Message:
+    role: str
+    content: str
+
+
+class Dialogue(Protocol):
+    """How a list of messages becomes a request: by the server's chat template, or by one of our own."""
+
+    async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply: ...
+
+    async def count(self, messages: Sequence[Message]) -> int | None:
+        """The prompt's tokens, template included; None where the server cannot say."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """The room a model has."""
+
+    max_model_len: int | None
+    """Tokens, prompt and answer together; None: unknown, the server has to object."""
+    overhead: int = 256
+    """Tokens, at most, that the template adds to a conversation of one message."""
+    per_message: int = 64
+    """Tokens, at most, that it adds for each further message."""
+
+    def surely_fits(self, messages: Sequence[Message], max_tokens: int) -> bool:
+        if self.max_model_len is None:
+            return True
+        size = sum(len(message.content.encode("utf-8", "replace")) for message in messages)
+        margin = self.overhead + self.per_message * (len(messages) - 1)
+        return size + margin + max_tokens <= self.max_model_len
+
+
+@dataclass(frozen=True)
+class ChatCompletions:
+    """`/v1/chat/completions`: the served chat template makes the prompt."""
+
+    post: Post
+    model: str
+    base: str = "/v1"
+    tokenize: bool = False
+    """Whether the server has vLLM's /tokenize."""
+
+    async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply:
+        body = {"model": self.model, "messages": _json(messages), **params}
+        return read_chat_reply(await self.post(f"{self.base}/chat/completions", body))
+
+    async def count(self, messages: Sequence[Message]) -> int | None:
+        return len((await self.tokens(messages))[0]) if self.tokenize else None
+
+    async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
+        """(token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
+        body: dict[str, JsonValue] = {
+            "model": self.model,
+            "messages": _json(messages),
+            "add_generation_prompt": True,
+            "return_token_strs": True,
+        }
+        found = await self.post("/tokenize", body)
+        return list(found["tokens"]), list(found.get("token_strs") or [])
+
+
+def _json(messages: Sequence[Message]) -> JsonValue:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def request_seed(seed: int, prompt_id: str, turn: int, index: int) -> int:
+    """Same arguments, same seed, on every machine; other arguments, an independent one. `turn` is 0-based."""
+    words = f"{seed}|{prompt_id}|{turn}|{index}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(words).digest()[:8], "big") % 2**SEED_BITS
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks prompts of one model. `label` is the model's name in the answers."""
+
+    dialogue: Dialogue
+    context: Context
+    label: str
+    seed: int | None = None
+    """Used where the sampling has none; None: send no seed."""
+
+    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
+        """All turns; a ReplyError becomes the answer's error."""
+        begin = time.monotonic()
+        try:
+            replies = await self._turns(prompt, sampling, index)
+        except ReplyError as error:
+            failure = Failure(reason=_reason(error.reason), message=str(error))
+            seconds = time.monotonic() - begin
+            return Answer(prompt_id=prompt.id, model=self.label, index=index, seconds=seconds, error=failure)
+        return Answer(
+            prompt_id=prompt.id,
+            model=self.label,
+            index=index,
+            turns=tuple(reply.text for reply in replies),
+            finish=tuple(reply.finish for reply in replies),
+            prompt_tokens=tuple(reply.prompt_tokens for reply in replies),
+            completion_tokens=tuple(reply.completion_tokens for reply in replies),
+            seconds=time.monotonic() - begin,
+        )
+
+    async def _turns(self, prompt: Prompt, sampling: Sampling, index: int) -> list[ChatReply]:
+        messages = [Message("system", prompt.system)] if prompt.system is not None else []
+        replies: list[ChatReply] = []
+        for turn, words in enumerate(prompt.turns):
+            messages.append(Message("user", words))
+            room = await self._room(messages, sampling.max_tokens)
+            params = self._params(sampling, room, prompt.id, turn, index)
+            replies.append(await self.dialogue.complete(messages, params))
+            messages.append(Message("assistant", replies[-1].text))
+        return replies
+
+    async def _room(self, messages: Sequence[Message], max_tokens: int) -> int:
+        """The answer's limit in tokens, at most `max_tokens`; raises ReplyError where there is no room."""
+        if self.context.max_model_len is None or self.context.surely_fits(messages, max_tokens):
+            return max_tokens
+        count = await self.dialogue.count(messages)
+        if count is None:
+            return max_tokens
+        room = self.context.max_model_len - count
+        if room < min(max_tokens, MIN_ROOM):
+            raise ReplyError(
+                f"the prompt's {count} tokens leave {max(room, 0)} of {self.context.max_model_len} for an answer",
+                reason="context",
+            )
+        return min(max_tokens, room)
+
+    def _params(self, sampling: Sampling, room: int, prompt_id: str, turn: int, index: int) -> dict[str, JsonValue]:
+        """Request parameters; what the sampling leaves open is not sent."""
+        params: dict[str, JsonValue] = {"max_tokens": room}
+        if sampling.temperature is not None:
+            params["temperature"] = sampling.temperature
+        if sampling.top_p is not None:
+            params["top_p"] = sampling.top_p
+        if sampling.stop:
+            params["stop"] = list(sampling.stop)
+        seed = sampling.seed if sampling.seed is not None else self.seed
+        if seed is not None:
+            params["seed"] = request_seed(seed, prompt_id, turn, index)
+        return params
+
+
+def _reason(word: str) -> Reason:
+    return cast(Reason, word) if word in get_args(Reason) else "other"

@@ -1,0 +1,107 @@
+"""Prompts made by fschat's named conversation templates, for checkpoints without a chat template of their own.
+
+Those templates are Python, not Jinja: the prompt is rendered here and sent to /v1/completions with the template's own
+stop strings. Blanks around the answer are removed, as fschat does. fschat is imported on use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import JsonValue
+
+from ..client import ChatReply, read_chat_reply
+from ..errors import CheckpointError
+from .chat import Message, Post
+
+SHOWN = 12  # template names in an error
+
+
+def conversation(name: str) -> Any:
+    """A fresh `fastchat.conversation.Conversation`. Raises CheckpointError for an unknown name or without fschat."""
+    try:
+        from fastchat.conversation import conv_templates, get_conv_template
+    except ImportError:
+        raise CheckpointError(f"--chat-template fastchat:{name} needs fschat: pip install fschat==0.2.36") from None
+    if name not in conv_templates:
+        some = ", ".join(sorted(conv_templates)[:SHOWN])
+        raise CheckpointError(
+            f"fschat has no conversation template {name!r}; some of its {len(conv_templates)}: {some}; all of them: "
+            "python -c 'from fastchat.conversation import conv_templates as c; print(*sorted(c))'"
+        )
+    return get_conv_template(name)
+
+
+def render(name: str, messages: Sequence[Message]) -> str:
+    """The prompt's text, ending where the model is to go on."""
+    made = conversation(name)
+    for message in messages:
+        if message.role == "system":
+            made.set_system_message(message.content)
+        else:
+            # an empty message means "the model's turn" to fschat: an empty earlier answer becomes a blank
+            made.append_message(made.roles[message.role == "assistant"], message.content or " ")
+    made.append_message(made.roles[1], None)
+    return str(made.get_prompt())
+
+
+def template_digest(name: str) -> str:
+    """sha256 of what the template makes of a fixed two-turn conversation, and of its stops: wording, not version."""
+    probe = [Message("system", "s"), Message("user", "u"), Message("assistant", "a"), Message("user", "v")]
+    made = conversation(name)
+    words = [render(name, probe[1:]), render(name, probe), made.stop_str, made.stop_token_ids]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class FastChatCompletions:
+    """`/v1/completions` with prompts of a FastChat template."""
+
+    post: Post
+    model: str
+    template: str
+    bos_token: str | None
+    """No second one is added where the template's text begins with it."""
+    tokenize: bool = True
+    """Whether the server is vLLM: has /tokenize, `add_special_tokens` and `stop_token_ids`."""
+
+    async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply:
+        body = {"model": self.model, **self._prompt(messages), **params}
+        made = conversation(self.template)
+        stop_str = [made.stop_str] if isinstance(made.stop_str, str) else list(made.stop_str or ())
+        own = params.get("stop")
+        stops = [*(own if isinstance(own, list) else []), *stop_str]
+        if stops:
+            body["stop"] = stops
+        if made.stop_token_ids and self.tokenize:
+            body["stop_token_ids"] = list(made.stop_token_ids)
+        return read_completion(await self.post("/v1/completions", body))
+
+    async def count(self, messages: Sequence[Message]) -> int | None:
+        return len((await self.tokens(messages))[0]) if self.tokenize else None
+
+    async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
+        """(token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
+        body = {"model": self.model, "return_token_strs": True, **self._prompt(messages)}
+        found = await self.post("/tokenize", body)
+        return list(found["tokens"]), list(found.get("token_strs") or [])
+
+    def _prompt(self, messages: Sequence[Message]) -> dict[str, JsonValue]:
+        text = render(self.template, messages)
+        if not self.tokenize:
+            return {"prompt": text}
+        has_bos = self.bos_token is not None and text.startswith(self.bos_token)
+        return {"prompt": text, "add_special_tokens": not has_bos}
+
+
+def read_completion(found: dict[str, Any]) -> ChatReply:
+    """The first choice of a text completion, blanks around it removed; raises ReplyError where there is none."""
+    choices = found.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    as_chat = {"message": {"content": first["text"]} if "text" in first else None, **first, "logprobs": None}
+    reply = read_chat_reply({**found, "choices": [as_chat]})
+    return replace(reply, text=reply.text.strip())

