@@ -21,7 +21,7 @@ from ..errors import ReplyError
 from ..records import Answer, Failure, Prompt, Reason, Sampling
 
 MIN_ROOM = 256  # tokens; an answer cut shorter than this says nothing of the model
-SEED_BITS = 31  # what every known server takes
+SEEDS = 1 << 31  # what every known server takes
 
 Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
 """POST a JSON body to a path below the server's root; returns the JSON object, raises ReplyError."""
@@ -98,7 +98,7 @@ def _json(messages: Sequence[Message]) -> JsonValue:
 def request_seed(seed: int, prompt_id: str, turn: int, index: int) -> int:
     """Same arguments, same seed, on every machine; other arguments, an independent one. `turn` is 0-based."""
     words = f"{seed}|{prompt_id}|{turn}|{index}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.sha256(words).digest()[:8], "big") % 2**SEED_BITS
+    return int.from_bytes(hashlib.sha256(words).digest()[:8], "big") % SEEDS
 
 
 @dataclass(frozen=True)

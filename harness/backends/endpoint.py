@@ -1,0 +1,105 @@
+"""A server that already runs and speaks the OpenAI protocol: asked, never started or stopped.
+
+The key comes from HARNESS_ENDPOINT_KEY or OPENAI_API_KEY and goes nowhere but into the request.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from pydantic import JsonValue
+
+from ..client import ChatClient, server_sentence
+from ..errors import ConfigError, ReplyError, ServerError
+from ..protocols import ServeOptions
+from ..records import Answer, ModelRef, Prompt, Sampling
+from .chat import Asker, ChatCompletions, Context
+from .options import refuse_unknown
+
+KEYS = ("HARNESS_ENDPOINT_KEY", "OPENAI_API_KEY")
+PROBE_LIMIT = aiohttp.ClientTimeout(total=20)
+
+
+class EndpointBackend:
+    def __init__(self, model: ModelRef, options: ServeOptions) -> None:
+        if model.scheme != "endpoint" or model.url is None:
+            raise ConfigError(f"backend 'endpoint' needs --model endpoint:NAME@http://HOST:PORT/v1, not {str(model)!r}")
+        refuse_unknown(options, "endpoint", ("max_model_len",))
+        self.model = model
+        self.options = options
+        self._url = model.url
+        self._key = next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
+        self._client: ChatClient | None = None
+        self._asker: Asker | None = None
+        self._stack = AsyncExitStack()
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Name and host: what stands behind an endpoint cannot be known."""
+        parts = urlsplit(self._url)
+        found: dict[str, JsonValue] = {"backend": "endpoint", "model": self.model.name, "host": parts.hostname}
+        if self.options.max_model_len is not None:
+            found["max_model_len"] = self.options.max_model_len
+        return found
+
+    async def __aenter__(self) -> Self:
+        limit = await self._probe()
+        places, timeout = self.options.concurrency, self.options.timeout
+        async with AsyncExitStack() as stack:
+            client = ChatClient(self._url, api_key=self._key, concurrency=places, timeout=timeout)
+            self._client = await stack.enter_async_context(client)
+            dialogue = ChatCompletions(self._post, self.model.name, base="")
+            # no seed unless the sampling has one: not every server takes it
+            self._asker = Asker(dialogue, Context(self.options.max_model_len or limit), self.model.label)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
+        assert self._asker is not None, "use `async with`"
+        return await self._asker.answer(prompt, sampling, index)
+
+    async def _post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
+        assert self._client is not None
+        try:
+            return await self._client.post(path, body)
+        except ReplyError as error:
+            if error.status in (401, 403):
+                raise ServerError(f"{self._url} refuses the key: {error}; set {KEYS[0]}") from None
+            if error.reason == "transport":
+                await self._probe()  # an endpoint that is gone stops the run; it would fail every prompt left
+            raise
+
+    async def _probe(self) -> int | None:
+        """The model's context length where GET /models tells; raises ConfigError for a model the server does not list,
+        ServerError where there is no server."""
+        loopback = urlsplit(self._url).hostname in ("127.0.0.1", "localhost", "::1")
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=PROBE_LIMIT, headers=headers, trust_env=not loopback) as session,
+                session.get(self._url + "/models", allow_redirects=False) as reply,
+            ):
+                if reply.status in (401, 403):
+                    said = server_sentence(await reply.read())
+                    raise ConfigError(f"{self._url} refuses the key (HTTP {reply.status}: {said}); set {KEYS[0]}")
+                found = await reply.json(content_type=None) if reply.status == 200 else None
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ServerError(f"no server at {self._url}: {str(error) or type(error).__name__}") from None
+        except ValueError:
+            return None
+        return self._max_model_len(found)
+
+    def _max_model_len(self, found: object) -> int | None:
+        listed = found.get("data") if isinstance(found, dict) else None
+        models = {entry.get("id"): entry for entry in listed if isinstance(entry, dict)} if listed else {}
+        if models and self.model.name not in models:
+            known = ", ".join(sorted(str(name) for name in models)[:10])
+            raise ConfigError(f"{self._url} has no model {self.model.name!r}; it has: {known}")
+        length = models.get(self.model.name, {}).get("max_model_len")
+        return length if isinstance(length, int) and length > 0 else None

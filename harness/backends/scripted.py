@@ -1,0 +1,101 @@
+"""Answers that are known beforehand: a JSONL file of them, or an echo. For tests, demonstrations and replays.
+
+The model is a file of rows `{"prompt_id": …, "turns": […]}` (an optional `index` tells draws apart), or the word
+`echo`. `--engine-arg latency=SECONDS` makes each turn wait; it changes no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Self
+
+from pydantic import JsonValue
+
+from ..errors import CheckpointError, ConfigError
+from ..protocols import ServeOptions
+from ..records import Answer, Failure, Finish, ModelRef, Prompt, Sampling, digest
+from .options import pairs, refuse_unknown
+
+ECHO = "echo"
+
+
+class ScriptedBackend:
+    def __init__(self, model: ModelRef, options: ServeOptions) -> None:
+        refuse_unknown(options, "scripted", ("engine_args",))
+        if model.scheme != "path":
+            raise ConfigError(f"backend 'scripted' needs a JSONL file or {ECHO!r} as --model, not {str(model)!r}")
+        self.label = model.label.removesuffix(".jsonl")
+        self._latency = _seconds(pairs(options.engine_args, "scripted", ("latency",)).get("latency", "0"))
+        self._places = asyncio.Semaphore(options.concurrency)
+        self._texts = None if model.name == ECHO else _read(Path(model.name))
+
+    def identity(self) -> dict[str, JsonValue]:
+        rows = None if self._texts is None else sorted([*key, *turns] for key, turns in self._texts.items())
+        return {"backend": "scripted", "weights": digest(rows if rows is not None else ECHO), "chat_template": None}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
+        begin = time.monotonic()
+        async with self._places:
+            await asyncio.sleep(self._latency * len(prompt.turns))
+        turns = self._turns(prompt, index)
+        seconds = time.monotonic() - begin
+        if turns is None:
+            failure = Failure(reason="missing", message=f"the script has no answer to {prompt.id!r}")
+            return Answer(prompt_id=prompt.id, model=self.label, index=index, seconds=seconds, error=failure)
+        asked = _running_totals([len(text.split()) for text in prompt.turns])
+        return Answer(
+            prompt_id=prompt.id,
+            model=self.label,
+            index=index,
+            turns=turns,
+            finish=tuple[Finish, ...]("stop" for _ in turns),
+            prompt_tokens=asked[: len(turns)],
+            completion_tokens=tuple(len(text.split()) for text in turns),
+            seconds=seconds,
+        )
+
+    def _turns(self, prompt: Prompt, index: int) -> tuple[str, ...] | None:
+        if self._texts is None:
+            return prompt.turns
+        return self._texts.get((prompt.id, str(index))) or self._texts.get((prompt.id, ""))
+
+
+def _read(file: Path) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(prompt id, index or "") -> the answer's turns. Raises CheckpointError with the line at fault."""
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"script {str(file)!r} cannot be read: {error}; give a JSONL file or {ECHO!r}") from None
+    found = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            turns = tuple(str(text) for text in row["turns"])
+            found[str(row["prompt_id"]), str(row.get("index", ""))] = turns
+        except (ValueError, KeyError, TypeError):
+            raise CheckpointError(
+                f'{file}:{number}: not an answer; a row is {{"prompt_id": "81", "turns": ["text", …]}}'
+            ) from None
+    return found
+
+
+def _seconds(text: str) -> float:
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        raise ConfigError(f"engine argument latency={text!r} is no number of seconds") from None
+
+
+def _running_totals(counts: list[int]) -> tuple[int, ...]:
+    return tuple(sum(counts[: number + 1]) for number in range(len(counts)))

@@ -1,0 +1,133 @@
+"""`transformers serve` as a child process: slower than vLLM, and it runs where vLLM does not.
+
+transformers itself is never imported here. It generates one answer at a time, so one request is in flight at a time:
+its seed is global to the process, and only so an answer is the same whatever else is asked.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from ..errors import CheckpointError, ConfigError
+from ..protocols import ServeOptions
+from ..records import ModelRef
+from .chat import Context, Dialogue
+from .options import refuse_unknown
+from .served import ServedBackend
+from .server import Launch
+
+NEEDS = (
+    "transformers",
+    "torch",
+    "fastapi",
+    "uvicorn",
+    "openai",
+    "pydantic",
+)  # transformers[serving], is_serve_available
+HONOURED = (
+    "chat_template",
+    "dtype",
+    "quantization",
+    "max_model_len",
+    "engine_args",
+    "allow_pickle",
+    "trust_remote_code",
+)
+TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+class TransformersBackend(ServedBackend):
+    name = "transformers"
+
+    def __init__(self, model: ModelRef, options: ServeOptions) -> None:
+        absent = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+        if absent:
+            raise ConfigError(
+                f"backend 'transformers' lacks {', '.join(absent)}: pip install 'fusion-harness[transformers]'"
+            )
+        refuse_unknown(options, self.name, HONOURED)
+        super().__init__(model, replace(options, concurrency=1))
+        if self.checkpoint.is_adapter:
+            raise CheckpointError(
+                f"{str(self.checkpoint.path)!r} is a PEFT adapter; backend 'transformers' cannot serve one: "
+                "use --backend vllm, or merge it into its base"
+            )
+
+    def engine(self) -> dict[str, JsonValue]:
+        options = self.options
+        found: dict[str, JsonValue] = {"dtype": options.dtype or "auto"}
+        for name in ("quantization", "max_model_len"):
+            if getattr(options, name) is not None:
+                found[name] = getattr(options, name)
+        if options.engine_args:
+            found["engine_args"] = list(options.engine_args)
+        return found
+
+    def launch(self, port: int) -> Launch:
+        options = self.options
+        argv = [sys.executable, "-m", "transformers.cli.transformers", "serve", self.served_name]
+        argv += ["--host=127.0.0.1", f"--port={port}", f"--default-seed={options.seed}"]
+        argv += [f"--dtype={options.dtype}"] if options.dtype is not None else []
+        argv += [f"--quantization={options.quantization}"] if options.quantization is not None else []
+        argv += ["--trust-remote-code"] if options.trust_remote_code else []
+        self._stage()
+        env = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"), "TRANSFORMERS_VERBOSITY": "error"}
+        return Launch((*argv, *options.engine_args), env)
+
+    @property
+    def served_name(self) -> str:
+        """The server knows a model by its folder."""
+        folder = self.checkpoint.path
+        return str(self._staged) if self.checkpoint.template_source == "--chat-template" else str(folder)
+
+    @property
+    def _staged(self) -> Path:
+        return (self.options.log_dir / "checkpoint").resolve()
+
+    def _stage(self) -> None:
+        """A folder of links to the checkpoint's files with the asked-for chat template put in: the server has no
+        option for it."""
+        if self.checkpoint.template_source != "--chat-template":
+            return
+        self._staged.mkdir(parents=True, exist_ok=True)
+        for file in self.checkpoint.path.iterdir():
+            link = self._staged / file.name
+            if not link.is_symlink() and not file.name.startswith("chat_template"):
+                link.symlink_to(file)
+        (self._staged / "chat_template.jinja").write_text(self.checkpoint.template or "", "utf-8")
+
+    async def prepare(self, dialogue: Dialogue) -> Context:
+        return Context(self.options.max_model_len or self.checkpoint.max_position)
+
+    async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
+        return await super().post(path, self._with_sampling(body))
+
+    def _with_sampling(self, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """The server takes a temperature but leaves `do_sample` as the checkpoint has it (off, mostly): only a whole
+        generation config turns sampling on."""
+        temperature = body.get("temperature")
+        if not isinstance(temperature, int | float) or temperature == 0:
+            return body
+        config = {**_generation_config(self.checkpoint.path), "do_sample": True}
+        return {**body, "generation_config": json.dumps(config)}
+
+
+def _generation_config(folder: Path) -> dict[str, JsonValue]:
+    """The checkpoint's generation config; special tokens it does not name come from its config.json."""
+    found: dict[str, JsonValue] = {}
+    for name, keys in (("config.json", TOKEN_KEYS), ("generation_config.json", None)):
+        file = folder / name
+        values = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        found.update(
+            {key: value for key, value in values.items() if (keys is None or key in keys) and value is not None}
+        )
+    found.pop("transformers_version", None)
+    return {key: value for key, value in found.items() if not key.startswith("_")}
