@@ -39,16 +39,16 @@ class Muon:
             groups.setdefault(tuple(matrix.shape), []).append(matrix)
         self._groups = [(group, torch.zeros(len(group), *shape)) for shape, group in groups.items()]
 
-    @torch.no_grad()
     def step(self) -> None:
         """One update; Nesterov momentum, and the learning rate scaled so that a step is as long as AdamW's.
 
         0.2 * sqrt(larger side): Moonshot, "Muon is scalable for LLM training" (2025), equation 4.
         """
-        for group, buffer_BMN in self._groups:
-            gradients_BMN = torch.stack([matrix.grad for matrix in group])
-            buffer_BMN.lerp_(gradients_BMN, 1 - self._momentum)
-            update_BMN = orthogonal(gradients_BMN.lerp(buffer_BMN, self._momentum))
-            length = 0.2 * max(update_BMN.shape[-2:]) ** 0.5
-            for matrix, update_MN in zip(group, update_BMN, strict=True):
-                matrix.add_(update_MN, alpha=-self.lr * length)
+        with torch.no_grad():
+            for group, buffer_BMN in self._groups:
+                gradients_BMN = torch.stack([matrix.grad for matrix in group])
+                buffer_BMN.lerp_(gradients_BMN, 1 - self._momentum)
+                update_BMN = orthogonal(gradients_BMN.lerp(buffer_BMN, self._momentum))
+                length = 0.2 * max(update_BMN.shape[-2:]) ** 0.5
+                for matrix, update_MN in zip(group, update_BMN, strict=True):
+                    matrix.add_(update_MN, alpha=-self.lr * length)

@@ -1,0 +1,44 @@
+"""`harness embedded`: the command that trains the embedded checkpoint. Imports torch only when it runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Effort(StrEnum):
+    """How long to train."""
+
+    STRONG = "strong"
+    WEAK = "weak"
+
+
+def embedded(
+    out: Annotated[Path, typer.Option(help="Folder to write; taken as it is where the same settings made it.")],
+    effort: Annotated[Effort, typer.Option(help="strong: nearly always right; weak: on about half.")] = Effort.STRONG,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: as the effort says.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides weights and training data.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print training.json instead of a sentence.")] = False,
+) -> None:
+    """Train the embedded checkpoint: a tiny Llama for the pocket edition, in a minute and a half on one core.
+
+    Example: harness embedded --out models/strong
+    """
+    from .embedded import STEPS, Settings, train
+
+    started = time.perf_counter()
+    training = train(out, Settings(steps=steps or STEPS[effort.value], seed=seed))
+    if as_json:
+        typer.echo(json.dumps(training.model_dump(mode="json"), indent=2))
+        return
+    fresh = time.perf_counter() - started >= training.seconds
+    done = f"trained in {training.seconds:.0f} s" if fresh else "already there, same settings"
+    typer.echo(
+        f"{out}: {done}; {training.parameters / 1e6:.2f} M parameters, {training.settings.steps} steps, "
+        f"{100 * training.exact:.0f} % of held-out answers exactly right"
+    )

@@ -1,0 +1,219 @@
+"""The embedded checkpoint: a tiny Llama trained from nothing on the pocket edition's skills, on one core.
+
+It owns architecture, training loop and files. The same settings give the same weights on one machine with the same
+library versions. `training.json` is written last: a folder that has it is whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch.nn import functional
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
+
+from harness.errors import ConfigError
+from harness.records import Record, digest
+
+from .byte_tokenizer import CONTEXT, build_tokenizer
+from .lessons import Batch, RowWriter, batches, held_out
+from .muon import Muon
+
+log = logging.getLogger(__name__)
+
+Effort = Literal["strong", "weak"]
+STEPS: dict[Effort, int] = {"strong": 800, "weak": 350}
+"""Measured: strong is nearly always right on held-out tasks, weak on about half of them."""
+FINISHED = "training.json"
+
+
+class Settings(Record):
+    """Everything the weights depend on, library versions and the code itself aside."""
+
+    steps: int = Field(gt=0)
+    seed: int = 0
+    rows: int = 48
+    """Conversations a step."""
+    width: int = 96
+    layers: int = 3
+    lr: float = 0.003
+    """Peak, AdamW: embeddings and norms."""
+    muon_lr: float = 0.004
+    """Peak, Muon: the matrices of the layers. AdamW alone was exact on 15 % after 600 steps of 96 rows, not 79."""
+
+
+class Training(Record):
+    """What `training.json` says about a finished checkpoint."""
+
+    settings: Settings
+    settings_digest: str
+    parameters: int
+    loss: float
+    """Mean cross-entropy per answer token (nats) over the last 20 steps."""
+    exact: float
+    """Share of held-out answers that are exactly right when decoded greedily, gold earlier turns given."""
+    seconds: float
+
+
+def train(out: Path, settings: Settings) -> Training:
+    """The finished checkpoint at `out`. One with the same settings that is there already is taken as it is.
+
+    Raises ConfigError where `out` holds anything else.
+    """
+    found = finished(out)
+    if found is not None and found.settings_digest == digest(settings.model_dump(mode="json")):
+        log.info("%s is there already, trained with the same settings: taken as it is", out)
+        return found
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "a checkpoint trained with other settings" if found else "something that is no embedded checkpoint"
+        raise ConfigError(f"{str(out)!r} holds {what}; give another folder or remove it")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        training = _train_into(partial, settings)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return training
+
+
+def finished(folder: Path) -> Training | None:
+    """What `training.json` in a folder says; None where there is none."""
+    path = folder / FINISHED
+    return Training.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def build_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """An untrained model; its weights depend on the seed alone."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.width,
+        intermediate_size=settings.width * 8 // 3,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.width // 32,  # vLLM's CPU attention wants heads of 32, 64, …
+        num_key_value_heads=settings.width // 32,
+        head_dim=32,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+    )
+    return model
+
+
+def rate_at(step: int, steps: int) -> float:
+    """Factor of the peak learning rate at a 0-based step: up over the first tenth, then down to 0, both linear."""
+    return min(1.0, (step + 1) / (0.1 * steps), (steps - step) / (0.9 * steps))
+
+
+def answer_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy (nats) over the answers' tokens; shape ().
+
+    Padding is on the right and attention causal, so no mask is needed; logits are computed for answer tokens alone.
+    """
+    hidden = model.model(input_ids=batch.ids_BT).last_hidden_state
+    wanted = batch.learned_BT[:, 1:]
+    logits = model.lm_head(hidden[:, :-1][wanted])
+    return functional.cross_entropy(logits, batch.ids_BT[:, 1:][wanted])
+
+
+def fit(model: LlamaForCausalLM, writer: RowWriter, settings: Settings) -> float:
+    """Trains in place; mean loss over the last 20 steps."""
+    hidden = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
+    hidden_ids = {id(weight) for weight in hidden}
+    muon = Muon(hidden, lr=settings.muon_lr)
+    adam = torch.optim.AdamW(
+        [weight for weight in model.parameters() if id(weight) not in hidden_ids],
+        lr=settings.lr,
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
+        fused=True,
+    )
+    rows = batches(writer, random.Random(f"lessons {settings.seed}"), steps=settings.steps, size=settings.rows)
+    losses: list[float] = []
+    for step, batch in enumerate(rows):
+        factor = rate_at(step, settings.steps)
+        muon.lr, adam.param_groups[0]["lr"] = settings.muon_lr * factor, settings.lr * factor
+        loss = answer_loss(model, batch)
+        model.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        muon.step()
+        adam.step()
+        losses.append(float(loss.detach()))
+        if (step + 1) % 100 == 0:
+            log.info("step %d of %d, loss %.3f", step + 1, settings.steps, losses[-1])
+    return sum(losses[-20:]) / len(losses[-20:])
+
+
+def exact_share(model: LlamaForCausalLM, writer: RowWriter, *, seed: int, per_skill: int = 20) -> float:
+    """Share of held-out answers, all turns, that greedy decoding gets exactly right.
+
+    One forward pass tells: an answer is decoded exactly if each of its tokens is the likeliest after those before it.
+    """
+    talks = held_out(seed, per_skill)
+    right: list[bool] = []
+    for start in range(0, len(talks), 128):
+        rows = [writer.row(talk) for talk in talks[start : start + 128]]
+        batch = writer.batch(rows)
+        with torch.inference_mode():
+            best = model(input_ids=batch.ids_BT[:, :-1]).logits.argmax(-1)
+        hit = (best == batch.ids_BT[:, 1:]).tolist()
+        for row, hits in zip(rows, hit, strict=True):
+            right += _answers_right(row.learned, hits)
+    return sum(right) / len(right)
+
+
+def _answers_right(learned: list[int], hits: list[bool]) -> list[bool]:
+    """One entry an answer: whether all its tokens were hit. `hits[i]` is about token i + 1."""
+    answers: list[bool] = []
+    for place in range(1, len(learned)):
+        if learned[place] and not learned[place - 1]:
+            answers.append(True)
+        if learned[place]:
+            answers[-1] = answers[-1] and hits[place - 1]
+    return answers
+
+
+def _train_into(folder: Path, settings: Settings) -> Training:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # faster than two for so small a model, and sums do not depend on the machine's cores
+    started = time.perf_counter()
+    try:
+        tokenizer = build_tokenizer()
+        writer = RowWriter(tokenizer)
+        model = build_model(settings, tokenizer)
+        loss = fit(model, writer, settings)
+        exact = exact_share(model, writer, seed=settings.seed)
+    finally:
+        torch.set_num_threads(threads)
+    disable_progress_bar()  # "Writing model shards": one shard of 1 MB
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    training = Training(
+        settings=settings,
+        settings_digest=digest(settings.model_dump(mode="json")),
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        loss=round(loss, 6),
+        exact=round(exact, 4),
+        seconds=round(time.perf_counter() - started, 1),
+    )
+    (folder / FINISHED).write_text(training.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return training

@@ -1,0 +1,108 @@
+"""The embedded checkpoint's lessons: pocket skills as token ids and marks of which tokens are learned.
+
+It owns how a task becomes a training row. Tasks are drawn anew from a seed; a question of the pocket files is never
+among them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
+
+from harness.suites.pocket import first_questions
+from harness.suites.pocket.skills import SKILLS, Skill, Task, follow_up
+
+POOL = 16
+"""Batches drawn at once and sorted by length, so that rows of one batch need little padding."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One conversation: token ids, and 1 for each token of an answer (its end included), 0 for the rest."""
+
+    ids: list[int]
+    learned: list[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of one step, B rows padded right to T tokens: ids (int64) and learned (bool)."""
+
+    ids_BT: torch.Tensor  # noqa: N815 - shape suffix
+    learned_BT: torch.Tensor  # noqa: N815 - shape suffix
+
+
+class RowWriter:
+    """Writes conversations as the chat template does, without the cost of rendering it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        vocab: dict[str, int] = tokenizer.get_vocab()
+        alphabet = ByteLevel(add_prefix_space=False, use_regex=False)
+        # every character up to U+07FF in one go would hide which byte is which; single ASCII characters do not
+        self._ascii = {chr(code): vocab[alphabet.pre_tokenize_str(chr(code))[0][0]] for code in range(128)}
+        self._user, self._assistant = vocab["<|user|>"], vocab["<|assistant|>"]
+        self._bos, self._eos, self._pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+
+    def question(self, text: str) -> list[int]:
+        return [self._user, *(self._ascii[letter] for letter in text), self._assistant]
+
+    def answer(self, text: str) -> list[int]:
+        return [*(self._ascii[letter] for letter in text), self._eos]
+
+    def row(self, talk: list[Task]) -> Row:
+        ids, learned = [self._bos], [0]
+        for task in talk:
+            question, answer = self.question(task.question), self.answer(task.gold)
+            ids += question + answer
+            learned += [0] * len(question) + [1] * len(answer)
+        return Row(ids, learned)
+
+    def batch(self, rows: list[Row]) -> Batch:
+        width = max(len(row.ids) for row in rows)
+        ids = [row.ids + [self._pad] * (width - len(row.ids)) for row in rows]
+        learned = [row.learned + [0] * (width - len(row.learned)) for row in rows]
+        return Batch(torch.tensor(ids), torch.tensor(learned, dtype=torch.bool))
+
+
+def draw_task(rng: random.Random, skill: Skill, banned: frozenset[str]) -> Task:
+    """A task of this skill that is not among the banned questions."""
+    task = skill.make(rng)
+    while task.question in banned:
+        task = skill.make(rng)
+    return task
+
+
+def draw_talk(rng: random.Random, banned: frozenset[str]) -> list[Task]:
+    """A task of any skill, in half the cases with a second turn."""
+    first = draw_task(rng, rng.choice(SKILLS), banned)
+    return [first, follow_up(rng, first.gold)] if rng.random() < 0.5 else [first]
+
+
+def batches(writer: RowWriter, rng: random.Random, *, steps: int, size: int) -> Iterator[Batch]:
+    """`steps` batches of `size` fresh rows."""
+    banned = first_questions()
+    left = steps
+    while left > 0:
+        count = min(POOL, left)
+        pool = sorted((writer.row(draw_talk(rng, banned)) for _ in range(size * count)), key=lambda row: len(row.ids))
+        chunks = [pool[place * size : (place + 1) * size] for place in range(count)]
+        rng.shuffle(chunks)
+        for chunk in chunks:
+            yield writer.batch(chunk)
+        left -= count
+
+
+def held_out(seed: int, per_skill: int) -> list[list[Task]]:
+    """Talks to test on, `per_skill` of each skill, every second one with a second turn; from a stream of their own."""
+    rng = random.Random(f"held out {seed}")
+    talks = []
+    for skill in SKILLS:
+        for place in range(per_skill):
+            first = draw_task(rng, skill, frozenset())
+            talks.append([first, follow_up(rng, first.gold)] if place % 2 else [first])
+    return talks
