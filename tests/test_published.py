@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import lzma
 import os
@@ -88,9 +87,7 @@ def test_mt_bench_requests_equal_the_stored_judge_prompts(options: SuiteOptions)
             turns = answers.get(row["model"], {}).get(str(row["question_id"]))
             if turns is None:
                 continue
-            answer = Answer(
-                prompt_id=str(row["question_id"]), model="m", turns=tuple(turns), finish=("stop",) * len(turns)
-            )
+            answer = Answer(prompt_id=str(row["question_id"]), model="m", turns=tuple(turns), finish=("stop", "stop"))
             tasks = {task.turn: task for task in suite.tasks(prompts[answer.prompt_id], answer)}
             if row["turn"] not in tasks:
                 continue
@@ -245,10 +242,10 @@ def test_arena_hard_image_arena_board(options: SuiteOptions) -> None:
     models = 0
     with tarfile.open(published("arena_hard", "raw_judgments", "image_arena_gpt4o.tar.xz")) as tar:
         for member in tar:
-            file = tar.extractfile(member)
-            if file is None or not member.name.endswith(".jsonl"):
+            content = tar.extractfile(member)
+            if content is None or not member.name.endswith(".jsonl"):
                 continue
-            rows = [json.loads(line) for line in io.TextIOWrapper(file, encoding="utf-8") if line.strip()]
+            rows = [json.loads(line) for line in content.read().decode("utf-8").split("\n") if line.strip()]
             ids = list(dict.fromkeys(row["question_id"] for row in rows))
             prompts = [Prompt(id=one, turns=("x",), category="image") for one in ids]
             score = base.score(prompts, [], arena_judgments(rows)).scores["arena_hard"]

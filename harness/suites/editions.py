@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,21 @@ from .. import official
 from ..errors import ConfigError, DataError
 from ..protocols import SuiteData, SuiteOptions
 from ..records import JudgeTemplate
+from . import pocket
 
 EDITIONS = ("official", "pocket")
 BROKEN_ANSWER = "$ERROR$"
 """What the original tools store as the answer when a call failed; never an answer."""
 
 
-def load_edition(suite: str, options: SuiteOptions, load_official: Callable[[SuiteOptions], SuiteData]) -> SuiteData:
+def load_edition(
+    suite: pocket.SuiteName, options: SuiteOptions, load_official: Callable[[SuiteOptions], SuiteData]
+) -> SuiteData:
     """The suite's data in the edition asked for; raises ConfigError on an unknown edition."""
     if options.edition == "official":
         return load_official(options)
     if options.edition == "pocket":
-        data = import_module("harness.suites.pocket").load(suite)
-        assert isinstance(data, SuiteData)
-        return data
+        return pocket.load(suite)
     raise ConfigError(f"no edition named {options.edition!r}; editions: {', '.join(EDITIONS)}")
 
 
