@@ -123,7 +123,9 @@ def _length_controlled(
         return without, (str(error),)
     if fit is None:
         return without, ("no length-controlled win rate: too few verdicts, or all answers equally long",)
-    interval = control_length_interval(rows, data.gamed, fit, seed=seed)
+    # With the C that found nothing every refit finds nothing: its interval would be of width zero.
+    found_nothing = not any(fit.coefficients)
+    interval = None if found_nothing else control_length_interval(rows, data.gamed, fit, seed=seed)
     ours = Score(value=fit.win_rate, n=n, unscored=unscored)
     if interval is not None:
         ours = ours.model_copy(update={"ci_low": interval.low, "ci_high": interval.high, "se": interval.se})
@@ -136,7 +138,8 @@ def _length_controlled(
         n=n,
         unscored=unscored,
     )
-    return {"lc_win_rate": ours, "lc_win_rate_reference": theirs}, ()
+    notes = ("the length-controlled fit found no pattern (all coefficients 0), so it says 50",) if found_nothing else ()
+    return {"lc_win_rate": ours, "lc_win_rate_reference": theirs}, notes
 
 
 def length_rows(
