@@ -51,7 +51,7 @@ def verdicts_by_slot(judgments: Iterable[Judgment], answers: Iterable[Answer], *
     current = {key: answer.sha for key, answer in latest_answers(answers).items()}
     last = {judgment.key: judgment for judgment in judgments}
     found: dict[Slot, list[Verdict]] = defaultdict(list)
-    for judgment in last.values():
+    for _, judgment in sorted(last.items()):  # the order of arrival must not move the last digit of a mean
         stale = judgment.answer_sha not in (None, current.get((judgment.prompt_id, judgment.index)))
         if judgment.verdict is not None and not stale:
             order = judgment.order if ordered else None
@@ -89,11 +89,11 @@ def mean_score(units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed
     )
 
 
-def categories(prompts: Iterable[Prompt]) -> dict[str, set[str]]:
-    """Category -> ids of its prompts, in the prompts' order."""
-    found: dict[str, set[str]] = {}
+def categories(prompts: Iterable[Prompt]) -> dict[str, list[str]]:
+    """Category -> ids of its prompts, in the prompts' order: a seeded bootstrap depends on it."""
+    found: dict[str, list[str]] = {}
     for prompt in prompts:
-        found.setdefault(prompt.category, set()).add(prompt.id)
+        found.setdefault(prompt.category, []).append(prompt.id)
     return found
 
 

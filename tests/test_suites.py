@@ -332,6 +332,24 @@ def test_pocket_edition_runs_through_the_same_code(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILDERS)
+def test_scores_do_not_depend_on_the_order_of_arrival(name: str) -> None:
+    suite: Suite = BUILDERS[name](SuiteOptions(edition="pocket"))
+    noise = random.Random(0)
+    answers, rows = [], []
+    for prompt in suite.prompts():
+        for index in range(2):
+            one = said(prompt.id, *(f"{noise.random()}" * (1 + index) for _ in prompt.turns))
+            answers.append(one.model_copy(update={"index": index}))
+            for task in suite.tasks(prompt, answers[-1]):
+                rating = task.template.parser == "rating"
+                values = [noise.random() for _ in range(3)]
+                verdicts = [Rating(value=1 + 9 * value) if rating else Preference(value=value) for value in values]
+                rows += [judged(task, verdict, repeat) for repeat, verdict in enumerate(verdicts)]
+    shuffled = suite.score(suite.prompts(), noise.sample(answers, len(answers)), noise.sample(rows, len(rows)))
+    assert suite.score(suite.prompts(), answers, rows) == shuffled
+
+
+@pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("broken", [None, "$ERROR$"])
 def test_a_broken_answer_is_never_judged(name: str, broken: str | None) -> None:
     suite: Suite = BUILDERS[name](SuiteOptions(edition="pocket"))

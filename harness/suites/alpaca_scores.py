@@ -34,9 +34,7 @@ def score_preferences(
     units = [Unit(prompt_id, value) for prompt_id, values in preferences.items() for value in values]
     win_rate = mean_score(units, expected, scale=100.0, seed=seed)
     notes = unscored_note(win_rate, "instructions")
-    lc, lc_notes = _length_controlled(data, prompts, texts, preferences, win_rate, seed)
     scores = {
-        **lc,
         "win_rate": win_rate,
         **_counted(units, win_rate, seed),
         "avg_length": _average_length(texts, win_rate),
@@ -44,7 +42,10 @@ def score_preferences(
     if win_rate.n < MIN_SCORED * expected:
         rates = ("lc_win_rate", "lc_win_rate_reference", "win_rate", "discrete_win_rate", "standard_error")
         scores |= {name: Score(value=None, n=win_rate.n, unscored=win_rate.unscored) for name in rates}
-        lc_notes = (f"under {MIN_SCORED:.0%} of the instructions are scored: no win rate is given",)
+        lc_notes: tuple[str, ...] = (f"under {MIN_SCORED:.0%} of the instructions are scored: no win rate is given",)
+    else:
+        lc, lc_notes = _length_controlled(data, prompts, texts, preferences, win_rate, seed)
+        scores = {**lc, **scores}
     by_category = {
         category: {"win_rate": _of(preferences, ids, draws(answers), seed)}
         for category, ids in categories(prompts).items()
@@ -52,8 +53,8 @@ def score_preferences(
     return SuiteScores(scores=scores, by_category=by_category, notes=(*notes, *lc_notes))
 
 
-def _of(preferences: Mapping[str, Sequence[float]], ids: set[str], times: int, seed: int) -> Score:
-    units = [Unit(prompt_id, value) for prompt_id in sorted(ids) for value in preferences.get(prompt_id, ())]
+def _of(preferences: Mapping[str, Sequence[float]], ids: Sequence[str], times: int, seed: int) -> Score:
+    units = [Unit(prompt_id, value) for prompt_id in ids for value in preferences.get(prompt_id, ())]
     return mean_score(units, len(ids) * times, scale=100.0, seed=seed)
 
 
