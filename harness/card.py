@@ -49,10 +49,10 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
             **facts,
             "model": made.identity,
             "run_id": run.store.folder.name,
-            "config": digest(spec.model_dump(mode="json"))[:12],
+            "config": digest(spec.model_dump(mode="json", exclude={"results", "mirror"}))[:12],
             "seed": spec.seed,
         },
-        usage=_usage(run.store),
+        usage=_usage(run.store, answers, judgments),
     )
 
 
@@ -80,14 +80,23 @@ def count(prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Seque
     }
 
 
-def _usage(store: RunStore) -> dict[str, JsonValue]:
-    """Sums over the sessions that ended; tokens per second of generation, by wall time."""
-    total: Counter[str] = Counter()
+def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
+    """Tokens and dollars of the rows; seconds, and tokens per second, of the sessions that ended by themselves."""
+    costs = [row.cost for row in judgments if row.cost is not None]
     sessions = store.sessions()
+    total: Counter[str] = Counter()
     for session in sessions:
         total.update({key: value for key, value in session.items() if isinstance(value, int | float)})
-    usage: dict[str, JsonValue] = {key: round(value, 3) for key, value in sorted(total.items())}
-    usage["sessions"] = len(sessions)
     seconds = total["answer_seconds"]
-    usage["tokens_per_second"] = round(total["answer_completion_tokens"] / seconds, 1) if seconds else None
-    return usage
+    return {
+        "answer_prompt_tokens": sum(sum(answer.prompt_tokens) for answer in answers),
+        "answer_completion_tokens": sum(sum(answer.completion_tokens) for answer in answers),
+        "judgment_prompt_tokens": sum(row.prompt_tokens for row in judgments),
+        "judgment_completion_tokens": sum(row.completion_tokens for row in judgments),
+        "judgment_cost": round(sum(costs), 6) if costs else None,
+        "sessions": len(sessions),
+        "seconds": round(total["seconds"], 3),
+        "answer_seconds": round(seconds, 3),
+        "judgment_seconds": round(total["judgment_seconds"], 3),
+        "tokens_per_second": round(total["answer_completion_tokens"] / seconds, 1) if seconds else None,
+    }
