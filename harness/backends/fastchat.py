@@ -46,7 +46,10 @@ def render(name: str, messages: Sequence[Message]) -> str:
             # an empty message means "the model's turn" to fschat: an empty earlier answer becomes a blank
             made.append_message(made.roles[message.role == "assistant"], message.content or " ")
     made.append_message(made.roles[1], None)
-    return str(made.get_prompt())
+    try:
+        return str(made.get_prompt())
+    except ValueError:  # fschat keeps some names for hosted models only, without a text form
+        raise CheckpointError(f"fschat's template {name!r} has no text form; take one made for a local model") from None
 
 
 def template_digest(name: str) -> str:

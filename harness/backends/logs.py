@@ -12,8 +12,9 @@ WRAPPER = re.compile(
     r"root cause|Engine core (initialization|proc)|WorkerProc initialization failed|EngineDeadError", re.I
 )
 """Errors that only say that another one happened."""
+FRAME = re.compile(r'^\s*File "')
 NOISE = re.compile(
-    r"^\s*(File \"|\^+|Traceback|raise |return |nanobind| - |warnings\.warn|$)|resource_tracker|For further information"
+    r"^\s*(\^+|Traceback|During handling|The above exception|nanobind| - |warnings\.warn|$)|resource_tracker"
 )
 
 
@@ -37,6 +38,12 @@ def reason(text: str) -> str | None:
 
 
 def tail(text: str, count: int = 12) -> str:
-    """The last `count` lines that carry meaning, at most 300 characters each."""
-    lines = [line for line in plain_lines(text) if not NOISE.search(line)]
-    return "\n".join(line[:300] for line in lines[-count:])
+    """The last `count` different lines that carry meaning (no stack frames), at most 300 characters each."""
+    lines = plain_lines(text)
+    frames = {number for number, line in enumerate(lines) if FRAME.match(line)}
+    told = [
+        line[:300]
+        for number, line in enumerate(lines)
+        if number not in frames and number - 1 not in frames and not NOISE.search(line)
+    ]
+    return "\n".join(list(dict.fromkeys(told))[-count:])

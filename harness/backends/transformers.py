@@ -108,9 +108,9 @@ class TransformersBackend(ServedBackend):
         return Context(self.options.max_model_len or self.checkpoint.max_position)
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
-        return await super().post(path, self._with_sampling(body))
+        return await super().post(path, self.with_sampling(body))
 
-    def _with_sampling(self, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def with_sampling(self, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """The server takes a temperature but leaves `do_sample` as the checkpoint has it (off, mostly): only a whole
         generation config turns sampling on."""
         temperature = body.get("temperature")
