@@ -147,8 +147,7 @@ class _liblinear:  # noqa: N801 - a solver with a random stream, named as the li
         version = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
         # `penalty` goes away in 1.10; before 1.8 `l1_ratio` alone does not ask for L1.
         penalty: dict[str, object] = {"l1_ratio": 1} if version >= (1, 8) else {"penalty": "l1"}
-        self._new = LogisticRegression
-        self._settings = {**penalty, "solver": "liblinear", "fit_intercept": False, "random_state": stream}
+        self._model = LogisticRegression(**penalty, solver="liblinear", fit_intercept=False, random_state=stream)
 
     def fit(self, features: FloatArray, preference: FloatArray, weight: FloatArray, strength: float) -> FloatArray:
         """Coefficients, shape (features,): each row counts as a win with weight p and as a loss with 1 - p."""
@@ -156,8 +155,9 @@ class _liblinear:  # noqa: N801 - a solver with a random stream, named as the li
         won = np.repeat([1, 0], len(features))
         shares = np.concatenate([weight * preference, weight * (1 - preference)])
         with self._context(skip_parameter_validation=True, assume_finite=True):
-            model = self._new(C=strength, **self._settings).fit(doubled, won, sample_weight=shares)
-        found: NDArray[np.float64] = model.coef_[0]
+            self._model.C = strength
+            self._model.fit(doubled, won, sample_weight=shares)
+        found: NDArray[np.float64] = self._model.coef_[0]
         return found
 
 
