@@ -419,7 +419,7 @@ def test_template_digest_changes_with_the_template() -> None:
     pytest.importorskip("fastchat.conversation")
 
     assert fastchat.template_digest("vicuna_v1.1") == fastchat.template_digest("vicuna_v1.1")
-    assert fastchat.template_digest("vicuna_v1.1") != fastchat.template_digest("chatml")
+    assert fastchat.template_digest("vicuna_v1.1") != fastchat.template_digest("zephyr")
 
 
 # ------------------------------------------------------------------------------------------------------- backends

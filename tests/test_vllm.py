@@ -1,4 +1,4 @@
-"""The real vLLM: `vllm_checkpoint` (tests/conftest.py) is a small trained checkpoint. Slow: each test starts a server."""
+"""The real vLLM: `vllm_checkpoint` (tests/conftest.py) is a small trained one. Slow: each test starts a server."""
 
 import asyncio
 import json

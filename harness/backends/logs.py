@@ -44,6 +44,6 @@ def tail(text: str, count: int = 12) -> str:
     told = [
         line[:300]
         for number, line in enumerate(lines)
-        if number not in frames and number - 1 not in frames and not NOISE.search(line)
+        if number not in frames and not (number - 1 in frames and line[:1] == " ") and not NOISE.search(line)
     ]
     return "\n".join(list(dict.fromkeys(told))[-count:])
