@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import logging
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -29,15 +29,15 @@ def embedded(
 
     Example: harness embedded --out models/strong
     """
-    from .embedded import STEPS, Settings, train
+    from .embedded import STEPS, Settings, finished, train
 
-    started = time.perf_counter()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    before = finished(out)
     training = train(out, Settings(steps=steps or STEPS[effort.value], seed=seed))
     if as_json:
         typer.echo(json.dumps(training.model_dump(mode="json"), indent=2))
         return
-    fresh = time.perf_counter() - started >= training.seconds
-    done = f"trained in {training.seconds:.0f} s" if fresh else "already there, same settings"
+    done = "already there, same settings" if before == training else f"trained in {training.seconds:.0f} s"
     typer.echo(
         f"{out}: {done}; {training.parameters / 1e6:.2f} M parameters, {training.settings.steps} steps, "
         f"{100 * training.exact:.0f} % of held-out answers exactly right"
