@@ -160,3 +160,18 @@ def test_transformers_serve_answers_and_repeats(vllm_checkpoint: Path, tmp_path:
 
     assert all(len(turns) == 2 for turns in first)
     assert once() == first
+
+
+def test_transformers_serve_leaves_too_long_prompts_unscored(vllm_checkpoint: Path, tmp_path: Path) -> None:
+    async def scene() -> tuple[Answer, str]:
+        options = ServeOptions(log_dir=tmp_path, start_timeout=400)
+        async with TransformersBackend(ModelRef.parse(str(vllm_checkpoint)), options) as backend:
+            limit = backend.checkpoint.max_position
+            assert limit is not None
+            return await backend.answer(Prompt(id="long", turns=("word " * limit,), category="toy"), GREEDY), str(limit)
+
+    answer, limit = asyncio.run(scene())
+
+    assert answer.error is not None
+    assert answer.error.reason == "context"
+    assert f"of {limit} for an answer" in answer.error.message

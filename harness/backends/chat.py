@@ -71,13 +71,17 @@ class ChatCompletions:
     base: str = "/v1"
     tokenize: bool = False
     """Whether the server has vLLM's /tokenize."""
+    counter: Callable[[Sequence[Message]], int] | None = None
+    """Counts where the server cannot."""
 
     async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply:
         body = {"model": self.model, "messages": _json(messages), **params}
         return read_chat_reply(await self.post(f"{self.base}/chat/completions", body))
 
     async def count(self, messages: Sequence[Message]) -> int | None:
-        return len((await self.tokens(messages))[0]) if self.tokenize else None
+        if self.tokenize:
+            return len((await self.tokens(messages))[0])
+        return self.counter(messages) if self.counter is not None else None
 
     async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
         """(token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""

@@ -19,7 +19,7 @@ from ..protocols import ServeOptions
 from ..records import Answer, ModelRef, Prompt, Sampling
 from .chat import Asker, ChatCompletions, Context, Dialogue
 from .fastchat import FastChatCompletions, template_digest
-from .server import Launch, ModelServer, OnWait, ServerDiedError
+from .server import Launch, ModelServer, ServerDiedError
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class ServedBackend:
     name = "served"
     has_tokenize = False
 
-    def __init__(self, model: ModelRef, options: ServeOptions, *, on_wait: OnWait | None = None) -> None:
+    def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         if model.scheme == "endpoint":
             raise ConfigError(f"{str(model)!r} is served already: use --backend endpoint, not {self.name}")
         folder = resolve(model, allow_pickle=options.allow_pickle)
@@ -50,7 +50,6 @@ class ServedBackend:
             self.launch,
             log_file=options.log_dir / f"{self.name}.log",
             start_timeout=options.start_timeout,
-            on_wait=on_wait,
         )
         self.restarts = 0
         self._asker: Asker | None = None
@@ -98,7 +97,7 @@ class ServedBackend:
             places, timeout = self.options.concurrency, self.options.timeout
             client = ChatClient(self.server.root_url, concurrency=places, timeout=timeout, attempts=2)
             self._client = await stack.enter_async_context(client)
-            dialogue = self._dialogue()
+            dialogue = self.dialogue()
             self._asker = Asker(dialogue, await self.prepare(dialogue), self.label, seed=self.options.seed)
             self._stack = stack.pop_all()
         return self
@@ -112,7 +111,8 @@ class ServedBackend:
 
     # staying alive
 
-    def _dialogue(self) -> Dialogue:
+    def dialogue(self) -> Dialogue:
+        """How this server is asked: by its own chat template, or by one of fschat's."""
         source = self.checkpoint.template_source
         if not source.startswith(FASTCHAT):
             return ChatCompletions(self.post, self.served_name, tokenize=self.has_tokenize)

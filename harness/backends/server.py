@@ -71,16 +71,16 @@ class ModelServer:
         *,
         log_file: Path,
         start_timeout: float,
-        on_wait: OnWait | None = None,
     ) -> None:
         self.name = name
         self.log_file = log_file
         self.port = 0
         self.started_seconds = 0.0
         """What the last start took."""
+        self.on_wait: OnWait | None = None
+        """For a progress bar; the log has its own countdown."""
         self._launch = launch
         self._start_timeout = start_timeout
-        self._on_wait = on_wait
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -134,8 +134,8 @@ class ModelServer:
                     raise ServerDiedError(self.obituary("ended while starting"), early=True)
                 if waited > self._start_timeout:
                     raise ServerError(self.obituary(f"did not answer within {self._start_timeout:.0f} s"))
-                if self._on_wait is not None:
-                    self._on_wait(waited, self._start_timeout)
+                if self.on_wait is not None:
+                    self.on_wait(waited, self._start_timeout)
                 if waited - said >= COUNTDOWN:
                     said = waited
                     log.info("waiting for %s: %.0f s of at most %.0f s", self.name, waited, self._start_timeout)

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pydantic import JsonValue
 from ..errors import CheckpointError, ConfigError
 from ..protocols import ServeOptions
 from ..records import ModelRef
-from .chat import Context, Dialogue
+from .chat import ChatCompletions, Context, Dialogue, Message
 from .options import refuse_unknown
 from .served import ServedBackend
 from .server import Launch
@@ -104,6 +105,13 @@ class TransformersBackend(ServedBackend):
                 link.symlink_to(file)
         (self._staged / "chat_template.jinja").write_text(self.checkpoint.template or "", "utf-8")
 
+    def dialogue(self) -> Dialogue:
+        made = super().dialogue()
+        file = self.checkpoint.path / "tokenizer.json"
+        if not isinstance(made, ChatCompletions) or not file.is_file():
+            return made
+        return replace(made, counter=token_counter(file))
+
     async def prepare(self, dialogue: Dialogue) -> Context:
         return Context(self.options.max_model_len or self.checkpoint.max_position)
 
@@ -131,3 +139,17 @@ def _generation_config(folder: Path) -> dict[str, JsonValue]:
         )
     found.pop("transformers_version", None)
     return {key: value for key, value in found.items() if not key.startswith("_")}
+
+
+def token_counter(file: Path) -> Callable[[Sequence[Message]], int]:
+    """Counts by the checkpoint's own tokenizer.json; what the template adds is guessed, rather too high."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    guess = Context(None)
+
+    def count(messages: Sequence[Message]) -> int:
+        words = sum(len(tokenizer.encode(message.content, add_special_tokens=False).ids) for message in messages)
+        return words + guess.overhead // 4 + guess.per_message // 4 * (len(messages) - 1)
+
+    return count
