@@ -324,7 +324,32 @@ def test_no_process_outlives_the_harness_however_it_ends(tmp_path: Path, number:
         assert running(f"--port-file={tmp_path}/port")
         harness.send_signal(number)
 
-    assert gone(f"--port-file={tmp_path}/port", 6)
+    assert gone(f"--port-file={tmp_path}/port", 15)
+
+
+def test_what_a_killed_warden_leaves_behind_is_killed_too(tmp_path: Path) -> None:
+    class Parent(FakeServed):
+        """A server with a child of its own, as vLLM's engine is."""
+
+        def launch(self, port: int) -> Launch:
+            inner = super().launch(port)
+            code = f"import subprocess, sys; subprocess.run({list(inner.argv)!r}, check=False)"
+            return Launch((sys.executable, "-c", code), inner.env)
+
+    write_checkpoint(tmp_path / "ckpt")
+    mark = f"--port-file={tmp_path}/port"
+
+    async def scene() -> None:
+        backend = Parent(ModelRef.parse(str(tmp_path / "ckpt")), ServeOptions(log_dir=tmp_path))
+        backend.extra = (mark,)
+        async with backend:
+            assert backend.server.pid is not None
+            assert running(mark)
+            os.kill(backend.server.pid, signal.SIGKILL)
+
+    asyncio.run(scene())
+
+    assert gone(mark, 6)
 
 
 # ------------------------------------------------------------------------------------------- what the log says

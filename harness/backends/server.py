@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -83,6 +84,8 @@ class ModelServer:
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+        self._sessions: set[int] = set()
+        """Sessions of the processes below the warden, once the server answered."""
 
     @property
     def root_url(self) -> str:
@@ -106,6 +109,10 @@ class ModelServer:
             if not ready:
                 await self.stop()
         self.started_seconds = time.monotonic() - begin
+        assert self._process is not None
+        for pid in warden.below(self._process.pid):
+            with suppress(ProcessLookupError):
+                self._sessions.add(os.getsid(pid))
         log.info("%s serves after %.0f s", self.name, self.started_seconds)
 
     def _spawn(self) -> None:
@@ -172,6 +179,16 @@ class ModelServer:
             log.warning("%s (process %d) does not stop; killing its warden", self.name, process.pid)
             process.kill()
         process.wait()
+        self._kill_orphans()
+
+    def _kill_orphans(self) -> None:
+        """What a warden that was itself killed could not stop: vLLM's engine outlives its server's death."""
+        sessions, self._sessions = self._sessions, set()
+        for pid in warden.processes():
+            with suppress(ProcessLookupError, PermissionError):
+                if os.getsid(pid) in sessions:
+                    log.warning("%s left process %d behind; killing it", self.name, pid)
+                    os.kill(pid, signal.SIGKILL)
 
     def obituary(self, what: str) -> str:
         """One sentence with the reason out of the log, then the log's last lines."""

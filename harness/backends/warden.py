@@ -61,7 +61,7 @@ def _stop_all(child: subprocess.Popen[bytes]) -> None:
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 2.0)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, number)
-        for pid in _below(os.getpid()):
+        for pid in below(os.getpid()):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
         if _gone(child, time.monotonic() + patience):
@@ -72,7 +72,7 @@ def _gone(child: subprocess.Popen[bytes], until: float) -> bool:
     while time.monotonic() < until:
         child.poll()
         _reap(child)
-        if child.returncode is not None and not _below(os.getpid()):
+        if child.returncode is not None and not below(os.getpid()):
             return True
         time.sleep(0.02)
     return False
@@ -86,7 +86,7 @@ def _reap(child: subprocess.Popen[bytes]) -> None:
                 os.waitpid(pid, os.WNOHANG)
 
 
-def _below(root: int) -> list[int]:
+def below(root: int) -> list[int]:
     """Descendants of a process, its children first."""
     found = _children(root)
     for pid in found:
@@ -95,12 +95,16 @@ def _below(root: int) -> list[int]:
 
 
 def _children(root: int) -> list[int]:
-    found = []
+    return [pid for pid, parent in processes().items() if parent == root]
+
+
+def processes() -> dict[int, int]:
+    """Process id -> its parent's, of all processes of this machine."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             # the command's name, in brackets, may hold spaces; the parent is the second field after it
-            if int(entry.read_text("utf-8", "replace").rpartition(")")[2].split()[1]) == root:
-                found.append(int(entry.parent.name))
+            found[int(entry.parent.name)] = int(entry.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
     return found
 
 
