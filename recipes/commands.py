@@ -20,12 +20,12 @@ class Effort(StrEnum):
 
 def embedded(
     out: Annotated[Path, typer.Option(help="Folder to write; taken as it is where the same settings made it.")],
-    effort: Annotated[Effort, typer.Option(help="strong: nearly always right; weak: on about half.")] = Effort.STRONG,
+    effort: Annotated[Effort, typer.Option(help="strong: nearly always right; weak: on under half.")] = Effort.STRONG,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: as the effort says.")] = None,
     seed: Annotated[int, typer.Option(help="Decides weights and training data.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print training.json instead of a sentence.")] = False,
 ) -> None:
-    """Train the embedded checkpoint: a tiny Llama for the pocket edition, in a minute and a half on one core.
+    """Train the embedded checkpoint: a tiny Llama for the pocket edition, in about a minute and a quarter on one core.
 
     Example: harness embedded --out models/strong
     """

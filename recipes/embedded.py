@@ -30,8 +30,8 @@ from .muon import Muon
 log = logging.getLogger(__name__)
 
 Effort = Literal["strong", "weak"]
-STEPS: dict[Effort, int] = {"strong": 1200, "weak": 600}
-"""Measured: strong is nearly always right on held-out tasks, weak on about half of them."""
+STEPS: dict[Effort, int] = {"strong": 1200, "weak": 500}
+"""Measured at seed 0: strong is exact on 95 % of held-out answers, weak on 43 %; 0.06 s a step on one free core."""
 FINISHED = "training.json"
 
 
