@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from fake_openai import BAD_429, BAD_500, CUT_OFF, TOO_LONG, FakeOpenAI, Reply, Request
+from processes import gone, running
 from pydantic import JsonValue
 from test_checkpoint import write_adapter, write_checkpoint
 
@@ -202,27 +203,6 @@ def served(tmp_path: Path, *extra: str, start_timeout: float = 30.0) -> FakeServ
     backend = FakeServed(ModelRef.parse(str(folder)), ServeOptions(log_dir=tmp_path, start_timeout=start_timeout))
     backend.extra = extra
     return backend
-
-
-def running(marker: str) -> list[int]:
-    """Processes whose command line holds the marker."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if marker in file.read_text() and int(file.parent.name) != os.getpid():
-                found.append(int(file.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def gone(marker: str, seconds: float) -> bool:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        if not running(marker):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_a_served_model_answers_and_leaves_no_process(tmp_path: Path) -> None:

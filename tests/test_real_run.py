@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import RealRun
+from processes import running
 
 from harness.records import Answer, Judgment
 from harness.store import find_cards
@@ -67,9 +68,7 @@ def test_judging_began_before_answering_ended(real_run: RealRun) -> None:
 def test_the_server_is_gone_and_its_log_is_there(real_run: RealRun) -> None:
     (log,) = (real_run.results / "runs").glob("*/logs/vllm.log")
     assert log.stat().st_size > 0
-    # the server's own command line names the checkpoint it served
-    left = subprocess.run(["pgrep", "-f", f"vllm.*{real_run.model}"], capture_output=True, text=True)
-    assert left.stdout == ""
+    assert not running(f"--model={real_run.model}")  # as the server's command line has it
 
 
 def test_the_same_command_again_starts_no_server_and_gives_the_same_card(real_run: RealRun) -> None:
