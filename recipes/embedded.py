@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from harness.errors import ConfigError
 from harness.records import Record, digest
+from harness.suites.pocket import first_questions
 
 from .byte_tokenizer import CONTEXT, build_tokenizer
 from .lessons import Batch, RowWriter, batches, held_out
@@ -69,7 +70,7 @@ def train(out: Path, settings: Settings) -> Training:
     Raises ConfigError where `out` holds anything else.
     """
     found = finished(out)
-    if found is not None and found.settings_digest == digest(settings.model_dump(mode="json")):
+    if found is not None and found.settings_digest == settings_digest(settings):
         log.info("%s is there already, trained with the same settings: taken as it is", out)
         return found
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -85,6 +86,11 @@ def train(out: Path, settings: Settings) -> Training:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return training
+
+
+def settings_digest(settings: Settings) -> str:
+    """sha256 of the settings and of the questions left out: with another edition the checkpoint is another one."""
+    return digest([settings.model_dump(mode="json"), sorted(first_questions())])
 
 
 def finished(folder: Path) -> Training | None:
@@ -209,7 +215,7 @@ def _train_into(folder: Path, settings: Settings) -> Training:
     tokenizer.save_pretrained(folder)
     training = Training(
         settings=settings,
-        settings_digest=digest(settings.model_dump(mode="json")),
+        settings_digest=settings_digest(settings),
         parameters=sum(weight.numel() for weight in model.parameters()),
         loss=round(loss, 6),
         exact=round(exact, 4),
