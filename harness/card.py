@@ -96,6 +96,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
         "judgment_cost": round(sum(costs), 6) if costs else None,
         "sessions": len(sessions),
         "seconds": round(total["seconds"], 3),
+        "start_seconds": round(total["start_seconds"], 3),
         "answer_seconds": round(seconds, 3),
         "judgment_seconds": round(total["judgment_seconds"], 3),
         "tokens_per_second": round(total["answer_completion_tokens"] / seconds, 1) if seconds else None,

@@ -54,6 +54,8 @@ class SuiteRun:
     store: RunStore
     prompts: tuple[Prompt, ...]
     sampling: Callable[[Prompt], Sampling]
+    start_seconds: float = 0.0
+    """Until the server could be asked, where this process started one."""
     answering: StageUsage = field(default_factory=StageUsage)
     judging: StageUsage = field(default_factory=StageUsage)
 
@@ -145,7 +147,10 @@ async def _ask_missing(
     if not missing:
         return
     draws = iter(missing)
+    started = time.monotonic()
     async with backend() as server, asyncio.TaskGroup() as group:
+        for run in {id(run): run for run, _, _ in missing}.values():
+            run.start_seconds = time.monotonic() - started
         for _ in range(min(concurrency, len(missing))):
             group.create_task(_answer_worker(draws, server, queue, on_progress))
 

@@ -72,6 +72,7 @@ async def execute(
 def _session(run: SuiteRun, seconds: float) -> dict[str, JsonValue]:
     return {
         "seconds": round(seconds, 3),
+        "start_seconds": round(run.start_seconds, 3),
         "answer_rows": run.answering.rows,
         "answer_seconds": round(run.answering.seconds, 3),
         "answer_prompt_tokens": run.answering.prompt_tokens,

@@ -20,15 +20,17 @@ SHOWN = {
 """Secondary metrics that fit a narrow table; CSV and JSON hold all."""
 
 
-def number(score: Score | None) -> str:
-    """`7.36`, or a dash where there is no value."""
-    return "-" if score is None or score.value is None else f"{score.value:.2f}"
+def number(score: Score | None, name: str) -> str:
+    """`7.36`, whole for counts and average lengths, or a dash where there is no value."""
+    if score is None or score.value is None:
+        return "-"
+    return f"{score.value:.0f}" if name.startswith(("n_", "avg_")) else f"{score.value:.2f}"
 
 
-def interval(score: Score) -> str:
+def interval(score: Score, name: str) -> str:
     """`7.36 [7.10, 7.61]`; without an interval the value alone."""
     if score.value is None or score.ci_low is None or score.ci_high is None:
-        return number(score)
+        return number(score, name)
     return f"{score.value:.2f} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
 
 
@@ -41,9 +43,9 @@ def cells(table: Table, row: Row) -> list[str]:
     """The row's texts under `columns(table)`."""
     shown = [name for name in SHOWN.get(table.suite, ()) if any(name in other.others for other in table.rows)]
     rank = "-" if row.rank is None else str(row.rank)
-    values = [number(row.others.get(name)) for name in shown]
+    values = [number(row.others.get(name), name) for name in shown]
     counts = [str(row.score.n), str(row.score.unscored), str(row.truncated)]
-    return [rank, row.model, interval(row.score), *values, *counts, row.run_id]
+    return [rank, row.model, interval(row.score, table.headline), *values, *counts, row.run_id]
 
 
 def rich_tables(tables: list[Table]) -> list[RichTable]:
@@ -104,7 +106,7 @@ def card_table(cards: list[ScoreCard]) -> RichTable:
     for card in cards:
         suite = f"{card.suite}@{card.suite_version}"
         for name, score in card.scores.items():
-            texts = (suite, card.model, card.judge, name, interval(score), str(score.n), str(score.unscored))
+            texts = (suite, card.model, card.judge, name, interval(score, name), str(score.n), str(score.unscored))
             style = "bold" if name == card.headline else ""
             rich.add_row(*(Text(plain(text), style=style) for text in texts))
             suite = ""

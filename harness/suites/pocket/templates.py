@@ -68,6 +68,7 @@ def alpaca_eval_templates() -> tuple[JudgeTemplate, ...]:
             temperature=1.0,
             max_tokens=1,
             top_logprobs=5,
+            identical_is_draw=True,
         ),
     )
 
