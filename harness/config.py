@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from .errors import ConfigError
 from .plugins import installed
-from .records import JudgeSpec, ModelRef, Record
+from .records import JudgeSpec, ModelRef, Record, base_url
 
 SUITES_OF_ALL = ("mt_bench", "alpaca_eval", "arena_hard")
 R = TypeVar("R", bound=Record)
@@ -155,12 +155,12 @@ def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
         if not model or not url.startswith(("http://", "https://")):
             raise ConfigError(f"--judge {name!r} is not endpoint:MODEL@http://HOST:PORT/v1")
         key_env = "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
-        return JudgeSpec(name=model, kind="llm", model=model, url=url.rstrip("/"), key_env=key_env)
+        return JudgeSpec(name=model, kind="llm", model=model, url=base_url(url), key_env=key_env)
     if name in own:
-        return checked(JudgeSpec, {"name": name, **own[name]}, f"judge {name!r}")
+        return _own_judge({"name": name, **own[name]}, f"judge {name!r}")
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-        return checked(JudgeSpec, {"name": path.stem, **read_yaml(path)}, name)
+        return _own_judge({"name": path.stem, **read_yaml(path)}, name)
     shipped = judge_files()
     if name in shipped:
         return checked(JudgeSpec, read_yaml(shipped[name]), str(shipped[name]))
@@ -168,6 +168,11 @@ def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
         return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
     known = ", ".join([*own, *shipped])
     raise ConfigError(f"no judge named {name!r}; known: {known}; or a FILE.yaml, or endpoint:MODEL@URL")
+
+
+def _own_judge(found: Mapping[str, Any], where: str) -> JudgeSpec:
+    spec = checked(JudgeSpec, found, where)
+    return spec if spec.url is None else spec.model_copy(update={"url": base_url(spec.url)})
 
 
 NO_JUDGE = (

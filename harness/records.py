@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -18,6 +19,17 @@ from .errors import ConfigError
 
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def base_url(text: str) -> str:
+    """An http(s) base URL without its last slash; raises ConfigError for one that carries credentials or a query."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{text!r} is no base URL; expected http://HOST:PORT/v1")
+    if parts.username or parts.password or parts.query:
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise ConfigError(f"the URL of {shown!r} carries a credential or query; keys come from environment variables")
+    return text.rstrip("/")
 
 
 def digest(value: object) -> str:
@@ -52,7 +64,7 @@ class ModelRef(Record):
             name, _, url = text[len("endpoint:") :].partition("@")
             if not name or not re.match(r"https?://", url):
                 raise ConfigError(f"--model {text!r} is not endpoint:NAME@http://HOST:PORT/v1")
-            return cls(scheme="endpoint", name=name, url=url.rstrip("/"))
+            return cls(scheme="endpoint", name=name, url=base_url(url))
         if not text:
             raise ConfigError("--model is empty; give a folder, hf:ORG/NAME or endpoint:NAME@URL")
         return cls(scheme="path", name=text)

@@ -37,6 +37,16 @@ def test_a_malformed_model_reference_is_refused(text: str) -> None:
         ModelRef.parse(text)
 
 
+@pytest.mark.parametrize("url", ["http://user:secret@host/v1", "https://host/v1?api-key=secret"])
+def test_a_url_that_carries_a_secret_is_refused_and_not_repeated(url: str) -> None:
+    for read in (lambda: ModelRef.parse(f"endpoint:m@{url}"), lambda: find_judge(f"endpoint:m@{url}", {})):
+        with pytest.raises(ConfigError, match="environment variables") as error:
+            read()
+        assert "secret" not in str(error.value)
+    with pytest.raises(ConfigError, match="environment variables"):
+        find_judge("mine", {"mine": {"kind": "llm", "model": "m", "url": url}})
+
+
 @pytest.mark.parametrize(("name", "slug"), [("../../etc", "etc"), ("a b/..", "model"), ("x/über:1", "_ber_1")])
 def test_a_slug_is_never_a_path(name: str, slug: str) -> None:
     assert ModelRef(scheme="path", name=name).slug == slug

@@ -159,7 +159,7 @@ def test_each_data_command_helps_with_an_example(command: str) -> None:
 
 
 def test_every_registered_file_is_pinned_by_revision_and_hash() -> None:
-    for file in official._FILES:
+    for file in official.FILES.values():
         assert len(file.sha256) == 64
         assert file.url.startswith("https://")
         assert any(len(part) == 40 for part in file.url.split("/"))

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from .. import official
+from ..digests import cache_folder
 from ..errors import DataError
 
 data_app = typer.Typer(
@@ -94,4 +95,4 @@ def _show(files: Iterable[official.OfficialFile], state: dict[str, str], as_json
         table.add_row(file.name, state[file.name], f"{file.size:,}", file.licence, file.sha256[:12])
     console = Console()
     console.print(table)
-    console.print(f"cache: {official.cache_root() / 'data'}", soft_wrap=True, highlight=False)
+    console.print(f"cache: {cache_folder() / 'data'}", soft_wrap=True, highlight=False)

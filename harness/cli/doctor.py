@@ -17,7 +17,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..official import FILES, cache_root, cached_path
+from ..digests import cache_folder
+from ..official import FILES, cached_path
 
 OURS = "fusion-harness"
 TOP_LEVEL = ("harness", "judges", "recipes")
@@ -88,7 +89,7 @@ def examine() -> list[Check]:
         vllm(),
         transformers(),
         memory(_available_memory()),
-        *(disk(place) for place in dict.fromkeys((Path.cwd(), _existing(cache_root())))),
+        *(disk(place) for place in dict.fromkeys((Path.cwd(), _existing(cache_folder())))),
         data(),
     ]
 
@@ -246,7 +247,7 @@ def _existing(place: Path) -> Path:
 
 def data() -> Check:
     missing = [file for file in FILES.values() if not cached_path(file).is_file()]
-    place = f"{len(FILES) - len(missing)} of {len(FILES)} official files in {cache_root() / 'data'}"
+    place = f"{len(FILES) - len(missing)} of {len(FILES)} official files in {cache_folder() / 'data'}"
     if not missing:
         return Check("data", "ok", place)
     mend = "harness data pull [--mirror DIR]; without it --edition pocket works, and a run pulls what it needs"
