@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from harness import official
 from harness.cli.data import data_app
 from harness.errors import ConfigError, DataError
+from harness.pins import FILES
 
 CONTENT = bytes(range(256)) * 300
 PLACE = "owner/repository/0123abcd/data/file.bin"
@@ -159,7 +160,7 @@ def test_each_data_command_helps_with_an_example(command: str) -> None:
 
 
 def test_every_registered_file_is_pinned_by_revision_and_hash() -> None:
-    for file in official.FILES.values():
+    for file in FILES.values():
         assert len(file.sha256) == 64
         assert file.url.startswith("https://")
         assert any(len(part) == 40 for part in file.url.split("/"))
