@@ -217,6 +217,7 @@ class RunStore:
             write_atomic(path, dump_json(manifest))
             return
         there = json.loads(path.read_text("utf-8"))
+        manifest = json.loads(dump_json(manifest))  # what is read back: lists for tuples
         changed = sorted(key for key in manifest | there if there.get(key) != manifest.get(key))
         if changed:
             raise ConfigError(f"{path} belongs to a run with another {', '.join(changed)}; use --fresh to start anew")
