@@ -59,7 +59,12 @@ class Checkpoint(Record):
 
 def resolve(model: ModelRef, *, allow_pickle: bool = False) -> Path:
     """The folder of a `path` or `hf` model, downloaded if need be. Raises CheckpointError."""
-    return Path(model.name).expanduser() if model.scheme == "path" else _download(model, allow_pickle)
+    if model.scheme != "path":
+        return _download(model, allow_pickle)
+    try:
+        return Path(model.name).expanduser()
+    except RuntimeError as error:
+        raise CheckpointError(f"no such model folder: {model.name!r}: {error}") from None
 
 
 def _download(model: ModelRef, allow_pickle: bool) -> Path:
@@ -83,6 +88,14 @@ def _download(model: ModelRef, allow_pickle: bool) -> Path:
 
 def inspect_checkpoint(folder: Path, *, allow_pickle: bool = False, chat_template: str | None = None) -> Checkpoint:
     """What the folder holds, every file that can be checked cheaply checked. Raises CheckpointError."""
+    try:
+        return _inspect(folder, allow_pickle=allow_pickle, chat_template=chat_template)
+    except (ValueError, TypeError, AttributeError, LookupError, OSError, RuntimeError) as error:
+        # its JSON files can be wrong in more ways than are worth a sentence each
+        raise CheckpointError(f"{str(folder)!r} cannot be read as a checkpoint: {error}") from error
+
+
+def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> Checkpoint:
     if not folder.exists():
         raise CheckpointError(f"no such model folder: {str(folder)!r}; give a folder, hf:ORG/NAME or endpoint:NAME@URL")
     if not folder.is_dir():

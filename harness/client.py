@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import random
 import re
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from pydantic import JsonValue
 
-from .errors import ReplyError
+from .errors import ReplyError, printable
 from .records import Finish, Reason, TokenLogprob
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class ChatClient:
         self._first_wait = first_wait
         self._jitter = random.Random(base_url)  # only spreads retries; no score depends on it
         self._session: aiohttp.ClientSession | None = None
+        self._proxy: str | None = None
 
     async def __aenter__(self) -> Self:
         loopback = urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost", "::1")
@@ -75,8 +78,8 @@ class ChatClient:
             connector=aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=75),
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=30),
             headers=headers,
-            trust_env=not loopback,
         )
+        self._proxy = None if loopback else _proxy_for(self.base_url)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -110,7 +113,7 @@ class ChatClient:
         headers = {"Content-Type": "application/json"}
         try:
             async with self._session.post(
-                self.base_url + path, data=payload, headers=headers, allow_redirects=False
+                self.base_url + path, data=payload, headers=headers, allow_redirects=False, proxy=self._proxy
             ) as reply:
                 raw = await reply.read()
                 status, retry_after = reply.status, reply.headers.get("Retry-After")
@@ -122,7 +125,7 @@ class ChatClient:
         if status == 200:
             try:
                 found = json.loads(raw)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise _RetryableError(
                     "http", f"{self.base_url} sent a reply that is not JSON: {raw[:120]!r}", status
                 ) from None
@@ -130,6 +133,8 @@ class ChatClient:
                 raise ReplyError(f"{self.base_url} sent a reply that is no JSON object", reason="http", status=status)
             return found
         message = server_sentence(raw)
+        if self._api_key:
+            message = message.replace(self._api_key, "***")  # some servers repeat the key they refuse
         if status in RETRIED_STATUS:
             raise _RetryableError("http", f"HTTP {status}: {message}", status, _seconds(retry_after))
         raise ReplyError(f"HTTP {status}: {message}", reason=_reason(status, message), status=status)
@@ -142,6 +147,14 @@ class _RetryableError(Exception):
         super().__init__(message)
         self.final = ReplyError(message, reason=reason, status=status)
         self.after = after
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy the environment names for this URL. Never .netrc: its logins are for other programs."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -166,28 +179,39 @@ def server_sentence(raw: bytes) -> str:
             if isinstance(found, dict) and key in found:
                 found = found[key]
         text = found if isinstance(found, str) else json.dumps(found)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
-    return " ".join(text.split())[:500]
+    return " ".join(printable(text).split())[:500]
 
 
 def read_chat_reply(found: dict[str, Any]) -> ChatReply:
-    """The first choice of a chat completion; raises ReplyError when it is filtered or has no message."""
+    """The first choice of a chat completion; raises ReplyError when it is filtered, has no message, or has a field of
+    another type than the protocol's. Surrogates, which no file can hold, become question marks."""
     try:
         choice = found["choices"][0]
         text = choice["message"].get("content") or ""
+        if not isinstance(text, str):
+            raise TypeError("content is no text")
         finish = choice.get("finish_reason")
         usage = found.get("usage") or {}
-        tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
-        logprobs = tuple(TokenLogprob(token=top["token"], logprob=top["logprob"]) for top in tops)
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise ReplyError(f"not a chat completion: {json.dumps(found)[:200]}", reason="http", status=200) from None
+        reply = ChatReply(
+            text=text.encode("utf-8", "replace").decode("utf-8"),
+            finish="length" if finish == "length" else "stop",
+            prompt_tokens=int(usage.get("prompt_tokens") or 0),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
+            logprobs=_top_logprobs(choice),
+        )
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError):
+        raise ReplyError(
+            f"not a chat completion: {printable(json.dumps(found))[:200]}", reason="http", status=200
+        ) from (None)
     if finish == "content_filter":
         raise ReplyError("the server withheld the reply (content_filter)", reason="content_filter", status=200)
-    return ChatReply(
-        text=text,
-        finish="length" if finish == "length" else "stop",
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
-        logprobs=logprobs,
-    )
+    return reply
+
+
+def _top_logprobs(choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
+    """Of the first token; an infinite one is left out, as a token that is not among the top is."""
+    tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
+    tops = [top for top in tops if isinstance(top["logprob"], int | float) and math.isfinite(top["logprob"])]
+    return tuple(TokenLogprob(token=top["token"], logprob=top["logprob"]) for top in tops)

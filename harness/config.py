@@ -15,6 +15,7 @@ from .errors import ConfigError
 from .plugins import installed
 from .records import JudgeSpec, ModelRef, Record, base_url
 
+EDITIONS = ("official", "pocket")
 SUITES_OF_ALL = ("mt_bench", "alpaca_eval", "arena_hard")
 R = TypeVar("R", bound=Record)
 OwnJudges = Mapping[str, Mapping[str, Any]]
@@ -157,6 +158,8 @@ def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
         key_env = "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
         return JudgeSpec(name=model, kind="llm", model=model, url=base_url(url), key_env=key_env)
     if name in own:
+        if name in judge_files():
+            raise ConfigError(f"harness.yaml: judge {name!r} has the name of one that ships; give it another")
         return _own_judge({"name": name, **own[name]}, f"judge {name!r}")
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -190,12 +193,14 @@ def choose_judges(
 ) -> dict[str, JudgeSpec]:
     """Suite -> judge: as given, else pocket's own, else HARNESS_JUDGE, else a provider's key; else ConfigError."""
     names = _by_suite(suites, given)
+    if edition not in EDITIONS:
+        raise ConfigError(f"no edition named {edition!r}; editions: {', '.join(EDITIONS)}")
     fallback = _fallback_judge(edition)
     chosen: dict[str, JudgeSpec] = {}
     for suite in suites:
         name = names.get(suite, names.get("*", fallback))
         if name is None:
-            raise ConfigError(NO_JUDGE)
+            raise ConfigError(f"{suite}: {NO_JUDGE}")
         chosen[suite] = find_judge(name, own)
     return chosen
 
@@ -213,16 +218,15 @@ def _by_suite(suites: tuple[str, ...], given: str | Mapping[str, str] | None) ->
     if given is None:
         return {}
     if not isinstance(given, str):
-        pairs = dict(given)
-    elif "=" not in given or given.startswith("endpoint:"):
+        return dict(given)  # of the file: it may name judges for suites that are not run today
+    if "=" not in given or given.startswith("endpoint:"):
         return {"*": given}
-    else:
-        pairs = {}
-        for part in given.split(","):
-            suite, found, judge = part.partition("=")
-            if not found or not judge:
-                raise ConfigError(f"--judge {given!r}: {part!r} is not SUITE=JUDGE")
-            pairs[suite.strip()] = judge.strip()
+    pairs = {}
+    for part in given.split(","):
+        suite, found, judge = part.partition("=")
+        if not found or not judge:
+            raise ConfigError(f"--judge {given!r}: {part!r} is not SUITE=JUDGE")
+        pairs[suite.strip()] = judge.strip()
     for suite in pairs:
         if suite not in suites:
             raise ConfigError(f"--judge names suite {suite!r}, which is not run; run: {', '.join(suites)}")

@@ -19,13 +19,24 @@ Exit codes: 0 done, 1 regression (gate), 2 usage, 3 inconclusive (gate), 4 incom
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+
+
+def printable(text: str) -> str:
+    """The text without control characters other than newlines: no terminal obeys it."""
+    return CONTROL.sub(" ", text)
 
 
 class HarnessError(Exception):
-    """Base of all errors that end in one sentence rather than a traceback."""
+    """Base of all errors that end in one sentence rather than a traceback. What a server said in it is printable."""
 
     exit_code: ClassVar[int] = 4
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class UsageError(HarnessError):

@@ -108,6 +108,7 @@ def manifest(made: Plan, suite: Suite) -> dict[str, JsonValue]:
         "model": str(made.spec.model) if made.spec.model.scheme != "path" else made.spec.model.label,
         "identity": made.identity,
         "protocol": protocol(made, suite),
+        "judge_url": made.spec.judges[suite.name].url,
         "seed": made.spec.seed,
     }
 

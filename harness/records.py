@@ -23,7 +23,11 @@ class Record(BaseModel):
 
 def base_url(text: str) -> str:
     """An http(s) base URL without its last slash; raises ConfigError for one that carries credentials or a query."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises for one that is no number up to 65535
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is no base URL: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"{text!r} is no base URL; expected http://HOST:PORT/v1")
     if parts.username or parts.password or parts.query:
@@ -255,7 +259,7 @@ class JudgeTask(Record):
 
 class TokenLogprob(Record):
     token: str
-    logprob: float
+    logprob: float = Field(allow_inf_nan=False)
 
 
 class Judgment(Record):
@@ -373,6 +377,12 @@ class ScoreCard(Record):
     """Digests, versions, git state, seeds: what produced the numbers."""
     usage: dict[str, JsonValue] = {}
     """Seconds, tokens and dollars by stage: measured, so not equal between two runs."""
+
+    @model_validator(mode="after")
+    def _has_its_headline(self) -> Self:
+        if self.headline not in self.scores:
+            raise ValueError(f"no score named {self.headline!r}, the card's headline")
+        return self
 
     @property
     def protocol_sha(self) -> str:

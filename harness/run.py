@@ -15,7 +15,7 @@ from .plan import Plan, folder_of, manifest
 from .protocols import Backend
 from .provenance import provenance
 from .records import ScoreCard
-from .store import RunStore, set_aside
+from .store import RunStore
 
 
 @contextmanager
@@ -25,10 +25,7 @@ def opened(made: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
     try:
         runs = []
         for suite in made.suites:
-            folder = folder_of(made, suite)
-            if fresh:
-                set_aside(folder)
-            store = RunStore(folder).open(manifest(made, suite))
+            store = RunStore(folder_of(made, suite)).open(manifest(made, suite), fresh=fresh)
             stores.append(store)
             runs.append(
                 SuiteRun(

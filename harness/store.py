@@ -52,6 +52,14 @@ def write_atomic(path: Path, text: str) -> None:
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def make_folder(path: Path) -> None:
+    """Raises StoreError when it cannot."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
 def dump_json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
@@ -113,7 +121,8 @@ class JsonlRows(Generic[Row]):
                         yield offset, self._type.model_validate_json(line)
                     except ValidationError as error:
                         where = f"{self.path}, line {number}"
-                        raise ConfigError(f"{where} is no {self._type.__name__}: {error.errors()[0]['msg']}") from error
+                        what = f"is no {self._type.__name__}: {error.errors()[0]['msg']}"
+                        raise ConfigError(f"{where} {what}; remove that line, or use --fresh") from error
                 offset += len(line)
 
     def _note(self, row: Row, offset: int) -> None:
@@ -142,10 +151,18 @@ class JsonlRows(Generic[Row]):
         offset = self._offsets.get(key)
         if offset is None:
             return None
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            row: Row = self._type.model_validate_json(file.readline())
+        row: Row = self._type.model_validate_json(self._line(offset))
         return row
+
+    def _line(self, offset: int) -> bytes:
+        """Read through the open descriptor: the folder may have been moved meanwhile."""
+        line = b""
+        while b"\n" not in line:
+            part = os.pread(self._file, 65536, offset + len(line))
+            if not part:
+                break
+            line += part
+        return line.partition(b"\n")[0]
 
     def all(self) -> Iterator[Row]:
         """The last row of every key, in the order of their first appearance."""
@@ -177,11 +194,31 @@ class RunStore:
         self.judgments: JsonlRows[Judgment] = JsonlRows(folder / "judgments.jsonl", Judgment)
         self._lock = -1
 
-    def open(self, manifest: dict[str, JsonValue]) -> Self:
-        """Locks the folder and writes the manifest, or checks that the one there is the same.
+    def open(self, manifest: dict[str, JsonValue], *, fresh: bool = False) -> Self:
+        """Locks the folder and writes the manifest, or checks that the one there is the same. `fresh` moves an earlier
+        run out of the way; nothing is deleted.
 
         Raises RunLockedError when another process works here, ConfigError when the manifest is another run's.
         """
+        self._take_lock()
+        if fresh and (self.folder / "manifest.json").exists():
+            set_aside(self.folder)
+            self._release()
+            self._take_lock()
+        try:
+            self._check_manifest(manifest)
+            self.answers.open()
+            self.judgments.open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _release(self) -> None:
+        os.close(self._lock)
+        self._lock = -1
+
+    def _take_lock(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -191,25 +228,16 @@ class RunStore:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._lock)
-            self._lock = -1
+            self._release()
             raise RunLockedError(
                 f"another process (pid {holder}) works on {self.folder}; wait for it, or stop it and run this again"
             ) from None
         if os.fstat(self._lock).st_nlink == 0:  # its holder ended just now and left no row
-            os.close(self._lock)
-            self._lock = -1
-            return self.open(manifest)
+            self._release()
+            return self._take_lock()
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
-        try:
-            self._check_manifest(manifest)
-            self.answers.open()
-            self.judgments.open()
-        except BaseException:
-            self.close()
-            raise
-        return self
+        return None
 
     def _check_manifest(self, manifest: dict[str, JsonValue]) -> None:
         path = self.folder / "manifest.json"
@@ -230,8 +258,7 @@ class RunStore:
         if self._lock >= 0:
             if opened and not len(self.answers) and not len(self.judgments):
                 self._remove_empty()
-            os.close(self._lock)
-            self._lock = -1
+            self._release()
 
     def _remove_empty(self) -> None:
         for name in ("answers.jsonl", "judgments.jsonl", "manifest.json", ".lock"):

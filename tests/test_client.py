@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -13,7 +14,7 @@ from conftest import serving
 from fake_openai import BAD_429, BAD_500, CUT_OFF, TOO_LONG, FakeOpenAI, Reply
 from pydantic import JsonValue
 
-from harness.client import ChatClient, ChatReply
+from harness.client import ChatClient, ChatReply, read_chat_reply
 from harness.errors import ReplyError
 
 BODY: dict[str, JsonValue] = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
@@ -69,6 +70,48 @@ def test_a_filtered_completion_is_a_failure_of_its_own() -> None:
         ask(fake, once)
 
     assert error.value.reason == "content_filter"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [{"message": {"content": ["a"]}}]},
+        {"choices": [{"message": {"content": "a"}}], "usage": [1]},
+        {"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": "many"}},
+        {"choices": [{"message": {"content": "a"}}], "usage": {"completion_tokens": float("inf")}},
+        {"choices": [{"message": "a"}]},
+        {"choices": []},
+        {},
+    ],
+)
+def test_a_reply_of_another_form_is_a_failure_not_a_crash(body: dict[str, object]) -> None:
+    with pytest.raises(ReplyError, match="not a chat completion"):
+        read_chat_reply(body)
+
+
+def test_a_lone_surrogate_becomes_a_question_mark_and_an_infinite_logprob_is_left_out() -> None:
+    tops = [{"token": "m", "logprob": float("-inf")}, {"token": "M", "logprob": -0.5}, {"token": "x", "logprob": None}]
+    choice = {"message": {"content": "a\ud800b"}, "logprobs": {"content": [{"top_logprobs": tops}]}}
+
+    reply = read_chat_reply({"choices": [choice]})
+
+    assert reply.text == "a?b"
+    assert [(top.token, top.logprob) for top in reply.logprobs] == [("M", -0.5)]
+
+
+def test_what_a_server_says_in_an_error_cannot_steer_a_terminal_or_repeat_the_key() -> None:
+    hostile = Reply(text="\x1b]0;pwned\x07\x1b[2J bad key sk-right \u202e", status=400)
+    with serving(FakeOpenAI(failures=[hostile])) as fake, pytest.raises(ReplyError) as error:
+        ask(fake, once, api_key="sk-right")
+
+    assert str(error.value) == "HTTP 400: ]0;pwned [2J bad key ***"
+
+
+def test_a_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password other\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with serving(FakeOpenAI(key="sk-right")) as fake:
+        assert ask(fake, once, api_key="sk-right").text
 
 
 def test_retries_end_with_the_last_failure() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
+import pytest
+from pydantic import ValidationError
+
 from harness.leaderboard import rank
 from harness.records import Score, ScoreCard
 from harness.report.tables import csv_text, escape_markdown, harmless, markdown
@@ -43,6 +46,11 @@ def test_an_incomplete_card_is_listed_last_without_a_rank() -> None:
     (table,) = rank([card("broken", 100.0, complete=False), card("none", None, complete=False), card("good", 5.0)])
 
     assert [(row.rank, row.model) for row in table.rows] == [(1, "good"), (None, "broken"), (None, "none")]
+
+
+def test_a_card_without_its_headline_is_no_card() -> None:
+    with pytest.raises(ValidationError, match="headline"):
+        ScoreCard.model_validate(card("a", 1.0).model_dump() | {"headline": "other-metric"})
 
 
 def test_a_models_name_is_literal_in_markdown() -> None:

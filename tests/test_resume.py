@@ -186,6 +186,21 @@ def test_a_judge_that_refuses_the_key_stops_the_run_and_the_answers_are_kept(wor
     assert len(world.model.requests) <= CALLS // 2 + 2 * ANSWERING + asked
 
 
+def test_another_judge_of_the_same_name_does_not_inherit_verdicts(world: World) -> None:
+    assert world.run("results").code == 0
+    with serving(FakeOpenAI(reply=judge_reply)) as other:
+        world.judge = other
+        assert world.run("results").code == 0
+        assert len(other.requests) == 400
+
+
+def test_a_judges_key_is_not_sent_to_the_model(world: World) -> None:
+    process = harness_process(*world.words("results"), "--limit", "8", cwd=world.folder, OPENAI_API_KEY="sk-judge")
+    process.communicate(timeout=120)
+
+    assert {request.key for request in world.model.requests} == {None}
+
+
 def test_what_failed_is_unscored_then_asked_again(world: World) -> None:
     world.judge.reply = lambda request: Reply(text="I would rather not say.")
     broken = world.run("results")

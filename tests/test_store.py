@@ -115,6 +115,20 @@ def test_a_run_without_a_row_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+def test_a_fresh_start_is_refused_while_another_process_works_there(tmp_path: Path) -> None:
+    holder = opened(tmp_path / "run")
+    holder.answers.append(answer("a"))
+
+    with pytest.raises(RunLockedError):
+        RunStore(tmp_path / "run").open({"run": 1}, fresh=True)
+
+    assert holder.answers.get("a#0") == answer("a")
+    holder.close()
+    fresh = RunStore(tmp_path / "run").open({"run": 1}, fresh=True)
+    assert len(fresh.answers) == 0
+    fresh.close()
+
+
 def test_another_manifest_is_refused_and_names_what_differs(tmp_path: Path) -> None:
     store = RunStore(tmp_path / "run").open({"seed": 0, "model": "a"})
     store.answers.append(answer("a"))

@@ -1,6 +1,7 @@
 """A server that already runs and speaks the OpenAI protocol: asked, never started or stopped.
 
-The key comes from HARNESS_ENDPOINT_KEY or OPENAI_API_KEY and goes nowhere but into the request.
+The key comes from HARNESS_ENDPOINT_KEY, or for OpenAI's own host from OPENAI_API_KEY, and goes nowhere but into the
+request: a judge's key is never sent to a model's server.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from ..records import Answer, ModelRef, Prompt, Sampling
 from .chat import Asker, ChatCompletions, Context
 from .options import refuse_unknown
 
-KEYS = ("HARNESS_ENDPOINT_KEY", "OPENAI_API_KEY")
+KEY = "HARNESS_ENDPOINT_KEY"
+OPENAI_HOST = "api.openai.com"
 PROBE_LIMIT = aiohttp.ClientTimeout(total=20)
 
 
@@ -32,7 +34,7 @@ class EndpointBackend:
         self.model = model
         self.options = options
         self._url = model.url
-        self._key = next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
+        self._key = _key_for(model.url)
         self._client: ChatClient | None = None
         self._asker: Asker | None = None
         self._stack = AsyncExitStack()
@@ -70,7 +72,7 @@ class EndpointBackend:
             return await self._client.post(path, body)
         except ReplyError as error:
             if error.status in (401, 403):
-                raise ServerError(f"{self._url} refuses the key: {error}; set {KEYS[0]}") from None
+                raise ServerError(f"{self._url} refuses the key: {error}; set {KEY}") from None
             if error.reason == "transport":
                 await self._probe()  # an endpoint that is gone stops the run; it would fail every prompt left
             raise
@@ -87,7 +89,7 @@ class EndpointBackend:
             ):
                 if reply.status in (401, 403):
                     said = server_sentence(await reply.read())
-                    raise ConfigError(f"{self._url} refuses the key (HTTP {reply.status}: {said}); set {KEYS[0]}")
+                    raise ConfigError(f"{self._url} refuses the key (HTTP {reply.status}: {said}); set {KEY}")
                 found = await reply.json(content_type=None) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerError(f"no server at {self._url}: {str(error) or type(error).__name__}") from None
@@ -103,3 +105,8 @@ class EndpointBackend:
             raise ConfigError(f"{self._url} has no model {self.model.name!r}; it has: {known}")
         length = models.get(self.model.name, {}).get("max_model_len")
         return length if isinstance(length, int) and length > 0 else None
+
+
+def _key_for(url: str) -> str | None:
+    own = os.environ.get(KEY)
+    return own or (os.environ.get("OPENAI_API_KEY") if urlsplit(url).hostname == OPENAI_HOST else None)

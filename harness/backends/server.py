@@ -117,7 +117,10 @@ class ModelServer:
 
     def _spawn(self) -> None:
         launch = self._launch(self.port)
-        env = {key: value for key, value in {**os.environ, **launch.env}.items() if value is not None}
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.endswith("_KEY")
+        }  # judges' keys stay here
+        env = {key: value for key, value in {**inherited, **launch.env}.items() if value is not None}
         env["PYTHONSAFEPATH"] = "1"  # a folder called vllm or judges where the user stands must not be imported
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:

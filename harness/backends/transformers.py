@@ -19,7 +19,7 @@ from pydantic import JsonValue
 
 from ..errors import CheckpointError, ConfigError
 from ..protocols import ServeOptions
-from ..records import ModelRef
+from ..records import ModelRef, digest
 from .chat import ChatCompletions, Context, Dialogue, Message
 from .options import refuse_unknown
 from .served import ServedBackend
@@ -91,7 +91,8 @@ class TransformersBackend(ServedBackend):
 
     @property
     def _staged(self) -> Path:
-        return (self.options.log_dir / "checkpoint").resolve()
+        made_of = digest([self.checkpoint.weights_digest, self.checkpoint.template_digest, str(self.checkpoint.path)])
+        return (self.options.log_dir / f"checkpoint-{made_of[:16]}").resolve()
 
     def _stage(self) -> None:
         """A folder of links to the checkpoint's files with the asked-for chat template put in: the server has no

@@ -25,8 +25,11 @@ from .served import ServedBackend
 from .server import Launch
 
 UNDERSTOOD_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks
-OURS = ("--host", "--port", "--model", "--served-model-name", "--api-key", "--uds", "--root-path", "--ssl-keyfile")
-"""Arguments that would take the server out of the harness's sight."""
+OURS = (
+    *("--host", "--port", "--model", "--served-model-name", "--api-key", "--uds", "--root-path", "--ssl-keyfile"),
+    *("--config", "--tokenizer", "--chat-template", "--lora-modules", "--seed", "--trust-remote-code"),
+)
+"""Arguments that would take the server out of the harness's sight, or make the card's digests untrue."""
 
 
 def is_cpu_build() -> bool:
@@ -51,7 +54,7 @@ class VllmBackend(ServedBackend):
             )
         for word in options.engine_args:
             if word.partition("=")[0].replace("_", "-") in OURS:
-                raise ConfigError(f"engine argument {word!r} is set by the harness; leave it out")
+                raise ConfigError(f"engine argument {word!r} is set by the harness; leave it out, or use its own flag")
         super().__init__(model, options)
         self.cpu = is_cpu_build()
 
@@ -110,8 +113,6 @@ class VllmBackend(ServedBackend):
         argv += [f"--reasoning-parser={options.reasoning_parser}"] if options.reasoning_parser is not None else []
         argv += [f"--max-model-len={options.max_model_len}"] if options.max_model_len is not None else []
         argv += ["--trust-remote-code"] if options.trust_remote_code else []
-        if self.checkpoint.has_pickles and not options.allow_pickle:
-            argv.append("--load-format=safetensors")  # the pickles beside the safetensors are never opened
         if self.checkpoint.template is not None and self._template_is_foreign():
             argv.append(f"--chat-template={self._template_file()}")
         if self.cpu:
@@ -120,7 +121,10 @@ class VllmBackend(ServedBackend):
             # A seeded request whose prompt is prefilled in pieces kills the CPU engine ("CPU Generator does not use
             # offset", vllm 0.32 gpu_model_runner.py): prefill in one piece.
             argv.append("--no-enable-chunked-prefill")
-        return [*argv, *options.engine_args]
+        argv += options.engine_args
+        if self.checkpoint.has_pickles and not options.allow_pickle:
+            argv.append("--load-format=safetensors")  # last, so that it holds: the pickles are never opened
+        return argv
 
     def _template_is_foreign(self) -> bool:
         """Whether vLLM would not find the template by itself, in the folder of the model it loads."""
@@ -128,7 +132,7 @@ class VllmBackend(ServedBackend):
 
     def _template_file(self) -> Path:
         """The template in use, written beside the log: an adapter's may lie in a JSON file."""
-        file = (self.options.log_dir / "chat_template.jinja").resolve()
+        file = (self.options.log_dir / f"chat_template-{self.checkpoint.template_digest[:16]}.jinja").resolve()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(self.checkpoint.template or "", "utf-8")
         return file

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..errors import ConfigError
-from ..leaderboard import rank
+from ..errors import ConfigError, IncompleteError
+from ..leaderboard import Table, rank
+from ..records import ScoreCard
 from ..report.tables import csv_text, markdown, rich_tables
 from ..store import find_cards, read_card, write_atomic
 
@@ -33,7 +34,25 @@ def leaderboard(
     paths = find_cards(results)
     if not paths:
         raise ConfigError(f"no score cards under {results / 'runs'}; `harness run --model DIR` makes them")
-    tables = rank(read_card(path) for path in paths)
+    cards, broken = readable(paths)
+    tables = rank(cards)
+    show(tables, output_format, out)
+    if broken:
+        raise IncompleteError(f"{len(broken)} of {len(paths)} cards could not be read and are left out: {broken[0]}")
+
+
+def readable(paths: list[Path]) -> tuple[list[ScoreCard], list[str]]:
+    """The cards, and a sentence for each file that is none."""
+    cards, broken = [], []
+    for path in paths:
+        try:
+            cards.append(read_card(path))
+        except ConfigError as error:
+            broken.append(str(error))
+    return cards, broken
+
+
+def show(tables: list[Table], output_format: str, out: Path | None) -> None:
     if output_format == "table" and out is None:
         console = Console(width=None if os.isatty(1) else 140)
         for table in rich_tables(tables):

@@ -85,6 +85,9 @@ def run() -> None:
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("harness: stopped; the same command goes on from there", file=sys.stderr)
+        sys.exit(4)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from ..plan import Plan, estimate, plan
 from ..records import ModelRef, ScoreCard
 from ..report.tables import card_table
 from ..run import execute, opened
+from ..store import make_folder
 from .progress import progress, set_up_logging
 
 log = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ def announce(made: Plan) -> None:
 def work(made: Plan, console: Console, *, fresh: bool) -> list[ScoreCard]:
     """Runs the pipeline; Ctrl-C and SIGTERM stop it cleanly and say how to go on."""
     with opened(made, fresh=fresh) as runs:
-        made.spec.results.joinpath("runs", made.spec.model.slug, "logs").mkdir(parents=True, exist_ok=True)
+        make_folder(made.spec.results / "runs" / made.spec.model.slug / "logs")
         totals = _totals(made, runs)
         try:
             with progress(console, totals) as on_progress:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -105,8 +106,9 @@ def _answer_settings(generation_config: Mapping[str, JsonValue]) -> Sampling:
     temperature, top_p = generation_config.get("temperature"), generation_config.get("top_p")
     if generation_config.get("do_sample") is False:
         return Sampling(temperature=0.0, max_tokens=MAX_TOKENS)
+    usable = isinstance(temperature, int | float) and math.isfinite(temperature) and temperature >= 0
     return Sampling(
-        temperature=float(temperature) if isinstance(temperature, int | float) else TEMPERATURE,
+        temperature=float(str(temperature)) if usable else TEMPERATURE,
         top_p=float(top_p) if isinstance(top_p, int | float) and 0 < top_p <= 1 else TOP_P,
         max_tokens=MAX_TOKENS,
     )
