@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 
 from ..errors import ConfigError
-from ..leaderboard import rank
+from ..leaderboard import rank, reported_beside
+from ..report.reported import csv_lines, json_value, markdown_reported, rich_reported
 from ..report.tables import csv_text, markdown, rich_tables
+from ..reported import load_reported
 from ..store import find_cards, read_card, write_atomic
 
 
@@ -21,8 +23,11 @@ def leaderboard(
     output_format: Annotated[str, typer.Option("--format", help="table, md, csv or json.")] = "table",
     out: Annotated[Path | None, typer.Option(help="Write to FILE instead of printing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
+    reported: Annotated[
+        bool, typer.Option(help="Show what papers and boards report for the suites on the board, apart, never ranked.")
+    ] = True,
 ) -> None:
-    """Rank the score cards: one table a protocol, incomplete cards apart.
+    """Rank the score cards: one table a protocol, incomplete cards apart, reported figures below.
 
     Example: harness leaderboard --format md --out results/LEADERBOARD.md
     """
@@ -33,18 +38,21 @@ def leaderboard(
     paths = find_cards(results)
     if not paths:
         raise ConfigError(f"no score cards under {results / 'runs'}; `harness run --model DIR` makes them")
-    tables = rank(read_card(path) for path in paths)
+    cards = [read_card(path) for path in paths]
+    tables = rank(cards)
+    beside = reported_beside(cards, load_reported()) if reported else []
     if output_format == "table" and out is None:
         console = Console(width=None if os.isatty(1) else 140)
-        for table in rich_tables(tables):
+        for table in [*rich_tables(tables), *rich_reported(beside)]:
             console.print(table)
         return
     if output_format == "csv":
-        text = csv_text(tables)
+        text = csv_text(tables, csv_lines(beside))
     elif output_format == "json":
-        text = json.dumps({"tables": [table.model_dump(mode="json") for table in tables]}, indent=2) + "\n"
+        found = {"tables": [table.model_dump(mode="json") for table in tables], "reported": json_value(beside)}
+        text = json.dumps(found, indent=2) + "\n"
     else:
-        text = markdown(tables)
+        text = markdown(tables) + markdown_reported(beside)
     if out is None:
         print(text, end="")
     else:
