@@ -12,6 +12,7 @@ from conftest import Done
 COMMANDS = (
     "run",
     "score",
+    "export",
     "leaderboard",
     "data list",
     "data pull",
