@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .records import Answer, Judgment, Order, Prompt, Score, Verdict
-from .stats.intervals import ratio_interval
+from .stats.intervals import Interval, ratio_interval
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,16 @@ def draws(answers: Iterable[Answer]) -> int:
     return 1 + max((answer.index for answer in answers), default=0)
 
 
-def mean_score(units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed: int = 0) -> Score:
+def mean_score(
+    units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed: int = 0, intervals: bool = True
+) -> Score:
     """scale * sum(values) / sum(weights) with its 95 % interval over questions; no value where nothing is scored."""
     unscored = max(0, expected - len(units))
     below = sum(unit.weight for unit in units)
     if not below:
         return Score(value=None, n=0, unscored=expected)
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for unit in units:
-        sums[unit.prompt_id][0] += unit.value
-        sums[unit.prompt_id][1] += unit.weight
-    table = np.array(list(sums.values()))
-    interval = ratio_interval(table[:, 0], table[:, 1], seed=seed)
     value = scale * sum(unit.value for unit in units) / below
+    interval = _interval(units, seed) if intervals else None
     if interval is None:
         return Score(value=value, n=len(units), unscored=unscored)
     return Score(
@@ -87,6 +84,15 @@ def mean_score(units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed
         n=len(units),
         unscored=unscored,
     )
+
+
+def _interval(units: Sequence[Unit], seed: int) -> Interval | None:
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for unit in units:
+        sums[unit.prompt_id][0] += unit.value
+        sums[unit.prompt_id][1] += unit.weight
+    table = np.array(list(sums.values()))
+    return ratio_interval(table[:, 0], table[:, 1], seed=seed)
 
 
 def categories(prompts: Iterable[Prompt]) -> dict[str, list[str]]:
