@@ -39,6 +39,11 @@ def score(
     intervals: Annotated[bool, typer.Option(help="Bootstrap our intervals.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     mirror: Annotated[str | None, typer.Option(help="Folder or URL of the pinned official files.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Arena-Hard: the baseline's name, if not the official.")] = None,
+    style_control: Annotated[str | None, typer.Option(help="Arena-Hard: v0.1, v2, length or markdown.")] = None,
+    unanchored: Annotated[
+        bool, typer.Option("--unanchored", help="Arena-Hard: the reference's interval as with a custom baseline.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score judgments that FastChat, AlpacaEval or Arena-Hard wrote.
@@ -56,6 +61,9 @@ def score(
         intervals=intervals,
         seed=seed,
         mirror=mirror,
+        baseline=baseline,
+        style_control=style_control,
+        unanchored=unanchored,
     )
     module = cast(FormatModule, import_module(FORMATS[file_format]))
     cards = module.cards(read_files(files), options)

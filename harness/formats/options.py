@@ -24,3 +24,9 @@ class ScoreOptions:
     """Of every bootstrap."""
     mirror: str | None = None
     """Folder or URL of the pinned files that scoring needs (AlpacaEval's gamed rows, the question lists)."""
+    baseline: str | None = None
+    """Arena-Hard: the baseline's name where the rows do not say; None: the benchmark's own."""
+    style_control: str | None = None
+    """Arena-Hard: v0.1, v2, length or markdown; None: no style control."""
+    unanchored: bool = False
+    """Arena-Hard v0.1: the reference's interval with the fault it has for a baseline of one's own."""
