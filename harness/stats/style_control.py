@@ -23,8 +23,9 @@ Elements = Literal["style", "length", "markdown"]
 COLUMNS: dict[Elements, tuple[int, ...]] = {"style": (0, 1, 2, 3), "length": (0,), "markdown": (1, 2, 3)}
 STEPS = 200
 TOLERANCE = 1e-9
-LONGEST_STEP = 5.0
-"""Logits a Newton step may change a parameter by."""
+HALVINGS = 30
+ROUNDING = 1e-10
+"""Share of a loss that is its rounding error: so much it may seem to rise at the minimum."""
 RIDGE = 1e-9
 """Added to the curvature, not to the loss: a model that a resample left out, or that won all, keeps steps finite."""
 PENALTY = 1.0  # v0.1: scikit-learn LogisticRegression's default, C = 1
@@ -129,14 +130,20 @@ def fit_style(
     at = np.zeros(battles.models + features.shape[1])
     if start is not None:
         at = np.concatenate((start.strengths, start.coefficients))
-    converged = False
+    converged, loss = False, problem.loss(at)
     for _ in range(STEPS):
         slope, bend = problem.derivatives(at)
         step = np.linalg.solve(bend, slope)
-        at = at - np.clip(step, -LONGEST_STEP, LONGEST_STEP)
         if np.max(np.abs(step)) < TOLERANCE:
             converged = True
             break
+        # features lie up to 16 standard deviations out, so a full step may overshoot: halve it until the loss falls
+        for _ in range(HALVINGS):
+            tried = problem.loss(at - step)
+            if tried <= loss + ROUNDING * abs(loss):
+                break
+            step = step / 2.0
+        at, loss = at - step, min(tried, loss)
     return StyleFit(at[: battles.models], at[battles.models :], converged)
 
 
@@ -151,6 +158,16 @@ class _Problem:
     features: FloatArray
     rows: FloatArray
     penalty: float
+
+    def loss(self, at: FloatArray) -> float:
+        size = self.models
+        logit = at[self.first] - at[self.second] + self.features @ at[size:]
+        likely = float(self.rows @ (np.logaddexp(0.0, logit) - self.points * logit))
+        return likely + 0.5 * self.penalty * float(self._unit(at) @ at**2)
+
+    def _unit(self, at: FloatArray) -> FloatArray:
+        """Squared norm of the penalised parameters per squared logit: strengths count as strength / ln 10."""
+        return np.concatenate((np.full(self.models, LOG_10**-2), np.ones(len(at) - self.models)))
 
     def derivatives(self, at: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gradient and Hessian of the loss at (strengths, coefficients).
@@ -169,7 +186,7 @@ class _Problem:
         for column, values in enumerate(self.features.T, start=size):
             bend[:size, column] = bend[column, :size] = self._spread(curve * values)
         bend[size:, size:] = (self.features * curve[:, None]).T @ self.features
-        unit = np.concatenate((np.full(size, LOG_10**-2), np.ones(len(at) - size)))
+        unit = self._unit(at)
         slope += self.penalty * unit * at
         bend[np.diag_indices_from(bend)] += self.penalty * unit + RIDGE
         if not self.penalty:  # only differences of strengths matter: hold their mean where it is
