@@ -74,6 +74,8 @@ def _card(
         score_strictly(model, group.rows, known, options) if strict else score_ours(model, group.rows, known, options)
     )
     scores, notes = dict(found.scores), [*found.notes]
+    if all(row.output_2 is None for row in group.rows):
+        notes.append("the files hold no answers, so there is no length to control for")
     if editions.missing and scores["lc_win_rate"].value is None:
         notes.append(editions.missing)
     if model == group.baseline:
