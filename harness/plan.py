@@ -94,6 +94,8 @@ def protocol(made: Plan, suite: Suite) -> dict[str, JsonValue]:
         **suite.protocol(),
         "judge": {"name": judge.name, "kind": judge.kind, "model": judge.model, "params": judge.params},
     }
+    if made.identity.get("answer_settings") is not None:
+        found["answer_settings"] = made.identity["answer_settings"]  # answers that were not asked for by these suites
     if deviations:
         found["sampling_deviation"] = deviations
     if len(made.prompts[suite.name]) < len(suite.prompts()):

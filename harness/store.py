@@ -232,7 +232,7 @@ class RunStore:
         self.answers.close()
         self.judgments.close()
         if self._lock >= 0:
-            if opened and not len(self.answers) and not len(self.judgments):
+            if opened and not (len(self.answers) or len(self.judgments) or (self.folder / "card.json").exists()):
                 self._remove_empty()
             os.close(self._lock)
             self._lock = -1

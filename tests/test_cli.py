@@ -13,6 +13,7 @@ COMMANDS = (
     "run",
     "score",
     "export",
+    "import",
     "leaderboard",
     "data list",
     "data pull",
