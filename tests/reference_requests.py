@@ -13,7 +13,7 @@ import json
 import os
 import runpy
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +46,9 @@ def _reply(calls: list[dict[str, Any]], replies: dict[str, str], **call: Any) ->
 def annotate(folder: Path, url: str) -> None:
     os.environ |= {"OPENAI_CLIENT_CONFIG_PATH": str(folder / "clients.json"), "OPENAI_MAX_CONCURRENCY": "16"}
     (folder / "clients.json").write_text(json.dumps({"default": [{"api_key": "none", "base_url": url}]}))
+    import openai
+
+    openai.OpenAI = cache(openai.OpenAI)  # type: ignore[assignment,misc] # alpaca-eval makes one a request, 60 ms each
     from alpaca_eval.annotators import PairwiseAnnotator
 
     annotator = PairwiseAnnotator(
