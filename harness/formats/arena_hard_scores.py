@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..records import Score
-from ..stats.bradley_terry import ROUNDS, SEED, Battles, IntArray, reference_interval, reference_rounds, win_rate
+from ..stats.bradley_terry import (
+    Battles,
+    IntArray,
+    reference_interval,
+    reference_rounds,
+    v2_row_interval,
+    win_rate,
+)
 from ..stats.intervals import FloatArray, Interval
 from .arena_hard_rows import Game, Question, Version
 
@@ -21,7 +28,6 @@ SIZES = {"arena-hard-v0.1": 500, "hard_prompt": 500, "creative_writing": 250}
 """Questions asked in each official category: a file with fewer is short of the rest."""
 HEADLINE_CATEGORIES = ("arena-hard-v0.1", "hard_prompt")
 """The category that `arena_hard` is read from, where the rows hold it; v2.0's others have another baseline."""
-V2_PERCENTILES = (5.0, 95.0)  # show_result.py of v2.0: a 90 % interval
 MISSING_FROM_A_ROUND = 50.0  # show_result.py of v0.1: NaN becomes 0.5
 
 
@@ -156,11 +162,9 @@ def v01_reference(groups: Sequence[Group], values: Sequence[Score], *, strict: b
 
 def v2_reference(questions: Iterable[Question], score: Score) -> Score:
     """Mean and 90 % interval of 100 resamples of the model's own rows; upstream sets no seed, here it is 42."""
-    points = 1.0 - _results(questions) / 2.0
-    if not len(points):
+    games = scored(questions)
+    found = v2_row_interval([game.points or 0.0 for game in games], [game.weight for game in games])
+    if found is None:
         return score
-    rng = np.random.RandomState(SEED)
-    means = np.array([points[rng.randint(0, len(points), len(points))].mean() for _ in range(ROUNDS)]) * 100.0
-    low, high = np.percentile(means, V2_PERCENTILES)
-    value, error = float(means.mean()), float(means.std(ddof=1))
-    return score.model_copy(update={"value": value, "ci_low": float(low), "ci_high": float(high), "se": error})
+    limits = {"value": found.middle, "ci_low": found.low, "ci_high": found.high, "se": found.se}
+    return score.model_copy(update=limits)

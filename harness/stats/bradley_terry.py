@@ -7,13 +7,13 @@ battles share one opponent the fit is the logit of each model's own win rate. El
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import FloatArray
+from .intervals import FloatArray, Interval
 
 IntArray = NDArray[np.int64]
 
@@ -22,6 +22,7 @@ ELO_ORIGIN = 1000.0
 ROUNDS = 100  # show_result.py --num-rounds
 SEED = 42  # show_result.py: np.random.seed(42)
 PERCENTILES = (2.5, 97.5)
+V2_PERCENTILES = (5.0, 95.0)  # show_result.py of v2.0: a 90 % interval
 CERTAIN = 1e-6
 """A win rate of 0 or 1 counts as this far from it: strength stays finite, the win rate prints as 0.00 or 100.00."""
 STEPS = 100
@@ -168,3 +169,39 @@ def reference_interval(rounds: FloatArray) -> FloatArray:
     A model missing from one round has no percentile, which the reference prints as 50; here it is NaN.
     """
     return win_rate(np.percentile(rounds, PERCENTILES, axis=0))
+
+
+@dataclass(frozen=True)
+class RowInterval(Interval):
+    """Percent; `middle` is what v2.0 prints as the score."""
+
+    middle: float
+    """Mean of the resamples."""
+
+
+def _rows(values: Sequence[float], weights: Sequence[float]) -> FloatArray:
+    """A candidate's points row by row, each game as often as it counts; shape (rows,)."""
+    return np.repeat(np.array(values, dtype=np.float64), np.array(weights, dtype=np.int64))
+
+
+def row_interval(values: Sequence[float], weights: Sequence[float]) -> Interval | None:
+    """v0.1's interval, in percent, of one model by itself against its baseline; None where a round has no rows."""
+    rows = _rows(values, weights)
+    if not len(rows):
+        return None
+    one = np.ones(len(rows), dtype=np.int64)
+    battles = Battles(("baseline", "model"), 0 * one, one, np.rint(2.0 - 2.0 * rows).astype(np.int64))
+    rounds = reference_rounds(battles, baseline="baseline")
+    low, high = reference_interval(rounds)[:, 1]
+    return Interval(float(low), float(high), float(np.std(win_rate(rounds[:, 1]), ddof=1)))
+
+
+def v2_row_interval(values: Sequence[float], weights: Sequence[float]) -> RowInterval | None:
+    """v2.0's mean and 90 % interval, in percent, of 100 resamples of rows; upstream sets no seed, here it is 42."""
+    rows = _rows(values, weights)
+    if not len(rows):
+        return None
+    rng = np.random.RandomState(SEED)
+    means = np.array([rows[rng.randint(0, len(rows), len(rows))].mean() for _ in range(ROUNDS)]) * 100.0
+    low, high = np.percentile(means, V2_PERCENTILES)
+    return RowInterval(float(low), float(high), float(means.std(ddof=1)), float(means.mean()))
