@@ -43,12 +43,13 @@ def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, int], Answer]:
     return {(answer.prompt_id, answer.index): answer for answer in answers}
 
 
-def verdicts_by_slot(judgments: Iterable[Judgment], answers: Iterable[Answer], *, ordered: bool = True) -> Verdicts:
+def verdicts_by_slot(judgments: Sequence[Judgment], answers: Iterable[Answer], *, ordered: bool = True) -> Verdicts:
     """The verdicts of each slot, one a repeat; of several judgments with one key the last wins.
 
     A judgment of another text than the current answer's is left out. `ordered` False: a slot's two orders are one.
     """
-    current = {key: answer.sha for key, answer in latest_answers(answers).items()}
+    named = any(judgment.answer_sha is not None for judgment in judgments)  # else no digest is needed
+    current = {key: answer.sha for key, answer in latest_answers(answers).items()} if named else {}
     last = {judgment.key: judgment for judgment in judgments}
     found: dict[Slot, list[Verdict]] = defaultdict(list)
     for _, judgment in sorted(last.items()):  # the order of arrival must not move the last digit of a mean

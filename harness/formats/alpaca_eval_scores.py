@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import ConfigError
 from ..protocols import SuiteData
 from ..records import Answer, Failure, Judgment, Preference, Prompt, Score, SuiteScores
 from ..stats.length_control import LengthRows, control_length
@@ -128,10 +127,7 @@ def _reference_rate(
         length_difference=np.array(differences, dtype=np.float64),
         difficulty=np.array([known.difficulty[str(place)] for place in range(len(rows))]),
     )
-    try:
-        fit = control_length(table, known.gamed, order=options.fold_order)
-    except ConfigError:  # without scikit-learn; the other rate's note says so already
-        return None
+    fit = control_length(table, known.gamed, order=options.fold_order)
     return None if fit is None else reference_score(fit, win_rate)
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ConfigError
 from ..protocols import SuiteData
 from ..records import Answer, Judgment, Prompt, Score, SuiteScores
 from ..scoring import Unit, categories, draws, latest_answers, mean_score, unscored_note, verdicts_by_slot
@@ -144,10 +143,7 @@ def _length_controlled(
     rows = length_rows(data, prompts, texts, preferences)
     if rows is None:
         return without, ("no length-controlled win rate: an instruction has no difficulty",)
-    try:
-        fit = control_length(rows, data.gamed, order=rules.order)
-    except ConfigError as error:
-        return without, (str(error),)
+    fit = control_length(rows, data.gamed, order=rules.order)
     if fit is None:
         return without, ("no length-controlled win rate: too few verdicts, or all answers equally long",)
     # With the C that found nothing every refit finds nothing: its interval would be of width zero.
