@@ -68,7 +68,7 @@ def _model(row: Row, file: str) -> str:
 def _card(
     model: str, judge: str, group: Group, editions: Editions, options: ScoreOptions, lengths: Mapping[str, list[int]]
 ) -> ScoreCard:
-    known = editions.of({row.instruction for row in group.rows})
+    known = editions.of({row.instruction: row.category for row in group.rows})
     strict = options.strict_reference
     found = (
         score_strictly(model, group.rows, known, options) if strict else score_ours(model, group.rows, known, options)

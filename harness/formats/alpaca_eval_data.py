@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..errors import ConfigError, DataError
 from ..protocols import SuiteOptions
+from ..records import Prompt
 from ..suites import pocket
 from ..suites.alpaca_eval import read_gamed
 from ..suites.editions import official_files
@@ -25,6 +27,12 @@ class InstructionSet:
     difficulty: dict[str, float]
     """By prompt id: the place in the edition, from 0."""
     gamed: tuple[tuple[float, float, float], ...]
+
+    @cached_property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return tuple(
+            Prompt(id=key, turns=(text,), category=self.categories.get(text, "none")) for text, key in self.ids.items()
+        )
 
 
 def official_set(mirror: str | None) -> InstructionSet:
@@ -54,12 +62,12 @@ def pocket_set() -> InstructionSet:
     )
 
 
-def other_set(instructions: Collection[str], known: InstructionSet | None) -> InstructionSet:
+def other_set(categories: Mapping[str, str], known: InstructionSet | None) -> InstructionSet:
     """Rows of no known edition: no difficulty by instruction; by position the official one, as the reference has it."""
     return InstructionSet(
         version="files-1",
-        ids={text: f"row {place}" for place, text in enumerate(dict.fromkeys(instructions))},
-        categories={},
+        ids={text: f"row {place}" for place, text in enumerate(categories)},
+        categories=dict(categories),
         difficulty=known.difficulty if known else {},
         gamed=known.gamed if known else (),
     )
@@ -72,13 +80,13 @@ class Editions:
     official: InstructionSet | None
     missing: str = ""
 
-    def of(self, instructions: Collection[str]) -> InstructionSet:
-        """The edition that all instructions are of."""
+    def of(self, categories: Mapping[str, str]) -> InstructionSet:
+        """The edition that all instructions are of; `categories`: instruction -> its category by the rows."""
         for known in (self.official, None):
             found = known or pocket_set()
-            if all(text in found.ids for text in instructions):
+            if all(text in found.ids for text in categories):
                 return found
-        return other_set(instructions, self.official)
+        return other_set(categories, self.official)
 
 
 def load_editions(mirror: str | None) -> Editions:

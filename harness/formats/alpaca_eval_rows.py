@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
 
 from pydantic import JsonValue
 
+from ..records import Order
 from ..suites.alpaca_eval import shown_order
 
 Row = Mapping[str, JsonValue]
@@ -93,8 +94,12 @@ def derived_preference(top: Mapping[str, float], instruction: str) -> float | No
         return None
     total = math.exp(first - highest) + math.exp(second - highest)
     shown_first = math.exp(first - highest) / total
-    order: Literal["ab", "ba"] = shown_order(instruction)
-    return shown_first if order == "ba" else 1.0 - shown_first
+    return shown_first if _order(instruction) == "ba" else 1.0 - shown_first
+
+
+@lru_cache(maxsize=2048)  # the same for every model
+def _order(instruction: str) -> Order:
+    return shown_order(instruction)
 
 
 def _text(value: JsonValue) -> str | None:

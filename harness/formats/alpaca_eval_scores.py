@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -22,8 +23,7 @@ REFERENCE_MIN = 0.0
 def score_ours(model: str, rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
     """Each instruction once, difficulty by instruction; with rows missing or moved the reference's rate as well."""
     last = {row.instruction: row for row in rows}
-    categories = {row.instruction: row.category for row in rows} | known.categories
-    prompts = [Prompt(id=key, turns=(text,), category=categories[text]) for text, key in known.ids.items()]
+    prompts = known.prompts
     by_id = {known.ids[text]: row for text, row in last.items()}
     rules = ScoreRules(seed=options.seed, order=options.fold_order, intervals=options.intervals)
     found = _score(model, prompts, by_id, known, rules, believed=False)
@@ -81,7 +81,7 @@ def _score(
     believed: bool,
 ) -> SuiteScores:
     """The suite's own scorer over the rows as answers and judgments."""
-    baseline = {key: _answer(key, "baseline", row.output_1) for key, row in by_id.items() if row.output_1 is not None}
+    baseline = {key: _baseline_answer(key, row.output_1) for key, row in by_id.items() if row.output_1 is not None}
     answers = [_answer(key, model, row.output_2) for key, row in by_id.items() if row.output_2 is not None]
     judgments = [_judgment(model, key, row, believed=believed) for key, row in by_id.items()]
     data = SuiteData(
@@ -97,6 +97,11 @@ def _score(
 
 def _answer(key: str, model: str, text: str) -> Answer:
     return Answer(prompt_id=key, model=model, turns=(text,), finish=("stop",))
+
+
+@lru_cache(maxsize=2048)  # the same for every model of a board
+def _baseline_answer(key: str, text: str) -> Answer:
+    return _answer(key, "baseline", text)
 
 
 def _judgment(model: str, key: str, row: Annotation, *, believed: bool) -> Judgment:
