@@ -212,7 +212,7 @@ def _same_protocol(card: ScoreCard, protocol: ReportedProtocol) -> bool:
         return False
     stated = {"baseline": protocol.baseline, "references": protocol.references}
     equal = all(card.protocol.get(name, value) == value for name, value in stated.items() if value is not None)
-    return equal and _judge_model(card) == protocol.judge
+    return equal and _judge_model(card) in (protocol.judge, *protocol.judge_aliases)
 
 
 def _judge_model(card: ScoreCard) -> str:

@@ -34,6 +34,8 @@ class ReportedProtocol(Record):
     suite_version: str
     judge: str | None
     """The judge's model name; None: the source does not say, and nothing measured is compared with it."""
+    judge_aliases: tuple[str, ...] = ()
+    """What the original tools call that judge in their files: AlpacaEval's annotator name."""
     baseline: str | None = None
     references: str | None = None
     """MT-Bench's reference set; None: not stated."""

@@ -187,6 +187,18 @@ def test_another_model_or_protocol_is_not_compared(other: ScoreCard) -> None:
     assert beside(other).rows[0].differences == ()
 
 
+def test_an_imported_run_is_compared_under_the_original_tools_name_of_the_judge() -> None:
+    annotator = "weighted_alpaca_eval_gpt4_turbo"
+    (table,) = [
+        table
+        for table in reported_beside([card(judge=annotator)], load_reported())
+        if table.source == "AlpacaEval 2 leaderboard"
+    ]
+
+    measured = {row.model: row.differences for row in table.rows if row.differences}
+    assert measured["Meta-Llama-3-8B-Instruct"][0].value == pytest.approx(27.0 - 22.91878467313347)
+
+
 def test_nothing_is_compared_with_a_figure_whose_judge_is_not_stated() -> None:
     silent = source(protocols=[{"suite": "alpaca_eval", "suite_version": "official-1", "judge": None}])
 
