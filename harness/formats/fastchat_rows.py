@@ -53,11 +53,12 @@ def judge_name(row: Row) -> str:
 
 def turn_of(row: Row) -> int:
     turn = row.get("turn")
-    return turn if isinstance(turn, int) else 1
+    return int(turn) if isinstance(turn, int | float) else 1
 
 
 def question_of(row: Row) -> str:
-    return str(row["question_id"])
+    question = row["question_id"]
+    return str(int(question) if isinstance(question, float) and question.is_integer() else question)
 
 
 def stored_score(row: Row) -> float | None:
