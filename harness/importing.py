@@ -12,13 +12,11 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from .card import MIN_SCORED, count
+from .card import count
 from .digests import file_sha256
-from .errors import ConfigError
 from .formats.import_rows import Imported
-from .formats.numbers import Numbers
-from .protocols import Suite
-from .provenance import provenance
+from .own import numbers_card
+from .protocols import Numbers, Suite
 from .records import ModelRef, ScoreCard, digest
 from .store import RunStore, run_dir, write_atomic
 
@@ -112,33 +110,8 @@ def write_numbers(
         for judgment in rows.judgments if rows is not None else ():
             if judgment.key not in store.judgments:
                 store.judgments.append(judgment)
-        card = _card(model, numbers, run_id, {"imported": origin.file_format, "files": files})
+        card = numbers_card(model, numbers, run_id, {"imported": origin.file_format, "files": files})
         store.write_card(card)
     finally:
         store.close()
     return card
-
-
-def _card(model: str, numbers: Numbers, run_id: str, identity: dict[str, JsonValue]) -> ScoreCard:
-    if numbers.headline not in numbers.found.scores:
-        raise ConfigError(f"no score named {numbers.headline!r} in the files of {numbers.suite}")
-    head = numbers.found.scores[numbers.headline]
-    complete = head.value is not None and head.n >= MIN_SCORED * (head.n + head.unscored)
-    notes = list(numbers.found.notes)
-    if not complete:
-        notes.append(f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")
-    return ScoreCard(
-        suite=numbers.suite,
-        suite_version=numbers.suite_version,
-        model=model,
-        judge=numbers.judge,
-        headline=numbers.headline,
-        complete=complete,
-        protocol=numbers.protocol,
-        sampling={"answer_settings": UNKNOWN},
-        scores=numbers.found.scores,
-        by_category=numbers.found.by_category,
-        counts=numbers.counts,
-        notes=tuple(notes),
-        provenance={**provenance(), "model": identity, "run_id": run_id},
-    )
