@@ -168,17 +168,17 @@ def load_official(options: SuiteOptions) -> SuiteData:
     for category in CATEGORIES:
         asked = {prompt.id for prompt in prompts if prompt.category == category}
         rows = read_json_lines(paths[f"arena_hard_v2/baseline/{category}"])
-        baseline |= {row["uid"]: _answer(row) for row in rows if row["uid"] in asked}
+        baseline |= {row["uid"]: answer(row) for row in rows if row["uid"] in asked}
     return SuiteData(
         version="official-1",
         prompts=prompts,
-        templates=_templates(paths["arena_hard_v2/judge_config"], settings),
+        templates=read_templates(paths["arena_hard_v2/judge_config"], settings),
         baseline=baseline,
         files=pinned(NAMES, options.cache_dir),
     )
 
 
-def _answer(row: dict[str, Any]) -> Answer:
+def answer(row: dict[str, Any]) -> Answer:
     try:
         text = row["messages"][-1]["content"]["answer"]
     except (KeyError, IndexError, TypeError) as error:
@@ -186,7 +186,7 @@ def _answer(row: dict[str, Any]) -> Answer:
     return Answer(prompt_id=row["uid"], model=row["model"], turns=(text,), finish=("stop",))
 
 
-def _templates(config: Path, settings: Mapping[str, Mapping[str, str]]) -> dict[str, JudgeTemplate]:
+def read_templates(config: Path, settings: Mapping[str, Mapping[str, str]]) -> dict[str, JudgeTemplate]:
     """One a category: the config's user text and parameters, the settings' system text."""
     found = yaml.safe_load(config.read_text("utf-8"))
     try:
