@@ -13,6 +13,8 @@ from ..records import Order
 from ..suites.alpaca_eval import shown_order
 
 Row = Mapping[str, JsonValue]
+LETTERS = ("m", "M")
+"""What the judge is asked to say: m is the answer shown first."""
 TIE = 0.5
 AGREES = 1e-6
 """Largest difference of a stored preference to the one its log-probabilities give; files hold ten decimals."""
@@ -114,7 +116,11 @@ def _top_of(raw: JsonValue) -> dict[str, float]:
     top = first.get("top_logprobs") if isinstance(first, dict) else None
     if not isinstance(top, list):
         return {}
-    return _pairs([[one.get("token"), one.get("logprob")] for one in top if isinstance(one, dict)])
+    return _pairs([[one.get("token"), one.get("logprob")] for one in top if isinstance(one, dict) and _letter(one)])
+
+
+def _letter(one: Row) -> bool:
+    return one.get("token") in LETTERS
 
 
 def _pairs(pairs: Sequence[Sequence[JsonValue]]) -> dict[str, float]:

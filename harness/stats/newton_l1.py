@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import mul
 
 import numpy as np
 
@@ -150,7 +151,7 @@ class _Path:
             while at < left:
                 one = self._order[at]
                 slope = gradient[one] + (self._next[one] - self._now[one]) * RIDGE
-                slope += sum(bend * way for bend, way in zip(curvature[one], moved, strict=True))
+                slope += sum(map(mul, curvature[one], moved))
                 violation = _violation(self._next[one], slope, margin)
                 if violation is None:
                     left -= 1
