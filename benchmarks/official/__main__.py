@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import alpaca_eval, mt_bench
+from . import alpaca_eval, arena_hard, mt_bench
 from .lines import between_markers, markdown
 
 PAGE = Path(__file__).parents[2] / "docs" / "official_numbers.md"
@@ -23,7 +23,8 @@ def main() -> int:
         sys.stderr.write(f"{error.args[0]} is not set: it names the folder of published or pinned files\n")
         return 2
     with tempfile.TemporaryDirectory() as work:
-        lines = [*mt_bench.measure(published, mirror, Path(work)), *alpaca_eval.measure(published, mirror, Path(work))]
+        suites = (mt_bench, alpaca_eval, arena_hard)
+        lines = [line for suite in suites for line in suite.measure(published, mirror, Path(work))]
     table = markdown(lines)
     sys.stdout.write(table)
     PAGE.write_text(between_markers(PAGE.read_text("utf-8"), table), "utf-8")

@@ -67,6 +67,14 @@ class Timed(Generic[T]):
     seconds: float
 
 
-def timed(call: Callable[[], T]) -> Timed[T]:
-    started = perf_counter()
-    return Timed(call(), perf_counter() - started)
+def timed(call: Callable[[], T], *, repeats: int = 3) -> Timed[T]:
+    """The value and the shortest of some calls: on a shared machine the others only add what is not ours."""
+    found: Timed[T] | None = None
+    for _ in range(repeats):
+        started = perf_counter()
+        value = call()
+        spent = perf_counter() - started
+        if found is None or spent < found.seconds:
+            found = Timed(value, spent)
+    assert found is not None
+    return found
