@@ -1,5 +1,6 @@
 # make demo     set up, train two embedded checkpoints, serve, ask, judge, rank them
 # make test     set up, then everything quick; one real vLLM server is shared by the tests that need it
+# make bench-official   published numbers and times beside the original tools; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make test-slow, make check, make setup
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo test test-slow bench-official check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -42,6 +43,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
+
+bench-official: $(READY)
+	$(BIN)/python -m benchmarks.official
 
 check: $(READY)
 	$(BIN)/ruff format --check .

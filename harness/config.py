@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from .errors import ConfigError
-from .plugins import installed
+from .plugins import installed, load_plugin
 from .records import JudgeSpec, ModelRef, Record, base_url
 
 EDITIONS = ("official", "pocket")
@@ -191,13 +191,13 @@ def choose_judges(
     edition: str,
     own: OwnJudges,
 ) -> dict[str, JudgeSpec]:
-    """Suite -> judge: as given, else pocket's own, else HARNESS_JUDGE, else a provider's key; else ConfigError."""
+    """Judged suite -> judge: as given, or pocket's own, or HARNESS_JUDGE, or a provider's key; else ConfigError."""
     names = _by_suite(suites, given)
     if edition not in EDITIONS:
         raise ConfigError(f"no edition named {edition!r}; editions: {', '.join(EDITIONS)}")
     fallback = _fallback_judge(edition)
     chosen: dict[str, JudgeSpec] = {}
-    for suite in suites:
+    for suite in filter(is_judged, suites):
         name = names.get(suite, names.get("*", fallback))
         if name is None:
             raise ConfigError(f"{suite}: {NO_JUDGE}")
@@ -233,14 +233,28 @@ def _by_suite(suites: tuple[str, ...], given: str | Mapping[str, str] | None) ->
     return pairs
 
 
+def is_judged(suite: str) -> bool:
+    """Whether a suite needs a judge; one that scores by itself says `judged = False`."""
+    name = suite.partition(":")[0]
+    return name not in installed("suites") or bool(getattr(load_plugin("suites", name), "judged", True))
+
+
 def suite_names(given: str) -> tuple[str, ...]:
-    """`all` or a comma list -> names in order, each once. Raises ConfigError on an unknown one."""
+    """`all` or a comma list -> names in order, each once; `NAME:X+Y` is `NAME:X` and `NAME:Y`.
+
+    Raises ConfigError on an unknown one.
+    """
     known = list(installed("suites"))
     names: list[str] = []
     for part in given.split(","):
-        for name in SUITES_OF_ALL if part.strip() == "all" else (part.strip(),):
-            if name not in known:
+        for name in SUITES_OF_ALL if part.strip() == "all" else _with_arguments(part.strip()):
+            if name.partition(":")[0] not in known:
                 raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all")
             if name not in names:
                 names.append(name)
     return tuple(names)
+
+
+def _with_arguments(part: str) -> list[str]:
+    name, found, arguments = part.partition(":")
+    return [f"{name}:{argument}" for argument in arguments.split("+")] if found else [name]

@@ -2,7 +2,8 @@
 
 Upstream's texts are never in this repository: they are read at run time from these files. A file is taken from the
 cache, else from a mirror (a folder or a URL that holds the same paths), else from upstream; what does not have the
-pinned sha256 is never kept. This module knows nothing of what is in the files.
+pinned sha256 is never kept. A file pinned by revision alone is held to the sha256 of its first download. This
+module knows nothing of what is in the files.
 """
 
 from __future__ import annotations
@@ -65,7 +66,12 @@ def verify(file: OfficialFile, cache_dir: Path | None = None) -> str:
     path = cached_path(file, cache_dir)
     if not path.is_file():
         return "missing"
-    return "ok" if sha256_of(path) == file.sha256 else "wrong sha256"
+    return "ok" if sha256_of(path) == expected_sha256(file, cache_dir) else "wrong sha256"
+
+
+def expected_sha256(file: OfficialFile, cache_dir: Path | None = None) -> str | None:
+    """The pinned sha256, else the one recorded at the first download; None where there is neither."""
+    return file.sha256 or _recorded(cached_path(file, cache_dir))
 
 
 # -------------------------------------------------------------------------------------------------------- fetching
@@ -118,20 +124,26 @@ def _fetch(file: OfficialFile, source: str, path: Path, progress: Progress | Non
         if not Path(source).is_file():
             return f"no file {source}"
         shutil.copyfile(source, part)
-    found = sha256_of(part)
-    if found != file.sha256:
+    found, expected = sha256_of(part), file.sha256 or _recorded(path)
+    if expected is None:
+        path.with_name(path.name + ".sha256").write_text(found, "utf-8")
+        log.warning("%s has no pinned sha256; recorded that of this download: %s", file.name, found)
+    elif found != expected:
         part.unlink()
         raise DataError(
-            f"{source} is not the pinned {file.name}: its sha256 is {found[:16]}…, expected {file.sha256[:16]}…; "
+            f"{source} is not the pinned {file.name}: its sha256 is {found[:16]}…, expected {expected[:16]}…; "
             "nothing was kept"
         )
     part.replace(path)
-    log.info("%s: %d bytes from %s", file.name, file.size, source)
+    log.info("%s: %d bytes from %s", file.name, path.stat().st_size, source)
     return None
 
 
 def _download(file: OfficialFile, url: str, part: Path, progress: Progress | None) -> str | None:
     """Downloads to `part`, going on where an earlier attempt stopped; what went wrong, or None."""
+    if file.size is None:  # without its size, a piece cannot be told from the whole
+        part.unlink(missing_ok=True)
+        return _download_rest(file, url, part, 0, progress)
     while True:
         start = part.stat().st_size if part.exists() else 0
         if start >= file.size:
@@ -160,7 +172,7 @@ def _download_rest(file: OfficialFile, url: str, part: Path, start: int, progres
                     out.write(chunk)
                     done += len(chunk)
                     if progress is not None:
-                        progress(file.name, done, file.size)
+                        progress(file.name, done, file.size or 0)
             if reply.length:  # bytes that were promised and never came
                 return f"{url}: the connection broke after {done} bytes"
     except urllib.error.HTTPError as error:
@@ -189,7 +201,15 @@ def sha256_of(path: Path) -> str:
 
 def _stamp(file: OfficialFile, path: Path) -> list[str | int]:
     status = path.stat()
-    return [file.sha256, status.st_size, status.st_mtime_ns]
+    return [file.sha256 or _recorded(path) or "", status.st_size, status.st_mtime_ns]
+
+
+def _recorded(path: Path) -> str | None:
+    """sha256 of the first download of a file that has none pinned."""
+    try:
+        return path.with_name(path.name + ".sha256").read_text("utf-8").strip() or None
+    except OSError:
+        return None
 
 
 def _is_verified(file: OfficialFile, path: Path) -> bool:
@@ -202,7 +222,7 @@ def _is_verified(file: OfficialFile, path: Path) -> bool:
             return True
     except (OSError, ValueError):
         pass  # never verified yet, or the note is damaged: hash the file
-    if sha256_of(path) != file.sha256:
+    if sha256_of(path) != (file.sha256 or _recorded(path)):
         log.warning("%s in the cache is not the pinned file and is fetched again: %s", file.name, path)
         return False
     _remember(file, path)

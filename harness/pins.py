@@ -10,6 +10,7 @@ FASTCHAT_PR3158 = "lm-sys/FastChat/71aa329da2b17f387929ae6f5b3a453804e885cd/fast
 ALPACA = "tatsu-lab/alpaca_eval/cd543a149df89434d8a54582c0151c0b945c3d20"
 ALPACA_HUB = "huggingface.co/datasets/tatsu-lab/alpaca_eval"
 ALPACA_HUB_REVISION = "2edc6fad8be6b14ea7230aabfd08188da6b8b814"
+ARENA_V2 = "lmarena/arena-hard-auto/196f6b826783b3da7310e361a805fa36f0be83f3"
 ARENA = "lmarena/arena-hard-auto/efc012e192b88024a5203f5a28ec8fc0342946df"
 
 
@@ -22,12 +23,15 @@ class OfficialFile:
     suite: str
     path: str
     """Its place under the cache's `data` folder and under a mirror: owner/repository/revision/path."""
-    sha256: str
-    size: int
-    """Bytes."""
+    sha256: str | None
+    """None: never seen by us. The first download's is then recorded beside the file and held to ever after."""
+    size: int | None
+    """Bytes; None where sha256 is None, or where only the hash is known."""
     licence: str
     source: str | None = None
     """Upstream address where it is not `path` on raw.githubusercontent.com."""
+    optional: bool = False
+    """Not in the mirror that this registry was made from: out of reach, it stops only what needs it by name."""
 
     @property
     def url(self) -> str:
@@ -107,6 +111,58 @@ _PINNED = (
         sha256="6e001736bacacdb1591ffca7eec953a7089f8f5604872d1ca4f9a6f9de1ee451",
         size=2_400,
         licence="Apache-2.0",
+    ),
+    OfficialFile(
+        name="arena_hard_v2/questions",
+        suite="arena_hard_v2",
+        path=f"{ARENA_V2}/data/arena-hard-v2.0/question.jsonl",
+        sha256="a75cef6623db6b27aec810497b059f0659705d7ff48dcbccc5bd5b130728ac73",
+        size=947_596,
+        licence="Apache-2.0",
+    ),
+    OfficialFile(
+        name="arena_hard_v2/baseline/hard_prompt",
+        suite="arena_hard_v2",
+        path=f"{ARENA_V2}/data/arena-hard-v2.0/model_answer/o3-mini-2025-01-31.jsonl",
+        sha256="c23a7c255eead99f7f86ad48aa1d8ccdb5b3334f2097e0e1e09184df87265e03",
+        size=4_184_593,
+        licence="Apache-2.0",
+    ),
+    OfficialFile(
+        name="arena_hard_v2/judge_config",
+        suite="arena_hard_v2",
+        path=f"{ARENA_V2}/config/arena-hard-v2.0.yaml",
+        sha256="ee68e5c6ac98a79720bf11014fc3f7fc3c3e5899153b3b08efe3db0e174215a0",
+        size=543,
+        licence="Apache-2.0",
+    ),
+    OfficialFile(
+        name="arena_hard_v2/baseline/creative_writing",
+        suite="arena_hard_v2",
+        path=f"{ARENA_V2}/data/arena-hard-v2.0/model_answer/gemini-2.0-flash-001.jsonl",
+        sha256=None,
+        size=None,
+        licence="Apache-2.0",
+        optional=True,
+    ),
+    OfficialFile(
+        name="arena_hard_v2/judge_prompts",
+        suite="arena_hard_v2",
+        path=f"{ARENA_V2}/utils/judge_utils.py",
+        sha256=None,
+        size=None,
+        licence="Apache-2.0",
+        optional=True,
+    ),
+    OfficialFile(
+        name="tokenizer/cl100k_base",
+        suite="tokenizer",
+        path="openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken",
+        sha256="223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",  # tiktoken_ext/openai_public.py
+        size=None,
+        licence="MIT",
+        source="https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken",
+        optional=True,
     ),
 )
 FILES: dict[str, OfficialFile] = {file.name: file for file in _PINNED}

@@ -8,14 +8,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from .config import RunSpec
+from .errors import ConfigError
 from .plugins import load_plugin
-from .protocols import Backend, Judge, ServeOptions, Suite, SuiteOptions
+from .protocols import Backend, Judge, OwnRunner, ServeOptions, Serving, Suite, SuiteOptions
 from .records import Answer, JudgeSpec, Prompt, Sampling, digest
 from .store import run_dir
 
@@ -30,6 +31,8 @@ class Plan:
     prompts: dict[str, tuple[Prompt, ...]]
     backend: Backend
     identity: dict[str, JsonValue]
+    own: tuple[OwnRunner, ...] = ()
+    """Suites that ask and score by themselves."""
 
     def sampling(self, suite: Suite) -> Callable[[Prompt], Sampling]:
         """The suite's answer settings with the spec's deviations."""
@@ -49,14 +52,25 @@ def plan(spec: RunSpec, log_dir: Path) -> Plan:
         mirror=spec.mirror,
         generation_config=generation if isinstance(generation, dict) else {},
     )
-    suites = tuple(load_plugin("suites", name)(suite_options) for name in spec.suites)
+    loaded: list[Suite | OwnRunner] = [load_suite(name, suite_options) for name in spec.suites]
+    suites = tuple(suite for suite in loaded if not isinstance(suite, OwnRunner))
+    own = tuple(suite for suite in loaded if isinstance(suite, OwnRunner))
+    if own and not isinstance(backend, Serving):
+        raise ConfigError(f"suite {own[0].name!r} needs a served model; backend {spec.backend!r} has no server")
     judges: dict[str, Judge] = {}
     made: dict[str, Judge] = {}
     for suite in suites:
         judge_spec = spec.judges[suite.name]
         judges[suite.name] = made.setdefault(judge_spec.model_dump_json(), load_judge(judge_spec))
     prompts = {suite.name: limited(suite.prompts(), spec.limit, spec.seed) for suite in suites}
-    return Plan(spec, suites, judges, prompts, backend, identity)
+    return Plan(spec, suites, judges, prompts, backend, identity, own)
+
+
+def load_suite(name: str, options: SuiteOptions) -> Suite | OwnRunner:
+    """The suite of `NAME` or `NAME:ARGUMENT`."""
+    plugin, _, argument = name.partition(":")
+    suite: Suite | OwnRunner = load_plugin("suites", plugin)(replace(options, argument=argument))
+    return suite
 
 
 def load_judge(spec: JudgeSpec) -> Judge:
@@ -94,6 +108,8 @@ def protocol(made: Plan, suite: Suite) -> dict[str, JsonValue]:
         **suite.protocol(),
         "judge": {"name": judge.name, "kind": judge.kind, "model": judge.model, "params": judge.params},
     }
+    if made.identity.get("answer_settings") is not None:
+        found["answer_settings"] = made.identity["answer_settings"]  # answers that were not asked for by these suites
     if deviations:
         found["sampling_deviation"] = deviations
     if len(made.prompts[suite.name]) < len(suite.prompts()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from pydantic import JsonValue
 
@@ -119,6 +119,76 @@ class Reward(Protocol):
 
 
 @dataclass(frozen=True)
+class Served:
+    """A model that answers now, for a suite that asks it in its own way."""
+
+    name: str
+    """What requests call it."""
+    url: str
+    """OpenAI-compatible, ending in /v1."""
+    key: str | None = None
+    """API key, for requests only."""
+    tokenizer: Path | None = None
+    """Folder of the tokenizer; None where the server alone has it."""
+    max_model_len: int | None = None
+    """Tokens, prompt and answer together; None: unknown."""
+    concurrency: int = 64
+    """Requests in flight."""
+
+
+@runtime_checkable
+class Serving(Protocol):
+    """A backend that others can ask as well, while it serves."""
+
+    def served(self) -> Served: ...
+
+
+@dataclass(frozen=True)
+class OwnRun:
+    """What a suite that runs by itself is told of this run."""
+
+    work_dir: Path
+    """Existing folder for its log and raw output."""
+    limit: int | None = None
+    """At most so many prompts."""
+    seed: int = 0
+    sampling: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Answer settings that replace the suite's own: temperature, top_p, max_tokens."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """One model's results on one suite, whatever they were made from; model and origin are said elsewhere."""
+
+    suite: str
+    suite_version: str
+    judge: str
+    headline: str
+    found: SuiteScores
+    protocol: dict[str, JsonValue]
+    counts: dict[str, JsonValue]
+
+
+@runtime_checkable
+class OwnRunner(Protocol):
+    """A benchmark that asks and scores by itself: it needs a served model, and neither judge nor pipeline.
+
+    A `fusion_harness.suites` entry point with `judged = False`, called as `factory(SuiteOptions)` like any suite.
+    """
+
+    name: str
+    version: str
+
+    def protocol(self) -> dict[str, JsonValue]:
+        """What is known before it runs; decides which run is resumed."""
+        ...
+
+    async def run(self, server: Served, own: OwnRun) -> Numbers:
+        """Raises IncompleteError where it fails."""
+        ...
+
+
+@dataclass(frozen=True)
 class SuiteOptions:
     """What the command line says about a suite's data."""
 
@@ -131,6 +201,8 @@ class SuiteOptions:
     """Folder or URL that is tried before upstream; None: `HARNESS_MIRROR`, then upstream."""
     generation_config: Mapping[str, JsonValue] = field(default_factory=dict)
     """The checkpoint's own sampling defaults, for a suite that prescribes none (AlpacaEval)."""
+    argument: str = ""
+    """What follows `NAME:` on the command line, e.g. lm-eval's task."""
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 
 from pydantic import JsonValue
 
 from .card import score_card
+from .own import KeptServer, own_card
 from .pipeline import ProgressCallback, SuiteRun, evaluate
 from .plan import Plan, folder_of, manifest
 from .protocols import Backend
@@ -46,24 +47,28 @@ async def execute(
     made: Plan, runs: Sequence[SuiteRun], *, on_progress: ProgressCallback = lambda _: None
 ) -> list[ScoreCard]:
     """Asks, judges, scores; writes and returns one card a suite. Sessions are recorded even when it is stopped."""
-
-    def serve() -> AbstractAsyncContextManager[Backend]:
-        return made.backend
-
     started = time.monotonic()
-    try:
-        await evaluate(runs, serve, concurrency=made.spec.serve.concurrency, on_progress=on_progress)
-    finally:
-        for run in runs:
-            if run.answering.rows or run.judging.rows:
-                run.store.end_session(_session(run, time.monotonic() - started))
+    async with AsyncExitStack() as stack:
+        kept = KeptServer(made.backend, stack)
+
+        def serve() -> AbstractAsyncContextManager[Backend]:
+            return kept if made.own else made.backend
+
+        try:
+            if runs:
+                await evaluate(runs, serve, concurrency=made.spec.serve.concurrency, on_progress=on_progress)
+        finally:
+            for run in runs:
+                if run.answering.rows or run.judging.rows:
+                    run.store.end_session(_session(run, time.monotonic() - started))
+        own_cards = [await own_card(made, suite, kept) for suite in made.own]
     facts = await asyncio.to_thread(provenance)
     cards = []
     for run in runs:
         card = score_card(made, run, facts)
         run.store.write_card(card)
         cards.append(card)
-    return cards
+    return [*cards, *own_cards]
 
 
 def _session(run: SuiteRun, seconds: float) -> dict[str, JsonValue]:

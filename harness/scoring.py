@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .records import Answer, Judgment, Order, Prompt, Score, Verdict
-from .stats.intervals import ratio_interval
+from .stats.intervals import Interval, ratio_interval
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,13 @@ def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, int], Answer]:
     return {(answer.prompt_id, answer.index): answer for answer in answers}
 
 
-def verdicts_by_slot(judgments: Iterable[Judgment], answers: Iterable[Answer], *, ordered: bool = True) -> Verdicts:
+def verdicts_by_slot(judgments: Sequence[Judgment], answers: Iterable[Answer], *, ordered: bool = True) -> Verdicts:
     """The verdicts of each slot, one a repeat; of several judgments with one key the last wins.
 
     A judgment of another text than the current answer's is left out. `ordered` False: a slot's two orders are one.
     """
-    current = {key: answer.sha for key, answer in latest_answers(answers).items()}
+    named = any(judgment.answer_sha is not None for judgment in judgments)  # else no digest is needed
+    current = {key: answer.sha for key, answer in latest_answers(answers).items()} if named else {}
     last = {judgment.key: judgment for judgment in judgments}
     found: dict[Slot, list[Verdict]] = defaultdict(list)
     for _, judgment in sorted(last.items()):  # the order of arrival must not move the last digit of a mean
@@ -64,19 +65,16 @@ def draws(answers: Iterable[Answer]) -> int:
     return 1 + max((answer.index for answer in answers), default=0)
 
 
-def mean_score(units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed: int = 0) -> Score:
+def mean_score(
+    units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed: int = 0, intervals: bool = True
+) -> Score:
     """scale * sum(values) / sum(weights) with its 95 % interval over questions; no value where nothing is scored."""
     unscored = max(0, expected - len(units))
     below = sum(unit.weight for unit in units)
     if not below:
         return Score(value=None, n=0, unscored=expected)
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for unit in units:
-        sums[unit.prompt_id][0] += unit.value
-        sums[unit.prompt_id][1] += unit.weight
-    table = np.array(list(sums.values()))
-    interval = ratio_interval(table[:, 0], table[:, 1], seed=seed)
     value = scale * sum(unit.value for unit in units) / below
+    interval = _interval(units, seed) if intervals else None
     if interval is None:
         return Score(value=value, n=len(units), unscored=unscored)
     return Score(
@@ -87,6 +85,15 @@ def mean_score(units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed
         n=len(units),
         unscored=unscored,
     )
+
+
+def _interval(units: Sequence[Unit], seed: int) -> Interval | None:
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for unit in units:
+        sums[unit.prompt_id][0] += unit.value
+        sums[unit.prompt_id][1] += unit.weight
+    table = np.array(list(sums.values()))
+    return ratio_interval(table[:, 0], table[:, 1], seed=seed)
 
 
 def categories(prompts: Iterable[Prompt]) -> dict[str, list[str]]:

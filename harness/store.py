@@ -171,6 +171,11 @@ class JsonlRows(Generic[Row]):
             if row is not None:
                 yield row
 
+    def read(self) -> list[Row]:
+        """The last row of every key, without opening for appending; a torn last line is passed over."""
+        found = {row.key: row for _, row in self._scan()} if self.path.exists() else {}
+        return list(found.values())
+
     def succeeded(self, key: str) -> bool:
         return key in self._offsets and key not in self._failed
 
@@ -256,7 +261,7 @@ class RunStore:
         self.answers.close()
         self.judgments.close()
         if self._lock >= 0:
-            if opened and not len(self.answers) and not len(self.judgments):
+            if opened and not (len(self.answers) or len(self.judgments) or (self.folder / "card.json").exists()):
                 self._remove_empty()
             self._release()
 

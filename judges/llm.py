@@ -177,10 +177,12 @@ class LlmJudge:
 
 def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Message]) -> dict[str, JsonValue]:
     """The chat-completions body: the template's official parameters, then the judge's own; a null leaves one out."""
+    temperature = template.temperature
     body: dict[str, JsonValue] = {
         "model": spec.model,
         "messages": list(messages),
-        "temperature": template.temperature,
+        # 0, not 0.0: the bytes the original tools send
+        "temperature": int(temperature) if temperature.is_integer() else temperature,
         "max_tokens": template.max_tokens,
         **template.extra,
     }

@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from harness.errors import ConfigError, VerdictParseError
+from harness.formats.arena_hard_labels import STRONG_WEIGHT, V01_LABELS, V2_LABELS, v01_labels, v2_label
 from harness.records import Order, Preference, Rating, TokenLogprob, Verdict
 
 RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]", re.ASCII)  # FastChat llm_judge/common.py:34, but ASCII digits only
-ARENA_LABEL = re.compile(r"\[\[([AB<>=]+)\]\]")  # arena-hard-auto v0.1 config/judge_config.yaml, regex_pattern
-ARENA_VERDICTS = {
-    "A>>B": Preference(value=1.0, strength=2),
-    "A>B": Preference(value=1.0),
-    "A=B": Preference(value=0.5),
-    "B>A": Preference(value=0.0),
-    "B>>A": Preference(value=0.0, strength=2),
-}
-"""The five labels, as shown: A is the first answer."""
 
 Parser = Callable[[str, tuple[TokenLogprob, ...]], Verdict]
 
@@ -56,15 +48,28 @@ def rating(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Rating:
 
 def arena_label(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preference:
     """The one label in a reply, Arena-Hard v0.1's rule: the same label may stand there twice, two different may not."""
-    labels = sorted(set(ARENA_LABEL.findall(reply)))
+    labels = v01_labels(reply)
     if not labels:
         raise VerdictParseError(f"no verdict label in the judge's reply: {_tail(reply)}", reaskable=True)
     if len(labels) > 1:
         said = ", ".join(f"[[{label}]]" for label in labels)
         raise VerdictParseError(f"different verdict labels in one reply: {said}", reason="conflict")
-    if labels[0] not in ARENA_VERDICTS:
-        raise VerdictParseError(f"label [[{labels[0]}]] is none of {', '.join(ARENA_VERDICTS)}")
-    return ARENA_VERDICTS[labels[0]]
+    return _labelled(labels[0], V01_LABELS)
+
+
+def arena_label_v2(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preference:
+    """The last label in a reply, Arena-Hard v2.0's rule: in any case, in double brackets or else in single ones."""
+    label = v2_label(reply)
+    if label is None:
+        raise VerdictParseError(f"no verdict label in the judge's reply: {_tail(reply)}", reaskable=True)
+    return _labelled(label, V2_LABELS)
+
+
+def _labelled(label: str, labels: Mapping[str, tuple[float, int]]) -> Preference:
+    if label not in labels:
+        raise VerdictParseError(f"label [[{label}]] is none of {', '.join(labels)}")
+    points, weight = labels[label]
+    return Preference(value=points, strength=2 if weight == STRONG_WEIGHT else 1)
 
 
 def letter_logprob(reply: str, logprobs: tuple[TokenLogprob, ...]) -> Preference:
@@ -89,5 +94,6 @@ def _tail(reply: str) -> str:
 PARSERS: dict[str, Parser] = {
     "rating": rating,
     "arena_label": arena_label,
+    "arena_label_v2": arena_label_v2,
     "letter_logprob": letter_logprob,
 }

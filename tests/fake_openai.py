@@ -195,6 +195,7 @@ def _respond(request: Request, reply: Reply, model: str) -> web.Response:
         choice["text"] = reply.text
     asked = " ".join(str(message["content"]) for message in request.messages) or request.last
     usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(reply.text.split())}
+    usage["total_tokens"] = sum(usage.values())
     return web.json_response({"id": "fake", "model": model, "choices": [choice], "usage": usage})
 
 

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 from conftest import Done
 
-COMMANDS = ("run", "leaderboard", "data list", "data pull", "data verify", "judge list", "ls", "doctor", "embedded")
+COMMANDS = (
+    "run",
+    "score",
+    "export",
+    "import",
+    "leaderboard",
+    "data list",
+    "data pull",
+    "data verify",
+    "judge list",
+    "ls",
+    "doctor",
+    "embedded",
+)
 POCKET = ("--suite", "all", "--edition", "pocket")
 
 

@@ -161,6 +161,8 @@ def test_each_data_command_helps_with_an_example(command: str) -> None:
 
 def test_every_registered_file_is_pinned_by_revision_and_hash() -> None:
     for file in FILES.values():
-        assert len(file.sha256) == 64
         assert file.url.startswith("https://")
-        assert any(len(part) == 40 for part in file.url.split("/"))
+        by_revision = any(len(part) == 40 for part in file.url.split("/"))
+        assert by_revision if file.sha256 is None else len(file.sha256) == 64
+        assert by_revision or file.suite == "tokenizer"  # its address has no revision: the hash alone pins it
+        assert file.optional or (file.sha256 is not None and file.size is not None)

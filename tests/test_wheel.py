@@ -41,3 +41,10 @@ def test_the_wheel_ships_exactly_our_packages(names: list[str]) -> None:
 def test_the_wheel_carries_the_pocket_data_and_the_judges(names: list[str]) -> None:
     for wanted in ("harness/suites/pocket/data/mt_bench.prompts.jsonl", "judges/configs/reference.yaml"):
         assert wanted in names
+
+
+def test_the_wheel_carries_every_reported_figure(names: list[str]) -> None:
+    files = {path.name for path in (ROOT / "results" / "reported").glob("*.yaml")}
+
+    assert files
+    assert {f"harness/reported_data/{file}" for file in files} <= set(names)

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from ..client import ChatClient, server_sentence
 from ..errors import ConfigError, ReplyError, ServerError
-from ..protocols import ServeOptions
+from ..protocols import Served, ServeOptions
 from ..records import Answer, ModelRef, Prompt, Sampling
 from .chat import Asker, ChatCompletions, Context
 from .options import refuse_unknown
@@ -65,6 +65,10 @@ class EndpointBackend:
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
         assert self._asker is not None, "use `async with`"
         return await self._asker.answer(prompt, sampling, index)
+
+    def served(self) -> Served:
+        length, places = self.options.max_model_len, self.options.concurrency
+        return Served(self.model.name, self._url, key=self._key, max_model_len=length, concurrency=places)
 
     async def _post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
         assert self._client is not None

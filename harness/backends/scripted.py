@@ -1,7 +1,8 @@
 """Answers that are known beforehand: a JSONL file of them, or an echo. For tests, demonstrations and replays.
 
 The model is a file of rows `{"prompt_id": …, "turns": […]}` (an optional `index` tells draws apart), or the word
-`echo`. `--engine-arg latency=SECONDS` makes each turn wait; it changes no answer.
+`echo`. A file whose rows say `"imported": FORMAT` (`harness import` writes it) has answer settings that nobody knows.
+`--engine-arg latency=SECONDS` makes each turn wait; it changes no answer.
 """
 
 from __future__ import annotations
@@ -30,11 +31,19 @@ class ScriptedBackend:
         self.label = model.label.removesuffix(".jsonl")
         self._latency = _seconds(pairs(options.engine_args, "scripted", ("latency",)).get("latency", "0"))
         self._places = asyncio.Semaphore(options.concurrency)
-        self._texts = None if model.name == ECHO else _read(Path(model.name))
+        self._imported: set[str] = set()
+        self._texts = None if model.name == ECHO else _read(Path(model.name), self._imported)
 
     def identity(self) -> dict[str, JsonValue]:
         rows = None if self._texts is None else sorted([*key, *turns] for key, turns in self._texts.items())
-        return {"backend": "scripted", "weights": digest(rows if rows is not None else ECHO), "chat_template": None}
+        found: dict[str, JsonValue] = {
+            "backend": "scripted",
+            "weights": digest(rows if rows is not None else ECHO),
+            "chat_template": None,
+        }
+        if self._imported:
+            found |= {"imported": "+".join(sorted(self._imported)), "answer_settings": "unknown"}
+        return found
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,8 +78,11 @@ class ScriptedBackend:
         return self._texts.get((prompt.id, str(index))) or self._texts.get((prompt.id, ""))
 
 
-def _read(file: Path) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(prompt id, index or "") -> the answer's turns. Raises CheckpointError with the line at fault."""
+def _read(file: Path, imported: set[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(prompt id, index or "") -> the answer's turns; formats that rows were imported from go into `imported`.
+
+    Raises CheckpointError with the line at fault.
+    """
     try:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -83,6 +95,7 @@ def _read(file: Path) -> dict[tuple[str, str], tuple[str, ...]]:
             row = json.loads(line)
             turns = tuple(str(text) for text in row["turns"])
             found[str(row["prompt_id"]), str(row.get("index", ""))] = turns
+            imported.update([str(row["imported"])] if "imported" in row else [])
         except (ValueError, KeyError, TypeError):
             raise CheckpointError(
                 f'{file}:{number}: not an answer; a row is {{"prompt_id": "81", "turns": ["text", …]}}'

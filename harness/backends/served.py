@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from ..checkpoint import FASTCHAT, Checkpoint, inspect_checkpoint, resolve
 from ..client import ChatClient
 from ..errors import CheckpointError, ConfigError, ReplyError, ServerError
-from ..protocols import ServeOptions
+from ..protocols import Served, ServeOptions
 from ..records import Answer, ModelRef, Prompt, Sampling
 from .chat import Asker, ChatCompletions, Context, Dialogue
 from .fastchat import FastChatCompletions, template_digest
@@ -108,6 +108,18 @@ class ServedBackend:
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
         assert self._asker is not None, "use `async with`"
         return await self._asker.answer(prompt, sampling, index)
+
+    def served(self) -> Served:
+        """Where others can ask this model, while it is up."""
+        found = self.checkpoint
+        folder = found.path if found.base is None or (found.path / "tokenizer_config.json").is_file() else found.base
+        return Served(
+            self.served_name,
+            self.server.root_url + "/v1",
+            tokenizer=folder.resolve(),
+            max_model_len=self.options.max_model_len or found.max_position,
+            concurrency=self.options.concurrency,
+        )
 
     # staying alive
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -56,9 +57,20 @@ def pull(suites: Suites = None, mirror: Mirror = None, as_json: AsJson = False) 
                 tasks[name] = bars.add_task(name, total=size)
             bars.update(tasks[name], completed=done)
 
-        for file in files:
-            official.ensure([file.name], mirror, progress=advance)
-    _show(files, dict.fromkeys((file.name for file in files), "ok"), as_json)
+        state = {file.name: _pull_one(file, mirror, advance, named=bool(suites)) for file in files}
+    _show(files, state, as_json)
+
+
+def _pull_one(file: official.OfficialFile, mirror: str | None, advance: official.Progress, *, named: bool) -> str:
+    """The file's state. One that few need stops a pull only where its suite is named."""
+    try:
+        official.ensure([file.name], mirror, progress=advance)
+    except DataError as error:
+        if named or not file.optional:
+            raise
+        print(f"harness: optional, left out: {error}", file=sys.stderr)
+        return "missing"
+    return "ok"
 
 
 @data_app.command("verify", epilog="Example: harness data verify --json")
@@ -67,7 +79,8 @@ def verify(suites: Suites = None, as_json: AsJson = False) -> None:
     files = official.files_of(suites or ())
     state = {file.name: official.verify(file) for file in files}
     _show(files, state, as_json)
-    bad = [f"{name} ({found})" for name, found in state.items() if found != "ok"]
+    left_out = {file.name for file in files if file.optional and not suites and state[file.name] == "missing"}
+    bad = [f"{name} ({found})" for name, found in state.items() if found != "ok" and name not in left_out]
     if bad:
         raise DataError(f"not as pinned: {', '.join(bad)}; `harness data pull` fetches them")
 
@@ -82,7 +95,8 @@ def _show(files: Iterable[official.OfficialFile], state: dict[str, str], as_json
                 "path": str(official.cached_path(file)),
                 "url": file.url,
                 "mirror_path": file.path,
-                "sha256": file.sha256,
+                "sha256": official.expected_sha256(file),
+                "optional": file.optional,
                 "bytes": file.size,
                 "licence": file.licence,
             }
@@ -92,7 +106,9 @@ def _show(files: Iterable[official.OfficialFile], state: dict[str, str], as_json
         return
     table = Table("file", "state", "bytes", "licence", "sha256", box=None)
     for file in files:
-        table.add_row(file.name, state[file.name], f"{file.size:,}", file.licence, file.sha256[:12])
+        size = "unknown" if file.size is None else f"{file.size:,}"
+        sha = (official.expected_sha256(file) or "at first pull")[:13]
+        table.add_row(file.name, state[file.name], size, file.licence, sha)
     console = Console()
     console.print(table)
     console.print(f"cache: {cache_folder() / 'data'}", soft_wrap=True, highlight=False)

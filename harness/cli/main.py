@@ -15,6 +15,9 @@ from ..plugins import installed
 
 COMMANDS = {
     "run": ("run:run", "Serve a model, ask it a suite's questions, judge, score."),
+    "score": ("score:score", "Score judgment files made by the original tools."),
+    "export": ("export:export", "Hand a run back to FastChat, AlpacaEval or Arena-Hard."),
+    "import": ("importing:import_", "Bring in answers, judgments or lm-eval results made elsewhere."),
     "leaderboard": ("leaderboard:leaderboard", "Rank the score cards of a results folder."),
     "data": ("data:data_app", "List, fetch and verify the official benchmark files."),
     "judge": ("judge:judge_app", "List the judges."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -18,6 +19,13 @@ SHOWN = {
     "arena_hard": ("avg_tokens",),
 }
 """Secondary metrics that fit a narrow table; CSV and JSON hold all."""
+CSV_HEAD = (
+    *("suite", "suite_version", "protocol", "judge", "rank", "model", "run", "metric"),
+    *("value", "ci_low", "ci_high", "se", "n", "unscored"),
+    # "measured", or "reported: " and where; then what a measured run of a reported model differs by
+    *("source", "compared_run", "difference", "difference_low", "difference_high"),
+)
+Cell = str | int | float
 
 
 def number(score: Score | None, name: str) -> str:
@@ -79,12 +87,12 @@ def markdown(tables: list[Table]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def csv_text(tables: list[Table]) -> str:
-    """One line a card and metric, full precision; no cell can be a spreadsheet formula."""
+def csv_text(tables: list[Table], reported: Iterable[Sequence[Cell]] = ()) -> str:
+    """One line a card and metric, full precision; no cell can be a spreadsheet formula. `reported` are lines of
+    `report.reported.csv_lines`, put below the measured ones."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ["suite", "suite_version", "protocol", "judge", "rank", "model", "run", "metric"]
-    writer.writerow([*head, "value", "ci_low", "ci_high", "se", "n", "unscored"])
+    writer.writerow(CSV_HEAD)
     for table in tables:
         for row in table.rows:
             for name, score in {table.headline: row.score, **row.others}.items():
@@ -92,7 +100,9 @@ def csv_text(tables: list[Table]) -> str:
                 place = "" if row.rank is None else row.rank
                 numbers = [score.value, score.ci_low, score.ci_high, score.se, score.n, score.unscored]
                 named = [*map(harmless, fixed), place, harmless(row.model), harmless(row.run_id), name]
-                writer.writerow([*named, *("" if value is None else value for value in numbers)])
+                filled: list[Cell] = ["" if value is None else value for value in numbers]
+                writer.writerow([*named, *filled, "measured", "", "", "", ""])
+    writer.writerows(reported)
     return out.getvalue()
 
 

@@ -5,21 +5,20 @@ A logistic model of the preference, without intercept, of three features a row (
 gamed baselines with small weight and a zero third feature hold the length coefficient in place. The strength of the
 L1 penalty is chosen by cross-validation. Read out with the length term set to zero.
 
-The headline needs liblinear's own path, tolerance and random stream to equal published digits, so it asks
-scikit-learn, imported on use. The bootstrap refits with the solver of `harness.stats.soft_logistic`.
+The headline needs liblinear's own path, tolerance and random stream to equal published digits, so it is fitted by
+`harness.stats.newton_l1`. The bootstrap refits with the exact solver of `harness.stats.soft_logistic`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..errors import ConfigError
 from .folds import FoldOrder, assign_folds
 from .intervals import FloatArray, Interval, percentile_interval, resampling_weights
+from .newton_l1 import Fits, SoftRows
 from .soft_logistic import fit_replicates, sigmoid
 
 STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn LogisticRegressionCV, Cs=10
@@ -61,14 +60,14 @@ def control_length(
 ) -> LengthControl | None:
     """The length-controlled win rate; None where it cannot be fitted (under ten verdicts, or no spread of lengths).
 
-    `gamed` holds (preference, standardised length difference, difficulty). Raises ConfigError without scikit-learn.
+    `gamed` holds (preference, standardised length difference, difficulty).
     """
     design = _design(rows, gamed)
     if design is None:
         return None
     features, preference, weight = design
     strength = _choose_strength(features, preference, weight, order)
-    coefficients = _liblinear(np.random.RandomState(SEED)).fit(features, preference, weight, strength)
+    coefficients = Fits(SEED).fit(SoftRows(features, preference, weight * strength))
     fitted = sigmoid(rows.difficulty * coefficients[1] + coefficients[2])
     return LengthControl(
         win_rate=100 * float(np.mean(fitted)),
@@ -122,43 +121,14 @@ def _choose_strength(features: FloatArray, preference: FloatArray, weight: Float
     scores = np.empty((FOLDS, len(STRENGTHS)))
     for number in range(FOLDS):
         held_out = fold == number
-        solver = _liblinear(np.random.RandomState(SEED))  # one stream for all Cs of a fold: it decides digits
+        kept, true = SoftRows(features[~held_out], preference[~held_out], weight[~held_out]), preference[held_out]
+        fits = Fits(SEED)  # one stream for all Cs of a fold: it decides digits
         for at, strength in enumerate(STRENGTHS):
-            coefficients = solver.fit(features[~held_out], preference[~held_out], weight[~held_out], float(strength))
+            coefficients = fits.fit(replace(kept, weight=kept.weight * strength))
             fitted = np.clip(sigmoid(features[held_out] @ coefficients), CLIP, 1 - CLIP)
-            true = preference[held_out]
             likelihood = weight[held_out] * (true * np.log(fitted) + (1 - true) * np.log(1 - fitted))
             scores[number, at] = np.mean(likelihood)
     return float(STRENGTHS[int(np.argmax(np.mean(scores, axis=0)))])
-
-
-class _liblinear:  # noqa: N801 - a solver with a random stream, named as the library it wraps
-    """scikit-learn's L1 liblinear, one random stream for all its fits."""
-
-    def __init__(self, stream: np.random.RandomState) -> None:
-        try:
-            import sklearn
-            from sklearn.linear_model import LogisticRegression
-        except ImportError:
-            raise ConfigError(
-                "the length-controlled win rate needs scikit-learn: pip install 'fusion-harness[alpaca-eval]'"
-            ) from None
-        self._context = sklearn.config_context
-        version = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
-        # `penalty` goes away in 1.10; before 1.8 `l1_ratio` alone does not ask for L1.
-        penalty: dict[str, object] = {"l1_ratio": 1} if version >= (1, 8) else {"penalty": "l1"}
-        self._model = LogisticRegression(**penalty, solver="liblinear", fit_intercept=False, random_state=stream)
-
-    def fit(self, features: FloatArray, preference: FloatArray, weight: FloatArray, strength: float) -> FloatArray:
-        """Coefficients, shape (features,): each row counts as a win with weight p and as a loss with 1 - p."""
-        doubled = np.concatenate([features, features])
-        won = np.repeat([1, 0], len(features))
-        shares = np.concatenate([weight * preference, weight * (1 - preference)])
-        with self._context(skip_parameter_validation=True, assume_finite=True):
-            self._model.C = strength
-            self._model.fit(doubled, won, sample_weight=shares)
-        found: NDArray[np.float64] = self._model.coef_[0]
-        return found
 
 
 def _refit(

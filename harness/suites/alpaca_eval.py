@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..official import sha256_of
 from ..protocols import SuiteData, SuiteOptions
 from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Order, Prompt, Sampling, SuiteScores
-from .alpaca_scores import score_preferences
+from .alpaca_scores import ScoreRules, score_preferences
 from .editions import is_broken, load_edition, official_files, only_template, pinned, template_shas
 
 MAX_TOKENS = 4096
@@ -89,7 +89,7 @@ class AlpacaEval:
         ]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        return score_preferences(self._data, prompts, answers, judgments, seed=self._seed)
+        return score_preferences(self._data, prompts, answers, judgments, ScoreRules(seed=self._seed))
 
 
 def shown_order(instruction: str, seed: int = 0) -> Order:
@@ -129,7 +129,7 @@ def load_official(options: SuiteOptions) -> SuiteData:
         str(place): Answer(prompt_id=str(place), model=BASELINE, turns=(row["output"],), finish=("stop",))
         for place, row in enumerate(rows)
     }
-    difficulty, gamed = _read_gamed(paths["alpaca_eval/gamed"])
+    difficulty, gamed = read_gamed(paths["alpaca_eval/gamed"])
     return SuiteData(
         version="official-1",
         prompts=prompts,
@@ -142,7 +142,7 @@ def load_official(options: SuiteOptions) -> SuiteData:
     )
 
 
-def _read_gamed(path: Path) -> tuple[dict[str, float], tuple[tuple[float, float, float], ...]]:
+def read_gamed(path: Path) -> tuple[dict[str, float], tuple[tuple[float, float, float], ...]]:
     """Instruction difficulty by prompt id (the file's `index`), and the regularisation rows in the file's order."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

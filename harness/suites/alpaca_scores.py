@@ -5,18 +5,35 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ConfigError
 from ..protocols import SuiteData
 from ..records import Answer, Judgment, Prompt, Score, SuiteScores
 from ..scoring import Unit, categories, draws, latest_answers, mean_score, unscored_note, verdicts_by_slot
-from ..stats.length_control import LengthRows, control_length, control_length_interval
+from ..stats.folds import FoldOrder
+from ..stats.length_control import LengthControl, LengthRows, control_length, control_length_interval
 
 MIN_SCORED = 0.9
 """Under this share of verdicts there is no rate (spec: "with fewer than 90 % scored there is no score")."""
 NORMAL_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class ScoreRules:
+    """What of the scoring is a choice."""
+
+    seed: int = 0
+    """Of every bootstrap."""
+    order: FoldOrder = "published"
+    intervals: bool = True
+    """False: point estimates and the reference's errors only."""
+    min_scored: float = MIN_SCORED
+    """Share of the instructions that must have a verdict for a rate to be given."""
+
+
+DEFAULT_RULES = ScoreRules()
 
 
 def score_preferences(
@@ -24,38 +41,47 @@ def score_preferences(
     prompts: Sequence[Prompt],
     answers: Sequence[Answer],
     judgments: Sequence[Judgment],
-    *,
-    seed: int = 0,
+    rules: ScoreRules = DEFAULT_RULES,
 ) -> SuiteScores:
     """All metrics of one model; rates in percent, counts and lengths as they are."""
     texts = _texts(prompts, answers)
     preferences = _preferences(prompts, answers, judgments)
     expected = len(prompts) * draws(answers)
     units = [Unit(prompt_id, value) for prompt_id, values in preferences.items() for value in values]
-    win_rate = mean_score(units, expected, scale=100.0, seed=seed)
+    win_rate = _mean(units, expected, rules)
     notes = unscored_note(win_rate, "instructions")
     scores = {
         "win_rate": win_rate,
-        **_counted(units, win_rate, seed),
+        **_counted(units, win_rate, rules),
         "avg_length": _average_length(texts, win_rate),
     }
-    if win_rate.n < MIN_SCORED * expected:
+    if not win_rate.n or win_rate.n < rules.min_scored * expected:
         rates = ("lc_win_rate", "lc_win_rate_reference", "win_rate", "discrete_win_rate", "standard_error")
         scores |= {name: Score(value=None, n=win_rate.n, unscored=win_rate.unscored) for name in rates}
-        lc_notes: tuple[str, ...] = (f"under {MIN_SCORED:.0%} of the instructions are scored: no win rate is given",)
+        lc_notes: tuple[str, ...] = (_too_few(win_rate.n, rules),)
     else:
-        lc, lc_notes = _length_controlled(data, prompts, texts, preferences, win_rate, seed)
+        lc, lc_notes = _length_controlled(data, prompts, texts, preferences, win_rate, rules)
         scores = {**lc, **scores}
     by_category = {
-        category: {"win_rate": _of(preferences, ids, draws(answers), seed)}
+        category: {"win_rate": _of(preferences, ids, draws(answers), rules)}
         for category, ids in categories(prompts).items()
     }
     return SuiteScores(scores=scores, by_category=by_category, notes=(*notes, *lc_notes))
 
 
-def _of(preferences: Mapping[str, Sequence[float]], ids: Sequence[str], times: int, seed: int) -> Score:
+def _mean(units: Sequence[Unit], expected: int, rules: ScoreRules) -> Score:
+    return mean_score(units, expected, scale=100.0, seed=rules.seed, intervals=rules.intervals)
+
+
+def _of(preferences: Mapping[str, Sequence[float]], ids: Sequence[str], times: int, rules: ScoreRules) -> Score:
     units = [Unit(prompt_id, value) for prompt_id in ids for value in preferences.get(prompt_id, ())]
-    return mean_score(units, len(ids) * times, scale=100.0, seed=seed)
+    return _mean(units, len(ids) * times, rules)
+
+
+def _too_few(scored: int, rules: ScoreRules) -> str:
+    if not scored:
+        return "no instruction is scored: no win rate is given"
+    return f"under {rules.min_scored:.0%} of the instructions are scored: no win rate is given"
 
 
 def _texts(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, list[str]]:
@@ -79,7 +105,7 @@ def _preferences(
     return found
 
 
-def _counted(units: Sequence[Unit], win_rate: Score, seed: int) -> dict[str, Score]:
+def _counted(units: Sequence[Unit], win_rate: Score, rules: ScoreRules) -> dict[str, Score]:
     """The reference's other figures (alpaca_eval metrics/winrate.py)."""
     values = [unit.value for unit in units]
     rounded = [Unit(unit.prompt_id, float(unit.value > 0.5) if unit.value != 0.5 else 0.5) for unit in units]
@@ -92,7 +118,7 @@ def _counted(units: Sequence[Unit], win_rate: Score, seed: int) -> dict[str, Sco
         "n_draws": float(sum(value == 0.5 for value in values)),
     }
     scores = {name: Score(value=value, n=n, unscored=unscored) for name, value in counts.items()}
-    return {"discrete_win_rate": mean_score(rounded, n + unscored, scale=100.0, seed=seed), **scores}
+    return {"discrete_win_rate": _mean(rounded, n + unscored, rules), **scores}
 
 
 def _average_length(texts: Mapping[str, Sequence[str]], win_rate: Score) -> Score:
@@ -109,38 +135,39 @@ def _length_controlled(
     texts: Mapping[str, Sequence[str]],
     preferences: Mapping[str, Sequence[float]],
     win_rate: Score,
-    seed: int,
+    rules: ScoreRules,
 ) -> tuple[dict[str, Score], tuple[str, ...]]:
     """`lc_win_rate` with the refit interval, `lc_win_rate_reference` with the reference's error; and notes."""
-    n, unscored = win_rate.n, win_rate.unscored
-    none = Score(value=None, n=n, unscored=unscored)
+    none = Score(value=None, n=win_rate.n, unscored=win_rate.unscored)
     without = {"lc_win_rate": none, "lc_win_rate_reference": none}
     rows = length_rows(data, prompts, texts, preferences)
     if rows is None:
         return without, ("no length-controlled win rate: an instruction has no difficulty",)
-    try:
-        fit = control_length(rows, data.gamed)
-    except ConfigError as error:
-        return without, (str(error),)
+    fit = control_length(rows, data.gamed, order=rules.order)
     if fit is None:
         return without, ("no length-controlled win rate: too few verdicts, or all answers equally long",)
     # With the C that found nothing every refit finds nothing: its interval would be of width zero.
     found_nothing = not any(fit.coefficients)
-    interval = None if found_nothing else control_length_interval(rows, data.gamed, fit, seed=seed)
-    ours = Score(value=fit.win_rate, n=n, unscored=unscored)
+    skip = found_nothing or not rules.intervals
+    interval = None if skip else control_length_interval(rows, data.gamed, fit, seed=rules.seed)
+    ours = none.model_copy(update={"value": fit.win_rate})
     if interval is not None:
         ours = ours.model_copy(update={"ci_low": interval.low, "ci_high": interval.high, "se": interval.se})
+    notes = ("the length-controlled fit found no pattern (all coefficients 0), so it says 50",) if found_nothing else ()
+    return {"lc_win_rate": ours, "lc_win_rate_reference": reference_score(fit, win_rate)}, notes
+
+
+def reference_score(fit: LengthControl, win_rate: Score) -> Score:
+    """The length-controlled win rate with the reference's own standard error, n as the win rate's."""
     half = NORMAL_95 * fit.reference_se
-    theirs = Score(
+    return Score(
         value=fit.win_rate,
         ci_low=fit.win_rate - half,
         ci_high=fit.win_rate + half,
         se=fit.reference_se,
-        n=n,
-        unscored=unscored,
+        n=win_rate.n,
+        unscored=win_rate.unscored,
     )
-    notes = ("the length-controlled fit found no pattern (all coefficients 0), so it says 50",) if found_nothing else ()
-    return {"lc_win_rate": ours, "lc_win_rate_reference": theirs}, notes
 
 
 def length_rows(

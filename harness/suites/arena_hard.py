@@ -39,6 +39,7 @@ from ..scoring import (
     unscored_note,
     verdicts_by_slot,
 )
+from ..stats.bradley_terry import row_interval
 from .editions import is_broken, load_edition, official_files, only_template, pinned, read_json_lines, template_shas
 
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -111,30 +112,44 @@ class ArenaHard:
             for category, ids in groups.items()
             if len(groups) > 1
         }
-        tokens = _average_tokens(prompts, answers, times)
+        reference = _reference(prompts, found, times, headline)
+        tokens = average_tokens(prompts, answers, times)
         notes = unscored_note(headline, "games")
         if tokens.value is not None:
             notes += (
                 "avg_tokens counts by the served model's own tokenizer; the published tables count by cl100k_base",
             )
-        return SuiteScores(scores={"arena_hard": headline, "avg_tokens": tokens}, by_category=by_category, notes=notes)
+        scores = {"arena_hard": headline, "arena_hard_reference": reference, "avg_tokens": tokens}
+        return SuiteScores(scores=scores, by_category=by_category, notes=notes)
 
     def _score(self, prompts: Sequence[Prompt], found: Verdicts, times: int) -> Score:
-        slots = [
-            Slot(prompt.id, index, order=order) for prompt in prompts for index in range(times) for order in ORDERS
-        ]
+        slots = _slots(prompts, times)
         units = [battle_unit(slot.prompt_id, found[slot]) for slot in slots if found.get(slot)]
         return mean_score(units, len(slots), scale=100.0, seed=self._seed)
 
 
+def _slots(prompts: Sequence[Prompt], times: int) -> list[Slot]:
+    return [Slot(prompt.id, index, order=order) for prompt in prompts for index in range(times) for order in ORDERS]
+
+
+def _reference(prompts: Sequence[Prompt], found: Verdicts, times: int, headline: Score) -> Score:
+    """The score with the reference's interval: rows after weighting, 100 rounds, numpy seed 42, this model alone."""
+    verdicts = [verdict for slot in _slots(prompts, times) for verdict in found.get(slot, ())]
+    interval = row_interval([verdict.value for verdict in verdicts], [battle_weight(verdict) for verdict in verdicts])
+    limits: dict[str, float | None] = {"ci_low": None, "ci_high": None, "se": None}
+    if interval is not None:
+        limits = {"ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
+    return headline.model_copy(update=limits)
+
+
 def battle_unit(prompt_id: str, verdicts: Sequence[Verdict]) -> Unit:
     """One game: weighted candidate wins over weight; repeats of a judgment count as their mean."""
-    weights = [_weight(verdict) for verdict in verdicts]
+    weights = [battle_weight(verdict) for verdict in verdicts]
     wins = [weight * verdict.value for weight, verdict in zip(weights, verdicts, strict=True)]
     return Unit(prompt_id, value=sum(wins) / len(wins), weight=sum(weights) / len(weights))
 
 
-def _weight(verdict: Verdict) -> float:
+def battle_weight(verdict: Verdict) -> float:
     return STRONG_WEIGHT if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
 
 
@@ -143,7 +158,7 @@ def _fields(prompt: Prompt, baseline: Answer, answer: Answer, order: Order) -> d
     return {"question_1": prompt.turns[0], "answer_1": first.turns[0], "answer_2": second.turns[0]}
 
 
-def _average_tokens(prompts: Sequence[Prompt], answers: Sequence[Answer], times: int) -> Score:
+def average_tokens(prompts: Sequence[Prompt], answers: Sequence[Answer], times: int) -> Score:
     """Floor of the mean answer length in tokens, as the published tables have it; of answers with a token count."""
     asked = {prompt.id for prompt in prompts}
     counts = [

@@ -40,9 +40,9 @@ def official_files(options: SuiteOptions, names: Iterable[str]) -> dict[str, Pat
     return official.ensure(names, options.mirror, cache_dir=options.cache_dir)
 
 
-def pinned(names: Iterable[str]) -> dict[str, str]:
-    """Name -> sha256, for the card's protocol."""
-    return {name: official.FILES[name].sha256 for name in names}
+def pinned(names: Iterable[str], cache_dir: Path | None = None) -> dict[str, str]:
+    """Name -> sha256, pinned or recorded, for the card's protocol."""
+    return {name: official.expected_sha256(official.FILES[name], cache_dir) or "unknown" for name in names}
 
 
 def template_shas(templates: Mapping[str, JudgeTemplate]) -> dict[str, JsonValue]:

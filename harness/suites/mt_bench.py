@@ -49,11 +49,12 @@ class MtBench:
     name = "mt_bench"
     headline = "mt_bench"
 
-    def __init__(self, data: SuiteData, *, references: str = "official", seed: int = 0) -> None:
+    def __init__(self, data: SuiteData, *, references: str = "official", seed: int = 0, intervals: bool = True) -> None:
         self.version = data.version
         self._data = data
         self._references = references if references in REFERENCE_SETS else "file"
         self._seed = seed
+        self._intervals = intervals
 
     def protocol(self) -> dict[str, JsonValue]:
         return {
@@ -94,10 +95,15 @@ class MtBench:
         return self._data.templates[kind if turn == 1 else f"{kind}-multi-turn"]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        """`mt_bench` is the pooled mean of the scored turns, not the mean of the two turn means (show_result.py)."""
+        """`mt_bench` is the pooled mean of the scored turns, not the mean of the two turn means (show_result.py).
+
+        `legacy_mean` counts a judgment without a verdict as -1, as the leaderboard of June 2023 did (before FastChat
+        PR 2074); it is there to be compared with those figures.
+        """
         found = verdicts_by_slot(judgments, answers)
         times = draws(answers)
         scores = self._scores(prompts, found, times)
+        scores["legacy_mean"] = self._legacy_mean(prompts, found, judgments, times)
         by_id = {prompt.id: prompt for prompt in prompts}
         by_category = {
             category: self._scores([by_id[prompt_id] for prompt_id in ids], found, times)
@@ -106,18 +112,35 @@ class MtBench:
         return SuiteScores(scores=scores, by_category=by_category, notes=unscored_note(scores["mt_bench"], "turns"))
 
     def _scores(self, prompts: Sequence[Prompt], found: Verdicts, times: int) -> dict[str, Score]:
-        slots = [
-            Slot(prompt.id, index, turn)
-            for prompt in prompts
-            for index in range(times)
-            for turn in range(1, len(prompt.turns) + 1)
-        ]
+        slots = _slots(prompts, times)
         wanted = {
             "mt_bench": slots,
             "turn_1": [slot for slot in slots if slot.turn == 1],
             "turn_2": [slot for slot in slots if slot.turn == 2],
         }
-        return {name: mean_score(_units(some, found), len(some), seed=self._seed) for name, some in wanted.items()}
+        return {
+            name: mean_score(_units(some, found), len(some), seed=self._seed, intervals=self._intervals)
+            for name, some in wanted.items()
+        }
+
+    def _legacy_mean(
+        self, prompts: Sequence[Prompt], found: Verdicts, judgments: Sequence[Judgment], times: int
+    ) -> Score:
+        slots = _slots(prompts, times)
+        judged = {Slot(row.prompt_id, row.index, row.turn) for row in judgments}
+        failed = [Unit(slot.prompt_id, -1.0) for slot in slots if slot in judged and slot not in found]
+        units = [*_units(slots, found), *failed]
+        return mean_score(units, len(slots), seed=self._seed, intervals=self._intervals)
+
+
+def _slots(prompts: Sequence[Prompt], times: int) -> list[Slot]:
+    """What a judge is asked: every turn of every draw."""
+    return [
+        Slot(prompt.id, index, turn)
+        for prompt in prompts
+        for index in range(times)
+        for turn in range(1, len(prompt.turns) + 1)
+    ]
 
 
 def _units(slots: Sequence[Slot], found: Verdicts) -> list[Unit]:

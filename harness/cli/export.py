@@ -1,0 +1,58 @@
+"""`harness export`: a run as the files of the original tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigError
+from ..formats.export import EXPORTERS, exporter, suites_of
+from ..formats.export_rows import FinishedRun
+from ..pipeline import current_judgments
+from ..plugins import load_plugin
+from ..protocols import Suite, SuiteOptions
+from ..records import ScoreCard
+from ..runs import find_run, read_rows
+from ..store import read_card, write_atomic
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="A run's folder, its card.json, or a model's name.")],
+    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(EXPORTERS)}.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    results: Annotated[Path, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
+    references: Annotated[str, typer.Option(help="The FILE of reference answers, where the run had its own.")] = "",
+    mirror: Annotated[str | None, typer.Option(help="Folder or URL with the official files.")] = None,
+) -> None:
+    """Write a run's answers, judgments and (AlpacaEval) leaderboard row for FastChat, AlpacaEval or Arena-Hard.
+
+    Example: harness export my-model --format fastchat --out fastchat-files
+    """
+    folder = find_run(run, results, suites_of(file_format))
+    card = read_card(folder / "card.json")
+    make = exporter(file_format, card.suite)
+    suite = suite_of(card, references=references, mirror=mirror)
+    answers, judgments = read_rows(folder)
+    finished = FinishedRun(card, suite, tuple(answers), tuple(current_judgments(answers, iter(judgments))))
+    for name, text in make(finished).items():
+        write_atomic(out / name, text)
+        print(f"wrote {out / name}")
+
+
+def suite_of(card: ScoreCard, *, references: str, mirror: str | None) -> Suite:
+    """The suite that asked this run. Raises ConfigError where its data here are not the run's."""
+    named = str(card.protocol.get("references", "official"))
+    options = SuiteOptions(
+        edition=card.suite_version.rpartition("-")[0],
+        references=references or (named if named in ("official", "pr3158") else "official"),
+        mirror=mirror,
+    )
+    suite: Suite = load_plugin("suites", card.suite)(options)
+    for key in ("data", "references", "templates"):
+        theirs, here = card.protocol.get(key), suite.protocol().get(key)
+        if theirs not in (None, "unknown", here):
+            hint = "; give --references FILE" if named == "file" else ""
+            raise ConfigError(f"the run's {key} are not those at hand, so its judge prompts cannot be rebuilt{hint}")
+    return suite

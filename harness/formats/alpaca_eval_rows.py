@@ -1,0 +1,131 @@
+"""Rows of AlpacaEval's annotations.json, and the log-probabilities behind them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from pydantic import JsonValue
+
+from ..records import Order
+from ..suites.alpaca_eval import shown_order
+
+Row = Mapping[str, JsonValue]
+LETTERS = ("m", "M")
+"""What the judge is asked to say: m is the answer shown first."""
+TIE = 0.5
+AGREES = 1e-6
+"""Largest difference of a stored preference to the one its log-probabilities give; files hold ten decimals."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One instruction's judgment. Texts are None in files that hold log-probabilities only."""
+
+    instruction: str
+    category: str
+    output_1: str | None
+    """The baseline's answer."""
+    output_2: str | None
+    """The candidate's."""
+    stored: float | None
+    """Probability that the candidate wins, as the file has it; None: no verdict."""
+    derived: float | None
+    """The same from the judge's log-probabilities; None where the file has none."""
+
+    @property
+    def conflict(self) -> bool:
+        """Whether stored preference and log-probabilities disagree."""
+        both = self.stored is not None and self.derived is not None
+        return both and abs((self.stored or 0.0) - (self.derived or 0.0)) > AGREES
+
+
+def is_annotation(row: Row) -> bool:
+    return "preference" in row and "output_2" in row and isinstance(row.get("instruction"), str)
+
+
+def is_logprobs(row: Row) -> bool:
+    return "preference" in row and "top" in row and isinstance(row.get("instruction_id"), int) and "model" in row
+
+
+def read_annotation(row: Row) -> Annotation:
+    """A row of annotations.json; unknown keys are passed over."""
+    instruction = str(row["instruction"])
+    return Annotation(
+        instruction=instruction,
+        category=str(row.get("dataset") or "none"),
+        output_1=_text(row.get("output_1")),
+        output_2=_text(row.get("output_2")),
+        stored=stored_preference(row.get("preference")),
+        derived=derived_preference(_top_of(row.get("raw_completion")), instruction),
+    )
+
+
+def read_logprobs(row: Row, instructions: Sequence[str]) -> Annotation | None:
+    """A row of model, instruction_id, top ([token, logprob] pairs) and preference; None for an unknown instruction."""
+    place, top = row["instruction_id"], row.get("top")
+    if not isinstance(place, int) or not 0 <= place < len(instructions):
+        return None
+    pairs = [pair for pair in top if isinstance(pair, list)] if isinstance(top, list) else []
+    return Annotation(
+        instruction=instructions[place],
+        category="none",
+        output_1=None,
+        output_2=None,
+        stored=stored_preference(row.get("preference")),
+        derived=None if row.get("same_output") else derived_preference(_pairs(pairs), instructions[place]),
+    )
+
+
+def stored_preference(value: JsonValue) -> float | None:
+    """1..2 in the file is 0..1 here; an old 0 is a draw (alpaca_eval metrics/helpers.py); anything else no verdict."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    if value == 0:
+        return TIE
+    return float(value) - 1.0 if 1 <= value <= 2 else None
+
+
+def derived_preference(top: Mapping[str, float], instruction: str) -> float | None:
+    """p(m) / (p(m) + p(M)) turned to the candidate; None without an m or M (completion_parsers.logprob_parser)."""
+    first, second = top.get("m", -math.inf), top.get("M", -math.inf)
+    highest = max(first, second)
+    if not math.isfinite(highest):
+        return None
+    total = math.exp(first - highest) + math.exp(second - highest)
+    shown_first = math.exp(first - highest) / total
+    return shown_first if _order(instruction) == "ba" else 1.0 - shown_first
+
+
+@lru_cache(maxsize=2048)  # the same for every model
+def _order(instruction: str) -> Order:
+    return shown_order(instruction)
+
+
+def _text(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _top_of(raw: JsonValue) -> dict[str, float]:
+    """The first token's log-probabilities in a stored OpenAI choice; empty for every other form."""
+    logprobs = raw.get("logprobs") if isinstance(raw, dict) else None
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    first = content[0] if isinstance(content, list) and content else None
+    top = first.get("top_logprobs") if isinstance(first, dict) else None
+    if not isinstance(top, list):
+        return {}
+    return _pairs([[one.get("token"), one.get("logprob")] for one in top if isinstance(one, dict) and _letter(one)])
+
+
+def _letter(one: Row) -> bool:
+    return one.get("token") in LETTERS
+
+
+def _pairs(pairs: Sequence[Sequence[JsonValue]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for token, logprob in pairs:
+        if isinstance(token, str) and isinstance(logprob, int | float):
+            found.setdefault(token, float(logprob))
+    return found

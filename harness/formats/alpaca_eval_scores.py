@@ -1,0 +1,145 @@
+"""Scores of one model's annotations: by our rules, or by position and whatever is stored, as the reference does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from ..protocols import SuiteData
+from ..records import Answer, Failure, Judgment, Preference, Prompt, Score, SuiteScores
+from ..stats.length_control import LengthRows, control_length
+from ..suites.alpaca_scores import ScoreRules, reference_score, score_preferences
+from .alpaca_eval_data import InstructionSet
+from .alpaca_eval_rows import Annotation
+from .options import ScoreOptions
+
+REFERENCE_MIN = 0.0
+"""The reference gives a score however few rows it has; ours needs 90 %."""
+
+
+def score_ours(model: str, rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
+    """Each instruction once, difficulty by instruction; with rows missing or moved the reference's rate as well."""
+    last = {row.instruction: row for row in rows}
+    prompts = known.prompts
+    by_id = {known.ids[text]: row for text, row in last.items()}
+    rules = ScoreRules(seed=options.seed, order=options.fold_order, intervals=options.intervals)
+    found = _score(model, prompts, by_id, known, rules, believed=False)
+    notes = [*found.notes, *_row_notes(len(last), len(rows) - len(last), known)]
+    conflicts = sum(row.conflict for row in last.values())
+    if conflicts:
+        notes.append(f"{conflicts} unscored: the stored preference is not what the judge's log-probabilities say")
+    scores = dict(found.scores)
+    moved = [known.ids[row.instruction] for row in rows] != [prompt.id for prompt in prompts]
+    if moved and known.difficulty:
+        theirs = _reference_rate(rows, known, options, scores["win_rate"])
+        if theirs is not None:
+            scores["lc_win_rate_reference"] = theirs
+            notes.append(
+                "rows are missing or moved: lc_win_rate matches difficulty by instruction, "
+                "lc_win_rate_reference by row position, as the reference does"
+            )
+    return found.model_copy(update={"scores": scores, "notes": tuple(notes)})
+
+
+def score_strictly(model: str, rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
+    """Every row counts, difficulty by position."""
+    by_id = {str(place): row for place, row in enumerate(rows)}
+    seen = {row.instruction for row in rows}
+    absent = [text for text in known.ids if text not in seen]
+    prompts = [Prompt(id=key, turns=(row.instruction,), category=row.category) for key, row in by_id.items()]
+    prompts += [
+        Prompt(id=f"missing {place}", turns=(text,), category=known.categories.get(text, "none"))
+        for place, text in enumerate(absent)
+    ]
+    rules = ScoreRules(
+        seed=options.seed, order=options.fold_order, intervals=options.intervals, min_scored=REFERENCE_MIN
+    )
+    found = _score(model, prompts, by_id, known, rules, believed=True)
+    notes = ["scored as the reference does: difficulty by row position, stored preferences are believed"]
+    notes += [*found.notes, *_row_notes(len(seen), 0, known)]
+    if len(seen) < len(rows):
+        notes.append(f"{len(rows) - len(seen)} rows repeat an instruction; they count, too")
+    return found.model_copy(update={"notes": tuple(notes)})
+
+
+def against_itself(win_rate: Score) -> dict[str, Score]:
+    """glm_winrate.py: where both generators are one, 50 without a fit."""
+    half = Score(value=50.0, se=0.0, n=win_rate.n, unscored=win_rate.unscored)
+    return {"lc_win_rate": half, "lc_win_rate_reference": half}
+
+
+def _score(
+    model: str,
+    prompts: Sequence[Prompt],
+    by_id: dict[str, Annotation],
+    known: InstructionSet,
+    rules: ScoreRules,
+    *,
+    believed: bool,
+) -> SuiteScores:
+    """The suite's own scorer over the rows as answers and judgments."""
+    baseline = {key: _baseline_answer(key, row.output_1) for key, row in by_id.items() if row.output_1 is not None}
+    answers = [_answer(key, model, row.output_2) for key, row in by_id.items() if row.output_2 is not None]
+    judgments = [_judgment(model, key, row, believed=believed) for key, row in by_id.items()]
+    data = SuiteData(
+        version=known.version,
+        prompts=tuple(prompts),
+        templates={},
+        baseline=baseline,
+        difficulty=known.difficulty,
+        gamed=known.gamed,
+    )
+    return score_preferences(data, prompts, answers, judgments, rules)
+
+
+def _answer(key: str, model: str, text: str) -> Answer:
+    return Answer(prompt_id=key, model=model, turns=(text,), finish=("stop",))
+
+
+@lru_cache(maxsize=2048)  # the same for every model of a board
+def _baseline_answer(key: str, text: str) -> Answer:
+    return _answer(key, "baseline", text)
+
+
+def _judgment(model: str, key: str, row: Annotation, *, believed: bool) -> Judgment:
+    failed = row.stored is None or (row.conflict and not believed)
+    reason = Failure(reason="conflict" if row.stored is not None else "parse", message="no preference")
+    return Judgment(
+        prompt_id=key,
+        model=model,
+        judge="",
+        template_sha="",
+        verdict=None if failed or row.stored is None else Preference(value=row.stored),
+        error=reason if failed else None,
+    )
+
+
+def _reference_rate(
+    rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions, win_rate: Score
+) -> Score | None:
+    """The reference's length-controlled rate: rows as they stand, difficulty by position; None where it has none."""
+    texts = [(row.output_1, row.output_2) for row in rows]
+    if win_rate.value is None or len(rows) > len(known.ids):
+        return None
+    differences = [len(first) - len(second) for first, second in texts if first is not None and second is not None]
+    if len(differences) < len(rows):
+        return None
+    table = LengthRows(
+        preference=np.array([math.nan if row.stored is None else row.stored for row in rows]),
+        length_difference=np.array(differences, dtype=np.float64),
+        difficulty=np.array([known.difficulty[str(place)] for place in range(len(rows))]),
+    )
+    fit = control_length(table, known.gamed, order=options.fold_order)
+    return None if fit is None else reference_score(fit, win_rate)
+
+
+def _row_notes(present: int, dropped: int, known: InstructionSet) -> list[str]:
+    notes = []
+    if present < len(known.ids):
+        notes.append(f"only {present} of {len(known.ids)} instructions have a row")
+    if dropped:
+        notes.append(f"{dropped} duplicated rows dropped: of one instruction the last wins")
+    return notes

@@ -1,0 +1,247 @@
+"""Arena-Hard's own files -> score cards: one a model and judge, with our interval and the reference's beside it.
+
+A broken game is unscored with its reason and counted. Rows for what is read are in `arena_hard_rows`, numbers in
+`arena_hard_scores`; style control is asked for by name and done in `arena_hard_style`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from ..errors import ConfigError
+from ..official import FILES, cached_path, ensure
+from ..records import Score, ScoreCard, SuiteScores, digest
+from ..stats.ratio_intervals import ratio_intervals
+from .arena_hard_answers import Answers, read_answers
+from .arena_hard_rows import ERROR, Game, Question, is_judgment, read_questions
+from .arena_hard_scores import Group, asked, closed_form, reasons, scored, table, v01_reference, v2_reference
+from .arena_hard_style import StyleControl, style_control
+from .cards import FileResult, card_of
+from .files import SourceFile, read_files
+from .options import ScoreOptions
+
+BASELINE = "gpt-4-0314"  # config/judge_config.yaml of v0.1; its rows do not name their baseline
+OFFICIAL_IDS = {
+    "arena_hard": "90c6a47fbb7657fcf61335f30d6518722259dda21df41dcda6b24054b1620fa3",
+    "arena_hard_v2": "5d3226599bf48fec55ff6733788392b7560239d1ae920dcb751b598f6afef98a",
+}
+"""Suite -> digest of the sorted ids of its pinned questions."""
+
+
+def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]:
+    """One card a model and judge. Raises ConfigError for files without judgments or answers of Arena-Hard."""
+    sources = list(files)
+    answers = read_answers([*read_files(options.answers), *sources])
+    groups = _grouped(sources, answers, options)
+    if not groups:
+        raise ConfigError("no Arena-Hard judgment (a row with games) and no answer in these files")
+    found = score_groups(groups, answers, options)
+    return [_card(group, scores, options) for group, scores in zip(groups, found, strict=True)]
+
+
+def read_groups(sources: Sequence[SourceFile], answers: Answers, options: ScoreOptions) -> list[Group]:
+    """The files' judgments by model and judge, in order of first appearance.
+
+    Of several rows of one question the last counts; under --strict-reference all do, as the reference has no such rule.
+    """
+    rows: dict[tuple[str, str, str | None, str], list[Question]] = {}
+    for question in read_questions(sources, strict=options.strict_reference):
+        suite = "arena_hard" if question.category == "arena-hard-v0.1" else "arena_hard_v2"
+        baseline = question.baseline if suite == "arena_hard" else None  # v2.0 has one baseline a category
+        kept = question if options.strict_reference else _without_broken_answers(question, answers, options)
+        rows.setdefault((question.model, question.judge, baseline, suite), []).append(kept)
+    found = []
+    for (model, judge, baseline, _), questions in rows.items():
+        latest = {question.id: question for question in questions}
+        kept_rows = questions if options.strict_reference else list(latest.values())
+        duplicates = len(questions) - len(latest)
+        found.append(Group(model, judge, kept_rows[0].version, baseline, tuple(kept_rows), duplicates))
+    return found
+
+
+def _grouped(sources: Sequence[SourceFile], answers: Answers, options: ScoreOptions) -> list[Group]:
+    """Judged models, then those of which the files hold answers alone."""
+    groups = read_groups(sources, answers, options)
+    judged = {group.model for group in groups}
+    rest = [
+        replace(source, rows=tuple(row for row in source.rows if not is_judgment(row)))
+        for source in sources
+        if any(not is_judgment(row) for row in source.rows)
+    ]
+    named = dict.fromkeys(str(row.get("model_id", row.get("model"))) for source in rest for row in source.rows)
+    alone = [model for model in named if model in answers and model not in judged]
+    return groups + [Group(model, "none", "v0.1", None, ()) for model in alone]
+
+
+def _without_broken_answers(question: Question, answers: Answers, options: ScoreOptions) -> Question:
+    """The question without its games where the judged answer, or the baseline's, is a failed call."""
+    baseline = question.baseline or options.baseline or BASELINE
+    facts = [answers.get(model, {}).get(question.id) for model in (question.model, baseline)]
+    if not any(fact is not None and fact.broken for fact in facts):
+        return question
+    unscored = Game(None, reason=f"an answer is {ERROR}")
+    return replace(question, games=tuple(unscored for _ in question.games))
+
+
+# ----------------------------------------------------------------------------------------------------------- scores
+
+
+def score_groups(groups: Sequence[Group], answers: Answers, options: ScoreOptions) -> list[SuiteScores]:
+    """The metrics of each group. The reference's v0.1 interval depends on the pool: all v0.1 groups of one judge."""
+    headlines = _closed_forms([group.main for group in groups], options)
+    references = _references(groups, headlines, options)
+    parts = [_by_category(group, options) for group in groups]
+    styled: list[dict[str, Score]] = [{} for _ in groups]
+    control: StyleControl | None = None
+    if options.style_control:
+        control = style_control(groups, answers, options)
+        styled = [dict(scores) for scores in control.scores]
+    found = []
+    for group, headline, reference, by_category, style in zip(
+        groups, headlines, references, parts, styled, strict=True
+    ):
+        scores = {"arena_hard": headline, "arena_hard_reference": reference}
+        if "creative_writing" in by_category and group.main != group.by_category()["creative_writing"]:
+            scores["creative_writing"] = by_category["creative_writing"]["arena_hard"]
+        tokens = average_tokens(group, answers)
+        if tokens is not None:
+            scores["avg_tokens"] = tokens
+        notes = _notes(group, options) + (control.notes if control else ())
+        found.append(SuiteScores(scores=scores | style, by_category=by_category, notes=notes))
+    return found
+
+
+def _closed_forms(parts: Sequence[Sequence[Question]], options: ScoreOptions) -> list[Score]:
+    tables = [table(part) for part in parts]
+    intervals = ratio_intervals(tables, seed=options.seed) if options.intervals else [None] * len(tables)
+    return [closed_form(*one) for one in zip(parts, tables, intervals, strict=True)]
+
+
+def _references(groups: Sequence[Group], headlines: Sequence[Score], options: ScoreOptions) -> list[Score]:
+    """The reference's interval around the same value; without intervals the value alone."""
+    if not options.intervals:
+        return list(headlines)
+    found = list(headlines)
+    pools: dict[tuple[str, str | None], list[int]] = {}
+    for place, group in enumerate(groups):
+        if group.version == "v2.0":
+            found[place] = v2_reference(group.main, headlines[place])
+        else:
+            pools.setdefault((group.judge, group.baseline), []).append(place)
+    for places in pools.values():
+        pool, values = [groups[place] for place in places], [headlines[place] for place in places]
+        rated = v01_reference(pool, values, strict=options.strict_reference, anchored=not options.unanchored)
+        for place, score in zip(places, rated, strict=True):
+            found[place] = score
+    return found
+
+
+def _by_category(group: Group, options: ScoreOptions) -> dict[str, dict[str, Score]]:
+    parts = group.by_category()
+    if len(parts) < 2:
+        return {}
+    scores = _closed_forms(list(parts.values()), options)
+    return {name: {"arena_hard": score} for name, score in zip(parts, scores, strict=True)}
+
+
+def average_tokens(group: Group, answers: Answers) -> Score | None:
+    """Floor of the mean token count of the model's answers, as the published tables have it; None without answers."""
+    facts = answers.get(group.model)
+    if not facts:
+        return None
+    counts = [fact.tokens for fact in facts.values() if fact.tokens is not None]
+    expected = max(asked(group.questions) // 2, len(facts))
+    value = float(sum(counts) // len(counts)) if counts else None
+    return Score(value=value, n=len(counts), unscored=expected - len(counts))
+
+
+# ------------------------------------------------------------------------------------------------------------ cards
+
+
+def _notes(group: Group, options: ScoreOptions) -> tuple[str, ...]:
+    questions, notes = group.questions, []
+    if not questions:
+        return ("no judgments: the files hold this model's answers alone",)
+    left_out = reasons(questions, kept=False)
+    absent = asked(questions) - 2 * len({question.id for question in questions})
+    if absent > 0:
+        left_out["missing question"] = absent
+    if left_out:
+        said = ", ".join(f"{reason} ({count})" for reason, count in left_out.items())
+        notes.append(f"{sum(left_out.values())} of {asked(questions)} games are unscored: {said}")
+    kept = reasons(questions, kept=True)
+    if kept:
+        said = ", ".join(f"{reason} ({count})" for reason, count in kept.items())
+        notes.append(f"strict reference: {sum(kept.values())} broken games are scored as the reference does: {said}")
+    differing = sum(game.differs for question in questions for game in question.games)
+    if differing:
+        notes.append(f"{differing} stored verdicts are not the label in the judge's text; the stored one holds")
+    if group.duplicates:
+        rule = "all are scored" if options.strict_reference else "the last of each is scored"
+        notes.append(f"{group.duplicates} rows repeat a question: {rule}")
+    if group.version == "v2.0" and options.intervals:
+        notes.append("arena_hard_reference is a 90 % interval, as v2.0 has it; arena_hard a 95 % one")
+    return tuple(notes)
+
+
+def _card(group: Group, found: SuiteScores, options: ScoreOptions) -> ScoreCard:
+    official = bool(group.questions) and _is_official(group, options.mirror)
+    questions = group.questions
+    named_baseline = group.baseline or options.baseline or "not stated in the files"
+    protocol: dict[str, JsonValue] = {
+        "format": f"arena_hard {group.version}",
+        "baseline": named_baseline if group.suite == "arena_hard" else "one a category",
+        "questions": "official" if official else digest(sorted({question.id for question in questions}))[:12],
+        "rules": "strict reference" if options.strict_reference else "harness",
+    }
+    if options.style_control:
+        protocol["style_control"] = options.style_control
+    unscored: dict[str, JsonValue] = {**reasons(questions, kept=False)}
+    return card_of(
+        FileResult(
+            suite=group.suite,
+            suite_version="official-1" if official else "files-1",
+            model=group.model,
+            judge=group.judge,
+            headline="arena_hard",
+            found=found,
+            protocol=protocol,
+            files=tuple(dict.fromkeys(question.file for question in questions)),
+            counts={
+                "questions": len({question.id for question in questions}),
+                "games": len(scored(questions)),
+                "unscored": unscored,
+                "differing": sum(game.differs for question in questions for game in question.games),
+                "duplicates": group.duplicates,
+            },
+            seed=options.seed,
+        )
+    )
+
+
+def _is_official(group: Group, mirror: str | None) -> bool:
+    """Whether all questions are of the pinned set: known for all of them by digest, for some only with the file."""
+    ids = {question.id for question in group.questions}
+    if digest(sorted(ids)) == OFFICIAL_IDS[group.suite]:
+        return True
+    name = f"{group.suite}/questions"
+    known = _known_ids(name, mirror)
+    return known is not None and ids <= known
+
+
+@cache
+def _known_ids(name: str, mirror: str | None) -> frozenset[str] | None:
+    """Ids of the pinned questions where their file is at hand; nothing is fetched from the network for this."""
+    places = [place for place in (mirror, os.environ.get("HARNESS_MIRROR")) if place]
+    at_hand = cached_path(FILES[name]).is_file() or any(Path(place, FILES[name].path).is_file() for place in places)
+    if not at_hand:
+        return None
+    path = ensure([name], mirror)[name]  # raises DataError for a file that is not the pinned one
+    [source] = read_files([path])
+    return frozenset(str(row.get("question_id", row.get("uid"))) for row in source.rows)

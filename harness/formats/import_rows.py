@@ -1,0 +1,226 @@
+"""Rows of the original tools' files -> our answers and judgments of one model, for the prompts of one suite.
+
+How a verdict is read is the business of each format's own reader; what it does not believe is a failure here as there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from pydantic import JsonValue
+
+from ..errors import ConfigError
+from ..records import Answer, Failure, Finish, Judgment, Order, Preference, Prompt, Rating
+from .arena_hard_rows import ERROR, Question, read_questions
+from .fastchat_rows import is_single, judge_name, question_of, read_rating, turn_of
+from .files import SourceFile
+
+Row = dict[str, JsonValue]
+ORDERS: tuple[Order, Order] = ("ab", "ba")
+"""Of Arena-Hard's two games."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What the files hold of one model."""
+
+    answers: dict[str, Answer]
+    """By prompt id."""
+    judgments: tuple[Judgment, ...]
+    baseline: str | None = None
+    """Where the files name it."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for: one model's rows by one judge, about these prompts."""
+
+    prompts: Sequence[Prompt]
+    model: str
+    """Its name here. Where no row has that name, the files' only model is meant."""
+    judge: str | None = None
+    """None: the only judge in the files."""
+
+
+Reader = Callable[[Sequence[SourceFile], Wanted], Imported]
+
+
+def only(kind: str, found: Iterable[str], wanted: str | None) -> str:
+    """The wanted name, or the only one there is; raises ConfigError for several."""
+    names = sorted(set(found))
+    if wanted in names or not names:
+        return wanted or ""
+    if len(names) == 1 and (kind == "model" or wanted is None):
+        return names[0]
+    raise ConfigError(f"the files hold {len(names)} {kind}s, none named {wanted!r}: {', '.join(names[:10])}")
+
+
+def _check(ids: Iterable[str], prompts: Sequence[Prompt]) -> None:
+    known = {prompt.id for prompt in prompts}
+    strange = [found for found in dict.fromkeys(ids) if found not in known]
+    if strange:
+        shown = ", ".join(repr(found[:40]) for found in strange[:3])
+        raise ConfigError(
+            f"{len(strange)} questions of the files are not the suite's, e.g. {shown}; another --edition?"
+        )
+
+
+def _answer(prompt_id: str, model: str, turns: Sequence[str]) -> Answer:
+    """A failed call's mark is no answer."""
+    if not turns or any(text.strip() == ERROR for text in turns):
+        failure = Failure(reason="other", message=f"the file holds {ERROR} for an answer")
+        return Answer(prompt_id=prompt_id, model=model, error=failure)
+    return Answer(
+        prompt_id=prompt_id, model=model, turns=tuple(turns), finish=tuple[Finish, ...]("stop" for _ in turns)
+    )
+
+
+def _sha(answers: dict[str, Answer], prompt_id: str) -> str | None:
+    return answers[prompt_id].sha if prompt_id in answers else None
+
+
+# --------------------------------------------------------------------------------------------- FastChat, Arena-Hard
+
+
+def _answer_rows(files: Sequence[SourceFile]) -> Iterator[tuple[str, str, list[str]]]:
+    """(model, question, turns) of answer files: FastChat's, Arena-Hard v0.1's and v2.0's. A row without a model's name
+    is of the model that the file is named after."""
+    for file in files:
+        for row in file.rows:
+            model = row.get("model_id", row.get("model", PurePath(file.name).stem))
+            match row:
+                case {"question_id": question, "choices": [{"turns": [*turns]}, *_]}:
+                    yield str(model), str(question), [_text(turn) for turn in turns]
+                case {"uid": question, "messages": [*_, {"content": content}]}:
+                    yield str(model), str(question), [_text(content)]
+
+
+def _text(turn: JsonValue) -> str:
+    found = turn.get("content", turn.get("answer")) if isinstance(turn, dict) else turn
+    return found if isinstance(found, str) else ERROR
+
+
+def _answers(files: Sequence[SourceFile], wanted: Wanted) -> dict[str, Answer]:
+    rows = list(_answer_rows(files))
+    model = only("model", (row[0] for row in rows), wanted.model)
+    found = {question: _answer(question, wanted.model, turns) for name, question, turns in rows if name == model}
+    _check(found, wanted.prompts)
+    return found
+
+
+def read_fastchat(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
+    """Answers, and ratings of single answers; of several ratings of one turn the last wins."""
+    answers = _answers(files, wanted)
+    rows = [row for file in files for row in file.rows if is_single(row) and "choices" not in row]
+    model = only("model", (str(row["model"]) for row in rows), wanted.model)
+    rows = [row for row in rows if row["model"] == model]
+    judge = only("judge", map(judge_name, rows), wanted.judge)
+    rows = [row for row in rows if judge_name(row) == judge]
+    _check(map(question_of, rows), wanted.prompts)
+    last = {(question_of(row), turn_of(row)): row for row in rows}
+    return Imported(answers, tuple(_rating(row, wanted, judge, answers) for row in last.values()))
+
+
+def _rating(row: Row, wanted: Wanted, judge: str, answers: dict[str, Answer]) -> Judgment:
+    reading, words = read_rating(row), row.get("judgment")
+    prompt_id = question_of(row)
+    return Judgment(
+        prompt_id=prompt_id,
+        model=wanted.model,
+        judge=judge,
+        template_sha="unknown",
+        answer_sha=_sha(answers, prompt_id),
+        turn=turn_of(row),
+        verdict=None if reading.value is None else Rating(value=reading.value),
+        reply=words if isinstance(words, str) else None,
+        error=Failure(reason=reading.reason, message=reading.why) if reading.value is None else None,
+    )
+
+
+def read_arena_hard(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
+    """Answers, and two games a question; v0.1's and v2.0's files."""
+    answers = _answers([SourceFile(file.name, _not_games(file)) for file in files], wanted)
+    questions = list(read_questions(files, strict=False))
+    model = only("model", (question.model for question in questions), wanted.model)
+    questions = [question for question in questions if question.model == model]
+    judge = only("judge", (question.judge for question in questions), wanted.judge)
+    last = {question.id: question for question in questions if question.judge == judge}
+    _check(last, wanted.prompts)
+    judgments = tuple(row for question in last.values() for row in _games(question, wanted, answers))
+    baselines = {question.baseline for question in last.values()}
+    return Imported(answers, judgments, baselines.pop() if len(baselines) == 1 else None)
+
+
+def _not_games(file: SourceFile) -> tuple[Row, ...]:
+    return tuple(row for row in file.rows if "games" not in row and "winner" not in row)
+
+
+def _games(question: Question, wanted: Wanted, answers: dict[str, Answer]) -> Iterator[Judgment]:
+    for order, game in zip(ORDERS, question.games, strict=False):
+        failure = Failure(reason="missing" if game.reason == "missing game" else "parse", message=game.reason or "")
+        verdict = None
+        if game.points is not None:
+            verdict = Preference(value=game.points, strength=2 if game.weight > 1 else 1)
+        yield Judgment(
+            prompt_id=question.id,
+            model=wanted.model,
+            baseline=question.baseline,
+            judge=question.judge,
+            template_sha="unknown",
+            answer_sha=_sha(answers, question.id),
+            order=order,
+            verdict=verdict,
+            error=failure if verdict is None else None,
+        )
+
+
+# -------------------------------------------------------------------------------------------------------- AlpacaEval
+
+
+def read_alpaca_eval(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
+    """Answers of `model_outputs.json`, and answers with preferences of `annotations.json`; found by instruction."""
+    ids = {prompt.turns[0]: prompt.id for prompt in wanted.prompts}
+    rows = [row for file in files for row in file.rows if isinstance(row.get("instruction"), str)]
+    outputs = [row for row in rows if isinstance(row.get("output"), str)]
+    annotations = [row for row in rows if isinstance(row.get("output_2"), str)]
+    named = [str(row["generator"]) for row in outputs if "generator" in row]
+    named += [str(row.get("generator_2")) for row in annotations]
+    model = only("model", named, wanted.model)
+    judge = only("judge", (str(row.get("annotator", "unknown")) for row in annotations), wanted.judge)
+    outputs = [row for row in outputs if row.get("generator", model) == model]
+    annotations = [row for row in annotations if row.get("generator_2") == model]
+    annotations = [row for row in annotations if str(row.get("annotator", "unknown")) == judge]
+    asked = [str(row["instruction"]) for row in (*outputs, *annotations)]
+    _check((ids.get(text, text) for text in asked), wanted.prompts)
+    texts = {ids[str(row["instruction"])]: str(row.get("output", row.get("output_2"))) for row in outputs + annotations}
+    answers = {prompt_id: _answer(prompt_id, wanted.model, [text]) for prompt_id, text in texts.items()}
+    last = {ids[str(row["instruction"])]: row for row in annotations}
+    judgments = tuple(_preference(prompt_id, row, wanted, judge, answers) for prompt_id, row in last.items())
+    baselines = {str(row.get("generator_1")) for row in annotations}
+    return Imported(answers, judgments, baselines.pop() if len(baselines) == 1 else None)
+
+
+def _preference(prompt_id: str, row: Row, wanted: Wanted, judge: str, answers: dict[str, Answer]) -> Judgment:
+    value = row.get("preference")
+    found = 1.5 if value == 0 else value  # alpaca_eval's older draws
+    sound = isinstance(found, int | float) and math.isfinite(found) and 1 <= found <= 2
+    return Judgment(
+        prompt_id=prompt_id,
+        model=wanted.model,
+        baseline=str(row.get("generator_1")),
+        judge=judge,
+        template_sha="unknown",
+        answer_sha=_sha(answers, prompt_id),
+        verdict=Preference(value=found - 1) if sound and isinstance(found, int | float) else None,
+        error=None if sound else Failure(reason="parse", message=f"the file's preference is {value!r}"),
+    )
+
+
+READERS: dict[str, Reader] = {
+    "fastchat": read_fastchat,
+    "alpaca_eval": read_alpaca_eval,
+    "arena_hard": read_arena_hard,
+}

@@ -1,0 +1,117 @@
+"""Runs made elsewhere -> run folders and cards of our own, with a protocol that says what is not known of them.
+
+What a file does not tell (judge settings, prompts, answer settings) is "unknown" in the protocol, so that such a run
+shares a table with runs known just as little, and with no other.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from .card import count
+from .digests import file_sha256
+from .formats.import_rows import Imported
+from .own import numbers_card
+from .protocols import Numbers, Suite
+from .records import ModelRef, ScoreCard, digest
+from .store import RunStore, run_dir, write_atomic
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where rows came from."""
+
+    file_format: str
+    files: tuple[Path, ...]
+    """As named on the command line: files or folders."""
+
+    def digests(self) -> list[JsonValue]:
+        """Name and sha256 of every file, folders unfolded; names only, never places of this machine."""
+        found = [
+            file
+            for path in self.files
+            for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+            if file.is_file()
+        ]
+        return [{"name": file.name, "sha256": file_sha256(file)} for file in found]
+
+
+def write_script(results: Path, model: str, suite: str, found: Imported, origin: Origin) -> Path:
+    """The answers as a file that `--backend scripted --model FILE` takes: what is missing in it stays unanswered.
+
+    The file's name is the model's, as that is what a model in a file is called on its card.
+
+    Each row says that it was imported, so that the card does not claim the benchmark's answer settings.
+    """
+    place = results / "imported" / suite / ModelRef(scheme="endpoint", name=model).slug
+    rows = [
+        {"prompt_id": answer.prompt_id, "turns": list(answer.turns), "imported": origin.file_format}
+        for answer in found.answers.values()
+        if answer.error is None
+    ]
+    write_atomic(place, "".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+def judgments_card(results: Path, model: str, suite: Suite, found: Imported, origin: Origin) -> ScoreCard:
+    """Writes a run's folder from judgments made elsewhere, and returns its card."""
+    judge = found.judgments[0].judge
+    protocol: dict[str, JsonValue] = {
+        "suite": suite.name,
+        "suite_version": suite.version,
+        "imported": origin.file_format,
+        "judge": {"name": judge, "kind": UNKNOWN, "model": UNKNOWN, "params": UNKNOWN},
+        **dict.fromkeys(suite.protocol(), UNKNOWN),
+        "data": suite.protocol()["data"],  # the rows were matched with these questions
+    }
+    if found.baseline is not None:
+        protocol["baseline"] = found.baseline
+    prompts, answers, judgments = suite.prompts(), list(found.answers.values()), list(found.judgments)
+    scores = suite.score(prompts, answers, judgments)
+    note = f"imported from {origin.file_format} files: judge prompts and settings are as the files' makers had them"
+    numbers = Numbers(
+        suite=suite.name,
+        suite_version=suite.version,
+        judge=judge,
+        headline=suite.headline,
+        found=scores.model_copy(update={"notes": (*scores.notes, note)}),
+        protocol=protocol,
+        counts=count(prompts, answers, judgments),
+    )
+    return write_numbers(results, model, numbers, origin, rows=found)
+
+
+def write_numbers(
+    results: Path, model: str, numbers: Numbers, origin: Origin, *, rows: Imported | None = None
+) -> ScoreCard:
+    """A run's folder with manifest, rows and card; the same files again give the same folder."""
+    files = origin.digests()
+    manifest: dict[str, JsonValue] = {
+        "schema_version": 1,
+        "model": model,
+        "identity": {"imported": origin.file_format, "files": files},
+        "protocol": numbers.protocol,
+    }
+    slug = ModelRef(scheme="endpoint", name=model).slug
+    suite = ModelRef(scheme="endpoint", name=numbers.suite).slug
+    run_id = digest(manifest)[:12]
+    store = RunStore(run_dir(results, model=slug, suite=suite, version=numbers.suite_version, run_id=run_id))
+    store.open(manifest)
+    try:
+        for answer in rows.answers.values() if rows is not None else ():
+            if answer.key not in store.answers:
+                store.answers.append(answer)
+        for judgment in rows.judgments if rows is not None else ():
+            if judgment.key not in store.judgments:
+                store.judgments.append(judgment)
+        card = numbers_card(model, numbers, run_id, {"imported": origin.file_format, "files": files})
+        store.write_card(card)
+    finally:
+        store.close()
+    return card

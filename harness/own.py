@@ -1,0 +1,101 @@
+"""Suites that ask and score by themselves (`OwnRunner`): served by the run's backend, on cards of ours."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+
+from pydantic import JsonValue
+
+from .card import MIN_SCORED
+from .errors import ConfigError
+from .plan import Plan
+from .protocols import Backend, Numbers, OwnRun, OwnRunner, Serving
+from .provenance import provenance
+from .records import ModelRef, ScoreCard, digest
+from .store import RunStore, read_card, run_dir
+
+log = logging.getLogger(__name__)
+
+
+class KeptServer:
+    """A backend that is started when first entered, and stopped with the stack: one start for all who need it."""
+
+    def __init__(self, backend: Backend, stack: AsyncExitStack) -> None:
+        self._backend = backend
+        self._stack = stack
+        self._entered = False
+
+    async def __aenter__(self) -> Backend:
+        if not self._entered:
+            await self._stack.enter_async_context(self._backend)
+            self._entered = True
+        return self._backend
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+
+def own_manifest(made: Plan, suite: OwnRunner) -> dict[str, JsonValue]:
+    """What must be equal for a result to be used again; its digest is the run's id."""
+    spec = made.spec
+    changed = {key: value for key, value in spec.sampling.model_dump().items() if value is not None}
+    return {
+        "schema_version": 1,
+        "model": str(spec.model) if spec.model.scheme != "path" else spec.model.label,
+        "identity": made.identity,
+        "protocol": {**suite.protocol(), "limit": spec.limit, "sampling_deviation": changed},
+        "seed": spec.seed,
+    }
+
+
+async def own_card(made: Plan, suite: OwnRunner, server: KeptServer) -> ScoreCard:
+    """The card of a suite that runs by itself: the one in its folder where it ended before, else of a run now."""
+    assert isinstance(made.backend, Serving), "plan() refuses other backends"
+    spec, manifest = made.spec, own_manifest(made, suite)
+    run_id = digest(manifest)[:12]
+    slug = ModelRef(scheme="endpoint", name=suite.name).slug
+    folder = run_dir(spec.results, model=spec.model.slug, suite=slug, version=suite.version, run_id=run_id)
+    if (folder / "card.json").exists():
+        log.info("%s: done before, %s", suite.name, folder)
+        return read_card(folder / "card.json")
+    store = RunStore(folder).open(manifest)
+    try:
+        work_dir = spec.results / "runs" / spec.model.slug / "logs" / f"{slug}-{run_id}"
+        work_dir.mkdir(parents=True, exist_ok=True)
+        changed = {key: value for key, value in spec.sampling.model_dump().items() if value is not None}
+        async with server:
+            log.info("%s: running", suite.name)
+            own = OwnRun(work_dir, limit=spec.limit, seed=spec.seed, sampling=changed)
+            numbers = await suite.run(made.backend.served(), own)
+        card = numbers_card(spec.model.label, numbers, run_id, made.identity)
+        store.write_card(card)
+    finally:
+        store.close()
+    return card
+
+
+def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, JsonValue]) -> ScoreCard:
+    """The card of results that no pipeline made. Raises ConfigError where the headline is not among them."""
+    if numbers.headline not in numbers.found.scores:
+        raise ConfigError(f"no score named {numbers.headline!r} in the files of {numbers.suite}")
+    head = numbers.found.scores[numbers.headline]
+    complete = head.value is not None and head.n >= MIN_SCORED * (head.n + head.unscored)
+    notes = list(numbers.found.notes)
+    if not complete:
+        notes.append(f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")
+    return ScoreCard(
+        suite=numbers.suite,
+        suite_version=numbers.suite_version,
+        model=model,
+        judge=numbers.judge,
+        headline=numbers.headline,
+        complete=complete,
+        protocol=numbers.protocol,
+        sampling={"answer_settings": "unknown"},
+        scores=numbers.found.scores,
+        by_category=numbers.found.by_category,
+        counts=numbers.counts,
+        notes=tuple(notes),
+        provenance={**provenance(), "model": identity, "run_id": run_id},
+    )

@@ -1,0 +1,82 @@
+"""Reported figures as text: sections and lines of their own, below what was measured. Pure: records in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pydantic import JsonValue
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ..leaderboard import Difference, ReportedRow, ReportedTable
+from .tables import Cell, escape_markdown, harmless, plain
+
+
+def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[RichTable]:
+    """For a terminal; texts go in as Text, never as markup."""
+    for table in tables:
+        rich = RichTable(title=Text(plain(table.title)), title_justify="left", caption=Text(plain(table.reference)))
+        for name in _columns(table):
+            rich.add_column(Text(name), justify="right" if name in table.metrics else "left", overflow="fold")
+        for row in table.rows:
+            rich.add_row(*(Text(plain(cell)) for cell in _cells(table, row)))
+        yield rich
+
+
+def markdown_reported(tables: Iterable[ReportedTable]) -> str:
+    """One section a source and suite; empty text for none."""
+    parts: list[str] = []
+    for table in tables:
+        columns = _columns(table)
+        aligned = ["---:" if name in table.metrics else "---" for name in columns]
+        parts += ["", f"## {escape_markdown(table.title)}", "", f"- {escape_markdown(table.reference)}"]
+        parts += [f"- {escape_markdown(text)}" for text in (table.url, table.note) if text]
+        parts += ["", "| " + " | ".join(escape_markdown(name) for name in columns) + " |"]
+        parts.append("| " + " | ".join(aligned) + " |")
+        parts += ["| " + " | ".join(escape_markdown(cell) for cell in _cells(table, row)) + " |" for row in table.rows]
+    return "".join(f"{part}\n" for part in parts)
+
+
+def csv_lines(tables: Iterable[ReportedTable]) -> Iterator[list[Cell]]:
+    """Lines under `tables.CSV_HEAD`: one a figure, or one a run that is compared with it; never with a rank."""
+    for table in tables:
+        source = harmless(f"reported: {table.source}")
+        fixed = [harmless(table.suite), harmless(table.suite_version), "", harmless(table.judge or ""), ""]
+        for row in table.rows:
+            for metric, figure in row.figures.items():
+                numbers = _filled(figure.value, figure.ci_low, figure.ci_high, figure.se)
+                line: list[Cell] = [*fixed, harmless(row.model), "", harmless(metric), *numbers, "", "", source]
+                compared = [found for found in row.differences if found.metric == metric]
+                for found in compared:
+                    yield [*line, harmless(found.run_id), *_filled(found.value, found.ci_low, found.ci_high)]
+                if not compared:
+                    yield [*line, "", "", "", ""]
+
+
+def json_value(tables: Iterable[ReportedTable]) -> list[JsonValue]:
+    return [table.model_dump(mode="json") for table in tables]
+
+
+def _columns(table: ReportedTable) -> list[str]:
+    return ["model", "size", *table.metrics, "measured here, minus reported [95 %]"]
+
+
+def _cells(table: ReportedTable, row: ReportedRow) -> list[str]:
+    figures = [_short(row.figures[name].value) if name in row.figures else "-" for name in table.metrics]
+    return [row.model, row.size or "-", *figures, "; ".join(map(_said, row.differences)) or "-"]
+
+
+def _short(value: float) -> str:
+    """At most two decimals: boards give fifteen, papers one."""
+    return f"{round(value, 2):g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def _said(found: Difference) -> str:
+    """`lc_win_rate -0.80 [-3.40, 1.90] in run 0123`, and what the source does not state."""
+    interval = "" if found.ci_low is None or found.ci_high is None else f" [{found.ci_low:.2f}, {found.ci_high:.2f}]"
+    unstated = f" (source states no {', '.join(found.unstated)})" if found.unstated else ""
+    return f"{found.metric} {found.value:+.2f}{interval} in run {found.run_id or found.model}{unstated}"
+
+
+def _filled(*values: float | None) -> list[Cell]:
+    return ["" if value is None else value for value in values]

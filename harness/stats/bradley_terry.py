@@ -1,0 +1,207 @@
+"""Bradley-Terry strengths of models from battles: the converged fit, its closed form, and the reference's bootstrap.
+
+The model: log-odds that the first of two wins = strength(first) - strength(second), natural logarithms. Where all
+battles share one opponent the fit is the logit of each model's own win rate. Elo = 400 / ln 10 * strength + 1000
+(arena-hard-auto show_result.py, compute_mle_elo: SCALE 400, BASE 10, INIT_RATING 1000).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .intervals import FloatArray, Interval
+
+IntArray = NDArray[np.int64]
+
+ELO_PER_LOGIT = 400.0 / np.log(10.0)
+ELO_ORIGIN = 1000.0
+ROUNDS = 100  # show_result.py --num-rounds
+SEED = 42  # show_result.py: np.random.seed(42)
+PERCENTILES = (2.5, 97.5)
+V2_PERCENTILES = (5.0, 95.0)  # show_result.py of v2.0: a 90 % interval
+CERTAIN = 1e-6
+"""A win rate of 0 or 1 counts as this far from it: strength stays finite, the win rate prints as 0.00 or 100.00."""
+STEPS = 100
+TOLERANCE = 1e-10
+LONGEST_STEP = 5.0
+"""Logits a Newton step may change a strength by."""
+
+
+@dataclass(frozen=True)
+class Battles:
+    """Battles in the file's order; arrays of shape (battles,)."""
+
+    names: tuple[str, ...]
+    first: IntArray
+    """Index into `names` of model_a."""
+    second: IntArray
+    """Index into `names` of model_b."""
+    result: IntArray
+    """0: the second won, 1: a tie, 2: the first won."""
+
+    def __len__(self) -> int:
+        return len(self.result)
+
+
+def counted(battles: Battles, weights: FloatArray | None = None) -> FloatArray:
+    """Points[i, j] that model i took from model j, a tie half to each; shape (models, models), diagonal zero."""
+    models = len(battles.names)
+    points = battles.result / 2.0
+    weight = np.ones(len(battles)) if weights is None else weights
+    forward = np.bincount(battles.first * models + battles.second, weight * points, models**2).astype(np.float64)
+    back = np.bincount(battles.second * models + battles.first, weight * (1.0 - points), models**2)
+    table: FloatArray = (forward + back).reshape(models, models)
+    np.fill_diagonal(table, 0.0)  # a battle of a model against itself says nothing about it
+    return table
+
+
+def fit_strengths(points: FloatArray, anchor: int = 0) -> FloatArray:
+    """Maximum-likelihood strengths in logits, zero at `anchor`; shape (models,). `points` as `counted` gives them.
+
+    NaN for a model that no chain of won and lost points ties to the anchor: its strength is unbounded or unknown.
+    """
+    inside = np.flatnonzero(_tied_to(points, anchor))
+    found = np.full(len(points), np.nan)
+    found[anchor] = 0.0
+    if len(inside) == 1:
+        return found
+    table = points[np.ix_(inside, inside)]
+    games, won = table + table.T, table.sum(axis=1)
+    strength = np.zeros(len(inside))
+    for _ in range(STEPS):
+        expected = games / (1.0 + np.exp(strength[None, :] - strength[:, None]))
+        slope = won - expected.sum(axis=1)
+        bend = expected * expected.T / np.where(games > 0, games, 1.0)
+        hessian = np.diag(bend.sum(axis=1)) - bend
+        # the likelihood is flat along (1, ..., 1): adding that direction makes the step unique, with mean zero
+        step = np.linalg.solve(hessian + np.mean(np.diag(hessian)) / len(inside), slope)
+        strength += np.clip(step, -LONGEST_STEP, LONGEST_STEP)
+        if np.max(np.abs(step), initial=0.0) < TOLERANCE:
+            break
+    found[inside] = strength - strength[np.flatnonzero(inside == anchor)[0]]
+    return found
+
+
+def _tied_to(points: FloatArray, anchor: int) -> NDArray[np.bool_]:
+    """Which models take points from the anchor and lose points to it, over chains of others; shape (models,)."""
+    reach = (points > 0) | np.eye(len(points), dtype=np.bool_)
+    for _ in range(len(points).bit_length()):
+        reach = (reach.astype(np.float64) @ reach) > 0
+    tied: NDArray[np.bool_] = reach[anchor] & reach[:, anchor]
+    return tied
+
+
+def star_strengths(points: FloatArray, centre: int) -> FloatArray:
+    """`fit_strengths` where every battle is against `centre`: the logit of each win rate.
+
+    `points` of shape (..., models, 2): won, lost against the centre. NaN without a battle; a clean sweep is held at
+    `CERTAIN`.
+    """
+    won, lost = points[..., 0], points[..., 1]
+    with np.errstate(invalid="ignore"):
+        rate = np.clip(won / (won + lost), CERTAIN, 1.0 - CERTAIN)
+    strength: FloatArray = np.log(rate / (1.0 - rate))
+    strength[..., centre] = 0.0
+    return strength
+
+
+def hub(battles: Battles) -> int | None:
+    """The one model that takes part in every battle between two; None where there is no such model."""
+    apart = battles.first != battles.second
+    first, second = battles.first[apart], battles.second[apart]
+    if not len(first):
+        return None
+    for one in (int(first[0]), int(second[0])):
+        if np.all((first == one) | (second == one)):
+            return one
+    return None
+
+
+def reference_rounds(
+    battles: Battles, *, rounds: int = ROUNDS, seed: int = SEED, baseline: str | None = None
+) -> FloatArray:
+    """Elo of each model in each of the reference's bootstrap rounds; shape (rounds, models).
+
+    A round draws as many rows as there are, of all models together, exactly as `numpy.random.seed(seed)` and pandas'
+    `sample(frac=1, replace=True)` do. `baseline` None: rounds with mean 1000 instead of a model at 1000, which is what
+    the reference's v0.1 does with a baseline of one's own (its name never reaches the bootstrap). NaN for a model that
+    a round left out.
+    """
+    centre = hub(battles)
+    strengths = np.array(list(_rounds(battles, rounds, seed, centre)))
+    if baseline is not None:
+        strengths = strengths - strengths[:, [battles.names.index(baseline)]]
+    else:
+        strengths = strengths - np.nanmean(strengths, axis=1, keepdims=True)
+    elo: FloatArray = ELO_ORIGIN + ELO_PER_LOGIT * strengths
+    return elo
+
+
+def _rounds(battles: Battles, rounds: int, seed: int, centre: int | None) -> Iterator[FloatArray]:
+    """Strengths of each round. Rows with the same two models and result are alike, so a round is their counts."""
+    models = len(battles.names)
+    kinds, row_kind = np.unique((battles.first * models + battles.second) * 3 + battles.result, return_inverse=True)
+    row_kind = row_kind.astype(np.int32)  # half the memory traffic of the gather below
+    one_each = Battles(battles.names, kinds // 3 // models, kinds // 3 % models, kinds % 3)
+    rng = np.random.RandomState(seed)  # the legacy stream is the one that pandas draws from
+    for _ in range(rounds):
+        drawn = np.bincount(row_kind[rng.randint(0, len(battles), len(battles))], minlength=len(kinds))
+        points = counted(one_each, drawn.astype(np.float64))
+        if centre is None:
+            yield fit_strengths(points)
+        else:
+            yield star_strengths(np.stack((points[:, centre], points[centre]), axis=-1), centre)
+
+
+def win_rate(elo: FloatArray, baseline_elo: FloatArray | float = ELO_ORIGIN) -> FloatArray:
+    """Probability, in percent, of beating a baseline of that Elo."""
+    rate: FloatArray = 100.0 / (1.0 + 10.0 ** ((baseline_elo - elo) / 400.0))
+    return rate
+
+
+def reference_interval(rounds: FloatArray) -> FloatArray:
+    """Win rates in percent at the 2.5 and 97.5 percentiles of anchored rounds, shape (2, models).
+
+    A model missing from one round has no percentile, which the reference prints as 50; here it is NaN.
+    """
+    return win_rate(np.percentile(rounds, PERCENTILES, axis=0))
+
+
+@dataclass(frozen=True)
+class RowInterval(Interval):
+    """Percent; `middle` is what v2.0 prints as the score."""
+
+    middle: float
+    """Mean of the resamples."""
+
+
+def _rows(values: Sequence[float], weights: Sequence[float]) -> FloatArray:
+    """A candidate's points row by row, each game as often as it counts; shape (rows,)."""
+    return np.repeat(np.array(values, dtype=np.float64), np.array(weights, dtype=np.int64))
+
+
+def row_interval(values: Sequence[float], weights: Sequence[float]) -> Interval | None:
+    """v0.1's interval, in percent, of one model by itself against its baseline; None where a round has no rows."""
+    rows = _rows(values, weights)
+    if not len(rows):
+        return None
+    one = np.ones(len(rows), dtype=np.int64)
+    battles = Battles(("baseline", "model"), 0 * one, one, np.rint(2.0 - 2.0 * rows).astype(np.int64))
+    rounds = reference_rounds(battles, baseline="baseline")
+    low, high = reference_interval(rounds)[:, 1]
+    return Interval(float(low), float(high), float(np.std(win_rate(rounds[:, 1]), ddof=1)))
+
+
+def v2_row_interval(values: Sequence[float], weights: Sequence[float]) -> RowInterval | None:
+    """v2.0's mean and 90 % interval, in percent, of 100 resamples of rows; upstream sets no seed, here it is 42."""
+    rows = _rows(values, weights)
+    if not len(rows):
+        return None
+    rng = np.random.RandomState(SEED)
+    means = np.array([rows[rng.randint(0, len(rows), len(rows))].mean() for _ in range(ROUNDS)]) * 100.0
+    low, high = np.percentile(means, V2_PERCENTILES)
+    return RowInterval(float(low), float(high), float(means.std(ddof=1)), float(means.mean()))

@@ -1,0 +1,226 @@
+"""Bradley-Terry with style: strengths of models once answer length and markdown are held equal.
+
+Log-odds that the first answer wins = strength(first) - strength(second) + coefficients . features. Two formulas, both
+of arena-hard-auto show_result.py: v0.1 (at the pinned efc012e) and v2.0 (196f6b8). They differ in the features, their
+scaling, the penalty and the unit of the strengths. The fit here is Newton's method run to convergence; the reference
+stops the v2.0 fit after 50 steps, up to 0.6 points short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .bradley_terry import IntArray
+from .intervals import FloatArray
+
+Formula = Literal["v0.1", "v2.0"]
+Elements = Literal["style", "length", "markdown"]
+"""Which features: all four, length alone, or headers, lists and bold."""
+COLUMNS: dict[Elements, tuple[int, ...]] = {"style": (0, 1, 2, 3), "length": (0,), "markdown": (1, 2, 3)}
+STEPS = 200
+TOLERANCE = 1e-9
+HALVINGS = 30
+ROUNDING = 1e-10
+"""Share of a loss that is its rounding error: so much it may seem to rise at the minimum."""
+RIDGE = 1e-9
+"""Added to the curvature, not to the loss: a model that a resample left out, or that won all, keeps steps finite."""
+PENALTY = 1.0  # v0.1: scikit-learn LogisticRegression's default, C = 1
+COPIES = 2.0  # v0.1: battles are concatenated with themselves, so that a tie is a win and a loss
+LOG_10 = float(np.log(10.0))  # v0.1: one-hot columns hold ln 10
+
+
+@dataclass(frozen=True)
+class StyledBattles:
+    """Battles with the style of both answers; arrays over battles, a battle of weight 3 stands once."""
+
+    models: int
+    first: IntArray
+    """Index of the first model; v2.0: the candidate."""
+    second: IntArray
+    """Index of the second model; v2.0: the baseline."""
+    points: FloatArray
+    """What the first won: 0, 0.5 or 1."""
+    weight: FloatArray
+    """How many rows the battle is in the reference: 1, or 3 for a ">>" verdict."""
+    first_style: FloatArray
+    """Tokens, headers, list items, bold spans of the first's answer; shape (battles, 4)."""
+    second_style: FloatArray
+
+
+@dataclass(frozen=True)
+class StyleFit:
+    """Converged strengths and coefficients."""
+
+    strengths: FloatArray
+    """Logits, shape (models,); only differences mean something."""
+    coefficients: FloatArray
+    """Logits per standard deviation of each feature used."""
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What the features were centred and divided by: the pool's, so the scores depend on the pool."""
+
+    mean: FloatArray
+    spread: FloatArray
+
+
+def raw_features(battles: StyledBattles, formula: Formula) -> FloatArray:
+    """Unscaled features, shape (battles, 4): length, headers, lists, bold of the first against the second.
+
+    v0.1: (a - b) / (a + b + 1). v2.0: (a - b) / (a + b) for length; for the others the same as v0.1 of densities
+    d = count / (tokens + 1).
+    """
+    ours, theirs = battles.first_style, battles.second_style
+    if formula == "v0.1":
+        return (ours - theirs) / (ours + theirs + 1.0)
+    length = (ours[:, 0] - theirs[:, 0]) / np.maximum(ours[:, 0] + theirs[:, 0], 1.0)
+    our_density, their_density = ours[:, 1:] / (ours[:, :1] + 1.0), theirs[:, 1:] / (theirs[:, :1] + 1.0)
+    rest = (our_density - their_density) / (our_density + their_density + 1.0)
+    return np.column_stack((length, rest))
+
+
+def scale(features: FloatArray, weight: FloatArray, formula: Formula) -> tuple[FloatArray, Scaling]:
+    """Features with mean 0 and standard deviation 1 over all rows (v0.1: population, v2.0: sample), and by what.
+
+    A feature that never varies becomes 0.
+    """
+    total = float(weight.sum())
+    mean = weight @ features / total
+    freedom = total if formula == "v0.1" else total - 1.0
+    spread = np.sqrt(weight @ (features - mean) ** 2 / freedom)
+    return (features - mean) / np.where(spread > 0, spread, 1.0), Scaling(mean, spread)
+
+
+def style_features(battles: StyledBattles, formula: Formula, elements: Elements) -> tuple[FloatArray, Scaling]:
+    """Scaled features of the formula, shape (battles, 4, 1 or 3), and their scaling over this pool."""
+    columns = list(COLUMNS[elements])
+    return scale(raw_features(battles, formula)[:, columns], battles.weight, formula)
+
+
+def fit_style(
+    battles: StyledBattles,
+    features: FloatArray,
+    formula: Formula,
+    *,
+    weight: FloatArray | None = None,
+    start: StyleFit | None = None,
+) -> StyleFit:
+    """The minimum of the formula's loss. `weight`: rows per battle of a resample; `start`: where to begin.
+
+    v0.1: the log loss of both copies of the battles, plus half the squared norm of its parameters, which are strengths
+    / ln 10 and the coefficients. v2.0: the log loss alone, so strengths have mean 0.
+    """
+    rows = battles.weight if weight is None else weight
+    kept = rows > 0
+    problem = _Problem(
+        battles.models,
+        battles.first[kept],
+        battles.second[kept],
+        battles.points[kept],
+        features[kept],
+        rows[kept],
+        PENALTY / COPIES if formula == "v0.1" else 0.0,
+    )
+    at = np.zeros(battles.models + features.shape[1])
+    if start is not None:
+        at = np.concatenate((start.strengths, start.coefficients))
+    converged, loss = False, problem.loss(at)
+    for _ in range(STEPS):
+        slope, bend = problem.derivatives(at)
+        step = np.linalg.solve(bend, slope)
+        if np.max(np.abs(step)) < TOLERANCE:
+            converged = True
+            break
+        # features lie up to 16 standard deviations out, so a full step may overshoot: halve it until the loss falls
+        for _ in range(HALVINGS):
+            tried = problem.loss(at - step)
+            if tried <= loss + ROUNDING * abs(loss):
+                break
+            step = step / 2.0
+        at, loss = at - step, min(tried, loss)
+    return StyleFit(at[: battles.models], at[battles.models :], converged)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One fit's loss: rows-weighted log loss plus `penalty` / 2 times the squared norm of the parameters."""
+
+    models: int
+    first: IntArray
+    second: IntArray
+    points: FloatArray
+    features: FloatArray
+    rows: FloatArray
+    penalty: float
+
+    def loss(self, at: FloatArray) -> float:
+        size = self.models
+        logit = at[self.first] - at[self.second] + self.features @ at[size:]
+        likely = float(self.rows @ (np.logaddexp(0.0, logit) - self.points * logit))
+        return likely + 0.5 * self.penalty * float(self._unit(at) @ at**2)
+
+    def _unit(self, at: FloatArray) -> FloatArray:
+        """Squared norm of the penalised parameters per squared logit: strengths count as strength / ln 10."""
+        return np.concatenate((np.full(self.models, LOG_10**-2), np.ones(len(at) - self.models)))
+
+    def derivatives(self, at: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Gradient and Hessian of the loss at (strengths, coefficients).
+
+        The one-hot columns are never written out: their part of the Hessian is counted, not multiplied.
+        """
+        size, first, second = self.models, self.first, self.second
+        logit = at[first] - at[second] + self.features @ at[size:]
+        chance = 1.0 / (1.0 + np.exp(-logit))
+        error, curve = self.rows * (chance - self.points), self.rows * chance * (1.0 - chance)
+        slope = np.concatenate((self._spread(error), error @ self.features))
+        bend = np.zeros((len(at), len(at)))
+        pairs = np.bincount(first * size + second, curve, size**2).reshape(size, size)
+        pairs += pairs.T
+        bend[:size, :size] = np.diag(pairs.sum(axis=1)) - pairs
+        for column, values in enumerate(self.features.T, start=size):
+            bend[:size, column] = bend[column, :size] = self._spread(curve * values)
+        bend[size:, size:] = (self.features * curve[:, None]).T @ self.features
+        unit = self._unit(at)
+        slope += self.penalty * unit * at
+        bend[np.diag_indices_from(bend)] += self.penalty * unit + RIDGE
+        if not self.penalty:  # only differences of strengths matter: hold their mean where it is
+            bend[:size, :size] += 1.0
+        return slope, bend
+
+    def _spread(self, values: FloatArray) -> FloatArray:
+        """Sums of a battle-wise quantity by model, taken off the second's; shape (models,)."""
+        size = self.models
+        taken: FloatArray = np.bincount(self.second, values, size).astype(np.float64)
+        return np.bincount(self.first, values, size).astype(np.float64) - taken
+
+
+def style_rate(strengths: FloatArray, baseline: int) -> FloatArray:
+    """Style-controlled win rates against the baseline in percent; shape (..., models)."""
+    rate: FloatArray = 100.0 / (1.0 + np.exp(strengths[..., [baseline]] - strengths))
+    return rate
+
+
+def row_resamples(battles: StyledBattles, rounds: int, seed: int) -> Iterator[FloatArray]:
+    """Rows per battle in each of the reference's resamples: rows of all models together, each of a battle's 3 alone."""
+    row_battle = np.repeat(np.arange(len(battles.weight)), battles.weight.astype(np.int64))
+    rng = np.random.RandomState(seed)
+    for _ in range(rounds):
+        drawn = row_battle[rng.randint(0, len(row_battle), len(row_battle))]
+        yield np.bincount(drawn, minlength=len(battles.weight)).astype(np.float64)
+
+
+def refits(
+    battles: StyledBattles,
+    features: FloatArray,
+    formula: Formula,
+    fit: StyleFit,
+    weights: Iterable[FloatArray],
+) -> FloatArray:
+    """Strengths of refits to resampled rows, shape (resamples, models); the features keep the pool's scaling."""
+    return np.array([fit_style(battles, features, formula, weight=weight, start=fit).strengths for weight in weights])
