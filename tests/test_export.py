@@ -18,9 +18,13 @@ import pytest
 from conftest import Done, harness_process, serving
 from fake_openai import FakeOpenAI, Reply, Request, chat_reply, judge_reply
 
+from harness.formats.export_arena_hard import export_v2
+from harness.formats.export_rows import FinishedRun
+from harness.records import Answer, Failure, Judgment, Preference, ScoreCard
 from harness.stats.length_control import control_length
 from harness.suites import pocket
 from harness.suites.alpaca_scores import length_rows
+from harness.suites.arena_hard import ArenaHard
 
 NAME = 'a"b <c>/=d'
 """A model's name with what breaks CSV, HTML and file names."""
@@ -248,6 +252,46 @@ def test_arena_hards_bradley_terry_fit_of_the_export_is_the_cards(exported: Expo
     elo = 400 * fit.coef_[0]
     rate = 100 / (1 + 10 ** ((elo[0] - elo[1]) / 400))
     assert rate == pytest.approx(exported.score("arena_hard", "arena_hard")["value"], abs=0.005)
+
+
+def test_arena_hard_v2_rows_have_their_own_keys_and_null_for_a_failed_call() -> None:
+    data = pocket.load("arena_hard")
+    suite = ArenaHard(data)
+    prompt = data.prompts[0]
+    answer = Answer(prompt_id=prompt.id, model="m", turns=("mine",), finish=("stop",), completion_tokens=(5,))
+    common: dict[str, Any] = {
+        "prompt_id": prompt.id,
+        "model": "m",
+        "judge": "j",
+        "template_sha": "",
+        "answer_sha": answer.sha,
+    }
+    won = Preference(value=1.0, strength=2)
+    judgments = (
+        Judgment(**common, order="ab", verdict=won, reply="[[B>>A]]"),
+        Judgment(**common, order="ba", error=Failure(reason="timeout", message="no reply")),
+    )
+    score = suite.score(data.prompts, [answer], judgments)
+    card = ScoreCard.model_validate(
+        {
+            **{"suite": "arena_hard_v2", "suite_version": "official-1", "model": "m", "judge": "j"},
+            **{"headline": "arena_hard", "complete": False, "protocol": {}, "sampling": {}, "provenance": {}},
+            "scores": score.scores,
+        }
+    )
+
+    files = export_v2(FinishedRun(card, suite, (answer,), judgments))
+
+    row = json.loads(files["model_judgment/j/m.jsonl"])
+    assert (row["uid"], row["category"], row["model"]) == (prompt.id, prompt.category, "m")
+    assert row["baseline"] == data.baseline_name
+    assert row["games"][0]["score"] == "B>>A"
+    assert row["games"][0]["judgment"] == {"answer": "[[B>>A]]"}
+    assert row["games"][0]["prompt"][-1]["role"] == "user"
+    assert row["games"][1] is None
+    said = json.loads(files["model_answer/m.jsonl"])
+    assert said["messages"][-1]["content"]["answer"] == "mine"
+    assert said["metadata"]["token_len"] == 5
 
 
 def test_exported_judgments_score_the_same_when_read_back(exported: Exported) -> None:

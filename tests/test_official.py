@@ -58,6 +58,14 @@ def test_the_mirror_may_come_from_the_environment(tmp_path: Path, monkeypatch: p
     assert official.ensure([NAME])[NAME].read_bytes() == CONTENT
 
 
+def test_another_machines_cache_is_a_mirror(tmp_path: Path) -> None:
+    """For machines without network: its `data` folder is copied and named."""
+    path = official.ensure([NAME], mirror_with(tmp_path, CONTENT))[NAME]
+    copied = path.parents[len(Path(official.FILES[NAME].path).parts) - 1]
+
+    assert official.ensure([NAME], str(copied), cache_dir=tmp_path / "other")[NAME].read_bytes() == CONTENT
+
+
 def test_wrong_content_is_named_and_not_kept(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"not the pinned mt_bench/questions: its sha256 is"):
         official.ensure([NAME], mirror_with(tmp_path, b"other" * 1000))

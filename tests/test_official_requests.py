@@ -37,7 +37,7 @@ def number_of(text: str) -> int:
 
 def awkward_answer(request: Request) -> str:
     """Braces, slot names, template marks, foreign letters, spaces at both ends: whatever templates could trip over.
-    Not `<|im_end|>`: there alpaca-eval cuts its own prompt short, and ours does not (suites.alpaca_eval.read_chatml)."""
+    Not `<|im_end|>`: there alpaca-eval cuts its own prompt short and ours does not (suites.alpaca_eval.read_chatml)."""
     number = number_of(json.dumps(request.messages, ensure_ascii=False))
     tricks = (
         "{output_2} {instruction}",

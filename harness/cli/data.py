@@ -104,7 +104,9 @@ def _show(files: Iterable[official.OfficialFile], state: dict[str, str], as_json
         ]
         print(json.dumps({"files": rows}, indent=2))
         return
-    table = Table("file", "state", "bytes", "licence", "sha256", box=None)
+    table = Table(box=None)
+    for name in ("file", "state", "bytes", "licence", "sha256"):
+        table.add_column(name, overflow="fold", justify="right" if name == "bytes" else "left")
     for file in files:
         size = "unknown" if file.size is None else f"{file.size:,}"
         sha = (official.expected_sha256(file) or "at first pull")[:13]

@@ -27,7 +27,6 @@ OPTIONAL = {
     "transformers": "pip install 'fusion-harness[transformers]'",
     "huggingface_hub": "pip install huggingface_hub  (for --model hf:…)",
     "alpaca-eval": "pip install 'fusion-harness[alpaca-eval]'  (AlpacaEval's judge prompts)",
-    "scikit-learn": "pip install 'fusion-harness[alpaca-eval]'  (AlpacaEval's length control)",
     "fschat": "pip install 'fusion-harness[fastchat]'  (--chat-template fastchat:NAME)",
     "peft": "pip install 'fusion-harness[train]'",
     "trl": "pip install 'fusion-harness[train]'",

@@ -53,7 +53,7 @@ def judge_name(row: Row) -> str:
 
 def turn_of(row: Row) -> int:
     turn = row.get("turn")
-    return int(turn) if isinstance(turn, int | float) else 1
+    return int(turn) if isinstance(turn, int | float) and math.isfinite(turn) else 1
 
 
 def question_of(row: Row) -> str:

@@ -5,7 +5,6 @@ How a verdict is read is the business of each format's own reader; what it does 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -14,6 +13,7 @@ from pydantic import JsonValue
 
 from ..errors import ConfigError
 from ..records import Answer, Failure, Finish, Judgment, Order, Preference, Prompt, Rating
+from .alpaca_eval_rows import stored_preference
 from .arena_hard_rows import ERROR, Question, read_questions
 from .fastchat_rows import is_single, judge_name, question_of, read_rating, turn_of
 from .files import SourceFile
@@ -204,9 +204,7 @@ def read_alpaca_eval(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
 
 
 def _preference(prompt_id: str, row: Row, wanted: Wanted, judge: str, answers: dict[str, Answer]) -> Judgment:
-    value = row.get("preference")
-    found = 1.5 if value == 0 else value  # alpaca_eval's older draws
-    sound = isinstance(found, int | float) and math.isfinite(found) and 1 <= found <= 2
+    value = stored_preference(row.get("preference"))
     return Judgment(
         prompt_id=prompt_id,
         model=wanted.model,
@@ -214,8 +212,8 @@ def _preference(prompt_id: str, row: Row, wanted: Wanted, judge: str, answers: d
         judge=judge,
         template_sha="unknown",
         answer_sha=_sha(answers, prompt_id),
-        verdict=Preference(value=found - 1) if sound and isinstance(found, int | float) else None,
-        error=None if sound else Failure(reason="parse", message=f"the file's preference is {value!r}"),
+        verdict=None if value is None else Preference(value=value),
+        error=Failure(reason="parse", message="the file has no preference") if value is None else None,
     )
 
 
