@@ -59,7 +59,7 @@ def test_every_answer_and_judgment_is_kept(real_run: RealRun, cards: dict[str, A
         assert all(answer.error is None and all(answer.completion_tokens) for answer in answers)
 
 
-def test_judging_began_before_answering_ended(real_run: RealRun) -> None:
+def test_progress_is_plain_lines_where_there_is_no_terminal(real_run: RealRun) -> None:
     said = [line for line in real_run.done.err.splitlines() if re.search(r" judgments \d+/", line)]
 
     assert said, real_run.done.err

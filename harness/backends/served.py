@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
@@ -28,7 +29,7 @@ ATTEMPTS = 3
 """Times one request is sent to a server that is alive but fails it."""
 
 
-class ServedBackend:
+class ServedBackend(ABC):
     """Subclasses say how the server is launched (`launch`) and what it can be asked (`prepare`)."""
 
     name = "served"
@@ -60,17 +61,17 @@ class ServedBackend:
 
     # what a subclass says
 
+    @abstractmethod
     def launch(self, port: int) -> Launch:
         """The command that serves on 127.0.0.1:`port`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def engine(self) -> dict[str, JsonValue]:
         """What can change an answer besides weights and template: for the run's id."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def prepare(self, dialogue: Dialogue) -> Context:
         """Asks the fresh server what room there is; raises CheckpointError where the template is at fault."""
-        raise NotImplementedError
 
     # the Backend protocol
 
