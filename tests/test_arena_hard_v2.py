@@ -142,7 +142,7 @@ def test_a_question_with_either_game_broken_is_dropped_whole(suite: ArenaHardV2)
 
 
 def test_a_failed_answer_is_not_judged(suite: ArenaHardV2) -> None:
-    failed = Answer(prompt_id="h1", model="m", turns=("$ERROR$",), finish=("stop",))
+    failed = Answer(prompt_id="h1", model="m", error=Failure(reason="timeout", message="no answer"))
 
     assert list(suite.tasks(suite.prompts()[0], failed)) == []
 

@@ -127,10 +127,9 @@ def test_mt_bench_temperatures_follow_the_category() -> None:
     assert suite.sampling(suite.prompts()[0]).top_p is None
 
 
-def test_mt_bench_broken_second_turn_leaves_the_first_to_be_judged() -> None:
+def test_mt_bench_a_missing_second_turn_leaves_the_first_to_be_judged() -> None:
     suite = mt_suite()
-    assert [task.turn for task in suite.tasks(suite.prompts()[0], said("1", "a", "$ERROR$"))] == [1]
-    assert suite.tasks(suite.prompts()[0], said("1", "$ERROR$", "b")) == []
+    assert [task.turn for task in suite.tasks(suite.prompts()[0], said("1", "a"))] == [1]
 
 
 # ------------------------------------------------------------------------------------------------------- Arena-Hard
@@ -350,17 +349,18 @@ def test_scores_do_not_depend_on_the_order_of_arrival(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-@pytest.mark.parametrize("broken", [None, "$ERROR$"])
-def test_a_broken_answer_is_never_judged(name: str, broken: str | None) -> None:
+def test_a_failed_answer_is_never_judged(name: str) -> None:
     suite: Suite = BUILDERS[name](SuiteOptions(edition="pocket"))
     prompt = suite.prompts()[0]
     failure = Failure(reason="timeout", message="no answer")
-    answer = (
-        Answer(prompt_id=prompt.id, model="m", error=failure)
-        if broken is None
-        else said(prompt.id, *(broken for _ in prompt.turns))
-    )
-    assert not suite.tasks(prompt, answer)
+    assert not suite.tasks(prompt, Answer(prompt_id=prompt.id, model="m", error=failure))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_model_that_says_the_original_tools_mark_of_failure_is_judged_by_what_it_said(name: str) -> None:
+    suite: Suite = BUILDERS[name](SuiteOptions(edition="pocket"))
+    prompt = suite.prompts()[0]
+    assert suite.tasks(prompt, said(prompt.id, *("$ERROR$" for _ in prompt.turns)))
 
 
 @pytest.mark.parametrize("name", BUILDERS)

@@ -22,7 +22,7 @@ from ..official import sha256_of
 from ..protocols import SuiteData, SuiteOptions
 from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Order, Prompt, Sampling, SuiteScores
 from .alpaca_scores import ScoreRules, score_preferences
-from .editions import is_broken, load_edition, official_files, only_template, pinned, template_shas
+from .editions import load_edition, official_files, only_template, pinned, template_shas
 
 MAX_TOKENS = 4096
 TEMPERATURE = 0.7
@@ -75,9 +75,9 @@ class AlpacaEval:
         return self._sampling
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """One preference; none for a broken answer or where the baseline has none."""
+        """One preference; none for a failed answer or where the baseline has none."""
         baseline = self._data.baseline.get(prompt.id)
-        if answer.error is not None or baseline is None or is_broken(answer.turns[0]):
+        if answer.error is not None or baseline is None:
             return ()
         order = shown_order(prompt.turns[0])
         first, second = (baseline, answer) if order == "ab" else (answer, baseline)

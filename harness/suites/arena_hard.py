@@ -40,7 +40,7 @@ from ..scoring import (
     verdicts_by_slot,
 )
 from ..stats.bradley_terry import row_interval
-from .editions import is_broken, load_edition, official_files, only_template, pinned, read_json_lines, template_shas
+from .editions import load_edition, official_files, only_template, pinned, read_json_lines, template_shas
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 """Game 0 shows the baseline as A, game 1 the candidate."""
@@ -83,9 +83,9 @@ class ArenaHard:
         return Sampling(temperature=0.0, max_tokens=MAX_TOKENS)
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """Both games; none for a broken answer or where the baseline has none."""
+        """Both games; none for a failed answer or where the baseline has none."""
         baseline = self._data.baseline.get(prompt.id)
-        if answer.error is not None or baseline is None or is_broken(answer.turns[0]):
+        if answer.error is not None or baseline is None:
             return ()
         return [
             JudgeTask(

@@ -32,7 +32,7 @@ from ..records import (
 from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
 from ..stats.bradley_terry import v2_row_interval
 from .arena_hard import MAX_TOKENS, ORDERS, average_tokens, battle_unit, battle_weight
-from .editions import is_broken, official_files, pinned, read_json_lines, template_shas
+from .editions import official_files, pinned, read_json_lines, template_shas
 
 HEADLINE_CATEGORY = "hard_prompt"
 CATEGORIES = ("hard_prompt", "creative_writing")
@@ -86,9 +86,9 @@ class ArenaHardV2:
         return Sampling(temperature=0.0, max_tokens=MAX_TOKENS)
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """Both games; none for a broken answer or where the baseline has none."""
+        """Both games; none for a failed answer or where the baseline has none."""
         baseline = self._data.baseline.get(prompt.id)
-        if answer.error is not None or baseline is None or is_broken(answer.turns[0]):
+        if answer.error is not None or baseline is None:
             return ()
         return [
             JudgeTask(

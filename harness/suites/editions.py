@@ -16,8 +16,6 @@ from ..records import JudgeTemplate
 from . import pocket
 
 EDITIONS = ("official", "pocket")
-BROKEN_ANSWER = "$ERROR$"
-"""What the original tools store as the answer when a call failed; never an answer."""
 
 
 def load_edition(
@@ -29,11 +27,6 @@ def load_edition(
     if options.edition == "pocket":
         return pocket.load(suite)
     raise ConfigError(f"no edition named {options.edition!r}; editions: {', '.join(EDITIONS)}")
-
-
-def is_broken(text: str) -> bool:
-    """Whether an answer's text is the original tools' mark for a failed call."""
-    return text.strip() == BROKEN_ANSWER
 
 
 def official_files(options: SuiteOptions, names: Iterable[str]) -> dict[str, Path]:

@@ -15,7 +15,7 @@ from ..official import FILES, sha256_of
 from ..protocols import SuiteData, SuiteOptions
 from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Prompt, Sampling, Score, SuiteScores
 from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
-from .editions import is_broken, load_edition, official_files, pinned, read_json_lines, template_shas
+from .editions import load_edition, official_files, pinned, read_json_lines, template_shas
 
 REFERENCED = frozenset({"math", "reasoning", "coding"})  # common.py NEED_REF_CATS; the judge sees a reference answer
 TEMPERATURES = {  # common.py temperature_config
@@ -72,23 +72,19 @@ class MtBench:
         return Sampling(temperature=TEMPERATURES.get(prompt.category, OTHER_TEMPERATURE), max_tokens=MAX_TOKENS)
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """One rating a turn; none from the first broken turn on."""
+        """One rating a turn."""
         if answer.error is not None:
             return ()
-        tasks = []
-        for turn, text in enumerate(answer.turns[: len(prompt.turns)], start=1):
-            if is_broken(text):
-                break
-            tasks.append(
-                JudgeTask(
-                    prompt=prompt,
-                    answer=answer,
-                    turn=turn,
-                    template=self._template(prompt, turn),
-                    fields=_fields(prompt, answer, turn),
-                )
+        return [
+            JudgeTask(
+                prompt=prompt,
+                answer=answer,
+                turn=turn,
+                template=self._template(prompt, turn),
+                fields=_fields(prompt, answer, turn),
             )
-        return tasks
+            for turn in range(1, min(len(answer.turns), len(prompt.turns)) + 1)
+        ]
 
     def _template(self, prompt: Prompt, turn: int) -> JudgeTemplate:
         kind = "single-math-v1" if prompt.category in REFERENCED else "single-v1"
