@@ -1,0 +1,141 @@
+"""How far two judges agree: raw, beyond chance (kappa, alpha), between the two orders, between repeats. Pure.
+
+A verdict is any hashable label ("first", "tie", 0.5, …); only equality counts, but for alpha's interval metric.
+Intervals are 95 % and take a row's cluster (its question) as the unit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from .clustered import clustered_interval
+from .intervals import FloatArray, Interval
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An estimate with its interval; `value` None where the rows do not define it."""
+
+    value: float | None
+    interval: Interval | None
+    n: int
+    """Rows it was made from."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two judges' verdicts on the same things."""
+
+    raw: Measure
+    """Share of equal verdicts, 0..1."""
+    kappa: Measure
+    """Cohen's kappa, -1..1: 0 is chance given both judges' own frequencies. None where both say one thing only."""
+
+
+def agreement(
+    first: Sequence[Hashable], second: Sequence[Hashable], clusters: Sequence[Hashable] | None = None
+) -> Agreement:
+    """Raw agreement and Cohen's kappa of paired verdicts. Without `clusters` every row stands for itself."""
+    units = range(len(first)) if clusters is None else clusters
+    same = np.array([one == other for one, other in zip(first, second, strict=True)], dtype=np.float64)
+    return Agreement(raw=mean_measure(same, units), kappa=_kappa(first, second, same, units))
+
+
+def mean_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
+    """The mean of `values`, shape (rows,), with its clustered interval."""
+    n = len(values)
+    if not n:
+        return Measure(None, None, 0)
+    mean = float(values.mean())
+    return Measure(mean, clustered_interval(mean, (values - mean) / n, clusters), n)
+
+
+def _kappa(
+    first: Sequence[Hashable], second: Sequence[Hashable], same: FloatArray, clusters: Sequence[Hashable]
+) -> Measure:
+    """kappa = (po - pe) / (1 - pe).
+
+    A row's influence is the derivative of kappa at its cell, [d(1 - pe) - (1 - po)(p_.i + p_j.)] / (1 - pe)^2, centred;
+    with one row a cluster this gives the large-sample variance of Fleiss, Cohen and Everitt 1969 (eq. 13), but for the
+    factor G/(G-1).
+    """
+    n = len(first)
+    if not n:
+        return Measure(None, None, 0)
+    ours, theirs = Counter(first), Counter(second)
+    expected = sum(ours[label] * theirs[label] for label in ours) / n**2
+    if expected == 1.0:
+        return Measure(None, None, n)
+    observed = float(same.mean())
+    value = (observed - expected) / (1 - expected)
+    margins = np.array([(theirs[one] + ours[other]) / n for one, other in zip(first, second, strict=True)])
+    slope = (same * (1 - expected) - (1 - observed) * margins) / (1 - expected) ** 2
+    return Measure(value, clustered_interval(value, (slope - slope.mean()) / n, clusters), n)
+
+
+def krippendorff_alpha(units: Sequence[Sequence[Hashable]], *, interval_metric: bool = False) -> float | None:
+    """Krippendorff's alpha = 1 - Do/De of any number of raters; a unit holds the verdicts it got, missing left out.
+
+    Nominal metric, or squared differences of numbers (`interval_metric`). Units with one verdict count for nothing.
+    None where fewer than two verdicts can be paired or all are the same. Krippendorff 2011, Computing Krippendorff's
+    Alpha-Reliability, sections C and D.
+    """
+    paired = [unit for unit in units if len(unit) > 1]
+    values = [value for unit in paired for value in unit]
+    expected = _disagreement(Counter(values), interval_metric)
+    if not expected:
+        return None
+    observed = sum(_disagreement(Counter(unit), interval_metric) / (len(unit) - 1) for unit in paired)
+    return 1.0 - (len(values) - 1) * observed / expected
+
+
+def _disagreement(counts: Counter[Hashable], interval_metric: bool) -> float:
+    """Sum of the metric over ordered pairs of single verdicts."""
+    total = 0.0
+    for (one, times), (other, others) in combinations(counts.items(), 2):
+        distance = (float(str(one)) - float(str(other))) ** 2 if interval_metric else 1.0
+        total += 2 * times * others * distance
+    return total
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """One judge, both orders. Verdicts name the answer, not its place."""
+
+    consistent: Measure
+    """Share of pairs of games with the same verdict, 0..1."""
+    first_shown: Measure
+    """Share of the games' points given to the answer shown first; 0.5 is no preference for a place."""
+
+
+def position_consistency(
+    candidate_second: FloatArray, candidate_first: FloatArray, clusters: Sequence[Hashable]
+) -> Consistency:
+    """From the candidate's preference (0..1) when shown second and when shown first; both of shape (pairs,).
+
+    Verdicts are the same where they fall on the same side of 0.5 (or both on it), so that probabilities compare too.
+    """
+    same = (np.sign(candidate_second - 0.5) == np.sign(candidate_first - 0.5)).astype(np.float64)
+    shown_first = (candidate_first + 1.0 - candidate_second) / 2
+    return Consistency(mean_measure(same, clusters), mean_measure(shown_first, clusters))
+
+
+def flip_rate(repeats: Sequence[Sequence[Hashable]], clusters: Sequence[Hashable] | None = None) -> Measure:
+    """Probability that two repeats of one question differ: the mean, over questions, of the share of unequal pairs.
+
+    Questions with fewer than two verdicts are left out; `n` counts the others.
+    """
+    units = list(range(len(repeats)) if clusters is None else clusters)
+    kept = [(_unequal_share(said), unit) for said, unit in zip(repeats, units, strict=True) if len(said) > 1]
+    return mean_measure(np.array([share for share, _ in kept], dtype=np.float64), [unit for _, unit in kept])
+
+
+def _unequal_share(said: Sequence[Hashable]) -> float:
+    n = len(said)
+    equal = sum(times * (times - 1) for times in Counter(said).values())
+    return 1.0 - equal / (n * (n - 1))
