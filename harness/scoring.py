@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .records import Answer, Judgment, Order, Prompt, Score, Verdict
+from .records import Answer, Judgment, Order, Preference, Prompt, Score, Verdict
 from .stats.intervals import Interval, ratio_interval
 
 
@@ -36,6 +36,7 @@ class Unit:
 
 
 Verdicts = Mapping[Slot, Sequence[Verdict]]
+STRONG_WEIGHT = 3.0  # arena-hard-auto show_result.py WEIGHT: a ">>" verdict counts as three battles
 
 
 def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, int], Answer]:
@@ -58,6 +59,17 @@ def verdicts_by_slot(judgments: Sequence[Judgment], answers: Iterable[Answer], *
             order = judgment.order if ordered else None
             found[Slot(judgment.prompt_id, judgment.index, judgment.turn, order)].append(judgment.verdict)
     return found
+
+
+def verdict_weight(verdict: Verdict) -> float:
+    return STRONG_WEIGHT if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
+
+
+def slot_unit(prompt_id: str, verdicts: Sequence[Verdict]) -> Unit:
+    """A scored slot: weighted value over weight; repeats of a judgment count as their mean."""
+    weights = [verdict_weight(verdict) for verdict in verdicts]
+    values = [weight * verdict.value for weight, verdict in zip(weights, verdicts, strict=True)]
+    return Unit(prompt_id, value=sum(values) / len(values), weight=sum(weights) / len(weights))
 
 
 def draws(answers: Iterable[Answer]) -> int:

@@ -21,22 +21,21 @@ from ..records import (
     JudgeTemplate,
     Judgment,
     Order,
-    Preference,
     Prompt,
     Sampling,
     Score,
     SuiteScores,
-    Verdict,
 )
 from ..scoring import (
     Slot,
-    Unit,
     Verdicts,
     categories,
     draws,
     latest_answers,
     mean_score,
+    slot_unit,
     unscored_note,
+    verdict_weight,
     verdicts_by_slot,
 )
 from ..stats.bradley_terry import row_interval
@@ -44,7 +43,6 @@ from .editions import load_edition, official_files, only_template, pinned, read_
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 """Game 0 shows the baseline as A, game 1 the candidate."""
-STRONG_WEIGHT = 3.0  # show_result.py WEIGHT: a ">>" verdict counts as three battles
 MAX_TOKENS = 4096  # gen_answer.py
 BASELINE = "gpt-4-0314"
 REASK = "continue your judgment and finish by outputting a final verdict label"  # gen_judgment.py, second attempt
@@ -124,7 +122,7 @@ class ArenaHard:
 
     def _score(self, prompts: Sequence[Prompt], found: Verdicts, times: int) -> Score:
         slots = _slots(prompts, times)
-        units = [battle_unit(slot.prompt_id, found[slot]) for slot in slots if found.get(slot)]
+        units = [slot_unit(slot.prompt_id, found[slot]) for slot in slots if found.get(slot)]
         return mean_score(units, len(slots), scale=100.0, seed=self._seed)
 
 
@@ -135,22 +133,11 @@ def _slots(prompts: Sequence[Prompt], times: int) -> list[Slot]:
 def _reference(prompts: Sequence[Prompt], found: Verdicts, times: int, headline: Score) -> Score:
     """The score with the reference's interval: rows after weighting, 100 rounds, numpy seed 42, this model alone."""
     verdicts = [verdict for slot in _slots(prompts, times) for verdict in found.get(slot, ())]
-    interval = row_interval([verdict.value for verdict in verdicts], [battle_weight(verdict) for verdict in verdicts])
+    interval = row_interval([verdict.value for verdict in verdicts], [verdict_weight(verdict) for verdict in verdicts])
     limits: dict[str, float | None] = {"ci_low": None, "ci_high": None, "se": None}
     if interval is not None:
         limits = {"ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
     return headline.model_copy(update=limits)
-
-
-def battle_unit(prompt_id: str, verdicts: Sequence[Verdict]) -> Unit:
-    """One game: weighted candidate wins over weight; repeats of a judgment count as their mean."""
-    weights = [battle_weight(verdict) for verdict in verdicts]
-    wins = [weight * verdict.value for weight, verdict in zip(weights, verdicts, strict=True)]
-    return Unit(prompt_id, value=sum(wins) / len(wins), weight=sum(weights) / len(weights))
-
-
-def battle_weight(verdict: Verdict) -> float:
-    return STRONG_WEIGHT if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
 
 
 def _fields(prompt: Prompt, baseline: Answer, answer: Answer, order: Order) -> dict[str, str]:

@@ -29,9 +29,20 @@ from ..records import (
     SuiteScores,
     Verdict,
 )
-from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
+from ..scoring import (
+    Slot,
+    Unit,
+    Verdicts,
+    categories,
+    draws,
+    mean_score,
+    slot_unit,
+    unscored_note,
+    verdict_weight,
+    verdicts_by_slot,
+)
 from ..stats.bradley_terry import v2_row_interval
-from .arena_hard import MAX_TOKENS, ORDERS, average_tokens, battle_unit, battle_weight
+from .arena_hard import MAX_TOKENS, ORDERS, average_tokens
 from .editions import official_files, pinned, read_json_lines, template_shas
 
 HEADLINE_CATEGORY = "hard_prompt"
@@ -119,7 +130,7 @@ class ArenaHardV2:
 
     def _score(self, prompts: Sequence[Prompt], found: Verdicts, times: int) -> Score:
         pairs = [pair for prompt in prompts for pair in _whole(prompt, found, times)]
-        units: list[Unit] = [battle_unit(prompt_id, game) for prompt_id, game in pairs]
+        units: list[Unit] = [slot_unit(prompt_id, game) for prompt_id, game in pairs]
         return mean_score(units, 2 * times * len(prompts), scale=100.0, seed=self._seed)
 
 
@@ -136,7 +147,7 @@ def _whole(prompt: Prompt, found: Verdicts, times: int) -> list[tuple[str, Seque
 def _reference(prompts: Sequence[Prompt], found: Verdicts, times: int, headline: Score) -> Score:
     """The mean of 100 resamples of rows with its 90 % interval, as v2.0's table has it."""
     verdicts = [verdict for prompt in prompts for _, game in _whole(prompt, found, times) for verdict in game]
-    interval = v2_row_interval([verdict.value for verdict in verdicts], [battle_weight(one) for one in verdicts])
+    interval = v2_row_interval([verdict.value for verdict in verdicts], [verdict_weight(one) for one in verdicts])
     if interval is None:
         return headline
     update = {"value": interval.middle, "ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
