@@ -1,0 +1,47 @@
+"""Frozen records: everything that crosses a file or a function boundary, and nothing that acts.
+
+A record is validated when it is made, and again when it is read from a file. Text fields are what a model or a
+judge wrote: untrusted, to be escaped wherever they are shown.
+"""
+
+from .asking import Answer, Failure, Finish, ModelRef, Prompt, Reason, Sampling
+from .base import Record, base_url, digest
+from .judging import (
+    Filling,
+    JudgeSpec,
+    JudgeTask,
+    JudgeTemplate,
+    Judgment,
+    Order,
+    Preference,
+    Rating,
+    TokenLogprob,
+    Verdict,
+)
+from .results import Score, ScoreCard, SuiteScores
+
+__all__ = [
+    "Answer",
+    "Failure",
+    "Filling",
+    "Finish",
+    "JudgeSpec",
+    "JudgeTask",
+    "JudgeTemplate",
+    "Judgment",
+    "ModelRef",
+    "Order",
+    "Preference",
+    "Prompt",
+    "Rating",
+    "Reason",
+    "Record",
+    "Sampling",
+    "Score",
+    "ScoreCard",
+    "SuiteScores",
+    "TokenLogprob",
+    "Verdict",
+    "base_url",
+    "digest",
+]

@@ -1,0 +1,144 @@
+"""What is asked and answered: models, prompts, settings, answers, failures."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ..errors import ConfigError
+from .base import Record, base_url, digest
+
+
+class ModelRef(Record):
+    """Which model: a folder, a Hub repository, or a server that already runs."""
+
+    scheme: Literal["path", "hf", "endpoint"]
+    name: str
+    """path: the folder as given; hf: `org/name`; endpoint: the model name the server knows."""
+    revision: str | None = None
+    """hf only: branch, tag or commit."""
+    url: str | None = None
+    """endpoint only: base URL, ending in /v1."""
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        """`DIR`, `hf:ORG/NAME[@REVISION]` or `endpoint:NAME@URL`; raises ConfigError on anything else."""
+        if text.startswith("hf:"):
+            name, _, revision = text[3:].partition("@")
+            if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+                raise ConfigError(f"--model {text!r} is not hf:ORG/NAME[@REVISION]")
+            return cls(scheme="hf", name=name, revision=revision or None)
+        if text.startswith("endpoint:"):
+            name, _, url = text[len("endpoint:") :].partition("@")
+            if not name or not re.match(r"https?://", url):
+                raise ConfigError(f"--model {text!r} is not endpoint:NAME@http://HOST:PORT/v1")
+            return cls(scheme="endpoint", name=name, url=base_url(url))
+        if not text:
+            raise ConfigError("--model is empty; give a folder, hf:ORG/NAME or endpoint:NAME@URL")
+        return cls(scheme="path", name=text)
+
+    def __str__(self) -> str:
+        if self.scheme == "hf":
+            return f"hf:{self.name}" + (f"@{self.revision}" if self.revision else "")
+        return f"endpoint:{self.name}@{self.url}" if self.scheme == "endpoint" else self.name
+
+    @property
+    def label(self) -> str:
+        """The short name shown in tables: the folder's last part, or the repository or served name."""
+        return self.name.rstrip("/").rsplit("/", 1)[-1] if self.scheme == "path" else self.name
+
+    @property
+    def slug(self) -> str:
+        """A folder name made of the label: letters, digits, `.`, `_`, `-` only, never empty, `.` or `..`."""
+        return re.sub(r"[^\w.-]+", "_", self.label, flags=re.ASCII).strip(".") or "model"
+
+
+class Sampling(Record):
+    """How answers are drawn; what is None is not sent, so the server's default (generation_config) holds."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int = Field(gt=0)
+    n: int = Field(default=1, ge=1)
+    """Answers per prompt."""
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+class Prompt(Record):
+    """One question of a suite: one or more user turns."""
+
+    id: str
+    turns: tuple[str, ...] = Field(min_length=1)
+    category: str
+    reference: tuple[str, ...] = ()
+    """Gold or reference answers, one a turn; empty where the suite has none."""
+    system: str | None = None
+    cluster: str | None = None
+    """Prompts of one cluster are resampled together where the suite says so."""
+
+
+Finish = Literal["stop", "length"]
+
+Reason = Literal[
+    "context",  # the prompt leaves no room to answer
+    "empty",  # the model or the judge wrote nothing
+    "http",  # the server refused the request
+    "timeout",
+    "transport",  # connection broken after all retries
+    "content_filter",
+    "parse",  # no verdict in the judge's reply
+    "conflict",  # two different verdicts in one reply
+    "answer",  # the answer to be judged is itself broken
+    "missing",  # a row that should be there is not
+    "other",
+]
+
+
+class Failure(Record):
+    """Why there is no answer or no verdict. Counted and shown, never turned into a number."""
+
+    reason: Reason
+    message: str
+
+
+class Answer(Record):
+    """What a model said to one prompt: a text a turn, or a failure.
+
+    A truncated answer (`finish` "length") is an answer: it is judged and counted as truncated.
+    """
+
+    prompt_id: str
+    model: str
+    index: int = 0
+    """Which of `Sampling.n` draws."""
+    turns: tuple[str, ...] = ()
+    finish: tuple[Finish, ...] = ()
+    """One a turn."""
+    prompt_tokens: tuple[int, ...] = ()
+    completion_tokens: tuple[int, ...] = ()
+    """Tokens by the server's count, one entry a turn."""
+    seconds: float = 0.0
+    """Wall time of all turns, waiting for a place included."""
+    error: Failure | None = None
+
+    @model_validator(mode="after")
+    def _texts_or_error(self) -> Self:
+        if (self.error is None) == (not self.turns):
+            raise ValueError("an answer has turns or an error, never both, never neither")
+        return self
+
+    @property
+    def truncated(self) -> bool:
+        return "length" in self.finish
+
+    @property
+    def key(self) -> str:
+        return f"{self.prompt_id}#{self.index}"
+
+    @property
+    def sha(self) -> str:
+        """First 16 hex characters of the digest of the texts."""
+        return digest(list(self.turns))[:16]

@@ -1,0 +1,157 @@
+"""What a judge is asked, and what it said."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from .asking import Answer, Failure, Prompt
+from .base import Record, digest
+
+
+class Preference(Record):
+    kind: Literal["preference"] = "preference"
+    value: float = Field(ge=0, le=1)
+    """Probability that the *candidate* beats the baseline, whatever the order shown."""
+    strength: int = Field(default=1, ge=1, le=2)
+    """2 where the judge said "significantly better" (Arena-Hard's `>>`), else 1."""
+
+
+class Rating(Record):
+    kind: Literal["rating"] = "rating"
+    value: float
+    low: float = 1
+    high: float = 10
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"rating {self.value!r} is outside {self.low}..{self.high}")
+        return self
+
+
+Verdict = Annotated[Preference | Rating, Field(discriminator="kind")]
+
+Order = Literal["ab", "ba"]
+"""ab: the baseline is shown first (as A, or m); ba: the candidate is."""
+
+Filling = Literal["format", "replace"]
+"""How slots are filled: str.format, or str.replace once a slot in the order of `JudgeTask.fields`."""
+
+
+class JudgeTemplate(Record):
+    """The words a judge is asked in, how its reply is read, and the official request parameters."""
+
+    name: str
+    system: str | None = None
+    user: str
+    filling: Filling = "format"
+    parser: str
+    """A name in `judges.parsing.PARSERS`: rating, arena_label, letter_logprob, …"""
+    reask: str | None = None
+    """Sent once more as a user turn when the reply holds no verdict; None: no second attempt."""
+    temperature: float = 0.0
+    max_tokens: int = 2048
+    top_logprobs: int | None = None
+    extra: dict[str, JsonValue] = {}
+    """Further request parameters of the official protocol, e.g. top_p."""
+    identical_is_draw: bool = False
+    """Equal answers are a draw (0.5) without a call, as AlpacaEval has it."""
+
+    @property
+    def sha(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+class JudgeTask(Record):
+    """One question to a judge: this answer (against that one), in this order, in these words."""
+
+    prompt: Prompt
+    answer: Answer
+    baseline: Answer | None = None
+    """None where the verdict is a rating."""
+    turn: int | None = None
+    """1-based turn that is judged; None: the whole answer."""
+    order: Order | None = None
+    repeat: int = 0
+    template: JudgeTemplate
+    fields: dict[str, str]
+    """The template's slots and their texts, the order of the two answers already applied."""
+
+    @property
+    def key(self) -> str:
+        """Same for the same question asked in another session: what resuming compares."""
+        parts = (self.answer.key, f"t{self.turn or 0}", self.order or "-", f"r{self.repeat}", self.answer.sha)
+        return "|".join(parts)
+
+
+class TokenLogprob(Record):
+    token: str
+    logprob: float = Field(allow_inf_nan=False)
+
+
+class Judgment(Record):
+    """A verdict or a failure, with all that is needed to read it again."""
+
+    prompt_id: str
+    index: int = 0
+    """`Answer.index` of the answer judged."""
+    model: str
+    baseline: str | None = None
+    judge: str
+    template_sha: str
+    answer_sha: str | None = None
+    """`Answer.sha` of the answer judged: a judgment of another text is never taken for this one's."""
+    order: Order | None = None
+    turn: int | None = None
+    repeat: int = 0
+    verdict: Verdict | None = None
+    reply: str | None = None
+    """The judge's own words (all attempts, joined by newlines); None where none came."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Top log-probabilities of the first reply token, where asked for."""
+    flags: tuple[Literal["truncated", "reasked", "identical", "injection"], ...] = ()
+    error: Failure | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    """US dollars; None where the judge has no known price."""
+    seconds: float = 0.0
+
+    @model_validator(mode="after")
+    def _verdict_or_error(self) -> Self:
+        if (self.verdict is None) == (self.error is None):
+            raise ValueError("a judgment has a verdict or an error, never both, never neither")
+        return self
+
+    @property
+    def key(self) -> str:
+        """Equals `JudgeTask.key` of the task it answers, once `answer_sha` is set (the pipeline does)."""
+        answer = f"{self.prompt_id}#{self.index}"
+        parts = (answer, f"t{self.turn or 0}", self.order or "-", f"r{self.repeat}", self.answer_sha or "")
+        return "|".join(parts)
+
+
+class JudgeSpec(Record):
+    """A judge's configuration, as `judges/configs/NAME.yaml` or `harness.yaml` gives it."""
+
+    name: str
+    kind: str
+    """Entry point in `fusion_harness.judges`: llm, reference, …"""
+    model: str | None = None
+    """Model name the endpoint knows."""
+    url: str | None = None
+    """Base URL of an OpenAI-compatible server, ending in /v1."""
+    key_env: str | None = None
+    """Environment variable that holds the API key; the key itself is never in a file."""
+    params: dict[str, JsonValue] = {}
+    """Request parameters that replace the template's (`null` leaves one out), e.g. max_completion_tokens."""
+    price_in: float | None = Field(default=None, ge=0)
+    price_out: float | None = Field(default=None, ge=0)
+    """US dollars per million tokens."""
+    concurrency: int = Field(default=32, ge=1)
+    timeout: float = Field(default=300.0, gt=0)
+    """Seconds a call may take."""
+    note: str | None = None
+    """Shown on every card of this judge, e.g. that it is rule-based."""
