@@ -6,6 +6,7 @@ import json
 import lzma
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from harness.stats.bradley_terry import (
     Battles,
     counted,
+    drawn_sums,
     fit_strengths,
     hub,
     reference_interval,
@@ -23,8 +25,7 @@ from harness.stats.bradley_terry import (
     v2_row_interval,
     win_rate,
 )
-from harness.stats.intervals import FloatArray, ratio_interval
-from harness.stats.ratio_intervals import ratio_intervals
+from harness.stats.intervals import FloatArray
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
 published = pytest.mark.skipif(not PUBLISHED, reason="HARNESS_PUBLISHED names the folder of published judgments")
@@ -128,18 +129,22 @@ def test_one_models_rows_have_an_interval_around_its_score() -> None:
     assert v2_row_interval([], []) is None
 
 
-def test_shared_draws_give_the_intervals_of_single_ones() -> None:
-    rng = np.random.default_rng(3)
-    tables = [np.column_stack((rng.random(size), np.ones(size))) for size in (40, 1, 40)]
+@pytest.mark.parametrize("size", [1, 2, 3, 700, 1024])
+def test_drawn_sums_are_those_of_numpys_legacy_draws(size: int) -> None:
+    values = np.arange(size) % 3
+    rng = np.random.RandomState(7)
 
-    found = ratio_intervals(tables, seed=5)
+    assert drawn_sums(values, 5, 7).tolist() == [values[rng.randint(0, size, size)].sum() for _ in range(5)]
 
-    assert found[1] is None
-    for place in (0, 2):
-        one, alone = found[place], ratio_interval(tables[place][:, 0], tables[place][:, 1], seed=5)
-        assert one is not None
-        assert alone is not None
-        assert (one.low, one.high, one.se) == pytest.approx((alone.low, alone.high, alone.se), abs=1e-12)
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_rounds_of_two_models_are_those_of_the_pool_with_a_third_that_never_plays(flipped: bool) -> None:
+    rng = np.random.default_rng(2)
+    sides = rng.integers(0, 2, 300) if flipped else np.zeros(300, int)
+    two = Battles(("base", "m"), sides, 1 - sides, rng.integers(0, 3, 300))
+    three = replace(two, names=("base", "m", "none"))
+
+    assert reference_rounds(two, baseline="base") == pytest.approx(reference_rounds(three, baseline="base")[:, :2])
 
 
 @published

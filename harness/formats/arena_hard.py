@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from ..errors import ConfigError
 from ..official import FILES, cached_path, ensure
 from ..records import Score, ScoreCard, SuiteScores, digest
-from ..stats.ratio_intervals import ratio_intervals
+from ..stats.intervals import ratio_interval
 from .arena_hard_answers import Answers, read_answers
 from .arena_hard_rows import ERROR, Game, Question, is_judgment, read_questions
 from .arena_hard_scores import Group, asked, closed_form, reasons, scored, table, v01_reference, v2_reference
@@ -119,7 +119,9 @@ def score_groups(groups: Sequence[Group], answers: Answers, options: ScoreOption
 
 def _closed_forms(parts: Sequence[Sequence[Question]], options: ScoreOptions) -> list[Score]:
     tables = [table(part) for part in parts]
-    intervals = ratio_intervals(tables, seed=options.seed) if options.intervals else [None] * len(tables)
+    intervals = [
+        ratio_interval(sums[:, 0], sums[:, 1], seed=options.seed) if options.intervals else None for sums in tables
+    ]
     return [closed_form(*one) for one in zip(parts, tables, intervals, strict=True)]
 
 

@@ -1,4 +1,7 @@
-"""Percentile bootstrap of ratios over questions: all rows of one question are resampled together."""
+"""Percentile bootstrap of ratios over questions: all rows of one question are resampled together.
+
+Percentiles are computed where they can be (`saddlepoint`), and drawn with a seed where questions are few or lopsided.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .saddlepoint import ratio_quantiles
+
 FloatArray = NDArray[np.float64]
 
+NORMAL_95 = (-1.959963984540054, 1.959963984540054)
 RESAMPLES = 10_000  # specs/statistics: B = 10k; the interval's ends then move by about 0.02 standard errors
 CELLS = 250_000
 """Weights drawn at a time (resamples x questions): 2 MB, which stays in the processor's cache."""
@@ -42,16 +48,28 @@ def ratio_interval(
 ) -> Interval | None:
     """Interval of sum(numerators) / sum(denominators); both of shape (questions,), summed within a question.
 
-    A mean over rows is the ratio of row sums to row counts. None with fewer than two questions.
+    A mean over rows is the ratio of row sums to row counts. None with fewer than two questions. `resamples` and `seed`
+    matter only where the percentiles are drawn.
     """
     if len(numerators) < 2:
         return None
+    computed = ratio_quantiles(numerators, denominators, NORMAL_95)
+    if computed is not None:
+        low, high = computed
+        return Interval(low, high, ratio_error(numerators, denominators))
     rng = np.random.default_rng(seed)
     drawn = []
     for weights in resampling_weights(len(numerators), resamples, rng):
         below = weights @ denominators
         drawn.append((weights @ numerators)[below > 0] / below[below > 0])
     return percentile_interval(np.concatenate(drawn))
+
+
+def ratio_error(numerators: FloatArray, denominators: FloatArray) -> float:
+    """Standard error of the ratio over resampled questions, linearised (statistics: u = (S - r C) / mean(C))."""
+    ratio = numerators.sum() / denominators.sum()
+    rest = numerators - ratio * denominators
+    return float(np.sqrt(rest @ rest) / denominators.sum())
 
 
 def percentile_interval(estimates: FloatArray) -> Interval | None:
