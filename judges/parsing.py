@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from harness.errors import ConfigError, VerdictParseError
 from harness.formats.arena_hard_labels import STRONG_WEIGHT, V01_LABELS, V2_LABELS, v01_labels, v2_label
+from harness.formats.fastchat_rows import LETTERS
 from harness.records import Order, Preference, Rating, TokenLogprob, Verdict
 
 RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]", re.ASCII)  # FastChat llm_judge/common.py:34, but ASCII digits only
@@ -72,6 +73,21 @@ def _labelled(label: str, labels: Mapping[str, tuple[float, int]]) -> Preference
     return Preference(value=points, strength=2 if weight == STRONG_WEIGHT else 1)
 
 
+def pair_letter(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preference:
+    """The one of [[A]], [[B]] and [[C]] (a tie) in a reply, MT-Bench's pairwise form.
+
+    FastChat common.py run_judge_pair takes the first of the three, in this order, that stands anywhere; here two are a
+    conflict.
+    """
+    letters = [letter for letter in LETTERS if f"[[{letter}]]" in reply]
+    if not letters:
+        raise VerdictParseError(f"no [[A]], [[B]] or [[C]] in the judge's reply: {_tail(reply)}", reaskable=True)
+    if len(letters) > 1:
+        said = ", ".join(f"[[{letter}]]" for letter in letters)
+        raise VerdictParseError(f"different verdicts in one reply: {said}", reason="conflict")
+    return Preference(value=LETTERS[letters[0]])
+
+
 def letter_logprob(reply: str, logprobs: tuple[TokenLogprob, ...]) -> Preference:
     """p(m) / (p(m) + p(M)) over the first token's top log-probabilities; exact tokens only, a missing one counts 0.
 
@@ -96,4 +112,5 @@ PARSERS: dict[str, Parser] = {
     "arena_label": arena_label,
     "arena_label_v2": arena_label_v2,
     "letter_logprob": letter_logprob,
+    "pair_letter": pair_letter,
 }

@@ -98,7 +98,7 @@ def test_neither_letter_is_refused() -> None:
 
 
 def test_unknown_parser_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="arena_label, arena_label_v2, letter_logprob, rating"):
+    with pytest.raises(ConfigError, match="arena_label, arena_label_v2, letter_logprob, pair_letter, rating"):
         read_verdict("stars", "*****", (), None)
 
 

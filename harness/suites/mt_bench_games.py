@@ -1,0 +1,66 @@
+"""MT-Bench's pairwise words: two answers shown side by side, in both orders, turn by turn. Scored by mt_bench_pairs.
+
+Source: FastChat llm_judge at the pinned revision (gen_judgment.py make_match; common.py run_judge_pair).
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from ..protocols import SuiteOptions
+from ..records import Answer, JudgeTask, JudgeTemplate, Order, Prompt
+from .editions import official_files, read_json_lines
+from .mt_bench import JUDGE_MAX_TOKENS, REFERENCED
+
+NAMES = ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+
+def pair_templates(options: SuiteOptions) -> dict[str, JudgeTemplate]:
+    """The four pairwise prompts of the pinned file, by name. Raises DataError where it cannot be had."""
+    path = official_files(options, ["mt_bench/judge_prompts"])["mt_bench/judge_prompts"]
+    rows = {row["name"]: row for row in read_json_lines(path)}
+    return {
+        name: JudgeTemplate(
+            name=name,
+            system=rows[name]["system_prompt"],
+            user=rows[name]["prompt_template"],
+            parser="pair_letter",
+            temperature=0.0,
+            max_tokens=JUDGE_MAX_TOKENS,
+            extra={"n": 1},  # common.py chat_completion_openai
+        )
+        for name in NAMES
+    }
+
+
+def pair_tasks(
+    prompt: Prompt, answer: Answer, baseline: Answer, turn: int, templates: dict[str, JudgeTemplate]
+) -> list[JudgeTask]:
+    """Both games of one turn; a second turn is shown with the first."""
+    kind = "pair-math-v1" if prompt.category in REFERENCED else "pair-v2"
+    template = templates[kind if turn == 1 else f"{kind}-multi-turn"]
+    return [
+        JudgeTask(
+            prompt=prompt,
+            answer=answer,
+            baseline=baseline,
+            turn=turn,
+            order=order,
+            template=template,
+            fields=_fields(prompt, *((baseline, answer) if order == "ab" else (answer, baseline)), turn),
+        )
+        for order in ORDERS
+    ]
+
+
+def _fields(prompt: Prompt, first: Answer, second: Answer, turn: int) -> dict[str, str]:
+    if turn == 1:
+        fields = {"question": prompt.turns[0], "answer_a": first.turns[0], "answer_b": second.turns[0]}
+    else:
+        fields = {f"question_{number}": text for number, text in enumerate(prompt.turns, start=1)}
+        for letter, answer in (("a", first), ("b", second)):
+            fields |= {f"answer_{letter}_{number}": text for number, text in enumerate(answer.turns, start=1)}
+    if prompt.category in REFERENCED:
+        fields |= {f"ref_answer_{number}": text for number, text in enumerate(prompt.reference[:turn], start=1)}
+    return fields
