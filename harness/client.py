@@ -20,7 +20,7 @@ import aiohttp
 from pydantic import JsonValue
 
 from .errors import ReplyError, printable
-from .records import Finish, Reason, TokenLogprob
+from .records import Access, Finish, Reason, TokenLogprob
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ MAX_WAIT = 60.0
 """Seconds; a server's Retry-After is honoured up to ten times this."""
 CONTEXT_WORDS = re.compile(r"context length|maximum context|context_length_exceeded|max_model_len|too long", re.I)
 FILTER_WORDS = re.compile(r"content[ _](filter|policy|management)", re.I)
+
+
+BEARER = Access()
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class ChatClient:
         base_url: str,
         *,
         api_key: str | None = None,
+        access: Access = BEARER,
         concurrency: int = 64,
         timeout: float = 300.0,
         attempts: int = 6,
@@ -62,6 +66,7 @@ class ChatClient:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._api_key = api_key
+        self._access = access
         self._places = asyncio.Semaphore(concurrency)
         self._concurrency = concurrency
         self._timeout = timeout
@@ -73,7 +78,7 @@ class ChatClient:
 
     async def __aenter__(self) -> Self:
         loopback = urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost", "::1")
-        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        headers = key_headers(self._api_key, self._access)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=75),
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=30),
@@ -113,7 +118,12 @@ class ChatClient:
         headers = {"Content-Type": "application/json"}
         try:
             async with self._session.post(
-                self.base_url + path, data=payload, headers=headers, allow_redirects=False, proxy=self._proxy
+                self.base_url + path,
+                params=self._access.query,
+                data=payload,
+                headers=headers,
+                allow_redirects=False,
+                proxy=self._proxy,
             ) as reply:
                 raw = await reply.read()
                 status, retry_after = reply.status, reply.headers.get("Retry-After")
@@ -147,6 +157,14 @@ class _RetryableError(Exception):
         super().__init__(message)
         self.final = ReplyError(message, reason=reason, status=status)
         self.after = after
+
+
+def key_headers(api_key: str | None, access: Access) -> dict[str, str]:
+    """The request header that carries the key; none without one."""
+    if not api_key:
+        return {}
+    bearer = access.key_header.lower() == "authorization"
+    return {access.key_header: f"Bearer {api_key}" if bearer else api_key}
 
 
 def _proxy_for(url: str) -> str | None:
@@ -189,7 +207,7 @@ def read_chat_reply(found: dict[str, Any]) -> ChatReply:
     another type than the protocol's. Surrogates, which no file can hold, become question marks."""
     try:
         choice = found["choices"][0]
-        text = choice["message"].get("content") or ""
+        text = choice["message"].get("content") or _called_with(choice["message"])
         if not isinstance(text, str):
             raise TypeError("content is no text")
         finish = choice.get("finish_reason")
@@ -208,6 +226,12 @@ def read_chat_reply(found: dict[str, Any]) -> ChatReply:
     if finish == "content_filter":
         raise ReplyError("the server withheld the reply (content_filter)", reason="content_filter", status=200)
     return reply
+
+
+def _called_with(message: dict[str, Any]) -> Any:
+    """The arguments of the function that a reply without text calls: what a judge asked for JSON that way says."""
+    calls = message.get("tool_calls") or []
+    return (calls[0]["function"].get("arguments") or "") if calls else ""
 
 
 def _top_logprobs(choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:

@@ -72,7 +72,9 @@ class LlmJudge:
         if spec.key_env and not key:
             raise ConfigError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
         self.spec = spec
-        self._client = ChatClient(spec.url, api_key=key, concurrency=spec.concurrency, timeout=spec.timeout)
+        self._client = ChatClient(
+            spec.url, api_key=key, access=spec.access, concurrency=spec.concurrency, timeout=spec.timeout
+        )
         self._failures = 0
         self._down: str | None = None
 

@@ -7,6 +7,7 @@ judge wrote: untrusted, to be escaped wherever they are shown.
 from .asking import Answer, Failure, Finish, ModelRef, Prompt, Reason, Sampling
 from .base import Record, base_url, digest
 from .judging import (
+    Access,
     Filling,
     JudgeSpec,
     JudgeTask,
@@ -21,6 +22,7 @@ from .judging import (
 from .results import Score, ScoreCard, SuiteScores
 
 __all__ = [
+    "Access",
     "Answer",
     "Failure",
     "Filling",

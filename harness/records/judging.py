@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
@@ -133,6 +134,15 @@ class Judgment(Record):
         return "|".join(parts)
 
 
+class Access(Record):
+    """How an endpoint wants to be addressed, where `Authorization: Bearer KEY` and a plain path are not enough."""
+
+    key_header: str = "Authorization"
+    """Any other header (Azure: `api-key`) carries the bare key."""
+    query: dict[str, str] = {}
+    """Added to every request's URL, e.g. Azure's api-version; never a key."""
+
+
 class JudgeSpec(Record):
     """A judge's configuration, as `judges/configs/NAME.yaml` or `harness.yaml` gives it."""
 
@@ -145,6 +155,11 @@ class JudgeSpec(Record):
     """Base URL of an OpenAI-compatible server, ending in /v1."""
     key_env: str | None = None
     """Environment variable that holds the API key; the key itself is never in a file."""
+    access: Access = Access()
+    evaluator: str | None = None
+    """kind alpaca_eval: the evaluator configuration whose words and parser replace the suite's."""
+    serve: dict[str, JsonValue] = {}
+    """A judge this harness serves itself: its server's options, as `serve:` of harness.yaml has them."""
     params: dict[str, JsonValue] = {}
     """Request parameters that replace the template's (`null` leaves one out), e.g. max_completion_tokens."""
     price_in: float | None = Field(default=None, ge=0)
@@ -153,5 +168,7 @@ class JudgeSpec(Record):
     concurrency: int = Field(default=32, ge=1)
     timeout: float = Field(default=300.0, gt=0)
     """Seconds a call may take."""
+    retired: date | None = None
+    """Day on which the provider shut this snapshot down, or will; the note says who says so."""
     note: str | None = None
     """Shown on every card of this judge, e.g. that it is rule-based."""
