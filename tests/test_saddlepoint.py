@@ -56,7 +56,7 @@ def test_few_or_lopsided_questions_are_drawn() -> None:
     one_win = np.zeros(500)
     one_win[0] = 1.0
 
-    assert ratio_quantiles(np.arange(49.0), np.ones(49), (-1.96, 1.96)) is None
+    assert ratio_quantiles(np.linspace(0, 1, 49, dtype=np.float64), np.ones(49), (-1.96, 1.96)) is None
     assert ratio_quantiles(one_win, np.ones(500), (-1.96, 1.96)) is None
     found = ratio_interval(one_win, np.ones(500))
     assert found is not None

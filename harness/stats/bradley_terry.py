@@ -185,7 +185,8 @@ def drawn_sums(values: IntArray, rounds: int, seed: int) -> FloatArray:
         words = np.frombuffer(rng.bytes(4 * missing), dtype="<u4") & np.uint32((1 << bits) - 1)
         drawn = np.concatenate((drawn, words[np.flatnonzero(words < n)]))  # a third of the time of words[words < n]
     taken = values.astype(np.int8).take(drawn[: rounds * n])
-    return taken.reshape(rounds, n).sum(axis=1, dtype=np.int32).astype(np.float64)
+    sums: FloatArray = taken.reshape(rounds, n).sum(axis=1, dtype=np.int32).astype(np.float64)
+    return sums
 
 
 def win_rate(elo: FloatArray, baseline_elo: FloatArray | float = ELO_ORIGIN) -> FloatArray:
