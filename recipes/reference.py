@@ -1,0 +1,72 @@
+"""The reference's log-probabilities, computed once and kept with the rows under a digest of all they depend on.
+
+A stored reference costs no memory while training, none of the sharded-reference faults of ZeRO-3 and FSDP2, and
+serves every variant of a sweep. Several processes take a share of the rows each; their shares are merged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import PreTrainedModel
+from trl.trainer.utils import add_fused_lm_head
+
+from harness.digests import file_sha256
+from harness.errors import ConfigError
+from harness.records import digest
+
+from .logps import batch_logps
+from .packing import Layout, PreferenceCollator, RowIds
+
+log = logging.getLogger(__name__)
+
+
+def reference_digest(model_dir: Path, rows: Dataset) -> str:
+    """First 16 hex characters: every weight file and the config, and the token ids (tokenizer, template, lengths)."""
+    weights = {path.name: file_sha256(path) for path in sorted(model_dir.glob("*.safetensors"))}
+    if not weights:
+        raise ConfigError(f"{model_dir} holds no *.safetensors weights to be a reference")
+    facts = {"weights": weights, "config": file_sha256(model_dir / "config.json"), "rows": rows.to_list()}
+    return digest(facts)[:16]
+
+
+def with_reference(
+    rows: Dataset,
+    model: PreTrainedModel,
+    *,
+    layout: Layout,
+    batch_size: int = 8,
+    accelerator: Accelerator | None = None,
+) -> Dataset:
+    """The rows with a column `ref_logps`: source, target, rejected, summed over the answer's tokens.
+
+    Rows are taken longest first, so that neighbours in a batch are alike; the order that comes back is the given one.
+    """
+    accelerator = accelerator or Accelerator()
+    add_fused_lm_head(model)
+    model = model.to(accelerator.device).eval()
+    order = sorted(range(len(rows)), key=lambda index: -_tokens(rows[index]))
+    mine = order[accelerator.process_index :: accelerator.num_processes]
+    found = list(zip(mine, _logps(model, [rows[index] for index in mine], layout, batch_size), strict=True))
+    merged: dict[int, list[float]] = dict(gather_object(found) if accelerator.num_processes > 1 else found)
+    return rows.add_column("ref_logps", [merged[index] for index in range(len(rows))])
+
+
+def _tokens(row: RowIds) -> int:
+    return len(row["prompt_ids"]) + len(row["source_ids"]) + len(row["target_ids"]) + len(row["rejected_ids"])
+
+
+@torch.no_grad()
+def _logps(model: PreTrainedModel, rows: Sequence[RowIds], layout: Layout, batch_size: int) -> list[list[float]]:
+    collate = PreferenceCollator(model.config.get_text_config().pad_token_id or 0, layout)
+    found: list[list[float]] = []
+    for start in range(0, len(rows), batch_size):
+        batch = {name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()}
+        found.extend(batch_logps(model, batch)[0].T.tolist())
+    return found

@@ -1,0 +1,234 @@
+"""The trainer of the WRPO family: WRPO, DPO (alpha 0), SimPO, IPO, LN-DPO, on rows of one prompt and three answers.
+
+It owns log-probabilities, the reference, alpha and the metrics. Losses and the schedule are in `losses`, tensors in
+`packing`, text in `rows`; optimiser, checkpoints, resume and devices are transformers' Trainer's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from trl.trainer.utils import add_fused_lm_head
+
+from harness.errors import ConfigError
+
+from .logps import base_model, batch_logps, default_layout
+from .losses import REJECTED, SOURCE, TARGET, LossType, Schedule, alpha_at, preference_loss, rewards, weighted
+from .packing import Layout, PreferenceCollator
+
+COLUMNS = ["prompt_ids", "source_ids", "target_ids", "rejected_ids", "ref_logps"]
+
+
+@dataclass
+class WRPOConfig(TrainingArguments):
+    """Defaults: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml, where it has them."""
+
+    learning_rate: float = field(default=3e-7)
+    beta: float = 0.01
+    """Scale of the implicit reward. It must grow as answers shorten: 0.01 is for about 500 tokens."""
+    alpha: float = 0.1
+    """Weight of the source's answer at the end (linear), or throughout (constant). 0: DPO on the target's pair."""
+    alpha_schedule: Schedule = "linear"
+    eval_alpha: float | None = None
+    """Evaluation's alpha; None: the final one, so that evaluation losses of one run can be compared."""
+    loss_type: LossType = "sigmoid"
+    gamma: float = 0.0
+    """SimPO's target margin, in units of the loss's logit (the paper's gamma, not gamma / beta)."""
+    label_smoothing: float = 0.0
+    layout: Layout | None = None
+    """shared or rows (`packing`); None: shared where the model's attention allows it."""
+    official_compat: bool = False
+    """Evaluate at the moving alpha and count the schedule's steps as the release does; see also `rows.Rendering`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low, high in (("alpha", 0.0, 1.0), ("label_smoothing", 0.0, 0.5)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name} = {value!r} is outside {low}..{high}")
+        if not self.beta > 0:
+            raise ConfigError(f"beta = {self.beta!r} must be above 0")
+
+
+class WRPOTrainer(Trainer):
+    """`train_dataset` and `eval_dataset` have the columns of `packing.RowIds`.
+
+    The reference is, in this order: the rows' own `ref_logps` (`reference.with_reference`), `ref_model`, the model
+    with its adapter off (PEFT). SimPO needs none. Raises ConfigError where the loss needs one and there is none.
+    """
+
+    loss_is_scaled_for_ga = False  # the loss is a mean over the micro-batch: Trainer divides it by the accumulation
+
+    def __init__(self, *args: Any, ref_model: PreTrainedModel | None = None, **kwargs: Any) -> None:
+        config: WRPOConfig = kwargs["args"]
+        model = kwargs["model"]
+        base = base_model(model)
+        layout = config.layout or default_layout(base)
+        kwargs.setdefault("data_collator", PreferenceCollator(base.config.get_text_config().pad_token_id or 0, layout))
+        _disable_dropout(model)
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the same for transformers before 5.19
+        add_fused_lm_head(base)
+        self.ref_model = self._prepared_reference(ref_model)
+        self._sums: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._check_reference()
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = COLUMNS
+
+    # ------------------------------------------------------------------------------------------- alpha
+
+    def current_alpha(self) -> float:
+        """While training, from the completed optimiser steps: resuming and accumulation need no state of their own."""
+        config: WRPOConfig = self.args
+        if not self.model.training and not config.official_compat:
+            return config.alpha if config.eval_alpha is None else config.eval_alpha
+        return alpha_at(self.state.global_step, self.state.max_steps, config.alpha, config.alpha_schedule)
+
+    # -------------------------------------------------------------------------------- log-probabilities
+
+    def logps(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Summed log-probabilities and token counts, (3, B) each; logits are never held whole."""
+        return batch_logps(model, inputs)
+
+    @torch.no_grad()
+    def reference_logps(self, inputs: dict[str, Tensor]) -> Tensor | None:
+        """(3, B), or None where the loss has no reference."""
+        if self.args.loss_type == "simpo":
+            return None
+        if "ref_logps" in inputs:
+            return inputs["ref_logps"].T
+        if self.ref_model is not None:
+            return self.logps(self.ref_model, inputs)[0]
+        with _adapter_off(self.accelerator.unwrap_model(self.model)):
+            return self.logps(self.model, inputs)[0]
+
+    # ---------------------------------------------------------------------------------------- the loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The mean over the batch's prompts."""
+        config: WRPOConfig = self.args
+        policy_3B, lengths_3B = self.logps(model, inputs)
+        rewards_3B = rewards(policy_3B, self.reference_logps(inputs), lengths_3B, config.loss_type)
+        alpha = self.current_alpha()
+        loss = self._loss(rewards_3B, alpha)
+        mode = "train" if self.model.training else "eval"
+        self._note(mode, measures(rewards_3B * config.beta, policy_3B, lengths_3B, alpha))
+        if mode == "eval" and config.loss_type != "unweighted":
+            for fixed in (0.0, 1.0):  # the two ends, comparable between runs of different alpha
+                self._note(mode, {f"loss_alpha_{fixed:.0f}": float(self._loss(rewards_3B, fixed))})
+        return (loss, {}) if return_outputs else loss
+
+    def _loss(self, rewards_3B: Tensor, alpha: float) -> Tensor:
+        config: WRPOConfig = self.args
+        return preference_loss(
+            rewards_3B,
+            loss_type=config.loss_type,
+            alpha=alpha,
+            beta=config.beta,
+            gamma=config.gamma,
+            label_smoothing=config.label_smoothing,
+        ).mean()
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, None, None]:
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, inputs).detach(), None, None
+
+    # ----------------------------------------------------------------------------------------- metrics
+
+    def _note(self, mode: str, found: dict[str, float]) -> None:
+        for name, value in found.items():
+            self._sums[mode][name].append(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the metrics since the last log, averaged over micro-batches and processes."""
+        mode = "train" if self.model.training else "eval"
+        prefix = "" if mode == "train" else "eval_"
+        noted = self._sums[mode]
+        for name in sorted(noted):
+            logs[prefix + name] = self._mean(noted[name])
+        noted.clear()
+        super().log(logs, start_time)
+
+    def _mean(self, values: list[float]) -> float:
+        if self.accelerator.num_processes == 1:
+            return sum(values) / len(values)
+        sums = torch.tensor([sum(values), len(values)], device=self.accelerator.device)
+        total, count = self.accelerator.reduce(sums, reduction="sum").tolist()
+        return float(total / count)
+
+    # --------------------------------------------------------------------------------------- reference
+
+    def _prepared_reference(self, ref_model: PreTrainedModel | None) -> nn.Module | None:
+        if ref_model is None:
+            return None
+        ref_model.eval().requires_grad_(False)
+        add_fused_lm_head(ref_model)
+        prepared: nn.Module = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
+        return prepared
+
+    def _check_reference(self) -> None:
+        columns = getattr(self.train_dataset, "column_names", None) or []
+        adapted = hasattr(self.accelerator.unwrap_model(self.model), "disable_adapter")
+        if self.args.loss_type == "simpo" or "ref_logps" in columns or self.ref_model is not None or adapted:
+            return
+        raise ConfigError(
+            f"loss {self.args.loss_type!r} needs a reference: rows with `ref_logps`, a ref_model, or a PEFT adapter"
+        )
+
+
+def measures(rewards_3B: Tensor, policy_3B: Tensor, lengths_3B: Tensor, alpha: float) -> dict[str, float]:
+    """The metrics of one micro-batch, rewards times beta. `pivot_accuracies`: target over rejected, prompt by prompt
+    (the release compares every prompt with every other)."""
+    source_B, target_B, rejected_B = rewards_3B.detach()
+    chosen_B = weighted(rewards_3B.detach(), alpha)
+    found = {
+        "rewards/chosen": chosen_B,
+        "rewards/source_chosen": source_B,
+        "rewards/target_chosen": target_B,
+        "rewards/rejected": rejected_B,
+        "rewards/margins": chosen_B - rejected_B,
+        "rewards/accuracies": (chosen_B > rejected_B).float(),
+        "rewards/source_accuracies": (source_B > rejected_B).float(),
+        "rewards/pivot_accuracies": (target_B > rejected_B).float(),
+        "logps/source_chosen": policy_3B[SOURCE].detach(),
+        "logps/target_chosen": policy_3B[TARGET].detach(),
+        "logps/rejected": policy_3B[REJECTED].detach(),
+        "lengths/source_chosen": lengths_3B[SOURCE],
+        "lengths/target_chosen": lengths_3B[TARGET],
+        "lengths/rejected": lengths_3B[REJECTED],
+    }
+    means = torch.stack([values.mean() for values in found.values()]).tolist()  # one transfer from the device
+    return {**dict(zip(found, means, strict=True)), "alpha": alpha}
+
+
+def _disable_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+@contextmanager
+def _adapter_off(model: Any) -> Iterator[None]:
+    with model.disable_adapter():
+        yield
