@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from .errors import ConfigError
 from .pipeline import SuiteRun, current_judgments
-from .plan import Plan, protocol
+from .plan import Plan, judge_label, protocol
 from .records import Answer, Judgment, Prompt, ScoreCard, digest
 from .store import RunStore
 
@@ -28,15 +28,15 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
         raise ConfigError(f"suite {suite.name!r} gave no score named {suite.headline!r}, its own headline")
     head = found.scores[suite.headline]
     complete = head.value is not None and head.n >= MIN_SCORED * (head.n + head.unscored)
-    judge = spec.judges[suite.name]
-    notes = [*found.notes, *([judge.note] if judge.note else [])]
+    judges = spec.judges[suite.name]
+    notes = [*found.notes, *dict.fromkeys(judge.note for judge in judges if judge.note)]
     if not complete:
         notes.append(f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")
     return ScoreCard(
         suite=suite.name,
         suite_version=suite.version,
         model=spec.model.label,
-        judge=judge.name,
+        judge=judge_label(judges),
         headline=suite.headline,
         complete=complete,
         protocol=protocol(made, suite),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from .errors import ConfigError
 from .plugins import installed, load_plugin
-from .records import JudgeSpec, ModelRef, Record, base_url
+from .records import JudgeSpec, JuryRule, ModelRef, Record, base_url
 
 EDITIONS = ("official", "pocket")
 SUITES_OF_ALL = ("mt_bench", "alpaca_eval", "arena_hard")
@@ -48,6 +49,9 @@ class ServeSpec(Record):
 class SamplingOverride(Record):
     """`sampling:` in harness.yaml: replaces a benchmark's own answer settings; named on the card as a deviation."""
 
+    n: int | None = Field(default=None, ge=1)
+    """Answers per prompt."""
+
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, gt=0)
@@ -60,8 +64,12 @@ class RunSpec(Record):
     suites: tuple[str, ...]
     edition: str = "official"
     backend: str = "vllm"
-    judges: dict[str, JudgeSpec]
-    """Suite name -> its judge."""
+    judges: dict[str, tuple[JudgeSpec, ...]]
+    """Suite name -> its judge, or the members of its jury in the order of their names."""
+    jury: JuryRule = "mean"
+    """How a jury's verdicts become one."""
+    repeats: int = Field(default=1, ge=1)
+    """Times every judge is asked the same."""
     references: str = "official"
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -79,6 +87,8 @@ class FileSpec(Record):
     edition: str | None = None
     backend: str | None = None
     judge: str | dict[str, str] | None = None
+    jury: JuryRule | None = None
+    repeats: int | None = None
     references: str | None = None
     limit: int | None = None
     seed: int | None = None
@@ -190,19 +200,52 @@ def choose_judges(
     *,
     edition: str,
     own: OwnJudges,
-) -> dict[str, JudgeSpec]:
-    """Judged suite -> judge: as given, or pocket's own, or HARNESS_JUDGE, or a provider's key; else ConfigError."""
+) -> dict[str, tuple[JudgeSpec, ...]]:
+    """Judged suite -> judge or jury: as given, or pocket's own, or HARNESS_JUDGE, or a provider's key; else
+    ConfigError."""
     names = _by_suite(suites, given)
     if edition not in EDITIONS:
         raise ConfigError(f"no edition named {edition!r}; editions: {', '.join(EDITIONS)}")
     fallback = _fallback_judge(edition)
-    chosen: dict[str, JudgeSpec] = {}
+    chosen: dict[str, tuple[JudgeSpec, ...]] = {}
     for suite in filter(is_judged, suites):
         name = names.get(suite, names.get("*", fallback))
         if name is None:
             raise ConfigError(f"{suite}: {NO_JUDGE}")
-        chosen[suite] = find_judge(name, own)
+        chosen[suite] = find_jury(name, own)
     return chosen
+
+
+def find_jury(name: str, own: OwnJudges) -> tuple[JudgeSpec, ...]:
+    """The judge of a name, or the members of `A+B+C` in the order of their names; no two may be called alike."""
+    members = tuple(sorted((find_judge(part, own) for part in split_jury(name, own)), key=lambda spec: spec.name))
+    for one, other in pairwise(members):
+        if one.name == other.name:
+            raise ConfigError(
+                f"--judge {name!r}: two members are called {one.name!r}; ask one judge more often by --repeats, or "
+                "name them apart under `judges:` in harness.yaml"
+            )
+    return members
+
+
+def split_jury(name: str, own: OwnJudges) -> list[str]:
+    """`A+B` -> its parts; a `+` in a model's name before `@http`, in a file's or in a judge's own stays."""
+    parts: list[str] = []
+    for piece in name.split("+"):
+        if parts and _goes_on(parts[-1], piece, own):
+            parts[-1] += f"+{piece}"
+        else:
+            parts.append(piece)
+    if not all(parts):
+        raise ConfigError(f"--judge {name!r}: there is an empty name before or after a +")
+    return parts
+
+
+def _goes_on(said: str, piece: str, own: OwnJudges) -> bool:
+    joined = f"{said}+{piece}"
+    if said.startswith("endpoint:") and "@http" not in said:
+        return True
+    return joined in own or Path(joined.removeprefix("local:")).exists()
 
 
 def _fallback_judge(edition: str) -> str | None:

@@ -50,10 +50,13 @@ class SuiteRun:
     """One suite of one run: what is asked, who judges, where rows go."""
 
     suite: Suite
-    judge: Judge
+    judges: tuple[Judge, ...]
+    """One, or the members of a jury, each with a `spec.name` of its own."""
     store: RunStore
     prompts: tuple[Prompt, ...]
     sampling: Callable[[Prompt], Sampling]
+    repeats: int = 1
+    """Times every judge is asked the same."""
     start_seconds: float = 0.0
     """Until the server could be asked, where this process started one."""
     answering: StageUsage = field(default_factory=StageUsage)
@@ -72,9 +75,19 @@ class SuiteRun:
         row = self.store.answers.get(key)
         return row is not None and row.error is not None and row.error.reason in DONE_FAILURES
 
+    def tasks(self, prompt: Prompt, answer: Answer) -> Iterator[JudgeTask]:
+        """Everything asked about this answer: each of the suite's tasks, of each judge, each time."""
+        for task in self.suite.tasks(prompt, answer):
+            for repeat in range(self.repeats):
+                for judge in self.judges:
+                    yield task.model_copy(update={"judge": judge.spec.name, "repeat": repeat})
+
     def open_tasks(self, prompt: Prompt, answer: Answer) -> list[JudgeTask]:
-        """What the judge has still to say about this answer."""
-        return [task for task in self.suite.tasks(prompt, answer) if not self.store.judgments.succeeded(task.key)]
+        """What the judges have still to say about this answer."""
+        return [task for task in self.tasks(prompt, answer) if not self.store.judgments.succeeded(task.key)]
+
+    def judge_of(self, task: JudgeTask) -> Judge:
+        return next(judge for judge in self.judges if judge.spec.name == task.judge)
 
     @property
     def answers_open(self) -> int:
@@ -106,7 +119,7 @@ async def evaluate(
     `backend` is entered only when an answer is missing. Raises the first HarnessError of any stage, after everything
     in flight was cancelled and the server stopped; what had arrived is in the stores.
     """
-    judge_places = {run.suite.name: run.judge.spec.concurrency for run in runs}
+    judge_places = {run.suite.name: sum(judge.spec.concurrency for judge in run.judges) for run in runs}
     queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None] = asyncio.Queue(maxsize=2 * max(judge_places.values()))
     judges = min(sum(judge_places.values()), 256)
     draws = [(run, prompt, index) for run in runs for prompt, index in run.draws()]
@@ -114,7 +127,7 @@ async def evaluate(
     missing = [draw for draw in draws if not draw[0].answered(*draw[1:])]
     try:
         async with AsyncExitStack() as stack:
-            for judge in {id(run.judge): run.judge for run in runs}.values():
+            for judge in {id(judge): judge for run in runs for judge in run.judges}.values():
                 await stack.enter_async_context(judge)
             async with asyncio.TaskGroup() as group:
                 for _ in range(judges):
@@ -183,7 +196,10 @@ async def _judge_worker(queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None],
         usage = run.judging
         if usage.first is None:
             usage.first = time.monotonic()
-        judgment = (await run.judge.judge(task)).model_copy(update={"answer_sha": task.answer.sha})
+        found = await run.judge_of(task).judge(task)
+        # whatever a judge of elsewhere writes there: these are what a row is found again by
+        own = {"answer_sha": task.answer.sha, "judge": task.judge, "repeat": task.repeat}
+        judgment = found.model_copy(update=own)
         run.store.judgments.append(judgment)
         usage.rows += 1
         usage.failed += judgment.error is not None

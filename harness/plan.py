@@ -17,7 +17,7 @@ from .config import RunSpec
 from .errors import ConfigError
 from .plugins import load_plugin
 from .protocols import Backend, Judge, OwnRunner, ServeOptions, Serving, Suite, SuiteOptions
-from .records import Answer, JudgeSpec, Prompt, Sampling, digest
+from .records import Answer, JudgeSpec, JuryRule, Prompt, Sampling, digest
 from .store import run_dir
 
 
@@ -27,7 +27,7 @@ class Plan:
 
     spec: RunSpec
     suites: tuple[Suite, ...]
-    judges: dict[str, Judge]
+    judges: dict[str, tuple[Judge, ...]]
     prompts: dict[str, tuple[Prompt, ...]]
     backend: Backend
     identity: dict[str, JsonValue]
@@ -57,11 +57,12 @@ def plan(spec: RunSpec, log_dir: Path) -> Plan:
     own = tuple(suite for suite in loaded if isinstance(suite, OwnRunner))
     if own and not isinstance(backend, Serving):
         raise ConfigError(f"suite {own[0].name!r} needs a served model; backend {spec.backend!r} has no server")
-    judges: dict[str, Judge] = {}
-    made: dict[str, Judge] = {}
-    for suite in suites:
-        judge_spec = spec.judges[suite.name]
-        judges[suite.name] = made.setdefault(judge_spec.model_dump_json(), load_judge(judge_spec))
+    # one judge object for all suites that name it: they share its limits
+    made = {one.model_dump_json(): one for suite in suites for one in spec.judges[suite.name]}
+    loaded_judges = {text: load_judge(one) for text, one in made.items()}
+    judges = {
+        suite.name: tuple(loaded_judges[one.model_dump_json()] for one in spec.judges[suite.name]) for suite in suites
+    }
     prompts = {suite.name: limited(suite.prompts(), spec.limit, spec.seed) for suite in suites}
     return Plan(spec, suites, judges, prompts, backend, identity, own)
 
@@ -100,14 +101,15 @@ def limited(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Pr
 def protocol(made: Plan, suite: Suite) -> dict[str, JsonValue]:
     """Everything that makes two numbers comparable."""
     spec = made.spec
-    judge = spec.judges[suite.name]
     deviations = {key: value for key, value in spec.sampling.model_dump().items() if value is not None}
     found: dict[str, JsonValue] = {
         "suite": suite.name,
         "suite_version": suite.version,
         **suite.protocol(),
-        "judge": {"name": judge.name, "kind": judge.kind, "model": judge.model, "params": judge.params},
+        "judge": judge_protocol(spec.judges[suite.name], spec.jury),
     }
+    if spec.repeats > 1:
+        found["judge_repeats"] = spec.repeats
     if made.identity.get("answer_settings") is not None:
         found["answer_settings"] = made.identity["answer_settings"]  # answers that were not asked for by these suites
     if deviations:
@@ -117,14 +119,30 @@ def protocol(made: Plan, suite: Suite) -> dict[str, JsonValue]:
     return found
 
 
+def judge_protocol(judges: Sequence[JudgeSpec], rule: JuryRule) -> dict[str, JsonValue]:
+    """A judge's part of the protocol; of several their members' and the rule that makes one verdict of theirs."""
+    members: list[JsonValue] = [
+        {"name": judge.name, "kind": judge.kind, "model": judge.model, "params": judge.params} for judge in judges
+    ]
+    if len(members) == 1 and isinstance(members[0], dict):
+        return members[0]
+    return {"name": judge_label(judges), "kind": "jury", "rule": rule, "members": members}
+
+
+def judge_label(judges: Sequence[JudgeSpec]) -> str:
+    """What a card calls its judge: the name, or `A+B+C`."""
+    return "+".join(judge.name for judge in judges)
+
+
 def manifest(made: Plan, suite: Suite) -> dict[str, JsonValue]:
     """What must be equal for a run to be resumed; its digest is the run's id."""
+    urls: list[JsonValue] = [judge.url for judge in made.spec.judges[suite.name]]
     return {
         "schema_version": 1,
         "model": str(made.spec.model) if made.spec.model.scheme != "path" else made.spec.model.label,
         "identity": made.identity,
         "protocol": protocol(made, suite),
-        "judge_url": made.spec.judges[suite.name].url,
+        "judge_url": urls[0] if len(urls) == 1 else urls,
         "seed": made.spec.seed,
     }
 
@@ -158,11 +176,13 @@ def estimate(made: Plan) -> list[Estimate]:
     """Numbers of calls of a run from nothing. Reads data only."""
     found = []
     for suite in made.suites:
-        judge = made.spec.judges[suite.name]
+        judges = made.spec.judges[suite.name]
         turns = calls = 0
         dollars = 0.0
         for prompt in made.prompts[suite.name]:
-            turns += len(prompt.turns) * made.sampling(suite)(prompt).n
+            answers = made.sampling(suite)(prompt).n
+            turns += len(prompt.turns) * answers
+            times = answers * made.spec.repeats
             answer = Answer(
                 prompt_id=prompt.id,
                 model="estimate",
@@ -170,14 +190,15 @@ def estimate(made: Plan) -> list[Estimate]:
                 finish=tuple("stop" for _ in prompt.turns),
             )
             for task in suite.tasks(prompt, answer):
-                calls += 1
+                calls += times * len(judges)
                 characters = sum(map(len, task.fields.values())) + len(
                     task.template.user + (task.template.system or "")
                 )
                 # 400 tokens a verdict: the mean of the official judges' replies is 200 to 900 (specs)
                 reply = min(task.template.max_tokens, 400)
-                dollars += (characters / 4 * (judge.price_in or 0) + reply * (judge.price_out or 0)) / 1e6
-        priced = judge.price_in is not None and judge.price_out is not None
+                one_time = [characters / 4 * (one.price_in or 0) + reply * (one.price_out or 0) for one in judges]
+                dollars += times * sum(one_time) / 1e6
+        priced = all(one.price_in is not None and one.price_out is not None for one in judges)
         cost = round(dollars, 2) if priced else None
-        found.append(Estimate(suite.name, judge.name, len(made.prompts[suite.name]), turns, calls, cost))
+        found.append(Estimate(suite.name, judge_label(judges), len(made.prompts[suite.name]), turns, calls, cost))
     return found

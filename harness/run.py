@@ -31,10 +31,11 @@ def opened(made: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
             runs.append(
                 SuiteRun(
                     suite=suite,
-                    judge=made.judges[suite.name],
+                    judges=made.judges[suite.name],
                     store=store,
                     prompts=made.prompts[suite.name],
                     sampling=made.sampling(suite),
+                    repeats=made.spec.repeats,
                 )
             )
         yield runs

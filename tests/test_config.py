@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import FileSpec, RunSpec, ServeSpec, choose_judges, find_judge, read_file_spec, suite_names
+from harness.config import (
+    FileSpec,
+    RunSpec,
+    ServeSpec,
+    choose_judges,
+    find_judge,
+    find_jury,
+    read_file_spec,
+    split_jury,
+    suite_names,
+)
 from harness.errors import ConfigError, PluginError
 from harness.plugins import load_plugin
 from harness.records import ModelRef
@@ -89,7 +99,7 @@ def test_an_unknown_backend_lists_what_is_installed() -> None:
 
 
 def test_pocket_brings_its_own_judge_and_official_needs_one() -> None:
-    assert choose_judges(SUITES, None, edition="pocket", own={})["mt_bench"].name == "reference"
+    assert choose_judges(SUITES, None, edition="pocket", own={})["mt_bench"][0].name == "reference"
     with pytest.raises(ConfigError, match=r"--judge endpoint:MODEL@URL.*--edition pocket"):
         choose_judges(SUITES, None, edition="official", own={})
 
@@ -99,7 +109,7 @@ def test_a_providers_key_chooses_a_judge_that_is_still_served(monkeypatch: pytes
 
     judges = choose_judges(SUITES, None, edition="official", own={})
 
-    assert {judge.name for judge in judges.values()} == {"gpt-4.1"}
+    assert {judge.name for jury in judges.values() for judge in jury} == {"gpt-4.1"}
     assert "sk-secret" not in str(judges)
 
 
@@ -108,8 +118,50 @@ def test_a_named_judge_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
 
     judges = choose_judges(SUITES, "mt_bench=endpoint:j@http://127.0.0.1:1/v1", edition="official", own={})
 
-    assert judges["mt_bench"].url == "http://127.0.0.1:1/v1"
-    assert judges["arena_hard"].name == "gpt-4.1"
+    assert judges["mt_bench"][0].url == "http://127.0.0.1:1/v1"
+    assert judges["arena_hard"][0].name == "gpt-4.1"
+
+
+URL = "http://127.0.0.1:1/v1"
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a+b+c", ["a", "b", "c"]),
+        (f"endpoint:M@{URL}+endpoint:org/N@{URL}", [f"endpoint:M@{URL}", f"endpoint:org/N@{URL}"]),
+        (f"endpoint:big+small@{URL}+gpt-4.1", [f"endpoint:big+small@{URL}", "gpt-4.1"]),
+        ("mine+yours+a", ["mine+yours", "a"]),  # a judge of harness.yaml may have that name
+        ("local:hf:org/name@sha+a", ["local:hf:org/name@sha", "a"]),
+    ],
+)
+def test_a_jury_is_split_where_no_name_or_url_breaks(name: str, parts: list[str]) -> None:
+    assert split_jury(name, {"mine+yours": {}}) == parts
+
+
+def test_a_file_with_a_plus_in_its_name_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a+b.yaml").write_text("kind: reference")
+
+    assert split_jury("a+b.yaml+reference", {}) == ["a+b.yaml", "reference"]
+
+
+def test_members_of_a_jury_stand_in_the_order_of_their_names() -> None:
+    judges = choose_judges(SUITES, f"reference+endpoint:m@{URL}", edition="pocket", own={})
+
+    assert [judge.name for judge in judges["mt_bench"]] == ["m", "reference"]
+
+
+@pytest.mark.parametrize("name", ["reference+reference", f"endpoint:m@{URL}+endpoint:m@http://127.0.0.1:2/v1"])
+def test_two_members_of_one_name_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="two members are called"):
+        find_jury(name, {})
+
+
+@pytest.mark.parametrize("name", ["a++b", "+a", "a+"])
+def test_a_jury_with_an_empty_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="empty name"):
+        split_jury(name, {})
 
 
 def test_the_file_may_name_judges_for_suites_that_are_not_run_today() -> None:

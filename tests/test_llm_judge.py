@@ -104,7 +104,7 @@ def test_a_rating_with_its_words_tokens_and_cost() -> None:
     assert found.reply == "Fine. [[8]]"
     assert found.cost == pytest.approx((1000 * 2 + 100 * 8) / 1e6)
     assert (found.prompt_tokens, found.completion_tokens) == (1000, 100)
-    assert found.key == RATING_TASK.key
+    assert found.key == RATING_TASK.model_copy(update={"judge": "j"}).key
     assert body == {
         "model": "gpt-x",
         "messages": [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from toys import ToyBackend, ToyJudge, ToySuite
 
 from harness.errors import JudgeUnavailableError
 from harness.pipeline import Progress, SuiteRun, evaluate
-from harness.records import JudgeTask
+from harness.records import Answer, JudgeTask, Judgment
 from harness.store import RunStore
 
 
@@ -24,7 +25,7 @@ def store(tmp_path: Path) -> Iterator[RunStore]:
 
 def run_of(store: RunStore, judge: ToyJudge, count: int = 20) -> SuiteRun:
     suite = ToySuite(count)
-    return SuiteRun(suite=suite, judge=judge, store=store, prompts=tuple(suite.prompts()), sampling=suite.sampling)
+    return SuiteRun(suite=suite, judges=(judge,), store=store, prompts=tuple(suite.prompts()), sampling=suite.sampling)
 
 
 def go(run: SuiteRun, backend: ToyBackend, concurrency: int = 4) -> list[Progress]:
@@ -40,6 +41,39 @@ def test_every_prompt_is_answered_and_judged_once(store: RunStore) -> None:
 
     assert sorted(backend.asked) == sorted(judge.judged) == [f"p{number:03}" for number in range(20)]
     assert len(store.answers) == len(store.judgments) == 20
+
+
+def test_a_jury_with_repeats_is_asked_every_question_and_each_row_is_found_again(store: RunStore) -> None:
+    strict, mild = ToyJudge(name="strict", rating=3), ToyJudge(name="mild", rating=8, fails=["p001"])
+    suite = ToySuite(4)
+    run = SuiteRun(
+        suite=suite,
+        judges=(mild, strict),
+        store=store,
+        prompts=tuple(suite.prompts()),
+        sampling=suite.sampling,
+        repeats=3,
+    )
+
+    go(run, ToyBackend())
+
+    assert len(store.judgments) == 4 * 2 * 3
+    asked = {(row.judge, row.repeat, row.prompt_id) for row in store.judgments.all()}
+    assert len(asked) == 24
+    again = ToyJudge(name="strict"), ToyJudge(name="mild")
+    go(replace(run, judges=again), ToyBackend())
+    assert (again[0].judged, again[1].judged) == ([], ["p001"] * 3)  # what failed is asked again, of that judge alone
+
+
+def test_rows_of_one_judge_made_before_juries_are_found_again(store: RunStore) -> None:
+    run = run_of(store, ToyJudge(), count=1)
+    (prompt,) = run.prompts
+    answer = Answer(prompt_id=prompt.id, model="toy", turns=("a",), finish=("stop",))
+    row = '{"prompt_id": "p000", "index": 0, "model": "toy", "judge": "toy", "template_sha": "x", "turn": 1, '
+    row += f'"answer_sha": "{answer.sha}", "verdict": {{"kind": "rating", "value": 7}}}}'
+    store.judgments.append(Judgment.model_validate_json(row))
+
+    assert run.open_tasks(prompt, answer) == []
 
 
 def test_an_answer_is_judged_while_others_are_still_to_be_generated(store: RunStore) -> None:

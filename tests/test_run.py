@@ -21,12 +21,12 @@ def made(results: Path, *, backend: ToyBackend | None = None, judge: ToyJudge | 
     spec = RunSpec(
         model=ModelRef.parse("./toy-model"),
         suites=("toy",),
-        judges={"toy": JudgeSpec(name="toy", kind="toy", price_in=1.0, price_out=2.0)},
+        judges={"toy": (JudgeSpec(name="toy", kind="toy", price_in=1.0, price_out=2.0),)},
         results=results,
     ).model_copy(update=changes)
     backend = backend or ToyBackend()
     prompts = {"toy": limited(suite.prompts(), spec.limit, spec.seed)}
-    return Plan(spec, (suite,), {"toy": judge or ToyJudge()}, prompts, backend, backend.identity())
+    return Plan(spec, (suite,), {"toy": (judge or ToyJudge(),)}, prompts, backend, backend.identity())
 
 
 def run(plan: Plan, *, fresh: bool = False) -> ScoreCard:

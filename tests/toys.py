@@ -101,10 +101,18 @@ class ToyBackend:
 
 
 class ToyJudge:
-    """Rates 7, unless `verdict` says otherwise; `order` records what was judged, in order."""
+    """Rates everything alike; `judged` records what was judged, in order; `fails` names prompts without a verdict."""
 
-    def __init__(self, *, fails: Sequence[str] = (), before: Callable[[JudgeTask], None] = lambda _: None) -> None:
-        self.spec = JudgeSpec(name="toy", kind="toy", concurrency=2)
+    def __init__(
+        self,
+        *,
+        fails: Sequence[str] = (),
+        before: Callable[[JudgeTask], None] = lambda _: None,
+        name: str = "toy",
+        rating: float = 7,
+    ) -> None:
+        self.spec = JudgeSpec(name=name, kind="toy", concurrency=2)
+        self._rating = rating
         self.judged: list[str] = []
         self._fails = set(fails)
         self._before = before
@@ -126,7 +134,7 @@ class ToyJudge:
             judge="toy",
             template_sha=task.template.sha,
             turn=task.turn,
-            verdict=None if failed else Rating(value=7),
+            verdict=None if failed else Rating(value=self._rating),
             reply="no rating here" if failed else "Rating: [[7]]",
             error=Failure(reason="parse", message="no [[rating]]") if failed else None,
         )

@@ -45,8 +45,13 @@ def run(
     model: Annotated[str | None, typer.Option(help="DIR, hf:ORG/NAME@REVISION or endpoint:NAME@URL.")] = None,
     suite: Annotated[str | None, typer.Option(help="all, or a comma list of suites (harness ls suites).")] = None,
     judge: Annotated[
-        str | None, typer.Option(help="JUDGE for all suites, or SUITE=JUDGE,...: a name, FILE.yaml, endpoint:M@URL.")
+        str | None,
+        typer.Option(help="JUDGE for all suites, or SUITE=JUDGE,...: a name, FILE.yaml, endpoint:M@URL, A+B a jury."),
     ] = None,
+    jury: Annotated[
+        str | None, typer.Option(help="How a jury's verdicts become one: mean (default), majority, median.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Times every judge is asked the same.")] = None,
     backend: Annotated[str | None, typer.Option(help="vllm, transformers, endpoint, ...")] = None,
     edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None,
     references: Annotated[
@@ -82,6 +87,7 @@ def run(
     temperature: Annotated[float | None, typer.Option(rich_help_panel=ANSWERS)] = None,
     top_p: Annotated[float | None, typer.Option(rich_help_panel=ANSWERS)] = None,
     max_tokens: Annotated[int | None, typer.Option(rich_help_panel=ANSWERS)] = None,
+    samples: Annotated[int | None, typer.Option(help="Answers per prompt.", rich_help_panel=ANSWERS)] = None,
 ) -> None:
     """Serve a model, ask it a suite's questions, have the answers judged, score. The same command again resumes.
 
@@ -105,11 +111,13 @@ def run(
         "trust_remote_code": trust_remote_code,
         "concurrency": concurrency,
     }
-    sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+    sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "n": samples}
     flags = {
         "model": model,
         "suite": suite,
         "judge": judge,
+        "jury": jury,
+        "repeats": repeats,
         "backend": backend,
         "edition": edition,
         "references": references,

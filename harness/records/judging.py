@@ -79,12 +79,20 @@ class JudgeTask(Record):
     template: JudgeTemplate
     fields: dict[str, str]
     """The template's slots and their texts, the order of the two answers already applied."""
+    judge: str = ""
+    """`JudgeSpec.name` of the judge that is asked: a jury asks each member. Set by the pipeline, not by a suite."""
+    anchor: bool = False
+    """A recorded answer judged once more, to see whether the judge has moved: its reply is neither taken from a cache
+    of replies nor put there."""
 
     @property
     def key(self) -> str:
         """Same for the same question asked in another session: what resuming compares."""
-        parts = (self.answer.key, f"t{self.turn or 0}", self.order or "-", f"r{self.repeat}", self.answer.sha)
-        return "|".join(parts)
+        return _key(self.answer.key, self.turn, self.order, self.repeat, self.answer.sha, self.judge)
+
+
+def _key(answer: str, turn: int | None, order: Order | None, repeat: int, sha: str, judge: str) -> str:
+    return "|".join((answer, f"t{turn or 0}", order or "-", f"r{repeat}", sha, judge))
 
 
 class TokenLogprob(Record):
@@ -130,8 +138,11 @@ class Judgment(Record):
     def key(self) -> str:
         """Equals `JudgeTask.key` of the task it answers, once `answer_sha` is set (the pipeline does)."""
         answer = f"{self.prompt_id}#{self.index}"
-        parts = (answer, f"t{self.turn or 0}", self.order or "-", f"r{self.repeat}", self.answer_sha or "")
-        return "|".join(parts)
+        return _key(answer, self.turn, self.order, self.repeat, self.answer_sha or "", self.judge)
+
+
+JuryRule = Literal["mean", "majority", "median"]
+"""How several judges' verdicts on one thing become one; `harness.jury` says what each means."""
 
 
 class Access(Record):
