@@ -1,6 +1,7 @@
 # make demo     set up, train two embedded checkpoints, serve, ask, judge, rank them
 # make test     set up, then everything quick; one real vLLM server is shared by the tests that need it
 # make bench-official   published numbers and times beside the original tools; HARNESS_PUBLISHED and HARNESS_MIRROR
+# make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks
 # make test-slow, make check, make setup
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-slow bench-official check format clean
+.PHONY: setup demo test test-slow bench-official bench-stats check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -46,6 +47,9 @@ test-slow: $(READY)
 
 bench-official: $(READY)
 	$(BIN)/python -m benchmarks.official
+
+bench-stats: $(READY)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.stats
 
 check: $(READY)
 	$(BIN)/ruff format --check .

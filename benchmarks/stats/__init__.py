@@ -1,0 +1,1 @@
+"""How the intervals, tests and verdicts of harness.stats hold up on simulated benchmarks, and how quick they are."""

@@ -1,0 +1,210 @@
+"""Coverage of intervals and rates of false alarms over simulated data sets: shares, with their own Wilson interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.stats.bootstrap import bca_interval, jackknife, ratio_replicates
+from harness.stats.intervals import FloatArray, percentile_interval, ratio_interval
+from harness.stats.noninferiority import non_inferiority
+from harness.stats.paired import paired_difference, ratio_estimate
+from harness.stats.proportions import newcombe_paired, wilson
+from harness.stats.ranks import rank_intervals
+from harness.stats.sequential import FIRST, confidence_sequence
+from harness.stats.significance import mcnemar, swap_test
+
+from .games import Sums, play, truth
+
+LEVELS = (0.0, -0.2)
+NULL = (0.1, 0.1)
+Pair = tuple[FloatArray, FloatArray]
+Shares = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Share:
+    """How often something happened, and the 95 % interval of that share itself."""
+
+    name: str
+    questions: int
+    hits: int
+    of: int
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.of
+
+    def line(self) -> str:
+        low, high = wilson(self.hits, self.of)
+        return f"| {self.name} | {self.questions} | {self.value:.3f} | {low:.3f} to {high:.3f} |"
+
+
+def model(data: Sums, one: int, which: int) -> Pair:
+    return data.above[one, :, which], data.below[one, :, which]
+
+
+def single_coverage(sets: int, questions: int, *, resamples: int = 2000, seed: int = 1) -> list[Share]:
+    """One model's ratio: clustered t, the card's own interval, percentile and BCa bootstrap."""
+    data, true = play(np.random.default_rng(seed), sets, questions, LEVELS[:1]), truth(LEVELS[:1])[0]
+    above, below = data.above[:, :, 0].T, data.below[:, :, 0].T
+    drawn = ratio_replicates(above, below, resamples=resamples, seed=seed)
+    hits = dict.fromkeys(("clustered t", "the card's", "percentile bootstrap", "BCa bootstrap"), 0)
+    for one in range(sets):
+        estimate = ratio_estimate(above[:, one], below[:, one])
+        card = ratio_interval(above[:, one], below[:, one])
+        plain = percentile_interval(drawn[:, one])
+        bent = bca_interval(
+            above[:, one].sum() / below[:, one].sum(), drawn[:, one], jackknife(above[:, one], below[:, one])
+        )
+        assert estimate is not None
+        assert card is not None
+        assert plain is not None
+        assert bent is not None
+        low, high = estimate.interval()
+        hits["clustered t"] += low <= true <= high
+        hits["the card's"] += card.low <= true <= card.high
+        hits["percentile bootstrap"] += plain.low <= true <= plain.high
+        hits["BCa bootstrap"] += bent.low <= true <= bent.high
+    return [Share(f"one ratio, {name}", questions, count, sets) for name, count in hits.items()]
+
+
+def paired_coverage(sets: int, questions: int, *, resamples: int = 2000, seed: int = 2) -> list[Share]:
+    """Difference of two models' ratios on the same questions: t and bootstrap."""
+    data, values = play(np.random.default_rng(seed), sets, questions, LEVELS), truth(LEVELS)
+    true = values[0] - values[1]
+    drawn = [
+        ratio_replicates(data.above[:, :, which].T, data.below[:, :, which].T, resamples=resamples, seed=seed)
+        for which in (0, 1)
+    ]
+    student = percentile = 0
+    for one in range(sets):
+        estimate = paired_difference(model(data, one, 0), model(data, one, 1))
+        plain = percentile_interval(drawn[0][:, one] - drawn[1][:, one])
+        assert estimate is not None
+        assert plain is not None
+        low, high = estimate.interval()
+        student += low <= true <= high
+        percentile += plain.low <= true <= plain.high
+    return [
+        Share("paired difference, clustered t", questions, student, sets),
+        Share("paired difference, bootstrap", questions, percentile, sets),
+    ]
+
+
+def binary_coverage(sets: int, questions: int, *, seed: int = 3) -> list[Share]:
+    """Wilson for a share, Newcombe for a paired difference of shares; a game won is a success."""
+    first, second, true = _binary(sets, questions, (0.3, -0.1), seed)
+    hits = [0, 0]
+    for one, other in zip(first, second, strict=True):
+        low, high = wilson(int(one.sum()), questions)
+        hits[0] += low <= true[0] <= high
+        low, high = newcombe_paired(*_cells(one, other))
+        hits[1] += low <= true[0] - true[1] <= high
+    names = ("share, Wilson", "paired difference of shares, Newcombe")
+    return [Share(name, questions, count, sets) for name, count in zip(names, hits, strict=True)]
+
+
+def _binary(sets: int, questions: int, levels: tuple[float, float], seed: int) -> tuple[FloatArray, FloatArray, Shares]:
+    def won(rng: np.random.Generator, rows: int, columns: int) -> FloatArray:
+        shared = rng.normal(0, 1, (rows, columns, 1))
+        found: FloatArray = (shared + rng.normal(0, 1, (rows, columns, 2)) + np.array(levels) > 0).astype(np.float64)
+        return found
+
+    rng = np.random.default_rng(seed)
+    data, many = won(rng, sets, questions), won(rng, 1, 2_000_000)[0]
+    return data[:, :, 0], data[:, :, 1], (float(many[:, 0].mean()), float(many[:, 1].mean()))
+
+
+def _cells(one: FloatArray, other: FloatArray) -> tuple[int, int, int, int]:
+    both, first = int((one * other).sum()), int((one * (1 - other)).sum())
+    second = int(((1 - one) * other).sum())
+    return both, first, second, len(one) - both - first - second
+
+
+def false_alarms(sets: int, questions: int, *, flips: int = 999, seed: int = 4) -> list[Share]:
+    """How often two equal models are told apart at 5 %."""
+    data = play(np.random.default_rng(seed), sets, questions, NULL)
+    student = swapped = 0
+    for one in range(sets):
+        first, second = model(data, one, 0), model(data, one, 1)
+        estimate = paired_difference(first, second)
+        assert estimate is not None
+        student += estimate.p_two_sided() <= 0.05
+        swapped += swap_test(first, second, flips=flips, seed=one) <= 0.05
+    wins, others, _ = _binary(sets, questions, (0.2, 0.2), seed)
+    cells = [_cells(one, other) for one, other in zip(wins, others, strict=True)]
+    exact = sum(mcnemar(b, c) <= 0.05 for _, b, c, _ in cells)
+    middle = sum(mcnemar(b, c, mid_p=True) <= 0.05 for _, b, c, _ in cells)
+    counts = {
+        "paired t": student,
+        "sign-flip permutation": swapped,
+        "McNemar, exact": exact,
+        "McNemar, mid-p": middle,
+    }
+    return [Share(name, questions, count, sets) for name, count in counts.items()]
+
+
+def margin_errors(sets: int, questions: int, *, seed: int = 5) -> list[Share]:
+    """A true drop of just the margin: how often it passes as safe, and how often it is called worse (5 % each)."""
+    levels = (-0.2, 0.0)
+    data, values = play(np.random.default_rng(seed), sets, questions, levels), truth(levels)
+    margin = float(values[1] - values[0])
+    answers = []
+    for one in range(sets):
+        estimate = paired_difference(model(data, one, 0), model(data, one, 1))
+        assert estimate is not None
+        answers.append(non_inferiority(estimate, margin).answer)
+    return [
+        Share("true drop = margin, called safe", questions, answers.count("safe"), sets),
+        Share("true drop = margin, called worse", questions, answers.count("worse"), sets),
+    ]
+
+
+def sequence_coverage(sets: int, questions: int, *, seed: int = 6) -> list[Share]:
+    """The confidence sequence, looked at after every question: how often the truth is inside at all of them; and how
+    often the ordinary 95 % interval is, looked at in the same way."""
+    data, values = play(np.random.default_rng(seed), sets, questions, LEVELS), truth(LEVELS)
+    true = float(values[0] - values[1])
+    sums = [np.cumsum(part, axis=1) for part in (data.above, data.below)]
+    always = ordinary = 0
+    for one in range(sets):
+        kept = plain = True
+        for n in range(FIRST, questions + 1):
+            value, se = _running(data, sums, one, n)
+            bounds = confidence_sequence(n, value, se, planned=questions)
+            kept = kept and bounds.low <= true <= bounds.high
+            plain = plain and abs(value - true) <= 1.96 * se
+        always += kept
+        ordinary += plain
+    return [
+        Share("confidence sequence, at every look", questions, always, sets),
+        Share("ordinary 95 % interval, at every look", questions, ordinary, sets),
+    ]
+
+
+def _running(data: Sums, sums: list[FloatArray], one: int, n: int) -> tuple[float, float]:
+    above, below = sums[0][one, n - 1], sums[1][one, n - 1]
+    rates = above / below
+    apart = (data.above[one, :n] - rates * data.below[one, :n]) / (below / n)
+    centred = apart[:, 0] - apart[:, 1]
+    return float(rates[0] - rates[1]), float(np.sqrt(n / (n - 1) * (centred @ centred)) / n)
+
+
+def rank_coverage(sets: int, questions: int, *, resamples: int = 500, seed: int = 7) -> list[Share]:
+    """Ten models, some nearly alike: how often each model's rank interval holds its true rank."""
+    levels = (0.6, 0.3, 0.28, 0.1, 0.0, -0.02, -0.2, -0.3, -0.5, -0.8)
+    data = play(np.random.default_rng(seed), sets, questions, levels)
+    hits = 0
+    for one in range(sets):
+        above, below = data.above[one], data.below[one]
+        drawn = ratio_replicates(above, below, resamples=resamples, seed=one)
+        found = rank_intervals(above.sum(axis=0) / below.sum(axis=0), drawn)
+        hits += sum(rank.best <= place <= rank.worst for place, rank in enumerate(found, start=1))
+    return [Share("rank interval", questions, hits, sets * len(levels))]
+
+
+Study = Callable[[int, int], list[Share]]
+COVERAGE: tuple[Study, ...] = (single_coverage, paired_coverage, binary_coverage)

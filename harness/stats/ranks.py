@@ -1,0 +1,47 @@
+"""Which ranks a model may have: intervals from simultaneous comparisons with all others.
+
+Model j's rank lies between 1 + (models better than j beyond doubt) and k - (models worse beyond doubt). "Beyond doubt"
+is a two-sided test of all k - 1 paired differences at once: |d_jk| / se_jk above the 95 % quantile of its largest
+value over k, taken from bootstrap replicates with shared questions (Mogstad, Romano, Shaikh and Wilhelm 2024, Review
+of Economic Studies 91:476). Each model's interval holds its true rank with probability 95 % at least; ties widen it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .intervals import FloatArray
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class RankInterval:
+    best: int
+    """1 is the highest value."""
+    worst: int
+
+
+def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float = LEVEL) -> list[RankInterval]:
+    """The rank interval of each model; estimates (models,), replicates (resamples, models) drawn with shared questions.
+
+    Replicates with a NaN are left out. A model alone has rank 1.
+    """
+    sound = replicates[np.isfinite(replicates).all(axis=1)]
+    found = []
+    for model in range(len(estimates)):
+        others = np.delete(np.arange(len(estimates)), model)
+        if len(others) == 0:
+            found.append(RankInterval(1, 1))
+            continue
+        apart = estimates[others] - estimates[model]
+        drawn = sound[:, others] - sound[:, [model]]
+        spread = drawn.std(axis=0, ddof=1) if len(sound) > 1 else np.full(len(others), np.inf)
+        spread = np.where(spread > 0, spread, np.inf)  # models that answer all alike are never told apart
+        largest = (np.abs(drawn - apart) / spread).max(axis=1) if len(sound) else np.array([np.inf])
+        bar = float(np.quantile(largest, level))
+        better, worse = int(np.sum(apart > bar * spread)), int(np.sum(apart < -bar * spread))
+        found.append(RankInterval(1 + better, len(estimates) - worse))
+    return found
