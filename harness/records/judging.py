@@ -177,8 +177,15 @@ class JudgeSpec(Record):
     price_out: float | None = Field(default=None, ge=0)
     """US dollars per million tokens."""
     concurrency: int = Field(default=32, ge=1)
+    """Calls in flight, at most; the endpoint may be found to take fewer."""
+    rpm: float | None = Field(default=None, gt=0)
+    """Requests a minute, at most; judges of one endpoint (URL and key) share the smallest that any of them gives."""
+    tpm: float | None = Field(default=None, gt=0)
+    """Tokens a minute, prompts and replies together; shared likewise."""
     timeout: float = Field(default=300.0, gt=0)
     """Seconds a call may take."""
+    patience: float = Field(default=60.0, gt=0)
+    """Seconds the endpoint may stay down before the run stops with what it has."""
     retired: date | None = None
     """Day on which the provider shut this snapshot down, or will; the note says who says so."""
     note: str | None = None
