@@ -70,9 +70,7 @@ def _card(
 ) -> ScoreCard:
     known = editions.of({row.instruction: row.category for row in group.rows})
     strict = options.strict_reference
-    found = (
-        score_strictly(model, group.rows, known, options) if strict else score_ours(model, group.rows, known, options)
-    )
+    found = score_strictly(group.rows, known, options) if strict else score_ours(group.rows, known, options)
     scores, notes = dict(found.scores), [*found.notes]
     if all(row.output_2 is None for row in group.rows):
         notes.append("the files hold no answers, so there is no length to control for")

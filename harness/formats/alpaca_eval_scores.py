@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
 from ..protocols import SuiteData
-from ..records import Answer, Failure, Judgment, Preference, Prompt, Score, SuiteScores
+from ..records import Prompt, Score, SuiteScores
 from ..stats.length_control import LengthRows, control_length
-from ..suites.alpaca_scores import ScoreRules, reference_score, score_preferences
+from ..suites.alpaca_scores import Judged, ScoreRules, reference_score, score_judged
 from .alpaca_eval_data import InstructionSet
 from .alpaca_eval_rows import Annotation
 from .options import ScoreOptions
@@ -20,13 +19,13 @@ REFERENCE_MIN = 0.0
 """The reference gives a score however few rows it has; ours needs 90 %."""
 
 
-def score_ours(model: str, rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
+def score_ours(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
     """Each instruction once, difficulty by instruction; with rows missing or moved the reference's rate as well."""
     last = {row.instruction: row for row in rows}
     prompts = known.prompts
     by_id = {known.ids[text]: row for text, row in last.items()}
     rules = ScoreRules(seed=options.seed, order=options.fold_order, intervals=options.intervals)
-    found = _score(model, prompts, by_id, known, rules, believed=False)
+    found = _score(prompts, by_id, known, rules, believed=False)
     notes = [*found.notes, *_row_notes(len(last), len(rows) - len(last), known)]
     conflicts = sum(row.conflict for row in last.values())
     if conflicts:
@@ -44,7 +43,7 @@ def score_ours(model: str, rows: Sequence[Annotation], known: InstructionSet, op
     return found.model_copy(update={"scores": scores, "notes": tuple(notes)})
 
 
-def score_strictly(model: str, rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
+def score_strictly(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
     """Every row counts, difficulty by position."""
     by_id = {str(place): row for place, row in enumerate(rows)}
     seen = {row.instruction for row in rows}
@@ -57,7 +56,7 @@ def score_strictly(model: str, rows: Sequence[Annotation], known: InstructionSet
     rules = ScoreRules(
         seed=options.seed, order=options.fold_order, intervals=options.intervals, min_scored=REFERENCE_MIN
     )
-    found = _score(model, prompts, by_id, known, rules, believed=True)
+    found = _score(prompts, by_id, known, rules, believed=True)
     notes = ["scored as the reference does: difficulty by row position, stored preferences are believed"]
     notes += [*found.notes, *_row_notes(len(seen), 0, known)]
     if len(seen) < len(rows):
@@ -72,7 +71,6 @@ def against_itself(win_rate: Score) -> dict[str, Score]:
 
 
 def _score(
-    model: str,
     prompts: Sequence[Prompt],
     by_id: dict[str, Annotation],
     known: InstructionSet,
@@ -80,41 +78,21 @@ def _score(
     *,
     believed: bool,
 ) -> SuiteScores:
-    """The suite's own scorer over the rows as answers and judgments."""
-    baseline = {key: _baseline_answer(key, row.output_1) for key, row in by_id.items() if row.output_1 is not None}
-    answers = [_answer(key, model, row.output_2) for key, row in by_id.items() if row.output_2 is not None]
-    judgments = [_judgment(model, key, row, believed=believed) for key, row in by_id.items()]
+    """The suite's own scorer over the rows."""
+    verdicts = {key: row.stored for key, row in by_id.items() if believed or not row.conflict}
+    judged = Judged(
+        lengths={key: [len(row.output_2)] for key, row in by_id.items() if row.output_2 is not None},
+        baseline_lengths={key: len(row.output_1) for key, row in by_id.items() if row.output_1 is not None},
+        preferences={prompt.id: [] if (value := verdicts.get(prompt.id)) is None else [value] for prompt in prompts},
+    )
     data = SuiteData(
         version=known.version,
         prompts=tuple(prompts),
         templates={},
-        baseline=baseline,
         difficulty=known.difficulty,
         gamed=known.gamed,
     )
-    return score_preferences(data, prompts, answers, judgments, rules)
-
-
-def _answer(key: str, model: str, text: str) -> Answer:
-    return Answer(prompt_id=key, model=model, turns=(text,), finish=("stop",))
-
-
-@lru_cache(maxsize=2048)  # the same for every model of a board
-def _baseline_answer(key: str, text: str) -> Answer:
-    return _answer(key, "baseline", text)
-
-
-def _judgment(model: str, key: str, row: Annotation, *, believed: bool) -> Judgment:
-    failed = row.stored is None or (row.conflict and not believed)
-    reason = Failure(reason="conflict" if row.stored is not None else "parse", message="no preference")
-    return Judgment(
-        prompt_id=key,
-        model=model,
-        judge="",
-        template_sha="",
-        verdict=None if failed or row.stored is None else Preference(value=row.stored),
-        error=reason if failed else None,
-    )
+    return score_judged(data, prompts, judged, rules)
 
 
 def _reference_rate(

@@ -36,6 +36,19 @@ class ScoreRules:
 DEFAULT_RULES = ScoreRules()
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What scoring needs of one model's answers and judgments."""
+
+    lengths: Mapping[str, Sequence[int]]
+    """Prompt id -> characters of the candidate's answers."""
+    baseline_lengths: Mapping[str, int]
+    preferences: Mapping[str, Sequence[float]]
+    """Prompt id -> one preference an answer, in the prompts' order: a seeded bootstrap depends on it."""
+    times: int = 1
+    """Answers asked for a prompt."""
+
+
 def score_preferences(
     data: SuiteData,
     prompts: Sequence[Prompt],
@@ -44,26 +57,36 @@ def score_preferences(
     rules: ScoreRules = DEFAULT_RULES,
 ) -> SuiteScores:
     """All metrics of one model; rates in percent, counts and lengths as they are."""
-    texts = _texts(prompts, answers)
-    preferences = _preferences(prompts, answers, judgments)
-    expected = len(prompts) * draws(answers)
+    judged = Judged(
+        lengths=_lengths(prompts, answers),
+        baseline_lengths={prompt_id: len(answer.turns[0]) for prompt_id, answer in data.baseline.items()},
+        preferences=_preferences(prompts, answers, judgments),
+        times=draws(answers),
+    )
+    return score_judged(data, prompts, judged, rules)
+
+
+def score_judged(data: SuiteData, prompts: Sequence[Prompt], judged: Judged, rules: ScoreRules) -> SuiteScores:
+    """`score_preferences` of what is known already."""
+    preferences = judged.preferences
+    expected = len(prompts) * judged.times
     units = [Unit(prompt_id, value) for prompt_id, values in preferences.items() for value in values]
     win_rate = _mean(units, expected, rules)
     notes = unscored_note(win_rate, "instructions")
     scores = {
         "win_rate": win_rate,
         **_counted(units, win_rate, rules),
-        "avg_length": _average_length(texts, win_rate),
+        "avg_length": _average_length(judged.lengths, win_rate),
     }
     if not win_rate.n or win_rate.n < rules.min_scored * expected:
         rates = ("lc_win_rate", "lc_win_rate_reference", "win_rate", "discrete_win_rate", "standard_error")
         scores |= {name: Score(value=None, n=win_rate.n, unscored=win_rate.unscored) for name in rates}
         lc_notes: tuple[str, ...] = (_too_few(win_rate.n, rules),)
     else:
-        lc, lc_notes = _length_controlled(data, prompts, texts, preferences, win_rate, rules)
+        lc, lc_notes = _length_controlled(data, prompts, judged, win_rate, rules)
         scores = {**lc, **scores}
     by_category = {
-        category: {"win_rate": _of(preferences, ids, draws(answers), rules)}
+        category: {"win_rate": _of(preferences, ids, judged.times, rules)}
         for category, ids in categories(prompts).items()
     }
     return SuiteScores(scores=scores, by_category=by_category, notes=(*notes, *lc_notes))
@@ -84,13 +107,12 @@ def _too_few(scored: int, rules: ScoreRules) -> str:
     return f"under {rules.min_scored:.0%} of the instructions are scored: no win rate is given"
 
 
-def _texts(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, list[str]]:
-    """Prompt id -> the candidate's answers."""
+def _lengths(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, list[int]]:
     asked = {prompt.id for prompt in prompts}
-    found: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[int]] = defaultdict(list)
     for (prompt_id, _), answer in sorted(latest_answers(answers).items()):
         if prompt_id in asked and answer.error is None:
-            found[prompt_id].append(answer.turns[0])
+            found[prompt_id].append(len(answer.turns[0]))
     return found
 
 
@@ -121,26 +143,21 @@ def _counted(units: Sequence[Unit], win_rate: Score, rules: ScoreRules) -> dict[
     return {"discrete_win_rate": _mean(rounded, n + unscored, rules), **scores}
 
 
-def _average_length(texts: Mapping[str, Sequence[str]], win_rate: Score) -> Score:
+def _average_length(by_prompt: Mapping[str, Sequence[int]], win_rate: Score) -> Score:
     """Floor of the mean answer length in characters, over all answers whether judged or not."""
-    lengths = [len(text) for found in texts.values() for text in found]
+    lengths = [length for found in by_prompt.values() for length in found]
     expected = win_rate.n + win_rate.unscored
     value = float(sum(lengths) // len(lengths)) if lengths else None
     return Score(value=value, n=len(lengths), unscored=max(0, expected - len(lengths)))
 
 
 def _length_controlled(
-    data: SuiteData,
-    prompts: Sequence[Prompt],
-    texts: Mapping[str, Sequence[str]],
-    preferences: Mapping[str, Sequence[float]],
-    win_rate: Score,
-    rules: ScoreRules,
+    data: SuiteData, prompts: Sequence[Prompt], judged: Judged, win_rate: Score, rules: ScoreRules
 ) -> tuple[dict[str, Score], tuple[str, ...]]:
     """`lc_win_rate` with the refit interval, `lc_win_rate_reference` with the reference's error; and notes."""
     none = Score(value=None, n=win_rate.n, unscored=win_rate.unscored)
     without = {"lc_win_rate": none, "lc_win_rate_reference": none}
-    rows = length_rows(data, prompts, texts, preferences)
+    rows = length_rows(data, prompts, judged)
     if rows is None:
         return without, ("no length-controlled win rate: an instruction has no difficulty",)
     fit = control_length(rows, data.gamed, order=rules.order)
@@ -170,22 +187,17 @@ def reference_score(fit: LengthControl, win_rate: Score) -> Score:
     )
 
 
-def length_rows(
-    data: SuiteData,
-    prompts: Sequence[Prompt],
-    texts: Mapping[str, Sequence[str]],
-    preferences: Mapping[str, Sequence[float]],
-) -> LengthRows | None:
+def length_rows(data: SuiteData, prompts: Sequence[Prompt], judged: Judged) -> LengthRows | None:
     """One row a prompt that both sides answered, difficulty by prompt id; None where a difficulty is missing."""
     rows = []
     for prompt in prompts:
-        if not texts.get(prompt.id) or prompt.id not in data.baseline:
+        own, other = judged.lengths.get(prompt.id), judged.baseline_lengths.get(prompt.id)
+        if not own or other is None:
             continue
         if prompt.id not in data.difficulty:
             return None
-        own = texts[prompt.id]
-        found = preferences.get(prompt.id, ())
-        difference = len(data.baseline[prompt.id].turns[0]) - sum(map(len, own)) / len(own)
-        rows.append((sum(found) / len(found) if found else math.nan, difference, data.difficulty[prompt.id]))
+        found = judged.preferences.get(prompt.id, ())
+        preference = sum(found) / len(found) if found else math.nan
+        rows.append((preference, other - sum(own) / len(own), data.difficulty[prompt.id]))
     table = np.array(rows, dtype=np.float64).reshape(-1, 3)
     return LengthRows(preference=table[:, 0], length_difference=table[:, 1], difficulty=table[:, 2])
