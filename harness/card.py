@@ -49,7 +49,7 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
             **facts,
             "model": made.identity,
             "run_id": run.store.folder.name,
-            "config": digest(spec.model_dump(mode="json", exclude={"results", "mirror"}))[:12],
+            "config": digest(spec.model_dump(mode="json", exclude={"results", "mirror", "cache"}))[:12],
             "seed": spec.seed,
         },
         usage=_usage(run.store, answers, judgments),
@@ -81,8 +81,13 @@ def count(prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Seque
 
 
 def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
-    """Tokens and dollars of the rows; seconds, and tokens per second, of the sessions that ended by themselves."""
+    """Tokens and dollars of the rows; seconds, and tokens per second, of the sessions that ended by themselves.
+
+    `judgment_cost` is what these verdicts cost when they were first asked for; `judgment_paid` and `judgment_calls` are
+    what this run spent, on rows that were asked again too, and without what came from the reply cache.
+    """
     costs = [row.cost for row in judgments if row.cost is not None]
+    paid = [row.paid for row in store.judgments.every() if row.paid is not None]
     sessions = store.sessions()
     total: Counter[str] = Counter()
     for session in sessions:
@@ -94,6 +99,8 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
         "judgment_prompt_tokens": sum(row.prompt_tokens for row in judgments),
         "judgment_completion_tokens": sum(row.completion_tokens for row in judgments),
         "judgment_cost": round(sum(costs), 6) if costs else None,
+        "judgment_paid": round(sum(paid), 6) if paid else None,
+        "judgment_calls": sum(row.calls for row in store.judgments.every()),
         "sessions": len(sessions),
         "seconds": round(total["seconds"], 3),
         "start_seconds": round(total["start_seconds"], 3),

@@ -44,6 +44,10 @@ class ChatReply:
     completion_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
     """Top log-probabilities of the first token."""
+    price_share: float = 1.0
+    """Share of the list price that it cost when it was asked for: 0.5 in a batch."""
+    cached: bool = False
+    """Taken from the reply cache: this run paid nothing for it."""
 
 
 class ChatClient:

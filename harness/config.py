@@ -77,6 +77,8 @@ class RunSpec(Record):
     sampling: SamplingOverride = SamplingOverride()
     serve: ServeSpec = ServeSpec()
     mirror: str | None = None
+    cache: bool = True
+    """Whether judges' replies are taken from, and put into, the reply cache."""
 
 
 class FileSpec(Record):
@@ -94,6 +96,7 @@ class FileSpec(Record):
     seed: int | None = None
     results: str | None = None
     mirror: str | None = None
+    cache: bool | None = None
     sampling: SamplingOverride = SamplingOverride()
     serve: ServeSpec = ServeSpec()
     judges: dict[str, dict[str, Any]] = {}

@@ -35,6 +35,9 @@ class StageUsage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
+    paid: float = 0.0
+    """US dollars: what the rows' replies cost when they were asked for, and what of it was paid now."""
+    calls: int = 0
     first: float | None = None
     """time.monotonic() when the stage's first request went out."""
     last: float = 0.0
@@ -206,6 +209,8 @@ async def _judge_worker(queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None],
         usage.prompt_tokens += judgment.prompt_tokens
         usage.completion_tokens += judgment.completion_tokens
         usage.cost += judgment.cost or 0.0
+        usage.paid += judgment.paid or 0.0
+        usage.calls += judgment.calls
         usage.last = time.monotonic()
         on_progress(Progress(run.suite.name, "judgments", judgment.error is None))
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from .cache import ReplyCache, cache_path
+from .calls import Calling, CallOptions
 from .config import RunSpec
 from .errors import ConfigError
 from .plugins import load_plugin
@@ -33,6 +35,8 @@ class Plan:
     identity: dict[str, JsonValue]
     own: tuple[OwnRunner, ...] = ()
     """Suites that ask and score by themselves."""
+    calls: CallOptions = field(default_factory=CallOptions)
+    """What the judges share."""
 
     def sampling(self, suite: Suite) -> Callable[[Prompt], Sampling]:
         """The suite's answer settings with the spec's deviations."""
@@ -63,8 +67,12 @@ def plan(spec: RunSpec, log_dir: Path) -> Plan:
     judges = {
         suite.name: tuple(loaded_judges[one.model_dump_json()] for one in spec.judges[suite.name]) for suite in suites
     }
+    calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None))
+    for judge in loaded_judges.values():
+        if isinstance(judge, Calling):
+            judge.use(calls)
     prompts = {suite.name: limited(suite.prompts(), spec.limit, spec.seed) for suite in suites}
-    return Plan(spec, suites, judges, prompts, backend, identity, own)
+    return Plan(spec, suites, judges, prompts, backend, identity, own, calls)
 
 
 def load_suite(name: str, options: SuiteOptions) -> Suite | OwnRunner:

@@ -57,6 +57,7 @@ async def execute(
 
         try:
             if runs:
+                await stack.enter_async_context(made.calls.cache)
                 await evaluate(runs, serve, concurrency=made.spec.serve.concurrency, on_progress=on_progress)
         finally:
             for run in runs:
@@ -85,4 +86,6 @@ def _session(run: SuiteRun, seconds: float) -> dict[str, JsonValue]:
         "judgment_prompt_tokens": run.judging.prompt_tokens,
         "judgment_completion_tokens": run.judging.completion_tokens,
         "judgment_cost": round(run.judging.cost, 6),
+        "judgment_paid": round(run.judging.paid, 6),
+        "judgment_calls": run.judging.calls,
     }

@@ -171,6 +171,10 @@ class JsonlRows(Generic[Row]):
             if row is not None:
                 yield row
 
+    def every(self) -> Iterator[Row]:
+        """All rows, those that a later one replaced too."""
+        return (row for _, row in self._scan())
+
     def read(self) -> list[Row]:
         """The last row of every key, without opening for appending; a torn last line is passed over."""
         found = {row.key: row for _, row in self._scan()} if self.path.exists() else {}

@@ -13,8 +13,10 @@ from typing import Literal, Self
 
 from pydantic import JsonValue
 
+from harness.calls import CallOptions, Calls
 from harness.client import ChatClient, ChatReply
 from harness.errors import ConfigError, JudgeUnavailableError, ReplyError, VerdictParseError
+from harness.pricing import reply_price
 from harness.records import Failure, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Preference, TokenLogprob, Verdict
 
 from .parsing import read_verdict
@@ -38,20 +40,31 @@ class Conversation:
     replies: list[str] = field(default_factory=list)
     logprobs: tuple[TokenLogprob, ...] = ()
     flags: list[Flag] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    """Under which the replies are cached."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: float | None = 0.0
+    paid: float | None = 0.0
+    """US dollars; None once a reply came whose price is not known."""
+    calls: int = 0
 
     @property
     def text(self) -> str | None:
         """All replies as the reference joins them; None where none came."""
         return "\n".join(self.replies) if self.replies else None
 
-    def hear(self, reply: ChatReply, template: JudgeTemplate) -> None:
+    def hear(self, reply: ChatReply, template: JudgeTemplate, dollars: float | None) -> None:
+        """`dollars`: what the reply cost when it was asked for."""
         if not self.replies:
             self.logprobs = reply.logprobs
         self.replies.append(reply.text)
         self.prompt_tokens += reply.prompt_tokens
         self.completion_tokens += reply.completion_tokens
+        self.cost = None if self.cost is None or dollars is None else self.cost + dollars
+        if not reply.cached:
+            self.calls += 1
+            self.paid = None if self.paid is None or dollars is None else self.paid + dollars
         # A reply that is read from its first token's log-probabilities is always cut after it.
         if reply.finish == "length" and template.top_logprobs is None and "truncated" not in self.flags:
             self.flags.append("truncated")
@@ -75,8 +88,12 @@ class LlmJudge:
         self._client = ChatClient(
             spec.url, api_key=key, access=spec.access, concurrency=spec.concurrency, timeout=spec.timeout
         )
+        self._calls = Calls(spec.url, self._client, CallOptions())
         self._failures = 0
         self._down: str | None = None
+
+    def use(self, options: CallOptions) -> None:
+        self._calls = Calls(self._calls.endpoint, self._client, options)
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -97,6 +114,7 @@ class LlmJudge:
         except VerdictParseError as error:
             empty = error.reason == "parse" and not (talk.text or "").strip() and not talk.logprobs
             failure = Failure.model_validate({"reason": "empty" if empty else error.reason, "message": str(error)})
+            await self._calls.forget(talk.keys)  # a failure is not kept: the same command asks again
             return self._judgment(task, talk, started, error=failure)
         except ReplyError as error:
             failure = Failure.model_validate({"reason": error.reason, "message": str(error)})
@@ -106,26 +124,29 @@ class LlmJudge:
     async def _ask(self, task: JudgeTask, talk: Conversation) -> Verdict:
         """Asks, and where the first reply holds no verdict and the template says so, once more."""
         template = task.template
-        talk.hear(await self._call(template, talk.messages), template)
+        await self._call(task, talk)
         try:
             return read_verdict(template.parser, talk.text or "", talk.logprobs, task.order)
         except VerdictParseError as error:
             if template.reask is None or not error.reaskable:
                 raise
         talk.ask_again(template.reask)
-        talk.hear(await self._call(template, talk.messages), template)
+        await self._call(task, talk)
         return read_verdict(template.parser, talk.text or "", talk.logprobs, task.order)
 
-    async def _call(self, template: JudgeTemplate, messages: list[Message]) -> ChatReply:
+    async def _call(self, task: JudgeTask, talk: Conversation) -> None:
         if self._down is not None:
             raise JudgeUnavailableError(self._down)
+        body = request_body(self.spec, task.template, talk.messages)
+        key = self._calls.key(body, task.repeat)
         try:
-            reply = await self._client.chat(request_body(self.spec, template, messages))
+            reply = await self._calls.chat(key, body)
         except ReplyError as error:
             self._note_failure(error)
             raise
         self._failures = 0
-        return reply
+        talk.keys.append(key)
+        talk.hear(reply, task.template, reply_price(self.spec, reply))
 
     def _note_failure(self, error: ReplyError) -> None:
         if error.status in FATAL_STATUS:
@@ -164,17 +185,11 @@ class LlmJudge:
             error=error,
             prompt_tokens=talk.prompt_tokens,
             completion_tokens=talk.completion_tokens,
-            cost=self._cost(talk),
+            cost=talk.cost,
+            paid=talk.paid,
+            calls=talk.calls,
             seconds=time.monotonic() - started,
         )
-
-    def _cost(self, talk: Conversation) -> float | None:
-        """US dollars; None where the judge has no price, or replied without saying how many tokens it took."""
-        if self.spec.price_in is None or self.spec.price_out is None:
-            return None
-        if talk.replies and not talk.prompt_tokens:
-            return None
-        return (talk.prompt_tokens * self.spec.price_in + talk.completion_tokens * self.spec.price_out) / 1e6
 
 
 def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Message]) -> dict[str, JsonValue]:

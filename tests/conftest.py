@@ -27,6 +27,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ.pop(name, None)
 
 
+@pytest.fixture(autouse=True)
+def _own_replies(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test is answered from another's reply cache."""
+    monkeypatch.setenv("HARNESS_REPLY_CACHE", str(tmp_path_factory.mktemp("replies") / "replies.sqlite"))
+
+
 @contextmanager
 def serving(fake: FakeOpenAI) -> Iterator[FakeOpenAI]:
     """Runs the fake in a thread of its own, so that the test can wait for processes meanwhile."""

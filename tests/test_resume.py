@@ -50,7 +50,8 @@ class World:
         return ("run", "--model", model, "--edition", "pocket", "--judge", "fake", "--results", results)
 
     def start(self, results: str) -> Any:
-        self.process = harness_process(*self.words(results), cwd=self.folder)
+        replies = str(self.folder / f"{results}.sqlite")
+        self.process = harness_process(*self.words(results), cwd=self.folder, HARNESS_REPLY_CACHE=replies)
         return self.process
 
     def run(self, results: str) -> Done:

@@ -61,6 +61,9 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of sampling and of --limit.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = None,
     mirror: Annotated[str | None, typer.Option(help="Folder or URL with the official files.")] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor fill the judges' reply cache.")
+    ] = False,
     config: Annotated[Path | None, typer.Option(help="Configuration; default ./harness.yaml if it exists.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be asked; write nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and begin anew.")] = False,
@@ -125,6 +128,7 @@ def run(
         "seed": seed,
         "results": None if results is None else str(results),
         "mirror": mirror,
+        "cache": False if no_cache else None,
     }
     spec = resolve(file, flags, serve, sampling)
     made = plan(spec, log_dir=spec.results / "runs" / spec.model.slug / "logs")

@@ -125,7 +125,11 @@ class Judgment(Record):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = None
-    """US dollars; None where the judge has no known price."""
+    """US dollars that its replies cost when they were asked for; None where the judge has no known price."""
+    paid: float | None = None
+    """What of `cost` was paid for this row: 0 where every reply came from the cache."""
+    calls: int = 0
+    """Requests sent for this row: a reply from the cache needs none."""
     seconds: float = 0.0
 
     @model_validator(mode="after")
