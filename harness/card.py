@@ -51,6 +51,7 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
             "run_id": run.store.folder.name,
             "config": digest(spec.model_dump(mode="json", exclude={"results", "mirror", "cache"}))[:12],
             "seed": spec.seed,
+            **({} if made.fusion is None else {"fusion": made.fusion.model_dump(mode="json")}),
         },
         usage=_usage(run.store, answers, judgments),
     )
@@ -102,6 +103,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
         "judgment_paid": round(sum(paid), 6) if paid else None,
         "judgment_calls": sum(row.calls for row in store.judgments.every()),
         "sessions": len(sessions),
+        "ended": next((str(session["ended"]) for session in reversed(sessions) if "ended" in session), None),
         "seconds": round(total["seconds"], 3),
         "start_seconds": round(total["start_seconds"], 3),
         "answer_seconds": round(seconds, 3),

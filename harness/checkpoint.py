@@ -25,7 +25,14 @@ PICKLES = (".bin", ".pt", ".pth")
 NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 """Starts of pickled file names that a trainer leaves beside the weights."""
 DIGESTED = (".safetensors", ".json", ".model", ".tiktoken", ".txt", ".jinja", ".py")
-NOT_DIGESTED = ("trainer_state.json", "README.md", "all_results.json", "train_results.json", "eval_results.json")
+NOT_DIGESTED = (
+    "trainer_state.json",
+    "README.md",
+    "all_results.json",
+    "train_results.json",
+    "eval_results.json",
+    "fusion.json",
+)
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 

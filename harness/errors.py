@@ -9,6 +9,7 @@ HarnessError
 │   └── RunLockedError      another process works on the same run
 ├── IncompleteError       exit 4: stopped with what there was; the same command resumes
 │   ├── ServerError         the served model died or never answered
+│   ├── StaleError          a generated file is no longer what would be written
 │   ├── JudgeUnavailableError  the judge's endpoint stays down or refuses the key
 │   └── StoreError          results can no longer be written (disk full, no permission)
 ├── ReplyError            one request failed; becomes the `error` of one Answer or Judgment
@@ -68,6 +69,10 @@ class IncompleteError(HarnessError):
 
 
 class ServerError(IncompleteError):
+    pass
+
+
+class StaleError(IncompleteError):
     pass
 
 

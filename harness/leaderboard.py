@@ -1,18 +1,23 @@
-"""Score cards -> ranked tables, one a protocol, and reported figures apart from them. Pure: cards in, tables out.
+"""Score cards -> ranked tables, one a protocol. Pure: cards in, tables out.
 
 Two cards stand in one table only when suite, version and every protocol field are equal; an incomplete card is listed
-below the ranked ones, never among them. What others reported is never ranked: it has tables of its own, and a card of
-the same model and protocol shows how far it is from it.
+below the ranked ones, never among them. What others reported stands apart (`reported_tables`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from pydantic import JsonValue
 
+from .fusion import Fusion
+from .questions import QuestionSums
 from .records import Record, Score, ScoreCard
-from .reported import Figure, ReportedModel, ReportedProtocol, ReportedSource
+from .standing import Against, RankRange, against, rank_ranges
+
+NO_QUESTIONS: Mapping[str, QuestionSums] = {}
+NO_FUSION: Mapping[str, Fusion] = {}
 
 
 class Row(Record):
@@ -20,13 +25,29 @@ class Row(Record):
 
     rank: int | None
     """1 is best; None: not ranked (incomplete)."""
+    rank_range: RankRange | None = None
+    """None: not ranked, or a card has no standard error."""
     model: str
     run_id: str
     score: Score
     """The headline."""
+    above: Against | None = None
+    """Against the row above it; None for the first and the unranked."""
     others: dict[str, Score]
+    categories: dict[str, Score] = {}
+    """`Table.category_metric` by category."""
     truncated: int
     answers: int
+    length: float | None = None
+    """Mean answer length, in `Table.length_unit`."""
+    cost: float | None = None
+    """US dollars paid for judging."""
+    tokens_per_second: float | None = None
+    """Of answering."""
+    date: str | None = None
+    """Day the run ended, UTC, YYYY-MM-DD."""
+    fusion: Fusion | None = None
+    """How the model was made, where its makers said so."""
     notes: tuple[str, ...] = ()
 
 
@@ -40,30 +61,59 @@ class Table(Record):
     judge: str
     differs: dict[str, JsonValue] = {}
     """Protocol fields in which this table is unlike the others of the same suite and version."""
+    category_metric: str = ""
+    """Metric of `Row.categories`: the headline, or the first a category has."""
+    length_unit: Literal["characters", "tokens"] = "tokens"
     rows: tuple[Row, ...]
 
     @property
     def title(self) -> str:
         return f"{self.suite} ({self.suite_version}), judge {self.judge}, protocol {self.protocol_sha}"
 
+    @property
+    def anchor(self) -> str:
+        """Unique among tables: a fragment of a page's address, the start of a file's name."""
+        safe = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in self.suite)
+        return f"{safe}-{self.protocol_sha}"
 
-def rank(cards: Iterable[ScoreCard]) -> list[Table]:
-    """One table a protocol, ordered by suite, version and protocol digest."""
+
+def rank(
+    cards: Iterable[ScoreCard],
+    questions: Mapping[str, QuestionSums] = NO_QUESTIONS,
+    fusion: Mapping[str, Fusion] = NO_FUSION,
+) -> list[Table]:
+    """One table a protocol, ordered by suite, version and protocol digest.
+
+    `questions`: run id -> the headline's terms by question, which make a comparison paired; `fusion`: model -> how it
+    was made, over what its card says.
+    """
     groups: dict[tuple[str, str, str], list[ScoreCard]] = {}
     for card in cards:
         groups.setdefault((card.suite, card.suite_version, card.protocol_sha), []).append(card)
-    return [_table(key, group, groups) for key, group in sorted(groups.items())]
+    return [_table(key, group, groups, questions, fusion) for key, group in sorted(groups.items())]
 
 
 def _table(
-    key: tuple[str, str, str], cards: list[ScoreCard], groups: Mapping[tuple[str, str, str], list[ScoreCard]]
+    key: tuple[str, str, str],
+    cards: list[ScoreCard],
+    groups: Mapping[tuple[str, str, str], list[ScoreCard]],
+    questions: Mapping[str, QuestionSums],
+    fusion: Mapping[str, Fusion],
 ) -> Table:
     first = cards[0]
-    ordered = sorted(cards, key=lambda card: (not card.complete, -_value(card), card.model, _run_id(card)))
+    ordered = sorted(cards, key=lambda card: (not card.complete, -_value(card), card.model, run_id(card)))
+    ranked = [card for card in ordered if card.complete]
+    ranges = rank_ranges(ranked, questions)
+    metric = _category_metric(first)
     rows: list[Row] = []
-    for place, card in enumerate(ordered, start=1):
-        tied = bool(rows) and rows[-1].rank is not None and _value(card) == rows[-1].score.value
-        rows.append(_row(card, (rows[-1].rank if tied else place) if card.complete else None))
+    for place, card in enumerate(ordered):
+        row = _row(card, metric, fusion)
+        if card.complete:
+            tied = bool(rows) and _value(card) == rows[-1].score.value
+            above = against(card, ordered[place - 1], questions) if place else None
+            changed = {"rank": rows[-1].rank if tied else place + 1, "rank_range": ranges[place], "above": above}
+            row = row.model_copy(update=changed)
+        rows.append(row)
     siblings = [group[0].protocol for other, group in groups.items() if other[:2] == key[:2] and other != key]
     differs = {
         name: value for name, value in first.protocol.items() if any(sibling.get(name) != value for sibling in siblings)
@@ -75,22 +125,47 @@ def _table(
         headline=first.headline,
         judge=first.judge,
         differs=differs,
+        category_metric=metric,
+        length_unit="characters" if "avg_length" in first.scores else "tokens",
         rows=tuple(rows),
     )
 
 
-def _row(card: ScoreCard, place: int | None) -> Row:
-    answers, truncated = card.counts.get("answers"), card.counts.get("truncated")
+def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> Row:
     return Row(
-        rank=place,
+        rank=None,
         model=card.model,
-        run_id=_run_id(card),
+        run_id=run_id(card),
         score=card.scores[card.headline],
         others={name: score for name, score in card.scores.items() if name != card.headline},
-        truncated=truncated if isinstance(truncated, int) else 0,
-        answers=answers if isinstance(answers, int) else 0,
+        categories={name: found[metric] for name, found in card.by_category.items() if metric in found},
+        truncated=int(_number(card.counts.get("truncated")) or 0),
+        answers=int(_number(card.counts.get("answers")) or 0),
+        length=_length(card),
+        cost=_number(card.usage.get("judgment_cost")),
+        tokens_per_second=_number(card.usage.get("tokens_per_second")),
+        date=str(card.usage["ended"])[:10] if card.usage.get("ended") else None,
+        fusion=fusion.get(card.model) or Fusion.of(card.provenance.get("fusion")),
         notes=card.notes,
     )
+
+
+def _category_metric(card: ScoreCard) -> str:
+    metrics = [name for found in card.by_category.values() for name in found]
+    return card.headline if card.headline in metrics or not metrics else metrics[0]
+
+
+def _length(card: ScoreCard) -> float | None:
+    """AlpacaEval's characters or Arena-Hard's tokens, else tokens per answer by the server's count."""
+    for name in ("avg_length", "avg_tokens"):
+        if name in card.scores:
+            return card.scores[name].value
+    tokens, answers = _number(card.usage.get("answer_completion_tokens")), _number(card.counts.get("answers"))
+    return round(tokens / answers, 1) if tokens and answers else None
+
+
+def _number(value: JsonValue) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _value(card: ScoreCard) -> float:
@@ -98,124 +173,5 @@ def _value(card: ScoreCard) -> float:
     return float("-inf") if value is None else value
 
 
-def _run_id(card: ScoreCard) -> str:
+def run_id(card: ScoreCard) -> str:
     return str(card.provenance.get("run_id", ""))
-
-
-# ------------------------------------------------------------------------------------------------ reported figures
-
-
-class Difference(Record):
-    """Measured minus reported, of one metric of one card. The reported figure is taken as it stands, so the interval
-    (95 %) is the measured one's alone."""
-
-    metric: str
-    model: str
-    """The card's."""
-    run_id: str
-    value: float
-    ci_low: float | None = None
-    ci_high: float | None = None
-    unstated: tuple[str, ...] = ()
-    """Protocol fields the source says nothing about, so that equality is not certain."""
-
-
-class ReportedRow(Record):
-    model: str
-    size: str | None = None
-    figures: dict[str, Figure]
-    """By metric; a metric may be missing."""
-    differences: tuple[Difference, ...] = ()
-
-
-class ReportedTable(Record):
-    """What one source reports for one suite, in the source's own order. Nothing here was measured by this program."""
-
-    source: str
-    reference: str
-    url: str
-    note: str | None = None
-    suite: str
-    suite_version: str
-    judge: str | None
-    metrics: tuple[str, ...]
-    rows: tuple[ReportedRow, ...]
-
-    @property
-    def title(self) -> str:
-        judge = self.judge or "not stated"
-        return f"Reported, not measured here: {self.suite} ({self.suite_version}), judge {judge}; {self.source}"
-
-
-def reported_beside(cards: Iterable[ScoreCard], sources: Iterable[ReportedSource]) -> list[ReportedTable]:
-    """The tables of the suites and editions that are on the board, ordered by suite, then by source."""
-    measured = list(cards)
-    known = {(card.suite, card.suite_version) for card in measured}
-    tables = [
-        _reported_table(source, protocol, measured)
-        for source in sources
-        for protocol in source.protocols
-        if (protocol.suite, protocol.suite_version) in known
-    ]
-    return sorted(tables, key=lambda table: (table.suite, table.suite_version))
-
-
-def _reported_table(source: ReportedSource, protocol: ReportedProtocol, cards: list[ScoreCard]) -> ReportedTable:
-    models = [model for model in source.models if protocol.suite in model.scores]
-    alike = [card for card in cards if _same_protocol(card, protocol)]
-    metrics = dict.fromkeys(metric for model in models for metric in model.scores[protocol.suite])
-    return ReportedTable(
-        source=source.source,
-        reference=source.reference,
-        url=source.url,
-        note=source.note,
-        suite=protocol.suite,
-        suite_version=protocol.suite_version,
-        judge=protocol.judge,
-        metrics=tuple(metrics),
-        rows=tuple(_reported_row(model, protocol, alike) for model in models),
-    )
-
-
-def _reported_row(model: ReportedModel, protocol: ReportedProtocol, alike: list[ScoreCard]) -> ReportedRow:
-    figures = model.scores[protocol.suite]
-    differences = [
-        found
-        for card in alike
-        if model.is_named(card.model)
-        for metric, figure in figures.items()
-        if (found := _difference(card, metric, figure, protocol)) is not None
-    ]
-    return ReportedRow(model=model.model, size=model.size, figures=figures, differences=tuple(differences))
-
-
-def _difference(card: ScoreCard, metric: str, figure: Figure, protocol: ReportedProtocol) -> Difference | None:
-    score = card.scores.get(metric)
-    if score is None or score.value is None:
-        return None
-    return Difference(
-        metric=metric,
-        model=card.model,
-        run_id=_run_id(card),
-        value=score.value - figure.value,
-        ci_low=None if score.ci_low is None else score.ci_low - figure.value,
-        ci_high=None if score.ci_high is None else score.ci_high - figure.value,
-        unstated=tuple(name for name in ("references",) if name in card.protocol and protocol.references is None),
-    )
-
-
-def _same_protocol(card: ScoreCard, protocol: ReportedProtocol) -> bool:
-    """Whether a complete card was measured as the source says: suite, version, judge, and what else it states."""
-    if not card.complete or protocol.judge is None or "limit" in card.protocol or "sampling_deviation" in card.protocol:
-        return False
-    if (card.suite, card.suite_version) != (protocol.suite, protocol.suite_version):
-        return False
-    stated = {"baseline": protocol.baseline, "references": protocol.references}
-    equal = all(card.protocol.get(name, value) == value for name, value in stated.items() if value is not None)
-    return equal and _judge_model(card) in (protocol.judge, *protocol.judge_aliases)
-
-
-def _judge_model(card: ScoreCard) -> str:
-    judge = card.protocol.get("judge")
-    model = judge.get("model") if isinstance(judge, Mapping) else judge
-    return model if isinstance(model, str) else card.judge

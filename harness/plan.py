@@ -17,6 +17,7 @@ from .cache import ReplyCache, cache_path
 from .calls import Calling, CallOptions
 from .config import RunSpec
 from .errors import ConfigError
+from .fusion import Fusion, read_checkpoint_fusion
 from .plugins import load_plugin
 from .protocols import Backend, Judge, OwnRunner, ServeOptions, Serving, Suite, SuiteOptions
 from .records import Answer, JudgeSpec, JuryRule, Prompt, Sampling, digest
@@ -37,6 +38,8 @@ class Plan:
     """Suites that ask and score by themselves."""
     calls: CallOptions = field(default_factory=CallOptions)
     """What the judges share."""
+    fusion: Fusion | None = None
+    """What the checkpoint's fusion.json says."""
 
     def sampling(self, suite: Suite) -> Callable[[Prompt], Sampling]:
         """The suite's answer settings with the spec's deviations."""
@@ -72,7 +75,8 @@ def plan(spec: RunSpec, log_dir: Path) -> Plan:
         if isinstance(judge, Calling):
             judge.use(calls)
     prompts = {suite.name: limited(suite.prompts(), spec.limit, spec.seed) for suite in suites}
-    return Plan(spec, suites, judges, prompts, backend, identity, own, calls)
+    fusion = read_checkpoint_fusion(Path(spec.model.name).expanduser()) if spec.model.scheme == "path" else None
+    return Plan(spec, suites, judges, prompts, backend, identity, own, calls, fusion)
 
 
 def load_suite(name: str, options: SuiteOptions) -> Suite | OwnRunner:

@@ -75,6 +75,7 @@ async def execute(
 
 def _session(run: SuiteRun, seconds: float) -> dict[str, JsonValue]:
     return {
+        "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 3),
         "start_seconds": round(run.start_seconds, 3),
         "answer_rows": run.answering.rows,

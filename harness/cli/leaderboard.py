@@ -1,4 +1,4 @@
-"""`harness leaderboard`: the cards of a results folder as tables."""
+"""`harness leaderboard`: the cards of a results folder as tables, a page, or figures."""
 
 from __future__ import annotations
 
@@ -10,68 +10,83 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..errors import ConfigError, IncompleteError
-from ..leaderboard import ReportedTable, Table, rank, reported_beside
-from ..records import ScoreCard
+from ..board import Board, read_board
+from ..errors import ConfigError, IncompleteError, StaleError
 from ..report.reported import csv_lines, json_value, markdown_reported, rich_reported
 from ..report.tables import csv_text, markdown, rich_tables
-from ..reported import load_reported
-from ..store import find_cards, read_card, write_atomic
+from ..store import write_atomic
+
+FORMATS = ("table", "md", "csv", "json", "html")
 
 
 def leaderboard(
     results: Annotated[Path, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
-    output_format: Annotated[str, typer.Option("--format", help="table, md, csv or json.")] = "table",
+    output_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
     out: Annotated[Path | None, typer.Option(help="Write to FILE instead of printing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
     reported: Annotated[
         bool, typer.Option(help="Show what papers and boards report for the suites on the board, apart, never ranked.")
     ] = True,
+    unpaired: Annotated[
+        bool, typer.Option("--unpaired", help="Compare by the cards alone: no answers or judgments are read.")
+    ] = False,
+    check: Annotated[
+        Path | None, typer.Option(help="Write nothing; exit 4 when this Markdown file is not what would be written.")
+    ] = None,
 ) -> None:
     """Rank the score cards: one table a protocol, incomplete cards apart, reported figures below.
 
-    Example: harness leaderboard --format md --out results/LEADERBOARD.md
+    Examples: harness leaderboard --format md --out results/LEADERBOARD.md;
+    harness leaderboard --format html --out board.html
     """
-    known = ("table", "md", "csv", "json")
-    if output_format not in known:
-        raise ConfigError(f"no format {output_format!r}; known: {', '.join(known)}")
-    output_format = "json" if as_json else output_format
-    paths = find_cards(results)
-    if not paths:
-        raise ConfigError(f"no score cards under {results / 'runs'}; `harness run --model DIR` makes them")
-    cards, broken = readable(paths)
-    beside = reported_beside(cards, load_reported()) if reported else []
-    show(rank(cards), beside, output_format, out)
-    if broken:
-        raise IncompleteError(f"{len(broken)} of {len(paths)} cards could not be read and are left out: {broken[0]}")
+    if output_format not in FORMATS:
+        raise ConfigError(f"no format {output_format!r}; known: {', '.join(FORMATS)}")
+    board = read_board(results, reported=reported, paired=not unpaired)
+    if check is not None:
+        compare_with(check, render(board, "md"))
+    else:
+        show(board, "json" if as_json else output_format, out)
+    if board.broken:
+        total = len(board.broken) + len(board.cards)
+        raise IncompleteError(
+            f"{len(board.broken)} of {total} cards could not be read and are left out: {board.broken[0]}"
+        )
 
 
-def readable(paths: list[Path]) -> tuple[list[ScoreCard], list[str]]:
-    """The cards, and a sentence for each file that is none."""
-    cards, broken = [], []
-    for path in paths:
-        try:
-            cards.append(read_card(path))
-        except ConfigError as error:
-            broken.append(str(error))
-    return cards, broken
+def compare_with(file: Path, wanted: str) -> None:
+    """Raises ConfigError for a file that cannot be read, StaleError for one that says something else."""
+    try:
+        there = file.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from None
+    if there != wanted:
+        raise StaleError(f"{file} is stale: harness leaderboard --format md --out {file} makes it anew")
+    print(f"{file} is what would be written")
 
 
-def show(tables: list[Table], beside: list[ReportedTable], output_format: str, out: Path | None) -> None:
+def show(board: Board, output_format: str, out: Path | None) -> None:
     if output_format == "table" and out is None:
-        console = Console(width=None if os.isatty(1) else 140)
-        for table in [*rich_tables(tables), *rich_reported(beside)]:
+        console = Console(width=None if os.isatty(1) else 160)
+        for table in [*rich_tables(list(board.tables)), *rich_reported(board.reported)]:
             console.print(table)
         return
-    if output_format == "csv":
-        text = csv_text(tables, csv_lines(beside))
-    elif output_format == "json":
-        found = {"tables": [table.model_dump(mode="json") for table in tables], "reported": json_value(beside)}
-        text = json.dumps(found, indent=2) + "\n"
-    else:
-        text = markdown(tables) + markdown_reported(beside)
+    text = render(board, output_format)
     if out is None:
         print(text, end="")
     else:
         write_atomic(out, text)
         print(f"wrote {out}")
+
+
+def render(board: Board, output_format: str) -> str:
+    tables = list(board.tables)
+    if output_format == "csv":
+        return csv_text(tables, csv_lines(board.reported))
+    if output_format == "json":
+        found = {"tables": [table.model_dump(mode="json") for table in tables], "reported": json_value(board.reported)}
+        return json.dumps(found, indent=2) + "\n"
+    if output_format == "html":
+        from ..report.html import page
+
+        return page(tables, board.reported)
+    return markdown(tables) + markdown_reported(board.reported)

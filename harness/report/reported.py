@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..leaderboard import Difference, ReportedRow, ReportedTable
+from ..reported_tables import Difference, ReportedRow, ReportedTable
 from .tables import Cell, escape_markdown, harmless, plain
 
 
@@ -16,10 +16,10 @@ def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[RichTable]:
     """For a terminal; texts go in as Text, never as markup."""
     for table in tables:
         rich = RichTable(title=Text(plain(table.title)), title_justify="left", caption=Text(plain(table.reference)))
-        for name in _columns(table):
+        for name in columns(table):
             rich.add_column(Text(name), justify="right" if name in table.metrics else "left", overflow="fold")
         for row in table.rows:
-            rich.add_row(*(Text(plain(cell)) for cell in _cells(table, row)))
+            rich.add_row(*(Text(plain(cell)) for cell in cells(table, row)))
         yield rich
 
 
@@ -27,13 +27,13 @@ def markdown_reported(tables: Iterable[ReportedTable]) -> str:
     """One section a source and suite; empty text for none."""
     parts: list[str] = []
     for table in tables:
-        columns = _columns(table)
-        aligned = ["---:" if name in table.metrics else "---" for name in columns]
+        names = columns(table)
+        aligned = ["---:" if name in table.metrics else "---" for name in names]
         parts += ["", f"## {escape_markdown(table.title)}", "", f"- {escape_markdown(table.reference)}"]
         parts += [f"- {escape_markdown(text)}" for text in (table.url, table.note) if text]
-        parts += ["", "| " + " | ".join(escape_markdown(name) for name in columns) + " |"]
+        parts += ["", "| " + " | ".join(escape_markdown(name) for name in names) + " |"]
         parts.append("| " + " | ".join(aligned) + " |")
-        parts += ["| " + " | ".join(escape_markdown(cell) for cell in _cells(table, row)) + " |" for row in table.rows]
+        parts += ["| " + " | ".join(escape_markdown(cell) for cell in cells(table, row)) + " |" for row in table.rows]
     return "".join(f"{part}\n" for part in parts)
 
 
@@ -45,7 +45,17 @@ def csv_lines(tables: Iterable[ReportedTable]) -> Iterator[list[Cell]]:
         for row in table.rows:
             for metric, figure in row.figures.items():
                 numbers = _filled(figure.value, figure.ci_low, figure.ci_high, figure.se)
-                line: list[Cell] = [*fixed, harmless(row.model), "", harmless(metric), *numbers, "", "", source]
+                line: list[Cell] = [
+                    *fixed,
+                    harmless(row.model),
+                    "",
+                    harmless(metric),
+                    *numbers,
+                    "",
+                    "",
+                    *[""] * 12,
+                    source,
+                ]
                 compared = [found for found in row.differences if found.metric == metric]
                 for found in compared:
                     yield [*line, harmless(found.run_id), *_filled(found.value, found.ci_low, found.ci_high)]
@@ -57,11 +67,13 @@ def json_value(tables: Iterable[ReportedTable]) -> list[JsonValue]:
     return [table.model_dump(mode="json") for table in tables]
 
 
-def _columns(table: ReportedTable) -> list[str]:
+def columns(table: ReportedTable) -> list[str]:
+    """Column names."""
     return ["model", "size", *table.metrics, "measured here, minus reported [95 %]"]
 
 
-def _cells(table: ReportedTable, row: ReportedRow) -> list[str]:
+def cells(table: ReportedTable, row: ReportedRow) -> list[str]:
+    """The row's texts under `columns(table)`."""
     figures = [_short(row.figures[name].value) if name in row.figures else "-" for name in table.metrics]
     return [row.model, row.size or "-", *figures, "; ".join(map(_said, row.differences)) or "-"]
 

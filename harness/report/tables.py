@@ -22,10 +22,17 @@ SHOWN = {
 CSV_HEAD = (
     *("suite", "suite_version", "protocol", "judge", "rank", "model", "run", "metric"),
     *("value", "ci_low", "ci_high", "se", "n", "unscored"),
+    *("rank_low", "rank_high", "above", "above_low", "above_high", "above_p", "above_paired"),
+    *("length", "length_unit", "cost", "tokens_per_second", "date"),
     # "measured", or "reported: " and where; then what a measured run of a reported model differs by
     *("source", "compared_run", "difference", "difference_low", "difference_high"),
 )
 Cell = str | int | float
+MARKDOWN_HEAD = (
+    "One table a protocol: numbers of different tables are not comparable. In brackets after a rank: the ranks that",
+    "95 % comparisons with all other rows leave open (Holm). Against the row above: difference, 95 % interval,",
+    "two-sided p; a star marks p < 0.05; *unpaired* ones are made from the two standard errors alone.",
+)
 
 
 def number(score: Score | None, name: str) -> str:
@@ -43,17 +50,59 @@ def interval(score: Score, name: str) -> str:
 
 
 def columns(table: Table) -> list[str]:
-    shown = [name for name in SHOWN.get(table.suite, ()) if any(name in row.others for row in table.rows)]
-    return ["rank", "model", f"{table.headline} [95 %]", *shown, "n", "unscored", "truncated", "run"]
+    """Column names; what no row of the table has is left out."""
+    head = ["rank", "model", f"{table.headline} [95 %]", "against the row above"]
+    return [*head, *shown_metrics(table), *(name for name, _ in measured(table)), "n", "unscored", "truncated", "run"]
+
+
+def shown_metrics(table: Table) -> list[str]:
+    return [name for name in SHOWN.get(table.suite, ()) if any(name in row.others for row in table.rows)]
+
+
+def measured(table: Table) -> list[tuple[str, dict[str, str]]]:
+    """What a run cost and when it was: (column, run id -> text) of those that any row has."""
+    length = "avg_tokens" if table.length_unit == "tokens" else "avg_length"
+    found = [
+        (length, {row.run_id: f"{row.length:.0f}" for row in table.rows if row.length is not None}),
+        ("cost $", {row.run_id: f"{row.cost:.2f}" for row in table.rows if row.cost is not None}),
+        ("tokens/s", {row.run_id: f"{row.tokens_per_second:.0f}" for row in table.rows if row.tokens_per_second}),
+        ("date", {row.run_id: row.date for row in table.rows if row.date}),
+    ]
+    return [(name, texts) for name, texts in found if texts and name not in shown_metrics(table)]
+
+
+def rank_text(row: Row) -> str:
+    """`2 (1-3)`: the rank and those the intervals leave open; a dash where there is none."""
+    if row.rank is None:
+        return "-"
+    return f"{row.rank} ({row.rank_range.low}-{row.rank_range.high})" if row.rank_range else str(row.rank)
+
+
+def above_text(row: Row) -> str:
+    """`-1.20 [-3.00, 0.60] p 0.190`; a star where p < 0.05, `unpaired` where questions were not compared."""
+    if row.above is None:
+        return "-"
+    step = row.above
+    p = "p < 0.001" if step.p < 0.001 else f"p {step.p:.3f}"
+    star = "*" if step.significant else ""
+    kind = "" if step.paired else ", unpaired"
+    return f"{step.difference:+.2f} [{step.ci_low:.2f}, {step.ci_high:.2f}] {p}{star}{kind}"
 
 
 def cells(table: Table, row: Row) -> list[str]:
     """The row's texts under `columns(table)`."""
-    shown = [name for name in SHOWN.get(table.suite, ()) if any(name in other.others for other in table.rows)]
-    rank = "-" if row.rank is None else str(row.rank)
-    values = [number(row.others.get(name), name) for name in shown]
+    values = [number(row.others.get(name), name) for name in shown_metrics(table)]
+    values += [texts.get(row.run_id, "-") for _, texts in measured(table)]
     counts = [str(row.score.n), str(row.score.unscored), str(row.truncated)]
-    return [rank, row.model, interval(row.score, table.headline), *values, *counts, row.run_id]
+    return [
+        rank_text(row),
+        row.model,
+        interval(row.score, table.headline),
+        above_text(row),
+        *values,
+        *counts,
+        row.run_id,
+    ]
 
 
 def rich_tables(tables: list[Table]) -> list[RichTable]:
@@ -71,7 +120,7 @@ def rich_tables(tables: list[Table]) -> list[RichTable]:
 
 def markdown(tables: list[Table]) -> str:
     """The leaderboard as GitHub Markdown, one section a protocol."""
-    parts = ["# Leaderboard", "", "One table a protocol: numbers of different tables are not comparable.", ""]
+    parts = ["# Leaderboard", "", *MARKDOWN_HEAD, ""]
     for table in tables:
         parts += [f"## {escape_markdown(table.title)}", ""]
         for name, value in table.differs.items():
@@ -100,10 +149,20 @@ def csv_text(tables: list[Table], reported: Iterable[Sequence[Cell]] = ()) -> st
                 place = "" if row.rank is None else row.rank
                 numbers = [score.value, score.ci_low, score.ci_high, score.se, score.n, score.unscored]
                 named = [*map(harmless, fixed), place, harmless(row.model), harmless(row.run_id), name]
-                filled: list[Cell] = ["" if value is None else value for value in numbers]
+                extra = _extra(table, row) if name == table.headline else [None] * 12
+                filled: list[Cell] = ["" if value is None else value for value in (*numbers, *extra)]
                 writer.writerow([*named, *filled, "measured", "", "", "", ""])
     writer.writerows(reported)
     return out.getvalue()
+
+
+def _extra(table: Table, row: Row) -> list[Cell | None]:
+    """Of the headline's line alone: rank range, the row above, and what the run cost."""
+    ranks: list[Cell | None] = [row.rank_range.low, row.rank_range.high] if row.rank_range else [None, None]
+    step = row.above
+    above = [step.difference, step.ci_low, step.ci_high, step.p, int(step.paired)] if step else [None] * 5
+    unit = table.length_unit if row.length is not None else None
+    return [*ranks, *above, row.length, unit, row.cost, row.tokens_per_second, row.date]
 
 
 def card_table(cards: list[ScoreCard]) -> RichTable:

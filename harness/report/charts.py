@@ -1,0 +1,222 @@
+"""Figures of a leaderboard table: forest plot, length against score, categories, scaling, trend. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..leaderboard import Row, Table
+from ..records import Score
+from .svg import COLOURS, Axis, Drawing, axis, width_of
+
+WIDTH = 680.0
+ROW = 22.0
+SERIES = len(COLOURS)
+"""Models told apart by colour and shape in one figure; more would not be."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mark, with its 95 % interval where there is one."""
+
+    label: str
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+def said(score: Score) -> str:
+    """`55.9 [53.1, 58.7]`."""
+    value = "-" if score.value is None else f"{score.value:.2f}"
+    return (
+        value if score.ci_low is None or score.ci_high is None else f"{value} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
+    )
+
+
+def forest(table: Table) -> Drawing | None:
+    """Value and 95 % interval of each row, best at the top; None without a value."""
+    rows = [row for row in table.rows if row.score.value is not None]
+    if not rows:
+        return None
+    left = min(max(width_of(_short(row.model)) for row in rows) + 24, 300)
+    right = 150.0
+    scale = axis(_ends([row.score for row in rows]), left, WIDTH - right)
+    drawing = Drawing(WIDTH, 52 + ROW * len(rows), f"{table.headline} with 95 % intervals: {table.title}")
+    drawing.text(left, 14, f"{table.headline}, 95 % interval", css="title")
+    _x_axis(drawing, scale, 24, 24 + ROW * len(rows))
+    for place, row in enumerate(rows):
+        y = 24 + ROW * (place + 0.5)
+        drawing.text(left - 12, y + 4, _short(row.model), anchor="end", css="" if row.rank else "muted")
+        whisker(drawing, scale, row.score, y, hint=f"{row.model}: {said(row.score)}")
+        drawing.text(WIDTH, y + 4, said(row.score), anchor="end", css="small muted")
+    return drawing
+
+
+def whisker(drawing: Drawing, scale: Axis, score: Score, y: float, *, hint: str = "") -> None:
+    """The interval as a line, the value as a dot."""
+    if score.ci_low is not None and score.ci_high is not None:
+        low, high = scale(score.ci_low), scale(score.ci_high)
+        drawing.line(low, y, high, y, "whisker")
+        for end in (low, high):
+            drawing.line(end, y - 4, end, y + 4, "whisker")
+    if score.value is not None:
+        drawing.mark(scale(score.value), y, hint=hint)
+
+
+def cell(row: Row, scale: Axis) -> str:
+    """A row's own interval on the table's common axis, for a table cell; the numbers stand beside it."""
+    drawing = Drawing(scale.end + 6, 20, said(row.score))
+    for tick in scale.ticks(5):
+        drawing.line(scale(tick), 0, scale(tick), 20, "grid")
+    whisker(drawing, scale, row.score, 10)
+    return drawing.inline()
+
+
+def cell_axis(table: Table) -> Axis:
+    return axis(_ends([row.score for row in table.rows]), 6, 174)
+
+
+def length_against_score(table: Table) -> Drawing | None:
+    """Mean answer length across, the headline upwards; None with fewer than two rows that have both."""
+    points = [
+        Point(row.model, row.length, row.score.value, row.score.ci_low, row.score.ci_high)
+        for row in table.rows
+        if row.length is not None and row.score.value is not None
+    ]
+    if len(points) < 2:
+        return None
+    title = f"{table.headline} against mean answer length ({table.length_unit}): {table.title}"
+    return scatter(points, title, f"mean answer length, {table.length_unit}", table.headline)
+
+
+def scatter(points: Sequence[Point], title: str, across: str, upwards: str) -> Drawing:
+    """Labelled marks with vertical intervals."""
+    height = 360.0
+    drawing = Drawing(WIDTH, height, title)
+    x = axis([point.x for point in points], 56, WIDTH - 150, pad=0.08)
+    y = axis([end for point in points for end in (point.low, point.y, point.high) if end is not None], height - 52, 28)
+    _x_axis(drawing, x, 28, height - 52)
+    _y_axis(drawing, y, 56, WIDTH - 150)
+    drawing.text(56, 14, f"{upwards} by length", css="title")
+    drawing.text((56 + WIDTH - 150) / 2, height - 8, across, anchor="middle", css="muted")
+    taken: list[tuple[float, float, float]] = []
+    for point in sorted(points, key=lambda point: -point.y):
+        at_x, at_y = x(point.x), y(point.y)
+        if point.low is not None and point.high is not None:
+            drawing.line(at_x, y(point.low), at_x, y(point.high), "whisker")
+        drawing.mark(at_x, at_y, hint=f"{point.label}: {point.x:.0f}, {point.y:.2f}")
+        label = _short(point.label, 24)
+        drawing.text(at_x + 8, _free(taken, at_x, at_y + 4, width_of(label) * 0.9), label, css="small")
+    return drawing
+
+
+def _free(taken: list[tuple[float, float, float]], x: float, y: float, width: float) -> float:
+    """The nearest height downwards where a label of this width covers no earlier one."""
+    while any(abs(y - other) < 12 and x < end and start < x + width for other, start, end in taken):
+        y += 4
+    taken.append((y, x, x + width))
+    return y
+
+
+def categories(table: Table) -> Drawing | None:
+    """A line a category, a mark a model (the first eight with values); None with fewer than two categories."""
+    rows = [row for row in table.rows if row.categories][:SERIES]
+    names = list(dict.fromkeys(name for row in rows for name in row.categories))
+    names = [name for name in names if any(_value(row, name) is not None for row in rows)]
+    if len(names) < 2 or not rows:
+        return None
+    left = min(max(width_of(_short(name)) for name in names) + 24, 240)
+    bottom = 24 + ROW * len(names)
+    height = bottom + 40 + 18 * len(rows)
+    drawing = Drawing(WIDTH, height, f"{table.category_metric} by category: {table.title}")
+    values = [value for row in rows for name in names if (value := _value(row, name)) is not None]
+    scale = axis(values, left, WIDTH - 12)
+    drawing.text(left, 14, f"{table.category_metric} by category", css="title")
+    _x_axis(drawing, scale, 24, bottom)
+    for place, name in enumerate(names):
+        y = 24 + ROW * (place + 0.5)
+        drawing.line(left, y, WIDTH - 12, y, "grid")
+        drawing.text(left - 12, y + 4, _short(name), anchor="end")
+        for series, row in enumerate(rows):
+            value = _value(row, name)
+            if value is not None:
+                hint = f"{row.model}, {name}: {said(row.categories[name])}"
+                drawing.mark(scale(value), y, series, hint=hint, css=f"m{series + 1}")
+    _legend(drawing, [row.model for row in rows], left, bottom + 40)
+    return drawing
+
+
+def curves(series: Sequence[tuple[str, Sequence[Point]]], title: str, across: str, upwards: str) -> Drawing:
+    """Lines with marks and intervals, one a series, x in ascending order."""
+    height = 300.0 + 18 * len(series)
+    bottom = 248.0
+    drawing = Drawing(WIDTH, height, title)
+    points = [point for _, found in series for point in found]
+    x = axis([point.x for point in points], 56, WIDTH - 12, pad=0.06)
+    y = axis([end for point in points for end in (point.low, point.y, point.high) if end is not None], bottom, 28)
+    _x_axis(drawing, x, 28, bottom)
+    _y_axis(drawing, y, 56, WIDTH - 12)
+    drawing.text(56, 14, f"{upwards} by {across}", css="title")
+    drawing.text((56 + WIDTH) / 2, bottom + 36, across, anchor="middle", css="muted")
+    for place, (name, found) in enumerate(series):
+        number = place % SERIES + 1
+        ordered = sorted(found, key=lambda point: point.x)
+        drawing.path([(x(point.x), y(point.y)) for point in ordered], f"line l{number}")
+        for point in ordered:
+            if point.low is not None and point.high is not None:
+                drawing.line(x(point.x), y(point.low), x(point.x), y(point.high), f"l{number}")
+            drawing.mark(x(point.x), y(point.y), place, hint=f"{name}, {point.label}: {point.y:.2f}", css=f"m{number}")
+    _legend(drawing, [name for name, _ in series], 56, bottom + 58)
+    return drawing
+
+
+def scaling(table: Table) -> list[Drawing]:
+    """The headline against the number of source models, and against alpha, of models that say how they were fused."""
+    found = []
+    fused = [(row, row.fusion) for row in table.rows if row.fusion is not None and row.score.value is not None]
+    for across, values in (
+        ("number of source models", [(row, fusion, len(fusion.sources)) for row, fusion in fused if fusion.sources]),
+        ("alpha", [(row, fusion, fusion.alpha) for row, fusion in fused if fusion.alpha is not None]),
+    ):
+        series: dict[str, list[Point]] = {}
+        for row, fusion, at in values:
+            score = row.score
+            point = Point(row.model, float(at or 0), score.value or 0.0, score.ci_low, score.ci_high)
+            series.setdefault(fusion.method, []).append(point)
+        if len({point.x for points in series.values() for point in points}) > 1:
+            title = f"{table.headline} against {across}: {table.title}"
+            found.append(curves(sorted(series.items()), title, across, table.headline))
+    return found
+
+
+def _value(row: Row, category: str) -> float | None:
+    return row.categories[category].value if category in row.categories else None
+
+
+def _ends(scores: Sequence[Score]) -> list[float]:
+    return [end for score in scores for end in (score.ci_low, score.value, score.ci_high) if end is not None]
+
+
+def _short(text: str, length: int = 40) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _x_axis(drawing: Drawing, scale: Axis, top: float, bottom: float) -> None:
+    for tick in scale.ticks(6):
+        drawing.line(scale(tick), top, scale(tick), bottom, "grid")
+        drawing.text(scale(tick), bottom + 16, f"{tick:g}", anchor="middle", css="small muted")
+    drawing.line(scale.start, bottom, scale.end, bottom, "axis")
+
+
+def _y_axis(drawing: Drawing, scale: Axis, left: float, right: float) -> None:
+    for tick in scale.ticks(6):
+        drawing.line(left, scale(tick), right, scale(tick), "grid")
+        drawing.text(left - 8, scale(tick) + 4, f"{tick:g}", anchor="end", css="small muted")
+
+
+def _legend(drawing: Drawing, names: Sequence[str], left: float, top: float) -> None:
+    for place, name in enumerate(names):
+        y = top + 18 * place
+        drawing.mark(left + 4, y - 4, place, css=f"m{place % SERIES + 1}")
+        drawing.text(left + 16, y, _short(name, 60), css="small")

@@ -1,0 +1,154 @@
+"""The leaderboard as one HTML file that needs no network, and what its template shares with the viewer.
+
+Names and texts are untrusted: autoescaped, invisible characters shown. The page's own Content-Security-Policy allows
+its one script and one style by their hashes, and nothing from anywhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..fusion import Fusion
+from ..leaderboard import Row, Table
+from ..reported_tables import ReportedTable
+from . import charts, reported
+from .svg import Drawing
+from .tables import measured, number, shown_metrics
+from .text import visible
+
+
+@dataclass(frozen=True)
+class Column:
+    place: int
+    name: str
+    numeric: bool = True
+    first: str = ""
+    """Direction of the first sorting, "ascending" or "descending"; empty: not sortable."""
+    wide: bool = False
+    """Over the whole width on a phone."""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    key: str = ""
+    """What it sorts by; empty: last."""
+    small: str = ""
+
+
+def page(tables: Sequence[Table], beside: Sequence[ReportedTable]) -> str:
+    """The whole file."""
+    style, script = asset("style.css"), asset("report.js")
+    allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+    template = environment().get_template("leaderboard.html")
+    return template.render(tables=tables, reported=beside, style=style, script=script, policy=policy) + "\n"
+
+
+@cache
+def asset(name: str) -> str:
+    """A file of the templates folder, as it is."""
+    return files("harness.report").joinpath("templates", name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
+def environment() -> Environment:
+    """Templates with escaping always on; an undefined name is an error."""
+    made = Environment(
+        loader=PackageLoader("harness.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"visible": visible, "is_number": lambda text: re.fullmatch(r"-|[-+]?[\d.]+", text) is not None}
+    made.globals |= {
+        "columns_of": columns_of,
+        "cell_of": cell_of,
+        "forest_cell": lambda table, row: Markup(
+            charts.cell(row, charts.cell_axis(table))
+        ),  # an SVG made of numbers alone
+        "fusion_text": fusion_text,
+        "notes_of": lambda table: list(dict.fromkeys(note for row in table.rows for note in row.notes)),
+        "drawings_of": drawings_of,
+        "reported_columns": reported.columns,
+        "reported_cells": reported.cells,
+    }
+    return made
+
+
+def columns_of(table: Table) -> list[Column]:
+    """What no row of the table has is left out."""
+    described = [
+        ("rank", True, "ascending", False, False),
+        ("model", False, "ascending", True, False),
+        (table.headline, True, "descending", False, True),
+        ("95 % interval", False, "", True, False),
+        ("against the row above", True, "", True, False),
+        *((name, True, "descending", False, False) for name in shown_metrics(table)),
+        *((name, True, "descending", False, False) for name, _ in measured(table)),
+        ("n", True, "descending", False, False),
+        ("run", False, "", False, False),
+    ]
+    return [Column(place, *column) for place, column in enumerate(described)]
+
+
+def cell_of(table: Table, row: Row, name: str) -> Cell:
+    """The text of a row under a column."""
+    score = row.score
+    if name == "rank":
+        span = f"{row.rank_range.low}-{row.rank_range.high}" if row.rank_range else ""
+        return Cell("-" if row.rank is None else str(row.rank), "" if row.rank is None else str(row.rank), span)
+    if name == table.headline:
+        interval = "" if score.ci_low is None or score.ci_high is None else f"[{score.ci_low:.2f}, {score.ci_high:.2f}]"
+        return Cell(number(score, name), "" if score.value is None else str(score.value), interval)
+    if name == "against the row above":
+        return _above(row)
+    if name == "n":
+        lost = [
+            f"{count} {what}" for count, what in ((score.unscored, "unscored"), (row.truncated, "truncated")) if count
+        ]
+        return Cell(str(score.n), str(score.n), ", ".join(lost))
+    if name in row.others:
+        other = row.others[name]
+        return Cell(number(other, name), "" if other.value is None else str(other.value))
+    if name == "run":
+        return Cell(row.run_id, row.run_id)
+    texts = dict(measured(table)).get(name, {})
+    return Cell(texts.get(row.run_id, "-"), texts.get(row.run_id, ""))
+
+
+def _above(row: Row) -> Cell:
+    if row.above is None:
+        return Cell("-")
+    step = row.above
+    p = "p < 0.001" if step.p < 0.001 else f"p {step.p:.3f}"
+    sign = "*" if step.significant else ""
+    small = f"[{step.ci_low:.2f}, {step.ci_high:.2f}] {p}{sign}{'' if step.paired else ', unpaired'}"
+    return Cell(f"{step.difference:+.2f}", str(step.difference), small)
+
+
+def fusion_text(fusion: Fusion) -> str:
+    """`wrpo, 4 sources, alpha 0.1`."""
+    sources = f"{len(fusion.sources)} source{'' if len(fusion.sources) == 1 else 's'}" if fusion.sources else ""
+    alpha = "" if fusion.alpha is None else f"alpha {fusion.alpha:g}"
+    return ", ".join(part for part in (fusion.method, sources, alpha) if part)
+
+
+def drawings_of(table: Table) -> list[Drawing]:
+    found = [charts.length_against_score(table), charts.categories(table), *charts.scaling(table)]
+    return [drawing for drawing in found if drawing is not None]
