@@ -1,0 +1,69 @@
+"""Two processes train what one does: data-parallel and FSDP2, on this machine's processors (gloo)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
+
+
+def work(out: Path, *, processes: int, fsdp: bool = False, resume: bool = False) -> dict[str, Any]:
+    out.mkdir(exist_ok=True)
+    sharding = {
+        "FSDP_ON_CPU": "1",
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    }
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    done = subprocess.run(
+        [*launch, str(HERE / "distributed_worker.py"), str(out), str(8 // processes), *(["resume"] if resume else [])],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(sharding if fsdp else {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads((out / "log.json").read_text())
+    return found
+
+
+def distance(one: Path, other: Path) -> float:
+    from safetensors.torch import load_file
+
+    a, b = (load_file(out / "final" / "model.safetensors") for out in (one, other))
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("alone")
+    return out, work(out, processes=1)
+
+
+@pytest.mark.parametrize("fsdp", [False, True], ids=["data-parallel", "fsdp2"])
+def test_two_processes_train_what_one_does(alone: tuple[Path, dict[str, Any]], tmp_path: Path, fsdp: bool) -> None:
+    out, single = alone
+    both = work(tmp_path, processes=2, fsdp=fsdp)
+
+    assert both["sharded"] is fsdp
+    assert both["loss"] == pytest.approx(single["loss"], abs=1e-6)
+    assert distance(out, tmp_path) < 2e-6
+    flat = [value for row in both["reference"] for value in row]
+    assert flat == pytest.approx([value for row in single["reference"] for value in row], abs=1e-4)
+    resumed = work(tmp_path, processes=2, fsdp=fsdp, resume=True)
+    assert resumed["loss"] == pytest.approx(single["loss"], abs=1e-6)
+    assert distance(out, tmp_path) < 2e-6
