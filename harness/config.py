@@ -211,10 +211,12 @@ def choose_judges(
         raise ConfigError(f"no edition named {edition!r}; editions: {', '.join(EDITIONS)}")
     fallback = _fallback_judge(edition)
     chosen: dict[str, tuple[JudgeSpec, ...]] = {}
-    for suite in filter(is_judged, suites):
+    for suite in map(plugin_name, filter(is_judged, suites)):
         name = names.get(suite, names.get("*", fallback))
         if name is None:
             raise ConfigError(f"{suite}: {NO_JUDGE}")
+        if suite in chosen:
+            raise ConfigError(f"suite {suite!r} is named twice with different arguments; one a run")
         chosen[suite] = find_jury(name, own)
     return chosen
 
@@ -273,16 +275,22 @@ def _by_suite(suites: tuple[str, ...], given: str | Mapping[str, str] | None) ->
         if not found or not judge:
             raise ConfigError(f"--judge {given!r}: {part!r} is not SUITE=JUDGE")
         pairs[suite.strip()] = judge.strip()
+    run = [plugin_name(suite) for suite in suites]
     for suite in pairs:
-        if suite not in suites:
-            raise ConfigError(f"--judge names suite {suite!r}, which is not run; run: {', '.join(suites)}")
+        if suite not in run:
+            raise ConfigError(f"--judge names suite {suite!r}, which is not run; run: {', '.join(run)}")
     return pairs
 
 
 def is_judged(suite: str) -> bool:
     """Whether a suite needs a judge; one that scores by itself says `judged = False`."""
-    name = suite.partition(":")[0]
+    name = plugin_name(suite)
     return name not in installed("suites") or bool(getattr(load_plugin("suites", name), "judged", True))
+
+
+def plugin_name(suite: str) -> str:
+    """`NAME` of `NAME:ARGUMENT`."""
+    return suite.partition(":")[0]
 
 
 def suite_names(given: str) -> tuple[str, ...]:

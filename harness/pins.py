@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 FASTCHAT = "lm-sys/FastChat/0e6d3e4beaab66f4d3f93db72541a4abab8af28d/fastchat/llm_judge/data"
 FASTCHAT_PR3158 = "lm-sys/FastChat/71aa329da2b17f387929ae6f5b3a453804e885cd/fastchat/llm_judge/data"
+MT_BENCH_SPACE = "huggingface.co/spaces/lmsys/mt-bench"  # FastChat download_mt_bench_pregenerated.py: no revision
 ALPACA = "tatsu-lab/alpaca_eval/cd543a149df89434d8a54582c0151c0b945c3d20"
 ALPACA_HUB = "huggingface.co/datasets/tatsu-lab/alpaca_eval"
 ALPACA_HUB_REVISION = "2edc6fad8be6b14ea7230aabfd08188da6b8b814"
@@ -70,6 +71,16 @@ _PINNED = (
         sha256="e484037da5cc14007dde1d821ef76046fccbd0b2f095237fad9ead2c4fc66800",
         size=95_230,
         licence="Apache-2.0",
+    ),
+    OfficialFile(
+        name="mt_bench_pairs/baseline",
+        suite="mt_bench_pairs",
+        path=f"{MT_BENCH_SPACE}/main/data/mt_bench/model_answer/gpt-3.5-turbo.jsonl",
+        sha256=None,
+        size=None,
+        licence="not stated",
+        source=f"https://{MT_BENCH_SPACE}/resolve/main/data/mt_bench/model_answer/gpt-3.5-turbo.jsonl",
+        optional=True,
     ),
     OfficialFile(
         name="alpaca_eval/baseline",

@@ -3,6 +3,7 @@ global state when imported.
 
     reference_requests.py fastchat FOLDER             gen_judgment and gen_api_answer with their client replaced by a
                                                       recorder; FOLDER holds `data` and replies.json
+    reference_requests.py fastchat_pairs FOLDER       gen_judgment --mode pairwise-baseline, likewise
     reference_requests.py alpaca FOLDER URL           alpaca-eval's annotator, over HTTP to URL; FOLDER holds
                                                       baseline.json and outputs.json
 """
@@ -18,17 +19,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+JUDGING = ["--model-list", "fake", "--judge-model", "gpt-4"]
+FASTCHAT = {
+    "fastchat": (("judge", "gen_judgment", JUDGING), ("answer", "gen_api_answer", ["--model", "gpt-3.5-turbo"])),
+    "fastchat_pairs": (("judge", "gen_judgment", [*JUDGING, "--mode", "pairwise-baseline"]),),
+}
 
-def record_fastchat(folder: Path) -> None:
+
+def record_fastchat(what: str, folder: Path) -> None:
     """The arguments of every call, one JSON line each: judge.jsonl and answer.jsonl."""
     import openai
 
     os.chdir(folder)
     replies = json.loads(Path("replies.json").read_text("utf-8"))
-    for name, module, words in (
-        ("judge", "gen_judgment", ["--model-list", "fake", "--judge-model", "gpt-4"]),
-        ("answer", "gen_api_answer", ["--model", "gpt-3.5-turbo"]),
-    ):
+    for name, module, words in FASTCHAT[what]:
         calls: list[dict[str, Any]] = []
         create = partial(_reply, calls, replies)
         openai.ChatCompletion = SimpleNamespace(create=create)  # type: ignore[assignment,attr-defined,misc,unused-ignore]
@@ -67,7 +71,7 @@ def main() -> None:
     if sys.argv[1] == "alpaca":
         annotate(folder, sys.argv[3])
     else:
-        record_fastchat(folder)
+        record_fastchat(sys.argv[1], folder)
 
 
 if __name__ == "__main__":

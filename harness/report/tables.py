@@ -15,6 +15,7 @@ from ..records import Score, ScoreCard
 
 SHOWN = {
     "mt_bench": ("turn_1", "turn_2"),
+    "mt_bench_pairs": ("win_rate",),
     "alpaca_eval": ("win_rate", "avg_length"),
     "arena_hard": ("avg_tokens",),
 }

@@ -1,0 +1,1 @@
+"""Measured beside other tools: `python -m benchmarks.NAME`."""

@@ -1,0 +1,128 @@
+"""MT-Bench against a baseline: the pairwise mode of MT-Bench as a suite, `mt_bench_pairs` or `mt_bench_pairs:FILE`.
+
+Source: FastChat gen_judgment.py --mode pairwise-baseline at the pinned revision. FILE holds the baseline's answers in
+FastChat's form; without one it is the official baseline, gpt-3.5-turbo. Questions and answer settings are MT-Bench's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from ..errors import ConfigError, DataError
+from ..official import expected_sha256, sha256_of
+from ..pins import FILES
+from ..protocols import SuiteData, SuiteOptions
+from ..records import Answer, JudgeTask, Judgment, Preference, Prompt, Sampling, SuiteScores
+from ..scoring import Slot, Verdicts, draws, verdicts_by_slot
+from .editions import official_files, read_json_lines
+from .mt_bench import MtBench, load_official
+from .mt_bench_games import ORDERS, pair_tasks, pair_templates
+from .mt_bench_pairs import Games, score_pairs
+
+BASELINE_FILE = "mt_bench_pairs/baseline"
+"""Answers of gpt-3.5-turbo: gen_judgment.py --baseline-model."""
+FAILED_CALL = "$ERROR$"  # common.py API_ERROR_OUTPUT: what gen_api_answer.py stores where a call failed
+
+
+def build(options: SuiteOptions) -> MtBenchPairs:
+    """`fusion_harness.suites` entry point. Raises ConfigError for another edition or without the baseline's file,
+    DataError for one of another form."""
+    if options.edition != "official":
+        raise ConfigError(f"mt_bench_pairs has no edition {options.edition!r}; editions: official")
+    data, path = load_official(options), _baseline_file(options)
+    sha = sha256_of(path) if options.argument else expected_sha256(FILES[BASELINE_FILE], options.cache_dir)
+    name, answers = read_answers(path)
+    missing = [prompt.id for prompt in data.prompts if prompt.id not in answers]
+    if missing:
+        raise DataError(f"{path} has no answer of two turns to {len(missing)} questions, e.g. {missing[0]}")
+    pairs = replace(
+        data,
+        templates=pair_templates(options),
+        baseline_name=name,
+        baseline=answers,
+        files=data.files | {BASELINE_FILE: sha or "unknown"},
+    )
+    return MtBenchPairs(pairs, references=options.references)
+
+
+def _baseline_file(options: SuiteOptions) -> Path:
+    if not options.argument:
+        return official_files(options, [BASELINE_FILE])[BASELINE_FILE]
+    path = Path(options.argument)
+    if not path.is_file():
+        raise ConfigError(f"no file with a baseline's answers: {options.argument!r}; give mt_bench_pairs:FILE.jsonl")
+    return path
+
+
+def read_answers(path: Path) -> tuple[str, dict[str, Answer]]:
+    """The model's name and its first answer to each question, from a file in FastChat's answer format."""
+    found: dict[str, Answer] = {}
+    names: set[str] = set()
+    for row in read_json_lines(path):
+        match row:
+            case {"question_id": question, "choices": [{"turns": [str(first), str(second)]}, *_]}:
+                name = str(row.get("model_id", path.stem))
+                names.add(name)
+                found[str(question)] = Answer(
+                    prompt_id=str(question), model=name, turns=(first, second), finish=("stop", "stop")
+                )
+    if len(names) != 1:
+        raise DataError(f"{path} holds answers of {len(names)} models in FastChat's format; expected one")
+    return names.pop(), found
+
+
+class MtBenchPairs:
+    """Each turn of each question judged twice, the answers swapped; two games that differ are a tie."""
+
+    name = "mt_bench_pairs"
+    headline = "win_rate_adjusted"
+
+    def __init__(self, data: SuiteData, *, references: str = "official", seed: int = 0) -> None:
+        self.version = data.version
+        self._data = data
+        self._bench = MtBench(data, references=references, seed=seed)
+        self._seed = seed
+
+    def protocol(self) -> dict[str, JsonValue]:
+        return {**self._bench.protocol(), "baseline": self._data.baseline_name}
+
+    def prompts(self) -> Sequence[Prompt]:
+        return self._data.prompts
+
+    def sampling(self, prompt: Prompt) -> Sampling:
+        return self._bench.sampling(prompt)
+
+    def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
+        """Both games of each turn; none from the first turn on that the baseline's file marks as failed."""
+        if answer.error is not None:
+            return ()
+        baseline, tasks = self._data.baseline[prompt.id], []
+        for turn, theirs in enumerate(baseline.turns[: len(answer.turns)], start=1):
+            if theirs.strip() == FAILED_CALL:
+                break
+            tasks += pair_tasks(prompt, answer, baseline, turn, self._data.templates)
+        return tasks
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
+        """`win_rate` and `win_rate_adjusted` of all pairs of games that both have a winner (show_result.py)."""
+        found = verdicts_by_slot(judgments, answers)
+        games = [
+            Games(prompt.id, turn, *(_verdict(found, Slot(prompt.id, index, turn, order)) for order in ORDERS))
+            for prompt in prompts
+            for index in range(draws(answers))
+            for turn in range(1, len(prompt.turns) + 1)
+        ]
+        return score_pairs(prompts, games, len(games), seed=self._seed)
+
+
+def _verdict(found: Verdicts, slot: Slot) -> Preference | None:
+    """One game's winner; of several verdicts (repeats, a jury) the side that most of them are on."""
+    values = [verdict.value for verdict in found.get(slot, ())]
+    if not values:
+        return None
+    mean = sum(values) / len(values)
+    return Preference(value=0.5 if mean == 0.5 else float(mean > 0.5))
