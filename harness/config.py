@@ -33,6 +33,8 @@ class ServeSpec(Record):
     tensor_parallel: int = Field(default=1, ge=1)
     pipeline_parallel: int = Field(default=1, ge=1)
     data_parallel: int = Field(default=1, ge=1)
+    devices: str | None = Field(default=None, pattern=r"^\d+(,\d+)*$")
+    """Numbers of the GPUs the server may use, e.g. `2,3`."""
     dtype: str | None = None
     quantization: str | None = None
     reasoning_parser: str | None = None

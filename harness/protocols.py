@@ -23,6 +23,8 @@ class ServeOptions:
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     data_parallel: int = 1
+    devices: str | None = None
+    """Numbers of the GPUs it may use, e.g. `2,3`; None: all."""
     dtype: str | None = None
     quantization: str | None = None
     reasoning_parser: str | None = None
@@ -109,6 +111,37 @@ class Judge(Protocol):
     async def judge(self, task: JudgeTask) -> Judgment:
         """A reply that cannot be read becomes `Judgment.error`; an endpoint that stays down raises
         JudgeUnavailableError."""
+        ...
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """A judge whose verdicts depend on more than its spec says."""
+
+    def identity(self) -> dict[str, JsonValue]:
+        """For the card's protocol, known before anything starts: digests and settings, no places of this machine."""
+        ...
+
+
+@runtime_checkable
+class Checking(Protocol):
+    """A judge that cannot take every kind of task."""
+
+    def check(self, task: JudgeTask) -> None:
+        """Raises ConfigError, before the run asks anything."""
+        ...
+
+
+@runtime_checkable
+class LoadedJudge(Protocol):
+    """A judge whose model is loaded on this machine. Its class says `local = True`."""
+
+    beside: bool
+    """Whether it has devices of its own, so that it runs while the candidate is served. Else it is entered when all
+    answers exist and the candidate's server is gone."""
+
+    def logs_to(self, folder: Path) -> None:
+        """Where its server may write; called before it is entered."""
         ...
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from pydantic import JsonValue
 
@@ -19,7 +19,8 @@ from harness.errors import ConfigError, JudgeUnavailableError, ReplyError, Verdi
 from harness.pricing import reply_price
 from harness.records import Failure, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Preference, TokenLogprob, Verdict
 
-from .parsing import read_verdict
+from .evaluators import read_evaluator
+from .parsing import read_reply
 from .prompting import Message, render
 
 FATAL_STATUS = frozenset({401, 403, 404})
@@ -75,20 +76,28 @@ class Conversation:
         self.flags.append("reasked")
 
 
+class Client(Protocol):
+    """What answers the judge's calls, for the time of an `async with`: an endpoint's client, or a server of our own."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
+        """Raises ReplyError."""
+        ...
+
+
 class LlmJudge:
     """`fusion_harness.judges` entry point "llm". Raises ConfigError at once for a spec that cannot work."""
 
-    def __init__(self, spec: JudgeSpec) -> None:
-        if not spec.model or not spec.url:
-            raise ConfigError(f"judge {spec.name!r} needs `model` and `url` (an OpenAI-compatible base URL)")
-        key = os.environ.get(spec.key_env) if spec.key_env else None
-        if spec.key_env and not key:
-            raise ConfigError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
+    def __init__(self, spec: JudgeSpec, client: Client | None = None, *, endpoint: str | None = None) -> None:
+        """`client` None: that of the spec's endpoint. `endpoint` stands for it in the cache of replies; None: its
+        URL."""
         self.spec = spec
-        self._client = ChatClient(
-            spec.url, api_key=key, access=spec.access, concurrency=spec.concurrency, timeout=spec.timeout
-        )
-        self._calls = Calls(spec.url, self._client, CallOptions())
+        self._evaluator = None if spec.evaluator is None else read_evaluator(spec.evaluator)
+        self._client = endpoint_client(spec) if client is None else client
+        self._calls = Calls(endpoint or spec.url or "", self._client, CallOptions())
         self._failures = 0
         self._down: str | None = None
 
@@ -102,9 +111,19 @@ class LlmJudge:
     async def __aexit__(self, *exc: object) -> None:
         await self._client.__aexit__(*exc)
 
+    def identity(self) -> dict[str, JsonValue]:
+        """What decides verdicts besides the spec: an evaluator's words, parser and parameters."""
+        return {} if self._evaluator is None else self._evaluator.identity()
+
+    def check(self, task: JudgeTask) -> None:
+        """Raises ConfigError for a kind of task that this judge cannot take."""
+        if self._evaluator is not None:
+            self._evaluator.asked(task)
+
     async def judge(self, task: JudgeTask) -> Judgment:
         """The verdict, or why there is none. Raises JudgeUnavailableError once the endpoint is known to be down."""
         started = time.monotonic()
+        task = task if self._evaluator is None else self._evaluator.asked(task)
         if task.template.identical_is_draw and task.baseline is not None and task.answer.turns == task.baseline.turns:
             drawn = Conversation([], flags=["identical"])
             return self._judgment(task, drawn, started, verdict=Preference(value=0.5))
@@ -126,13 +145,13 @@ class LlmJudge:
         template = task.template
         await self._call(task, talk)
         try:
-            return read_verdict(template.parser, talk.text or "", talk.logprobs, task.order)
+            return read_reply(task, talk.text or "", talk.logprobs)
         except VerdictParseError as error:
             if template.reask is None or not error.reaskable:
                 raise
         talk.ask_again(template.reask)
         await self._call(task, talk)
-        return read_verdict(template.parser, talk.text or "", talk.logprobs, task.order)
+        return read_reply(task, talk.text or "", talk.logprobs)
 
     async def _call(self, task: JudgeTask, talk: Conversation) -> None:
         if self._down is not None:
@@ -190,6 +209,16 @@ class LlmJudge:
             calls=talk.calls,
             seconds=time.monotonic() - started,
         )
+
+
+def endpoint_client(spec: JudgeSpec) -> ChatClient:
+    """The client of the spec's endpoint. Raises ConfigError where model, URL or key are missing."""
+    if not spec.model or not spec.url:
+        raise ConfigError(f"judge {spec.name!r} needs `model` and `url` (an OpenAI-compatible base URL)")
+    key = os.environ.get(spec.key_env) if spec.key_env else None
+    if spec.key_env and not key:
+        raise ConfigError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
+    return ChatClient(spec.url, api_key=key, access=spec.access, concurrency=spec.concurrency, timeout=spec.timeout)
 
 
 def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Message]) -> dict[str, JsonValue]:

@@ -6,16 +6,23 @@ wins. `read_verdict` turns that to the candidate. Nothing here repairs a reply: 
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping
 
 from harness.errors import ConfigError, VerdictParseError
-from harness.formats.arena_hard_labels import STRONG_WEIGHT, V01_LABELS, V2_LABELS, v01_labels, v2_label
-from harness.formats.fastchat_rows import LETTERS
-from harness.records import Order, Preference, Rating, TokenLogprob, Verdict
+from harness.formats.alpaca_eval_rows import share_of
+from harness.formats.arena_hard_labels import (
+    DOUBLE,
+    SINGLE,
+    STRONG_WEIGHT,
+    V01_LABELS,
+    V2_LABELS,
+    v01_labels,
+    v2_label,
+)
+from harness.formats.fastchat_rows import HIGHEST, LETTERS, LOWEST, RATING
+from harness.records import JudgeTask, Order, Preference, Rating, TokenLogprob, Verdict
 
-RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]", re.ASCII)  # FastChat llm_judge/common.py:34, but ASCII digits only
+from .completions import PREFIX, read_completion
 
 Parser = Callable[[str, tuple[TokenLogprob, ...]], Verdict]
 
@@ -26,14 +33,34 @@ def read_verdict(parser: str, reply: str, logprobs: tuple[TokenLogprob, ...], or
     `order` says which answer was shown first: "ab" the baseline (so A and m are the baseline), "ba" the candidate.
     Raises VerdictParseError when there is no verdict, ConfigError for an unknown parser or a preference without order.
     """
-    if parser not in PARSERS:
+    if parser.startswith(PREFIX):
+        shown: Verdict = read_completion(parser, reply, logprobs)
+    elif parser in PARSERS:
+        shown = PARSERS[parser](reply, logprobs)
+    else:
         raise ConfigError(f"no verdict parser named {parser!r}; known: {', '.join(sorted(PARSERS))}")
-    shown = PARSERS[parser](reply, logprobs)
     if isinstance(shown, Rating):
         return shown
     if order is None:
         raise ConfigError(f"parser {parser!r} gives a preference, and the task does not say which answer came first")
     return shown if order == "ba" else shown.model_copy(update={"value": 1.0 - shown.value})
+
+
+def read_reply(task: JudgeTask, reply: str, logprobs: tuple[TokenLogprob, ...]) -> Verdict:
+    """The verdict on a task, as `read_verdict`; a conflict, too, where the judge's words hold several marks and one of
+    them stands in an answer it was shown: it may be quoting, and no rule of first or last can tell."""
+    parser = task.template.parser
+    verdict = read_verdict(parser, reply, logprobs, task.order)
+    if parser in MARKS:
+        marks = MARKS[parser](reply)
+        shown = [text for one in (task.answer, task.baseline) if one is not None for text in one.turns]
+        quoted = sorted(marks & set[str]().union(*map(MARKS[parser], shown)))
+        if len(marks) > 1 and quoted:
+            raise VerdictParseError(
+                f"several marks in one reply, and {quoted[0][:20]!r} stands in an answer as well: perhaps a quotation",
+                reason="conflict",
+            )
+    return verdict
 
 
 def rating(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Rating:
@@ -42,8 +69,8 @@ def rating(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Rating:
     if found is None:
         raise VerdictParseError(f"no [[rating]] in the judge's reply: {_tail(reply)}", reaskable=True)
     value = float(found[1])
-    if not 1 <= value <= 10:
-        raise VerdictParseError(f"rating {found[1]} is outside 1..10")
+    if not LOWEST <= value <= HIGHEST:
+        raise VerdictParseError(f"rating {found[1][:20]} is outside {LOWEST:g}..{HIGHEST:g}")
     return Rating(value=value)
 
 
@@ -93,19 +120,22 @@ def letter_logprob(reply: str, logprobs: tuple[TokenLogprob, ...]) -> Preference
 
     alpaca_eval completion_parsers.logprob_parser with numerator "m", denominators "m" and "M".
     """
-    seen = {top.token: top.logprob for top in reversed(logprobs) if top.token in ("m", "M")}
-    first, second = seen.get("m", -math.inf), seen.get("M", -math.inf)
-    highest = max(first, second)
-    if not math.isfinite(highest):
+    value = share_of("m", {top.token: top.logprob for top in reversed(logprobs)}, ("m", "M"))
+    if value is None:
         tokens = ", ".join(repr(top.token) for top in logprobs) or "none given"
         raise VerdictParseError(f"neither m nor M among the first token's log-probabilities ({tokens})")
-    total = highest + math.log(math.exp(first - highest) + math.exp(second - highest))
-    return Preference(value=min(1.0, math.exp(first - total)))
+    return Preference(value=value)
 
 
 def _tail(reply: str) -> str:
     return repr(reply[-80:]) if reply.strip() else "it is empty"
 
+
+MARKS: dict[str, Callable[[str], set[str]]] = {
+    "rating": lambda text: set(RATING.findall(text)),
+    "arena_label_v2": lambda text: set(DOUBLE.findall(text.upper())) or set(SINGLE.findall(text.upper())),
+}
+"""Parsers that take the first or the last of several marks -> all the marks in a text."""
 
 PARSERS: dict[str, Parser] = {
     "rating": rating,

@@ -140,13 +140,13 @@ class Asker:
         replies: list[ChatReply] = []
         for turn, words in enumerate(prompt.turns):
             messages.append(Message("user", words))
-            room = await self._room(messages, sampling.max_tokens)
+            room = await self.room(messages, sampling.max_tokens)
             params = self._params(sampling, room, prompt.id, turn, index)
             replies.append(await self.dialogue.complete(messages, params))
             messages.append(Message("assistant", replies[-1].text))
         return replies
 
-    async def _room(self, messages: Sequence[Message], max_tokens: int) -> int:
+    async def room(self, messages: Sequence[Message], max_tokens: int) -> int:
         """The answer's limit in tokens, at most `max_tokens`; raises ReplyError where there is no room."""
         if self.context.max_model_len is None or self.context.surely_fits(messages, max_tokens):
             return max_tokens

@@ -14,11 +14,11 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from ..checkpoint import FASTCHAT, Checkpoint, inspect_checkpoint, resolve
-from ..client import ChatClient
+from ..client import ChatClient, ChatReply
 from ..errors import CheckpointError, ConfigError, ReplyError, ServerError
 from ..protocols import Served, ServeOptions
 from ..records import Answer, ModelRef, Prompt, Sampling
-from .chat import Asker, ChatCompletions, Context, Dialogue
+from .chat import Asker, ChatCompletions, Context, Dialogue, Message
 from .fastchat import FastChatCompletions, template_digest
 from .server import Launch, ModelServer, ServerDiedError
 
@@ -109,6 +109,19 @@ class ServedBackend(ABC):
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
         assert self._asker is not None, "use `async with`"
         return await self._asker.answer(prompt, sampling, index)
+
+    async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
+        """A chat-completions body as another client would send it, asked of this model under its own name. Its
+        `max_tokens` is lowered to the room left; raises ReplyError ("context") where there is too little."""
+        assert self._asker is not None, "use `async with`"
+        found = body["messages"]
+        assert isinstance(found, list)
+        messages = [Message(str(one["role"]), str(one["content"])) for one in found if isinstance(one, dict)]
+        params = {name: value for name, value in body.items() if name not in ("model", "messages")}
+        limit = params.get("max_tokens")
+        if isinstance(limit, int):
+            params["max_tokens"] = await self._asker.room(messages, limit)
+        return await self._asker.dialogue.complete(messages, params)
 
     def served(self) -> Served:
         """Where others can ask this model, while it is up."""

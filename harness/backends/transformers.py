@@ -35,6 +35,7 @@ NEEDS = (
 )  # transformers[serving], is_serve_available
 HONOURED = (
     "chat_template",
+    "devices",
     "dtype",
     "quantization",
     "max_model_len",
@@ -81,6 +82,8 @@ class TransformersBackend(ServedBackend):
         argv += ["--trust-remote-code"] if options.trust_remote_code else []
         self._stage()
         env = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"), "TRANSFORMERS_VERBOSITY": "error"}
+        if options.devices is not None:
+            env["CUDA_VISIBLE_DEVICES"] = options.devices
         return Launch((*argv, *options.engine_args), env)
 
     @property

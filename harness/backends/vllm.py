@@ -143,6 +143,8 @@ class VllmBackend(ServedBackend):
             "VLLM_API_KEY": None,  # a key meant for another server would lock us out of this one
             "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # all files are here
         }
+        if self.options.devices is not None:
+            env["CUDA_VISIBLE_DEVICES"] = self.options.devices
         if self.cpu:
             env["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         if self.cpu and self.single:

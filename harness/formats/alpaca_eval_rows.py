@@ -89,14 +89,22 @@ def stored_preference(value: JsonValue) -> float | None:
 
 
 def derived_preference(top: Mapping[str, float], instruction: str) -> float | None:
-    """p(m) / (p(m) + p(M)) turned to the candidate; None without an m or M (completion_parsers.logprob_parser)."""
-    first, second = top.get("m", -math.inf), top.get("M", -math.inf)
-    highest = max(first, second)
-    if not math.isfinite(highest):
+    """p(m) / (p(m) + p(M)) turned to the candidate; None without an m or M."""
+    shown_first = share_of("m", top, LETTERS)
+    if shown_first is None:
         return None
-    total = math.exp(first - highest) + math.exp(second - highest)
-    shown_first = math.exp(first - highest) / total
     return shown_first if _order(instruction) == "ba" else 1.0 - shown_first
+
+
+def share_of(token: str, top: Mapping[str, float], tokens: Sequence[str]) -> float | None:
+    """p(token) over the sum of p of `tokens`, from log-probabilities; a missing token counts 0. None where none of
+    them has a finite one (completion_parsers.logprob_parser)."""
+    there = {one: top[one] for one in tokens if math.isfinite(top.get(one, -math.inf))}
+    if not there:
+        return None
+    highest = max(there.values())
+    total = sum(math.exp(one - highest) for one in there.values())
+    return min(1.0, math.exp(there.get(token, -math.inf) - highest) / total)
 
 
 @lru_cache(maxsize=2048)  # the same for every model

@@ -1,0 +1,190 @@
+"""AlpacaEval's evaluator configurations as judge templates: words, parameters and parser of the installed package.
+
+`--judge alpaca_eval:NAME` uses one as it is; `evaluator: NAME` in a judge's YAML file gives its words to any judge.
+
+Its files are read at run time and never copied; the package is found, not imported (importing it takes seconds and
+writes into site-packages). What our request cannot express is refused with one sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+from pydantic import JsonValue
+
+from harness.errors import ConfigError
+from harness.records import JudgeTask, JudgeTemplate, Record
+
+from .completions import Arguments, Steps, chain_name, known_parsers
+
+CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
+SLOT = re.compile(r"{([^ \s]+?)}")  # alpaca_eval utils.make_prompts
+FIELDS = ("instruction", "output_1", "output_2")
+OPENAI_URL = "https://api.openai.com/v1"
+UNMAPPED = ("tokens_to_favor", "tokens_to_avoid")
+"""Need the model's tokenizer, to become a logit_bias."""
+OWN = ("model_name", "max_tokens", "temperature", "logprobs", "top_logprobs", "requires_chatml", "price_per_token")
+LOCAL = (*OWN, "max_new_tokens", "max_tokens_to_sample", "model_kwargs", "is_chatml_prompt", "batch_size")
+
+
+class Evaluator(Record):
+    """One evaluator configuration, mapped."""
+
+    name: str
+    template: JudgeTemplate
+    model: str
+    url: str | None
+    """None: the configuration asks in another way than by an OpenAI-compatible server."""
+    price: float | None = None
+    """US dollars a million tokens, in and out."""
+
+    def identity(self) -> dict[str, JsonValue]:
+        """For the card's protocol; the digest covers words, parser and parameters."""
+        return {"evaluator": self.name, "template": self.template.sha[:12]}
+
+    def asked(self, task: JudgeTask) -> JudgeTask:
+        """The task in the evaluator's words. Raises ConfigError for one that does not compare two answers."""
+        if task.baseline is None or task.order is None or len(task.prompt.turns) > 1:
+            raise ConfigError(
+                f"evaluator {self.name!r} compares two answers of one turn, and {task.template.name!r} asks for "
+                "something else; give another judge for that suite: --judge SUITE=JUDGE,SUITE=JUDGE"
+            )
+        mine, other = task.answer.turns[0], task.baseline.turns[0]
+        first, second = (other, mine) if task.order == "ab" else (mine, other)
+        texts = {"instruction": task.prompt.turns[0], "output_1": first, "output_2": second}
+        fields = {slot: texts[slot] for slot in dict.fromkeys(SLOT.findall(self.template.user))}
+        return task.model_copy(update={"template": self.template, "fields": fields})
+
+
+def evaluator_names() -> list[str]:
+    """All configurations of the installed package, mapped or not."""
+    return sorted(path.parent.name for path in _folder().glob("*/configs.yaml"))
+
+
+def mapped_names() -> list[str]:
+    """Those that can be used as they are."""
+    return [name for name in evaluator_names() if _is_mapped(name)]
+
+
+def _is_mapped(name: str) -> bool:
+    try:
+        return _read(name).url is not None
+    except _UnmappedError:
+        return False
+
+
+def read_evaluator(name: str) -> Evaluator:
+    """The configuration of that name. Raises ConfigError where there is none, or it cannot be mapped, with those that
+    can."""
+    try:
+        return _read(name)
+    except _UnmappedError as error:
+        raise ConfigError(f"{error}; these can be: {', '.join(mapped_names())}") from None
+
+
+@lru_cache(maxsize=64)
+def _read(name: str) -> Evaluator:
+    folder = _folder()
+    if name not in evaluator_names():
+        raise ConfigError(f"alpaca-eval has no evaluator {name!r}; it has: {', '.join(evaluator_names())}")
+    found = yaml.safe_load((folder / name / "configs.yaml").read_text("utf-8"))
+    if len(found) != 1:
+        raise _refusal(name, f"is a mixture of {len(found)} annotators")
+    (config,) = found.values()
+    _refuse_unmapped(name, config)
+    kwargs = dict(config["completions_kwargs"])
+    client = kwargs.pop("client_kwargs", {})
+    openai = config["fn_completions"] == "openai_completions" and not str(kwargs["model_name"]).startswith("/")
+    price = kwargs.get("price_per_token")
+    return Evaluator(
+        name=name,
+        template=_template(name, config, kwargs),
+        model=str(kwargs["model_name"]),
+        url=str(client.get("base_url", OPENAI_URL)) if openai else None,
+        price=None if price is None else float(price) * 1e6,
+    )
+
+
+def _folder() -> Path:
+    spec = find_spec("alpaca_eval")
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    if not places:
+        raise ConfigError(
+            "--judge alpaca_eval:NAME reads the alpaca-eval package, which is not installed: "
+            "pip install 'fusion-harness[alpaca-eval]'"
+        )
+    return Path(places[0]) / "evaluators_configs"
+
+
+class _UnmappedError(Exception):
+    """Internal: our request cannot say what this configuration asks for."""
+
+
+def _refusal(name: str, why: str) -> _UnmappedError:
+    return _UnmappedError(f"evaluator {name!r} {why}, which cannot be mapped")
+
+
+def _refuse_unmapped(name: str, config: Mapping[str, JsonValue]) -> None:
+    kwargs = config["completions_kwargs"]
+    assert isinstance(kwargs, dict)
+    if config.get("batch_size", 1) != 1:
+        raise _refusal(name, f"asks about {config['batch_size']} pairs in one prompt")
+    if config.get("is_randomize_output_order") is False:
+        raise _refusal(name, "always shows the baseline first")
+    for word in UNMAPPED:
+        if word in kwargs:
+            raise _refusal(name, f"biases tokens ({word})")
+    arguments = config.get("completion_parser_kwargs") or {}
+    if isinstance(arguments, dict) and arguments.get("log_prob_index", "batch") not in ("batch", 0):
+        raise _refusal(name, "reads the last token's log-probabilities")
+
+
+def _template(name: str, config: Mapping[str, JsonValue], kwargs: Mapping[str, JsonValue]) -> JudgeTemplate:
+    text = (_folder() / str(config["prompt_template"])).read_text("utf-8")
+    messages = [(role, content.strip()) for role, content in CHATML.findall(text)]
+    if [role for role, _ in messages] not in (["system", "user"], ["user"]):
+        raise _refusal(name, "has a prompt that is not one system and one user message")
+    if sorted(SLOT.findall(messages[-1][1])) != sorted(FIELDS):
+        raise _refusal(name, f"has other slots than {', '.join(FIELDS)}")
+    steps = _steps(name, config)
+    tops = kwargs.get("top_logprobs")
+    limit = kwargs.get("max_tokens") or kwargs.get("max_new_tokens") or kwargs.get("max_tokens_to_sample")
+    temperature = kwargs.get("temperature", 0.7)  # decoders/openai.py
+    extra = {key: value for key, value in kwargs.items() if key not in LOCAL}
+    return JudgeTemplate(
+        name=f"alpaca_eval:{name}",
+        system=messages[0][1] if len(messages) == 2 else None,
+        user=messages[-1][1],
+        filling="replace",
+        parser=chain_name(steps),
+        temperature=float(str(temperature)),
+        max_tokens=int(str(limit)),
+        top_logprobs=None if tops is None else int(str(tops)),
+        extra={"top_p": 1.0, **extra},  # decoders/openai.py
+        identical_is_draw=True,
+    )
+
+
+def _steps(name: str, config: Mapping[str, JsonValue]) -> Steps:
+    parser = str(config.get("fn_completion_parser") or "regex_parser")
+    arguments = config.get("completion_parser_kwargs") or {}
+    assert isinstance(arguments, dict)
+    chain = arguments.get("parsers_to_kwargs") if parser == "pipeline_meta_parser" else {parser: arguments}
+    assert isinstance(chain, dict)
+    unknown = [step for step in chain if step not in known_parsers()]
+    if unknown:
+        raise _refusal(name, f"has the parser {unknown[0]!r}")
+    return tuple((step, _as_json(given if isinstance(given, dict) else {})) for step, given in chain.items())
+
+
+def _as_json(arguments: Mapping[str, JsonValue]) -> Arguments:
+    """Tables become lists of pairs: their keys are numbers, which JSON objects cannot have."""
+    return {
+        key: [[one, to] for one, to in value.items()] if isinstance(value, dict) else value
+        for key, value in arguments.items()
+    }
