@@ -15,6 +15,7 @@ COMMANDS = (
     "export",
     "import",
     "leaderboard",
+    "compare",
     "data list",
     "data pull",
     "data verify",

@@ -19,6 +19,7 @@ COMMANDS = {
     "export": ("export:export", "Hand a run back to FastChat, AlpacaEval or Arena-Hard."),
     "import": ("importing:import_", "Bring in answers, judgments or lm-eval results made elsewhere."),
     "leaderboard": ("leaderboard:leaderboard", "Rank the score cards of a results folder."),
+    "compare": ("compare:compare", "Compare runs on the same questions: differences, flips, what could be seen."),
     "data": ("data:data_app", "List, fetch and verify the official benchmark files."),
     "judge": ("judge:judge_app", "List the judges."),
     "ls": ("ls:ls", "List installed backends, suites, judges or rewards."),

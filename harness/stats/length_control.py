@@ -87,12 +87,28 @@ def control_length_interval(
 ) -> Interval | None:
     """Interval of the length-controlled win rate, in percent: instructions resampled, lengths standardised anew and
     the model refitted each time, with the headline's C."""
+    found = control_length_replicates(rows, gamed, fit, refits=refits, seed=seed)
+    return None if found is None else percentile_interval(found)
+
+
+def control_length_replicates(
+    rows: LengthRows,
+    gamed: Sequence[tuple[float, float, float]],
+    fit: LengthControl,
+    *,
+    refits: int = REFITS,
+    seed: int = 0,
+) -> FloatArray | None:
+    """Win rates of the refits, in percent, shape (refits,); None with fewer than two rows.
+
+    Equally many rows and the same seed draw the same instructions, so that two models' replicates are paired.
+    """
     if len(rows.preference) < 2:
         return None
     rng = np.random.default_rng(seed)
     drawn = np.concatenate(list(resampling_weights(len(rows.preference), refits, rng)))
     estimates = [_refit(rows, gamed, fit, part) for part in np.array_split(drawn, max(1, refits // 100))]
-    return percentile_interval(np.concatenate(estimates))
+    return np.concatenate(estimates)
 
 
 def _design(

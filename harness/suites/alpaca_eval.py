@@ -17,10 +17,12 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from ..differences import Refits, RunRows
 from ..errors import DataError
 from ..official import sha256_of
 from ..protocols import SuiteData, SuiteOptions
 from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Order, Prompt, Sampling, SuiteScores
+from .alpaca_pairs import paired_length_control
 from .alpaca_scores import ScoreRules, score_preferences
 from .editions import load_edition, official_files, only_template, pinned, template_shas
 
@@ -90,6 +92,10 @@ class AlpacaEval:
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
         return score_preferences(self._data, prompts, answers, judgments, ScoreRules(seed=self._seed))
+
+    def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, other: RunRows) -> Refits | None:
+        """The length-controlled win rate of two models, to be compared."""
+        return paired_length_control(self._data, prompts, first, other, seed=self._seed)
 
 
 def shown_order(instruction: str, seed: int = 0) -> Order:

@@ -57,13 +57,18 @@ def score_preferences(
     rules: ScoreRules = DEFAULT_RULES,
 ) -> SuiteScores:
     """All metrics of one model; rates in percent, counts and lengths as they are."""
-    judged = Judged(
+    return score_judged(data, prompts, judged_of(data, prompts, answers, judgments), rules)
+
+
+def judged_of(
+    data: SuiteData, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]
+) -> Judged:
+    return Judged(
         lengths=_lengths(prompts, answers),
         baseline_lengths={prompt_id: len(answer.turns[0]) for prompt_id, answer in data.baseline.items()},
         preferences=_preferences(prompts, answers, judgments),
         times=draws(answers),
     )
-    return score_judged(data, prompts, judged, rules)
 
 
 def score_judged(data: SuiteData, prompts: Sequence[Prompt], judged: Judged, rules: ScoreRules) -> SuiteScores:

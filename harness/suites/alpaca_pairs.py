@@ -1,0 +1,32 @@
+"""Two models' length-controlled win rates on the same instructions, refitted on resamples that both share. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..differences import Refits, RunRows
+from ..protocols import SuiteData
+from ..records import Prompt
+from ..stats.length_control import control_length, control_length_replicates
+from .alpaca_scores import judged_of, length_rows
+
+
+def paired_length_control(
+    data: SuiteData, prompts: Sequence[Prompt], first: RunRows, other: RunRows, *, seed: int = 0
+) -> Refits | None:
+    """`lc_win_rate` of both over the instructions that both answered; None where one cannot be fitted, or where a fit
+    found no pattern (all coefficients 0), whose refits would say nothing."""
+    judged = [judged_of(data, prompts, run.answers, run.judgments) for run in (first, other)]
+    both = [prompt for prompt in prompts if all(one.lengths.get(prompt.id) for one in judged)]
+    values, replicates = [], []
+    for own in judged:
+        rows = length_rows(data, both, own)
+        fit = None if rows is None else control_length(rows, data.gamed)
+        if rows is None or fit is None or not any(fit.coefficients):
+            return None
+        drawn = control_length_replicates(rows, data.gamed, fit, seed=seed)
+        if drawn is None:
+            return None
+        values.append(fit.win_rate)
+        replicates.append(drawn)
+    return Refits("lc_win_rate", (values[0], values[1]), (replicates[0], replicates[1]), len(both))
