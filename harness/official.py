@@ -74,6 +74,13 @@ def expected_sha256(file: OfficialFile, cache_dir: Path | None = None) -> str | 
     return file.sha256 or _recorded(cached_path(file, cache_dir))
 
 
+def at_hand(name: str, mirror: str | None = None, cache_dir: Path | None = None) -> bool:
+    """Whether the file is in the cache or in a mirror's folder: `ensure` then needs no network."""
+    file = FILES[name]
+    places = [place for place in (mirror, os.environ.get("HARNESS_MIRROR")) if place and not _is_url(place)]
+    return cached_path(file, cache_dir).is_file() or any(Path(place, file.path).is_file() for place in places)
+
+
 # -------------------------------------------------------------------------------------------------------- fetching
 
 

@@ -6,16 +6,14 @@ A broken game is unscored with its reason and counted. Rows for what is read are
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 from pydantic import JsonValue
 
 from ..errors import ConfigError
-from ..official import FILES, cached_path, ensure
+from ..official import at_hand, ensure
 from ..records import Score, ScoreCard, SuiteScores, digest
 from ..stats.intervals import ratio_interval
 from .arena_hard_answers import Answers, read_answers
@@ -240,9 +238,7 @@ def _is_official(group: Group, mirror: str | None) -> bool:
 @cache
 def _known_ids(name: str, mirror: str | None) -> frozenset[str] | None:
     """Ids of the pinned questions where their file is at hand; nothing is fetched from the network for this."""
-    places = [place for place in (mirror, os.environ.get("HARNESS_MIRROR")) if place]
-    at_hand = cached_path(FILES[name]).is_file() or any(Path(place, FILES[name].path).is_file() for place in places)
-    if not at_hand:
+    if not at_hand(name, mirror):
         return None
     path = ensure([name], mirror)[name]  # raises DataError for a file that is not the pinned one
     [source] = read_files([path])

@@ -14,9 +14,12 @@ from ..records import Failure, Judgment, Prompt, Rating, Score, ScoreCard, Suite
 from ..scoring import Unit, categories, mean_score, unscored_note
 from ..suites.mt_bench import MtBench
 from .cards import FileResult, card_of
+from .fastchat_answers import Answers, judged_failure, judged_others, read_answers
 from .fastchat_pair import pair_cards
 from .fastchat_rows import (
     FAILED,
+    FAILED_CALL,
+    Reading,
     Row,
     is_pair,
     is_single,
@@ -26,8 +29,9 @@ from .fastchat_rows import (
     stored_score,
     turn_of,
 )
-from .files import SourceFile
+from .files import SourceFile, read_files
 from .mt_questions import is_official, questions
+from .mt_references import reference_set
 from .options import ScoreOptions
 
 RULES = "ours: rows deduplicated (last wins), words and stored score agree, 1..10; no backup pattern"
@@ -61,18 +65,33 @@ def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]
                 pairs.append((file.name, row))
     if not single and not pairs:
         raise ConfigError(f"no FastChat judgment in {', '.join(names)}")
-    found = [_single_card(model, group, options) for (model, _), group in single.items()]
-    return found + pair_cards(pairs, options)
+    answers = read_answers(read_files(options.answers))
+    found = [_single_card(model, group, answers, options) for (model, _), group in single.items()]
+    return found + pair_cards(pairs, answers, options)
 
 
-def _single_card(model: str, group: Group, options: ScoreOptions) -> ScoreCard:
+def _single_card(model: str, group: Group, answers: Answers, options: ScoreOptions) -> ScoreCard:
     seen = dict.fromkeys(question_of(row) for row in group.rows)
     turns = max(2, *(turn_of(row) for row in group.rows)) if is_official(seen) else None
     prompts = questions(seen, turns or max(turn_of(row) for row in group.rows))
     strict = options.strict_reference
-    found = _strict(prompts, group.rows, options) if strict else _ours(model, prompts, group.rows, options)
+    failed = [judged_failure(row, answers) for row in group.rows]
+    if strict:
+        found = _strict(prompts, group.rows, sum(failed), options)
+    else:
+        found = _ours(model, prompts, list(zip(group.rows, failed, strict=True)), options)
+    others = judged_others(group.rows, answers)
+    if others:
+        found = found.model_copy(
+            update={"notes": (*found.notes, f"{others} judgments are of other answers than given")}
+        )
     judges = sorted({judge_name(row) for row in group.rows})
-    protocol: dict[str, JsonValue] = {"mode": "single", "rules": STRICT_RULES if strict else RULES}
+    references = reference_set(group.rows, options.mirror)
+    protocol: dict[str, JsonValue] = {
+        "mode": "single",
+        "rules": STRICT_RULES if strict else RULES,
+        "references": references,
+    }
     return card_of(
         FileResult(
             suite="mt_bench",
@@ -92,10 +111,12 @@ def _single_card(model: str, group: Group, options: ScoreOptions) -> ScoreCard:
 # --------------------------------------------------------------------------------------------------------- our rules
 
 
-def _ours(model: str, prompts: Sequence[Prompt], rows: Sequence[Row], options: ScoreOptions) -> SuiteScores:
-    """The suite's own scorer over the rows as judgments."""
-    last = {(question_of(row), turn_of(row)): row for row in rows}
-    judgments = [_judgment(model, row) for row in last.values()]
+def _ours(
+    model: str, prompts: Sequence[Prompt], rows: Sequence[tuple[Row, bool]], options: ScoreOptions
+) -> SuiteScores:
+    """The suite's own scorer over the rows as judgments; True beside a row: a failed call was judged."""
+    last = {(question_of(row), turn_of(row)): (row, failed) for row, failed in rows}
+    judgments = [_judgment(model, row, failed=failed) for row, failed in last.values()]
     data = SuiteData(version="files-1", prompts=tuple(prompts), templates={})
     suite = MtBench(data, seed=options.seed, intervals=options.intervals)
     found = suite.score(prompts, [], judgments)
@@ -107,8 +128,8 @@ def _ours(model: str, prompts: Sequence[Prompt], rows: Sequence[Row], options: S
     return found.model_copy(update={"notes": tuple(notes)})
 
 
-def _judgment(model: str, row: Row) -> Judgment:
-    reading = read_rating(row)
+def _judgment(model: str, row: Row, *, failed: bool) -> Judgment:
+    reading = Reading(reason="answer", why=f"the answer judged is {FAILED_CALL}") if failed else read_rating(row)
     words = row.get("judgment")
     return Judgment(
         prompt_id=question_of(row),
@@ -125,7 +146,7 @@ def _judgment(model: str, row: Row) -> Judgment:
 # -------------------------------------------------------------------------------------------------- the reference's
 
 
-def _strict(prompts: Sequence[Prompt], rows: Sequence[Row], options: ScoreOptions) -> SuiteScores:
+def _strict(prompts: Sequence[Prompt], rows: Sequence[Row], failed: int, options: ScoreOptions) -> SuiteScores:
     """What show_result.py prints: means over stored rows, whatever they hold."""
     scores = _stored_means(prompts, rows, options)
     legacy = [Unit(question_of(row), score) for row in rows if (score := stored_score(row)) is not None]
@@ -135,7 +156,10 @@ def _strict(prompts: Sequence[Prompt], rows: Sequence[Row], options: ScoreOption
     for category, ids in categories(prompts).items():
         some = [row for row in rows if question_of(row) in ids]
         by_category[category] = _stored_means([one for one in prompts if one.id in ids], some, options)
-    return SuiteScores(scores=scores, by_category=by_category, notes=_strict_notes(scores["mt_bench"], rows))
+    notes = _strict_notes(scores["mt_bench"], rows)
+    if failed:
+        notes += (f"{failed} scored all the same: the answer judged is {FAILED_CALL}",)
+    return SuiteScores(scores=scores, by_category=by_category, notes=notes)
 
 
 def _stored_means(prompts: Sequence[Prompt], rows: Sequence[Row], options: ScoreOptions) -> dict[str, Score]:

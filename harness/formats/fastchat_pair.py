@@ -10,25 +10,27 @@ from pydantic import JsonValue
 from ..records import Preference, ScoreCard
 from ..suites.mt_bench_pairs import Games, score_pairs
 from .cards import FileResult, card_of
-from .fastchat_rows import Reading, Row, judge_name, question_of, read_game, stored_game, turn_of
+from .fastchat_answers import Answers, judged_failure
+from .fastchat_rows import FAILED_CALL, Reading, Row, judge_name, question_of, read_game, stored_game, turn_of
 from .mt_questions import is_official, questions
+from .mt_references import reference_set
 from .options import ScoreOptions
 
 RULES = "ours: rows deduplicated (last wins), words and stored winner agree; two games that differ are a tie"
 STRICT_RULES = "reference: stored winners, duplicates included; two games that differ are a tie"
 
 
-def pair_cards(named: Sequence[tuple[str, Row]], options: ScoreOptions) -> list[ScoreCard]:
+def pair_cards(named: Sequence[tuple[str, Row]], answers: Answers, options: ScoreOptions) -> list[ScoreCard]:
     """A card a model and judge; a model's rows against all its opponents count together, as show_result.py has it."""
     groups: dict[tuple[str, str], list[tuple[str, Row]]] = defaultdict(list)
     for name, row in named:
         judge = "" if options.strict_reference else judge_name(row)
         for side in ("model_1", "model_2"):
             groups[str(row[side]), judge].append((name, row))
-    return [_card(model, rows, options) for (model, _), rows in groups.items()]
+    return [_card(model, rows, answers, options) for (model, _), rows in groups.items()]
 
 
-def _card(model: str, named: Sequence[tuple[str, Row]], options: ScoreOptions) -> ScoreCard:
+def _card(model: str, named: Sequence[tuple[str, Row]], answers: Answers, options: ScoreOptions) -> ScoreCard:
     rows = [row for _, row in named]
     strict = options.strict_reference
     kept = rows if strict else list({_key(row): row for row in rows}.values())
@@ -38,7 +40,7 @@ def _card(model: str, named: Sequence[tuple[str, Row]], options: ScoreOptions) -
     # The official questions are judged in both turns against each opponent; of others only what is there is known.
     slots = {_key(row)[:4] for row in kept}
     expected = max(len(kept), 2 * len(prompts) * len(opponents) + len(kept) - len(slots)) if is_official(ids) else 0
-    readings = [_readings(row, strict=strict) for row in kept]
+    readings = [_readings(row, failed=not strict and judged_failure(row, answers), strict=strict) for row in kept]
     games = [_games(model, row, found) for row, found in zip(kept, readings, strict=True)]
     seed, intervals = options.seed, options.intervals
     found = score_pairs(prompts, games, expected or len(kept), seed=seed, intervals=intervals)
@@ -56,7 +58,7 @@ def _card(model: str, named: Sequence[tuple[str, Row]], options: ScoreOptions) -
             judge="+".join(sorted({judge_name(row) for row in kept})),
             headline="win_rate_adjusted",
             found=found.model_copy(update={"notes": tuple(notes)}),
-            protocol=protocol | {"opponents": list(opponents)},
+            protocol=protocol | {"opponents": list(opponents), "references": reference_set(kept, options.mirror)},
             files=tuple(dict.fromkeys(name for name, _ in named)),
             counts={"rows": len(rows)},
             seed=seed,
@@ -72,7 +74,10 @@ def _opponent(model: str, row: Row) -> str:
     return str(row["model_2"] if row["model_1"] == model else row["model_1"])
 
 
-def _readings(row: Row, *, strict: bool) -> tuple[Reading, Reading]:
+def _readings(row: Row, *, failed: bool, strict: bool) -> tuple[Reading, Reading]:
+    if failed:
+        broken = Reading(reason="answer", why=f"an answer judged is {FAILED_CALL}")
+        return broken, broken
     read = stored_game if strict else read_game
     return read(row, 1), read(row, 2)
 

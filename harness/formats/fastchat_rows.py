@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 Row = Mapping[str, JsonValue]
-Reason = Literal["parse", "conflict", "http", "empty"]
+Reason = Literal["parse", "conflict", "http", "empty", "answer"]
 
 RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]", re.ASCII)  # common.py:34 one_score_pattern; ASCII digits only
 FAILED = -1

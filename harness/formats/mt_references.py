@@ -1,0 +1,59 @@
+"""Which reference answers an MT-Bench judge was shown, read from the stored judge prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+
+from ..official import at_hand, ensure
+from ..suites.mt_bench import REFERENCE_SETS, REFERENCED
+from .fastchat_rows import Row, question_of, turn_of
+from .files import read_files
+from .mt_questions import OFFICIAL
+
+NOT_STATED, UNKNOWN, OTHER, MIXED = "not stated", "unknown", "other", "mixed"
+References = dict[str, tuple[str, ...]]
+"""Question id -> reference answers, one a turn."""
+
+
+def reference_set(rows: Iterable[Row], mirror: str | None) -> str:
+    """`official` or `pr3158` where every prompt that has to show a reference shows that set's; `mixed` for both.
+
+    `other` where one shows neither; `not stated`: no row holds such a prompt; `unknown`: no pinned file is at hand.
+    """
+    shown = [
+        (question_of(row), turn_of(row), prompt)
+        for row in rows
+        if OFFICIAL.get(question_of(row)) in REFERENCED
+        and isinstance(prompt := row.get("user_prompt", row.get("g1_user_prompt")), str)
+    ]
+    if not shown:
+        return NOT_STATED
+    known = {name: references for name in REFERENCE_SETS if (references := _references(name, mirror))}
+    if not known:
+        return UNKNOWN
+    found = {_shown(*one, known) for one in shown}
+    return found.pop() if len(found) == 1 else OTHER if OTHER in found else MIXED
+
+
+def _shown(question: str, turn: int, prompt: str, known: dict[str, References]) -> str:
+    for name, references in known.items():
+        texts = references.get(question, ())[:turn]
+        if texts and all(text in prompt for text in texts):
+            return name
+    return OTHER
+
+
+@cache
+def _references(name: str, mirror: str | None) -> References:
+    """Empty where the set's file is not at hand; nothing is fetched for this."""
+    file = f"mt_bench/references/{name}"
+    if not at_hand(file, mirror):
+        return {}
+    [source] = read_files([ensure([file], mirror)[file]])
+    found: References = {}
+    for row in source.rows:
+        match row:
+            case {"question_id": _, "choices": [{"turns": [str(first), str(second)]}, *_]}:
+                found[question_of(row)] = (first, second)
+    return found
