@@ -32,16 +32,16 @@ def reference_set(rows: Iterable[Row], mirror: str | None) -> str:
     known = {name: references for name in REFERENCE_SETS if (references := _references(name, mirror))}
     if not known:
         return UNKNOWN
-    found = {_shown(*one, known) for one in shown}
-    return found.pop() if len(found) == 1 else OTHER if OTHER in found else MIXED
+    fits = [{name for name, references in known.items() if _is_shown(*one, references)} for one in shown]
+    everywhere = set.intersection(*fits)  # a short answer of one set may be part of the other's
+    if everywhere:
+        return min(everywhere)
+    return MIXED if all(fits) else OTHER
 
 
-def _shown(question: str, turn: int, prompt: str, known: dict[str, References]) -> str:
-    for name, references in known.items():
-        texts = references.get(question, ())[:turn]
-        if texts and all(text in prompt for text in texts):
-            return name
-    return OTHER
+def _is_shown(question: str, turn: int, prompt: str, references: References) -> bool:
+    texts = references.get(question, ())[:turn]
+    return bool(texts) and all(text in prompt for text in texts)
 
 
 @cache
