@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
+from .consistency import judging, trust_notes
 from .errors import ConfigError
+from .jury import combine, jury_of
 from .pipeline import SuiteRun, current_judgments
 from .plan import Plan, judge_label, protocol
+from .questions import rules_of
 from .records import Answer, Judgment, Prompt, ScoreCard, digest
 from .store import RunStore
 
@@ -22,14 +25,27 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
     suite, spec = run.suite, made.spec
     asked = {prompt.id for prompt in run.prompts}
     answers = [answer for answer in run.store.answers.all() if answer.prompt_id in asked]
-    judgments = current_judgments(answers, run.store.judgments.all())
-    found = suite.score(run.prompts, answers, judgments)
+    judges = spec.judges[suite.name]
+    rows = current_judgments(answers, run.store.judgments.all())
+    judgments = sorted(rows, key=lambda row: row.key)  # the order of arrival must not move the last digit of a figure
+    jury = jury_of(protocol(made, suite))
+    combined = None if jury is None else combine(judgments, jury)
+    found = suite.score(run.prompts, answers, judgments if combined is None else combined.judgments)
     if suite.headline not in found.scores:
         raise ConfigError(f"suite {suite.name!r} gave no score named {suite.headline!r}, its own headline")
     head = found.scores[suite.headline]
     complete = head.value is not None and head.n >= MIN_SCORED * (head.n + head.unscored)
-    judges = spec.judges[suite.name]
     notes = [*found.notes, *dict.fromkeys(judge.note for judge in judges if judge.note)]
+    trust = judging(
+        judgments,
+        jury,
+        None if combined is None else combined.counts,
+        repeats=run.repeats,
+        rule=rules_of(suite.name, suite.headline, judgments)[0],
+        categories={prompt.id: prompt.category for prompt in run.prompts},
+        headline=lambda rows: suite.score(run.prompts, answers, rows).scores[suite.headline],
+    )
+    notes += trust_notes(trust)
     if not complete:
         notes.append(f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")
     return ScoreCard(
@@ -45,6 +61,7 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
         by_category=found.by_category,
         counts=count(run.prompts, answers, judgments),
         notes=tuple(notes),
+        judging=trust,
         provenance={
             **facts,
             "model": made.identity,
@@ -65,7 +82,8 @@ def _settings(run: SuiteRun) -> dict[str, JsonValue]:
 
 
 def count(prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
-    """Asked, answered, truncated, and what failed by reason; a failure is counted, never scored."""
+    """Asked, answered, truncated, and what failed by reason; a failure is counted, never scored. Judgments are those of
+    every member of a jury and every repeat."""
     unanswered = Counter(answer.error.reason for answer in answers if answer.error is not None)
     unjudged = Counter(row.error.reason for row in judgments if row.error is not None)
     flags = Counter(flag for row in judgments for flag in row.flags)

@@ -30,6 +30,7 @@ from ..errors import ConfigError, IncompleteError
 from ..pipeline import SuiteRun
 from ..plan import Plan, estimate, plan
 from ..records import ModelRef, ScoreCard
+from ..report.judging import judging_table
 from ..report.tables import card_table
 from ..run import execute, opened
 from ..store import make_folder
@@ -236,6 +237,9 @@ def finish(made: Plan, cards: list[ScoreCard], *, as_json: bool) -> None:
     else:
         console = Console(width=None if os.isatty(1) else 140)
         console.print(card_table(cards))
+        trust = judging_table(cards)
+        if trust is not None:
+            console.print(trust)
         for card in cards:
             for note in card.notes:
                 console.print(Text(f"{card.suite}: {note}"), soft_wrap=True)

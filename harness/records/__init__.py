@@ -20,10 +20,11 @@ from .judging import (
     TokenLogprob,
     Verdict,
 )
-from .results import Score, ScoreCard, SuiteScores
+from .results import AnchorCheck, Judging, JuryCounts, PairAgreement, Score, ScoreCard, SuiteScores, VarianceParts
 
 __all__ = [
     "Access",
+    "AnchorCheck",
     "Answer",
     "Failure",
     "Filling",
@@ -31,10 +32,13 @@ __all__ = [
     "JudgeSpec",
     "JudgeTask",
     "JudgeTemplate",
+    "Judging",
     "Judgment",
+    "JuryCounts",
     "JuryRule",
     "ModelRef",
     "Order",
+    "PairAgreement",
     "Preference",
     "Prompt",
     "Rating",
@@ -45,6 +49,7 @@ __all__ = [
     "ScoreCard",
     "SuiteScores",
     "TokenLogprob",
+    "VarianceParts",
     "Verdict",
     "base_url",
     "digest",

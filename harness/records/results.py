@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import JsonValue, model_validator
 
 from .base import Record, digest
+from .judging import JuryRule
 
 
 class Score(Record):
@@ -31,6 +32,111 @@ class SuiteScores(Record):
     notes: tuple[str, ...] = ()
 
 
+class JuryCounts(Record):
+    """How many verdicts a jury's questions got. A question is one answer (turn, order, repeat) to be judged."""
+
+    questions: int
+    full: int
+    """All members gave a verdict."""
+    part: int
+    """More than half of them, not all: combined from those there are."""
+    short: int
+    """Half of them or fewer: unscored."""
+    undecided: int = 0
+    """No majority: a draw for preferences, the median for ratings."""
+
+
+class PairAgreement(Record):
+    """Two members' verdicts on the same questions; preferences count as win, draw or loss, ratings as they are."""
+
+    one: str
+    other: str
+    agreement: Score
+    """Percent of equal verdicts."""
+    kappa: Score
+    """Cohen's, -1..1."""
+
+
+class VarianceParts(Record):
+    """Where the headline's sampling error comes from: components of variance of one verdict, and their effect.
+
+    In the square of `unit`; None where the design cannot tell a level from the one above it (one draw, one judge and
+    order, one repeat), which then holds both. Negative estimates are 0 and named in `truncated`.
+    """
+
+    unit: Literal["percent", "points"]
+    questions: int
+    question: float
+    generation: float | None = None
+    """Between answers drawn for one question."""
+    judge: float | None = None
+    """Between judges and orders on one answer, their means over all answers taken off."""
+    repeat: float | None = None
+    """Between repeats of one judge in one order on one answer."""
+    truncated: tuple[Literal["question", "generation", "judge", "repeat"], ...] = ()
+    se: float
+    """Standard error of the mean over questions that the components imply."""
+    judge_share: float
+    """Percent of its square that is the judges': `judge` and `repeat`, with the verdicts there are."""
+
+
+class AnchorCheck(Record):
+    """One judge's verdicts on the anchor set now, against those recorded with it."""
+
+    anchors: str
+    """First 12 characters of the anchor file's digest."""
+    n: int
+    """Anchors compared."""
+    unscored: int
+    """Anchors without a verdict now."""
+    unit: Literal["percent", "points"]
+    shift: Score
+    """Mean of now less recorded, question as the unit: percent points of preference, or rating points."""
+    p: float | None = None
+    """Of the paired t-test that the shift is 0; None where it cannot be made."""
+    changed: float | None = None
+    """Percent of verdicts with another outcome (win, draw, loss) or rating than recorded."""
+    detectable: float | None = None
+    """Shift that such a check notices with a probability of 80 %, same unit."""
+    cusum: float | None = None
+    """Cumulative sum over the earlier checks of these anchors and this one, in standard errors; from 5 up it alarms."""
+    checks: int = 1
+    """Checks the sum is made of, this one included."""
+    drifted: bool | None = None
+    """True: the judge moved (p under 0.01, or the sum alarms). None: cannot be told, see `reason`."""
+    reason: str | None = None
+
+
+class Judging(Record):
+    """How far the verdicts can be trusted. Shares are percent with 95 % intervals, the question being the unit."""
+
+    rule: JuryRule | None = None
+    """None: one judge."""
+    repeats: int = 1
+    members: dict[str, Score] = {}
+    """Of a jury: the headline by each member's verdicts alone."""
+    jury: JuryCounts | None = None
+    agreement: tuple[PairAgreement, ...] = ()
+    differing: Score | None = None
+    """Questions with two verdicts or more on which members differ."""
+    alpha: float | None = None
+    """Krippendorff's, interval metric, over all members."""
+    order_flips: dict[str, Score] = {}
+    """By judge: answers whose outcome changes with the order they are shown in."""
+    first_shown: dict[str, Score] = {}
+    """By judge: share of the points that the answer shown first gets; 50 is no preference for a place."""
+    repeat_flips: dict[str, Score] = {}
+    """By judge: chance that two repeats of one question differ."""
+    variance: VarianceParts | None = None
+    anchors: dict[str, AnchorCheck] = {}
+    """By judge."""
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """Judges that moved: a gate must not pass on them."""
+        return tuple(name for name, check in self.anchors.items() if check.drifted)
+
+
 class ScoreCard(Record):
     """One model on one suite under one protocol: what the leaderboard and the gate read."""
 
@@ -53,6 +159,8 @@ class ScoreCard(Record):
     notes: tuple[str, ...] = ()
     provenance: dict[str, JsonValue]
     """Digests, versions, git state, seeds: what produced the numbers."""
+    judging: Judging | None = None
+    """Jury, flips, variance, drift; None on cards that no pipeline of ours judged."""
     usage: dict[str, JsonValue] = {}
     """Seconds, tokens and dollars by stage: measured, so not equal between two runs."""
 

@@ -25,6 +25,7 @@ from ..records import (
     Sampling,
     Score,
     SuiteScores,
+    Verdict,
 )
 from ..scoring import (
     Slot,
@@ -132,12 +133,20 @@ def _slots(prompts: Sequence[Prompt], times: int) -> list[Slot]:
 
 def _reference(prompts: Sequence[Prompt], found: Verdicts, times: int, headline: Score) -> Score:
     """The score with the reference's interval: rows after weighting, 100 rounds, numpy seed 42, this model alone."""
-    verdicts = [verdict for slot in _slots(prompts, times) for verdict in found.get(slot, ())]
+    verdicts = battles([found.get(slot, ()) for slot in _slots(prompts, times)])
     interval = row_interval([verdict.value for verdict in verdicts], [verdict_weight(verdict) for verdict in verdicts])
     limits: dict[str, float | None] = {"ci_low": None, "ci_high": None, "se": None}
     if interval is not None:
         limits = {"ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
     return headline.model_copy(update=limits)
+
+
+def battles(games: Sequence[Sequence[Verdict]]) -> list[Verdict]:
+    """The games as rows of the reference's interval: one verdict each, won, drawn or lost. None at all where a game has
+    several verdicts (repeats, a jury's mean) or a fraction: as rows of their own they would count as independent."""
+    verdicts = [verdict for game in games for verdict in game]
+    single = all(len(game) <= 1 for game in games) and all(verdict.value in (0.0, 0.5, 1.0) for verdict in verdicts)
+    return verdicts if single else []
 
 
 def _fields(prompt: Prompt, baseline: Answer, answer: Answer, order: Order) -> dict[str, str]:

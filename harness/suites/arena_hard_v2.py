@@ -42,7 +42,7 @@ from ..scoring import (
     verdicts_by_slot,
 )
 from ..stats.bradley_terry import v2_row_interval
-from .arena_hard import MAX_TOKENS, ORDERS, average_tokens
+from .arena_hard import MAX_TOKENS, ORDERS, average_tokens, battles
 from .editions import official_files, pinned, read_json_lines, template_shas
 
 HEADLINE_CATEGORY = "hard_prompt"
@@ -146,10 +146,10 @@ def _whole(prompt: Prompt, found: Verdicts, times: int) -> list[tuple[str, Seque
 
 def _reference(prompts: Sequence[Prompt], found: Verdicts, times: int, headline: Score) -> Score:
     """The mean of 100 resamples of rows with its 90 % interval, as v2.0's table has it."""
-    verdicts = [verdict for prompt in prompts for _, game in _whole(prompt, found, times) for verdict in game]
+    verdicts = battles([game for prompt in prompts for _, game in _whole(prompt, found, times)])
     interval = v2_row_interval([verdict.value for verdict in verdicts], [verdict_weight(one) for one in verdicts])
     if interval is None:
-        return headline
+        return headline.model_copy(update={"ci_low": None, "ci_high": None, "se": None})
     update = {"value": interval.middle, "ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
     return headline.model_copy(update=update)
 
