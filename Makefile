@@ -51,6 +51,9 @@ bench-official: $(READY)
 bench-stats: $(READY)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.stats
 
+bench-training: $(READY)
+	$(BIN)/python -m benchmarks.training
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
