@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Collection
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from .errors import ConfigError
 from .records import Answer, Judgment
-from .store import JsonlRows, find_cards, read_card
+from .store import JsonlRows, Row, find_cards, read_card
 
 
 def find_run(name: str, results: Path, suites: Collection[str] = ()) -> Path:
@@ -39,3 +43,26 @@ def read_rows(folder: Path) -> tuple[list[Answer], list[Judgment]]:
     """A run's answers and judgments, the last row of each key; nothing is locked or mended."""
     answers, judgments = JsonlRows(folder / "answers.jsonl", Answer), JsonlRows(folder / "judgments.jsonl", Judgment)
     return answers.read(), judgments.read()
+
+
+def read_question(folder: Path, prompt_id: str) -> tuple[list[Answer], list[Judgment]]:
+    """One question's answers and judgments, without reading the other rows."""
+    answers = _rows_about(folder / "answers.jsonl", Answer, prompt_id)
+    return answers, _rows_about(folder / "judgments.jsonl", Judgment, prompt_id)
+
+
+def _rows_about(path: Path, row_type: type[Row], prompt_id: str) -> list[Row]:
+    """The last row of every key of one prompt. Lines that do not name it are not parsed, so it is quick."""
+    name = json.dumps(prompt_id, ensure_ascii=False).encode()
+    wanted = (b'"prompt_id":' + name, b'"prompt_id": ' + name)
+    found: dict[str, Row] = {}
+    with path.open("rb") if path.exists() else io.BytesIO() as file:
+        for line in file:
+            if line.endswith(b"\n") and any(start in line for start in wanted):
+                try:
+                    row = row_type.model_validate_json(line)
+                except ValidationError as error:
+                    raise ConfigError(f"{path}: a row of {prompt_id!r} is no {row_type.__name__}: {error}") from error
+                if row.prompt_id == prompt_id:
+                    found[row.key] = row
+    return list(found.values())

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from .questions import QuestionSums, common
 from .records import Record, Score, ScoreCard
@@ -85,9 +84,11 @@ def _from_errors(mine: Score, theirs: Score, correlation: float, count: int | No
 
 def _difference(value: float, se: float, count: int | None) -> Against:
     """Student's t over `count` questions; the normal without."""
-    law = norm if count is None else student(count - 1)
-    half = float(law.ppf(0.975)) * se
-    p = 2 * float(law.sf(abs(value) / se)) if se else float(value == 0)
+    quantile = ndtri(0.975) if count is None else stdtrit(count - 1, 0.975)
+    half = float(quantile) * se
+    z = -abs(value) / se if se else 0.0
+    tail = ndtr(z) if count is None else stdtr(count - 1, z)
+    p = 2 * float(tail) if se else float(value == 0)
     return Against(difference=value, ci_low=value - half, ci_high=value + half, p=p, paired=count is not None)
 
 

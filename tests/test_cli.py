@@ -16,6 +16,7 @@ COMMANDS = (
     "import",
     "leaderboard",
     "compare",
+    "view",
     "data list",
     "data pull",
     "data verify",

@@ -20,6 +20,7 @@ COMMANDS = {
     "import": ("importing:import_", "Bring in answers, judgments or lm-eval results made elsewhere."),
     "leaderboard": ("leaderboard:leaderboard", "Rank the score cards of a results folder."),
     "compare": ("compare:compare", "Compare runs on the same questions: differences, flips, what could be seen."),
+    "view": ("view:view", "Read runs, questions, answers and verdicts in the browser."),
     "data": ("data:data_app", "List, fetch and verify the official benchmark files."),
     "judge": ("judge:judge_app", "List the judges."),
     "ls": ("ls:ls", "List installed backends, suites, judges or rewards."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ..leaderboard import Row, Table
 from ..reported_tables import ReportedTable
 from . import charts, reported
 from .svg import Drawing
-from .tables import measured, number, shown_metrics
+from .tables import interval, measured, number, shown_metrics
 from .text import visible
 
 
@@ -75,7 +76,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"visible": visible, "is_number": lambda text: re.fullmatch(r"-|[-+]?[\d.]+", text) is not None}
+    made.filters |= {"visible": visible, "is_number": is_number, "pretty": pretty}
     made.globals |= {
         "columns_of": columns_of,
         "cell_of": cell_of,
@@ -83,12 +84,22 @@ def environment() -> Environment:
             charts.cell(row, charts.cell_axis(table))
         ),  # an SVG made of numbers alone
         "fusion_text": fusion_text,
+        "number_of": number,
+        "interval_of": interval,
         "notes_of": lambda table: list(dict.fromkeys(note for row in table.rows for note in row.notes)),
         "drawings_of": drawings_of,
         "reported_columns": reported.columns,
         "reported_cells": reported.cells,
     }
     return made
+
+
+def is_number(text: str) -> bool:
+    return re.fullmatch(r"-|[-+]?[\d.]+", text) is not None
+
+
+def pretty(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def columns_of(table: Table) -> list[Column]:

@@ -1,0 +1,62 @@
+"""`harness view`: the pages over a results folder, until stopped."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigError
+
+TOKEN = "HARNESS_VIEW_TOKEN"
+MIN_TOKEN = 16
+
+
+def view(
+    results: Annotated[Path, typer.Argument(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
+    port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8642,
+    host: Annotated[str, typer.Option(help=f"Any other address than loopback needs {TOKEN} in the environment.")] = (
+        "127.0.0.1"
+    ),
+) -> None:
+    """Read runs in the browser: cards, every question with both answers, replies and verdicts; two runs compared.
+
+    Read-only. Example: harness view results --port 8642
+    """
+    try:
+        import uvicorn
+
+        from ..view.app import build_app
+        from ..view.guard import is_loopback
+    except ImportError as error:
+        raise ConfigError(f"harness view needs {error.name}: pip install 'fusion-harness[view]'") from None
+    if not results.is_dir():
+        raise ConfigError(f"no results folder {str(results)!r}; `harness run` makes one")
+    token = os.environ.get(TOKEN) or None
+    if not is_loopback(host) and (token is None or len(token) < MIN_TOKEN):
+        raise ConfigError(
+            f"--host {host!r} can be reached by others: set {TOKEN} to a secret of at least {MIN_TOKEN} characters"
+        )
+    listener = bound(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    print(f"{address}{f'?token=(the value of {TOKEN})' if token else ''}  stop with Ctrl-C", flush=True)
+    # no access log: an address can hold the token
+    config = uvicorn.Config(build_app(results, token), log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket; raises ConfigError where the address is taken or none of this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
+    return listener

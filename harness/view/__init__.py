@@ -1,0 +1,1 @@
+"""`harness view`: a local, read-only web page over a results folder."""

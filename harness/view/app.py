@@ -1,0 +1,233 @@
+"""The pages of `harness view` and their addresses. Every route reads; none writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlencode
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from ..errors import HarnessError
+from ..fusion import read_fusion
+from ..leaderboard import rank
+from ..report.html import asset, environment
+from ..standing import against
+from .guard import Guard
+from .index import FLAGS
+from .library import Library, Run
+from .lists import CHANGES, DIFFERENCE_SORTS, SORTS, Choice, chosen, chosen_pairs, pairs
+from .question import question, whole_text
+
+ASSETS = {"style.css": "text/css", "view.css": "text/css", "report.js": "text/javascript", "view.js": "text/javascript"}
+COMPARED: dict[str, str] = {**CHANGES, **{str(flag): said for flag, said in FLAGS.items()}}
+RUN = "/run/{model}/{suite}/{run_id}"
+
+
+def build_app(results: Path, token: str | None = None) -> Starlette:
+    """The application; `token` as `Guard` has it."""
+    library = Library(results)
+
+    def route(path: str, page: Callable[[Library, Request], Response]) -> Route:
+        return Route(path, partial(page, library), methods=["GET"])
+
+    return Starlette(
+        routes=[
+            route("/", home),
+            route(RUN, run_page),
+            route(RUN + "/question", question_page),
+            route(RUN + "/text", text_page),
+            route("/compare", compare_page),
+            route("/compare/question", compare_question_page),
+            route("/static/{name}", static),
+        ],
+        middleware=[Middleware(Guard, token=token)],
+        exception_handlers={404: not_found, HarnessError: failed},
+    )
+
+
+def render(name: str, status: int = 200, **values: object) -> HTMLResponse:
+    return HTMLResponse(environment().get_template(name).render(**values), status)
+
+
+async def not_found(request: Request, error: Exception) -> Response:
+    return render("view_error.html", 404, title="Not found", text="There is no such run, question or page here.")
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    return render("view_error.html", 500, title="This cannot be shown", text=str(error))
+
+
+def missing() -> Response:
+    return render("view_error.html", 404, title="Not found", text="There is no such run, question or page here.")
+
+
+def static(library: Library, request: Request) -> Response:
+    name = request.path_params["name"]
+    return Response(asset(name), media_type=ASSETS[name]) if name in ASSETS else missing()
+
+
+def home(library: Library, request: Request) -> Response:
+    """All runs, ranked by protocol, from the cards alone."""
+    runs = library.runs()
+    tables = rank([run.card for run in runs], fusion=read_fusion(library.results))
+    links = {run.key.rsplit("/", 1)[1]: run.address for run in runs}
+    return render("view_home.html", tables=tables, links=links, runs=runs, broken=library.broken)
+
+
+def _run(library: Library, request: Request) -> Run | None:
+    parts = (request.path_params[name] for name in ("model", "suite", "run_id"))
+    return library.run("/".join(parts))
+
+
+def _chosen_ids(library: Library, run: Run, choice: Choice) -> set[str] | None:
+    return library.search(run, choice.words) if choice.words else None
+
+
+def run_page(library: Library, request: Request) -> Response:
+    """One run: its card, and its questions as chosen."""
+    run = _run(library, request)
+    if run is None:
+        return missing()
+    choice = Choice.of(request.query_params)
+    index = library.index(run)
+    others = [other for other in library.runs() if _comparable(run, other) and other.key != run.key]
+    return render(
+        "view_run.html",
+        run=run,
+        index=index,
+        choice=choice,
+        lines=chosen(index, choice, _chosen_ids(library, run, choice)),
+        counts=index.counts(),
+        flags=FLAGS,
+        sorts=SORTS,
+        others=others,
+    )
+
+
+def _comparable(run: Run, other: Run) -> bool:
+    return (run.card.suite, run.card.suite_version) == (other.card.suite, other.card.suite_version)
+
+
+def question_page(library: Library, request: Request) -> Response:
+    """One question of a run, with its neighbours in the list it was chosen from."""
+    run, prompt_id = _run(library, request), request.query_params.get("id", "")
+    markdown = request.query_params.get("as") != "text"
+    shown = None if run is None else question(library, run, prompt_id, markdown=markdown)
+    if run is None or shown is None:
+        return missing()
+    choice = Choice.of(request.query_params)
+    index = library.index(run)
+    lines = chosen(index, choice, _chosen_ids(library, run, choice))
+    previous, following, place = _neighbours([line.id for line in lines], prompt_id)
+    return render(
+        "view_question.html",
+        run=run,
+        id=prompt_id,
+        line=index.line(prompt_id),
+        metric=index.metric,
+        question=shown,
+        choice=choice,
+        previous=previous,
+        following=following,
+        place=place,
+        total=len(lines),
+        markdown=markdown,
+        flags=FLAGS,
+    )
+
+
+def _neighbours(ids: list[str], here: str) -> tuple[str | None, str | None, int | None]:
+    """The ids before and after, and the place from 1; all None for one that is not in the list."""
+    if here not in ids:
+        return None, ids[0] if ids else None, None
+    place = ids.index(here)
+    return ids[place - 1] if place else None, ids[place + 1] if place + 1 < len(ids) else None, place + 1
+
+
+def text_page(library: Library, request: Request) -> Response:
+    """The whole of one text, as plain text."""
+    run, prompt_id = _run(library, request), request.query_params.get("id", "")
+    text = None if run is None else whole_text(library, run, prompt_id, request.query_params.get("part", ""))
+    return missing() if text is None else PlainTextResponse(text.encode("utf-8", "replace"))
+
+
+def _two(library: Library, request: Request) -> tuple[Run, Run] | None:
+    found = [library.run(request.query_params.get(name, "")) for name in ("a", "b")]
+    return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+
+
+def compare_page(library: Library, request: Request) -> Response:
+    """Two runs question by question."""
+    two = _two(library, request)
+    if two is None:
+        return missing()
+    a, b = two
+    choice = Choice.of(request.query_params)
+    found = pairs(library.index(a), library.index(b), middle=_middle(a))
+    return render(
+        "view_compare.html",
+        a=a,
+        b=b,
+        choice=choice,
+        pairs=chosen_pairs(found, choice, _pair_ids(library, a, b, choice)),
+        all=found,
+        metric=library.index(a).metric,
+        step=against(b.card, a.card, library.sums(a) | library.sums(b)) if _alike(a, b) else None,
+        alike=_alike(a, b),
+        flags=COMPARED,
+        sorts=DIFFERENCE_SORTS,
+        categories=library.index(a).categories,
+        query=_names(a, b),
+    )
+
+
+def _alike(a: Run, b: Run) -> bool:
+    return a.card.protocol_sha == b.card.protocol_sha and a.card.headline == b.card.headline
+
+
+def _middle(run: Run) -> float | None:
+    """Half of the rates' scale; None where questions are rated."""
+    return None if run.card.suite.startswith("mt_bench") else 50.0
+
+
+def _pair_ids(library: Library, a: Run, b: Run, choice: Choice) -> set[str] | None:
+    return library.search(a, choice.words) | library.search(b, choice.words) if choice.words else None
+
+
+def _names(a: Run, b: Run) -> str:
+    return urlencode({"a": a.key, "b": b.key})
+
+
+def compare_question_page(library: Library, request: Request) -> Response:
+    """One question of two runs."""
+    two, prompt_id = _two(library, request), request.query_params.get("id", "")
+    markdown = request.query_params.get("as") != "text"
+    shown = [question(library, run, prompt_id, markdown=markdown) for run in two or ()]
+    if two is None or None in shown:
+        return missing()
+    a, b = two
+    choice = Choice.of(request.query_params)
+    found = pairs(library.index(a), library.index(b), middle=_middle(a))
+    kept = chosen_pairs(found, choice, _pair_ids(library, a, b, choice))
+    previous, following, place = _neighbours([pair.a.id for pair in kept], prompt_id)
+    return render(
+        "view_compare_question.html",
+        a=a,
+        b=b,
+        id=prompt_id,
+        shown=shown,
+        pair=next((pair for pair in found if pair.a.id == prompt_id), None),
+        choice=choice,
+        previous=previous,
+        following=following,
+        place=place,
+        total=len(kept),
+        markdown=markdown,
+        query=_names(a, b),
+    )

@@ -1,0 +1,108 @@
+"""The runs of a results folder, by the last three parts of their place; indexes are built when looked at and kept.
+
+A run's key is looked up among the folders that exist: no part of an address ever becomes a path.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from ..errors import ConfigError
+from ..leaderboard import run_id
+from ..questions import QuestionSums
+from ..records import Answer, Judgment, ScoreCard
+from ..runs import read_question, read_rows
+from ..store import find_cards, read_card
+from .index import Index, build_index, matching
+from .suites import SuiteTexts, suite_texts
+
+KEPT = 64
+"""Indexes in memory; one of 800 questions is about half a megabyte."""
+Stamp = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    key: str
+    """`model/suite@version/run-id`."""
+    folder: Path
+    card: ScoreCard
+
+    @property
+    def address(self) -> str:
+        return f"/run/{self.key}"
+
+
+class Library:
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self._cards: dict[Path, tuple[Stamp, ScoreCard]] = {}
+        self._indexes: OrderedDict[str, tuple[Stamp, Index]] = OrderedDict()
+        self._lock = Lock()
+        self.broken: list[str] = []
+
+    def runs(self) -> list[Run]:
+        """All runs with a readable card, now; a card is read again only when it changed."""
+        found, broken = [], []
+        for path in find_cards(self.results):
+            try:
+                found.append(Run("/".join(path.parts[-4:-1]), path.parent, self._card(path)))
+            except ConfigError as error:
+                broken.append(str(error))
+        self.broken = broken
+        return found
+
+    def _card(self, path: Path) -> ScoreCard:
+        stamp = _stamp([path])
+        with self._lock:
+            known = self._cards.get(path)
+        if known is None or known[0] != stamp:
+            known = (stamp, read_card(path))
+            with self._lock:
+                self._cards[path] = known
+        return known[1]
+
+    def run(self, key: str) -> Run | None:
+        return next((run for run in self.runs() if run.key == key), None)
+
+    def index(self, run: Run) -> Index:
+        """Raises ConfigError for a damaged file, with its line."""
+        stamp = _stamp([run.folder / name for name in ("card.json", "answers.jsonl", "judgments.jsonl")])
+        with self._lock:
+            known = self._indexes.get(run.key)
+        if known is None or known[0] != stamp:
+            known = (stamp, build_index(run.card, *read_rows(run.folder), self.texts(run)))
+        with self._lock:
+            self._indexes[run.key] = known
+            self._indexes.move_to_end(run.key)
+            while len(self._indexes) > KEPT:
+                self._indexes.popitem(last=False)
+        return known[1]
+
+    def sums(self, run: Run) -> dict[str, QuestionSums]:
+        """Run id -> terms by question, for a paired comparison."""
+        return {run_id(run.card): self.index(run).sums}
+
+    def texts(self, run: Run) -> SuiteTexts:
+        return suite_texts(run.card)
+
+    def search(self, run: Run, wanted: str) -> set[str]:
+        return matching(run.folder, wanted, self.texts(run))
+
+    def rows(self, run: Run, prompt_id: str) -> tuple[list[Answer], list[Judgment]]:
+        """One question's answers and judgments."""
+        return read_question(run.folder, prompt_id)
+
+
+def _stamp(paths: list[Path]) -> Stamp:
+    found: list[int] = []
+    for path in paths:
+        try:
+            status = path.stat()
+            found += [status.st_mtime_ns, status.st_size]
+        except OSError:
+            found.append(0)
+    return tuple(found)

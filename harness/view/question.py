@@ -1,0 +1,171 @@
+"""One question as a page shows it: turns, the answer, what it was judged against, and every verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+
+from ..records import Answer, Judgment, Preference, Prompt
+from .library import Library, Run
+from .suites import SuiteTexts
+from .texts import is_cut, shown
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text in its box."""
+
+    title: str
+    html: Markup | None
+    """None: there is no text, and `missing` says why."""
+    missing: str = ""
+    whole: str = ""
+    """Address of the whole text where it is cut."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn:
+    user: Text
+    answers: tuple[Text, ...]
+    """The candidate's first, then what it is judged against."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One judgment."""
+
+    title: str
+    outcome: str
+    good: bool | None
+    """True: the candidate wins; False: it loses; None: neither, or a rating."""
+    notes: tuple[str, ...]
+    reply: Text
+
+
+@dataclass(frozen=True)
+class Question:
+    prompt: Prompt | None
+    turns: tuple[Turn, ...]
+    replies: tuple[Reply, ...]
+
+
+def question(library: Library, run: Run, prompt_id: str, *, markdown: bool, index: int = 0) -> Question | None:
+    """None where the run has no such question. `index`: which of several draws."""
+    answers, judgments = library.rows(run, prompt_id)
+    texts = library.texts(run)
+    prompt = texts.prompts.get(prompt_id)
+    if not answers and not judgments:
+        return None
+    answer = next((row for row in answers if row.index == index), answers[0] if answers else None)
+    here = Box(run, prompt_id, markdown)
+    turns = tuple(here.turns(texts, prompt, answer))
+    return Question(prompt, turns, tuple(here.reply(row, place) for place, row in enumerate(judgments)))
+
+
+@dataclass(frozen=True)
+class Box:
+    """Makes texts of one question of one run."""
+
+    run: Run
+    prompt_id: str
+    markdown: bool
+
+    def text(self, title: str, text: str | None, part: str, notes: tuple[str, ...] = (), missing: str = "") -> Text:
+        if text is None or not text.strip():
+            return Text(title, None, missing or "(empty)", notes=notes)
+        whole = f"{self.run.address}/text?{urlencode({'id': self.prompt_id, 'part': part})}" if is_cut(text) else ""
+        return Text(title, shown(text, markdown=self.markdown), whole=whole, notes=notes)
+
+    def turns(self, texts: SuiteTexts, prompt: Prompt | None, answer: Answer | None) -> list[Turn]:
+        tasks = list(texts.tasks(self.prompt_id, answer)) if answer is not None and answer.error is None else []
+        baseline = next((task.baseline for task in tasks if task.baseline is not None), None)
+        count = max(len(prompt.turns) if prompt else 0, len(answer.turns) if answer else 0, 1)
+        found = []
+        for place in range(count):
+            user = prompt.turns[place] if prompt and place < len(prompt.turns) else None
+            number = f", turn {place + 1}" if count > 1 else ""
+            asked = self.text(
+                f"Question{number}", user, f"prompt-{place}", missing="the question is not on this machine"
+            )
+            boxes = [self._answer(f"{self.run.card.model}{number}", answer, place)]
+            if baseline is not None:
+                text = baseline.turns[place] if place < len(baseline.turns) else None
+                boxes.append(self.text(f"baseline {baseline.model}{number}", text, f"baseline-{place}"))
+            elif prompt is not None and place < len(prompt.reference):
+                boxes.append(self.text(f"reference{number}", prompt.reference[place], f"reference-{place}"))
+            found.append(Turn(asked, tuple(boxes)))
+        return found
+
+    def _answer(self, title: str, answer: Answer | None, place: int) -> Text:
+        if answer is None:
+            return Text(title, None, "the answer is not stored: only its judgments were imported")
+        if answer.error is not None:
+            return Text(title, None, f"no answer ({answer.error.reason}): {answer.error.message[:500]}")
+        notes = []
+        if place < len(answer.finish) and answer.finish[place] == "length":
+            notes.append("truncated")
+        if place < len(answer.completion_tokens):
+            notes.append(f"{answer.completion_tokens[place]} tokens")
+        text = answer.turns[place] if place < len(answer.turns) else None
+        notes.append(f"{len(text or '')} characters")
+        return self.text(title, text, f"answer-{answer.index}-{place}", tuple(notes))
+
+    def reply(self, row: Judgment, place: int) -> Reply:
+        notes = [*row.flags, *([f"repeat {row.repeat}"] if row.repeat else [])]
+        if row.cost is not None:
+            notes.append(f"${row.cost:.4f}")
+        where = {"ab": "baseline shown first", "ba": "candidate shown first"}.get(row.order or "", "")
+        turn = f"turn {row.turn}" if row.turn else ""
+        draw = f"answer {row.index}" if row.index else ""
+        title = ", ".join(part for part in (row.judge, turn, draw, where) if part)
+        text = self.text("reply", row.reply, f"reply-{place}", missing="no reply is stored")
+        return Reply(title, outcome(row), _good(row), tuple(notes), text)
+
+
+def outcome(row: Judgment) -> str:
+    """`candidate wins, clearly`, `draw`, `7 of 10`, or why there is none."""
+    if row.error is not None:
+        return f"unscored ({row.error.reason}): {row.error.message[:300]}"
+    if isinstance(row.verdict, Preference):
+        value = row.verdict.value
+        if value == 0.5:
+            return "draw"
+        clearly = ", clearly" if row.verdict.strength == 2 else ""
+        share = "" if value in (0, 1) else f" ({value:.2f})"
+        return f"{'candidate' if value > 0.5 else 'baseline'} wins{clearly}{share}"
+    return "" if row.verdict is None else f"{row.verdict.value:g} of {row.verdict.high:g}"
+
+
+def _good(row: Judgment) -> bool | None:
+    if not isinstance(row.verdict, Preference) or row.verdict.value == 0.5:
+        return None
+    return row.verdict.value > 0.5
+
+
+def whole_text(library: Library, run: Run, prompt_id: str, part: str) -> str | None:
+    """The whole of one text by the name `Box.text` gave it; None where there is none."""
+    kind, *numbers = part.split("-")
+    if not all(number.isdecimal() for number in numbers) or not numbers:
+        return None
+    at = [int(number) for number in numbers]
+    answers, judgments = library.rows(run, prompt_id)
+    texts = library.texts(run)
+    prompt = texts.prompts.get(prompt_id)
+    if kind == "reply":
+        return _at([row.reply or "" for row in judgments], at[0])
+    if kind == "answer" and len(at) == 2:
+        return next((_at(row.turns, at[1]) for row in answers if row.index == at[0]), None)
+    if kind == "baseline" and answers:
+        tasks = texts.tasks(prompt_id, answers[0])
+        return next((_at(task.baseline.turns, at[0]) for task in tasks if task.baseline), None)
+    if prompt is not None and kind in ("prompt", "reference"):
+        return _at(prompt.turns if kind == "prompt" else prompt.reference, at[0])
+    return None
+
+
+def _at(texts: Sequence[str], place: int) -> str | None:
+    return texts[place] if place < len(texts) else None

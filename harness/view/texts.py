@@ -1,0 +1,49 @@
+"""What a model or a judge wrote, as HTML that can do nothing: text, or Markdown without links, images, HTML."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import nh3
+from markdown_it import MarkdownIt
+from markupsafe import Markup, escape
+
+from ..report.text import visible
+
+SHOWN = 20_000
+"""Characters of one text on a page; the rest is behind a link to the whole text, as plain text."""
+TAGS = {
+    *("p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "div"),
+    *("table", "thead", "tbody", "tr", "th", "td"),
+}
+
+
+def shown(text: str, *, markdown: bool) -> Markup:
+    """The text's first characters as HTML; everything else in it is literal."""
+    cut = visible(text[:SHOWN])
+    if not markdown:
+        return Markup('<pre class="text" dir="auto">{}</pre>').format(escape(cut))
+    return Markup('<div class="text" dir="auto">{}</div>').format(Markup(_markdown(cut)))
+
+
+def is_cut(text: str) -> bool:
+    return len(text) > SHOWN
+
+
+def _markdown(text: str) -> str:
+    parser = _parser()
+    tokens = parser.parse(text)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = "div"  # a model's headings are none of the page's
+            if token.type == "heading_open":
+                token.attrSet("class", "heading")
+    html = parser.renderer.render(tokens, parser.options, {})
+    return nh3.clean(html, tags=TAGS, attributes={"div": {"class"}, "ol": {"start"}}, url_schemes=set())
+
+
+@cache
+def _parser() -> MarkdownIt:
+    """CommonMark with tables; links, images and raw HTML stay the characters they are."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    return parser.disable(["link", "image", "autolink", "html_inline", "html_block", "reference", "entity"])
