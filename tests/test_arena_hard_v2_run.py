@@ -143,8 +143,8 @@ def test_the_scores_are_those_of_the_labels(run: Run) -> None:
         )
     for category, metric in (("hard_prompt", "arena_hard"), ("creative_writing", "creative_writing")):
         games = [label for labels in by_question[category].values() if "none" not in labels for label in labels]
-        weight = {label: 3 if ">>" in label else 1 for label in LABELS}
-        points = {"A>>B": 1.0, "A>B": 1.0, "A=B": 0.5, "B>A": 0.0, "B>>A": 0.0}
+        points = {"A>>B": 1.0, "A>B": 1.0, "A=B": 0.5, "B=A": 0.5, "B>A": 0.0, "B>>A": 0.0}
+        weight = {label: 3 if ">>" in label else 1 for label in points}
         value = 100 * sum(weight[game] * points[game] for game in games) / sum(weight[game] for game in games)
         score = run.card["scores"][metric]
         assert score["value"] == pytest.approx(value, abs=1e-9)
