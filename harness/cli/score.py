@@ -43,6 +43,9 @@ def score(
     mirror: Annotated[str | None, typer.Option(help="Folder or URL of the pinned official files.")] = None,
     baseline: Annotated[str | None, typer.Option(help="Arena-Hard: the baseline's name, if not the official.")] = None,
     style_control: Annotated[str | None, typer.Option(help="Arena-Hard: v0.1, v2, length or markdown.")] = None,
+    pool: Annotated[
+        bool, typer.Option("--pool", help="Arena-Hard: also one Bradley-Terry fit over all models and baselines.")
+    ] = False,
     unanchored: Annotated[
         bool, typer.Option("--unanchored", help="Arena-Hard: the reference's interval as with a custom baseline.")
     ] = False,
@@ -66,6 +69,7 @@ def score(
         baseline=baseline,
         style_control=style_control,
         unanchored=unanchored,
+        pool=pool,
     )
     module = cast(FormatModule, import_module(FORMATS[file_format]))
     with _uncollected():

@@ -17,14 +17,14 @@ from ..official import at_hand, ensure
 from ..records import Score, ScoreCard, SuiteScores, digest
 from ..stats.intervals import ratio_interval
 from .arena_hard_answers import Answers, read_answers
+from .arena_hard_pool import Pooled, pool_scores
 from .arena_hard_rows import ERROR, Game, Question, is_judgment, read_questions
-from .arena_hard_scores import Group, asked, closed_form, reasons, scored, table, v01_reference, v2_reference
+from .arena_hard_scores import BASELINES, Group, asked, closed_form, reasons, scored, table, v01_reference, v2_reference
 from .arena_hard_style import StyleControl, style_control
 from .cards import FileResult, card_of
 from .files import SourceFile, read_files
 from .options import ScoreOptions
 
-BASELINE = "gpt-4-0314"  # config/judge_config.yaml of v0.1; its rows do not name their baseline
 OFFICIAL_IDS = {
     "arena_hard": "90c6a47fbb7657fcf61335f30d6518722259dda21df41dcda6b24054b1620fa3",
     "arena_hard_v2": "5d3226599bf48fec55ff6733788392b7560239d1ae920dcb751b598f6afef98a",
@@ -79,7 +79,7 @@ def _grouped(sources: Sequence[SourceFile], answers: Answers, options: ScoreOpti
 
 def _without_broken_answers(question: Question, answers: Answers, options: ScoreOptions) -> Question:
     """The question without its games where the judged answer, or the baseline's, is a failed call."""
-    baseline = question.baseline or options.baseline or BASELINE
+    baseline = question.baseline or options.baseline or BASELINES["arena-hard-v0.1"]
     facts = [answers.get(model, {}).get(question.id) for model in (question.model, baseline)]
     if not any(fact is not None and fact.broken for fact in facts):
         return question
@@ -100,6 +100,9 @@ def score_groups(groups: Sequence[Group], answers: Answers, options: ScoreOption
     if options.style_control:
         control = style_control(groups, answers, options)
         styled = [dict(scores) for scores in control.scores]
+    pooled: Pooled | None = pool_scores(groups, options) if options.pool else None
+    if pooled:
+        styled = [{**style, **scores} for style, scores in zip(styled, pooled.scores, strict=True)]
     found = []
     for group, headline, reference, by_category, style in zip(
         groups, headlines, references, parts, styled, strict=True
@@ -110,7 +113,7 @@ def score_groups(groups: Sequence[Group], answers: Answers, options: ScoreOption
         tokens = average_tokens(group, answers)
         if tokens is not None:
             scores["avg_tokens"] = tokens
-        notes = _notes(group, options) + (control.notes if control else ())
+        notes = _notes(group, options) + (control.notes if control else ()) + (pooled.notes if pooled else ())
         found.append(SuiteScores(scores=scores | style, by_category=by_category, notes=notes))
     return found
 
@@ -202,6 +205,8 @@ def _card(group: Group, found: SuiteScores, options: ScoreOptions) -> ScoreCard:
     }
     if options.style_control:
         protocol["style_control"] = options.style_control
+    if options.pool:
+        protocol["pool"] = True
     unscored: dict[str, JsonValue] = {**reasons(questions, kept=False)}
     return card_of(
         FileResult(

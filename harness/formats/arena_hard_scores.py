@@ -28,6 +28,11 @@ SIZES = {"arena-hard-v0.1": 500, "hard_prompt": 500, "creative_writing": 250}
 """Questions asked in each official category: a file with fewer is short of the rest."""
 HEADLINE_CATEGORIES = ("arena-hard-v0.1", "hard_prompt")
 """The category that `arena_hard` is read from, where the rows hold it; v2.0's others have another baseline."""
+BASELINES = {
+    "arena-hard-v0.1": "gpt-4-0314",  # config/judge_config.yaml of v0.1; its rows do not name their baseline
+    "hard_prompt": "o3-mini-2025-01-31",
+    "creative_writing": "gemini-2.0-flash-001",
+}
 MISSING_FROM_A_ROUND = 50.0  # show_result.py of v0.1: NaN becomes 0.5
 
 
@@ -63,6 +68,12 @@ class Group:
         for question in self.questions:
             found.setdefault(question.category, []).append(question)
         return {name: tuple(questions) for name, questions in found.items()}
+
+
+def baseline_of(group: Group, named: str | None) -> str:
+    """Whom the group's main questions were played against: as the rows say, else as `named`, else the official one."""
+    question = group.main[0]
+    return question.baseline or named or BASELINES.get(question.category, BASELINES["arena-hard-v0.1"])
 
 
 def scored(questions: Iterable[Question]) -> list[Game]:

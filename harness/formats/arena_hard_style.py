@@ -30,7 +30,7 @@ from ..stats.style_control import (
 )
 from .arena_hard_answers import AnswerFacts, Answers, Style
 from .arena_hard_rows import Question
-from .arena_hard_scores import Group, asked
+from .arena_hard_scores import Group, asked, baseline_of
 from .options import ScoreOptions
 
 FORMULAS: dict[str, tuple[Formula, Elements]] = {
@@ -41,11 +41,6 @@ FORMULAS: dict[str, tuple[Formula, Elements]] = {
 }
 """What --style-control takes; length and markdown alone are v2.0's."""
 NAMES = ("length", "headers", "lists", "bold")
-BASELINES = {
-    "arena-hard-v0.1": "gpt-4-0314",
-    "hard_prompt": "o3-mini-2025-01-31",
-    "creative_writing": "gemini-2.0-flash-001",
-}
 REFITS = 200
 """Resamples of questions for our interval."""
 PERCENTILES: dict[Formula, tuple[float, float]] = {"v0.1": (2.5, 97.5), "v2.0": (5.0, 95.0)}
@@ -143,7 +138,7 @@ def _pool(groups: Sequence[Group], answers: Answers, options: ScoreOptions) -> P
     styles: list[tuple[Style, Style]] = []
     baselines, games = [], []
     for place, group in enumerate(groups):
-        base = _baseline(group, options)
+        base = baseline_of(group, options.baseline)
         baselines.append(models.setdefault(base, len(models)))
         before = len(rows)
         for question in group.main:
@@ -173,11 +168,6 @@ def _pool(groups: Sequence[Group], answers: Answers, options: ScoreOptions) -> P
         second_style=style[:, 1],
     )
     return Pool(battles, columns[:, 4], tuple(baselines), tuple(games))
-
-
-def _baseline(group: Group, options: ScoreOptions) -> str:
-    question = group.main[0]
-    return question.baseline or options.baseline or BASELINES.get(question.category, "gpt-4-0314")
 
 
 def _pair(

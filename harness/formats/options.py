@@ -30,3 +30,5 @@ class ScoreOptions:
     """Arena-Hard: v0.1, v2, length or markdown; None: no style control."""
     unanchored: bool = False
     """Arena-Hard v0.1: the reference's interval with the fault it has for a baseline of one's own."""
+    pool: bool = False
+    """Arena-Hard: also one Bradley-Terry fit over all models and baselines of the files."""
