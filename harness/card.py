@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
+from .calibrated import Citation, cite
 from .consistency import judging, trust_notes
 from .errors import ConfigError
 from .jury import combine, jury_of
 from .pipeline import SuiteRun, current_judgments
-from .plan import Plan, judge_label, protocol
+from .plan import Plan, judge_label, judge_protocol, protocol
 from .questions import rules_of
 from .records import Answer, Judgment, Prompt, ScoreCard, digest
 from .store import RunStore
@@ -46,8 +47,9 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
         headline=lambda rows: suite.score(run.prompts, answers, rows).scores[suite.headline],
     )
     notes += trust_notes(trust)
-    if not complete:
-        notes.append(f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")
+    cited = cite(spec.results, suite.name, judge_protocol(judges, spec.jury)) if spec.edition == "official" else None
+    notes += [] if cited is None else [cited.note]
+    notes += [] if complete else [f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked"]
     return ScoreCard(
         suite=suite.name,
         suite_version=suite.version,
@@ -62,16 +64,22 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
         counts=count(run.prompts, answers, judgments),
         notes=tuple(notes),
         judging=trust,
-        provenance={
-            **facts,
-            "model": made.identity,
-            "run_id": run.store.folder.name,
-            "config": digest(spec.model_dump(mode="json", exclude={"results", "mirror", "cache"}))[:12],
-            "seed": spec.seed,
-            **({} if made.fusion is None else {"fusion": made.fusion.model_dump(mode="json")}),
-        },
+        provenance=_provenance(made, run, facts, cited),
         usage=_usage(run.store, answers, judgments),
     )
+
+
+def _provenance(made: Plan, run: SuiteRun, facts: dict[str, JsonValue], cited: Citation | None) -> dict[str, JsonValue]:
+    spec = made.spec
+    return {
+        **facts,
+        "model": made.identity,
+        "run_id": run.store.folder.name,
+        "config": digest(spec.model_dump(mode="json", exclude={"results", "mirror", "cache"}))[:12],
+        "seed": spec.seed,
+        **({} if cited is None else {"calibration": cited.provenance}),
+        **({} if made.fusion is None else {"fusion": made.fusion.model_dump(mode="json")}),
+    }
 
 
 def _settings(run: SuiteRun) -> dict[str, JsonValue]:

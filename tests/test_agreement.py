@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau, spearmanr
 
 from harness.stats.agreement import agreement, flip_rate, krippendorff_alpha, position_consistency
-from harness.stats.correction import Hits, Judged, prediction_powered, rogan_gladen
+from harness.stats.correction import Hits, Judged, prediction_powered, rogan_gladen, rogan_gladen_rows
+from harness.stats.rank_correlation import rank_correlation
 
 CELLS = [("win", "win")] * 20 + [("win", "loss")] * 5 + [("loss", "win")] * 10 + [("loss", "loss")] * 15
 
@@ -124,6 +126,32 @@ def test_rogan_gladens_interval_covers_the_truth(theta: float, calibration: int)
     assert naive / 1500 < 0.93
 
 
+def test_rogan_gladen_of_rows_is_that_of_counts_and_ties_are_left_out() -> None:
+    # the judge: 6 of 10 wins (and a tie); people on 7 of them: 3 of 4 wins seen, 2 of 3 losses seen
+    judge = np.array([1, 1, 1, 0, 0, 0, 1, 1, 0, 1, 0.5])
+    people = np.array([1, 1, 1, 1, 0, 0, 0, np.nan, np.nan, np.nan, 1])
+
+    found = rogan_gladen_rows(Judged(judge, people, range(11)))
+
+    assert found.value == pytest.approx((0.6 + 2 / 3 - 1) / (2 / 3 + 3 / 4 - 1))
+
+
+def test_rogan_gladen_of_rows_covers_the_truth_when_a_questions_rows_are_alike() -> None:
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(400):
+        lean = rng.normal(0, 0.15, 80)[:, None]
+        truth = (rng.random((80, 10)) < 0.6 + lean).astype(float)
+        kept = rng.random((80, 10)) < np.where(truth == 1, 0.85, 0.75)
+        judge = np.where(kept, truth, 1 - truth)
+        people = np.where(rng.random((80, 10)) < 0.4, truth, np.nan)
+        rows = Judged(judge.ravel(), people.ravel(), np.repeat(np.arange(80), 10).tolist())
+        interval = rogan_gladen_rows(rows).interval
+        assert interval is not None
+        covered += interval.low <= 0.6 <= interval.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
 def test_prediction_powered_by_hand() -> None:
     judge = np.array([1.0, 1.0, 0.0, 1.0])
     people = np.array([1.0, 0.0, np.nan, np.nan])
@@ -159,3 +187,28 @@ def test_a_useless_judge_leaves_peoples_own_mean_when_tuned() -> None:
     people = np.array([1.0, 0.0, 1.0, np.nan])
 
     assert prediction_powered(Judged(np.ones(4), people, range(4)), tuned=True).value == pytest.approx(2 / 3)
+
+
+# ----------------------------------------------------------------------------------------------- rank correlation
+
+
+def test_rank_correlations_are_scipys_ties_included() -> None:
+    sums = np.array([[3.0, 1.0, 2.0, 2.0, 5.0]])
+    board = np.array([10.0, 20.0, 20.0, 5.0, 30.0])
+
+    found = rank_correlation(sums, np.ones((1, 5)), board)
+
+    assert found.spearman.value == pytest.approx(spearmanr(sums[0], board).statistic)
+    assert found.kendall.value == pytest.approx(kendalltau(sums[0], board).statistic)
+
+
+def test_rank_correlation_of_noisy_scores_has_an_interval_below_one() -> None:
+    rng = np.random.default_rng(4)
+    sums = np.linspace(0, 1, 8) + rng.normal(0, 1.5, (80, 8))
+
+    found = rank_correlation(sums, np.ones((80, 8)), np.arange(8.0, dtype=np.float64))
+
+    assert found.spearman.value is not None
+    assert found.spearman.interval is not None
+    assert found.spearman.interval.low < found.spearman.value <= 1
+    assert rank_correlation(sums[:, :2], np.ones((80, 2)), np.arange(2.0, dtype=np.float64)).spearman.value is None

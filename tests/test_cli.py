@@ -21,6 +21,7 @@ COMMANDS = (
     "data pull",
     "data verify",
     "judge list",
+    "judge calibrate",
     "ls",
     "doctor",
     "embedded",

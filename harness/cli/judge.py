@@ -1,4 +1,4 @@
-"""`harness judge`: the judges that can be named."""
+"""`harness judge`: the judges that can be named, and how far one agrees with people."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from ..config import find_judge, judge_files, read_file_spec
+from .calibrate import calibrate
 
 judge_app = typer.Typer(
-    help="List the judges.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    help="List judges, calibrate one.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 
 
 @judge_app.callback()
 def judge() -> None:
     """Judges: what can be given as --judge."""
+
+
+judge_app.command("calibrate")(calibrate)
 
 
 @judge_app.command("list")

@@ -6,9 +6,9 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from .intervals import FloatArray, Interval
+from .paired import t_quantile
 
 CONFIDENCE = 0.95
 
@@ -32,5 +32,5 @@ def clustered_interval(value: float, influence: FloatArray, clusters: Sequence[H
         return None
     sums = np.bincount(places, weights=influence, minlength=groups)
     se = float(np.sqrt(groups / (groups - 1) * np.sum(sums**2)))
-    half = float(student.ppf(0.5 + CONFIDENCE / 2, groups - 1)) * se
+    half = t_quantile(0.5 + CONFIDENCE / 2, groups - 1) * se
     return Interval(low=value - half, high=value + half, se=se)

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy import special
 
 from .clustered import CONFIDENCE, clustered_interval
 from .intervals import FloatArray, Interval
@@ -33,6 +33,18 @@ class Corrected:
     interval: Interval | None
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Rows that people did or did not see; all arrays of shape (rows,)."""
+
+    judge: FloatArray
+    """The judge's numbers, e.g. preference 0..1."""
+    people: FloatArray
+    """People's numbers in the same unit; NaN where they saw nothing."""
+    clusters: Sequence[Hashable]
+    """Question of each row."""
+
+
 def rogan_gladen(wins: float, n: int, sensitivity: Hits, specificity: Hits) -> Corrected:
     """True win share (0..1) from `wins` of `n` that the judge saw.
 
@@ -51,8 +63,37 @@ def rogan_gladen(wins: float, n: int, sensitivity: Hits, specificity: Hits) -> C
     return Corrected(float(np.clip(theta, 0, 1)), interval)
 
 
+def rogan_gladen_rows(rows: Judged) -> Corrected:
+    """People's win share over all rows that the judge decided, where questions come with several rows.
+
+    The same estimate as `rogan_gladen`; the interval is first-order and clustered, since here the judge's win share and
+    the calibration are of the same questions: d theta = [dp + (1 - theta) dq0 - theta dq1] / (q0 + q1 - 1). Numbers
+    above 0.5 are wins, below it losses; a tie of either side is left out.
+    """
+    judged = rows.judge != 0.5
+    both = judged & ~np.isnan(rows.people) & (rows.people != 0.5)
+    won, lost = both & (rows.people > 0.5), both & (rows.people < 0.5)
+    if not (won.any() and lost.any()):
+        return Corrected(None, None)
+    wins = (rows.judge > 0.5).astype(np.float64)
+    p, q1, q0 = float(wins[judged].mean()), float(wins[won].mean()), float(1 - wins[lost].mean())
+    power = q0 + q1 - 1
+    if power <= 0:
+        return Corrected(None, None)
+    theta = (p + q0 - 1) / power
+    influence = np.where(judged, (wins - p) / judged.sum(), 0.0)
+    influence -= np.where(won, theta * (wins - q1) / won.sum(), 0.0)
+    influence += np.where(lost, (1 - theta) * (1 - wins - q0) / lost.sum(), 0.0)
+    interval = clustered_interval(theta, influence / power, rows.clusters)
+    return Corrected(float(np.clip(theta, 0, 1)), interval and _clipped(interval))
+
+
+def _clipped(interval: Interval) -> Interval:
+    return Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
+
+
 def _lang_reiczigel(wins: float, n: int, sensitivity: Hits, specificity: Hits) -> Interval | None:
-    z = float(norm.ppf(0.5 + CONFIDENCE / 2))
+    z = float(special.ndtri(0.5 + CONFIDENCE / 2))
     trials, p = n + z**2, (wins + z**2 / 2) / (n + z**2)
     m1, q1 = sensitivity.n + 2, (sensitivity.right + 1) / (sensitivity.n + 2)
     m0, q0 = specificity.n + 2, (specificity.right + 1) / (specificity.n + 2)
@@ -65,18 +106,6 @@ def _lang_reiczigel(wins: float, n: int, sensitivity: Hits, specificity: Hits) -
     se = float(np.sqrt(p * (1 - p) / trials + theta**2 * noise1 + (1 - theta) ** 2 * noise0) / power)
     low, high = np.clip([theta + shift - z * se, theta + shift + z * se], 0, 1)
     return Interval(low=float(low), high=float(high), se=se)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Rows that people did or did not see; all arrays of shape (rows,)."""
-
-    judge: FloatArray
-    """The judge's numbers, e.g. preference 0..1."""
-    people: FloatArray
-    """People's numbers in the same unit; NaN where they saw nothing."""
-    clusters: Sequence[Hashable]
-    """Question of each row."""
 
 
 def prediction_powered(rows: Judged, *, tuned: bool = False) -> Corrected:

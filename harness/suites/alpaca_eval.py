@@ -81,14 +81,7 @@ class AlpacaEval:
         baseline = self._data.baseline.get(prompt.id)
         if answer.error is not None or baseline is None:
             return ()
-        order = shown_order(prompt.turns[0])
-        first, second = (baseline, answer) if order == "ab" else (answer, baseline)
-        fields = {"instruction": prompt.turns[0], "output_1": first.turns[0], "output_2": second.turns[0]}
-        return [
-            JudgeTask(
-                prompt=prompt, answer=answer, baseline=baseline, order=order, template=self._template, fields=fields
-            )
-        ]
+        return [preference_task(prompt, answer, baseline, shown_order(prompt.turns[0]), self._template)]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
         return score_preferences(self._data, prompts, answers, judgments, ScoreRules(seed=self._seed))
@@ -96,6 +89,15 @@ class AlpacaEval:
     def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, other: RunRows) -> Refits | None:
         """The length-controlled win rate of two models, to be compared."""
         return paired_length_control(self._data, prompts, first, other, seed=self._seed)
+
+
+def preference_task(
+    prompt: Prompt, answer: Answer, baseline: Answer, order: Order, template: JudgeTemplate
+) -> JudgeTask:
+    """The one question about an answer, in the given order."""
+    first, second = (baseline, answer) if order == "ab" else (answer, baseline)
+    fields = {"instruction": prompt.turns[0], "output_1": first.turns[0], "output_2": second.turns[0]}
+    return JudgeTask(prompt=prompt, answer=answer, baseline=baseline, order=order, template=template, fields=fields)
 
 
 def shown_order(instruction: str, seed: int = 0) -> Order:

@@ -1,0 +1,76 @@
+"""AlpacaEval's recorded judgments: committed annotations of gpt-4-1106-preview, with both answers' texts."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+
+from ..formats.alpaca_eval_rows import Row, read_annotation
+from ..protocols import SuiteOptions
+from ..records import JudgeTask
+from ..suites.alpaca_eval import NAMES, load_official, preference_task
+from ..suites.editions import only_template, pinned
+from .data import DataFolder, stored_answer
+from .items import CalibrationSet, Comparison, Item, Rated
+
+SUITE = "alpaca_eval"
+RETIRED = "gpt-4-1106-preview"
+
+
+def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
+    """Every annotations file of the folder, one model each; the baseline's answer is the file's own."""
+    data = load_official(options)
+    template = only_template(data)
+    prompts = {prompt.turns[0]: prompt for prompt in data.prompts}
+    found = []
+    for file in folder.some(f"{SUITE}/annotations/*.json*"):
+        model = file.name.removesuffix(".json")
+        for row in file.rows:
+            one = read_annotation(row)
+            prompt = prompts.get(one.instruction)
+            if prompt is None or one.output_1 is None or one.output_2 is None:
+                continue
+            candidate = stored_answer(model, prompt.id, one.output_2)
+            baseline = stored_answer(_name(row), prompt.id, one.output_1)
+            found.append(
+                Comparison(
+                    id=f"{SUITE}/{prompt.id}/{model}",
+                    suite=SUITE,
+                    prompt=prompt,
+                    candidate=model,
+                    baseline=_name(row),
+                    recorded=one.stored,
+                    answers=(candidate, baseline) if candidate and baseline else None,
+                )
+            )
+
+    def tasks(item: Item) -> Sequence[JudgeTask]:
+        if isinstance(item, Rated) or item.answers is None:
+            return []
+        candidate, baseline = item.answers
+        return [preference_task(item.prompt, candidate, baseline, order, template) for order in ("ab", "ba")]
+
+    return CalibrationSet(
+        suite=SUITE,
+        retired=RETIRED,
+        rule="mean",
+        comparisons=tuple(found),
+        tasks=tasks,
+        board=_board(folder),
+        board_name="AlpacaEval 2 leaderboard, win rate without length control",
+        files={**folder.files, **pinned(NAMES)},
+    )
+
+
+def _name(row: Row) -> str:
+    name = row.get("generator_1")
+    return name if isinstance(name, str) else "baseline"
+
+
+def _board(folder: DataFolder) -> dict[str, float]:
+    """Model -> published win rate, percent."""
+    path = folder.find(f"{SUITE}/published_leaderboard.csv")
+    if path is None:
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row[""]: float(row["win_rate"]) for row in csv.DictReader(file)}

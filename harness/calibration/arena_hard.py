@@ -1,0 +1,80 @@
+"""Arena-Hard v0.1's recorded judgments: gpt-4-1106-preview's official verdicts, where the answers are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..formats.arena_hard_rows import Question, read_questions
+from ..protocols import SuiteOptions
+from ..records import Answer, JudgeTask
+from ..suites.arena_hard import NAMES, ArenaHard, load_official
+from ..suites.editions import pinned
+from .data import DataFolder, stored_answer
+from .items import CalibrationSet, Comparison, Item, Rated, combined
+
+SUITE = "arena_hard"
+RETIRED = "gpt-4-1106-preview"
+
+
+def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
+    """`official_verdicts.*` judged, `model_answer_*` the texts, the pinned baseline's answers."""
+    data = load_official(options)
+    suite = ArenaHard(data)
+    prompts = {prompt.id: prompt for prompt in data.prompts}
+    answers = _answers(folder)
+    found = []
+    for question in read_questions(folder.some(f"{SUITE}/official_verdicts.*"), strict=False):
+        prompt, baseline = prompts.get(question.id), data.baseline.get(question.id)
+        if prompt is None or baseline is None:
+            continue
+        texts = answers.get((question.model, question.id))
+        games = _games(question)
+        found.append(
+            Comparison(
+                id=f"{SUITE}/{question.id}/{question.model}",
+                suite=SUITE,
+                prompt=prompt,
+                candidate=question.model,
+                baseline=baseline.model,
+                recorded=combined(*games, "mean") if games else None,
+                recorded_games=games,
+                recorded_consistent=games[0] == games[1] if games else None,
+                answers=(texts, baseline) if texts else None,
+            )
+        )
+
+    def tasks(item: Item) -> Sequence[JudgeTask]:
+        return [] if isinstance(item, Rated) or item.answers is None else suite.tasks(item.prompt, item.answers[0])
+
+    return CalibrationSet(
+        suite=SUITE,
+        retired=RETIRED,
+        rule="mean",
+        comparisons=tuple(found),
+        tasks=tasks,
+        files={**folder.files, **pinned(NAMES)},
+    )
+
+
+def _answers(folder: DataFolder) -> dict[tuple[str, str], Answer]:
+    found = {}
+    for file in folder.some(f"{SUITE}/model_answer_*"):
+        for row in file.rows:
+            match row:
+                case {
+                    "question_id": str(question),
+                    "model_id": str(model),
+                    "choices": [{"turns": [{"content": str(text)}, *_]}, *_],
+                }:
+                    answer = stored_answer(model, question, text)
+                    if answer is not None:
+                        found[model, question] = answer
+    return found
+
+
+def _games(question: Question) -> tuple[float, float] | None:
+    """The candidate's points when shown second, then first."""
+    points = [game.points for game in question.games]
+    if len(points) != 2 or points[0] is None or points[1] is None:
+        return None
+    return points[0], points[1]

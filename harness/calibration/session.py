@@ -1,0 +1,149 @@
+"""One calibration from names to report: which items, which judge, where the rows go, what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from .. import __version__
+from ..calibrated import FOLDER, Calibration, SuiteCalibration
+from ..errors import ConfigError
+from ..jury import combine, jury_of
+from ..pipeline import ProgressCallback
+from ..plan import judge_protocol, load_judge
+from ..protocols import SuiteOptions
+from ..records import JudgeSpec, Judgment, JuryRule, digest
+from ..store import RunStore, dump_json, write_atomic
+from . import alpaca_eval, arena_hard, mt_bench
+from .data import DataFolder
+from .items import CalibrationSet, Item, Said
+from .replay import ReplaySuite, recorded_by, replay, said_by
+from .report import suite_calibration
+from .sample import counted, replayable, stratified
+
+Loader = Callable[[DataFolder, SuiteOptions], CalibrationSet]
+LOADERS: dict[str, Loader] = {
+    mt_bench.SUITE: mt_bench.load,
+    alpaca_eval.SUITE: alpaca_eval.load,
+    arena_hard.SUITE: arena_hard.load,
+}
+RECORDED = "recorded"
+"""The retired judge itself, answering from its records."""
+
+
+@dataclass(frozen=True)
+class CalibrationSpec:
+    """What is asked for."""
+
+    judges: tuple[JudgeSpec, ...]
+    """One, or a jury's members; empty: the recorded verdicts themselves."""
+    suites: tuple[str, ...]
+    sample: int | None
+    """Items in all; None: every one."""
+    seed: int = 0
+    jury: JuryRule = "mean"
+
+    @property
+    def protocol(self) -> dict[str, JsonValue]:
+        """The judge's part of the protocol, as cards have it."""
+        if not self.judges:
+            return {"name": RECORDED, "kind": RECORDED, "model": None, "params": {}}
+        return judge_protocol(self.judges, self.jury)
+
+
+def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) -> list[CalibrationSet]:
+    """Raises ConfigError for a suite without recorded judgments, DataError where files are missing."""
+    found = []
+    for suite in suites:
+        if suite not in LOADERS:
+            raise ConfigError(f"no recorded judgments of suite {suite!r}; known: {', '.join(LOADERS)}, all")
+        found.append(LOADERS[suite](DataFolder(folder.path), options))
+    return found
+
+
+def chosen_items(spec: CalibrationSpec, sets: Sequence[CalibrationSet]) -> list[Item]:
+    """What is judged: of recorded verdicts everything, else what can be asked again; then the sample."""
+    if spec.judges:
+        return stratified(replayable(sets), spec.sample, spec.seed)
+    everything: list[Item] = []
+    for one in sets:
+        everything += [*one.comparisons, *one.ratings]
+    return stratified(everything, spec.sample, spec.seed)
+
+
+def manifest(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> dict[str, JsonValue]:
+    """What must be equal for a calibration to be resumed."""
+    return {
+        "schema_version": 1,
+        "judge": spec.protocol,
+        "judge_urls": [judge.url for judge in spec.judges],
+        "items": digest([item.id for item in items]),
+        "data": dict(_data(sets)),
+    }
+
+
+def folder_of(results: Path, spec: CalibrationSpec, made: Mapping[str, JsonValue]) -> Path:
+    name = str(spec.protocol["name"])
+    slug = "".join(letter if letter.isalnum() or letter in "._-+" else "_" for letter in name).strip(".") or "judge"
+    return results / FOLDER / slug / digest(made)[:12]
+
+
+async def ask(
+    spec: CalibrationSpec,
+    sets: Sequence[CalibrationSet],
+    items: Sequence[Item],
+    store: RunStore,
+    on_progress: ProgressCallback = lambda _: None,
+) -> None:
+    """Brings the store up to date; rows that are there are not asked again."""
+    await replay(ReplaySuite(sets, items), tuple(load_judge(one) for one in spec.judges), store, on_progress)
+
+
+def report(
+    spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item], judgments: Sequence[Judgment]
+) -> Calibration:
+    """The calibration of what has been said so far; `judgments` are not looked at where the judge is `recorded`."""
+    jury = jury_of({"judge": spec.protocol})
+    rows = judgments if jury is None else combine(judgments, jury).judgments
+    said = said_by(rows, sets, items) if spec.judges else recorded_by(sets)
+    return Calibration(
+        judge=spec.protocol,
+        suites={one.suite: _part(spec, one, items, said) for one in sets},
+        sample={"n": spec.sample, "seed": spec.seed, "items": dict(counted(items))},
+        usage=_usage(judgments),
+        data=_data(sets),
+        harness=__version__,
+    )
+
+
+def _part(
+    spec: CalibrationSpec, one: CalibrationSet, items: Sequence[Item], said: Mapping[str, Said]
+) -> SuiteCalibration:
+    own = [item for item in items if item.suite == one.suite]
+    model = spec.judges[0].model or spec.judges[0].name if len(spec.judges) == 1 else ""
+    return suite_calibration(
+        one, own, said, judge_model=model if spec.judges else one.retired, is_retired=not spec.judges
+    )
+
+
+def _usage(judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
+    costs = [row.cost for row in judgments if row.cost is not None]
+    return {
+        "judgments": len(judgments),
+        "failed": sum(row.error is not None for row in judgments),
+        "prompt_tokens": sum(row.prompt_tokens for row in judgments),
+        "completion_tokens": sum(row.completion_tokens for row in judgments),
+        "cost": round(sum(costs), 6) if costs else None,
+    }
+
+
+def _data(sets: Sequence[CalibrationSet]) -> dict[str, str]:
+    return dict(sorted((name, sha) for one in sets for name, sha in one.files.items()))
+
+
+def write(calibration: Calibration, *paths: Path) -> None:
+    for path in paths:
+        write_atomic(path, dump_json(calibration.model_dump(mode="json")))

@@ -1,0 +1,155 @@
+"""`harness judge calibrate`: flags -> a replay of recorded comparisons -> tables and calibration.json."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ..calibrated import Calibration
+from ..calibration.data import data_folder
+from ..calibration.items import CalibrationSet, Item
+from ..calibration.replay import ReplaySuite
+from ..calibration.sample import counted
+from ..calibration.session import (
+    LOADERS,
+    RECORDED,
+    CalibrationSpec,
+    ask,
+    chosen_items,
+    folder_of,
+    load_sets,
+    manifest,
+    report,
+    write,
+)
+from ..config import find_jury, read_file_spec
+from ..errors import ConfigError, IncompleteError
+from ..protocols import SuiteOptions
+from ..records import Judgment, JuryRule
+from ..report.calibration import grids, markdown_grid, rich_grid
+from ..report.tables import plain
+from ..store import RunStore
+from .progress import progress, set_up_logging
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 500
+"""Items asked of a judge that is paid by the call, where --sample says nothing: the interval of an agreement is then
+about +-0.06 within a suite."""
+
+
+def calibrate(
+    judge: Annotated[str, typer.Option(help="A judge as for `harness run`, or recorded: the retired judge's records.")],
+    jury: Annotated[str, typer.Option(help="How a jury's verdicts become one: mean, majority, median.")] = "mean",
+    suite: Annotated[str, typer.Option(help=f"all, or a comma list of {', '.join(LOADERS)}.")] = "all",
+    sample: Annotated[
+        int | None, typer.Option(help=f"Items in all, stratified; 0: every one. Default {SAMPLE}; of recorded, all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
+    data: Annotated[Path | None, typer.Option(help="Folder of recorded judgments (HARNESS_PUBLISHED).")] = None,
+    results: Annotated[Path, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
+    mirror: Annotated[str | None, typer.Option(help="Folder or URL with the official files.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write calibration.json here as well.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be asked; write nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier calibration aside and begin anew.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print calibration.json.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log everything.")] = False,
+) -> None:
+    """Replay recorded comparisons through a judge: agreement with people and with the retired judge, biases, ranks.
+
+    The same command again resumes; cards of this judge cite what is found.
+
+    Examples: harness judge calibrate --judge gpt-4.1 --sample 300 --data published;
+    harness judge calibrate --judge recorded --suite mt_bench
+    """
+    console = Console(stderr=True)
+    set_up_logging(console, verbose=verbose)
+    spec = _spec(judge, jury, suite, sample, seed)
+    sets = load_sets(spec.suites, data_folder(data), SuiteOptions(mirror=mirror))
+    items = chosen_items(spec, sets)
+    if not items:
+        raise ConfigError(f"nothing to ask about in {', '.join(spec.suites)}: the answers' texts are not in the data")
+    log.info("%s: %s", judge, ", ".join(f"{n} {kind}" for kind, n in counted(items).items()))
+    if dry_run:
+        calls = sum(len(found) for found in _tasks(sets, items)) * len(spec.judges) if spec.judges else 0
+        print(f"{len(items)} items, {calls} judge calls; nothing was asked, nothing written")
+        return
+    made = manifest(spec, sets, items)
+    folder = folder_of(results, spec, made)
+    found = report(spec, sets, items, _said(spec, sets, items, folder, console, fresh=fresh) if spec.judges else ())
+    places = [folder / "calibration.json", *([out] if out is not None else [])]
+    write(found, *places)
+    log.info("written: %s", ", ".join(map(str, places)))
+    _show(found, as_json=as_json, markdown=markdown)
+
+
+def _spec(judge: str, jury: str, suite: str, sample: int | None, seed: int) -> CalibrationSpec:
+    rule = next((rule for rule in get_args(JuryRule) if rule == jury), None)
+    if rule is None:
+        raise ConfigError(f"no jury rule {jury!r}; known: {', '.join(get_args(JuryRule))}")
+    if sample is not None and sample < 0:
+        raise ConfigError(f"--sample {sample} is below 0; give the number of items, or 0 for every one")
+    suites = tuple(LOADERS) if suite == "all" else tuple(dict.fromkeys(part.strip() for part in suite.split(",")))
+    judges = () if judge == RECORDED else find_jury(judge, read_file_spec(None).judges)
+    wanted = (SAMPLE if judges else 0) if sample is None else sample
+    return CalibrationSpec(judges=judges, suites=suites, sample=wanted or None, seed=seed, jury=rule)
+
+
+def _tasks(sets: list[CalibrationSet], items: list[Item]) -> list[list[object]]:
+    suite = ReplaySuite(sets, items)
+    answers = {answer.prompt_id: answer for answer in suite.answers()} if items else {}
+    return [list(suite.tasks(prompt, answers[prompt.id])) for prompt in suite.prompts()]
+
+
+def _said(
+    spec: CalibrationSpec,
+    sets: list[CalibrationSet],
+    items: list[Item],
+    folder: Path,
+    console: Console,
+    *,
+    fresh: bool,
+) -> list[Judgment]:
+    """Asks what is still open; Ctrl-C keeps what there is."""
+    total = sum(len(found) for found in _tasks(sets, items)) * len(spec.judges)
+    store = RunStore(folder).open(manifest(spec, sets, items), fresh=fresh)
+    try:
+        there = store.judgments.count_succeeded
+        if there:
+            log.info("resuming: %d of %d judgments are there", there, total)
+        with progress(console, {("calibration", "judgments"): total - there}) as on_progress:
+            asyncio.run(ask(spec, sets, items, store, on_progress))
+        return list(store.judgments.all())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise IncompleteError("stopped; judgments so far are kept: the same command goes on from there") from None
+    finally:
+        store.close()
+
+
+def _show(found: Calibration, *, as_json: bool, markdown: bool) -> None:
+    if as_json:
+        print(json.dumps(found.model_dump(mode="json"), indent=2))
+        return
+    if markdown:
+        print("\n".join(markdown_grid(grid) for grid in grids(found)))
+        return
+    console = Console(width=None if os.isatty(1) else 160)
+    for grid in grids(found):
+        console.print(rich_grid(grid))
+    for suite, part in found.suites.items():
+        for finding in part.findings:
+            console.print(Text(plain(f"{suite}: {finding}")))
+    usage = found.usage
+    cost = "unknown" if usage["cost"] is None else f"${usage['cost']}"
+    console.print(
+        Text(f"calibration {found.sha}: {usage['judgments']} judgments, {usage['failed']} failed, cost {cost}")
+    )

@@ -1,0 +1,125 @@
+"""A calibration as tables: rich for a terminal, Markdown for a page. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ..calibrated import Calibration, SuiteCalibration, shown
+from ..records import Score
+from .tables import escape_markdown, plain
+
+MEANING = {
+    "agreement_people": "agrees with people (all votes)",
+    "kappa_people": "Cohen's kappa with people",
+    "agreement_people_decided": "agrees with people (no ties)",
+    "kappa_people_decided": "Cohen's kappa with people (no ties)",
+    "agreement_among_people": "people agree with each other",
+    "agreement_among_people_decided": "people agree with each other (no ties)",
+    "alpha_among_people": "Krippendorff's alpha of people",
+    "agreement_people_by_ratings": "single ratings agree with people",
+    "kappa_people_by_ratings": "Cohen's kappa of ratings with people",
+    "agreement_people_by_ratings_decided": "single ratings agree with people (no ties)",
+    "kappa_people_by_ratings_decided": "Cohen's kappa of ratings with people (no ties)",
+    "agreement_retired": "agrees with the retired judge",
+    "kappa_retired": "Cohen's kappa with the retired judge",
+    "agreement_retired_decided": "agrees with the retired judge (no ties)",
+    "kappa_retired_decided": "Cohen's kappa with the retired judge (no ties)",
+    "position_consistency": "same verdict in both orders",
+    "points_of_first_shown": "points given to the answer shown first",
+    "length_log_odds": "log-odds that it prefers the longer",
+    "length_log_odds_people": "log-odds that people prefer the longer",
+    "length_log_odds_retired": "log-odds that the retired judge does",
+    "length_bias_people": "length bias beyond people",
+    "length_bias_retired": "length bias beyond the retired judge",
+    "self_preference_people": "own family's points beyond people",
+    "self_preference_retired": "own family's points beyond the retired judge",
+    "win_rate_shift": "candidates' win rate minus the retired judge's (points)",
+    "rating_difference": "rating minus the retired judge's",
+    "rating_distance": "mean absolute difference of ratings",
+    "ratings_equal": "ratings equal",
+    "rating_alpha": "Krippendorff's alpha of ratings (interval)",
+    "spearman_board": "Spearman with the board",
+    "kendall_board": "Kendall's tau-b with the board",
+}
+"""Metric -> what it says, in the order of the tables."""
+WIN_RATES = ("judge", "people", "prediction_powered", "judge_decided", "rogan_gladen")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: its title, its columns (texts first, numbers after), its rows."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def grids(calibration: Calibration) -> list[Grid]:
+    """Every table of a calibration, suite by suite."""
+    found = []
+    for suite, part in calibration.suites.items():
+        counts = ", ".join(f"{n} {kind}" for kind, n in part.items.items() if n)
+        title = f"{suite}: judge {calibration.judge['name']}, {counts}; retired judge {part.retired}"
+        rows = tuple((MEANING.get(name, name), *_cells(part.scores[name])) for name in _ordered(part.scores))
+        found += [Grid(title, ("measure", "value [95 %]", "n", "unscored"), rows), *_groups(suite, part)]
+        found += _models(suite, part)
+    return found
+
+
+def _models(suite: str, part: SuiteCalibration) -> list[Grid]:
+    """What single models gain or lose by this judge."""
+    found = []
+    if part.win_rates:
+        rates = tuple((model, *(shown(rate[name], 1) for name in WIN_RATES)) for model, rate in part.win_rates.items())
+        found.append(Grid(f"{suite}: win rates of models, percent", ("model", *WIN_RATES), rates))
+    if part.excess_by_model:
+        excess = tuple((model, *_cells(score)[:2]) for model, score in part.excess_by_model.items())
+        versus = "people" if part.items["votes"] else part.retired
+        title = f"{suite}: points a model gets beyond what {versus} gives"
+        found.append(Grid(title, ("model", "points", "n"), excess))
+    return found
+
+
+def _groups(suite: str, part: SuiteCalibration) -> list[Grid]:
+    found = []
+    for kind, groups in (("turn", part.by_turn), ("category", part.by_category)):
+        names = [name for name in MEANING if any(name in scores for scores in groups.values()) and "agreement" in name]
+        if names:
+            rows = tuple((group, *(_with_n(scores.get(name)) for name in names)) for group, scores in groups.items())
+            found.append(Grid(f"{suite}: by {kind}", (kind, *(MEANING[name] for name in names)), rows))
+    return found
+
+
+def _with_n(score: Score | None) -> str:
+    return "-" if score is None or score.value is None else f"{shown(score)} (n {score.n})"
+
+
+def _ordered(scores: Iterable[str]) -> list[str]:
+    known = set(scores)
+    return [name for name in MEANING if name in known] + sorted(known - MEANING.keys())
+
+
+def _cells(score: Score) -> tuple[str, str, str]:
+    return shown(score), str(score.n), str(score.unscored)
+
+
+def rich_grid(grid: Grid) -> RichTable:
+    """For a terminal; names go in as text, never as markup."""
+    table = RichTable(title=Text(plain(grid.title)), title_justify="left")
+    for place, name in enumerate(grid.columns):
+        table.add_column(Text(name), justify="right" if place else "left", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    return table
+
+
+def markdown_grid(grid: Grid) -> str:
+    """The table in GitHub's Markdown under its title in bold."""
+    lines = [f"**{escape_markdown(grid.title)}**", "", "| " + " | ".join(map(escape_markdown, grid.columns)) + " |"]
+    lines.append("| " + " | ".join("---:" if place else "---" for place in range(len(grid.columns))) + " |")
+    lines += ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in grid.rows]
+    return "\n".join(lines) + "\n"

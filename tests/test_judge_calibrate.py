@@ -1,0 +1,216 @@
+"""`harness judge calibrate` on recorded judgments: the published agreement figures, and judges that follow a rule."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Done
+from fake_openai import FakeOpenAI, Reply, Request
+
+PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
+pytestmark = pytest.mark.skipif(
+    not (PUBLISHED and os.environ.get("HARNESS_MIRROR")),
+    reason="set HARNESS_PUBLISHED and HARNESS_MIRROR to the folders of published judgments and pinned files",
+)
+Harness = Callable[..., Done]
+Serve = Callable[[FakeOpenAI], AbstractContextManager[FakeOpenAI]]
+
+
+def calibrated(done: Done) -> dict[str, Any]:
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+# ----------------------------------------------------------------------------------------- the recorded judge
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    from conftest import harness_process
+
+    folder = tmp_path_factory.mktemp("recorded")
+    process = harness_process("judge", "calibrate", "--judge", "recorded", "--json", cwd=folder)
+    out, err = process.communicate(timeout=300)
+    return calibrated(Done(process.returncode, out, err))
+
+
+NAMES = {
+    "gpt4-pair_vs_human": ("agreement_people", "agreement_people_decided"),
+    "human_vs_human": ("agreement_among_people", "agreement_among_people_decided"),
+}
+
+
+@pytest.mark.parametrize("who", NAMES)
+@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.parametrize("ties", ["with_tie", "without_tie"])
+def test_every_published_figure_of_agreement_with_people_comes_out(
+    recorded: dict[str, Any], who: str, turn: int, ties: str
+) -> None:
+    published = json.loads((Path(str(PUBLISHED)) / "mt_bench/published.json").read_text())["human_agreement"]
+    agree, total = published[who][f"turn{turn}_{ties}"]
+
+    score = recorded["suites"]["mt_bench"]["by_turn"][f"turn {turn}"][NAMES[who][ties == "without_tie"]]
+
+    assert score["n"] == total
+    assert round(score["value"] * total) == agree
+    assert score["value"] == pytest.approx(agree / total, abs=1e-12)
+    assert score["ci_low"] < score["value"] < score["ci_high"]
+
+
+def test_the_recorded_judge_is_what_its_records_say(recorded: dict[str, Any]) -> None:
+    suites = recorded["suites"]
+
+    assert suites["mt_bench"]["scores"]["position_consistency"]["value"] == 1 - 380 / 2400
+    assert suites["arena_hard"]["scores"]["position_consistency"]["value"] == 329 / 500
+    assert suites["alpaca_eval"]["scores"]["spearman_board"]["value"] == 1
+    assert suites["alpaca_eval"]["items"]["comparisons"] == 13 * 805 + 803
+    assert recorded["usage"]["judgments"] == 0
+
+
+def test_corrections_move_the_judges_win_rates_towards_peoples(recorded: dict[str, Any]) -> None:
+    for rates in recorded["suites"]["mt_bench"]["win_rates"].values():
+        people, judge = rates["people"]["value"], rates["judge"]["value"]
+        assert abs(rates["prediction_powered"]["value"] - people) <= abs(judge - people)
+        assert rates["prediction_powered"]["ci_low"] <= people <= rates["prediction_powered"]["ci_high"]
+
+
+# ------------------------------------------------------------------------------------------ judges that follow a rule
+
+SHOWN = re.compile(
+    r"(?:<\||\[)The Start of Assistant A's (?:Answer|Conversation with User)(?:\|>|\])(.*)"
+    r"(?:<\||\[)The Start of Assistant B's (?:Answer|Conversation with User)(?:\|>|\])(.*)",
+    re.DOTALL,
+)
+
+
+def reply_with(first_wins: Callable[[str, str], bool]) -> Callable[[Request], Reply]:
+    """A judge by rule, in the words of whichever suite asks; the rule sees both answers as shown."""
+
+    def reply(request: Request) -> Reply:
+        if request.body.get("logprobs"):
+            a, b = re.findall(r'"output": """(.*?)"""', request.last, re.DOTALL)[:2] or ("", "")
+            won = first_wins(a, b)
+            tops = (("m", -0.01), ("M", -5.0)) if won else (("M", -0.01), ("m", -5.0))
+            return Reply(text=tops[0][0], tops=tops)
+        found = SHOWN.search(request.last)
+        if found is None:
+            return Reply(text=f"Rating: [[{1 + len(request.last) % 10}]]")
+        won = first_wins(found[1], found[2])
+        if "[[A>>B]]" in request.messages[0]["content"]:
+            return Reply(text="[[A>B]]" if won else "[[B>A]]")
+        return Reply(text="[[A]]" if won else "[[B]]")
+
+    return reply
+
+
+def run_rule(
+    harness: Harness, serve: Serve, rule: Callable[[str, str], bool], *words: str
+) -> tuple[dict[str, Any], FakeOpenAI]:
+    with serve(FakeOpenAI(reply=reply_with(rule))) as fake:
+        found = calibrated(harness("judge", "calibrate", "--judge", f"endpoint:ruler@{fake.url}", "--json", *words))
+    return found, fake
+
+
+def test_a_judge_that_always_takes_the_first_is_found_out(harness: Harness, serve: Serve) -> None:
+    found, fake = run_rule(harness, serve, lambda a, b: True, "--suite", "mt_bench,arena_hard", "--sample", "240")
+
+    for suite in ("mt_bench", "arena_hard"):
+        part = found["suites"][suite]
+        assert part["scores"]["position_consistency"]["value"] == 0
+        assert part["scores"]["points_of_first_shown"]["value"] == 1
+        assert any("the order decides" in finding for finding in part["findings"])
+    people = found["suites"]["mt_bench"]["scores"]
+    assert abs(people["kappa_people"]["value"]) < 0.05  # all ties: it agrees with people's ties alone
+    assert "agreement_people_decided" not in people
+    assert set(found["sample"]["items"].values()) == {80}  # MT-Bench's comparisons and ratings, Arena-Hard's
+    assert len(fake.requests) == 80 * 2 + 80 + 80 * 2
+
+
+def test_a_judge_that_prefers_the_longer_is_consistent_and_flagged_for_length(harness: Harness, serve: Serve) -> None:
+    found, _ = run_rule(harness, serve, lambda a, b: len(a) > len(b), "--suite", "mt_bench", "--sample", "400")
+
+    part = found["suites"]["mt_bench"]
+    assert part["scores"]["position_consistency"]["value"] > 0.95  # but for answers of one length
+    assert part["scores"]["length_bias_people"]["ci_low"] > 0
+    assert part["scores"]["length_log_odds"]["value"] > 3
+    assert any(finding.startswith("prefers longer answers more than people") for finding in part["findings"])
+
+
+def test_a_judge_that_throws_a_coin_agrees_by_chance(harness: Harness, serve: Serve) -> None:
+    coin = random.Random(7)
+    found, _ = run_rule(harness, serve, lambda a, b: coin.random() < 0.5, "--suite", "mt_bench", "--sample", "400")
+
+    part = found["suites"]["mt_bench"]
+    assert part["scores"]["kappa_people"]["ci_low"] < 0.05
+    assert 0.35 < part["scores"]["position_consistency"]["value"] < 0.65
+    assert any("not shown to be above chance" in finding for finding in part["findings"])
+
+
+def test_a_calibration_resumes_counts_its_failures_and_scores_none(
+    harness: Harness, serve: Serve, tmp_path: Path
+) -> None:
+    words = ("--suite", "mt_bench", "--sample", "60", "--json", "--out", "mine.json")
+    broken = reply_with(lambda a, b: len(a) > len(b))
+    with serve(FakeOpenAI(reply=broken)) as fake:
+        judge = ("judge", "calibrate", "--judge", f"endpoint:ruler@{fake.url}")
+        first = calibrated(harness(*judge, *words))
+        asked = len(fake.requests)
+        rows = next(tmp_path.glob("results/calibrations/ruler/*/judgments.jsonl"))
+        lines = rows.read_text().splitlines(keepends=True)
+        rows.write_text("".join(lines[:-5]))  # as if it had been killed
+        second = calibrated(harness(*judge, *words))
+        assert len(fake.requests) <= asked + 5
+
+        fake.reply = lambda request: "I cannot say."
+        failed = calibrated(harness(*judge, *words, "--suite", "all"))
+    assert json.loads((tmp_path / "mine.json").read_text()) == failed
+    assert {key: first[key] for key in ("suites", "judge", "data")} == {
+        key: second[key] for key in ("suites", "judge", "data")
+    }
+    assert sum(first["sample"]["items"].values()) == 60
+    for part in failed["suites"].values():
+        assert part["failures"]
+        assert all(score["value"] is None for name, score in part["scores"].items() if name.startswith("kappa"))
+        assert any("have no verdict" in finding for finding in part["findings"])
+
+
+def test_a_card_of_the_judge_cites_its_calibration(harness: Harness, serve: Serve, tmp_path: Path) -> None:
+    with serve(FakeOpenAI(reply=reply_with(lambda a, b: len(a) > len(b)))) as fake:
+        judge = ("--judge", f"endpoint:fake@{fake.url}")
+        calibrated(harness("judge", "calibrate", *judge, "--suite", "mt_bench", "--sample", "60", "--json"))
+        model = ("--model", f"endpoint:fake@{fake.url}", "--suite", "mt_bench", "--limit", "8")
+        done = harness("run", *model, *judge, "--json")
+    (card,) = calibrated(done)["cards"]
+    assert any(note.startswith("judge calibrated on ") for note in card["notes"])
+    assert len(card["provenance"]["calibration"]["sha"]) == 12
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--judge", "gpt9"), "no judge named 'gpt9'"),
+        (("--judge", "recorded", "--suite", "lm_eval"), "no recorded judgments of suite 'lm_eval'; known: mt_bench"),
+        (("--judge", "recorded", "--data", "none"), "no such folder of recorded judgments: 'none'"),
+        (("--judge", "recorded", "--sample", "-1"), "--sample -1 is below 0"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    harness: Harness, tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    done = harness("judge", "calibrate", *words)
+
+    assert (done.code, done.out) == (2, "")
+    assert sentence in done.err
+    assert list(tmp_path.iterdir()) == []
