@@ -268,15 +268,14 @@ def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
     return removed
 
 
-def kept(path: Path, keys: Iterable[bytes]) -> int:
-    """How many of these requests need no call."""
+def kept(path: Path, keys: Iterable[bytes]) -> set[bytes]:
+    """Those of these requests that need no call."""
     if not path.exists():
-        return 0
+        return set()
     database = connect(path, create=False)
+    there = "SELECT 1 FROM replies WHERE key = ?"
     try:
-        return sum(
-            database.execute("SELECT 1 FROM replies WHERE key = ?", (key,)).fetchone() is not None for key in keys
-        )
+        return {key for key in keys if database.execute(there, (key,)).fetchone() is not None}
     except sqlite3.Error as error:
         raise cache_error(path, error) from error
     finally:

@@ -1,6 +1,6 @@
-"""What stands between a judge and the wire: a call is looked up in the cache, else paid for.
+"""What stands between a judge and the wire: a call is looked up in the cache, else set against the budget and made.
 
-It owns the order of these and what a run may share between its judges. Words and verdicts are the judge's.
+It owns the order of these and what a run's judges share. Words and verdicts are the judge's.
 """
 
 from __future__ import annotations
@@ -11,50 +11,100 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
+from .budget import Budget
 from .cache import ReplyCache, request_key
 from .client import ChatReply
+from .pricing import reply_price, worst_case
+from .records import JudgeSpec, JudgeTask
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, and the key its reply is cached under."""
+
+    key: bytes
+    body: dict[str, JsonValue]
 
 
 class Wire(Protocol):
-    """Whatever answers a chat-completions body."""
+    """Whatever answers a request: a chat endpoint, or a batch."""
 
-    async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
+    price_share: float
+    """Share of the list price that a reply costs."""
+
+    async def send(self, call: Call) -> ChatReply:
         """Raises ReplyError for a call that failed."""
         ...
 
 
+class Chat(Protocol):
+    """What `ChatClient` does."""
+
+    async def chat(self, body: dict[str, JsonValue]) -> ChatReply: ...
+
+
+class LiveWire:
+    """Asks at once."""
+
+    price_share = 1.0
+
+    def __init__(self, client: Chat) -> None:
+        self._client = client
+
+    async def send(self, call: Call) -> ChatReply:
+        return await self._client.chat(call.body)
+
+
 @dataclass(frozen=True)
 class CallOptions:
-    """What all judges of a run share."""
+    """What the judges of a run share."""
 
     cache: ReplyCache = field(default_factory=lambda: ReplyCache(None))
+    budget: Budget = field(default_factory=Budget)
+    price_share: float = 1.0
+    """Share of the list price that calls cost by the transport in use."""
 
 
 @runtime_checkable
 class Calling(Protocol):
-    """A judge that makes paid calls; the run hands it these options before it is entered."""
+    """A judge whose verdicts cost calls; the run hands it the options before it is entered."""
 
     def use(self, options: CallOptions) -> None: ...
+
+    def first_call(self, task: JudgeTask) -> Call | None:
+        """The first request of a task, for estimates; None where none is needed."""
+        ...
 
 
 class Calls:
     """One judge's calls to one endpoint."""
 
-    def __init__(self, endpoint: str, wire: Wire, options: CallOptions) -> None:
+    def __init__(self, spec: JudgeSpec, endpoint: str, wire: Wire, options: CallOptions) -> None:
         """`endpoint` tells one judge's replies from another's: its base URL, or what stands for a server whose address
         changes with every run (a digest of the weights it serves)."""
         self.endpoint = endpoint
+        self._spec = spec
         self._wire = wire
         self._options = options
+        self._label = f"{spec.model} at {endpoint}"
 
-    def key(self, body: dict[str, JsonValue], repeat: int) -> bytes:
-        return request_key(self.endpoint, body, repeat)
+    def call(self, body: dict[str, JsonValue], repeat: int) -> Call:
+        return Call(request_key(self.endpoint, body, repeat), body)
 
-    async def chat(self, key: bytes, body: dict[str, JsonValue]) -> ChatReply:
-        """Raises ReplyError, and StoreError where the reply cache can no longer be written."""
-        judge = f"{body.get('model')} at {self.endpoint}"
-        return await self._options.cache.reply(key, judge, lambda: self._wire.chat(body))
+    async def chat(self, call: Call) -> ChatReply:
+        """Raises ReplyError; BudgetReachedError, StoreError where no further call can be made."""
+        return await self._options.cache.reply(call.key, self._label, lambda: self._pay(call))
 
-    async def forget(self, keys: Iterable[bytes]) -> None:
+    async def _pay(self, call: Call) -> ChatReply:
+        if self._options.budget.limit is None:
+            return await self._wire.send(call)
+        most = (worst_case(self._spec, call.body) or 0.0) * self._wire.price_share
+        async with self._options.budget.charge(most) as charge:
+            reply = await self._wire.send(call)
+            paid = reply_price(self._spec, reply)
+            charge.dollars = most if paid is None else paid  # a server that counts no tokens: the worst is assumed
+            return reply
+
+    async def forget(self, calls: Iterable[Call]) -> None:
         """Replies that held no verdict are failures, and a failure is not kept."""
-        await self._options.cache.forget(keys)
+        await self._options.cache.forget(call.key for call in calls)

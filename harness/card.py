@@ -17,6 +17,8 @@ from .questions import rules_of
 from .records import Answer, Judgment, Prompt, ScoreCard, digest
 from .store import RunStore
 
+HOW = {"results", "mirror", "cache", "max_cost", "transport"}
+"""Settings that say where and how, not what: no number depends on them."""
 MIN_SCORED = 0.9
 """A card with a smaller share scored is complete=False and never ranked (specs: 90 %)."""
 
@@ -75,7 +77,7 @@ def _provenance(made: Plan, run: SuiteRun, facts: dict[str, JsonValue], cited: C
         **facts,
         "model": made.identity,
         "run_id": run.store.folder.name,
-        "config": digest(spec.model_dump(mode="json", exclude={"results", "mirror", "cache"}))[:12],
+        "config": digest(spec.model_dump(mode="json", exclude=HOW))[:12],
         "seed": spec.seed,
         **({} if cited is None else {"calibration": cited.provenance}),
         **({} if made.fusion is None else {"fusion": made.fusion.model_dump(mode="json")}),

@@ -81,6 +81,8 @@ class RunSpec(Record):
     mirror: str | None = None
     cache: bool = True
     """Whether judges' replies are taken from, and put into, the reply cache."""
+    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """US dollars that the judges of this run may cost, all its sessions together."""
 
 
 class FileSpec(Record):
@@ -99,6 +101,7 @@ class FileSpec(Record):
     results: str | None = None
     mirror: str | None = None
     cache: bool | None = None
+    max_cost: float | None = None
     sampling: SamplingOverride = SamplingOverride()
     serve: ServeSpec = ServeSpec()
     judges: dict[str, dict[str, Any]] = {}

@@ -11,6 +11,7 @@ HarnessError
 │   ├── ServerError         the served model died or never answered
 │   ├── StaleError          a generated file is no longer what would be written
 │   ├── JudgeUnavailableError  the judge's endpoint stays down or refuses the key
+│   ├── BudgetReachedError  the next call could cross --max-cost
 │   └── StoreError          results can no longer be written (disk full, no permission)
 ├── ReplyError            one request failed; becomes the `error` of one Answer or Judgment
 └── VerdictParseError     a judge's reply holds no verdict; becomes the `error` of one Judgment
@@ -81,6 +82,10 @@ class JudgeUnavailableError(IncompleteError):
 
 
 class StoreError(IncompleteError):
+    pass
+
+
+class BudgetReachedError(IncompleteError):
     pass
 
 

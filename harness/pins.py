@@ -170,9 +170,19 @@ _PINNED = (
         suite="tokenizer",
         path="openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken",
         sha256="223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",  # tiktoken_ext/openai_public.py
-        size=None,
+        size=1_681_126,
         licence="MIT",
         source="https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken",
+        optional=True,
+    ),
+    OfficialFile(
+        name="tokenizer/o200k_base",
+        suite="tokenizer",
+        path="openaipublic.blob.core.windows.net/encodings/o200k_base.tiktoken",
+        sha256="446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",  # tiktoken_ext/openai_public.py
+        size=3_613_922,
+        licence="MIT",
+        source="https://openaipublic.blob.core.windows.net/encodings/o200k_base.tiktoken",
         optional=True,
     ),
 )

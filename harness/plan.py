@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from .budget import Budget
 from .cache import ReplyCache, cache_path
 from .calls import Calling, CallOptions
 from .config import RunSpec
@@ -20,7 +21,7 @@ from .errors import ConfigError
 from .fusion import Fusion, read_checkpoint_fusion
 from .plugins import load_plugin
 from .protocols import Backend, Judge, OwnRunner, ServeOptions, Serving, Suite, SuiteOptions
-from .records import Answer, JudgeSpec, JuryRule, Prompt, Sampling, digest
+from .records import JudgeSpec, JuryRule, Prompt, Sampling, digest
 from .store import run_dir
 
 
@@ -70,7 +71,7 @@ def plan(spec: RunSpec, log_dir: Path) -> Plan:
     judges = {
         suite.name: tuple(loaded_judges[one.model_dump_json()] for one in spec.judges[suite.name]) for suite in suites
     }
-    calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None))
+    calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=Budget(spec.max_cost))
     for judge in loaded_judges.values():
         if isinstance(judge, Calling):
             judge.use(calls)
@@ -163,54 +164,3 @@ def folder_of(made: Plan, suite: Suite) -> Path:
     spec = made.spec
     run_id = digest(manifest(made, suite))[:12]
     return run_dir(spec.results, model=spec.model.slug, suite=suite.name, version=suite.version, run_id=run_id)
-
-
-# ------------------------------------------------------------------------------------------------------- estimates
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a suite would ask. Judge tokens are guesses: 4 characters a token, 1,500 characters an answer turn."""
-
-    suite: str
-    judge: str
-    prompts: int
-    generation_calls: int
-    judge_calls: int
-    judge_cost: float | None
-    """US dollars; None where the judge has no known price."""
-
-    def as_dict(self) -> dict[str, JsonValue]:
-        return asdict(self)
-
-
-def estimate(made: Plan) -> list[Estimate]:
-    """Numbers of calls of a run from nothing. Reads data only."""
-    found = []
-    for suite in made.suites:
-        judges = made.spec.judges[suite.name]
-        turns = calls = 0
-        dollars = 0.0
-        for prompt in made.prompts[suite.name]:
-            answers = made.sampling(suite)(prompt).n
-            turns += len(prompt.turns) * answers
-            times = answers * made.spec.repeats
-            answer = Answer(
-                prompt_id=prompt.id,
-                model="estimate",
-                turns=tuple(f"{number} " + "x" * 1500 for number, _ in enumerate(prompt.turns)),
-                finish=tuple("stop" for _ in prompt.turns),
-            )
-            for task in suite.tasks(prompt, answer):
-                calls += times * len(judges)
-                characters = sum(map(len, task.fields.values())) + len(
-                    task.template.user + (task.template.system or "")
-                )
-                # 400 tokens a verdict: the mean of the official judges' replies is 200 to 900 (specs)
-                reply = min(task.template.max_tokens, 400)
-                one_time = [characters / 4 * (one.price_in or 0) + reply * (one.price_out or 0) for one in judges]
-                dollars += times * sum(one_time) / 1e6
-        priced = all(one.price_in is not None and one.price_out is not None for one in judges)
-        cost = round(dollars, 2) if priced else None
-        found.append(Estimate(suite.name, judge_label(judges), len(made.prompts[suite.name]), turns, calls, cost))
-    return found

@@ -10,9 +10,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 from pydantic import JsonValue
 
 from .card import score_card
+from .estimate import suite_runs
 from .own import KeptServer, own_card
 from .pipeline import ProgressCallback, SuiteRun, evaluate
-from .plan import Plan, folder_of, manifest
+from .plan import Plan, manifest
 from .protocols import Backend
 from .provenance import provenance
 from .records import ScoreCard
@@ -24,20 +25,11 @@ def opened(made: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
     """Every suite's store, locked; all are closed again whatever happens."""
     stores: list[RunStore] = []
     try:
-        runs = []
-        for suite in made.suites:
-            store = RunStore(folder_of(made, suite)).open(manifest(made, suite), fresh=fresh)
-            stores.append(store)
-            runs.append(
-                SuiteRun(
-                    suite=suite,
-                    judges=made.judges[suite.name],
-                    store=store,
-                    prompts=made.prompts[suite.name],
-                    sampling=made.sampling(suite),
-                    repeats=made.spec.repeats,
-                )
-            )
+        runs = suite_runs(made)
+        for run in runs:
+            run.store.open(manifest(made, run.suite), fresh=fresh)
+            stores.append(run.store)
+        made.calls.budget.spent = sum(row.paid or 0.0 for run in runs for row in run.store.judgments.every())
         yield runs
     finally:
         for store in stores:

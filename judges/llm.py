@@ -13,7 +13,7 @@ from typing import Literal, Protocol, Self
 
 from pydantic import JsonValue
 
-from harness.calls import CallOptions, Calls
+from harness.calls import Call, CallOptions, Calls, LiveWire
 from harness.client import ChatClient, ChatReply
 from harness.errors import ConfigError, JudgeUnavailableError, ReplyError, VerdictParseError
 from harness.pricing import reply_price
@@ -41,8 +41,8 @@ class Conversation:
     replies: list[str] = field(default_factory=list)
     logprobs: tuple[TokenLogprob, ...] = ()
     flags: list[Flag] = field(default_factory=list)
-    keys: list[bytes] = field(default_factory=list)
-    """Under which the replies are cached."""
+    answered: list[Call] = field(default_factory=list)
+    """The calls that the replies are to."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = 0.0
@@ -97,12 +97,22 @@ class LlmJudge:
         self.spec = spec
         self._evaluator = None if spec.evaluator is None else read_evaluator(spec.evaluator)
         self._client = endpoint_client(spec) if client is None else client
-        self._calls = Calls(endpoint or spec.url or "", self._client, CallOptions())
+        self._calls = Calls(spec, endpoint or spec.url or "", LiveWire(self._client), CallOptions())
         self._failures = 0
         self._down: str | None = None
 
     def use(self, options: CallOptions) -> None:
-        self._calls = Calls(self._calls.endpoint, self._client, options)
+        self._calls = Calls(self.spec, self._calls.endpoint, LiveWire(self._client), options)
+
+    def first_call(self, task: JudgeTask) -> Call | None:
+        task = self._in_own_words(task)
+        return None if is_drawn(task) else self._next_call(task, render(task))
+
+    def _in_own_words(self, task: JudgeTask) -> JudgeTask:
+        return task if self._evaluator is None else self._evaluator.asked(task)
+
+    def _next_call(self, task: JudgeTask, messages: list[Message]) -> Call:
+        return self._calls.call(request_body(self.spec, task.template, messages), task.repeat)
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -123,8 +133,8 @@ class LlmJudge:
     async def judge(self, task: JudgeTask) -> Judgment:
         """The verdict, or why there is none. Raises JudgeUnavailableError once the endpoint is known to be down."""
         started = time.monotonic()
-        task = task if self._evaluator is None else self._evaluator.asked(task)
-        if task.template.identical_is_draw and task.baseline is not None and task.answer.turns == task.baseline.turns:
+        task = self._in_own_words(task)
+        if is_drawn(task):
             drawn = Conversation([], flags=["identical"])
             return self._judgment(task, drawn, started, verdict=Preference(value=0.5))
         talk = Conversation(render(task))
@@ -133,7 +143,7 @@ class LlmJudge:
         except VerdictParseError as error:
             empty = error.reason == "parse" and not (talk.text or "").strip() and not talk.logprobs
             failure = Failure.model_validate({"reason": "empty" if empty else error.reason, "message": str(error)})
-            await self._calls.forget(talk.keys)  # a failure is not kept: the same command asks again
+            await self._calls.forget(talk.answered)  # a failure is not kept: the same command asks again
             return self._judgment(task, talk, started, error=failure)
         except ReplyError as error:
             failure = Failure.model_validate({"reason": error.reason, "message": str(error)})
@@ -156,15 +166,14 @@ class LlmJudge:
     async def _call(self, task: JudgeTask, talk: Conversation) -> None:
         if self._down is not None:
             raise JudgeUnavailableError(self._down)
-        body = request_body(self.spec, task.template, talk.messages)
-        key = self._calls.key(body, task.repeat)
+        call = self._next_call(task, talk.messages)
         try:
-            reply = await self._calls.chat(key, body)
+            reply = await self._calls.chat(call)
         except ReplyError as error:
             self._note_failure(error)
             raise
         self._failures = 0
-        talk.keys.append(key)
+        talk.answered.append(call)
         talk.hear(reply, task.template, reply_price(self.spec, reply))
 
     def _note_failure(self, error: ReplyError) -> None:
@@ -219,6 +228,13 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
     if spec.key_env and not key:
         raise ConfigError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
     return ChatClient(spec.url, api_key=key, access=spec.access, concurrency=spec.concurrency, timeout=spec.timeout)
+
+
+def is_drawn(task: JudgeTask) -> bool:
+    """Whether the protocol calls this a draw without asking."""
+    return bool(
+        task.template.identical_is_draw and task.baseline is not None and task.answer.turns == task.baseline.turns
+    )
 
 
 def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Message]) -> dict[str, JsonValue]:

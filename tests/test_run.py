@@ -10,7 +10,8 @@ import pytest
 from toys import ToyBackend, ToyJudge, ToySuite, toy_prompts
 
 from harness.config import RunSpec, SamplingOverride
-from harness.plan import Plan, estimate, folder_of, limited, manifest, protocol
+from harness.estimate import estimate
+from harness.plan import Plan, folder_of, limited, manifest, protocol
 from harness.records import JudgeSpec, ModelRef, ScoreCard
 from harness.run import execute, opened
 from harness.store import find_cards, read_card
@@ -75,8 +76,11 @@ def test_the_estimate_counts_calls_and_prices_them(tmp_path: Path) -> None:
     (found,) = estimate(made(tmp_path))
 
     assert (found.prompts, found.generation_calls, found.judge_calls) == (20, 20, 20)
-    # 1,502 answer + 14 template characters = 379 tokens at $1/M, and 400 reply tokens at $2/M, twenty times
-    assert found.judge_cost == pytest.approx(20 * (1516 / 4 + 800) / 1e6, abs=0.005)
+    # 1,501 answer + 14 template characters at 4 a token, 4 tokens round each of the three texts, at $1/M; and 400 reply
+    # tokens at $2/M; twenty times
+    assert found.judge_cost == pytest.approx(20 * (1515 / 4 + 12 + 800) / 1e6)
+    assert found.judge_cost_open == found.judge_cost
+    assert "4 characters a token" in found.tokens_by
 
 
 def test_a_card_counts_failures_by_reason_and_is_not_ranked_under_nine_tenths(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ..config import (
@@ -27,13 +26,15 @@ from ..config import (
     suite_names,
 )
 from ..errors import ConfigError, IncompleteError
+from ..estimate import Estimate, estimate
 from ..pipeline import SuiteRun
-from ..plan import Plan, estimate, plan
+from ..plan import Plan, plan
 from ..records import ModelRef, ScoreCard
 from ..report.judging import judging_table
 from ..report.tables import card_table
 from ..run import execute, opened
 from ..store import make_folder
+from .cost import announce, print_cost, print_estimate
 from .progress import progress, set_up_logging
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,9 @@ def run(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither read nor fill the judges' reply cache.")
     ] = False,
+    max_cost: Annotated[
+        float | None, typer.Option(help="US dollars the judges of this run may cost; it stops before crossing.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration; default ./harness.yaml if it exists.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be asked; write nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and begin anew.")] = False,
@@ -130,14 +134,16 @@ def run(
         "results": None if results is None else str(results),
         "mirror": mirror,
         "cache": False if no_cache else None,
+        "max_cost": max_cost,
     }
     spec = resolve(file, flags, serve, sampling)
     made = plan(spec, log_dir=spec.results / "runs" / spec.model.slug / "logs")
+    found = estimate(made)
     if dry_run:
-        print_estimate(made, as_json=as_json)
+        print_estimate(found, as_json=as_json)
         return
-    announce(made)
-    cards = work(made, console, fresh=fresh)
+    announce(found)
+    cards = work(made, console, found, fresh=fresh)
     finish(made, cards, as_json=as_json)
 
 
@@ -164,26 +170,11 @@ def _over(base: Any, flags: dict[str, Any], kind: Any, where: str) -> Any:
     return checked(kind, base.model_dump() | given, where)
 
 
-def announce(made: Plan) -> None:
-    """Says who judges and what that costs, before the first call."""
-    for found in estimate(made):
-        cost = "" if found.judge_cost is None else f", about ${found.judge_cost:.2f}"
-        log.info(
-            "%s: %d prompts, %d generation calls; judge %s, %d calls%s",
-            found.suite,
-            found.prompts,
-            found.generation_calls,
-            found.judge,
-            found.judge_calls,
-            cost,
-        )
-
-
-def work(made: Plan, console: Console, *, fresh: bool) -> list[ScoreCard]:
+def work(made: Plan, console: Console, estimates: Sequence[Estimate], *, fresh: bool) -> list[ScoreCard]:
     """Runs the pipeline; Ctrl-C and SIGTERM stop it cleanly and say how to go on."""
     with opened(made, fresh=fresh) as runs:
         make_folder(made.spec.results / "runs" / made.spec.model.slug / "logs")
-        totals = _totals(made, runs)
+        totals = _totals(estimates, runs)
         try:
             with progress(console, totals) as on_progress:
                 return asyncio.run(_stoppable(execute(made, runs, on_progress=on_progress)))
@@ -201,9 +192,9 @@ async def _stoppable(job: Any) -> list[ScoreCard]:
     return found
 
 
-def _totals(made: Plan, runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
+def _totals(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
     """Rows still to come by suite and stage; judgments are an upper bound (failed answers are not judged)."""
-    calls = {found.suite: found.judge_calls for found in estimate(made)}
+    calls = {found.suite: found.judge_calls for found in estimates}
     totals: dict[tuple[str, str], int] = {}
     for run in runs:
         name = run.suite.name
@@ -213,21 +204,6 @@ def _totals(made: Plan, runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
         if done > 0:
             log.info("%s: resuming, %d answers and %d judgments are there", name, done, len(run.store.judgments))
     return totals
-
-
-def print_estimate(made: Plan, *, as_json: bool) -> None:
-    found = estimate(made)
-    if as_json:
-        print(json.dumps({"dry_run": [part.as_dict() for part in found]}, indent=2))
-        return
-    table = Table(title="Dry run: nothing is asked, nothing is written", title_justify="left")
-    for name in ("suite", "judge", "prompts", "generation calls", "judge calls", "judge cost (rough)"):
-        table.add_column(name, justify="left" if name in ("suite", "judge") else "right")
-    for part in found:
-        cost = "unknown" if part.judge_cost is None else f"${part.judge_cost:.2f}"
-        numbers = (str(part.prompts), str(part.generation_calls), str(part.judge_calls), cost)
-        table.add_row(*(Text(text) for text in (part.suite, part.judge, *numbers)))
-    Console().print(table)
 
 
 def finish(made: Plan, cards: list[ScoreCard], *, as_json: bool) -> None:
@@ -243,6 +219,7 @@ def finish(made: Plan, cards: list[ScoreCard], *, as_json: bool) -> None:
         for card in cards:
             for note in card.notes:
                 console.print(Text(f"{card.suite}: {note}"), soft_wrap=True)
+        print_cost(cards)
         root = made.spec.results / "runs" / made.spec.model.slug
         print(f"cards, answers and judgments: {root}")
         print(f"next: harness leaderboard --results {made.spec.results}")

@@ -1,0 +1,72 @@
+"""`--max-cost`: what the calls of one run may cost together. A call begins only when its worst case still fits.
+
+Calls in flight are never cut off for money: those that do not fit wait until others have ended for less than was set
+aside for them, and when none is left in flight, the run stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from .errors import BudgetReachedError
+
+ROUNDING = 1e-9
+"""US dollars that sums of floating-point prices may be off by."""
+
+
+@dataclass
+class Charge:
+    """What one call may cost, then what it did cost, in US dollars. A call that failed cost nothing that is known."""
+
+    most: float
+    dollars: float = 0.0
+
+
+class Budget:
+    """The money of one run; without a limit it is not asked."""
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.limit = limit
+        self.spent = 0.0
+        """US dollars, those of earlier sessions of the run too."""
+        self._set_aside = 0.0
+        self._in_flight = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @asynccontextmanager
+    async def charge(self, most: float) -> AsyncIterator[Charge]:
+        """Sets `most` aside for the time of one call; its true cost is to be written into the charge."""
+        await self._wait_for(most)
+        self._in_flight += 1
+        self._set_aside += most
+        charge = Charge(most)
+        try:
+            yield charge
+        finally:
+            self._in_flight -= 1
+            self._set_aside = self._set_aside - most if self._in_flight else 0.0  # no rounding is carried on
+            self.spent += charge.dollars
+            for waiter in self._waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._waiting.clear()
+
+    async def _wait_for(self, most: float) -> None:
+        while self.limit is not None and self.spent + self._set_aside + most > self.limit + ROUNDING:
+            if not self._in_flight:
+                raise BudgetReachedError(
+                    f"stopped before crossing --max-cost {dollars(self.limit)}: {dollars(self.spent)} paid for this "
+                    f"run so far, and the next call may cost up to {dollars(most)}; nothing is lost: the same "
+                    "command with a higher --max-cost goes on from there"
+                )
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+
+
+def dollars(amount: float) -> str:
+    """`$12.34`, with as many digits as a small amount needs: `$0.0012`."""
+    return f"${amount:.2f}" if amount >= 1 or amount == 0 else f"${amount:.2g}" if amount < 0.01 else f"${amount:.3f}"
