@@ -16,6 +16,9 @@ from .errors import BudgetReachedError
 ROUNDING = 1e-9
 """US dollars that sums of floating-point prices may be off by."""
 
+GRACE = 0.25
+"""Seconds between the end of the last call and the end of the run: that call's judgment is written meanwhile."""
+
 
 @dataclass
 class Charge:
@@ -34,6 +37,8 @@ class Budget:
         """US dollars, those of earlier sessions of the run too."""
         self._set_aside = 0.0
         self._in_flight = 0
+        self._ended = 0
+        self._stopped = False
         self._waiting: list[asyncio.Future[None]] = []
 
     @asynccontextmanager
@@ -47,6 +52,7 @@ class Budget:
             yield charge
         finally:
             self._in_flight -= 1
+            self._ended += 1
             self._set_aside = self._set_aside - most if self._in_flight else 0.0  # no rounding is carried on
             self.spent += charge.dollars
             for waiter in self._waiting:
@@ -55,16 +61,29 @@ class Budget:
             self._waiting.clear()
 
     async def _wait_for(self, most: float) -> None:
-        while self.limit is not None and self.spent + self._set_aside + most > self.limit + ROUNDING:
-            if not self._in_flight:
+        while self._stopped or not self._fits(most):
+            if self._stopped or await self._is_still():
+                self._stopped = True  # what would still fit is left too: it would be cut off when the run ends
                 raise BudgetReachedError(
-                    f"stopped before crossing --max-cost {dollars(self.limit)}: {dollars(self.spent)} paid for this "
-                    f"run so far, and the next call may cost up to {dollars(most)}; nothing is lost: the same "
+                    f"stopped before crossing --max-cost {dollars(self.limit or 0)}: {dollars(self.spent)} paid for "
+                    f"this run so far, and the next call may cost up to {dollars(most)}; nothing is lost: the same "
                     "command with a higher --max-cost goes on from there"
                 )
+
+    def _fits(self, most: float) -> bool:
+        return self.limit is None or self.spent + self._set_aside + most <= self.limit + ROUNDING
+
+    async def _is_still(self) -> bool:
+        """Waits until a call ends; True where none was in flight, and for as long as its judgment takes to be written
+        none has begun or ended."""
+        if self._in_flight:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             await waiter
+            return False
+        ended = self._ended
+        await asyncio.sleep(GRACE)
+        return not self._in_flight and self._ended == ended
 
 
 def dollars(amount: float) -> str:
