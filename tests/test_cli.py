@@ -20,6 +20,8 @@ COMMANDS = (
     "data list",
     "data pull",
     "data verify",
+    "cache stats",
+    "cache prune",
     "judge list",
     "judge calibrate",
     "ls",

@@ -188,3 +188,21 @@ def test_a_dry_run_says_what_is_done_and_what_is_cached(run: Run, judge: FakeOpe
     assert all(part["judge_cost_open"] == pytest.approx(part["judge_cost"]) for part in before)
     assert [part["judge_cost_open"] for part in after] == [0, 0]
     assert len(judge.requests) == asked
+
+
+def test_the_cache_is_shown_and_pruned(harness: Callable[..., Done], run: Run, judge: FakeOpenAI) -> None:
+    assert run().code == 0
+
+    shown = json.loads(harness("cache", "stats", "--json").out)
+
+    assert [(row["judge"], row["replies"]) for row in shown["judges"]] == [
+        (f"fake at {judge.url}", len(judge.requests))
+    ]
+    assert shown["bytes"] > 0
+    assert "fake at" in harness("cache", "stats").out
+    assert harness("cache", "prune").code == 2
+    assert "is no age" in harness("cache", "prune", "--older-than", "30").err
+    assert json.loads(harness("cache", "prune", "--older-than", "30d", "--json").out) == {"removed": 0}
+    assert json.loads(harness("cache", "prune", "--judge", "other", "--json").out) == {"removed": 0}
+    assert harness("cache", "prune", "--all").out == f"removed {len(judge.requests)} replies\n"
+    assert json.loads(harness("cache", "stats", "--json").out)["judges"] == []

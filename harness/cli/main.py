@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": ("compare:compare", "Compare runs on the same questions: differences, flips, what could be seen."),
     "view": ("view:view", "Read runs, questions, answers and verdicts in the browser."),
     "data": ("data:data_app", "List, fetch and verify the official benchmark files."),
+    "cache": ("cache:cache_app", "What the judges' reply cache holds; prune it."),
     "judge": ("judge:judge_app", "List the judges, calibrate one against people."),
     "ls": ("ls:ls", "List installed backends, suites, judges or rewards."),
     "doctor": ("doctor:doctor", "Check this machine and say how to mend what is missing."),

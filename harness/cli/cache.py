@@ -1,0 +1,69 @@
+"""`harness cache`: what the reply cache holds, and what of it to drop."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .. import cache
+from ..errors import ConfigError
+
+cache_app = typer.Typer(
+    help="Judges' replies kept for later runs: stats, prune.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+@cache_app.command("stats", epilog="Example: harness cache stats --json")
+def stats(as_json: AsJson = False) -> None:
+    """Replies, tokens and age by judge, and where the cache is (HARNESS_REPLY_CACHE)."""
+    path = cache.cache_path()
+    found = cache.shares(path)
+    size = sum(part.stat().st_size for part in path.parent.glob(path.name + "*"))
+    if as_json:
+        print(json.dumps({"path": str(path), "bytes": size, "judges": [asdict(share) for share in found]}, indent=2))
+        return
+    table = Table(box=None)
+    for name in ("judge", "replies", "tokens in", "tokens out", "oldest", "newest"):
+        table.add_column(name, overflow="fold", justify="left" if name == "judge" else "right")
+    for share in found:
+        numbers = (f"{number:,}" for number in (share.replies, share.prompt_tokens, share.completion_tokens))
+        days = (time.strftime("%Y-%m-%d", time.localtime(when)) for when in (share.oldest, share.newest))
+        table.add_row(*(Text(text) for text in (share.judge, *numbers, *days)))
+    console = Console()
+    console.print(table)
+    console.print(f"cache: {path}, {size:,} bytes", soft_wrap=True, highlight=False)
+
+
+@cache_app.command("prune", epilog="Example: harness cache prune --older-than 30d --judge gpt-4.1-mini")
+def prune(
+    older_than: Annotated[str | None, typer.Option(help="Age, e.g. 30d, 12h, 90m, 4w.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Part of the judge's name or address, as stats shows it.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All replies.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove replies by age, by judge, or by both; the next run that needs them pays for them again."""
+    if everything == (older_than is not None or judge is not None):
+        raise ConfigError("say what to remove: --older-than AGE, --judge NAME, both, or --all alone")
+    removed = cache.prune(cache.cache_path(), older_than=_seconds(older_than), judge=judge)
+    print(json.dumps({"removed": removed}) if as_json else f"removed {removed:,} replies")
+
+
+def _seconds(age: str | None) -> float | None:
+    if age is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", age)
+    if found is None:
+        raise ConfigError(f"--older-than {age!r} is no age; give a number and m, h, d or w, e.g. 30d")
+    return float(found[1]) * SECONDS[found[2]]
