@@ -7,6 +7,7 @@ the checkpoint's safetensors. It owns the head; batching and caching of rewards 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ class Gate(nn.Module):
     def __init__(self, width: int, objectives: int, *, hidden: int, depth: int, temperature: float) -> None:
         super().__init__()
         sizes = [width, *[hidden] * depth]
-        inner = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        inner = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
         self.layers = nn.ModuleList([*inner, nn.Linear(sizes[-1], objectives)])
         self.logit_scale = nn.Parameter(torch.ones(1))
         self.temperature = temperature
