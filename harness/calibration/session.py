@@ -9,11 +9,14 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from .. import __version__
+from ..cache import ReplyCache, cache_path
 from ..calibrated import FOLDER, Calibration, SuiteCalibration
+from ..calls import Calling, CallOptions
 from ..errors import ConfigError
 from ..jury import combine, jury_of
 from ..pipeline import ProgressCallback
 from ..plan import judge_protocol, load_judge
+from ..pricing import price, priced
 from ..protocols import SuiteOptions
 from ..records import JudgeSpec, Judgment, JuryRule, digest
 from ..store import RunStore, dump_json, write_atomic
@@ -45,6 +48,8 @@ class CalibrationSpec:
     """Items in all; None: every one."""
     seed: int = 0
     jury: JuryRule = "mean"
+    cache: bool = True
+    """Whether replies are taken from, and put into, the reply cache."""
 
     @property
     def protocol(self) -> dict[str, JsonValue]:
@@ -91,6 +96,29 @@ def folder_of(results: Path, spec: CalibrationSpec, made: Mapping[str, JsonValue
     return results / FOLDER / slug / digest(made)[:12]
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What is still to be asked at most. Tokens are guesses: 4 characters each, 400 of a reply."""
+
+    calls: int
+    dollars: float | None
+    """None where a judge has no known price."""
+
+
+def estimate(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> Estimate:
+    """Of a calibration from nothing; 0 calls where the judge is `recorded`."""
+    suite = ReplaySuite(sets, items if spec.judges else ())
+    answers = {answer.prompt_id: answer for answer in suite.answers()}
+    calls, dollars = 0, 0.0
+    for prompt in suite.prompts():
+        for task in suite.tasks(prompt, answers[prompt.id]):
+            calls += len(spec.judges)
+            shown = len(task.template.user) + len(task.template.system or "") + sum(map(len, task.fields.values()))
+            reply = min(task.template.max_tokens, 400)
+            dollars += sum(price(judge, shown / 4, reply) or 0.0 for judge in spec.judges)
+    return Estimate(calls, round(dollars, 2) if all(map(priced, spec.judges)) else None)
+
+
 async def ask(
     spec: CalibrationSpec,
     sets: Sequence[CalibrationSet],
@@ -98,8 +126,14 @@ async def ask(
     store: RunStore,
     on_progress: ProgressCallback = lambda _: None,
 ) -> None:
-    """Brings the store up to date; rows that are there are not asked again."""
-    await replay(ReplaySuite(sets, items), tuple(load_judge(one) for one in spec.judges), store, on_progress)
+    """Brings the store up to date; rows that are there are not asked again, replies in the cache not paid again."""
+    judges = tuple(load_judge(one) for one in spec.judges)
+    calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None))
+    for judge in judges:
+        if isinstance(judge, Calling):
+            judge.use(calls)
+    async with calls.cache:
+        await replay(ReplaySuite(sets, items), judges, store, on_progress)
 
 
 def report(

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -16,7 +17,6 @@ from rich.text import Text
 from ..calibrated import Calibration
 from ..calibration.data import data_folder
 from ..calibration.items import CalibrationSet, Item
-from ..calibration.replay import ReplaySuite
 from ..calibration.sample import counted
 from ..calibration.session import (
     LOADERS,
@@ -24,6 +24,7 @@ from ..calibration.session import (
     CalibrationSpec,
     ask,
     chosen_items,
+    estimate,
     folder_of,
     load_sets,
     manifest,
@@ -60,6 +61,7 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help="Write calibration.json here as well.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be asked; write nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier calibration aside and begin anew.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the reply cache.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print calibration.json.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log everything.")] = False,
@@ -73,19 +75,25 @@ def calibrate(
     """
     console = Console(stderr=True)
     set_up_logging(console, verbose=verbose)
-    spec = _spec(judge, jury, suite, sample, seed)
+    spec = replace(_spec(judge, jury, suite, sample, seed), cache=not no_cache)
     sets = load_sets(spec.suites, data_folder(data), SuiteOptions(mirror=mirror))
     items = chosen_items(spec, sets)
     if not items:
         raise ConfigError(f"nothing to ask about in {', '.join(spec.suites)}: the answers' texts are not in the data")
     log.info("%s: %s", judge, ", ".join(f"{n} {kind}" for kind, n in counted(items).items()))
+    expected = estimate(spec, sets, items)
+    cost = "" if expected.dollars is None else f", about ${expected.dollars:.2f}"
+    log.info("%d judge calls%s", expected.calls, cost)
     if dry_run:
-        calls = sum(len(found) for found in _tasks(sets, items)) * len(spec.judges) if spec.judges else 0
-        print(f"{len(items)} items, {calls} judge calls; nothing was asked, nothing written")
+        print(f"{len(items)} items, {expected.calls} judge calls{cost}; nothing was asked, nothing written")
         return
     made = manifest(spec, sets, items)
     folder = folder_of(results, spec, made)
-    found = report(spec, sets, items, _said(spec, sets, items, folder, console, fresh=fresh) if spec.judges else ())
+    said: list[Judgment] = []
+    if spec.judges:
+        store = RunStore(folder).open(made, fresh=fresh)
+        said = _asked(spec, sets, items, store, expected.calls, console)
+    found = report(spec, sets, items, said)
     places = [folder / "calibration.json", *([out] if out is not None else [])]
     write(found, *places)
     log.info("written: %s", ", ".join(map(str, places)))
@@ -104,24 +112,10 @@ def _spec(judge: str, jury: str, suite: str, sample: int | None, seed: int) -> C
     return CalibrationSpec(judges=judges, suites=suites, sample=wanted or None, seed=seed, jury=rule)
 
 
-def _tasks(sets: list[CalibrationSet], items: list[Item]) -> list[list[object]]:
-    suite = ReplaySuite(sets, items)
-    answers = {answer.prompt_id: answer for answer in suite.answers()} if items else {}
-    return [list(suite.tasks(prompt, answers[prompt.id])) for prompt in suite.prompts()]
-
-
-def _said(
-    spec: CalibrationSpec,
-    sets: list[CalibrationSet],
-    items: list[Item],
-    folder: Path,
-    console: Console,
-    *,
-    fresh: bool,
+def _asked(
+    spec: CalibrationSpec, sets: list[CalibrationSet], items: list[Item], store: RunStore, total: int, console: Console
 ) -> list[Judgment]:
-    """Asks what is still open; Ctrl-C keeps what there is."""
-    total = sum(len(found) for found in _tasks(sets, items)) * len(spec.judges)
-    store = RunStore(folder).open(manifest(spec, sets, items), fresh=fresh)
+    """Asks what is still open and closes the store; Ctrl-C keeps what there is."""
     try:
         there = store.judgments.count_succeeded
         if there:
