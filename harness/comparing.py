@@ -10,6 +10,8 @@ from pathlib import Path
 from .comparison import Comparison, adjusted, compare, differing
 from .differences import RunRows
 from .errors import ConfigError, DataError
+from .jury import combine, jury_of
+from .pipeline import current_judgments
 from .plan import limited, load_suite
 from .protocols import OwnRunner, Suite, SuiteOptions
 from .records import Prompt, ScoreCard
@@ -100,7 +102,11 @@ def run_rows(found: Found, name: str | None = None) -> RunRows:
     """The run with its rows, as far as they are there."""
     if found.folder is None:
         return RunRows(name or found.card.model, found.card)
-    answers, judgments = read_rows(found.folder)
+    answers, rows = read_rows(found.folder)
+    judgments = current_judgments(answers, iter(rows))
+    jury = jury_of(found.card.protocol)
+    if jury is not None:
+        judgments = list(combine(judgments, jury).judgments)
     return RunRows(name or found.card.model, found.card, tuple(answers), tuple(judgments))
 
 

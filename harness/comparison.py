@@ -50,10 +50,16 @@ def differing(first: ScoreCard, other: ScoreCard) -> list[str]:
         mine, theirs = getattr(first, name), getattr(other, name)
         if mine != theirs:
             found.append(f"{name}: {mine!r} and {theirs!r}")
-    for key in sorted({*first.protocol, *other.protocol}):
-        if first.protocol.get(key) != other.protocol.get(key) and key not in ("suite", "suite_version"):
-            found.append(f"{key}: {_short(first.protocol.get(key))} and {_short(other.protocol.get(key))}")
-    return found
+    return found + differing_protocols(first.protocol, other.protocol)
+
+
+def differing_protocols(first: Mapping[str, JsonValue], other: Mapping[str, JsonValue]) -> list[str]:
+    """Sentences on the fields in which two protocols differ, suite and version apart."""
+    return [
+        f"{key}: {_short(first.get(key))} and {_short(other.get(key))}"
+        for key in sorted({*first, *other} - {"suite", "suite_version"})
+        if first.get(key) != other.get(key)
+    ]
 
 
 def _short(value: JsonValue) -> str:

@@ -54,7 +54,7 @@ async def execute(
         finally:
             for run in runs:
                 if run.answering.rows or run.judging.rows:
-                    run.store.end_session(_session(run, time.monotonic() - started))
+                    run.store.end_session(session_usage(run, time.monotonic() - started))
         own_cards = [await own_card(made, suite, kept) for suite in made.own]
     facts = await asyncio.to_thread(provenance)
     cards = []
@@ -65,7 +65,8 @@ async def execute(
     return [*cards, *own_cards]
 
 
-def _session(run: SuiteRun, seconds: float) -> dict[str, JsonValue]:
+def session_usage(run: SuiteRun, seconds: float) -> dict[str, JsonValue]:
+    """What this process spent on one suite, for its sessions file."""
     return {
         "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 3),

@@ -21,6 +21,7 @@ COMMANDS = {
     "leaderboard": ("leaderboard:leaderboard", "Rank the score cards of a results folder."),
     "compare": ("compare:compare", "Compare runs on the same questions: differences, flips, what could be seen."),
     "view": ("view:view", "Read runs, questions, answers and verdicts in the browser."),
+    "gate": ("gate:gate_app", "Is a candidate no worse than the baseline? Verdict, exit code, JUnit; promote, power."),
     "data": ("data:data_app", "List, fetch and verify the official benchmark files."),
     "cache": ("cache:cache_app", "What the judges' reply cache holds; prune it."),
     "judge": ("judge:judge_app", "List the judges, calibrate one against people."),

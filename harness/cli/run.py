@@ -174,25 +174,26 @@ def work(made: Plan, console: Console, estimates: Sequence[Estimate], *, fresh: 
     """Runs the pipeline; Ctrl-C and SIGTERM stop it cleanly and say how to go on."""
     with opened(made, fresh=fresh) as runs:
         make_folder(made.spec.results / "runs" / made.spec.model.slug / "logs")
-        totals = _totals(estimates, runs)
+        totals = totals_of(estimates, runs)
         try:
             with progress(console, totals) as on_progress:
-                return asyncio.run(_stoppable(execute(made, runs, on_progress=on_progress)))
+                cards: list[ScoreCard] = asyncio.run(stoppable(execute(made, runs, on_progress=on_progress)))
+                return cards
         except (KeyboardInterrupt, asyncio.CancelledError):
             raise IncompleteError(
                 "stopped; answers and judgments so far are kept: the same command goes on from there"
             ) from None
 
 
-async def _stoppable(job: Any) -> list[ScoreCard]:
+async def stoppable(job: Any) -> Any:
+    """The job, cancelled by SIGTERM."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    found: list[ScoreCard] = await job
-    return found
+    return await job
 
 
-def _totals(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
+def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
     """Rows still to come by suite and stage; judgments are an upper bound (failed answers are not judged)."""
     calls = {found.suite: found.judge_calls for found in estimates}
     totals: dict[tuple[str, str], int] = {}

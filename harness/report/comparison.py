@@ -13,7 +13,7 @@ from ..shifts import Shift
 from .tables import escape_markdown, plain
 
 HEAD = ("metric", "category", "first", "other", "difference [95 %]", "p", "could see", "questions")
-LEFT = ("metric", "category", "model", "question", "what")
+LEFT = ("metric", "category", "model", "question", "what", "check", "tier", "found")
 
 
 def difference_cells(row: Difference) -> list[str]:
@@ -99,14 +99,15 @@ FLIP_HEAD = ("question", "category", "first", "other", "what")
 
 def rich_comparison(one: Comparison, *, flips: int) -> list[RichTable]:
     """For a terminal; untrusted text goes in as Text, never as markup."""
-    tables = [_rich(title(one), HEAD, [difference_cells(row) for row in one.differences])]
+    tables = [rich_table(title(one), HEAD, [difference_cells(row) for row in one.differences])]
     cells = flip_cells(one, flips)
     if cells:
-        tables.append(_rich(f"largest flips ({len(cells)} of {len(one.flips)})", FLIP_HEAD, cells))
+        tables.append(rich_table(f"largest flips ({len(cells)} of {len(one.flips)})", FLIP_HEAD, cells))
     return tables
 
 
-def _rich(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+def rich_table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+    """Columns named in `LEFT` go left, all others right."""
     rich = RichTable(title=Text(plain(name)), title_justify="left")
     for column in head:
         rich.add_column(Text(column), justify="left" if column in LEFT else "right", overflow="fold")
