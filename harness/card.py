@@ -10,9 +10,11 @@ from pydantic import JsonValue
 from .calibrated import Citation, cite
 from .consistency import judging, trust_notes
 from .errors import ConfigError
+from .injection import count_injections
+from .judge_identity import judge_differences, judge_label, judge_protocol
 from .jury import combine, jury_of
 from .pipeline import SuiteRun, current_judgments
-from .plan import Plan, judge_label, judge_protocol, protocol
+from .plan import Plan, protocol
 from .questions import rules_of
 from .records import Answer, Judgment, Prompt, ScoreCard, digest
 from .store import RunStore
@@ -38,7 +40,9 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
         raise ConfigError(f"suite {suite.name!r} gave no score named {suite.headline!r}, its own headline")
     head = found.scores[suite.headline]
     complete = head.value is not None and head.n >= MIN_SCORED * (head.n + head.unscored)
-    notes = [*found.notes, *dict.fromkeys(judge.note for judge in judges if judge.note)]
+    its = made.judges[suite.name]
+    said = dict.fromkeys(judge.spec.note for judge in its if judge.spec.note)
+    notes = [*judge_differences(suite, its), *found.notes, *said, *injection_notes(answers)]
     trust = judging(
         judgments,
         jury,
@@ -49,7 +53,7 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
         headline=lambda rows: suite.score(run.prompts, answers, rows).scores[suite.headline],
     )
     notes += trust_notes(trust)
-    cited = cite(spec.results, suite.name, judge_protocol(judges, spec.jury)) if spec.edition == "official" else None
+    cited = cite(spec.results, suite.name, judge_protocol(its, spec.jury)) if spec.edition == "official" else None
     notes += [] if cited is None else [cited.note]
     notes += [] if complete else [f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked"]
     return ScoreCard(
@@ -82,6 +86,15 @@ def _provenance(made: Plan, run: SuiteRun, facts: dict[str, JsonValue], cited: C
         **({} if cited is None else {"calibration": cited.provenance}),
         **({} if made.fusion is None else {"fusion": made.fusion.model_dump(mode="json")}),
     }
+
+
+def injection_notes(answers: Sequence[Answer]) -> list[str]:
+    """One sentence where answers speak to the judge, else nothing."""
+    found = count_injections(answers)
+    if not found.suspect:
+        return []
+    what = f"{found.suspect} of {found.answers} answers hold words that could lead a judge (injection)"
+    return [f"{what}: harness judge injections shows which"]
 
 
 def _settings(run: SuiteRun) -> dict[str, JsonValue]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ SUITES_OF_ALL = ("mt_bench", "alpaca_eval", "arena_hard")
 R = TypeVar("R", bound=Record)
 OwnJudges = Mapping[str, Mapping[str, Any]]
 """`judges:` of harness.yaml, not yet validated."""
+JudgesBySuite = dict[str, tuple[JudgeSpec, ...]]
 
 PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-4.1"}
 """Provider key in the environment -> judge used when none is named. Never a retired official judge."""
@@ -104,6 +105,7 @@ class FileSpec(Record):
     max_cost: float | None = None
     sampling: SamplingOverride = SamplingOverride()
     serve: ServeSpec = ServeSpec()
+    judge_devices: str | None = None
     judges: dict[str, dict[str, Any]] = {}
     """Own judges by name: the fields of `JudgeSpec`, name left out."""
 
@@ -168,13 +170,11 @@ def judge_files() -> dict[str, Path]:
 
 
 def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
-    """The judge of a name: `endpoint:MODEL@URL`, one of harness.yaml's, a YAML file, one a package ships, or a kind."""
-    if name.startswith("endpoint:"):
-        model, _, url = name[len("endpoint:") :].partition("@")
-        if not model or not url.startswith(("http://", "https://")):
-            raise ConfigError(f"--judge {name!r} is not endpoint:MODEL@http://HOST:PORT/v1")
-        key_env = "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
-        return JudgeSpec(name=model, kind="llm", model=model, url=base_url(url), key_env=key_env)
+    """The judge of a name: of a form in `JUDGE_FORMS`, one of harness.yaml's, a YAML file, one a package ships, or a
+    kind."""
+    prefix, found, rest = name.partition(":")
+    if found and prefix in JUDGE_FORMS:
+        return JUDGE_FORMS[prefix](rest)
     if name in own:
         if name in judge_files():
             raise ConfigError(f"harness.yaml: judge {name!r} has the name of one that ships; give it another")
@@ -187,8 +187,75 @@ def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
         return checked(JudgeSpec, read_yaml(shipped[name]), str(shipped[name]))
     if name in installed("judges"):
         return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
-    known = ", ".join([*own, *shipped])
-    raise ConfigError(f"no judge named {name!r}; known: {known}; or a FILE.yaml, or endpoint:MODEL@URL")
+    known, forms = ", ".join([*own, *shipped]), ", ".join(f"{form}:…" for form in JUDGE_FORMS)
+    raise ConfigError(f"no judge named {name!r}; known: {known}; or a FILE.yaml, or one of {forms}")
+
+
+def _endpoint_judge(text: str) -> JudgeSpec:
+    model, _, url = text.partition("@")
+    if not model or not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--judge {'endpoint:' + text!r} is not endpoint:MODEL@http://HOST:PORT/v1")
+    return JudgeSpec(name=model, kind="llm", model=model, url=base_url(url), key_env=_judge_key())
+
+
+def _evaluator_judge(text: str) -> JudgeSpec:
+    """`NAME`, or `NAME@URL` for another server than the configuration's."""
+    name, found, url = text.partition("@")
+    if not name or (found and not url.startswith(("http://", "https://"))):
+        raise ConfigError(f"--judge {'alpaca_eval:' + text!r} is not alpaca_eval:NAME or alpaca_eval:NAME@URL")
+    spec = JudgeSpec(name=f"alpaca_eval:{name}", kind="alpaca_eval", evaluator=name)
+    return spec.model_copy(update={"url": base_url(url), "key_env": _judge_key()}) if found else spec
+
+
+def _judge_key() -> str | None:
+    return "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
+
+
+def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
+    """A judge whose only setting is a model or a file."""
+
+    def made(text: str) -> JudgeSpec:
+        if not text or text.startswith("endpoint:"):
+            raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
+        return JudgeSpec(name=f"{kind}:{ModelRef.parse(text).label}", kind=kind, model=text)
+
+    return made
+
+
+JUDGE_FORMS: Mapping[str, Callable[[str], JudgeSpec]] = {
+    "endpoint": _endpoint_judge,
+    "alpaca_eval": _evaluator_judge,
+    "local": _model_judge("local"),
+    "reward_model": _model_judge("reward_model"),
+    "replay": _model_judge("replay"),
+}
+"""What may stand before a colon in --judge; each names a kind and its one setting."""
+
+
+def with_devices(judges: Mapping[str, tuple[JudgeSpec, ...]], devices: str, serve: ServeSpec) -> JudgesBySuite:
+    """The judges with `--judge-devices` given to those that are loaded here. Raises ConfigError where there is none,
+    or where the candidate would use the same devices."""
+    if not any(is_local(spec) for specs in judges.values() for spec in specs):
+        raise ConfigError(f"--judge-devices {devices}: no judge of this run is loaded here; local:PATH would be")
+    workers = serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel
+    taken = serve.devices.split(",") if serve.devices else [str(number) for number in range(workers)]
+    both = sorted(set(taken) & set(devices.split(",")))
+    if both:
+        raise ConfigError(
+            f"--judge-devices {devices}: the candidate uses {', '.join(taken)}; give it others by --devices, or leave "
+            "--judge-devices out: the judge is then loaded after it"
+        )
+    checked(ServeSpec, {"devices": devices}, "--judge-devices")
+    return {suite: tuple(_on(spec, devices) for spec in specs) for suite, specs in judges.items()}
+
+
+def is_local(spec: JudgeSpec) -> bool:
+    """Whether a judge's model is loaded on this machine; such a judge says `local = True`."""
+    return bool(getattr(load_plugin("judges", spec.kind), "local", False))
+
+
+def _on(spec: JudgeSpec, devices: str) -> JudgeSpec:
+    return spec.model_copy(update={"serve": {**spec.serve, "devices": devices}}) if is_local(spec) else spec
 
 
 def _own_judge(found: Mapping[str, Any], where: str) -> JudgeSpec:
@@ -272,7 +339,7 @@ def _by_suite(suites: tuple[str, ...], given: str | Mapping[str, str] | None) ->
         return {}
     if not isinstance(given, str):
         return dict(given)  # of the file: it may name judges for suites that are not run today
-    if "=" not in given or given.startswith("endpoint:"):
+    if "=" not in given or given.partition(":")[0] in JUDGE_FORMS:
         return {"*": given}
     pairs = {}
     for part in given.split(","):

@@ -13,8 +13,9 @@ from pydantic import JsonValue
 from .cache import kept
 from .calls import Call, Calling
 from .errors import ConfigError
+from .judge_identity import judge_label
 from .pipeline import SuiteRun
-from .plan import Plan, folder_of, judge_label
+from .plan import Plan, folder_of
 from .pricing import message_texts, price, priced, token_limit, worst_case
 from .protocols import Judge
 from .records import Answer, JudgeSpec, JudgeTask, Prompt

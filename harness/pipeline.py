@@ -1,5 +1,8 @@
 """Prompts -> answers -> judgments, streamed: an answer is judged as soon as it exists.
 
+A judge that needs the candidate's devices (`LoadedJudge`) judges afterwards, when all answers exist and the candidate's
+server is gone.
+
 Workers pull prompts one at a time and put judge tasks into a bounded queue, so memory holds what is in flight and no
 more; slow judges hold generation back. Rows are appended to the store as they arrive. What is in the store already is
 not asked again.
@@ -16,7 +19,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .errors import HarnessError
-from .protocols import Backend, Judge, Suite
+from .injection import is_suspect
+from .prefixes import in_prefix_order
+from .protocols import Backend, Judge, LoadedJudge, Suite
 from .records import Answer, JudgeTask, Judgment, Prompt, Sampling
 from .store import RunStore
 
@@ -89,6 +94,18 @@ class SuiteRun:
         """What the judges have still to say about this answer."""
         return [task for task in self.tasks(prompt, answer) if not self.store.judgments.succeeded(task.key)]
 
+    def there(self) -> Iterator[tuple[Prompt, Answer]]:
+        """The answers that need no request, read one at a time."""
+        for prompt, index in self.draws():
+            answer = self.store.answers.get(f"{prompt.id}#{index}") if self.answered(prompt, index) else None
+            if answer is not None:
+                yield prompt, answer
+
+    def tasks_of(self, judge: Judge) -> Iterator[JudgeTask]:
+        """What one judge has still to say about the answers that are there."""
+        for prompt, answer in self.there():
+            yield from (task for task in self.open_tasks(prompt, answer) if task.judge == judge.spec.name)
+
     def judge_of(self, task: JudgeTask) -> Judge:
         return next(judge for judge in self.judges if judge.spec.name == task.judge)
 
@@ -108,6 +125,8 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
+TaskQueue = asyncio.Queue[tuple[SuiteRun, JudgeTask] | None]
+"""None: no more for one worker."""
 
 
 async def evaluate(
@@ -122,41 +141,68 @@ async def evaluate(
     `backend` is entered only when an answer is missing. Raises the first HarnessError of any stage, after everything
     in flight was cancelled and the server stopped; what had arrived is in the stores.
     """
-    judge_places = {run.suite.name: sum(judge.spec.concurrency for judge in run.judges) for run in runs}
-    queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None] = asyncio.Queue(maxsize=2 * max(judge_places.values()))
-    judges = min(sum(judge_places.values()), 256)
     draws = [(run, prompt, index) for run in runs for prompt, index in run.draws()]
-    there = [draw for draw in draws if draw[0].answered(*draw[1:])]
     missing = [draw for draw in draws if not draw[0].answered(*draw[1:])]
+    judges = {id(judge): judge for run in runs for judge in run.judges}.values()
+    at_once = [judge for judge in judges if not waits(judge) and is_needed(judge, runs)]
+    places = min(sum(judge.spec.concurrency for judge in at_once), 256)
+    queue: TaskQueue = asyncio.Queue(maxsize=2 * max(places, 1))
     try:
         async with AsyncExitStack() as stack:
-            for judge in {id(judge): judge for run in runs for judge in run.judges}.values():
+            for judge in at_once:
                 await stack.enter_async_context(judge)
             async with asyncio.TaskGroup() as group:
-                for _ in range(judges):
+                for _ in range(places):
                     group.create_task(_judge_worker(queue, on_progress))
                 async with asyncio.TaskGroup() as producers:
-                    producers.create_task(_judge_existing(there, queue))
+                    producers.create_task(_judge_existing(runs, queue))
                     producers.create_task(_ask_missing(missing, backend, queue, concurrency, on_progress))
-                for _ in range(judges):
+                for _ in range(places):
                     await queue.put(None)
+        for judge in judges:
+            if waits(judge):
+                await _judge_afterwards(judge, runs, on_progress)
     except* HarnessError as errors:
         raise _first(errors) from None
 
 
-async def _judge_existing(
-    there: Sequence[tuple[SuiteRun, Prompt, int]], queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None]
-) -> None:
-    for run, prompt, index in there:
-        answer = run.store.answers.get(f"{prompt.id}#{index}")
-        for task in run.open_tasks(prompt, answer) if answer is not None else ():
-            await queue.put((run, task))
+def waits(judge: Judge) -> bool:
+    """Whether a judge needs the candidate's devices, so that it is loaded once the candidate is gone."""
+    return isinstance(judge, LoadedJudge) and not judge.beside
+
+
+def is_needed(judge: Judge, runs: Sequence[SuiteRun]) -> bool:
+    """Whether a judge must be entered: a server is not started for nothing."""
+    its = [run for run in runs if judge in run.judges]
+    return not isinstance(judge, LoadedJudge) or any(run.answers_open or any(run.tasks_of(judge)) for run in its)
+
+
+async def _judge_afterwards(judge: Judge, runs: Sequence[SuiteRun], on_progress: ProgressCallback) -> None:
+    """All that one judge has still to say, of all suites, in the order that spares its server most."""
+    tasks = in_prefix_order((run, task) for run in runs if judge in run.judges for task in run.tasks_of(judge))
+    if not tasks:
+        return
+    places = min(judge.spec.concurrency, len(tasks))
+    queue: TaskQueue = asyncio.Queue()
+    for item in (*tasks, *[None] * places):
+        queue.put_nowait(item)
+    async with judge, asyncio.TaskGroup() as group:
+        for _ in range(places):
+            group.create_task(_judge_worker(queue, on_progress))
+
+
+async def _judge_existing(runs: Sequence[SuiteRun], queue: TaskQueue) -> None:
+    for run in runs:
+        for prompt, answer in run.there():
+            for task in run.open_tasks(prompt, answer):
+                if not waits(run.judge_of(task)):
+                    await queue.put((run, task))
 
 
 async def _ask_missing(
     missing: Sequence[tuple[SuiteRun, Prompt, int]],
     backend: Callable[[], AbstractAsyncContextManager[Backend]],
-    queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None],
+    queue: TaskQueue,
     concurrency: int,
     on_progress: ProgressCallback,
 ) -> None:
@@ -174,7 +220,7 @@ async def _ask_missing(
 async def _answer_worker(
     draws: Iterator[tuple[SuiteRun, Prompt, int]],
     server: Backend,
-    queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None],
+    queue: TaskQueue,
     on_progress: ProgressCallback,
 ) -> None:
     for run, prompt, index in draws:
@@ -190,10 +236,11 @@ async def _answer_worker(
         usage.last = time.monotonic()
         on_progress(Progress(run.suite.name, "answers", answer.error is None))
         for task in run.open_tasks(prompt, answer):
-            await queue.put((run, task))
+            if not waits(run.judge_of(task)):
+                await queue.put((run, task))
 
 
-async def _judge_worker(queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None], on_progress: ProgressCallback) -> None:
+async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None:
     while (item := await queue.get()) is not None:
         run, task = item
         usage = run.judging
@@ -201,7 +248,9 @@ async def _judge_worker(queue: asyncio.Queue[tuple[SuiteRun, JudgeTask] | None],
             usage.first = time.monotonic()
         found = await run.judge_of(task).judge(task)
         # whatever a judge of elsewhere writes there: these are what a row is found again by
-        own = {"answer_sha": task.answer.sha, "judge": task.judge, "repeat": task.repeat}
+        own: dict[str, object] = {"answer_sha": task.answer.sha, "judge": task.judge, "repeat": task.repeat}
+        if is_suspect(task.answer, task.turn) and "injection" not in found.flags:
+            own["flags"] = (*found.flags, "injection")
         judgment = found.model_copy(update=own)
         run.store.judgments.append(judgment)
         usage.rows += 1

@@ -19,9 +19,10 @@ from .calls import Calling, CallOptions
 from .config import RunSpec
 from .errors import ConfigError
 from .fusion import Fusion, read_checkpoint_fusion
+from .judge_identity import check_judges, judge_protocol
 from .plugins import load_plugin
-from .protocols import Backend, Judge, OwnRunner, ServeOptions, Serving, Suite, SuiteOptions
-from .records import JudgeSpec, JuryRule, Prompt, Sampling, digest
+from .protocols import Backend, Judge, LoadedJudge, OwnRunner, ServeOptions, Serving, Suite, SuiteOptions
+from .records import JudgeSpec, Prompt, Sampling, digest
 from .store import run_dir
 
 
@@ -75,6 +76,10 @@ def plan(spec: RunSpec, log_dir: Path) -> Plan:
     for judge in loaded_judges.values():
         if isinstance(judge, Calling):
             judge.use(calls)
+        if isinstance(judge, LoadedJudge):
+            judge.logs_to(log_dir)
+    for suite in suites:
+        check_judges(suite, judges[suite.name])
     prompts = {suite.name: limited(suite.prompts(), spec.limit, spec.seed) for suite in suites}
     fusion = read_checkpoint_fusion(Path(spec.model.name).expanduser()) if spec.model.scheme == "path" else None
     return Plan(spec, suites, judges, prompts, backend, identity, own, calls, fusion)
@@ -119,7 +124,7 @@ def protocol(made: Plan, suite: Suite) -> dict[str, JsonValue]:
         "suite": suite.name,
         "suite_version": suite.version,
         **suite.protocol(),
-        "judge": judge_protocol(spec.judges[suite.name], spec.jury),
+        "judge": judge_protocol(made.judges[suite.name], spec.jury),
     }
     if spec.repeats > 1:
         found["judge_repeats"] = spec.repeats
@@ -130,21 +135,6 @@ def protocol(made: Plan, suite: Suite) -> dict[str, JsonValue]:
     if len(made.prompts[suite.name]) < len(suite.prompts()):
         found["limit"] = {"n": len(made.prompts[suite.name]), "seed": spec.seed}
     return found
-
-
-def judge_protocol(judges: Sequence[JudgeSpec], rule: JuryRule) -> dict[str, JsonValue]:
-    """A judge's part of the protocol; of several their members' and the rule that makes one verdict of theirs."""
-    members: list[JsonValue] = [
-        {"name": judge.name, "kind": judge.kind, "model": judge.model, "params": judge.params} for judge in judges
-    ]
-    if len(members) == 1 and isinstance(members[0], dict):
-        return members[0]
-    return {"name": judge_label(judges), "kind": "jury", "rule": rule, "members": members}
-
-
-def judge_label(judges: Sequence[JudgeSpec]) -> str:
-    """What a card calls its judge: the name, or `A+B+C`."""
-    return "+".join(judge.name for judge in judges)
 
 
 def manifest(made: Plan, suite: Suite) -> dict[str, JsonValue]:

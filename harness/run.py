@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from .card import score_card
 from .estimate import suite_runs
 from .own import KeptServer, own_card
-from .pipeline import ProgressCallback, SuiteRun, evaluate
+from .pipeline import ProgressCallback, SuiteRun, evaluate, waits
 from .plan import Plan, manifest
 from .protocols import Backend
 from .provenance import provenance
@@ -45,7 +45,9 @@ async def execute(
         kept = KeptServer(made.backend, stack)
 
         def serve() -> AbstractAsyncContextManager[Backend]:
-            return kept if made.own else made.backend
+            # a judge that waits for the candidate's devices waits for ever where its server is kept
+            keeping = made.own and not any(waits(judge) for run in runs for judge in run.judges)
+            return kept if keeping else made.backend
 
         try:
             if runs:

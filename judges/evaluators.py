@@ -32,6 +32,12 @@ OWN = ("model_name", "max_tokens", "temperature", "logprobs", "top_logprobs", "r
 LOCAL = (*OWN, "max_new_tokens", "max_tokens_to_sample", "model_kwargs", "is_chatml_prompt", "batch_size")
 
 
+OFFICIAL_STEPS: Steps = (
+    ("logprob_parser", {"numerator_token": "m", "denominator_tokens": ["m", "M"], "is_binarize": False}),
+)
+"""AlpacaEval 2's own parser: the template is then the suite's own, down to its digest."""
+
+
 class Evaluator(Record):
     """One evaluator configuration, mapped."""
 
@@ -152,16 +158,17 @@ def _template(name: str, config: Mapping[str, JsonValue], kwargs: Mapping[str, J
     if sorted(SLOT.findall(messages[-1][1])) != sorted(FIELDS):
         raise _refusal(name, f"has other slots than {', '.join(FIELDS)}")
     steps = _steps(name, config)
+    is_official = steps == OFFICIAL_STEPS
     tops = kwargs.get("top_logprobs")
     limit = kwargs.get("max_tokens") or kwargs.get("max_new_tokens") or kwargs.get("max_tokens_to_sample")
     temperature = kwargs.get("temperature", 0.7)  # decoders/openai.py
     extra = {key: value for key, value in kwargs.items() if key not in LOCAL}
     return JudgeTemplate(
-        name=f"alpaca_eval:{name}",
+        name=str(config["prompt_template"]).partition("/")[0] if is_official else f"alpaca_eval:{name}",
         system=messages[0][1] if len(messages) == 2 else None,
         user=messages[-1][1],
         filling="replace",
-        parser=chain_name(steps),
+        parser="letter_logprob" if is_official else chain_name(steps),
         temperature=float(str(temperature)),
         max_tokens=int(str(limit)),
         top_logprobs=None if tops is None else int(str(tops)),

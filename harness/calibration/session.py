@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -13,11 +14,12 @@ from ..cache import ReplyCache, cache_path
 from ..calibrated import FOLDER, Calibration, SuiteCalibration
 from ..calls import Calling, CallOptions
 from ..errors import ConfigError
+from ..judge_identity import judge_protocol
 from ..jury import combine, jury_of
 from ..pipeline import ProgressCallback
-from ..plan import judge_protocol, load_judge
+from ..plan import load_judge
 from ..pricing import price, priced
-from ..protocols import SuiteOptions
+from ..protocols import Judge, LoadedJudge, SuiteOptions
 from ..records import JudgeSpec, Judgment, JuryRule, digest
 from ..store import RunStore, dump_json, write_atomic
 from . import alpaca_eval, arena_hard, mt_bench
@@ -51,12 +53,16 @@ class CalibrationSpec:
     cache: bool = True
     """Whether replies are taken from, and put into, the reply cache."""
 
+    @cached_property
+    def loaded(self) -> tuple[Judge, ...]:
+        return tuple(load_judge(one) for one in self.judges)
+
     @property
     def protocol(self) -> dict[str, JsonValue]:
         """The judge's part of the protocol, as cards have it."""
         if not self.judges:
             return {"name": RECORDED, "kind": RECORDED, "model": None, "params": {}}
-        return judge_protocol(self.judges, self.jury)
+        return judge_protocol(self.loaded, self.jury)
 
 
 def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) -> list[CalibrationSet]:
@@ -127,13 +133,14 @@ async def ask(
     on_progress: ProgressCallback = lambda _: None,
 ) -> None:
     """Brings the store up to date; rows that are there are not asked again, replies in the cache not paid again."""
-    judges = tuple(load_judge(one) for one in spec.judges)
     calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None))
-    for judge in judges:
+    for judge in spec.loaded:
+        if isinstance(judge, LoadedJudge):
+            judge.logs_to(store.folder)
         if isinstance(judge, Calling):
             judge.use(calls)
     async with calls.cache:
-        await replay(ReplaySuite(sets, items), judges, store, on_progress)
+        await replay(ReplaySuite(sets, items), spec.loaded, store, on_progress)
 
 
 def report(

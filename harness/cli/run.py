@@ -24,14 +24,16 @@ from ..config import (
     choose_judges,
     read_file_spec,
     suite_names,
+    with_devices,
 )
 from ..errors import ConfigError, IncompleteError
 from ..estimate import Estimate, estimate
+from ..judge_identity import judge_differences
 from ..pipeline import SuiteRun
 from ..plan import Plan, plan
 from ..records import ModelRef, ScoreCard
 from ..report.judging import judging_table
-from ..report.tables import card_table
+from ..report.tables import card_table, plain
 from ..run import execute, opened
 from ..store import make_folder
 from .cost import announce, print_cost, print_estimate
@@ -48,7 +50,13 @@ def run(
     suite: Annotated[str | None, typer.Option(help="all, or a comma list of suites (harness ls suites).")] = None,
     judge: Annotated[
         str | None,
-        typer.Option(help="JUDGE for all suites, or SUITE=JUDGE,...: a name, FILE.yaml, endpoint:M@URL, A+B a jury."),
+        typer.Option(
+            help="JUDGE for all suites, or SUITE=JUDGE,...: a name (harness judge list), FILE.yaml, endpoint:M@URL, "
+            "local:PATH, alpaca_eval:NAME, reward_model:PATH, replay:RUN, A+B a jury."
+        ),
+    ] = None,
+    judge_devices: Annotated[
+        str | None, typer.Option(help="GPUs of a judge loaded here, e.g. 2,3: it then judges beside the candidate.")
     ] = None,
     jury: Annotated[
         str | None, typer.Option(help="How a jury's verdicts become one: mean (default), majority, median.")
@@ -80,6 +88,9 @@ def run(
     tensor_parallel: Annotated[int | None, typer.Option(rich_help_panel=SERVING)] = None,
     pipeline_parallel: Annotated[int | None, typer.Option(rich_help_panel=SERVING)] = None,
     data_parallel: Annotated[int | None, typer.Option(rich_help_panel=SERVING)] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="GPUs of the candidate, e.g. 0,1; default: all.", rich_help_panel=SERVING)
+    ] = None,
     dtype: Annotated[str | None, typer.Option(rich_help_panel=SERVING)] = None,
     quantization: Annotated[str | None, typer.Option(rich_help_panel=SERVING)] = None,
     reasoning_parser: Annotated[str | None, typer.Option(rich_help_panel=SERVING)] = None,
@@ -110,6 +121,7 @@ def run(
         "tensor_parallel": tensor_parallel,
         "pipeline_parallel": pipeline_parallel,
         "data_parallel": data_parallel,
+        "devices": devices,
         "dtype": dtype,
         "quantization": quantization,
         "reasoning_parser": reasoning_parser,
@@ -124,6 +136,7 @@ def run(
         "model": model,
         "suite": suite,
         "judge": judge,
+        "judge_devices": judge_devices,
         "jury": jury,
         "repeats": repeats,
         "backend": backend,
@@ -142,6 +155,8 @@ def run(
     if dry_run:
         print_estimate(found, as_json=as_json)
         return
+    for sentence in differences(made):
+        log.info("%s", sentence)
     announce(found)
     cards = work(made, console, found, fresh=fresh)
     finish(made, cards, as_json=as_json)
@@ -159,6 +174,9 @@ def resolve(file: FileSpec, flags: dict[str, Any], serve: dict[str, Any], sampli
     if chosen["backend"] is None and model.scheme == "endpoint":
         chosen["backend"] = "endpoint"
     served = _over(file.serve, serve, ServeSpec, "serving flags")
+    judge_devices = chosen.pop("judge_devices", None)
+    if judge_devices is not None:
+        judges = with_devices(judges, judge_devices, served)
     sampled = _over(file.sampling, sampling, SamplingOverride, "sampling flags")
     found = {name: value for name, value in chosen.items() if value is not None}
     found |= {"model": model, "suites": suites, "judges": judges, "serve": served, "sampling": sampled}
@@ -168,6 +186,15 @@ def resolve(file: FileSpec, flags: dict[str, Any], serve: dict[str, Any], sampli
 def _over(base: Any, flags: dict[str, Any], kind: Any, where: str) -> Any:
     given = {name: value for name, value in flags.items() if value is not None}
     return checked(kind, base.model_dump() | given, where)
+
+
+def differences(made: Plan) -> list[str]:
+    """What of each suite's judging is not the benchmark's own."""
+    return [
+        f"{suite.name}: {sentence}"
+        for suite in made.suites
+        for sentence in judge_differences(suite, made.judges[suite.name])
+    ]
 
 
 def work(made: Plan, console: Console, estimates: Sequence[Estimate], *, fresh: bool) -> list[ScoreCard]:
@@ -213,12 +240,14 @@ def finish(made: Plan, cards: list[ScoreCard], *, as_json: bool) -> None:
         print(json.dumps({"cards": [card.model_dump(mode="json") for card in cards]}, indent=2))
     else:
         console = Console(width=None if os.isatty(1) else 140)
+        for sentence in differences(made):
+            console.print(Text(plain(sentence)), soft_wrap=True)
         console.print(card_table(cards))
         trust = judging_table(cards)
         if trust is not None:
             console.print(trust)
         for card in cards:
-            for note in card.notes:
+            for note in [note for note in card.notes if f"{card.suite}: {note}" not in differences(made)]:
                 console.print(Text(f"{card.suite}: {note}"), soft_wrap=True)
         print_cost(cards)
         root = made.spec.results / "runs" / made.spec.model.slug

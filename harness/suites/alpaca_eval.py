@@ -49,6 +49,7 @@ class AlpacaEval:
 
     name = "alpaca_eval"
     headline = "lc_win_rate"
+    official_judges = ("gpt-4-1106-preview",)
 
     def __init__(
         self, data: SuiteData, *, generation_config: Mapping[str, JsonValue] | None = None, seed: int = 0

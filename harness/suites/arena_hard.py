@@ -60,6 +60,7 @@ class ArenaHard:
 
     name = "arena_hard"
     headline = "arena_hard"
+    official_judges = ("gpt-4-1106-preview",)
 
     def __init__(self, data: SuiteData, *, seed: int = 0) -> None:
         self.version = data.version

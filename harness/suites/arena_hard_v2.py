@@ -70,6 +70,7 @@ class ArenaHardV2:
 
     name = "arena_hard_v2"
     headline = "arena_hard"
+    official_judges = ("gpt-4.1-2025-04-14", "gpt-4.1", "gemini-2.5-pro-preview-03-25", "gemini-2.5-pro")
 
     def __init__(self, data: SuiteData, *, seed: int = 0) -> None:
         self.version = data.version

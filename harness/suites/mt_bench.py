@@ -56,6 +56,11 @@ class MtBench:
         self._seed = seed
         self._intervals = intervals
 
+    @property
+    def official_judges(self) -> tuple[str, ...]:
+        """gpt-4-0613 made all published results (FastChat issue 2284); the corrected references go with the other."""
+        return ("gpt-4-0125-preview",) if self._references == "pr3158" else ("gpt-4-0613", "gpt-4")
+
     def protocol(self) -> dict[str, JsonValue]:
         return {
             "data": dict(self._data.files),

@@ -80,6 +80,7 @@ class MtBenchPairs:
 
     name = "mt_bench_pairs"
     headline = "win_rate_adjusted"
+    official_judges = ("gpt-4-0613", "gpt-4")
 
     def __init__(self, data: SuiteData, *, references: str = "official", seed: int = 0) -> None:
         self.version = data.version

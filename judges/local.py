@@ -1,0 +1,63 @@
+"""`--judge local:PATH`: a checkpoint judges, served by our own vLLM backend.
+
+It is an LLM judge whose endpoint is started when it is entered and stopped after: looked after, revived and identified
+as the candidate's server is. Without devices of its own it waits until the candidate's server is gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from pydantic import JsonValue
+
+from harness.backends.vllm import VllmBackend
+from harness.client import ChatReply
+from harness.config import ServeSpec, checked
+from harness.errors import ConfigError
+from harness.protocols import ServeOptions
+from harness.records import JudgeSpec, ModelRef, digest
+
+from .llm import LlmJudge
+
+
+class ServedClient:
+    """The judge's calls go to a server of ours, which lives as long as this is entered."""
+
+    def __init__(self, backend: VllmBackend) -> None:
+        self.backend = backend
+
+    async def __aenter__(self) -> Self:
+        await self.backend.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.backend.__aexit__(*exc)
+
+    async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
+        return await self.backend.chat(body)
+
+
+class LocalJudge(LlmJudge):
+    """`fusion_harness.judges` entry point "local". Raises ConfigError or CheckpointError for what cannot be served."""
+
+    local = True
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        if not spec.model:
+            raise ConfigError(f"judge {spec.name!r} needs `model`: a folder, or hf:ORG/NAME@REVISION")
+        self._ref = ModelRef.parse(spec.model)
+        serving = checked(ServeSpec, spec.serve, f"judge {spec.name!r}: serve")
+        self._options = ServeOptions(log_dir=Path("logs"), **serving.model_dump())
+        self._served = ServedClient(VllmBackend(self._ref, self._options))
+        self.beside = serving.devices is not None
+        super().__init__(spec, self._served, endpoint=f"local:{digest(self._served.backend.identity())}")
+
+    def logs_to(self, folder: Path) -> None:
+        self._options = replace(self._options, log_dir=folder / f"judge-{self._ref.slug}")
+        self._served.backend = VllmBackend(self._ref, self._options)
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Weights, chat template and engine, as a candidate's run has them; the folder's name, not its place."""
+        return {**super().identity(), "model": self._ref.label, "served": self._served.backend.identity()}

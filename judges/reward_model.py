@@ -1,0 +1,247 @@
+"""A reward model as a judge of two answers, and as a reward: `--judge reward_model:PATH`.
+
+It rates each answer by itself; the preference is Bradley and Terry's, sigmoid(reward of the candidate - reward of the
+baseline), the model the rewards were trained under. A reward has no scale that 1..10 could be read off, so suites that
+rate one answer are refused. It sees no judge prompt: the suite's words and the order shown are nothing to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pydantic import JsonValue
+
+from harness.checkpoint import Checkpoint, inspect_checkpoint, resolve
+from harness.config import ServeSpec, checked
+from harness.errors import CheckpointError, ConfigError, PluginError, ServerError
+from harness.protocols import Reward
+from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, ModelRef, Preference
+
+if TYPE_CHECKING:
+    from .rewarding import Conversation, Scorer
+
+RULE = "sigmoid of the difference of two rewards (Bradley-Terry)"
+NOTE = f"judged by a reward model: a preference is the {RULE}; it read no judge prompt, and never says 'much better'"
+BATCH_SIZE = 8
+"""Answers scored at once, unless `params: {batch_size: N}` says otherwise."""
+
+
+class RewardModelJudge:
+    """`fusion_harness.judges` entry point "reward_model". Raises ConfigError or CheckpointError for a folder that holds
+    no reward model."""
+
+    local = True
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        self.spec = spec.model_copy(update={"note": spec.note or NOTE})
+        self._model = RewardModel(spec)
+        self.beside = self._model.serving.devices is not None
+        self._rewards: dict[Conversation, asyncio.Future[float]] = {}
+        self._waiting: list[Conversation] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    def logs_to(self, folder: Path) -> None:
+        """It has no server, so no log."""
+
+    def identity(self) -> dict[str, JsonValue]:
+        return self._model.identity()
+
+    def check(self, task: JudgeTask) -> None:
+        if task.baseline is None:
+            raise ConfigError(
+                f"judge {self.spec.name!r} is a reward model and compares two answers; {task.template.name!r} asks for "
+                "a rating from 1 to 10, which a reward is not: give that suite another judge (--judge SUITE=JUDGE,…)"
+            )
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self._model.load)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._worker is not None:
+            self._worker.cancel()
+        self._model.close()
+
+    async def judge(self, task: JudgeTask) -> Judgment:
+        """The preference, or "context" where an answer is longer than the model's context."""
+        self.check(task)
+        assert task.baseline is not None, "checked"
+        outcome: Preference | Failure
+        try:
+            mine, other = await asyncio.gather(
+                self._reward(_conversation(task, task.answer.turns)),
+                self._reward(_conversation(task, task.baseline.turns)),
+            )
+            outcome = Preference(value=_sigmoid(mine - other))
+            reply = json.dumps({"candidate": mine, "baseline": other})
+        except _TooLong as error:
+            outcome, reply = Failure(reason="context", message=str(error)), None
+        return Judgment(
+            prompt_id=task.prompt.id,
+            index=task.answer.index,
+            model=task.answer.model,
+            baseline=task.baseline.model,
+            judge=self.spec.name,
+            template_sha=task.template.sha,
+            order=task.order,
+            turn=task.turn,
+            repeat=task.repeat,
+            verdict=None if isinstance(outcome, Failure) else outcome,
+            reply=reply,
+            error=outcome if isinstance(outcome, Failure) else None,
+            cost=0.0,
+        )
+
+    async def _reward(self, conversation: Conversation) -> float:
+        """Its reward, computed once: both games about an answer ask for the same."""
+        if conversation not in self._rewards:
+            self._rewards[conversation] = asyncio.get_running_loop().create_future()
+            self._waiting.append(conversation)
+            if self._worker is None or self._worker.done():
+                self._worker = asyncio.create_task(self._work())
+        return await asyncio.shield(self._rewards[conversation])
+
+    async def _work(self) -> None:
+        """Scores what has gathered, until nothing has."""
+        await asyncio.sleep(0)  # let those who ask at the same moment be in one batch
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                rewards = await asyncio.to_thread(self._model.rewards, batch)
+            except ServerError as error:
+                for conversation in batch:
+                    self._rewards[conversation].set_exception(error)
+                return
+            for conversation, reward in zip(batch, rewards, strict=True):
+                future = self._rewards[conversation]
+                if isinstance(reward, float):
+                    future.set_result(reward)
+                else:
+                    future.set_exception(_TooLong(reward))
+
+
+class _TooLong(Exception):  # noqa: N818  (a row's outcome, not a program's error)
+    """Internal: why one conversation has no reward."""
+
+
+class RewardModel:
+    """The model itself: `fusion_harness.rewards` entry point "reward_model", called as `factory(JudgeSpec) -> Reward`.
+
+    Raises ConfigError or CheckpointError at once for a folder that holds no reward model; loads it at first use.
+    """
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        if not spec.model:
+            raise ConfigError(f"judge {spec.name!r} needs `model`: a reward model's folder, or hf:ORG/NAME@REVISION")
+        self.serving = checked(ServeSpec, spec.serve, f"judge {spec.name!r}: serve")
+        self._ref = ModelRef.parse(spec.model)
+        unknown = sorted(set(spec.params) - {"batch_size"})
+        size = spec.params.get("batch_size", BATCH_SIZE)
+        if unknown or not isinstance(size, int) or size < 1:
+            raise ConfigError(f"judge {spec.name!r}: params may hold batch_size, a number from 1; not {spec.params}")
+        self._batch_size = size
+        folder = resolve(self._ref)
+        self._checkpoint: Checkpoint = inspect_checkpoint(folder, chat_template=self.serving.chat_template)
+        _check_head(self._checkpoint)
+        self._scorer: Scorer | None = None
+
+    def identity(self) -> dict[str, JsonValue]:
+        found = self._checkpoint
+        return {
+            "model": self._ref.label,
+            "architecture": found.architecture,
+            "weights": found.weights_digest,
+            "chat_template": found.template_digest,
+            "dtype": self.serving.dtype,
+            "rule": RULE,
+        }
+
+    def load(self) -> Scorer:
+        """Raises PluginError without transformers, CheckpointError where the model cannot be loaded."""
+        if self._scorer is None:
+            try:
+                from .rewarding import Loading, Scorer
+            except ImportError as error:
+                raise PluginError(f"a reward model needs {error.name}: pip install 'fusion-harness[train]'") from None
+            devices = self.serving.devices
+            loading = Loading(
+                folder=self._checkpoint.path,
+                chat_template=self._checkpoint.template,
+                device=None if devices is None else int(devices.split(",")[0]),
+                dtype=self.serving.dtype,
+                batch_size=self._batch_size,
+                trust_remote_code=self.serving.trust_remote_code,
+            )
+            try:
+                self._scorer = Scorer(loading)
+            except (ValueError, OSError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise CheckpointError(f"reward model {self._ref.label!r} cannot be loaded: {reason}") from None
+        return self._scorer
+
+    def close(self) -> None:
+        if self._scorer is not None:
+            self._scorer.close()
+            self._scorer = None
+
+    def rewards(self, conversations: Sequence[Conversation]) -> list[float | str]:
+        """One reward a conversation, or the sentence why there is none. Raises ServerError where the model fails."""
+        from .rewarding import TooLongError
+
+        scorer, rows = self.load(), []
+        found: list[float | str] = [""] * len(conversations)
+        for place, conversation in enumerate(conversations):
+            try:
+                rows.append((place, scorer.tokens(conversation)))
+            except TooLongError as error:
+                found[place] = str(error)
+        try:
+            scores = scorer.scores([row for _, row in rows])
+        except RuntimeError as error:  # torch's, e.g. out of memory
+            raise ServerError(
+                f"reward model {self._ref.label!r} failed: {' '.join(str(error).split())[:300]}"
+            ) from None
+        for (place, _), score in zip(rows, scores, strict=True):
+            found[place] = score
+        return found
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[str]) -> list[float]:
+        """Rewards on the model's own scale, as TRL's reward functions return them; NaN where a text is too long."""
+        pairs = zip(prompts, completions, strict=True)
+        found = self.rewards([(("user", prompt), ("assistant", completion)) for prompt, completion in pairs])
+        return [reward if isinstance(reward, float) else math.nan for reward in found]
+
+
+def build_reward(spec: JudgeSpec) -> Reward:
+    return RewardModel(spec)
+
+
+def _check_head(found: Checkpoint) -> None:
+    if found.is_adapter:
+        raise CheckpointError(f"{str(found.path)!r} is a PEFT adapter; merge it into its base to judge with it")
+    if not found.architecture.endswith("ForSequenceClassification"):
+        raise CheckpointError(
+            f"{str(found.path)!r} is a {found.architecture}; a reward model is a …ForSequenceClassification, one label"
+        )
+    config = json.loads((found.path / "config.json").read_text("utf-8"))
+    labels = len(config.get("id2label") or range(config.get("num_labels", 2)))  # 2: transformers' default
+    if labels != 1:
+        raise CheckpointError(f"{str(found.path)!r} gives {labels} scores an answer; a reward model gives one")
+
+
+def _conversation(task: JudgeTask, turns: Sequence[str]) -> Conversation:
+    """Question and answer by turns, up to the judged one."""
+    system = [] if task.prompt.system is None else [("system", task.prompt.system)]
+    last = task.turn or len(task.prompt.turns)
+    for question, answer in zip(task.prompt.turns[:last], turns[:last], strict=True):
+        system += [("user", question), ("assistant", answer)]
+    return tuple(system)
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
