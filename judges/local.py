@@ -52,7 +52,8 @@ class LocalJudge(LlmJudge):
         self._options = ServeOptions(log_dir=Path("logs"), **serving.model_dump())
         self._served = ServedClient(VllmBackend(self._ref, self._options))
         self.beside = serving.devices is not None
-        super().__init__(spec, self._served, endpoint=f"local:{digest(self._served.backend.identity())}")
+        named = spec.model_copy(update={"model": self._ref.label})  # where the folder lies is nobody's business
+        super().__init__(named, self._served, endpoint=f"local:{digest(self._served.backend.identity())}")
 
     def logs_to(self, folder: Path) -> None:
         self._options = replace(self._options, log_dir=folder / f"judge-{self._ref.slug}")
@@ -60,4 +61,4 @@ class LocalJudge(LlmJudge):
 
     def identity(self) -> dict[str, JsonValue]:
         """Weights, chat template and engine, as a candidate's run has them; the folder's name, not its place."""
-        return {**super().identity(), "model": self._ref.label, "served": self._served.backend.identity()}
+        return {**super().identity(), "served": self._served.backend.identity()}
