@@ -1,4 +1,9 @@
-"""Where a card stands among those of its protocol: against another card, and the ranks it could have. Pure."""
+"""Where a card stands among those of its protocol: against another card, and the ranks it could have. Pure.
+
+Paired where the question-level terms of both are given: what two models share, an easy or a hard question, cancels.
+AlpacaEval's length-controlled rate is no ratio over questions: there the raw preferences' terms say how two models move
+together, and the card's own standard error how far.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,17 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from .questions import QuestionSums, common
-from .records import Record, Score, ScoreCard
-from .stats.intervals import FloatArray
+from .records import Record, ScoreCard
+from .stats.intervals import FloatArray, resampling_weights
+from .stats.paired import Estimate, clustered_se, correlation, paired_difference, terms
+from .stats.ranks import rank_intervals
+
+RESAMPLES = 2000
+"""Of the rank intervals: their 95 % quantile of a largest difference then moves by about 1 %."""
+MIN_SHARED = 0.9
+"""Share of the questions that two runs must have in common to be paired."""
 
 
 class Against(Record):
@@ -38,82 +49,73 @@ class RankRange(Record):
 def against(card: ScoreCard, other: ScoreCard, questions: Mapping[str, QuestionSums]) -> Against | None:
     """`card` minus `other` on the headline; None where a value or standard error is missing.
 
-    `questions`: run id -> terms of the headline, or of the raw rate behind it (AlpacaEval's length-controlled rate is
-    no ratio over questions: its two standard errors are joined by the raw preferences' correlation).
+    `questions`: run id -> terms of the headline, or of the raw rate behind it.
     """
     mine, theirs = card.scores[card.headline], other.scores[other.headline]
-    sums = [questions.get(str(one.provenance.get("run_id", ""))) for one in (card, other)]
     if mine.value is None or theirs.value is None:
         return None
-    if sums[0] is None or sums[1] is None:
-        return _from_errors(mine, theirs, 0.0, None)
-    ours, others = common([sums[0], sums[1]])
-    if len(ours.ids) < max(2, 0.9 * max(len(sums[0].ids), len(sums[1].ids))):  # not the same questions
-        return _from_errors(mine, theirs, 0.0, None)
-    first, second = influence(ours), influence(others)
-    count = len(ours.ids)
-    if ours.metric != card.headline:
-        return _from_errors(mine, theirs, _correlation(first, second), count)
-    se = math.sqrt(count / (count - 1) * float(np.sum((first - second) ** 2)))
-    return _difference(mine.value - theirs.value, se, count)
-
-
-def influence(sums: QuestionSums) -> FloatArray:
-    """What each question adds to the ratio's error, to first order; shape (questions,), in the metric's unit.
-
-    u_i = scale * (S_i - r C_i) / sum(C): linearisation of a ratio of sums (arXiv 2411.00640, appendix A).
-    """
-    total = float(sums.below.sum())
-    ratio = float(sums.above.sum()) / total
-    found: FloatArray = sums.scale * (sums.above - ratio * sums.below) / total
-    return found
-
-
-def _correlation(first: FloatArray, second: FloatArray) -> float:
-    below = math.sqrt(float(np.sum(first**2) * np.sum(second**2)))
-    return float(np.sum(first * second)) / below if below else 0.0
-
-
-def _from_errors(mine: Score, theirs: Score, correlation: float, count: int | None) -> Against | None:
-    """se^2 = se_a^2 + se_b^2 - 2 rho se_a se_b; `count` questions where paired, None where not."""
-    if mine.value is None or theirs.value is None or mine.se is None or theirs.se is None:
+    difference, sums = mine.value - theirs.value, _shared([card, other], questions)
+    if sums is not None and sums[0].metric == card.headline:
+        estimate = paired_difference(
+            (sums[0].above, sums[0].below), (sums[1].above, sums[1].below), scale=sums[0].scale
+        )
+        return None if estimate is None else _said(estimate, difference, paired=True)
+    if mine.se is None or theirs.se is None:
         return None
-    variance = mine.se**2 + theirs.se**2 - 2 * correlation * mine.se * theirs.se
-    return _difference(mine.value - theirs.value, math.sqrt(max(variance, 0.0)), count)
+    together = correlation(terms(sums[0].above, sums[0].below), terms(sums[1].above, sums[1].below)) if sums else None
+    variance = mine.se**2 + theirs.se**2 - 2 * (together or 0.0) * mine.se * theirs.se
+    count = len(sums[0].ids) if sums else 0
+    return _said(Estimate(difference, math.sqrt(max(variance, 0.0)), count - 1, count), difference, paired=bool(sums))
 
 
-def _difference(value: float, se: float, count: int | None) -> Against:
-    """Student's t over `count` questions; the normal without."""
-    quantile = ndtri(0.975) if count is None else stdtrit(count - 1, 0.975)
-    half = float(quantile) * se
-    z = -abs(value) / se if se else 0.0
-    tail = ndtr(z) if count is None else stdtr(count - 1, z)
-    p = 2 * float(tail) if se else float(value == 0)
-    return Against(difference=value, ci_low=value - half, ci_high=value + half, p=p, paired=count is not None)
+def _said(estimate: Estimate, difference: float, *, paired: bool) -> Against:
+    """The cards' own difference: questions that only one has move the value of the shared ones a little."""
+    centred = Estimate(difference, estimate.se, estimate.df, estimate.n)
+    low, high = centred.interval()
+    return Against(difference=difference, ci_low=low, ci_high=high, p=centred.p_two_sided(), paired=paired)
+
+
+def _shared(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums]) -> list[QuestionSums] | None:
+    """The cards' terms over the questions they share; None where one has none, or they share too few."""
+    sums = [questions.get(str(card.provenance.get("run_id", ""))) for card in cards]
+    given = [one for one in sums if one is not None]
+    if len(given) < len(cards):
+        return None
+    found = common(given)
+    few = len(found[0].ids) < max(2, MIN_SHARED * max(len(one.ids) for one in given))
+    return None if few else found
 
 
 def rank_ranges(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums]) -> list[RankRange | None]:
-    """Ranks that the 95 % comparisons with every other row leave open, Holm's correction over a row's comparisons.
+    """The ranks each card may have, 95 % (`stats.ranks`); all None where a value or standard error is missing."""
+    scores = [card.scores[card.headline] for card in cards]
+    values = np.array([score.value for score in scores if score.value is not None])
+    errors = np.array([score.se for score in scores if score.se is not None])
+    if len(values) < len(cards) or len(errors) < len(cards) or not cards:
+        return [None] * len(cards)
+    drawn = values + _draws(cards, questions, errors)
+    return [RankRange(low=one.best, high=one.worst) for one in rank_intervals(values, drawn)]
 
-    1 + the rows significantly better, to all but the rows significantly worse; None where a comparison cannot be made.
-    """
-    found: list[RankRange | None] = []
-    for card in cards:
-        steps = [against(card, other, questions) for other in cards if other is not card]
-        known = [step for step in steps if step is not None]
-        if len(known) < len(steps) or not known:
-            found.append(None)
-            continue
-        sure = _holm(known)
-        better, worse = sum(step.difference < 0 for step in sure), sum(step.difference > 0 for step in sure)
-        found.append(RankRange(low=1 + better, high=len(cards) - worse))
+
+def _draws(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], errors: FloatArray) -> FloatArray:
+    """Errors of the values, shape (resamples, cards): questions drawn anew for all cards at once where they share them,
+    by the linearised terms; else independent normal ones."""
+    rng = np.random.default_rng(0)
+    sums = _shared(cards, questions)
+    if sums is None:
+        independent: FloatArray = rng.standard_normal((RESAMPLES, len(cards))) * errors
+        return independent
+    columns = [_column(one, card, se) for one, card, se in zip(sums, cards, errors.tolist(), strict=True)]
+    table = np.stack(columns, axis=1)
+    blocks = [weights @ table for weights in resampling_weights(len(table), RESAMPLES, rng)]
+    found: FloatArray = np.concatenate(blocks) / len(table)
     return found
 
 
-def _holm(steps: Sequence[Against], level: float = 0.05) -> list[Against]:
-    """Those that stay significant when all are asked at once."""
-    ordered = sorted(steps, key=lambda step: step.p)
-    for place, step in enumerate(ordered):
-        if step.p > level / (len(ordered) - place):
-            return ordered[:place]
-    return ordered
+def _column(sums: QuestionSums, card: ScoreCard, se: float) -> FloatArray:
+    """A card's terms in the headline's unit; of another metric scaled to the headline's own standard error."""
+    own = terms(sums.above, sums.below)
+    if sums.metric == card.headline:
+        return sums.scale * own
+    spread = clustered_se(own)[0]
+    return own * (se / spread) if spread else own

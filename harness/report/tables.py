@@ -31,7 +31,7 @@ CSV_HEAD = (
 Cell = str | int | float
 MARKDOWN_HEAD = (
     "One table a protocol: numbers of different tables are not comparable. In brackets after a rank: the ranks that",
-    "95 % comparisons with all other rows leave open (Holm). Against the row above: difference, 95 % interval,",
+    "comparisons with all other rows at once leave open (95 %). Against the row above: difference, 95 % interval,",
     "two-sided p; a star marks p < 0.05; *unpaired* ones are made from the two standard errors alone.",
 )
 
