@@ -39,11 +39,16 @@ def run_dir(results: Path, *, model: str, suite: str, version: str, run_id: str)
 
 def write_atomic(path: Path, text: str) -> None:
     """Writes a whole file so that a reader sees the old one or the new one; raises StoreError when it cannot."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_atomic`, of bytes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

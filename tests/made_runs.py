@@ -65,7 +65,8 @@ def judged(task: JudgeTask, rng: random.Random, *, right: bool, place: int) -> J
     noisy = right if rng.random() < 0.85 else not right
     value = rng.choice((1.0, 1.0, 0.5)) if noisy else rng.choice((0.0, 0.0, 0.5))
     verdict = Preference(value=value) if task.baseline is not None else Rating(value=9 if noisy else 3)
-    shown = {"ab": "[[B>A]]", "ba": "[[A>B]]"}.get(task.order or "ab", "") if value == 1 else "[[A=B]]"
+    first = (value < 0.5) == (task.order == "ab")  # ab: the baseline is shown as A
+    shown = "[[A=B]]" if value == 0.5 else "[[A>B]]" if first else "[[B>A]]"
     return Judgment(
         prompt_id=task.prompt.id,
         index=task.answer.index,

@@ -70,9 +70,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("dpo", 0.5, {"method": "dpo", "alpha": 0.0}),
     ]
     for place, (model, skill, fusion) in enumerate(models):
-        usage = {"judgment_cost": 1.2 + place / 10, "tokens_per_second": 3900.0 - 90 * place, "ended": "2026-11-20"}
+        usage: dict[str, Any] = {"judgment_cost": 1.2 + place / 10, "ended": "2026-11-20"}
+        usage["tokens_per_second"] = 3900.0 - 90 * place
         for suite in ("alpaca_eval", "arena_hard"):
-            make_run(folder, model, pocket(suite), skill=skill, usage=dict(usage), fusion=fusion)
+            make_run(folder, model, pocket(suite), skill=skill, usage=usage, fusion=fusion)
     return folder
 
 

@@ -14,7 +14,7 @@ from ..board import Board, read_board
 from ..errors import ConfigError, IncompleteError, StaleError
 from ..report.reported import csv_lines, json_value, markdown_reported, rich_reported
 from ..report.tables import csv_text, markdown, rich_tables
-from ..store import write_atomic
+from ..store import make_folder, write_atomic, write_bytes
 
 FORMATS = ("table", "md", "csv", "json", "html")
 
@@ -30,6 +30,9 @@ def leaderboard(
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="Compare by the cards alone: no answers or judgments are read.")
     ] = False,
+    plots: Annotated[
+        Path | None, typer.Option(help="Write the figures to this folder instead, as SVG and PNG fit for a paper.")
+    ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Write nothing; exit 4 when this Markdown file is not what would be written.")
     ] = None,
@@ -44,6 +47,8 @@ def leaderboard(
     board = read_board(results, reported=reported, paired=not unpaired)
     if check is not None:
         compare_with(check, render(board, "md"))
+    elif plots is not None:
+        write_figures(plots, board)
     else:
         show(board, "json" if as_json else output_format, out)
     if board.broken:
@@ -62,6 +67,18 @@ def compare_with(file: Path, wanted: str) -> None:
     if there != wanted:
         raise StaleError(f"{file} is stale: harness leaderboard --format md --out {file} makes it anew")
     print(f"{file} is what would be written")
+
+
+def write_figures(folder: Path, board: Board) -> None:
+    from ..report.figures import figures, png
+
+    found = list(figures(board.tables))
+    files = [(figure.name, figure.drawing.standalone(), png(figure.drawing)) for figure in found]
+    make_folder(folder)
+    for name, drawn, pixels in files:
+        write_atomic(folder / f"{name}.svg", drawn + "\n")
+        write_bytes(folder / f"{name}.png", pixels)
+    print(f"wrote {len(files)} figures to {folder}, each as .svg and .png")
 
 
 def show(board: Board, output_format: str, out: Path | None) -> None:

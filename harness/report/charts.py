@@ -49,7 +49,7 @@ def forest(table: Table) -> Drawing | None:
         y = 24 + ROW * (place + 0.5)
         drawing.text(left - 12, y + 4, _short(row.model), anchor="end", css="" if row.rank else "muted")
         whisker(drawing, scale, row.score, y, hint=f"{row.model}: {said(row.score)}")
-        drawing.text(WIDTH, y + 4, said(row.score), anchor="end", css="small muted")
+        drawing.text(WIDTH - 4, y + 4, said(row.score), anchor="end", css="small muted")
     return drawing
 
 
