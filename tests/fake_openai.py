@@ -2,7 +2,7 @@
 
 In a test:          async with FakeOpenAI(reply=lambda request: "four") as fake: ... fake.url, fake.requests, fake.peak
 As a process:       python tests/fake_openai.py --port P [--mode chat|judge] [--latency S] [--port-file F]
-                    [--die-at-start TEXT] [--die-after N] [--ignore-sigterm]
+                    [--die-at-start TEXT] [--die-after N] [--die-on TEXT] [--ignore-sigterm]
 A reply is a function of the request alone, so two runs give the same texts.
 """
 
@@ -209,6 +209,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--die-at-start", metavar="TEXT", help="write TEXT to standard error and exit 1")
     parser.add_argument("--die-after", type=int, default=0, metavar="N", help="exit at once on the N-th completion")
     parser.add_argument("--die-once", type=Path, metavar="FILE", help="--die-after counts only until FILE exists")
+    parser.add_argument("--die-on", metavar="TEXT", help="exit when a question with TEXT in it is answered")
     parser.add_argument("--ignore-sigterm", action="store_true")
     return parser.parse_args()
 
@@ -221,7 +222,13 @@ async def _serve(options: argparse.Namespace) -> None:
                 options.die_once.touch()
             os._exit(3)
 
-    reply = judge_reply if options.mode == "judge" else chat_reply
+    def poisoned(request: Request) -> Reply:
+        if options.die_on and options.die_on in json.dumps(request.body):
+            os._exit(3)
+        return plain(request)
+
+    plain = judge_reply if options.mode == "judge" else chat_reply
+    reply = poisoned if options.die_on else plain
     server = FakeOpenAI(reply=reply, model=options.model, latency=options.latency, port=options.port, on_request=count)
     async with server:
         if options.port_file is not None:

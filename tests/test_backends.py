@@ -262,10 +262,25 @@ def test_a_server_that_dies_in_mid_run_is_restarted_and_no_answer_is_lost(tmp_pa
     assert all(answer.error is None for answer in answers)
 
 
+def test_a_prompt_that_kills_the_server_every_time_fails_alone(tmp_path: Path) -> None:
+    async def scene() -> list[Answer]:
+        async with served(tmp_path, "--die-on=poison", "--latency=0.02") as backend:
+            words = ["poison" if number == 5 else f"question {number}" for number in range(30)]
+            return await asyncio.gather(
+                *(backend.answer(prompt(text, id=str(number)), GREEDY) for number, text in enumerate(words))
+            )
+
+    answers = asyncio.run(scene())
+
+    assert [answer.prompt_id for answer in answers if answer.error is not None] == ["5"]
+    assert answers[5].error is not None
+    assert "died 3 times of this request" in answers[5].error.message
+
+
 def test_a_server_that_keeps_dying_ends_the_run(tmp_path: Path) -> None:
     async def scene() -> None:
         async with served(tmp_path, "--die-after=1") as backend:
-            await backend.answer(prompt(), GREEDY)
+            await asyncio.gather(*(backend.answer(prompt(id=str(number)), GREEDY) for number in range(3)))
 
     with pytest.raises(ServerError, match="died 4 times"):
         asyncio.run(scene())

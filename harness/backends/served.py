@@ -19,14 +19,24 @@ from ..errors import CheckpointError, ConfigError, ReplyError, ServerError
 from ..protocols import Served, ServeOptions
 from ..records import Answer, ModelRef, Prompt, Sampling
 from .chat import Asker, ChatCompletions, Context, Dialogue, Message
+from .door import Door
 from .fastchat import FastChatCompletions, template_digest
 from .server import Launch, ModelServer, ServerDiedError
 
 log = logging.getLogger(__name__)
 
-MAX_RESTARTS = 3
+DEATHS_TO_STOP = 4
+"""So many in a row, without one answer between them: the server cannot be brought back."""
+MAX_RESTARTS = 20
+"""In one run; each costs a start. The same command goes on."""
+SUSPECT, CULPRIT = 2, 3
+"""Deaths that a request was in flight at: after SUSPECT it is asked alone, after CULPRIT it has failed."""
 ATTEMPTS = 3
 """Times one request is sent to a server that is alive but fails it."""
+
+
+class _RevivedError(Exception):
+    """Internal: the server died while a request was in flight, and was started again."""
 
 
 class ServedBackend(ABC):
@@ -57,7 +67,9 @@ class ServedBackend(ABC):
         self._client: ChatClient | None = None
         self._stack = AsyncExitStack()
         self._reviving = asyncio.Lock()
+        self._door = Door()
         self._epoch = 0
+        self._deaths = 0
 
     # what a subclass says
 
@@ -157,20 +169,34 @@ class ServedBackend(ABC):
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
         """POST below the server's root. A server that died meanwhile is restarted and asked again; raises ReplyError
-        for a request a live server refuses, ServerError when it cannot be brought back."""
-        assert self._client is not None, "use `async with`"
-        attempt = 1
+        for a request a live server refuses or that kills it each time, ServerError when it cannot be brought back."""
+        attempt, deaths = 1, 0
         while True:
-            epoch = self._epoch
-            try:
-                return await self._client.post(path, body)
-            except ReplyError as error:
-                if error.reason != "transport" and (error.status or 0) < 500:
-                    raise
-                if not await self._revived(epoch):
+            async with self._door.alone() if deaths >= SUSPECT else self._door.together():
+                try:
+                    return await self._sent(path, body)
+                except _RevivedError:
+                    deaths += 1
+                except ReplyError as error:
                     attempt += 1
-                    if attempt > ATTEMPTS:
+                    if attempt > ATTEMPTS or (error.reason != "transport" and (error.status or 0) < 500):
                         raise
+            if deaths >= CULPRIT:
+                raise ReplyError(f"the server died {deaths} times of this request, the last time alone", reason="other")
+
+    async def _sent(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
+        """One attempt; raises _RevivedError where the server died of it or beside it, and is up again."""
+        assert self._client is not None, "use `async with`"
+        epoch = self._epoch
+        try:
+            found = await self._client.post(path, body)
+        except ReplyError as error:
+            lost = error.reason == "transport" or (error.status or 0) >= 500
+            if lost and await self._revived(epoch):
+                raise _RevivedError from None
+            raise
+        self._deaths = 0
+        return found
 
     async def _revived(self, epoch: int) -> bool:
         """True when the server has been restarted since `epoch`, by us or by another request; False when it is well."""
@@ -179,10 +205,11 @@ class ServedBackend(ABC):
                 return True
             if await self.server.healthy():
                 return False
-            if self.restarts >= MAX_RESTARTS:
+            self._deaths += 1
+            if self._deaths >= DEATHS_TO_STOP or self.restarts >= MAX_RESTARTS:
                 raise ServerError(self.server.obituary(f"died {self.restarts + 1} times"))
             self.restarts += 1
-            log.warning("%s; restart %d of %d", self.server.obituary("died"), self.restarts, MAX_RESTARTS)
+            log.warning("%s; restart %d of at most %d", self.server.obituary("died"), self.restarts, MAX_RESTARTS)
             await self.server.stop()
             await self.server.start()
             self._epoch += 1
