@@ -47,6 +47,10 @@ class ServeSpec(Record):
     """Seconds until the server must answer."""
     concurrency: int = Field(default=64, ge=1)
     """Prompts in flight."""
+    rpm: float | None = Field(default=None, gt=0)
+    """Requests a minute to `endpoint:`, at most."""
+    tpm: float | None = Field(default=None, gt=0)
+    """Tokens a minute, likewise."""
 
 
 class SamplingOverride(Record):

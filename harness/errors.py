@@ -10,6 +10,7 @@ HarnessError
 ├── IncompleteError       exit 4: stopped with what there was; the same command resumes
 │   ├── ServerError         the served model died or never answered
 │   ├── StaleError          a generated file is no longer what would be written
+│   ├── EndpointDownError   a server we ask stays down, or refuses whatever is asked
 │   ├── JudgeUnavailableError  the judge's endpoint stays down or refuses the key
 │   ├── BudgetReachedError  the next call could cross --max-cost
 │   └── StoreError          results can no longer be written (disk full, no permission)
@@ -74,6 +75,10 @@ class ServerError(IncompleteError):
 
 
 class StaleError(IncompleteError):
+    pass
+
+
+class EndpointDownError(IncompleteError):
     pass
 
 

@@ -37,6 +37,10 @@ class ServeOptions:
     """Seconds until the server must answer."""
     concurrency: int = 64
     """Requests in flight."""
+    rpm: float | None = None
+    """Requests a minute, at most; for a server that others run."""
+    tpm: float | None = None
+    """Tokens a minute, prompts and answers together, at most."""
     timeout: float = 3600.0
     """Seconds one request may take."""
     seed: int = 0

@@ -15,20 +15,13 @@ from pydantic import JsonValue
 
 from harness.calls import Call, CallOptions, Calls, LiveWire
 from harness.client import ChatClient, ChatReply
-from harness.errors import ConfigError, JudgeUnavailableError, ReplyError, VerdictParseError
+from harness.errors import ConfigError, EndpointDownError, JudgeUnavailableError, ReplyError, VerdictParseError
 from harness.pricing import reply_price
 from harness.records import Failure, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Preference, TokenLogprob, Verdict
 
 from .evaluators import read_evaluator
 from .parsing import read_reply
 from .prompting import Message, render
-
-FATAL_STATUS = frozenset({401, 403, 404})
-"""A refused key or an unknown model: no other task can fare better."""
-FAILURES_TO_STOP = 8
-"""So many calls failing in a row, each after the client's own retries: the endpoint is down or refuses us."""
-PASSING_REASONS = frozenset({"context", "content_filter"})
-"""Failures that belong to one task, not to the endpoint."""
 
 Flag = Literal["truncated", "reasked", "identical", "injection"]
 
@@ -98,8 +91,6 @@ class LlmJudge:
         self._evaluator = None if spec.evaluator is None else read_evaluator(spec.evaluator)
         self._client = endpoint_client(spec) if client is None else client
         self._calls = Calls(spec, endpoint or spec.url or "", LiveWire(self._client), CallOptions())
-        self._failures = 0
-        self._down: str | None = None
 
     def use(self, options: CallOptions) -> None:
         self._calls = Calls(self.spec, self._calls.endpoint, LiveWire(self._client), options)
@@ -164,27 +155,14 @@ class LlmJudge:
         return read_reply(task, talk.text or "", talk.logprobs)
 
     async def _call(self, task: JudgeTask, talk: Conversation) -> None:
-        if self._down is not None:
-            raise JudgeUnavailableError(self._down)
         call = self._next_call(task, talk.messages)
         try:
             reply = await self._calls.chat(call)
-        except ReplyError as error:
-            self._note_failure(error)
-            raise
-        self._failures = 0
+        except EndpointDownError as error:
+            who = f"judge {self.spec.name!r}" + (f" ({self.spec.model})" if self.spec.model else "")
+            raise JudgeUnavailableError(f"{who}: {error}") from error
         talk.answered.append(call)
         talk.hear(reply, task.template, reply_price(self.spec, reply))
-
-    def _note_failure(self, error: ReplyError) -> None:
-        if error.status in FATAL_STATUS:
-            self._down = f"judge {self.spec.name!r} ({self.spec.model} at {self.spec.url}) cannot be used: {error}"
-        elif error.reason not in PASSING_REASONS:
-            self._failures += 1
-            if self._failures >= FAILURES_TO_STOP:
-                self._down = f"judge {self.spec.name!r} failed {self._failures} calls in a row, the last with: {error}"
-        if self._down is not None:
-            raise JudgeUnavailableError(self._down) from error
 
     def _judgment(
         self,
@@ -227,7 +205,16 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
     key = os.environ.get(spec.key_env) if spec.key_env else None
     if spec.key_env and not key:
         raise ConfigError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
-    return ChatClient(spec.url, api_key=key, access=spec.access, concurrency=spec.concurrency, timeout=spec.timeout)
+    return ChatClient(
+        spec.url,
+        api_key=key,
+        access=spec.access,
+        concurrency=spec.concurrency,
+        rpm=spec.rpm,
+        tpm=spec.tpm,
+        timeout=spec.timeout,
+        patience=spec.patience,
+    )
 
 
 def is_drawn(task: JudgeTask) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 from pydantic import JsonValue
 
-from harness.client import ChatClient
+from harness.client import REFUSALS_TO_STOP, ChatClient
 from harness.config import find_judge, judge_files
 from harness.errors import ConfigError, JudgeUnavailableError
 from harness.records import Answer, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Preference, Prompt, Rating
-from judges.llm import FAILURES_TO_STOP, LlmJudge
+from judges.llm import LlmJudge
 from judges.prompting import render
 
 RATE = JudgeTemplate(name="rate", system="Be just.", user="Q {question} A {answer}", parser="rating", extra={"n": 1})
@@ -206,27 +206,26 @@ def test_a_refused_key_or_unknown_model_stops_the_run(status: int) -> None:
 
 
 def test_many_refusals_in_a_row_stop_the_run_and_fewer_do_not() -> None:
+    refusal = (400, {"error": {"message": "messages: role is missing"}})
+    few, _ = asked([RATING_TASK] * REFUSALS_TO_STOP, *[refusal] * (REFUSALS_TO_STOP - 1), "[[4]]")
+    assert [one.error.reason if one.error else "ok" for one in few] == ["http"] * (REFUSALS_TO_STOP - 1) + ["ok"]
+    with pytest.raises(JudgeUnavailableError, match="8 calls in a row: HTTP 400: messages: role is missing"):
+        asked([RATING_TASK] * REFUSALS_TO_STOP, refusal)
+
+
+def test_a_parameter_that_the_model_refuses_stops_the_run_at_once_with_the_servers_sentence_and_a_hint() -> None:
     refusal = (400, {"error": {"message": "Unsupported parameter: 'temperature'"}})
-    few, _ = asked([RATING_TASK] * FAILURES_TO_STOP, *[refusal] * (FAILURES_TO_STOP - 1), "[[4]]")
-    assert [one.error.reason if one.error else "ok" for one in few] == ["http"] * (FAILURES_TO_STOP - 1) + ["ok"]
-    with pytest.raises(JudgeUnavailableError, match="Unsupported parameter"):
-        asked([RATING_TASK] * FAILURES_TO_STOP, refusal)
+    with pytest.raises(JudgeUnavailableError, match=r"judge 'j' .*Unsupported parameter: 'temperature'.*`params:`"):
+        asked([RATING_TASK], refusal)
 
 
-def test_an_endpoint_that_is_down_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def no_wait(seconds: float) -> None:
-        await original(0)
-
-    original: Callable[[float], Awaitable[None]] = asyncio.sleep
-    monkeypatch.setattr("harness.client.asyncio.sleep", no_wait)
-
+def test_an_endpoint_that_is_down_stops_the_run() -> None:
     async def run() -> None:
-        spec = JudgeSpec(name="j", kind="llm", model="x", url="http://127.0.0.1:9/v1")
+        spec = JudgeSpec(name="j", kind="llm", model="x", url="http://127.0.0.1:9/v1", patience=0.2)
         async with LlmJudge(spec) as judge:
-            for _ in range(FAILURES_TO_STOP):
-                await judge.judge(RATING_TASK)
+            await asyncio.gather(*(judge.judge(RATING_TASK) for _ in range(10)))
 
-    with pytest.raises(JudgeUnavailableError, match="cannot reach"):
+    with pytest.raises(JudgeUnavailableError, match=r"judge 'j' .*stays down.*cannot reach.*the same command goes on"):
         asyncio.run(run())
 
 

@@ -30,7 +30,7 @@ class EndpointBackend:
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         if model.scheme != "endpoint" or model.url is None:
             raise ConfigError(f"backend 'endpoint' needs --model endpoint:NAME@http://HOST:PORT/v1, not {str(model)!r}")
-        refuse_unknown(options, "endpoint", ("max_model_len",))
+        refuse_unknown(options, "endpoint", ("max_model_len", "rpm", "tpm"))
         self.model = model
         self.options = options
         self._url = model.url
@@ -49,9 +49,16 @@ class EndpointBackend:
 
     async def __aenter__(self) -> Self:
         limit = await self._probe()
-        places, timeout = self.options.concurrency, self.options.timeout
+        options = self.options
         async with AsyncExitStack() as stack:
-            client = ChatClient(self._url, api_key=self._key, concurrency=places, timeout=timeout)
+            client = ChatClient(
+                self._url,
+                api_key=self._key,
+                concurrency=options.concurrency,
+                rpm=options.rpm,
+                tpm=options.tpm,
+                timeout=options.timeout,
+            )
             self._client = await stack.enter_async_context(client)
             dialogue = ChatCompletions(self._post, self.model.name, base="")
             # no seed unless the sampling has one: not every server takes it

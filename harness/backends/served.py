@@ -108,7 +108,7 @@ class ServedBackend(ABC):
             except ServerDiedError as error:
                 raise CheckpointError(str(error)) from None
             places, timeout = self.options.concurrency, self.options.timeout
-            client = ChatClient(self.server.root_url, concurrency=places, timeout=timeout, attempts=2)
+            client = ChatClient(self.server.root_url, concurrency=places, timeout=timeout, attempts=2, patience=None)
             self._client = await stack.enter_async_context(client)
             dialogue = self.dialogue()
             self._asker = Asker(dialogue, await self.prepare(dialogue), self.label, seed=self.options.seed)

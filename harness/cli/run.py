@@ -103,6 +103,12 @@ def run(
     ] = None,
     trust_remote_code: Annotated[bool | None, typer.Option("--trust-remote-code", rich_help_panel=SERVING)] = None,
     concurrency: Annotated[int | None, typer.Option(help="Prompts in flight.", rich_help_panel=SERVING)] = None,
+    rpm: Annotated[
+        float | None, typer.Option(help="Requests a minute to endpoint:, at most.", rich_help_panel=SERVING)
+    ] = None,
+    tpm: Annotated[
+        float | None, typer.Option(help="Tokens a minute to endpoint:, at most.", rich_help_panel=SERVING)
+    ] = None,
     temperature: Annotated[float | None, typer.Option(rich_help_panel=ANSWERS)] = None,
     top_p: Annotated[float | None, typer.Option(rich_help_panel=ANSWERS)] = None,
     max_tokens: Annotated[int | None, typer.Option(rich_help_panel=ANSWERS)] = None,
@@ -130,6 +136,8 @@ def run(
         "allow_pickle": allow_pickle,
         "trust_remote_code": trust_remote_code,
         "concurrency": concurrency,
+        "rpm": rpm,
+        "tpm": tpm,
     }
     sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "n": samples}
     flags = {

@@ -1,0 +1,141 @@
+"""Whether the next call to an endpoint may go out: places in flight, pace, limits a user gave, what the server said.
+
+Pure, like `pace`. Knows three ends of a call: taken, refused (429), failed (no answer, or a 5xx).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .headers import Told
+from .pace import Bucket, Pace, Refusal
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One request on its way."""
+
+    at: float
+    tokens: float
+    """What it was reckoned to take."""
+    number: int
+    """Launches so far, this one among them."""
+    tokens_so_far: float
+
+
+class Flow:
+    """Additive increase and multiplicative decrease of the calls in flight, within `ceiling`; pace and buckets beside.
+
+    A decrease happens once for all calls that were out when it was made.
+    """
+
+    def __init__(self, ceiling: int, *, adaptive: bool = True) -> None:
+        self.ceiling = ceiling
+        self.limit = float(ceiling)
+        """Calls in flight, at most; its whole part counts."""
+        self.in_flight = 0
+        self.pace: Pace | None = Pace() if adaptive else None
+        """None: nothing is learned, `limit` stays the ceiling."""
+        self.requests: Bucket | None = None
+        self.tokens: Bucket | None = None
+        self.held_until = -math.inf
+        self._announced = -math.inf
+        self._launched = 0
+        self._tokens = 0.0
+        self._cut_at = -math.inf
+        self._taken = 0
+
+    def agree(self, ceiling: int, *, adaptive: bool) -> None:
+        """Another number of places, as when clients come and go."""
+        self.limit = float(ceiling) if self.limit >= self.ceiling else min(self.limit, ceiling)
+        self.ceiling = ceiling
+        if not adaptive:
+            self.pace = None
+        elif self.pace is None:
+            self.pace = Pace()
+
+    def wait(self, now: float, tokens: float) -> float:
+        """Seconds until a call of so many tokens may go out: 0 now, infinity when another has to end first."""
+        if self.in_flight >= max(1, int(self.limit)):
+            return math.inf
+        return max(
+            0.0,
+            self.held_until - now,
+            self.pace.wait(now) if self.pace is not None else 0.0,
+            self.requests.wait(now) if self.requests is not None else 0.0,
+            self.tokens.wait(now, tokens) if self.tokens is not None else 0.0,
+        )
+
+    def launch(self, now: float, tokens: float) -> Launch:
+        self.in_flight += 1
+        self._launched += 1
+        self._tokens += tokens
+        if self.pace is not None:
+            self.pace.launched(now)
+        if self.requests is not None:
+            self.requests.take(now)
+        if self.tokens is not None:
+            self.tokens.take(now, tokens)
+        return Launch(now, tokens, self._launched, self._tokens)
+
+    def taken(self, launch: Launch, now: float, tokens: float | None) -> None:
+        """Answered, whatever the answer says. `tokens`: what it took, where the server counted them."""
+        is_bound = self.in_flight >= int(self.limit) - 1
+        self.in_flight -= 1
+        self._taken += 1
+        if is_bound and self.limit < self.ceiling:
+            # one place more for a round of calls, less in the first rounds after a decrease
+            step = min(1.0, self._taken / (8 * self.limit)) / self.limit
+            self.limit = min(float(self.ceiling), self.limit + step)
+        if self.pace is not None:
+            self.pace.taken(now)
+        if self.tokens is not None and tokens is not None:
+            self.tokens.take(now, tokens - launch.tokens)
+
+    def refused(self, launch: Launch, now: float, told: Told, backoff: float) -> None:
+        """A 429. `backoff`: seconds to stay away should the endpoint turn out to take nothing at all."""
+        self.in_flight -= 1
+        if self.tokens is not None:
+            self.tokens.take(now, -launch.tokens)
+        if self.in_flight == 0:
+            self.hold(now, backoff if told.retry_after is None else told.retry_after)
+        elif (told.retry_after or 0.0) > 1 and launch.at < self._announced:
+            # asked within an announced wait, and refused again: the announcement is for all
+            self.held_until = max(self.held_until, self._announced)
+        if told.retry_after is not None:
+            self._announced = max(self._announced, now + told.retry_after)
+        if self.pace is not None and self.pace.refused(launch.number, launch.at, now) is Refusal.NEW:
+            self._cut(launch, now, keep=self.in_flight)
+
+    def failed(self, launch: Launch, now: float) -> None:
+        """No answer, a broken connection, a 5xx: the endpoint has too much to do, or is ill."""
+        self.in_flight -= 1
+        self._cut(launch, now, keep=1)
+
+    def dropped(self) -> None:
+        """The caller gave up: nothing is learned."""
+        self.in_flight -= 1
+
+    def hold(self, now: float, seconds: float) -> None:
+        """Nothing goes out for so long."""
+        self.held_until = max(self.held_until, now + seconds)
+
+    def heard(self, launch: Launch, now: float, told: Told) -> None:
+        """Stays away until a limit is whole again where the calls that are out use up what the server had left."""
+        if told.requests_left is not None and told.requests_reset is not None:
+            later = self._launched - launch.number
+            if told.requests_left - later < 1:
+                self.hold(now, told.requests_reset)
+        if told.tokens_left is not None and told.tokens_reset is not None:
+            later_tokens = self._tokens - launch.tokens_so_far
+            if told.tokens_left - later_tokens < self._tokens / self._launched:
+                self.hold(now, told.tokens_reset)
+
+    def _cut(self, launch: Launch, now: float, keep: int) -> None:
+        """Half the places, but as many as hold calls that were taken."""
+        if self.pace is None or launch.at < self._cut_at:
+            return
+        self.limit = max(1.0, float(keep), self.limit / 2)
+        self._cut_at = now
+        self._taken = 0

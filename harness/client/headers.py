@@ -1,0 +1,73 @@
+"""What a reply's headers say about waiting: Retry-After and x-ratelimit-*."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+@dataclass(frozen=True)
+class Told:
+    """None where a header is missing or cannot be read. Seconds throughout."""
+
+    retry_after: float | None = None
+    requests_left: float | None = None
+    requests_reset: float | None = None
+    """Until the limit is whole again."""
+    tokens_left: float | None = None
+    tokens_reset: float | None = None
+
+
+NOTHING = Told()
+
+
+def read_headers(headers: Mapping[str, str]) -> Told:
+    """`headers` looks names up in any case, as aiohttp's do."""
+    left, tokens = headers.get("x-ratelimit-remaining-requests"), headers.get("x-ratelimit-remaining-tokens")
+    after, after_ms = headers.get("Retry-After"), headers.get("retry-after-ms")
+    if left is None and tokens is None and after is None and after_ms is None:
+        return NOTHING
+    milliseconds = number(after_ms)
+    return Told(
+        retry_after=retry_after(after, time.time()) if milliseconds is None else milliseconds / 1000,
+        requests_left=number(left),
+        requests_reset=duration(headers.get("x-ratelimit-reset-requests")),
+        tokens_left=number(tokens),
+        tokens_reset=duration(headers.get("x-ratelimit-reset-tokens")),
+    )
+
+
+def retry_after(text: str | None, clock: float) -> float | None:
+    """Seconds from `clock` (Unix time), of a number of seconds or an HTTP date."""
+    seconds = number(text)
+    if seconds is not None or text is None:
+        return seconds
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - clock)
+    except (ValueError, OverflowError):
+        return None
+
+
+def duration(text: str | None) -> float | None:
+    """Seconds of `6m0s`, `12ms`, `1.5s` or a bare number of seconds."""
+    if text is None or (seconds := number(text)) is not None:
+        return seconds if text is not None else None
+    parts = DURATION.findall(text)
+    if not parts or "".join(value + unit for value, unit in parts) != text.strip():
+        return None
+    return sum(float(value) * UNITS[unit] for value, unit in parts)
+
+
+def number(text: str | None) -> float | None:
+    """A finite number that is not negative."""
+    try:
+        found = float(text) if text is not None else None
+    except ValueError:
+        return None
+    return found if found is not None and 0 <= found < 1e12 else None

@@ -1,0 +1,99 @@
+"""What a server's reply says: a completion, or why there is none in the server's own words. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ReplyError, printable
+from ..records import Finish, Reason, TokenLogprob
+
+CONTEXT_WORDS = re.compile(r"context length|maximum context|context_length_exceeded|max_model_len|too long", re.I)
+FILTER_WORDS = re.compile(r"content[ _](filter|policy|management)", re.I)
+QUOTA_WORDS = re.compile(r"insufficient_quota|exceeded your current quota|billing_hard_limit|credit balance", re.I)
+TOO_LARGE_WORDS = re.compile(r"request too large", re.I)
+PARAMETER_WORDS = re.compile(
+    r"(unsupported|unrecognized|unknown|unexpected|invalid)[ _](request[ _])?"
+    r"(parameter|value|argument|keyword|field|key)"
+    r"|not (supported|permitted|allowed)|does not support|extra (inputs|fields|forbidden)",
+    re.I,
+)
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """One completion. `text` may be empty; `finish` is "length" when the token limit cut it."""
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Top log-probabilities of the first token."""
+    price_share: float = 1.0
+    """Share of the list price that it cost when it was asked for: 0.5 in a batch."""
+    cached: bool = False
+    """Taken from the reply cache: this run paid nothing for it."""
+
+
+def refusal_reason(status: int, message: str) -> Reason:
+    """Why a request was refused that makes no sense to repeat."""
+    if status == 400 and CONTEXT_WORDS.search(message):
+        return "context"
+    return "content_filter" if FILTER_WORDS.search(message) else "http"
+
+
+def server_sentence(raw: bytes) -> str:
+    """The server's own words in an error reply, at most 500 characters, on one line."""
+    text = raw.decode("utf-8", "replace")
+    try:
+        found = json.loads(text)
+        for key in ("error", "message", "detail"):
+            if isinstance(found, dict) and key in found:
+                found = found[key]
+        text = found if isinstance(found, str) else json.dumps(found)
+    except (ValueError, RecursionError):
+        pass
+    return " ".join(printable(text).split())[:500]
+
+
+def read_chat_reply(found: dict[str, Any]) -> ChatReply:
+    """The first choice of a chat completion; raises ReplyError when it is filtered, has no message, or has a field of
+    another type than the protocol's. Surrogates, which no file can hold, become question marks."""
+    try:
+        choice = found["choices"][0]
+        text = choice["message"].get("content") or _called_with(choice["message"])
+        if not isinstance(text, str):
+            raise TypeError("content is no text")
+        finish = choice.get("finish_reason")
+        usage = found.get("usage") or {}
+        reply = ChatReply(
+            text=text.encode("utf-8", "replace").decode("utf-8"),
+            finish="length" if finish == "length" else "stop",
+            prompt_tokens=int(usage.get("prompt_tokens") or 0),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
+            logprobs=_top_logprobs(choice),
+        )
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError):
+        raise ReplyError(
+            f"not a chat completion: {printable(json.dumps(found))[:200]}", reason="http", status=200
+        ) from (None)
+    if finish == "content_filter":
+        raise ReplyError("the server withheld the reply (content_filter)", reason="content_filter", status=200)
+    return reply
+
+
+def _called_with(message: dict[str, Any]) -> Any:
+    """The arguments of the function that a reply without text calls: what a judge asked for JSON that way says."""
+    calls = message.get("tool_calls") or []
+    return (calls[0]["function"].get("arguments") or "") if calls else ""
+
+
+def _top_logprobs(choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
+    """Of the first token; an infinite one is left out, as a token that is not among the top is."""
+    tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
+    tops = [top for top in tops if isinstance(top["logprob"], int | float) and math.isfinite(top["logprob"])]
+    return tuple(TokenLogprob(token=top["token"], logprob=top["logprob"]) for top in tops)
