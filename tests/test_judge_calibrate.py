@@ -132,7 +132,7 @@ def test_a_judge_that_always_takes_the_first_is_found_out(harness: Harness, serv
     assert abs(people["kappa_people"]["value"]) < 0.05  # all ties: it agrees with people's ties alone
     assert "agreement_people_decided" not in people
     assert set(found["sample"]["items"].values()) == {80}  # MT-Bench's comparisons and ratings, Arena-Hard's
-    assert len(fake.requests) == 80 * 2 + 80 + 80 * 2
+    assert 390 <= len(fake.requests) <= 80 * 2 + 80 + 80 * 2  # equal questions, of equal answers, are asked once
 
 
 def test_a_judge_that_prefers_the_longer_is_consistent_and_flagged_for_length(harness: Harness, serve: Serve) -> None:
@@ -168,10 +168,10 @@ def test_a_calibration_resumes_counts_its_failures_and_scores_none(
         lines = rows.read_text().splitlines(keepends=True)
         rows.write_text("".join(lines[:-5]))  # as if it had been killed
         second = calibrated(harness(*judge, *words))
-        assert len(fake.requests) <= asked + 5
+        assert len(fake.requests) == asked  # the replies are in the cache
 
         fake.reply = lambda request: "I cannot say."
-        failed = calibrated(harness(*judge, *words, "--suite", "all"))
+        failed = calibrated(harness(*judge, *words, "--suite", "all", "--no-cache"))
     assert json.loads((tmp_path / "mine.json").read_text()) == failed
     assert {key: first[key] for key in ("suites", "judge", "data")} == {
         key: second[key] for key in ("suites", "judge", "data")
