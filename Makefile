@@ -2,6 +2,7 @@
 # make test     set up, then everything quick; one real vLLM server is shared by the tests that need it
 # make bench-official   published numbers and times beside the original tools; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks
+# make bench-judges     what recorded judgments say of judges, written into docs/judges.md; HARNESS_PUBLISHED
 # make bench-training   a WRPO training step beside the official layout: time and memory
 # make test-slow, make check, make setup
 
@@ -16,7 +17,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-slow bench-official bench-stats bench-training check format clean
+.PHONY: setup demo test test-slow bench-official bench-stats bench-judges bench-training check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -51,6 +52,9 @@ bench-official: $(READY)
 
 bench-stats: $(READY)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.stats
+
+bench-judges: $(READY)
+	$(BIN)/python -m benchmarks.judges
 
 bench-training: $(READY)
 	$(BIN)/python -m benchmarks.training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from ..formats.arena_hard_rows import Question, read_questions
@@ -17,13 +18,13 @@ RETIRED = "gpt-4-1106-preview"
 
 
 def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
-    """`official_verdicts.*` judged, `model_answer_*` the texts, the pinned baseline's answers."""
+    """`official_verdicts*`, the texts from `model_answer*`, the baseline's from the pinned file."""
     data = load_official(options)
     suite = ArenaHard(data)
     prompts = {prompt.id: prompt for prompt in data.prompts}
     answers = _answers(folder)
     found = []
-    for question in read_questions(folder.some(f"{SUITE}/official_verdicts.*"), strict=False):
+    for question in read_questions(folder.some(f"{SUITE}/official_verdicts*"), strict=False):
         prompt, baseline = prompts.get(question.id), data.baseline.get(question.id)
         if prompt is None or baseline is None:
             continue
@@ -52,13 +53,15 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
         rule="mean",
         comparisons=tuple(found),
         tasks=tasks,
+        board=_board(folder),
+        board_name="Arena-Hard v0.1 leaderboard, the latest of published.json",
         files={**folder.files, **pinned(NAMES)},
     )
 
 
 def _answers(folder: DataFolder) -> dict[tuple[str, str], Answer]:
     found = {}
-    for file in folder.some(f"{SUITE}/model_answer_*"):
+    for file in folder.some(f"{SUITE}/model_answer*"):
         for row in file.rows:
             match row:
                 case {
@@ -78,3 +81,12 @@ def _games(question: Question) -> tuple[float, float] | None:
     if len(points) != 2 or points[0] is None or points[1] is None:
         return None
     return points[0], points[1]
+
+
+def _board(folder: DataFolder) -> dict[str, float]:
+    """Model -> published score, percent."""
+    path = folder.find(f"{SUITE}/published.json")
+    if path is None:
+        return {}
+    boards = json.loads(path.read_text("utf-8"))["v0.1"]
+    return {row["model"]: float(row["score"]) for row in boards[max(boards)]["rows"]}

@@ -52,10 +52,11 @@ class DataFolder:
         return tuple(dict(row) for row in file.rows)
 
     def some(self, pattern: str) -> Iterator[SourceFile]:
-        """The files of a pattern such as `alpaca_eval/annotations/*.json*`, in the order of their names."""
-        paths = sorted(path for path in self.path.glob(pattern) if path.is_file())
+        """The files, and the files in the folders, of a pattern such as `arena_hard/model_answer*`, by name."""
+        paths = sorted(self.path.glob(pattern))
         for path in paths:
-            self.files[str(path.relative_to(self.path))] = sha256_of(path)
+            inside = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+            self.files |= {str(one.relative_to(self.path)): sha256_of(one) for one in inside}
         if paths:
             yield from read_files(paths)
 

@@ -79,7 +79,7 @@ def _models(suite: str, part: SuiteCalibration) -> list[Grid]:
     if part.excess_by_model:
         excess = tuple((model, *_cells(score)[:2]) for model, score in part.excess_by_model.items())
         versus = "people" if part.items["votes"] else part.retired
-        title = f"{suite}: points a model gets beyond what {versus} gives"
+        title = f"{suite}: points a model gets beyond those of {versus}"
         found.append(Grid(title, ("model", "points", "n"), excess))
     return found
 

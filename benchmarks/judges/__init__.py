@@ -1,0 +1,1 @@
+"""What recorded judgments say of judges: the figures of docs/judges.md."""
