@@ -41,7 +41,7 @@ def found_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[F
     path = Path(name)
     if (path / "card.json").is_file():
         path = path / "card.json"
-    if path.is_file():
+    if path.suffix == ".json" and path.is_file():
         own = path.parent if path.name == "card.json" else None
         return [Found(read_card(path), own)]
     found = [Found(read_card(file), file.parent) for file in find_cards(results)]

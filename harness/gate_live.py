@@ -141,13 +141,10 @@ async def _work(
                 concurrency=made.spec.serve.concurrency,
                 on_progress=on_progress,
             )
-            going = []
-            for one, _ in blocks:
-                found = _looked(made, one, policy, peers)
-                if any(answer == "worse" for _, answer in found):
-                    return
-                if not settled(found):
-                    going.append(one)
+            looked = [(one, _looked(made, one, policy, peers)) for one, _ in blocks]
+            if any(answer == "worse" for _, found in looked for _, answer in found):
+                return
+            going = [one for one, found in looked if not settled(found)]
 
 
 def _looked(made: Plan, one: Judging, policy: GatePolicy, peers: int) -> list[tuple[GateCheck, Step]]:

@@ -66,20 +66,7 @@ def plan(spec: RunSpec, log_dir: Path) -> Plan:
     own = tuple(suite for suite in loaded if isinstance(suite, OwnRunner))
     if own and not isinstance(backend, Serving):
         raise ConfigError(f"suite {own[0].name!r} needs a served model; backend {spec.backend!r} has no server")
-    # one judge object for all suites that name it: they share its limits
-    made = {one.model_dump_json(): one for suite in suites for one in spec.judges[suite.name]}
-    loaded_judges = {text: load_judge(one) for text, one in made.items()}
-    judges = {
-        suite.name: tuple(loaded_judges[one.model_dump_json()] for one in spec.judges[suite.name]) for suite in suites
-    }
-    calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=Budget(spec.max_cost))
-    for judge in loaded_judges.values():
-        if isinstance(judge, Calling):
-            judge.use(calls)
-        if isinstance(judge, LoadedJudge):
-            judge.logs_to(log_dir)
-    for suite in suites:
-        check_judges(suite, judges[suite.name])
+    judges, calls = load_judges(spec, suites, log_dir)
     prompts = {suite.name: limited(suite.prompts(), spec.limit, spec.seed) for suite in suites}
     fusion = read_checkpoint_fusion(Path(spec.model.name).expanduser()) if spec.model.scheme == "path" else None
     return Plan(spec, suites, judges, prompts, backend, identity, own, calls, fusion)
@@ -90,6 +77,25 @@ def load_suite(name: str, options: SuiteOptions) -> Suite | OwnRunner:
     plugin, _, argument = name.partition(":")
     suite: Suite | OwnRunner = load_plugin("suites", plugin)(replace(options, argument=argument))
     return suite
+
+
+def load_judges(
+    spec: RunSpec, suites: Sequence[Suite], log_dir: Path
+) -> tuple[dict[str, tuple[Judge, ...]], CallOptions]:
+    """Suite name -> its judges, and what they share. One judge object for all suites that name it: they share its
+    limits."""
+    made = {one.model_dump_json(): one for suite in suites for one in spec.judges[suite.name]}
+    loaded = {text: load_judge(one) for text, one in made.items()}
+    judges = {suite.name: tuple(loaded[one.model_dump_json()] for one in spec.judges[suite.name]) for suite in suites}
+    calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=Budget(spec.max_cost))
+    for judge in loaded.values():
+        if isinstance(judge, Calling):
+            judge.use(calls)
+        if isinstance(judge, LoadedJudge):
+            judge.logs_to(log_dir)
+    for suite in suites:
+        check_judges(suite, judges[suite.name])
+    return judges, calls
 
 
 def load_judge(spec: JudgeSpec) -> Judge:

@@ -13,7 +13,7 @@ from ..shifts import Shift
 from .tables import escape_markdown, plain
 
 HEAD = ("metric", "category", "first", "other", "difference [95 %]", "p", "could see", "questions")
-LEFT = ("metric", "category", "model", "question", "what", "check", "tier", "found")
+LEFT = ("metric", "category", "model", "question", "what", "check", "tier", "found", "suite", "against")
 
 
 def difference_cells(row: Difference) -> list[str]:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 from pydantic import JsonValue
 
@@ -83,6 +84,10 @@ class AlpacaEval:
         if answer.error is not None or baseline is None:
             return ()
         return [preference_task(prompt, answer, baseline, shown_order(prompt.turns[0]), self._template)]
+
+    def games(self, prompt: Prompt, answer: Answer, other: Answer) -> Sequence[JudgeTask]:
+        """Two answers, whoever's, shown in both orders."""
+        return [preference_task(prompt, answer, other, order, self._template) for order in get_args(Order)]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
         return score_preferences(self._data, prompts, answers, judgments, ScoreRules(seed=self._seed))

@@ -100,16 +100,18 @@ class ArenaHardV2:
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
         """Both games; none for a failed answer or where the baseline has none."""
         baseline = self._data.baseline.get(prompt.id)
-        if answer.error is not None or baseline is None:
-            return ()
+        return () if answer.error is not None or baseline is None else self.games(prompt, answer, baseline)
+
+    def games(self, prompt: Prompt, answer: Answer, other: Answer) -> Sequence[JudgeTask]:
+        """Two answers, whoever's, shown in both orders."""
         return [
             JudgeTask(
                 prompt=prompt,
                 answer=answer,
-                baseline=baseline,
+                baseline=other,
                 order=order,
                 template=self._data.templates[prompt.category],
-                fields=_fields(prompt, baseline, answer, order),
+                fields=_fields(prompt, other, answer, order),
             )
             for order in ORDERS
         ]

@@ -5,7 +5,7 @@ Source of every rule: FastChat llm_judge at the pinned revision (common.py, gen_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -40,7 +40,14 @@ def build(options: SuiteOptions) -> MtBench:
     reference set."""
     if options.edition == "pocket" and options.references != "official":
         raise ConfigError(f"--references {options.references!r} is for the official edition; pocket has one set")
-    return MtBench(load_edition("mt_bench", options, load_official), references=options.references)
+    pairs = (lambda: pair_templates_of(options)) if options.edition == "official" else None
+    return MtBench(load_edition("mt_bench", options, load_official), references=options.references, pairs=pairs)
+
+
+def pair_templates_of(options: SuiteOptions) -> dict[str, JudgeTemplate]:
+    from .mt_bench_games import pair_templates  # which builds on this module
+
+    return pair_templates(options)
 
 
 class MtBench:
@@ -49,7 +56,18 @@ class MtBench:
     name = "mt_bench"
     headline = "mt_bench"
 
-    def __init__(self, data: SuiteData, *, references: str = "official", seed: int = 0, intervals: bool = True) -> None:
+    def __init__(
+        self,
+        data: SuiteData,
+        *,
+        references: str = "official",
+        seed: int = 0,
+        intervals: bool = True,
+        pairs: Callable[[], dict[str, JudgeTemplate]] | None = None,
+    ) -> None:
+        """`pairs`: gives the templates that compare two answers; read when first needed."""
+        self._pairs = pairs
+        self._pair_templates: dict[str, JudgeTemplate] = {}
         self.version = data.version
         self._data = data
         self._references = references if references in REFERENCE_SETS else "file"
@@ -90,6 +108,17 @@ class MtBench:
             )
             for turn in range(1, min(len(answer.turns), len(prompt.turns)) + 1)
         ]
+
+    def games(self, prompt: Prompt, answer: Answer, other: Answer) -> Sequence[JudgeTask]:
+        """Each turn of two answers, whoever's, shown in both orders. Raises ConfigError for an edition without words
+        for it."""
+        from .mt_bench_games import pair_tasks  # which builds on this module
+
+        if self._pairs is None:
+            raise ConfigError(f"mt_bench ({self.version}) has no words for comparing two answers")
+        self._pair_templates = self._pair_templates or self._pairs()
+        turns = range(1, 1 + min(len(prompt.turns), len(answer.turns), len(other.turns)))
+        return [task for turn in turns for task in pair_tasks(prompt, answer, other, turn, self._pair_templates)]
 
     def _template(self, prompt: Prompt, turn: int) -> JudgeTemplate:
         kind = "single-math-v1" if prompt.category in REFERENCED else "single-v1"
