@@ -173,6 +173,17 @@ def judge_files() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def judge_templates() -> dict[str, Path]:
+    """Name -> YAML file to fill in, of every package that ships judges (`templates/` beside them)."""
+    found: dict[str, Path] = {}
+    for point in installed("judge_configs").values():
+        folder = files(point.load()).joinpath("templates")
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry.name.endswith(".yaml"):
+                found[entry.name.removesuffix(".yaml")] = Path(str(entry))
+    return dict(sorted(found.items()))
+
+
 def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
     """The judge of a name: of a form in `JUDGE_FORMS`, one of harness.yaml's, a YAML file, one a package ships, or a
     kind."""

@@ -27,6 +27,8 @@ COMMANDS = (
     "cache prune",
     "judge list",
     "judge calibrate",
+    "judge injections",
+    "judge template",
     "ls",
     "doctor",
     "embedded",

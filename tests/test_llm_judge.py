@@ -256,10 +256,13 @@ def test_a_slot_without_a_field_is_a_configuration_error() -> None:
 
 def test_every_shipped_judge_is_a_valid_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("GEMINI_API_KEY", "k")
     names = [name for name, path in judge_files().items() if "kind: llm" in path.read_text("utf-8")]
-    assert {"gpt-4.1", "gpt-4-0613", "gpt-4-1106-preview", "gpt-4-0125-preview"} <= set(names)
+    official = {"gpt-4.1", "gpt-4-0613", "gpt-4-1106-preview", "gpt-4-0125-preview", "gemini-2.5-pro"}
+    assert official <= set(names)
     for name in names:
         spec = find_judge(name, {})
         assert spec.name == name
-        assert json.loads(spec.model_dump_json())["key_env"] == "OPENAI_API_KEY"
+        assert json.loads(spec.model_dump_json())["key_env"] in ("OPENAI_API_KEY", "GEMINI_API_KEY")
+        assert name not in official or (spec.retired is not None and str(spec.retired) in (spec.note or ""))
         assert isinstance(LlmJudge(spec)._client, ChatClient)

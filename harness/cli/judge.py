@@ -13,9 +13,13 @@ from rich.text import Text
 
 from ..config import find_judge, judge_files, read_file_spec
 from .calibrate import calibrate
+from .injections import injections, template
 
 judge_app = typer.Typer(
-    help="List judges, calibrate one.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    help="List judges, calibrate one, write one; find answers that speak to a judge.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
@@ -25,6 +29,8 @@ def judge() -> None:
 
 
 judge_app.command("calibrate")(calibrate)
+judge_app.command("injections")(injections)
+judge_app.command("template")(template)
 
 
 @judge_app.command("list")
@@ -39,11 +45,12 @@ def list_judges(as_json: Annotated[bool, typer.Option("--json")] = False) -> Non
         print(json.dumps({"judges": [spec.model_dump(mode="json") for spec in specs]}, indent=2))
         return
     table = Table()
-    for name in ("name", "kind", "model", "key", "$/M in", "$/M out", "note"):
+    for name in ("name", "kind", "model", "key", "$/M in", "$/M out", "retired", "note"):
         table.add_column(name, overflow="fold")
     for spec in specs:
         key = "" if spec.key_env is None else f"{spec.key_env} ({'set' if os.environ.get(spec.key_env) else 'not set'})"
         prices = ["" if price is None else f"{price:g}" for price in (spec.price_in, spec.price_out)]
-        texts = (spec.name, spec.kind, spec.model or "", key, *prices, spec.note or "")
+        retired = "" if spec.retired is None else spec.retired.isoformat()
+        texts = (spec.name, spec.kind, spec.model or "", key, *prices, retired, spec.note or "")
         table.add_row(*(Text(text) for text in texts))
     Console(width=None if os.isatty(1) else 160).print(table)
