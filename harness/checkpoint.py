@@ -136,6 +136,16 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
 # ------------------------------------------------------------------------------------------------------- weights
 
 
+def check_whole(folder: Path) -> None:
+    """Raises CheckpointError for weights that are not all there, or not all written; looks at nothing else."""
+    try:
+        _check_weights(folder, allow_pickle=True)
+        if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise CheckpointError(f"{str(folder)!r} has no config.json yet")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{str(folder)!r} cannot be read as a checkpoint: {error}") from error
+
+
 def _check_weights(folder: Path, allow_pickle: bool) -> list[Path]:
     """Raises CheckpointError unless loadable weights are there; returns the pickled ones found."""
     safe = sorted(folder.glob("*.safetensors"))

@@ -19,6 +19,7 @@ COMMANDS = (
     "gate",
     "gate promote",
     "gate power",
+    "watch",
     "view",
     "data list",
     "data pull",

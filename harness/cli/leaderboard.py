@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from ..errors import ConfigError, IncompleteError, StaleError
 from ..report.reported import csv_lines, json_value, markdown_reported, rich_reported
 from ..report.tables import csv_text, markdown, rich_tables
 from ..store import make_folder, write_atomic, write_bytes
+from ..trackers import log_scores, tracker_names
 
 FORMATS = ("table", "md", "csv", "json", "html")
 
@@ -33,6 +35,9 @@ def leaderboard(
     plots: Annotated[
         Path | None, typer.Option(help="Write the figures to this folder instead, as SVG and PNG fit for a paper.")
     ] = None,
+    log_to: Annotated[
+        str | None, typer.Option(help="Also hand the scores to trackers: wandb, mlflow, trackio (comma list).")
+    ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Write nothing; exit 4 when this Markdown file is not what would be written.")
     ] = None,
@@ -44,6 +49,7 @@ def leaderboard(
     """
     if output_format not in FORMATS:
         raise ConfigError(f"no format {output_format!r}; known: {', '.join(FORMATS)}")
+    trackers = tracker_names(log_to)
     board = read_board(results, reported=reported, paired=not unpaired)
     if check is not None:
         compare_with(check, render(board, "md"))
@@ -51,6 +57,9 @@ def leaderboard(
         write_figures(plots, board)
     else:
         show(board, "json" if as_json else output_format, out)
+    if trackers:
+        written = log_scores(trackers, board.cards)
+        print(f"logged {written} runs to {', '.join(trackers)}", file=sys.stderr)
     if board.broken:
         total = len(board.broken) + len(board.cards)
         raise IncompleteError(

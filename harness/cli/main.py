@@ -20,6 +20,7 @@ COMMANDS = {
     "import": ("importing:import_", "Bring in answers, judgments or lm-eval results made elsewhere."),
     "leaderboard": ("leaderboard:leaderboard", "Rank the score cards of a results folder."),
     "compare": ("compare:compare", "Compare runs on the same questions: differences, flips, what could be seen."),
+    "watch": ("watch:watch_app", "Evaluate each new checkpoint of a training folder."),
     "view": ("view:view", "Read runs, questions, answers and verdicts in the browser."),
     "gate": ("gate:gate_app", "Is a candidate no worse than the baseline? Verdict, exit code, JUnit; promote, power."),
     "data": ("data:data_app", "List, fetch and verify the official benchmark files."),

@@ -36,6 +36,7 @@ from ..report.judging import judging_table
 from ..report.tables import card_table, plain
 from ..run import execute, opened
 from ..store import make_folder
+from ..trackers import log_scores, tracker_names
 from .cost import announce, print_cost, print_estimate
 from .progress import progress, set_up_logging
 
@@ -82,6 +83,9 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and begin anew.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the cards as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log everything.")] = False,
+    log_to: Annotated[
+        str | None, typer.Option(help="Also hand the scores to wandb, mlflow, trackio (comma list).")
+    ] = None,
     chat_template: Annotated[
         str | None, typer.Option(help="FILE.jinja or fastchat:NAME.", rich_help_panel=SERVING)
     ] = None,
@@ -122,6 +126,7 @@ def run(
     console = Console(stderr=True)
     set_up_logging(console, verbose=verbose)
     file = read_file_spec(config)
+    trackers = tracker_names(log_to)
     serve = {
         "chat_template": chat_template,
         "tensor_parallel": tensor_parallel,
@@ -167,6 +172,7 @@ def run(
         log.info("%s", sentence)
     announce(found)
     cards = work(made, console, found, fresh=fresh)
+    log_scores(trackers, cards)
     finish(made, cards, as_json=as_json)
 
 
