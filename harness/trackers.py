@@ -49,12 +49,12 @@ def log_scores(names: Sequence[str], cards: Iterable[ScoreCard], *, step: int | 
 
 
 def numbers(cards: Iterable[ScoreCard]) -> dict[str, float]:
-    """`suite/metric`, with `/ci_low` and `/ci_high`, and what was unscored; a metric without a value is left out."""
+    """`suite/metric`, with `_ci_low` and `_ci_high`, and what was unscored; a metric without a value is left out."""
     found: dict[str, float] = {}
     for card in cards:
         for metric, score in card.scores.items():
             name = f"{card.suite}/{metric}"
-            parts = {name: score.value, f"{name}/ci_low": score.ci_low, f"{name}/ci_high": score.ci_high}
+            parts = {name: score.value, f"{name}_ci_low": score.ci_low, f"{name}_ci_high": score.ci_high}
             found |= {key: value for key, value in parts.items() if value is not None}
         found[f"{card.suite}/unscored"] = float(card.scores[card.headline].unscored)
     return found
