@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .errors import ConfigError
 from .fusion import read_fusion
+from .jury import scored
 from .leaderboard import Table, rank, run_id
 from .questions import QuestionSums, question_sums, rules_of
 from .records import ScoreCard
@@ -71,7 +72,7 @@ def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
     except ConfigError:
         return None  # a damaged file makes a comparison unpaired; `harness run` says how to mend it
     rule = rules_of(card.suite, card.headline, judgments)[0]
-    sums = question_sums(rule, answers, judgments)
+    sums = question_sums(rule, answers, scored(judgments, card.protocol))
     stated = card.scores[rule.metric].value if rule.metric in card.scores else None
     # rows that came after the card, or a rule that needs the categories: the card's number is the one that counts
     if sums.value is None or stated is None or abs(sums.value - stated) > 1e-6 * rule.scale:

@@ -17,6 +17,9 @@ from .client import ChatReply
 from .pricing import reply_price, worst_case
 from .records import JudgeSpec, JudgeTask
 
+FRESH = -1
+"""Stands for the repeat number in the key of a call that is not cached, so that no cached reply has that key."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -24,6 +27,8 @@ class Call:
 
     key: bytes
     body: dict[str, JsonValue]
+    fresh: bool = False
+    """Its reply is neither taken from the cache nor kept there."""
 
 
 class Wire(Protocol):
@@ -88,11 +93,13 @@ class Calls:
         self._options = options
         self._label = f"{spec.model} at {endpoint}"
 
-    def call(self, body: dict[str, JsonValue], repeat: int) -> Call:
-        return Call(request_key(self.endpoint, body, repeat), body)
+    def call(self, body: dict[str, JsonValue], repeat: int, *, fresh: bool = False) -> Call:
+        return Call(request_key(self.endpoint, body, FRESH if fresh else repeat), body, fresh)
 
     async def chat(self, call: Call) -> ChatReply:
         """Raises ReplyError; BudgetReachedError, StoreError where no further call can be made."""
+        if call.fresh:
+            return await self._pay(call)
         return await self._options.cache.reply(call.key, self._label, lambda: self._pay(call))
 
     async def _pay(self, call: Call) -> ChatReply:

@@ -7,19 +7,21 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
+from .anchors import check, members_of
 from .calibrated import Citation, cite
 from .consistency import judging, trust_notes
 from .errors import ConfigError
 from .injection import count_injections
 from .judge_identity import judge_differences, judge_label, judge_protocol
-from .jury import combine, jury_of
+from .jury import Combined, combine, jury_of
 from .pipeline import SuiteRun, current_judgments
 from .plan import Plan, protocol
+from .protocols import Suite
 from .questions import rules_of
-from .records import Answer, Judgment, Prompt, ScoreCard, digest
+from .records import AnchorCheck, Answer, Judging, Judgment, Prompt, ScoreCard, digest
 from .store import RunStore
 
-HOW = {"results", "mirror", "cache", "max_cost", "transport"}
+HOW = {"results", "mirror", "cache", "max_cost", "transport", "anchors"}
 """Settings that say where and how, not what: no number depends on them."""
 MIN_SCORED = 0.9
 """A card with a smaller share scored is complete=False and never ranked (specs: 90 %)."""
@@ -30,7 +32,6 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
     suite, spec = run.suite, made.spec
     asked = {prompt.id for prompt in run.prompts}
     answers = [answer for answer in run.store.answers.all() if answer.prompt_id in asked]
-    judges = spec.judges[suite.name]
     rows = current_judgments(answers, run.store.judgments.all())
     judgments = sorted(rows, key=lambda row: row.key)  # the order of arrival must not move the last digit of a figure
     jury = jury_of(protocol(made, suite))
@@ -40,19 +41,12 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
         raise ConfigError(f"suite {suite.name!r} gave no score named {suite.headline!r}, its own headline")
     head = found.scores[suite.headline]
     complete = head.value is not None and head.n >= MIN_SCORED * (head.n + head.unscored)
+    anchors = sorted(run.store.anchors.all(), key=lambda row: row.key)
+    trust = _trust(made, run, answers, judgments, combined)
+    trust = trust.model_copy(update={"anchors": _checks(made, run, anchors)})
     its = made.judges[suite.name]
     said = dict.fromkeys(judge.spec.note for judge in its if judge.spec.note)
-    notes = [*judge_differences(suite, its), *found.notes, *said, *injection_notes(answers)]
-    trust = judging(
-        judgments,
-        jury,
-        None if combined is None else combined.counts,
-        repeats=run.repeats,
-        rule=rules_of(suite.name, suite.headline, judgments)[0],
-        categories={prompt.id: prompt.category for prompt in run.prompts},
-        headline=lambda rows: suite.score(run.prompts, answers, rows).scores[suite.headline],
-    )
-    notes += trust_notes(trust)
+    notes = [*judge_differences(suite, its), *found.notes, *said, *injection_notes(answers), *trust_notes(trust)]
     cited = cite(spec.results, suite.name, judge_protocol(its, spec.jury)) if spec.edition == "official" else None
     notes += [] if cited is None else [cited.note]
     notes += [] if complete else [f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked"]
@@ -60,7 +54,7 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
         suite=suite.name,
         suite_version=suite.version,
         model=spec.model.label,
-        judge=judge_label(judges),
+        judge=judge_label(spec.judges[suite.name]),
         headline=suite.headline,
         complete=complete,
         protocol=protocol(made, suite),
@@ -71,7 +65,7 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
         notes=tuple(notes),
         judging=trust,
         provenance=_provenance(made, run, facts, cited),
-        usage=_usage(run.store, answers, judgments),
+        usage=_usage(run.store, answers, [*judgments, *anchors]),
     )
 
 
@@ -83,6 +77,7 @@ def _provenance(made: Plan, run: SuiteRun, facts: dict[str, JsonValue], cited: C
         "run_id": run.store.folder.name,
         "config": digest(spec.model_dump(mode="json", exclude=HOW))[:12],
         "seed": spec.seed,
+        **_anchors_used(made, run.suite),
         **({} if cited is None else {"calibration": cited.provenance}),
         **({} if made.fusion is None else {"fusion": made.fusion.model_dump(mode="json")}),
     }
@@ -95,6 +90,36 @@ def injection_notes(answers: Sequence[Answer]) -> list[str]:
         return []
     what = f"{found.suspect} of {found.answers} answers hold words that could lead a judge (injection)"
     return [f"{what}: harness judge injections shows which"]
+
+
+def _trust(
+    made: Plan, run: SuiteRun, answers: list[Answer], judgments: list[Judgment], combined: Combined | None
+) -> Judging:
+    suite = run.suite
+    return judging(
+        judgments,
+        jury_of(protocol(made, suite)),
+        None if combined is None else combined.counts,
+        repeats=run.repeats,
+        rule=rules_of(suite.name, suite.headline, judgments)[0],
+        categories={prompt.id: prompt.category for prompt in run.prompts},
+        headline=lambda rows: suite.score(run.prompts, answers, rows).scores[suite.headline],
+    )
+
+
+def _checks(made: Plan, run: SuiteRun, rows: Sequence[Judgment]) -> dict[str, AnchorCheck]:
+    """By judge; of the anchors of this plan, whatever others this folder has seen."""
+    anchors = made.anchors.get(run.suite.name)
+    if anchors is None:
+        return {}
+    judges = members_of(protocol(made, run.suite))
+    return {name: check(anchors, judge, rows) for name, judge in judges.items()}
+
+
+def _anchors_used(made: Plan, suite: Suite) -> dict[str, JsonValue]:
+    """Not of the protocol: an anchor check changes no score."""
+    anchors = made.anchors.get(suite.name)
+    return {} if anchors is None else {"anchors": anchors.sha}
 
 
 def _settings(run: SuiteRun) -> dict[str, JsonValue]:
@@ -129,7 +154,8 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
     what this run spent, on rows that were asked again too, and without what came from the reply cache.
     """
     costs = [row.cost for row in judgments if row.cost is not None]
-    paid = [row.paid for row in store.judgments.every() if row.paid is not None]
+    asked = list(store.every_judgment())
+    paid = [row.paid for row in asked if row.paid is not None]
     sessions = store.sessions()
     total: Counter[str] = Counter()
     for session in sessions:
@@ -142,7 +168,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
         "judgment_completion_tokens": sum(row.completion_tokens for row in judgments),
         "judgment_cost": round(sum(costs), 6) if costs else None,
         "judgment_paid": round(sum(paid), 6) if paid else None,
-        "judgment_calls": sum(row.calls for row in store.judgments.every()),
+        "judgment_calls": sum(row.calls for row in asked),
         "sessions": len(sessions),
         "ended": next((str(session["ended"]) for session in reversed(sessions) if "ended" in session), None),
         "seconds": round(total["seconds"], 3),

@@ -10,7 +10,7 @@ from pathlib import Path
 from .comparison import Comparison, adjusted, compare, differing
 from .differences import RunRows
 from .errors import ConfigError, DataError
-from .jury import combine, jury_of
+from .jury import scored
 from .pipeline import current_judgments
 from .plan import limited, load_suite
 from .protocols import OwnRunner, Suite, SuiteOptions
@@ -99,15 +99,12 @@ def _one_each(names: Sequence[str], found: list[list[Found]]) -> list[Found]:
 
 
 def run_rows(found: Found, name: str | None = None) -> RunRows:
-    """The run with its rows, as far as they are there."""
+    """The run with its rows, as far as they are there; a jury's verdicts as they were scored."""
     if found.folder is None:
         return RunRows(name or found.card.model, found.card)
     answers, rows = read_rows(found.folder)
-    judgments = current_judgments(answers, iter(rows))
-    jury = jury_of(found.card.protocol)
-    if jury is not None:
-        judgments = list(combine(judgments, jury).judgments)
-    return RunRows(name or found.card.model, found.card, tuple(answers), tuple(judgments))
+    judgments = scored(current_judgments(answers, iter(rows)), found.card.protocol)
+    return RunRows(name or found.card.model, found.card, tuple(answers), judgments)
 
 
 def shown_names(found: Sequence[Found]) -> list[str]:

@@ -77,6 +77,8 @@ class RunSpec(Record):
     """How a jury's verdicts become one."""
     repeats: int = Field(default=1, ge=1)
     """Times every judge is asked the same."""
+    anchors: tuple[Path, ...] = ()
+    """Anchor files, at most one a suite; those of suites that are not run are left alone."""
     references: str = "official"
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -100,6 +102,7 @@ class FileSpec(Record):
     judge: str | dict[str, str] | None = None
     jury: JuryRule | None = None
     repeats: int | None = None
+    anchors: str | list[str] | None = None
     references: str | None = None
     limit: int | None = None
     seed: int | None = None

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 
 from pydantic import JsonValue
 
+from .anchors import anchor_tasks
 from .cache import kept
 from .calls import Call, Calling
 from .errors import ConfigError
@@ -17,7 +19,7 @@ from .judge_identity import judge_label
 from .pipeline import SuiteRun
 from .plan import Plan, folder_of
 from .pricing import message_texts, price, priced, token_limit, worst_case
-from .protocols import Judge
+from .protocols import Judge, Suite
 from .records import Answer, JudgeSpec, JudgeTask, Prompt
 from .store import RunStore
 from .tokens import OVERHEAD, TokenMeter, meter
@@ -37,7 +39,7 @@ class Estimate:
     prompts: int
     generation_calls: int
     judge_calls: int
-    """Of a run from nothing; re-asks and failures are not foreseen."""
+    """Anchors included. Of a run from nothing; re-asks and failures are not foreseen."""
     judge_calls_done: int
     """Whose verdict is in the run's folder."""
     judge_calls_cached: int
@@ -63,9 +65,16 @@ def suite_runs(made: Plan) -> list[SuiteRun]:
             prompts=made.prompts[suite.name],
             sampling=made.sampling(suite),
             repeats=made.spec.repeats,
+            anchors=_anchor_tasks(made, suite),
         )
         for suite in made.suites
     ]
+
+
+def _anchor_tasks(made: Plan, suite: Suite) -> tuple[JudgeTask, ...]:
+    anchors = made.anchors.get(suite.name)
+    names = [judge.spec.name for judge in made.judges[suite.name]]
+    return () if anchors is None else anchor_tasks(suite, anchors, names)
 
 
 def estimate(made: Plan) -> list[Estimate]:
@@ -90,22 +99,23 @@ def _estimate_one(made: Plan, run: SuiteRun) -> Estimate:
     meters = {name: meter(spec.model) for name, spec in specs.items()}
     answers = {row.key: row for row in run.store.answers.read() if row.error is None}
     done = {row.key for row in run.store.judgments.read() if row.verdict is not None}
+    again = {row.key for row in run.store.anchors.read() if row.verdict is not None}
     total = _Sum()
-    for prompt, index in run.draws():
-        for task in _tasks(run, prompt, answers.get(f"{prompt.id}#{index}")):
-            total.calls += 1
-            call = _first_call(judges[task.judge], task)
-            drawn = call is None and isinstance(judges[task.judge], Calling)
-            dollars = 0.0 if drawn else _dollars(specs[task.judge], task, call, meters[task.judge])
-            dollars *= made.calls.price_share
-            _hold_to_budget(made, specs[task.judge], call)
-            total.cost += dollars
-            if task.key in done:
-                total.done += 1
-            else:
-                total.cost_open += dollars
-                if call is not None:
-                    total.keys[call.key] = dollars
+    asked = (_tasks(run, prompt, answers.get(f"{prompt.id}#{index}")) for prompt, index in run.draws())
+    for task in chain(chain.from_iterable(asked), run.anchors):
+        total.calls += 1
+        call = _first_call(judges[task.judge], task)
+        drawn = call is None and isinstance(judges[task.judge], Calling)
+        dollars = 0.0 if drawn else _dollars(specs[task.judge], task, call, meters[task.judge])
+        dollars *= made.calls.price_share
+        _hold_to_budget(made, specs[task.judge], call)
+        total.cost += dollars
+        if task.key in (again if task.anchor else done):
+            total.done += 1
+        else:
+            total.cost_open += dollars
+            if call is not None:
+                total.keys[call.key] = dollars
     cached = kept(made.calls.cache.path, total.keys) if made.calls.cache.path is not None else set()
     known = all(map(priced, specs.values()))
     return Estimate(

@@ -23,7 +23,7 @@ from .injection import is_suspect
 from .prefixes import in_prefix_order
 from .protocols import Backend, Judge, LoadedJudge, Suite
 from .records import Answer, JudgeTask, Judgment, Prompt, Sampling
-from .store import RunStore
+from .store import JsonlRows, RunStore
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ class SuiteRun:
     sampling: Callable[[Prompt], Sampling]
     repeats: int = 1
     """Times every judge is asked the same."""
+    anchors: tuple[JudgeTask, ...] = ()
+    """Recorded answers that are judged again; `store.anchors` must be open."""
     start_seconds: float = 0.0
     """Until the server could be asked, where this process started one."""
     answering: StageUsage = field(default_factory=StageUsage)
@@ -102,9 +104,18 @@ class SuiteRun:
                 yield prompt, answer
 
     def tasks_of(self, judge: Judge) -> Iterator[JudgeTask]:
-        """What one judge has still to say about the answers that are there."""
+        """What one judge has still to say about the anchors, and about the answers that are there."""
+        yield from (task for task in self.anchors_open if task.judge == judge.spec.name)
         for prompt, answer in self.there():
             yield from (task for task in self.open_tasks(prompt, answer) if task.judge == judge.spec.name)
+
+    def rows_of(self, task: JudgeTask) -> JsonlRows[Judgment]:
+        return self.store.anchors if task.anchor else self.store.judgments
+
+    @property
+    def anchors_open(self) -> list[JudgeTask]:
+        """Anchors that have no verdict in this run yet."""
+        return [task for task in self.anchors if not self.store.anchors.succeeded(task.key)]
 
     def judge_of(self, task: JudgeTask) -> Judge:
         return next(judge for judge in self.judges if judge.spec.name == task.judge)
@@ -193,6 +204,9 @@ async def _judge_afterwards(judge: Judge, runs: Sequence[SuiteRun], on_progress:
 
 async def _judge_existing(runs: Sequence[SuiteRun], queue: TaskQueue) -> None:
     for run in runs:
+        for task in run.anchors_open:
+            if not waits(run.judge_of(task)):
+                await queue.put((run, task))
         for prompt, answer in run.there():
             for task in run.open_tasks(prompt, answer):
                 if not waits(run.judge_of(task)):
@@ -252,7 +266,7 @@ async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None
         if is_suspect(task.answer, task.turn) and "injection" not in found.flags:
             own["flags"] = (*found.flags, "injection")
         judgment = found.model_copy(update=own)
-        run.store.judgments.append(judgment)
+        run.rows_of(task).append(judgment)
         usage.rows += 1
         usage.failed += judgment.error is not None
         usage.prompt_tokens += judgment.prompt_tokens

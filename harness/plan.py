@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from .anchors import AnchorSet, anchor_tasks, read_anchors
 from .budget import Budget
 from .cache import ReplyCache, cache_path
 from .calls import Calling, CallOptions
@@ -42,6 +43,8 @@ class Plan:
     """What the judges share."""
     fusion: Fusion | None = None
     """What the checkpoint's fusion.json says."""
+    anchors: dict[str, AnchorSet] = field(default_factory=dict)
+    """Suite name -> recorded answers that its judges are asked again."""
 
     def sampling(self, suite: Suite) -> Callable[[Prompt], Sampling]:
         """The suite's answer settings with the spec's deviations."""
@@ -69,7 +72,26 @@ def plan(spec: RunSpec, log_dir: Path) -> Plan:
     judges, calls = load_judges(spec, suites, log_dir)
     prompts = {suite.name: limited(suite.prompts(), spec.limit, spec.seed) for suite in suites}
     fusion = read_checkpoint_fusion(Path(spec.model.name).expanduser()) if spec.model.scheme == "path" else None
-    return Plan(spec, suites, judges, prompts, backend, identity, own, calls, fusion)
+    anchors = suite_anchors(spec, suites)
+    return Plan(spec, suites, judges, prompts, backend, identity, own, calls, fusion, anchors)
+
+
+def suite_anchors(spec: RunSpec, suites: Sequence[Suite]) -> dict[str, AnchorSet]:
+    """The anchor sets of the suites that are run. Raises ConfigError for a set of another version, or a second one."""
+    found: dict[str, AnchorSet] = {}
+    by_name = {suite.name: suite for suite in suites}
+    for path in spec.anchors:
+        anchors = read_anchors(path)
+        if anchors.suite not in by_name:
+            continue
+        suite = by_name[anchors.suite]
+        if anchors.suite_version != suite.version:
+            raise ConfigError(f"{path} holds anchors of {suite.name}@{anchors.suite_version}; this is {suite.version}")
+        if anchors.suite in found:
+            raise ConfigError(f"{path} is the second anchor file of {suite.name}; give one a suite")
+        anchor_tasks(suite, anchors, [])  # raises where the prompts are not the suite's
+        found[anchors.suite] = anchors
+    return found
 
 
 def load_suite(name: str, options: SuiteOptions) -> Suite | OwnRunner:

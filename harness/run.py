@@ -29,7 +29,9 @@ def opened(made: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
         for run in runs:
             run.store.open(manifest(made, run.suite), fresh=fresh)
             stores.append(run.store)
-        made.calls.budget.spent = sum(row.paid or 0.0 for run in runs for row in run.store.judgments.every())
+            if run.anchors:
+                run.store.anchors.open()
+        made.calls.budget.spent = sum(row.paid or 0.0 for run in runs for row in run.store.every_judgment())
         yield runs
     finally:
         for store in stores:

@@ -4,6 +4,7 @@
         manifest.json     what the run is; written before the first row
         answers.jsonl     one Answer a line, appended as it arrives
         judgments.jsonl   one Judgment a line, likewise
+        anchors.jsonl     one Judgment a line, of recorded answers judged again; only where a run has anchors
         sessions.jsonl    seconds and tokens of each process that worked here and ended
         card.json         the ScoreCard; written last
 
@@ -206,6 +207,7 @@ class RunStore:
         self.folder = folder
         self.answers: JsonlRows[Answer] = JsonlRows(folder / "answers.jsonl", Answer)
         self.judgments: JsonlRows[Judgment] = JsonlRows(folder / "judgments.jsonl", Judgment)
+        self.anchors: JsonlRows[Judgment] = JsonlRows(folder / "anchors.jsonl", Judgment)
         self._lock = -1
 
     def open(self, manifest: dict[str, JsonValue], *, fresh: bool = False) -> Self:
@@ -269,19 +271,27 @@ class RunStore:
         opened = self.answers.is_open and self.judgments.is_open
         self.answers.close()
         self.judgments.close()
+        self.anchors.close()
         if self._lock >= 0:
-            if opened and not (len(self.answers) or len(self.judgments) or (self.folder / "card.json").exists()):
+            rows = len(self.answers) + len(self.judgments) + len(self.anchors)
+            if opened and not (rows or (self.folder / "card.json").exists()):
                 self._remove_empty()
             self._release()
 
     def _remove_empty(self) -> None:
-        for name in ("answers.jsonl", "judgments.jsonl", "manifest.json", ".lock"):
+        for name in ("answers.jsonl", "judgments.jsonl", "anchors.jsonl", "manifest.json", ".lock"):
             (self.folder / name).unlink(missing_ok=True)
         for folder in (self.folder, *list(self.folder.parents)[:2]):
             try:
                 folder.rmdir()
             except OSError:
                 return  # something else lives there
+
+    def every_judgment(self) -> Iterator[Judgment]:
+        """All that this run was told, anchors too, rows that a later one replaced included."""
+        for rows in (self.judgments, self.anchors):
+            if rows.is_open:
+                yield from rows.every()
 
     def end_session(self, usage: dict[str, JsonValue]) -> None:
         """Appends what this process spent here."""

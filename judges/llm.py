@@ -103,7 +103,8 @@ class LlmJudge:
         return task if self._evaluator is None else self._evaluator.asked(task)
 
     def _next_call(self, task: JudgeTask, messages: list[Message]) -> Call:
-        return self._calls.call(request_body(self.spec, task.template, messages), task.repeat)
+        body = request_body(self.spec, task.template, messages)
+        return self._calls.call(body, task.repeat, fresh=task.anchor)
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()

@@ -202,3 +202,90 @@ def test_a_wrong_jury_is_one_sentence_and_nothing_is_written(world: World, words
     assert done.code == 2
     assert said in done.err
     assert not (world.folder / "results").exists()
+
+
+# --------------------------------------------------------------------------------------------------------- anchors
+
+
+def frozen(world: World, *words: str, suite: str = "mt_bench") -> str:
+    """The anchor file of the finished run."""
+    (path,) = find_cards(world.folder / "results")
+    process = harness_process("judge", "anchors", str(path), "--n", "8", "--out", "anchors.json", cwd=world.folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "8 answers of fake" in out
+    return "anchors.json"
+
+
+def test_anchors_are_judged_again_by_fresh_calls_and_a_judge_that_stayed_is_not_said_to_have_moved(
+    world: World,
+) -> None:
+    world.judges["a"].reply = judge_reply
+    assert world.run("--judge", "a").code == 0
+    file = frozen(world)
+    asked = world.asked()["a"]
+
+    done = world.run("--judge", "a", "--anchors", file)
+
+    assert done.code == 0, done.err
+    assert world.asked()["a"] == asked + 2 * 8  # the run itself is there; replies of anchors are never cached
+    card = world.card()  # one card: anchors are no part of the protocol
+    check = card["judging"]["anchors"]["a"]
+    assert (check["drifted"], check["n"], check["changed"], check["p"]) == (False, 8, 0.0, 1.0)
+    assert card["provenance"]["anchors"] == check["anchors"]
+    assert "no drift seen" in done.out
+    assert world.run("--judge", "a", "--anchors", file).code == 0
+    assert world.asked()["a"] == asked + 2 * 8
+
+
+def test_a_judge_that_moved_is_said_to_have_drifted(world: World) -> None:
+    assert world.run("--judge", "a+b").code == 0
+    file = frozen(world)
+    world.judges["b"].reply = rating(7)
+
+    done = world.run("--judge", "a+b", "--anchors", file, results="later")
+
+    assert done.code == 0, done.err
+    checks = world.card("later")["judging"]["anchors"]
+    assert (checks["a"]["drifted"], checks["b"]["drifted"]) == (False, True)
+    assert checks["b"]["shift"]["value"] == -1.0
+    assert "judge b drifted" in done.out
+
+
+def test_a_judge_the_anchors_do_not_know_is_not_asked_and_that_is_said(world: World) -> None:
+    assert world.run("--judge", "a").code == 0
+    file = frozen(world)
+
+    done = world.run("--judge", "b", "--anchors", file, results="later")
+
+    assert done.code == 0, done.err
+    assert world.asked()["b"] == 2 * LIMIT
+    assert world.card("later")["judging"]["anchors"]["b"]["drifted"] is None
+    assert "judge b: drift cannot be told: the anchors hold verdicts of a only" in done.out
+
+
+def test_anchors_are_named_in_the_file_and_counted_in_the_estimate(world: World) -> None:
+    assert world.run("--judge", "a").code == 0
+    file = frozen(world)
+    words = world.words("--judge", "a", "--dry-run", "--json", results="later")
+    with (world.folder / "harness.yaml").open("a") as yaml:
+        yaml.write(f"anchors: {file}\n")
+    process = harness_process(*words, cwd=world.folder, HARNESS_REPLY_CACHE=str(world.folder / "other.sqlite"))
+    out, err = process.communicate(timeout=120)
+
+    assert process.returncode == 0, err
+    assert json.loads(out)["dry_run"][0]["judge_calls"] == 2 * LIMIT + 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{}", "is no anchor file"), ("[", "is no anchor file"), (None, "cannot read the anchors")]
+)
+def test_a_file_that_is_no_anchor_set_is_one_sentence(world: World, text: str | None, said: str) -> None:
+    if text is not None:
+        (world.folder / "bad.json").write_text(text)
+
+    done = world.run("--judge", "a", "--anchors", "bad.json")
+
+    assert done.code == 2
+    assert said in done.err
+    assert not (world.folder / "results").exists()

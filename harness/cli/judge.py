@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..config import find_judge, judge_files, read_file_spec
+from .anchors import anchors
 from .calibrate import calibrate
 from .injections import injections, template
 
@@ -31,6 +32,7 @@ def judge() -> None:
 judge_app.command("calibrate")(calibrate)
 judge_app.command("injections")(injections)
 judge_app.command("template")(template)
+judge_app.command("anchors")(anchors)
 
 
 @judge_app.command("list")

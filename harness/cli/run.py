@@ -63,6 +63,9 @@ def run(
         str | None, typer.Option(help="How a jury's verdicts become one: mean (default), majority, median.")
     ] = None,
     repeats: Annotated[int | None, typer.Option(help="Times every judge is asked the same.")] = None,
+    anchors: Annotated[
+        list[str] | None, typer.Option(help="FILE of `harness judge anchors`, judged again; repeatable, one a suite.")
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="vllm, transformers, endpoint, ...")] = None,
     edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None,
     references: Annotated[
@@ -152,6 +155,7 @@ def run(
         "judge_devices": judge_devices,
         "jury": jury,
         "repeats": repeats,
+        "anchors": anchors or None,
         "backend": backend,
         "edition": edition,
         "references": references,
@@ -185,6 +189,8 @@ def resolve(file: FileSpec, flags: dict[str, Any], serve: dict[str, Any], sampli
     suites = suite_names(chosen.pop("suite") or "all")
     edition = chosen["edition"] or "official"
     judges = choose_judges(suites, chosen.pop("judge"), edition=edition, own=file.judges)
+    if isinstance(chosen.get("anchors"), str):
+        chosen["anchors"] = [chosen["anchors"]]
     if chosen["backend"] is None and model.scheme == "endpoint":
         chosen["backend"] = "endpoint"
     served = _over(file.serve, serve, ServeSpec, "serving flags")
@@ -242,6 +248,7 @@ def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[t
         name = run.suite.name
         totals[name, "answers"] = run.answers_open
         totals[name, "judgments"] = calls[name] - run.store.judgments.count_succeeded
+        totals[name, "judgments"] -= len(run.anchors) - len(run.anchors_open)
         done = len(run.prompts) - run.answers_open
         if done > 0:
             log.info("%s: resuming, %d answers and %d judgments are there", name, done, len(run.store.judgments))

@@ -98,12 +98,8 @@ class AnchorCheck(Record):
     """Percent of verdicts with another outcome (win, draw, loss) or rating than recorded."""
     detectable: float | None = None
     """Shift that such a check notices with a probability of 80 %, same unit."""
-    cusum: float | None = None
-    """Cumulative sum over the earlier checks of these anchors and this one, in standard errors; from 5 up it alarms."""
-    checks: int = 1
-    """Checks the sum is made of, this one included."""
     drifted: bool | None = None
-    """True: the judge moved (p under 0.01, or the sum alarms). None: cannot be told, see `reason`."""
+    """True: the judge moved (p under 0.01). None: cannot be told, see `reason`."""
     reason: str | None = None
 
 

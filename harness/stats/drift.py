@@ -1,0 +1,47 @@
+"""Whether the same answers get other verdicts than they got before: a paired test over questions. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from .clustered import clustered_interval
+from .intervals import FloatArray, Interval
+
+ALPHA = 0.01
+"""Chance that a judge that did not move is said to have: every run makes a check, and 5 % would be one in twenty."""
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The mean of paired differences, in their own unit."""
+
+    value: float
+    interval: Interval | None
+    """95 %; None with fewer than two questions."""
+    p: float | None
+    """Two-sided paired t-test that the mean is 0, questions as the unit; None with fewer than two."""
+    detectable: float | None
+    """Mean that the test at `ALPHA` finds with a probability of `POWER`; None where all differences are equal."""
+
+
+def shift(differences: FloatArray, questions: Sequence[Hashable]) -> Shift | None:
+    """`differences` (now less before), shape (rows,), and each row's question; None where there is no row."""
+    n = len(differences)
+    if not n:
+        return None
+    value = float(differences.mean())
+    interval = clustered_interval(value, (differences - value) / n, questions)
+    if interval is None:
+        return Shift(value, None, None, None)
+    if interval.se < 1e-12 * max(1.0, abs(value)):  # all alike: moved by just this much, or not at all
+        return Shift(value, interval, 0.0 if value else 1.0, None)
+    freedom = len(set(questions)) - 1
+    p = 2 * float(student.sf(abs(value) / interval.se, freedom))
+    detectable = float(norm.isf(ALPHA / 2) + norm.ppf(POWER)) * interval.se
+    return Shift(value, interval, p if math.isfinite(p) else None, detectable)
