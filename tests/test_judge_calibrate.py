@@ -15,6 +15,9 @@ import pytest
 from conftest import Done
 from fake_openai import FakeOpenAI, Reply, Request
 
+from harness.cli.calibrate import calibrate
+from harness.errors import UsageError
+
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
 pytestmark = pytest.mark.skipif(
     not (PUBLISHED and os.environ.get("HARNESS_MIRROR")),
@@ -112,16 +115,26 @@ def reply_with(first_wins: Callable[[str, str], bool]) -> Callable[[Request], Re
     return reply
 
 
-def run_rule(
-    harness: Harness, serve: Serve, rule: Callable[[str, str], bool], *words: str
-) -> tuple[dict[str, Any], FakeOpenAI]:
-    with serve(FakeOpenAI(reply=reply_with(rule))) as fake:
-        found = calibrated(harness("judge", "calibrate", "--judge", f"endpoint:ruler@{fake.url}", "--json", *words))
-    return found, fake
+Rule = Callable[[str, str], bool]
+RunRule = Callable[[Rule, str, int], tuple[dict[str, Any], FakeOpenAI]]
 
 
-def test_a_judge_that_always_takes_the_first_is_found_out(harness: Harness, serve: Serve) -> None:
-    found, fake = run_rule(harness, serve, lambda a, b: True, "--suite", "mt_bench,arena_hard", "--sample", "240")
+@pytest.fixture
+def run_rule(serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> RunRule:
+    """calibration.json of a judge by rule on a sample of some suites, and the server that spoke for it."""
+
+    def run(rule: Rule, suite: str, sample: int) -> tuple[dict[str, Any], FakeOpenAI]:
+        with serve(FakeOpenAI(reply=reply_with(rule))) as fake:
+            judge = f"endpoint:ruler@{fake.url}"
+            calibrate(judge=judge, suite=suite, sample=sample, results=tmp_path, as_json=True)
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found, fake
+
+    return run
+
+
+def test_a_judge_that_always_takes_the_first_is_found_out(run_rule: RunRule) -> None:
+    found, fake = run_rule(lambda a, b: True, "mt_bench,arena_hard", 240)
 
     for suite in ("mt_bench", "arena_hard"):
         part = found["suites"][suite]
@@ -135,8 +148,8 @@ def test_a_judge_that_always_takes_the_first_is_found_out(harness: Harness, serv
     assert 390 <= len(fake.requests) <= 80 * 2 + 80 + 80 * 2  # equal questions, of equal answers, are asked once
 
 
-def test_a_judge_that_prefers_the_longer_is_consistent_and_flagged_for_length(harness: Harness, serve: Serve) -> None:
-    found, _ = run_rule(harness, serve, lambda a, b: len(a) > len(b), "--suite", "mt_bench", "--sample", "400")
+def test_a_judge_that_prefers_the_longer_is_consistent_and_flagged_for_length(run_rule: RunRule) -> None:
+    found, _ = run_rule(lambda a, b: len(a) > len(b), "mt_bench", 400)
 
     part = found["suites"]["mt_bench"]
     assert part["scores"]["position_consistency"]["value"] > 0.95  # but for answers of one length
@@ -145,9 +158,9 @@ def test_a_judge_that_prefers_the_longer_is_consistent_and_flagged_for_length(ha
     assert any(finding.startswith("prefers longer answers more than people") for finding in part["findings"])
 
 
-def test_a_judge_that_throws_a_coin_agrees_by_chance(harness: Harness, serve: Serve) -> None:
+def test_a_judge_that_throws_a_coin_agrees_by_chance(run_rule: RunRule) -> None:
     coin = random.Random(7)
-    found, _ = run_rule(harness, serve, lambda a, b: coin.random() < 0.5, "--suite", "mt_bench", "--sample", "400")
+    found, _ = run_rule(lambda a, b: coin.random() < 0.5, "mt_bench", 400)
 
     part = found["suites"]["mt_bench"]
     assert part["scores"]["kappa_people"]["ci_low"] < 0.05
@@ -155,6 +168,7 @@ def test_a_judge_that_throws_a_coin_agrees_by_chance(harness: Harness, serve: Se
     assert any("not shown to be above chance" in finding for finding in part["findings"])
 
 
+@pytest.mark.slow
 def test_a_calibration_resumes_counts_its_failures_and_scores_none(
     harness: Harness, serve: Serve, tmp_path: Path
 ) -> None:
@@ -194,23 +208,50 @@ def test_a_card_of_the_judge_cites_its_calibration(harness: Harness, serve: Serv
     assert len(card["provenance"]["calibration"]["sha"]) == 12
 
 
+@pytest.mark.slow
+def test_max_cost_stops_before_it_is_crossed_and_a_higher_one_goes_on(
+    harness: Harness, serve: Serve, tmp_path: Path
+) -> None:
+    with serve(FakeOpenAI(reply=reply_with(lambda a, b: len(a) > len(b)))) as fake:
+        priced = f"kind: llm\nmodel: m\nurl: {fake.url}\nprice_in: 100\nprice_out: 0\n"
+        (tmp_path / "ruler.yaml").write_text(priced)
+        words = ("judge", "calibrate", "--judge", "ruler.yaml", "--suite", "arena_hard", "--sample", "20", "--json")
+        stopped = harness(*words, "--max-cost", "1.5")
+        assert stopped.code == 4
+        assert "--max-cost $1.50" in stopped.err
+        found = calibrated(harness(*words, "--max-cost", "100"))
+        assert len(fake.requests) == 40
+    assert found["usage"]["paid"] == found["usage"]["cost"] > 1
+
+
 # -------------------------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("flags", "sentence"),
     [
-        (("--judge", "gpt9"), "no judge named 'gpt9'"),
-        (("--judge", "recorded", "--suite", "lm_eval"), "no recorded judgments of suite 'lm_eval'; known: mt_bench"),
-        (("--judge", "recorded", "--data", "none"), "no such folder of recorded judgments: 'none'"),
-        (("--judge", "recorded", "--sample", "-1"), "--sample -1 is below 0"),
+        ({"judge": "gpt9"}, "no judge named 'gpt9'"),
+        ({"suite": "lm_eval"}, "no recorded judgments of suite 'lm_eval'; known: mt_bench"),
+        ({"data": Path("none")}, "no such folder of recorded judgments: 'none'"),
+        ({"sample": -1}, "--sample -1 is below 0"),
+        ({"jury": "loudest"}, "no jury rule 'loudest'; known: mean, majority, median"),
+        ({"judge": "endpoint:m@http://127.0.0.1:1/v1", "max_cost": 1.0}, "--max-cost needs the price of judge 'm'"),
+        ({"max_cost": -1.0}, "--max-cost -1 is not above 0"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(
-    harness: Harness, tmp_path: Path, words: tuple[str, ...], sentence: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], sentence: str
 ) -> None:
-    done = harness("judge", "calibrate", *words)
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UsageError, match=re.escape(sentence)):
+        calibrate(**({"judge": "recorded"} | flags))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_ends_with_2_on_bad_input(harness: Harness, tmp_path: Path) -> None:
+    done = harness("judge", "calibrate", "--judge", "recorded", "--suite", "mtbench")
 
     assert (done.code, done.out) == (2, "")
-    assert sentence in done.err
+    assert "no recorded judgments of suite 'mtbench'" in done.err
     assert list(tmp_path.iterdir()) == []

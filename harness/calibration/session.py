@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from .. import __version__
+from ..budget import Budget
 from ..cache import ReplyCache, cache_path
 from ..calibrated import FOLDER, Calibration, SuiteCalibration
 from ..calls import Calling, CallOptions
@@ -52,6 +53,8 @@ class CalibrationSpec:
     jury: JuryRule = "mean"
     cache: bool = True
     """Whether replies are taken from, and put into, the reply cache."""
+    max_cost: float | None = None
+    """US dollars; it stops before crossing."""
 
     @cached_property
     def loaded(self) -> tuple[Judge, ...]:
@@ -132,8 +135,13 @@ async def ask(
     store: RunStore,
     on_progress: ProgressCallback = lambda _: None,
 ) -> None:
-    """Brings the store up to date; rows that are there are not asked again, replies in the cache not paid again."""
-    calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None))
+    """Brings the store up to date; rows that are there are not asked again, replies in the cache not paid again.
+
+    Raises BudgetReachedError before `max_cost` is crossed, IncompleteError when the judge stays down; rows are kept.
+    """
+    budget = Budget(spec.max_cost)
+    budget.spent = sum(row.paid or 0.0 for row in store.judgments.every())
+    calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=budget)
     for judge in spec.loaded:
         if isinstance(judge, LoadedJudge):
             judge.logs_to(store.folder)
@@ -178,6 +186,7 @@ def _usage(judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
         "prompt_tokens": sum(row.prompt_tokens for row in judgments),
         "completion_tokens": sum(row.completion_tokens for row in judgments),
         "cost": round(sum(costs), 6) if costs else None,
+        "paid": round(sum(row.paid or 0.0 for row in judgments), 6) if costs else None,
     }
 
 

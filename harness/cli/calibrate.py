@@ -33,6 +33,7 @@ from ..calibration.session import (
 )
 from ..config import find_jury, read_file_spec
 from ..errors import ConfigError, IncompleteError
+from ..pricing import priced
 from ..protocols import SuiteOptions
 from ..records import Judgment, JuryRule
 from ..report.calibration import grids, markdown_grid, rich_grid
@@ -62,6 +63,7 @@ def calibrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be asked; write nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier calibration aside and begin anew.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the reply cache.")] = False,
+    max_cost: Annotated[float | None, typer.Option(help="US dollars; it stops before crossing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print calibration.json.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log everything.")] = False,
@@ -75,7 +77,8 @@ def calibrate(
     """
     console = Console(stderr=True)
     set_up_logging(console, verbose=verbose)
-    spec = replace(_spec(judge, jury, suite, sample, seed), cache=not no_cache)
+    spec = replace(_spec(judge, jury, suite, sample, seed), cache=not no_cache, max_cost=max_cost)
+    _check_budget(spec)
     sets = load_sets(spec.suites, data_folder(data), SuiteOptions(mirror=mirror))
     items = chosen_items(spec, sets)
     if not items:
@@ -112,6 +115,19 @@ def _spec(judge: str, jury: str, suite: str, sample: int | None, seed: int) -> C
     return CalibrationSpec(judges=judges, suites=suites, sample=wanted or None, seed=seed, jury=rule)
 
 
+def _check_budget(spec: CalibrationSpec) -> None:
+    if spec.max_cost is None:
+        return
+    if not spec.max_cost > 0:
+        raise ConfigError(f"--max-cost {spec.max_cost:g} is not above 0")
+    for judge in spec.judges:
+        if not priced(judge):
+            raise ConfigError(
+                f"--max-cost needs the price of judge {judge.name!r}: give price_in and price_out, US dollars per "
+                "million tokens, in its YAML file or under judges: in harness.yaml"
+            )
+
+
 def _asked(
     spec: CalibrationSpec, sets: list[CalibrationSet], items: list[Item], store: RunStore, total: int, console: Console
 ) -> list[Judgment]:
@@ -143,7 +159,7 @@ def _show(found: Calibration, *, as_json: bool, markdown: bool) -> None:
         for finding in part.findings:
             console.print(Text(plain(f"{suite}: {finding}")))
     usage = found.usage
-    cost = "unknown" if usage["cost"] is None else f"${usage['cost']}"
+    cost = "unknown" if usage["cost"] is None else f"${usage['cost']}, paid ${usage['paid']}"
     console.print(
         Text(f"calibration {found.sha}: {usage['judgments']} judgments, {usage['failed']} failed, cost {cost}")
     )
