@@ -4,6 +4,7 @@
 # make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks
 # make bench-judges     what recorded judgments say of judges, written into docs/judges.md; HARNESS_PUBLISHED
 # make bench-training   a WRPO training step beside the official layout: time and memory
+# make bench-gate       how often the gate is wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make test-slow, make check, make setup
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-slow bench-official bench-stats bench-judges bench-training check format clean
+.PHONY: setup demo test test-slow bench-official bench-stats bench-gate bench-judges bench-training check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -52,6 +53,9 @@ bench-official: $(READY)
 
 bench-stats: $(READY)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.stats
+
+bench-gate: $(READY)
+	$(BIN)/python -m benchmarks.gate
 
 bench-judges: $(READY)
 	$(BIN)/python -m benchmarks.judges

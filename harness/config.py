@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError
@@ -156,11 +156,19 @@ def checked(kind: type[R], found: Mapping[str, Any], where: str) -> R:
 
 
 def _fields(kind: type[Record], parents: list[int | str]) -> list[str]:
+    """The fields of the record at a place; list indices and keys of mappings on the way are passed over."""
     for part in parents:
-        annotation = kind.model_fields[str(part)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, Record):
-            kind = annotation
+        field = kind.model_fields.get(str(part))
+        if field is not None:
+            kind = _record_in(field.annotation) or kind
     return list(kind.model_fields)
+
+
+def _record_in(annotation: object) -> type[Record] | None:
+    """The record that an annotation holds, e.g. that of `tuple[R, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _record_in(part)) is not None), None)
 
 
 # --------------------------------------------------------------------------------------------------------- judges

@@ -64,11 +64,11 @@ class GatePolicy(Record):
 
 
 DEFAULT_CHECKS = (
-    GateCheck(suite="mt_bench", margin=0.5),
+    GateCheck(suite="mt_bench", margin=0.75),
     GateCheck(suite="alpaca_eval", margin=4.0),
     GateCheck(suite="alpaca_eval", metric="win_rate", tier="supporting", margin=4.0),
-    GateCheck(suite="arena_hard", margin=5.0),
-    GateCheck(suite="arena_hard_v2", margin=5.0),
+    GateCheck(suite="arena_hard", margin=6.5),
+    GateCheck(suite="arena_hard_v2", margin=6.5),
 )
 """Margins that a benchmark of that size can tell: two equal models pass about nine times in ten (docs/gate.md,
 measured by `python -m benchmarks.gate`). Smaller ones need more questions, repeats, or head-to-head games."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .errors import ConfigError
 from .gate_policy import GatePolicy
 from .questions import QuestionSums, common
 from .records import Record
@@ -47,6 +48,17 @@ class Pair:
     first: QuestionSums
     other: QuestionSums
 
+    @property
+    def room(self) -> float:
+        """How far the two models' mean is above the lowest score."""
+        above = float((self.first.above + self.other.above).sum())
+        below = float((self.first.below + self.other.below).sum())
+        return self.first.scale * above / below - self.lowest if below else 0.0
+
+    @property
+    def lowest(self) -> float:
+        return LOWEST_RATING if self.first.scale == 1.0 else 0.0
+
 
 def power_rows(
     pairs: Sequence[tuple[QuestionSums, QuestionSums]],
@@ -57,8 +69,13 @@ def power_rows(
     questions: int | None = None,
     seed: int = 0,
 ) -> list[PowerRow]:
-    """One row a drop, all pairs together; `questions`: drawn each time, None: as many as the pair has."""
-    shared = [Pair(*common(pair)) for pair in pairs]
+    """One row a drop, all pairs together; `questions`: drawn each time, None: as many as the pair has.
+
+    Pairs too weak to lose twice the margin are left out; raises ConfigError where none is left.
+    """
+    shared = [pair for pair in (Pair(*common(pair)) for pair in pairs) if pair.room > max(DROPS) * margin]
+    if not shared:
+        raise ConfigError(f"no pair of runs scores high enough to lose {max(DROPS) * margin:g}")
     rng = np.random.default_rng(seed)
     rows = []
     for times in DROPS:
@@ -91,10 +108,8 @@ def _answers(
     rng: np.random.Generator,
 ) -> list[str]:
     scale = pair.first.scale
-    lowest = LOWEST_RATING if scale == 1.0 else 0.0
     size = questions or len(pair.first.ids)
-    total = float((pair.first.above + pair.other.above).sum()), float((pair.first.below + pair.other.below).sum())
-    lost = min(1.0, drop / (scale * total[0] / total[1] - lowest))
+    lost = drop / pair.room
     table = np.column_stack([pair.first.above, pair.first.below, pair.other.above, pair.other.below])
     answers: list[str] = []
     for _ in range(trials):
@@ -102,7 +117,7 @@ def _answers(
         swapped = rng.random(size) < 0.5
         drawn[swapped] = drawn[swapped][:, [2, 3, 0, 1]]
         hit = rng.random(size) < lost
-        drawn[hit, 2] = lowest * drawn[hit, 3]
+        drawn[hit, 2] = pair.lowest * drawn[hit, 3]
         estimate = paired_difference((drawn[:, 2], drawn[:, 3]), (drawn[:, 0], drawn[:, 1]), scale=scale)
         assert estimate is not None, "a pair has two questions at least"
         answers.append(

@@ -18,7 +18,7 @@ from .gate_records import Step
 from .questions import QuestionRule, QuestionSums, common, question_sums, rules_of
 from .records import ScoreCard
 from .stats.paired import paired_difference
-from .stats.sequential import FIRST, confidence_sequence
+from .stats.sequential import FIRST, one_sided_bounds
 
 BLOCK = 20
 """Questions between two looks, after the first `FIRST`."""
@@ -85,13 +85,17 @@ def step(
     if found is None:
         return "open"
     limit = 0.0 if policy.strict else -one.check.margin
-    bounds = [
-        confidence_sequence(found.n, found.value, found.se, planned=planned, alpha=alpha)
-        for alpha in (policy.alpha, policy.alpha / max(1, peers))
-    ]
-    if bounds[1].high < limit:
+    bounds = one_sided_bounds(
+        found.n,
+        found.value,
+        found.se,
+        planned=planned,
+        alpha_low=policy.alpha,
+        alpha_high=policy.alpha / max(1, peers),
+    )
+    if bounds.high < limit:
         return "worse"
-    return "safe" if bounds[0].low > -one.check.margin and not policy.strict else "open"
+    return "safe" if bounds.low > -one.check.margin and not policy.strict else "open"
 
 
 def settled(steps: Sequence[tuple[GateCheck, Step]]) -> bool:

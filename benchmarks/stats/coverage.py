@@ -13,7 +13,7 @@ from harness.stats.noninferiority import non_inferiority
 from harness.stats.paired import paired_difference, ratio_estimate
 from harness.stats.proportions import newcombe_paired, wilson
 from harness.stats.ranks import rank_intervals
-from harness.stats.sequential import FIRST, confidence_sequence
+from harness.stats.sequential import FIRST, confidence_sequence, one_sided_bounds
 from harness.stats.significance import mcnemar, swap_test
 
 from .games import Sums, play, truth
@@ -169,18 +169,22 @@ def sequence_coverage(sets: int, questions: int, *, seed: int = 6) -> list[Share
     data, values = play(np.random.default_rng(seed), sets, questions, LEVELS), truth(LEVELS)
     true = float(values[0] - values[1])
     sums = [np.cumsum(part, axis=1) for part in (data.above, data.below)]
-    always = ordinary = 0
+    always = ordinary = side = 0
     for one in range(sets):
-        kept = plain = True
+        kept = plain = under = True
         for n in range(FIRST, questions + 1):
             value, se = _running(data, sums, one, n)
             bounds = confidence_sequence(n, value, se, planned=questions)
             kept = kept and bounds.low <= true <= bounds.high
+            sided = one_sided_bounds(n, value, se, planned=questions)
+            under = under and sided.low <= true
             plain = plain and abs(value - true) <= 1.96 * se
         always += kept
+        side += under
         ordinary += plain
     return [
         Share("confidence sequence, at every look", questions, always, sets),
+        Share("its lower one-sided bound, at every look", questions, side, sets),
         Share("ordinary 95 % interval, at every look", questions, ordinary, sets),
     ]
 

@@ -44,6 +44,16 @@ def half_width(n: int, variance: float, ratio: float, alpha: float) -> float:
     return math.sqrt(variance * grown / (n * n * ratio) * math.log(grown / (alpha * alpha)))
 
 
+def one_sided_half_width(n: int, variance: float, ratio: float, alpha: float) -> float:
+    """Distance from the mean to a bound of one side alone, which holds at every n with probability 1 - alpha.
+
+    The prior is the half of the normal on that side (arXiv 2103.06476, appendix B.1):
+    sqrt( 2 v (1 + n ratio) / (n^2 ratio) * ln(1 + sqrt(1 + n ratio) / (2 alpha)) ).
+    """
+    grown = 1 + n * ratio
+    return math.sqrt(2 * variance * grown / (n * n * ratio) * math.log1p(math.sqrt(grown) / (2 * alpha)))
+
+
 def likelihood_ratio(n: int, distance: float, variance: float, ratio: float) -> float:
     """Lambda_n of a difference `distance` away from the mean of n terms."""
     grown = 1 + n * ratio
@@ -60,3 +70,16 @@ def confidence_sequence(n: int, value: float, se: float, *, planned: int, alpha:
         return Bounds(n, -math.inf, math.inf)
     half = half_width(n, se * se * n, best_ratio(max(FIRST, planned // 2), alpha), alpha)
     return Bounds(n, value - half, value + half)
+
+
+def one_sided_bounds(
+    n: int, value: float, se: float, *, planned: int, alpha_low: float = 0.05, alpha_high: float = 0.05
+) -> Bounds:
+    """A lower and an upper bound, each by itself of its own level at every n at once; arguments as above."""
+    if n < FIRST:
+        return Bounds(n, -math.inf, math.inf)
+    tuned, variance = max(FIRST, planned // 2), se * se * n
+    down, up = (
+        one_sided_half_width(n, variance, best_ratio(tuned, 2 * alpha), alpha) for alpha in (alpha_low, alpha_high)
+    )
+    return Bounds(n, value - down, value + up)

@@ -1,0 +1,78 @@
+"""`python -m benchmarks.gate`: the tables of docs/gate.md, from the published judgments in HARNESS_PUBLISHED."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from harness.gate_policy import GateCheck, GatePolicy
+from harness.gate_power import power_rows
+from harness.gate_sequential import Watched, looks, order_of, settled, step
+from harness.questions import RULES, QuestionSums, common
+from harness.report.comparison import markdown_table
+from harness.report.gate import POWER_HEAD, power_cells
+
+from .published import FILES, Published, published
+
+SEEDS = 5
+STOP_HEAD = ("suite", "margin", "pairs x orders", "stopped early", "questions judged, mean", "of")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=100, help="simulated gates a pair and drop")
+    trials = parser.parse_args().trials
+    root = os.environ.get("HARNESS_PUBLISHED")
+    if not root:
+        sys.exit("HARNESS_PUBLISHED is not set: it names the folder of published judgments")
+    found = [published(Path(root), suite) for suite in FILES]
+    policy = GatePolicy()
+    rows = [
+        [part.suite, *power_cells(row)]
+        for part in found
+        for margin in (part.margin, part.margin / 2)
+        for row in power_rows(part.neighbours(), margin, policy, trials=trials)
+    ]
+    print("\n".join(markdown_table(("suite", *POWER_HEAD), rows)))
+    print()
+    print("\n".join(markdown_table(STOP_HEAD, [stopping(part, policy) for part in found])))
+
+
+def stopping(part: Published, policy: GatePolicy) -> list[str]:
+    """How early `--sequential` would have stopped on these pairs, the better model as the baseline."""
+    stops, total, early = [], 0, 0
+    for worse, better in part.neighbours():
+        first, other = common([better, worse])
+        total = len(first.ids)
+        for seed in range(SEEDS):
+            stop = stopped(part, first, other, policy, seed)
+            stops.append(stop)
+            early += stop < total
+    return [
+        part.suite,
+        f"{part.margin:g}",
+        str(len(stops)),
+        f"{early / len(stops):.0%}",
+        f"{np.mean(stops):.0f}",
+        str(total),
+    ]
+
+
+def stopped(part: Published, first: QuestionSums, other: QuestionSums, policy: GatePolicy, seed: int) -> int:
+    check = GateCheck(suite=part.suite, metric=first.metric, margin=part.margin)
+    one = Watched(check, RULES[part.suite][0])
+    order = order_of(first.ids, part.suite, seed)
+    for n in looks(len(order)):
+        seen = order[:n]
+        found = step(one, first.of(seen), other.of(seen), planned=len(order), policy=policy, peers=1)
+        if settled([(check, found)]):
+            return n
+    return len(order)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Published judgments of three benchmarks as question sums, models in the order of their scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from harness.formats.files import SourceFile, read_files
+from harness.formats.import_rows import READERS, Wanted
+from harness.gate_policy import DEFAULT_CHECKS
+from harness.plan import load_suite
+from harness.protocols import OwnRunner, SuiteOptions
+from harness.questions import RULES, QuestionSums, question_sums
+
+FILES = {
+    "mt_bench": ("fastchat", "mt_bench/official_scores.jsonl.xz"),
+    "alpaca_eval": ("alpaca_eval", "alpaca_eval/annotations"),
+    "arena_hard": ("arena_hard", "arena_hard/raw_judgments/image_arena_gpt4o.tar.xz"),
+}
+"""Suite -> format and place below HARNESS_PUBLISHED. Arena-Hard's are of screenshots, judged by gpt-4o: the official
+judge's published verdicts are of one model, and a pair needs two."""
+LEFT_OUT = ("gpt4_gamed",)
+"""An answer that tricks the judge is no model."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One suite's models."""
+
+    suite: str
+    margin: float
+    models: dict[str, QuestionSums]
+    """By name, the lowest score first."""
+
+    def neighbours(self) -> list[tuple[QuestionSums, QuestionSums]]:
+        """Each model with the next better one: pairs as close as two checkpoints are."""
+        sums = list(self.models.values())
+        return list(pairwise(sums))
+
+
+def published(root: Path, suite: str) -> Published:
+    file_format, place = FILES[suite]
+    made = load_suite(suite, SuiteOptions())
+    assert not isinstance(made, OwnRunner), "these suites are judged"
+    files = list(read_files([root / place]))
+    prompts, found = made.prompts(), {}
+    for name in _models(file_format, files):
+        rows = READERS[file_format](files, Wanted(prompts, name, None))
+        found[name] = question_sums(RULES[suite][0], list(rows.answers.values()), list(rows.judgments))
+    ordered = dict(sorted(found.items(), key=lambda item: item[1].value or 0.0))
+    check = next(check for check in DEFAULT_CHECKS if check.suite == suite)
+    return Published(suite, check.margin, ordered)
+
+
+def _models(file_format: str, files: list[SourceFile]) -> list[str]:
+    key = "generator_2" if file_format == "alpaca_eval" else "model"
+    names = dict.fromkeys(str(row[key]) for file in files for row in file.rows if key in row)
+    return [name for name in names if name not in LEFT_OUT]
