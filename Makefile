@@ -68,6 +68,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@if [ -f results/LEADERBOARD.md ]; then $(BIN)/harness leaderboard --unpaired --check results/LEADERBOARD.md; fi
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -52,7 +52,7 @@ def leaderboard(
     trackers = tracker_names(log_to)
     board = read_board(results, reported=reported, paired=not unpaired)
     if check is not None:
-        compare_with(check, render(board, "md"))
+        compare_with(check, render(board, "md"), "--unpaired " if unpaired else "")
     elif plots is not None:
         write_figures(plots, board)
     else:
@@ -67,14 +67,14 @@ def leaderboard(
         )
 
 
-def compare_with(file: Path, wanted: str) -> None:
+def compare_with(file: Path, wanted: str, flags: str) -> None:
     """Raises ConfigError for a file that cannot be read, StaleError for one that says something else."""
     try:
         there = file.read_text("utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {file}: {error}") from None
     if there != wanted:
-        raise StaleError(f"{file} is stale: harness leaderboard --format md --out {file} makes it anew")
+        raise StaleError(f"{file} is stale: harness leaderboard {flags}--format md --out {file} makes it anew")
     print(f"{file} is what would be written")
 
 

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from urllib.parse import quote
 
 from ..errors import ConfigError
 from ..leaderboard import run_id
@@ -33,7 +34,7 @@ class Run:
 
     @property
     def address(self) -> str:
-        return f"/run/{self.key}"
+        return "/run/" + quote(self.key, safe="/@")
 
 
 class Library:
