@@ -158,7 +158,7 @@ def test_a_damaged_file_is_said_and_breaks_no_other_page(client: TestClient, res
     with (folder / "judgments.jsonl").open("a") as file:
         file.write("{not json}\n")
     (folder.parents[2] / "other" / "x@1" / "y").mkdir(parents=True)
-    (folder.parents[1] / "x@1" / "y" / "card.json").write_text("{}")
+    (folder.parents[2] / "other" / "x@1" / "y" / "card.json").write_text("{}")
     with TestClient(build_app(tmp_path), base_url="http://127.0.0.1", raise_server_exceptions=False) as other:
         home = other.get("/")
         assert home.status_code == 200
