@@ -243,7 +243,9 @@ def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
     def made(text: str) -> JudgeSpec:
         if not text or text.startswith("endpoint:"):
             raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
-        return JudgeSpec(name=f"{kind}:{ModelRef.parse(text).label}", kind=kind, model=text)
+        return JudgeSpec(
+            name=f"{kind}:{ModelRef.parse(text).label}", kind=kind, model=text, price_in=0.0, price_out=0.0
+        )
 
     return made
 

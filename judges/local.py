@@ -52,7 +52,8 @@ class LocalJudge(LlmJudge):
         self._options = ServeOptions(log_dir=Path("logs"), **serving.model_dump())
         self._served = ServedClient(VllmBackend(self._ref, self._options))
         self.beside = serving.devices is not None
-        named = spec.model_copy(update={"model": self._ref.label})  # where the folder lies is nobody's business
+        free = {"price_in": spec.price_in or 0.0, "price_out": spec.price_out or 0.0}
+        named = spec.model_copy(update={"model": self._ref.label, **free})  # the folder's place is nobody's business
         super().__init__(named, self._served, endpoint=f"local:{digest(self._served.backend.identity())}")
 
     def logs_to(self, folder: Path) -> None:

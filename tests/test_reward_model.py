@@ -1,0 +1,174 @@
+"""A reward model as judge and as reward: Bradley-Terry preferences, batches that change nothing, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from toys import TEMPLATE
+
+from harness.config import find_judge
+from harness.errors import CheckpointError, ConfigError
+from harness.plugins import load_plugin
+from harness.records import Answer, JudgeSpec, JudgeTask, Judgment, Order, Preference, Prompt
+from judges.reward_model import NOTE, RewardModel, RewardModelJudge
+
+pytestmark = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+CHAT = "{% for message in messages %}{{ message['role'][0] }}:{{ message['content'] }}\n{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with one score a sequence, random weights, bytes for tokens; its padding token is its last token."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+    out = tmp_path_factory.mktemp("models") / "tiny-rm"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        num_labels=1,
+        pad_token_id=10,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(out)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.chat_template = CHAT
+    fast.save_pretrained(out)
+    return out
+
+
+def spec(folder: Path, **params: int) -> JudgeSpec:
+    return find_judge(f"reward_model:{folder}", {}).model_copy(update={"params": params})
+
+
+def task(order: Order, mine: str, other: str = "the other answer", prompt_id: str = "q") -> JudgeTask:
+    answer = Answer(prompt_id=prompt_id, model="m", turns=(mine,), finish=("stop",))
+    return JudgeTask(
+        prompt=Prompt(id=prompt_id, turns=("What is it?",), category="c"),
+        answer=answer,
+        baseline=answer.model_copy(update={"model": "b", "turns": (other,)}),
+        order=order,
+        template=TEMPLATE.model_copy(update={"parser": "arena_label"}),
+        fields={},
+    )
+
+
+def judged(folder: Path, *tasks: JudgeTask) -> list[Judgment]:
+    async def run() -> list[Judgment]:
+        async with RewardModelJudge(spec(folder)) as judge:
+            return list(await asyncio.gather(*map(judge.judge, tasks)))
+
+    return asyncio.run(run())
+
+
+def test_a_preference_is_the_sigmoid_of_the_difference_of_rewards_whatever_the_order(folder: Path) -> None:
+    mine, other = RewardModel(spec(folder))(["What is it?"] * 2, ["a fox", "the other answer"])
+
+    both = judged(folder, task("ab", "a fox"), task("ba", "a fox"))
+
+    for row in both:
+        assert isinstance(row.verdict, Preference)
+        assert row.verdict.value == pytest.approx(1 / (1 + math.exp(other - mine)), abs=1e-6)
+        assert json.loads(row.reply or "") == pytest.approx({"candidate": mine, "baseline": other}, abs=1e-5)
+        assert row.cost == 0
+    assert [row.order for row in both] == ["ab", "ba"]
+
+
+def test_equal_answers_are_a_draw(folder: Path) -> None:
+    (row,) = judged(folder, task("ab", "same", "same"))
+    assert row.verdict == Preference(value=0.5)
+
+
+def test_a_reward_does_not_depend_on_what_else_is_in_its_batch(folder: Path) -> None:
+    texts = [f"{'word ' * (number % 7)}{number}" for number in range(23)]
+    prompts = ["What is it?"] * len(texts)
+
+    alone = RewardModel(spec(folder, batch_size=1))(prompts, texts)
+    together = RewardModel(spec(folder, batch_size=16))(prompts, texts)
+    backwards = RewardModel(spec(folder, batch_size=5))(prompts, texts[::-1])[::-1]
+
+    assert len({round(reward, 6) for reward in alone}) > 20
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert backwards == pytest.approx(alone, abs=1e-5)
+
+
+def test_the_last_token_is_scored_even_where_it_is_the_padding_token(folder: Path) -> None:
+    """Token 10 is both the configuration's padding and a letter: transformers alone would score the token before it."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = RewardModel(spec(folder))
+    scorer = model.load()
+    row = [5, 6, 7, 10, 10]
+    reference = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32").eval()
+    reference.config.pad_token_id = None
+
+    import torch
+
+    with torch.inference_mode():
+        expected = float(reference(input_ids=torch.tensor([row])).logits[0, 0])
+
+    assert scorer.scores([row, [1] * 30])[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_is_longer_than_the_context_is_unscored_and_never_cut(folder: Path) -> None:
+    long, fine = judged(folder, task("ab", "x" * 400), task("ab", "short", prompt_id="r"))
+
+    assert long.error is not None
+    assert long.error.reason == "context"
+    assert "more than the 256" in long.error.message
+    assert fine.verdict is not None
+    assert math.isnan(RewardModel(spec(folder))(["q"], ["x" * 400])[0])
+
+
+def test_a_suite_of_ratings_is_refused_before_anything_is_loaded(folder: Path) -> None:
+    judge = RewardModelJudge(spec(folder))
+    judge.check(task("ab", "x"))
+    with pytest.raises(ConfigError, match="a rating from 1 to 10, which a reward is not"):
+        judge.check(task("ab", "x").model_copy(update={"baseline": None}))
+
+
+def test_it_says_what_it_is_on_the_card_and_in_the_protocol(folder: Path) -> None:
+    judge = RewardModelJudge(spec(folder))
+
+    assert judge.spec.note == NOTE
+    assert judge.identity()["rule"] == "sigmoid of the difference of two rewards (Bradley-Terry)"
+    assert judge.identity()["model"] == "tiny-rm"
+    assert str(folder.parent) not in json.dumps(judge.identity())
+
+
+def test_what_is_no_reward_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    two, causal = {"id2label": {"0": "a", "1": "b"}}, {"architectures": ["LlamaForCausalLM"]}
+    for changed, why in ((two, "gives 2 scores"), (causal, "is a LlamaForCausalLM")):
+        ({"id2label": {"0": "a", "1": "b"}}, "gives 2 scores"),
+        ({"architectures": ["LlamaForCausalLM"]}, "is a LlamaForCausalLM"),
+    ):
+        copy = tmp_path / why.split()[-1]
+        copy.mkdir()
+        for file in folder.iterdir():
+            (copy / file.name).symlink_to(file)
+        config = json.loads((folder / "config.json").read_text())
+        (copy / "config.json").unlink()
+        (copy / "config.json").write_text(json.dumps({**config, **changed}))
+        with pytest.raises(CheckpointError, match=why):
+            RewardModelJudge(spec(copy))
+    with pytest.raises(ConfigError, match="batch_size, a number from 1"):
+        RewardModel(spec(folder, batch_size=0))
+
+
+def test_it_is_a_reward_by_name_as_well(folder: Path) -> None:
+    reward = load_plugin("rewards", "reward_model")(spec(folder))
+    assert len(reward(prompts=["a", "b"], completions=["c", "d"], reference=["e", "f"])) == 2
