@@ -153,9 +153,6 @@ def test_it_says_what_it_is_on_the_card_and_in_the_protocol(folder: Path) -> Non
 def test_what_is_no_reward_model_is_refused(folder: Path, tmp_path: Path) -> None:
     two, causal = {"id2label": {"0": "a", "1": "b"}}, {"architectures": ["LlamaForCausalLM"]}
     for changed, why in ((two, "gives 2 scores"), (causal, "is a LlamaForCausalLM")):
-        ({"id2label": {"0": "a", "1": "b"}}, "gives 2 scores"),
-        ({"architectures": ["LlamaForCausalLM"]}, "is a LlamaForCausalLM"),
-    ):
         copy = tmp_path / why.split()[-1]
         copy.mkdir()
         for file in folder.iterdir():
