@@ -105,17 +105,24 @@ def _values(rows: Iterable[Judgment]) -> list[float]:
     return [row.verdict.value for row in rows if row.verdict is not None]
 
 
-def percent(measure: Measure, *, flipped: bool = False, scale: float = 100.0) -> Score:
-    """The measure (0..1) as a score; `flipped`: of the opposite."""
-    if measure.value is None:
-        return Score(value=None, n=measure.n)
-    value = scale * (1 - measure.value if flipped else measure.value)
+def percent(measure: Measure, *, flipped: bool = False) -> Score:
+    """A share (0..1) as a score in percent, its interval cut to what a share can be; `flipped`: of the opposite."""
+    found = as_score(measure, 100.0)
+    if found.value is None:
+        return found
+    low, high = found.ci_low, found.ci_high
+    if flipped:
+        low, high = (None if high is None else 100 - high), (None if low is None else 100 - low)
+    cut = {"ci_low": None if low is None else max(0.0, low), "ci_high": None if high is None else min(100.0, high)}
+    return found.model_copy(update={"value": 100 - found.value if flipped else found.value, **cut})
+
+
+def as_score(measure: Measure, scale: float = 1.0) -> Score:
     interval = measure.interval
-    if interval is None:
-        return Score(value=value, n=measure.n)
-    low, high = scale * interval.low, scale * interval.high
-    low, high = (scale - high, scale - low) if flipped else (low, high)
-    return Score(value=value, ci_low=max(low, -scale), ci_high=min(high, scale), se=scale * interval.se, n=measure.n)
+    if measure.value is None or interval is None:
+        return Score(value=None if measure.value is None else scale * measure.value, n=measure.n)
+    low, high, se = scale * interval.low, scale * interval.high, scale * interval.se
+    return Score(value=scale * measure.value, ci_low=low, ci_high=high, se=se, n=measure.n)
 
 
 # ------------------------------------------------------------------------------------------------ flips, agreement
@@ -154,7 +161,7 @@ def pair_agreement(by_judge: Mapping[str, Sequence[Judgment]], one: str, other: 
     shared = [key for key in ours if key in theirs]
     labels = [[outcome_of(_said(side, key)) for key in shared] for side in (ours, theirs)]
     found = agreement(labels[0], labels[1], [key[0] for key in shared])
-    return PairAgreement(one=one, other=other, agreement=percent(found.raw), kappa=percent(found.kappa, scale=1.0))
+    return PairAgreement(one=one, other=other, agreement=percent(found.raw), kappa=as_score(found.kappa))
 
 
 def _key(row: Judgment) -> tuple[str, str]:
