@@ -94,4 +94,4 @@ def test_the_leaderboard_ranks_it_in_three_tables(real_run: RealRun, tmp_path: P
     shown = subprocess.run([*command, "--format", "md"], capture_output=True, text=True, check=True).stdout
 
     assert shown.count("## ") == 3
-    assert shown.count(f"| 1 | {real_run.model.name} |") == 3
+    assert shown.count(f"| 1 (1-1) | {real_run.model.name} |") == 3
