@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -250,11 +251,13 @@ def test_a_sample_shares_kinds_alike_categories_in_proportion_and_pairs_in_turn(
     assert stratified([*items, *rated], 40, seed=1) != found
 
 
-def test_only_items_with_texts_are_replayed_and_of_voted_suites_only_those_with_votes() -> None:
+def test_only_items_with_texts_are_replayed_and_where_said_only_those_with_votes() -> None:
     items = [compared(1, people=(1,)), compared(2, recorded=1.0), compared(3, people=(1,), lengths=None)]
 
-    assert replayable([calibration_set(items)]) == [items[0]]
-    assert replayable([calibration_set([items[1]])]) == [items[1]]
+    one = replace(calibration_set(items), voted_only=True)
+
+    assert replayable([one]) == [items[0]]
+    assert replayable([replace(one, voted_only=False)]) == items[:2]
 
 
 # -------------------------------------------------------------------------------------------------------- citations

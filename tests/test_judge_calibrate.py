@@ -237,6 +237,7 @@ def test_max_cost_stops_before_it_is_crossed_and_a_higher_one_goes_on(
         ({"jury": "loudest"}, "no jury rule 'loudest'; known: mean, majority, median"),
         ({"judge": "endpoint:m@http://127.0.0.1:1/v1", "max_cost": 1.0}, "--max-cost needs the price of judge 'm'"),
         ({"max_cost": -1.0}, "--max-cost -1 is not above 0"),
+        ({"suite": "own"}, "--judge recorded has said nothing of your own comparisons"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(
@@ -255,3 +256,42 @@ def test_the_command_ends_with_2_on_bad_input(harness: Harness, tmp_path: Path) 
     assert (done.code, done.out) == (2, "")
     assert "no recorded judgments of suite 'mtbench'" in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------- comparisons of one's own
+
+
+def own_row(number: int, *, better: str, votes: int) -> dict[str, Any]:
+    """The better answer is the longer one; people, where asked, see that in three of four."""
+    words = {"candidate": "word " * (30 if better == "candidate" else 10), "baseline": "word " * 20}
+    seen = better if number % 4 else ("baseline" if better == "candidate" else "candidate")
+    sides = {side: {"model": f"{side}-7b", "answer": text} for side, text in words.items()}
+    return {"question": f"Question {number}?", "votes": [seen] * votes, **sides}
+
+
+def test_own_comparisons_are_judged_whole_and_corrected_by_the_votes_on_a_part(
+    run_rule: RunRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [own_row(n, better="baseline" if n % 3 else "candidate", votes=n < 60) for n in range(120)]
+    (tmp_path / "mine/own").mkdir(parents=True)
+    (tmp_path / "mine/own/rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setenv("HARNESS_PUBLISHED", str(tmp_path / "mine"))
+
+    found, fake = run_rule(lambda a, b: len(a) > len(b), "own", 0)
+
+    assert len(fake.requests) == 240  # all of them, in both orders
+    rates = found["suites"]["own"]["win_rates"]["candidate-7b"]
+    assert rates["judge"]["value"] == pytest.approx(100 / 3)
+    # people: of 20 that the judge calls wins 15, of the 40 losses 10 are wins to them: 25 of 60; all alike, so 5/12
+    assert rates["people"]["value"] == pytest.approx(100 * 25 / 60)
+    assert rates["prediction_powered"]["value"] == pytest.approx(100 * 5 / 12)
+    assert rates["rogan_gladen"]["value"] == pytest.approx(100 * (1 / 3 + 30 / 35 - 1) / (30 / 35 + 15 / 25 - 1))
+
+
+def test_a_row_of_another_form_is_named(run_rule: RunRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/rows.jsonl").write_text(json.dumps({"question": "?", "candidate": {"model": "m"}}))
+    monkeypatch.setenv("HARNESS_PUBLISHED", str(tmp_path))
+
+    with pytest.raises(UsageError, match=r"rows\.jsonl, row 1 is no comparison \('answer'\)"):
+        run_rule(lambda a, b: True, "own", 0)

@@ -18,7 +18,7 @@ from harness.calibration.data import DataFolder
 from harness.calibration.items import side
 from harness.calibration.measures import people_among_themselves, people_by_ratings, with_people
 from harness.calibration.replay import recorded_by
-from harness.calibration.session import LOADERS, CalibrationSpec, chosen_items, estimate, load_sets, report
+from harness.calibration.session import ALL, CalibrationSpec, chosen_items, estimate, load_sets, report
 from harness.config import find_judge, judge_files
 from harness.formats.arena_hard_labels import V01_LABELS
 from harness.formats.files import read_files
@@ -52,7 +52,7 @@ def recorded(sources: Sources) -> str:
 
 
 def _recorded(sources: Sources) -> Calibration:
-    spec = CalibrationSpec(judges=(), suites=tuple(LOADERS), sample=None)
+    spec = CalibrationSpec(judges=(), suites=ALL, sample=None)
     sets = load_sets(spec.suites, DataFolder(sources.published), sources.options)
     return report(spec, sets, chosen_items(spec, sets), ())
 
@@ -182,7 +182,7 @@ def evaluators(sources: Sources) -> str:
 
 def prices(sources: Sources) -> str:
     """What a calibration is estimated to cost with the judges that ship a price."""
-    sets = load_sets(LOADERS, DataFolder(sources.published), sources.options)
+    sets = load_sets(ALL, DataFolder(sources.published), sources.options)
     rows = []
     for name in judge_files():
         judge = find_judge(name, {})
@@ -190,7 +190,7 @@ def prices(sources: Sources) -> str:
             continue
         cells = []
         for sample in (100, 500, None):
-            spec = CalibrationSpec(judges=(judge,), suites=tuple(LOADERS), sample=sample)
+            spec = CalibrationSpec(judges=(judge,), suites=ALL, sample=sample)
             found = estimate(spec, sets, chosen_items(spec, sets))
             cells.append(f"{found.calls:,} calls, ${found.dollars:,.2f}")
         rows.append((name, *cells))

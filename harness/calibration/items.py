@@ -94,6 +94,8 @@ class CalibrationSet:
     board: dict[str, float] = field(default_factory=dict)
     """Model -> published score, for rank correlation."""
     board_name: str = ""
+    voted_only: bool = False
+    """Whether another judge is asked only about comparisons that people voted on, since there are many others."""
     files: dict[str, str] = field(default_factory=dict)
     """File -> sha256 of what it was read from."""
 

@@ -50,6 +50,7 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
         comparisons=_comparisons(folder, prompts, answers),
         tasks=tasks,
         ratings=_ratings(folder, prompts, answers),
+        voted_only=True,
         board=_board(folder),
         board_name="mean of the recorded GPT-4 ratings, as the leaderboard of 2023 has them",
         files={**folder.files, **pinned(["mt_bench/questions", "mt_bench/judge_prompts"])},

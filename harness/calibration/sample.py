@@ -11,14 +11,10 @@ from .items import CalibrationSet, Comparison, Item
 
 
 def replayable(sets: Sequence[CalibrationSet]) -> list[Item]:
-    """Items that a judge can be asked about: their texts are at hand and something is recorded to compare with.
-
-    Where people voted on some of a suite's comparisons, the others are left out.
-    """
+    """Items that a judge can be asked about: their texts are at hand and something is recorded to compare with."""
     found: list[Item] = []
     for one in sets:
-        voted = any(item.people for item in one.comparisons)
-        found += [item for item in one.comparisons if item.answers and (item.people or not voted)]
+        found += [item for item in one.comparisons if item.answers and (item.people or not one.voted_only)]
         found += [item for item in one.ratings if item.answer is not None and item.recorded is not None]
     return found
 

@@ -23,7 +23,7 @@ from ..pricing import price, priced
 from ..protocols import Judge, LoadedJudge, SuiteOptions
 from ..records import JudgeSpec, Judgment, JuryRule, digest
 from ..store import RunStore, dump_json, write_atomic
-from . import alpaca_eval, arena_hard, mt_bench
+from . import alpaca_eval, arena_hard, mt_bench, own
 from .data import DataFolder
 from .items import CalibrationSet, Item, Said
 from .replay import ReplaySuite, recorded_by, replay, said_by
@@ -35,7 +35,10 @@ LOADERS: dict[str, Loader] = {
     mt_bench.SUITE: mt_bench.load,
     alpaca_eval.SUITE: alpaca_eval.load,
     arena_hard.SUITE: arena_hard.load,
+    own.SUITE: own.load,
 }
+ALL = (mt_bench.SUITE, alpaca_eval.SUITE, arena_hard.SUITE)
+"""Suites with recorded judgments; comparisons of one's own are asked for by name."""
 RECORDED = "recorded"
 """The retired judge itself, answering from its records."""
 

@@ -17,8 +17,10 @@ from rich.text import Text
 from ..calibrated import Calibration
 from ..calibration.data import data_folder
 from ..calibration.items import CalibrationSet, Item
+from ..calibration.own import SUITE as OWN
 from ..calibration.sample import counted
 from ..calibration.session import (
+    ALL,
     LOADERS,
     RECORDED,
     CalibrationSpec,
@@ -109,8 +111,10 @@ def _spec(judge: str, jury: str, suite: str, sample: int | None, seed: int) -> C
         raise ConfigError(f"no jury rule {jury!r}; known: {', '.join(get_args(JuryRule))}")
     if sample is not None and sample < 0:
         raise ConfigError(f"--sample {sample} is below 0; give the number of items, or 0 for every one")
-    suites = tuple(LOADERS) if suite == "all" else tuple(dict.fromkeys(part.strip() for part in suite.split(",")))
+    suites = ALL if suite == "all" else tuple(dict.fromkeys(part.strip() for part in suite.split(",")))
     judges = () if judge == RECORDED else find_jury(judge, read_file_spec(None).judges)
+    if not judges and OWN in suites:
+        raise ConfigError(f"--judge {RECORDED} has said nothing of your own comparisons; name a judge to ask")
     wanted = (SAMPLE if judges else 0) if sample is None else sample
     return CalibrationSpec(judges=judges, suites=suites, sample=wanted or None, seed=seed, jury=rule)
 

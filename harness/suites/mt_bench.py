@@ -223,7 +223,7 @@ def load_official(options: SuiteOptions) -> SuiteData:
         )
         for row in read_json_lines(paths["mt_bench/questions"])
     )
-    templates = _read_templates(paths["mt_bench/judge_prompts"])
+    templates = read_templates(paths["mt_bench/judge_prompts"], TEMPLATES, "rating")
     return SuiteData(version="official-1", prompts=prompts, templates=templates, files=files)
 
 
@@ -255,17 +255,18 @@ def _reference_of(question: int, category: str, references: dict[int, tuple[str,
     return references[question]
 
 
-def _read_templates(path: Path) -> dict[str, JudgeTemplate]:
+def read_templates(path: Path, names: Sequence[str], parser: str) -> dict[str, JudgeTemplate]:
+    """The named judge prompts of the pinned file, with the reference's request parameters."""
     rows = {row["name"]: row for row in read_json_lines(path)}
     return {
         name: JudgeTemplate(
             name=name,
             system=rows[name]["system_prompt"],
             user=rows[name]["prompt_template"],
-            parser="rating",
+            parser=parser,
             temperature=0.0,
             max_tokens=JUDGE_MAX_TOKENS,
             extra={"n": 1},  # common.py chat_completion_openai
         )
-        for name in TEMPLATES
+        for name in names
     }

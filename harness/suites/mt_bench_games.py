@@ -9,8 +9,8 @@ from typing import get_args
 
 from ..protocols import SuiteOptions
 from ..records import Answer, JudgeTask, JudgeTemplate, Order, Prompt
-from .editions import official_files, read_json_lines
-from .mt_bench import JUDGE_MAX_TOKENS, REFERENCED
+from .editions import official_files
+from .mt_bench import REFERENCED, read_templates
 
 NAMES = ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -19,19 +19,7 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 def pair_templates(options: SuiteOptions) -> dict[str, JudgeTemplate]:
     """The four pairwise prompts of the pinned file, by name. Raises DataError where it cannot be had."""
     path = official_files(options, ["mt_bench/judge_prompts"])["mt_bench/judge_prompts"]
-    rows = {row["name"]: row for row in read_json_lines(path)}
-    return {
-        name: JudgeTemplate(
-            name=name,
-            system=rows[name]["system_prompt"],
-            user=rows[name]["prompt_template"],
-            parser="pair_letter",
-            temperature=0.0,
-            max_tokens=JUDGE_MAX_TOKENS,
-            extra={"n": 1},  # common.py chat_completion_openai
-        )
-        for name in NAMES
-    }
+    return read_templates(path, NAMES, "pair_letter")
 
 
 def pair_tasks(
