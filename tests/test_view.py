@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -256,3 +257,28 @@ def test_ratings_of_three_points_more_or_less_are_a_change(results: Path) -> Non
     ]
 
     assert [pairs(rated[0], other, middle=None)[0].changed for other in rated] == [False, False, True]
+
+
+def test_ratings_two_points_apart_are_a_disagreement(results: Path) -> None:
+    card = read_card(next(results.glob("runs/strong/*/*/card.json"))).model_copy(update={"suite": "mt_bench"})
+    rows = [
+        row(name, 0, turn=1, repeat=repeat, verdict=Rating(value=value))
+        for name, values in (("near", (7, 8)), ("far", (6, 8)))
+        for repeat, value in enumerate(values)
+    ]
+
+    flags = {line.id: set(line.flags) for line in build_index(card, [], rows, SuiteTexts()).lines}
+
+    assert flags == {"near": set(), "far": {"disagreement"}}
+
+
+def test_several_answers_to_a_question_are_shown_one_at_a_time(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "draws", pocket("arena_hard"), skill=0.5)
+    first = json.loads((folder / "answers.jsonl").read_text().splitlines()[0])
+    with (folder / "answers.jsonl").open("a") as file:
+        file.write(json.dumps({**first, "index": 1, "turns": ["the second answer"]}) + "\n")
+    with TestClient(build_app(tmp_path), base_url="http://127.0.0.1") as client:
+        path = address(tmp_path, "draws") + "/question?id=ph-001"
+        assert "the second answer" not in client.get(path).text
+        assert "the second answer" in client.get(path + "&draw=1").text
+        assert client.get(path + "&draw=../1").status_code == 200

@@ -118,7 +118,8 @@ def question_page(library: Library, request: Request) -> Response:
     """One question of a run, with its neighbours in the list it was chosen from."""
     run, prompt_id = _run(library, request), request.query_params.get("id", "")
     markdown = request.query_params.get("as") != "text"
-    shown = None if run is None else question(library, run, prompt_id, markdown=markdown)
+    draw = request.query_params.get("draw", "")
+    shown = None if run is None else question(library, run, prompt_id, markdown=markdown, draw=draw)
     if run is None or shown is None:
         return missing()
     choice = Choice.of(request.query_params)

@@ -21,6 +21,8 @@ FLAGS: dict[Flag, str] = {
     "truncated": "truncated",
     "injection": "injection flag",
 }
+RATINGS_APART = 1.0
+"""Points of ten that judges or repeats may lie apart without being in disagreement."""
 PREVIEW = 140
 """Characters of a question in a list."""
 
@@ -99,14 +101,15 @@ def _said(row: Judgment) -> str:
 
 
 def _flags(answers: list[Answer], judgments: list[Judgment], score: float | None) -> Iterable[Flag]:
-    sides = defaultdict(set)
+    sides: dict[tuple[int, int | None, str | None], set[float]] = defaultdict(set)
     for row in judgments:
         if row.verdict is not None:
             sides[row.index, row.turn, row.order].add(side(row.verdict))
+    apart = 0.0 if any(isinstance(row.verdict, Preference) for row in judgments) else RATINGS_APART
     orders = {key[:2] for key in sides if key[2] == "ab" and (*key[:2], "ba") in sides}
     if any(sides[*key, "ab"] != sides[*key, "ba"] for key in orders):
         yield "flip"
-    if any(len(found) > 1 for found in sides.values()):
+    if any(max(found) - min(found) > apart for found in sides.values()):
         yield "disagreement"
     if score is None or any(row.error is not None for row in judgments) or any(one.error for one in answers):
         yield "unscored"

@@ -51,19 +51,26 @@ class Question:
     prompt: Prompt | None
     turns: tuple[Turn, ...]
     replies: tuple[Reply, ...]
+    draw: int = 0
+    """Which of several answers is shown."""
+    draws: tuple[int, ...] = ()
+    """All there are."""
 
 
-def question(library: Library, run: Run, prompt_id: str, *, markdown: bool, index: int = 0) -> Question | None:
-    """None where the run has no such question. `index`: which of several draws."""
+def question(library: Library, run: Run, prompt_id: str, *, markdown: bool, draw: str = "") -> Question | None:
+    """None where the run has no such question. `draw`: which of several answers; the first for a wrong one."""
     answers, judgments = library.rows(run, prompt_id)
     texts = library.texts(run)
     prompt = texts.prompts.get(prompt_id)
     if not answers and not judgments:
         return None
-    answer = next((row for row in answers if row.index == index), answers[0] if answers else None)
+    answer = next((row for row in answers if str(row.index) == draw), answers[0] if answers else None)
+    index = answer.index if answer else 0
+    judgments = [row for row in judgments if row.index == index]
     here = Box(run, prompt_id, markdown)
     turns = tuple(here.turns(texts, prompt, answer))
-    return Question(prompt, turns, tuple(here.reply(row, place) for place, row in enumerate(judgments)))
+    replies = tuple(here.reply(row, index, place) for place, row in enumerate(judgments))
+    return Question(prompt, turns, replies, index, tuple(sorted(row.index for row in answers)))
 
 
 @dataclass(frozen=True)
@@ -114,15 +121,15 @@ class Box:
         notes.append(f"{len(text or '')} characters")
         return self.text(title, text, f"answer-{answer.index}-{place}", tuple(notes))
 
-    def reply(self, row: Judgment, place: int) -> Reply:
+    def reply(self, row: Judgment, draw: int, place: int) -> Reply:
         notes = [*row.flags, *([f"repeat {row.repeat}"] if row.repeat else [])]
-        if row.cost is not None:
+        if row.cost:
             notes.append(f"${row.cost:.4f}")
         where = {"ab": "baseline shown first", "ba": "candidate shown first"}.get(row.order or "", "")
         turn = f"turn {row.turn}" if row.turn else ""
-        draw = f"answer {row.index}" if row.index else ""
-        title = ", ".join(part for part in (row.judge, turn, draw, where) if part)
-        text = self.text("reply", row.reply, f"reply-{place}", missing="no reply is stored")
+        number = f"answer {row.index}" if row.index else ""
+        title = ", ".join(part for part in (row.judge, turn, number, where) if part)
+        text = self.text("reply", row.reply, f"reply-{draw}-{place}", missing="no reply is stored")
         return Reply(title, outcome(row), _good(row), tuple(notes), text)
 
 
@@ -155,8 +162,8 @@ def whole_text(library: Library, run: Run, prompt_id: str, part: str) -> str | N
     answers, judgments = library.rows(run, prompt_id)
     texts = library.texts(run)
     prompt = texts.prompts.get(prompt_id)
-    if kind == "reply":
-        return _at([row.reply or "" for row in judgments], at[0])
+    if kind == "reply" and len(at) == 2:
+        return _at([row.reply or "" for row in judgments if row.index == at[0]], at[1])
     if kind == "answer" and len(at) == 2:
         return next((_at(row.turns, at[1]) for row in answers if row.index == at[0]), None)
     if kind == "baseline" and answers:
