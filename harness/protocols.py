@@ -96,7 +96,11 @@ class Suite(Protocol):
         ...
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        """Pure. `prompts` are those that were asked; what has no judgment among them is unscored."""
+        """Pure. `prompts` are those that were asked; what has no judgment among them is unscored.
+
+        A slot (prompt, draw, turn, order) may have several judgments, of repeats and of a jury's members: they count as
+        their mean (`scoring.verdicts_by_slot`).
+        """
         ...
 
 

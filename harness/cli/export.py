@@ -10,6 +10,7 @@ import typer
 from ..errors import ConfigError
 from ..formats.export import EXPORTERS, exporter, suites_of
 from ..formats.export_rows import FinishedRun
+from ..jury import jury_of
 from ..pipeline import current_judgments
 from ..plugins import load_plugin
 from ..protocols import Suite, SuiteOptions
@@ -34,6 +35,10 @@ def export(
     card = read_card(folder / "card.json")
     make = exporter(file_format, card.suite)
     suite = suite_of(card, references=references, mirror=mirror)
+    if jury_of(card.protocol) is not None:
+        raise ConfigError(
+            f"{card.judge} is a jury, which {file_format} files have no place for; export a run of one judge"
+        )
     answers, judgments = read_rows(folder)
     finished = FinishedRun(card, suite, tuple(answers), tuple(current_judgments(answers, iter(judgments))))
     for name, text in make(finished).items():

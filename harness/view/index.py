@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..jury import scored
 from ..questions import QuestionSums, natural, question_sums, rules_of
 from ..records import Answer, Judgment, Preference, ScoreCard, Verdict
 from ..store import JsonlRows
@@ -65,7 +66,7 @@ class Index:
 def build_index(card: ScoreCard, answers: Sequence[Answer], judgments: Sequence[Judgment], texts: SuiteTexts) -> Index:
     """Every question that was asked or answered, the suite's order where it is known."""
     rule = rules_of(card.suite, card.headline, judgments)[0]
-    sums = question_sums(rule, answers, judgments)
+    sums = question_sums(rule, answers, scored(judgments, card.protocol))
     scores = dict(zip(sums.ids, sums.scores().tolist(), strict=True))
     answered: dict[str, list[Answer]] = defaultdict(list)
     judged: dict[str, list[Judgment]] = defaultdict(list)
