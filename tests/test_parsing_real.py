@@ -152,7 +152,7 @@ def test_quoting_the_candidates_mark_never_beats_the_judges_own(
 
 
 def test_real_replies_are_read_as_often_as_the_specs_say() -> None:
-    """Nearly all of MT-Bench's, most of the mixed Arena-Hard files (some hold broken calls only); no verdict without a mark."""
+    """Nearly all of MT-Bench's, most of Arena-Hard's (some files hold broken calls only); none without a mark."""
     for parser, least in (("rating", 0.95), ("arena_label", 0.6)):
         read = 0
         for reply in replies(parser):
