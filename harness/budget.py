@@ -31,8 +31,14 @@ class Charge:
 class Budget:
     """The money of one run; without a limit it is not asked."""
 
-    def __init__(self, limit: float | None = None) -> None:
+    def __init__(self, limit: float | None = None, *, waves: int | None = None) -> None:
+        """`waves`: calls that do not fit wait until so many times all in flight have ended; None: without end. What is
+        left over from a batch fills a smaller batch, and so on: each takes up to a day."""
         self.limit = limit
+        self._waves = waves is not None
+        self._waves_left = waves or 0
+        self._closed = False
+        """Whether no call begins before all in flight have ended."""
         self.spent = 0.0
         """US dollars, those of earlier sessions of the run too."""
         self._set_aside = 0.0
@@ -54,6 +60,9 @@ class Budget:
             self._in_flight -= 1
             self._ended += 1
             self._set_aside = self._set_aside - most if self._in_flight else 0.0  # no rounding is carried on
+            if not self._in_flight and self._closed:
+                self._waves_left -= 1
+                self._closed = self._waves_left <= 0
             self.spent += charge.dollars
             for waiter in self._waiting:
                 if not waiter.done():
@@ -61,7 +70,8 @@ class Budget:
             self._waiting.clear()
 
     async def _wait_for(self, most: float) -> None:
-        while self._stopped or not self._fits(most):
+        while self._stopped or self._closed or not self._fits(most):
+            self._closed = self._waves
             if self._stopped or await self._is_still():
                 self._stopped = True  # what would still fit is left too: it would be cut off when the run ends
                 raise BudgetReachedError(

@@ -5,7 +5,7 @@ It owns the order of these and what a run's judges share. Words and verdicts are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -41,6 +41,10 @@ class Wire(Protocol):
         """Raises ReplyError for a call that failed."""
         ...
 
+    def forget(self, call: Call) -> None:
+        """The reply held no verdict: it is not to be handed out again."""
+        ...
+
 
 class Chat(Protocol):
     """What `ChatClient` does."""
@@ -59,6 +63,9 @@ class LiveWire:
     async def send(self, call: Call) -> ChatReply:
         return await self._client.chat(call.body)
 
+    def forget(self, call: Call) -> None:
+        """Nothing is kept here."""
+
 
 @dataclass(frozen=True)
 class CallOptions:
@@ -66,8 +73,8 @@ class CallOptions:
 
     cache: ReplyCache = field(default_factory=lambda: ReplyCache(None))
     budget: Budget = field(default_factory=Budget)
-    price_share: float = 1.0
-    """Share of the list price that calls cost by the transport in use."""
+    wire: Callable[[JudgeSpec, Chat], Wire] = lambda spec, client: LiveWire(client)
+    """What a judge's calls go through, given its spec and its own client."""
 
 
 @runtime_checkable
@@ -84,12 +91,12 @@ class Calling(Protocol):
 class Calls:
     """One judge's calls to one endpoint."""
 
-    def __init__(self, spec: JudgeSpec, endpoint: str, wire: Wire, options: CallOptions) -> None:
+    def __init__(self, spec: JudgeSpec, endpoint: str, client: Chat, options: CallOptions) -> None:
         """`endpoint` tells one judge's replies from another's: its base URL, or what stands for a server whose address
         changes with every run (a digest of the weights it serves)."""
         self.endpoint = endpoint
         self._spec = spec
-        self._wire = wire
+        self._wire = options.wire(spec, client)
         self._options = options
         self._label = f"{spec.model} at {endpoint}"
 
@@ -112,6 +119,8 @@ class Calls:
             charge.dollars = most if paid is None else paid  # a server that counts no tokens: the worst is assumed
             return reply
 
-    async def forget(self, calls: Iterable[Call]) -> None:
+    async def forget(self, calls: Sequence[Call]) -> None:
         """Replies that held no verdict are failures, and a failure is not kept."""
+        for call in calls:
+            self._wire.forget(call)
         await self._options.cache.forget(call.key for call in calls)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError
@@ -90,6 +90,8 @@ class RunSpec(Record):
     """Whether judges' replies are taken from, and put into, the reply cache."""
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """US dollars that the judges of this run may cost, all its sessions together."""
+    transport: Literal["live", "batch"] = "live"
+    """How judges are asked: call by call, or through the Batch API, at half the price, once all answers are there."""
 
 
 class FileSpec(Record):
@@ -110,6 +112,7 @@ class FileSpec(Record):
     mirror: str | None = None
     cache: bool | None = None
     max_cost: float | None = None
+    transport: str | None = None
     sampling: SamplingOverride = SamplingOverride()
     serve: ServeSpec = ServeSpec()
     judge_devices: str | None = None

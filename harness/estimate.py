@@ -99,6 +99,7 @@ def _estimate_one(made: Plan, run: SuiteRun) -> Estimate:
     meters = {name: meter(spec.model) for name, spec in specs.items()}
     answers = {row.key: row for row in run.store.answers.read() if row.error is None}
     done = {row.key for row in run.store.judgments.read() if row.verdict is not None}
+    share = 0.5 if made.spec.transport == "batch" else 1.0  # harness.batch, which would load the openai package
     again = {row.key for row in run.store.anchors.read() if row.verdict is not None}
     total = _Sum()
     asked = (_tasks(run, prompt, answers.get(f"{prompt.id}#{index}")) for prompt, index in run.draws())
@@ -107,7 +108,7 @@ def _estimate_one(made: Plan, run: SuiteRun) -> Estimate:
         call = _first_call(judges[task.judge], task)
         drawn = call is None and isinstance(judges[task.judge], Calling)
         dollars = 0.0 if drawn else _dollars(specs[task.judge], task, call, meters[task.judge])
-        dollars *= made.calls.price_share
+        dollars *= share
         _hold_to_budget(made, specs[task.judge], call)
         total.cost += dollars
         if task.key in (again if task.anchor else done):

@@ -145,10 +145,12 @@ async def evaluate(
     backend: Callable[[], AbstractAsyncContextManager[Backend]],
     *,
     concurrency: int,
+    answers_first: bool = False,
     on_progress: ProgressCallback = lambda _: None,
 ) -> None:
     """Brings every run's store up to date; scores nothing.
 
+    `answers_first`: nothing is judged until all answers are there and the server is stopped, then everything at once.
     `backend` is entered only when an answer is missing. Raises the first HarnessError of any stage, after everything
     in flight was cancelled and the server stopped; what had arrived is in the stores.
     """
@@ -157,18 +159,23 @@ async def evaluate(
     judges = {id(judge): judge for run in runs for judge in run.judges}.values()
     at_once = [judge for judge in judges if not waits(judge) and is_needed(judge, runs)]
     places = min(sum(judge.spec.concurrency for judge in at_once), 256)
-    queue: TaskQueue = asyncio.Queue(maxsize=2 * max(places, 1))
+    queue: TaskQueue = asyncio.Queue(maxsize=0 if answers_first else 2 * max(places, 1))
     try:
         async with AsyncExitStack() as stack:
             for judge in at_once:
                 await stack.enter_async_context(judge)
             async with asyncio.TaskGroup() as group:
-                for _ in range(places):
+                workers = 0 if answers_first else places
+                for _ in range(workers):
                     group.create_task(_judge_worker(queue, on_progress))
                 async with asyncio.TaskGroup() as producers:
                     producers.create_task(_judge_existing(runs, queue))
                     producers.create_task(_ask_missing(missing, backend, queue, concurrency, on_progress))
-                for _ in range(places):
+                if answers_first:
+                    workers = queue.qsize()  # one a task: a batch answers them together
+                    for _ in range(workers):
+                        group.create_task(_judge_worker(queue, on_progress))
+                for _ in range(workers):
                     await queue.put(None)
         for judge in judges:
             if waits(judge):

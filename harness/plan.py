@@ -73,7 +73,25 @@ def plan(spec: RunSpec, log_dir: Path) -> Plan:
     prompts = {suite.name: limited(suite.prompts(), spec.limit, spec.seed) for suite in suites}
     fusion = read_checkpoint_fusion(Path(spec.model.name).expanduser()) if spec.model.scheme == "path" else None
     anchors = suite_anchors(spec, suites)
-    return Plan(spec, suites, judges, prompts, backend, identity, own, calls, fusion, anchors)
+    planned = Plan(spec, suites, judges, prompts, backend, identity, own, calls, fusion, anchors)
+    if spec.transport == "batch":
+        _use_batches(planned)
+    return planned
+
+
+def _use_batches(made: Plan) -> None:
+    """Has every judge ask through batches, each keeping their state in the run folder of its first suite."""
+    from .batch.wire import BatchWire  # loads the openai package
+
+    def through(folder: Path) -> CallOptions:
+        return replace(made.calls, wire=lambda spec, _: BatchWire(spec, folder))
+
+    given: set[int] = set()
+    for suite in made.suites:
+        for judge in made.judges[suite.name]:
+            if isinstance(judge, Calling) and id(judge) not in given:
+                given.add(id(judge))
+                judge.use(through(folder_of(made, suite) / "batches"))
 
 
 def suite_anchors(spec: RunSpec, suites: Sequence[Suite]) -> dict[str, AnchorSet]:
@@ -109,7 +127,8 @@ def load_judges(
     made = {one.model_dump_json(): one for suite in suites for one in spec.judges[suite.name]}
     loaded = {text: load_judge(one) for text, one in made.items()}
     judges = {suite.name: tuple(loaded[one.model_dump_json()] for one in spec.judges[suite.name]) for suite in suites}
-    calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=Budget(spec.max_cost))
+    budget = Budget(spec.max_cost, waves=3 if spec.transport == "batch" else None)
+    calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=budget)
     for judge in loaded.values():
         if isinstance(judge, Calling):
             judge.use(calls)

@@ -54,7 +54,13 @@ async def execute(
         try:
             if runs:
                 await stack.enter_async_context(made.calls.cache)
-                await evaluate(runs, serve, concurrency=made.spec.serve.concurrency, on_progress=on_progress)
+                await evaluate(
+                    runs,
+                    serve,
+                    concurrency=made.spec.serve.concurrency,
+                    answers_first=made.spec.transport == "batch",
+                    on_progress=on_progress,
+                )
         finally:
             for run in runs:
                 if run.answering.rows or run.judging.rows:

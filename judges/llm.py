@@ -13,7 +13,7 @@ from typing import Literal, Protocol, Self
 
 from pydantic import JsonValue
 
-from harness.calls import Call, CallOptions, Calls, LiveWire
+from harness.calls import Call, CallOptions, Calls
 from harness.client import ChatClient, ChatReply
 from harness.errors import ConfigError, EndpointDownError, JudgeUnavailableError, ReplyError, VerdictParseError
 from harness.pricing import reply_price
@@ -90,10 +90,10 @@ class LlmJudge:
         self.spec = spec
         self._evaluator = None if spec.evaluator is None else read_evaluator(spec.evaluator)
         self._client = endpoint_client(spec) if client is None else client
-        self._calls = Calls(spec, endpoint or spec.url or "", LiveWire(self._client), CallOptions())
+        self._calls = Calls(spec, endpoint or spec.url or "", self._client, CallOptions())
 
     def use(self, options: CallOptions) -> None:
-        self._calls = Calls(self.spec, self._calls.endpoint, LiveWire(self._client), options)
+        self._calls = Calls(self.spec, self._calls.endpoint, self._client, options)
 
     def first_call(self, task: JudgeTask) -> Call | None:
         task = self._in_own_words(task)

@@ -125,6 +125,7 @@ class FakeOpenAI:
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_post("/tokenize", self._tokenize)
+        self.routes(app)
         self._runner = web.AppRunner(app, shutdown_timeout=0.2)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
@@ -134,6 +135,9 @@ class FakeOpenAI:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._runner.cleanup()
+
+    def routes(self, app: web.Application) -> None:
+        """Further paths, for a fake that speaks more."""
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()

@@ -18,7 +18,7 @@ from fake_openai import FakeOpenAI, judge_reply
 
 from harness.budget import Budget, dollars
 from harness.calls import Call, CallOptions, Calls
-from harness.client import ChatReply
+from harness.client import ChatClient, ChatReply
 from harness.errors import BudgetReachedError, ConfigError
 from harness.pricing import worst_case
 from harness.records import JudgeSpec
@@ -45,6 +45,9 @@ class Wire:
         self._flying -= 1
         return ChatReply("[[7]]", "stop", 100, 10)
 
+    def forget(self, call: Call) -> None:
+        return None
+
 
 def body(number: int) -> dict[str, Any]:
     return {"model": "m", "messages": [{"role": "user", "content": f"{number:04}" + "x" * 80}], "max_tokens": 90}
@@ -60,7 +63,7 @@ def test_the_worst_case_is_a_token_a_byte_and_the_whole_reply() -> None:
 
 def test_calls_stop_before_the_limit_and_none_in_flight_is_cut_off() -> None:
     wire, budget = Wire(), Budget(0.01)
-    calls = Calls(SPEC, "http://h/v1", wire, CallOptions(budget=budget))
+    calls = Calls(SPEC, "http://h/v1", ChatClient("http://h/v1"), CallOptions(budget=budget, wire=lambda *_: wire))
 
     async def run() -> list[ChatReply | BaseException]:
         asked = [calls.chat(calls.call(body(number), 0)) for number in range(100)]
@@ -146,20 +149,21 @@ def test_judging_the_same_answers_in_another_run_costs_nothing(run: Run, judge: 
 
 
 def test_max_cost_stops_before_crossing_and_a_higher_limit_goes_on(run: Run, judge: FakeOpenAI, tmp_path: Path) -> None:
-    assert run("--results", "free", "--no-cache").code == 0
+    one = ("--suite", "arena_hard")
+    assert run("--results", "free", "--no-cache", *one).code == 0
     whole, calls = usage(tmp_path / "free")["judgment_paid"], len(judge.requests)
     judge.requests.clear()
     limit = f"{whole / 2 + 0.043:.4f}"  # room for the worst case of a call: 4,096 tokens at $10/M
 
-    stopped = run("--max-cost", limit)
+    stopped = run("--max-cost", limit, *one)
 
     assert stopped.code == 4
     assert f"stopped before crossing --max-cost {dollars(float(limit))}" in stopped.err.splitlines()[-1]
     some = len(judge.requests)
     assert 0 < some < calls
-    assert run("--max-cost", limit).code == 4  # the limit is of the run, not of a session
+    assert run("--max-cost", limit, *one).code == 4  # the limit is of the run, not of a session
     assert 0 < paid(tmp_path / "results") <= float(limit)
-    done = run("--max-cost", "1000")
+    done = run("--max-cost", "1000", *one)
     assert done.code == 0, done.err
     assert len(judge.requests) == calls
     assert usage(tmp_path / "results")["judgment_paid"] == pytest.approx(whole)

@@ -81,6 +81,9 @@ def run(
     max_cost: Annotated[
         float | None, typer.Option(help="US dollars the judges of this run may cost; it stops before crossing.")
     ] = None,
+    transport: Annotated[
+        str | None, typer.Option(help="How judges are asked: live, or batch (OpenAI Batch API: half the price).")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration; default ./harness.yaml if it exists.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be asked; write nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and begin anew.")] = False,
@@ -165,6 +168,7 @@ def run(
         "mirror": mirror,
         "cache": False if no_cache else None,
         "max_cost": max_cost,
+        "transport": transport,
     }
     spec = resolve(file, flags, serve, sampling)
     made = plan(spec, log_dir=spec.results / "runs" / spec.model.slug / "logs")

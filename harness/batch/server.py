@@ -1,0 +1,111 @@
+"""The Batch and Files API of one endpoint, through the openai package. Its errors become one sentence of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+from openai import APIStatusError, AsyncOpenAI, OpenAIError
+
+from ..client import server_sentence
+from ..errors import JudgeUnavailableError
+from .lines import PATH
+
+METADATA = "fusion_harness"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BatchState:
+    """Where a batch is."""
+
+    status: str
+    done: int
+    total: int
+    files: tuple[str, ...]
+    """Ids of output and error file, those that exist."""
+    problem: str | None
+    """Why the server refused the whole batch."""
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("completed", "failed", "expired", "cancelled")
+
+
+class BatchServer:
+    """For the time of an `async with`. Every method raises JudgeUnavailableError in the server's own words."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self._url = url
+        self._key = key
+
+    async def __aenter__(self) -> Self:
+        self._client = AsyncOpenAI(base_url=self._url, api_key=self._key or "none", max_retries=5, timeout=600.0)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.close()
+
+    async def upload(self, path: Path) -> str:
+        """The id of the file, which carries `path`'s name."""
+        made = self._client.files.create(file=path, purpose="batch")
+        return (await self._spoken(made, "take the file of a batch")).id
+
+    async def create(self, file_id: str, name: str) -> str:
+        made = self._client.batches.create(
+            input_file_id=file_id, endpoint=PATH, completion_window="24h", metadata={METADATA: name}
+        )
+        return (await self._spoken(made, "start a batch")).id
+
+    async def state(self, batch_id: str) -> BatchState:
+        found = await self._spoken(self._client.batches.retrieve(batch_id), f"tell of batch {batch_id}")
+        counts, errors = found.request_counts, found.errors.data if found.errors is not None else None
+        return BatchState(
+            status=found.status,
+            done=counts.completed + counts.failed if counts is not None else 0,
+            total=counts.total if counts is not None else 0,
+            files=tuple(name for name in (found.output_file_id, found.error_file_id) if name),
+            problem="; ".join(str(error.message) for error in errors[:3]) if errors else None,
+        )
+
+    async def lines(self, file_id: str) -> list[bytes]:
+        content = await self._spoken(self._client.files.content(file_id), f"hand out file {file_id}")
+        return [line + b"\n" for line in content.content.splitlines() if line.strip()]
+
+    async def find_file(self, filename: str) -> str | None:
+        """The id of an upload whose reply never reached us."""
+
+        async def search() -> str | None:
+            async for file in self._client.files.list(purpose="batch"):
+                if file.filename == filename:
+                    return file.id
+            return None
+
+        return await self._spoken(search(), "list its files")
+
+    async def find_batch(self, name: str) -> str | None:
+        """The id of a batch whose creation never was recorded here."""
+
+        async def search() -> str | None:
+            async for batch in self._client.batches.list(limit=100):
+                if (batch.metadata or {}).get(METADATA) == name:
+                    return batch.id
+            return None
+
+        return await self._spoken(search(), "list its batches")
+
+    async def _spoken(self, job: Awaitable[T], what: str) -> T:
+        try:
+            return await job
+        except APIStatusError as error:
+            said = server_sentence(error.response.content)
+            said = said.replace(self._key, "***") if self._key else said
+            hint = "; an endpoint without a Batch API is asked with --transport live"
+            tail = hint if error.status_code in (404, 405, 501) else ""
+            raise JudgeUnavailableError(f"{self._url} did not {what}: HTTP {error.status_code}: {said}{tail}") from None
+        except OpenAIError as error:
+            raise JudgeUnavailableError(
+                f"{self._url} did not {what}: {error}; what was sent goes on there, and the same command collects it"
+            ) from None
