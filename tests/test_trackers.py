@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Done
 from made_runs import make_run, pocket
+
+from harness.board import read_board
+from harness.errors import ConfigError, IncompleteError
+from harness.trackers import TRACKERS, log_scores, tracker_names
 
 STAND_IN = """
 import json, os
@@ -37,58 +43,71 @@ def log_metrics(scores, step=None): note("log", scores, step)
 """
 
 
-@pytest.fixture
-def board(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("results")
     for model, skill in (("one", 0.4), ("two", 0.7)):
-        make_run(tmp_path / "results", model, pocket("arena_hard"), skill=skill)
-    return tmp_path / "results"
+        make_run(results, model, pocket("arena_hard"), skill=skill)
+    return results
 
 
-@pytest.mark.parametrize("tracker", ["wandb", "mlflow", "trackio"])
-def test_each_model_is_one_run_with_its_scores(
-    harness: Callable[..., Done], board: Path, tmp_path: Path, tracker: str
-) -> None:
-    place = tmp_path / "stand-ins"
-    place.mkdir()
-    (place / f"{tracker}.py").write_text(STAND_IN)
-    words = ("leaderboard", "--results", str(board), "--log-to", tracker, "--json", "--no-reported")
-    environment = {"PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])}
+@pytest.fixture
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the path with all three trackers; what they are told is written to `said` in it."""
+    for tracker in TRACKERS:
+        (tmp_path / f"{tracker}.py").write_text(STAND_IN)
+        monkeypatch.delitem(sys.modules, tracker, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("SAID", str(tmp_path / "said"))
+    yield tmp_path
+    for tracker in TRACKERS:
+        sys.modules.pop(tracker, None)
 
-    done = harness(*words, **environment, SAID=str(tmp_path / "said"))
+
+def said(folder: Path) -> list[Any]:
+    return [json.loads(line) for line in (folder / "said").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("tracker", list(TRACKERS))
+def test_each_model_is_one_run_with_its_scores(board: Path, stand_ins: Path, tracker: str) -> None:
+    cards = read_board(board).cards
+
+    assert log_scores(tracker_names(tracker), cards, step=20) == 2
+    lines = said(stand_ins)
+    assert sorted(line[1]["name"] for line in lines if line[0] == "init") == ["one", "two"]
+    logged = [line[1] for line in lines if line[0] == "log"]
+    headlines = [card.scores["arena_hard"].value or 0.0 for card in cards]
+    assert sorted(scores["arena_hard/arena_hard"] for scores in logged) == sorted(headlines)
+    assert all(scores["arena_hard/arena_hard_ci_low"] < scores["arena_hard/arena_hard"] for scores in logged)
+    assert {line[2] for line in lines if line[0] == "log"} == {20}
+    assert sum(line[0] == "finish" for line in lines) == 2
+    stated = next(line[1].get("config") or lines[2][1] for line in lines if line[0] == "init")
+    assert {"arena_hard.judge", "arena_hard.protocol", "arena_hard.run"} <= stated.keys()
+
+
+def test_a_tracker_that_fails_is_one_sentence(board: Path, stand_ins: Path) -> None:
+    (stand_ins / "wandb.py").write_text("def init(**words): raise RuntimeError('no key')\n")
+
+    with pytest.raises(IncompleteError, match="wandb took no scores of 'one': RuntimeError: no key"):
+        log_scores(("wandb",), read_board(board).cards)
+
+
+def test_the_command_logs_and_says_so(harness: Callable[..., Done], board: Path, stand_ins: Path) -> None:
+    path = os.pathsep.join([str(stand_ins), os.environ.get("PYTHONPATH", "")])
+    done = harness("leaderboard", "--results", str(board), "--log-to", "wandb,mlflow", "--json", PYTHONPATH=path)
 
     assert done.code == 0, done.err
-    assert done.err.strip() == f"logged 2 runs to {tracker}"
-    rows = {row["model"]: row["score"] for row in json.loads(done.out)["tables"][0]["rows"]}
-    said = [json.loads(line) for line in (tmp_path / "said").read_text().splitlines()]
-    assert sorted(line[1]["name"] for line in said if line[0] == "init") == ["one", "two"]
-    logged = [line[1] for line in said if line[0] == "log"]
-    assert sorted(scores["arena_hard/arena_hard"] for scores in logged) == sorted(row["value"] for row in rows.values())
-    assert all(scores["arena_hard/arena_hard_ci_low"] < scores["arena_hard/arena_hard"] for scores in logged)
-    assert sum(line[0] == "finish" for line in said) == 2
-
-
-def test_a_tracker_that_fails_is_one_sentence_and_exit_4(
-    harness: Callable[..., Done], board: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "wandb.py").write_text("def init(**words): raise RuntimeError('no key')\n")
-    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-
-    done = harness("leaderboard", "--results", str(board), "--log-to", "wandb", "--no-reported", **environment)
-
-    assert done.code == 4
-    assert "wandb took no scores of 'one': RuntimeError: no key" in done.err
+    assert done.err.strip() == "logged 4 runs to wandb, mlflow"
+    assert len(json.loads(done.out)["tables"]) == 1
 
 
 def test_a_wrong_or_missing_tracker_is_refused_before_anything_runs(
-    harness: Callable[..., Done], board: Path, tmp_path: Path
+    harness: Callable[..., Done], stand_ins: Path
 ) -> None:
-    (tmp_path / "trackio.py").write_text("raise ImportError('no module named trackio')\n")
-    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    for words in (("leaderboard", "--results", str(board)), ("run", "--model", "x", "--edition", "pocket")):
-        unknown = harness(*words, "--log-to", "tensorboard")
-        assert (unknown.code, "--log-to 'tensorboard' is no tracker; known: wandb, mlflow, trackio" in unknown.err) == (
-            2,
-            True,
-        )
-        missing = harness(*words, "--log-to", "trackio", **environment)
-        assert (missing.code, "pip install trackio" in missing.err) == (2, True)
+    with pytest.raises(ConfigError, match="--log-to 'tensorboard' is no tracker; known: wandb, mlflow, trackio"):
+        tracker_names("tensorboard")
+    (stand_ins / "trackio.py").write_text("raise ImportError('no module named trackio')\n")
+    path = os.pathsep.join([str(stand_ins), os.environ.get("PYTHONPATH", "")])
+    missing = harness("run", "--model", "x", "--edition", "pocket", "--log-to", "trackio", PYTHONPATH=path)
+    assert missing.code == 2
+    assert "--log-to trackio needs it installed: pip install trackio" in missing.err

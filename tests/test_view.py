@@ -101,7 +101,6 @@ def test_the_command_serves_on_loopback_and_refuses_others_without_a_token(
     refused = harness("view", str(results), "--host", "0.0.0.0")
     assert refused.code == 2
     assert "set HARNESS_VIEW_TOKEN to a secret of at least 16 characters" in refused.err
-    assert harness("view", str(tmp_path / "none")).code == 2
     process = harness_process("view", str(results), "--port", "0", cwd=tmp_path)
     assert process.stdout is not None
     line = process.stdout.readline()
