@@ -14,13 +14,19 @@ from harness.calibrated import Calibration, SuiteCalibration, cite, read_calibra
 from harness.calibration.bias import family, length_scores, self_preference
 from harness.calibration.board import board_scores, shift
 from harness.calibration.items import CalibrationSet, Comparison, Rated, Said
-from harness.calibration.measures import people_among_themselves, people_by_ratings, with_itself, with_people
+from harness.calibration.measures import (
+    people_among_themselves,
+    people_by_ratings,
+    repeat_flips,
+    with_itself,
+    with_people,
+)
 from harness.calibration.replay import said_by
 from harness.calibration.report import suite_calibration
 from harness.calibration.sample import replayable, stratified
 from harness.calibration.session import CalibrationSpec, write
 from harness.errors import ConfigError
-from harness.records import Answer, Failure, Judgment, Order, Preference, Prompt, Score
+from harness.records import Answer, Failure, Judgment, Preference, Prompt, Score
 
 
 def text(model: str, words: str) -> Answer:
@@ -105,13 +111,13 @@ def test_two_single_ratings_make_a_comparison() -> None:
 # -------------------------------------------------------------------------------------------- what the games come to
 
 
-def judged(item: Comparison, order: Order, value: float | None) -> Judgment:
+def judged(item: Comparison, order: str, value: float | None) -> Judgment:
     return Judgment(
         prompt_id=item.id,
         model=item.candidate,
         judge="j",
         template_sha="",
-        order=order,
+        order="ab" if order == "ab" else "ba",
         verdict=None if value is None else Preference(value=value),
         error=Failure(reason="parse", message="?") if value is None else None,
     )
@@ -146,6 +152,18 @@ def test_a_judge_that_takes_the_first_gets_no_consistency_and_all_points_there()
 
     assert found["position_consistency"].value == 0
     assert found["points_of_first_shown"].value == 1
+
+
+def test_repeats_flip_where_they_name_another_side_in_the_same_order() -> None:
+    item = compared(1)
+    rows = [
+        judged(item, order, value) for order, value in (("ab", 0.9), ("ab", 0.6), ("ab", 0.1), ("ba", 1), ("ba", 1))
+    ]
+
+    found = repeat_flips([item], rows)["flips_between_repeats"]
+
+    assert found.value == pytest.approx((2 / 3 + 0) / 2)
+    assert repeat_flips([item], rows[:1]) == {}
 
 
 # ------------------------------------------------------------------------------------------------------------ bias

@@ -6,13 +6,15 @@ import json
 import os
 import random
 import re
+import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Done
+from conftest import Done, harness_process
 from fake_openai import FakeOpenAI, Reply, Request
 
 from harness.cli.calibrate import calibrate
@@ -38,8 +40,6 @@ def calibrated(done: Done) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    from conftest import harness_process
-
     folder = tmp_path_factory.mktemp("recorded")
     process = harness_process("judge", "calibrate", "--judge", "recorded", "--json", cwd=folder)
     out, err = process.communicate(timeout=300)
@@ -206,6 +206,27 @@ def test_a_card_of_the_judge_cites_its_calibration(harness: Harness, serve: Serv
     (card,) = calibrated(done)["cards"]
     assert any(note.startswith("judge calibrated on ") for note in card["notes"])
     assert len(card["provenance"]["calibration"]["sha"]) == 12
+
+
+@pytest.mark.slow
+def test_a_killed_calibration_goes_on_and_asks_only_what_was_in_flight_again(
+    harness: Harness, serve: Serve, tmp_path: Path
+) -> None:
+    words = ("--suite", "mt_bench", "--sample", "100", "--json", "--repeats", "2")
+    with serve(FakeOpenAI(reply=reply_with(lambda a, b: len(a) > len(b)), latency=0.1)) as fake:
+        command = ("judge", "calibrate", "--judge", f"endpoint:ruler@{fake.url}", *words)
+        process = harness_process(*command, cwd=tmp_path)
+        while len(fake.requests) < 120:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+        found = calibrated(harness(*command))
+        bodies = Counter(json.dumps(request.body, sort_keys=True) for request in fake.requests)
+    asked = found["usage"]["judgments"]
+    assert asked == 2 * (2 * 50 + 50)
+    assert sum(bodies.values()) <= asked + 32  # calls in flight, at most: JudgeSpec.concurrency
+    assert found["suites"]["mt_bench"]["scores"]["flips_between_repeats"]["value"] == 0
 
 
 @pytest.mark.slow

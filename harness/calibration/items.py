@@ -9,7 +9,7 @@ from typing import Literal
 from ..records import Answer, JudgeTask, Prompt
 
 Rule = Literal["same_or_tie", "mean"]
-"""How two games become one preference. same_or_tie: theirs where they are equal, else 0.5 (MT-Bench); mean: their
+"""How two games become one preference. same_or_tie: theirs where they are on one side, else 0.5 (MT-Bench); mean: their
 mean (AlpacaEval, Arena-Hard)."""
 
 
@@ -113,13 +113,13 @@ class Said:
     """Reasons, one a call without a verdict."""
 
 
-def combined(second: float, first: float, rule: Rule) -> float:
-    """One preference from the two games (candidate shown second, shown first)."""
-    if rule == "mean":
-        return (second + first) / 2
-    return second if second == first else 0.5
-
-
 def side(value: float) -> str:
     """win, tie or loss of the candidate; a probability is its side of 0.5."""
     return "win" if value > 0.5 else "loss" if value < 0.5 else "tie"
+
+
+def combined(second: float, first: float, rule: Rule) -> float:
+    """One preference from the two games (candidate shown second, shown first), each the mean of its repeats."""
+    if rule == "mean":
+        return (second + first) / 2
+    return {"win": 1.0, "tie": 0.5, "loss": 0.0}[side(second)] if side(second) == side(first) else 0.5

@@ -5,14 +5,15 @@ Every interval takes a question as the unit: its turns, its pairs of models and 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 
-from ..records import Score
-from ..stats.agreement import Measure, agreement, krippendorff_alpha, mean_measure, position_consistency
-from .items import Comparison, Rated, Said, side
+from ..records import Judgment, Score
+from ..stats.agreement import Measure, agreement, flip_rate, krippendorff_alpha, mean_measure, position_consistency
+from .items import Comparison, Item, Rated, Said, side
 
 SaidOf = Mapping[str, Said]
 Vote = tuple[str, str, str]
@@ -141,3 +142,16 @@ def people_by_ratings(comparisons: Sequence[Comparison], ratings: Sequence[Rated
     rated = [item for item in comparisons if item.id in made and item.people]
     found = with_people(rated, made)
     return {name.replace("_people", "_people_by_ratings"): score for name, score in found.items()}
+
+
+def repeat_flips(items: Sequence[Item], judgments: Sequence[Judgment]) -> dict[str, Score]:
+    """Chance that two repeats of one question (same judge, same order) end otherwise: of comparisons another side,
+    of ratings another number."""
+    questions = {item.id: item.question for item in items}
+    said: dict[tuple[str, str, str | None], list[str]] = defaultdict(list)
+    for row in judgments:
+        if row.verdict is not None and row.prompt_id in questions:
+            value = row.verdict.value
+            said[row.prompt_id, row.judge, row.order].append(f"{value:g}" if row.order is None else side(value))
+    flips = flip_rate(list(said.values()), [questions[item] for item, _, _ in said])
+    return {"flips_between_repeats": score_of(flips)} if flips.n else {}

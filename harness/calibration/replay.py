@@ -13,7 +13,7 @@ from ..pipeline import ProgressCallback, SuiteRun, evaluate
 from ..protocols import Backend, Judge
 from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, SuiteScores
 from ..store import RunStore
-from .items import CalibrationSet, Comparison, Item, Rule, Said, combined
+from .items import CalibrationSet, Comparison, Item, Rule, Said, combined, side
 
 
 class ReplaySuite:
@@ -75,13 +75,25 @@ async def _no_backend() -> AsyncIterator[Backend]:
 
 
 async def replay(
-    suite: ReplaySuite, judges: tuple[Judge, ...], store: RunStore, on_progress: ProgressCallback = lambda _: None
+    suite: ReplaySuite,
+    judges: tuple[Judge, ...],
+    store: RunStore,
+    on_progress: ProgressCallback = lambda _: None,
+    *,
+    repeats: int = 1,
 ) -> None:
     """Brings the store's judgments up to date. Raises IncompleteError when the judge stays down; rows are kept."""
     for answer in suite.answers():
         if not store.answers.succeeded(answer.key):
             store.answers.append(answer)
-    run = SuiteRun(suite=suite, judges=judges, store=store, prompts=tuple(suite.prompts()), sampling=suite.sampling)
+    run = SuiteRun(
+        suite=suite,
+        judges=judges,
+        store=store,
+        prompts=tuple(suite.prompts()),
+        sampling=suite.sampling,
+        repeats=repeats,
+    )
     await evaluate([run], _no_backend, concurrency=1, on_progress=on_progress)
 
 
@@ -104,7 +116,7 @@ def _said(item: Item, rows: Sequence[Judgment], rule: Rule) -> Said:
     second, first = _mean(rows, "ab"), _mean(rows, "ba")  # ab: the baseline is shown first, so the candidate second
     if second is None or first is None:
         return Said(None, failures=failures)
-    same = (second > 0.5) == (first > 0.5) and (second < 0.5) == (first < 0.5)
+    same = side(second) == side(first)
     return Said(combined(second, first, rule), games=(second, first), consistent=same, failures=failures)
 
 

@@ -26,6 +26,7 @@ from ..store import RunStore, dump_json, write_atomic
 from . import alpaca_eval, arena_hard, mt_bench, own
 from .data import DataFolder
 from .items import CalibrationSet, Item, Said
+from .measures import repeat_flips
 from .replay import ReplaySuite, recorded_by, replay, said_by
 from .report import suite_calibration
 from .sample import counted, replayable, stratified
@@ -58,6 +59,8 @@ class CalibrationSpec:
     """Whether replies are taken from, and put into, the reply cache."""
     max_cost: float | None = None
     """US dollars; it stops before crossing."""
+    repeats: int = 1
+    """Times every judge is asked the same."""
 
     @cached_property
     def loaded(self) -> tuple[Judge, ...]:
@@ -99,6 +102,7 @@ def manifest(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Seque
         "judge_urls": [judge.url for judge in spec.judges],
         "items": digest([item.id for item in items]),
         "data": dict(_data(sets)),
+        **({"repeats": spec.repeats} if spec.repeats > 1 else {}),
     }
 
 
@@ -124,10 +128,10 @@ def estimate(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Seque
     calls, dollars = 0, 0.0
     for prompt in suite.prompts():
         for task in suite.tasks(prompt, answers[prompt.id]):
-            calls += len(spec.judges)
+            calls += spec.repeats * len(spec.judges)
             shown = len(task.template.user) + len(task.template.system or "") + sum(map(len, task.fields.values()))
             reply = min(task.template.max_tokens, 400)
-            dollars += sum(price(judge, shown / 4, reply) or 0.0 for judge in spec.judges)
+            dollars += spec.repeats * sum(price(judge, shown / 4, reply) or 0.0 for judge in spec.judges)
     return Estimate(calls, round(dollars, 2) if all(map(priced, spec.judges)) else None)
 
 
@@ -151,7 +155,7 @@ async def ask(
         if isinstance(judge, Calling):
             judge.use(calls)
     async with calls.cache:
-        await replay(ReplaySuite(sets, items), spec.loaded, store, on_progress)
+        await replay(ReplaySuite(sets, items), spec.loaded, store, on_progress, repeats=spec.repeats)
 
 
 def report(
@@ -161,10 +165,13 @@ def report(
     jury = jury_of({"judge": spec.protocol})
     rows = judgments if jury is None else combine(judgments, jury).judgments
     said = said_by(rows, sets, items) if spec.judges else recorded_by(sets)
+    parts = {one.suite: _part(spec, one, items, said) for one in sets}
+    if spec.repeats > 1:
+        parts = {suite: _with_flips(part, suite, items, judgments) for suite, part in parts.items()}
     return Calibration(
         judge=spec.protocol,
-        suites={one.suite: _part(spec, one, items, said) for one in sets},
-        sample={"n": spec.sample, "seed": spec.seed, "items": dict(counted(items))},
+        suites=parts,
+        sample={"n": spec.sample, "seed": spec.seed, "repeats": spec.repeats, "items": dict(counted(items))},
         usage=_usage(judgments),
         data=_data(sets),
         harness=__version__,
@@ -179,6 +186,13 @@ def _part(
     return suite_calibration(
         one, own, said, judge_model=model if spec.judges else one.retired, is_retired=not spec.judges
     )
+
+
+def _with_flips(
+    part: SuiteCalibration, suite: str, items: Sequence[Item], judgments: Sequence[Judgment]
+) -> SuiteCalibration:
+    own = [item for item in items if item.suite == suite]
+    return part.model_copy(update={"scores": part.scores | repeat_flips(own, judgments)})
 
 
 def _usage(judgments: Sequence[Judgment]) -> dict[str, JsonValue]:

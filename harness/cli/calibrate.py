@@ -58,6 +58,7 @@ def calibrate(
         int | None, typer.Option(help=f"Items in all, stratified; 0: every one. Default {SAMPLE}; of recorded, all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Times every judge is asked the same.")] = 1,
     data: Annotated[Path | None, typer.Option(help="Folder of recorded judgments (HARNESS_PUBLISHED).")] = None,
     results: Annotated[Path, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
     mirror: Annotated[str | None, typer.Option(help="Folder or URL with the official files.")] = None,
@@ -79,7 +80,7 @@ def calibrate(
     """
     console = Console(stderr=True)
     set_up_logging(console, verbose=verbose)
-    spec = replace(_spec(judge, jury, suite, sample, seed), cache=not no_cache, max_cost=max_cost)
+    spec = replace(_spec(judge, jury, suite, sample, seed), cache=not no_cache, max_cost=max_cost, repeats=repeats)
     _check_budget(spec)
     sets = load_sets(spec.suites, data_folder(data), SuiteOptions(mirror=mirror))
     items = chosen_items(spec, sets)

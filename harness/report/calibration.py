@@ -30,6 +30,7 @@ MEANING = {
     "kappa_retired_decided": "Cohen's kappa with the retired judge (no ties)",
     "position_consistency": "same verdict in both orders",
     "points_of_first_shown": "points given to the answer shown first",
+    "flips_between_repeats": "two repeats of one question differ",
     "length_log_odds": "log-odds that it prefers the longer",
     "length_log_odds_people": "log-odds that people prefer the longer",
     "length_log_odds_retired": "log-odds that the retired judge does",
