@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 SHARED, OWN, GAME = 0.8, 0.6, 0.8
 """Standard deviations of the latent parts. Two games of one model then correlate by 0.50, two models' question scores
-by 0.42; on real verdicts 0.31 and 0.30 to 0.41 were seen (91 models, image arena; specs/statistics), so this is
-the harder case."""
+by 0.42 (`python -m benchmarks.gate` prints the latter for real pairs)."""
 TIE, STRONG = 0.5, 1.4
 """|x| below TIE is a tie (30 % of the games); above STRONG a threefold verdict (27 %)."""
 TRUTH_QUESTIONS = 2_000_000

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..gate_policy import GatePolicy
 from ..gate_records import GateReport
 from ..gating import GateOptions, gate_runs, power_of, read_policy
-from ..report.comparison import markdown_table, rich_table
+from ..report.comparison import rich_table
 from ..report.gate import (
     HEAD,
     POWER_HEAD,
@@ -208,4 +208,5 @@ def power(
     if as_json:
         print(dump_json({"power": [row.model_dump(mode="json") for row in rows]}), end="")
         return
-    print("\n".join(markdown_table(POWER_HEAD, [power_cells(row) for row in rows])))
+    console = Console(width=None if os.isatty(1) else 140)
+    console.print(rich_table("Verdicts on known drops", POWER_HEAD, [power_cells(row) for row in rows]))
