@@ -19,7 +19,7 @@ from .stats.paired import Estimate, clustered_se, correlation, paired_difference
 from .stats.ranks import rank_intervals
 
 RESAMPLES = 2000
-"""Of the rank intervals: their 95 % quantile of a largest difference then moves by about 1 %."""
+"""Of the rank intervals: their 95 % quantile of a largest difference then moves by about 1.5 %."""
 MIN_SHARED = 0.9
 """Share of the questions that two runs must have in common to be paired."""
 

@@ -12,8 +12,8 @@ from html import escape
 
 from .text import visible
 
-COLOURS = ("#0b6e75", "#c2571a", "#5b4fa8", "#2f7d32", "#b0306a", "#7a6a00", "#1f5fb4", "#6b6b6b")
-"""Marks 1 to 8: each at least 4.5:1 against white, told apart with the common colour blindnesses by shape as well."""
+COLOURS = ("#0b6e75", "#bd5217", "#5b4fa8", "#2f7d32", "#b0306a", "#7a6a00", "#1f5fb4", "#6b6b6b")
+"""Marks 1 to 8: each at least 4.5:1 against white; shapes tell them apart where colours do not."""
 PRINT_STYLE = (
     "text{font:12px 'DejaVu Sans','Helvetica Neue',Arial,sans-serif;fill:#1c1e21}"
     ".small{font-size:10.5px}.muted{fill:#5c6169}.title{font-size:13px;font-weight:bold}"
@@ -25,7 +25,7 @@ PRINT_STYLE = (
     )
 )
 CHARACTER = 6.7
-"""Mean width of a character at 12 px, for room; DejaVu Sans measured over letters and digits."""
+"""Width of a character at 12 px, about the mean of DejaVu Sans over letters and digits (6.9), for room."""
 
 
 def number(value: float) -> str:

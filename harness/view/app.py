@@ -14,8 +14,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..errors import HarnessError
-from ..fusion import read_fusion
-from ..leaderboard import rank, run_id
+from ..leaderboard import run_id
 from ..report.html import asset, environment
 from ..standing import against
 from .guard import Guard
@@ -75,7 +74,7 @@ def static(library: Library, request: Request) -> Response:
 def home(library: Library, request: Request) -> Response:
     """All runs, ranked by protocol, from the cards alone."""
     runs = library.runs()
-    tables = rank([run.card for run in runs], fusion=read_fusion(library.results))
+    tables = library.tables(runs)
     links = {run_id(run.card): run.address for run in runs}
     return render("view_home.html", tables=tables, links=links, runs=runs, broken=library.broken)
 

@@ -6,13 +6,15 @@ A run's key is looked up among the folders that exist: no part of an address eve
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from urllib.parse import quote
 
 from ..errors import ConfigError
-from ..leaderboard import run_id
+from ..fusion import read_fusion
+from ..leaderboard import Table, rank, run_id
 from ..questions import QuestionSums
 from ..records import Answer, Judgment, ScoreCard
 from ..runs import read_question, read_rows
@@ -21,7 +23,7 @@ from .index import Index, build_index, matching
 from .suites import SuiteTexts, suite_texts
 
 KEPT = 64
-"""Indexes in memory; one of 800 questions is about half a megabyte."""
+"""Indexes in memory; one of 800 questions is about 0.6 MB."""
 Stamp = tuple[int, ...]
 
 
@@ -43,6 +45,7 @@ class Library:
         self._cards: dict[Path, tuple[Stamp, ScoreCard]] = {}
         self._indexes: OrderedDict[str, tuple[Stamp, Index]] = OrderedDict()
         self._lock = Lock()
+        self._ranked: tuple[Stamp, list[Table]] | None = None
         self.broken: list[str] = []
 
     def runs(self) -> list[Run]:
@@ -65,6 +68,15 @@ class Library:
             with self._lock:
                 self._cards[path] = known
         return known[1]
+
+    def tables(self, runs: Sequence[Run]) -> list[Table]:
+        """The runs ranked from their cards alone; made again only when a card or fusion.yaml changed."""
+        stamp = _stamp([*(run.folder / "card.json" for run in runs), self.results / "fusion.yaml"])
+        ranked = self._ranked
+        if ranked is None or ranked[0] != stamp:
+            ranked = (stamp, rank([run.card for run in runs], fusion=read_fusion(self.results)))
+            self._ranked = ranked
+        return ranked[1]
 
     def run(self, key: str) -> Run | None:
         return next((run for run in self.runs() if run.key == key), None)
