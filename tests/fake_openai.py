@@ -1,9 +1,9 @@
 """A small OpenAI-compatible server for tests: every reply can be programmed, every failure injected, all is recorded.
 
 In a test:          async with FakeOpenAI(reply=lambda request: "four") as fake: ... fake.url, fake.requests, fake.peak
-As a process:       python tests/fake_openai.py --port P [--mode chat|judge] [--latency S] [--port-file F]
+As a process:       python tests/fake_openai.py --port P [--mode chat|judge|noisy] [--latency S] [--port-file F]
                     [--die-at-start TEXT] [--die-after N] [--die-on TEXT] [--ignore-sigterm]
-A reply is a function of the request alone, so two runs give the same texts.
+A reply is a function of the request alone, so two runs give the same texts; that of a noisy judge is not.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import re
 import signal
 import sys
@@ -87,6 +88,23 @@ def judge_reply(request: Request) -> Reply:
         label = ("A>>B", "A>B", "A=B", "B>A", "B>>A")[number % 5]
         return Reply(text=f"Both were read. My final verdict is: [[{label}]]")
     return Reply(text=f"It was read with care. Rating: [[{1 + number % 10}]]")
+
+
+def noisy_judge(seed: int, *, noise: float = 0.25, lower: int = 0) -> ReplyFunction:
+    """A judge that means what `judge_reply` says, but for a share `noise` of its verdicts, which are drawn anew.
+
+    `lower` is taken off its ratings: the same judge after somebody changed it.
+    """
+    rng = random.Random(seed)
+
+    def reply(request: Request) -> Reply:
+        messages = [*request.messages, {"role": "user", "content": str(rng.random())}]
+        other = Request(request.path, {**request.body, "messages": messages}, None)
+        said = judge_reply(other if rng.random() < noise else request)
+        rating = re.search(r"Rating: \[\[(\d+)\]\]", said.text)
+        return Reply(text=f"Rating: [[{max(1, int(rating[1]) - lower)}]]") if rating else said
+
+    return reply
 
 
 @dataclass
@@ -207,7 +225,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--port-file", type=Path, help="the port in use is written here")
-    parser.add_argument("--mode", choices=("chat", "judge"), default="chat")
+    parser.add_argument("--mode", choices=("chat", "judge", "noisy"), default="chat")
+    parser.add_argument("--seed", type=int, default=0, help="of noisy")
+    parser.add_argument("--lower", type=int, default=0, help="points a noisy judge takes off its ratings")
     parser.add_argument("--model", default="fake")
     parser.add_argument("--latency", type=float, default=0.0)
     parser.add_argument("--die-at-start", metavar="TEXT", help="write TEXT to standard error and exit 1")
@@ -226,12 +246,13 @@ async def _serve(options: argparse.Namespace) -> None:
                 options.die_once.touch()
             os._exit(3)
 
-    def poisoned(request: Request) -> Reply:
+    def poisoned(request: Request) -> Reply | str:
         if options.die_on and options.die_on in json.dumps(request.body):
             os._exit(3)
         return plain(request)
 
-    plain = judge_reply if options.mode == "judge" else chat_reply
+    noisy = noisy_judge(options.seed, lower=options.lower)
+    plain = {"chat": chat_reply, "judge": judge_reply, "noisy": noisy}[options.mode]
     reply = poisoned if options.die_on else plain
     server = FakeOpenAI(reply=reply, model=options.model, latency=options.latency, port=options.port, on_request=count)
     async with server:

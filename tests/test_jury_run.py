@@ -95,6 +95,11 @@ def test_a_jury_scores_the_mean_and_shows_each_member_and_their_disagreement(wor
     assert "mt_bench by one judge" in done.out
     assert "questions on which judges differ" in done.out
     assert world.asked() == {"a": 2 * LIMIT, "b": 2 * LIMIT}
+    (path,) = find_cards(world.folder / "results")
+    export = harness_process("export", str(path), "--format", "fastchat", "--out", "files", cwd=world.folder)
+    _, err = export.communicate(timeout=60)
+    assert export.returncode == 2
+    assert "a+b is a jury" in err
 
 
 def test_what_one_member_cannot_judge_leaves_a_jury_of_two_unscored(world: World) -> None:

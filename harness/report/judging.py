@@ -70,7 +70,7 @@ def _variance(found: Judging) -> Iterator[Line]:
     if parts is None:
         return
     levels = {"question": parts.question, "draw": parts.generation, "judge": parts.judge, "repeat": parts.repeat}
-    shown = ", ".join(f"{name} {value:.3g}" for name, value in levels.items() if value is not None)
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in levels.items() if value is not None)
     yield (f"variance of a verdict ({parts.unit} squared)", "", shown, str(parts.questions))
     yield ("judge noise share of the squared error, %", "", f"{parts.judge_share:.1f}", str(parts.questions))
 

@@ -116,7 +116,7 @@ class ArenaHard:
         }
         reference = _reference(prompts, found, times, headline)
         tokens = average_tokens(prompts, answers, times)
-        notes = unscored_note(headline, "games")
+        notes = (*unscored_note(headline, "games"), *reference_note(reference))
         if tokens.value is not None:
             notes += (
                 "avg_tokens counts by the served model's own tokenizer; the published tables count by cl100k_base",
@@ -142,6 +142,13 @@ def _reference(prompts: Sequence[Prompt], found: Verdicts, times: int, headline:
     if interval is not None:
         limits = {"ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
     return headline.model_copy(update=limits)
+
+
+def reference_note(reference: Score) -> tuple[str, ...]:
+    """Why the reference's interval is not there, where its score is."""
+    if reference.value is None or reference.ci_low is not None:
+        return ()
+    return ("arena_hard_reference has no interval: the reference's is of one verdict a game, here there are several",)
 
 
 def battles(games: Sequence[Sequence[Verdict]]) -> list[Verdict]:

@@ -42,7 +42,7 @@ from ..scoring import (
     verdicts_by_slot,
 )
 from ..stats.bradley_terry import v2_row_interval
-from .arena_hard import MAX_TOKENS, ORDERS, average_tokens, battles
+from .arena_hard import MAX_TOKENS, ORDERS, average_tokens, battles, reference_note
 from .editions import official_files, pinned, read_json_lines, template_shas
 
 HEADLINE_CATEGORY = "hard_prompt"
@@ -128,7 +128,8 @@ class ArenaHardV2:
         if "creative_writing" in by_category:
             scores["creative_writing"] = by_category["creative_writing"]["arena_hard"]
         scores["avg_tokens"] = average_tokens(prompts, answers, times)
-        notes = (*unscored_note(headline, "games of hard prompts"), *_creative_note(scores))
+        missing = reference_note(scores["arena_hard_reference"])
+        notes = (*unscored_note(headline, "games of hard prompts"), *_creative_note(scores), *missing)
         return SuiteScores(scores=scores, by_category=by_category, notes=notes)
 
     def _score(self, prompts: Sequence[Prompt], found: Verdicts, times: int) -> Score:
