@@ -14,7 +14,9 @@ history: [...]                 # what was replaced, oldest first
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +25,7 @@ import yaml
 from .config import checked, read_yaml
 from .errors import ConfigError
 from .records import Record, ScoreCard
-from .store import write_atomic
+from .store import make_folder, write_atomic
 
 DEFAULT = "default"
 
@@ -90,6 +92,27 @@ def promote(
     incomplete = next((card for card, _ in runs if not card.complete), None)
     if incomplete is not None:
         raise ConfigError(f"the run of {incomplete.model} on {incomplete.suite} is incomplete and is no baseline")
+    with _locked(results):
+        return _promoted(results, runs, name, (by, why), now)
+
+
+@contextmanager
+def _locked(results: Path) -> Iterator[None]:
+    """Two promotions at once wait for each other: each reads what it replaces."""
+    make_folder(results)
+    with (results / ".baselines.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _promoted(
+    results: Path,
+    runs: Sequence[tuple[ScoreCard, Path]],
+    name: str,
+    decided: tuple[str, str],
+    now: datetime | None,
+) -> Baselines:
+    by, why = decided
     there = read_baselines(results)
     when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     table = dict(there.baselines.get(name, {}))

@@ -18,9 +18,9 @@ from .comparison import differing_protocols
 from .differences import RunRows
 from .errors import ConfigError
 from .gate import checks_of, judge_gate
-from .gate_policy import GateCheck, GatePolicy
+from .gate_policy import GateCheck, GatePolicy, Tier
 from .gate_records import Evidence, GateReport, SequentialReport, Step
-from .gate_sequential import Watched, looks, order_of, settled, step, watched
+from .gate_sequential import Watched, looks, order_of, settled, step, tier_sizes, watched
 from .gating import GateOptions, show_suite
 from .jury import combine, jury_of
 from .own import KeptServer
@@ -126,7 +126,7 @@ async def _work(
     on_progress: ProgressCallback,
 ) -> None:
     """Rounds of one block a suite, until each is settled or one is worse, which fails the candidate whatever else."""
-    peers = max(1, sum(check.tier == "critical" for check in checks))
+    peers = tier_sizes(checks)
     going = list(judgings)
     async with AsyncExitStack() as stack:
         kept = KeptServer(made.backend, stack)
@@ -147,7 +147,7 @@ async def _work(
             going = [one for one, found in looked if not settled(found)]
 
 
-def _looked(made: Plan, one: Judging, policy: GatePolicy, peers: int) -> list[tuple[GateCheck, Step]]:
+def _looked(made: Plan, one: Judging, policy: GatePolicy, peers: Mapping[Tier, int]) -> list[tuple[GateCheck, Step]]:
     """What the sequences of a suite's checks say now."""
     if one.checks is None:
         return []

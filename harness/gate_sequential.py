@@ -9,11 +9,12 @@ metric (length control) or a category in a deciding tier is judged to the end.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .differences import RunRows
-from .gate_policy import GateCheck, GatePolicy
+from .gate_policy import GateCheck, GatePolicy, Tier
 from .gate_records import Step
 from .questions import QuestionRule, QuestionSums, common, question_sums, rules_of
 from .records import ScoreCard
@@ -75,9 +76,9 @@ def step(
     *,
     planned: int,
     policy: GatePolicy,
-    peers: int,
+    peers: Mapping[Tier, int],
 ) -> Step:
-    """What a check's sequence says of the questions so far; `peers`: checks of its tier, over all suites."""
+    """What a check's sequence says of the questions so far; `peers`: checks of each tier, over all suites."""
     first, other = common([baseline, candidate])
     if len(first.ids) < FIRST:
         return "open"
@@ -91,11 +92,16 @@ def step(
         found.se,
         planned=planned,
         alpha_low=policy.alpha,
-        alpha_high=policy.alpha / max(1, peers),
+        alpha_high=policy.alpha / max(1, peers.get(one.check.tier, 1)),
     )
     if bounds.high < limit:
         return "worse"
     return "safe" if bounds.low > -one.check.margin and not policy.strict else "open"
+
+
+def tier_sizes(checks: Sequence[GateCheck]) -> Mapping[Tier, int]:
+    """Checks of each tier, over all suites: what the level of "worse" is shared out over."""
+    return Counter(check.tier for check in checks)
 
 
 def settled(steps: Sequence[tuple[GateCheck, Step]]) -> bool:
@@ -107,7 +113,13 @@ def settled(steps: Sequence[tuple[GateCheck, Step]]) -> bool:
 
 
 def replay(
-    checks: Sequence[Watched], baseline: RunRows, candidate: RunRows, *, policy: GatePolicy, peers: int, seed: int
+    checks: Sequence[Watched],
+    baseline: RunRows,
+    candidate: RunRows,
+    *,
+    policy: GatePolicy,
+    peers: Mapping[Tier, int],
+    seed: int,
 ) -> Stop:
     """Where judging would have stopped, had it been done in blocks; on runs that are judged already."""
     pairs = [

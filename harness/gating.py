@@ -16,7 +16,7 @@ from .gate import checks_of, judge_gate
 from .gate_policy import GateCheck, GatePolicy
 from .gate_power import PowerRow, power_rows
 from .gate_records import Evidence, GateReport, SequentialReport
-from .gate_sequential import replay, watched
+from .gate_sequential import replay, tier_sizes, watched
 from .questions import question_sums, rules_of
 from .records import ScoreCard
 from .repeats import judge_variance
@@ -71,6 +71,8 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         if pair is None:
             evidence[suite] = Evidence(comparison=None, baseline=None, candidate=None)
             continue
+        if pair[0].folder is not None and pair[0].folder == pair[1].folder:
+            raise ConfigError(f"{suite}: candidate and baseline are the same run, {pair[0].folder}")
         rows = run_rows(pair[0]), run_rows(pair[1])
         evidence[suite] = show_suite(*rows, suite_of(pair[0].card, options.mirror), options)
         if options.sequential:
@@ -153,8 +155,7 @@ def replayed(
             replayed=True,
             note="no early stop: a deciding check is no sum over all questions (or the run has no judgments)",
         )
-    peers = max(1, sum(check.tier == "critical" for check in checks))
-    stop = replay(ready, first, other, policy=policy, peers=peers, seed=seed)
+    stop = replay(ready, first, other, policy=policy, peers=tier_sizes(checks), seed=seed)
     needed = round(calls * stop.questions / max(1, stop.of))
     return SequentialReport(
         suite=first.card.suite,

@@ -86,6 +86,15 @@ def test_too_much_unscored_or_unjudged_is_invalid_and_never_a_pass(broken: dict[
     assert report(changed(0), base=toy_run("base", mixed(50, 50), **broken)).outcome == "invalid"  # type: ignore[arg-type]  # likewise
 
 
+def test_an_advisory_check_with_nothing_to_compare_decides_nothing() -> None:
+    policy = GatePolicy(checks=(CHECK, GateCheck(suite="arena_hard", category="gone", tier="advisory", margin=1.0)))
+
+    found = report(changed(0), policy)
+
+    assert found.outcome == "pass"
+    assert [check.found for check in found.checks] == ["safe", "missing"]
+
+
 def test_too_many_truncated_answers_fail_the_candidate_alone() -> None:
     cut = toy_run("cand", mixed(50, 50), truncated=12)
     lenient = POLICY.model_copy(update={"limits": GateLimits(truncated=None, truncated_rise=None)})
@@ -260,6 +269,13 @@ def test_runs_measured_otherwise_are_refused_unless_forced(tmp_path: Path) -> No
     assert gate_runs("cand", "base", POLICY, GateOptions(tmp_path, force=True)).outcome == "pass"
 
 
+def test_a_run_is_no_baseline_of_itself(tmp_path: Path) -> None:
+    write_run(tmp_path, BASE)
+
+    with pytest.raises(ConfigError, match="the same run"):
+        gate_runs("base", "base", POLICY, GateOptions(tmp_path))
+
+
 # ------------------------------------------------------------------------------------------------------------ baselines
 
 
@@ -275,6 +291,7 @@ def test_a_baseline_is_promoted_with_who_when_and_why(tmp_path: Path) -> None:
     assert [(one.model, one.by) for one in found.history] == [("base", "ann")]
     assert yaml.safe_load((tmp_path / "baselines.yaml").read_text())["baselines"]["default"]
     assert gate_runs("base", None, POLICY, GateOptions(tmp_path)).baseline == "cand"
+    assert not list(tmp_path.glob(".baselines.yaml.*"))  # written whole
 
 
 def test_a_baseline_without_a_reason_is_refused(tmp_path: Path) -> None:
@@ -303,9 +320,9 @@ def test_a_clear_drop_stops_early_and_a_close_call_does_not() -> None:
     ready = watched([CHECK], base.card, base)
 
     assert ready is not None
-    stop = replay(ready, base, broken, policy=POLICY, peers=1, seed=0)
+    stop = replay(ready, base, broken, policy=POLICY, peers={"critical": 1}, seed=0)
     assert (stop.questions, stop.steps) == (40, {"arena_hard": "worse"})
-    late = replay(ready, base, close, policy=POLICY, peers=1, seed=0)
+    late = replay(ready, base, close, policy=POLICY, peers={"critical": 1}, seed=0)
     assert (late.questions, late.steps) == (400, {"arena_hard": "open"})
 
 

@@ -90,7 +90,7 @@ def stopped(part: Published, first: QuestionSums, other: QuestionSums, policy: G
     order = order_of(first.ids, part.suite, seed)
     for n in looks(len(order)):
         seen = order[:n]
-        found = step(one, first.of(seen), other.of(seen), planned=len(order), policy=policy, peers=1)
+        found = step(one, first.of(seen), other.of(seen), planned=len(order), policy=policy, peers={"critical": 1})
         if settled([(check, found)]):
             return n
     return len(order)

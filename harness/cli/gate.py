@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from ..baselines import DEFAULT, baselines_file, promote
 from ..comparing import found_runs
-from ..errors import ConfigError
+from ..errors import ConfigError, IncompleteError
 from ..gate_policy import GatePolicy
 from ..gate_records import GateReport
 from ..gating import GateOptions, gate_runs, power_of, read_policy
@@ -126,7 +127,12 @@ def _live(
         make_folder(spec.results / "runs" / spec.model.slug / "logs")
         with progress(console, totals_of(estimates, runs)) as on_progress:
             job = gate_live(made, runs, baselines, rules, options, on_progress=on_progress)
-            report: GateReport = asyncio.run(stoppable(job))
+            try:
+                report: GateReport = asyncio.run(stoppable(job))
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                raise IncompleteError(
+                    "stopped; answers and judgments so far are kept: the same command goes on from there"
+                ) from None
             return report
 
 
@@ -144,6 +150,7 @@ def show(report: GateReport, *, as_json: bool) -> None:
     """The checks, what else a reader should know, and last the verdict."""
     if as_json:
         print(dump_json(report.model_dump(mode="json")), end="")
+        print(summary_line(report), file=sys.stderr)
         return
     console = Console(width=None if os.isatty(1) else 140)
     console.print(rich_table("Checks", HEAD, [check_cells(one) for one in report.checks]))

@@ -57,7 +57,7 @@ def _check(one: CheckResult, report: GateReport) -> ElementTree.Element:
     name = f"{named(one)}, margin {one.margin:g}"
     classname = f"gate.{one.tier}.{one.suite}"
     if one.found == "missing":
-        return _case(classname, name, "error", words)
+        return _case(classname, name, "skipped" if one.tier == "advisory" else "error", words)
     if (one.found == "worse" or one.above_floor is False) and one.tier != "advisory":
         return _case(classname, name, "failure", words)
     if one.found == "undecided":
