@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack
 from pydantic import JsonValue
 
 from .card import MIN_SCORED
-from .errors import ConfigError
+from .errors import ConfigError, IncompleteError
 from .plan import Plan
 from .protocols import Backend, Numbers, OwnRun, OwnRunner, Serving
 from .provenance import provenance
 from .records import ModelRef, ScoreCard, digest
-from .store import RunStore, read_card, run_dir
+from .store import RunStore, read_card, run_dir, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -49,30 +49,47 @@ def own_manifest(made: Plan, suite: OwnRunner) -> dict[str, JsonValue]:
     }
 
 
-async def own_card(made: Plan, suite: OwnRunner, server: KeptServer) -> ScoreCard:
-    """The card of a suite that runs by itself: the one in its folder where it ended before, else of a run now."""
+async def own_card(made: Plan, suite: OwnRunner, server: KeptServer, *, fresh: bool = False) -> ScoreCard:
+    """The card of a suite that runs by itself: the one in its folder where it ended before, else of a run now.
+
+    `fresh`: an earlier run and its raw files are set aside.
+    """
     assert isinstance(made.backend, Serving), "plan() refuses other backends"
     spec, manifest = made.spec, own_manifest(made, suite)
     run_id = digest(manifest)[:12]
     slug = ModelRef(scheme="endpoint", name=suite.name).slug
     folder = run_dir(spec.results, model=spec.model.slug, suite=slug, version=suite.version, run_id=run_id)
-    if (folder / "card.json").exists():
+    if not fresh and (folder / "card.json").exists():
         log.info("%s: done before, %s", suite.name, folder)
         return read_card(folder / "card.json")
-    store = RunStore(folder).open(manifest)
+    store = RunStore(folder).open(manifest, fresh=fresh)
     try:
         work_dir = spec.results / "runs" / spec.model.slug / "logs" / f"{slug}-{run_id}"
+        if fresh and work_dir.exists():
+            set_aside(work_dir)
         work_dir.mkdir(parents=True, exist_ok=True)
         changed = {key: value for key, value in spec.sampling.model_dump().items() if value is not None}
+        own = OwnRun(work_dir, limit=spec.limit, seed=spec.seed, sampling=changed)
         async with server:
-            log.info("%s: running", suite.name)
-            own = OwnRun(work_dir, limit=spec.limit, seed=spec.seed, sampling=changed)
-            numbers = await suite.run(made.backend.served(), own)
+            log.info("%s: running; its log and raw output: %s", suite.name, work_dir)
+            numbers = await run_own(suite, made.backend, own)
         card = numbers_card(spec.model.label, numbers, run_id, made.identity)
         store.write_card(card)
     finally:
         store.close()
     return card
+
+
+async def run_own(suite: OwnRunner, backend: Serving, own: OwnRun) -> Numbers:
+    """The suite's numbers. Where it failed because the server had died, it runs again on the server brought back, which
+    the backend does a few times only."""
+    while True:
+        try:
+            return await suite.run(backend.served(), own)
+        except IncompleteError as error:
+            if not await backend.revive():
+                raise
+            log.warning("%s: the server died and is back, running again (%s)", suite.name, error)
 
 
 def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, JsonValue]) -> ScoreCard:

@@ -183,6 +183,13 @@ class Serving(Protocol):
 
     def served(self) -> Served: ...
 
+    async def revive(self) -> bool:
+        """True where the server had died and serves again, maybe elsewhere; False where it is well.
+
+        Raises ServerError where it cannot be brought back.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class OwnRun:

@@ -39,9 +39,12 @@ def opened(made: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
 
 
 async def execute(
-    made: Plan, runs: Sequence[SuiteRun], *, on_progress: ProgressCallback = lambda _: None
+    made: Plan, runs: Sequence[SuiteRun], *, fresh: bool = False, on_progress: ProgressCallback = lambda _: None
 ) -> list[ScoreCard]:
-    """Asks, judges, scores; writes and returns one card a suite. Sessions are recorded even when it is stopped."""
+    """Asks, judges, scores; writes and returns one card a suite. Sessions are recorded even when it is stopped.
+
+    `fresh` is for suites that run by themselves; the others' stores are open already.
+    """
     started = time.monotonic()
     async with AsyncExitStack() as stack:
         kept = KeptServer(made.backend, stack)
@@ -65,7 +68,7 @@ async def execute(
             for run in runs:
                 if run.answering.rows or run.judging.rows:
                     run.store.end_session(session_usage(run, time.monotonic() - started))
-        own_cards = [await own_card(made, suite, kept) for suite in made.own]
+        own_cards = [await own_card(made, suite, kept, fresh=fresh) for suite in made.own]
     facts = await asyncio.to_thread(provenance)
     cards = []
     for run in runs:

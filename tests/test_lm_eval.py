@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Done, serving
-from fake_openai import FakeOpenAI
+from conftest import Done, harness_process, serving
+from fake_openai import FakeOpenAI, Reply, Request
+from processes import gone, running
+from pydantic import JsonValue
 
 from harness.config import is_judged, suite_names
-from harness.errors import ConfigError
+from harness.errors import ConfigError, IncompleteError
+from harness.own import run_own
+from harness.protocols import Numbers, OwnRun, Served
+from harness.records import Score, SuiteScores
 
 pytest.importorskip("lm_eval")
 
@@ -130,6 +139,137 @@ def test_a_backend_without_a_server_is_refused(harness: Callable[..., Done], tmp
     assert done.code == 2
     assert "backend 'scripted' has no server" in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_shows_the_task(harness: Callable[..., Done], tmp_path: Path) -> None:
+    write_task(tmp_path, "toy")
+    words = ("run", "--model", "endpoint:m@http://127.0.0.1:1/v1", "--suite", "lm_eval:toy.yaml+gsm8k", "--dry-run")
+
+    shown, as_json = harness(*words), harness(*words, "--json")
+
+    assert "lm_eval:toy" in shown.out
+    assert [row["suite"] for row in json.loads(as_json.out)["dry_run"]] == ["lm_eval:toy", "lm_eval:gsm8k"]
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_run_asks_only_what_is_missing_and_a_fresh_one_everything(
+    harness: Callable[..., Done], tmp_path: Path, offline: dict[str, str]
+) -> None:
+    task, broken = write_task(tmp_path, "toy"), [True]
+
+    def reply(request: Request) -> Reply | str:
+        return Reply(status=503) if broken[0] and request.last[-1] in "12" else "a"
+
+    with serving(FakeOpenAI(reply=reply)) as model:
+        words = ("run", "--model", f"endpoint:fake@{model.url}", "--suite", f"lm_eval:{task}", "--json")
+        stopped = harness(*words, **offline)
+        broken[0], before = False, len(model.requests)
+        done = harness(*words, **offline)
+        resumed, before = len(model.requests) - before, len(model.requests)
+        fresh = harness(*words, "--fresh", **offline)
+
+    assert stopped.code == 4
+    assert stopped.err.strip().splitlines()[-1].startswith("harness: lm-eval failed on 'toy.yaml' (exit 1): ")
+    assert resumed == 2
+    assert cards(done)["lm_eval:toy"]["scores"]["exact_match,none"]["value"] == 1.0
+    assert cards(fresh)["lm_eval:toy"]["scores"]["exact_match,none"]["n"] == 4
+    assert len(model.requests) - before == 4
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_is_one_sentence(
+    harness: Callable[..., Done], tmp_path: Path, offline: dict[str, str]
+) -> None:
+    task, model = write_task(tmp_path, "toy"), FakeOpenAI(latency=60)
+    with serving(model):
+        words = ("run", "--model", f"endpoint:fake@{model.url}", "--suite", f"lm_eval:{task}")
+        process = harness_process(*words, cwd=tmp_path, **offline)
+        wait_until(lambda: bool(model.requests))
+    _, err = process.communicate(timeout=120)
+
+    assert process.returncode == 4
+    assert err.strip().splitlines()[-1] == f"harness: no server at {model.url}: " + err.strip().rsplit(": ", 1)[-1]
+    assert "Traceback" not in err
+
+
+def test_a_task_of_log_likelihoods_needs_the_checkpoints_tokenizer(
+    harness: Callable[..., Done], tmp_path: Path, offline: dict[str, str]
+) -> None:
+    task = write_task(tmp_path, "compared", choices=True)
+    with serving(FakeOpenAI()) as model:
+        done = harness("run", "--model", f"endpoint:fake@{model.url}", "--suite", f"lm_eval:{task}", **offline)
+
+    assert done.code == 2
+    assert "compares log-likelihoods, for which the checkpoint's tokenizer is needed" in done.err
+    assert model.requests == []
+
+
+def test_sigterm_leaves_no_process_behind(tmp_path: Path, offline: dict[str, str]) -> None:
+    name = f"toy{os.getpid()}x"
+    task = write_task(tmp_path, name)
+    with serving(FakeOpenAI(latency=60)) as model:
+        words = ("run", "--model", f"endpoint:fake@{model.url}", "--suite", f"lm_eval:{task}")
+        process = harness_process(*words, cwd=tmp_path, **offline)
+        wait_until(lambda: bool(model.requests))
+        assert len(running(name)) >= 3  # harness, warden, lm-eval
+
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+
+        assert process.returncode == 4
+        assert "the same command goes on from there" in err
+        assert gone(name, 10)
+
+
+class DiesOnce:
+    """A backend whose server dies under the first suite that asks it."""
+
+    revivals = 0
+
+    def served(self) -> Served:
+        return Served("m", f"http://127.0.0.1:{1 + self.revivals}/v1")
+
+    async def revive(self) -> bool:
+        self.revivals += 1
+        return self.revivals == 1
+
+
+class Asks:
+    """A suite that runs by itself, and fails on some servers."""
+
+    name, version = "asks", "1"
+
+    def __init__(self, *fails: str) -> None:
+        self.asked: list[str] = []
+        self._fails = fails
+
+    def protocol(self) -> dict[str, JsonValue]:
+        return {}
+
+    async def run(self, server: Served, own: OwnRun) -> Numbers:
+        self.asked.append(server.url)
+        if server.url in self._fails:
+            raise IncompleteError("no server")
+        return Numbers("asks", "1", "none", "m", SuiteScores(scores={"m": Score(value=1, n=1)}), {}, {})
+
+
+def test_a_suite_runs_again_on_a_server_that_was_brought_back(tmp_path: Path) -> None:
+    suite = Asks("http://127.0.0.1:1/v1")
+
+    found = asyncio.run(run_own(suite, DiesOnce(), OwnRun(tmp_path)))
+
+    assert found.found.scores["m"].value == 1
+    assert suite.asked == ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"]
+    with pytest.raises(IncompleteError, match="no server"):
+        asyncio.run(run_own(Asks("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"), DiesOnce(), OwnRun(tmp_path)))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -77,6 +77,11 @@ class EndpointBackend:
         length, places = self.options.max_model_len, self.options.concurrency
         return Served(self.model.name, self._url, key=self._key, max_model_len=length, concurrency=places)
 
+    async def revive(self) -> bool:
+        """Never: it is not ours to start. Raises ServerError where it is gone."""
+        await self._probe()
+        return False
+
     async def _post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
         assert self._client is not None
         try:

@@ -149,6 +149,9 @@ class ServedBackend(ABC):
 
     # staying alive
 
+    async def revive(self) -> bool:
+        return await self._revived(self._epoch)
+
     def dialogue(self) -> Dialogue:
         """How this server is asked: by its own chat template, or by one of fschat's."""
         source = self.checkpoint.template_source

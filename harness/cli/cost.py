@@ -34,9 +34,11 @@ def announce(found: Sequence[Estimate]) -> None:
         )
 
 
-def print_estimate(found: Sequence[Estimate], *, as_json: bool) -> None:
+def print_estimate(found: Sequence[Estimate], own: Sequence[str] = (), *, as_json: bool) -> None:
+    """`own`: suites that ask and score by themselves, of which no number is known before."""
     if as_json:
-        print(json.dumps({"dry_run": [part.as_dict() for part in found]}, indent=2))
+        by_themselves = [{"suite": name, "judge": "none"} for name in own]
+        print(json.dumps({"dry_run": [part.as_dict() for part in found] + by_themselves}, indent=2))
         return
     table = Table(title="Dry run: nothing is asked, nothing is written", title_justify="left")
     names = ("suite", "judge", "prompts", "generation calls", "judge calls", "done", "cached", "cost", "still to pay")
@@ -46,8 +48,12 @@ def print_estimate(found: Sequence[Estimate], *, as_json: bool) -> None:
         counts = (part.prompts, part.generation_calls, part.judge_calls, part.judge_calls_done, part.judge_calls_cached)
         costs = (_shown(part.judge_cost), _shown(part.judge_cost_open))
         table.add_row(*(Text(text) for text in (part.suite, part.judge, *map(str, counts), *costs)))
+    for name in own:
+        table.add_row(*(Text(text) for text in (name, "none", *["-"] * 7)))
     console = Console()
     console.print(table)
+    if not found:
+        return
     ways = ", ".join(dict.fromkeys(part.tokens_by for part in found))
     console.print(Text(f"dollars are estimates: tokens by {ways}, 400 a verdict in words"), soft_wrap=True)
 

@@ -174,7 +174,7 @@ def run(
     made = plan(spec, log_dir=spec.results / "runs" / spec.model.slug / "logs")
     found = estimate(made)
     if dry_run:
-        print_estimate(found, as_json=as_json)
+        print_estimate(found, [suite.name for suite in made.own], as_json=as_json)
         return
     for sentence in differences(made):
         log.info("%s", sentence)
@@ -228,7 +228,9 @@ def work(made: Plan, console: Console, estimates: Sequence[Estimate], *, fresh: 
         totals = totals_of(estimates, runs)
         try:
             with progress(console, totals) as on_progress:
-                cards: list[ScoreCard] = asyncio.run(stoppable(execute(made, runs, on_progress=on_progress)))
+                cards: list[ScoreCard] = asyncio.run(
+                    stoppable(execute(made, runs, fresh=fresh, on_progress=on_progress))
+                )
                 return cards
         except (KeyboardInterrupt, asyncio.CancelledError):
             raise IncompleteError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import sys
@@ -22,10 +23,16 @@ from ..errors import ConfigError, IncompleteError
 from ..protocols import Numbers, OwnRun, Served, SuiteOptions
 from .lm_eval_results import load_results, task_results
 
+log = logging.getLogger(__name__)
+
 CHAT, TEXT = "local-chat-completions", "local-completions"
 NO_LIKELIHOODS = "not supported for chat completions"  # lm_eval models/openai_completions.py, LocalChatCompletion
 OUTPUT_TYPE = re.compile(r"^output_type:\s*[\"']?(\w+)", re.MULTILINE)
 TAIL = 400  # characters of lm-eval's log that an error shows
+EVERY = 10.0
+"""Seconds between two lines of progress."""
+REQUESTS = re.compile(r"\b(\d+/\d+) \[")
+"""The count of a tqdm bar: `25%|##   | 1/4 [00:01<...`."""
 TASK_NAME = re.compile(r"[\w.-]+")
 
 
@@ -84,9 +91,11 @@ class LmEval:
                 env=_environment(server),
             )
             assert process.stdin is not None
+            reporting = asyncio.create_task(_report(self.name, own.work_dir))
             try:
                 return await process.wait()
             finally:
+                reporting.cancel()
                 process.stdin.close()  # the warden stops what still runs
                 await process.wait()
 
@@ -99,6 +108,17 @@ class LmEval:
         if own.sampling:
             numbers.protocol["sampling_deviation"] = dict(own.sampling)
         return numbers
+
+
+async def _report(name: str, folder: Path) -> None:
+    """Logs how far lm-eval's own progress bar is, now and then."""
+    last = ""
+    while True:
+        await asyncio.sleep(EVERY)
+        bars = REQUESTS.findall(_log(folder)[-4 * TAIL :])
+        if bars and bars[-1] != last:
+            last = bars[-1]
+            log.info("%s: %s requests", name, last)
 
 
 def _command(model: str, server: Served, own: OwnRun) -> list[str]:
@@ -124,6 +144,7 @@ def _command(model: str, server: Served, own: OwnRun) -> list[str]:
     settings = {names.get(name, name): value for name, value in own.sampling.items()}
     argv += ["--gen_kwargs", json.dumps(settings)] if settings else []
     argv += ["--seed", str(own.seed)] if own.seed else []
+    argv += ["--use_cache", str(own.work_dir / f"replies-{model}")]  # a run that was stopped goes on from there
     return [*argv, "--output_path", str(own.work_dir / "output"), "--log_samples"]
 
 
