@@ -42,8 +42,12 @@ def print_estimate(found: Sequence[Estimate], own: Sequence[str] = (), *, as_jso
         return
     table = Table(title="Dry run: nothing is asked, nothing is written", title_justify="left")
     names = ("suite", "judge", "prompts", "generation calls", "judge calls", "done", "cached", "cost", "still to pay")
+    widest = max((len(name) for name in (*own, *(part.suite for part in found))), default=0)
     for name in names:
-        table.add_column(name, justify="left" if name in ("suite", "judge") else "right")
+        width = min(widest, 40) if name == "suite" else None
+        table.add_column(
+            name, justify="left" if name in ("suite", "judge") else "right", min_width=width, overflow="fold"
+        )
     for part in found:
         counts = (part.prompts, part.generation_calls, part.judge_calls, part.judge_calls_done, part.judge_calls_cached)
         costs = (_shown(part.judge_cost), _shown(part.judge_cost_open))
