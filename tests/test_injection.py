@@ -185,21 +185,26 @@ def published() -> Iterator[tuple[str, str]]:
             stream = archive.extractfile(member)
             for line in stream or ():
                 yield "mt_bench", "\n".join(json.loads(line)["choices"][0]["turns"])
-    for file in sorted((PUBLISHED / "alpaca_eval/annotations").glob("*.xz")):
+    for place, file in enumerate(sorted((PUBLISHED / "alpaca_eval/annotations").glob("*.xz"))):
         for row in json.loads(lzma.decompress(file.read_bytes())):
             yield "alpaca_eval", row["output_2"]
+            if place == 0:
+                yield "alpaca_eval baseline", row["output_1"]
     for line in lzma.decompress((PUBLISHED / "arena_hard/model_answer_gpt-4-0613.jsonl.xz").read_bytes()).splitlines():
         yield "arena_hard", json.loads(line)["choices"][0]["turns"][0]["content"]
 
 
 @pytest.mark.skipif(PUBLISHED is None, reason="HARNESS_PUBLISHED names the folder of published judgments")
-def test_under_one_in_a_thousand_official_answers_is_flagged() -> None:
+def test_one_in_fifteen_thousand_official_answers_is_flagged() -> None:
     counts: dict[str, list[int]] = {}
     for name, text in published():
         hit, total = counts.setdefault(name, [0, 0])
         counts[name] = [hit + bool(kinds_in(text)), total + 1]
 
-    assert {name: total for name, (_, total) in counts.items()} == {
-        "mt_bench": 31 * 80, "alpaca_eval": 11268, "arena_hard": 500,
-    }  # fmt: skip
-    assert {name: hit for name, (hit, _) in counts.items()} == {"mt_bench": 0, "alpaca_eval": 0, "arena_hard": 0}
+    # the one hit is a story that addresses "dear judges"
+    assert counts == {
+        "mt_bench": [0, 31 * 80],
+        "alpaca_eval": [0, 11268],
+        "alpaca_eval baseline": [1, 805],
+        "arena_hard": [0, 500],
+    }

@@ -1,0 +1,141 @@
+"""Which suites run, and who judges each: `--suite`, `--judge`, juries, and what holds where nothing is said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..plugins import installed, load_plugin
+from ..records import JudgeSpec
+from .judges import JUDGE_FORMS, OwnJudges, find_judge
+from .specs import EDITIONS
+
+SUITES_OF_ALL = ("mt_bench", "alpaca_eval", "arena_hard")
+PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-4.1"}
+"""Provider key in the environment -> judge used when none is named. Never a retired official judge."""
+
+
+NO_JUDGE = (
+    "no judge is configured: set OPENAI_API_KEY for the default judge, or give --judge endpoint:MODEL@URL "
+    "(also HARNESS_JUDGE, or `judge:` in harness.yaml), or try --edition pocket, which needs none"
+)
+
+
+def choose_judges(
+    suites: tuple[str, ...],
+    given: str | Mapping[str, str] | None,
+    *,
+    edition: str,
+    own: OwnJudges,
+) -> dict[str, tuple[JudgeSpec, ...]]:
+    """Judged suite -> judge or jury: as given, or pocket's own, or HARNESS_JUDGE, or a provider's key; else
+    ConfigError."""
+    names = _by_suite(suites, given)
+    if edition not in EDITIONS:
+        raise ConfigError(f"no edition named {edition!r}; editions: {', '.join(EDITIONS)}")
+    fallback = _fallback_judge(edition)
+    chosen: dict[str, tuple[JudgeSpec, ...]] = {}
+    for suite in map(plugin_name, filter(is_judged, suites)):
+        name = names.get(suite, names.get("*", fallback))
+        if name is None:
+            raise ConfigError(f"{suite}: {NO_JUDGE}")
+        if suite in chosen:
+            raise ConfigError(f"suite {suite!r} is named twice with different arguments; one a run")
+        chosen[suite] = find_jury(name, own)
+    return chosen
+
+
+def find_jury(name: str, own: OwnJudges) -> tuple[JudgeSpec, ...]:
+    """The judge of a name, or the members of `A+B+C` in the order of their names; no two may be called alike."""
+    members = tuple(sorted((find_judge(part, own) for part in split_jury(name, own)), key=lambda spec: spec.name))
+    for one, other in pairwise(members):
+        if one.name == other.name:
+            raise ConfigError(
+                f"--judge {name!r}: two members are called {one.name!r}; ask one judge more often by --repeats, or "
+                "name them apart under `judges:` in harness.yaml"
+            )
+    return members
+
+
+def split_jury(name: str, own: OwnJudges) -> list[str]:
+    """`A+B` -> its parts; a `+` in a model's name before `@http`, in a file's or in a judge's own stays."""
+    parts: list[str] = []
+    for piece in name.split("+"):
+        if parts and _goes_on(parts[-1], piece, own):
+            parts[-1] += f"+{piece}"
+        else:
+            parts.append(piece)
+    if not all(parts):
+        raise ConfigError(f"--judge {name!r}: there is an empty name before or after a +")
+    return parts
+
+
+def _goes_on(said: str, piece: str, own: OwnJudges) -> bool:
+    joined = f"{said}+{piece}"
+    if said.startswith("endpoint:") and "@http" not in said:
+        return True
+    return joined in own or Path(joined.removeprefix("local:")).exists()
+
+
+def _fallback_judge(edition: str) -> str | None:
+    if edition == "pocket":
+        return "reference"
+    if os.environ.get("HARNESS_JUDGE"):
+        return os.environ["HARNESS_JUDGE"]
+    return next((judge for key, judge in PROVIDER_DEFAULT.items() if os.environ.get(key)), None)
+
+
+def _by_suite(suites: tuple[str, ...], given: str | Mapping[str, str] | None) -> dict[str, str]:
+    """`J` or `SUITE=J,SUITE=J` or a mapping -> {suite or "*": judge}."""
+    if given is None:
+        return {}
+    if not isinstance(given, str):
+        return dict(given)  # of the file: it may name judges for suites that are not run today
+    if "=" not in given or given.partition(":")[0] in JUDGE_FORMS:
+        return {"*": given}
+    pairs = {}
+    for part in given.split(","):
+        suite, found, judge = part.partition("=")
+        if not found or not judge:
+            raise ConfigError(f"--judge {given!r}: {part!r} is not SUITE=JUDGE")
+        pairs[suite.strip()] = judge.strip()
+    run = [plugin_name(suite) for suite in suites]
+    for suite in pairs:
+        if suite not in run:
+            raise ConfigError(f"--judge names suite {suite!r}, which is not run; run: {', '.join(run)}")
+    return pairs
+
+
+def is_judged(suite: str) -> bool:
+    """Whether a suite needs a judge; one that scores by itself says `judged = False`."""
+    name = plugin_name(suite)
+    return name not in installed("suites") or bool(getattr(load_plugin("suites", name), "judged", True))
+
+
+def plugin_name(suite: str) -> str:
+    """`NAME` of `NAME:ARGUMENT`."""
+    return suite.partition(":")[0]
+
+
+def suite_names(given: str) -> tuple[str, ...]:
+    """`all` or a comma list -> names in order, each once; `NAME:X+Y` is `NAME:X` and `NAME:Y`.
+
+    Raises ConfigError on an unknown one.
+    """
+    known = list(installed("suites"))
+    names: list[str] = []
+    for part in given.split(","):
+        for name in SUITES_OF_ALL if part.strip() == "all" else _with_arguments(part.strip()):
+            if name.partition(":")[0] not in known:
+                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all")
+            if name not in names:
+                names.append(name)
+    return tuple(names)
+
+
+def _with_arguments(part: str) -> list[str]:
+    name, found, arguments = part.partition(":")
+    return [f"{name}:{argument}" for argument in arguments.split("+")] if found else [name]

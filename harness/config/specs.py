@@ -1,0 +1,163 @@
+"""YAML and flags -> RunSpec. Unknown keys are rejected; what is resolved is written beside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import Field, ValidationError
+
+from ..errors import ConfigError
+from ..records import JudgeSpec, JuryRule, ModelRef, Record
+
+EDITIONS = ("official", "pocket")
+R = TypeVar("R", bound=Record)
+
+
+class ServeSpec(Record):
+    """`serve:` in harness.yaml; each also a flag of `harness run`."""
+
+    chat_template: str | None = None
+    tensor_parallel: int = Field(default=1, ge=1)
+    pipeline_parallel: int = Field(default=1, ge=1)
+    data_parallel: int = Field(default=1, ge=1)
+    devices: str | None = Field(default=None, pattern=r"^\d+(,\d+)*$")
+    """Numbers of the GPUs the server may use, e.g. `2,3`."""
+    dtype: str | None = None
+    quantization: str | None = None
+    reasoning_parser: str | None = None
+    max_model_len: int | None = Field(default=None, gt=0)
+    engine_args: tuple[str, ...] = ()
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    start_timeout: float = Field(default=1800.0, gt=0)
+    """Seconds until the server must answer."""
+    concurrency: int = Field(default=64, ge=1)
+    """Prompts in flight."""
+    rpm: float | None = Field(default=None, gt=0)
+    """Requests a minute to `endpoint:`, at most."""
+    tpm: float | None = Field(default=None, gt=0)
+    """Tokens a minute, likewise."""
+
+
+class SamplingOverride(Record):
+    """`sampling:` in harness.yaml: replaces a benchmark's own answer settings; named on the card as a deviation."""
+
+    n: int | None = Field(default=None, ge=1)
+    """Answers per prompt."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, gt=0)
+
+
+class RunSpec(Record):
+    """One `harness run`, resolved."""
+
+    model: ModelRef
+    suites: tuple[str, ...]
+    edition: str = "official"
+    backend: str = "vllm"
+    judges: dict[str, tuple[JudgeSpec, ...]]
+    """Suite name -> its judge, or the members of its jury in the order of their names."""
+    jury: JuryRule = "mean"
+    """How a jury's verdicts become one."""
+    repeats: int = Field(default=1, ge=1)
+    """Times every judge is asked the same."""
+    anchors: tuple[Path, ...] = ()
+    """Anchor files, at most one a suite; those of suites that are not run are left alone."""
+    references: str = "official"
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+    results: Path = Path("results")
+    sampling: SamplingOverride = SamplingOverride()
+    serve: ServeSpec = ServeSpec()
+    mirror: str | None = None
+    cache: bool = True
+    """Whether judges' replies are taken from, and put into, the reply cache."""
+    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """US dollars that the judges of this run may cost, all its sessions together."""
+    transport: Literal["live", "batch"] = "live"
+    """How judges are asked: call by call, or through the Batch API, at half the price, once all answers are there."""
+
+
+class FileSpec(Record):
+    """What harness.yaml may hold."""
+
+    model: str | None = None
+    suite: str | None = None
+    edition: str | None = None
+    backend: str | None = None
+    judge: str | dict[str, str] | None = None
+    jury: JuryRule | None = None
+    repeats: int | None = None
+    anchors: str | list[str] | None = None
+    references: str | None = None
+    limit: int | None = None
+    seed: int | None = None
+    results: str | None = None
+    mirror: str | None = None
+    cache: bool | None = None
+    max_cost: float | None = None
+    transport: str | None = None
+    sampling: SamplingOverride = SamplingOverride()
+    serve: ServeSpec = ServeSpec()
+    judge_devices: str | None = None
+    judges: dict[str, dict[str, Any]] = {}
+    """Own judges by name: the fields of `JudgeSpec`, name left out."""
+
+
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """The mapping in a YAML file; raises ConfigError with the file's name and what is wrong."""
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} must hold keys and values, not a {type(found).__name__}")
+    return found
+
+
+def read_file_spec(path: Path | None) -> FileSpec:
+    """`--config` FILE, or ./harness.yaml where there is one, or nothing."""
+    if path is None:
+        path = Path("harness.yaml")
+        if not path.exists():
+            return FileSpec()
+    return checked(FileSpec, read_yaml(path), str(path))
+
+
+def checked(kind: type[R], found: Mapping[str, Any], where: str) -> R:
+    """The record, or ConfigError with the first wrong key, its value, and for an unknown key those that exist."""
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        if first["type"] == "extra_forbidden":
+            *parents, _ = first["loc"]
+            known = ", ".join(sorted(_fields(kind, parents)))
+            raise ConfigError(f"{where}: unknown key {key!r}; known: {known}") from None
+        raise ConfigError(f"{where}: {key} = {first['input']!r}: {first['msg']}") from None
+
+
+def _fields(kind: type[Record], parents: list[int | str]) -> list[str]:
+    """The fields of the record at a place; list indices and keys of mappings on the way are passed over."""
+    for part in parents:
+        field = kind.model_fields.get(str(part))
+        if field is not None:
+            kind = _record_in(field.annotation) or kind
+    return list(kind.model_fields)
+
+
+def _record_in(annotation: object) -> type[Record] | None:
+    """The record that an annotation holds, e.g. that of `tuple[R, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _record_in(part)) is not None), None)
