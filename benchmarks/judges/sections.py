@@ -24,7 +24,8 @@ from harness.formats.arena_hard_labels import V01_LABELS
 from harness.formats.files import read_files
 from harness.protocols import SuiteOptions
 from harness.records import Score
-from harness.report.calibration import Grid, grids, markdown_grid
+from harness.report.calibration import Grid, grids, markdown_grid, remarks
+from harness.report.tables import escape_markdown
 from harness.stats.agreement import flip_rate
 from harness.stats.rank_correlation import rank_correlation
 
@@ -47,8 +48,9 @@ class Sources:
 
 def recorded(sources: Sources) -> str:
     """The retired judges, from their own records: what `harness judge calibrate --judge recorded` prints."""
-    found = grids(_recorded(sources))
-    return "\n".join(markdown_grid(grid) for grid in found)
+    found = _recorded(sources)
+    lines = "".join(f"- {escape_markdown(remark)}\n" for remark in remarks(found)[:-1])  # the last names a digest
+    return "\n".join(markdown_grid(grid) for grid in grids(found)) + "\n" + lines
 
 
 def _recorded(sources: Sources) -> Calibration:

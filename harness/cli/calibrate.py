@@ -38,8 +38,8 @@ from ..errors import ConfigError, IncompleteError
 from ..pricing import priced
 from ..protocols import SuiteOptions
 from ..records import Judgment, JuryRule
-from ..report.calibration import grids, markdown_grid, rich_grid
-from ..report.tables import plain
+from ..report.calibration import grids, markdown_grid, remarks, rich_grid
+from ..report.tables import escape_markdown, plain
 from ..store import RunStore
 from .progress import progress, set_up_logging
 
@@ -156,15 +156,10 @@ def _show(found: Calibration, *, as_json: bool, markdown: bool) -> None:
         return
     if markdown:
         print("\n".join(markdown_grid(grid) for grid in grids(found)))
+        print("\n".join(f"- {escape_markdown(remark)}" for remark in remarks(found)))
         return
     console = Console(width=None if os.isatty(1) else 160)
     for grid in grids(found):
         console.print(rich_grid(grid))
-    for suite, part in found.suites.items():
-        for finding in part.findings:
-            console.print(Text(plain(f"{suite}: {finding}")))
-    usage = found.usage
-    cost = "unknown" if usage["cost"] is None else f"${usage['cost']}, paid ${usage['paid']}"
-    console.print(
-        Text(f"calibration {found.sha}: {usage['judgments']} judgments, {usage['failed']} failed, cost {cost}")
-    )
+    for remark in remarks(found):
+        console.print(Text(plain(remark)))

@@ -65,10 +65,21 @@ def grids(calibration: Calibration) -> list[Grid]:
     for suite, part in calibration.suites.items():
         counts = ", ".join(f"{n} {kind}" for kind, n in part.items.items() if n)
         title = f"{suite}: judge {calibration.judge['name']}, {counts}; retired judge {part.retired}"
-        rows = tuple((MEANING.get(name, name), *_cells(part.scores[name])) for name in _ordered(part.scores))
-        found += [Grid(title, ("measure", "value [95 %]", "n", "unscored"), rows), *_groups(suite, part)]
+        rows = [(MEANING.get(name, name), *_cells(part.scores[name])) for name in _ordered(part.scores)]
+        rows += [(f"calls without a verdict: {reason}", str(n), "", "") for reason, n in part.failures.items()]
+        found += [Grid(title, ("measure", "value [95 %]", "n", "unscored"), tuple(rows)), *_groups(suite, part)]
         found += _models(suite, part)
     return found
+
+
+def remarks(calibration: Calibration) -> list[str]:
+    """What the intervals show, suite by suite, then what it took."""
+    found = [f"{suite}: {finding}" for suite, part in calibration.suites.items() for finding in part.findings]
+    usage = calibration.usage
+    cost = "" if usage.get("cost") is None else f", ${usage['cost']:g} at list price, ${usage['paid']:g} paid"
+    tokens = f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
+    asked = f"{usage['judgments']} judgments, {usage['failed']} without a verdict, {tokens}{cost}"
+    return [*found, f"calibration {calibration.sha}" + (f": {asked}" if usage["judgments"] else "")]
 
 
 def _models(suite: str, part: SuiteCalibration) -> list[Grid]:
