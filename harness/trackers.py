@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 
 from .errors import ConfigError, IncompleteError
@@ -14,8 +15,6 @@ from .records import ScoreCard, digest
 
 PROJECT = "fusion-harness"
 """Where the tracker's own environment names no other project."""
-Numbers = Mapping[str, float]
-Facts = Mapping[str, str]
 
 
 def tracker_names(given: str | None) -> tuple[str, ...]:
@@ -28,24 +27,46 @@ def tracker_names(given: str | None) -> tuple[str, ...]:
     return names
 
 
-def log_scores(names: Sequence[str], cards: Iterable[ScoreCard], *, step: int | None = None) -> int:
-    """Logs each model's scores to each tracker; returns the number of runs written.
+@dataclass(frozen=True)
+class Logged:
+    """What becomes one of a tracker's runs, or one step of it."""
 
-    Raises IncompleteError where a tracker fails: the scores are in the results folder all the same.
-    """
+    name: str
+    scores: Mapping[str, float]
+    facts: Mapping[str, str]
+    step: int | None
+
+    @property
+    def key(self) -> str:
+        """The same name and facts again are the same run, which goes on."""
+        return digest([self.name, dict(self.facts)])[:16]
+
+
+def log_scores(names: Sequence[str], cards: Iterable[ScoreCard]) -> int:
+    """Logs each model's scores to each tracker; returns the number of runs written. Raises as `log_step`."""
     by_model: dict[str, list[ScoreCard]] = {}
     for card in cards:
         by_model.setdefault(card.model, []).append(card)
-    written = 0
+    found = [Logged(model, numbers(own), facts(own), None) for model, own in by_model.items()]
+    return sum(_log(name, one) for name in names for one in found)
+
+
+def log_step(names: Sequence[str], series: str, cards: Sequence[ScoreCard], step: int | None) -> None:
+    """Logs one checkpoint's scores as a step of the run called `series`.
+
+    Raises IncompleteError where a tracker fails: the scores are in the results folder all the same.
+    """
+    lasting = {key: value for key, value in facts(cards).items() if not key.endswith((".run", ".complete"))}
     for name in names:
-        module = _module(name)
-        for model, own in by_model.items():
-            try:
-                TRACKERS[name](module, model, numbers(own), facts(own), step)
-            except Exception as error:  # foreign code with errors of its own, at the edge
-                raise IncompleteError(f"{name} took no scores of {model!r}: {type(error).__name__}: {error}") from error
-            written += 1
-    return written
+        _log(name, Logged(series, numbers(cards), lasting, step))
+
+
+def _log(name: str, logged: Logged) -> int:
+    try:
+        TRACKERS[name](_module(name), logged)
+    except Exception as error:  # foreign code with errors of its own, at the edge
+        raise IncompleteError(f"{name} took no scores of {logged.name!r}: {type(error).__name__}: {error}") from error
+    return 1
 
 
 def numbers(cards: Iterable[ScoreCard]) -> dict[str, float]:
@@ -79,32 +100,38 @@ def _module(name: str) -> ModuleType:
         raise ConfigError(f"--log-to {name} needs it installed: pip install {name}") from None
 
 
-def _wandb(module: ModuleType, model: str, scores: Numbers, stated: Facts, step: int | None) -> None:
-    """The same scores again are the same run: its id is a digest of what makes them."""
+def _wandb(module: ModuleType, logged: Logged) -> None:
     project = os.environ.get("WANDB_PROJECT", PROJECT)
-    name = digest([model, dict(stated)])[:16]
-    run = module.init(project=project, id=name, name=model, config=dict(stated), resume="allow", reinit="create_new")
+    config = dict(logged.facts)
+    run = module.init(
+        project=project, id=logged.key, name=logged.name, config=config, resume="allow", reinit="create_new"
+    )
     try:
-        run.log(dict(scores), step=step)
+        run.log(dict(logged.scores), step=logged.step)
     finally:
         run.finish()
 
 
-def _mlflow(module: ModuleType, model: str, scores: Numbers, stated: Facts, step: int | None) -> None:
-    module.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
-    with module.start_run(run_name=model):
-        module.log_params(dict(stated))
-        allowed = {re.sub(r"[^\w./ -]", "_", key): value for key, value in scores.items()}
-        module.log_metrics(allowed, step=step)
+def _mlflow(module: ModuleType, logged: Logged) -> None:
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+    module.set_experiment(experiment)
+    wanted = f"tags.harness = '{logged.key}'"
+    there = module.search_runs(experiment_names=[experiment], filter_string=wanted, output_format="list")
+    run_id = there[0].info.run_id if there else None
+    with module.start_run(run_id=run_id, run_name=logged.name, tags={"harness": logged.key}):
+        module.log_params(dict(logged.facts))
+        allowed = {re.sub(r"[^\w./ -]", "_", key): value for key, value in logged.scores.items()}
+        module.log_metrics(allowed, step=logged.step)
 
 
-def _trackio(module: ModuleType, model: str, scores: Numbers, stated: Facts, step: int | None) -> None:
-    module.init(project=os.environ.get("TRACKIO_PROJECT", PROJECT), name=model, config=dict(stated), resume="allow")
+def _trackio(module: ModuleType, logged: Logged) -> None:
+    project = os.environ.get("TRACKIO_PROJECT", PROJECT)
+    module.init(project=project, name=logged.name, config=dict(logged.facts), resume="allow")
     try:
-        module.log(dict(scores), step=step)
+        module.log(dict(logged.scores), step=logged.step)
     finally:
         module.finish()
 
 
-Tracker = Callable[[ModuleType, str, Numbers, Facts, int | None], None]
+Tracker = Callable[[ModuleType, Logged], None]
 TRACKERS: dict[str, Tracker] = {"wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}

@@ -18,7 +18,7 @@ from made_runs import make_run, pocket
 
 from harness.board import read_board
 from harness.errors import ConfigError, IncompleteError
-from harness.trackers import TRACKERS, log_scores, tracker_names
+from harness.trackers import TRACKERS, log_scores, log_step, tracker_names
 
 STAND_IN = """
 import json, os
@@ -37,7 +37,8 @@ def init(**words): note("init", words); return Run()
 def log(scores, step=None): note("log", scores, step)
 def finish(): note("finish")
 def set_experiment(name): note("experiment", name)
-def start_run(run_name): note("init", {"name": run_name}); return Run()
+def search_runs(**words): return []
+def start_run(run_name, **words): note("init", {"name": run_name}); return Run()
 def log_params(facts): note("params", facts)
 def log_metrics(scores, step=None): note("log", scores, step)
 """
@@ -72,17 +73,28 @@ def said(folder: Path) -> list[Any]:
 def test_each_model_is_one_run_with_its_scores(board: Path, stand_ins: Path, tracker: str) -> None:
     cards = read_board(board).cards
 
-    assert log_scores(tracker_names(tracker), cards, step=20) == 2
+    assert log_scores(tracker_names(tracker), cards) == 2
     lines = said(stand_ins)
     assert sorted(line[1]["name"] for line in lines if line[0] == "init") == ["one", "two"]
     logged = [line[1] for line in lines if line[0] == "log"]
     headlines = [card.scores["arena_hard"].value or 0.0 for card in cards]
     assert sorted(scores["arena_hard/arena_hard"] for scores in logged) == sorted(headlines)
     assert all(scores["arena_hard/arena_hard_ci_low"] < scores["arena_hard/arena_hard"] for scores in logged)
-    assert {line[2] for line in lines if line[0] == "log"} == {20}
     assert sum(line[0] == "finish" for line in lines) == 2
     stated = next(line[1].get("config") or lines[2][1] for line in lines if line[0] == "init")
     assert {"arena_hard.judge", "arena_hard.protocol", "arena_hard.run"} <= stated.keys()
+
+
+@pytest.mark.parametrize("tracker", list(TRACKERS))
+def test_checkpoints_of_a_training_are_steps_of_one_run(board: Path, stand_ins: Path, tracker: str) -> None:
+    first, second = read_board(board).cards
+    log_step((tracker,), "training", [first], 10)
+    log_step((tracker,), "training", [second], 20)
+
+    lines = said(stand_ins)
+    assert [line[2] for line in lines if line[0] == "log"] == [10, 20]
+    begun = [line[1] for line in lines if line[0] == "init"]
+    assert begun[0] == begun[1]  # name, id and configuration
 
 
 def test_a_tracker_that_fails_is_one_sentence(board: Path, stand_ins: Path) -> None:

@@ -22,6 +22,7 @@ from ..records import ScoreCard
 from ..report import charts
 from ..report.tables import interval, plain
 from ..store import make_folder, write_atomic
+from ..trackers import log_step, tracker_names
 from ..watch import (
     Candidate,
     Watched,
@@ -48,6 +49,9 @@ def watch(
     results: Annotated[Path, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 60.0,
     settle: Annotated[float, typer.Option(help="Seconds without a change until a checkpoint is ready.", min=0)] = 30.0,
+    log_to: Annotated[
+        str | None, typer.Option(help="Log each checkpoint as a step of one run: wandb, mlflow, trackio (comma list).")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Evaluate what is ready now, then end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the state as JSON at the end.")] = False,
 ) -> None:
@@ -61,7 +65,7 @@ def watch(
     for flag in OWN_FLAGS:
         if any(word == flag or word.startswith(f"{flag}=") for word in context.args):
             raise ConfigError(f"{flag} cannot be handed on: harness watch sets it itself")
-    watching = Watching(folder, results, words, settle)
+    watching = Watching(folder, results, words, settle, tracker_names(log_to))
     left = watching.look()
     while not once:
         time.sleep(every)
@@ -77,8 +81,11 @@ def watch(
 class Watching:
     """One watched folder: looks, evaluates, remembers."""
 
-    def __init__(self, folder: Path, results: Path, words: list[str], settle: float) -> None:
+    def __init__(
+        self, folder: Path, results: Path, words: list[str], settle: float, trackers: tuple[str, ...] = ()
+    ) -> None:
         self._folder, self._results, self._words, self._settle = folder, results, words, settle
+        self._trackers = trackers
         self._asked = asked_digest(words)
         self._file = state_file(results, folder)
         self._said: dict[str, str] = {}
@@ -123,6 +130,7 @@ class Watching:
         draw(self.state, self._file)
         for card in cards:
             log.info("%s: %s %s", candidate.name, card.suite, interval(card.scores[card.headline], card.headline))
+        log_step(self._trackers, self.state.folder, cards, candidate.step)
         return None
 
 
