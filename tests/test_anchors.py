@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from harness.anchors import Anchor, AnchorSet, check, members_of
+from harness.anchors import Anchor, AnchorSet, check, members_of, read_anchors
 from harness.errors import ConfigError
 from harness.records import AnchorCheck, Answer, Judgment, Rating
 from harness.stats.drift import shift
@@ -122,6 +123,24 @@ def test_a_judge_that_did_not_move_is_seldom_said_to_have() -> None:
 
     assert false / 2000 == pytest.approx(0.01, abs=0.007)
     assert found / 2000 == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{}", "is no anchor file"), ("[", "is no anchor file"), (None, "cannot read the anchors")]
+)
+def test_a_file_that_is_no_anchor_set_is_one_sentence(tmp_path: Path, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / "bad.json").write_text(text)
+
+    with pytest.raises(ConfigError, match=said):
+        read_anchors(tmp_path / "bad.json")
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    file = anchors(5, 6, 7)
+    (tmp_path / "anchors.json").write_text(file.model_dump_json())
+
+    assert read_anchors(tmp_path / "anchors.json") == file
 
 
 def test_a_run_without_known_judge_settings_gives_no_anchors() -> None:

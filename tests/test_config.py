@@ -152,6 +152,17 @@ def test_members_of_a_jury_stand_in_the_order_of_their_names() -> None:
     assert [judge.name for judge in judges["mt_bench"]] == ["m", "reference"]
 
 
+def test_each_suite_may_have_a_jury_of_its_own() -> None:
+    given = f"mt_bench=reference+endpoint:m@{URL},arena_hard=reference"
+
+    judges = choose_judges(SUITES, given, edition="pocket", own={})
+
+    assert {suite: [judge.name for judge in jury] for suite, jury in judges.items()} == {
+        "mt_bench": ["m", "reference"],
+        "arena_hard": ["reference"],
+    }
+
+
 @pytest.mark.parametrize("name", ["reference+reference", f"endpoint:m@{URL}+endpoint:m@http://127.0.0.1:2/v1"])
 def test_two_members_of_one_name_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="two members are called"):

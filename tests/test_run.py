@@ -66,6 +66,17 @@ def test_limit_and_changed_answer_settings_are_part_of_the_protocol(tmp_path: Pa
     assert hot.sampling(hot.suites[0])(hot.prompts["toy"][0]).temperature == 1.0
 
 
+def test_one_judge_asked_once_has_the_protocol_it_had_before_juries(tmp_path: Path) -> None:
+    plain = made(tmp_path)
+    often = made(tmp_path, repeats=3)
+    found = protocol(plain, plain.suites[0])
+
+    assert found["judge"] == {"name": "toy", "kind": "toy", "model": None, "params": {}}
+    assert "judge_repeats" not in found
+    assert protocol(often, often.suites[0]) == found | {"judge_repeats": 3}
+    assert manifest(plain, plain.suites[0])["judge_url"] is None
+
+
 def test_the_manifest_holds_no_path_of_the_machine(tmp_path: Path) -> None:
     plan = made(tmp_path, model=ModelRef.parse("/some/where/toy-model"))
 
