@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -54,7 +55,10 @@ def print_estimate(found: Sequence[Estimate], own: Sequence[str] = (), *, as_jso
         table.add_row(*(Text(text) for text in (part.suite, part.judge, *map(str, counts), *costs)))
     for name in own:
         table.add_row(*(Text(text) for text in (name, "none", *["-"] * 7)))
-    console = Console()
+    if len(found) > 1 and all(part.judge_cost is not None for part in found):
+        totals = (sum(part.judge_cost or 0 for part in found), sum(part.judge_cost_open or 0 for part in found))
+        table.add_row("in all", *[""] * 6, *map(dollars, totals))
+    console = Console(width=None if os.isatty(1) else 140)
     console.print(table)
     if not found:
         return
