@@ -40,6 +40,8 @@ demo: $(READY) models/pocket-strong models/pocket-weak
 	$(BIN)/harness run --model models/pocket-strong --suite all --edition pocket --results $(RESULTS)
 	$(BIN)/harness leaderboard --results $(RESULTS)
 	$(BIN)/harness leaderboard --results $(RESULTS) --format md --out $(RESULTS)/LEADERBOARD.md
+	$(BIN)/harness leaderboard --results $(RESULTS) --format html --out $(RESULTS)/board.html
+	@echo "a page to open: $(RESULTS)/board.html; questions and answers: $(BIN)/harness view $(RESULTS)"
 	@echo "score cards, answers and judgments: $(RESULTS)/runs; next: README.md, 'Your own checkpoint'"
 
 test: $(READY)

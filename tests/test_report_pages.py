@@ -96,7 +96,10 @@ def test_a_stale_leaderboard_fails_the_check(harness: Callable[..., Done], resul
     assert harness(*words, "--check", str(file)).code == 0
     file.write_text(text.replace("fused", "faked"))
     stale = harness(*words, "--check", str(file))
-    assert (stale.code, "is stale: harness leaderboard --format md --out" in stale.err) == (4, True)
+    assert (stale.code, f"is stale: harness leaderboard --results {results} --format md --out" in stale.err) == (
+        4,
+        True,
+    )
     assert "faked" in file.read_text()  # the check writes nothing
 
 

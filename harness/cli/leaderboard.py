@@ -52,7 +52,12 @@ def leaderboard(
     trackers = tracker_names(log_to)
     board = read_board(results, reported=reported, paired=not unpaired)
     if check is not None:
-        compare_with(check, render(board, "md"), "--unpaired " if unpaired else "")
+        flags = {
+            "--unpaired ": unpaired,
+            "--no-reported ": not reported,
+            f"--results {results} ": str(results) != "results",
+        }
+        compare_with(check, render(board, "md"), "".join(flag for flag, given in flags.items() if given))
     elif plots is not None:
         write_figures(plots, board)
     else:

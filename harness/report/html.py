@@ -109,7 +109,7 @@ def columns_of(table: Table) -> list[Column]:
         ("model", False, "ascending", True, False),
         (table.headline, True, "descending", False, True),
         ("95 % interval", False, "", True, False),
-        ("against the row above", True, "", True, False),
+        ("against the rank above", True, "", True, False),
         *((name, True, "descending", False, False) for name in shown_metrics(table)),
         *((name, True, "descending", False, False) for name, _ in measured(table)),
         ("n", True, "descending", False, False),
@@ -127,7 +127,7 @@ def cell_of(table: Table, row: Row, name: str) -> Cell:
     if name == table.headline:
         interval = "" if score.ci_low is None or score.ci_high is None else f"[{score.ci_low:.2f}, {score.ci_high:.2f}]"
         return Cell(number(score, name), "" if score.value is None else str(score.value), interval)
-    if name == "against the row above":
+    if name == "against the rank above":
         return _above(row)
     if name == "n":
         lost = [
