@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -167,3 +168,13 @@ def test_ranks_are_certain_far_apart_and_open_between_equals() -> None:
 def test_correlation_of_a_constant_is_none() -> None:
     assert correlation(FIRST, FIRST) == pytest.approx(1.0)
     assert correlation(FIRST, ONES) is None
+
+
+def test_ten_thousand_replicates_of_a_whole_board_take_less_than_three_seconds_of_one_core() -> None:
+    rng = np.random.default_rng(0)
+    below = rng.choice([2.0, 4.0, 6.0], size=(500, 92))
+    started = time.process_time()  # of all threads together
+
+    ratio_replicates(below * rng.random((500, 92)), below)
+
+    assert time.process_time() - started < 3.0

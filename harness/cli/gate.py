@@ -7,7 +7,7 @@ import getpass
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ..baselines import DEFAULT, baselines_file, promote
 from ..comparing import found_runs
+from ..differences import RunRows
 from ..errors import ConfigError, IncompleteError
 from ..gate_policy import GatePolicy
 from ..gate_records import GateReport
@@ -33,6 +34,9 @@ from ..report.junit import junit
 from ..report.tables import plain
 from ..store import dump_json, write_atomic
 from .progress import set_up_logging
+
+if TYPE_CHECKING:
+    from ..plan import Plan
 
 gate_app = typer.Typer(
     pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None, invoke_without_command=True
@@ -100,18 +104,12 @@ def _live(
     config: Path | None,
 ) -> GateReport:
     from ..config import read_file_spec
-    from ..estimate import estimate
-    from ..gate_live import baselines_of, gate_live
+    from ..gate_live import baselines_of
     from ..gating import baseline_runs
     from ..plan import plan
-    from ..run import opened
-    from ..store import make_folder
-    from .cost import announce
-    from .progress import progress
-    from .run import resolve, stoppable, totals_of
+    from .run import resolve
 
-    console = Console(stderr=True)
-    set_up_logging(console, verbose=False)
+    set_up_logging(Console(stderr=True), verbose=False)
     suites = list(dict.fromkeys(check.suite for check in rules.checks))
     found = baseline_runs(baseline, options.results, suites)
     names = suites or list(dict.fromkeys(one.card.suite for one in found))
@@ -121,11 +119,24 @@ def _live(
     spec = resolve(read_file_spec(config), {**others, "mirror": options.mirror, **chosen}, {}, {})
     made = plan(spec, log_dir=spec.results / "runs" / spec.model.slug / "logs")
     baselines = baselines_of(made, found, force=options.force)
+    return _judged(made, baselines, rules, options)
+
+
+def _judged(made: Plan, baselines: dict[str, RunRows], rules: GatePolicy, options: GateOptions) -> GateReport:
+    """The report after judging; Ctrl-C and SIGTERM stop it cleanly."""
+    from ..estimate import estimate
+    from ..gate_live import gate_live
+    from ..run import opened
+    from ..store import make_folder
+    from .cost import announce
+    from .progress import progress
+    from .run import stoppable, totals_of
+
     estimates = estimate(made)
     announce(estimates)
     with opened(made, fresh=False) as runs:
-        make_folder(spec.results / "runs" / spec.model.slug / "logs")
-        with progress(console, totals_of(estimates, runs)) as on_progress:
+        make_folder(made.spec.results / "runs" / made.spec.model.slug / "logs")
+        with progress(Console(stderr=True), totals_of(estimates, runs)) as on_progress:
             job = gate_live(made, runs, baselines, rules, options, on_progress=on_progress)
             try:
                 report: GateReport = asyncio.run(stoppable(job))

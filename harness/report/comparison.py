@@ -49,6 +49,8 @@ def verdict(one: Comparison) -> str:
     if p <= 0.05:
         word = "better" if row.value > 0 else "worse"
         return f"{one.suite}: {one.other} is {word} than {one.first} by {row.metric}: {span}"
+    if row.se == 0 and row.value == 0:
+        return f"{one.suite}: {one.other} and {one.first} have the same verdict on every question, by {row.metric}"
     needed = f"; a true {abs(row.value):.2f} would need {row.needed} questions" if row.needed else ""
     return (
         f"{one.suite}: no difference shown between {one.other} and {one.first} by {row.metric}: {span}; "
