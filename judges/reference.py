@@ -47,14 +47,18 @@ class ReferenceJudge:
     async def __aexit__(self, *exc: object) -> None:
         return None
 
-    async def judge(self, task: JudgeTask) -> Judgment:
-        """The judgment of one task; an error in it where there is nothing to compare. Raises ConfigError for a template
-        whose parser this judge has no reply for."""
+    def check(self, task: JudgeTask) -> None:
+        """Raises ConfigError for a template whose parser this judge has no reply for."""
         if task.template.parser not in REPLIES:
             known = ", ".join(REPLIES)
             raise ConfigError(
                 f"the reference judge cannot answer for parser {task.template.parser!r}; it knows {known}"
             )
+
+    async def judge(self, task: JudgeTask) -> Judgment:
+        """The judgment of one task; an error in it where there is nothing to compare. Raises ConfigError for a template
+        whose parser this judge has no reply for."""
+        self.check(task)
         failure = _not_comparable(task)
         if failure is not None:
             return self._judgment(task, failure)

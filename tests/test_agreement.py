@@ -58,6 +58,31 @@ def test_kappas_interval_covers_the_true_kappa_with_clustered_rows() -> None:
     assert 0.92 <= covered / 400 <= 0.98
 
 
+def test_a_shares_interval_is_wilsons_and_stays_within_0_and_1() -> None:
+    found = agreement(["a"] * 20, ["a"] * 19 + ["b"]).raw  # 19 of 20; t of 19 degrees is 2.093
+    t2, n, p = 2.093024**2, 20 * 19 / 20, 0.95  # SE^2 = p(1-p)/n * 20/19: the effective number of rows is 19
+    half = np.sqrt(t2 * (p * (1 - p) + t2 / (4 * n)) / n) / (1 + t2 / n)
+
+    assert found.interval is not None
+    assert found.interval.high == pytest.approx((p + t2 / (2 * n)) / (1 + t2 / n) + half, rel=1e-5)
+    all_agree = agreement(["a"] * 3, ["a"] * 3).raw
+    assert all_agree.interval is not None
+    assert all_agree.interval.low < 0.5 < all_agree.interval.high == 1
+
+
+def test_a_shares_interval_covers_the_truth_near_one_with_few_clustered_rows() -> None:
+    rng = np.random.default_rng(5)
+    covered = 0
+    for _ in range(600):
+        hard = rng.random(40) < 0.1
+        same = rng.random((40, 3)) > np.where(hard, 0.5, 0.02)[:, None]  # true share 0.932
+        rows = same.ravel().tolist()
+        interval = agreement(rows, [True] * 120, np.repeat(np.arange(40), 3).tolist()).raw.interval
+        assert interval is not None
+        covered += interval.low <= 0.932 <= interval.high
+    assert 0.92 <= covered / 600 <= 0.99
+
+
 KRIPPENDORFF_2011 = [  # his example: 12 units, four observers, missing verdicts left out
     *([1, 1, 1], [2, 2, 3, 2], [3, 3, 3, 3], [3, 3, 3, 3], [2, 2, 2, 2], [1, 2, 3, 4]),
     *([4, 4, 4, 4], [1, 1, 2, 1], [2, 2, 2, 2], [5, 5, 5], [1, 1], [3]),

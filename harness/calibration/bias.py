@@ -28,6 +28,10 @@ FAMILIES = {
 """Maker -> how its models' names begin (after an organisation's name)."""
 
 
+ENOUGH = 10
+"""Rows below which a model's own line is left out: its interval would say nothing."""
+
+
 def family(model: str) -> str | None:
     """Whose model a name is; None where the name does not say."""
     name = model.rsplit("/", 1)[-1].lower()
@@ -127,5 +131,7 @@ def excess_by_model(comparisons: Sequence[Comparison], said: SaidOf, other: str)
             some.append(points)
             questions.append(row.item.question)
     return {
-        model: score_of(mean_measure(np.array(some), questions)) for model, (some, questions) in sorted(values.items())
+        model: score_of(mean_measure(np.array(some), questions))
+        for model, (some, questions) in sorted(values.items())
+        if len(some) >= ENOUGH
     }

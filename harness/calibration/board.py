@@ -7,15 +7,13 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 
 from ..records import Score
-from ..stats.agreement import Measure, mean_measure
+from ..stats.agreement import Measure, mean_measure, share_measure
 from ..stats.correction import Corrected, Judged, prediction_powered, rogan_gladen_rows
-from ..stats.intervals import FloatArray
+from ..stats.intervals import FloatArray, Interval
 from ..stats.rank_correlation import rank_correlation
+from .bias import ENOUGH
 from .items import Comparison, Item
 from .measures import SaidOf, score_of
-
-ENOUGH = 10
-"""Rows below which a model's own line is left out: its interval would say nothing."""
 
 
 def shift(items: Sequence[Item], said: SaidOf, *, scale: float) -> Score:
@@ -86,10 +84,10 @@ def _win_rates(rows: Judged) -> dict[str, Score]:
     seen = ~np.isnan(rows.people)
     decided = rows.judge != 0.5
     return {
-        "judge": _mean(rows.judge, rows.clusters),
-        "people": _mean(rows.people[seen], _some(rows.clusters, seen.tolist())),
+        "judge": _share(rows.judge, rows.clusters),
+        "people": _share(rows.people[seen], _some(rows.clusters, seen.tolist())),
         "prediction_powered": _corrected(prediction_powered(rows, tuned=True), int(seen.sum())),
-        "judge_decided": _mean(rows.judge[decided], _some(rows.clusters, decided.tolist())),
+        "judge_decided": _share(rows.judge[decided], _some(rows.clusters, decided.tolist())),
         "rogan_gladen": _corrected(rogan_gladen_rows(rows), int((seen & decided & (rows.people != 0.5)).sum())),
     }
 
@@ -98,10 +96,13 @@ def _some(values: Sequence[Hashable], kept: Sequence[bool]) -> list[Hashable]:
     return [value for value, keep in zip(values, kept, strict=True) if keep]
 
 
-def _mean(values: FloatArray, clusters: Sequence[Hashable]) -> Score:
-    return score_of(mean_measure(values, clusters), scale=100.0)
+def _share(values: FloatArray, clusters: Sequence[Hashable]) -> Score:
+    return score_of(share_measure(values, clusters), scale=100.0)
 
 
 def _corrected(found: Corrected, n: int) -> Score:
-    """Percent; `n` counts the comparisons that people saw."""
-    return score_of(Measure(found.value, found.interval, n), scale=100.0)
+    """Percent, within 0..100; `n` counts the comparisons that people saw."""
+    interval = found.interval
+    if interval is not None:
+        interval = Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
+    return score_of(Measure(found.value, interval, n), scale=100.0)

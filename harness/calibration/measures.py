@@ -12,7 +12,15 @@ from itertools import combinations
 import numpy as np
 
 from ..records import Judgment, Score
-from ..stats.agreement import Measure, agreement, flip_rate, krippendorff_alpha, mean_measure, position_consistency
+from ..stats.agreement import (
+    Measure,
+    agreement,
+    flip_rate,
+    krippendorff_alpha,
+    mean_measure,
+    position_consistency,
+    share_measure,
+)
 from .items import Comparison, Item, Rated, Said, side
 
 SaidOf = Mapping[str, Said]
@@ -100,7 +108,7 @@ def with_itself(comparisons: Sequence[Comparison], said: SaidOf) -> dict[str, Sc
     """Position consistency, and what share of the points goes to the answer shown first (0.5: no preference)."""
     known = [(item, said[item.id]) for item in comparisons if item.id in said and said[item.id].consistent is not None]
     same = np.array([float(bool(one.consistent)) for _, one in known])
-    found = {"position_consistency": score_of(mean_measure(same, [item.question for item, _ in known]))}
+    found = {"position_consistency": score_of(share_measure(same, [item.question for item, _ in known]))}
     games = [(item.question, one.games) for item, one in known if one.games is not None]
     if games:
         table = np.array([pair for _, pair in games])
@@ -125,7 +133,7 @@ def rating_scores(ratings: Sequence[Rated], said: SaidOf) -> dict[str, Score]:
     return {
         "rating_difference": score_of(mean_measure(ours - theirs, questions), unscored=lost),
         "rating_distance": score_of(mean_measure(np.abs(ours - theirs), questions)),
-        "ratings_equal": score_of(mean_measure((ours == theirs).astype(np.float64), questions)),
+        "ratings_equal": score_of(share_measure((ours == theirs).astype(np.float64), questions)),
         "rating_alpha": Score(value=alpha, n=len(rows)),
     }
 

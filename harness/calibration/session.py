@@ -20,12 +20,12 @@ from ..jury import combine, jury_of
 from ..pipeline import ProgressCallback
 from ..plan import load_judge
 from ..pricing import price, priced
-from ..protocols import Judge, LoadedJudge, SuiteOptions
+from ..protocols import Checking, Judge, LoadedJudge, SuiteOptions
 from ..records import JudgeSpec, Judgment, JuryRule, digest
 from ..store import RunStore, dump_json, write_atomic
 from . import alpaca_eval, arena_hard, mt_bench, own
 from .data import DataFolder
-from .items import CalibrationSet, Item, Said
+from .items import CalibrationSet, Comparison, Item, Said
 from .measures import repeat_flips
 from .replay import ReplaySuite, recorded_by, replay, said_by
 from .report import suite_calibration
@@ -133,6 +133,20 @@ def estimate(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Seque
             reply = min(task.template.max_tokens, 400)
             dollars += spec.repeats * sum(price(judge, shown / 4, reply) or 0.0 for judge in spec.judges)
     return Estimate(calls, round(dollars, 2) if all(map(priced, spec.judges)) else None)
+
+
+def check(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> None:
+    """Raises ConfigError where a judge cannot take what would be asked; nothing is written yet."""
+    suite = ReplaySuite(sets, items)
+    seen: set[tuple[str, bool]] = set()
+    for prompt, item, answer in zip(suite.prompts(), items, suite.answers(), strict=True):
+        kind = item.suite, isinstance(item, Comparison)
+        if kind not in seen:
+            seen.add(kind)
+            for task in suite.tasks(prompt, answer):
+                for judge in spec.loaded:
+                    if isinstance(judge, Checking):
+                        judge.check(task)
 
 
 async def ask(

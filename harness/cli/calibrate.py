@@ -25,6 +25,7 @@ from ..calibration.session import (
     RECORDED,
     CalibrationSpec,
     ask,
+    check,
     chosen_items,
     estimate,
     folder_of,
@@ -97,6 +98,7 @@ def calibrate(
     folder = folder_of(results, spec, made)
     said: list[Judgment] = []
     if spec.judges:
+        check(spec, sets, items)
         store = RunStore(folder).open(made, fresh=fresh)
         said = _asked(spec, sets, items, store, expected.calls, console)
     found = report(spec, sets, items, said)

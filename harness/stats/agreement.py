@@ -13,8 +13,9 @@ from itertools import combinations
 
 import numpy as np
 
-from .clustered import clustered_interval
+from .clustered import CONFIDENCE, clustered_interval
 from .intervals import FloatArray, Interval
+from .paired import t_quantile
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def agreement(
     """Raw agreement and Cohen's kappa of paired verdicts. Without `clusters` every row stands for itself."""
     units = range(len(first)) if clusters is None else clusters
     same = np.array([one == other for one, other in zip(first, second, strict=True)], dtype=np.float64)
-    return Agreement(raw=mean_measure(same, units), kappa=_kappa(first, second, same, units))
+    return Agreement(raw=share_measure(same, units), kappa=_kappa(first, second, same, units))
 
 
 def mean_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
@@ -53,6 +54,24 @@ def mean_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
         return Measure(None, None, 0)
     mean = float(values.mean())
     return Measure(mean, clustered_interval(mean, (values - mean) / n, clusters), n)
+
+
+def share_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
+    """The mean of `values` within 0..1, shape (rows,), with an interval that stays there.
+
+    Wilson's, of the effective number of rows p(1 - p)/SE^2 (as Korn and Graubard 1998 have it for Clopper-Pearson's),
+    with the clustered SE, and Student's t for z. Where all rows are 0 or all 1 a cluster counts as one row.
+    """
+    found = mean_measure(values, clusters)
+    if found.value is None or found.interval is None:
+        return found
+    p, se, groups = found.value, found.interval.se, len(set(clusters))
+    rows = p * (1 - p) / se**2 if se > 0 else groups
+    t2 = t_quantile(0.5 + CONFIDENCE / 2, groups - 1) ** 2
+    centre = (p + t2 / (2 * rows)) / (1 + t2 / rows)
+    half = float(np.sqrt(t2 * (p * (1 - p) + t2 / (4 * rows)) / rows)) / (1 + t2 / rows)
+    low, high = max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+    return Measure(p, Interval(low=low, high=high, se=se), found.n)
 
 
 def _kappa(
@@ -75,7 +94,10 @@ def _kappa(
     value = (observed - expected) / (1 - expected)
     margins = np.array([(theirs[one] + ours[other]) / n for one, other in zip(first, second, strict=True)])
     slope = (same * (1 - expected) - (1 - observed) * margins) / (1 - expected) ** 2
-    return Measure(value, clustered_interval(value, (slope - slope.mean()) / n, clusters), n)
+    interval = clustered_interval(value, (slope - slope.mean()) / n, clusters)
+    if interval is not None:
+        interval = Interval(low=max(-1.0, interval.low), high=min(1.0, interval.high), se=interval.se)
+    return Measure(value, interval, n)
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Hashable]], *, interval_metric: bool = False) -> float | None:
@@ -122,7 +144,7 @@ def position_consistency(
     """
     same = (np.sign(candidate_second - 0.5) == np.sign(candidate_first - 0.5)).astype(np.float64)
     shown_first = (candidate_first + 1.0 - candidate_second) / 2
-    return Consistency(mean_measure(same, clusters), mean_measure(shown_first, clusters))
+    return Consistency(share_measure(same, clusters), share_measure(shown_first, clusters))
 
 
 def flip_rate(repeats: Sequence[Sequence[Hashable]], clusters: Sequence[Hashable] | None = None) -> Measure:
@@ -132,7 +154,7 @@ def flip_rate(repeats: Sequence[Sequence[Hashable]], clusters: Sequence[Hashable
     """
     units = list(range(len(repeats)) if clusters is None else clusters)
     kept = [(_unequal_share(said), unit) for said, unit in zip(repeats, units, strict=True) if len(said) > 1]
-    return mean_measure(np.array([share for share, _ in kept], dtype=np.float64), [unit for _, unit in kept])
+    return share_measure(np.array([share for share, _ in kept], dtype=np.float64), [unit for _, unit in kept])
 
 
 def _unequal_share(said: Sequence[Hashable]) -> float:
