@@ -63,6 +63,8 @@ class Judging:
 def baselines_of(made: Plan, found: Sequence[Found], *, force: bool) -> dict[str, RunRows]:
     """Suite -> the baseline's run, of the protocol that the candidate's will have. Raises ConfigError, before anything
     is asked, where there is none."""
+    if made.own:
+        raise ConfigError(f"{made.own[0].name} asks by itself: harness run it, then gate it without --live")
     chosen = {}
     for suite in made.suites:
         wanted = protocol(made, suite)

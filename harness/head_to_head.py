@@ -56,6 +56,8 @@ def head_to_head_plan(
 ) -> Plan:
     """What judging `other`'s answers against `first`'s will be. Raises ConfigError without answers, suite data or words
     for it; asks and writes nothing."""
+    if first.card.protocol.get("data") != other.card.protocol.get("data"):
+        raise ConfigError(f"{first.card.model} and {other.card.model} answered other editions of {first.card.suite}")
     suite = suite_of(first.card, mirror)
     rows = [run_rows(one) for one in (first, other)]
     for one in rows:
