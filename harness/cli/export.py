@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,8 @@ def export(
         )
     answers, judgments = read_rows(folder)
     finished = FinishedRun(card, suite, tuple(answers), tuple(current_judgments(answers, iter(judgments))))
+    if card.suite.startswith("arena_hard") and any(answer.index for answer in answers):
+        print("harness: Arena-Hard's files hold one answer a prompt: only the first draw is written", file=sys.stderr)
     for name, text in make(finished).items():
         write_atomic(out / name, text)
         print(f"wrote {out / name}")
