@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 from .records import Answer
@@ -104,6 +105,7 @@ HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 """Characters that show nothing and split a mark."""
 
 
+@lru_cache(maxsize=128)  # both games about an answer ask
 def kinds_in(text: str) -> tuple[Kind, ...]:
     """What of `KINDS` stands in a text, in their order. Full-width and hidden characters are seen through."""
     if not text.isascii():

@@ -85,6 +85,7 @@ class ReferenceJudge:
             logprobs=reply.logprobs if reply else (),
             error=outcome if isinstance(outcome, Failure) else None,
             cost=0.0,
+            paid=0.0,
         )
 
 

@@ -46,7 +46,7 @@ class ReplayJudge:
         place = (task.prompt.id, task.answer.index, task.turn, task.order, task.repeat)
         row = self._found.get(place)
         why = "no verdict on this is recorded" if row is None else _mismatch(row, task)
-        own = {"judge": self.spec.name, "cost": 0.0, "seconds": 0.0}
+        own = {"judge": self.spec.name, "cost": 0.0, "paid": 0.0, "calls": 0, "seconds": 0.0}
         if row is not None and why is None:
             return row.model_copy(update=own)
         return Judgment(
@@ -61,6 +61,7 @@ class ReplayJudge:
             repeat=task.repeat,
             error=Failure(reason="missing", message=f"{why}: {self._path.name}"),
             cost=0.0,
+            paid=0.0,
         )
 
 

@@ -95,6 +95,7 @@ class RewardModelJudge:
             reply=reply,
             error=outcome if isinstance(outcome, Failure) else None,
             cost=0.0,
+            paid=0.0,
         )
 
     async def _reward(self, conversation: Conversation) -> float:

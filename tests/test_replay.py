@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Done
 from toys import TEMPLATE
 
 from harness.config import find_judge
@@ -95,6 +98,18 @@ def test_a_file_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "judgments.jsonl").write_text('{"question_id": 81}\n')
     with pytest.raises(ConfigError, match=r"line 1 is no judgment.*harness import"):
         said(tmp_path)
+
+
+def test_a_run_judged_by_its_own_record_has_the_same_scores(harness: Callable[..., Done], tmp_path: Path) -> None:
+    words = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket", "--json")
+    first = json.loads(harness(*words).out)["cards"][0]
+    folder = next((tmp_path / "results").rglob("judgments.jsonl")).parent
+
+    again = json.loads(harness(*words, "--judge", f"replay:{folder}").out)["cards"][0]
+
+    assert again["scores"] == first["scores"]
+    assert again["protocol"]["judge"]["recorded"] == ["reference"]
+    assert again["protocol"] != first["protocol"]
 
 
 def test_its_identity_is_the_recorded_judge_and_the_files_digest(tmp_path: Path) -> None:
