@@ -6,8 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy import special  # scipy.stats takes a second to import, and every card imports this
 
 from .clustered import clustered_interval
 from .intervals import FloatArray, Interval
@@ -42,6 +41,6 @@ def shift(differences: FloatArray, questions: Sequence[Hashable]) -> Shift | Non
     if interval.se < 1e-12 * max(1.0, abs(value)):  # all alike: moved by just this much, or not at all
         return Shift(value, interval, 0.0 if value else 1.0, None)
     freedom = len(set(questions)) - 1
-    p = 2 * float(student.sf(abs(value) / interval.se, freedom))
-    detectable = float(norm.isf(ALPHA / 2) + norm.ppf(POWER)) * interval.se
+    p = 2 * float(special.stdtr(freedom, -abs(value) / interval.se))
+    detectable = float(special.ndtri(1 - ALPHA / 2) + special.ndtri(POWER)) * interval.se
     return Shift(value, interval, p if math.isfinite(p) else None, detectable)
