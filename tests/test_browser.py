@@ -195,6 +195,7 @@ def test_the_page_works_from_disk_and_asks_for_nothing_else(open_page: Any, repo
     assert first(page) == "wrpo-6-sources"
     assert page.locator("figure svg").count() >= 6
     assert page.get_by_text("Reported elsewhere, not measured here").count() == 0  # nothing is reported of pocket
+    page.set_viewport_size({"width": 1280, "height": 1380})
     keep(page, "leaderboard.png")
 
 

@@ -16,10 +16,13 @@ import pytest
 from conftest import Done
 from made_runs import make_run, pocket
 from pydantic import JsonValue
+from test_leaderboard import card
 
 from harness.board import read_board
 from harness.errors import ConfigError
 from harness.fusion import read_checkpoint_fusion, read_fusion
+from harness.leaderboard import rank
+from harness.records import ScoreCard
 from harness.report import charts
 from harness.report.figures import figures, png
 from harness.report.html import page
@@ -135,6 +138,22 @@ def test_a_forest_plot_has_a_row_a_model_and_its_interval_where_it_belongs(resul
     assert float(marks[0].attrib["cx"]) > float(marks[1].attrib["cx"])  # the better one lies further right
     assert len(png(drawing)) > 1000
     assert {figure.name.split("-")[0] for figure in figures([table])} == {"arena"}
+
+
+def test_a_scaling_line_joins_models_that_are_alike_in_the_rest() -> None:
+    def fused(model: str, sources: int, alpha: float) -> ScoreCard:
+        fusion: dict[str, JsonValue] = {"method": "wrpo", "sources": list("abcdef"[:sources]), "alpha": alpha}
+        return card(model, sources + alpha).model_copy(update={"provenance": {"run_id": model, "fusion": fusion}})
+
+    (table,) = rank([fused("a", 1, 0.1), fused("b", 3, 0.1), fused("c", 6, 0.1), fused("d", 6, 0.5)])
+    by_sources, by_alpha = charts.scaling(table)
+
+    for drawing, lines in ((by_sources, {3: 1, 1: 1}), (by_alpha, {2: 1, 1: 2})):
+        root = ElementTree.fromstring(drawing.inline())
+        drawn = [len(line.attrib["points"].split()) for line in root.findall("{*}polyline")]
+        assert {length: drawn.count(length) for length in drawn} == lines
+    assert "wrpo, alpha 0.1" in by_sources.inline()
+    assert "wrpo, 6 sources" in by_alpha.inline()
 
 
 @pytest.mark.parametrize(

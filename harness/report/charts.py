@@ -172,22 +172,31 @@ def curves(series: Sequence[tuple[str, Sequence[Point]]], title: str, across: st
 
 
 def scaling(table: Table) -> list[Drawing]:
-    """The headline against the number of source models, and against alpha, of models that say how they were fused."""
-    found = []
+    """The headline against the number of source models, and against alpha, of models that say how they were fused.
+
+    A line joins models of one method that are alike in the other of the two.
+    """
     fused = [(row, row.fusion) for row in table.rows if row.fusion is not None and row.score.value is not None]
-    for across, values in (
-        ("number of source models", [(row, fusion, len(fusion.sources)) for row, fusion in fused if fusion.sources]),
-        ("alpha", [(row, fusion, fusion.alpha) for row, fusion in fused if fusion.alpha is not None]),
-    ):
-        series: dict[str, list[Point]] = {}
-        for row, fusion, at in values:
-            score = row.score
-            point = Point(row.model, float(at or 0), score.value or 0.0, score.ci_low, score.ci_high)
-            series.setdefault(fusion.method, []).append(point)
+    by_sources: dict[str, list[Point]] = {}
+    by_alpha: dict[str, list[Point]] = {}
+    for row, fusion in fused:
+        count, alpha = len(fusion.sources), fusion.alpha
+        if count:
+            name = fusion.method if alpha is None else f"{fusion.method}, alpha {alpha:g}"
+            by_sources.setdefault(name, []).append(_point(row, count))
+        if alpha is not None:
+            name = f"{fusion.method}, {count} source{'' if count == 1 else 's'}" if count else fusion.method
+            by_alpha.setdefault(name, []).append(_point(row, alpha))
+    found = []
+    for across, series in (("number of source models", by_sources), ("alpha", by_alpha)):
         if len({point.x for points in series.values() for point in points}) > 1:
             title = f"{table.headline} against {across}: {table.title}"
             found.append(curves(sorted(series.items()), title, across, table.headline))
     return found
+
+
+def _point(row: Row, x: float) -> Point:
+    return Point(row.model, x, row.score.value or 0.0, row.score.ci_low, row.score.ci_high)
 
 
 def _value(row: Row, category: str) -> float | None:
