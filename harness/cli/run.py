@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -173,11 +174,13 @@ def run(
     spec = resolve(file, flags, serve, sampling)
     made = plan(spec, log_dir=spec.results / "runs" / spec.model.slug / "logs")
     found = estimate(made)
+    for sentence in differences(made):
+        log.info("%s", sentence)
+    for sentence in retirements(made, date.today()):
+        log.warning("%s", sentence)
     if dry_run:
         print_estimate(found, [suite.name for suite in made.own], as_json=as_json)
         return
-    for sentence in differences(made):
-        log.info("%s", sentence)
     announce(found)
     cards = work(made, console, found, fresh=fresh)
     log_scores(trackers, cards)
@@ -218,6 +221,16 @@ def differences(made: Plan) -> list[str]:
         f"{suite.name}: {sentence}"
         for suite in made.suites
         for sentence in judge_differences(suite, made.judges[suite.name])
+    ]
+
+
+def retirements(made: Plan, today: date) -> list[str]:
+    """Judges whose day has come: what answers under that name may be another model."""
+    found = {judge.spec.name: judge.spec.retired for suite in made.suites for judge in made.judges[suite.name]}
+    return [
+        f"judge {name} was shut down on {day} (harness judge list): what answers under that name may be another model"
+        for name, day in found.items()
+        if day is not None and day <= today
     ]
 
 
