@@ -81,11 +81,11 @@ class Endpoint:
         return not self._terms
 
     def _agree(self) -> None:
-        """The most places anyone asks for, the smallest limits anyone gives, the longest patience."""
+        """The places that all ask for together (each keeps to its own), the smallest limits, the longest patience."""
         terms = self._terms
         patience = [one.patience for one in terms if one.patience is not None]
         self.breaker.patience = max(patience) if patience else None
-        self.flow.agree(max(one.concurrency for one in terms), adaptive=bool(patience))
+        self.flow.agree(sum(one.concurrency for one in terms), adaptive=bool(patience))
         rpm = min((one.rpm for one in terms if one.rpm is not None), default=None)
         tpm = min((one.tpm for one in terms if one.tpm is not None), default=None)
         self.flow.requests = _bucket(self.flow.requests, rpm)

@@ -10,13 +10,15 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-OPENING_PACE = 200.0
+OPENING_PACE = 160.0
 """Launches a second at first, doubled every OPENING_DOUBLES seconds until the server objects: a full load of slow calls
-is out within half a second, and a server with a strict limit has to refuse a few calls, not all of them."""
-OPENING_DOUBLES = 0.1
+is out within a second, and a server with a strict limit has to refuse a few calls, not all of them."""
+OPENING_DOUBLES = 0.2
 OPENING_BURST = 8
 UNPACED = 10_000.0
 """Launches a second above which a pace is no limit."""
+OPENING_CUT = 0.35
+"""What is left of the opening pace after its first 429: those that are out already will mostly be refused as well."""
 GENTLE = 0.97
 """The most that is left of the pace after a 429."""
 RETURN_SECONDS = 1.0
@@ -30,7 +32,7 @@ the pace is."""
 CHUNK, SMALL_CHUNK = 20, 6
 """Launches in which the share of 429s is taken; fewer are enough where most are refused."""
 FEW, MOST = 0.05, 0.6
-CHUNK_FLOOR = 0.5
+CHUNK_FLOOR = 0.35
 """Share of a chunk's first pace that it does not fall below within the chunk, so that shares can be compared."""
 CHUNKS = 8
 MUCH_SLOWER = 0.35
@@ -191,10 +193,11 @@ class Pace:
         return max(OPENING_PACE / 2 if self._opening else 1.0, measured)  # at first too little was seen to go lower
 
     def _slow_down(self, now: float, after: int) -> None:
+        factor = OPENING_CUT if self._slowed == -math.inf else min(GENTLE, after / (after + 1))
         self._refused_at = min(self.value or math.inf, self._measured(now))
         self._opening = False
         lowest = CHUNK_FLOOR * self._chunk.pace if self._chunk is not None else 0.0
-        self.value = max(self._refused_at * min(GENTLE, after / (after + 1)), lowest)
+        self.value = max(self._refused_at * factor, lowest)
         self._slowed = self._grown = now
         self._cut_number = self._number
         self._next = now + 1 / self.value
