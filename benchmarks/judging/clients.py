@@ -1,6 +1,6 @@
 """A client alone, as a process of its own: COUNT equal calls, CONCURRENCY in flight, nothing kept.
 
-python -m benchmarks.judging.clients ours|openai URL COUNT CONCURRENCY prints one JSON line: calls, wall and cpu seconds.
+python -m benchmarks.judging.clients ours|openai URL COUNT CONCURRENCY prints calls, wall and cpu seconds as JSON.
 """
 
 from __future__ import annotations

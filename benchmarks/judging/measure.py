@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .processes import last_json, mock_server, run
@@ -87,9 +86,7 @@ def client_alone(count: int, count_sdk: int, places: int = 256, latency: float =
     with mock_server(latency=latency) as server:
         figures = {}
         for name, calls in (("openai", count_sdk), ("ours", count)):
-            done = run(
-                [sys.executable, "-m", "benchmarks.judging.clients", name, server.url, str(calls), str(places)]
-            )
+            done = run([sys.executable, "-m", "benchmarks.judging.clients", name, server.url, str(calls), str(places)])
             if done.code:
                 raise RuntimeError(f"{name} failed: {done.err}")
             figures[name] = last_json(done.out)
@@ -98,7 +95,9 @@ def client_alone(count: int, count_sdk: int, places: int = 256, latency: float =
     said = f"{places} in flight at {1000 * latency:.0f} ms: client, {speed['ours']:.0f} calls/s"
     return [
         Promise(said, speed["ours"] / speed["openai"], f"x the openai SDK's {speed['openai']:.0f}", 5, at_most=False),
-        Promise("processor time of the client alone", cpu["ours"], f"ms a call (SDK {cpu['openai']:.2f})", cpu["openai"]),
+        Promise(
+            "processor time of the client alone", cpu["ours"], f"ms a call (SDK {cpu['openai']:.2f})", cpu["openai"]
+        ),
     ]
 
 

@@ -60,7 +60,9 @@ def suite_of(count: int) -> AlpacaEval:
         for number in range(count)
     )
     baseline = {
-        prompt.id: Answer(prompt_id=prompt.id, model="baseline", turns=("A baseline's answer. " * 90,), finish=("stop",))
+        prompt.id: Answer(
+            prompt_id=prompt.id, model="baseline", turns=("A baseline's answer. " * 90,), finish=("stop",)
+        )
         for prompt in prompts
     }
     data = SuiteData("bench-1", prompts, {"bench": TEMPLATE}, baseline_name="baseline", baseline=baseline)

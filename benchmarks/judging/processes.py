@@ -72,7 +72,9 @@ class Whole:
     err: str
 
 
-def run(command: Sequence[str], *, cwd: Path = ROOT, env: Mapping[str, str] | None = None, timeout: float = 900) -> Whole:
+def run(
+    command: Sequence[str], *, cwd: Path = ROOT, env: Mapping[str, str] | None = None, timeout: float = 900
+) -> Whole:
     """Runs a command to its end; its children count where it waits for them."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started = time.monotonic()

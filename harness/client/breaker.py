@@ -5,7 +5,7 @@ from __future__ import annotations
 TRIP = 8
 """Failures in a row, no call answered between them, after which the endpoint is only probed: one call at a time."""
 PROBE_SECONDS = (0.5, 10.0)
-"""Wait before the first probe, doubled up to the second figure."""
+"""Wait before a probe: half as long as the endpoint has been down, within these."""
 NEVER_WELL = 0.25
 """Share of the patience an endpoint gets that has not answered once: likely a wrong address."""
 REFUSED_PATIENCE = 900.0
@@ -42,12 +42,10 @@ class Breaker:
         if self._refused_since is None:
             self._refused_since = now
 
-    def hold(self) -> float:
+    def hold(self, now: float) -> float:
         """Seconds until the next probe; 0 while not tripped."""
-        if not self.is_tripped:
-            return 0.0
-        first, most = PROBE_SECONDS
-        return float(min(most, first * 2 ** min(10, self.failures - TRIP)))
+        least, most = PROBE_SECONDS
+        return min(most, max(least, (now - self._since) / 2)) if self.is_tripped else 0.0
 
     def down_for(self, now: float) -> float | None:
         """Seconds it has been down, once that is longer than one should wait."""

@@ -157,7 +157,7 @@ class Endpoint:
         self.breaker.failed(now)
         self.flow.failed(launch, now)
         if self.breaker.is_tripped:
-            self.flow.hold(now, self.breaker.hold())
+            self.flow.hold(now, self.breaker.hold(now))
         self._check(now, what)
 
     def dropped(self) -> None:

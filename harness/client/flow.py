@@ -45,6 +45,7 @@ class Flow:
         self._tokens = 0.0
         self._cut_at = -math.inf
         self._taken = 0
+        self._taken_since_refusal = True
 
     def agree(self, ceiling: int, *, adaptive: bool) -> None:
         """Another number of places, as when clients come and go."""
@@ -84,6 +85,7 @@ class Flow:
         is_bound = self.in_flight >= int(self.limit) - 1
         self.in_flight -= 1
         self._taken += 1
+        self._taken_since_refusal = True
         if is_bound and self.limit < self.ceiling:
             # one place more for a round of calls, less in the first rounds after a decrease
             step = min(1.0, self._taken / (8 * self.limit)) / self.limit
@@ -98,9 +100,12 @@ class Flow:
         self.in_flight -= 1
         if self.tokens is not None:
             self.tokens.take(now, -launch.tokens)
-        if self.in_flight == 0:
+        is_shut = self.in_flight == 0 and not self._taken_since_refusal
+        self._taken_since_refusal = False
+        if is_shut:  # twice, with nothing between and nothing out: this says nothing about the pace
             self.hold(now, backoff if told.retry_after is None else told.retry_after)
-        elif (told.retry_after or 0.0) > 1 and launch.at < self._announced:
+            return
+        if (told.retry_after or 0.0) > 1 and launch.at < self._announced:
             # asked within an announced wait, and refused again: the announcement is for all
             self.held_until = max(self.held_until, self._announced)
         if told.retry_after is not None:

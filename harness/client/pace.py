@@ -32,6 +32,7 @@ the pace is."""
 CHUNK, SMALL_CHUNK = 20, 6
 """Launches in which the share of 429s is taken; fewer are enough where most are refused."""
 FEW, MOST = 0.05, 0.6
+MIN_PACE = 0.5
 CHUNK_FLOOR = 0.35
 """Share of a chunk's first pace that it does not fall below within the chunk, so that shares can be compared."""
 CHUNKS = 8
@@ -197,7 +198,7 @@ class Pace:
         self._refused_at = min(self.value or math.inf, self._measured(now))
         self._opening = False
         lowest = CHUNK_FLOOR * self._chunk.pace if self._chunk is not None else 0.0
-        self.value = max(self._refused_at * factor, lowest)
+        self.value = max(self._refused_at * factor, lowest, MIN_PACE)
         self._slowed = self._grown = now
         self._cut_number = self._number
         self._next = now + 1 / self.value
