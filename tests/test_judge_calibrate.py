@@ -309,6 +309,17 @@ def test_own_comparisons_are_judged_whole_and_corrected_by_the_votes_on_a_part(
     assert rates["rogan_gladen"]["value"] == pytest.approx(100 * (1 / 3 + 30 / 35 - 1) / (30 / 35 + 15 / 25 - 1))
 
 
+def test_a_folder_without_a_suites_records_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mt_bench/human").mkdir(parents=True)
+    (tmp_path / "mt_bench/human/gpt4_pair.jsonl").write_text("")
+    (tmp_path / "mt_bench/human/human.jsonl").write_text(json.dumps({"judge": "expert_1", "winner": "tie"}))
+
+    with pytest.raises(UsageError, match="no recorded judgments in"):
+        calibrate(judge="recorded", suite="arena_hard", data=tmp_path)
+    with pytest.raises(UsageError, match=r"mt_bench: a row of the recorded judgments in .* has no key 'model_a'"):
+        calibrate(judge="recorded", suite="mt_bench", data=tmp_path)
+
+
 def test_a_row_of_another_form_is_named(run_rule: RunRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own/rows.jsonl").write_text(json.dumps({"question": "?", "candidate": {"model": "m"}}))

@@ -114,7 +114,8 @@ def findings(part: SuiteCalibration, other: str, unscored: float) -> list[str]:
         found.append(f"agreement with {_named(other, part)} is not shown to be above chance: kappa {shown(kappa)}")
     same = scores.get("position_consistency")
     if same is not None and same.value is not None and (same.ci_low is None or same.ci_low <= COIN):
-        found.append(f"the order decides: both orders give the same verdict in {shown(same)} of comparisons")
+        said = "the order decides" if same.value <= COIN else "too few comparisons to tell it from a coin"
+        found.append(f"{said}: both orders give the same verdict in {shown(same)} of them")
     place = scores.get("points_of_first_shown")
     if (
         place is not None

@@ -14,7 +14,7 @@ from ..budget import Budget
 from ..cache import ReplyCache, cache_path
 from ..calibrated import FOLDER, Calibration, SuiteCalibration
 from ..calls import Calling, CallOptions
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..judge_identity import judge_protocol
 from ..jury import combine, jury_of
 from ..pipeline import ProgressCallback
@@ -80,7 +80,13 @@ def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) 
     for suite in suites:
         if suite not in LOADERS:
             raise ConfigError(f"no recorded judgments of suite {suite!r}; known: {', '.join(LOADERS)}, all")
-        found.append(LOADERS[suite](DataFolder(folder.path), options))
+        try:
+            one = LOADERS[suite](DataFolder(folder.path), options)
+        except KeyError as error:
+            raise DataError(f"{suite}: a row of the recorded judgments in {folder.path} has no key {error}") from None
+        if not one.comparisons:
+            raise DataError(f"{suite}: no recorded judgments in {folder.path}; docs/judges.md says what belongs there")
+        found.append(one)
     return found
 
 
