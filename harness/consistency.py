@@ -48,7 +48,7 @@ def judging(
         order_flips=_each(by_judge, lambda rows: order_flips(rows)[0]),
         first_shown=_each(by_judge, lambda rows: order_flips(rows)[1]),
         repeat_flips=_each(by_judge, repeat_flips),
-        variance=variance_parts([row for row in told if rule.category in (None, categories[row.prompt_id])], rule),
+        variance=variance_parts([row for row in told if rule.category in (None, categories.get(row.prompt_id))], rule),
     )
     if jury is None:
         return found

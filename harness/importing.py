@@ -13,10 +13,12 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from .card import count
+from .consistency import judging
 from .digests import file_sha256
 from .formats.import_rows import Imported
 from .own import numbers_card
 from .protocols import Numbers, Suite
+from .questions import rules_of
 from .records import ModelRef, ScoreCard, digest
 from .store import RunStore, run_dir, write_atomic
 
@@ -83,6 +85,15 @@ def judgments_card(results: Path, model: str, suite: Suite, found: Imported, ori
         found=scores.model_copy(update={"notes": (*scores.notes, note)}),
         protocol=protocol,
         counts=count(prompts, answers, judgments),
+        judging=judging(
+            sorted(judgments, key=lambda row: row.key),
+            None,
+            None,
+            repeats=1 + max(row.repeat for row in judgments),
+            rule=rules_of(suite.name, suite.headline, judgments)[0],
+            categories={prompt.id: prompt.category for prompt in prompts},
+            headline=lambda rows: suite.score(prompts, answers, rows).scores[suite.headline],
+        ),
     )
     return write_numbers(results, model, numbers, origin, rows=found)
 

@@ -114,5 +114,6 @@ def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, 
         by_category=numbers.found.by_category,
         counts=numbers.counts,
         notes=tuple(notes),
+        judging=numbers.judging,
         provenance={**provenance(), "model": identity, "run_id": run_id},
     )

@@ -9,7 +9,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from pydantic import JsonValue
 
-from .records import Answer, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Prompt, Sampling, SuiteScores
+from .records import Answer, JudgeSpec, JudgeTask, JudgeTemplate, Judging, Judgment, Prompt, Sampling, SuiteScores
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,7 @@ class Numbers:
     found: SuiteScores
     protocol: dict[str, JsonValue]
     counts: dict[str, JsonValue]
+    judging: Judging | None = None
 
 
 @runtime_checkable

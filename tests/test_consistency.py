@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import lzma
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,7 +16,7 @@ from harness.consistency import differing, judging, order_flips, pair_agreement,
 from harness.jury import Jury
 from harness.questions import QuestionRule
 from harness.records import Failure, Judgment, Preference, Rating, Score, Verdict
-from harness.scoring import Unit, mean_score
+from harness.scoring import Unit, mean_score, slot_unit
 
 RATE, MEAN = QuestionRule("rate", 100.0), QuestionRule("mean", 1.0)
 
@@ -216,3 +220,37 @@ def test_a_jury_is_told_with_each_members_headline_and_one_judge_without() -> No
     assert both.rule == "mean"
     assert alone.members == {}
     assert alone.rule is None
+
+
+PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
+OUTCOME = {"A>>B": 0.0, "A>B": 0.0, "A=B": 0.5, "B>A": 1.0, "B>>A": 1.0}
+"""Game 0, the baseline shown as A: the candidate's outcome."""
+
+
+@pytest.mark.skipif(PUBLISHED is None, reason="HARNESS_PUBLISHED names the folder of recorded judgments")
+def test_the_official_verdicts_of_gpt_4_0613_flip_in_171_of_500_questions() -> None:
+    """Flips counted here from the labels; the error the parts add up to is the bootstrap's of the headline, 2.02."""
+    path = Path(str(PUBLISHED)) / "arena_hard" / "official_verdicts.gpt-4-0613.jsonl.xz"
+    with lzma.open(path, "rt") as file:
+        labels = [[game["score"] for game in json.loads(line)["games"]] for line in file]
+    rows, flipped = [], 0
+    for at, (first, second) in enumerate(labels):
+        told = OUTCOME[first], 1 - OUTCOME[second]
+        flipped += told[0] != told[1]
+        strong = [2 if ">>" in label else 1 for label in (first, second)]
+        rows.append(said(f"q{at}", Preference(value=told[0], strength=strong[0]), order="ab"))
+        rows.append(said(f"q{at}", Preference(value=told[1], strength=strong[1]), order="ba"))
+
+    flips, _ = order_flips(rows)
+    parts = variance_parts(rows, RATE)
+
+    assert flipped == 171
+    assert flips is not None
+    assert flips.value == pytest.approx(34.2)
+    assert parts is not None
+    units = [slot_unit(row.prompt_id, [row.verdict]) for row in rows if row.verdict]
+    own = mean_score(units, 1000, scale=100.0)
+    assert own.value == pytest.approx(37.9, abs=0.05)
+    assert own.se is not None
+    assert parts.se == pytest.approx(own.se, rel=0.02)
+    assert parts.judge_share == pytest.approx(31.4, abs=0.1)

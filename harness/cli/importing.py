@@ -19,6 +19,7 @@ from ..importing import Origin, judgments_card, write_numbers, write_script
 from ..plugins import load_plugin
 from ..protocols import Suite, SuiteOptions
 from ..records import ScoreCard
+from ..report.judging import judging_table
 from ..report.tables import card_table, plain
 
 SUITE_OF = {"fastchat": "mt_bench", "alpaca_eval": "alpaca_eval", "arena_hard": "arena_hard"}
@@ -70,6 +71,9 @@ def show(cards: list[ScoreCard], next_step: str | None, *, as_json: bool) -> Non
     console = Console(width=None if os.isatty(1) else 140)
     if cards:
         console.print(card_table(cards))
+    trust = judging_table(cards)
+    if trust is not None:
+        console.print(trust)
     for card in cards:
         for note in card.notes:
             console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)
