@@ -140,6 +140,14 @@ def test_a_form_without_its_setting_is_one_sentence(text: str) -> None:
         find_judge(text, {})
 
 
+def test_a_judge_past_its_day_is_named_before_anything_is_asked(harness: Callable[..., Done]) -> None:
+    words = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket")
+
+    done = harness(*words, "--judge", "gpt-4-0613", "--dry-run", OPENAI_API_KEY="x")
+
+    assert "judge gpt-4-0613 was shut down on 2026-10-23" in done.err
+
+
 # ------------------------------------------------------------------------------------------ what is not official
 
 
