@@ -16,6 +16,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -194,6 +195,8 @@ class ReplyCache:
 
     def _serve(self, database: sqlite3.Connection, jobs: list[_Job]) -> list[ChatReply | None]:
         """The answers to these jobs, everything they write committed; all None after a failure, which is noted."""
+        if self._broken is not None:
+            return [None] * len(jobs)
         writes = any(job.sql is not SELECT for job in jobs)
         try:
             if writes:
@@ -203,8 +206,8 @@ class ReplyCache:
                 database.execute("COMMIT")
         except sqlite3.Error as error:
             assert self.path is not None
-            self._broken = self._broken or cache_error(self.path, error)
-            if database.in_transaction:
+            self._broken = cache_error(self.path, error)
+            with suppress(sqlite3.Error):  # SQLite rolls back by itself after most of these
                 database.execute("ROLLBACK")
             return [None] * len(jobs)
         return found

@@ -229,6 +229,22 @@ def test_killed_after_any_step_it_goes_on_without_a_second_upload(
     assert len(world.model.requests) == 16 * 3  # answers were there before the first upload
 
 
+@pytest.mark.slow
+def test_a_jury_of_one_endpoint_asks_in_batches_of_their_own_and_both_are_taken_up(world: World) -> None:
+    entry = f"{{kind: llm, model: MODEL, url: '{world.judge.url}'}}"
+    entries = ", ".join(f"{name}: {entry.replace('MODEL', name)}" for name in ("strict", "lenient"))
+    (world.folder / "harness.yaml").write_text(f"judges: {{{entries}}}\n")
+    world.judge.polls = 2
+    world.kill_at("create")
+    assert world.run("--judge", "strict+lenient").code == -signal.SIGKILL
+
+    done = world.run("--judge", "strict+lenient")
+
+    assert done.code == 0, done.err
+    assert (world.judge.steps.count("upload"), world.judge.steps.count("create")) == (2, 2)
+    assert len(world.judge.answered) == len(set(world.judge.answered)) == 2 * CALLS
+
+
 def test_max_cost_holds_for_a_batch(world: World) -> None:
     stopped = world.run("--max-cost", "0.025")
 

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 class BatchRecord(Record):
     name: str
+    judge: str
     endpoint: str
     """Base URL it was sent to."""
     keys: tuple[str, ...]
@@ -47,15 +48,15 @@ class BatchFolder:
     def results(self, name: str) -> Path:
         return self.path / f"{name}.results.jsonl"
 
-    def load(self, endpoint: str) -> list[BatchRecord]:
-        """Those of this endpoint, oldest first; one that cannot be read is passed over, its requests asked anew."""
+    def load(self, judge: str, endpoint: str) -> list[BatchRecord]:
+        """This judge's, oldest first; one that cannot be read is passed over, its requests asked anew."""
         found = []
         for path in sorted(self.path.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
             try:
                 found.append(BatchRecord.model_validate_json(path.read_bytes()))
             except ValidationError:
                 log.warning("%s is no batch record; passed over", path)
-        return [record for record in found if record.endpoint == endpoint]
+        return [record for record in found if (record.judge, record.endpoint) == (judge, endpoint)]
 
     def save(self, record: BatchRecord) -> BatchRecord:
         write_atomic(self.path / f"{record.name}.json", dump_json(record.model_dump(mode="json")))

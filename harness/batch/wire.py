@@ -100,7 +100,7 @@ class BatchWire:
     async def _take_up(self) -> list[BatchRecord]:
         """The records of earlier sessions, each step that was not recorded looked up at the server."""
         found = []
-        for record in self._folder.load(self._url):
+        for record in self._folder.load(self._judge, self._url):
             if record.file_id is None:
                 file_id = await self._server.find_file(f"{record.name}.jsonl")
                 if file_id is None:
@@ -137,7 +137,9 @@ class BatchWire:
     async def _upload(self, calls: list[Call]) -> BatchRecord:
         name = f"harness-{uuid.uuid4().hex[:16]}"
         self._folder.write(self._folder.requests(name), [request_line(call) for call in calls])
-        record = BatchRecord(name=name, endpoint=self._url, keys=tuple(call.key.hex() for call in calls))
+        record = BatchRecord(
+            name=name, judge=self._judge, endpoint=self._url, keys=tuple(call.key.hex() for call in calls)
+        )
         self._folder.save(record)
         file_id = await self._server.upload(self._folder.requests(name))
         return self._folder.save(record.model_copy(update={"file_id": file_id}))
