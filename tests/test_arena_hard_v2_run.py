@@ -173,6 +173,7 @@ def test_out_to_v2_files_and_in_again_the_numbers_stay(run: Run) -> None:
     )  # fmt: skip
 
     [imported] = json.loads(brought)["cards"]
+    assert imported["scores"]["avg_tokens"]["value"] == run.card["scores"]["avg_tokens"]["value"]
     for card in (scored, imported):
         assert card["suite"] == "arena_hard_v2"
         for metric in ("arena_hard", "creative_writing"):

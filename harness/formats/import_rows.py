@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from ..errors import ConfigError
 from ..records import Answer, Failure, Finish, Judgment, Order, Preference, Prompt, Rating
 from .alpaca_eval_rows import stored_preference
+from .arena_hard_answers import read_answers
 from .arena_hard_rows import ERROR, Question, read_questions
 from .fastchat_rows import is_single, judge_name, question_of, read_rating, turn_of
 from .files import SourceFile
@@ -142,7 +143,7 @@ def _rating(row: Row, wanted: Wanted, judge: str, answers: dict[str, Answer]) ->
 
 def read_arena_hard(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
     """Answers, and two games a question; v0.1's and v2.0's files."""
-    answers = _answers([SourceFile(file.name, _not_games(file)) for file in files], wanted)
+    answers = _counted(_answers([SourceFile(file.name, _not_games(file)) for file in files], wanted), files, wanted)
     questions = list(read_questions(files, strict=False))
     model = only("model", (question.model for question in questions), wanted.model)
     questions = [question for question in questions if question.model == model]
@@ -152,6 +153,19 @@ def read_arena_hard(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
     judgments = tuple(row for question in last.values() for row in _games(question, wanted, answers))
     baselines = {question.baseline for question in last.values()}
     return Imported(answers, judgments, baselines.pop() if len(baselines) == 1 else None)
+
+
+def _counted(answers: dict[str, Answer], files: Sequence[SourceFile], wanted: Wanted) -> dict[str, Answer]:
+    """The answers with the token counts of their rows, which `avg_tokens` is the mean of."""
+    facts = read_answers(files)
+    own = facts.get(wanted.model) or (next(iter(facts.values())) if len({*map(id, facts.values())}) == 1 else {})
+    tokens = {name: fact.tokens for name, fact in own.items() if fact.tokens is not None}
+    return {
+        name: one.model_copy(update={"completion_tokens": (tokens[name],)})
+        if one.error is None and name in tokens
+        else one
+        for name, one in answers.items()
+    }
 
 
 def _not_games(file: SourceFile) -> tuple[Row, ...]:

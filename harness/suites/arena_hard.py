@@ -119,7 +119,7 @@ class ArenaHard:
         notes = (*unscored_note(headline, "games"), *reference_note(reference))
         if tokens.value is not None:
             notes += (
-                "avg_tokens counts by the served model's own tokenizer; the published tables count by cl100k_base",
+                "avg_tokens: by the model's own tokenizer, or as imported rows have it; published: by cl100k_base",
             )
         scores = {"arena_hard": headline, "arena_hard_reference": reference, "avg_tokens": tokens}
         return SuiteScores(scores=scores, by_category=by_category, notes=notes)
