@@ -41,7 +41,8 @@ def calibrated(done: Done) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("recorded")
-    process = harness_process("judge", "calibrate", "--judge", "recorded", "--json", cwd=folder)
+    words = ("--judge", "recorded", "--suite", "mt_bench,arena_hard", "--json")
+    process = harness_process("judge", "calibrate", *words, cwd=folder)
     out, err = process.communicate(timeout=300)
     return calibrated(Done(process.returncode, out, err))
 
@@ -74,9 +75,16 @@ def test_the_recorded_judge_is_what_its_records_say(recorded: dict[str, Any]) ->
 
     assert suites["mt_bench"]["scores"]["position_consistency"]["value"] == 1 - 380 / 2400
     assert suites["arena_hard"]["scores"]["position_consistency"]["value"] == 329 / 500
-    assert suites["alpaca_eval"]["scores"]["spearman_board"]["value"] == 1
-    assert suites["alpaca_eval"]["items"]["comparisons"] == 13 * 805 + 803
     assert recorded["usage"]["judgments"] == 0
+
+
+@pytest.mark.slow
+def test_recorded_annotations_rank_models_as_the_board_does(harness: Harness) -> None:
+    found = calibrated(harness("judge", "calibrate", "--judge", "recorded", "--suite", "alpaca_eval", "--json"))
+    part = found["suites"]["alpaca_eval"]
+
+    assert part["scores"]["spearman_board"]["value"] == 1
+    assert part["items"]["comparisons"] == 13 * 805 + 803
 
 
 def test_corrections_move_the_judges_win_rates_towards_peoples(recorded: dict[str, Any]) -> None:
