@@ -216,7 +216,7 @@ def test_lm_eval_results_become_a_card_a_task_with_lm_evals_errors(tmp_path: Pat
     assert found["lm_eval:mmlu"]["by_category"]["mmlu_art"]["acc,none"]["value"] == 0.5
     assert found["lm_eval:mmlu"]["scores"]["acc,none"]["n"] == 150
     shown = call(tmp_path, "leaderboard", "--format", "md")
-    assert "| 1 | org/m | 0.50" in shown.out
+    assert "| 1 (1-1) | org/m | 0.50" in shown.out
     assert (tmp_path / "results/runs/org_m/lm_eval_gsm8k@3.0").is_dir()
 
 
