@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import Done
+from conftest import Done, harness_process
 
+from harness.baselines import promote
+from harness.comparing import found_runs
 from harness.errors import ConfigError
 from harness.protocols import SuiteData
 from harness.records import Answer
@@ -18,6 +20,7 @@ from harness.suites.head_to_head import HeadToHead
 from harness.suites.mt_bench import MtBench
 
 POLICY = "checks: [{suite: mt_bench, margin: 1.0}, {suite: arena_hard, margin: 15}]\n"
+GAMES = ("compare", "bad.jsonl", "good.jsonl", "--suite", "arena_hard", "--head-to-head", "--judge", "reference")
 LIVE = ("--live", "--sequential", "--backend", "scripted", "--edition", "pocket", "--policy", "gate.yaml")
 
 
@@ -38,56 +41,77 @@ def rows_of(results: Path, model: str, suite: str) -> int:
     return len(file.read_text().splitlines())
 
 
-def test_judging_stops_as_soon_as_the_verdict_is_safe(harness: Callable[..., Done], tmp_path: Path) -> None:
-    script(tmp_path / "good.jsonl", 0.9)
-    script(tmp_path / "bad.jsonl", 0.3)
-    (tmp_path / "gate.yaml").write_text(POLICY)
-    run = harness(
+@dataclass(frozen=True)
+class Judged:
+    """A baseline run whole, and a bad candidate gated live against it."""
+
+    folder: Path
+    gate: Done
+
+    def harness(self, *words: str) -> Done:
+        process = harness_process(*words, cwd=self.folder)
+        out, err = process.communicate(timeout=300)
+        return Done(process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    folder = tmp_path_factory.mktemp("live")
+    script(folder / "good.jsonl", 0.9)
+    script(folder / "bad.jsonl", 0.3)
+    (folder / "gate.yaml").write_text(POLICY)
+    made = Judged(folder, Done(0, "", ""))
+    run = made.harness(
         *("run", "--model", "good.jsonl", "--backend", "scripted", "--suite", "mt_bench,arena_hard"),
         *("--edition", "pocket"),
     )
     assert run.code == 0, run.err
-    assert harness("gate", "promote", "good.jsonl", "--why", "first", "--by", "test").code == 0
+    found = found_runs("good.jsonl", folder / "results")
+    runs = [(one.card, one.folder) for one in found if one.folder is not None]
+    promote(folder / "results", runs, name="default", by="test", why="first")
+    return Judged(folder, made.harness("gate", "--candidate", "bad.jsonl", *LIVE, "--json"))
 
-    done = harness("gate", "--candidate", "bad.jsonl", *LIVE, "--json")
+
+def test_judging_stops_as_soon_as_the_verdict_is_safe(judged: Judged) -> None:
+    results, done = judged.folder / "results", judged.gate
 
     assert done.code == 1, done.err
+    assert done.err.splitlines()[-1].startswith("FAIL (exit 1): bad.jsonl against good.jsonl")
     found = json.loads(done.out)
     assert found["outcome"] == "fail"
     assert [(one["questions"], one["of"]) for one in found["sequential"]] == [(40, 80), (40, 60)]
     # 40 questions of two turns, of 80; 40 questions of two games, of 60: judged, and no more
-    assert rows_of(tmp_path / "results", "bad.jsonl", "mt_bench") == 80
-    assert rows_of(tmp_path / "results", "bad.jsonl", "arena_hard") == 80
+    assert rows_of(results, "bad.jsonl", "mt_bench") == 80
+    assert sum(one["calls"] for one in found["sequential"]) == 160
     assert [one["calls_saved"] for one in found["sequential"]] == [80, 40]
-    (card,) = (tmp_path / "results").glob("runs/bad.jsonl/arena_hard@*/*/card.json")
+    (card,) = results.glob("runs/bad.jsonl/mt_bench@*/*/card.json")
     assert json.loads(card.read_text())["complete"] is False  # never ranked
 
-    again = harness("gate", "--candidate", "bad.jsonl", *LIVE)
 
-    assert again.code == 1
-    assert again.out.splitlines()[-1].startswith("FAIL (exit 1): bad.jsonl against good.jsonl")
-    assert rows_of(tmp_path / "results", "bad.jsonl", "mt_bench") == 80  # nothing asked twice
+def test_head_to_head_is_a_run_of_its_own(judged: Judged) -> None:
+    words = ("--model", "bad.jsonl", "--backend", "scripted", "--suite", "arena_hard", "--edition", "pocket")
+    assert judged.harness("run", *words).code == 0  # completes what the gate began
 
-
-def test_head_to_head_is_a_run_of_its_own_that_resumes(harness: Callable[..., Done], tmp_path: Path) -> None:
-    for name, right in (("good.jsonl", 0.9), ("bad.jsonl", 0.3)):
-        script(tmp_path / name, right)
-        run = harness(
-            *("run", "--model", name, "--backend", "scripted", "--suite", "arena_hard", "--edition", "pocket")
-        )
-        assert run.code == 0, run.err
-    words = ("compare", "bad.jsonl", "good.jsonl", "--head-to-head", "--judge", "reference")
-
-    done = harness(*words, "--json")
+    done = judged.harness(*GAMES, "--json")
 
     assert done.code == 0, done.err
     (card,) = json.loads(done.out)["head_to_head"]
     assert (card["model"], card["protocol"]["baseline"]) == ("good.jsonl", "bad.jsonl")
     assert card["scores"]["win_rate"]["n"] == 120  # 60 questions in both orders
     assert card["scores"]["win_rate"]["ci_low"] > 50
-    again = harness(*words)
+
+
+@pytest.mark.slow
+def test_the_same_commands_ask_nothing_twice(judged: Judged) -> None:
+    results = judged.folder / "results"
+
+    assert judged.harness("gate", "--candidate", "bad.jsonl", *LIVE).code == 1
+    first, again = judged.harness(*GAMES), judged.harness(*GAMES)
+
+    assert rows_of(results, "bad.jsonl", "mt_bench") == 80
     assert "good.jsonl beats bad.jsonl" in again.out.splitlines()[-1]
-    assert rows_of(tmp_path / "results", "good.jsonl", "head_to_head_arena_hard") == 120
+    assert first.code == again.code == 0
+    assert rows_of(results, "good.jsonl", "head_to_head_arena_hard") in (80, 120)  # 40 answers, or all 60
 
 
 def test_both_orders_are_asked_and_the_candidate_is_shown_first_in_one() -> None:
