@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..formats.alpaca_eval_rows import Row, read_annotation
 from ..protocols import SuiteOptions
-from ..records import JudgeTask
+from ..records import JudgeTask, Prompt
 from ..suites.alpaca_eval import NAMES, load_official, preference_task
 from ..suites.editions import only_template, pinned
 from .data import DataFolder, stored_answer
@@ -21,7 +21,27 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
     """Every annotations file of the folder, one model each; the baseline's answer is the file's own."""
     data = load_official(options)
     template = only_template(data)
-    prompts = {prompt.turns[0]: prompt for prompt in data.prompts}
+
+    def tasks(item: Item) -> Sequence[JudgeTask]:
+        if isinstance(item, Rated) or item.answers is None:
+            return []
+        candidate, baseline = item.answers
+        return [preference_task(item.prompt, candidate, baseline, order, template) for order in ("ab", "ba")]
+
+    return CalibrationSet(
+        suite=SUITE,
+        retired=RETIRED,
+        rule="mean",
+        comparisons=_comparisons(folder, {prompt.turns[0]: prompt for prompt in data.prompts}),
+        tasks=tasks,
+        board=_board(folder),
+        board_name="AlpacaEval 2 leaderboard, win rate without length control",
+        files={**folder.files, **pinned(NAMES)},
+    )
+
+
+def _comparisons(folder: DataFolder, prompts: Mapping[str, Prompt]) -> tuple[Comparison, ...]:
+    """One a row with texts, of the instructions that `prompts` knows."""
     found = []
     for file in folder.some(f"{SUITE}/annotations/*.json*"):
         model = file.name.removesuffix(".json")
@@ -43,23 +63,7 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
                     answers=(candidate, baseline) if candidate and baseline else None,
                 )
             )
-
-    def tasks(item: Item) -> Sequence[JudgeTask]:
-        if isinstance(item, Rated) or item.answers is None:
-            return []
-        candidate, baseline = item.answers
-        return [preference_task(item.prompt, candidate, baseline, order, template) for order in ("ab", "ba")]
-
-    return CalibrationSet(
-        suite=SUITE,
-        retired=RETIRED,
-        rule="mean",
-        comparisons=tuple(found),
-        tasks=tasks,
-        board=_board(folder),
-        board_name="AlpacaEval 2 leaderboard, win rate without length control",
-        files={**folder.files, **pinned(NAMES)},
-    )
+    return tuple(found)
 
 
 def _name(row: Row) -> str:
