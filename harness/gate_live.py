@@ -24,7 +24,7 @@ from .gate_sequential import Watched, looks, order_of, settled, step, tier_sizes
 from .gating import GateOptions, show_suite
 from .jury import combine, jury_of
 from .own import KeptServer
-from .pipeline import ProgressCallback, SuiteRun, current_judgments, evaluate
+from .pipeline import ProgressCallback, SuiteRun, current_judgments, evaluate, waits
 from .plan import Plan, protocol
 from .provenance import provenance
 from .questions import question_sums
@@ -130,6 +130,8 @@ async def _work(
     """Rounds of one block a suite, until each is settled or one is worse, which fails the candidate whatever else."""
     peers = tier_sizes(checks)
     going = list(judgings)
+    # a judge that waits for the candidate's devices needs its server gone after every block
+    keeping = not any(waits(judge) for one in judgings for judge in one.run.judges)
     async with AsyncExitStack() as stack:
         kept = KeptServer(made.backend, stack)
         await stack.enter_async_context(made.calls.cache)
@@ -139,7 +141,7 @@ async def _work(
                 return
             await evaluate(
                 [block for _, block in blocks],
-                lambda: kept,
+                lambda: kept if keeping else made.backend,
                 concurrency=made.spec.serve.concurrency,
                 on_progress=on_progress,
             )
