@@ -77,9 +77,10 @@ def _anchor_tasks(made: Plan, suite: Suite) -> tuple[JudgeTask, ...]:
     return () if anchors is None else anchor_tasks(suite, anchors, names)
 
 
-def estimate(made: Plan) -> list[Estimate]:
-    """One a suite. Raises ConfigError where --max-cost could not be held to."""
-    return [_estimate_one(made, run) for run in suite_runs(made)]
+def estimate(made: Plan, *, exact: bool = True) -> list[Estimate]:
+    """One a suite; `exact` False: by the rule of thumb alone, which takes no memory. Raises ConfigError where
+    --max-cost could not be held to."""
+    return [_estimate_one(made, run, exact=exact) for run in suite_runs(made)]
 
 
 @dataclass
@@ -93,14 +94,14 @@ class _Sum:
     """Calls not done -> dollars."""
 
 
-def _estimate_one(made: Plan, run: SuiteRun) -> Estimate:
+def _estimate_one(made: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
     judges = {judge.spec.name: judge for judge in run.judges}
     specs = {spec.name: spec for spec in made.spec.judges[run.suite.name]}
-    meters = {name: meter(spec.model) for name, spec in specs.items()}
+    meters = {name: meter(spec.model, exact=exact) for name, spec in specs.items()}
     answers = {row.key: row for row in run.store.answers.read() if row.error is None}
-    done = {row.key for row in run.store.judgments.read() if row.verdict is not None}
+    done = {row.key for row in run.store.judgments.every() if row.verdict is not None}
     share = 0.5 if made.spec.transport == "batch" else 1.0  # harness.batch, which would load the openai package
-    again = {row.key for row in run.store.anchors.read() if row.verdict is not None}
+    again = {row.key for row in run.store.anchors.every() if row.verdict is not None}
     total = _Sum()
     asked = (_tasks(run, prompt, answers.get(f"{prompt.id}#{index}")) for prompt, index in run.draws())
     for task in chain(chain.from_iterable(asked), run.anchors):

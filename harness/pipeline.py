@@ -166,15 +166,13 @@ async def evaluate(
                 await stack.enter_async_context(judge)
             async with asyncio.TaskGroup() as group:
                 workers = 0 if answers_first else places
-                for _ in range(workers):
-                    group.create_task(_judge_worker(queue, on_progress))
+                _start_judging(group, workers, queue, on_progress)
                 async with asyncio.TaskGroup() as producers:
                     producers.create_task(_judge_existing(runs, queue))
                     producers.create_task(_ask_missing(missing, backend, queue, concurrency, on_progress))
                 if answers_first:
                     workers = queue.qsize()  # one a task: a batch answers them together
-                    for _ in range(workers):
-                        group.create_task(_judge_worker(queue, on_progress))
+                    _start_judging(group, workers, queue, on_progress)
                 for _ in range(workers):
                     await queue.put(None)
         for judge in judges:
@@ -259,6 +257,11 @@ async def _answer_worker(
         for task in run.open_tasks(prompt, answer):
             if not waits(run.judge_of(task)):
                 await queue.put((run, task))
+
+
+def _start_judging(group: asyncio.TaskGroup, workers: int, queue: TaskQueue, on_progress: ProgressCallback) -> None:
+    for _ in range(workers):
+        group.create_task(_judge_worker(queue, on_progress))
 
 
 async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None:

@@ -178,8 +178,8 @@ class JsonlRows(Generic[Row]):
                 yield row
 
     def every(self) -> Iterator[Row]:
-        """All rows, those that a later one replaced too."""
-        return (row for _, row in self._scan())
+        """All rows, those that a later one replaced too; none where there is no file."""
+        return (row for _, row in self._scan()) if self.path.exists() else iter(())
 
     def read(self) -> list[Row]:
         """The last row of every key, without opening for appending; a torn last line is passed over."""

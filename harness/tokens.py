@@ -45,9 +45,12 @@ class TokenMeter:
         return len(text) / (self.characters / self.tokens if self.tokens else CHARACTERS_A_TOKEN)
 
 
-def meter(model: str | None) -> TokenMeter:
-    """The meter for a judge's model: by the table tiktoken names for it, cl100k_base for a model it does not know."""
-    name = _encoding_name(model or "")
+def meter(model: str | None, *, exact: bool = True) -> TokenMeter:
+    """The meter for a judge's model: by the table tiktoken names for it, cl100k_base for a model it does not know.
+
+    A table takes 40 to 75 MB of memory for good; `exact` False does without.
+    """
+    name = _encoding_name(model or "") if exact else None
     path = _table(name) if name else None
     if name is None or path is None:
         return TokenMeter("4 characters a token (`harness data pull tokenizer` has them counted)", None)

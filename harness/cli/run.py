@@ -173,7 +173,7 @@ def run(
     }
     spec = resolve(file, flags, serve, sampling)
     made = plan(spec, log_dir=spec.results / "runs" / spec.model.slug / "logs")
-    found = estimate(made)
+    found = estimate(made, exact=dry_run)
     for sentence in differences(made):
         log.info("%s", sentence)
     for sentence in retirements(made, date.today()):
