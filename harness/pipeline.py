@@ -20,6 +20,7 @@ from typing import Literal
 
 from .errors import HarnessError
 from .injection import is_suspect
+from .judge_queues import JudgeQueues
 from .prefixes import in_prefix_order
 from .protocols import Backend, Judge, LoadedJudge, Suite
 from .records import Answer, JudgeTask, Judgment, Prompt, Sampling
@@ -138,6 +139,7 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 TaskQueue = asyncio.Queue[tuple[SuiteRun, JudgeTask] | None]
 """None: no more for one worker."""
+Queues = JudgeQueues[tuple[SuiteRun, JudgeTask]]
 
 
 async def evaluate(
@@ -158,23 +160,21 @@ async def evaluate(
     missing = [draw for draw in draws if not draw[0].answered(*draw[1:])]
     judges = {id(judge): judge for run in runs for judge in run.judges}.values()
     at_once = [judge for judge in judges if not waits(judge) and is_needed(judge, runs)]
-    places = min(sum(judge.spec.concurrency for judge in at_once), 256)
-    queue: TaskQueue = asyncio.Queue(maxsize=0 if answers_first else 2 * max(places, 1))
+    queues: Queues = JudgeQueues(at_once, batch=answers_first)
     try:
         async with AsyncExitStack() as stack:
             for judge in at_once:
                 await stack.enter_async_context(judge)
             async with asyncio.TaskGroup() as group:
-                workers = 0 if answers_first else places
-                _start_judging(group, workers, queue, on_progress)
+
+                def start_worker(queue: TaskQueue) -> None:
+                    group.create_task(_judge_worker(queue, on_progress))
+
+                queues.start(start_worker)
                 async with asyncio.TaskGroup() as producers:
-                    producers.create_task(_judge_existing(runs, queue))
-                    producers.create_task(_ask_missing(missing, backend, queue, concurrency, on_progress))
-                if answers_first:
-                    workers = queue.qsize()  # one a task: a batch answers them together
-                    _start_judging(group, workers, queue, on_progress)
-                for _ in range(workers):
-                    await queue.put(None)
+                    producers.create_task(_judge_existing(runs, queues))
+                    producers.create_task(_ask_missing(missing, backend, queues, concurrency, on_progress))
+                await queues.end(start_worker)
         for judge in judges:
             if waits(judge):
                 await _judge_afterwards(judge, runs, on_progress)
@@ -207,21 +207,19 @@ async def _judge_afterwards(judge: Judge, runs: Sequence[SuiteRun], on_progress:
             group.create_task(_judge_worker(queue, on_progress))
 
 
-async def _judge_existing(runs: Sequence[SuiteRun], queue: TaskQueue) -> None:
+async def _judge_existing(runs: Sequence[SuiteRun], queues: Queues) -> None:
     for run in runs:
         for task in run.anchors_open:
-            if not waits(run.judge_of(task)):
-                await queue.put((run, task))
+            await queues.put(run.judge_of(task), (run, task))
         for prompt, answer in run.there():
             for task in run.open_tasks(prompt, answer):
-                if not waits(run.judge_of(task)):
-                    await queue.put((run, task))
+                await queues.put(run.judge_of(task), (run, task))
 
 
 async def _ask_missing(
     missing: Sequence[tuple[SuiteRun, Prompt, int]],
     backend: Callable[[], AbstractAsyncContextManager[Backend]],
-    queue: TaskQueue,
+    queues: Queues,
     concurrency: int,
     on_progress: ProgressCallback,
 ) -> None:
@@ -233,13 +231,13 @@ async def _ask_missing(
         for run in {id(run): run for run, _, _ in missing}.values():
             run.start_seconds = time.monotonic() - started
         for _ in range(min(concurrency, len(missing))):
-            group.create_task(_answer_worker(draws, server, queue, on_progress))
+            group.create_task(_answer_worker(draws, server, queues, on_progress))
 
 
 async def _answer_worker(
     draws: Iterator[tuple[SuiteRun, Prompt, int]],
     server: Backend,
-    queue: TaskQueue,
+    queues: Queues,
     on_progress: ProgressCallback,
 ) -> None:
     for run, prompt, index in draws:
@@ -255,13 +253,7 @@ async def _answer_worker(
         usage.last = time.monotonic()
         on_progress(Progress(run.suite.name, "answers", answer.error is None))
         for task in run.open_tasks(prompt, answer):
-            if not waits(run.judge_of(task)):
-                await queue.put((run, task))
-
-
-def _start_judging(group: asyncio.TaskGroup, workers: int, queue: TaskQueue, on_progress: ProgressCallback) -> None:
-    for _ in range(workers):
-        group.create_task(_judge_worker(queue, on_progress))
+            await queues.put(run.judge_of(task), (run, task))
 
 
 async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None:

@@ -143,3 +143,22 @@ def test_a_judgment_of_another_text_is_not_taken_for_this_answers(store: RunStor
     go(run_of(store, judge, count=1), ToyBackend())
 
     assert judge.judged == ["p000"]
+
+
+def test_a_judge_that_waits_keeps_no_other_judge_from_its_tasks(store: RunStore) -> None:
+
+    class Held(ToyJudge):
+        async def judge(self, task: JudgeTask) -> Judgment:
+            while len(quick.judged) < 4:  # its places stay taken until the other judge got on
+                await asyncio.sleep(0.001)
+            return await super().judge(task)
+
+    held, quick = Held(name="held"), ToyJudge(name="quick")
+    suite = ToySuite(8)
+    run = SuiteRun(
+        suite=suite, judges=(held, quick), store=store, prompts=tuple(suite.prompts()), sampling=suite.sampling
+    )
+
+    go(run, ToyBackend())
+
+    assert len(held.judged) == len(quick.judged) == 8
