@@ -144,6 +144,23 @@ def test_an_endpoint_without_batches_is_told_in_its_own_words(tmp_path: Path) ->
     assert "did not take the file of a batch: HTTP 404: 404: Not Found; an endpoint without a Batch API" in str(found)
 
 
+def test_a_creation_whose_reply_is_lost_is_found_again_and_not_made_twice(tmp_path: Path) -> None:
+    class Forgetful(FakeBatchOpenAI):
+        async def _create(self, request: Any) -> Any:
+            await super()._create(request)
+            request.transport.abort()
+
+    fake = Forgetful(reply=echo)
+    [lost] = asked(fake, tmp_path, 1)
+    assert isinstance(lost, JudgeUnavailableError)
+    assert "the same command collects it" in str(lost)
+
+    [found] = asked(fake, tmp_path, 1)
+
+    assert isinstance(found, ChatReply)
+    assert (fake.steps.count("upload"), fake.steps.count("create")) == (1, 1)
+
+
 # ----------------------------------------------------------------------------------------------------- the real command
 
 

@@ -54,7 +54,8 @@ class BatchServer:
         return (await self._spoken(made, "take the file of a batch")).id
 
     async def create(self, file_id: str, name: str) -> str:
-        made = self._client.batches.create(
+        # once: a second try after a lost reply would be a second batch, paid for; the next session looks for the first
+        made = self._client.with_options(max_retries=0).batches.create(
             input_file_id=file_id, endpoint=PATH, completion_window="24h", metadata={METADATA: name}
         )
         return (await self._spoken(made, "start a batch")).id
