@@ -19,12 +19,11 @@ from .plan import Plan, protocol
 from .protocols import Suite
 from .questions import rules_of
 from .records import AnchorCheck, Answer, Judging, Judgment, Prompt, ScoreCard, digest
+from .scoring import is_complete
 from .store import RunStore
 
 HOW = {"results", "mirror", "cache", "max_cost", "transport", "anchors"}
 """Settings that say where and how, not what: no number depends on them."""
-MIN_SCORED = 0.9
-"""A card with a smaller share scored is complete=False and never ranked (specs: 90 %)."""
 
 
 def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreCard:
@@ -40,7 +39,7 @@ def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreC
     if suite.headline not in found.scores:
         raise ConfigError(f"suite {suite.name!r} gave no score named {suite.headline!r}, its own headline")
     head = found.scores[suite.headline]
-    complete = head.value is not None and head.n >= MIN_SCORED * (head.n + head.unscored)
+    complete = is_complete(head)
     anchors = sorted(run.store.anchors.all(), key=lambda row: row.key)
     trust = _trust(made, run, answers, judgments, combined)
     trust = trust.model_copy(update={"anchors": _checks(made, run, anchors)})

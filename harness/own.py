@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 
 from pydantic import JsonValue
 
-from .card import MIN_SCORED
 from .errors import ConfigError, IncompleteError
 from .plan import Plan
 from .protocols import Backend, Numbers, OwnRun, OwnRunner, Serving
 from .provenance import provenance
 from .records import ModelRef, ScoreCard, digest
+from .scoring import is_complete
 from .store import RunStore, read_card, run_dir, set_aside
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, 
     if numbers.headline not in numbers.found.scores:
         raise ConfigError(f"no score named {numbers.headline!r} in the files of {numbers.suite}")
     head = numbers.found.scores[numbers.headline]
-    complete = head.value is not None and head.n >= MIN_SCORED * (head.n + head.unscored)
+    complete = is_complete(head)
     notes = list(numbers.found.notes)
     if not complete:
         notes.append(f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")

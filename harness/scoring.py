@@ -15,6 +15,14 @@ import numpy as np
 from .records import Answer, Judgment, Order, Preference, Prompt, Score, Verdict
 from .stats.intervals import Interval, ratio_interval
 
+MIN_SCORED = 0.9
+"""A card with a smaller share scored is complete=False and never ranked (specs: 90 %)."""
+
+
+def is_complete(headline: Score) -> bool:
+    """Whether enough was scored to rank a card by this score."""
+    return headline.value is not None and headline.n >= MIN_SCORED * (headline.n + headline.unscored)
+
 
 @dataclass(frozen=True)
 class Slot:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from harness.leaderboard import rank
 from harness.records import Score, ScoreCard
-from harness.report.tables import csv_text, escape_markdown, harmless, markdown
+from harness.report.cells import escape_markdown, harmless
+from harness.report.tables import csv_text, markdown
 
 
 def card(model: str, value: float | None, *, judge: str = "j", complete: bool = True, n: int = 10) -> ScoreCard:

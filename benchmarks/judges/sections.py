@@ -25,7 +25,7 @@ from harness.formats.files import read_files
 from harness.protocols import SuiteOptions
 from harness.records import Score
 from harness.report.calibration import Grid, grids, markdown_grid, remarks
-from harness.report.tables import escape_markdown
+from harness.report.cells import escape_markdown
 from harness.stats.agreement import flip_rate
 from harness.stats.rank_correlation import rank_correlation
 

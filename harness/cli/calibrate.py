@@ -40,7 +40,7 @@ from ..pricing import priced
 from ..protocols import SuiteOptions
 from ..records import Judgment, JuryRule
 from ..report.calibration import grids, markdown_grid, remarks, rich_grid
-from ..report.tables import escape_markdown, plain
+from ..report.cells import escape_markdown, plain
 from ..store import RunStore
 from .progress import progress, set_up_logging
 

@@ -15,9 +15,9 @@ from ..comparing import compare_models, matched
 from ..comparison import Comparison
 from ..errors import ConfigError
 from ..records import ScoreCard
+from ..report.cells import plain
 from ..report.comparison import markdown, other_lines, rich_comparison, rich_table, verdict
 from ..report.games import GAMES_HEAD, games_cells, games_markdown, games_verdict
-from ..report.tables import plain
 from ..store import write_atomic
 
 FORMATS = ("table", "md", "json")

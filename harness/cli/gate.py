@@ -20,6 +20,7 @@ from ..errors import ConfigError, IncompleteError
 from ..gate_policy import GatePolicy
 from ..gate_records import GateReport
 from ..gating import GateOptions, gate_runs, power_of, read_policy
+from ..report.cells import plain
 from ..report.comparison import rich_table
 from ..report.gate import (
     HEAD,
@@ -31,7 +32,6 @@ from ..report.gate import (
     summary_line,
 )
 from ..report.junit import junit
-from ..report.tables import plain
 from ..store import dump_json, write_atomic
 from .progress import set_up_logging
 

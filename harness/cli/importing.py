@@ -19,8 +19,8 @@ from ..importing import Origin, judgments_card, write_numbers, write_script
 from ..plugins import load_plugin
 from ..protocols import Suite, SuiteOptions
 from ..records import ScoreCard
+from ..report.cells import card_table, plain
 from ..report.judging import judging_table
-from ..report.tables import card_table, plain
 
 SUITE_OF = {"fastchat": "mt_bench", "alpaca_eval": "alpaca_eval", "arena_hard": "arena_hard"}
 FORMATS = (*READERS, "lm_eval")

@@ -33,8 +33,8 @@ from ..judge_identity import judge_differences
 from ..pipeline import SuiteRun
 from ..plan import Plan, plan
 from ..records import ModelRef, ScoreCard
+from ..report.cells import card_table, plain
 from ..report.judging import judging_table
-from ..report.tables import card_table, plain
 from ..run import execute, opened
 from ..store import make_folder
 from ..trackers import log_scores, tracker_names

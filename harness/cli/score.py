@@ -20,7 +20,7 @@ from ..formats import FORMATS
 from ..formats.files import SourceFile, read_files
 from ..formats.options import ScoreOptions
 from ..records import ScoreCard
-from ..report.tables import card_table, plain
+from ..report.cells import card_table, plain
 from ..stats.folds import FoldOrder
 
 

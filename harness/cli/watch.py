@@ -20,7 +20,7 @@ from ..config import suite_names
 from ..errors import ConfigError, IncompleteError
 from ..records import ScoreCard
 from ..report import charts
-from ..report.tables import interval, plain
+from ..report.cells import interval, plain
 from ..store import make_folder, write_atomic
 from ..trackers import log_step, tracker_names
 from ..watch import (

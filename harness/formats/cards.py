@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from .. import __version__
-from ..card import MIN_SCORED
 from ..records import ScoreCard, SuiteScores
+from ..scoring import is_complete
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FileResult:
 def card_of(result: FileResult) -> ScoreCard:
     """The card; incomplete, with a note, where under 90 % are scored."""
     head = result.found.scores[result.headline]
-    complete = head.value is not None and head.n >= MIN_SCORED * (head.n + head.unscored)
+    complete = is_complete(head)
     notes = result.found.notes
     if not complete:
         notes = (*notes, f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")

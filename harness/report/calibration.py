@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..calibrated import Calibration, SuiteCalibration, shown
 from ..records import Score
-from .tables import escape_markdown, plain
+from .cells import escape_markdown, plain
 
 MEANING = {
     "agreement_people": "agrees with people (all votes)",

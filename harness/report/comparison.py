@@ -10,7 +10,7 @@ from rich.text import Text
 from ..comparison import Comparison
 from ..differences import Difference
 from ..shifts import Shift
-from .tables import escape_markdown, plain
+from .cells import escape_markdown, plain
 
 HEAD = ("metric", "category", "first", "other", "difference [95 %]", "p", "could see", "questions")
 LEFT = ("metric", "category", "model", "question", "what", "check", "tier", "found", "suite", "against")

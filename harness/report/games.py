@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..records import ScoreCard
+from .cells import escape_markdown, interval, number
 from .comparison import markdown_table
-from .tables import escape_markdown, interval, number
 
 GAMES_HEAD = ("suite", "model", "against", "category", "win rate [95 %]", "games", "unscored", "won", "tied", "lost")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..gate import named
 from ..gate_power import PowerRow
 from ..gate_records import CheckResult, GateReport, SequentialReport
+from .cells import escape_markdown, plain
 from .comparison import markdown_table, p_text
-from .tables import escape_markdown, plain
 
 HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "above", "margin", "found")
 POWER_HEAD = ("metric", "questions", "margin", "true drop", "pass", "inconclusive", "fail", "gates")

@@ -22,8 +22,9 @@ from ..fusion import Fusion
 from ..leaderboard import Row, Table
 from ..reported_tables import ReportedTable
 from . import charts, reported
+from .cells import interval, number
 from .svg import Drawing
-from .tables import interval, measured, number, shown_metrics
+from .tables import measured, shown_metrics
 from .text import visible
 
 

@@ -8,7 +8,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..records import AnchorCheck, Judging, Score, ScoreCard
-from .tables import interval, plain
+from .cells import interval, plain
 
 Line = tuple[str, str, str, str]
 """Measure, judge, value, n."""

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from ..gate import named, sentence
 from ..gate_records import CheckResult, GateReport, LimitResult
-from .tables import plain
+from .cells import plain
 
 FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production Char
 

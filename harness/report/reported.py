@@ -9,7 +9,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..reported_tables import Difference, ReportedRow, ReportedTable
-from .tables import Cell, escape_markdown, harmless, plain
+from .cells import escape_markdown, harmless, plain
+from .tables import Cell
 
 
 def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[RichTable]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Sequence
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..leaderboard import Row, Table
-from ..records import Score, ScoreCard
+from .cells import escape_markdown, harmless, interval, number, plain
 
 SHOWN = {
     "mt_bench": ("turn_1", "turn_2"),
@@ -34,20 +33,6 @@ MARKDOWN_HEAD = (
     "comparisons with all other rows at once leave open (95 %). Against the row above: difference, 95 % interval,",
     "two-sided p; a star marks p < 0.05; *unpaired* ones are made from the two standard errors alone.",
 )
-
-
-def number(score: Score | None, name: str) -> str:
-    """`7.36`, whole for counts and average lengths, or a dash where there is no value."""
-    if score is None or score.value is None:
-        return "-"
-    return f"{score.value:.0f}" if name.startswith(("n_", "avg_")) else f"{score.value:.2f}"
-
-
-def interval(score: Score, name: str) -> str:
-    """`7.36 [7.10, 7.61]`; without an interval the value alone."""
-    if score.value is None or score.ci_low is None or score.ci_high is None:
-        return number(score, name)
-    return f"{score.value:.2f} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
 
 
 def columns(table: Table) -> list[str]:
@@ -164,39 +149,6 @@ def _extra(table: Table, row: Row) -> list[Cell | None]:
     above = [step.difference, step.ci_low, step.ci_high, step.p, int(step.paired)] if step else [None] * 5
     unit = table.length_unit if row.length is not None else None
     return [*ranks, *above, row.length, unit, row.cost, row.tokens_per_second, row.date]
-
-
-def card_table(cards: list[ScoreCard]) -> RichTable:
-    """All scores of some cards, for the end of a run."""
-    rich = RichTable(title="Scores (95 % intervals)", title_justify="left")
-    for name in ("suite", "model", "judge", "metric"):
-        rich.add_column(name, overflow="fold")
-    for name in ("value", "n", "unscored"):
-        rich.add_column(name, justify="right")
-    for card in cards:
-        suite = f"{card.suite}@{card.suite_version}"
-        for name, score in card.scores.items():
-            texts = (suite, card.model, card.judge, name, interval(score, name), str(score.n), str(score.unscored))
-            style = "bold" if name == card.headline else ""
-            rich.add_row(*(Text(plain(text), style=style) for text in texts))
-            suite = ""
-    return rich
-
-
-def plain(text: str) -> str:
-    """The text without control characters (ANSI codes, bidirectional overrides), on one line."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+", " ", text)
-
-
-def escape_markdown(text: str) -> str:
-    """Literal in a Markdown table: no HTML, links, emphasis or cell breaks."""
-    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;")
-
-
-def harmless(text: str) -> str:
-    """A CSV cell that no spreadsheet runs: a leading = + - @ gets an apostrophe."""
-    text = plain(text)
-    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
 
 
 def _short(value: object) -> str:

@@ -1,0 +1,57 @@
+"""One score, one text, one card's table: as plain text, Markdown or CSV. Pure, and light: no statistics are loaded."""
+
+from __future__ import annotations
+
+import re
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ..records import Score, ScoreCard
+
+
+def number(score: Score | None, name: str) -> str:
+    """`7.36`, whole for counts and average lengths, or a dash where there is no value."""
+    if score is None or score.value is None:
+        return "-"
+    return f"{score.value:.0f}" if name.startswith(("n_", "avg_")) else f"{score.value:.2f}"
+
+
+def interval(score: Score, name: str) -> str:
+    """`7.36 [7.10, 7.61]`; without an interval the value alone."""
+    if score.value is None or score.ci_low is None or score.ci_high is None:
+        return number(score, name)
+    return f"{score.value:.2f} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
+
+
+def card_table(cards: list[ScoreCard]) -> RichTable:
+    """All scores of some cards, for the end of a run."""
+    rich = RichTable(title="Scores (95 % intervals)", title_justify="left")
+    for name in ("suite", "model", "judge", "metric"):
+        rich.add_column(name, overflow="fold")
+    for name in ("value", "n", "unscored"):
+        rich.add_column(name, justify="right")
+    for card in cards:
+        suite = f"{card.suite}@{card.suite_version}"
+        for name, score in card.scores.items():
+            texts = (suite, card.model, card.judge, name, interval(score, name), str(score.n), str(score.unscored))
+            style = "bold" if name == card.headline else ""
+            rich.add_row(*(Text(plain(text), style=style) for text in texts))
+            suite = ""
+    return rich
+
+
+def plain(text: str) -> str:
+    """The text without control characters (ANSI codes, bidirectional overrides), on one line."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+", " ", text)
+
+
+def escape_markdown(text: str) -> str:
+    """Literal in a Markdown table: no HTML, links, emphasis or cell breaks."""
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def harmless(text: str) -> str:
+    """A CSV cell that no spreadsheet runs: a leading = + - @ gets an apostrophe."""
+    text = plain(text)
+    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
