@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .comparison import Comparison, adjusted, compare, differing
-from .differences import RunRows
 from .errors import ConfigError, DataError
 from .jury import scored
 from .pipeline import current_judgments
 from .plan import limited, load_suite
 from .protocols import OwnRunner, Suite, SuiteOptions
 from .records import Prompt, ScoreCard
+from .run_rows import RunRows
 from .runs import read_rows
 from .store import find_cards, read_card
 

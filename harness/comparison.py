@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from .differences import Difference, Refits, RefitsPairs, RunRows, paired, refitted, unpaired
+from .differences import Difference, paired, refitted, unpaired
 from .questions import QuestionSums, common, question_sums, rules_of
 from .records import Prompt, Record, Score, ScoreCard
+from .run_rows import Refits, RefitsPairs, RunRows
 from .shifts import Flip, Orders, Shift, flips, order_doubts, shifts
 from .stats.significance import holm
 

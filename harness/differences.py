@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from .questions import QuestionSums
-from .records import Answer, Judgment, Prompt, Record, ScoreCard
+from .records import Record, ScoreCard
+from .run_rows import Refits
 from .stats.bootstrap import two_sided_p
-from .stats.intervals import FloatArray, percentile_interval
+from .stats.intervals import percentile_interval
 from .stats.paired import Estimate, correlation, paired_difference
 from .stats.power import detectable, required_n
 from .stats.significance import swap_test
 
 ALPHA = 0.05
 Method = Literal["paired", "refitted", "unpaired"]
-
-
-@dataclass(frozen=True)
-class RunRows:
-    """One run as it lies in its folder; of a card alone the rows are empty."""
-
-    name: str
-    """What it is called in tables."""
-    card: ScoreCard
-    answers: tuple[Answer, ...] = ()
-    judgments: tuple[Judgment, ...] = ()
-
-
-@dataclass(frozen=True)
-class Refits:
-    """A statistic that is fitted, not summed: its value for two models, and replicates drawn with shared questions."""
-
-    metric: str
-    values: tuple[float, float]
-    """First, other; on the questions that both have."""
-    replicates: tuple[FloatArray, FloatArray]
-    """Each of shape (refits,)."""
-    n: int
-    """Questions."""
-
-
-@runtime_checkable
-class RefitsPairs(Protocol):
-    """A suite whose headline is fitted to all questions together (AlpacaEval's length-controlled win rate)."""
-
-    def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, other: RunRows) -> Refits | None:
-        """None where one of the two cannot be fitted."""
-        ...
 
 
 class Difference(Record):

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from .card import score_card
 from .comparing import Found, Loaded, run_rows
 from .comparison import differing_protocols
-from .differences import RunRows
 from .errors import ConfigError
 from .gate import checks_of, judge_gate
 from .gate_policy import GateCheck, GatePolicy, Tier
@@ -30,6 +29,7 @@ from .provenance import provenance
 from .questions import question_sums
 from .records import Answer, Judgment, Prompt
 from .run import session_usage
+from .run_rows import RunRows
 
 
 @dataclass

@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .differences import RunRows
 from .gate_policy import GateCheck, GatePolicy, Tier
 from .gate_records import Step
 from .questions import QuestionRule, QuestionSums, common, question_sums, rules_of
 from .records import ScoreCard
+from .run_rows import RunRows
 from .stats.paired import paired_difference
 from .stats.sequential import FIRST, one_sided_bounds
 

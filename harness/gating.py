@@ -10,7 +10,6 @@ from .baselines import DEFAULT, baseline_folders
 from .comparing import Found, Loaded, found_runs, run_rows, suite_of
 from .comparison import Comparison, compare, differing
 from .config import checked, read_yaml
-from .differences import RunRows
 from .errors import ConfigError
 from .gate import checks_of, judge_gate
 from .gate_policy import GateCheck, GatePolicy
@@ -20,6 +19,7 @@ from .gate_sequential import replay, tier_sizes, watched
 from .questions import question_sums, rules_of
 from .records import ScoreCard
 from .repeats import judge_variance
+from .run_rows import RunRows
 from .store import find_cards, read_card
 
 

@@ -14,10 +14,10 @@ from pydantic import JsonValue
 
 from .comparing import Found, Loaded, run_rows, suite_of
 from .config import RunSpec, choose_judges, read_file_spec
-from .differences import RunRows
 from .errors import ConfigError
 from .plan import Plan, load_judges
 from .records import Answer, Failure, ModelRef, Prompt, Sampling, digest
+from .run_rows import RunRows
 from .suites.head_to_head import HeadToHead, PlaysGames
 
 

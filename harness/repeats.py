@@ -6,8 +6,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from .differences import RunRows
 from .questions import question_sums, rules_of
+from .run_rows import RunRows
 
 
 def judge_variance(run: RunRows) -> dict[str, float]:

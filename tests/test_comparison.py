@@ -12,9 +12,9 @@ from deciding import LOSS, PROTOCOL, TIE, WIN, games, mixed, prompts_of, toy_run
 
 from harness.comparing import compare_models
 from harness.comparison import adjusted, compare, differing
-from harness.differences import RunRows
 from harness.errors import ConfigError
 from harness.report.comparison import markdown, verdict
+from harness.run_rows import RunRows
 
 
 def test_the_difference_is_of_the_questions_both_have() -> None:

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from harness.baselines import promote, read_baselines
 from harness.comparison import compare
-from harness.differences import RunRows
 from harness.errors import ConfigError
 from harness.gate import judge_gate
 from harness.gate_policy import GateCheck, GateLimits, GatePolicy
@@ -26,6 +25,7 @@ from harness.questions import RULES, question_sums
 from harness.records import AnchorCheck, Judging, Score
 from harness.report.gate import gate_markdown, summary_line
 from harness.report.junit import junit
+from harness.run_rows import RunRows
 from harness.store import read_card
 
 CHECK = GateCheck(suite="arena_hard", margin=10.0)

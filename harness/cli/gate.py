@@ -15,7 +15,6 @@ from rich.text import Text
 
 from ..baselines import DEFAULT, baselines_file, promote
 from ..comparing import found_runs
-from ..differences import RunRows
 from ..errors import ConfigError, IncompleteError
 from ..gate_policy import GatePolicy
 from ..gate_records import GateReport
@@ -32,6 +31,7 @@ from ..report.gate import (
     summary_line,
 )
 from ..report.junit import junit
+from ..run_rows import RunRows
 from ..store import dump_json, write_atomic
 from .progress import set_up_logging
 
