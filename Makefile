@@ -3,6 +3,7 @@
 # make bench-official   published numbers and times beside the original tools; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks
 # make bench-judges     what recorded judgments say of judges, written into docs/judges.md; HARNESS_PUBLISHED
+# make bench-judging    what a call of ours costs against a mock server, beside inspect_ai, evalscope, alpaca_eval
 # make bench-training   a WRPO training step beside the official layout: time and memory
 # make bench-gate       how often the gate is wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make test-slow, make check, make setup
@@ -18,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-slow bench-official bench-stats bench-gate bench-judges bench-training check format clean
+.PHONY: setup demo test test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -61,6 +62,9 @@ bench-gate: $(READY)
 
 bench-judges: $(READY)
 	$(BIN)/python -m benchmarks.judges
+
+bench-judging: $(READY)
+	$(BIN)/python -m benchmarks.judging --write
 
 bench-training: $(READY)
 	$(BIN)/python -m benchmarks.training

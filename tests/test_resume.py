@@ -26,6 +26,8 @@ ANSWERING = 4
 JUDGING = 4
 CALLS = 160 + 120 + 60 + 160 + 120 + 120
 """Generation and judge calls of the three pocket suites: 80 two-turn, 120 and 60 prompts; 2, 1 and 2 judgments each."""
+PATIENCE = 4
+"""Seconds the judge may stay down; a quarter where it never answered."""
 PER_KILL = 2 * ANSWERING + 2 * JUDGING
 """Calls a kill can make void: those in flight, first turns of conversations in flight, replies not yet written."""
 
@@ -43,7 +45,8 @@ class World:
 
     def words(self, results: str) -> tuple[str, ...]:
         (self.folder / "harness.yaml").write_text(
-            f"judges: {{fake: {{kind: llm, model: fake, url: '{self.judge.url}', concurrency: {JUDGING}}}}}\n"
+            f"judges: {{fake: {{kind: llm, model: fake, url: '{self.judge.url}', concurrency: {JUDGING}, "
+            f"patience: {PATIENCE}}}}}\n"
             f"serve: {{concurrency: {ANSWERING}}}\n"
         )
         model = f"endpoint:fake@{self.model.url}"
@@ -184,6 +187,32 @@ def test_a_judge_that_refuses_the_key_stops_the_run_and_the_answers_are_kept(wor
     finished = world.run("results")
     assert finished.code == 0, finished.err
     assert len(world.model.requests) <= 160 + 120 + 60 + PER_KILL  # every answer once, but for those in flight
+
+
+def test_a_judge_that_stays_down_stops_the_run_and_the_same_command_goes_on(world: World) -> None:
+    world.judge.reply = lambda request: Reply(text="internal error", status=500)
+
+    stopped = world.run("results")
+
+    assert stopped.code == 4
+    assert "judge 'fake' (fake)" in stopped.err.splitlines()[-1]
+    assert "stays down" in stopped.err.splitlines()[-1]
+    assert "HTTP 500: internal error" in stopped.err.splitlines()[-1]
+    assert "the same command goes on" in stopped.err.splitlines()[-1]
+    assert len(world.judge.requests) < 40
+    world.judge.reply = judge_reply
+    assert world.run("results").code == 0
+
+
+def test_a_parameter_the_judge_refuses_stops_the_run_at_once_with_its_own_sentence(world: World) -> None:
+    world.judge.reply = lambda request: Reply(text="Unsupported parameter: 'max_tokens'", status=400)
+
+    stopped = world.run("results")
+
+    assert stopped.code == 4
+    assert "Unsupported parameter: 'max_tokens'" in stopped.err.splitlines()[-1]
+    assert "`params:`" in stopped.err.splitlines()[-1]
+    assert len(world.judge.requests) <= JUDGING
 
 
 def test_another_judge_of_the_same_name_does_not_inherit_verdicts(world: World) -> None:

@@ -58,7 +58,7 @@ def measure_peer(peer: Peer, count: int = COUNT, places: int = PLACES, latency: 
     return Side(
         name=peer.module if peer.calls_each == 2 else f"{peer.module} (judging alone)",
         calls=calls,
-        wall=whole.wall - start.wall,
+        wall=stats["last"] - stats["first"],
         cpu_per_call=1000 * (whole.cpu - start.cpu) / max(1, calls - FEW * peer.calls_each),
         memory=whole.memory,
         connections=stats["connections"],

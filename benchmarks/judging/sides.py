@@ -15,7 +15,7 @@ class Side:
     name: str
     calls: int = 0
     wall: float = 0.0
-    """Seconds beyond start-up."""
+    """Seconds from the first call to the last, as the server saw them."""
     cpu_per_call: float = 0.0
     """Milliseconds of processor time a call, beyond start-up."""
     memory: float = 0.0

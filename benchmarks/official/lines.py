@@ -52,13 +52,13 @@ def seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
-def between_markers(page: str, table: str) -> str:
+def between_markers(page: str, table: str, begin: str = BEGIN) -> str:
     """The page with the table in place of what stood between its two markers; raises ValueError without them."""
-    before, found, rest = page.partition(BEGIN)
+    before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(END)
     if not (found and closed):
-        raise ValueError(f"the page has no {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n\n{table}\n{END}{after}"
+        raise ValueError(f"the page has no {begin} … {END}")
+    return f"{before}{begin}\n\n{table}\n{END}{after}"
 
 
 @dataclass(frozen=True)
