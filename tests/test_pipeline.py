@@ -149,11 +149,12 @@ def test_a_judge_that_waits_keeps_no_other_judge_from_its_tasks(store: RunStore)
 
     class Held(ToyJudge):
         async def judge(self, task: JudgeTask) -> Judgment:
-            while len(quick.judged) < 4:  # its places stay taken until the other judge got on
-                await asyncio.sleep(0.001)
+            await got_on.wait()  # its places stay taken until the other judge got on
             return await super().judge(task)
 
-    held, quick = Held(name="held"), ToyJudge(name="quick")
+    got_on = asyncio.Event()
+    held = Held(name="held")
+    quick = ToyJudge(name="quick", before=lambda _: got_on.set() if len(quick.judged) >= 3 else None)
     suite = ToySuite(8)
     run = SuiteRun(
         suite=suite, judges=(held, quick), store=store, prompts=tuple(suite.prompts()), sampling=suite.sampling

@@ -27,6 +27,8 @@ from .replies import (
     read_chat_reply,
     refusal_reason,
     server_sentence,
+    tokens_to_come,
+    tokens_used,
 )
 
 MAX_WAIT = 60.0
@@ -130,7 +132,7 @@ class ChatClient:
         """The JSON object the server answers with; raises ReplyError when retries are used up or make no sense."""
         assert self._endpoint is not None, "use `async with`"
         payload = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        tokens = len(payload) / 4 + _reply_tokens(body, self._endpoint.reply_tokens)
+        tokens = len(payload) / 4 + tokens_to_come(body, self._endpoint.reply_tokens)
         tries = Tries()
         while True:
             async with self._places:
@@ -195,7 +197,7 @@ class ChatClient:
             self._endpoint.taken(launch, answered.told, None)
             raise ReplyError(f"{self.base_url} sent a reply that is no JSON object", reason="http", status=200)
         self._refusals, self._was_taken = 0, True
-        self._endpoint.taken(launch, answered.told, _used_tokens(found))
+        self._endpoint.taken(launch, answered.told, tokens_used(found))
         return found
 
     def _turned_down(self, answered: Answered, launch: Launch) -> Failed:
@@ -294,15 +296,3 @@ def _proxy_for(url: str) -> str | None:
     if proxy_bypass(parts.netloc):
         return None
     return getproxies().get(parts.scheme)
-
-
-def _reply_tokens(body: dict[str, JsonValue], usual: float) -> float:
-    """A guess: as many as usual, within the request's own limit."""
-    limits = [body.get("max_tokens"), body.get("max_completion_tokens")]
-    return min([usual, *(float(limit) for limit in limits if isinstance(limit, int))])
-
-
-def _used_tokens(found: dict[str, Any]) -> float | None:
-    usage = found.get("usage")
-    total = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return float(total) if isinstance(total, int) else None

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import JsonValue
+
 from ..errors import ReplyError, printable
 from ..records import Finish, Reason, TokenLogprob
 
@@ -97,3 +99,16 @@ def _top_logprobs(choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
     tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
     tops = [top for top in tops if isinstance(top["logprob"], int | float) and math.isfinite(top["logprob"])]
     return tuple(TokenLogprob(token=top["token"], logprob=top["logprob"]) for top in tops)
+
+
+def tokens_to_come(body: dict[str, JsonValue], usual: float) -> float:
+    """A guess: as many as usual, within the request's own limit."""
+    limits = [body.get("max_tokens"), body.get("max_completion_tokens")]
+    return min([usual, *(float(limit) for limit in limits if isinstance(limit, int))])
+
+
+def tokens_used(found: dict[str, Any]) -> float | None:
+    """Prompt and reply by the server's count; None where it does not say."""
+    usage = found.get("usage")
+    total = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return float(total) if isinstance(total, int) else None
