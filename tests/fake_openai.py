@@ -53,6 +53,8 @@ class Reply:
     tops: tuple[tuple[str, float], ...] = ()
     status: int = 200
     retry_after: float | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    """Sent beside the usual ones."""
     disconnect: bool = False
     """Close the connection without a word."""
 
@@ -196,7 +198,9 @@ class FakeOpenAI:
         if reply.disconnect:
             assert request.transport is not None
             request.transport.abort()
-        return _respond(record, reply, self.model)
+        response = _respond(record, reply, self.model)
+        response.headers.update(dict(reply.headers))
+        return response
 
 
 def _error(status: int, message: str, retry_after: float | None = None) -> web.Response:

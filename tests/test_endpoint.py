@@ -206,6 +206,29 @@ def test_a_limit_of_tokens_a_minute_holds_calls_back() -> None:
         assert run(job) > 1.5
 
 
+def test_a_used_up_rate_limit_is_waited_for_before_any_429() -> None:
+    left = (("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "900ms"))
+
+    async def job() -> None:
+        async with client_of(fake) as client:
+            await ask(client, 1)
+            await ask(client, 1)
+
+    with serving(FakeOpenAI(reply=lambda request: Reply(text="four", headers=left))) as fake:
+        assert 0.9 <= run(job) < 5
+
+
+def test_a_retry_after_that_is_a_date_is_waited_for() -> None:
+    later = Reply(text="later", status=429, headers=(("Retry-After", formatdate(time.time() + 2, usegmt=True)),))
+
+    async def job() -> None:
+        async with client_of(fake) as client:
+            await ask(client, 1)
+
+    with serving(FakeOpenAI(reply=lambda request: "four", failures=[later])) as fake:
+        assert 0.9 < run(job) < 6
+
+
 def test_waiting_for_a_retry_holds_no_place() -> None:
     first = iter([Reply(text="later", status=500)])
 
