@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,9 @@ from fake_openai import FakeOpenAI
 
 ROOT = Path(__file__).parent.parent
 KEYS = ("OPENAI_API_KEY", "HARNESS_JUDGE", "HARNESS_JUDGE_KEY", "HARNESS_ENDPOINT_KEY", "HARNESS_RESULTS")
+
+# A shell's background job is started with SIGINT ignored, and so would be every process that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
