@@ -6,6 +6,7 @@ below the ranked ones, never among them. What others reported stands apart (`rep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -13,7 +14,7 @@ from pydantic import JsonValue
 
 from .fusion import Fusion
 from .questions import QuestionSums
-from .records import Record, Score, ScoreCard
+from .records import LARGEST, Record, Score, ScoreCard
 from .standing import Against, RankRange, against, rank_ranges
 
 NO_QUESTIONS: Mapping[str, QuestionSums] = {}
@@ -144,7 +145,7 @@ def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> Row:
         length=_length(card),
         cost=_number(card.usage.get("judgment_cost")),
         tokens_per_second=_number(card.usage.get("tokens_per_second")),
-        date=str(card.usage["ended"])[:10] if card.usage.get("ended") else None,
+        date=_date(card.usage.get("ended")),
         fusion=fusion.get(card.model) or Fusion.of(card.provenance.get("fusion")),
         notes=card.notes,
     )
@@ -165,7 +166,15 @@ def _length(card: ScoreCard) -> float | None:
 
 
 def _number(value: JsonValue) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """None for what no measurement is, NaN and infinity too."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < LARGEST else None
+
+
+def _date(value: JsonValue) -> str | None:
+    found = re.match(r"\d{4}-\d{2}-\d{2}", value) if isinstance(value, str) else None
+    return found[0] if found else None
 
 
 def _value(card: ScoreCard) -> float:

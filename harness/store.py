@@ -330,9 +330,17 @@ def set_aside(folder: Path) -> Path | None:
 def read_card(path: Path) -> ScoreCard:
     """Raises ConfigError when the file is no score card."""
     try:
-        return ScoreCard.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ConfigError(f"{path} is no score card: {str(error).splitlines()[0]}") from error
+        card = ScoreCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise ConfigError(f"{path} is no score card: {where}{first['msg']}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    wrong = card.unreadable()
+    if wrong is not None:
+        raise ConfigError(f"{path} is no score card: {wrong}: not a finite number")
+    return card
 
 
 def find_cards(results: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -243,6 +244,7 @@ def test_a_phone_needs_no_scrolling_sideways(open_page: Any, report: str, site: 
     assert fits(page)
     keep(page, "leaderboard-phone.png")
     page.get_by_label("Sort by").first.select_option(label="model")
+    assert re.search(r"#sort=t-[\w-]+\.1\.ascending$", page.url)  # a link shows what was seen, here too
     assert first(page, "alpaca-eval") == "dpo"
     run = site + run_address(results, "dpo")
     for address in (site, run, f"{run}/question?id=ph-001"):

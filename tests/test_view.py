@@ -162,7 +162,7 @@ def test_a_damaged_file_is_said_and_breaks_no_other_page(client: TestClient, res
     with TestClient(build_app(tmp_path), base_url="http://127.0.0.1", raise_server_exceptions=False) as other:
         home = other.get("/")
         assert home.status_code == 200
-        assert "is no score card" in home.text
+        assert "is no score card: suite: Field required" in home.text
         page = other.get(address(tmp_path, "hurt"))
         assert page.status_code == 500
         assert "judgments.jsonl, line 121 is no Judgment" in page.text
@@ -281,3 +281,17 @@ def test_several_answers_to_a_question_are_shown_one_at_a_time(tmp_path: Path) -
         assert "the second answer" not in client.get(path).text
         assert "the second answer" in client.get(path + "&draw=1").text
         assert client.get(path + "&draw=../1").status_code == 200
+
+
+def test_text_nested_too_deep_for_markdown_is_shown_as_it_is() -> None:
+    assert "<blockquote>" in shown("> " * 5 + "inside", markdown=True)
+    deep = shown("> " * 25 + "inside", markdown=True)
+
+    assert deep.startswith("<pre")
+    assert "inside" in deep
+
+
+def test_a_part_with_thousands_of_digits_is_not_found(client: TestClient, results: Path) -> None:
+    wanted = address(results, "weak") + "/text?id=x&part=answer-0-" + "9" * 5000
+
+    assert client.get(wanted).status_code == 404

@@ -20,9 +20,20 @@ from .judging import (
     TokenLogprob,
     Verdict,
 )
-from .results import AnchorCheck, Judging, JuryCounts, PairAgreement, Score, ScoreCard, SuiteScores, VarianceParts
+from .results import (
+    LARGEST,
+    AnchorCheck,
+    Judging,
+    JuryCounts,
+    PairAgreement,
+    Score,
+    ScoreCard,
+    SuiteScores,
+    VarianceParts,
+)
 
 __all__ = [
+    "LARGEST",
     "Access",
     "AnchorCheck",
     "Answer",

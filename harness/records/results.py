@@ -9,6 +9,9 @@ from pydantic import JsonValue, model_validator
 from .base import Record, digest
 from .judging import JuryRule
 
+LARGEST = 1e15
+"""No number of a card is larger; whole ones are exact below 2**53, about 9e15."""
+
 
 class Score(Record):
     """One number with its interval. `value` None: it cannot be given; the card's notes say why."""
@@ -165,6 +168,15 @@ class ScoreCard(Record):
         if self.headline not in self.scores:
             raise ValueError(f"no score named {self.headline!r}, the card's headline")
         return self
+
+    def unreadable(self) -> str | None:
+        """The first metric with a number that is none (NaN, infinity), as a card from elsewhere may have; else None."""
+        for scores in (self.scores, *self.by_category.values()):
+            for name, score in scores.items():
+                given = [one for one in (score.value, score.ci_low, score.ci_high, score.se) if one is not None]
+                if not all(abs(one) < LARGEST for one in given):
+                    return name
+        return None
 
     @property
     def protocol_sha(self) -> str:

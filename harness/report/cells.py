@@ -8,6 +8,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..records import Score, ScoreCard
+from .text import INVISIBLE
+
+UNSEEN = re.compile(f"(?:{INVISIBLE.pattern}|[\t\n])+")
 
 
 def number(score: Score | None, name: str) -> str:
@@ -42,16 +45,16 @@ def card_table(cards: list[ScoreCard]) -> RichTable:
 
 
 def plain(text: str) -> str:
-    """The text without control characters (ANSI codes, bidirectional overrides), on one line."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+", " ", text)
+    """The text without what `visible` shows as signs (ANSI codes, direction marks), on one line."""
+    return UNSEEN.sub(" ", text)
 
 
 def escape_markdown(text: str) -> str:
-    """Literal in a Markdown table: no HTML, links, emphasis or cell breaks."""
+    """Literal in a Markdown table: no HTML, emphasis, cell breaks, and no link but a bare address."""
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def harmless(text: str) -> str:
-    """A CSV cell that no spreadsheet runs: a leading = + - @ gets an apostrophe."""
+    """A CSV cell that no spreadsheet runs: a leading = + - @, or their wide forms, gets an apostrophe."""
     text = plain(text)
-    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
+    return "'" + text if text.lstrip()[:1] in tuple("=+-@＝＋－＠") else text

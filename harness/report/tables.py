@@ -95,9 +95,9 @@ def rich_tables(tables: list[Table]) -> list[RichTable]:
     """For a terminal; untrusted text goes in as Text, never as markup."""
     found = []
     for table in tables:
-        rich = RichTable(title=Text(table.title), title_justify="left")
+        rich = RichTable(title=Text(plain(table.title)), title_justify="left")
         for name in columns(table):
-            rich.add_column(Text(name), justify="left" if name in ("model", "run") else "right", overflow="fold")
+            rich.add_column(Text(plain(name)), justify="left" if name in ("model", "run") else "right", overflow="fold")
         for row in table.rows:
             rich.add_row(*(Text(plain(cell)) for cell in cells(table, row)))
         found.append(rich)
@@ -113,7 +113,7 @@ def markdown(tables: list[Table]) -> str:
             parts.append(f"- {escape_markdown(name)}: {escape_markdown(_short(value))}")
         if table.differs:
             parts.append("")
-        parts.append("| " + " | ".join(columns(table)) + " |")
+        parts.append("| " + " | ".join(map(escape_markdown, columns(table))) + " |")
         aligned = ["---" if name in ("model", "run") else "---:" for name in columns(table)]
         parts.append("| " + " | ".join(aligned) + " |")
         parts += ["| " + " | ".join(escape_markdown(cell) for cell in cells(table, row)) + " |" for row in table.rows]
@@ -134,7 +134,7 @@ def csv_text(tables: list[Table], reported: Iterable[Sequence[Cell]] = ()) -> st
                 fixed = [table.suite, table.suite_version, table.protocol_sha, table.judge]
                 place = "" if row.rank is None else row.rank
                 numbers = [score.value, score.ci_low, score.ci_high, score.se, score.n, score.unscored]
-                named = [*map(harmless, fixed), place, harmless(row.model), harmless(row.run_id), name]
+                named = [*map(harmless, fixed), place, harmless(row.model), harmless(row.run_id), harmless(name)]
                 extra = _extra(table, row) if name == table.headline else [None] * 12
                 filled: list[Cell] = ["" if value is None else value for value in (*numbers, *extra)]
                 writer.writerow([*named, *filled, "measured", "", "", "", ""])

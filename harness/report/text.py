@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
-"""Control characters (ANSI codes begin with one), zero-width and direction marks, tags, lone surrogates."""
+"""Control characters (ANSI codes begin with one), zero-width and direction marks, tags, lone surrogates, and
+what XML forbids."""
 
 
 def visible(text: str) -> str:

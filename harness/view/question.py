@@ -156,7 +156,7 @@ def _good(row: Judgment) -> bool | None:
 def whole_text(library: Library, run: Run, prompt_id: str, part: str) -> str | None:
     """The whole of one text by the name `Box.text` gave it; None where there is none."""
     kind, *numbers = part.split("-")
-    if not all(number.isdecimal() for number in numbers) or not numbers:
+    if not all(number.isdecimal() and len(number) < 10 for number in numbers) or not numbers:
         return None
     at = [int(number) for number in numbers]
     answers, judgments = library.rows(run, prompt_id)

@@ -21,18 +21,22 @@ TAGS = {
 def shown(text: str, *, markdown: bool) -> Markup:
     """The text's first characters as HTML; everything else in it is literal."""
     cut = visible(text[:SHOWN])
-    if not markdown:
+    html = _markdown(cut) if markdown else None
+    if html is None:
         return Markup('<pre class="text" dir="auto">{}</pre>').format(escape(cut))
-    return Markup('<div class="text" dir="auto">{}</div>').format(Markup(_markdown(cut)))
+    return Markup('<div class="text" dir="auto">{}</div>').format(Markup(html))
 
 
 def is_cut(text: str) -> bool:
     return len(text) > SHOWN
 
 
-def _markdown(text: str) -> str:
+def _markdown(text: str) -> str | None:
+    """None for blocks nested deeper than the parser follows: it would leave out what is inside them."""
     parser = _parser()
     tokens = parser.parse(text)
+    if any(token.level + (token.nesting == 1) >= parser.options["maxNesting"] for token in tokens):
+        return None
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = "div"  # a model's headings are none of the page's

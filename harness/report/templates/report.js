@@ -58,6 +58,7 @@
     if (choice) choice.addEventListener("change", () => {
       const [column, direction] = choice.value.split(".");
       sort(table, Number(column), direction);
+      remember("sort", `${table.id}.${column}.${direction}`);
     });
   });
   const sorted = (state.get("sort") || "").match(/^([\w-]+)\.(\d+)\.(ascending|descending)$/);
