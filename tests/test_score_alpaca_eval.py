@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import lzma
+import math
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from harness.cli.main import app
 from harness.suites import pocket
+from harness.suites.alpaca_eval import shown_order
 
 PUBLISHED, MIRROR = os.environ.get("HARNESS_PUBLISHED"), os.environ.get("HARNESS_MIRROR")
 published = pytest.mark.skipif(
@@ -91,6 +93,43 @@ def test_draws_nulls_and_numbers_out_of_range(file: Path) -> None:
     assert any("3 of 120" in note for note in card["notes"])
     assert card["suite_version"] == "pocket-1"
     assert found["lc_win_rate"] is not None
+
+
+@needs_data
+def test_a_preference_written_as_a_string_is_its_number(file: Path) -> None:
+    file.write_text(json.dumps(rows(["1.25", "2", "1.0", "0"] * 30)))
+
+    found = values(score(file, "--no-intervals")["m"])
+
+    assert found["win_rate"] == pytest.approx(100 * (0.25 + 1 + 0 + 0.5) / 4)
+
+
+@needs_data
+def test_a_model_against_two_baselines_is_two_cards(file: Path) -> None:
+    file.write_text(json.dumps(rows([1.25] * 120) + rows([1.75] * 120, generator_1="other")))
+
+    done = CliRunner().invoke(app, ["score", str(file), "--format", "alpaca_eval", "--json", "--no-intervals"])
+
+    found = [(card["protocol"]["baseline"], values(card)["win_rate"]) for card in json.loads(done.stdout)["cards"]]
+    assert found == [("base", 25), ("other", 75)]
+
+
+@needs_data
+def test_a_row_without_a_preference_has_the_one_of_its_log_probabilities(file: Path) -> None:
+    top = [{"token": "m", "logprob": math.log(0.75)}, {"token": "M", "logprob": math.log(0.25)}]
+    raw = {"logprobs": {"content": [{"top_logprobs": top}]}}
+    stored, derived, null = rows([1.5] * 120), rows([1.5] * 120, raw_completion=raw), rows([None] * 5)
+    for row in derived:
+        del row["preference"]
+    made = null + derived[5:10] + stored[10:]
+    file.write_text(json.dumps(made))
+
+    card = score(file, "--no-intervals")["m"]
+
+    shown_first = [shown_order(row["instruction"]) == "ba" for row in made[5:10]]
+    expected = sum(0.75 if first else 0.25 for first in shown_first) + 0.5 * 110
+    assert values(card)["win_rate"] == pytest.approx(100 * expected / 115)
+    assert card["scores"]["win_rate"]["unscored"] == 5
 
 
 @needs_data

@@ -89,6 +89,17 @@ def test_a_rating_counts_when_words_and_stored_score_agree(
     assert values(score(path, "--strict-reference")["m"])["mt_bench"] == theirs
 
 
+@pytest.mark.parametrize("strict", [(), ("--strict-reference",)])
+def test_a_score_written_as_a_string_is_its_number_as_pandas_reads_it(tmp_path: Path, strict: tuple[str, ...]) -> None:
+    made = [row(score="8.5"), row(turn=2, score="6"), row(question=82, score="-1"), row(question=83, score="good")]
+    path = write(tmp_path / "j.jsonl", made)
+
+    card = score(path, *strict)["m"]
+
+    assert values(card)["mt_bench"] == 7.25
+    assert card["scores"]["mt_bench"]["n"] == 2
+
+
 def test_questions_of_another_set_have_no_missing_rows(tmp_path: Path) -> None:
     card = score(write(tmp_path / "j.jsonl", [row(1), row(2, stored=9)]))["m"]
 

@@ -1,4 +1,4 @@
-"""AlpacaEval's annotations.json as score cards, one a model and judge."""
+"""AlpacaEval's annotations.json as score cards, one a model, judge and baseline."""
 
 from __future__ import annotations
 
@@ -25,38 +25,37 @@ PLACEHOLDER = "example"
 
 @dataclass
 class Group:
-    """One model's rows of one judge, in the files' order."""
+    """One model's rows of one judge against one baseline, in the files' order."""
 
     rows: list[Annotation] = field(default_factory=list)
-    baseline: str | None = None
     files: dict[str, None] = field(default_factory=dict)
 
 
 def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]:
-    """A card a model and annotator. Raises ConfigError where no row is a judgment."""
+    """A card a model, annotator and baseline. Raises ConfigError where no row is a judgment."""
     editions = load_editions(options.mirror)
     instructions = list(editions.official.ids) if editions.official else []
-    groups: dict[tuple[str, str], Group] = defaultdict(Group)
+    groups: dict[tuple[str, str, str], Group] = defaultdict(Group)
     names = []
     for file in files:
         names.append(file.name)
         for row in file.rows:
+            baseline = str(row.get("generator_1") or "unknown")
             if is_annotation(row):
                 read: Annotation | None = read_annotation(row)
-                key = (_model(row, file.name), str(row.get("annotator") or "unknown"))
+                key = (_model(row, file.name), str(row.get("annotator") or "unknown"), baseline)
             elif is_logprobs(row):
-                read, key = read_logprobs(row, instructions), (str(row["model"]), "unknown")
+                read, key = read_logprobs(row, instructions), (str(row["model"]), "unknown", baseline)
             else:
                 continue
             if read is not None:
                 groups[key].rows.append(read)
                 groups[key].files[file.name] = None
-                groups[key].baseline = str(row.get("generator_1") or "unknown")
     if not groups:
         missing = f" ({editions.missing})" if editions.missing else ""
         raise ConfigError(f"no AlpacaEval annotation in {', '.join(names)}{missing}")
     lengths = _answer_lengths(options)
-    return [_card(model, judge, group, editions, options, lengths) for (model, judge), group in groups.items()]
+    return [_card(*key, group, editions, options, lengths) for key, group in groups.items()]
 
 
 def _model(row: Row, file: str) -> str:
@@ -66,7 +65,13 @@ def _model(row: Row, file: str) -> str:
 
 
 def _card(
-    model: str, judge: str, group: Group, editions: Editions, options: ScoreOptions, lengths: Mapping[str, list[int]]
+    model: str,
+    judge: str,
+    baseline: str,
+    group: Group,
+    editions: Editions,
+    options: ScoreOptions,
+    lengths: Mapping[str, list[int]],
 ) -> ScoreCard:
     known = editions.of({row.instruction: row.category for row in group.rows})
     strict = options.strict_reference
@@ -76,11 +81,11 @@ def _card(
         notes.append("the files hold no answers, so there is no length to control for")
     if editions.missing and scores["lc_win_rate"].value is None:
         notes.append(editions.missing)
-    if model == group.baseline:
+    if model == baseline:
         scores |= against_itself(scores["win_rate"])
         notes.append("the model is the baseline itself: its length-controlled win rate is 50 by definition")
     scores |= _given_length(model, lengths, scores["avg_length"])
-    protocol: dict[str, JsonValue] = {"baseline": group.baseline, "fold_order": options.fold_order}
+    protocol: dict[str, JsonValue] = {"baseline": baseline, "fold_order": options.fold_order}
     return card_of(
         FileResult(
             suite="alpaca_eval",

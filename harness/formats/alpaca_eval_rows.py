@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from ..records import Order
 from ..suites.alpaca_eval import shown_order
+from .files import number
 
 Row = Mapping[str, JsonValue]
 LETTERS = ("m", "M")
@@ -43,7 +44,8 @@ class Annotation:
 
 
 def is_annotation(row: Row) -> bool:
-    return "preference" in row and "output_2" in row and isinstance(row.get("instruction"), str)
+    judged = "preference" in row or "raw_completion" in row
+    return judged and "output_2" in row and isinstance(row.get("instruction"), str)
 
 
 def is_logprobs(row: Row) -> bool:
@@ -51,15 +53,17 @@ def is_logprobs(row: Row) -> bool:
 
 
 def read_annotation(row: Row) -> Annotation:
-    """A row of annotations.json; unknown keys are passed over."""
+    """A row of annotations.json; unknown keys are passed over. A row without the key `preference` has the one that its
+    log-probabilities give; a null stays no verdict."""
     instruction = str(row["instruction"])
+    derived = derived_preference(_top_of(row.get("raw_completion")), instruction)
     return Annotation(
         instruction=instruction,
         category=str(row.get("dataset") or "none"),
         output_1=_text(row.get("output_1")),
         output_2=_text(row.get("output_2")),
-        stored=stored_preference(row.get("preference")),
-        derived=derived_preference(_top_of(row.get("raw_completion")), instruction),
+        stored=stored_preference(row["preference"]) if "preference" in row else derived,
+        derived=derived,
     )
 
 
@@ -81,6 +85,7 @@ def read_logprobs(row: Row, instructions: Sequence[str]) -> Annotation | None:
 
 def stored_preference(value: JsonValue) -> float | None:
     """1..2 in the file is 0..1 here; an old 0 is a draw (alpaca_eval metrics/helpers.py); anything else no verdict."""
+    value = number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     if value == 0:

@@ -14,6 +14,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from .files import number
+
 Row = Mapping[str, JsonValue]
 Reason = Literal["parse", "conflict", "http", "empty", "answer"]
 
@@ -63,7 +65,7 @@ def question_of(row: Row) -> str:
 
 def stored_score(row: Row) -> float | None:
     """The stored number; None where there is none (the reference's mean leaves it out, too)."""
-    score = row.get("score")
+    score = number(row.get("score"))
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
         return None
     return float(score)

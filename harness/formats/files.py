@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import re
 import tarfile
 import zlib
 from collections import deque
@@ -21,6 +22,7 @@ ROWS = (".json", ".jsonl")
 PACKED = (".xz", ".gz")
 AHEAD = 2
 """Files unpacked while another is parsed."""
+NUMBER = re.compile(r"-?\d+(\.\d*)?(e-?\d+)?", re.ASCII)
 TARS = (".tar", ".tar.xz", ".tar.gz", ".tgz")
 
 
@@ -47,6 +49,11 @@ def read_files(paths: Iterable[Path]) -> Iterator[SourceFile]:
                 waiting.append(pool.submit(_read, found[at + len(waiting)].path))
             for content in waiting.popleft().result():
                 yield from _parse(content, named=place.named and not place.path.name.endswith(TARS))
+
+
+def number(value: JsonValue) -> JsonValue:
+    """A number written as a string as that number, as pandas reads it for the references; all else as it is."""
+    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
 @dataclass(frozen=True)
