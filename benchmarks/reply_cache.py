@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.cache import ReplyCache, request_key
 from harness.client import ChatReply
+from harness.judging.cache import ReplyCache, request_key
 
 CALLS, IN_FLIGHT, LATENCY = 4000, 64, 0.2
 PROMPT, REPLY = "word " * 1000, "x" * 1500

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from .anchors import check, members_of
-from .calibrated import Citation, cite
-from .consistency import judging, trust_notes
 from .errors import ConfigError
-from .injection import count_injections
-from .judge_identity import judge_differences, judge_label, judge_protocol
-from .jury import Combined, combine, jury_of
+from .judging.anchors import check, members_of
+from .judging.calibrated import Citation, cite
+from .judging.consistency import judging, trust_notes
+from .judging.identity import judge_differences, judge_label, judge_protocol
+from .judging.injection import count_injections
+from .judging.jury import Combined, combine, jury_of
 from .pipeline import SuiteRun, current_judgments
 from .plan import Plan, protocol
 from .protocols import Suite

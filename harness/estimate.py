@@ -11,18 +11,18 @@ from itertools import chain
 
 from pydantic import JsonValue
 
-from .anchors import anchor_tasks
-from .cache import kept
-from .calls import Call, Calling
 from .errors import ConfigError
-from .judge_identity import judge_label
+from .judging.anchors import anchor_tasks
+from .judging.cache import kept
+from .judging.calls import Call, Calling
+from .judging.identity import judge_label
+from .judging.pricing import message_texts, price, priced, token_limit, worst_case
+from .judging.tokens import OVERHEAD, TokenMeter, meter
 from .pipeline import SuiteRun
 from .plan import Plan, folder_of
-from .pricing import message_texts, price, priced, token_limit, worst_case
 from .protocols import Judge, Suite
 from .records import Answer, JudgeSpec, JudgeTask, Prompt
 from .store import RunStore
-from .tokens import OVERHEAD, TokenMeter, meter
 
 ANSWER = "word " * 300
 """Stands for an answer that is not there yet and has no baseline to go by: 1,500 characters, about 300 tokens."""

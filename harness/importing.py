@@ -13,9 +13,9 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from .card import count
-from .consistency import judging
 from .digests import file_sha256
 from .formats.import_rows import Imported
+from .judging.consistency import judging
 from .own import numbers_card
 from .protocols import Numbers, Suite
 from .questions import rules_of

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .errors import HarnessError
-from .injection import is_suspect
-from .judge_queues import JudgeQueues
-from .prefixes import in_prefix_order
+from .judging.injection import is_suspect
+from .judging.prefixes import in_prefix_order
+from .judging.queues import JudgeQueues
 from .protocols import Backend, Judge, LoadedJudge, Suite
 from .records import Answer, JudgeTask, Judgment, Prompt, Sampling
 from .store import JsonlRows, RunStore

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from .anchors import AnchorSet, anchor_tasks, read_anchors
-from .budget import Budget
-from .cache import ReplyCache, cache_path
-from .calls import Calling, CallOptions
 from .config import RunSpec
 from .errors import ConfigError
-from .fusion import Fusion, read_checkpoint_fusion
-from .judge_identity import check_judges, judge_protocol
+from .judging.anchors import AnchorSet, anchor_tasks, read_anchors
+from .judging.budget import Budget
+from .judging.cache import ReplyCache, cache_path
+from .judging.calls import Calling, CallOptions
+from .judging.identity import check_judges, judge_protocol
+from .leaderboard.fusion import Fusion, read_checkpoint_fusion
 from .plugins import load_plugin
 from .protocols import Backend, Judge, LoadedJudge, OwnRunner, ServeOptions, Serving, Suite, SuiteOptions
 from .records import JudgeSpec, Prompt, Sampling, digest

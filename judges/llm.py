@@ -13,10 +13,10 @@ from typing import Literal, Protocol, Self
 
 from pydantic import JsonValue
 
-from harness.calls import Call, CallOptions, Calls
 from harness.client import ChatClient, ChatReply
 from harness.errors import ConfigError, EndpointDownError, JudgeUnavailableError, ReplyError, VerdictParseError
-from harness.pricing import reply_price
+from harness.judging.calls import Call, CallOptions, Calls
+from harness.judging.pricing import reply_price
 from harness.records import Failure, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Preference, TokenLogprob, Verdict
 
 from .evaluators import read_evaluator

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from harness.anchors import Anchor, AnchorSet, check, members_of, read_anchors
 from harness.errors import ConfigError
+from harness.judging.anchors import Anchor, AnchorSet, check, members_of, read_anchors
 from harness.records import AnchorCheck, Answer, Judgment, Rating
 from harness.stats.drift import shift
 

@@ -20,10 +20,10 @@ from test_cost import usage
 from harness.batch import wire as wire_module
 from harness.batch.lines import chunks, request_line
 from harness.batch.wire import BatchWire
-from harness.cache import request_key
-from harness.calls import Call
 from harness.client import ChatReply
 from harness.errors import JudgeUnavailableError, ReplyError
+from harness.judging.cache import request_key
+from harness.judging.calls import Call
 from harness.records import JudgeSpec
 from harness.store import find_cards
 

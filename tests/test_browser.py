@@ -21,7 +21,7 @@ import pytest
 from conftest import harness_process
 from made_runs import make_run, pocket, write_run
 
-from harness.board import read_board
+from harness.leaderboard.board import read_board
 from harness.records import Answer, Judgment, Preference, Score, ScoreCard
 from harness.report.html import page as leaderboard_page
 

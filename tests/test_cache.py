@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from harness.cache import ReplyCache, kept, prune, request_key, shares
 from harness.client import ChatReply
 from harness.errors import ConfigError, ReplyError, StoreError
+from harness.judging.cache import ReplyCache, kept, prune, request_key, shares
 from harness.records import TokenLogprob
 
 ASKED: list[JsonValue] = [{"role": "user", "content": "2+2?"}]
@@ -156,7 +156,7 @@ def test_a_cache_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
 def test_a_locked_cache_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "r.sqlite"
     fill(path, 1)
-    monkeypatch.setattr("harness.cache.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("harness.judging.cache.BUSY_SECONDS", 0.1)
     with sqlite3.connect(path, isolation_level=None) as holder:
         holder.execute("BEGIN IMMEDIATE")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from harness.calibrated import Calibration, SuiteCalibration, cite, read_calibration, sentence
 from harness.calibration.bias import family, length_scores, self_preference
 from harness.calibration.board import board_scores, shift
 from harness.calibration.items import CalibrationSet, Comparison, Rated, Said
@@ -26,6 +25,7 @@ from harness.calibration.report import suite_calibration
 from harness.calibration.sample import replayable, stratified
 from harness.calibration.session import CalibrationSpec, write
 from harness.errors import ConfigError
+from harness.judging.calibrated import Calibration, SuiteCalibration, cite, read_calibration, sentence
 from harness.records import Answer, Failure, Judgment, Preference, Prompt, Score
 
 

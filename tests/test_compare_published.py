@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.comparing import compare_models
+from harness.compare.inputs import compare_models
 from harness.formats.files import read_files
 from harness.formats.import_rows import READERS, Wanted
 from harness.importing import Origin, judgments_card

@@ -10,8 +10,8 @@ import pytest
 from conftest import Done
 from deciding import LOSS, PROTOCOL, TIE, WIN, games, mixed, prompts_of, toy_run, write_run
 
-from harness.comparing import compare_models
-from harness.comparison import adjusted, compare, differing
+from harness.compare.comparison import adjusted, compare, differing
+from harness.compare.inputs import compare_models
 from harness.errors import ConfigError
 from harness.report.comparison import markdown, verdict
 from harness.run_rows import RunRows

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from harness.consistency import differing, judging, order_flips, pair_agreement, repeat_flips, variance_parts
-from harness.jury import Jury
+from harness.judging.consistency import differing, judging, order_flips, pair_agreement, repeat_flips, variance_parts
+from harness.judging.jury import Jury
 from harness.questions import QuestionRule
 from harness.records import Failure, Judgment, Preference, Rating, Score, Verdict
 from harness.scoring import Unit, mean_score, slot_unit

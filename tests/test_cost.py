@@ -16,11 +16,11 @@ import pytest
 from conftest import Done, serving
 from fake_openai import FakeOpenAI, judge_reply
 
-from harness.budget import Budget, dollars
-from harness.calls import Call, CallOptions, Calls
 from harness.client import ChatClient, ChatReply
 from harness.errors import BudgetReachedError, ConfigError
-from harness.pricing import worst_case
+from harness.judging.budget import Budget, dollars
+from harness.judging.calls import Call, CallOptions, Calls
+from harness.judging.pricing import worst_case
 from harness.records import JudgeSpec
 from harness.store import find_cards
 

@@ -12,15 +12,15 @@ from deciding import LOSS, PROTOCOL, WIN, mixed, toy_run, write_run
 from lxml import etree
 from pydantic import ValidationError
 
-from harness.baselines import promote, read_baselines
-from harness.comparison import compare
+from harness.compare.comparison import compare
 from harness.errors import ConfigError
-from harness.gate import judge_gate
-from harness.gate_policy import GateCheck, GateLimits, GatePolicy
-from harness.gate_power import power_rows
-from harness.gate_records import Evidence, GateReport, Step
-from harness.gate_sequential import looks, order_of, replay, watched
-from harness.gating import GateOptions, gate_runs, read_policy
+from harness.gate.baselines import promote, read_baselines
+from harness.gate.decision import judge_gate
+from harness.gate.inputs import GateOptions, gate_runs, read_policy
+from harness.gate.policy import GateCheck, GateLimits, GatePolicy
+from harness.gate.power import power_rows
+from harness.gate.records import Evidence, GateReport, Step
+from harness.gate.sequential import looks, order_of, replay, watched
 from harness.questions import RULES, question_sums
 from harness.records import AnchorCheck, Judging, Score
 from harness.report.gate import gate_markdown, summary_line
@@ -116,7 +116,7 @@ def test_a_judge_that_moved_is_never_a_pass() -> None:
 
 
 def gate_runs_of(candidate: RunRows) -> GateReport:
-    from harness.gating import drift_of
+    from harness.gate.inputs import drift_of
 
     return report(candidate, drifted=drift_of(BASE.card, candidate.card))
 

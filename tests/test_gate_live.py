@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import Done, harness_process
 
-from harness.baselines import promote
-from harness.comparing import found_runs
+from harness.compare.inputs import found_runs
 from harness.errors import ConfigError
+from harness.gate.baselines import promote
 from harness.protocols import SuiteData
 from harness.records import Answer
 from harness.suites import pocket

@@ -15,7 +15,7 @@ from conftest import Done
 from toys import TEMPLATE, ToyBackend, ToyJudge, ToySuite
 
 from harness.errors import VerdictParseError
-from harness.injection import count_injections, is_suspect, kinds_in
+from harness.judging.injection import count_injections, is_suspect, kinds_in
 from harness.pipeline import SuiteRun, evaluate
 from harness.records import Answer, JudgeTask, JudgeTemplate, Preference, Prompt, Rating, Sampling
 from harness.store import RunStore

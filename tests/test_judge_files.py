@@ -17,7 +17,7 @@ from toys import TEMPLATE, ToySuite
 
 from harness.config import find_judge, judge_files, judge_templates
 from harness.errors import ConfigError
-from harness.judge_identity import judge_differences
+from harness.judging.identity import judge_differences
 from harness.protocols import SuiteOptions
 from harness.records import Answer, JudgeSpec, JudgeTask, Judgment, Prompt, Rating
 from harness.suites import alpaca_eval, arena_hard, mt_bench

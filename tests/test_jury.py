@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from pydantic import JsonValue
 
-from harness.jury import Jury, agreed, combine, jury_of, scored
+from harness.judging.jury import Jury, agreed, combine, jury_of, scored
 from harness.records import Failure, Judgment, JuryRule, Preference, Rating, Verdict
 from harness.scoring import verdicts_by_slot
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from harness.errors import ConfigError
-from harness.leaderboard import rank
+from harness.leaderboard.ranking import rank
 from harness.records import Score, ScoreCard
 from harness.report.cells import escape_markdown, harmless
 from harness.report.figures import figures

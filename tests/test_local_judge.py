@@ -25,9 +25,9 @@ from harness.backends.served import ServedBackend
 from harness.backends.server import Launch
 from harness.config import ServeSpec, find_judge, with_devices
 from harness.errors import ConfigError
-from harness.judge_identity import judge_protocol
+from harness.judging.identity import judge_protocol
+from harness.judging.prefixes import in_prefix_order
 from harness.pipeline import SuiteRun, evaluate
-from harness.prefixes import in_prefix_order
 from harness.protocols import SuiteOptions
 from harness.records import Answer, JudgeSpec, JudgeTask, Judgment, Rating
 from harness.store import RunStore

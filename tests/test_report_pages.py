@@ -18,10 +18,10 @@ from made_runs import make_run, pocket
 from pydantic import JsonValue
 from test_leaderboard import card
 
-from harness.board import read_board
 from harness.errors import ConfigError
-from harness.fusion import read_checkpoint_fusion, read_fusion
-from harness.leaderboard import rank
+from harness.leaderboard.board import read_board
+from harness.leaderboard.fusion import read_checkpoint_fusion, read_fusion
+from harness.leaderboard.ranking import rank
 from harness.records import ScoreCard
 from harness.report import charts
 from harness.report.figures import figures, png

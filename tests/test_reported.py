@@ -14,12 +14,12 @@ from conftest import Done
 from pydantic import JsonValue
 
 from harness.errors import ConfigError
-from harness.leaderboard import rank
+from harness.leaderboard.ranking import rank
+from harness.leaderboard.reported import ReportedSource, load_reported
+from harness.leaderboard.reported_tables import ReportedTable, reported_beside
 from harness.records import Score, ScoreCard
 from harness.report.reported import csv_lines, markdown_reported
 from harness.report.tables import csv_text
-from harness.reported import ReportedSource, load_reported
-from harness.reported_tables import ReportedTable, reported_beside
 from harness.store import run_dir, write_atomic
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_leaderboard import card
 
-from harness.leaderboard import rank
+from harness.leaderboard.ranking import rank
+from harness.leaderboard.standing import RankRange, against, rank_ranges
 from harness.questions import QuestionSums
 from harness.records import Score, ScoreCard
-from harness.standing import RankRange, against, rank_ranges
 
 
 def scored(model: str, value: float, se: float | None = 1.0) -> ScoreCard:

@@ -16,9 +16,9 @@ import pytest
 from conftest import Done
 from made_runs import make_run, pocket
 
-from harness.board import read_board
 from harness.errors import ConfigError, IncompleteError
-from harness.trackers import TRACKERS, log_scores, log_step, tracker_names
+from harness.leaderboard.board import read_board
+from harness.leaderboard.trackers import TRACKERS, log_scores, log_step, tracker_names
 
 STAND_IN = """
 import json, os

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.gate_policy import GateCheck, GatePolicy
-from harness.gate_power import power_rows
-from harness.gate_sequential import Watched, looks, order_of, settled, step
+from harness.gate.policy import GateCheck, GatePolicy
+from harness.gate.power import power_rows
+from harness.gate.sequential import Watched, looks, order_of, settled, step
 from harness.questions import RULES, QuestionSums, common
 from harness.report.comparison import markdown_table
 from harness.report.gate import POWER_HEAD, power_cells

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.formats.files import SourceFile, read_files
 from harness.formats.import_rows import READERS, Wanted
-from harness.gate_policy import DEFAULT_CHECKS
+from harness.gate.policy import DEFAULT_CHECKS
 from harness.plan import load_suite
 from harness.protocols import OwnRunner, SuiteOptions
 from harness.questions import RULES, QuestionSums, question_sums

@@ -13,7 +13,6 @@ from statistics import mean
 
 import numpy as np
 
-from harness.calibrated import Calibration, shown
 from harness.calibration.data import DataFolder
 from harness.calibration.items import side
 from harness.calibration.measures import people_among_themselves, people_by_ratings, with_people
@@ -22,6 +21,7 @@ from harness.calibration.session import ALL, CalibrationSpec, chosen_items, esti
 from harness.config import find_judge, judge_files
 from harness.formats.arena_hard_labels import V01_LABELS
 from harness.formats.files import read_files
+from harness.judging.calibrated import Calibration, shown
 from harness.protocols import SuiteOptions
 from harness.records import Score
 from harness.report.calibration import Grid, grids, markdown_grid, remarks

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from ..calls import Call
 from ..client import ChatReply, read_chat_reply, server_sentence
 from ..client.replies import refusal_reason
 from ..errors import ReplyError
+from ..judging.calls import Call
 
 PATH: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 PRICE_SHARE = 0.5  # platform.openai.com/docs/guides/batch: 50 % of the synchronous price

@@ -14,9 +14,9 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
-from ..calls import Call
 from ..client import ChatReply
 from ..errors import ConfigError, JudgeUnavailableError, ReplyError
+from ..judging.calls import Call
 from ..records import Access, JudgeSpec
 from .lines import MAX_BYTES, MAX_REQUESTS, PRICE_SHARE, AskAgainError, chunks, read_results, request_line
 from .record import BatchFolder, BatchRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..calibrated import SuiteCalibration, shown
+from ..judging.calibrated import SuiteCalibration, shown
 from ..records import Score
 from .bias import excess_by_model, length_scores, self_preference
 from .board import board_scores, shift, win_rates

@@ -10,16 +10,16 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from .. import __version__
-from ..budget import Budget
-from ..cache import ReplyCache, cache_path
-from ..calibrated import FOLDER, Calibration, SuiteCalibration
-from ..calls import Calling, CallOptions
 from ..errors import ConfigError, DataError
-from ..judge_identity import judge_protocol
-from ..jury import combine, jury_of
+from ..judging.budget import Budget
+from ..judging.cache import ReplyCache, cache_path
+from ..judging.calibrated import FOLDER, Calibration, SuiteCalibration
+from ..judging.calls import Calling, CallOptions
+from ..judging.identity import judge_protocol
+from ..judging.jury import combine, jury_of
+from ..judging.pricing import price, priced
 from ..pipeline import ProgressCallback
 from ..plan import load_judge
-from ..pricing import price, priced
 from ..protocols import Checking, Judge, LoadedJudge, SuiteOptions
 from ..records import JudgeSpec, Judgment, JuryRule, digest
 from ..store import RunStore, dump_json, write_atomic

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..anchors import anchor_set
 from ..errors import ConfigError, printable
+from ..judging.anchors import anchor_set
 from ..pipeline import current_judgments
 from ..plan import limited
 from ..runs import find_run, read_rows

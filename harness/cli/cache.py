@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import cache
 from ..errors import ConfigError
+from ..judging import cache
 
 cache_app = typer.Typer(
     help="Judges' replies kept for later runs: stats, prune.",

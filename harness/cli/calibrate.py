@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..calibrated import Calibration
 from ..calibration.data import data_folder
 from ..calibration.items import CalibrationSet, Item
 from ..calibration.own import SUITE as OWN
@@ -36,7 +35,8 @@ from ..calibration.session import (
 )
 from ..config import find_jury, read_file_spec
 from ..errors import ConfigError, IncompleteError
-from ..pricing import priced
+from ..judging.calibrated import Calibration
+from ..judging.pricing import priced
 from ..protocols import SuiteOptions
 from ..records import Judgment, JuryRule
 from ..report.calibration import grids, markdown_grid, remarks, rich_grid

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..comparing import compare_models, matched
-from ..comparison import Comparison
+from ..compare.comparison import Comparison
+from ..compare.inputs import compare_models, matched
 from ..errors import ConfigError
 from ..records import ScoreCard
 from ..report.cells import plain
@@ -89,8 +89,8 @@ def play(
     mirror: str | None,
 ) -> list[ScoreCard]:
     """Every model's answers against the first's: a run of its own each, suite by suite."""
+    from ..compare.head_to_head import head_to_head_plan
     from ..estimate import estimate
-    from ..head_to_head import head_to_head_plan
     from .cost import announce
     from .progress import set_up_logging
     from .run import work

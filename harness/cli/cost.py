@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..budget import dollars
 from ..estimate import Estimate
+from ..judging.budget import dollars
 from ..records import ScoreCard
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import typer
 from ..errors import ConfigError
 from ..formats.export import EXPORTERS, exporter, suites_of
 from ..formats.export_rows import FinishedRun
-from ..jury import jury_of
+from ..judging.jury import jury_of
 from ..pipeline import current_judgments
 from ..plugins import load_plugin
 from ..protocols import Suite, SuiteOptions

@@ -13,12 +13,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..baselines import DEFAULT, baselines_file, promote
-from ..comparing import found_runs
+from ..compare.inputs import found_runs
 from ..errors import ConfigError, IncompleteError
-from ..gate_policy import GatePolicy
-from ..gate_records import GateReport
-from ..gating import GateOptions, gate_runs, power_of, read_policy
+from ..gate.baselines import DEFAULT, baselines_file, promote
+from ..gate.inputs import GateOptions, gate_runs, power_of, read_policy
+from ..gate.policy import GatePolicy
+from ..gate.records import GateReport
 from ..report.cells import plain
 from ..report.comparison import rich_table
 from ..report.gate import (
@@ -104,8 +104,8 @@ def _live(
     config: Path | None,
 ) -> GateReport:
     from ..config import read_file_spec
-    from ..gate_live import baselines_of
-    from ..gating import baseline_runs
+    from ..gate.inputs import baseline_runs
+    from ..gate.live import baselines_of
     from ..plan import plan
     from .run import resolve
 
@@ -125,7 +125,7 @@ def _live(
 def _judged(made: Plan, baselines: dict[str, RunRows], rules: GatePolicy, options: GateOptions) -> GateReport:
     """The report after judging; Ctrl-C and SIGTERM stop it cleanly."""
     from ..estimate import estimate
-    from ..gate_live import gate_live
+    from ..gate.live import gate_live
     from ..run import opened
     from ..store import make_folder
     from .cost import announce

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..config import judge_templates
 from ..errors import ConfigError
-from ..injection import KINDS, Injections, count_injections
+from ..judging.injection import KINDS, Injections, count_injections
 from ..report.cells import plain
 from ..runs import find_run, read_rows
 from ..store import read_card

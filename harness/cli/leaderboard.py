@@ -11,12 +11,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..board import Board, read_board
 from ..errors import ConfigError, IncompleteError, StaleError
+from ..leaderboard.board import Board, read_board
+from ..leaderboard.trackers import log_scores, tracker_names
 from ..report.reported import csv_lines, json_value, markdown_reported, rich_reported
 from ..report.tables import csv_text, markdown, rich_tables
 from ..store import make_folder, write_atomic, write_bytes
-from ..trackers import log_scores, tracker_names
 
 FORMATS = ("table", "md", "csv", "json", "html")
 

@@ -29,7 +29,8 @@ from ..config import (
 )
 from ..errors import ConfigError, IncompleteError
 from ..estimate import Estimate, estimate
-from ..judge_identity import judge_differences
+from ..judging.identity import judge_differences
+from ..leaderboard.trackers import log_scores, tracker_names
 from ..pipeline import SuiteRun
 from ..plan import Plan, plan
 from ..records import ModelRef, ScoreCard
@@ -37,7 +38,6 @@ from ..report.cells import card_table, plain
 from ..report.judging import judging_table
 from ..run import execute, opened
 from ..store import make_folder
-from ..trackers import log_scores, tracker_names
 from .cost import announce, print_cost, print_estimate
 from .progress import progress, set_up_logging
 

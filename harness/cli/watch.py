@@ -18,11 +18,11 @@ from rich.text import Text
 
 from ..config import suite_names
 from ..errors import ConfigError, IncompleteError
+from ..leaderboard.trackers import log_step, tracker_names
 from ..records import ScoreCard
 from ..report import charts
 from ..report.cells import interval, plain
 from ..store import make_folder, write_atomic
-from ..trackers import log_step, tracker_names
 from ..watch import (
     Candidate,
     Watched,

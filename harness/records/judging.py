@@ -146,7 +146,7 @@ class Judgment(Record):
 
 
 JuryRule = Literal["mean", "majority", "median"]
-"""How several judges' verdicts on one thing become one; `harness.jury` says what each means."""
+"""How several judges' verdicts on one thing become one; `harness.judging.jury` says what each means."""
 
 
 class Access(Record):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..calibrated import Calibration, SuiteCalibration, shown
+from ..judging.calibrated import Calibration, SuiteCalibration, shown
 from ..records import Score
 from .cells import escape_markdown, plain
 

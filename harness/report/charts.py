@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..leaderboard import Row, Table
+from ..leaderboard.ranking import Row, Table
 from ..records import Score
 from .svg import COLOURS, Axis, Drawing, axis, width_of
 

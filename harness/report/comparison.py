@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..comparison import Comparison
+from ..compare.comparison import Comparison
+from ..compare.shifts import Shift
 from ..differences import Difference
-from ..shifts import Shift
 from .cells import escape_markdown, plain
 
 HEAD = ("metric", "category", "first", "other", "difference [95 %]", "p", "could see", "questions")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from ..leaderboard import Table
+from ..leaderboard.ranking import Table
 from . import charts
 from .svg import Drawing
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..gate import named
-from ..gate_power import PowerRow
-from ..gate_records import CheckResult, GateReport, SequentialReport
+from ..gate.decision import named
+from ..gate.power import PowerRow
+from ..gate.records import CheckResult, GateReport, SequentialReport
 from .cells import escape_markdown, plain
 from .comparison import markdown_table, p_text
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from ..gate import named, sentence
-from ..gate_records import CheckResult, GateReport, LimitResult
+from ..gate.decision import named, sentence
+from ..gate.records import CheckResult, GateReport, LimitResult
 from .cells import plain
 
 FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production Char

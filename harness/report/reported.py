@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..reported_tables import Difference, ReportedRow, ReportedTable
+from ..leaderboard.reported_tables import Difference, ReportedRow, ReportedTable
 from .cells import escape_markdown, harmless, plain
 from .tables import Cell
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..leaderboard import Row, Table
+from ..leaderboard.ranking import Row, Table
 from .cells import escape_markdown, harmless, interval, number, plain
 
 SHOWN = {

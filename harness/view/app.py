@@ -14,9 +14,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..errors import HarnessError
-from ..leaderboard import run_id
+from ..leaderboard.ranking import run_id
+from ..leaderboard.standing import against
 from ..report.html import asset, environment
-from ..standing import against
 from .guard import Guard
 from .index import FLAGS
 from .library import Library, Run

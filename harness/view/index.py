@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..jury import scored
+from ..judging.jury import scored
 from ..questions import QuestionSums, natural, question_sums, rules_of
 from ..records import Answer, Judgment, Preference, ScoreCard, Verdict
 from ..store import JsonlRows

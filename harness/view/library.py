@@ -13,8 +13,8 @@ from threading import Lock
 from urllib.parse import quote
 
 from ..errors import ConfigError
-from ..fusion import read_fusion
-from ..leaderboard import Table, rank, run_id
+from ..leaderboard.fusion import read_fusion
+from ..leaderboard.ranking import Table, rank, run_id
 from ..questions import QuestionSums
 from ..records import Answer, Judgment, ScoreCard
 from ..runs import read_question, read_rows

@@ -1,0 +1,1 @@
+"""Candidate beside baseline, by a policy: pass, fail, inconclusive or invalid."""

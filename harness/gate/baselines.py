@@ -1,0 +1,137 @@
+"""`results/baselines.yaml`: which run is the baseline of which suite, who said so, when and why.
+
+baselines:
+  default:                     # a name; --baseline NAME finds it
+    arena_hard@official-1:
+      run: runs/model/arena_hard@official-1/0123456789ab
+      model: model
+      protocol: 0123456789ab
+      by: a person
+      when: 2026-01-31T12:00:00+00:00
+      why: release 1.2
+history: [...]                 # what was replaced, oldest first
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from ..config import checked, read_yaml
+from ..errors import ConfigError
+from ..records import Record, ScoreCard
+from ..store import make_folder, write_atomic
+
+DEFAULT = "default"
+
+
+class Promoted(Record):
+    """A run that was made a baseline."""
+
+    run: str
+    """Folder, relative to the results folder where it lies in it."""
+    model: str
+    protocol: str
+    by: str
+    when: str
+    """ISO 8601, UTC."""
+    why: str
+
+
+class Replaced(Promoted):
+    name: str
+    suite: str
+
+
+class Baselines(Record):
+    baselines: dict[str, dict[str, Promoted]] = {}
+    """Name -> `suite@version` -> run."""
+    history: tuple[Replaced, ...] = ()
+
+
+def baselines_file(results: Path) -> Path:
+    return results / "baselines.yaml"
+
+
+def read_baselines(results: Path) -> Baselines:
+    """Empty where there is no file; raises ConfigError for a broken one."""
+    path = baselines_file(results)
+    return checked(Baselines, read_yaml(path), str(path)) if path.exists() else Baselines()
+
+
+def baseline_folders(results: Path, name: str) -> list[Path]:
+    """The runs of a baseline's name; empty where there is no such name."""
+    found = read_baselines(results).baselines.get(name, {})
+    return [_place(results, one.run) for one in found.values()]
+
+
+def _place(results: Path, run: str) -> Path:
+    return Path(run) if Path(run).is_absolute() else results / run
+
+
+def promote(
+    results: Path,
+    runs: Sequence[tuple[ScoreCard, Path]],
+    *,
+    name: str,
+    by: str,
+    why: str,
+    now: datetime | None = None,
+) -> Baselines:
+    """Names these runs (card, folder) as baselines of their suites; what they replace goes into the history.
+
+    The file is replaced whole. Raises ConfigError without a reason or for an incomplete run.
+    """
+    if not why.strip() or not by.strip():
+        raise ConfigError("a baseline is promoted with --why and --by: who decided it, and for what reason")
+    incomplete = next((card for card, _ in runs if not card.complete), None)
+    if incomplete is not None:
+        raise ConfigError(f"the run of {incomplete.model} on {incomplete.suite} is incomplete and is no baseline")
+    with _locked(results):
+        return _promoted(results, runs, name, (by, why), now)
+
+
+@contextmanager
+def _locked(results: Path) -> Iterator[None]:
+    """Two promotions at once wait for each other: each reads what it replaces."""
+    make_folder(results)
+    with (results / ".baselines.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _promoted(
+    results: Path,
+    runs: Sequence[tuple[ScoreCard, Path]],
+    name: str,
+    decided: tuple[str, str],
+    now: datetime | None,
+) -> Baselines:
+    by, why = decided
+    there = read_baselines(results)
+    when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    table = dict(there.baselines.get(name, {}))
+    history = list(there.history)
+    for card, folder in runs:
+        key = f"{card.suite}@{card.suite_version}"
+        if key in table:
+            history.append(Replaced(name=name, suite=key, **table[key].model_dump()))
+        table[key] = Promoted(
+            run=_shown(results, folder), model=card.model, protocol=card.protocol_sha, by=by, when=when, why=why
+        )
+    found = Baselines(baselines={**there.baselines, name: table}, history=tuple(history))
+    text = yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_atomic(baselines_file(results), text)
+    return found
+
+
+def _shown(results: Path, folder: Path) -> str:
+    try:
+        return folder.resolve().relative_to(results.resolve()).as_posix()
+    except ValueError:
+        return str(folder.resolve())

@@ -1,0 +1,126 @@
+"""The gate's self-test: known drops put into real paired questions, and what the gate then says. Pure.
+
+From a real pair of models: questions are drawn with replacement, whose answer is whose is swapped by a coin, so that
+the true difference is exactly 0 while ties, weights and the correlation of the two stay real; then each question of the
+candidate is lost with probability q = drop / (rate - lowest), which makes the true drop exactly that (injected flips,
+as in AMD Hyperloom issue 1539; specs/statistics 4.14).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..questions import QuestionSums, common
+from ..records import Record
+from ..stats.noninferiority import non_inferiority
+from ..stats.paired import paired_difference
+from .policy import GatePolicy
+
+DROPS = (0.0, 0.5, 1.0, 2.0)
+"""Times the margin."""
+LOWEST_RATING = 1.0
+TRIALS = 400
+
+
+class PowerRow(Record):
+    """How often each verdict was given at one true drop; shares of `trials`, 0..1."""
+
+    metric: str
+    margin: float
+    drop: float
+    """True, in the metric's unit."""
+    questions: int
+    trials: int
+    passed: float
+    failed: float
+    inconclusive: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models on the same questions."""
+
+    first: QuestionSums
+    other: QuestionSums
+
+    @property
+    def room(self) -> float:
+        """How far the two models' mean is above the lowest score."""
+        above = float((self.first.above + self.other.above).sum())
+        below = float((self.first.below + self.other.below).sum())
+        return self.first.scale * above / below - self.lowest if below else 0.0
+
+    @property
+    def lowest(self) -> float:
+        return LOWEST_RATING if self.first.scale == 1.0 else 0.0
+
+
+def power_rows(
+    pairs: Sequence[tuple[QuestionSums, QuestionSums]],
+    margin: float,
+    policy: GatePolicy,
+    *,
+    trials: int = TRIALS,
+    questions: int | None = None,
+    seed: int = 0,
+) -> list[PowerRow]:
+    """One row a drop, all pairs together; `questions`: drawn each time, None: as many as the pair has.
+
+    Pairs too weak to lose twice the margin are left out; raises ConfigError where none is left.
+    """
+    shared = [pair for pair in (Pair(*common(pair)) for pair in pairs) if pair.room > max(DROPS) * margin]
+    if not shared:
+        raise ConfigError(f"no pair of runs scores high enough to lose {max(DROPS) * margin:g}")
+    rng = np.random.default_rng(seed)
+    rows = []
+    for times in DROPS:
+        found: Counter[str] = Counter()
+        for pair in shared:
+            found.update(_answers(pair, times * margin, margin, policy, trials, questions, rng))
+        total = found.total()
+        rows.append(
+            PowerRow(
+                metric=shared[0].first.metric,
+                margin=margin,
+                drop=times * margin,
+                questions=questions or round(float(np.mean([len(pair.first.ids) for pair in shared]))),
+                trials=total,
+                passed=found["safe"] / total,
+                failed=found["worse"] / total,
+                inconclusive=found["undecided"] / total,
+            )
+        )
+    return rows
+
+
+def _answers(
+    pair: Pair,
+    drop: float,
+    margin: float,
+    policy: GatePolicy,
+    trials: int,
+    questions: int | None,
+    rng: np.random.Generator,
+) -> list[str]:
+    scale = pair.first.scale
+    size = questions or len(pair.first.ids)
+    lost = drop / pair.room
+    table = np.column_stack([pair.first.above, pair.first.below, pair.other.above, pair.other.below])
+    answers: list[str] = []
+    for _ in range(trials):
+        drawn = table[rng.integers(len(table), size=size)]
+        swapped = rng.random(size) < 0.5
+        drawn[swapped] = drawn[swapped][:, [2, 3, 0, 1]]
+        hit = rng.random(size) < lost
+        drawn[hit, 2] = pair.lowest * drawn[hit, 3]
+        estimate = paired_difference((drawn[:, 2], drawn[:, 3]), (drawn[:, 0], drawn[:, 1]), scale=scale)
+        assert estimate is not None, "a pair has two questions at least"
+        answers.append(
+            non_inferiority(estimate, margin, alpha=policy.alpha, power=policy.power, strict=policy.strict).answer
+        )
+    return answers

@@ -1,0 +1,213 @@
+"""Anchors: recorded answers with a judge's verdicts, judged again in later runs to see whether it moved. Pure.
+
+An anchor check changes no score, so it is no part of a protocol: a card names the anchors' digest beside their figures.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import JsonValue, ValidationError
+
+from ..errors import ConfigError
+from ..protocols import Suite
+from ..records import AnchorCheck, Answer, JudgeTask, Judgment, Prompt, Rating, Record, Score, ScoreCard, digest
+from ..stats.drift import ALPHA, Shift, shift
+from .jury import outcome_of
+
+MIN_JUDGED = 0.9
+"""With a smaller share of the anchors judged again nothing is said: what fails may be what moved."""
+MIN_ANCHORS = 5
+"""Under so many a t-test over them is a guess."""
+
+
+class Anchor(Record):
+    """One answer, and what each judge said of it when it was recorded."""
+
+    answer: Answer
+    judgments: tuple[Judgment, ...]
+    """Verdicts only; the judges' words are left out."""
+
+
+class AnchorSet(Record):
+    """What an anchor file holds."""
+
+    schema_version: Literal[1] = 1
+    suite: str
+    suite_version: str
+    judges: dict[str, dict[str, JsonValue]]
+    """Judge -> name, kind, model and params, as in the protocol of the run that the anchors were taken from."""
+    model: str
+    """Whose answers these are."""
+    run_id: str
+    anchors: tuple[Anchor, ...]
+
+    @property
+    def sha(self) -> str:
+        """First 12 hex characters of the digest."""
+        return digest(self.model_dump(mode="json"))[:12]
+
+
+def read_anchors(path: Path) -> AnchorSet:
+    """Raises ConfigError for a file that is no anchor set."""
+    try:
+        return AnchorSet.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read the anchors {path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path} is no anchor file: {error.errors()[0]['msg']}; `harness judge anchors RUN --out FILE` makes one"
+        ) from error
+
+
+Choose = Callable[[Sequence[Prompt]], Sequence[Prompt]]
+
+
+def anchor_set(
+    card: ScoreCard, suite: Suite, answers: Iterable[Answer], judgments: Iterable[Judgment], choose: Choose
+) -> AnchorSet:
+    """Anchors from a run: first draws on which every judge gave all its verdicts, of the prompts that `choose` picks.
+
+    Raises ConfigError where there is none.
+    """
+    judges = members_of(card.protocol)
+    rows: dict[tuple[str, str], list[Judgment]] = defaultdict(list)
+    for row in judgments:
+        if row.verdict is not None and row.index == 0:
+            kept = {"reply": None, "logprobs": (), "cost": None, "seconds": 0.0}
+            rows[row.prompt_id, row.answer_sha or ""].append(row.model_copy(update=kept))
+    first = {answer.prompt_id: answer for answer in answers if answer.index == 0 and answer.error is None}
+    whole = [
+        prompt
+        for prompt in suite.prompts()
+        if prompt.id in first
+        and _is_whole(suite, prompt, first[prompt.id], rows[prompt.id, first[prompt.id].sha], judges)
+    ]
+    if not whole:
+        raise ConfigError(
+            f"the run of {card.model} on {card.suite} has no answer on which every judge gave its verdicts"
+        )
+    return AnchorSet(
+        suite=card.suite,
+        suite_version=card.suite_version,
+        judges=judges,
+        model=card.model,
+        run_id=str(card.provenance.get("run_id", "")),
+        anchors=tuple(
+            Anchor(answer=first[prompt.id], judgments=tuple(rows[prompt.id, first[prompt.id].sha]))
+            for prompt in choose(whole)
+        ),
+    )
+
+
+def members_of(protocol: dict[str, JsonValue]) -> dict[str, dict[str, JsonValue]]:
+    """Judge name -> its part of the protocol, of one judge or of a jury's members. ConfigError where none is known."""
+    judge = protocol.get("judge")
+    found = judge.get("members", [judge]) if isinstance(judge, dict) else []
+    members = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    if members and all(isinstance(one.get("params"), dict) for one in members):
+        return {str(one["name"]): one for one in members}
+    raise ConfigError("this run's judge settings are not known, so its verdicts cannot be anchors")
+
+
+def _is_whole(suite: Suite, prompt: Prompt, answer: Answer, rows: Sequence[Judgment], judges: Iterable[str]) -> bool:
+    told = {(row.judge, row.turn, row.order) for row in rows}
+    return all((judge, task.turn, task.order) in told for task in suite.tasks(prompt, answer) for judge in judges)
+
+
+# ---------------------------------------------------------------------------------------------------------- checks
+
+
+def anchor_tasks(suite: Suite, anchors: AnchorSet, judges: Iterable[str]) -> tuple[JudgeTask, ...]:
+    """What those judges are asked that the anchors have verdicts of. Raises ConfigError for a prompt that is not the
+    suite's."""
+    prompts = {prompt.id: prompt for prompt in suite.prompts()}
+    asked = [judge for judge in judges if judge in anchors.judges]
+    found = []
+    for anchor in anchors.anchors:
+        if anchor.answer.prompt_id not in prompts:
+            raise ConfigError(f"the anchors hold prompt {anchor.answer.prompt_id!r}, which {suite.name} does not ask")
+        for task in suite.tasks(prompts[anchor.answer.prompt_id], anchor.answer):
+            found += [task.model_copy(update={"judge": judge, "anchor": True}) for judge in asked]
+    return tuple(found)
+
+
+def check(anchors: AnchorSet, judge: dict[str, JsonValue], rows: Iterable[Judgment]) -> AnchorCheck:
+    """A judge's verdicts now against those recorded. `judge`: its part of the protocol; `rows`: its judgments now."""
+    name = str(judge["name"])
+    recorded: dict[tuple[str, ...], list[Judgment]] = defaultdict(list)
+    for anchor in anchors.anchors:
+        for row in anchor.judgments:
+            if row.judge == name:
+                recorded[_place(row)].append(row)
+    now = {_place(row): row for row in rows if row.judge == name and row.verdict is not None}
+    pairs = [(old, now[place]) for place, old in recorded.items() if place in now]
+    alike = [(old, new) for old, new in pairs if old[0].template_sha == new.template_sha]
+    questions = [new.prompt_id for _, new in alike]
+    rating = any(isinstance(row.verdict, Rating) for old in recorded.values() for row in old)
+    scale = 1.0 if rating else 100.0
+    differences = np.array([scale * (_value(new) - float(np.mean([_value(row) for row in old]))) for old, new in alike])
+    moved = shift(differences, questions)
+    judged, total = len(set(questions)), len({place[0] for place in recorded})
+    reason = _reason(anchors, judge, judged, total, changed_words=len(alike) < len(pairs))
+    p = None if moved is None else moved.p
+    return AnchorCheck(
+        anchors=anchors.sha,
+        n=judged,
+        unscored=total - judged,
+        unit="points" if rating else "percent",
+        shift=_score(moved, judged, total),
+        p=p,
+        changed=100 * float(np.mean([_outcome(new) != _outcome(old[0]) for old, new in alike])) if alike else None,
+        detectable=None if moved is None else moved.detectable,
+        drifted=None if reason is not None or p is None else p < ALPHA,
+        reason=reason,
+    )
+
+
+def _place(row: Judgment) -> tuple[str, ...]:
+    return row.prompt_id, str(row.turn), str(row.order), row.answer_sha or ""
+
+
+def _value(row: Judgment) -> float:
+    assert row.verdict is not None, "rows without a verdict were left out"
+    return row.verdict.value
+
+
+def _outcome(row: Judgment) -> float:
+    assert row.verdict is not None, "rows without a verdict were left out"
+    return outcome_of(row.verdict)
+
+
+def _score(moved: Shift | None, judged: int, total: int) -> Score:
+    if moved is None:
+        return Score(value=None, n=0, unscored=total)
+    interval = moved.interval
+    if interval is None:
+        return Score(value=moved.value, n=judged, unscored=total - judged)
+    return Score(
+        value=moved.value, ci_low=interval.low, ci_high=interval.high, se=interval.se, n=judged, unscored=total - judged
+    )
+
+
+def _reason(
+    anchors: AnchorSet, judge: dict[str, JsonValue], judged: int, total: int, *, changed_words: bool
+) -> str | None:
+    """Why the check says nothing; None where it can."""
+    then = anchors.judges.get(str(judge["name"]))
+    if then is None:
+        return f"the anchors hold verdicts of {', '.join(anchors.judges)} only"
+    if then != judge:
+        changed = sorted(key for key in then | judge if then.get(key) != judge.get(key))
+        return f"the anchors were judged with another {', '.join(changed)}"
+    if changed_words:
+        return "the anchors were judged in other words (another judge prompt)"
+    if judged < MIN_JUDGED * total:
+        return f"{judged} of {total} anchors were judged again"
+    if judged < MIN_ANCHORS:
+        return f"{judged} anchors are too few"
+    return None

@@ -1,0 +1,297 @@
+"""Replies kept by what was asked, shared by runs and processes: no question is paid for twice.
+
+One SQLite file (write-ahead log). A key is the digest of endpoint, every request parameter, all messages and the
+repeat number; a reply is handed on only once it is committed, so that a killed process loses what was in flight and
+nothing else. All SQL runs in one thread that takes what has gathered as one transaction: the event loop never waits
+for a disk. It knows no judges, prices or verdicts, and keeps no question's text. Failures are never put here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import JsonValue
+
+from ..client import ChatReply
+from ..digests import cache_folder
+from ..errors import ConfigError, StoreError
+from ..records import TokenLogprob, digest
+
+SCHEMA = 1
+BUSY_SECONDS = 30.0
+"""How long another process's transaction is waited for; ours take milliseconds."""
+CREATE = """
+CREATE TABLE IF NOT EXISTS replies (
+    key BLOB PRIMARY KEY, judge TEXT NOT NULL, text TEXT NOT NULL, finish TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, logprobs TEXT NOT NULL,
+    price_share REAL NOT NULL, created REAL NOT NULL)
+"""
+SELECT = "SELECT text, finish, prompt_tokens, completion_tokens, logprobs, price_share FROM replies WHERE key = ?"
+INSERT = "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+DELETE = "DELETE FROM replies WHERE key = ?"
+
+
+def cache_path() -> Path:
+    """`HARNESS_REPLY_CACHE`, or `replies.sqlite` beside the official data (`harness data`); may not exist yet."""
+    own = os.environ.get("HARNESS_REPLY_CACHE")
+    return Path(own) if own else cache_folder() / "replies.sqlite"
+
+
+def request_key(endpoint: str, body: dict[str, JsonValue], repeat: int) -> bytes:
+    """32 bytes: sha256 of who is asked, everything that is sent, and which repeat this is."""
+    return bytes.fromhex(digest({"schema": SCHEMA, "endpoint": endpoint, "body": body, "repeat": repeat}))
+
+
+def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
+    """An open cache in autocommit mode. Raises StoreError when it cannot be written, ConfigError when it is none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = "rwc" if create else "rw"
+        found = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode={mode}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(_sentence(path, error)) from error
+    try:
+        version = found.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, SCHEMA):
+            raise ConfigError(f"the reply cache {path} is of version {version}, this harness writes {SCHEMA}; {MEND}")
+        found.execute("PRAGMA journal_mode = WAL")
+        found.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last replies, never the file
+        if version == 0:
+            found.execute(CREATE)
+            found.execute(f"PRAGMA user_version = {SCHEMA}")
+    except sqlite3.Error as error:
+        found.close()
+        raise cache_error(path, error) from error
+    except ConfigError:
+        found.close()
+        raise
+    return found
+
+
+MEND = "move it away, or name another file in HARNESS_REPLY_CACHE, or use --no-cache"
+
+
+def cache_error(path: Path, error: sqlite3.Error) -> ConfigError | StoreError:
+    """One sentence: a file that is no cache is for the user to move (exit 2), a full or locked one ends it (exit 4)."""
+    if isinstance(error, sqlite3.OperationalError):
+        return StoreError(_sentence(path, error))
+    return ConfigError(f"the reply cache {path} is damaged or no cache ({error}); {MEND}")
+
+
+def _sentence(path: Path, error: Exception) -> str:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"cannot use the reply cache {path}: {why}; free space or unlock it, then run the same command ({MEND})"
+
+
+# ------------------------------------------------------------------------------------------------------ while running
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One piece of work for the thread, and who waits for it."""
+
+    sql: str
+    values: tuple[object, ...]
+    waiter: asyncio.Future[ChatReply | None]
+
+
+class ReplyCache:
+    """The cache for the time of an `async with`; `path` None: nothing is kept (`--no-cache`)."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._broken: StoreError | ConfigError | None = None
+        self._asking: dict[bytes, asyncio.Future[None]] = {}
+        """Keys that are being asked now; done when their reply is there or has failed."""
+
+    async def __aenter__(self) -> Self:
+        if self.path is not None:
+            self._loop = asyncio.get_running_loop()
+            database = await asyncio.to_thread(connect, self.path)
+            self._thread = threading.Thread(target=self._work, args=(database,), name="reply-cache", daemon=True)
+            self._thread.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._thread is not None:
+            self._jobs.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+
+    async def reply(self, key: bytes, judge: str, ask: Callable[[], Awaitable[ChatReply]]) -> ChatReply:
+        """The kept reply (`cached` set), else what `ask` returns, kept. Two that ask the same at once make one call.
+
+        Raises what `ask` raises, and StoreError once the cache can no longer be written.
+        """
+        if self._thread is None:
+            return await ask()
+        while (other := self._asking.get(key)) is not None:
+            await asyncio.wait([other])
+        asking = self._asking[key] = self._loop.create_future()
+        try:
+            found = await self._do(SELECT, (key,))
+            if self._broken is not None:
+                raise self._broken
+            if found is None:
+                found = await ask()
+                await self._keep(key, judge, found)
+            return found
+        finally:
+            del self._asking[key]
+            asking.set_result(None)
+
+    async def _keep(self, key: bytes, judge: str, reply: ChatReply) -> None:
+        """Returns once the reply is committed. A full disk is noted, not raised: the reply is paid for and still
+        reaches whoever asked; the next question is not asked any more."""
+        tops = json.dumps([[top.token, top.logprob] for top in reply.logprobs]) if reply.logprobs else ""
+        values = (key, judge, reply.text, reply.finish, reply.prompt_tokens, reply.completion_tokens, tops)
+        await self._do(INSERT, (*values, reply.price_share, time.time()))
+
+    async def forget(self, keys: Iterable[bytes]) -> None:
+        """Drops replies that held no verdict: the same question is asked anew."""
+        for key in keys:
+            await self._do(DELETE, (key,))
+
+    async def _do(self, sql: str, values: tuple[object, ...]) -> ChatReply | None:
+        if self._thread is None:
+            return None
+        waiter: asyncio.Future[ChatReply | None] = self._loop.create_future()
+        self._jobs.put(_Job(sql, values, waiter))
+        return await waiter
+
+    # ------------------------------------------------------------------------------------------------- in the thread
+
+    def _work(self, database: sqlite3.Connection) -> None:
+        going_on = True
+        while going_on:
+            jobs = [self._jobs.get()]
+            while not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            going_on = None not in jobs
+            asked = [job for job in jobs if job is not None]
+            done = self._serve(database, asked)
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(_resolve, asked, done)
+        database.close()
+
+    def _serve(self, database: sqlite3.Connection, jobs: list[_Job]) -> list[ChatReply | None]:
+        """The answers to these jobs, everything they write committed; all None after a failure, which is noted."""
+        if self._broken is not None:
+            return [None] * len(jobs)
+        writes = any(job.sql is not SELECT for job in jobs)
+        try:
+            if writes:
+                database.execute("BEGIN IMMEDIATE")
+            found = [_read(database.execute(job.sql, job.values).fetchone()) for job in jobs]
+            if writes:
+                database.execute("COMMIT")
+        except sqlite3.Error as error:
+            assert self.path is not None
+            self._broken = cache_error(self.path, error)
+            with suppress(sqlite3.Error):  # SQLite rolls back by itself after most of these
+                database.execute("ROLLBACK")
+            return [None] * len(jobs)
+        return found
+
+
+def _resolve(jobs: list[_Job], found: list[ChatReply | None]) -> None:
+    for job, reply in zip(jobs, found, strict=True):
+        if not job.waiter.done():  # a cancelled one waits no more
+            job.waiter.set_result(reply)
+
+
+def _read(row: tuple[str, str, int, int, str, float] | None) -> ChatReply | None:
+    if row is None:
+        return None
+    text, finish, prompt_tokens, completion_tokens, tops, share = row
+    return ChatReply(
+        text=text,
+        finish="length" if finish == "length" else "stop",
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        logprobs=tuple(TokenLogprob(token=token, logprob=value) for token, value in json.loads(tops)) if tops else (),
+        price_share=share,
+        cached=True,
+    )
+
+
+# --------------------------------------------------------------------------------------------------- looked at later
+
+
+@dataclass(frozen=True)
+class CacheShare:
+    """What one judge has in the cache."""
+
+    judge: str
+    replies: int
+    prompt_tokens: int
+    completion_tokens: int
+    characters: int
+    oldest: float
+    newest: float
+    """Seconds since 1970."""
+
+
+def shares(path: Path) -> list[CacheShare]:
+    """By judge, the largest first; empty where there is no cache."""
+    sums = "COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(LENGTH(text)), MIN(created), MAX(created)"
+    rows = _one_statement(path, f"SELECT judge, {sums} FROM replies GROUP BY judge ORDER BY 2 DESC, 1", ())
+    return [CacheShare(*row) for row in rows]
+
+
+def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
+    """Removes replies that are older (seconds) and of this judge (part of its name), and gives their space back.
+
+    Returns how many; both None: all of them.
+    """
+    before = time.time() - older_than if older_than is not None else float("inf")
+    where = "WHERE created < ? AND INSTR(judge, ?) > 0"
+    removed = len(_one_statement(path, f"DELETE FROM replies {where} RETURNING 1", (before, judge or "")))
+    if removed:
+        _one_statement(path, "VACUUM", ())
+    return removed
+
+
+def kept(path: Path, keys: Iterable[bytes]) -> set[bytes]:
+    """Those of these requests that need no call."""
+    if not path.exists():
+        return set()
+    database = connect(path, create=False)
+    there = "SELECT 1 FROM replies WHERE key = ?"
+    try:
+        return {key for key in keys if database.execute(there, (key,)).fetchone() is not None}
+    except sqlite3.Error as error:
+        raise cache_error(path, error) from error
+    finally:
+        database.close()
+
+
+def _one_statement(path: Path, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    if not path.exists():
+        return []
+    database = connect(path, create=False)
+    try:
+        return database.execute(sql, values).fetchall()
+    except sqlite3.Error as error:
+        raise cache_error(path, error) from error
+    finally:
+        database.close()

@@ -1,0 +1,142 @@
+"""What is known of a judge: `calibration.json`, where it is found, and the sentence by which a card cites it.
+
+Made by `harness.calibration`; read by cards. Agreement and kappa are 0..1 and -1..1, win rates percent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue, ValidationError
+
+from ..errors import ConfigError
+from ..records import Record, Score, digest
+
+log = logging.getLogger(__name__)
+
+FOLDER = "calibrations"
+"""Under the results folder: a calibration's rows and report, and any report put there by hand."""
+
+SAME_WORDS = {"mt_bench_pairs": "mt_bench"}
+"""Suite -> the one whose recorded judgments are in its words."""
+
+
+class SuiteCalibration(Record):
+    """One suite's part of a calibration."""
+
+    retired: str
+    """The judge whose recorded verdicts it is compared with."""
+    items: dict[str, int]
+    """comparisons, votes and ratings looked at."""
+    scores: dict[str, Score]
+    """Metric -> value with a 95 % interval over questions."""
+    by_turn: dict[str, dict[str, Score]] = {}
+    by_category: dict[str, dict[str, Score]] = {}
+    excess_by_model: dict[str, Score] = {}
+    """Points (0..1) the judge gives a model beyond what people, or else the retired judge, give it."""
+    win_rates: dict[str, dict[str, Score]] = {}
+    """Model -> judge's, people's, corrected; percent."""
+    board: str = ""
+    """What the rank correlation is with."""
+    failures: dict[str, int] = {}
+    """Calls without a verdict, by reason."""
+    findings: tuple[str, ...] = ()
+    """What a user of this judge should know."""
+
+
+class Calibration(Record):
+    """A judge beside people and the judge it replaces."""
+
+    schema_version: Literal[1] = 1
+    judge: dict[str, JsonValue]
+    """The judge's part of a card's protocol; a card with the same cites this."""
+    suites: dict[str, SuiteCalibration]
+    sample: dict[str, JsonValue]
+    """n (null: all), seed, items by suite and kind."""
+    usage: dict[str, JsonValue]
+    """Judgments, tokens, dollars."""
+    data: dict[str, str]
+    """File -> sha256 of everything it was made from."""
+    harness: str
+    """Our version."""
+
+    @property
+    def sha(self) -> str:
+        """First 12 hex characters of the digest of what was measured; what it cost does not count."""
+        return digest(self.model_dump(mode="json", exclude={"usage", "harness"}))[:12]
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Raises ConfigError when the file is no calibration."""
+    try:
+        return Calibration.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(f"{path} is no calibration: {str(error).splitlines()[0]}") from error
+
+
+def find_calibrations(results: Path) -> list[Path]:
+    """Every report under `results/calibrations`: a replay's own, or `NAME.json` put there by hand."""
+    folder = results / FOLDER
+    return sorted([*folder.glob("*/*/calibration.json"), *folder.glob("*.json")])
+
+
+@dataclass(frozen=True)
+class Citation:
+    """What a card says of its judge's calibration."""
+
+    note: str
+    provenance: dict[str, JsonValue]
+
+
+def cite(results: Path, suite: str, judge: Mapping[str, JsonValue]) -> Citation | None:
+    """The citation for this suite and this very judge, from the calibration with the most items; None without one."""
+    suite, found = SAME_WORDS.get(suite, suite), []
+    for path in find_calibrations(results):
+        try:
+            one = read_calibration(path)
+        except ConfigError as error:
+            log.warning("%s", error)  # a card does not fail for it
+            continue
+        if suite in one.suites and one.judge == judge:
+            found.append(one)
+    if not found:
+        return None
+    best = max(found, key=lambda one: (sum(one.suites[suite].items.values()), one.sha))
+    return Citation(sentence(best, suite), {"sha": best.sha, "items": dict(best.suites[suite].items)})
+
+
+def sentence(calibration: Calibration, suite: str) -> str:
+    """`judge calibrated on 250 recorded comparisons: agrees with people 0.66 [0.61, 0.71] (n = 412, kappa 0.43), …`"""
+    part = calibration.suites[suite]
+    kinds = [f"{n} recorded {kind}" for kind, n in part.items.items() if n and kind != "votes"]
+    said = []
+    for name, other in (
+        ("people", "people"),
+        ("people_by_ratings", "people by its ratings"),
+        ("retired", part.retired),
+    ):
+        score, kappa = part.scores.get(f"agreement_{name}"), part.scores.get(f"kappa_{name}")
+        if score is not None and score.value is not None:
+            said.append(f"agrees with {other} {shown(score)} (n = {score.n}{_kappa(kappa)})")
+    consistency = part.scores.get("position_consistency")
+    if consistency is not None and consistency.value is not None:
+        said.append(f"same verdict in both orders {shown(consistency)}")
+    what = ", ".join(said) or "nothing scored"
+    return f"judge calibrated on {' and '.join(kinds)}: {what}; calibration {calibration.sha}"
+
+
+def _kappa(score: Score | None) -> str:
+    return "" if score is None or score.value is None else f", kappa {score.value:.2f}"
+
+
+def shown(score: Score, digits: int = 2) -> str:
+    """`0.66 [0.61, 0.71]`, a dash where there is no value."""
+    if score.value is None:
+        return "-"
+    if score.ci_low is None or score.ci_high is None:
+        return f"{score.value:.{digits}f}"
+    return f"{score.value:.{digits}f} [{score.ci_low:.{digits}f}, {score.ci_high:.{digits}f}]"

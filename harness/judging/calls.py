@@ -1,0 +1,126 @@
+"""What stands between a judge and the wire: a call is looked up in the cache, else set against the budget and made.
+
+It owns the order of these and what a run's judges share. Words and verdicts are the judge's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from pydantic import JsonValue
+
+from ..client import ChatReply
+from ..records import JudgeSpec, JudgeTask
+from .budget import Budget
+from .cache import ReplyCache, request_key
+from .pricing import reply_price, worst_case
+
+FRESH = -1
+"""Stands for the repeat number in the key of a call that is not cached, so that no cached reply has that key."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, and the key its reply is cached under."""
+
+    key: bytes
+    body: dict[str, JsonValue]
+    fresh: bool = False
+    """Its reply is neither taken from the cache nor kept there."""
+
+
+class Wire(Protocol):
+    """Whatever answers a request: a chat endpoint, or a batch."""
+
+    price_share: float
+    """Share of the list price that a reply costs."""
+
+    async def send(self, call: Call) -> ChatReply:
+        """Raises ReplyError for a call that failed."""
+        ...
+
+    def forget(self, call: Call) -> None:
+        """The reply held no verdict: it is not to be handed out again."""
+        ...
+
+
+class Chat(Protocol):
+    """What `ChatClient` does."""
+
+    async def chat(self, body: dict[str, JsonValue]) -> ChatReply: ...
+
+
+class LiveWire:
+    """Asks at once."""
+
+    price_share = 1.0
+
+    def __init__(self, client: Chat) -> None:
+        self._client = client
+
+    async def send(self, call: Call) -> ChatReply:
+        return await self._client.chat(call.body)
+
+    def forget(self, call: Call) -> None:
+        """Nothing is kept here."""
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """What the judges of a run share."""
+
+    cache: ReplyCache = field(default_factory=lambda: ReplyCache(None))
+    budget: Budget = field(default_factory=Budget)
+    wire: Callable[[JudgeSpec, Chat], Wire] = lambda spec, client: LiveWire(client)
+    """What a judge's calls go through, given its spec and its own client."""
+
+
+@runtime_checkable
+class Calling(Protocol):
+    """A judge whose verdicts cost calls; the run hands it the options before it is entered."""
+
+    def use(self, options: CallOptions) -> None: ...
+
+    def first_call(self, task: JudgeTask) -> Call | None:
+        """The first request of a task, for estimates; None where none is needed."""
+        ...
+
+
+class Calls:
+    """One judge's calls to one endpoint."""
+
+    def __init__(self, spec: JudgeSpec, endpoint: str, client: Chat, options: CallOptions) -> None:
+        """`endpoint` tells one judge's replies from another's: its base URL, or what stands for a server whose address
+        changes with every run (a digest of the weights it serves)."""
+        self.endpoint = endpoint
+        self._spec = spec
+        self._wire = options.wire(spec, client)
+        self._options = options
+        self._label = f"{spec.model} at {endpoint}"
+
+    def call(self, body: dict[str, JsonValue], repeat: int, *, fresh: bool = False) -> Call:
+        return Call(request_key(self.endpoint, body, FRESH if fresh else repeat), body, fresh)
+
+    async def chat(self, call: Call) -> ChatReply:
+        """Raises ReplyError; BudgetReachedError, StoreError where no further call can be made."""
+        if call.fresh:
+            return await self._pay(call)
+        return await self._options.cache.reply(call.key, self._label, lambda: self._pay(call))
+
+    async def _pay(self, call: Call) -> ChatReply:
+        if self._options.budget.limit is None:
+            return await self._wire.send(call)
+        most = (worst_case(self._spec, call.body) or 0.0) * self._wire.price_share
+        async with self._options.budget.charge(most) as charge:
+            reply = await self._wire.send(call)
+            paid = reply_price(self._spec, reply)
+            charge.dollars = most if paid is None else paid  # a server that counts no tokens: the worst is assumed
+            return reply
+
+    async def forget(self, calls: Sequence[Call]) -> None:
+        """Replies that held no verdict are failures, and a failure is not kept."""
+        for call in calls:
+            self._wire.forget(call)
+        await self._options.cache.forget(call.key for call in calls)

@@ -1,0 +1,80 @@
+"""Who judges: a judge's part of the protocol, and in what it differs from the benchmark's official one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import JsonValue
+
+from ..protocols import Checking, Identified, Judge, Suite
+from ..records import Answer, JudgeSpec, JuryRule, Prompt
+
+
+def judge_protocol(judges: Sequence[Judge], rule: JuryRule) -> dict[str, JsonValue]:
+    """A judge's part of the protocol; of several their members' and the rule that makes one verdict of theirs."""
+    members: list[JsonValue] = [_member(judge) for judge in judges]
+    if len(members) == 1 and isinstance(members[0], dict):
+        return members[0]
+    return {"name": judge_label([judge.spec for judge in judges]), "kind": "jury", "rule": rule, "members": members}
+
+
+def _member(judge: Judge) -> dict[str, JsonValue]:
+    spec = judge.spec
+    found: dict[str, JsonValue] = {"name": spec.name, "kind": spec.kind, "model": spec.model, "params": spec.params}
+    return found | (judge.identity() if isinstance(judge, Identified) else {})
+
+
+def judge_label(judges: Sequence[JudgeSpec]) -> str:
+    """What a card calls its judge: the name, or `A+B+C`."""
+    return "+".join(judge.name for judge in judges)
+
+
+def judge_differences(suite: Suite, judges: Sequence[Judge]) -> tuple[str, ...]:
+    """What of the judging is not the benchmark's own, one sentence each; nothing for a suite without official judge
+    (`official_judges`), or outside its official edition."""
+    official = getattr(suite, "official_judges", ())
+    if not official or not suite.version.startswith("official"):
+        return ()
+    found = []
+    for judge in judges:
+        found += _differences(judge, official, suite.protocol().get("templates"))
+    if len(judges) > 1:
+        found.append(f"a jury of {len(judges)} instead of one judge")
+    return tuple(dict.fromkeys(found))
+
+
+def _differences(judge: Judge, official: Sequence[str], templates: JsonValue) -> list[str]:
+    spec = judge.spec
+    found = []
+    member = _member(judge)
+    if spec.kind not in ("llm", "alpaca_eval") or spec.model not in official:
+        shown = member["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
+        found.append(f"judge {shown} instead of the official {' or '.join(official)}")
+    if spec.params:
+        changed = (
+            f"{name} left out" if value is None else f"{name} = {value!r}" for name, value in spec.params.items()
+        )
+        found.append(f"judge {spec.name}: {', '.join(changed)}, instead of the official request parameters")
+    known = templates.values() if isinstance(templates, dict) else ()
+    if "template" in member and member["template"] not in known:
+        found.append(f"judge {spec.name}: words, parser and parameters of evaluator {spec.evaluator}, not the official")
+    return found
+
+
+def check_judges(suite: Suite, judges: Sequence[Judge]) -> None:
+    """Raises ConfigError where a judge cannot take what the suite asks: before anything is answered, not after."""
+    for prompt in suite.prompts()[:1]:
+        for task in suite.tasks(prompt, stand_in(prompt)):
+            for judge in judges:
+                if isinstance(judge, Checking):
+                    judge.check(task)
+
+
+def stand_in(prompt: Prompt) -> Answer:
+    """An answer of 1,500 characters a turn, for what depends on no text."""
+    return Answer(
+        prompt_id=prompt.id,
+        model="estimate",
+        turns=tuple(f"{number} " + "x" * 1500 for number, _ in enumerate(prompt.turns)),
+        finish=tuple("stop" for _ in prompt.turns),
+    )

@@ -1,0 +1,162 @@
+"""Several judges' verdicts on one question -> the one that is scored. Pure.
+
+A question is one answer to be judged: its turn, its order of showing, its repeat. A verdict of more than half of the
+members is needed, else the question is unscored: a failure is no verdict, and a jury of two that lost one is no jury.
+From those there are:
+
+- mean: all of them reach the scorer, which averages within a slot as it does repeats. Arena-Hard's weights count.
+- majority: of preferences, the outcome (win, draw, loss) that more than half give, as 1, 0.5 or 0; strong where more
+  than half of those who give it call it strong; without a majority a draw. Of ratings, the one that more than half
+  give; without a majority the median.
+- median: of preferences in the order of their side and strength, the middle one; of an even number the mean of the
+  middle two, strong where both are, on one side. Of ratings the median.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from pydantic import JsonValue
+
+from ..records import Failure, Judgment, JuryCounts, JuryRule, Order, Preference, Rating, Verdict
+
+Question = tuple[str, int, int | None, Order | None, int]
+
+
+@dataclass(frozen=True)
+class Jury:
+    """Who judges, and how their verdicts become one."""
+
+    members: tuple[str, ...]
+    rule: JuryRule
+
+    @property
+    def label(self) -> str:
+        return "+".join(self.members)
+
+
+def jury_of(protocol: Mapping[str, JsonValue]) -> Jury | None:
+    """The jury that a card's or a manifest's protocol names; None where one judge alone judged."""
+    match protocol.get("judge"):
+        case {"kind": "jury", "rule": "mean" | "majority" | "median" as rule, "members": [*members]}:
+            return Jury(tuple(str(one["name"]) for one in members if isinstance(one, dict)), rule)
+    return None
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What a jury's verdicts come to."""
+
+    judgments: tuple[Judgment, ...]
+    """What a scorer is given: by the rule mean the members' own, else one a question, or its failure."""
+    counts: JuryCounts
+
+
+def question_of(row: Judgment) -> Question:
+    return (row.prompt_id, row.index, row.turn, row.order, row.repeat)
+
+
+def by_question(judgments: Sequence[Judgment]) -> dict[Question, list[Judgment]]:
+    """The rows of each question, in the order of their first appearance."""
+    found: dict[Question, list[Judgment]] = defaultdict(list)
+    for row in judgments:
+        found[question_of(row)].append(row)
+    return found
+
+
+def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
+    """The members' judgments (one a member and question, of the current answers) as the jury's."""
+    kept: list[Judgment] = []
+    sizes: Counter[str] = Counter()
+    for rows in by_question(judgments).values():
+        verdicts = [row.verdict for row in rows if row.verdict is not None]
+        if 2 * len(verdicts) <= len(jury.members):
+            sizes["short"] += 1
+            kept.append(_failed(rows[0], len(verdicts), jury))
+            continue
+        sizes["full" if len(verdicts) == len(jury.members) else "part"] += 1
+        if jury.rule == "mean":
+            kept += [row for row in rows if row.verdict is not None]
+            continue
+        sizes["undecided"] += jury.rule == "majority" and majority(verdicts) is None
+        kept.append(_as_jury(rows[0], jury, verdict=agreed(verdicts, jury.rule)))
+    counts = JuryCounts(
+        questions=sizes["full"] + sizes["part"] + sizes["short"],
+        full=sizes["full"],
+        part=sizes["part"],
+        short=sizes["short"],
+        undecided=sizes["undecided"],
+    )
+    return Combined(tuple(kept), counts)
+
+
+def scored(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> tuple[Judgment, ...]:
+    """A stored run's judgments as its scorer was given them."""
+    jury = jury_of(protocol)
+    return tuple(judgments) if jury is None else combine(judgments, jury).judgments
+
+
+def agreed(verdicts: Sequence[Verdict], rule: JuryRule) -> Verdict:
+    """One verdict of several by the rule majority or median."""
+    if rule == "majority":
+        found = majority(verdicts)
+        if found is not None:
+            return found
+        if isinstance(verdicts[0], Preference):
+            return Preference(value=0.5)
+    return _median(verdicts)
+
+
+def majority(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """What more than half say; None where no verdict has so many."""
+    outcome, times = Counter(outcome_of(one) for one in verdicts).most_common(1)[0]
+    if 2 * times <= len(verdicts):
+        return None
+    same = [one for one in verdicts if outcome_of(one) == outcome]
+    if isinstance(same[0], Rating):
+        return same[0]
+    strong = sum(one.strength == 2 for one in same if isinstance(one, Preference))
+    return Preference(value=outcome, strength=2 if 2 * strong > len(same) else 1)
+
+
+def outcome_of(verdict: Verdict) -> float:
+    """What is compared between judges, orders and repeats: 1 win, 0.5 draw, 0 loss; of a rating its value."""
+    if isinstance(verdict, Rating):
+        return verdict.value
+    return 0.5 if verdict.value == 0.5 else float(verdict.value > 0.5)
+
+
+def _median(verdicts: Sequence[Verdict]) -> Verdict:
+    first = verdicts[0]
+    if isinstance(first, Rating):
+        return first.model_copy(update={"value": float(median(one.value for one in verdicts))})
+    preferences = [one for one in verdicts if isinstance(one, Preference)]
+    ordered = sorted(preferences, key=lambda one: (2 * one.value - 1) * one.strength)
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    strong = low.strength == high.strength == 2 and outcome_of(low) == outcome_of(high)
+    return Preference(value=(low.value + high.value) / 2, strength=2 if strong else 1)
+
+
+def _failed(row: Judgment, verdicts: int, jury: Jury) -> Judgment:
+    message = f"{verdicts} of {len(jury.members)} judges gave a verdict; more than half must"
+    return _as_jury(row, jury, error=Failure(reason="missing", message=message))
+
+
+def _as_jury(row: Judgment, jury: Jury, *, verdict: Verdict | None = None, error: Failure | None = None) -> Judgment:
+    return Judgment(
+        prompt_id=row.prompt_id,
+        index=row.index,
+        model=row.model,
+        baseline=row.baseline,
+        judge=jury.label,
+        template_sha=row.template_sha,
+        answer_sha=row.answer_sha,
+        order=row.order,
+        turn=row.turn,
+        repeat=row.repeat,
+        verdict=verdict,
+        error=error,
+    )

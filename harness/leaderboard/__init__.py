@@ -1,0 +1,1 @@
+"""Score cards and reported figures, ranked in tables."""

@@ -1,0 +1,186 @@
+"""Score cards -> ranked tables, one a protocol. Pure: cards in, tables out.
+
+Two cards stand in one table only when suite, version and every protocol field are equal; an incomplete card is listed
+below the ranked ones, never among them. What others reported stands apart (`reported_tables`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from pydantic import JsonValue
+
+from ..questions import QuestionSums
+from ..records import LARGEST, Record, Score, ScoreCard
+from .fusion import Fusion
+from .standing import Against, RankRange, against, rank_ranges
+
+NO_QUESTIONS: Mapping[str, QuestionSums] = {}
+NO_FUSION: Mapping[str, Fusion] = {}
+
+
+class Row(Record):
+    """One card in a table."""
+
+    rank: int | None
+    """1 is best; None: not ranked (incomplete)."""
+    rank_range: RankRange | None = None
+    """None: not ranked, or a card has no standard error."""
+    model: str
+    run_id: str
+    score: Score
+    """The headline."""
+    above: Against | None = None
+    """Against the row above it; None for the first and the unranked."""
+    others: dict[str, Score]
+    categories: dict[str, Score] = {}
+    """`Table.category_metric` by category."""
+    truncated: int
+    answers: int
+    length: float | None = None
+    """Mean answer length, in `Table.length_unit`."""
+    cost: float | None = None
+    """US dollars paid for judging."""
+    tokens_per_second: float | None = None
+    """Of answering."""
+    date: str | None = None
+    """Day the run ended, UTC, YYYY-MM-DD."""
+    fusion: Fusion | None = None
+    """How the model was made, where its makers said so."""
+    notes: tuple[str, ...] = ()
+
+
+class Table(Record):
+    """Cards that can be compared, best first, the unranked last."""
+
+    suite: str
+    suite_version: str
+    protocol_sha: str
+    headline: str
+    judge: str
+    differs: dict[str, JsonValue] = {}
+    """Protocol fields in which this table is unlike the others of the same suite and version."""
+    category_metric: str = ""
+    """Metric of `Row.categories`: the headline, or the first a category has."""
+    length_unit: Literal["characters", "tokens"] = "tokens"
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.suite} ({self.suite_version}), judge {self.judge}, protocol {self.protocol_sha}"
+
+    @property
+    def anchor(self) -> str:
+        """Unique among tables: a fragment of a page's address, the start of a file's name."""
+        safe = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in self.suite)
+        return f"{safe}-{self.protocol_sha}"
+
+
+def rank(
+    cards: Iterable[ScoreCard],
+    questions: Mapping[str, QuestionSums] = NO_QUESTIONS,
+    fusion: Mapping[str, Fusion] = NO_FUSION,
+) -> list[Table]:
+    """One table a protocol, ordered by suite, version and protocol digest.
+
+    `questions`: run id -> the headline's terms by question, which make a comparison paired; `fusion`: model -> how it
+    was made, over what its card says.
+    """
+    groups: dict[tuple[str, str, str], list[ScoreCard]] = {}
+    for card in cards:
+        groups.setdefault((card.suite, card.suite_version, card.protocol_sha), []).append(card)
+    return [_table(key, group, groups, questions, fusion) for key, group in sorted(groups.items())]
+
+
+def _table(
+    key: tuple[str, str, str],
+    cards: list[ScoreCard],
+    groups: Mapping[tuple[str, str, str], list[ScoreCard]],
+    questions: Mapping[str, QuestionSums],
+    fusion: Mapping[str, Fusion],
+) -> Table:
+    first = cards[0]
+    ordered = sorted(cards, key=lambda card: (not card.complete, -_value(card), card.model, run_id(card)))
+    ranked = [card for card in ordered if card.complete]
+    ranges = rank_ranges(ranked, questions)
+    metric = _category_metric(first)
+    rows: list[Row] = []
+    for place, card in enumerate(ordered):
+        row = _row(card, metric, fusion)
+        if card.complete:
+            tied = bool(rows) and _value(card) == rows[-1].score.value
+            above = against(card, ordered[place - 1], questions) if place else None
+            changed = {"rank": rows[-1].rank if tied else place + 1, "rank_range": ranges[place], "above": above}
+            row = row.model_copy(update=changed)
+        rows.append(row)
+    siblings = [group[0].protocol for other, group in groups.items() if other[:2] == key[:2] and other != key]
+    differs = {
+        name: value for name, value in first.protocol.items() if any(sibling.get(name) != value for sibling in siblings)
+    }
+    return Table(
+        suite=first.suite,
+        suite_version=first.suite_version,
+        protocol_sha=key[2],
+        headline=first.headline,
+        judge=first.judge,
+        differs=differs,
+        category_metric=metric,
+        length_unit="characters" if "avg_length" in first.scores else "tokens",
+        rows=tuple(rows),
+    )
+
+
+def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> Row:
+    return Row(
+        rank=None,
+        model=card.model,
+        run_id=run_id(card),
+        score=card.scores[card.headline],
+        others={name: score for name, score in card.scores.items() if name != card.headline},
+        categories={name: found[metric] for name, found in card.by_category.items() if metric in found},
+        truncated=int(_number(card.counts.get("truncated")) or 0),
+        answers=int(_number(card.counts.get("answers")) or 0),
+        length=_length(card),
+        cost=_number(card.usage.get("judgment_cost")),
+        tokens_per_second=_number(card.usage.get("tokens_per_second")),
+        date=_date(card.usage.get("ended")),
+        fusion=fusion.get(card.model) or Fusion.of(card.provenance.get("fusion")),
+        notes=card.notes,
+    )
+
+
+def _category_metric(card: ScoreCard) -> str:
+    metrics = [name for found in card.by_category.values() for name in found]
+    return card.headline if card.headline in metrics or not metrics else metrics[0]
+
+
+def _length(card: ScoreCard) -> float | None:
+    """AlpacaEval's characters or Arena-Hard's tokens, else tokens per answer by the server's count."""
+    for name in ("avg_length", "avg_tokens"):
+        if name in card.scores:
+            return card.scores[name].value
+    tokens, answers = _number(card.usage.get("answer_completion_tokens")), _number(card.counts.get("answers"))
+    return round(tokens / answers, 1) if tokens and answers else None
+
+
+def _number(value: JsonValue) -> float | None:
+    """None for what no measurement is, NaN and infinity too."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < LARGEST else None
+
+
+def _date(value: JsonValue) -> str | None:
+    found = re.match(r"\d{4}-\d{2}-\d{2}", value) if isinstance(value, str) else None
+    return found[0] if found else None
+
+
+def _value(card: ScoreCard) -> float:
+    value = card.scores[card.headline].value
+    return float("-inf") if value is None else value
+
+
+def run_id(card: ScoreCard) -> str:
+    return str(card.provenance.get("run_id", ""))
