@@ -104,6 +104,26 @@ def test_a_preference_written_as_a_string_is_its_number(file: Path) -> None:
     assert found["win_rate"] == pytest.approx(100 * (0.25 + 1 + 0 + 0.5) / 4)
 
 
+@published
+def test_the_references_length_control_takes_in_failed_rows_stored_as_minus_one(tmp_path: Path) -> None:
+    made = json.loads(lzma.decompress((ALPACA / "annotations" / "vicuna-7b-v1.5.json.xz").read_bytes()))
+    for place in range(0, 805, 30):
+        made[place] |= {"preference": -1, "raw_completion": None}
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(made))
+
+    strict = score(path, "--strict-reference", "--no-intervals", "--fold-order", "stable")["vicuna-7b-v1.5"]
+    ours = score(path, "--no-intervals")["vicuna-7b-v1.5"]
+
+    found = values(strict)
+    # printed by alpaca-eval 0.6.6 with scikit-learn 1.9.1, get_length_controlled_winrate of these rows
+    assert found["lc_win_rate"] == pytest.approx(6.578335692719898, abs=1e-6)
+    assert strict["scores"]["lc_win_rate_reference"]["se"] == pytest.approx(0.42115494322007146, abs=1e-6)
+    assert found["win_rate"] == pytest.approx(4.774693697853471, abs=1e-9)
+    assert any("27 stored numbers outside 1..2" in note for note in strict["notes"])
+    assert values(ours)["lc_win_rate"] == pytest.approx(7.79, abs=0.01)
+
+
 @needs_data
 def test_a_model_against_two_baselines_is_two_cards(file: Path) -> None:
     file.write_text(json.dumps(rows([1.25] * 120) + rows([1.75] * 120, generator_1="other")))

@@ -35,6 +35,9 @@ class Annotation:
     """Probability that the candidate wins, as the file has it; None: no verdict."""
     derived: float | None
     """The same from the judge's log-probabilities; None where the file has none."""
+    outside: float | None = None
+    """On the same scale, a stored number that is no preference (a failed row's -1 is -2): the reference's
+    length-controlled fit takes it in."""
 
     @property
     def conflict(self) -> bool:
@@ -56,14 +59,15 @@ def read_annotation(row: Row) -> Annotation:
     """A row of annotations.json; unknown keys are passed over. A row without the key `preference` has the one that its
     log-probabilities give; a null stays no verdict."""
     instruction = str(row["instruction"])
-    derived = derived_preference(_top_of(row.get("raw_completion")), instruction)
+    raw, derived = number(row.get("preference")), derived_preference(_top_of(row.get("raw_completion")), instruction)
     return Annotation(
         instruction=instruction,
         category=str(row.get("dataset") or "none"),
         output_1=_text(row.get("output_1")),
         output_2=_text(row.get("output_2")),
-        stored=stored_preference(row["preference"]) if "preference" in row else derived,
+        stored=stored_preference(raw) if "preference" in row else derived,
         derived=derived,
+        outside=_outside(raw),
     )
 
 
@@ -91,6 +95,12 @@ def stored_preference(value: JsonValue) -> float | None:
     if value == 0:
         return TIE
     return float(value) - 1.0 if 1 <= value <= 2 else None
+
+
+def _outside(value: JsonValue) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value) - 1.0 if stored_preference(value) is None else None
 
 
 def derived_preference(top: Mapping[str, float], instruction: str) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,7 +62,18 @@ def score_strictly(rows: Sequence[Annotation], known: InstructionSet, options: S
     notes += [*found.notes, *_row_notes(len(seen), 0, known)]
     if len(seen) < len(rows):
         notes.append(f"{len(rows) - len(seen)} rows repeat an instruction; they count, too")
-    return found.model_copy(update={"notes": tuple(notes)})
+    scores, outside = dict(found.scores), sum(row.outside is not None for row in rows)
+    if outside and known.difficulty:
+        believed = [row if row.outside is None else replace(row, stored=row.outside) for row in rows]
+        theirs = _reference_rate(believed, known, options, scores["win_rate"])
+        if theirs is not None:
+            bare = theirs.model_copy(update={"ci_low": None, "ci_high": None, "se": None})  # ours has no such fit
+            scores |= {"lc_win_rate": bare, "lc_win_rate_reference": theirs}
+            notes.append(
+                f"{outside} stored numbers outside 1..2 are in the length-controlled fit and in no other figure, "
+                "as the reference has it"
+            )
+    return found.model_copy(update={"scores": scores, "notes": tuple(notes)})
 
 
 def against_itself(win_rate: Score) -> dict[str, Score]:

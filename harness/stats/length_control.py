@@ -34,7 +34,8 @@ class LengthRows:
     """One model's rows, in the baseline's order; all arrays of shape (rows,)."""
 
     preference: FloatArray
-    """Probability that the model wins, 0..1; NaN where there is no verdict."""
+    """Probability that the model wins, 0..1; NaN where there is no verdict. `control_length` takes other numbers, too,
+    as the reference does."""
     length_difference: FloatArray
     """Characters of the baseline's answer minus characters of the model's."""
     difficulty: FloatArray
@@ -67,7 +68,7 @@ def control_length(
         return None
     features, preference, weight = design
     strength = _choose_strength(features, preference, weight, order)
-    coefficients = Fits(SEED).fit(SoftRows(features, preference, weight * strength))
+    coefficients = Fits(SEED).fit(_soft(features, preference, weight * strength))
     fitted = sigmoid(rows.difficulty * coefficients[1] + coefficients[2])
     return LengthControl(
         win_rate=100 * float(np.mean(fitted)),
@@ -131,13 +132,20 @@ def _design(
     return features, preference, weight
 
 
+def _soft(features: FloatArray, preference: FloatArray, weight: FloatArray) -> SoftRows:
+    """Rows as liblinear sees them: each stands for a win of weight p and a loss of weight 1 - p, and one of no positive
+    weight is dropped, so that a p below 0 is a loss alone, of weight 1 - p, and one above 1 a win of weight p."""
+    heavier = np.maximum(1.0, np.maximum(preference, 1.0 - preference))
+    return SoftRows(features, np.clip(preference, 0.0, 1.0), weight * heavier)
+
+
 def _choose_strength(features: FloatArray, preference: FloatArray, weight: FloatArray, order: FoldOrder) -> float:
     """The C of the best mean log-likelihood over folds; the first of equals."""
     fold = assign_folds(len(preference), FOLDS, order)
     scores = np.empty((FOLDS, len(STRENGTHS)))
     for number in range(FOLDS):
         held_out = fold == number
-        kept, true = SoftRows(features[~held_out], preference[~held_out], weight[~held_out]), preference[held_out]
+        kept, true = _soft(features[~held_out], preference[~held_out], weight[~held_out]), preference[held_out]
         fits = Fits(SEED)  # one stream for all Cs of a fold: it decides digits
         for at, strength in enumerate(STRENGTHS):
             coefficients = fits.fit(replace(kept, weight=kept.weight * strength))
