@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import ConfigError, RunLockedError, StoreError
 from harness.records import Answer, Failure
-from harness.store import RunStore, find_cards, set_aside, write_atomic
+from harness.store import JsonlRows, RunStore, find_cards, set_aside, write_atomic
 
 
 def answer(prompt_id: str, text: str = "hello") -> Answer:
@@ -175,3 +175,10 @@ def test_a_run_set_aside_is_kept_but_not_found(tmp_path: Path) -> None:
     assert aside is not None
     assert (aside / "card.json").exists()
     assert find_cards(tmp_path) == []
+
+
+def test_rows_that_cannot_be_opened_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").mkdir()
+
+    with pytest.raises(ConfigError, match=r"cannot read .*answers\.jsonl: Is a directory"):
+        list(JsonlRows(tmp_path / "answers.jsonl", Answer).all())

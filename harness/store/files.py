@@ -1,0 +1,84 @@
+"""Whole files and folders of results: written atomically or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ..errors import ConfigError, StoreError
+from ..records import ScoreCard
+
+
+def run_dir(results: Path, *, model: str, suite: str, version: str, run_id: str) -> Path:
+    """Where a run lives; `model` is a `ModelRef.slug`."""
+    return results / "runs" / model / f"{suite}@{version}" / run_id
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a whole file so that a reader sees the old one or the new one; raises StoreError when it cannot."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_atomic`, of bytes."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Raises StoreError when it cannot."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def dump_json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Moves a run's folder out of the way (`--fresh`); None where there is none. Nothing is deleted."""
+    if not folder.exists():
+        return None
+    aside = folder.with_name(f".{folder.name}.{time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}")
+    folder.rename(aside)
+    return aside
+
+
+def read_card(path: Path) -> ScoreCard:
+    """Raises ConfigError when the file is no score card."""
+    try:
+        card = ScoreCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise ConfigError(f"{path} is no score card: {where}{first['msg']}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    wrong = card.unreadable()
+    if wrong is not None:
+        raise ConfigError(f"{path} is no score card: {wrong}: not a finite number")
+    return card
+
+
+def find_cards(results: Path) -> list[Path]:
+    """Every card under `results/runs`, sorted; folders set aside are left out."""
+    return sorted(
+        path
+        for path in (results / "runs").glob("*/*@*/*/card.json")
+        if not any(part.startswith(".") for part in path.relative_to(results).parts)
+    )
