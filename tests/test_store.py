@@ -181,4 +181,4 @@ def test_rows_that_cannot_be_opened_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "answers.jsonl").mkdir()
 
     with pytest.raises(ConfigError, match=r"cannot read .*answers\.jsonl: Is a directory"):
-        list(JsonlRows(tmp_path / "answers.jsonl", Answer).all())
+        JsonlRows(tmp_path / "answers.jsonl", Answer).read()
