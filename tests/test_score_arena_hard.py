@@ -55,6 +55,15 @@ def v2_row(question: str, *games: str | None, category: str = "hard_prompt", mod
     return named | {"games": found}
 
 
+def test_rows_that_lost_their_games_are_no_answers(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.jsonl", [{"question_id": "h1", "model": "m", "judge": "j"}])
+
+    done = CliRunner().invoke(app, ["score", str(path), "--format", "arena_hard"])
+
+    assert isinstance(done.exception, ConfigError)  # exit 2 of the command
+    assert "no Arena-Hard judgment (a row with games) and no answer" in str(done.exception)
+
+
 def head(card: Card) -> tuple[Any, int, int]:
     found = card["scores"]["arena_hard"]
     return found["value"], found["n"], found["unscored"]

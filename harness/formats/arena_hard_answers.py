@@ -12,9 +12,11 @@ from pathlib import PurePath
 
 from pydantic import JsonValue
 
-from .arena_hard_rows import ERROR, Row
+from .arena_hard_rows import ERROR, Row, is_judgment
 from .files import SourceFile
 
+ANSWER_KEYS = {"choices", "messages", "conv_metadata", "metadata"}
+"""A row without any of these is no answer: a judgment that lost its games, say."""
 Style = tuple[float, float, float, float]
 """Tokens, headers, list items, bold spans of one answer."""
 
@@ -50,7 +52,7 @@ def read_answers(files: Iterable[SourceFile]) -> Answers:
 def _facts(rows: Iterable[Row]) -> Iterator[tuple[str, str, AnswerFacts]]:
     for row in rows:
         model, question = row.get("model_id", row.get("model")), row.get("question_id", row.get("uid"))
-        if not isinstance(model, str) or question is None or "games" in row or "winner" in row:
+        if not isinstance(model, str) or question is None or is_judgment(row) or not ANSWER_KEYS & row.keys():
             continue
         turn, metadata = _turn(row), row.get("conv_metadata", row.get("metadata"))
         counts = metadata if isinstance(metadata, dict) else {}
