@@ -22,6 +22,8 @@ Reason = Literal["parse", "conflict", "http", "empty", "answer"]
 RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]", re.ASCII)  # common.py:34 one_score_pattern; ASCII digits only
 FAILED = -1
 """What FastChat stores where it found no rating."""
+BROKEN_GAME = "error"
+"""What FastChat stores as the winner where it found no verdict."""
 FAILED_CALL = "$ERROR$"
 LOWEST, HIGHEST = 1, 10
 LETTERS = {"A": 1.0, "B": 0.0, "C": 0.5}
@@ -111,11 +113,12 @@ def read_game(row: Row, game: Literal[1, 2]) -> Reading:
         return stored
     letters = {letter for letter in LETTERS if f"[[{letter}]]" in words}
     if not letters:
-        return Reading(why=f"game {game}: no verdict in the judge's words")
+        reason: Reason = "http" if words.strip() == FAILED_CALL else "parse"
+        return Reading(reason=reason, why=f"game {game}: no verdict in the judge's words")
     if len(letters) > 1:
         return Reading(reason="conflict", why=f"game {game}: two verdicts in the judge's words")
     points = LETTERS[letters.pop()]
     points = points if game == 1 else 1.0 - points  # game 2 shows model_2 first
-    if stored.value is not None and stored.value != points:
+    if row.get(f"g{game}_winner") == BROKEN_GAME or (stored.value is not None and stored.value != points):
         return Reading(reason="conflict", why=f"game {game}: the stored winner is not the one in the judge's words")
     return Reading(value=points)
