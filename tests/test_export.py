@@ -314,7 +314,7 @@ def test_exported_judgments_score_the_same_when_read_back(exported: Exported) ->
 def test_a_run_that_is_none_or_of_another_suite_is_one_sentence(exported: Exported) -> None:
     card = next((exported.folder / "results/runs").glob("*/mt_bench@*/*/card.json"))
     for words, sentence in (
-        (("nobody", "--format", "fastchat"), "no run of mt_bench named 'nobody'"),
+        (("nobody", "--format", "fastchat"), "no run of mt_bench or mt_bench_pairs named 'nobody'"),
         (
             (str(card), "--format", "arena_hard"),
             "a run of 'mt_bench' has no arena_hard files; formats for it: fastchat",

@@ -18,6 +18,7 @@ from ..protocols import Suite, SuiteOptions
 from ..records import ScoreCard
 from ..runs import find_run, read_rows
 from ..store import read_card, write_atomic
+from ..suites.mt_bench_pairwise import without_baseline
 
 
 def export(
@@ -51,6 +52,8 @@ def export(
 
 def suite_of(card: ScoreCard, *, references: str, mirror: str | None) -> Suite:
     """The suite that asked this run. Raises ConfigError where its data here are not the run's."""
+    if card.suite == "mt_bench_pairs":  # its files hold no judge prompts, so nothing has to be rebuilt
+        return without_baseline(SuiteOptions(mirror=mirror))
     named = str(card.protocol.get("references", "official"))
     options = SuiteOptions(
         edition=card.suite_version.rpartition("-")[0],

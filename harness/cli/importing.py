@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,10 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import ConfigError
-from ..formats.files import read_files
-from ..formats.import_rows import READERS, Wanted
+from ..formats.fastchat_rows import is_single
+from ..formats.files import SourceFile, read_files
+from ..formats.import_pairs import paired_models, read_pairs
+from ..formats.import_rows import READERS, Reader, Wanted
 from ..formats.lm_eval import read_results
 from ..importing import Origin, judgments_card, write_numbers, write_script
 from ..plugins import load_plugin
@@ -21,8 +24,10 @@ from ..protocols import Suite, SuiteOptions
 from ..records import ScoreCard
 from ..report.cells import card_table, plain
 from ..report.judging import judging_table
+from ..suites.mt_bench_pairwise import without_baseline
 
 SUITE_OF = {"fastchat": "mt_bench", "alpaca_eval": "alpaca_eval", "arena_hard": "arena_hard"}
+PAIRS = "mt_bench_pairs"
 FORMATS = (*READERS, "lm_eval")
 
 
@@ -32,6 +37,7 @@ def import_(
     model: Annotated[str, typer.Option(help="The model's name, here and, where they hold several, in the files.")],
     suite: Annotated[str | None, typer.Option(help="Default: the format's own.")] = None,
     judge: Annotated[str | None, typer.Option(help="Whose judgments, where the files hold several judges'.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="FastChat's pair files: against whom, of several.")] = None,
     edition: Annotated[str, typer.Option(help="official or pocket.")] = "official",
     results: Annotated[Path, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
     mirror: Annotated[str | None, typer.Option(help="Folder or URL with the official files.")] = None,
@@ -44,26 +50,53 @@ def import_(
     if file_format not in FORMATS:
         raise ConfigError(f"no format {file_format!r}; known: {', '.join(FORMATS)}")
     origin = Origin(file_format, tuple(files))
-    next_step = None
+    next_steps = []
     if file_format == "lm_eval":
         cards = [write_numbers(results, model, numbers, origin) for numbers in read_results(files)]
     else:
-        name = suite or SUITE_OF[file_format]
-        made: Suite = load_plugin("suites", name)(SuiteOptions(edition=edition, mirror=mirror))
-        wanted = Wanted(made.prompts(), model, judge)
-        found = READERS[file_format](list(read_files(files)), wanted)
-        if not found.answers and not found.judgments:
+        sources = list(read_files(files))
+        options = SuiteOptions(edition=edition, mirror=mirror)
+        names = [suite] if suite else suites_in(file_format, sources, model)
+        suites = [suite_named(name, options) for name in names]
+        parts = [
+            (made, reader_of(file_format, made.name)(sources, Wanted(made.prompts(), model, judge, baseline)))
+            for made in suites
+        ]
+        if not any(found.answers or found.judgments for _, found in parts):
             raise ConfigError(f"no answer and no judgment in {file_format} format in these files")
-        cards = [judgments_card(results, model, made, found, origin)] if found.judgments else []
-        if found.answers:
-            script = write_script(results, model, name, found, origin)
-            next_step = (
-                f"harness run --backend scripted --model {script} --suite {name} --edition {edition} --judge JUDGE"
-            )
-    show(cards, next_step, as_json=as_json)
+        cards = [judgments_card(results, model, made, found, origin) for made, found in parts if found.judgments]
+        for made, found in parts:
+            if found.answers:
+                script = write_script(results, model, made.name, found, origin)
+                against = ":BASELINE.jsonl" if made.name == PAIRS else ""
+                words = f"--model {script} --suite {made.name}{against} --edition {edition} --judge JUDGE"
+                next_steps.append(f"harness run --backend scripted {words}")
+    show(cards, next_steps, as_json=as_json)
 
 
-def show(cards: list[ScoreCard], next_step: str | None, *, as_json: bool) -> None:
+def suites_in(file_format: str, sources: Sequence[SourceFile], model: str) -> list[str]:
+    """The suites that the files hold verdicts of; of FastChat's two kinds in one folder those that name the model."""
+    if file_format != "fastchat":
+        return [SUITE_OF[file_format]]
+    rated = {str(row["model"]) for source in sources for row in source.rows if is_single(row)}
+    paired = paired_models(sources)
+    if rated and paired:
+        own = [name for name, models in ((SUITE_OF[file_format], rated), (PAIRS, paired)) if model in models]
+        return own or [SUITE_OF[file_format]]
+    return [PAIRS] if paired else [SUITE_OF[file_format]]
+
+
+def reader_of(file_format: str, suite: str) -> Reader:
+    return read_pairs if (file_format, suite) == ("fastchat", PAIRS) else READERS[file_format]
+
+
+def suite_named(name: str, options: SuiteOptions) -> Suite:
+    """The suite; MT-Bench's pairs without a baseline's answers, which nothing is made of here."""
+    made: Suite = without_baseline(options) if name == PAIRS else load_plugin("suites", name)(options)
+    return made
+
+
+def show(cards: list[ScoreCard], next_steps: list[str], *, as_json: bool) -> None:
     """The cards; then how to have the imported answers judged."""
     if as_json:
         print(json.dumps({"cards": [card.model_dump(mode="json") for card in cards]}, indent=2))
@@ -77,5 +110,5 @@ def show(cards: list[ScoreCard], next_step: str | None, *, as_json: bool) -> Non
     for card in cards:
         for note in card.notes:
             console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)
-    if next_step is not None:
+    for next_step in next_steps:
         print(f"to have the answers judged: {next_step}")

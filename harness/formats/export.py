@@ -8,7 +8,7 @@ from ..errors import ConfigError
 from .export_rows import Exporter
 
 EXPORTERS = {
-    "fastchat": {"mt_bench": "export_fastchat:export"},
+    "fastchat": {"mt_bench": "export_fastchat:export", "mt_bench_pairs": "export_fastchat:export_pairs"},
     "alpaca_eval": {"alpaca_eval": "export_alpaca_eval:export"},
     "arena_hard": {"arena_hard": "export_arena_hard:export", "arena_hard_v2": "export_arena_hard:export_v2"},
 }

@@ -44,6 +44,8 @@ class Wanted:
     """Its name here. Where no row has that name, the files' only model is meant."""
     judge: str | None = None
     """None: the only judge in the files."""
+    baseline: str | None = None
+    """Of pair files: the other model; None: the only one that this model met."""
 
 
 Reader = Callable[[Sequence[SourceFile], Wanted], Imported]
@@ -59,7 +61,8 @@ def only(kind: str, found: Iterable[str], wanted: str | None) -> str:
     raise ConfigError(f"the files hold {len(names)} {kind}s, none named {wanted!r}: {', '.join(names[:10])}")
 
 
-def _check(ids: Iterable[str], prompts: Sequence[Prompt]) -> None:
+def check_questions(ids: Iterable[str], prompts: Sequence[Prompt]) -> None:
+    """Raises ConfigError for ids that are no prompt's."""
     known = {prompt.id for prompt in prompts}
     strange = [found for found in dict.fromkeys(ids) if found not in known]
     if strange:
@@ -104,23 +107,24 @@ def _text(turn: JsonValue) -> str:
     return found if isinstance(found, str) else ERROR
 
 
-def _answers(files: Sequence[SourceFile], wanted: Wanted) -> dict[str, Answer]:
+def answers_of(files: Sequence[SourceFile], wanted: Wanted) -> dict[str, Answer]:
+    """The model's answers by question. Raises ConfigError for several models, none of its name."""
     rows = list(_answer_rows(files))
     model = only("model", (row[0] for row in rows), wanted.model)
     found = {question: _answer(question, wanted.model, turns) for name, question, turns in rows if name == model}
-    _check(found, wanted.prompts)
+    check_questions(found, wanted.prompts)
     return found
 
 
 def read_fastchat(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
     """Answers, and ratings of single answers; of several ratings of one turn the last wins."""
-    answers = _answers(files, wanted)
+    answers = answers_of(files, wanted)
     rows = [row for file in files for row in file.rows if is_single(row) and "choices" not in row]
     model = only("model", (str(row["model"]) for row in rows), wanted.model)
     rows = [row for row in rows if row["model"] == model]
     judge = only("judge", map(judge_name, rows), wanted.judge)
     rows = [row for row in rows if judge_name(row) == judge]
-    _check(map(question_of, rows), wanted.prompts)
+    check_questions(map(question_of, rows), wanted.prompts)
     last = {(question_of(row), turn_of(row)): row for row in rows}
     return Imported(answers, tuple(_rating(row, wanted, judge, answers) for row in last.values()))
 
@@ -143,13 +147,13 @@ def _rating(row: Row, wanted: Wanted, judge: str, answers: dict[str, Answer]) ->
 
 def read_arena_hard(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
     """Answers, and two games a question; v0.1's and v2.0's files."""
-    answers = _counted(_answers([SourceFile(file.name, _not_games(file)) for file in files], wanted), files, wanted)
+    answers = _counted(answers_of([SourceFile(file.name, _not_games(file)) for file in files], wanted), files, wanted)
     questions = list(read_questions(files, strict=False))
     model = only("model", (question.model for question in questions), wanted.model)
     questions = [question for question in questions if question.model == model]
     judge = only("judge", (question.judge for question in questions), wanted.judge)
     last = {question.id: question for question in questions if question.judge == judge}
-    _check(last, wanted.prompts)
+    check_questions(last, wanted.prompts)
     judgments = tuple(row for question in last.values() for row in _games(question, wanted, answers))
     baselines = {question.baseline for question in last.values()}
     return Imported(answers, judgments, baselines.pop() if len(baselines) == 1 else None)
@@ -208,7 +212,7 @@ def read_alpaca_eval(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
     annotations = [row for row in annotations if row.get("generator_2") == model]
     annotations = [row for row in annotations if str(row.get("annotator", "unknown")) == judge]
     asked = [str(row["instruction"]) for row in (*outputs, *annotations)]
-    _check((ids.get(text, text) for text in asked), wanted.prompts)
+    check_questions((ids.get(text, text) for text in asked), wanted.prompts)
     texts = {ids[str(row["instruction"])]: str(row.get("output", row.get("output_2"))) for row in outputs + annotations}
     answers = {prompt_id: _answer(prompt_id, wanted.model, [text]) for prompt_id, text in texts.items()}
     last = {ids[str(row["instruction"])]: row for row in annotations}

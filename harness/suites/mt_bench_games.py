@@ -22,12 +22,17 @@ def pair_templates(options: SuiteOptions) -> dict[str, JudgeTemplate]:
     return read_templates(path, NAMES, "pair_letter")
 
 
+def pair_template_name(prompt: Prompt, turn: int) -> str:
+    """Which of the four words a turn of this question is judged in."""
+    kind = "pair-math-v1" if prompt.category in REFERENCED else "pair-v2"
+    return kind if turn == 1 else f"{kind}-multi-turn"
+
+
 def pair_tasks(
     prompt: Prompt, answer: Answer, baseline: Answer, turn: int, templates: dict[str, JudgeTemplate]
 ) -> list[JudgeTask]:
     """Both games of one turn; a second turn is shown with the first."""
-    kind = "pair-math-v1" if prompt.category in REFERENCED else "pair-v2"
-    template = templates[kind if turn == 1 else f"{kind}-multi-turn"]
+    template = templates[pair_template_name(prompt, turn)]
     return [
         JudgeTask(
             prompt=prompt,

@@ -49,6 +49,13 @@ def build(options: SuiteOptions) -> MtBenchPairs:
     return MtBenchPairs(pairs, references=options.references)
 
 
+def without_baseline(options: SuiteOptions) -> MtBenchPairs:
+    """For verdicts made elsewhere, against whatever baseline: knows the questions and the scoring, asks no judge."""
+    if options.edition != "official":
+        raise ConfigError(f"mt_bench_pairs has no edition {options.edition!r}; editions: official")
+    return MtBenchPairs(replace(load_official(options), templates={}), references=options.references)
+
+
 def _baseline_file(options: SuiteOptions) -> Path:
     if not options.argument:
         return official_files(options, [BASELINE_FILE])[BASELINE_FILE]
