@@ -156,12 +156,17 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_atomic_write_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
-    (tmp_path / "file").mkdir()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
 
-    with pytest.raises(StoreError):
-        write_atomic(tmp_path / "file", "text")
+    with pytest.raises(ConfigError, match="it is a folder"):
+        write_atomic(tmp_path / "folder", "text")
+    with pytest.raises(ConfigError, match="should be its folder is a file"):
+        write_atomic(tmp_path / "file" / "deep", "text")
+    with pytest.raises(ConfigError, match="should be its folder is a file"):
+        write_atomic(tmp_path / "file" / "deep" / "deeper", "text")
 
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_a_run_set_aside_is_kept_but_not_found(tmp_path: Path) -> None:

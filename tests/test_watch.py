@@ -142,6 +142,13 @@ def test_a_failing_run_is_said_and_tried_again_later(harness: Callable[..., Done
     assert not (tmp_path / "results" / "watch").exists()
 
 
+def test_a_folder_without_checkpoints_is_said(harness: Callable[..., Done], tmp_path: Path) -> None:
+    done = harness("watch", str(tmp_path), "--suite", "mt_bench", "--once")
+
+    assert done.code == 0, done.err
+    assert "no checkpoint in" in done.err
+
+
 def test_what_watch_sets_itself_cannot_be_handed_on(harness: Callable[..., Done], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     refused = harness("watch", "out", "--suite", "mt_bench", "--once", "--model", "x")

@@ -20,6 +20,9 @@ data_app = typer.Typer(
     help="Official benchmark files: list, pull, verify.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 Suites = Annotated[list[str] | None, typer.Argument(help="Suites (mt_bench, alpaca_eval, arena_hard); none: all.")]

@@ -153,7 +153,7 @@ def write_files(report: GateReport, json_file: Path | None, junit_file: Path | N
     if junit_file is not None:
         write_atomic(junit_file, junit(report))
     if summary is not None:
-        before = summary.read_text("utf-8") + "\n" if summary.exists() and summary.stat().st_size else ""
+        before = summary.read_text("utf-8") + "\n" if summary.is_file() and summary.stat().st_size else ""
         write_atomic(summary, before + gate_markdown(report))
 
 

@@ -19,6 +19,7 @@ from .injections import injections, template
 judge_app = typer.Typer(
     help="List judges, calibrate one, write one; find answers that speak to a judge.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -67,6 +67,8 @@ def watch(
             raise ConfigError(f"{flag} cannot be handed on: harness watch sets it itself")
     watching = Watching(folder, results, words, settle, tracker_names(log_to))
     left = watching.look()
+    if not candidates(folder):
+        log.info("no checkpoint in %s yet: no folder with a config.json or safetensors weights", folder)
     while not once:
         time.sleep(every)
         left = watching.look()

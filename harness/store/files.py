@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,7 +20,10 @@ def run_dir(results: Path, *, model: str, suite: str, version: str, run_id: str)
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes a whole file so that a reader sees the old one or the new one; raises StoreError when it cannot."""
+    """Writes a whole file so that a reader sees the old one or the new one.
+
+    Raises ConfigError where the path cannot be a file's (a folder, or below a file), StoreError where writing fails.
+    """
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -34,7 +38,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be below a file, or in a folder that is closed to us
+            temporary.unlink()
+        if path.is_dir():
+            raise ConfigError(f"cannot write {path}: it is a folder; name a file") from error
+        if isinstance(error, (NotADirectoryError, FileExistsError)):
+            raise ConfigError(f"cannot write {path}: what should be its folder is a file") from error
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
 
 
