@@ -100,7 +100,7 @@ def test_lm_evals_metrics_and_errors_join_card_and_leaderboard(
     assert str(tmp_path) not in json.dumps(card)
     assert cards(again)["lm_eval:toy"] == card
     shown = harness("leaderboard", "--format", "md")
-    assert "| 1 | fake | 0.50" in shown.out
+    assert "| 1 (1-1) | fake | 0.50" in shown.out
 
 
 def test_lm_eval_stands_beside_judged_suites_and_its_failure_is_one_sentence(

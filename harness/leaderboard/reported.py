@@ -78,8 +78,9 @@ class ReportedSource(Record):
 
 def reported_folder() -> Path:
     """The files of the installed package, else of the checkout this package is imported from."""
-    carried = Path(__file__).parent / "reported_data"
-    return carried if carried.is_dir() else Path(__file__).parent.parent / "results" / "reported"
+    package = Path(__file__).parent.parent
+    carried = package / "reported_data"
+    return carried if carried.is_dir() else package.parent / "results" / "reported"
 
 
 def load_reported(folder: Path | None = None) -> list[ReportedSource]:
