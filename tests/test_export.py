@@ -313,7 +313,11 @@ def test_exported_judgments_score_the_same_when_read_back(exported: Exported) ->
 
 def test_a_run_that_is_none_or_of_another_suite_is_one_sentence(exported: Exported) -> None:
     card = next((exported.folder / "results/runs").glob("*/mt_bench@*/*/card.json"))
+    alone = exported.folder / "alone" / "card.json"
+    alone.parent.mkdir()
+    alone.write_bytes(card.read_bytes())
     for words, sentence in (
+        ((str(alone), "--format", "fastchat"), "alone holds a card alone: without answers.jsonl or judgments.jsonl"),
         (("nobody", "--format", "fastchat"), "no run of mt_bench or mt_bench_pairs named 'nobody'"),
         (
             (str(card), "--format", "arena_hard"),

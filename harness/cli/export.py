@@ -42,6 +42,10 @@ def export(
             f"{card.judge} is a jury, which {file_format} files have no place for; export a run of one judge"
         )
     answers, judgments = read_rows(folder)
+    if not answers and not judgments:
+        raise ConfigError(
+            f"{folder} holds a card alone: without answers.jsonl or judgments.jsonl nothing can be exported"
+        )
     finished = FinishedRun(card, suite, tuple(answers), tuple(current_judgments(answers, iter(judgments))))
     if card.suite.startswith("arena_hard") and any(answer.index for answer in answers):
         print("harness: Arena-Hard's files hold one answer a prompt: only the first draw is written", file=sys.stderr)
