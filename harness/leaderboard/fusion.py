@@ -60,5 +60,5 @@ def read_fusion(results: Path) -> dict[str, Fusion]:
 def _said(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)
     return " ".join(str(error).split())
