@@ -91,6 +91,12 @@ def memory() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
+def peak_memory() -> float:
+    """MB, the most this process has held (Linux). Not ru_maxrss: that begins with the parent's."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024 / 1e6
+
+
 async def ask(made: Plan, runs: Sequence[SuiteRun], count: int) -> Figures:
     shown = PlainProgress({("alpaca_eval", "answers"): count, ("alpaca_eval", "judgments"): count})
     in_use: list[float] = []
@@ -104,8 +110,7 @@ async def ask(made: Plan, runs: Sequence[SuiteRun], count: int) -> Figures:
         cpu, started = time.process_time(), time.monotonic()
         await evaluate(runs, lambda: made.backend, concurrency=made.spec.serve.concurrency, on_progress=on_progress)
         wall, cpu = time.monotonic() - started, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return Figures(runs[0].store.judgments.count_succeeded, wall, cpu, peak, in_use[0], in_use[-1])
+    return Figures(runs[0].store.judgments.count_succeeded, wall, cpu, peak_memory(), in_use[0], in_use[-1])
 
 
 def main() -> None:
