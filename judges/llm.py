@@ -128,7 +128,7 @@ class LlmJudge:
         task = self._in_own_words(task)
         if is_drawn(task):
             drawn = Conversation([], flags=["identical"])
-            return self._judgment(task, drawn, started, verdict=Preference(value=0.5))
+            return self._judgment(task, drawn, started, Preference(value=0.5))
         talk = Conversation(render(task))
         try:
             verdict = await self._ask(task, talk)
@@ -136,11 +136,11 @@ class LlmJudge:
             empty = error.reason == "parse" and not (talk.text or "").strip() and not talk.logprobs
             failure = Failure.model_validate({"reason": "empty" if empty else error.reason, "message": str(error)})
             await self._calls.forget(talk.answered)  # a failure is not kept: the same command asks again
-            return self._judgment(task, talk, started, error=failure)
+            return self._judgment(task, talk, started, failure)
         except ReplyError as error:
             failure = Failure.model_validate({"reason": error.reason, "message": str(error)})
-            return self._judgment(task, talk, started, error=failure)
-        return self._judgment(task, talk, started, verdict=verdict)
+            return self._judgment(task, talk, started, failure)
+        return self._judgment(task, talk, started, verdict)
 
     async def _ask(self, task: JudgeTask, talk: Conversation) -> Verdict:
         """Asks, and where the first reply holds no verdict and the template says so, once more."""
@@ -165,38 +165,18 @@ class LlmJudge:
         talk.answered.append(call)
         talk.hear(reply, task.template, reply_price(self.spec, reply))
 
-    def _judgment(
-        self,
-        task: JudgeTask,
-        talk: Conversation,
-        started: float,
-        *,
-        verdict: Verdict | None = None,
-        error: Failure | None = None,
-    ) -> Judgment:
-        return Judgment(
-            prompt_id=task.prompt.id,
-            index=task.answer.index,
-            model=task.answer.model,
-            baseline=task.baseline.model if task.baseline else None,
-            judge=self.spec.name,
-            template_sha=task.template.sha,
-            answer_sha=task.answer.sha,
-            order=task.order,
-            turn=task.turn,
-            repeat=task.repeat,
-            verdict=verdict,
-            reply=talk.text,
-            logprobs=talk.logprobs,
-            flags=tuple(talk.flags),
-            error=error,
-            prompt_tokens=talk.prompt_tokens,
-            completion_tokens=talk.completion_tokens,
-            cost=talk.cost,
-            paid=talk.paid,
-            calls=talk.calls,
-            seconds=time.monotonic() - started,
-        )
+    def _judgment(self, task: JudgeTask, talk: Conversation, started: float, outcome: Verdict | Failure) -> Judgment:
+        found = Judgment.of(task, self.spec.name, outcome, reply=talk.text, logprobs=talk.logprobs)
+        spent = {
+            "flags": tuple(talk.flags),
+            "prompt_tokens": talk.prompt_tokens,
+            "completion_tokens": talk.completion_tokens,
+            "cost": talk.cost,
+            "paid": talk.paid,
+            "calls": talk.calls,
+            "seconds": time.monotonic() - started,
+        }
+        return found.model_copy(update=spent)
 
 
 def endpoint_client(spec: JudgeSpec) -> ChatClient:

@@ -70,23 +70,8 @@ class ReferenceJudge:
         return self._judgment(task, verdict, reply)
 
     def _judgment(self, task: JudgeTask, outcome: Verdict | Failure, reply: Reply | None = None) -> Judgment:
-        return Judgment(
-            prompt_id=task.prompt.id,
-            index=task.answer.index,
-            model=task.answer.model,
-            baseline=task.baseline.model if task.baseline else None,
-            judge=self.spec.name,
-            template_sha=task.template.sha,
-            order=task.order,
-            turn=task.turn,
-            repeat=task.repeat,
-            verdict=None if isinstance(outcome, Failure) else outcome,
-            reply=reply.text if reply else None,
-            logprobs=reply.logprobs if reply else (),
-            error=outcome if isinstance(outcome, Failure) else None,
-            cost=0.0,
-            paid=0.0,
-        )
+        said, tops = (reply.text, reply.logprobs) if reply else (None, ())
+        return Judgment.of(task, self.spec.name, outcome, reply=said, logprobs=tops)
 
 
 def gold_answer(task: JudgeTask) -> str:

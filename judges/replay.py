@@ -49,20 +49,8 @@ class ReplayJudge:
         own = {"judge": self.spec.name, "cost": 0.0, "paid": 0.0, "calls": 0, "seconds": 0.0}
         if row is not None and why is None:
             return row.model_copy(update=own)
-        return Judgment(
-            prompt_id=task.prompt.id,
-            index=task.answer.index,
-            model=task.answer.model,
-            baseline=task.baseline.model if task.baseline else None,
-            judge=self.spec.name,
-            template_sha=task.template.sha,
-            order=task.order,
-            turn=task.turn,
-            repeat=task.repeat,
-            error=Failure(reason="missing", message=f"{why}: {self._path.name}"),
-            cost=0.0,
-            paid=0.0,
-        )
+        failure = Failure(reason="missing", message=f"{why}: {self._path.name}")
+        return Judgment.of(task, self.spec.name, failure)
 
 
 def _mismatch(row: Judgment, task: JudgeTask) -> str | None:

@@ -81,22 +81,7 @@ class RewardModelJudge:
             reply = json.dumps({"candidate": mine, "baseline": other})
         except _TooLong as error:
             outcome, reply = Failure(reason="context", message=str(error)), None
-        return Judgment(
-            prompt_id=task.prompt.id,
-            index=task.answer.index,
-            model=task.answer.model,
-            baseline=task.baseline.model,
-            judge=self.spec.name,
-            template_sha=task.template.sha,
-            order=task.order,
-            turn=task.turn,
-            repeat=task.repeat,
-            verdict=None if isinstance(outcome, Failure) else outcome,
-            reply=reply,
-            error=outcome if isinstance(outcome, Failure) else None,
-            cost=0.0,
-            paid=0.0,
-        )
+        return Judgment.of(task, self.spec.name, outcome, reply=reply)
 
     async def _reward(self, conversation: Conversation) -> float:
         """Its reward, computed once: both games about an answer ask for the same."""

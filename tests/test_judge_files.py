@@ -164,7 +164,7 @@ class Named:
         return None
 
     async def judge(self, task: JudgeTask) -> Judgment:
-        raise NotImplementedError
+        raise AssertionError("what differs is said before anything is asked")
 
 
 def named(model: str, **changes: Any) -> Named:

@@ -15,15 +15,9 @@ from rich.text import Text
 
 from ..errors import ConfigError
 from ..judging import cache
+from .groups import command_group
 
-cache_app = typer.Typer(
-    help="Judges' replies kept for later runs: stats, prune.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+cache_app = command_group("Judges' replies kept for later runs: stats, prune.")
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 

@@ -15,15 +15,9 @@ from rich.table import Table
 from .. import official
 from ..digests import cache_folder
 from ..errors import DataError
+from .groups import command_group
 
-data_app = typer.Typer(
-    help="Official benchmark files: list, pull, verify.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+data_app = command_group("Official benchmark files: list, pull, verify.")
 
 Suites = Annotated[list[str] | None, typer.Argument(help="Suites (mt_bench, alpaca_eval, arena_hard); none: all.")]
 Mirror = Annotated[

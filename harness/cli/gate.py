@@ -33,14 +33,13 @@ from ..report.gate import (
 from ..report.junit import junit
 from ..run_rows import RunRows
 from ..store import dump_json, write_atomic
+from .groups import SETTINGS
 from .progress import set_up_logging
 
 if TYPE_CHECKING:
     from ..plan import Plan
 
-gate_app = typer.Typer(
-    pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None, invoke_without_command=True
-)
+gate_app = typer.Typer(invoke_without_command=True, **SETTINGS)
 LIVE = "With --live (also harness.yaml, as in harness run)"
 
 

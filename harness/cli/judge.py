@@ -14,15 +14,10 @@ from rich.text import Text
 from ..config import find_judge, judge_files, read_file_spec
 from .anchors import anchors
 from .calibrate import calibrate
+from .groups import command_group
 from .injections import injections, template
 
-judge_app = typer.Typer(
-    help="List judges, calibrate one, write one; find answers that speak to a judge.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+judge_app = command_group("List judges, calibrate one, write one; find answers that speak to a judge.")
 
 
 @judge_app.callback()

@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from .. import __version__
 from ..errors import HarnessError
 from ..plugins import installed
+from .groups import SETTINGS
 
 COMMANDS = {
     "run": ("run:run", "Serve a model, ask it a suite's questions, judge, score."),
@@ -66,7 +67,6 @@ def load_command(name: str) -> Any:
     return command
 
 
-SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": None}
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, **SETTINGS)
 
 

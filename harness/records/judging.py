@@ -132,6 +132,37 @@ class Judgment(Record):
     """Requests sent for this row: a reply from the cache needs none."""
     seconds: float = 0.0
 
+    @classmethod
+    def of(
+        cls,
+        task: JudgeTask,
+        judge: str,
+        outcome: Verdict | Failure,
+        *,
+        reply: str | None = None,
+        logprobs: tuple[TokenLogprob, ...] = (),
+        cost: float | None = 0.0,
+    ) -> Self:
+        """What `judge` says of a task. `cost` and what was paid are the same: 0 for a judge that calls nobody."""
+        return cls(
+            prompt_id=task.prompt.id,
+            index=task.answer.index,
+            model=task.answer.model,
+            baseline=task.baseline.model if task.baseline else None,
+            judge=judge,
+            template_sha=task.template.sha,
+            answer_sha=task.answer.sha,
+            order=task.order,
+            turn=task.turn,
+            repeat=task.repeat,
+            verdict=None if isinstance(outcome, Failure) else outcome,
+            reply=reply,
+            logprobs=logprobs,
+            error=outcome if isinstance(outcome, Failure) else None,
+            cost=cost,
+            paid=cost,
+        )
+
     @model_validator(mode="after")
     def _verdict_or_error(self) -> Self:
         if (self.verdict is None) == (self.error is None):
