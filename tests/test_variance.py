@@ -105,3 +105,13 @@ def test_the_error_the_parts_add_up_to_is_that_of_the_mean_over_questions() -> N
 
     assert np.mean(errors) == pytest.approx((4 + 1 / 2 + 0.5 / 6) / 40, rel=0.05)
     assert np.var(means) == pytest.approx(np.mean(errors), rel=0.25)
+
+
+def test_repeats_that_never_differ_have_no_variance_at_all() -> None:
+    values = np.repeat([12.345678, 98.7654321, 33.3333333], 4) / 3  # no power of two: sums of squares are rounded
+    questions, singles = np.repeat([0, 1, 2], 4), np.arange(12)
+
+    split = variance_split(values, [questions, singles])
+
+    assert split is not None
+    assert split.raw[1] == 0.0

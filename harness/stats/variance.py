@@ -15,6 +15,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+ROUNDING = 1e-12
+"""Of the total sum of squares: a level's share is a difference of such sums, and below this it is their rounding."""
+
 from .intervals import FloatArray
 
 IntArray = NDArray[np.int64]
@@ -69,6 +72,7 @@ def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: S
     squares = np.diff(
         [float(np.sum(_sums(values, place) ** 2 / count)) for place, count in zip(places, counts, strict=True)]
     )
+    squares[np.abs(squares) <= ROUNDING * float(np.sum(values**2))] = 0.0
     freedom = np.diff(sizes).astype(np.float64)
     lost = np.array([*removed, *([0] * (depth - len(removed)))], dtype=np.float64)
     if np.any(freedom <= lost):
