@@ -15,12 +15,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-ROUNDING = 1e-12
-"""Of the total sum of squares: a level's share is a difference of such sums, and below this it is their rounding."""
-
 from .intervals import FloatArray
 
 IntArray = NDArray[np.int64]
+
+ROUNDING = 1e-12
+"""Of the total sum of squares: a level's share is a difference of such sums, and below this it is their rounding."""
 
 
 @dataclass(frozen=True)
