@@ -34,6 +34,7 @@ COMMANDS = (
     "ls",
     "doctor",
     "embedded",
+    "train",
 )
 POCKET = ("--suite", "all", "--edition", "pocket")
 

@@ -13,10 +13,12 @@ wins. A row that holds a failure is not done: the same command asks again.
 """
 
 from .files import dump_json, find_cards, make_folder, read_card, run_dir, set_aside, write_atomic, write_bytes
+from .lock import FolderLock
 from .rows import JsonlRows, Row
 from .run_store import RunStore
 
 __all__ = [
+    "FolderLock",
     "JsonlRows",
     "Row",
     "RunStore",

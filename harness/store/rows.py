@@ -1,4 +1,4 @@
-"""One append-only JSONL file of answers or judgments: rows are found by key and byte offset."""
+"""One append-only JSONL file of records of one type: rows are found by key and byte offset."""
 
 from __future__ import annotations
 
@@ -6,16 +6,35 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import BinaryIO, Generic, Protocol, Self, TypeVar
 
 from pydantic import ValidationError
 
 from ..errors import ConfigError, StoreError
-from ..records import Answer, Judgment
+from ..records import Failure
 
 log = logging.getLogger(__name__)
 
-Row = TypeVar("Row", Answer, Judgment)
+
+class KeyedRow(Protocol):
+    """A record that is found again by its key: an answer, a judgment, a reward. One with an `error` is not done."""
+
+    @property
+    def prompt_id(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def error(self) -> Failure | None: ...
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray) -> Self: ...
+
+    def model_dump_json(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=KeyedRow)
 
 
 class JsonlRows(Generic[Row]):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 from pydantic import JsonValue
 
-from ..errors import ConfigError, RunLockedError, StoreError
+from ..errors import ConfigError, StoreError
 from ..records import Answer, Judgment, ScoreCard
 from .files import dump_json, set_aside, write_atomic
+from .lock import FolderLock
 from .rows import JsonlRows
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ class RunStore:
         self.answers: JsonlRows[Answer] = JsonlRows(folder / "answers.jsonl", Answer)
         self.judgments: JsonlRows[Judgment] = JsonlRows(folder / "judgments.jsonl", Judgment)
         self.anchors: JsonlRows[Judgment] = JsonlRows(folder / "anchors.jsonl", Judgment)
-        self._lock = -1
+        self._lock = FolderLock(folder)
 
     def open(self, manifest: dict[str, JsonValue], *, fresh: bool = False) -> Self:
         """Locks the folder and writes the manifest, or checks that the one there is the same. `fresh` moves an earlier
@@ -36,11 +35,11 @@ class RunStore:
 
         Raises RunLockedError when another process works here, ConfigError when the manifest is another run's.
         """
-        self._take_lock()
+        self._lock.take()
         if fresh and (self.folder / "manifest.json").exists():
             set_aside(self.folder)
-            self._release()
-            self._take_lock()
+            self._lock.release()
+            self._lock.take()
         try:
             self._check_manifest(manifest)
             self.answers.open()
@@ -49,31 +48,6 @@ class RunStore:
             self.close()
             raise
         return self
-
-    def _release(self) -> None:
-        os.close(self._lock)
-        self._lock = -1
-
-    def _take_lock(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise StoreError(f"cannot make {self.folder}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            self._release()
-            raise RunLockedError(
-                f"another process (pid {holder}) works on {self.folder}; wait for it, or stop it and run this again"
-            ) from None
-        if os.fstat(self._lock).st_nlink == 0:  # its holder ended just now and left no row
-            self._release()
-            return self._take_lock()
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
-        return None
 
     def _check_manifest(self, manifest: dict[str, JsonValue]) -> None:
         path = self.folder / "manifest.json"
@@ -92,11 +66,11 @@ class RunStore:
         self.answers.close()
         self.judgments.close()
         self.anchors.close()
-        if self._lock >= 0:
+        if self._lock.held:
             rows = len(self.answers) + len(self.judgments) + len(self.anchors)
             if opened and not (rows or (self.folder / "card.json").exists()):
                 self._remove_empty()
-            self._release()
+            self._lock.release()
 
     def _remove_empty(self) -> None:
         for name in ("answers.jsonl", "judgments.jsonl", "anchors.jsonl", "manifest.json", ".lock"):

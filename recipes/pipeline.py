@@ -1,0 +1,78 @@
+"""A recipe's steps in their order, and the run through them.
+
+It owns which step builds on which. What a step does is in `stages`; how a step is done once and resumed, in `steps`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from harness.store import dump_json, write_atomic
+
+from .recipe import STAGES, Recipe
+from .stages.align import align_steps
+from .stages.evaluate import held_out_steps, suite_steps
+from .stages.pairs import pairs_steps
+from .stages.prompts import prompts_step
+from .stages.report import report_step
+from .stages.rewards import source_reward_steps, target_reward_step
+from .stages.sft import sft_step
+from .stages.sources import source_steps
+from .stages.target import target_step
+from .steps import Step, StepRecord, is_done, run_step, undo
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A step after its turn."""
+
+    step: Step
+    record: StepRecord
+    skipped: bool
+    """It was done already."""
+
+
+def all_steps(recipe: Recipe) -> list[Step]:
+    """Every step of the recipe, each after those it builds on. Nothing is read or written."""
+    prompts = prompts_step(recipe)
+    answers = source_steps(recipe, prompts)
+    rewards = source_reward_steps(recipe, prompts, answers)
+    steps = [prompts, *answers, *rewards]
+    models = []
+    for seed in recipe.seeds:
+        sft = sft_step(recipe, seed, prompts, answers, rewards)
+        target = target_step(recipe, seed, prompts, sft)
+        target_rewards = target_reward_step(recipe, seed, prompts, target)
+        pairs = pairs_steps(recipe, seed, prompts, [*answers, *rewards, target, target_rewards])
+        align = align_steps(recipe, seed, sft, pairs)
+        held_out = held_out_steps(recipe, seed, prompts, [sft, *align])
+        steps += [sft, target, target_rewards, *pairs.values(), *align, *held_out]
+        models += [sft, *align, *held_out]
+    suites = suite_steps(recipe, models)
+    return [*steps, *suites, report_step(recipe, [*steps, *suites])]
+
+
+def train(
+    recipe: Recipe,
+    *,
+    first: str | None = None,
+    last: str | None = None,
+    on_step: Callable[[Step], None] = lambda _: None,
+) -> Iterator[Outcome]:
+    """Runs the steps up to and with stage `last`; those of stage `first` and later are set aside and made anew."""
+    steps = all_steps(recipe)
+    if first is not None:
+        for step in reversed(steps):
+            if STAGES.index(step.stage) >= STAGES.index(first):
+                undo(step)
+    write_atomic(recipe.out / "recipe.yaml", dump_json(recipe.spec.model_dump(mode="json")))
+    for step in steps:
+        if last is not None and STAGES.index(step.stage) > STAGES.index(last):
+            continue
+        on_step(step)
+        skipped = is_done(step)
+        yield Outcome(step, run_step(step), skipped)

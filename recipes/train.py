@@ -1,0 +1,73 @@
+"""`harness train`: runs a recipe's stages. Imports torch only where a stage needs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.errors import ConfigError
+
+from .recipe import STAGES, Recipe
+from .spec import RecipeSpec, read_recipe
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML file; recipes/configs has some to start from.")],
+    variant: Annotated[str | None, typer.Option(help="Only these of its variants: wrpo,dpo,…")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only these of its seeds; repeatable.")] = None,
+    from_stage: Annotated[
+        str | None, typer.Option("--from", help=f"Set aside and make anew from a stage on: {', '.join(STAGES)}.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="The last stage to run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder instead of the file's output_dir.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; run nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the stages' records as JSON.")] = False,
+) -> None:
+    """Run a fusion recipe: prompts, source answers, rewards, SFT, pairs, every variant, their evaluation.
+
+    The same command again goes on where it stopped.
+
+    Example: harness train recipes/configs/pocket.yaml --variant wrpo,dpo
+    """
+    for name in (from_stage, until):
+        if name is not None and name not in STAGES:
+            raise ConfigError(f"no stage named {name!r}; stages: {', '.join(STAGES)}")
+    spec = read_recipe(recipe)
+    if out is not None:
+        spec = spec.model_copy(update={"output_dir": out})
+    narrowed = narrow(spec, variant, seed)
+    if dry_run:
+        raise NotImplementedError
+    _run(narrowed, from_stage, until, as_json=as_json)
+
+
+def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Recipe:
+    """The recipe with the variants and seeds asked for; raises ConfigError for one it does not have."""
+    names = list(spec.variants) if variant is None else [name.strip() for name in variant.split(",")]
+    for name in names:
+        if name not in spec.variants:
+            raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(spec.variants)}")
+    chosen = spec.seeds if seeds is None else tuple(seeds)
+    for one in chosen:
+        if one not in spec.seeds:
+            raise ConfigError(f"{spec.name} has no seed {one}; seeds: {', '.join(map(str, spec.seeds))}")
+    return Recipe(spec, {name: spec.variants[name] for name in names}, chosen)
+
+
+def _run(recipe: Recipe, first: str | None, last: str | None, *, as_json: bool) -> None:
+    from .pipeline import train as run_stages
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    records = []
+    for done in run_stages(recipe, first=first, last=last):
+        records.append(done.record.model_dump(mode="json") | {"step": done.step.name, "skipped": done.skipped})
+        if not as_json:
+            took = "already there" if done.skipped else f"{done.record.seconds:.1f} s"
+            counts = ", ".join(f"{name} {value}" for name, value in done.record.counts.items() if value is not None)
+            typer.echo(f"{done.step.name}: {took}{'; ' + counts if counts else ''}")
+    if as_json:
+        typer.echo(json.dumps(records, indent=2))

@@ -1,0 +1,126 @@
+"""A step is done once, resumed in its folder, never mixed with another's settings; a recipe's keys are checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import ConfigError
+from recipes.spec import read_recipe
+from recipes.steps import Counts, Step, finished, is_done, run_step, undo
+
+RECIPE = """
+name: toy
+output_dir: out
+target: models/target
+prompts: {dataset: prompts.jsonl}
+sources: [{name: a, model: models/a}, {name: b, answers: b.jsonl}]
+reward: {kind: function, model: "world:reward"}
+variants:
+  dpo: {training: {alpha: 0}}
+  wrpo: {training: {alpha: [0.1, 0.5]}}
+  few: {sources: [1, 2]}
+"""
+
+
+def step(folder: Path, *, value: int = 1, inputs: tuple[Step, ...] = (), calls: list[int] | None = None) -> Step:
+    def work(into: Path) -> Counts:
+        if calls is not None:
+            calls.append(value)
+        (into / "rows.jsonl").write_text(f"{value}\n")
+        return {"rows": 1}
+
+    return Step("sources", folder.name, folder, {"value": value}, work, inputs)
+
+
+def recipe_file(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_finished_step_is_not_done_again(tmp_path: Path) -> None:
+    calls: list[int] = []
+    first = run_step(step(tmp_path / "a", calls=calls))
+
+    again = run_step(step(tmp_path / "a", calls=calls))
+
+    assert calls == [1]
+    assert again == first
+    assert list(first.outputs) == ["rows.jsonl"]
+
+
+def test_a_step_made_with_other_settings_is_refused_and_can_be_set_aside(tmp_path: Path) -> None:
+    run_step(step(tmp_path / "a"))
+
+    with pytest.raises(ConfigError, match="was made with value = 1, now 2; restore that, or use --from sources"):
+        run_step(step(tmp_path / "a", value=2))
+
+    aside = undo(step(tmp_path / "a"))
+    assert aside is not None
+    assert (aside / "rows.jsonl").read_text() == "1\n"
+    assert run_step(step(tmp_path / "a", value=2)).counts == {"rows": 1}
+
+
+def test_a_step_begun_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    run_step(step(tmp_path / "a"))
+    (tmp_path / "a" / "step.json").unlink()  # as kill -9 leaves it
+
+    with pytest.raises(ConfigError, match="was made with value = 1, now 2"):
+        is_done(step(tmp_path / "a", value=2))
+    assert not is_done(step(tmp_path / "a"))
+
+
+def test_a_changed_input_is_seen_by_what_was_built_on_it(tmp_path: Path) -> None:
+    first = step(tmp_path / "a")
+    run_step(first)
+    second = step(tmp_path / "b", inputs=(first,))
+    run_step(second)
+    undo(first)
+    changed = step(tmp_path / "a", value=2)
+    run_step(changed)
+
+    with pytest.raises(ConfigError, match="was made with a = "):
+        run_step(step(tmp_path / "b", inputs=(changed,)))
+
+
+def test_a_file_that_is_no_longer_whole_is_named(tmp_path: Path) -> None:
+    run_step(step(tmp_path / "a"))
+    (tmp_path / "a" / "rows.jsonl").write_text("")
+
+    with pytest.raises(ConfigError, match=r"rows\.jsonl is not as the step 'a' left it"):
+        run_step(step(tmp_path / "a"))
+
+
+def test_the_same_work_has_the_same_digest(tmp_path: Path) -> None:
+    one, other = run_step(step(tmp_path / "a")), run_step(step(tmp_path / "b"))
+
+    assert one.digest == other.digest
+    assert finished(step(tmp_path / "a")) == one
+
+
+def test_lists_in_a_variant_become_variants(tmp_path: Path) -> None:
+    spec = read_recipe(recipe_file(tmp_path, RECIPE))
+
+    assert list(spec.variants) == ["dpo", "wrpo-alpha0.1", "wrpo-alpha0.5", "few-sources1", "few-sources2"]
+    assert spec.variants["wrpo-alpha0.5"].training == {"alpha": 0.5}
+    assert spec.variants["few-sources2"].sources == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ("name: toy", "name: toy\nbata: 1", "unknown key 'bata'; known: chat_template, "),
+        ("name: a,", "name: b,", "two sources are called 'b'"),
+        ("model: models/a}", "model: models/a, answers: x.jsonl}", "source 'a' needs either `model` or `answers`"),
+        ("  dpo:", "  sft:", "a variant may not be called 'sft'"),
+        ("sources: [1, 2]", "sources: 3", "variant 'few' asks for 3 sources of 2"),
+        ("name: toy", "name: a/b", "name = 'a/b'"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, before: str, after: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read_recipe(recipe_file(tmp_path, RECIPE.replace(before, after)))
+
+    assert sentence in str(raised.value)
