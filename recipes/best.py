@@ -1,0 +1,96 @@
+"""Which answers were rewarded best: y_ws of a prompt over all sources. Reads answers and rewards a file at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import IncompleteError
+from harness.records import Answer, Prompt
+from harness.store import JsonlRows
+
+from .records import Chosen, Part, PromptRow, Reward
+
+ANSWERS, PROMPTS, REWARDS = "answers.jsonl", "prompts.jsonl", "rewards.jsonl"
+
+
+@dataclass(frozen=True)
+class Rated:
+    """An answer that has a reward."""
+
+    answer: Answer
+    reward: float
+    model: str
+    """Who answered, as the reward's row says: a source's name, not that of its weights."""
+
+    @property
+    def text(self) -> str:
+        return self.answer.turns[0]
+
+    @property
+    def chosen(self) -> Chosen:
+        return Chosen(text=self.text, model=self.model, index=self.answer.index, reward=self.reward)
+
+
+def read_prompts(path: Path, part: Part) -> list[PromptRow]:
+    """The prompts of a part, in the file's order. Raises IncompleteError where there are none."""
+    with path.open("rb") as file:
+        rows = [PromptRow.model_validate_json(line) for line in file]
+    found = [row for row in rows if row.part == part]
+    if not found:
+        raise IncompleteError(f"{path} has no prompt of the part {part!r} among {len(rows)}")
+    return found
+
+
+def rated(answers: Path, rewards: Path, *, drop_truncated: bool = False) -> Iterator[Rated]:
+    """Every answer of a file that has a reward, in the file's order; failures and what has no reward are left out."""
+    given = {row.key: row for row in JsonlRows(rewards, Reward).read()}
+    for answer in JsonlRows(answers, Answer).read():
+        row = None if answer.error is not None else given.get(f"{answer.key}|{answer.sha}")
+        if row is not None and row.value is not None and not (drop_truncated and answer.truncated):
+            yield Rated(answer, row.value, row.model)
+
+
+def best_by_prompt(
+    answers: Sequence[Path], rewards: Sequence[Path], wanted: frozenset[str], *, drop_truncated: bool = False
+) -> dict[str, Chosen]:
+    """Prompt id -> the best of all sources' answers; of equal rewards the first source's, and of its own the one with
+    the lowest index. Prompts without a rewarded answer are left out."""
+    best: dict[str, Chosen] = {}
+    for answered, given in zip(answers, rewards, strict=True):
+        for prompt_id, chosen in _best_of_one(rated(answered, given, drop_truncated=drop_truncated), wanted).items():
+            if prompt_id not in best or chosen.reward > best[prompt_id].reward:
+                best[prompt_id] = chosen
+    return best
+
+
+def _best_of_one(answers: Iterator[Rated], wanted: frozenset[str]) -> dict[str, Chosen]:
+    best: dict[str, Chosen] = {}
+    for one in answers:
+        prompt_id = one.answer.prompt_id
+        if prompt_id in wanted and (prompt_id not in best or _rank(one.chosen) > _rank(best[prompt_id])):
+            best[prompt_id] = one.chosen
+    return best
+
+
+def _rank(chosen: Chosen) -> tuple[float, int]:
+    return (chosen.reward, -chosen.index)
+
+
+def best_source_answers(
+    prompts: Path, answers: Sequence[Path], rewards: Sequence[Path], part: Part, *, drop_truncated: bool = False
+) -> Iterator[tuple[Prompt, Chosen]]:
+    """Each prompt of a part with its best source answer, in the prompts' order; one that has none is left out.
+
+    `answers` and `rewards` are the sources' files, in the recipe's order. Raises IncompleteError where no prompt of the
+    part has a rewarded answer.
+    """
+    rows = read_prompts(prompts, part)
+    wanted = frozenset(row.prompt.id for row in rows)
+    best = best_by_prompt(answers, rewards, wanted, drop_truncated=drop_truncated)
+    if not best:
+        raise IncompleteError(f"none of the {len(rows)} prompts of the part {part!r} has a rewarded source answer")
+    for row in rows:
+        if row.prompt.id in best:
+            yield row.prompt, best[row.prompt.id]
