@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from harness.checkpoint import Checkpoint, inspect_checkpoint, resolve
 from harness.config import ServeSpec, checked
 from harness.errors import CheckpointError, ConfigError, PluginError, ServerError
-from harness.protocols import Reward
+from harness.protocols import RewardOptions
 from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, ModelRef, Preference
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 RULE = "sigmoid of the difference of two rewards (Bradley-Terry)"
 NOTE = f"judged by a reward model: a preference is the {RULE}; it read no judge prompt, and never says 'much better'"
+Said = str | Sequence[Mapping[str, str]]
+"""A text, or messages of `role` and `content`."""
 BATCH_SIZE = 8
 """Answers scored at once, unless `params: {batch_size: N}` says otherwise."""
 
@@ -116,10 +118,11 @@ class _TooLong(Exception):  # noqa: N818  (a row's outcome, not a program's erro
 
 
 class RewardModel:
-    """The model itself: `fusion_harness.rewards` entry point "reward_model", called as `factory(JudgeSpec) -> Reward`.
+    """The model itself, also a reward for recipes. Raises ConfigError or CheckpointError at once for a folder that
+    holds no reward model; loads it when it is entered, or at first use."""
 
-    Raises ConfigError or CheckpointError at once for a folder that holds no reward model; loads it at first use.
-    """
+    conversational = True
+    cacheable = True
 
     def __init__(self, spec: JudgeSpec) -> None:
         if not spec.model:
@@ -196,15 +199,34 @@ class RewardModel:
             found[place] = score
         return found
 
-    def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[str]) -> list[float]:
-        """Rewards on the model's own scale, as TRL's reward functions return them; NaN where a text is too long."""
+    def __enter__(self) -> Self:
+        self.load()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __call__(
+        self, prompts: Sequence[Said], completions: Sequence[Said], **columns: Sequence[str]
+    ) -> list[float | Failure]:
+        """Rewards on the model's own scale; a Failure ("context") where a text is too long. Prompts and completions are
+        strings or messages."""
         pairs = zip(prompts, completions, strict=True)
-        found = self.rewards([(("user", prompt), ("assistant", completion)) for prompt, completion in pairs])
-        return [reward if isinstance(reward, float) else math.nan for reward in found]
+        found = self.rewards([(*_said("user", one), *_said("assistant", other)) for one, other in pairs])
+        return [reward if isinstance(reward, float) else Failure(reason="context", message=reward) for reward in found]
 
 
-def build_reward(spec: JudgeSpec) -> Reward:
-    return RewardModel(spec)
+def _said(role: str, text: Said) -> Conversation:
+    if isinstance(text, str):
+        return ((role, text),)
+    return tuple((message["role"], message["content"]) for message in text)
+
+
+def build_reward(options: RewardOptions) -> RewardModel:
+    """`fusion_harness.rewards` entry point "reward_model"."""
+    params = {"batch_size": options.batch_size, **options.params}
+    model, serve = options.model, dict(options.serve)
+    return RewardModel(JudgeSpec(name=options.kind, kind=options.kind, model=model, serve=serve, params=params))
 
 
 def _check_head(found: Checkpoint) -> None:

@@ -14,7 +14,8 @@ from toys import TEMPLATE
 from harness.config import find_judge
 from harness.errors import CheckpointError, ConfigError
 from harness.plugins import load_plugin
-from harness.records import Answer, JudgeSpec, JudgeTask, Judgment, Order, Preference, Prompt
+from harness.protocols import RewardOptions
+from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, Order, Preference, Prompt
 from judges.reward_model import NOTE, RewardModel, RewardModelJudge
 
 pytestmark = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
@@ -67,6 +68,12 @@ def task(order: Order, mine: str, other: str = "the other answer", prompt_id: st
     )
 
 
+def rewards(model: RewardModel, texts: list[str]) -> list[float]:
+    found = model(["What is it?"] * len(texts), texts)
+    assert all(isinstance(reward, float) for reward in found)
+    return [reward for reward in found if isinstance(reward, float)]
+
+
 def judged(folder: Path, *tasks: JudgeTask) -> list[Judgment]:
     async def run() -> list[Judgment]:
         async with RewardModelJudge(spec(folder)) as judge:
@@ -76,7 +83,7 @@ def judged(folder: Path, *tasks: JudgeTask) -> list[Judgment]:
 
 
 def test_a_preference_is_the_sigmoid_of_the_difference_of_rewards_whatever_the_order(folder: Path) -> None:
-    mine, other = RewardModel(spec(folder))(["What is it?"] * 2, ["a fox", "the other answer"])
+    mine, other = rewards(RewardModel(spec(folder)), ["a fox", "the other answer"])
 
     both = judged(folder, task("ab", "a fox"), task("ba", "a fox"))
 
@@ -95,11 +102,10 @@ def test_equal_answers_are_a_draw(folder: Path) -> None:
 
 def test_a_reward_does_not_depend_on_what_else_is_in_its_batch(folder: Path) -> None:
     texts = [f"{'word ' * (number % 7)}{number}" for number in range(23)]
-    prompts = ["What is it?"] * len(texts)
 
-    alone = RewardModel(spec(folder, batch_size=1))(prompts, texts)
-    together = RewardModel(spec(folder, batch_size=16))(prompts, texts)
-    backwards = RewardModel(spec(folder, batch_size=5))(prompts, texts[::-1])[::-1]
+    alone = rewards(RewardModel(spec(folder, batch_size=1)), texts)
+    together = rewards(RewardModel(spec(folder, batch_size=16)), texts)
+    backwards = rewards(RewardModel(spec(folder, batch_size=5)), texts[::-1])[::-1]
 
     assert len({round(reward, 6) for reward in alone}) > 20
     assert together == pytest.approx(alone, abs=1e-5)
@@ -131,7 +137,9 @@ def test_what_is_longer_than_the_context_is_unscored_and_never_cut(folder: Path)
     assert long.error.reason == "context"
     assert "more than the 256" in long.error.message
     assert fine.verdict is not None
-    assert math.isnan(RewardModel(spec(folder))(["q"], ["x" * 400])[0])
+    (found,) = RewardModel(spec(folder))(["q"], ["x" * 400])
+    assert isinstance(found, Failure)
+    assert found.reason == "context"
 
 
 def test_a_suite_of_ratings_is_refused_before_anything_is_loaded(folder: Path) -> None:
@@ -167,5 +175,8 @@ def test_what_is_no_reward_model_is_refused(folder: Path, tmp_path: Path) -> Non
 
 
 def test_it_is_a_reward_by_name_as_well(folder: Path) -> None:
-    reward = load_plugin("rewards", "reward_model")(spec(folder))
-    assert len(reward(prompts=["a", "b"], completions=["c", "d"], reference=["e", "f"])) == 2
+    options = RewardOptions("reward_model", model=str(folder), batch_size=3)
+    with load_plugin("rewards", "reward_model")(options) as reward:
+        texts = reward(prompts=["a", "b"], completions=["c", "d"], reference=["e", "f"])
+        talks = [[{"role": "user", "content": "b"}]], [[{"role": "assistant", "content": "d"}]]
+        assert reward(*talks) == [pytest.approx(texts[1], abs=1e-5)]

@@ -1,0 +1,92 @@
+"""Rewards kept by what was scored and by what, shared by recipes, seeds and processes. One SQLite file.
+
+A key is the digest of the reward's identity, the prompt, the answer and its columns; no text is kept. It saves time and
+nothing else: where the file cannot be used, a warning says so and every answer is scored.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from pydantic import JsonValue
+
+from harness.digests import cache_folder
+from harness.records import digest
+
+from .scorer import Item
+
+log = logging.getLogger(__name__)
+
+CREATE = "CREATE TABLE IF NOT EXISTS rewards (key BLOB PRIMARY KEY, value REAL NOT NULL)"
+BUSY_SECONDS = 30.0
+"""How long another process's transaction is waited for; ours take milliseconds."""
+
+
+def cache_path() -> Path:
+    """`HARNESS_REWARD_CACHE`, or `rewards.sqlite` beside the official data; may not exist yet."""
+    own = os.environ.get("HARNESS_REWARD_CACHE")
+    return Path(own) if own else cache_folder() / "rewards.sqlite"
+
+
+def reward_key(identity: Mapping[str, JsonValue], item: Item) -> bytes:
+    """32 bytes: sha256 of who scores, and what."""
+    prompt = item.row.prompt
+    asked = {"system": prompt.system, "prompt": prompt.turns[0], "columns": item.row.columns}
+    return bytes.fromhex(digest({"by": dict(identity), "answer": item.completion, **asked}))
+
+
+class RewardCache:
+    """The cache for the time of a `with`; `path` None: nothing is kept."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._database: sqlite3.Connection | None = None
+
+    def __enter__(self) -> Self:
+        if self._path is not None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute("PRAGMA synchronous = NORMAL")
+                self._database.execute(CREATE)
+            except (OSError, sqlite3.Error) as error:
+                self._give_up(error)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def get(self, key: bytes) -> float | None:
+        if self._database is None:
+            return None
+        try:
+            found = self._database.execute("SELECT value FROM rewards WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return None
+        return None if found is None else float(found[0])
+
+    def put(self, rows: Sequence[tuple[bytes, float]]) -> None:
+        """All of them in one transaction."""
+        if self._database is None or not rows:
+            return
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany("INSERT OR REPLACE INTO rewards VALUES (?, ?)", rows)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        log.warning("the reward cache %s is not used: %s", self._path, error)
+        if self._database is not None:
+            self._database.close()
+            self._database = None

@@ -1,0 +1,113 @@
+"""Kind `function`: a Python function with the signature of TRL's reward functions.
+
+`reward: {kind: function, model: FILE.py:NAME}` or `module:NAME`. It is called as
+`f(prompts, completions, **columns)`, of the columns with those that it takes, and returns a number an answer; `async
+def` works too. Prompts and completions are strings; with `params: {conversational: true}` they are lists of messages,
+as TRL hands over conversational data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+from pydantic import JsonValue
+
+from harness.digests import file_sha256
+from harness.errors import ConfigError
+from harness.protocols import RewardOptions
+
+
+class FunctionReward:
+    """`fusion_harness.rewards` entry point "function". Raises ConfigError where there is no such function."""
+
+    def __init__(self, options: RewardOptions) -> None:
+        unknown = sorted(set(options.params) - {"conversational"})
+        if unknown:
+            raise ConfigError(f"reward function: unknown param {unknown[0]!r}; known: conversational")
+        self.conversational = bool(options.params.get("conversational", False))
+        self._name = options.model or ""
+        place, _, name = self._name.rpartition(":")
+        if not place or not name:
+            raise ConfigError(f"reward model = {self._name!r} is no function; give FILE.py:NAME or module:NAME")
+        self._module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place)
+        found = getattr(self._module, name, None)
+        if not callable(found):
+            there = [key for key, value in vars(self._module).items() if inspect.isfunction(value)]
+            raise ConfigError(f"{place} has no function {name!r}; it has: {', '.join(there) or 'none'}")
+        self._function: Callable[..., Any] = found
+        self._takes = _takes(found)
+        self._runner: asyncio.Runner | None = None
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Its name and a digest of the file it stands in; what that file imports is not part of it."""
+        source = inspect.getsourcefile(self._module)
+        return {
+            "function": self._name.rsplit("/", 1)[-1],
+            "source": file_sha256(Path(source)) if source else None,
+            "conversational": self.conversational,
+        }
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner()  # one loop for all calls: a client that the function keeps stays usable
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[str]) -> Any:
+        taken = columns if self._takes is None else {name: columns[name] for name in self._takes if name in columns}
+        found = self._function(prompts=prompts, completions=completions, **taken)
+        if not inspect.isawaitable(found):
+            return found
+        return asyncio.run(_awaited(found)) if self._runner is None else self._runner.run(_awaited(found))
+
+
+async def _awaited(found: Any) -> Any:
+    return await found
+
+
+def _takes(function: Callable[..., Any]) -> frozenset[str] | None:
+    """The columns it names; None: it takes all, by `**columns`."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some callables written in C do not say
+        return None
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return None
+    return frozenset(one.name for one in parameters)
+
+
+def _from_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"reward function: no module {error.name!r} can be imported; install it, or give FILE.py:NAME"
+        ) from None
+
+
+def _from_file(path: Path) -> ModuleType:
+    """The file as a module of a name of its own; what lies beside it can be imported by it."""
+    path = path.expanduser().resolve()
+    spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigError(f"reward function: there is no file {str(path)!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles look their module up by name
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise ConfigError(f"{path} cannot be imported: {' '.join(str(error).split())[:300]}") from None
+    return module

@@ -1,0 +1,131 @@
+"""One reward, loaded and called: the plug-in of `reward:`, and what it returns checked.
+
+Made from plain data and called with plain data, so that it can live in another process. It knows no files.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import JsonValue
+
+from harness.errors import HarnessError, IncompleteError
+from harness.plugins import load_plugin
+from harness.protocols import Identified, Reward, RewardOptions
+from harness.records import Failure
+
+from ..records import PromptRow
+
+log = logging.getLogger(__name__)
+
+Outcome = float | Failure
+"""A reward, or why there is none."""
+SHOWN = 80
+"""Characters of a wrong value that are quoted."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is scored: one answer to one prompt."""
+
+    row: PromptRow
+    completion: str
+
+
+class Scorer:
+    """The reward for the time of a `with`. Raises ConfigError, PluginError or CheckpointError at once for settings that
+    cannot work; nothing large is loaded before it is entered."""
+
+    def __init__(self, options: RewardOptions) -> None:
+        self._name = f"{options.kind} {options.model or options.url}" if options.model or options.url else options.kind
+        self._reward: Reward = load_plugin("rewards", options.kind)(options)
+        self.kind = options.kind
+
+    def identity(self) -> dict[str, JsonValue]:
+        """What its numbers depend on: digests and settings, no places of this machine."""
+        return self._reward.identity() if isinstance(self._reward, Identified) else {}
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether its numbers depend on nothing but `identity()`, prompt, answer and columns."""
+        return isinstance(self._reward, Identified) and bool(getattr(self._reward, "cacheable", False))
+
+    def __enter__(self) -> Self:
+        if isinstance(self._reward, AbstractContextManager):
+            self._reward.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if isinstance(self._reward, AbstractContextManager):
+            self._reward.__exit__(None, None, None)
+
+    def score(self, items: Sequence[Item]) -> list[Outcome]:
+        """One outcome an item. Raises IncompleteError for a reward that fails, or returns what is no number."""
+        talks = bool(getattr(self._reward, "conversational", False))
+        prompts = [_messages(item.row) if talks else item.row.prompt.turns[0] for item in items]
+        completions = [
+            [{"role": "assistant", "content": item.completion}] if talks else item.completion for item in items
+        ]
+        try:
+            found = self._reward(prompts, completions, **_columns(items))
+        except HarnessError:
+            raise
+        except Exception as error:  # the plug-in is not our code: whatever it raises is told in one sentence
+            log.exception("%s failed", self._name)
+            raise IncompleteError(
+                f"reward {self._name} raised {type(error).__name__} ({' '.join(str(error).split())[:300]}) for "
+                f"{_of(items)}; the rewards before it are kept"
+            ) from error
+        return self._checked(items, found)
+
+    def _checked(self, items: Sequence[Item], found: Any) -> list[Outcome]:
+        try:
+            values = list(found)
+        except TypeError:
+            raise IncompleteError(
+                f"reward {self._name} returned {repr(found)[:SHOWN]} for {_of(items)}; a list of numbers is expected"
+            ) from None
+        if len(values) != len(items):
+            raise IncompleteError(
+                f"reward {self._name} returned {len(values)} rewards for {len(items)} answers ({_of(items)}); one an "
+                "answer is expected"
+            )
+        return [self._number(item, value) for item, value in zip(items, values, strict=True)]
+
+    def _number(self, item: Item, value: Any) -> Outcome:
+        if isinstance(value, Failure):
+            return value
+        try:
+            number = math.nan if isinstance(value, str) else float(value)  # numpy's and torch's scalars too
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise IncompleteError(
+                f"reward {self._name} gave {repr(value)[:SHOWN]} for an answer to prompt {item.row.prompt.id!r}; a "
+                "finite number is expected, and the rewards before it are kept"
+            )
+        return number
+
+
+def _of(items: Sequence[Item]) -> str:
+    first, rest = items[0].row.prompt.id, len(items) - 1
+    return f"prompt {first!r}" + (f" and {rest} more" if rest else "")
+
+
+def _messages(row: PromptRow) -> list[dict[str, str]]:
+    system = [] if row.prompt.system is None else [{"role": "system", "content": row.prompt.system}]
+    return [*system, {"role": "user", "content": row.prompt.turns[0]}]
+
+
+def _columns(items: Sequence[Item]) -> dict[str, list[str]]:
+    """Column -> one text an item, "" for a row that lacks it; `system` where any prompt has one."""
+    rows = [item.row for item in items]
+    columns = {name: [row.columns.get(name, "") for row in rows] for row in rows for name in row.columns}
+    if any(row.prompt.system is not None for row in rows):
+        columns["system"] = [row.prompt.system or "" for row in rows]
+    return columns | {"prompt_id": [row.prompt.id for row in rows]}

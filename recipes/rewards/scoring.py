@@ -1,0 +1,247 @@
+"""Answers in a file -> rewards in a file: batched by length, resumed by rows, equal answers scored once.
+
+It owns which answers still need a reward and what becomes of one that gets none. What scores them is `scorer`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from harness.errors import ConfigError, IncompleteError
+from harness.protocols import RewardOptions
+from harness.records import Answer, Failure
+from harness.store import JsonlRows, Row, dump_json, write_atomic
+
+from ..best import REWARDS
+from ..records import PromptRow, Reward
+from ..spec import RewardSpec
+from ..steps import Counts
+from .cache import RewardCache, cache_path, reward_key
+from .scorer import Item, Outcome, Scorer
+
+log = logging.getLogger(__name__)
+
+REWARD = "reward.json"
+"""What the rewards of a folder depend on: the kind and its identity."""
+SAY_EVERY = 10.0
+"""Seconds between lines that say how far it is."""
+DECIDING = ("chat_template", "dtype", "quantization", "max_model_len", "engine_args", "trust_remote_code")
+"""Options of `serve:` that can change a reward; the others say where and how fast it is made."""
+
+
+def reward_settings(spec: RewardSpec) -> dict[str, JsonValue]:
+    """What of `reward:` decides the rewards, without this machine's folders. `overlong` is not among them: a step that
+    finished under `fail` is the same under `drop`, and one that stopped goes on."""
+    serve = spec.serve.model_dump(mode="json")
+    deciding: dict[str, JsonValue] = {name: serve[name] for name in DECIDING if serve[name]}
+    if spec.serve.chat_template is not None:
+        deciding["chat_template"] = short_name(spec.serve.chat_template)
+    model = None if spec.model is None else short_name(spec.model)
+    return {"kind": spec.kind, "model": model, "params": dict(spec.params), "serve": deciding}
+
+
+def short_name(model: str) -> str:
+    """A folder's or file's last part; a Hub's or an endpoint's name as it is."""
+    return model if model.startswith("hf:") or "://" in model else model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def options_of(spec: RewardSpec, log_dir: Path) -> RewardOptions:
+    return RewardOptions(
+        kind=spec.kind,
+        model=spec.model,
+        url=spec.url,
+        key_env=spec.key_env,
+        batch_size=spec.batch_size,
+        serve=spec.serve.model_dump(mode="json", exclude_defaults=True),
+        params=dict(spec.params),
+        log_dir=log_dir,
+    )
+
+
+def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str, folder: Path) -> Counts:
+    """Rewards of every answer in a file -> `rewards.jsonl` in a folder; what is there already stays.
+
+    `model`: who answered, for the rows. Failed answers get no row. Raises IncompleteError where the reward fails, where
+    no answer gets one, or where one is too long and `overlong` says `fail`.
+    """
+    scorer = Scorer(options_of(spec, folder))
+    _check_identity(folder, scorer)
+    with ExitStack() as stack:
+        work = _Work(
+            spec=spec,
+            model=model,
+            rows=read_rows(prompts),
+            asked=stack.enter_context(opened(JsonlRows(answers, Answer))),
+            done=stack.enter_context(opened(JsonlRows(folder / REWARDS, Reward))),
+            scorer=scorer,
+            cache=stack.enter_context(RewardCache(cache_path() if scorer.cacheable else None)),
+            stack=stack,
+        )
+        work.run()
+        return work.counts()
+
+
+def read_rows(prompts: Path) -> dict[str, PromptRow]:
+    """Prompt id -> its row."""
+    with prompts.open("rb") as file:
+        rows = [PromptRow.model_validate_json(line) for line in file]
+    return {row.prompt.id: row for row in rows}
+
+
+@contextmanager
+def opened(rows: JsonlRows[Row]) -> Iterator[JsonlRows[Row]]:
+    rows.open()
+    try:
+        yield rows
+    finally:
+        rows.close()
+
+
+def _check_identity(folder: Path, scorer: Scorer) -> None:
+    """Raises ConfigError where the folder's rewards are of another reward, e.g. of a function edited since."""
+    path = folder / REWARD
+    now: dict[str, JsonValue] = json.loads(json.dumps({"kind": scorer.kind, "identity": scorer.identity()}))
+    if path.exists():
+        there = json.loads(path.read_text("utf-8"))
+        if there != now:
+            raise ConfigError(
+                f"the rewards in {folder} were begun with another {scorer.kind} reward than the one there now; restore "
+                "it, or use --from rewards to set them aside and score anew"
+            )
+        return
+    write_atomic(path, dump_json(now))
+
+
+@dataclass
+class _Work:
+    """One file's scoring while it lasts."""
+
+    spec: RewardSpec
+    model: str
+    rows: dict[str, PromptRow]
+    asked: JsonlRows[Answer]
+    done: JsonlRows[Reward]
+    scorer: Scorer
+    cache: RewardCache
+    stack: ExitStack
+    """Holds the reward once it is loaded."""
+    loaded: bool = False
+    seconds: float = 0.0
+    tally: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.identity = self.scorer.identity()
+
+    def run(self) -> None:
+        groups = self._groups()
+        started = said = time.monotonic()
+        for start in range(0, len(groups), self.spec.batch_size):
+            self._batch(groups[start : start + self.spec.batch_size])
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                log.info("%s: %d of %d answers rewarded", self.model, len(self.done), len(self.asked))
+        self.seconds = time.monotonic() - started
+
+    def _groups(self) -> list[list[str]]:
+        """Answers without a reward, those of the same text to the same prompt together, by length: what is batched
+        together needs little padding, and the same answers make the same batches."""
+        groups: dict[str, list[str]] = {}
+        lengths: dict[str, int] = {}
+        for answer in self.asked.all():
+            if answer.error is not None:
+                self.tally["answers_failed"] += 1
+            elif not self._is_done(answer):
+                group = f"{answer.prompt_id}|{answer.sha}"
+                groups.setdefault(group, []).append(answer.key)
+                lengths[group] = len(answer.turns[0]) + len(self._row(answer).prompt.turns[0])
+        return [groups[group] for group in sorted(groups, key=lambda group: lengths[group])]
+
+    def _is_done(self, answer: Answer) -> bool:
+        """A failed call is asked again, an answer that is too long stays so."""
+        key = f"{answer.key}|{answer.sha}"
+        if self.done.succeeded(key):
+            return True
+        row = self.done.get(key)
+        return row is not None and row.error is not None and row.error.reason == "context"
+
+    def _row(self, answer: Answer) -> PromptRow:
+        if answer.prompt_id not in self.rows:
+            raise ConfigError(f"{self.asked.path}: there is no prompt {answer.prompt_id!r} in this recipe")
+        return self.rows[answer.prompt_id]
+
+    def _batch(self, groups: Sequence[Sequence[str]]) -> None:
+        firsts = [answer for keys in groups if (answer := self.asked.get(keys[0])) is not None]
+        items = [Item(self._row(answer), answer.turns[0]) for answer in firsts]
+        outcomes = self._outcomes(items)
+        for group, first, outcome in zip(groups, firsts, outcomes, strict=True):
+            if not self._stops(outcome):
+                self._append(group, first, outcome)
+        for first, outcome in zip(firsts, outcomes, strict=True):
+            if self._stops(outcome) and isinstance(outcome, Failure):
+                raise IncompleteError(
+                    f"the answer of {self.model!r} to prompt {first.prompt_id!r} (draw {first.index}) is too long for "
+                    f"the reward model: {outcome.message}; with `overlong: drop` under `reward:` such answers are left "
+                    "out"
+                )
+
+    def _stops(self, outcome: Outcome) -> bool:
+        return isinstance(outcome, Failure) and outcome.reason == "context" and self.spec.overlong == "fail"
+
+    def _outcomes(self, items: Sequence[Item]) -> list[Outcome]:
+        """Of the cache, or scored and put there."""
+        if not self.scorer.cacheable:
+            return self._score(items)
+        keys = [reward_key(self.identity, item) for item in items]
+        found: dict[int, Outcome] = {
+            place: value for place, key in enumerate(keys) if (value := self.cache.get(key)) is not None
+        }
+        lacking = [place for place in range(len(items)) if place not in found]
+        self.tally["from_cache"] += len(found)
+        fresh = dict(zip(lacking, self._score([items[place] for place in lacking]), strict=True))
+        self.cache.put([(keys[place], value) for place, value in fresh.items() if isinstance(value, float)])
+        found |= fresh
+        return [found[place] for place in range(len(items))]
+
+    def _score(self, items: Sequence[Item]) -> list[Outcome]:
+        if not items:
+            return []
+        if not self.loaded:
+            self.stack.enter_context(self.scorer)
+            self.loaded = True
+        self.tally["scored"] += len(items)
+        return self.scorer.score(items)
+
+    def _append(self, group: Sequence[str], first: Answer, outcome: Outcome) -> None:
+        """A row for each answer of this text."""
+        value, error = (None, outcome) if isinstance(outcome, Failure) else (outcome, None)
+        for key in group:
+            index = int(key.rpartition("#")[2])
+            facts = {"prompt_id": first.prompt_id, "model": self.model, "index": index, "answer_sha": first.sha}
+            self.done.append(Reward.model_validate(facts | {"value": value, "error": error}))
+
+    def counts(self) -> Counts:
+        """Raises IncompleteError where no answer got a reward."""
+        errors = Counter(row.error.reason for row in self.done.all() if row.error is not None)
+        rewarded = self.done.count_succeeded
+        if not rewarded:
+            why = ", ".join(f"{count} {name}" for name, count in [*self.tally.items(), *errors.items()] if count)
+            raise IncompleteError(f"no answer of {self.model!r} got a reward ({why or 'there are no answers'})")
+        return {
+            "answers": len(self.asked),
+            "rewarded": rewarded,
+            "answers_failed": self.tally["answers_failed"],
+            "overlong": errors.pop("context", 0),
+            "reward_failed": errors.total(),
+            "scored": self.tally["scored"],
+            "from_cache": self.tally["from_cache"],
+            "seconds_scoring": round(self.seconds, 3),
+        }
