@@ -6,34 +6,19 @@ Reads files only: no torch, no transformers, no server. Whether an engine knows 
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
-from .digests import file_sha256
 from .errors import CheckpointError
 from .records import ModelRef, Record
+from .weights import PICKLES, check_weights, read_object, weights_digest
 
 FASTCHAT = "fastchat:"
 """Prefix of a --chat-template that names one of fschat's conversation templates."""
 
 SAMPLING_KEYS = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
-PICKLES = (".bin", ".pt", ".pth")
-NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
-"""Starts of pickled file names that a trainer leaves beside the weights."""
-DIGESTED = (".safetensors", ".json", ".model", ".tiktoken", ".txt", ".jinja", ".py")
-NOT_DIGESTED = (
-    "trainer_state.json",
-    "README.md",
-    "all_results.json",
-    "train_results.json",
-    "eval_results.json",
-    "fusion.json",
-)
-MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 
 class Checkpoint(Record):
@@ -108,12 +93,12 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
     if not folder.is_dir():
         raise CheckpointError(f"{str(folder)!r} is a file; a checkpoint is a folder with config.json and weights in it")
     folder = folder.resolve()
-    adapter = _read_json(folder / "adapter_config.json")
+    adapter = read_object(folder / "adapter_config.json")
     base = None if adapter is None else _base_folder(folder, adapter, allow_pickle)
-    pickles = _check_weights(folder, allow_pickle)
+    pickles = check_weights(folder, allow_pickle)
     if base is not None:
-        pickles += _check_weights(base, allow_pickle)
-    config = _read_json((base or folder) / "config.json")
+        pickles += check_weights(base, allow_pickle)
+    config = read_object((base or folder) / "config.json")
     if config is None:
         raise CheckpointError(f"{str(base or folder)!r} has no config.json; a Hugging Face checkpoint folder has one")
     source, template, template_digest = _template(folder, base, chat_template)
@@ -121,7 +106,7 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
         path=folder,
         base=base,
         architecture=_architecture(base or folder, config),
-        weights_digest=_weights_digest(folder, base),
+        weights_digest=weights_digest(folder, base),
         template=template,
         template_source=source,
         template_digest=template_digest,
@@ -133,97 +118,7 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
     )
 
 
-# ------------------------------------------------------------------------------------------------------- weights
-
-
-def check_whole(folder: Path) -> None:
-    """Raises CheckpointError for weights that are not all there, or not all written; looks at nothing else."""
-    try:
-        _check_weights(folder, allow_pickle=True)
-        if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-            raise CheckpointError(f"{str(folder)!r} has no config.json yet")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{str(folder)!r} cannot be read as a checkpoint: {error}") from error
-
-
-def _check_weights(folder: Path, allow_pickle: bool) -> list[Path]:
-    """Raises CheckpointError unless loadable weights are there; returns the pickled ones found."""
-    safe = sorted(folder.glob("*.safetensors"))
-    pickles = [p for p in sorted(folder.iterdir()) if p.suffix in PICKLES and not p.name.startswith(NOT_WEIGHTS)]
-    for file in safe:
-        _check_safetensors(file)
-    _check_shards(folder)
-    if not safe and not pickles:
-        raise CheckpointError(f"{str(folder)!r} has no weights: no *.safetensors file in it")
-    if not safe and not allow_pickle:
-        raise CheckpointError(
-            f"{str(folder)!r} has only pickled weights ({pickles[0].name}), which can run code when loaded; "
-            "convert them to safetensors, or trust them with --allow-pickle"
-        )
-    return pickles
-
-
-def _check_shards(folder: Path) -> None:
-    index = _read_json(folder / "model.safetensors.index.json")
-    shards = set((index or {}).get("weight_map", {}).values())
-    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-    if missing:
-        raise CheckpointError(
-            f"{str(folder)!r} is incomplete: {missing[0]} is missing ({len(missing)} of {len(shards)} shards); copy it"
-        )
-
-
-def _check_safetensors(file: Path) -> None:
-    """Header readable and all tensors inside the file: catches what a broken copy or an LFS pointer looks like."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if start == b"version ":
-            raise CheckpointError(f"{str(file)!r} is a git-lfs pointer, not weights; run `git lfs pull` in its folder")
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1
-        raw = stream.read(length) if length <= min(size, MAX_HEADER) else b""
-    try:
-        header = json.loads(raw)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise CheckpointError(
-            f"{str(file)!r} is not a readable safetensors file (broken header); copy or save it again"
-        ) from None
-    wanted = 8 + length + max(ends, default=0)
-    if size != wanted:
-        raise CheckpointError(
-            f"{str(file)!r} is {size} bytes where its header speaks of {wanted}: truncated; copy it again"
-        )
-
-
-def _weights_digest(folder: Path, base: Path | None) -> str:
-    total = hashlib.sha256()
-    for place in (folder, base):
-        if place is None:
-            continue
-        safe = any(place.glob("*.safetensors"))
-        for file in sorted(place.iterdir(), key=lambda path: path.name):
-            pickled = file.suffix in PICKLES and not safe and not file.name.startswith(NOT_WEIGHTS)
-            if file.is_file() and (pickled or (file.suffix in DIGESTED and file.name not in NOT_DIGESTED)):
-                total.update(f"{file.name}\0{file_sha256(file)}\n".encode())
-        total.update(b"\n")
-    return total.hexdigest()
-
-
 # -------------------------------------------------------------------------------------------- configuration files
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is no such file. Raises CheckpointError on anything else."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(file)!r} cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{str(file)!r} holds no JSON object")
-    return found
 
 
 def _architecture(folder: Path, config: dict[str, Any]) -> str:
@@ -246,12 +141,12 @@ def _max_position(config: dict[str, Any]) -> int | None:
 
 
 def _sampling_defaults(folder: Path) -> dict[str, JsonValue]:
-    config = _read_json(folder / "generation_config.json") or {}
+    config = read_object(folder / "generation_config.json") or {}
     return {key: config[key] for key in SAMPLING_KEYS if config.get(key) is not None}
 
 
 def _bos_token(folder: Path) -> str | None:
-    token = (_read_json(folder / "tokenizer_config.json") or {}).get("bos_token")
+    token = (read_object(folder / "tokenizer_config.json") or {}).get("bos_token")
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None
@@ -321,7 +216,7 @@ def _own_template(folder: Path) -> tuple[str, str] | None:
     if jinja.is_file():
         return jinja.name, jinja.read_text("utf-8")
     for name in ("tokenizer_config.json", "chat_template.json"):
-        found = (_read_json(folder / name) or {}).get("chat_template")
+        found = (read_object(folder / name) or {}).get("chat_template")
         if isinstance(found, list):  # several named templates; servers use the one called default
             found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
         if isinstance(found, str):

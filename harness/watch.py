@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from .checkpoint import check_whole
 from .errors import CheckpointError, ConfigError
 from .records import ModelRef, Record, Score, ScoreCard, digest
 from .store import dump_json, write_atomic
+from .weights import check_whole
 
 MARKS = ("config.json", "adapter_config.json", "model.safetensors.index.json")
 """A folder with one of these is, or will be, a checkpoint."""
