@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from fake_openai import FakeOpenAI
 
+pytest_plugins = ("browser",)
+
 ROOT = Path(__file__).parent.parent
 KEYS = ("OPENAI_API_KEY", "HARNESS_JUDGE", "HARNESS_JUDGE_KEY", "HARNESS_ENDPOINT_KEY", "HARNESS_RESULTS")
 

@@ -23,6 +23,11 @@ from harness.records import (
 )
 
 TEMPLATE = JudgeTemplate(name="toy", user="Rate: {answer}", parser="rating")
+GREEDY = Sampling(temperature=0.0, max_tokens=16)
+
+
+def prompt(*turns: str, id: str = "p1", system: str | None = None) -> Prompt:
+    return Prompt(id=id, turns=turns or ("hi",), category="toy", system=system)
 
 
 def toy_prompts(count: int) -> tuple[Prompt, ...]:
