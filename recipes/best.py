@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from harness.store import JsonlRows
 from .records import Chosen, Part, PromptRow, Reward
 
 ANSWERS, PROMPTS, REWARDS = "answers.jsonl", "prompts.jsonl", "rewards.jsonl"
+
+Seen = Callable[[Answer, Reward | None], None]
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,36 @@ def read_prompts(path: Path, part: Part) -> list[PromptRow]:
     return found
 
 
-def rated(answers: Path, rewards: Path, *, drop_truncated: bool = False) -> Iterator[Rated]:
-    """Every answer of a file that has a reward, in the file's order; failures and what has no reward are left out."""
+def rated(
+    answers: Path, rewards: Path, *, drop_truncated: bool = False, seen: Seen = lambda answer, reward: None
+) -> Iterator[Rated]:
+    """Every answer of a file that has a reward, in the file's order; failures and what has no reward are left out.
+
+    `seen` is told of every answer, those left out too.
+    """
     given = {row.key: row for row in JsonlRows(rewards, Reward).read()}
     for answer in JsonlRows(answers, Answer).read():
         row = None if answer.error is not None else given.get(f"{answer.key}|{answer.sha}")
+        seen(answer, row)
         if row is not None and row.value is not None and not (drop_truncated and answer.truncated):
             yield Rated(answer, row.value, row.model)
 
 
 def best_by_prompt(
-    answers: Sequence[Path], rewards: Sequence[Path], wanted: frozenset[str], *, drop_truncated: bool = False
+    answers: Sequence[Path],
+    rewards: Sequence[Path],
+    wanted: frozenset[str],
+    *,
+    drop_truncated: bool = False,
+    seen: Sequence[Seen] | None = None,
 ) -> dict[str, Chosen]:
     """Prompt id -> the best of all sources' answers; of equal rewards the first source's, and of its own the one with
-    the lowest index. Prompts without a rewarded answer are left out."""
+    the lowest index. Prompts without a rewarded answer are left out. `seen`: one a source, as `rated` has it."""
     best: dict[str, Chosen] = {}
-    for answered, given in zip(answers, rewards, strict=True):
-        for prompt_id, chosen in _best_of_one(rated(answered, given, drop_truncated=drop_truncated), wanted).items():
+    told = seen or [lambda answer, reward: None] * len(answers)
+    for answered, given, tell in zip(answers, rewards, told, strict=True):
+        found = _best_of_one(rated(answered, given, drop_truncated=drop_truncated, seen=tell), wanted)
+        for prompt_id, chosen in found.items():
             if prompt_id not in best or chosen.reward > best[prompt_id].reward:
                 best[prompt_id] = chosen
     return best

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.records import Answer, Failure, Finish, Prompt
 from recipes.recipe import Recipe
-from recipes.records import Part, PromptRow
+from recipes.records import Part, PromptRow, Reward
 from recipes.spec import RecipeSpec
 from recipes.steps import Counts, Step, run_step
 
@@ -36,7 +36,9 @@ def prompt_rows(ids: Sequence[str], part: Part = "preference", **columns: str) -
     ]
 
 
-def answer(prompt_id: str, index: int, text: str | None, *, model: str = "m", finish: Finish = "stop") -> Answer:
+def answer(prompt_id: str, index: int, text: str | None, *, model: str = "m") -> Answer:
+    """A text that ends with … was cut at the limit of tokens."""
+    finish: Finish = "length" if text is not None and text.endswith("…") else "stop"
     if text is None:
         error = Failure(reason="timeout", message="no answer")
         return Answer(prompt_id=prompt_id, model=model, index=index, error=error)
@@ -61,3 +63,22 @@ def _done(stage: str, name: str, folder: Path, file: str, lines: Sequence[str]) 
     step = Step(stage, name, folder, {"lines": len(lines)}, work)
     run_step(step)
     return step
+
+
+def rewards_step(folder: Path, name: str, texts: Texts, values: Mapping[str, Sequence[float | None]]) -> Step:
+    """`rewards.jsonl` of these samples, the step done; None: the reward model failed."""
+    failed = Failure(reason="context", message="too long")
+    rows = [
+        Reward(
+            prompt_id=one,
+            model=name.rpartition("/")[2],
+            index=place,
+            answer_sha=answer(one, place, text).sha,
+            value=value,
+            error=failed if value is None else None,
+        )
+        for one, samples in texts.items()
+        for place, (text, value) in enumerate(zip(samples, values[one], strict=True))
+        if text is not None
+    ]
+    return _done("rewards", name, folder, "rewards.jsonl", [row.model_dump_json() for row in rows])

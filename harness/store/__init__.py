@@ -12,7 +12,17 @@ Rows are found again by key and byte offset, so memory holds keys, never texts. 
 wins. A row that holds a failure is not done: the same command asks again.
 """
 
-from .files import dump_json, find_cards, make_folder, read_card, run_dir, set_aside, write_atomic, write_bytes
+from .files import (
+    dump_json,
+    find_cards,
+    make_folder,
+    read_card,
+    run_dir,
+    set_aside,
+    write_atomic,
+    write_bytes,
+    write_lines,
+)
 from .lock import FolderLock
 from .rows import JsonlRows, Row
 from .run_store import RunStore
@@ -30,4 +40,5 @@ __all__ = [
     "set_aside",
     "write_atomic",
     "write_bytes",
+    "write_lines",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,11 +30,15 @@ def write_atomic(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """As `write_atomic`, of bytes."""
+    _replace(path, (content,))
+
+
+def _replace(path: Path, content: Iterable[bytes]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -45,6 +50,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         if isinstance(error, (NotADirectoryError, FileExistsError)):
             raise ConfigError(f"cannot write {path}: what should be its folder is a file") from error
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """As `write_atomic`, of lines that need not all be in memory."""
+    _replace(path, (f"{line}\n".encode() for line in lines))
 
 
 def make_folder(path: Path) -> None:

@@ -1,13 +1,109 @@
-"""Stage `pairs`: y_ws, y_wt, y_l of every preference prompt -> pairs.jsonl, dropped.jsonl."""
+"""Stage `pairs`: y_ws, y_wt, y_l of every preference prompt -> pairs.jsonl, dropped.jsonl, data.json.
+
+Every answer and every reward stays where it was made: another reward, other sources or another margin give other pairs
+from the same files.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
+from harness.errors import IncompleteError
+from harness.store import dump_json, write_atomic, write_lines
+
+from ..best import ANSWERS, PROMPTS, REWARDS, best_by_prompt, rated, read_prompts
+from ..pair_data import PairTally, Tally
+from ..pairing import DroppedPair, extremes, paired
 from ..recipe import Recipe
-from ..steps import Step
+from ..records import Pair
+from ..spec import PairsSpec
+from ..steps import Counts, Step
+
+log = logging.getLogger(__name__)
+
+PAIRS, DROPPED, DATA = "pairs.jsonl", "dropped.jsonl", "data.json"
 
 
 def pairs_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Step]) -> dict[int, Step]:
-    """Number of sources -> the step with their pairs: one for each number that a variant asks for."""
-    raise NotImplementedError
+    """Number of sources -> the step with their pairs: one for each number that a variant asks for.
+
+    `answered`: the sources' answers and their rewards in the recipe's order, then the target's answers and rewards.
+    """
+    every = len(recipe.spec.sources)
+    answers, rewards, target = answered[:every], answered[every : 2 * every], answered[2 * every :]
+    folder, name = recipe.seed(seed) / "pairs", f"seed-{seed}/pairs"
+    wanted = sorted({variant.sources or every for variant in recipe.variants.values()}, reverse=True)
+    steps = {}
+    for count in wanted:
+        place, called = (folder, name) if count == every else (folder / f"sources-{count}", f"{name}/sources-{count}")
+        inputs = (prompts, *answers[:count], *rewards[:count], *target)
+        steps[count] = _step(
+            recipe.spec.pairs, [one.name for one in recipe.spec.sources[:count]], inputs, place, called
+        )
+    return steps
+
+
+def _step(spec: PairsSpec, sources: Sequence[str], inputs: tuple[Step, ...], folder: Path, name: str) -> Step:
+    prompts, *answered = (step.folder for step in inputs)
+
+    def work(into: Path) -> Counts:
+        return make_pairs(spec, prompts / PROMPTS, sources, answered, into)
+
+    settings = {**spec.model_dump(mode="json"), "sources": list(sources)}
+    return Step("pairs", name, folder, settings, work, inputs)
+
+
+def make_pairs(
+    spec: PairsSpec, prompts: Path, sources: Sequence[str], answered: Sequence[Path], folder: Path
+) -> Counts:
+    """Writes the pairs, those dropped and why, and what both were made from; each file whole or not at all.
+
+    `answered`: folders of each source's answers, of each source's rewards, of the target's answers and rewards. Raises
+    IncompleteError where no pair is left.
+    """
+    rows = read_prompts(prompts, "preference")
+    wanted = frozenset(row.prompt.id for row in rows)
+    answers = [place / ANSWERS for place in answered[: len(sources)]]
+    rewards = [place / REWARDS for place in answered[len(sources) : 2 * len(sources)]]
+    tallies = [Tally(name, wanted) for name in sources]
+    seen = [tally.add for tally in tallies]
+    best = best_by_prompt(answers, rewards, wanted, drop_truncated=spec.drop_truncated, seen=seen)
+    target = Tally("target", wanted)
+    samples = rated(answered[-2] / ANSWERS, answered[-1] / REWARDS, drop_truncated=spec.drop_truncated, seen=target.add)
+    own = extremes(samples)
+    found = [paired(row.prompt, best.get(row.prompt.id), own.get(row.prompt.id), spec) for row in rows]
+    counted = PairTally()
+    for one in found:
+        counted.add(one)
+    _check_any(counted, spec)
+    write_lines(folder / PAIRS, (one.model_dump_json() for one in found if isinstance(one, Pair)))
+    write_lines(folder / DROPPED, (one.model_dump_json() for one in found if isinstance(one, DroppedPair)))
+    write_atomic(folder / DATA, dump_json(counted.data(tallies, target).model_dump(mode="json")))
+    return {
+        "prompts": len(rows),
+        "pairs": len(counted.margins),
+        **{f"dropped_{reason}": count for reason, count in sorted(counted.dropped.items())},
+    }
+
+
+def _check_any(counted: PairTally, spec: PairsSpec) -> None:
+    """Raises IncompleteError where every prompt was dropped, with the reasons."""
+    if counted.margins:
+        return
+    why = ", ".join(f"{reason} {count}" for reason, count in counted.dropped.most_common())
+    most = counted.dropped.most_common(1)[0][0]
+    raise IncompleteError(f"no pair is left of {counted.dropped.total()} prompts ({why}): {HINTS[most]}")
+
+
+HINTS = {
+    "no_source_answer": "no source's answer has a reward",
+    "no_target_answer": "no answer of the target has a reward",
+    "one_target_answer": "pairs need at least two samples a prompt; raise `sampling: n`",
+    "identical": "the target says the same every time; raise `sampling: temperature`",
+    "equal_rewards": "the reward gives the target's samples the same number; it tells nothing apart",
+    "margin_low": "lower `pairs: min_margin`",
+    "margin_high": "raise `pairs: max_margin`",
+}
+"""Reason -> what would help where it is the most frequent."""

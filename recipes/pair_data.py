@@ -1,0 +1,159 @@
+"""What pairs were made from, in numbers: `data.json`. Rewards, lengths, who won, what was dropped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harness.records import Answer, Record
+
+from .pairing import DroppedPair, Reason
+from .records import Pair, Reward
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Spread(Record):
+    """A distribution. `sd` is the sample's, 0 for one value; quantiles are of QUANTILES, linearly interpolated."""
+
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+    quantiles: tuple[float, ...]
+
+
+class ModelData(Record):
+    """One model's answers to the preference prompts."""
+
+    model: str
+    answers: int
+    failed: int
+    """Answers that are errors."""
+    truncated: int
+    unrewarded: int
+    """Answers without a reward: too long for the reward model, or it failed."""
+    rewards: Spread | None
+    characters: Spread | None
+    tokens: Spread | None
+    """By the server's count; None where it gave none."""
+    wins: int | None = None
+    """Pairs whose y_ws it gave; None for the target."""
+
+
+class PairData(Record):
+    """`data.json`."""
+
+    prompts: int
+    pairs: int
+    dropped: dict[Reason, int]
+    sources: tuple[ModelData, ...]
+    """In the recipe's order."""
+    target: ModelData
+    margins: Spread | None
+    """Reward of y_wt less y_l, of the pairs kept."""
+    source_margins: Spread | None
+    """Reward of y_ws less y_wt: above 0 where the sources know better."""
+    source_better: int
+    """Pairs whose y_ws is rewarded more than their y_wt."""
+    source_characters: Spread | None
+    target_characters: Spread | None
+    rejected_characters: Spread | None
+    """Lengths of the three answers of the pairs kept."""
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """None for no values."""
+    if not values:
+        return None
+    found = np.asarray(values, dtype=float)
+    return Spread(
+        n=len(values),
+        mean=float(found.mean()),
+        sd=float(found.std(ddof=1)) if len(values) > 1 else 0.0,
+        low=float(found.min()),
+        high=float(found.max()),
+        quantiles=tuple(float(value) for value in np.quantile(found, QUANTILES)),
+    )
+
+
+@dataclass
+class Tally:
+    """One model's answers, counted while they are read."""
+
+    model: str
+    wanted: frozenset[str]
+    """Ids of the prompts that count."""
+    counts: Counter[str] = field(default_factory=Counter)
+    rewards: list[float] = field(default_factory=list)
+    characters: list[float] = field(default_factory=list)
+    tokens: list[float] = field(default_factory=list)
+
+    def add(self, answer: Answer, reward: Reward | None) -> None:
+        if answer.prompt_id not in self.wanted:
+            return
+        self.counts["answers"] += 1
+        if answer.error is not None:
+            self.counts["failed"] += 1
+            return
+        self.counts["truncated"] += answer.truncated
+        self.characters.append(len(answer.turns[0]))
+        self.tokens += answer.completion_tokens[:1]
+        if reward is None or reward.value is None:
+            self.counts["unrewarded"] += 1
+        else:
+            self.rewards.append(reward.value)
+
+    def data(self, wins: int | None = None) -> ModelData:
+        return ModelData(
+            model=self.model,
+            answers=self.counts["answers"],
+            failed=self.counts["failed"],
+            truncated=self.counts["truncated"],
+            unrewarded=self.counts["unrewarded"],
+            rewards=spread(self.rewards),
+            characters=spread(self.characters),
+            tokens=spread(self.tokens),
+            wins=wins,
+        )
+
+
+@dataclass
+class PairTally:
+    """Pairs, counted while they are written; their texts are not kept."""
+
+    wins: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[Reason] = field(default_factory=Counter)
+    margins: list[float] = field(default_factory=list)
+    source_margins: list[float] = field(default_factory=list)
+    lengths: list[tuple[int, int, int]] = field(default_factory=list)
+    """Characters of y_ws, y_wt and y_l."""
+
+    def add(self, found: Pair | DroppedPair) -> None:
+        if isinstance(found, DroppedPair):
+            self.dropped[found.reason] += 1
+            return
+        self.wins[found.source.model] += 1
+        self.margins.append(found.target.reward - found.rejected.reward)
+        self.source_margins.append(found.source.reward - found.target.reward)
+        self.lengths.append((len(found.source.text), len(found.target.text), len(found.rejected.text)))
+
+    def data(self, sources: Sequence[Tally], target: Tally) -> PairData:
+        source, best, worst = ([float(row[place]) for row in self.lengths] for place in range(3))
+        return PairData(
+            prompts=len(self.margins) + self.dropped.total(),
+            pairs=len(self.margins),
+            dropped=dict(self.dropped),
+            sources=tuple(one.data(self.wins[one.model]) for one in sources),
+            target=target.data(),
+            margins=spread(self.margins),
+            source_margins=spread(self.source_margins),
+            source_better=sum(margin > 0 for margin in self.source_margins),
+            source_characters=spread(source),
+            target_characters=spread(best),
+            rejected_characters=spread(worst),
+        )

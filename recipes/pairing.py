@@ -1,0 +1,85 @@
+"""y_ws, y_wt and y_l of a prompt, or why there is no pair. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.records import Prompt, Record
+
+from .best import Rated
+from .records import Chosen, Pair
+from .spec import PairsSpec
+
+Reason = Literal[
+    "no_source_answer",  # no source's answer has a reward
+    "no_target_answer",  # none of the target's has
+    "one_target_answer",  # a best and a worst need two
+    "identical",  # all of the target's samples are the same text (SimPO on_policy_data_gen drops these)
+    "equal_rewards",  # the best is rewarded as the worst: there is nothing to prefer
+    "margin_low",
+    "margin_high",
+]
+
+
+class DroppedPair(Record):
+    """One line of `dropped.jsonl`."""
+
+    prompt_id: str
+    reason: Reason
+    margin: float | None = None
+    """Reward of the target's best less its worst, where there are two."""
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The target's rewarded samples of one prompt: the best (y_wt), the worst (y_l), and how many there are."""
+
+    best: Chosen
+    worst: Chosen
+    count: int
+    distinct: int
+    """Different texts among them."""
+
+
+def extremes(samples: Iterable[Rated]) -> dict[str, Extremes]:
+    """Prompt id -> its samples' extremes; of equal rewards the one with the lowest index, for best and worst alike."""
+    by_prompt: dict[str, list[Rated]] = {}
+    for one in samples:
+        by_prompt.setdefault(one.answer.prompt_id, []).append(one)
+    return {prompt_id: _extremes(found) for prompt_id, found in by_prompt.items()}
+
+
+def _extremes(samples: list[Rated]) -> Extremes:
+    best = min(samples, key=lambda one: (-one.reward, one.answer.index))
+    worst = min(samples, key=lambda one: (one.reward, one.answer.index))
+    return Extremes(best.chosen, worst.chosen, len(samples), len({one.text for one in samples}))
+
+
+def paired(prompt: Prompt, source: Chosen | None, target: Extremes | None, spec: PairsSpec) -> Pair | DroppedPair:
+    """The prompt's pair, or the first reason against it."""
+    if target is None:
+        return DroppedPair(prompt_id=prompt.id, reason="no_target_answer")
+    margin = target.best.reward - target.worst.reward
+    reason = _reason(source, target, margin, spec)
+    if reason is not None:
+        return DroppedPair(prompt_id=prompt.id, reason=reason, margin=margin)
+    assert source is not None, "a reason against it"
+    return Pair(prompt=prompt, source=source, target=target.best, rejected=target.worst)
+
+
+def _reason(source: Chosen | None, target: Extremes, margin: float, spec: PairsSpec) -> Reason | None:
+    if source is None:
+        return "no_source_answer"
+    if target.count == 1:
+        return "one_target_answer"
+    if target.distinct == 1:
+        return "identical"
+    if margin == 0:
+        return "equal_rewards"
+    if target.best.text == target.worst.text:  # a reward that draws lots, e.g. a judge at a temperature
+        return "identical"
+    if margin < spec.min_margin:
+        return "margin_low"
+    return "margin_high" if spec.max_margin is not None and margin > spec.max_margin else None
