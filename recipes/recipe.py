@@ -9,7 +9,9 @@ OUT/seed-N/target/answers.jsonl       Answer, of the SFT model
 OUT/seed-N/target-rewards/rewards.jsonl
 OUT/seed-N/pairs/[sources-K/]pairs.jsonl   Pair
 OUT/seed-N/align/VARIANT/             checkpoint
-OUT/seed-N/held-out/MODEL/            answers to held-out prompts and their rewards
+OUT/seed-N/held-out/MODEL/            answers to held-out prompts and their rewards; of the target: OUT/held-out/target/
+OUT/seed-N/suites/MODEL/              its scores on the suites
+OUT/models/MODEL-seedN                links to the checkpoints: the names they have on the suites' leaderboard
 OUT/results/                          as `harness run` leaves it
 OUT/report/                           leaderboard of variants, data report, figures
 """
@@ -59,6 +61,16 @@ class Recipe:
         if model == "target":
             return None
         return self.seed(seed) / "sft" if model == "sft" else self.variant(model, seed)
+
+    def held_out(self, model: str, seed: int) -> Path:
+        return self._measured("held-out", model, seed)
+
+    def suites(self, model: str, seed: int) -> Path:
+        return self._measured("suites", model, seed)
+
+    def _measured(self, kind: str, model: str, seed: int) -> Path:
+        """The target is the same for every seed."""
+        return (self.out if model == "target" else self.seed(seed)) / kind / model
 
     @property
     def results(self) -> Path:

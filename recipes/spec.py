@@ -6,6 +6,7 @@ are transformers' TrainingArguments and a few more; they are checked against tho
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,6 +132,11 @@ class EvaluateSpec(Record):
     """Held-out prompts are answered at each, and rewarded. 0: greedy."""
     samples: int = Field(default=1, ge=1)
     """Answers a held-out prompt where the temperature is above 0."""
+    baselines: tuple[str, ...] | None = None
+    """Variants that all others are compared with; default: those of dpo and sft-cont that there are. The SFT model and
+    the target always are."""
+    suite_seeds: Literal["first", "all"] = "first"
+    """Whose checkpoints go through the suites."""
 
 
 class RecipeSpec(Record):
@@ -218,6 +224,12 @@ def _check_names(spec: RecipeSpec, where: str) -> None:
     for source in spec.sources:
         if (source.model is None) == (source.answers is None):
             raise ConfigError(f"{where}: source {source.name!r} needs either `model` or `answers`")
+    known = (*spec.variants, "sft", "target")
+    for name in (*(spec.evaluate.baselines or ()), *spec.evaluate.models):
+        if name not in (*known, "all", "best"):
+            raise ConfigError(f"{where}: evaluate names {name!r}, which is no variant; models: {', '.join(known)}")
     for name, variant in spec.variants.items():
+        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+            raise ConfigError(f"{where}: a variant is called {name!r}; letters, digits, `.`, `_` and `-` make a name")
         if variant.sources is not None and variant.sources > len(spec.sources):
             raise ConfigError(f"{where}: variant {name!r} asks for {variant.sources} sources of {len(spec.sources)}")

@@ -24,7 +24,7 @@ from harness.store import FolderLock, dump_json, set_aside, write_atomic
 
 log = logging.getLogger(__name__)
 
-DONE, BEGUN = "step.json", "begun.json"
+DONE, BEGUN, CARD = "step.json", "begun.json", "README.md"
 Counts = dict[str, JsonValue]
 """What a step says of what it did: prompts kept and dropped, answers, seconds of training."""
 
@@ -73,6 +73,8 @@ class Step:
     inputs: tuple[Step, ...] = ()
     keep: tuple[str, ...] = ("*.jsonl", "*.json", "*.safetensors", "*.jinja", "*.model", "*.md", "*.svg")
     """Patterns of the files that count as made; checkpoints of training and logs do not."""
+    always: bool = False
+    """A summary of what is there: made anew each time, whatever it was made from before."""
 
 
 def finished(step: Step) -> StepRecord | None:
@@ -90,6 +92,8 @@ def finished(step: Step) -> StepRecord | None:
 def is_done(step: Step) -> bool:
     """Whether the step was finished from these settings and inputs, its files still there. Raises ConfigError where it
     was finished or begun from others."""
+    if step.always:
+        return False
     record = finished(step)
     if record is None:
         _check_begun(step)
@@ -186,7 +190,8 @@ def _outputs(step: Step) -> dict[str, Output]:
 
 
 def _own(step: Step) -> set[Path]:
-    return {step.folder / DONE, step.folder / BEGUN}
+    """Not outputs: the records, and the model card, which the report writes anew."""
+    return {step.folder / DONE, step.folder / BEGUN, step.folder / CARD}
 
 
 def _size(path: Path) -> int:

@@ -23,6 +23,7 @@ PRINT_STYLE = (
         f".m{number}{{fill:{colour};stroke:{colour}}}.l{number}{{fill:none;stroke:{colour};stroke-width:1.5}}"
         for number, colour in enumerate(COLOURS, start=1)
     )
+    + ".thin{stroke-width:.75;opacity:.4}"
 )
 CHARACTER = 6.7
 """Width of a character at 12 px, about the mean of DejaVu Sans over letters and digits (6.9), for room."""

@@ -1,12 +1,121 @@
-"""Stage `report`: the leaderboard of variants with paired differences, data report, figures, model cards."""
+"""Stage `report`: the leaderboard of variants with paired differences, data report, figures, model cards.
+
+Made anew every time, from all that is finished in the recipe's folder: it is cheap, and a summary is of what is there.
+
+report/variants.{json,md,html}   leaderboard of variants; the page has curves and data too
+report/data.{json,md}            what the pairs were made from
+report/curves-MODEL.svg          training curves, all seeds
+report/suites.{md,html}          the suites' leaderboard, where suites were run
+CHECKPOINT/README.md             model card, and its training_curves.svg
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+
+from harness.leaderboard.board import read_board
+from harness.records import ScoreCard
+from harness.report.svg import Drawing
+from harness.store import dump_json, find_cards, write_atomic
 
 from ..recipe import Recipe
-from ..steps import Step
+from ..report.board import variant_board
+from ..report.card import model_card
+from ..report.card_text import CardFacts
+from ..report.curves import training_curves
+from ..report.data import data_markdown
+from ..report.gather import (
+    Checkpoint,
+    baselines,
+    checkpoints,
+    label,
+    read_all_measured,
+    read_data,
+    read_logs,
+    read_suites,
+)
+from ..report.records import VariantBoard
+from ..report.tables import markdown
+from ..steps import Counts, Step
+
+BOARD = "variants.json"
+CURVES = "training_curves.svg"
 
 
 def report_step(recipe: Recipe, steps: Sequence[Step]) -> Step:
-    raise NotImplementedError
+    def work(folder: Path) -> Counts:
+        return write_report(recipe, folder)
+
+    kept = ("*.json", "*.md", "*.html", "*.svg")
+    return Step("report", "report", recipe.report, {}, work, tuple(steps), kept, always=True)
+
+
+def read_variant_board(recipe: Recipe) -> VariantBoard:
+    """From the answers and rewards that are there."""
+    preference = [name for name, variant in recipe.spec.variants.items() if variant.method == "preference"]
+    return variant_board(
+        recipe.spec.name, read_all_measured(recipe), baselines=baselines(recipe.spec), preference=preference
+    )
+
+
+def write_report(recipe: Recipe, folder: Path) -> Counts:
+    from ..report.page import page  # loads the templates
+
+    board, data = read_variant_board(recipe), read_data(recipe)
+    curves = {model: drawn for model, logs in read_logs(recipe).items() if (drawn := training_curves(model, logs))}
+    write_atomic(folder / BOARD, dump_json(board.model_dump(mode="json")))
+    write_atomic(folder / "variants.md", markdown(board))
+    write_atomic(folder / "variants.html", page(board, data, list(curves.values())))
+    write_atomic(folder / "data.json", dump_json(data.model_dump(mode="json")))
+    write_atomic(folder / "data.md", data_markdown(data))
+    for model, drawing in curves.items():
+        write_atomic(folder / f"curves-{model}.svg", drawing.standalone() + "\n")
+    _write_suites(recipe, folder)
+    suites = read_suites(recipe)
+    cards = 0
+    for one in checkpoints(recipe):
+        _write_card(recipe, one, board, suites.get(label(one.model, one.seed), []), curves.get(one.model))
+        cards += 1
+    return {"models": len({row.model for row in board.models}), "figures": len(curves), "model_cards": cards}
+
+
+def _write_suites(recipe: Recipe, folder: Path) -> None:
+    if not find_cards(recipe.results):
+        return
+    from harness.report.html import page
+    from harness.report.tables import markdown as leaderboard
+
+    found = read_board(recipe.results, reported=False)
+    write_atomic(folder / "suites.md", leaderboard(list(found.tables)))
+    write_atomic(folder / "suites.html", page(found.tables, ()))
+
+
+def _write_card(
+    recipe: Recipe, one: Checkpoint, board: VariantBoard, suites: Sequence[ScoreCard], curves: Drawing | None
+) -> None:
+    facts = CardFacts(
+        spec=recipe.spec,
+        model=one.model,
+        seed=one.seed,
+        method="sft" if one.model == "sft" else recipe.spec.variants[one.model].method,
+        settings=one.record.settings,
+        digests=_digests(recipe, one),
+        board=board,
+        suites=tuple(suites),
+        adapter=(one.folder / "adapter_config.json").exists(),
+        curves=curves is not None,
+    )
+    if curves is not None:
+        write_atomic(one.folder / CURVES, curves.standalone() + "\n")
+    write_atomic(one.folder / "README.md", model_card(facts))
+
+
+def _digests(recipe: Recipe, one: Checkpoint) -> dict[str, str]:
+    """Of every step it comes from, of its own, and of its weights."""
+    earlier = next((o for o in checkpoints(recipe) if (o.model, o.seed) == ("sft", one.seed)), None)
+    found = dict(earlier.record.inputs) if earlier is not None else {}
+    found |= one.record.inputs
+    found[one.model] = one.record.digest
+    weights = {name: out.sha256 for name, out in one.record.outputs.items() if name.endswith(".safetensors")}
+    return found | weights

@@ -1,0 +1,76 @@
+"""A mean over questions and repeats that are crossed: every question is met in every repeat (a training seed, say), and
+both the questions and the repeats are samples of what could have been.
+
+With x of shape (Q questions, R repeats), MS_q, MS_r and MS_qr the mean squares of a two-way layout without replication,
+
+    Var(mean) = V_q + V_r - V_qr,   V_q = MS_q / (Q R), V_r = MS_r / (Q R), V_qr = MS_qr / (Q R)
+
+which is unbiased under additive random effects (Searle, Casella and McCulloch 1992, chapter 4), taken as no smaller
+than V_q or V_r; degrees of freedom by Satterthwaite (1946). Questions alone leave out that another seed trains another
+model; repeats alone leave out that other questions would have been asked.
+
+Measured coverage of the 95 % interval (tests/test_crossed.py repeats some of it): 0.93 to 0.97 with three repeats and
+50 to 200 questions, 0.89 where two repeats are nearly all of the variance; over questions alone it falls to 0.21.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy import special
+
+from .intervals import FloatArray
+
+
+@dataclass(frozen=True)
+class CrossedMean:
+    """A mean with its standard errors, all in the values' unit."""
+
+    value: float
+    se: float
+    """Over questions and repeats; over questions alone where there is one repeat."""
+    df: float
+    """Of `se`, Satterthwaite's."""
+    se_questions: float
+    """Had the repeats been the only ones there could be."""
+    questions: int
+    repeats: int
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Two-sided t interval."""
+        return self._interval(level, self.se, self.df)
+
+    def interval_questions(self, level: float = 0.95) -> tuple[float, float]:
+        """The same over questions alone."""
+        return self._interval(level, self.se_questions, self.questions - 1)
+
+    def _interval(self, level: float, se: float, df: float) -> tuple[float, float]:
+        half = float(special.stdtrit(df, 0.5 + level / 2)) * se
+        return self.value - half, self.value + half
+
+    def p_two_sided(self) -> float:
+        """Of the true mean being 0."""
+        if self.se == 0:
+            return 1.0 if self.value == 0 else 0.0
+        return float(2 * special.stdtr(self.df, -abs(self.value) / self.se))
+
+
+def crossed_mean(values: FloatArray) -> CrossedMean | None:
+    """Of a table of shape (questions, repeats); None with fewer than two questions."""
+    questions, repeats = values.shape
+    if questions < 2 or repeats < 1:
+        return None
+    mean = float(values.mean())
+    rows, columns = values.mean(axis=1) - mean, values.mean(axis=0) - mean
+    by_question = float(rows @ rows) / (questions - 1) / questions
+    if repeats == 1:
+        se = math.sqrt(by_question)
+        return CrossedMean(mean, se, questions - 1, se, questions, repeats)
+    by_repeat = float(columns @ columns) / (repeats - 1) / repeats
+    rest = values - mean - rows[:, None] - columns[None, :]
+    both = float((rest**2).sum()) / ((questions - 1) * (repeats - 1)) / (questions * repeats)
+    variance = max(by_question + by_repeat - both, by_question, by_repeat)
+    spread = by_question**2 / (questions - 1) + by_repeat**2 / (repeats - 1)
+    df = variance**2 / spread if spread else questions - 1
+    return CrossedMean(mean, math.sqrt(variance), df, math.sqrt(by_question), questions, repeats)

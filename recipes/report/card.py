@@ -1,0 +1,91 @@
+"""The model card of a checkpoint: README.md with the metadata that the Hub reads, made anew whenever the report is.
+
+It holds names, digests, settings and scores; no path of this machine. `huggingface_hub` is loaded when a card is made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .card_text import CardFacts, card_text, dataset_id, hub_id
+from .sentences import at
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+LEVEL = 95
+"""Percent, of the intervals."""
+
+
+def model_card(facts: CardFacts) -> str:
+    """The README.md: YAML metadata, then Markdown."""
+    from huggingface_hub import ModelCardData
+
+    spec = facts.spec
+    base = hub_id(spec.target)
+    metadata = ModelCardData(
+        model_name=f"{spec.name}-{facts.model}",
+        base_model=base,
+        license=spec.target_license,
+        datasets=[found] if (found := dataset_id(spec)) else None,
+        library_name="peft" if facts.adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=_tags(facts),
+        eval_results=_results(facts),
+        base_model_relation=None if base is None else ("adapter" if facts.adapter else "finetune"),
+    )
+    return f"---\n{metadata.to_yaml()}\n---\n\n{card_text(facts)}"
+
+
+def _tags(facts: CardFacts) -> list[str]:
+    sources = [name for source in facts.spec.sources if source.model and (name := hub_id(source.model))]
+    kind = ["preference-optimization", "wrpo"] if facts.method == "preference" else ["sft"]
+    return ["model-fusion", *kind, *(f"fused-from:{name}" for name in sources)]
+
+
+# ----------------------------------------------------------------------------------------------------------- scores
+
+
+def _results(facts: CardFacts) -> list[EvalResult] | None:
+    """`model-index` entries; the interval is in the metric's `args`."""
+    from huggingface_hub import EvalResult
+
+    found: list[EvalResult] = []
+    for row in facts.board.models:
+        if row.model == facts.model and row.reward.value is not None and row.complete:
+            found.append(
+                EvalResult(
+                    task_type="text-generation",
+                    task_name="Text generation",
+                    dataset_type=f"{facts.spec.name}-held-out",
+                    dataset_name=f"{facts.spec.name}: held-out prompts",
+                    dataset_split="test",
+                    dataset_config=at(row.temperature),
+                    metric_type="reward",
+                    metric_name=f"mean reward ({facts.spec.reward.kind}), {len(row.by_seed)} seeds",
+                    metric_value=round(row.reward.value, 6),
+                    metric_args=_interval(row.reward.ci_low, row.reward.ci_high, row.reward.n),
+                )
+            )
+    for card in facts.suites:
+        score = card.scores[card.headline]
+        if card.complete and score.value is not None:
+            found.append(
+                EvalResult(
+                    task_type="text-generation",
+                    task_name="Text generation",
+                    dataset_type=card.suite,
+                    dataset_name=f"{card.suite} {card.suite_version}, judge {card.judge}",
+                    dataset_config=card.protocol_sha,
+                    metric_type=card.headline,
+                    metric_value=round(score.value, 6),
+                    metric_args=_interval(score.ci_low, score.ci_high, score.n),
+                )
+            )
+    return found or None
+
+
+def _interval(low: float | None, high: float | None, n: int) -> dict[str, float | int]:
+    if low is None or high is None:
+        return {"n": n}
+    return {"ci_low": round(low, 6), "ci_high": round(high, 6), "confidence": LEVEL, "n": n}

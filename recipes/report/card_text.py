@@ -1,0 +1,212 @@
+"""What a model card says below its metadata: sources and licences, scores, settings, data, limits. Pure.
+
+It names no path of this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from harness.records import ModelRef, ScoreCard
+from harness.report.cells import escape_markdown
+
+from ..spec import RecipeSpec, SourceSpec
+from .records import VariantBoard
+from .sentences import at
+from .tables import Grid, markdown_grid, p_text, score_text
+
+PAPER = "https://arxiv.org/abs/2412.03187"
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card is made from."""
+
+    spec: RecipeSpec
+    model: str
+    """`sft` or a variant."""
+    seed: int
+    method: str
+    """preference or sft."""
+    settings: dict[str, JsonValue]
+    """Of its training, as the step's record has them."""
+    digests: dict[str, str]
+    """Step -> digest of what it made, of the steps this checkpoint comes from."""
+    board: VariantBoard
+    suites: tuple[ScoreCard, ...] = ()
+    """Of this very checkpoint."""
+    adapter: bool = False
+    curves: bool = False
+    """training_curves.svg lies beside it."""
+
+
+def hub_id(text: str) -> str | None:
+    """`ORG/NAME` of `hf:ORG/NAME[@REVISION]`; None for a folder or an endpoint."""
+    ref = ModelRef.parse(text)
+    return ref.name if ref.scheme == "hf" else None
+
+
+def shown_name(text: str) -> str:
+    """A model as a card may name it: no path of this machine."""
+    ref = ModelRef.parse(text)
+    revision = f" at {ref.revision}" if ref.revision else ""
+    return ref.label + revision
+
+
+def dataset_id(spec: RecipeSpec) -> str | None:
+    text = spec.prompts.dataset
+    return text[3:].partition("@")[0] if text.startswith("hf:") else None
+
+
+def card_text(facts: CardFacts) -> str:
+    spec = facts.spec
+    parts = [
+        f"# {escape_markdown(spec.name)}-{escape_markdown(facts.model)}",
+        "",
+        _introduction(facts),
+        "",
+        "## Sources",
+        "",
+        markdown_grid(_sources(spec.sources)),
+        "Answers of these models were learned from; no weights of theirs are in this model. Their licences may bind "
+        "what is made from their answers.",
+        "",
+        "## Scores",
+        "",
+        *_scores(facts),
+        "## Training",
+        "",
+        markdown_grid(_settings_grid(facts.settings)),
+        "![training curves](training_curves.svg)" if facts.curves else "",
+        "",
+        "## Data",
+        "",
+        *_data(spec),
+        markdown_grid(Grid("", ("made by", "digest"), tuple(facts.digests.items()))),
+        "## Limits",
+        "",
+        *(f"- {line}" for line in _limits(facts)),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _introduction(facts: CardFacts) -> str:
+    target = escape_markdown(shown_name(facts.spec.target))
+    recipe = f"the recipe `{facts.spec.name}` of fusion-harness"
+    if facts.model == "sft":
+        return f"{target}, fine-tuned on the best answers of several source models (seed {facts.seed}), by {recipe}."
+    if facts.method == "sft":
+        return f"{target}, fine-tuned twice on answers that a reward model chose (seed {facts.seed}), by {recipe}."
+    return (
+        f"{target}, fine-tuned on the best answers of several source models, then trained on preferences in the family "
+        f"of [WRPO]({PAPER}) (seed {facts.seed}), by {recipe}."
+    )
+
+
+def _sources(sources: Sequence[SourceSpec]) -> Grid:
+    rows = tuple((one.name, _origin(one), one.license or "not stated") for one in sources)
+    return Grid("", ("source", "from", "licence"), rows)
+
+
+def _origin(source: SourceSpec) -> str:
+    if source.model is not None:
+        return shown_name(source.model)
+    text = source.answers or ""
+    return f"answers of {text[3:]}" if text.startswith("hf:") else f"answers in {text.rsplit('/', 1)[-1]}"
+
+
+def _scores(facts: CardFacts) -> list[str]:
+    rows = [row for row in facts.board.models if row.model == facts.model]
+    parts = []
+    if rows:
+        parts = [
+            f"Mean reward ({escape_markdown(facts.spec.reward.kind)}) on {facts.board.prompts} held-out test prompts "
+            f"over the recipe's seeds ({', '.join(map(str, facts.board.seeds))}); intervals are 95 %, over prompts and "
+            "seeds.",
+            "",
+            markdown_grid(
+                Grid(
+                    "", ("temperature", "reward [95 %]"), tuple((at(r.temperature), score_text(r.reward)) for r in rows)
+                )
+            ),
+        ]
+    compared = [one for one in facts.board.differences if one.model == facts.model]
+    if compared:
+        head = ("against", "temperature", "difference [95 %]", "p (Holm)", "verdict")
+        cells = tuple(
+            (
+                one.baseline,
+                at(one.temperature),
+                f"{one.value:+.3f} [{one.ci_low:.3f}, {one.ci_high:.3f}]",
+                p_text(one.p_adjusted),
+                one.verdict,
+            )
+            for one in compared
+        )
+        parts += ["Paired by prompt and seed:", "", markdown_grid(Grid("", head, cells))]
+    if facts.suites:
+        suites = tuple(
+            (f"{one.suite} {one.suite_version}", one.judge, one.headline, _headline(one)) for one in facts.suites
+        )
+        parts += ["Suites:", "", markdown_grid(Grid("", ("suite", "judge", "metric", "score [95 %]"), suites))]
+    return parts or ["Not measured.", ""]
+
+
+def _headline(card: ScoreCard) -> str:
+    return score_text(card.scores[card.headline]) + ("" if card.complete else " (incomplete)")
+
+
+def _settings_grid(settings: Mapping[str, JsonValue]) -> Grid:
+    rows = tuple((name, _plain(value)) for name, value in _flat(settings))
+    return Grid("", ("setting", "value"), rows)
+
+
+def _flat(settings: Mapping[str, JsonValue], under: str = "") -> Iterable[tuple[str, JsonValue]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{under}{name}.")
+        else:
+            yield f"{under}{name}", value
+
+
+def _plain(value: JsonValue) -> str:
+    """Paths are cut to their last part: a card says nothing of the machine it was made on."""
+    if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
+        return value.rstrip("/").rsplit("/", 1)[-1]
+    return str(value)
+
+
+def _data(spec: RecipeSpec) -> list[str]:
+    prompts, sampling = spec.prompts, spec.sampling
+    share = f"{100 * prompts.sft_share:.0f} %"
+    name = dataset_id(spec) or prompts.dataset.rsplit("/", 1)[-1]
+    suites = ", ".join(prompts.decontaminate)
+    return [
+        f"Prompts of {escape_markdown(name)}, {share} of them for SFT, the rest for preferences"
+        + (f"; questions of {suites} are left out." if suites else "."),
+        f"{sampling.n} answers a prompt from every source and from the SFT model (temperature "
+        f"{sampling.temperature:g}, top-p {sampling.top_p:g}), scored by `{spec.reward.kind}`"
+        + (f" ({escape_markdown(shown_reward(spec))})." if spec.reward.model else "."),
+        "",
+    ]
+
+
+def shown_reward(spec: RecipeSpec) -> str:
+    return (spec.reward.model or "").removeprefix("hf:").rsplit("/", 1)[-1]
+
+
+def _limits(facts: CardFacts) -> list[str]:
+    lines = [
+        "The reward on held-out prompts is what training aimed at: a rise of it is no proof of better answers.",
+        "Flaws that the sources share and that the reward does not see are learned too.",
+    ]
+    verdicts = {one.verdict for one in facts.board.differences if one.model == facts.model}
+    if facts.method == "preference" and facts.model != "sft" and "better" not in verdicts:
+        lines.append("It was not shown to be better than any baseline it was compared with.")
+    if len(facts.board.seeds) < 3:
+        lines.append(f"{len(facts.board.seeds)} seed(s): another seed may come out otherwise.")
+    lines += [escape_markdown(note) for note in facts.board.notes]
+    return lines

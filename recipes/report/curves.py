@@ -1,0 +1,131 @@
+"""Training curves of a variant from its training logs: losses, rewards of the three answers, margins, alpha. Pure.
+
+Each seed is a thin line, their mean a thick one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ConfigError
+from harness.report.svg import Axis, Drawing, axis
+
+LOG = "training_log.jsonl"
+"""One line a log of the trainer: `step` and metrics by name."""
+PANEL_WIDTH, PANEL_HEIGHT, LEFT, GAP = 340.0, 190.0, 56.0, 44.0
+POINTS = 300
+"""Points a line, at most: neighbours are averaged beyond."""
+
+Log = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Series:
+    label: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    series: tuple[Series, ...]
+
+
+PANELS = (
+    Panel("loss", (Series("training", "loss"), Series("evaluation", "eval_loss"))),
+    Panel(
+        "implicit rewards",
+        (
+            Series("source, y_ws", "rewards/source_chosen"),
+            Series("target, y_wt", "rewards/target_chosen"),
+            Series("rejected, y_l", "rewards/rejected"),
+        ),
+    ),
+    Panel("margin", (Series("weighted chosen less rejected", "rewards/margins"),)),
+    Panel("alpha", (Series("weight of the source's answer", "alpha"),)),
+)
+"""Metrics by the trainer's names; a panel without a value is left out (SFT has a loss alone)."""
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The numbers of `training_log.jsonl`, the last line of a step winning; empty where there is none."""
+    path = folder / LOG
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    by_step: dict[float, dict[str, float]] = {}
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue  # a torn line of a run that was killed; its step was logged again
+        numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+        if "step" in numbers:
+            by_step.setdefault(numbers["step"], {}).update(numbers)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def training_curves(name: str, logs: Sequence[Log]) -> Drawing | None:
+    """Two panels a row; None where no log has a number to draw."""
+    panels = [panel for panel in PANELS if any(_line(log, one.metric) for log in logs for one in panel.series)]
+    if not panels:
+        return None
+    rows = (len(panels) + 1) // 2
+    tall = PANEL_HEIGHT + GAP + 18 * max(len(panel.series) for panel in panels)
+    drawing = Drawing(2 * PANEL_WIDTH, 22 + rows * tall, f"Training curves of {name}")
+    drawing.text(LEFT, 14, f"{name}: {len(logs)} seed{'' if len(logs) == 1 else 's'}", css="title")
+    for place, panel in enumerate(panels):
+        _panel(drawing, panel, logs, PANEL_WIDTH * (place % 2), 30 + tall * (place // 2))
+    return drawing
+
+
+def _panel(drawing: Drawing, panel: Panel, logs: Sequence[Log], left: float, top: float) -> None:
+    lines = {one.label: [_line(log, one.metric) for log in logs] for one in panel.series}
+    lines = {label: found for label, each in lines.items() if (found := [line for line in each if line])}
+    points = [point for each in lines.values() for line in each for point in line]
+    across = axis([x for x, _ in points], left + LEFT, left + PANEL_WIDTH - 10, pad=0.0)
+    if across.low == across.high:
+        across = axis([x for x, _ in points], left + LEFT, left + PANEL_WIDTH - 10)
+    bottom = top + PANEL_HEIGHT - 30
+    upwards = axis([y for _, y in points], bottom, top + 12)
+    drawing.text(left + LEFT, top, panel.title, css="small")
+    _axes(drawing, across, upwards)
+    for place, (label, each) in enumerate(lines.items()):
+        css = f"l{place + 1}"
+        if len(each) > 1:
+            for line in each:
+                drawing.path([(across(x), upwards(y)) for x, y in line], f"line {css} thin")
+        drawing.path([(across(x), upwards(y)) for x, y in _mean(each)], f"line {css}")
+        y = bottom + 34 + 18 * place
+        drawing.line(left + LEFT, y - 4, left + LEFT + 18, y - 4, css)
+        drawing.text(left + LEFT + 24, y, label, css="small")
+
+
+def _axes(drawing: Drawing, across: Axis, upwards: Axis) -> None:
+    for tick in upwards.ticks(4):
+        drawing.line(across.start, upwards(tick), across.end, upwards(tick), "grid")
+        drawing.text(across.start - 6, upwards(tick) + 4, f"{tick:g}", anchor="end", css="small muted")
+    for tick in across.ticks(5):
+        drawing.text(across(tick), upwards.start + 15, f"{tick:g}", anchor="middle", css="small muted")
+    drawing.line(across.start, upwards.start, across.end, upwards.start, "axis")
+
+
+def _line(log: Log, metric: str) -> list[tuple[float, float]]:
+    """(step, value), at most POINTS of them, each the mean of its neighbours."""
+    found = [(row["step"], row[metric]) for row in log if metric in row]
+    size = -(-len(found) // POINTS) or 1
+    chunks = [found[start : start + size] for start in range(0, len(found), size)]
+    return [(sum(x for x, _ in some) / len(some), sum(y for _, y in some) / len(some)) for some in chunks]
+
+
+def _mean(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Over the seeds, at the steps that all of them have."""
+    maps = [dict(line) for line in lines]
+    steps = [x for x, _ in lines[0] if all(x in one for one in maps)]
+    return [(x, sum(one[x] for one in maps) / len(maps)) for x in steps]

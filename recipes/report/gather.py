@@ -1,0 +1,132 @@
+"""A recipe's folder -> what its report is made from: all that is finished there, whatever this command was narrowed to.
+
+Writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue, ValidationError
+
+from harness.errors import ConfigError
+from harness.leaderboard.board import readable
+from harness.records import ScoreCard
+from harness.store import find_cards
+
+from ..best import PROMPTS
+from ..pair_data import PairData
+from ..recipe import Recipe
+from ..records import Pair, PromptRow
+from ..spec import RecipeSpec
+from ..steps import DONE, StepRecord
+from .curves import read_log
+from .data import DataReport, PairsReport, pairs_report
+from .rows import Measured, read_measured
+
+BASELINES = ("dpo", "sft-cont")
+"""Variants that others are compared with where the recipe names none: DPO on the target's own pair, and SFT continued
+on the sources' best answers (specs: the mandatory controls)."""
+PARENTS = ("sft", "target")
+
+
+def record_in(folder: Path) -> StepRecord | None:
+    """Of a finished step's folder; None where it is not finished. Raises ConfigError for one that cannot be read."""
+    path = folder / DONE
+    try:
+        return StepRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValidationError) as error:
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished checkpoint of the recipe."""
+
+    model: str
+    seed: int
+    folder: Path
+    record: StepRecord
+
+
+def checkpoints(recipe: Recipe) -> Iterator[Checkpoint]:
+    """`sft` and every variant of every seed, as far as they are finished."""
+    for seed in recipe.spec.seeds:
+        for model in ("sft", *recipe.spec.variants):
+            folder = recipe.checkpoint(model, seed)
+            record = None if folder is None else record_in(folder)
+            if folder is not None and record is not None:
+                yield Checkpoint(model, seed, folder, record)
+
+
+def baselines(spec: RecipeSpec) -> tuple[str, ...]:
+    """As the recipe says, or those of BASELINES that it has; then the models that all variants started from."""
+    given = spec.evaluate.baselines
+    chosen = tuple(name for name in BASELINES if name in spec.variants) if given is None else given
+    return (*chosen, *(name for name in PARENTS if name not in chosen))
+
+
+def read_all_measured(recipe: Recipe) -> list[Measured]:
+    """Held-out rewards of every model and seed that is finished."""
+    path = recipe.prompts / PROMPTS
+    if record_in(recipe.prompts) is None:
+        return []
+    with path.open("rb") as file:
+        prompts = [PromptRow.model_validate_json(line) for line in file]
+    models = [("target", recipe.spec.seeds[0])]
+    models += [(model, seed) for seed in recipe.spec.seeds for model in ("sft", *recipe.spec.variants)]
+    found: list[Measured] = []
+    for model, seed in models:
+        folder = recipe.held_out(model, seed)
+        if record_in(folder) is not None:
+            found += read_measured(folder, model, seed, prompts, recipe.spec.evaluate)
+    return found
+
+
+def read_data(recipe: Recipe) -> DataReport:
+    found: list[PairsReport] = []
+    counts: dict[str, dict[str, JsonValue]] = {}
+    for path in sorted(recipe.out.glob(f"*/{DONE}")) + sorted(recipe.out.glob(f"*/*/{DONE}")):
+        name = str(path.parent.relative_to(recipe.out))
+        record = record_in(path.parent)
+        if record is not None and not name.startswith((".", "report")) and "/." not in name and record.counts:
+            counts[name] = dict(record.counts)
+    for seed in recipe.spec.seeds:
+        pairs = recipe.seed(seed) / "pairs"
+        for folder in (pairs, *sorted(pairs.glob("sources-*"))):
+            if record_in(folder) is not None:
+                found.append(_pairs(folder, str(folder.relative_to(recipe.out))))
+    return DataReport(recipe=recipe.spec.name, pairs=tuple(found), counts=counts)
+
+
+def _pairs(folder: Path, name: str) -> PairsReport:
+    data = PairData.model_validate_json((folder / "data.json").read_bytes())
+    with (folder / "pairs.jsonl").open("rb") as file:
+        return pairs_report(name, data, (Pair.model_validate_json(line) for line in file))
+
+
+def read_logs(recipe: Recipe) -> dict[str, list[list[dict[str, float]]]]:
+    """Model -> its seeds' training logs; those without one are left out."""
+    found: dict[str, list[list[dict[str, float]]]] = {}
+    for one in checkpoints(recipe):
+        log = read_log(one.folder)
+        if log:
+            found.setdefault(one.model, []).append(log)
+    return found
+
+
+def read_suites(recipe: Recipe) -> dict[str, list[ScoreCard]]:
+    """Label of a model -> its cards on the suites."""
+    found: dict[str, list[ScoreCard]] = {}
+    for _, card in readable(find_cards(recipe.results))[0]:
+        found.setdefault(card.model, []).append(card)
+    return found
+
+
+def label(model: str, seed: int) -> str:
+    """What a checkpoint is called on the suites' leaderboard."""
+    return f"{model}-seed{seed}"

@@ -1,0 +1,84 @@
+"""The recipe's report as one HTML file that needs no network: leaderboard of variants, curves, data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from jinja2 import Environment, PackageLoader
+
+from harness.report.charts import WIDTH, whisker
+from harness.report.html import asset, content_policy, environment
+from harness.report.svg import Drawing, axis, width_of
+
+from .data import DataReport, data_grids
+from .records import ModelRow, VariantBoard
+from .sentences import at
+from .tables import HEAD, Grid, grids, score_text
+
+ROW = 22.0
+DOTS = 3.2
+"""Height of the line of a row on which the seeds' own means stand, above the whisker's."""
+
+
+def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing]) -> str:
+    """The whole file; names are untrusted and escaped."""
+    style, script = asset("style.css"), asset("report.js")
+    template = _environment().get_template("recipe.html")
+    found = template.render(
+        board=board,
+        head=HEAD,
+        tables={temperature: _tables(board, temperature) for temperature in board.temperatures},
+        forests={temperature: forest(board.rows(temperature), temperature) for temperature in board.temperatures},
+        curves=curves,
+        data=data_grids(data),
+        style=style,
+        script=script,
+        policy=content_policy(style, script),
+    )
+    return found + "\n"
+
+
+@cache
+def _environment() -> Environment:
+    made = environment().overlay()
+    made.loader = PackageLoader("recipes.report")
+    made.globals = {**made.globals, "at": at}
+    return made
+
+
+def _tables(board: VariantBoard, temperature: float) -> list[Grid]:
+    only = board.model_copy(
+        update={
+            "models": tuple(board.rows(temperature)),
+            "differences": tuple(one for one in board.differences if one.temperature == temperature),
+        }
+    )
+    return grids(only)
+
+
+def forest(rows: Sequence[ModelRow], temperature: float) -> Drawing:
+    """Each model's mean reward with its interval, and above it a tick a seed."""
+    shown = [row for row in rows if row.reward.value is not None]
+    left = min(max((width_of(row.model) for row in shown), default=0.0) + 24, 300)
+    right = 160.0
+    ends = [
+        end for row in shown for end in (row.reward.ci_low, row.reward.value, row.reward.ci_high, *row.by_seed.values())
+    ]
+    scale = axis([end for end in ends if end is not None], left, WIDTH - right)
+    height = 24 + ROW * len(shown)
+    drawing = Drawing(WIDTH, height + 28, f"Mean test reward with 95 % intervals, {at(temperature)}")
+    drawing.text(left, 14, "mean test reward, 95 % interval; ticks are seeds", css="title")
+    for tick in scale.ticks(6):
+        drawing.line(scale(tick), 24, scale(tick), height, "grid")
+        drawing.text(scale(tick), height + 16, f"{tick:g}", anchor="middle", css="small muted")
+    drawing.line(scale.start, height, scale.end, height, "axis")
+    for place, row in enumerate(shown):
+        y = 24 + ROW * (place + 0.5)
+        name = row.model if len(row.model) <= 40 else row.model[:39] + "…"
+        drawing.text(left - 12, y + 4, name, anchor="end", css="" if row.complete else "muted")
+        whisker(drawing, scale, row.reward, y, hint=f"{row.model}: {score_text(row.reward)}")
+        for value in row.by_seed.values():
+            drawing.line(scale(value), y - 6 - DOTS, scale(value), y - 6, "l2")
+        drawing.text(WIDTH - 4, y + 4, score_text(row.reward), anchor="end", css="small muted")
+    return drawing

@@ -1,0 +1,129 @@
+"""The leaderboard of variants as text, Markdown and rich tables. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from harness.records import Score
+from harness.report.cells import escape_markdown, plain
+
+from .records import ModelRow, VariantBoard, Versus
+from .sentences import at, difference_text
+
+HEAD = (
+    "Rewards are means over test prompts and seeds. Differences are paired by prompt and seed. Intervals are 95 %, "
+    "over prompts and seeds at once: what other prompts and another seed would show. p is two-sided and adjusted "
+    '(Holm) over the models compared with one baseline at one temperature; "better" and "worse" are p < 0.05, all '
+    "else is not shown."
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table as texts; the first column is left-aligned."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def grids(board: VariantBoard) -> list[Grid]:
+    """Of each temperature: the models, then their differences to each baseline."""
+    found = []
+    for temperature in board.temperatures:
+        found.append(_models(board, temperature))
+        found += [
+            _differences(baseline, temperature, rows)
+            for baseline in board.baselines
+            if (rows := board.versus(temperature, baseline))
+        ]
+    return found
+
+
+def _models(board: VariantBoard, temperature: float) -> Grid:
+    rows = board.rows(temperature)
+    lengths = any(row.tokens is not None for row in rows)
+    head = ["model", "reward [95 %]", "each seed", "validation", *(["tokens"] if lengths else []), "truncated"]
+    return Grid(
+        title=f"Test reward, {at(temperature)} ({board.prompts} prompts, seeds {_list(board.seeds)})",
+        head=(*head, "unscored"),
+        rows=tuple(_model_cells(row, lengths) for row in rows),
+    )
+
+
+def _model_cells(row: ModelRow, lengths: bool) -> tuple[str, ...]:
+    validation = "-" if row.validation is None else f"{row.validation:.3f}"
+    tokens = ["-" if row.tokens is None else f"{row.tokens:.0f}"] if lengths else []
+    seeds = " ".join(f"{value:.3f}" for value in row.by_seed.values())
+    name = row.model if row.complete else f"{row.model} (incomplete)"
+    return (name, score_text(row.reward), seeds, validation, *tokens, str(row.truncated), str(row.reward.unscored))
+
+
+def score_text(score: Score) -> str:
+    """`0.843 [0.801, 0.885]`."""
+    if score.value is None:
+        return "-"
+    if score.ci_low is None or score.ci_high is None:
+        return f"{score.value:.3f}"
+    return f"{score.value:.3f} [{score.ci_low:.3f}, {score.ci_high:.3f}]"
+
+
+def _differences(baseline: str, temperature: float, rows: Sequence[Versus]) -> Grid:
+    return Grid(
+        title=f"Difference to {baseline}, {at(temperature)}",
+        head=("model", "difference [95 %]", "over prompts alone", "each seed", "p (Holm)", "verdict"),
+        rows=tuple(
+            (
+                one.model,
+                difference_text(one),
+                f"[{one.prompts_low:.3f}, {one.prompts_high:.3f}]",
+                " ".join(f"{value:+.3f}" for value in one.by_seed.values()),
+                p_text(one.p_adjusted),
+                one.verdict,
+            )
+            for one in rows
+        ),
+    )
+
+
+def p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _list(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds)) or "none"
+
+
+def rich_tables(board: VariantBoard) -> list[RichTable]:
+    """For a terminal; names go in as Text, never as markup."""
+    found = []
+    for grid in grids(board):
+        rich = RichTable(title=Text(plain(grid.title)), title_justify="left")
+        for place, name in enumerate(grid.head):
+            rich.add_column(Text(name), justify="right" if place else "left", overflow="fold")
+        for row in grid.rows:
+            rich.add_row(*(Text(plain(cell)) for cell in row))
+        found.append(rich)
+    return found
+
+
+def markdown(board: VariantBoard) -> str:
+    """GitHub Markdown: the sentences first."""
+    parts = [f"# {escape_markdown(board.recipe)}: variants", "", HEAD, ""]
+    parts += [f"- {escape_markdown(one)}" for one in (*board.sentences, *board.notes)]
+    for grid in grids(board):
+        parts += ["", f"## {escape_markdown(grid.title)}", "", markdown_grid(grid).rstrip()]
+    return "\n".join(parts) + "\n"
+
+
+def markdown_grid(grid: Grid) -> str:
+    lines = [
+        "| " + " | ".join(map(escape_markdown, grid.head)) + " |",
+        "| " + " | ".join("---:" if place else "---" for place in range(len(grid.head))) + " |",
+        *("| " + " | ".join(map(escape_markdown, row)) + " |" for row in grid.rows),
+    ]
+    return "\n".join(lines) + "\n"
