@@ -123,9 +123,11 @@ def _messages(row: PromptRow) -> list[dict[str, str]]:
 
 
 def _columns(items: Sequence[Item]) -> dict[str, list[str]]:
-    """Column -> one text an item, "" for a row that lacks it; `system` where any prompt has one."""
+    """Column -> one text an item, "" for a row that lacks it; `system` and `reference` where any prompt has one."""
     rows = [item.row for item in items]
     columns = {name: [row.columns.get(name, "") for row in rows] for row in rows for name in row.columns}
     if any(row.prompt.system is not None for row in rows):
         columns["system"] = [row.prompt.system or "" for row in rows]
+    if any(row.prompt.reference for row in rows) and "reference" not in columns:
+        columns["reference"] = ["".join(row.prompt.reference[:1]) for row in rows]
     return columns | {"prompt_id": [row.prompt.id for row in rows]}

@@ -1,0 +1,134 @@
+"""Kind `armorm`: RLHFlow/ArmoRM-Llama3-8B-v0.1 and what has its form. The head is `recipes.armorm`; tokens are here.
+
+`reward: {kind: armorm, model: FOLDER or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1}`. Nothing is cut: an answer that does not fit
+has no reward. The gate reads the end of the prompt, so exactly one assistant turn may stand in a conversation.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import JsonValue
+
+from harness.checkpoint import inspect_checkpoint, resolve
+from harness.config import ServeSpec, checked
+from harness.errors import CheckpointError, ConfigError, PluginError
+from harness.protocols import RewardOptions
+from harness.records import Failure, ModelRef
+
+if TYPE_CHECKING:
+    from ..armorm import ArmoRM
+
+Messages = Sequence[dict[str, str]]
+
+
+class ArmoRMReward:
+    """`fusion_harness.rewards` entry point "armorm". Raises ConfigError or CheckpointError at once for a folder that is
+    none; loads it when it is entered, on the first GPU or else the CPU."""
+
+    conversational = True
+    cacheable = True
+
+    def __init__(self, options: RewardOptions) -> None:
+        if not options.model:
+            raise ConfigError("reward kind armorm needs `model`: its folder, or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1")
+        if options.params:
+            raise ConfigError(f"reward kind armorm has no params; leave {sorted(options.params)} out")
+        self._serve = checked(ServeSpec, options.serve, "reward: serve")
+        self._ref = ModelRef.parse(options.model)
+        self._found = inspect_checkpoint(resolve(self._ref), chat_template=self._serve.chat_template)
+        self._batch_size = options.batch_size
+        self._model: ArmoRM | None = None
+        self._tokenizer: Any = None
+
+    def identity(self) -> dict[str, JsonValue]:
+        found = self._found
+        return {
+            "model": self._ref.label,
+            "weights": found.weights_digest,
+            "chat_template": found.template_digest,
+            "dtype": self._serve.dtype,
+            "limit": self._limit,
+        }
+
+    @property
+    def _limit(self) -> int | None:
+        """Tokens a conversation may have."""
+        limits = [limit for limit in (self._found.max_position, self._serve.max_model_len) if limit is not None]
+        return min(limits, default=None)
+
+    def __enter__(self) -> Self:
+        try:
+            import torch
+            from transformers import AutoTokenizer
+
+            from ..armorm import ArmoRM
+        except ImportError as error:
+            raise PluginError(f"ArmoRM needs {error.name}: pip install 'fusion-harness[train]'") from None
+        cuda = torch.cuda.is_available()
+        # bfloat16 is the checkpoint's, and what SimPO scored with; on a CPU it would only cost time and digits
+        dtype = getattr(torch, self._serve.dtype or ("bfloat16" if cuda else "float32"))
+        device = f"cuda:{(self._serve.devices or '0').split(',')[0]}" if cuda else "cpu"
+        self._tokenizer = AutoTokenizer.from_pretrained(self._found.path, local_files_only=True)
+        self._model = ArmoRM.from_folder(self._found.path, dtype=dtype).to(device)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._model = None
+        gc.collect()  # its tensors are in cycles of modules
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def __call__(
+        self, prompts: Sequence[Messages], completions: Sequence[Messages], **columns: Sequence[str]
+    ) -> list[float | Failure]:
+        """Rewards in about 0..0.3, in batches of like length, padded on the right."""
+        found: dict[int, float | Failure] = {}
+        rows: dict[int, list[int]] = {}
+        for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            outcome = self._tokens([*prompt, *completion])
+            if isinstance(outcome, Failure):
+                found[place] = outcome
+            else:
+                rows[place] = outcome
+        order = sorted(rows, key=lambda place: len(rows[place]))
+        for start in range(0, len(order), self._batch_size):
+            places = order[start : start + self._batch_size]
+            found |= dict(zip(places, self._scores([rows[place] for place in places]), strict=True))
+        return [found[place] for place in range(len(prompts))]
+
+    def _tokens(self, messages: Messages) -> list[int] | Failure:
+        """The conversation as the chat template writes it, its one BOS included."""
+        from ..armorm import GATING_TOKENS
+
+        assert self._tokenizer is not None, "use `with`"
+        text = self._tokenizer.apply_chat_template(messages, chat_template=self._found.template, tokenize=False)
+        ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._limit is not None and len(ids) > self._limit:
+            what = f"the conversation's {len(ids)} tokens are more than the {self._limit} of the model"
+            return Failure(reason="context", message=what)
+        width = len(GATING_TOKENS)
+        turns = sum(tuple(ids[start : start + width]) == GATING_TOKENS for start in range(len(ids) - width + 1))
+        if turns == 0:
+            raise CheckpointError(
+                f"the chat template of {self._ref.label!r} writes no assistant turn of Llama 3, which ArmoRM's gate "
+                "reads; use the checkpoint's own template"
+            )
+        if turns > 1:  # the gate would read a turn that the text itself writes
+            return Failure(reason="other", message="prompt or answer holds the tokens of an assistant turn")
+        return ids
+
+    def _scores(self, rows: Sequence[list[int]]) -> list[float]:
+        import torch
+
+        assert self._model is not None, "use `with`"
+        device = next(self._model.parameters()).device
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+        rewards: list[float] = self._model(ids, mask).float().cpu().tolist()
+        return rewards

@@ -1,0 +1,140 @@
+"""Kind `judge`: any of the harness's judges as a reward. It rates each answer, or compares it with a baseline.
+
+`reward: {kind: judge, model: JUDGE}`, where JUDGE is what `harness run --judge` takes: a name, FILE.yaml, local:PATH, …
+The words are a suite's (`params: {suite: mt_bench, edition: official}`): its rating of one answer, 1 to 10; with
+`params: {baseline: COLUMN}` its comparison with the text in that column of the data set, in both orders, and the reward
+is the mean preference, 0 to 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Self
+
+from pydantic import JsonValue
+
+from harness.config import checked, find_judge
+from harness.errors import ConfigError
+from harness.judging.cache import ReplyCache, cache_path
+from harness.judging.calls import Calling, CallOptions
+from harness.plugins import load_plugin
+from harness.protocols import Checking, Identified, Judge, LoadedJudge, RewardOptions, SuiteOptions
+from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Record
+from harness.suites.head_to_head import PlaysGames
+
+
+class JudgeParams(Record):
+    """`params:` of this kind."""
+
+    suite: str = "mt_bench"
+    edition: str = "official"
+    baseline: str | None = None
+    """Column of the data set with the text that an answer is compared with."""
+
+
+class JudgeReward:
+    """`fusion_harness.rewards` entry point "judge". Raises ConfigError for a judge that is not there, DataError where
+    the suite's words are not at hand. Replies are kept in the cache that `harness run` has."""
+
+    def __init__(self, options: RewardOptions) -> None:
+        if not options.model:
+            raise ConfigError("reward kind judge needs `model`: a judge as `harness run --judge` takes it")
+        self._params = checked(JudgeParams, options.params, "reward: params")
+        spec = find_judge(options.model, {})
+        self._judge: Judge = load_plugin("judges", spec.kind)(spec)
+        if isinstance(self._judge, LoadedJudge) and options.log_dir is not None:
+            self._judge.logs_to(options.log_dir)
+        self._suite = load_plugin("suites", self._params.suite)(SuiteOptions(edition=self._params.edition))
+        self._cache = ReplyCache(cache_path())
+        self._runner: asyncio.Runner | None = None
+
+    def identity(self) -> dict[str, JsonValue]:
+        spec = self._judge.spec
+        own = self._judge.identity() if isinstance(self._judge, Identified) else {}
+        words = {"suite": self._suite.name, "version": self._suite.version, "baseline": self._params.baseline}
+        return {"judge": spec.name, "model": spec.model, "params": spec.params, **own, **words}
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner()
+        self._runner.run(self._open())
+        return self
+
+    async def _open(self) -> None:
+        await self._cache.__aenter__()
+        if isinstance(self._judge, Calling):
+            self._judge.use(CallOptions(cache=self._cache))
+        await self._judge.__aenter__()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._runner is not None:
+            self._runner.run(self._close())
+            self._runner.close()
+            self._runner = None
+
+    async def _close(self) -> None:
+        await self._judge.__aexit__(None, None, None)
+        await self._cache.__aexit__(None, None, None)
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[str]
+    ) -> list[float | Failure]:
+        """The mean of a rating's or a comparison's verdicts; a Failure where any of them has none."""
+        assert self._runner is not None, "use `with`"
+        tasks = [
+            self._tasks(prompts[place], completions[place], {name: of[place] for name, of in columns.items()})
+            for place in range(len(prompts))
+        ]
+        return self._runner.run(self._judged(tasks))
+
+    def _tasks(self, prompt: str, completion: str, columns: dict[str, str]) -> Sequence[JudgeTask]:
+        gold = columns.get("reference")
+        asked = Prompt(
+            id=columns["prompt_id"],
+            turns=(prompt,),
+            category="general",  # a suite's own categories ask for reference answers
+            reference=() if gold is None else (gold,),
+            system=columns.get("system") or None,
+        )
+        answer = _answer(asked, "candidate", completion)
+        tasks = self._rating(asked, answer) if self._params.baseline is None else self._games(asked, answer, columns)
+        for task in tasks:
+            if isinstance(self._judge, Checking):
+                self._judge.check(task)
+        return [task.model_copy(update={"judge": self._judge.spec.name}) for task in tasks]
+
+    def _rating(self, asked: Prompt, answer: Answer) -> Sequence[JudgeTask]:
+        tasks: Sequence[JudgeTask] = self._suite.tasks(asked, answer)
+        if not tasks or any(task.baseline is not None for task in tasks):
+            raise ConfigError(
+                f"suite {self._params.suite!r} rates no single answer; use mt_bench, or compare with a column of the "
+                "data set by `params: {baseline: COLUMN}`"
+            )
+        return tasks
+
+    def _games(self, asked: Prompt, answer: Answer, columns: dict[str, str]) -> Sequence[JudgeTask]:
+        name = self._params.baseline or ""
+        if not columns.get(name):
+            raise ConfigError(f"prompt {asked.id!r} has no column {name!r} to compare with; it has {sorted(columns)}")
+        if not isinstance(self._suite, PlaysGames):
+            raise ConfigError(f"suite {self._params.suite!r} has no words for comparing two answers")
+        return self._suite.games(asked, answer, _answer(asked, "baseline", columns[name]))
+
+    async def _judged(self, tasks: Sequence[Sequence[JudgeTask]]) -> list[float | Failure]:
+        # gather, not a TaskGroup: what stops the judge rises as it is
+        found = await asyncio.gather(*(self._judge.judge(task) for some in tasks for task in some))
+        rows = iter(found)
+        return [_mean([next(rows) for _ in some]) for some in tasks]
+
+
+def _answer(prompt: Prompt, model: str, text: str) -> Answer:
+    return Answer(prompt_id=prompt.id, model=model, turns=(text,), finish=("stop",))
+
+
+def _mean(judgments: Sequence[Judgment]) -> float | Failure:
+    values: list[float] = []
+    for row in judgments:
+        if row.verdict is None:
+            return row.error or Failure(reason="missing", message="no verdict")
+        values.append(row.verdict.value)
+    return sum(values) / len(values)

@@ -1,0 +1,132 @@
+"""Kind `pooling`: a sequence-classification reward model behind vLLM's /classify, ours or one that runs already.
+
+`reward: {kind: pooling, model: FOLDER or hf:…}` starts a vLLM for the time it is needed and stops it; with `url` the
+server there is asked for `model` under the name it knows. The score is the head's own number: the activation, a sigmoid
+by default, is turned off in every request. The server writes the chat template; what is longer than its context it
+refuses, and that answer has no reward.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import JsonValue
+
+from harness.backends.server import Launch
+from harness.backends.vllm import VllmBackend
+from harness.client import ChatClient
+from harness.config import ServeSpec, checked
+from harness.errors import ConfigError, ReplyError
+from harness.protocols import RewardOptions, ServeOptions
+from harness.records import Failure, ModelRef, base_url
+
+Messages = Sequence[dict[str, str]]
+Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
+
+
+class PoolingServer(VllmBackend):
+    """vLLM with its pooling runner: it classifies and writes nothing."""
+
+    name = "vllm-pooling"
+
+    def launch(self, port: int) -> Launch:
+        found = super().launch(port)
+        return Launch((*found.argv, "--runner=pooling"), found.env)
+
+
+class PoolingReward:
+    """`fusion_harness.rewards` entry point "pooling". Raises ConfigError or CheckpointError for what cannot be asked or
+    served. `batch_size` is the number of requests in flight."""
+
+    conversational = True
+
+    def __init__(self, options: RewardOptions) -> None:
+        if not options.model:
+            raise ConfigError("reward kind pooling needs `model`: a folder or hf:ORG/NAME, or with `url` a served name")
+        if options.params:
+            raise ConfigError(f"reward kind pooling has no params; leave {sorted(options.params)} out")
+        self._places = options.batch_size
+        self._server: PoolingServer | None = None
+        self._url, self._key = None, None
+        if options.url is not None:
+            self._name = options.model
+            self._url = base_url(options.url).removesuffix("/v1")  # /classify is at the server's root
+            self._key = _key(options.key_env)
+        else:
+            serve = checked(ServeSpec, {"concurrency": options.batch_size, **options.serve}, "reward: serve")
+            log_dir = options.log_dir or Path("logs")
+            self._server = PoolingServer(ModelRef.parse(options.model), ServeOptions(log_dir, **serve.model_dump()))
+            self._name = self._server.served_name
+        self.cacheable = self._server is not None
+        """Whose weights a server has that others run, nobody here knows."""
+        self._runner: asyncio.Runner | None = None
+        self._stack = AsyncExitStack()
+        self._post: Post | None = None
+
+    def identity(self) -> dict[str, JsonValue]:
+        return {"model": self._name} if self._server is None else self._server.identity()
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner()
+        self._runner.run(self._open())
+        return self
+
+    async def _open(self) -> None:
+        if self._server is not None:
+            await self._stack.enter_async_context(self._server)
+            self._post = self._server.post
+            return
+        assert self._url is not None
+        client = ChatClient(self._url, api_key=self._key, concurrency=self._places)
+        self._post = (await self._stack.enter_async_context(client)).post
+
+    def __exit__(self, *exc: object) -> None:
+        if self._runner is not None:
+            self._runner.run(self._stack.aclose())
+            self._runner.close()
+            self._runner = None
+
+    def __call__(
+        self, prompts: Sequence[Messages], completions: Sequence[Messages], **columns: Sequence[str]
+    ) -> list[float | Failure]:
+        assert self._runner is not None, "use `with`"
+        talks = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        return self._runner.run(self._all(talks))
+
+    async def _all(self, talks: Sequence[Messages]) -> list[float | Failure]:
+        return await asyncio.gather(*map(self._one, talks))  # not a TaskGroup: what stops it rises as it is
+
+    async def _one(self, talk: Messages) -> float | Failure:
+        """The head's number, or why the server gave none. Raises ConfigError for a model with several."""
+        assert self._post is not None
+        body: dict[str, JsonValue] = {
+            "model": self._name,
+            "messages": [dict(message) for message in talk],
+            "use_activation": False,  # a server that takes messages here knows it (vLLM 0.12)
+        }
+        try:
+            found = await self._post("/classify", body)
+        except ReplyError as error:
+            return Failure.model_validate({"reason": error.reason, "message": str(error)})
+        try:
+            (row,) = found["data"]
+            numbers = [float(number) for number in row["probs"]]
+        except (KeyError, TypeError, ValueError):
+            raise ConfigError(f"{self._name!r} at /classify sent no scores: {str(found)[:200]}") from None
+        if len(numbers) != 1:
+            raise ConfigError(f"{self._name!r} gives {len(numbers)} scores an answer; a reward model gives one")
+        return numbers[0]
+
+
+def _key(name: str | None) -> str | None:
+    """The key in that environment variable; raises ConfigError where it is not set."""
+    if name is None:
+        return None
+    if not os.environ.get(name):
+        raise ConfigError(f"reward kind pooling needs its API key in the environment variable {name}")
+    return os.environ[name]
