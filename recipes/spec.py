@@ -16,6 +16,8 @@ from harness.config.specs import ServeSpec, checked, read_yaml
 from harness.errors import ConfigError
 from harness.records import Record, Sampling
 
+from .shipped import recipe_path
+
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
 Method = Literal["preference", "sft"]
@@ -139,6 +141,25 @@ class EvaluateSpec(Record):
     """Whose checkpoints go through the suites."""
 
 
+class RatesSpec(Record):
+    """`rates:`. What --dry-run reckons with where the recipe has not measured it yet. Decides nothing that is made."""
+
+    prompts: int | None = Field(default=None, gt=0)
+    """Prompts of the data set, where it is not here to be counted."""
+    prompt_tokens: float = Field(default=200.0, gt=0)
+    """Mean tokens of a prompt. A guess."""
+    answer_tokens: float = Field(default=500.0, gt=0)
+    """Mean tokens of an answer. A guess: WRPO's beta of 0.01 is for about so many."""
+    generation: float | dict[str, float] | None = None
+    """Tokens written a second and device: of all models, or by source (and `target`)."""
+    reward: float | None = Field(default=None, gt=0)
+    """Tokens read a second and device by the reward model."""
+    training: float | None = Field(default=None, gt=0)
+    """Tokens trained on a second and device, of the prompt and of every answer."""
+    gpu_hour_price: float | None = Field(default=None, ge=0)
+    """US dollars."""
+
+
 class RecipeSpec(Record):
     """One recipe file, sweeps written out."""
 
@@ -162,20 +183,37 @@ class RecipeSpec(Record):
     """Of all variants."""
     variants: dict[str, VariantSpec] = Field(min_length=1)
     evaluate: EvaluateSpec = EvaluateSpec()
+    rates: RatesSpec = RatesSpec()
     launch: str | None = None
-    """An accelerate configuration: training runs by `accelerate launch` with it. None: in this process."""
+    """An accelerate configuration, a file or the name of one of ours (`shipped.launch_path`): training runs by
+    `accelerate launch` with it. None: in this process."""
     chat_template: str | None = None
     pad_token: str | None = None
 
 
 def read_recipe(path: Path) -> RecipeSpec:
-    """The recipe in a YAML file, its sweeps written out. Raises ConfigError with the key that is wrong."""
-    found = dict(read_yaml(path))
+    """The recipe in a YAML file, its sweeps written out. Raises ConfigError with the key that is wrong.
+
+    `base: NAME` or `base: FILE` takes the sections of another recipe that this file does not have itself.
+    """
+    found = _with_base(path)
     if isinstance(found.get("variants"), dict):
         found["variants"] = _swept(found["variants"], str(path))
     spec = checked(RecipeSpec, found, str(path))
     _check_names(spec, str(path))
     return spec
+
+
+def _with_base(path: Path) -> dict[str, Any]:
+    found = dict(read_yaml(path))
+    base = found.pop("base", None)
+    if base is None:
+        return found
+    below = recipe_path(str(base), path.parent)
+    under = dict(read_yaml(below))
+    if "base" in under:
+        raise ConfigError(f"{path}: base {base!r} has a base itself; name that one")
+    return {**under, **found}
 
 
 SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")

@@ -12,11 +12,12 @@ import typer
 from harness.errors import ConfigError
 
 from .recipe import STAGES, Recipe
+from .shipped import about, recipe_path, shipped_recipes
 from .spec import RecipeSpec, read_recipe
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML file; recipes/configs has some to start from.")],
+    recipe: Annotated[str | None, typer.Argument(help="YAML file, or the name of a shipped recipe.")] = None,
     variant: Annotated[str | None, typer.Option(help="Only these of its variants: wrpo,dpo,…")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only these of its seeds; repeatable.")] = None,
     from_stage: Annotated[
@@ -25,7 +26,8 @@ def train(
     until: Annotated[str | None, typer.Option(help="The last stage to run.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder instead of the file's output_dir.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; run nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the stages' records as JSON.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the shipped recipes and their variants.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
 ) -> None:
     """Run a fusion recipe: prompts, source answers, rewards, SFT, pairs, every variant, their evaluation.
 
@@ -33,16 +35,33 @@ def train(
 
     Example: harness train recipes/configs/pocket.yaml --variant wrpo,dpo
     """
+    if list_:
+        _list(as_json=as_json)
+        return
+    if recipe is None:
+        raise ConfigError(f"which recipe? Give a YAML file or one of {', '.join(shipped_recipes())}")
     for name in (from_stage, until):
         if name is not None and name not in STAGES:
             raise ConfigError(f"no stage named {name!r}; stages: {', '.join(STAGES)}")
-    spec = read_recipe(recipe)
+    spec = read_recipe(recipe_path(recipe))
     if out is not None:
         spec = spec.model_copy(update={"output_dir": out})
     narrowed = narrow(spec, variant, seed)
     if dry_run:
         raise NotImplementedError
     _run(narrowed, from_stage, until, as_json=as_json)
+
+
+def _list(*, as_json: bool) -> None:
+    found = [
+        {"name": name, "about": about(path), "file": str(path), "variants": list(read_recipe(path).variants)}
+        for name, path in shipped_recipes().items()
+    ]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for one in found:
+        typer.echo(f"{one['name']}: {one['about']}\n  variants: {', '.join(one['variants'])}\n  {one['file']}")
 
 
 def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Recipe:

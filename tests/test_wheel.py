@@ -55,3 +55,10 @@ def test_the_wheel_carries_every_reported_figure(names: list[str]) -> None:
 
     assert files
     assert {f"harness/reported_data/{file}" for file in files} <= set(names)
+
+
+def test_the_wheel_carries_the_recipes(names: list[str]) -> None:
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "recipes" / "configs").rglob("*.yaml")}
+
+    assert "recipes/configs/accelerate/zero3.yaml" in files
+    assert files <= set(names)

@@ -1,0 +1,47 @@
+"""The recipes and accelerate configurations that come with the package, found by name wherever it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import ConfigError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file, sorted by name."""
+    return {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"), key=lambda file: file.stem)}
+
+
+def recipe_path(given: str, beside: Path = Path()) -> Path:
+    """The file that a path (from `beside`) or the name of a shipped recipe means. Raises ConfigError for neither."""
+    path = beside / given
+    if path.is_file():
+        return path
+    known = shipped_recipes()
+    if given in known:
+        return known[given]
+    raise ConfigError(f"no recipe {given!r}: neither a file nor one of {', '.join(known)}")
+
+
+def launch_path(given: str) -> Path:
+    """The accelerate configuration that `launch:` means: a file, or the name of a shipped one (ddp, fsdp2, zero3)."""
+    path = Path(given).expanduser()
+    if path.is_file():
+        return path
+    known = {file.stem: file for file in sorted((CONFIGS / "accelerate").glob("*.yaml"))}
+    if given in known:
+        return known[given]
+    raise ConfigError(f"launch = {given!r} is neither a file nor one of {', '.join(known)}")
+
+
+def about(path: Path) -> str:
+    """The first sentence of a recipe file's opening comment; empty where it has none."""
+    lines = []
+    for line in path.read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    sentence = " ".join(lines).partition(". ")[0]
+    return sentence and sentence.rstrip(".") + "."
