@@ -11,12 +11,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Done, harness_process, serving
+from disks import small_disk
 from fake_openai import FakeOpenAI, judge_reply
 
 IN_FLIGHT = 4
@@ -138,25 +138,6 @@ def test_ten_kills_of_a_thousand_calls(world: World) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ the disk
-
-
-@contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[str], None]]:
-    """A tmpfs of that size; yields what changes its mount options."""
-    folder.mkdir()
-
-    def mount(options: str, *what: str) -> None:
-        done = subprocess.run(["mount", "-o", options, *what, str(folder)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"this process may not mount a file system: {done.stderr.strip()}")
-
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount command")
-    mount(f"size={kilobytes}k", "-t", "tmpfs", "tmpfs")
-    try:
-        yield lambda options: mount(f"remount,{options}")
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(world: World) -> None:
