@@ -179,7 +179,7 @@ async def evaluate(
             if waits(judge):
                 await _judge_afterwards(judge, runs, on_progress)
     except* HarnessError as errors:
-        raise _first(errors) from None
+        raise first_error(errors) from None
 
 
 def waits(judge: Judge) -> bool:
@@ -280,7 +280,8 @@ async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None
         on_progress(Progress(run.suite.name, "judgments", judgment.error is None))
 
 
-def _first(errors: BaseExceptionGroup[HarnessError]) -> HarnessError:
+def first_error(errors: BaseExceptionGroup[HarnessError]) -> HarnessError:
+    """The first of a task group's, however deep."""
     found: BaseException = errors
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -79,6 +79,25 @@ class Backend(Protocol):
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
         """All turns of one prompt. A request that fails becomes `Answer.error`; a server that cannot be brought
         back raises ServerError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One answer that is wanted."""
+
+    prompt: Prompt
+    sampling: Sampling
+    index: int = 0
+    """Which of `sampling.n` draws."""
+
+
+@runtime_checkable
+class BulkBackend(Protocol):
+    """A backend that is faster when it is given everything at once."""
+
+    def answer_many(self, draws: Sequence[Draw]) -> AsyncIterator[Answer]:
+        """One answer a draw, in any order, as `Backend.answer` gives them."""
         ...
 
 

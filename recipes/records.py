@@ -21,6 +21,14 @@ class PromptRow(Record):
     """Further fields of the data set's row, for reward functions that ask for them."""
 
 
+class Dropped(Record):
+    """One line of `dropped.jsonl`: what did not come through a stage, and why."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
 class Reward(Record):
     """One line of `rewards.jsonl`: what the reward model gave one answer, or why it gave none."""
 

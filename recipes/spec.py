@@ -31,6 +31,10 @@ class PromptsSpec(Record):
     split: str = "train"
     column: str = "prompt"
     """Where the prompt's text (or its messages) is in a row."""
+    id_column: str | None = None
+    """Where its id is; None: a digest of its text."""
+    columns: tuple[str, ...] = ()
+    """Further columns that are kept, for reward functions."""
     limit: int | None = Field(default=None, gt=0)
     """At most so many, drawn by `seed`."""
     sft_share: float = Field(default=1 / 3, ge=0, le=1)
@@ -73,10 +77,12 @@ class SamplingSpec(Record):
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=4096, gt=0)
     seed: int = 42
+    max_failed: float = Field(default=0.05, ge=0, le=1)
+    """Share of the answers that may fail, empty ones among them, before the stage stops as incomplete."""
 
     def of(self, seed: int | None = None) -> Sampling:
         """The settings as backends take them."""
-        given = self.model_dump() | ({} if seed is None else {"seed": seed})
+        given = self.model_dump(exclude={"max_failed"}) | ({} if seed is None else {"seed": seed})
         return Sampling(**given)
 
 

@@ -2,15 +2,127 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from pydantic import JsonValue
+
+from harness.errors import ConfigError
+from harness.records import ModelRef, Prompt, Record
+from harness.store import dump_json, write_atomic
+
+from ..best import PROMPTS
+from ..dataset import Row, load_rows, place_free
+from ..decontamination import Questions, suite_questions
+from ..prompt_set import Kept, duplicates, read_prompts, with_parts
 from ..recipe import Recipe
+from ..records import PromptRow
+from ..sampling import named
 from ..steps import Counts, Step
+
+DROPPED, ORIGIN = "dropped.jsonl", "origin.json"
+CHUNK = 1000
+"""Prompts tokenized at once."""
 
 
 def prompts_step(recipe: Recipe) -> Step:
-    def work(folder: Path) -> Counts:
-        raise NotImplementedError
+    spec = recipe.spec
 
-    settings = recipe.spec.prompts.model_dump(mode="json") | {"target": recipe.spec.target}
+    def work(folder: Path) -> Counts:
+        return make_prompts(recipe, folder)
+
+    settings: dict[str, JsonValue] = spec.prompts.model_dump(mode="json") | {
+        "dataset": place_free(spec.prompts.dataset),
+        "target": named(ModelRef.parse(spec.target)),
+        "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
+        "pad_token": spec.pad_token,
+    }
     return Step("prompts", "prompts", recipe.prompts, settings, work)
+
+
+def make_prompts(recipe: Recipe, folder: Path) -> Counts:
+    """Writes the prompts, and what was dropped and why. Made anew as a whole: a half-written file is never seen."""
+    spec = recipe.spec.prompts
+    rows = load_rows(spec.dataset, spec.split)
+    kept = read_prompts(rows, spec)
+    kept.sift(duplicates())
+    questions, versions = suite_questions(spec.decontaminate, spec.edition)
+    kept.sift(contaminated(questions))
+    long = too_long(recipe, [prompt for prompt, _ in kept.prompts])
+    kept.sift(lambda prompt: ("too_long", f"{long[prompt.id]} tokens") if prompt.id in long else None)
+    found = with_parts(kept, spec)
+    origin: dict[str, JsonValue] = {
+        "dataset": place_free(spec.dataset),
+        "rows": len(rows),
+        "sha256": _sha256(rows),
+        "suites": dict(versions),
+    }
+    write_atomic(folder / ORIGIN, dump_json(origin))
+    write_atomic(folder / DROPPED, _lines(kept.dropped))
+    write_atomic(folder / PROMPTS, _lines(found))
+    return _counts(len(rows), found, kept)
+
+
+def contaminated(questions: Questions) -> Callable[[Prompt], tuple[str, str] | None]:
+    """For `Kept.sift`: a prompt that holds a benchmark's question; the detail names the question."""
+
+    def why(prompt: Prompt) -> tuple[str, str] | None:
+        question = questions.found_in(prompt.turns[0])
+        return None if question is None else ("contaminated", question)
+
+    return why
+
+
+def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
+    """Id -> tokens, by the target's tokenizer and template, of the prompts above max_prompt_length.
+
+    Raises ConfigError for a template that refuses one of the prompts.
+    """
+    from jinja2 import TemplateError
+
+    from ..tokenizer import load_tokenizer
+
+    spec = recipe.spec
+    tokenizer = load_tokenizer(spec.target, chat_template=spec.chat_template, pad_token=spec.pad_token)
+    found = {}
+    for start in range(0, len(prompts), CHUNK):
+        chunk = prompts[start : start + CHUNK]
+        try:
+            ids = tokenizer.apply_chat_template(
+                [_messages(prompt) for prompt in chunk], tokenize=True, add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+        except TemplateError as error:
+            raise ConfigError(f"the chat template of {spec.target!r} refuses a prompt: {error}") from None
+        for prompt, row in zip(chunk, ids, strict=True):
+            if len(row) > spec.prompts.max_prompt_length:
+                found[prompt.id] = len(row)
+    return found
+
+
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
+    return [*system, {"role": "user", "content": prompt.turns[0]}]
+
+
+def _counts(rows: int, found: Sequence[PromptRow], kept: Kept) -> Counts:
+    parts = Counter(row.part for row in found)
+    reasons = Counter(one.reason for one in kept.dropped)
+    counts: Counts = {"rows": rows, "prompts": len(found)}
+    counts |= {part: parts[part] for part in ("sft", "preference", "validation", "test")}
+    return counts | {f"dropped_{reason}": number for reason, number in sorted(reasons.items())}
+
+
+def _lines(records: Iterable[Record]) -> str:
+    return "".join(record.model_dump_json() + "\n" for record in records)
+
+
+def _sha256(rows: Iterable[Row]) -> str:
+    """Of the data as they were read, whatever file they came in."""
+    total = hashlib.sha256()
+    for row in rows:
+        line = json.dumps(dict(row), sort_keys=True, ensure_ascii=False, default=str)
+        total.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return total.hexdigest()

@@ -2,9 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from harness.records import ModelRef
+
+from ..best import ANSWERS, PROMPTS
+from ..dataset import load_rows, place_free
+from ..existing import take_answers
 from ..recipe import Recipe
-from ..steps import Step
+from ..records import Part
+from ..sampling import IDENTITY, Sampler, Wanted, prompts_of, sample
+from ..spec import SourceSpec
+from ..steps import Counts, Step
+
+PARTS: tuple[Part, ...] = ("sft", "preference")
+"""What source answers are learned from; held-out prompts are none of a source's business."""
 
 
 def source_steps(recipe: Recipe, prompts: Step) -> list[Step]:
-    raise NotImplementedError
+    return [
+        _existing(recipe, source, prompts) if source.answers is not None else _sampled(recipe, source, prompts)
+        for source in recipe.spec.sources
+    ]
+
+
+def _sampled(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
+    spec = recipe.spec
+    assert source.model is not None
+    model = ModelRef.parse(source.model)
+    backend = "endpoint" if model.scheme == "endpoint" else source.backend
+    sampling = spec.sampling.of()
+    sampler = Sampler(source.name, model, backend, source.serve, spec.sampling.seed, spec.sampling.max_failed)
+
+    def work(folder: Path) -> Counts:
+        asked = prompts_of(prompts.folder / PROMPTS, *PARTS)
+        return sample(sampler, [Wanted(folder / ANSWERS, asked, sampling)], folder)
+
+    settings = sampler.settings() | {"sampling": sampling.model_dump(mode="json")}
+    return _step(recipe, source, prompts, settings, work)
+
+
+def _existing(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
+    assert source.answers is not None
+    given, split = source.answers, recipe.spec.prompts.split
+
+    def work(folder: Path) -> Counts:
+        asked = prompts_of(prompts.folder / PROMPTS, *PARTS)
+        return take_answers(load_rows(given, split), asked, source.name, folder / ANSWERS, where=given)
+
+    return _step(recipe, source, prompts, {"answers": place_free(given), "split": split}, work)
+
+
+def _step(
+    recipe: Recipe,
+    source: SourceSpec,
+    prompts: Step,
+    settings: dict[str, JsonValue],
+    work: Callable[[Path], Counts],
+) -> Step:
+    name, folder = f"sources/{source.name}", recipe.source(source.name)
+    return Step("sources", name, folder, settings, work, (prompts,), keep=(ANSWERS, IDENTITY))

@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from harness.records import ModelRef
+
+from ..best import ANSWERS, PROMPTS
 from ..recipe import Recipe
-from ..steps import Step
+from ..sampling import IDENTITY, Sampler, Wanted, prompts_of, sample
+from ..steps import Counts, Step
+
+NAME = "target"
+"""Who answered, in answers and rewards."""
 
 
 def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step) -> Step:
-    raise NotImplementedError
+    spec = recipe.spec
+    sampling = spec.sampling.of(seed)
+    sampler = Sampler(
+        NAME, ModelRef.parse(str(sft.folder)), spec.target_backend, spec.target_serve, seed, spec.sampling.max_failed
+    )
+
+    def work(folder: Path) -> Counts:
+        asked = prompts_of(prompts.folder / PROMPTS, "preference")
+        return sample(sampler, [Wanted(folder / ANSWERS, asked, sampling)], folder)
+
+    return Step(
+        "target",
+        f"seed-{seed}/target",
+        recipe.seed(seed) / "target",
+        sampler.settings() | {"sampling": sampling.model_dump(mode="json")},
+        work,
+        (prompts, sft),
+        keep=(ANSWERS, IDENTITY),
+    )

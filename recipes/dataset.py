@@ -1,0 +1,123 @@
+"""Rows of a data set, wherever it lies: a JSONL or Parquet file, the Hub, or a function; and a prompt in a row.
+
+It owns what forms a prompt may have. What becomes of the rows is the stages' business.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError, DataError
+from harness.suites.editions import read_json_lines
+
+Row = Mapping[str, Any]
+HUB = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+FUNCTION = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.\w+)*):(?P<name>[A-Za-z_]\w*)")
+FORMS = "FILE.jsonl, FILE.parquet, hf:ORG/NAME[@REVISION], or module:NAME of a function that gives rows"
+
+
+class PromptError(ValueError):
+    """A row's prompt cannot be asked alone; `reason` is a word for counts."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+        self.detail = detail
+
+
+def load_rows(dataset: str, split: str) -> list[Row]:
+    """All rows. Raises ConfigError for a name of no known form or a file that is not there, DataError for a broken one
+    or a Hub that cannot be reached."""
+    if found := HUB.fullmatch(dataset):
+        return _from_hub(found["name"], found["revision"], split)
+    path = Path(dataset).expanduser()
+    if path.suffix in (".jsonl", ".parquet"):
+        if not path.is_file():
+            raise ConfigError(f"no such data file: {dataset!r}; give {FORMS}")
+        return list(read_json_lines(path)) if path.suffix == ".jsonl" else _from_parquet(path)
+    if found := FUNCTION.fullmatch(dataset):
+        return _from_function(found["module"], found["name"])
+    raise ConfigError(f"{dataset!r} is no data set; give {FORMS}")
+
+
+def place_free(dataset: str) -> str:
+    """The data set's name without the folder a file lies in, for a step's settings."""
+    return Path(dataset).name if Path(dataset).suffix in (".jsonl", ".parquet") else dataset
+
+
+def prompt_in(row: Row, column: str) -> tuple[str | None, str]:
+    """(system message, user's words) of a row's column: a text, a message, or a conversation's beginning.
+
+    Raises PromptError where there is none, or where the conversation has further user turns: these cannot be asked
+    without the answers between them.
+    """
+    found = row.get(column)
+    if isinstance(found, str):
+        return None, _words(found)
+    messages = [found] if isinstance(found, Mapping) else found
+    if not isinstance(messages, Iterable):
+        raise PromptError("no_prompt", f"{column} is {type(found).__name__}")
+    said = [_message(message, column) for message in messages]
+    system = said.pop(0)[1] if said and said[0][0] == "system" else None
+    if [role for role, _ in said].count("user") > 1:
+        raise PromptError("several_turns", f"{len(said)} messages")
+    if not said or said[0][0] != "user":
+        raise PromptError("no_prompt", f"{column} does not begin with a user's message")
+    return system, _words(said[0][1])
+
+
+def _message(message: object, column: str) -> tuple[str, str]:
+    role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise PromptError("no_prompt", f"{column} holds something that is no message of role and content")
+    return role, content
+
+
+def _words(text: str) -> str:
+    if not text.strip():
+        raise PromptError("empty")
+    return text
+
+
+def _from_parquet(path: Path) -> list[Row]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ConfigError(f"{str(path)!r} needs pyarrow: pip install 'fusion-harness[train]'") from None
+    try:
+        rows: list[Row] = parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path} is not Parquet: {' '.join(str(error).split())[:200]}") from None
+    return rows
+
+
+def _from_hub(name: str, revision: str | None, split: str) -> list[Row]:
+    try:
+        from datasets import load_dataset
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        raise ConfigError(f"'hf:{name}' needs datasets: pip install 'fusion-harness[train]'") from None
+    try:
+        return list(load_dataset(name, split=split, revision=revision))
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:  # it wraps most of what can go wrong in these
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"cannot load {split!r} of hf:{name}{f'@{revision}' if revision else ''}: {reason}; without a network, "
+            "download it elsewhere and give its JSONL or Parquet file"
+        ) from None
+
+
+def _from_function(module: str, name: str) -> list[Row]:
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{module}:{name} cannot be imported: {error}; give {FORMS}") from None
+    rows = list(function())
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise ConfigError(f"{module}:{name} gave a {type(row).__name__}; it must give rows, a mapping each")
+    return rows
