@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -27,13 +27,17 @@ from .packing import Layout, PreferenceCollator, RowIds
 log = logging.getLogger(__name__)
 
 
-def reference_digest(model_dir: Path, rows: Dataset) -> str:
-    """First 16 hex characters: every weight file and the config, and the token ids (tokenizer, template, lengths)."""
+def weights_digest(model_dir: Path) -> str:
+    """First 16 hex characters, over every weight file and the config."""
     weights = {path.name: file_sha256(path) for path in sorted(model_dir.glob("*.safetensors"))}
     if not weights:
         raise ConfigError(f"{model_dir} holds no *.safetensors weights to be a reference")
-    facts = {"weights": weights, "config": file_sha256(model_dir / "config.json"), "rows": rows.to_list()}
-    return digest(facts)[:16]
+    return digest({"weights": weights, "config": file_sha256(model_dir / "config.json")})[:16]
+
+
+def reference_digest(model_dir: Path, rows: Dataset) -> str:
+    """First 16 hex characters: the weights, and the token ids (tokenizer, template, lengths)."""
+    return digest({"model": weights_digest(model_dir), "rows": rows.to_list()})[:16]
 
 
 def with_reference(
@@ -42,19 +46,24 @@ def with_reference(
     *,
     layout: Layout,
     batch_size: int = 8,
-    accelerator: Accelerator | None = None,
+    state: PartialState | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Dataset:
     """The rows with a column `ref_logps`: source, target, rejected, summed over the answer's tokens.
 
-    Rows are taken longest first, so that neighbours in a batch are alike; the order that comes back is the given one.
+    `state`: which process of how many this is. `autocast`: the arithmetic that training will use, so that policy and
+    reference agree at the first step. Rows are taken longest first, so that neighbours in a batch are alike; the order
+    that comes back is the given one.
     """
-    accelerator = accelerator or Accelerator()
+    state = state or PartialState()
     add_fused_lm_head(model)
-    model = model.to(accelerator.device).eval()
+    model = model.to(state.device).eval()
     order = sorted(range(len(rows)), key=lambda index: -_tokens(rows[index]))
-    mine = order[accelerator.process_index :: accelerator.num_processes]
-    found = list(zip(mine, _logps(model, [rows[index] for index in mine], layout, batch_size), strict=True))
-    merged: dict[int, list[float]] = dict(gather_object(found) if accelerator.num_processes > 1 else found)
+    mine = order[state.process_index :: state.num_processes]
+    with torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
+        logps = _logps(model, [rows[index] for index in mine], layout, batch_size)
+    found = list(zip(mine, logps, strict=True))
+    merged: dict[int, list[float]] = dict(gather_object(found) if state.num_processes > 1 else found)
     return rows.add_column("ref_logps", [merged[index] for index in range(len(rows))])
 
 

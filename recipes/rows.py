@@ -47,6 +47,16 @@ class Row:
         return self.source_ids, self.target_ids, self.rejected_ids
 
 
+@dataclass(frozen=True)
+class Answered:
+    """One prompt and answers to it, each ending in one end token."""
+
+    prompt_ids: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    truncated: int = 0
+    """How many answers were cut."""
+
+
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises ConfigError for a tokenizer that cannot render a preference row."""
     name = tokenizer.name_or_path or "the tokenizer"
@@ -64,6 +74,17 @@ def render(
     """The row (source, target, rejected answer), or None where it must be dropped: too long a prompt or answer."""
     if how.official_compat:
         return _render_official(prompt, answers, tokenizer, how)
+    found = render_answers(prompt, answers, tokenizer, how)
+    if found is None:
+        return None
+    source, target, rejected = found.answers
+    return Row(found.prompt_ids, source, target, rejected, truncated=found.truncated)
+
+
+def render_answers(
+    prompt: Messages, answers: Sequence[str], tokenizer: PreTrainedTokenizerBase, how: Rendering
+) -> Answered | None:
+    """The prompt and any number of answers, or None where it must be dropped: too long a prompt or answer."""
     prompt_ids = _ids(tokenizer, prompt, add_generation_prompt=True)
     if len(prompt_ids) > min(how.max_prompt_length, how.max_length - 1):
         return None
@@ -78,7 +99,7 @@ def render(
             cut += 1
             ids = [*ids[: room - 1], ids[-1]]  # the last id is the end token
         kept.append(tuple(ids))
-    return Row(tuple(prompt_ids), kept[0], kept[1], kept[2], truncated=cut)
+    return Answered(tuple(prompt_ids), tuple(kept), truncated=cut)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, add_generation_prompt: bool) -> list[int]:

@@ -166,6 +166,20 @@ class RatesSpec(Record):
     """US dollars."""
 
 
+class EvaluateEverySpec(Record):
+    """`evaluate_every:`. Suites that the weights go through while SFT and variants are trained."""
+
+    steps: int = Field(gt=0)
+    """Optimiser steps between two evaluations."""
+    suite: str
+    """As `harness run --suite`."""
+    edition: str = "pocket"
+    judge: str | dict[str, str] | None = None
+    limit: int | None = Field(default=None, gt=0)
+    backend: str = "in_process"
+    serve: ServeSpec = ServeSpec()
+
+
 class RecipeSpec(Record):
     """One recipe file, sweeps written out."""
 
@@ -190,6 +204,7 @@ class RecipeSpec(Record):
     variants: dict[str, VariantSpec] = Field(min_length=1)
     evaluate: EvaluateSpec = EvaluateSpec()
     rates: RatesSpec = RatesSpec()
+    evaluate_every: EvaluateEverySpec | None = None
     launch: str | None = None
     """An accelerate configuration, a file or the name of one of ours (`shipped.launch_path`): training runs by
     `accelerate launch` with it. None: in this process."""

@@ -49,7 +49,6 @@ def main(out: Path, per_device: int, resume: bool) -> None:
         Dataset.from_list([dict(row) for row in ROWS]),
         model_of(weights),
         layout="shared",
-        accelerator=trainer.accelerator,
     )
     trainer.train(resume_from_checkpoint=str(out / "checkpoint-2") if resume else None)
     trainer.save_model(str(out / "final"))

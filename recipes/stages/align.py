@@ -2,11 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
 
 from ..recipe import Recipe
-from ..steps import Step
+from ..records import Pair
+from ..spec import VariantSpec
+from ..steps import Counts, Step, finished
+from ..training.job import TrainingJob
+from ..training.settings import PREFERENCE_DEFAULTS, decisive, renamed, variant_settings
+from ..training.step import KEEP, do_job, evaluation_of, fusion_of
+
+PAIRS = "pairs.jsonl"
 
 
 def align_steps(recipe: Recipe, seed: int, sft: Step, pairs: Mapping[int, Step]) -> list[Step]:
-    raise NotImplementedError
+    """One step a variant. `pairs`: number of sources -> the step with their pairs."""
+    every = len(recipe.spec.sources)
+    return [
+        _step(recipe, seed, name, variant, sft, pairs[variant.sources or every])
+        for name, variant in recipe.variants.items()
+    ]
+
+
+def _step(recipe: Recipe, seed: int, name: str, variant: VariantSpec, sft: Step, pairs: Step) -> Step:
+    settings: dict[str, JsonValue] = {
+        "seed": seed,
+        "method": variant.method,
+        "training": decisive(variant_settings(recipe.spec, variant)),
+        "max_prompt_length": recipe.spec.prompts.max_prompt_length,
+    }
+    if variant.method == "sft":
+        settings["answers"] = variant.answers
+
+    def work(folder: Path) -> Counts:
+        return _train(recipe, seed, name, variant, step, sft, pairs)
+
+    folder = recipe.variant(name, seed)
+    step = Step("align", f"seed-{seed}/align/{name}", folder, settings, work, (sft, pairs), KEEP)
+    return step
+
+
+def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Step, sft: Step, pairs: Step) -> Counts:
+    from ..rows import Rendering
+    from ..training.checkpoint import load_tokenizer
+    from ..training.rows import preference_rows, rows_folder
+    from ..training.settings import settings as checked
+
+    where = f"variants.{name}.training"
+    found = checked(variant_settings(recipe.spec, variant), variant.method, where)
+    # all variants of a recipe train on the same ids, the SFT ones included: equal prompts, equal steps
+    shared = checked(PREFERENCE_DEFAULTS | renamed(recipe.spec.training), "preference", "training")
+    rendering = shared.rendering | found.rendering
+    compat = bool(found.trainer.get("official_compat", shared.trainer.get("official_compat", False)))
+    how = Rendering(max_prompt_length=recipe.spec.prompts.max_prompt_length, official_compat=compat, **rendering)  # type: ignore[arg-type]
+    tokenizer = load_tokenizer(sft.folder, chat_template=None, pad_token=None)
+    record = finished(pairs)
+    assert record is not None  # the step is not begun before its inputs are finished
+    folder = rows_folder(recipe.seed(seed) / "rows", texts=record.digest, tokenizer=tokenizer, how=how)
+    rows = preference_rows(folder, read_pairs(pairs.folder / PAIRS), tokenizer, how)
+    alpha = float(found.trainer.get("alpha", 0.1)) if variant.method == "preference" else None  # type: ignore[arg-type]
+    job = TrainingJob(
+        method=variant.method,
+        name=step.name,
+        model=sft.folder,
+        rows=rows.folder,
+        answer=variant.answers,
+        folder=step.folder,
+        settings=found,
+        seed=seed,
+        fusion=fusion_of(recipe, name, sources=variant.sources, alpha=alpha),
+        evaluation=evaluation_of(recipe, name, seed),
+    )
+    return do_job(recipe, job, rows)
+
+
+def read_pairs(path: Path) -> Iterator[Pair]:
+    with path.open("rb") as file:
+        for line in file:
+            yield Pair.model_validate_json(line)

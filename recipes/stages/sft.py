@@ -3,10 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from pydantic import JsonValue
+
+from harness.records import ModelRef
+
+from ..best import ANSWERS, PROMPTS, REWARDS, best_source_answers
 from ..recipe import Recipe
-from ..steps import Step
+from ..steps import Counts, Step, input_digests
+from ..training.job import TrainingJob
+from ..training.settings import decisive, sft_settings
+from ..training.step import KEEP, do_job, evaluation_of, fusion_of
 
 
 def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], rewards: Sequence[Step]) -> Step:
-    raise NotImplementedError
+    """`answers` and `rewards`: one step a source each, in the recipe's order."""
+    spec = recipe.spec
+    settings: dict[str, JsonValue] = {
+        "target": ModelRef.parse(spec.target).label,
+        "seed": seed,
+        "training": decisive(sft_settings(spec)),
+        "max_prompt_length": spec.prompts.max_prompt_length,
+        "drop_truncated": spec.pairs.drop_truncated,
+        "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
+        "pad_token": spec.pad_token,
+    }
+
+    def work(folder: Path) -> Counts:
+        return _train(recipe, seed, step, prompts, answers, rewards)
+
+    inputs = (prompts, *answers, *rewards)
+    step = Step("sft", f"seed-{seed}/sft", recipe.seed(seed) / "sft", settings, work, inputs, KEEP)
+    return step
+
+
+def _train(
+    recipe: Recipe, seed: int, step: Step, prompts: Step, answers: Sequence[Step], rewards: Sequence[Step]
+) -> Counts:
+    from harness.records import digest
+
+    from ..rows import Rendering
+    from ..training.checkpoint import load_tokenizer, model_folder
+    from ..training.rows import answer_rows, rows_folder
+    from ..training.settings import settings as checked
+
+    spec = recipe.spec
+    found = checked(sft_settings(spec), "sft", "sft")
+    model = model_folder(spec.target)
+    tokenizer = load_tokenizer(model, chat_template=spec.chat_template, pad_token=spec.pad_token)
+    how = Rendering(max_prompt_length=spec.prompts.max_prompt_length, **found.rendering)  # type: ignore[arg-type]
+    best = best_source_answers(
+        prompts.folder / PROMPTS,
+        [one.folder / ANSWERS for one in answers],
+        [one.folder / REWARDS for one in rewards],
+        "sft",
+        drop_truncated=spec.pairs.drop_truncated,
+    )
+    texts = digest({"inputs": input_digests(step), "drop_truncated": spec.pairs.drop_truncated})
+    folder = rows_folder(recipe.seed(seed) / "rows", texts=texts, tokenizer=tokenizer, how=how)
+    rows = answer_rows(folder, ((prompt, chosen.text) for prompt, chosen in best), tokenizer, how)
+    job = TrainingJob(
+        method="sft",
+        name=step.name,
+        model=model,
+        rows=rows.folder,
+        folder=step.folder,
+        settings=found,
+        seed=seed,
+        chat_template=spec.chat_template,
+        pad_token=spec.pad_token,
+        fusion=fusion_of(recipe, "sft"),
+        evaluation=evaluation_of(recipe, "sft", seed),
+    )
+    return do_job(recipe, job, rows)

@@ -1,0 +1,119 @@
+"""A model folder in and out: tokenizer, weights, adapter, and what says how the model was made."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from harness.checkpoint import resolve
+from harness.errors import ConfigError
+from harness.leaderboard.fusion import FILE as FUSION_FILE
+from harness.leaderboard.fusion import Fusion
+from harness.records import ModelRef
+from harness.store import dump_json, write_atomic
+
+from ..rows import check_tokenizer
+from .settings import Settings, model_config
+
+
+def model_folder(target: str) -> Path:
+    """The folder of `DIR` or `hf:ORG/NAME[@REVISION]`, downloaded if need be. Raises ConfigError, CheckpointError."""
+    ref = ModelRef.parse(target)
+    if ref.scheme == "endpoint":
+        raise ConfigError(f"target {target!r} is served elsewhere; training needs its weights: DIR or hf:ORG/NAME")
+    return resolve(ref)
+
+
+def load_tokenizer(folder: Path, *, chat_template: str | None, pad_token: str | None) -> PreTrainedTokenizerBase:
+    """Raises ConfigError where it cannot render rows, even with the template and pad token given."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} has no tokenizer that can be read: {_line(error)}") from None
+    if chat_template is not None:
+        try:
+            tokenizer.chat_template = Path(chat_template).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read chat_template {chat_template!r}: {error}") from None
+    if pad_token is not None:
+        if tokenizer.convert_tokens_to_ids(pad_token) in (None, tokenizer.unk_token_id):
+            raise ConfigError(f"pad_token {pad_token!r} is not in the vocabulary of {folder}; name one that is")
+        tokenizer.pad_token = pad_token
+    check_tokenizer(tokenizer)
+    return tokenizer
+
+
+def load_model(folder: Path, settings: Settings, pad_token_id: int) -> PreTrainedModel:
+    """The weights in `dtype` (float32 unless the recipe says otherwise: bf16 is then the arithmetic's alone)."""
+    wanted = model_config(settings)
+    kwargs: dict[str, Any] = {"dtype": wanted.dtype}
+    if wanted.attn_implementation is not None:
+        kwargs["attn_implementation"] = wanted.attn_implementation
+    if wanted.load_in_4bit or wanted.load_in_8bit:
+        from trl import get_quantization_config
+
+        kwargs["quantization_config"] = get_quantization_config(wanted)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"{folder} cannot be loaded for training: {_line(error)}") from None
+    model.config.get_text_config().pad_token_id = pad_token_id
+    return model
+
+
+def adapted(model: PreTrainedModel, settings: Settings) -> nn.Module:
+    """The model with a LoRA adapter where the recipe asks for one (`use_peft`)."""
+    from trl import get_peft_config
+
+    config = get_peft_config(model_config(settings))
+    if config is None:
+        return model
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    if getattr(model, "is_quantized", False):
+        model = prepare_model_for_kbit_training(model)
+    wrapped: nn.Module = get_peft_model(model, config)
+    return wrapped
+
+
+def save_checkpoint(
+    folder: Path, model: PreTrainedModel, state: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, parent: Path
+) -> None:
+    """An ordinary Hugging Face folder, in the parent's dtype, with the parent's generation settings as they are."""
+    dtype = AutoConfig.from_pretrained(parent).dtype or torch.float32
+    kept = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    model.config.dtype = dtype
+    model.save_pretrained(folder, state_dict=kept)
+    tokenizer.save_pretrained(folder)
+    if (parent / "generation_config.json").is_file():
+        shutil.copyfile(parent / "generation_config.json", folder / "generation_config.json")
+
+
+def merge_adapter(adapter: Path, parent: Path, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The parent with a LoRA adapter worked into its weights, as a checkpoint of its own."""
+    from peft import PeftModel
+
+    base = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    save_checkpoint(folder, merged, merged.state_dict(), tokenizer, parent)
+
+
+def write_fusion(folder: Path, fusion: Fusion) -> None:
+    write_atomic(folder / FUSION_FILE, dump_json(fusion.model_dump(mode="json")))
+
+
+def free_memory() -> None:
+    """What the objects of the last training held."""
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.memory.empty_cache()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,226 @@
+"""One job in this process (one of several where `accelerate launch` started it): load, train, save."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from pydantic import JsonValue
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Trainer, set_seed
+from trl import SFTTrainer
+
+from harness.errors import StoreError
+from harness.records import Record, digest
+from harness.store import dump_json, write_atomic
+
+from ..logps import default_layout
+from ..reference import weights_digest, with_reference
+from ..wrpo import WRPOTrainer
+from .callbacks import Logged, WholeCheckpoints, check_finite, last_whole
+from .checkpoint import adapted, free_memory, load_model, load_tokenizer, merge_adapter, save_checkpoint, write_fusion
+from .job import ADAPTER, LOG, TrainingJob
+from .rows import Rows, completions
+from .settings import trainer_config
+
+log = logging.getLogger(__name__)
+DONE = "trained.json"
+RUNTIME = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+
+
+class Trained(Record):
+    """`checkpoints/trained.json`, written last."""
+
+    digest: str
+    steps: int
+    rows: int
+    tokens: int
+    """In the rows, prompts counted once an answer's row; not times epochs."""
+    seconds: float
+    """Of training, loading and saving apart; of the session that finished it."""
+    final_loss: float | None
+    processes: int
+    batch: int
+    """Rows an optimiser step, all processes together."""
+
+
+class CheckedSFTTrainer(SFTTrainer):
+    """TRL's, stopped by a loss that is no number."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(*args, **kwargs)
+        check_finite(self.args.run_name or "training", self.state.global_step, float(loss))
+        return loss
+
+
+class CheckedWRPOTrainer(WRPOTrainer):
+    """Stopped by a loss that is no number."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(*args, **kwargs)
+        check_finite(self.args.run_name or "training", self.state.global_step, float(loss))
+        return loss
+
+
+def train(job: TrainingJob) -> Trained:
+    """The checkpoint in `job.folder`, resuming from the last whole one of the trainer's own. Raises ConfigError for
+    what cannot be trained on, IncompleteError for a loss that is no number, StoreError where the disk is full."""
+    if (before := trained(job)) is not None:
+        return before
+    try:
+        return _train(job)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not _is_full(error, job.folder):
+            raise
+        raise StoreError(
+            f"cannot write the checkpoint in {job.folder}: no space left on the device; free some, then run the same "
+            "command: it goes on from the last whole checkpoint"
+        ) from error
+    finally:
+        free_memory()
+
+
+def trained(job: TrainingJob) -> Trained | None:
+    """What an earlier session finished with these settings and rows."""
+    try:
+        found = Trained.model_validate_json((job.checkpoints / DONE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if found.digest == job.digest else None
+
+
+def _train(job: TrainingJob) -> Trained:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send one message each
+    set_seed(job.seed)
+    tokenizer = load_tokenizer(job.model, chat_template=job.chat_template, pad_token=job.pad_token)
+    trainer = make_trainer(job, tokenizer)
+    last = last_whole(job.checkpoints, job.digest, trainer.args.world_size)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    seconds = time.monotonic() - started
+    _save(job, trainer, tokenizer)
+    done = _trained(job, trainer, seconds)
+    if trainer.is_world_process_zero():
+        write_fusion(job.folder, job.fusion)
+        _write_log(job.folder / LOG, trainer.state.log_history)
+        write_atomic(job.checkpoints / DONE, dump_json(done.model_dump(mode="json")))
+        if "save_total_limit" not in job.settings.trainer:
+            for folder in job.checkpoints.glob("checkpoint-*"):
+                shutil.rmtree(folder)
+    trainer.accelerator.free_memory()
+    return done
+
+
+def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Trainer:
+    config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
+    config.run_name = config.run_name or job.name
+    model = load_model(job.model, job.settings, tokenizer.pad_token_id)
+    layout = getattr(config, "layout", None) or default_layout(model)
+    model = adapted(model, job.settings)
+    rows = Rows(job.rows).load()
+    if job.method == "sft":
+        rows = completions(rows, job.answer)
+        trainer: Trainer = CheckedSFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+    else:
+        if job.reference is not None:
+            rows = rows.add_column("ref_logps", json.loads(job.reference.read_text("utf-8")))
+        config.layout = layout
+        trainer = CheckedWRPOTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+    for shown in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(shown)
+    trainer.add_callback(Logged(job.name))
+    trainer.add_callback(WholeCheckpoints(job.digest, config.world_size, trainer.accelerator.wait_for_everyone))
+    return trainer
+
+
+def _save(job: TrainingJob, trainer: Trainer, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Whole weights in the main process's hands, whatever sharded them."""
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_world_process_zero():
+        if hasattr(model, "peft_config"):
+            adapter = job.folder / ADAPTER
+            model.save_pretrained(adapter, state_dict=state)
+            merge_adapter(adapter, job.model, job.folder, tokenizer)
+        else:
+            save_checkpoint(job.folder, model, state, tokenizer, job.model)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _trained(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
+    args, rows = trainer.args, trainer.train_dataset
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    columns = [name for name in rows.column_names if name.endswith("_ids")]
+    return Trained(
+        digest=job.digest,
+        steps=trainer.state.global_step,
+        rows=len(rows),
+        tokens=sum(len(ids) for name in columns for ids in rows[name]),
+        seconds=round(seconds, 3),
+        final_loss=losses[-1] if losses else None,
+        processes=args.world_size,
+        batch=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+    )
+
+
+def _write_log(path: Path, history: list[dict[str, float]]) -> None:
+    """The trainer's log, times left out: the same training writes the same file."""
+    kept = [{key: value for key, value in entry.items() if key not in RUNTIME} for entry in history]
+    write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    """Whether writing failed for want of room; safetensors and torch.save say it in words of their own."""
+    return getattr(error, "errno", None) == 28 or "No space left" in str(error) or shutil.disk_usage(folder).free < 4096
+
+
+# --------------------------------------------------------------------------------------------------- the reference
+
+
+def reference_path(job: TrainingJob) -> Path | None:
+    """Where the reference's log-probabilities of the job's rows lie, one file for every variant that needs the same;
+    None where the loss has no reference."""
+    if job.method == "sft" or job.settings.trainer.get("loss_type") == "simpo":
+        return None
+    config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
+    facts: dict[str, JsonValue] = {
+        "model": weights_digest(job.model),
+        "bf16": config.bf16,
+        "fp16": config.fp16,
+        **{
+            key: job.settings.model.get(key) for key in ("dtype", "attn_implementation", "load_in_4bit", "load_in_8bit")
+        },
+    }
+    return job.rows / f"reference-{digest(facts)[:16]}.json"
+
+
+def store_reference(job: TrainingJob) -> None:
+    """Computes the file where it is not there; each process takes its share of the rows, the main one writes."""
+    assert job.reference is not None
+    if job.reference.is_file():
+        return
+    state = PartialState()
+    tokenizer = load_tokenizer(job.model, chat_template=job.chat_template, pad_token=job.pad_token)
+    config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
+    model = load_model(job.model, job.settings, tokenizer.pad_token_id)
+    found = with_reference(
+        Rows(job.rows).load(),
+        model,
+        layout=config.layout or default_layout(model),
+        batch_size=config.per_device_train_batch_size,
+        state=state,
+        autocast=torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None,
+    )
+    if state.is_main_process:
+        write_atomic(job.reference, json.dumps(list(found["ref_logps"])) + "\n")
+    state.wait_for_everyone()
+    del model
+    free_memory()

@@ -1,0 +1,72 @@
+"""A training as the work of a step: job made, launched or done here, its counts.
+
+Imports torch only inside the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.leaderboard.fusion import Fusion
+from harness.records import ModelRef
+
+from ..recipe import Recipe
+from ..steps import Counts
+from .job import Evaluation, TrainingJob
+
+if TYPE_CHECKING:
+    from .rows import Rows
+    from .run import Trained
+
+KEEP = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
+    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "fusion.json", "*.jsonl",
+)  # fmt: skip
+"""What of a checkpoint folder counts as made: not the model card, which is written later."""
+
+
+def fusion_of(recipe: Recipe, method: str, *, sources: int | None = None, alpha: float | None = None) -> Fusion:
+    names = tuple(source.name for source in recipe.spec.sources[:sources])
+    return Fusion(method=method, sources=names, alpha=alpha, target=ModelRef.parse(recipe.spec.target).label)
+
+
+def evaluation_of(recipe: Recipe, model: str, seed: int) -> Evaluation | None:
+    spec = recipe.spec.evaluate_every
+    if spec is None:
+        return None
+    label = f"{recipe.spec.name}-{model}-seed{seed}"
+    return Evaluation(spec=spec, results=recipe.results, label=label, seed=seed)
+
+
+def do_job(recipe: Recipe, job: TrainingJob, rows: Rows) -> Counts:
+    """Trains, here or by `accelerate launch`; what was kept and dropped, and what it took."""
+    from .run import reference_path, store_reference, train
+
+    job = job.model_copy(update={"reference": reference_path(job)})
+    if recipe.spec.launch is not None:
+        from .launch import launch
+
+        done = launch(job, Path(recipe.spec.launch))
+    else:
+        if job.reference is not None:
+            store_reference(job)
+        done = train(job)
+    return _counts(rows, done)
+
+
+def _counts(rows: Rows, done: Trained) -> Counts:
+    return {
+        **rows.facts.model_dump(mode="json"),
+        "steps": done.steps,
+        "tokens": done.tokens,
+        "train_seconds": done.seconds,
+        "batch": done.batch,
+        "processes": done.processes,
+        "final_loss": done.final_loss,
+    }
+
+
+Work = Callable[[Path], Counts]
