@@ -6,7 +6,7 @@ It owns which step builds on which. What a step does is in `stages`; how a step 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.store import dump_json, write_atomic
@@ -21,7 +21,7 @@ from .stages.rewards import source_reward_steps, target_reward_step
 from .stages.sft import sft_step
 from .stages.sources import source_steps
 from .stages.target import target_step
-from .steps import Step, StepRecord, is_done, run_step, undo
+from .steps import Step, StepRecord, finished, is_done, run_step, undo
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ def train(
         for step in reversed(steps):
             if STAGES.index(step.stage) >= STAGES.index(first):
                 undo(step)
+    _check_settings(recipe, steps)
     write_atomic(recipe.out / "recipe.yaml", dump_json(recipe.spec.model_dump(mode="json")))
     for step in steps:
         if last is not None and STAGES.index(step.stage) > STAGES.index(last):
@@ -76,3 +77,12 @@ def train(
         on_step(step)
         skipped = is_done(step)
         yield Outcome(step, run_step(step), skipped)
+
+
+def _check_settings(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Raises ConfigError for a wrong training key before anything is asked, rather than hours later. Loads torch, so
+    not where all training is done."""
+    if any(step.stage in ("sft", "align") and finished(step) is None for step in steps):
+        from .training.settings import check_training
+
+        check_training(recipe.spec)

@@ -5,14 +5,13 @@ Imports torch only inside the work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.leaderboard.fusion import Fusion
 from harness.records import ModelRef
 
 from ..recipe import Recipe
+from ..shipped import launch_path
 from ..steps import Counts
 from .job import Evaluation, TrainingJob
 
@@ -49,7 +48,7 @@ def do_job(recipe: Recipe, job: TrainingJob, rows: Rows) -> Counts:
     if recipe.spec.launch is not None:
         from .launch import launch
 
-        done = launch(job, Path(recipe.spec.launch))
+        done = launch(job, launch_path(recipe.spec.launch))
     else:
         if job.reference is not None:
             store_reference(job)
@@ -67,6 +66,3 @@ def _counts(rows: Rows, done: Trained) -> Counts:
         "processes": done.processes,
         "final_loss": done.final_loss,
     }
-
-
-Work = Callable[[Path], Counts]
