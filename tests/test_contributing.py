@@ -50,3 +50,25 @@ def test_the_printed_suite_judge_and_backend_run(tmp_path: Path) -> None:
         "value": 10.0, "ci_low": None, "ci_high": None, "se": None, "n": 4, "unscored": 0,
     }  # fmt: skip
     assert (card["suite"], card["judge"], card["complete"]) == ("shout", "exact", True)
+
+
+ASK = """
+from harness.protocols import RewardOptions
+from harness.records import Prompt
+from recipes.records import PromptRow
+from recipes.rewards.scorer import Item, Scorer
+
+row = PromptRow(prompt=Prompt(id="p", turns=("shout",), category="c"), part="preference")
+with Scorer(RewardOptions("loudness", params={"longest": 8})) as scorer:
+    print(scorer.cacheable, [str(one) for one in scorer.score([Item(row, text) for text in ("TREe", "a river flows")])])
+"""
+
+
+def test_the_printed_reward_scores(tmp_path: Path) -> None:
+    install(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+
+    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, env=environment, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("True ['0.75', \"reason='context' message='13 characters are more than 8'")

@@ -9,14 +9,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from recipe_files import Texts, answers_step, prompt_rows, prompts_step, recipe
 from toys import TEMPLATE
 
 from harness.config import find_judge
-from harness.errors import CheckpointError, ConfigError
+from harness.errors import CheckpointError, ConfigError, IncompleteError
 from harness.plugins import load_plugin
 from harness.protocols import RewardOptions
 from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, Order, Preference, Prompt
+from harness.store import JsonlRows
 from judges.reward_model import NOTE, RewardModel, RewardModelJudge
+from recipes.records import Reward
+from recipes.stages.rewards import source_reward_steps
+from recipes.steps import Step, StepRecord, run_step
 
 pytestmark = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
 CHAT = "{% for message in messages %}{{ message['role'][0] }}:{{ message['content'] }}\n{% endfor %}"
@@ -50,6 +55,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast.chat_template = CHAT
     fast.save_pretrained(out)
     return out
+
+
+@pytest.fixture(autouse=True)
+def _own_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test is answered from another's reward cache."""
+    monkeypatch.setenv("HARNESS_REWARD_CACHE", str(tmp_path / "rewards.sqlite"))
 
 
 def spec(folder: Path, **params: int) -> JudgeSpec:
@@ -180,3 +191,65 @@ def test_it_is_a_reward_by_name_as_well(folder: Path) -> None:
         texts = reward(prompts=["a", "b"], completions=["c", "d"], reference=["e", "f"])
         talks = [[{"role": "user", "content": "b"}]], [[{"role": "assistant", "content": "d"}]]
         assert reward(*talks) == [pytest.approx(texts[1], abs=1e-5)]
+
+
+def score_step(folder: Path, out: Path, size: int, texts: Texts, **further: object) -> tuple[Step, StepRecord]:
+    """The answers of source a scored by the model, `size` at once."""
+    made = recipe(out, {"kind": "reward_model", "model": str(folder), "batch_size": size, **further})
+    prompts = prompts_step(made, prompt_rows(list(texts)))
+    answers = [answers_step(made.source(name), f"sources/{name}", texts) for name in "ab"]
+    step = source_reward_steps(made, prompts, answers)[0]
+    return step, run_step(step)
+
+
+def values(step: Step) -> dict[str, float | None]:
+    return {row.key: row.value for row in JsonlRows(step.folder / "rewards.jsonl", Reward).read()}
+
+
+SAMPLES: Texts = {f"p{number}": [f"{'word ' * (number % 5)}{draw}" for draw in range(3)] for number in range(7)}
+
+
+def test_a_steps_rewards_do_not_depend_on_its_batches(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, _ = score_step(folder, tmp_path / "alone", 1, SAMPLES)
+    monkeypatch.setenv("HARNESS_REWARD_CACHE", str(tmp_path / "another.sqlite"))
+    together, _ = score_step(folder, tmp_path / "together", 16, SAMPLES)
+
+    assert len(values(alone)) == 21
+    assert values(together) == pytest.approx(values(alone), abs=1e-5)
+
+
+def test_an_answer_is_scored_once_whatever_the_recipes_folder(folder: Path, tmp_path: Path) -> None:
+    first, one = score_step(folder, tmp_path / "one", 4, SAMPLES)
+    second, other = score_step(folder, tmp_path / "other", 4, {**SAMPLES, "new": ["one more"]})
+
+    assert (one.counts["scored"], one.counts["from_cache"]) == (21, 0)
+    assert (other.counts["scored"], other.counts["from_cache"]) == (1, 21)
+    assert values(first).items() <= values(second).items()
+
+
+def test_a_cache_that_cannot_be_used_costs_time_only(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no database")
+    monkeypatch.setenv("HARNESS_REWARD_CACHE", str(tmp_path / "file"))
+
+    step, done = score_step(folder, tmp_path / "out", 4, SAMPLES)
+
+    assert done.counts["scored"] == len(values(step)) == 21
+    assert "the reward cache" in caplog.text
+
+
+def test_an_answer_that_does_not_fit_stops_the_step_or_is_left_out(folder: Path, tmp_path: Path) -> None:
+    texts: Texts = {"p": ["short", "x" * 400]}
+    with pytest.raises(
+        IncompleteError, match=r"answer of 'a' to prompt 'p' \(draw 1\) is too long .*more than the 256"
+    ):
+        score_step(folder, tmp_path, 4, texts)
+    assert [row.value is None for row in JsonlRows(tmp_path / "rewards/a/rewards.jsonl", Reward).read()] == [False]
+
+    step, done = score_step(folder, tmp_path, 4, texts, overlong="drop")  # the same folder goes on
+
+    assert (done.counts["rewarded"], done.counts["overlong"], done.counts["scored"]) == (1, 1, 1)
+    assert sorted(value is None for value in values(step).values()) == [False, True]
