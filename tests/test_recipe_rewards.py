@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -186,3 +187,18 @@ def test_a_function_edited_in_mid_scoring_is_not_mixed_with_what_it_was(tmp_path
 def test_no_answer_with_a_reward_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(IncompleteError, match=r"no answer of 'a' got a reward \(2 answers_failed\)"):
         run_step(scored(tmp_path, "length", {"p": [None, None]}))
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "rewards.md"
+
+
+def test_the_function_of_the_docs_page_scores(tmp_path: Path) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    (tmp_path / "mine.py").write_text(code)
+    made = recipe(tmp_path, {"kind": "function", "model": f"{tmp_path}/mine.py:short_and_right"})
+    prompts = prompts_step(made, prompt_rows(["p"], answer="fox"))
+    step = target_reward_step(made, 42, prompts, answers_step(tmp_path / "t", "target", {"p": ["a fox", "a cat"]}))
+
+    run_step(step)
+
+    assert rewards(step) == {"p#0": pytest.approx(0.995), "p#1": pytest.approx(-0.005)}  # 5 characters: 0.005

@@ -21,6 +21,8 @@ from harness.records import Failure, ModelRef
 if TYPE_CHECKING:
     from ..armorm import ArmoRM
 
+SERVE = frozenset({"chat_template", "devices", "dtype", "max_model_len"})
+"""Options of `serve:` that are honoured."""
 Messages = Sequence[dict[str, str]]
 
 
@@ -36,6 +38,10 @@ class ArmoRMReward:
             raise ConfigError("reward kind armorm needs `model`: its folder, or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1")
         if options.params:
             raise ConfigError(f"reward kind armorm has no params; leave {sorted(options.params)} out")
+        if foreign := sorted(set(options.serve) - SERVE):
+            raise ConfigError(
+                f"reward kind armorm cannot honour serve: {foreign[0]}; it knows {', '.join(sorted(SERVE))}"
+            )
         self._serve = checked(ServeSpec, options.serve, "reward: serve")
         self._ref = ModelRef.parse(options.model)
         self._found = inspect_checkpoint(resolve(self._ref), chat_template=self._serve.chat_template)
