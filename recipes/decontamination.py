@@ -52,9 +52,10 @@ def suite_questions(suites: Sequence[str], edition: str) -> tuple[Questions, dic
     questions = Questions()
     versions: dict[str, str] = {}
     for name in suites:
-        suite = load_plugin("suites", name)(SuiteOptions(edition=edition))
-        if not hasattr(suite, "prompts"):
-            raise ConfigError(f"decontaminate: suite {name!r} has no list of prompts to look for")
+        plugin = load_plugin("suites", name)
+        if not getattr(plugin, "judged", True):
+            raise ConfigError(f"decontaminate: suite {name!r} keeps its questions to itself; leave it out")
+        suite = plugin(SuiteOptions(edition=edition))
         versions[name] = suite.version
         for prompt_id, turn in _turns(suite):
             questions.add(f"{name}:{prompt_id}", turn)

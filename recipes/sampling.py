@@ -12,7 +12,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -146,19 +145,18 @@ def sample(sampler: Sampler, wanted: Sequence[Wanted], folder: Path) -> Counts:
 
 
 def check_identity(folder: Path, identity: dict[str, JsonValue], name: str) -> None:
-    """Writes what is served beside its answers; raises ConfigError where they were given by something else."""
-    path = folder / IDENTITY
-    plain = json.loads(json.dumps(identity))
-    with suppress(FileNotFoundError):
-        there = json.loads(path.read_text("utf-8"))
-        changed = sorted(key for key in there | plain if there.get(key) != plain.get(key))
-        if changed:
-            raise ConfigError(
-                f"{folder} holds answers of {name!r} with {changed[0]} {str(there.get(changed[0]))[:80]!r}, now "
-                f"{str(plain.get(changed[0]))[:80]!r}; restore that, or move the folder away"
-            )
+    """Raises ConfigError where the answers in the folder were given by something else."""
+    try:
+        there = json.loads((folder / IDENTITY).read_text("utf-8"))
+    except FileNotFoundError:
         return
-    write_atomic(path, dump_json(plain))
+    changed = sorted(key for key in there | identity if there.get(key) != identity.get(key))
+    if changed:
+        before, now = (str(one.get(changed[0]))[:80] for one in (there, identity))
+        raise ConfigError(
+            f"{folder} holds answers of {name!r} with {changed[0]} {before!r}, now {now!r}; restore that, or move the "
+            "folder away"
+        )
 
 
 Missing = tuple[Draw, JsonlRows[Answer]]
@@ -168,11 +166,13 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
     session = Session()
     options = ServeOptions(log_dir=folder, seed=sampler.seed, **sampler.serve.model_dump())
     backend: Backend = load_plugin("backends", sampler.backend)(sampler.model, options)
-    check_identity(folder, backend.identity(), sampler.name)
+    identity: dict[str, JsonValue] = json.loads(json.dumps(backend.identity()))
+    check_identity(folder, identity, sampler.name)
     begun = time.monotonic()
     try:
         async with backend as server:
             session.start_seconds = time.monotonic() - begun
+            write_atomic(folder / IDENTITY, dump_json(identity))
             begun = time.monotonic()
 
             def keep(answer: Answer, rows: JsonlRows[Answer]) -> None:

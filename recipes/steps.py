@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from harness.digests import file_sha256
-from harness.errors import ConfigError, IncompleteError
+from harness.errors import ConfigError, IncompleteError, UsageError
 from harness.provenance import packages
 from harness.records import Record, digest
 from harness.store import FolderLock, dump_json, set_aside, write_atomic
@@ -124,7 +124,7 @@ def run_step(step: Step) -> StepRecord:
         started = time.monotonic()
         write_atomic(step.folder / BEGUN, dump_json(_origin(step)))
         log.info("%s", step.name)
-        counts = step.work(step.folder)
+        counts = _work(step)
         record = StepRecord(
             stage=step.stage,
             settings=_plain(step.settings),
@@ -136,6 +136,16 @@ def run_step(step: Step) -> StepRecord:
         )
         write_atomic(step.folder / DONE, record.model_dump_json(indent=2) + "\n")
     return record
+
+
+def _work(step: Step) -> Counts:
+    try:
+        return step.work(step.folder)
+    except UsageError:
+        # the recipe must be mended: what was begun with it, and made nothing, must not stand in the way
+        if not any(path.stat().st_size for path in _made(step)):
+            (step.folder / BEGUN).unlink()
+        raise
 
 
 def undo(step: Step) -> Path | None:
@@ -185,8 +195,11 @@ def _mismatch(step: Step, there: Origin, wanted: Origin) -> str:
 
 
 def _outputs(step: Step) -> dict[str, Output]:
-    files = sorted({path for pattern in step.keep for path in step.folder.glob(pattern)} - _own(step))
-    return {path.name: Output(size=path.stat().st_size, sha256=file_sha256(path)) for path in files}
+    return {path.name: Output(size=path.stat().st_size, sha256=file_sha256(path)) for path in _made(step)}
+
+
+def _made(step: Step) -> list[Path]:
+    return sorted({path for pattern in step.keep for path in step.folder.glob(pattern)} - _own(step))
 
 
 def _own(step: Step) -> set[Path]:

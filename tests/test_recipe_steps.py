@@ -72,6 +72,17 @@ def test_a_step_begun_with_other_settings_is_not_gone_on_with(tmp_path: Path) ->
     assert not is_done(step(tmp_path / "a"))
 
 
+def test_settings_that_could_not_be_used_and_made_nothing_can_be_mended(tmp_path: Path) -> None:
+    def refuse(into: Path) -> Counts:
+        (into / "rows.jsonl").touch()
+        raise ConfigError("value = 1 is too few")
+
+    with pytest.raises(ConfigError, match="too few"):
+        run_step(Step("sources", "a", tmp_path / "a", {"value": 1}, refuse))
+
+    assert run_step(step(tmp_path / "a", value=2)).counts == {"rows": 1}
+
+
 def test_a_changed_input_is_seen_by_what_was_built_on_it(tmp_path: Path) -> None:
     first = step(tmp_path / "a")
     run_step(first)
