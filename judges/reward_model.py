@@ -29,6 +29,8 @@ RULE = "sigmoid of the difference of two rewards (Bradley-Terry)"
 NOTE = f"judged by a reward model: a preference is the {RULE}; it read no judge prompt, and never says 'much better'"
 Said = str | Sequence[Mapping[str, str]]
 """A text, or messages of `role` and `content`."""
+SERVE = frozenset({"chat_template", "devices", "dtype", "trust_remote_code"})
+"""Options of `serve:` that a reward of a recipe honours."""
 BATCH_SIZE = 8
 """Answers scored at once, unless `params: {batch_size: N}` says otherwise."""
 
@@ -223,7 +225,11 @@ def _said(role: str, text: Said) -> Conversation:
 
 
 def build_reward(options: RewardOptions) -> RewardModel:
-    """`fusion_harness.rewards` entry point "reward_model"."""
+    """`fusion_harness.rewards` entry point "reward_model". Raises ConfigError for options that it cannot honour."""
+    foreign = sorted(set(options.serve) - SERVE) + (["url"] if options.url else [])
+    if foreign:
+        known = ", ".join(sorted(SERVE))
+        raise ConfigError(f"reward kind {options.kind} cannot honour {foreign[0]!r}; of `serve` it knows {known}")
     params = {"batch_size": options.batch_size, **options.params}
     model, serve = options.model, dict(options.serve)
     return RewardModel(JudgeSpec(name=options.kind, kind=options.kind, model=model, serve=serve, params=params))

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
+from conftest import serving as serving_judge
+from fake_openai import FakeOpenAI, judge_reply
 
-from harness.errors import ConfigError, EndpointDownError
+from harness.errors import ConfigError, EndpointDownError, JudgeUnavailableError
 from harness.protocols import RewardOptions
 from harness.records import Failure, Prompt
 from recipes.records import PromptRow
@@ -187,3 +189,39 @@ def test_what_a_judge_cannot_read_has_no_reward() -> None:
 def test_a_judge_that_cannot_be_asked_is_one_sentence(params: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence), judge(**params) as scorer:
         scorer.score(items("fox"))
+
+
+def test_a_judges_replies_are_kept_and_asked_for_once() -> None:
+    with serving_judge(FakeOpenAI(reply=judge_reply)) as fake:
+        options = RewardOptions("judge", model=f"endpoint:fake@{fake.url}", params={"edition": "pocket"})
+        with Scorer(options) as scorer:
+            first = scorer.score(items("a fox", "a dog"))
+        with Scorer(options) as scorer:
+            again = scorer.score(items("a fox", "a dog", "a hare"))
+
+    assert again[:2] == first
+    assert all(isinstance(value, float) and 1 <= value <= 10 for value in again)
+    assert len(fake.requests) == 3
+    assert not Scorer(options).cacheable  # its replies are
+
+
+def test_a_judge_that_refuses_the_key_stops_it() -> None:
+    with serving_judge(FakeOpenAI(reply=judge_reply, key="another")) as fake:
+        options = RewardOptions("judge", model=f"endpoint:fake@{fake.url}", params={"edition": "pocket"})
+        with Scorer(options) as scorer, pytest.raises(JudgeUnavailableError, match=r"judge 'fake' .* cannot be used"):
+            scorer.score(items("a fox", "a dog"))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (RewardOptions("function", model="m:f", url="http://x/v1"), r"function cannot honour `url` \('http://x/v1'\)"),
+        (RewardOptions("judge", model="reference", serve={"dtype": "x"}), r"judge cannot honour `serve` \(dtype\)"),
+        (RewardOptions("armorm", model="m", params={"a": 1}), r"armorm cannot honour `params` \(a\)"),
+        (RewardOptions("pooling", model="m", key_env="KEY"), r"pooling cannot honour `key_env` \('KEY'\)"),
+        (RewardOptions("reward_model", model="m", serve={"engine_args": []}), "cannot honour 'engine_args'"),
+    ],
+)
+def test_an_option_that_a_kind_cannot_honour_is_refused(options: RewardOptions, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        Scorer(options)

@@ -18,6 +18,8 @@ from harness.errors import CheckpointError, ConfigError, PluginError
 from harness.protocols import RewardOptions
 from harness.records import Failure, ModelRef
 
+from .options import refuse
+
 if TYPE_CHECKING:
     from ..armorm import ArmoRM
 
@@ -36,8 +38,7 @@ class ArmoRMReward:
     def __init__(self, options: RewardOptions) -> None:
         if not options.model:
             raise ConfigError("reward kind armorm needs `model`: its folder, or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1")
-        if options.params:
-            raise ConfigError(f"reward kind armorm has no params; leave {sorted(options.params)} out")
+        refuse(options, "url", "key_env", "params")
         if foreign := sorted(set(options.serve) - SERVE):
             raise ConfigError(
                 f"reward kind armorm cannot honour serve: {foreign[0]}; it knows {', '.join(sorted(SERVE))}"

@@ -24,11 +24,14 @@ from harness.digests import file_sha256
 from harness.errors import ConfigError
 from harness.protocols import RewardOptions
 
+from .options import refuse
+
 
 class FunctionReward:
     """`fusion_harness.rewards` entry point "function". Raises ConfigError where there is no such function."""
 
     def __init__(self, options: RewardOptions) -> None:
+        refuse(options, "url", "key_env", "serve")
         unknown = sorted(set(options.params) - {"conversational"})
         if unknown:
             raise ConfigError(f"reward function: unknown param {unknown[0]!r}; known: conversational")

@@ -23,6 +23,8 @@ from harness.protocols import Checking, Identified, Judge, LoadedJudge, RewardOp
 from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Record
 from harness.suites.head_to_head import PlaysGames
 
+from .options import refuse
+
 
 class JudgeParams(Record):
     """`params:` of this kind."""
@@ -40,6 +42,7 @@ class JudgeReward:
     def __init__(self, options: RewardOptions) -> None:
         if not options.model:
             raise ConfigError("reward kind judge needs `model`: a judge as `harness run --judge` takes it")
+        refuse(options, "url", "key_env", "serve")
         self._params = checked(JudgeParams, options.params, "reward: params")
         spec = find_judge(options.model, {})
         self._judge: Judge = load_plugin("judges", spec.kind)(spec)

@@ -25,6 +25,8 @@ from harness.errors import ConfigError, ReplyError
 from harness.protocols import RewardOptions, ServeOptions
 from harness.records import Failure, ModelRef, base_url
 
+from .options import refuse
+
 Messages = Sequence[dict[str, str]]
 Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
 
@@ -48,8 +50,7 @@ class PoolingReward:
     def __init__(self, options: RewardOptions) -> None:
         if not options.model:
             raise ConfigError("reward kind pooling needs `model`: a folder or hf:ORG/NAME, or with `url` a served name")
-        if options.params:
-            raise ConfigError(f"reward kind pooling has no params; leave {sorted(options.params)} out")
+        refuse(options, "params", *(("serve",) if options.url else ("key_env",)))
         self._places = options.batch_size
         self._server: PoolingServer | None = None
         self._url, self._key = None, None
