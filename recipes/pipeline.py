@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from harness.store import dump_json, write_atomic
 
 from .recipe import STAGES, Recipe
+from .rewards.scoring import check_reward
 from .stages.align import align_steps
 from .stages.evaluate import held_out_steps, suite_steps
 from .stages.pairs import pairs_steps
@@ -80,8 +81,10 @@ def train(
 
 
 def _check_settings(recipe: Recipe, steps: Sequence[Step]) -> None:
-    """Raises ConfigError for a wrong training key before anything is asked, rather than hours later. Loads torch, so
-    not where all training is done."""
+    """Raises ConfigError for a wrong training key, or for a reward that is not there, before anything is asked rather
+    than hours later. Training keys need torch, so not where all training is done."""
+    if any(step.stage == "rewards" and finished(step) is None for step in steps):
+        check_reward(recipe.spec.reward, recipe.out)
     if any(step.stage in ("sft", "align") and finished(step) is None for step in steps):
         from .training.settings import check_training
 

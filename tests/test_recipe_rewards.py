@@ -13,6 +13,8 @@ from recipe_files import answers_step, prompt_rows, prompts_step, recipe
 from harness.errors import ConfigError, IncompleteError, PluginError
 from harness.store import JsonlRows
 from recipes.records import Reward
+from recipes.rewards.scoring import check_reward
+from recipes.spec import RewardSpec
 from recipes.stages.rewards import source_reward_steps, target_reward_step
 from recipes.steps import Step, run_step
 
@@ -182,6 +184,28 @@ def test_a_function_edited_in_mid_scoring_is_not_mixed_with_what_it_was(tmp_path
     with pytest.raises(ConfigError, match="were begun with another function reward than the one there now"):
         run_step(step)
     assert set(rewards(step).values()) == {1.0}
+
+
+def test_a_function_mended_before_it_scored_anything_is_taken_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def f(prompts, completions):\n    return [None for _ in prompts]\n")
+    made = recipe(tmp_path / "out", {"kind": "function", "model": f"{file}:f"})
+    prompts = prompts_step(made, ROWS)
+    step = target_reward_step(made, 42, prompts, answers_step(tmp_path / "target", "target", TEXTS))
+    with pytest.raises(IncompleteError, match="gave None"):
+        run_step(step)
+    file.write_text("def f(prompts, completions):\n    return [2.0 for _ in prompts]\n")
+
+    run_step(step)
+
+    assert set(rewards(step).values()) == {2.0}
+
+
+def test_a_reward_that_is_not_there_is_seen_before_anything_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no file"):
+        check_reward(RewardSpec(kind="function", model="nowhere.py:f"), tmp_path)
+    check_reward(RewardSpec(kind="function", model=f"{__name__}:length"), tmp_path)
+    assert not CALLS
 
 
 def test_no_answer_with_a_reward_is_one_sentence(tmp_path: Path) -> None:

@@ -67,6 +67,11 @@ def options_of(spec: RewardSpec, log_dir: Path) -> RewardOptions:
     )
 
 
+def check_reward(spec: RewardSpec, log_dir: Path) -> None:
+    """Raises ConfigError, PluginError, CheckpointError or DataError for a reward that cannot be made; loads none."""
+    Scorer(options_of(spec, log_dir))
+
+
 def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str, folder: Path) -> Counts:
     """Rewards of every answer in a file -> `rewards.jsonl` in a folder; what is there already stays.
 
@@ -110,7 +115,7 @@ def _check_identity(folder: Path, scorer: Scorer) -> None:
     """Raises ConfigError where the folder's rewards are of another reward, e.g. of a function edited since."""
     path = folder / REWARD
     now: dict[str, JsonValue] = json.loads(json.dumps({"kind": scorer.kind, "identity": scorer.identity()}))
-    if path.exists():
+    if path.exists() and _has_rows(folder / REWARDS):
         there = json.loads(path.read_text("utf-8"))
         if there != now:
             raise ConfigError(
@@ -119,6 +124,10 @@ def _check_identity(folder: Path, scorer: Scorer) -> None:
             )
         return
     write_atomic(path, dump_json(now))
+
+
+def _has_rows(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 @dataclass
