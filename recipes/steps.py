@@ -195,7 +195,10 @@ def _mismatch(step: Step, there: Origin, wanted: Origin) -> str:
 
 
 def _outputs(step: Step) -> dict[str, Output]:
-    return {path.name: Output(size=path.stat().st_size, sha256=file_sha256(path)) for path in _made(step)}
+    return {
+        str(path.relative_to(step.folder)): Output(size=path.stat().st_size, sha256=file_sha256(path))
+        for path in _made(step)
+    }
 
 
 def _made(step: Step) -> list[Path]:

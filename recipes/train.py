@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import JsonValue
 
 from harness.errors import ConfigError
 
 from .recipe import STAGES, Recipe
 from .shipped import about, recipe_path, shipped_recipes
 from .spec import RecipeSpec, read_recipe
+
+if TYPE_CHECKING:
+    from .hub import Push
 
 
 def train(
@@ -26,6 +31,10 @@ def train(
     until: Annotated[str | None, typer.Option(help="The last stage to run.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder instead of the file's output_dir.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; run nothing.")] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Then upload the variants to ORG (as ORG/RECIPE-VARIANT), or one to ORG/NAME.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="New repositories are public; else private.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the shipped recipes and their variants.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
 ) -> None:
@@ -33,7 +42,8 @@ def train(
 
     The same command again goes on where it stopped.
 
-    Example: harness train recipes/configs/pocket.yaml --variant wrpo,dpo
+    Examples: harness train recipes/configs/pocket.yaml --variant wrpo,dpo;
+    harness train my.yaml --variant wrpo --push-to-hub my-org
     """
     if list_:
         _list(as_json=as_json)
@@ -49,7 +59,11 @@ def train(
     narrowed = narrow(spec, variant, seed)
     if dry_run:
         raise NotImplementedError
-    _run(narrowed, from_stage, until, as_json=as_json)
+    pushed = [] if push_to_hub is None else _checked_pushes(narrowed, push_to_hub, until)
+    ran = _run(narrowed, from_stage, until, as_json=as_json)
+    pages = _push(pushed, public=public, as_json=as_json)
+    if as_json:
+        typer.echo(json.dumps({**ran, "pushed": pages}, indent=2))
 
 
 def _list(*, as_json: bool) -> None:
@@ -77,16 +91,60 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
     return Recipe(spec, {name: spec.variants[name] for name in names}, chosen)
 
 
-def _run(recipe: Recipe, first: str | None, last: str | None, *, as_json: bool) -> None:
+def _run(recipe: Recipe, first: str | None, last: str | None, *, as_json: bool) -> dict[str, JsonValue]:
+    """The steps' records and the leaderboard of variants, None where the report was not made."""
     from .pipeline import train as run_stages
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    records = []
+    records: list[JsonValue] = []
+    stage = ""
     for done in run_stages(recipe, first=first, last=last):
+        stage = done.step.stage
         records.append(done.record.model_dump(mode="json") | {"step": done.step.name, "skipped": done.skipped})
         if not as_json:
             took = "already there" if done.skipped else f"{done.record.seconds:.1f} s"
             counts = ", ".join(f"{name} {value}" for name, value in done.record.counts.items() if value is not None)
             typer.echo(f"{done.step.name}: {took}{'; ' + counts if counts else ''}")
-    if as_json:
-        typer.echo(json.dumps(records, indent=2))
+    board = _board(recipe, shown=not as_json) if stage == "report" else None
+    return {"steps": records, "variants": board}
+
+
+def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
+    """The leaderboard of variants as the report stage wrote it."""
+    from rich.console import Console
+
+    from .report.records import VariantBoard
+    from .report.tables import rich_tables
+    from .stages.report import BOARD
+
+    board = VariantBoard.model_validate_json((recipe.report / BOARD).read_bytes())
+    if shown:
+        console = Console(width=None if os.isatty(1) else 140)
+        for table in rich_tables(board):
+            console.print(table)
+        for sentence in (*board.sentences, *board.notes):
+            typer.echo(sentence)
+        typer.echo(f"report: {recipe.report / 'variants.html'}")
+    found: JsonValue = board.model_dump(mode="json")
+    return found
+
+
+def _checked_pushes(recipe: Recipe, given: str, until: str | None) -> list[Push]:
+    """What is to be uploaded; what would stop it is said before anything runs."""
+    from .hub import check_token, pushes
+
+    if until is not None and STAGES.index(until) < STAGES.index("align"):
+        raise ConfigError(f"--push-to-hub needs trained variants, and --until {until} ends before them")
+    check_token()
+    return pushes(recipe, given)
+
+
+def _push(pushed: list[Push], *, public: bool, as_json: bool) -> list[JsonValue]:
+    from .hub import push
+
+    pages: list[JsonValue] = []
+    for one in pushed:
+        pages.append(push(one, public=public))
+        if not as_json:
+            typer.echo(f"pushed: {pages[-1]}")
+    return pages

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from harness.records import Answer, Failure, Prompt
 from recipes.recipe import Recipe
 from recipes.records import Chosen, Pair, Part, PromptRow, Reward
+from recipes.report.rows import place
 from recipes.spec import RecipeSpec, read_recipe
 from recipes.steps import Counts, Step, run_step
 
@@ -72,27 +73,36 @@ def write_prompts(recipe: Recipe) -> None:
     finish("prompts", "prompts", recipe.prompts)
 
 
-def write_held_out(recipe: Recipe, model: str, seed: int, by_draw: Mapping[int, Values]) -> None:
-    """`by_draw`: draw -> rewards of the test prompts; the validation prompts get their mean."""
-    answers, rewards = [], []
-    for index, values in by_draw.items():
-        known = [value for value in values if value is not None]
-        mean = sum(known) / len(known)
-        for name, value in (*zip(TEST, values, strict=True), *((name, mean) for name in VALIDATION)):
-            if value is None:
-                failure = Failure(reason="timeout", message="too slow")
-                answers.append(Answer(prompt_id=name, model=model, index=index, error=failure))
-                continue
-            text = f"{model} {seed} {name} {index}"
-            answer = Answer(
-                prompt_id=name, model=model, index=index, turns=(text,), finish=("stop",), completion_tokens=(10,)
-            )
-            answers.append(answer)
-            rewards.append(Reward(prompt_id=name, model=model, index=index, answer_sha=answer.sha, value=value))
+def write_held_out(recipe: Recipe, model: str, seed: int, by_temperature: Mapping[float, Sequence[Values]]) -> None:
+    """`by_temperature`: for each draw the rewards of the test prompts; the validation prompts get their mean."""
     folder = recipe.held_out(model, seed)
-    write_rows(folder / "answers.jsonl", answers)
-    write_rows(folder / "rewards.jsonl", rewards)
+    for temperature, draws in by_temperature.items():
+        answers, rewards = [], []
+        for index, values in enumerate(draws):
+            known = [value for value in values if value is not None]
+            mean = sum(known) / len(known)
+            for name, value in (*zip(TEST, values, strict=True), *((name, mean) for name in VALIDATION)):
+                answer = toy_answer(name, model, index, None if value is None else f"{model} {seed} {name} {index}")
+                answers.append(answer)
+                if value is not None:
+                    sha = answer.sha
+                    rewards.append(Reward(prompt_id=name, model=model, index=index, answer_sha=sha, value=value))
+        write_rows(place(folder, temperature) / "answers.jsonl", answers)
+        write_rows(place(folder, temperature) / "rewards.jsonl", rewards)
     finish("evaluate", f"held-out/{model}/{seed}", folder)
+
+
+def toy_answer(name: str, model: str, index: int, text: str | None) -> Answer:
+    """Ten tokens; None: it failed."""
+    if text is None:
+        failure = Failure(reason="timeout", message="too slow")
+        return Answer(prompt_id=name, model=model, index=index, error=failure)
+    return Answer(prompt_id=name, model=model, index=index, turns=(text,), finish=("stop",), completion_tokens=(10,))
+
+
+def same(values: Values) -> dict[float, list[Values]]:
+    """The greedy answer and both samples alike."""
+    return {0.0: [values], 0.3: [values, values]}
 
 
 def write_checkpoint(recipe: Recipe, model: str, seed: int, log: Sequence[Mapping[str, float]] = ()) -> Path:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from huggingface_hub import ModelCard
-from recipe_folder import finish, pair, toy_recipe, write_checkpoint, write_held_out, write_prompts, write_rows
+from recipe_folder import finish, pair, same, toy_recipe, write_checkpoint, write_held_out, write_prompts, write_rows
 
 from harness.store import dump_json
 from harness.weights import weights_digest
@@ -53,7 +53,7 @@ def recipe(tmp_path: Path) -> Recipe:
     for seed in found.seeds:
         for model, more in (("sft", 0.0), ("dpo", 0.1), ("wrpo", 0.4), ("sft-cont", 0.1)):
             values = tuple(value + more for value in (0.1, 0.2, 0.3, 0.4))
-            write_held_out(found, model, seed, dict.fromkeys(range(3), values))
+            write_held_out(found, model, seed, same(values))
             write_checkpoint(found, model, seed, LOG if model == "wrpo" else ())
     return found
 
@@ -74,7 +74,7 @@ def test_the_report_holds_every_part(recipe: Recipe) -> None:
 
 def test_the_report_is_made_anew_each_time_and_training_is_not_disturbed(recipe: Recipe) -> None:
     run_step(report_step(recipe, []))
-    write_held_out(recipe, "target", 1, dict.fromkeys(range(3), (0.0, 0.0, 0.0, 0.0)))
+    write_held_out(recipe, "target", 1, same((0.0, 0.0, 0.0, 0.0)))
 
     run_step(report_step(recipe, []))
 

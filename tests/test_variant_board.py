@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from recipe_folder import TEST, Values, toy_recipe, write_held_out, write_prompts
+from recipe_folder import TEST, Values, same, toy_recipe, write_held_out, write_prompts
 from scipy import stats
 
 from recipes.recipe import Recipe
@@ -29,8 +29,8 @@ def board(*measured: Measured, against: tuple[str, ...] = ("dpo",)) -> VariantBo
     return variant_board("toy", measured, baselines=against, preference=("wrpo",))
 
 
-def test_draws_are_numbered_on_over_the_temperatures() -> None:
-    assert draws(EvaluateSpec(temperatures=(0.0, 0.3), samples=2)) == {0: 0.0, 1: 0.3, 2: 0.3}
+def test_the_greedy_answer_is_drawn_once() -> None:
+    assert draws(EvaluateSpec(temperatures=(0.0, 0.3), samples=2)) == {0.0: 1, 0.3: 2}
 
 
 def test_a_difference_is_paired_by_prompt_and_seed() -> None:
@@ -118,14 +118,14 @@ def measured_recipe(tmp_path: Path) -> Recipe:
     recipe = toy_recipe(tmp_path)
     write_prompts(recipe)
     base = (0.1, 0.2, 0.3, 0.4)
-    write_held_out(recipe, "target", 1, dict.fromkeys(range(3), (0.0, 0.0, 0.0, 0.0)))
+    write_held_out(recipe, "target", 1, same((0.0, 0.0, 0.0, 0.0)))
     for seed in recipe.seeds:
-        write_held_out(recipe, "sft", seed, dict.fromkeys(range(3), (0.0, 0.1, 0.2, 0.3)))
-        write_held_out(recipe, "dpo", seed, dict.fromkeys(range(3), base))
-        write_held_out(recipe, "sft-cont", seed, dict.fromkeys(range(3), base))
+        write_held_out(recipe, "sft", seed, same((0.0, 0.1, 0.2, 0.3)))
+        write_held_out(recipe, "dpo", seed, same(base))
+        write_held_out(recipe, "sft-cont", seed, same(base))
         more = tuple(value + 0.5 for value in base)
         lost = (None, *more[1:]) if seed == 2 else more
-        write_held_out(recipe, "wrpo", seed, {0: more, 1: more, 2: lost})
+        write_held_out(recipe, "wrpo", seed, {0.0: [more], 0.3: [more, lost]})
     return recipe
 
 
@@ -165,7 +165,7 @@ def test_a_folder_with_some_models_missing_is_reported_as_it_is(tmp_path: Path) 
     recipe = toy_recipe(tmp_path)
     assert read_variant_board(recipe).models == ()
     write_prompts(recipe)
-    write_held_out(recipe, "wrpo", 2, dict.fromkeys(range(3), (0.1, 0.2, 0.3, 0.4)))
+    write_held_out(recipe, "wrpo", 2, same((0.1, 0.2, 0.3, 0.4)))
 
     found = read_variant_board(recipe)
 

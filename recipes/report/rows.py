@@ -5,26 +5,28 @@ A draw without an answer or without a reward is unscored: it is counted, and is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.records import Answer, Score
 from harness.store import JsonlRows
 
+from ..best import ANSWERS, REWARDS
 from ..records import Part, PromptRow, Reward
 from ..spec import EvaluateSpec
 
-ANSWERS, REWARDS = "answers.jsonl", "rewards.jsonl"
+HELD_OUT: tuple[Part, ...] = ("validation", "test")
 
 
-def draws(evaluate: EvaluateSpec) -> dict[int, float]:
-    """`Answer.index` -> temperature: one greedy answer, `samples` at every other temperature, numbered on."""
-    found: dict[int, float] = {}
-    for temperature in evaluate.temperatures:
-        for _ in range(1 if temperature == 0 else evaluate.samples):
-            found[len(found)] = temperature
-    return found
+def draws(evaluate: EvaluateSpec) -> dict[float, int]:
+    """Temperature -> answers a prompt: one greedy one, `samples` at every other."""
+    return {temperature: 1 if temperature == 0 else evaluate.samples for temperature in evaluate.temperatures}
+
+
+def place(folder: Path, temperature: float) -> Path:
+    """Where a temperature's answers and rewards lie in a held-out folder."""
+    return folder / f"t{temperature:g}"
 
 
 @dataclass(frozen=True)
@@ -52,50 +54,52 @@ class Measured:
 @dataclass
 class _Sums:
     rewards: dict[str, list[float]] = field(default_factory=dict)
-    asked: int = 0
     truncated: int = 0
     tokens: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Whose answers they are."""
+
+    model: str
+    seed: int
+    temperature: float
+    samples: int
+    """Answers asked for a prompt."""
+
+
 def measured(
-    model: str,
-    seed: int,
-    prompts: Iterable[PromptRow],
-    answers: Iterable[Answer],
-    rewards: Iterable[Reward],
-    temperatures: Mapping[int, float],
+    whose: HeldOut, prompts: Iterable[PromptRow], answers: Iterable[Answer], rewards: Iterable[Reward]
 ) -> list[Measured]:
-    """The held-out prompts' rewards. `temperatures`: those of `draws`."""
-    parts = {row.prompt.id: row.part for row in prompts if row.part in ("validation", "test")}
-    given = {row.key: row for row in rewards}
-    sums: dict[tuple[Part, float], _Sums] = {}
+    """The held-out prompts' rewards, a part at a time."""
+    parts = {row.prompt.id: row.part for row in prompts if row.part in HELD_OUT}
+    given = {row.key: row.value for row in rewards}
+    sums: dict[Part, _Sums] = {}
     for prompt_id, part in parts.items():
-        for temperature in temperatures.values():
-            at = sums.setdefault((part, temperature), _Sums())
-            at.asked += 1
-            at.rewards.setdefault(prompt_id, [])
+        sums.setdefault(part, _Sums()).rewards[prompt_id] = []
     for answer in answers:
-        if answer.prompt_id not in parts or answer.index not in temperatures or answer.error is not None:
+        if answer.prompt_id not in parts or answer.index >= whose.samples or answer.error is not None:
             continue
-        at = sums[parts[answer.prompt_id], temperatures[answer.index]]
+        at = sums[parts[answer.prompt_id]]
         at.truncated += answer.truncated
         at.tokens.append(sum(answer.completion_tokens))
-        reward = given.get(f"{answer.prompt_id}#{answer.index}|{answer.sha}")
-        if reward is not None and reward.value is not None:
-            at.rewards[answer.prompt_id].append(reward.value)
-    return [_measured(model, seed, part, temperature, found) for (part, temperature), found in sums.items()]
+        reward = given.get(f"{answer.key}|{answer.sha}")
+        if reward is not None:
+            at.rewards[answer.prompt_id].append(reward)
+    return [_measured(whose, part, found) for part, found in sums.items()]
 
 
-def _measured(model: str, seed: int, part: Part, temperature: float, sums: _Sums) -> Measured:
+def _measured(whose: HeldOut, part: Part, sums: _Sums) -> Measured:
     scored = sum(len(values) for values in sums.rewards.values())
     return Measured(
-        model=model,
-        seed=seed,
+        model=whose.model,
+        seed=whose.seed,
         part=part,
-        temperature=temperature,
+        temperature=whose.temperature,
         rewards={name: sum(values) / len(values) for name, values in sums.rewards.items() if values},
         scored=scored,
-        unscored=sums.asked - scored,
+        unscored=len(sums.rewards) * whose.samples - scored,
         truncated=sums.truncated,
         tokens=sum(sums.tokens) / len(sums.tokens) if any(sums.tokens) else None,
     )
@@ -104,10 +108,14 @@ def _measured(model: str, seed: int, part: Part, temperature: float, sums: _Sums
 def read_measured(
     folder: Path, model: str, seed: int, prompts: Sequence[PromptRow], evaluate: EvaluateSpec
 ) -> list[Measured]:
-    """Of a finished held-out folder."""
-    answers = JsonlRows(folder / ANSWERS, Answer).read()
-    rewards = JsonlRows(folder / REWARDS, Reward).read()
-    return measured(model, seed, prompts, answers, rewards, draws(evaluate))
+    """Of a finished held-out folder, at every temperature."""
+    found: list[Measured] = []
+    for temperature, samples in draws(evaluate).items():
+        where = place(folder, temperature)
+        answers = JsonlRows(where / ANSWERS, Answer).read()
+        rewards = JsonlRows(where / REWARDS, Reward).read()
+        found += measured(HeldOut(model, seed, temperature, samples), prompts, answers, rewards)
+    return found
 
 
 def score_of(

@@ -1,18 +1,129 @@
-"""Stage `evaluate`: held-out prompts answered and rewarded, and `harness run` on the suites."""
+"""Stage `evaluate`: held-out prompts answered and rewarded, and `harness run` on the suites.
+
+A held-out folder has a folder a temperature (`t0`, `t0.3`), each with answers.jsonl and rewards.jsonl.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from pydantic import JsonValue
+
+from harness.records import ModelRef
+
+from ..best import ANSWERS, PROMPTS, REWARDS
 from ..recipe import Recipe
-from ..steps import Step
+from ..report.rows import HELD_OUT, draws, place
+from ..rewards.scoring import reward_settings, score_answers
+from ..sampling import Sampler, Wanted, prompts_of, sample
+from ..spec import RecipeSpec
+from ..steps import Counts, Step
+from ..suites import check_suites, run_suites, suite_settings
+
+KEPT = (f"*/{ANSWERS}", f"*/{REWARDS}", "*.json")
 
 
 def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[Step]) -> list[Step]:
     """One step a model: the target (once, with the first seed), the SFT model and every variant."""
-    raise NotImplementedError
+    spec = recipe.spec
+    if not (spec.prompts.validation or spec.prompts.test):
+        return []
+    by_folder = {step.folder: step for step in models}
+    steps = [_held_out(recipe, "target", spec.seeds[0], prompts, None)] if seed == recipe.seeds[0] else []
+    return steps + [
+        _held_out(recipe, name, seed, prompts, by_folder[folder])
+        for name in ("sft", *recipe.variants)
+        if (folder := recipe.checkpoint(name, seed)) is not None
+    ]
+
+
+def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, made: Step | None) -> Step:
+    """`made`: the step with the checkpoint; None: the target as it came."""
+    spec = recipe.spec
+    sampler = _sampler(spec, model, seed, made)
+
+    def work(folder: Path) -> Counts:
+        asked = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
+        wanted = []
+        for temperature, samples in draws(spec.evaluate).items():
+            sampling = spec.sampling.of(seed).model_copy(update={"temperature": temperature, "n": samples})
+            where = place(folder, temperature)
+            where.mkdir(exist_ok=True)
+            wanted.append(Wanted(where / ANSWERS, asked, sampling))
+        counts = sample(sampler, wanted, folder)
+        rewarded = [_score(spec, prompts.folder / PROMPTS, one.path, model) for one in wanted]
+        return counts | {"rewarded": sum(rewarded)}
+
+    settings: dict[str, JsonValue] = {
+        **sampler.settings(),
+        "temperatures": {f"{temperature:g}": samples for temperature, samples in draws(spec.evaluate).items()},
+        "sampling": spec.sampling.of(seed).model_dump(mode="json", exclude={"temperature", "n"}),
+        "reward": reward_settings(spec.reward),
+    }
+    name = "held-out/target" if made is None else f"seed-{seed}/held-out/{model}"
+    inputs = (prompts,) if made is None else (prompts, made)
+    return Step("evaluate", name, recipe.held_out(model, seed), settings, work, inputs, KEPT)
+
+
+def _sampler(spec: RecipeSpec, model: str, seed: int, made: Step | None) -> Sampler:
+    """What fails is reported beside the scores, however much it is: a variant may have collapsed."""
+    serve = spec.target_serve
+    if made is None and serve.chat_template is None and spec.chat_template is not None:
+        serve = serve.model_copy(update={"chat_template": spec.chat_template})
+    name = spec.target if made is None else str(made.folder)
+    return Sampler(model, ModelRef.parse(name), spec.target_backend, serve, seed, max_failed=1.0)
+
+
+def _score(spec: RecipeSpec, prompts: Path, answers: Path, model: str) -> int:
+    """Number of answers with a reward; nothing is asked where no answer came."""
+    with answers.open("rb") as file:
+        if not any(b'"error":null' in line for line in file):
+            return 0
+    counts = score_answers(spec.reward, prompts=prompts, answers=answers, model=model, folder=answers.parent)
+    rewarded = counts["rewarded"]
+    assert isinstance(rewarded, int)
+    return rewarded
 
 
 def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
-    """One step a model that goes through the suites; empty where the recipe names none."""
-    raise NotImplementedError
+    """One step a model that goes through the suites; empty where the recipe names none.
+
+    Raises ConfigError for a suite or judge that there is not, before anything is trained.
+    """
+    spec = recipe.spec
+    if spec.evaluate.suite is None:
+        return []
+    check_suites(spec)
+    by_folder = {step.folder: step for step in models}
+    seeds = recipe.seeds if spec.evaluate.suite_seeds == "all" else recipe.seeds[:1]
+    steps = []
+    for seed in seeds:
+        for model in _chosen(recipe):
+            if model == "target" and seed != seeds[0]:
+                continue
+            steps.append(_suite(recipe, model, seed, _needed(recipe, model, seed, by_folder)))
+    return steps
+
+
+def _chosen(recipe: Recipe) -> list[str]:
+    """`best` last: it is another's name, known when the held-out prompts are answered."""
+    given = recipe.spec.evaluate.models
+    every = ("target", "sft", *recipe.variants)
+    names = [name for name in every if "all" in given or name in given]
+    return [*names, "best"] if "best" in given else names
+
+
+def _needed(recipe: Recipe, model: str, seed: int, by_folder: dict[Path, Step]) -> tuple[Step, ...]:
+    if model == "best":
+        return tuple(step for step in by_folder.values() if step.stage == "evaluate")
+    folder = recipe.checkpoint(model, seed)
+    return () if folder is None else (by_folder[folder],)
+
+
+def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> Step:
+    def work(folder: Path) -> Counts:
+        return run_suites(recipe, model, seed, folder)
+
+    name = "suites/target" if model == "target" else f"seed-{seed}/suites/{model}"
+    return Step("evaluate", name, recipe.suites(model, seed), suite_settings(recipe, model, seed), work, inputs)

@@ -1,0 +1,114 @@
+"""A recipe's checkpoints through `harness run`, into the recipe's own results folder.
+
+A checkpoint is served through a link `models/MODEL-seedN`, whose last part is what the leaderboard calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from harness.config import RunSpec, checked, choose_judges, suite_names
+from harness.errors import ConfigError, IncompleteError
+from harness.plan import plan
+from harness.records import ModelRef, ScoreCard
+from harness.run import execute, opened
+from harness.store import dump_json, make_folder, write_atomic
+
+from .recipe import Recipe
+from .report.board import best_by_validation
+from .report.gather import label, read_all_measured
+from .spec import RecipeSpec
+from .steps import Counts
+
+SCORES = "scores.json"
+
+
+def check_suites(spec: RecipeSpec) -> None:
+    """Raises ConfigError for a suite or judge that there is not, and for `best` without prompts to choose by."""
+    evaluate = spec.evaluate
+    suites = suite_names(evaluate.suite or "all")
+    if evaluate.judge is not None:  # else it may be set by the environment, which a later session can have
+        choose_judges(suites, evaluate.judge, edition=evaluate.edition, own={})
+    if "best" in evaluate.models and not spec.prompts.validation:
+        raise ConfigError("evaluate.models has `best`, which needs validation prompts: set prompts.validation")
+
+
+def suite_spec(spec: RecipeSpec, model: ModelRef, results: Path) -> RunSpec:
+    """What `harness run` would make of the recipe's `evaluate:`. Raises ConfigError for what cannot be run.
+
+    One seed for all: it decides which prompts `limit` draws.
+    """
+    evaluate = spec.evaluate
+    suites = suite_names(evaluate.suite or "all")
+    judges = choose_judges(suites, evaluate.judge, edition=evaluate.edition, own={})
+    found = {
+        "model": model,
+        "suites": suites,
+        "judges": judges,
+        "edition": evaluate.edition,
+        "backend": "endpoint" if model.scheme == "endpoint" else evaluate.backend,
+        "limit": evaluate.limit,
+        "seed": spec.seeds[0],
+        "results": results,
+        "serve": evaluate.serve,
+    }
+    return checked(RunSpec, found, "evaluate")
+
+
+def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue]:
+    """What decides the scores, places of this machine left out."""
+    found = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
+    target = ModelRef.parse(recipe.spec.target)
+    name = target.label if target.scheme == "path" else str(target)
+    return found | {"model": name if model == "target" else label(model, seed)}
+
+
+def run_suites(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
+    """Serves, asks, judges, scores; resumes what an earlier run left. Raises IncompleteError where a score misses too
+    much to be ranked."""
+    chosen = best_variant(recipe) if model == "best" else model
+    ref = _served(recipe, chosen, seed)
+    made = plan(suite_spec(recipe.spec, ref, recipe.results), log_dir=recipe.results / "runs" / ref.slug / "logs")
+    with opened(made, fresh=False) as runs:
+        make_folder(recipe.results / "runs" / ref.slug / "logs")
+        cards = asyncio.run(execute(made, runs))
+    broken = [card.suite for card in cards if not card.complete]
+    if broken:
+        raise IncompleteError(
+            f"{ref.label}: too much unscored in {', '.join(broken)}; the same command asks the failed ones again"
+        )
+    scores = {card.suite: _headline(card) for card in cards}
+    write_atomic(folder / SCORES, dump_json({"model": ref.label, "scores": scores}))
+    return {"model": ref.label, **{name: score["value"] for name, score in scores.items()}}
+
+
+def _headline(card: ScoreCard) -> dict[str, JsonValue]:
+    score = card.scores[card.headline]
+    return {"metric": card.headline, "value": score.value, "ci_low": score.ci_low, "ci_high": score.ci_high}
+
+
+def best_variant(recipe: Recipe) -> str:
+    """The variant with the highest mean validation reward over seeds, at the first temperature."""
+    ranked = [name for name in best_by_validation(read_all_measured(recipe)) if name in recipe.spec.variants]
+    if not ranked:
+        raise IncompleteError("no variant has a reward on the validation prompts, so there is no best one")
+    return ranked[0]
+
+
+def _served(recipe: Recipe, model: str, seed: int) -> ModelRef:
+    """The model as it is asked; a checkpoint by its link."""
+    folder = recipe.checkpoint(model, seed)
+    if folder is None:
+        return ModelRef.parse(recipe.spec.target)
+    link = recipe.out / "models" / label(model, seed)
+    make_folder(link.parent)
+    goal = os.path.relpath(folder, link.parent)
+    if not link.is_symlink():
+        link.symlink_to(goal, target_is_directory=True)
+    elif os.readlink(link) != goal:
+        raise ConfigError(f"{link} leads to {os.readlink(link)!r}, not to {goal!r}; move it away")
+    return ModelRef(scheme="path", name=str(link))
