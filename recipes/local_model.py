@@ -103,6 +103,8 @@ class LocalModel:
 
     def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Without special tokens."""
+        if not answers:
+            return []  # batch_decode makes a text of nothing
         found: list[str] = self.tokenizer.batch_decode(
             [list(ids) for ids in answers], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
