@@ -33,7 +33,14 @@ sampling: {max_tokens: 8}
 target_backend: in_process
 reward: {kind: function, model: "REWARD:length"}
 variants: {wrpo: {}}
-evaluate: {temperatures: [0.0, 0.7], samples: 2, suite: arena_hard, edition: pocket, limit: 1, backend: in_process, serve: {max_model_len: 400}}
+evaluate:
+  temperatures: [0.0, 0.7]
+  samples: 2
+  suite: arena_hard
+  edition: pocket
+  limit: 1
+  backend: in_process
+  serve: {max_model_len: 400}
 """
 REWARD = "def length(prompts, completions, **columns):\n    return [float(len(text)) for text in completions]\n"
 
