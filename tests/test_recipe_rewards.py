@@ -76,11 +76,11 @@ def test_every_answer_gets_its_reward_and_a_failed_one_gets_none(tmp_path: Path)
     done = run_step(step)
 
     assert rewards(step) == {"p#0": 3.0, "p#1": 5.0, "p#2": 3.0, "q#1": 4.0}
-    assert {key: done.counts[key] for key in ("answers", "rewarded", "answers_failed", "scored")} == {
+    assert {key: done.counts[key] for key in ("answers", "rewarded", "answers_failed", "session_scored")} == {
         "answers": 5,
         "rewarded": 4,
         "answers_failed": 1,
-        "scored": 3,  # "fox" once for both draws
+        "session_scored": 3,  # "fox" once for both draws
     }
 
 

@@ -224,8 +224,8 @@ def test_an_answer_is_scored_once_whatever_the_recipes_folder(folder: Path, tmp_
     first, one = score_step(folder, tmp_path / "one", 4, SAMPLES)
     second, other = score_step(folder, tmp_path / "other", 4, {**SAMPLES, "new": ["one more"]})
 
-    assert (one.counts["scored"], one.counts["from_cache"]) == (21, 0)
-    assert (other.counts["scored"], other.counts["from_cache"]) == (1, 21)
+    assert (one.counts["session_scored"], one.counts["session_from_cache"]) == (21, 0)
+    assert (other.counts["session_scored"], other.counts["session_from_cache"]) == (1, 21)
     assert values(first).items() <= values(second).items()
 
 
@@ -237,7 +237,7 @@ def test_a_cache_that_cannot_be_used_costs_time_only(
 
     step, done = score_step(folder, tmp_path / "out", 4, SAMPLES)
 
-    assert done.counts["scored"] == len(values(step)) == 21
+    assert done.counts["session_scored"] == len(values(step)) == 21
     assert "the reward cache" in caplog.text
 
 
@@ -251,5 +251,5 @@ def test_an_answer_that_does_not_fit_stops_the_step_or_is_left_out(folder: Path,
 
     step, done = score_step(folder, tmp_path, 4, texts, overlong="drop")  # the same folder goes on
 
-    assert (done.counts["rewarded"], done.counts["overlong"], done.counts["scored"]) == (1, 1, 1)
+    assert (done.counts["rewarded"], done.counts["overlong"], done.counts["session_scored"]) == (1, 1, 1)
     assert sorted(value is None for value in values(step).values()) == [False, True]

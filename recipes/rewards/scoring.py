@@ -145,6 +145,9 @@ class _Work:
     """Holds the reward once it is loaded."""
     loaded: bool = False
     seconds: float = 0.0
+    """In the reward's calls."""
+    start_seconds: float = 0.0
+    """Until it was loaded."""
     tally: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -152,13 +155,12 @@ class _Work:
 
     def run(self) -> None:
         groups = self._groups()
-        started = said = time.monotonic()
+        said = time.monotonic()
         for start in range(0, len(groups), self.spec.batch_size):
             self._batch(groups[start : start + self.spec.batch_size])
             if time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
                 log.info("%s: %d of %d answers rewarded", self.model, len(self.done), len(self.asked))
-        self.seconds = time.monotonic() - started
 
     def _groups(self) -> list[list[str]]:
         """Answers without a reward, those of the same text to the same prompt together, by length: what is batched
@@ -190,7 +192,7 @@ class _Work:
     def _batch(self, groups: Sequence[Sequence[str]]) -> None:
         firsts = [answer for keys in groups if (answer := self.asked.get(keys[0])) is not None]
         items = [Item(self._row(answer), answer.turns[0]) for answer in firsts]
-        outcomes = self._outcomes(items)
+        outcomes = self._outcomes(items, [_tokens(answer) for answer in firsts])
         for group, first, outcome in zip(groups, firsts, outcomes, strict=True):
             if not self._stops(outcome):
                 self._append(group, first, outcome)
@@ -205,29 +207,36 @@ class _Work:
     def _stops(self, outcome: Outcome) -> bool:
         return isinstance(outcome, Failure) and outcome.reason == "context" and self.spec.overlong == "fail"
 
-    def _outcomes(self, items: Sequence[Item]) -> list[Outcome]:
+    def _outcomes(self, items: Sequence[Item], tokens: Sequence[int]) -> list[Outcome]:
         """Of the cache, or scored and put there."""
         if not self.scorer.cacheable:
-            return self._score(items)
+            return self._score(items, sum(tokens))
         keys = [reward_key(self.identity, item) for item in items]
         found: dict[int, Outcome] = {
             place: value for place, key in enumerate(keys) if (value := self.cache.get(key)) is not None
         }
         lacking = [place for place in range(len(items)) if place not in found]
         self.tally["from_cache"] += len(found)
-        fresh = dict(zip(lacking, self._score([items[place] for place in lacking]), strict=True))
+        read = sum(tokens[place] for place in lacking)
+        fresh = dict(zip(lacking, self._score([items[place] for place in lacking], read), strict=True))
         self.cache.put([(keys[place], value) for place, value in fresh.items() if isinstance(value, float)])
         found |= fresh
         return [found[place] for place in range(len(items))]
 
-    def _score(self, items: Sequence[Item]) -> list[Outcome]:
+    def _score(self, items: Sequence[Item], tokens: int) -> list[Outcome]:
         if not items:
             return []
+        begin = time.monotonic()
         if not self.loaded:
             self.stack.enter_context(self.scorer)
             self.loaded = True
+            self.start_seconds = time.monotonic() - begin
+            begin = time.monotonic()
+        found = self.scorer.score(items)
+        self.seconds += time.monotonic() - begin
         self.tally["scored"] += len(items)
-        return self.scorer.score(items)
+        self.tally["tokens"] += tokens
+        return found
 
     def _append(self, group: Sequence[str], first: Answer, outcome: Outcome) -> None:
         """A row for each answer of this text."""
@@ -238,11 +247,15 @@ class _Work:
             self.done.append(Reward.model_validate(facts | {"value": value, "error": error}))
 
     def counts(self) -> Counts:
-        """Raises IncompleteError where no answer got a reward."""
+        """Of all answers, and of this session's work: `session_tokens / session_seconds` is a rate for --dry-run.
+
+        Raises IncompleteError where no answer got a reward.
+        """
         errors = Counter(row.error.reason for row in self.done.all() if row.error is not None)
         rewarded = self.done.count_succeeded
         if not rewarded:
-            why = ", ".join(f"{count} {name}" for name, count in [*self.tally.items(), *errors.items()] if count)
+            failed: dict[str, int] = {"answers_failed": self.tally["answers_failed"], **errors}
+            why = ", ".join(f"{count} {name}" for name, count in failed.items() if count)
             raise IncompleteError(f"no answer of {self.model!r} got a reward ({why or 'there are no answers'})")
         return {
             "answers": len(self.asked),
@@ -250,7 +263,14 @@ class _Work:
             "answers_failed": self.tally["answers_failed"],
             "overlong": errors.pop("context", 0),
             "reward_failed": errors.total(),
-            "scored": self.tally["scored"],
-            "from_cache": self.tally["from_cache"],
-            "seconds_scoring": round(self.seconds, 3),
+            "session_scored": self.tally["scored"],
+            "session_from_cache": self.tally["from_cache"],
+            "session_tokens": self.tally["tokens"],
+            "session_seconds": round(self.seconds, 3),
+            "start_seconds": round(self.start_seconds, 3),
         }
+
+
+def _tokens(answer: Answer) -> int:
+    """Prompt and answer, as the server that gave it counted; 0 where it did not."""
+    return sum(answer.prompt_tokens) + sum(answer.completion_tokens)
