@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
 
 from harness.checkpoint import resolve
 from harness.errors import ConfigError
@@ -19,6 +26,7 @@ from harness.records import ModelRef
 from harness.store import dump_json, write_atomic
 
 from ..rows import check_tokenizer
+from .job import ADAPTER
 from .settings import Settings, model_config
 
 
@@ -82,17 +90,20 @@ def adapted(model: PreTrainedModel, settings: Settings) -> nn.Module:
     return wrapped
 
 
-def save_checkpoint(
-    folder: Path, model: PreTrainedModel, state: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, parent: Path
-) -> None:
-    """An ordinary Hugging Face folder, in the parent's dtype, with the parent's generation settings as they are."""
-    dtype = AutoConfig.from_pretrained(parent).dtype or torch.float32
-    kept = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-    model.config.dtype = dtype
-    model.save_pretrained(folder, state_dict=kept)
-    tokenizer.save_pretrained(folder)
-    if (parent / "generation_config.json").is_file():
-        shutil.copyfile(parent / "generation_config.json", folder / "generation_config.json")
+def write_weights(trainer: Trainer, folder: Path, parent: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The trainer's weights as they are, whole whatever sharded them, as an ordinary folder; the main process writes.
+
+    An adapter lies in `adapter/` and, worked into its parent's weights, in the folder itself.
+    """
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_world_process_zero():
+        if hasattr(model, "peft_config"):
+            model.save_pretrained(folder / ADAPTER, state_dict=state)
+            merge_adapter(folder / ADAPTER, parent, folder, tokenizer)
+        else:
+            _save(folder, model, state, tokenizer, parent)
+    trainer.accelerator.wait_for_everyone()
 
 
 def merge_adapter(adapter: Path, parent: Path, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -101,7 +112,32 @@ def merge_adapter(adapter: Path, parent: Path, folder: Path, tokenizer: PreTrain
 
     base = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
-    save_checkpoint(folder, merged, merged.state_dict(), tokenizer, parent)
+    _save(folder, merged, merged.state_dict(), tokenizer, parent)
+
+
+def _save(
+    folder: Path, model: PreTrainedModel, state: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, parent: Path
+) -> None:
+    """An ordinary Hugging Face folder, in the parent's dtype, with the parent's generation settings as they are."""
+    before, dtype = model.config.dtype, AutoConfig.from_pretrained(parent).dtype or torch.float32
+    model.config.dtype = dtype
+    try:
+        model.save_pretrained(folder, state_dict=_in_dtype(state, dtype))
+    finally:
+        model.config.dtype = before
+    tokenizer.save_pretrained(folder)
+    if (parent / "generation_config.json").is_file():
+        shutil.copyfile(parent / "generation_config.json", folder / "generation_config.json")
+
+
+def _in_dtype(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tied weights stay one tensor, which is written once."""
+    made: dict[tuple[int, torch.Size], Tensor] = {}
+    for value in state.values():
+        key = (value.data_ptr(), value.shape)
+        if key not in made:
+            made[key] = value.to(dtype) if value.is_floating_point() else value
+    return {name: made[value.data_ptr(), value.shape] for name, value in state.items()}
 
 
 def write_fusion(folder: Path, fusion: Fusion) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, disable_progress_bars, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
 from harness.errors import IncompleteError
@@ -36,6 +36,8 @@ class RowFacts(Record):
     dropped_too_long: int = 0
     """Prompts, or where asked rows, longer than allowed."""
     truncated_answers: int = 0
+    tokens: dict[str, int] = {}
+    """Column -> its tokens."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,10 @@ def _write(folder: Path, found: list[dict[str, tuple[int, ...]]], dropped: int, 
     make_folder(folder)
     data, fresh = folder / "data", folder / f".data.{os.getpid()}"
     shutil.rmtree(data, ignore_errors=True)  # of a process that was stopped before it wrote FACTS
+    disable_progress_bars()
     Dataset.from_list(found).save_to_disk(str(fresh))
     fresh.rename(data)
-    facts = RowFacts(rows=len(found), dropped_too_long=dropped, truncated_answers=truncated)
+    tokens = {name: sum(len(row[name]) for row in found) for name in found[0]}
+    facts = RowFacts(rows=len(found), dropped_too_long=dropped, truncated_answers=truncated, tokens=tokens)
     write_atomic(folder / FACTS, dump_json(facts.model_dump(mode="json")))
     return Rows(folder)

@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Trainer, set_seed
+from transformers.utils.logging import disable_progress_bar
 from trl import SFTTrainer
 
 from harness.errors import StoreError
@@ -26,8 +27,9 @@ from ..logps import default_layout
 from ..reference import weights_digest, with_reference
 from ..wrpo import WRPOTrainer
 from .callbacks import Logged, WholeCheckpoints, check_finite, last_whole
-from .checkpoint import adapted, free_memory, load_model, load_tokenizer, merge_adapter, save_checkpoint, write_fusion
-from .job import ADAPTER, LOG, TrainingJob
+from .checkpoint import adapted, free_memory, load_model, load_tokenizer, write_fusion, write_weights
+from .evaluation import EvaluateEvery
+from .job import LOG, TrainingJob
 from .rows import Rows, completions
 from .settings import trainer_config
 
@@ -42,8 +44,6 @@ class Trained(Record):
     digest: str
     steps: int
     rows: int
-    tokens: int
-    """In the rows, prompts counted once an answer's row; not times epochs."""
     seconds: float
     """Of training, loading and saving apart; of the session that finished it."""
     final_loss: float | None
@@ -98,6 +98,7 @@ def trained(job: TrainingJob) -> Trained | None:
 
 
 def _train(job: TrainingJob) -> Trained:
+    disable_progress_bar()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send one message each
     set_seed(job.seed)
     tokenizer = load_tokenizer(job.model, chat_template=job.chat_template, pad_token=job.pad_token)
@@ -106,7 +107,7 @@ def _train(job: TrainingJob) -> Trained:
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     seconds = time.monotonic() - started
-    _save(job, trainer, tokenizer)
+    write_weights(trainer, job.folder, job.model, tokenizer)
     done = _trained(job, trainer, seconds)
     if trainer.is_world_process_zero():
         write_fusion(job.folder, job.fusion)
@@ -115,7 +116,6 @@ def _train(job: TrainingJob) -> Trained:
         if "save_total_limit" not in job.settings.trainer:
             for folder in job.checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(folder)
-    trainer.accelerator.free_memory()
     return done
 
 
@@ -137,33 +137,19 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
     trainer.add_callback(Logged(job.name))
+    if job.evaluation is not None:
+        trainer.add_callback(EvaluateEvery(job, job.evaluation, trainer, tokenizer))
     trainer.add_callback(WholeCheckpoints(job.digest, config.world_size, trainer.accelerator.wait_for_everyone))
     return trainer
-
-
-def _save(job: TrainingJob, trainer: Trainer, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Whole weights in the main process's hands, whatever sharded them."""
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if trainer.is_world_process_zero():
-        if hasattr(model, "peft_config"):
-            adapter = job.folder / ADAPTER
-            model.save_pretrained(adapter, state_dict=state)
-            merge_adapter(adapter, job.model, job.folder, tokenizer)
-        else:
-            save_checkpoint(job.folder, model, state, tokenizer, job.model)
-    trainer.accelerator.wait_for_everyone()
 
 
 def _trained(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
     args, rows = trainer.args, trainer.train_dataset
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    columns = [name for name in rows.column_names if name.endswith("_ids")]
     return Trained(
         digest=job.digest,
         steps=trainer.state.global_step,
         rows=len(rows),
-        tokens=sum(len(ids) for name in columns for ids in rows[name]),
         seconds=round(seconds, 3),
         final_loss=losses[-1] if losses else None,
         processes=args.world_size,

@@ -127,7 +127,12 @@ def decisive(keys: Training) -> Training:
 
 
 def check_training(spec: RecipeSpec) -> None:
-    """Raises ConfigError for the first training key of a recipe that is unknown, owned by the recipe, or wrong."""
+    """Raises ConfigError for the first training key of a recipe that is unknown, owned by the recipe, or wrong, and
+    for an evaluation while training that names what is not there."""
+    if spec.evaluate_every is not None:
+        from .evaluation import check_evaluation
+
+        check_evaluation(spec.evaluate_every)
     for key in renamed(spec.training):
         _check_key(key, ("preference", "sft"), "training")
     _check_keys(spec.sft, "sft", "sft")

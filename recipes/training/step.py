@@ -53,14 +53,16 @@ def do_job(recipe: Recipe, job: TrainingJob, rows: Rows) -> Counts:
         if job.reference is not None:
             store_reference(job)
         done = train(job)
-    return _counts(rows, done)
+    return _counts(job, rows, done)
 
 
-def _counts(rows: Rows, done: Trained) -> Counts:
+def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
+    facts = rows.facts
+    learned = ("prompt_ids", f"{job.answer}_ids") if job.method == "sft" else tuple(facts.tokens)
     return {
-        **rows.facts.model_dump(mode="json"),
+        **facts.model_dump(mode="json", exclude={"tokens"}),
         "steps": done.steps,
-        "tokens": done.tokens,
+        "tokens": sum(facts.tokens[name] for name in learned),
         "train_seconds": done.seconds,
         "batch": done.batch,
         "processes": done.processes,
