@@ -251,10 +251,10 @@ class _Work:
 
         Raises IncompleteError where no answer got a reward.
         """
-        errors = Counter(row.error.reason for row in self.done.all() if row.error is not None)
+        errors = Counter[str](row.error.reason for row in self.done.all() if row.error is not None)
         rewarded = self.done.count_succeeded
         if not rewarded:
-            failed: dict[str, int] = {"answers_failed": self.tally["answers_failed"], **errors}
+            failed = {"answers_failed": self.tally["answers_failed"], **errors}
             why = ", ".join(f"{count} {name}" for name, count in failed.items() if count)
             raise IncompleteError(f"no answer of {self.model!r} got a reward ({why or 'there are no answers'})")
         return {
