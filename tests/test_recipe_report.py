@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from huggingface_hub import ModelCard
 from recipe_folder import finish, pair, same, toy_recipe, write_checkpoint, write_held_out, write_prompts, write_rows
+from scipy import stats
 
 from harness.store import dump_json
 from harness.weights import weights_digest
@@ -144,7 +145,13 @@ def test_the_card_reads_back_as_the_hub_reads_it(recipe: Recipe) -> None:
     results = {one.dataset_config: one for one in card.data.eval_results or []}
     assert set(results) == {"T 0", "T 0.3"}
     assert results["T 0"].metric_value == pytest.approx(0.65)
-    assert results["T 0"].metric_args["ci_low"] < 0.65 < results["T 0"].metric_args["ci_high"]
+    half = stats.t.ppf(0.975, 3) * stats.sem((0.5, 0.6, 0.7, 0.8))
+    assert results["T 0"].metric_args == {
+        "ci_low": pytest.approx(0.65 - half, abs=1e-6),
+        "ci_high": pytest.approx(0.65 + half, abs=1e-6),
+        "confidence": 95,
+        "n": 4,
+    }
     assert card.data.model_name == "toy-wrpo"
 
 

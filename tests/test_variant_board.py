@@ -14,6 +14,7 @@ from recipes.report.board import best_by_validation, variant_board
 from recipes.report.gather import baselines, read_all_measured
 from recipes.report.records import VariantBoard
 from recipes.report.rows import Measured, draws
+from recipes.report.sentences import signed
 from recipes.report.tables import markdown, rich_tables
 from recipes.spec import EvaluateSpec
 from recipes.stages.report import read_variant_board
@@ -184,3 +185,7 @@ def test_names_are_escaped_in_markdown_and_the_tables_hold_every_model(tmp_path:
     assert "&lt;b>\\|" in text
     assert "| a\\|b | 2.500 \\[" in text
     assert len(rich_tables(found)) == 2
+
+
+def test_what_rounds_to_nothing_has_no_sign_of_loss() -> None:
+    assert (signed(-0.0004), signed(-0.0006), signed(0.12)) == ("+0.000", "-0.001", "+0.120")

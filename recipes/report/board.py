@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from harness.records import Score
 from harness.scoring import is_complete
 from harness.stats.crossed import CrossedMean, crossed_mean
 from harness.stats.significance import holm
@@ -88,11 +89,18 @@ def _row(model: str, temperature: float, parts: Mapping[str, list[Measured]]) ->
         temperature=temperature,
         reward=reward,
         by_seed=by_seed,
+        seed_scores={one.seed: _seed_score(one) for one in test},
         validation=sum(held) / len(held) if held else None,
         tokens=sum(tokens) / len(tokens) if tokens else None,
         truncated=sum(one.truncated for one in test),
         complete=is_complete(reward),
     )
+
+
+def _seed_score(one: Measured) -> Score:
+    mean = _crossed([one.rewards])
+    interval, se = (None, None) if mean is None else (mean.interval(), mean.se)
+    return score_of(one.mean, interval, se, n=one.scored, lost=one.unscored)
 
 
 def _around(mean: CrossedMean, value: float) -> tuple[float, float]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.scoring import is_complete
+
 from .card_text import CardFacts, card_text, dataset_id, hub_id
 from .sentences import at
 
@@ -47,12 +49,13 @@ def _tags(facts: CardFacts) -> list[str]:
 
 
 def _results(facts: CardFacts) -> list[EvalResult] | None:
-    """`model-index` entries; the interval is in the metric's `args`."""
+    """`model-index` entries, of this very checkpoint; the interval, over prompts, is in the metric's `args`."""
     from huggingface_hub import EvalResult
 
     found: list[EvalResult] = []
     for row in facts.board.models:
-        if row.model == facts.model and row.reward.value is not None and row.complete:
+        score = row.seed_scores.get(facts.seed)
+        if row.model == facts.model and score is not None and score.value is not None and is_complete(score):
             found.append(
                 EvalResult(
                     task_type="text-generation",
@@ -62,9 +65,9 @@ def _results(facts: CardFacts) -> list[EvalResult] | None:
                     dataset_split="test",
                     dataset_config=at(row.temperature),
                     metric_type="reward",
-                    metric_name=f"mean reward ({facts.spec.reward.kind}), {len(row.by_seed)} seeds",
-                    metric_value=round(row.reward.value, 6),
-                    metric_args=_interval(row.reward.ci_low, row.reward.ci_high, row.reward.n),
+                    metric_name=f"mean reward ({facts.spec.reward.kind})",
+                    metric_value=round(score.value, 6),
+                    metric_args=_interval(score.ci_low, score.ci_high, score.n),
                 )
             )
     for card in facts.suites:

@@ -14,7 +14,7 @@ from harness.records import ModelRef, ScoreCard
 from harness.report.cells import escape_markdown
 
 from ..spec import RecipeSpec, SourceSpec
-from .records import VariantBoard
+from .records import ModelRow, VariantBoard
 from .sentences import at
 from .tables import Grid, markdown_grid, p_text, score_text
 
@@ -85,7 +85,7 @@ def card_text(facts: CardFacts) -> str:
         "## Data",
         "",
         *_data(spec),
-        markdown_grid(Grid("", ("made by", "digest"), tuple(facts.digests.items()))),
+        markdown_grid(Grid("", ("made by", "digest"), tuple(facts.digests.items()), numbers=False)),
         "## Limits",
         "",
         *(f"- {line}" for line in _limits(facts)),
@@ -108,7 +108,7 @@ def _introduction(facts: CardFacts) -> str:
 
 def _sources(sources: Sequence[SourceSpec]) -> Grid:
     rows = tuple((one.name, _origin(one), one.license or "not stated") for one in sources)
-    return Grid("", ("source", "from", "licence"), rows)
+    return Grid("", ("source", "from", "licence"), rows, numbers=False)
 
 
 def _origin(source: SourceSpec) -> str:
@@ -122,16 +122,14 @@ def _scores(facts: CardFacts) -> list[str]:
     rows = [row for row in facts.board.models if row.model == facts.model]
     parts = []
     if rows:
+        columns = ("temperature", "this checkpoint [95 % over prompts]", "all seeds [95 % over prompts and seeds]")
+        seeds = ", ".join(map(str, facts.board.seeds))
+        found = tuple((at(row.temperature), _own(row, facts.seed), score_text(row.reward)) for row in rows)
         parts = [
-            f"Mean reward ({escape_markdown(facts.spec.reward.kind)}) on {facts.board.prompts} held-out test prompts "
-            f"over the recipe's seeds ({', '.join(map(str, facts.board.seeds))}); intervals are 95 %, over prompts and "
-            "seeds.",
+            f"Mean reward ({escape_markdown(facts.spec.reward.kind)}) on {facts.board.prompts} held-out test prompts; "
+            f"seeds of the recipe: {seeds}.",
             "",
-            markdown_grid(
-                Grid(
-                    "", ("temperature", "reward [95 %]"), tuple((at(r.temperature), score_text(r.reward)) for r in rows)
-                )
-            ),
+            markdown_grid(Grid("", columns, found)),
         ]
     compared = [one for one in facts.board.differences if one.model == facts.model]
     if compared:
@@ -146,7 +144,7 @@ def _scores(facts: CardFacts) -> list[str]:
             )
             for one in compared
         )
-        parts += ["Paired by prompt and seed:", "", markdown_grid(Grid("", head, cells))]
+        parts += ["Of all seeds, paired by prompt and seed:", "", markdown_grid(Grid("", head, cells))]
     if facts.suites:
         suites = tuple(
             (f"{one.suite} {one.suite_version}", one.judge, one.headline, _headline(one)) for one in facts.suites
@@ -155,13 +153,17 @@ def _scores(facts: CardFacts) -> list[str]:
     return parts or ["Not measured.", ""]
 
 
+def _own(row: ModelRow, seed: int) -> str:
+    return score_text(row.seed_scores[seed]) if seed in row.seed_scores else "-"
+
+
 def _headline(card: ScoreCard) -> str:
     return score_text(card.scores[card.headline]) + ("" if card.complete else " (incomplete)")
 
 
 def _settings_grid(settings: Mapping[str, JsonValue]) -> Grid:
     rows = tuple((name, _plain(value)) for name, value in _flat(settings))
-    return Grid("", ("setting", "value"), rows)
+    return Grid("", ("setting", "value"), rows, numbers=False)
 
 
 def _flat(settings: Mapping[str, JsonValue], under: str = "") -> Iterable[tuple[str, JsonValue]]:

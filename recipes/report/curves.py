@@ -15,7 +15,7 @@ from harness.report.svg import Axis, Drawing, axis
 
 LOG = "training_log.jsonl"
 """One line a log of the trainer: `step` and metrics by name."""
-PANEL_WIDTH, PANEL_HEIGHT, LEFT, GAP = 340.0, 190.0, 56.0, 44.0
+PANEL_WIDTH, PANEL_HEIGHT, LEFT, TOP, GAP = 340.0, 190.0, 56.0, 42.0, 20.0
 POINTS = 300
 """Points a line, at most: neighbours are averaged beyond."""
 
@@ -76,12 +76,13 @@ def training_curves(name: str, logs: Sequence[Log]) -> Drawing | None:
     panels = [panel for panel in PANELS if any(_line(log, one.metric) for log in logs for one in panel.series)]
     if not panels:
         return None
-    rows = (len(panels) + 1) // 2
-    tall = PANEL_HEIGHT + GAP + 18 * max(len(panel.series) for panel in panels)
-    drawing = Drawing(2 * PANEL_WIDTH, 22 + rows * tall, f"Training curves of {name}")
-    drawing.text(LEFT, 14, f"{name}: {len(logs)} seed{'' if len(logs) == 1 else 's'}", css="title")
-    for place, panel in enumerate(panels):
-        _panel(drawing, panel, logs, PANEL_WIDTH * (place % 2), 30 + tall * (place // 2))
+    pairs = [panels[start : start + 2] for start in range(0, len(panels), 2)]
+    heights = [PANEL_HEIGHT + GAP + 18 * max(len(panel.series) for panel in pair) for pair in pairs]
+    drawing = Drawing(2 * PANEL_WIDTH, TOP + sum(heights), f"Training curves of {name}")
+    drawing.text(LEFT, 16, f"{name}: {len(logs)} seed{'' if len(logs) == 1 else 's'}", css="title")
+    for row, pair in enumerate(pairs):
+        for column, panel in enumerate(pair):
+            _panel(drawing, panel, logs, PANEL_WIDTH * column, TOP + sum(heights[:row]))
     return drawing
 
 

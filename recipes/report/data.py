@@ -7,6 +7,7 @@ become tables. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from pydantic import JsonValue
 
@@ -44,8 +45,13 @@ def pairs_report(name: str, data: PairData, pairs: Iterable[Pair]) -> PairsRepor
 
 
 def data_grids(report: DataReport) -> list[Grid]:
-    found = [grid for one in report.pairs for grid in (_answers(one), _winners(one), _rewards(one), _lengths(one))]
-    return [grid for grid in (*found, _counts(report.counts)) if grid.rows]
+    """The first pairs' tables open, those of other seeds and the counts folded."""
+    found = [
+        replace(grid, folded=place > 0)
+        for place, one in enumerate(report.pairs)
+        for grid in (_answers(one), _winners(one), _rewards(one), _lengths(one))
+    ]
+    return [grid for grid in (*found, replace(_counts(report.counts), folded=True)) if grid.rows]
 
 
 def _answers(one: PairsReport) -> Grid:

@@ -25,11 +25,11 @@ from ..steps import DONE, StepRecord
 from .curves import read_log
 from .data import DataReport, PairsReport, pairs_report
 from .rows import Measured, read_measured
+from .tables import PARENTS
 
 BASELINES = ("dpo", "sft-cont")
 """Variants that others are compared with where the recipe names none: DPO on the target's own pair, and SFT continued
 on the sources' best answers (specs: the mandatory controls)."""
-PARENTS = ("sft", "target")
 
 
 def record_in(folder: Path) -> StepRecord | None:

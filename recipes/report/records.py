@@ -18,6 +18,8 @@ class ModelRow(Record):
     """Mean over prompts and seeds; `n` counts scored answers."""
     by_seed: dict[int, float]
     """Each seed's own mean."""
+    seed_scores: dict[int, Score] = {}
+    """The same with intervals over prompts: of that one checkpoint."""
     validation: float | None
     """Mean over the validation prompts and seeds: what `best` goes by."""
     tokens: float | None

@@ -52,4 +52,9 @@ def at(temperature: float) -> str:
 
 def difference_text(one: Versus) -> str:
     """`+0.120 [0.040, 0.200]`."""
-    return f"{one.value:+.3f} [{one.ci_low:.3f}, {one.ci_high:.3f}]"
+    return f"{signed(one.value)} [{one.ci_low:.3f}, {one.ci_high:.3f}]"
+
+
+def signed(value: float) -> str:
+    """`+0.120`; what rounds to nothing has no minus."""
+    return f"{round(value, 3) + 0.0:+.3f}"

@@ -12,8 +12,10 @@ from harness.records import Score
 from harness.report.cells import escape_markdown, plain
 
 from .records import ModelRow, VariantBoard, Versus
-from .sentences import at, difference_text
+from .sentences import at, difference_text, signed
 
+PARENTS = ("sft", "target")
+"""What the variants started from: baselines that say less than another variant does."""
 HEAD = (
     "Rewards are means over test prompts and seeds. Differences are paired by prompt and seed. Intervals are 95 %, "
     "over prompts and seeds at once: what other prompts and another seed would show. p is two-sided and adjusted "
@@ -24,15 +26,20 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Grid:
-    """One table as texts; the first column is left-aligned."""
+    """One table as texts."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    numbers: bool = True
+    """All columns but the first are numbers: right-aligned."""
+    folded: bool = False
+    """Shown on demand where that can be."""
 
 
 def grids(board: VariantBoard) -> list[Grid]:
-    """Of each temperature: the models, then their differences to each baseline."""
+    """Of each temperature: the models, then their differences to each baseline; to those that all variants started from
+    folded."""
     found = []
     for temperature in board.temperatures:
         found.append(_models(board, temperature))
@@ -81,12 +88,13 @@ def _differences(baseline: str, temperature: float, rows: Sequence[Versus]) -> G
                 one.model,
                 difference_text(one),
                 f"[{one.prompts_low:.3f}, {one.prompts_high:.3f}]",
-                " ".join(f"{value:+.3f}" for value in one.by_seed.values()),
+                " ".join(signed(value) for value in one.by_seed.values()),
                 p_text(one.p_adjusted),
                 one.verdict,
             )
             for one in rows
         ),
+        folded=baseline in PARENTS,
     )
 
 
@@ -99,9 +107,11 @@ def _list(seeds: Sequence[int]) -> str:
 
 
 def rich_tables(board: VariantBoard) -> list[RichTable]:
-    """For a terminal; names go in as Text, never as markup."""
+    """For a terminal, without the folded ones; names go in as Text, never as markup."""
     found = []
     for grid in grids(board):
+        if grid.folded:
+            continue
         rich = RichTable(title=Text(plain(grid.title)), title_justify="left")
         for place, name in enumerate(grid.head):
             rich.add_column(Text(name), justify="right" if place else "left", overflow="fold")
@@ -123,7 +133,7 @@ def markdown(board: VariantBoard) -> str:
 def markdown_grid(grid: Grid) -> str:
     lines = [
         "| " + " | ".join(map(escape_markdown, grid.head)) + " |",
-        "| " + " | ".join("---:" if place else "---" for place in range(len(grid.head))) + " |",
+        "| " + " | ".join("---:" if place and grid.numbers else "---" for place in range(len(grid.head))) + " |",
         *("| " + " | ".join(map(escape_markdown, row)) + " |" for row in grid.rows),
     ]
     return "\n".join(lines) + "\n"
