@@ -55,7 +55,9 @@ class EvaluateEvery(TrainerCallback):
                 if found:
                     entry = {"step": state.global_step, "epoch": state.epoch, **found}
                     state.log_history.append(entry)
+                    due = control.should_log  # handing a log to the trackers takes it for the one that is due
                     self._trainer.callback_handler.on_log(args, state, control, dict(found))
+                    control.should_log = due
                 shutil.rmtree(folder)
         self._trainer.accelerator.wait_for_everyone()
 

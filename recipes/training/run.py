@@ -35,7 +35,8 @@ from .settings import trainer_config
 
 log = logging.getLogger(__name__)
 DONE = "trained.json"
-RUNTIME = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+SESSION = ("num_tokens",)
+"""Keys of the trainer's log that count from the beginning of a session, not of the training."""
 
 
 class Trained(Record):
@@ -158,9 +159,9 @@ def _trained(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
 
 
 def _write_log(path: Path, history: list[dict[str, float]]) -> None:
-    """The trainer's log, times left out: the same training writes the same file."""
-    kept = [{key: value for key, value in entry.items() if key not in RUNTIME} for entry in history]
-    write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+    """The trainer's log without its last entry, which sums up the session: the same training writes the same file."""
+    kept = [{key: value for key, value in entry.items() if key not in SESSION} for entry in history]
+    write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept if "train_runtime" not in entry))
 
 
 def _is_full(error: Exception, folder: Path) -> bool:
