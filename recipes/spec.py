@@ -100,6 +100,11 @@ class RewardSpec(Record):
     params: dict[str, JsonValue] = {}
     overlong: Literal["fail", "drop"] = "fail"
     """An answer that the reward model would have to cut: stop, or leave that answer out and count it."""
+    workers: int = Field(default=0, ge=0)
+    """Ray workers that score; 0: this process does."""
+    worker_cpus: float = Field(default=1.0, ge=0)
+    worker_gpus: float | None = Field(default=None, ge=0)
+    """What Ray reserves for each. GPUs None: one where the cluster has any; 0 for a reward that runs on CPUs."""
 
 
 class PairsSpec(Record):

@@ -45,6 +45,8 @@ class Scorer:
         self._name = f"{options.kind} {options.model or options.url}" if options.model or options.url else options.kind
         self._reward: Reward = load_plugin("rewards", options.kind)(options)
         self.kind = options.kind
+        self.at_once = options.batch_size
+        """Answers that one call of `score` is best given."""
 
     def identity(self) -> dict[str, JsonValue]:
         """What its numbers depend on: digests and settings, no places of this machine."""

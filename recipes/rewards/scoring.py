@@ -69,7 +69,17 @@ def options_of(spec: RewardSpec, log_dir: Path) -> RewardOptions:
 
 def check_reward(spec: RewardSpec, log_dir: Path) -> None:
     """Raises ConfigError, PluginError, CheckpointError or DataError for a reward that cannot be made; loads none."""
-    Scorer(options_of(spec, log_dir))
+    scorer_of(spec, log_dir)
+
+
+def scorer_of(spec: RewardSpec, log_dir: Path) -> Scorer:
+    """What scores: this process, or as many Ray workers as the recipe says; the rewards are the same."""
+    options = options_of(spec, log_dir)
+    if not spec.workers:
+        return Scorer(options)
+    from .on_ray import RayScorer
+
+    return RayScorer(options, workers=spec.workers, cpus=spec.worker_cpus, gpus=spec.worker_gpus)
 
 
 def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str, folder: Path) -> Counts:
@@ -78,7 +88,7 @@ def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str,
     `model`: who answered, for the rows. Failed answers get no row. Raises IncompleteError where the reward fails, where
     no answer gets one, or where one is too long and `overlong` says `fail`.
     """
-    scorer = Scorer(options_of(spec, folder))
+    scorer = scorer_of(spec, folder)
     _check_identity(folder, scorer)
     with ExitStack() as stack:
         work = _Work(
@@ -156,8 +166,8 @@ class _Work:
     def run(self) -> None:
         groups = self._groups()
         said = time.monotonic()
-        for start in range(0, len(groups), self.spec.batch_size):
-            self._batch(groups[start : start + self.spec.batch_size])
+        for start in range(0, len(groups), self.scorer.at_once):
+            self._batch(groups[start : start + self.scorer.at_once])
             if time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
                 log.info("%s: %d of %d answers rewarded", self.model, len(self.done), len(self.asked))

@@ -1,0 +1,186 @@
+"""Many engines on a Ray cluster: each worker is a Ray actor that owns another backend of the harness, vLLM by default.
+
+`serve.data_parallel` is the number of workers and `tensor_parallel` x `pipeline_parallel` the GPUs of each, all on one
+node. Engine arguments beginning with `ray.` are read here (OURS), the others go to the workers' backend. A worker
+whose process or node dies is placed anew by Ray, and what it had in flight is asked of whoever is free; an answer's
+seed is the draw's own, so it is nobody's matter who gives it.
+
+The worker runs the very backend that is used without Ray, not vLLM's engine in the actor's own process: what that does
+about templates, seeds, room and an engine that crashes holds here too, and an engine's crash costs no actor.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from pydantic import JsonValue
+
+from ..cluster import ActorWorker, Need, RayCluster, Refusal, node_name
+from ..errors import ConfigError, HarnessError
+from ..plugins import load_plugin
+from ..protocols import Backend, Draw, ServeOptions
+from ..records import Answer, Failure, ModelRef, Prompt, Sampling
+from ..workers import Pool, WorkerLostError
+from .options import pairs
+
+OURS = ("ray.worker", "ray.cpus", "ray.gpus")
+"""Engine arguments: the workers' backend; CPUs and GPUs that Ray reserves for each."""
+NOT_WORKERS = ("endpoint", "ray")
+MARGIN = 30.0
+"""Seconds beyond `start_timeout`, so that an engine that does not start has said so before the pool gives up."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a worker needs to make its backend, on whatever node."""
+
+    backend: str
+    model: ModelRef
+    options: ServeOptions
+    identity: dict[str, JsonValue]
+    """As this machine sees the model; a worker that sees another refuses."""
+
+    def made(self) -> Backend:
+        made: Backend = load_plugin("backends", self.backend)(self.model, self.options)
+        return made
+
+
+class EngineActor:
+    """In a Ray worker: one backend, entered by `start`, left by `stop` or with the process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._backend: Backend | None = None
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> Refusal | None:
+        if self._backend is not None:
+            return None
+        try:
+            self._engine.options.log_dir.mkdir(parents=True, exist_ok=True)
+            made = self._engine.made()
+            if made.identity() != self._engine.identity:
+                raise ConfigError(
+                    f"{str(self._engine.model)!r} is another model, or is served otherwise, than where the run began"
+                )
+            self._backend = await self._stack.enter_async_context(made)
+        except HarnessError as error:
+            return self._refusal(error)
+        except OSError as error:
+            return self._refusal(ConfigError(f"cannot write its log: {error}"))
+        return None
+
+    async def work(self, draw: Draw) -> Answer | Refusal:
+        assert self._backend is not None, "start first"
+        try:
+            return await self._backend.answer(draw.prompt, draw.sampling, draw.index)
+        except HarnessError as error:
+            return self._refusal(error)
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+
+    def _refusal(self, error: HarnessError) -> Refusal:
+        return Refusal(
+            f"{error}; a model, its packages and `harness` must be the same on every node, at the same path",
+            node_name(),
+        )
+
+
+class RayBackend:
+    def __init__(self, model: ModelRef, options: ServeOptions) -> None:
+        RayCluster()  # raises where Ray is not installed
+        words = [word for word in options.engine_args if word.lstrip("-").startswith("ray.")]
+        ours = pairs(words, "ray", OURS)
+        worker = ours.get("ray.worker", "vllm")
+        if worker in NOT_WORKERS:
+            raise ConfigError(
+                f"engine argument ray.worker={worker!r}: a worker serves a model itself, e.g. vllm or transformers"
+            )
+        if options.devices is not None:
+            raise ConfigError(
+                f"backend 'ray' cannot honour --devices {options.devices!r}: Ray says which GPUs a worker uses"
+            )
+        self.label = model.label
+        self.workers = options.data_parallel
+        self._places = math.ceil(options.concurrency / self.workers)
+        self._patience = options.start_timeout + MARGIN
+        rest = tuple(word for word in options.engine_args if word not in words)
+        # absolute: an actor stands elsewhere
+        inner = replace(
+            options, engine_args=rest, data_parallel=1, concurrency=self._places, log_dir=options.log_dir.resolve()
+        )
+        self._engine = Engine(worker, _absolute(model), inner, {})
+        self._engine = replace(self._engine, identity=self._engine.made().identity())
+        self._cpus = _number(ours, "ray.cpus", 1.0)
+        self._gpus = _number(ours, "ray.gpus", -1.0)
+        self._pool: Pool[Draw, Answer] | None = None
+        self._stack = AsyncExitStack()
+
+    def identity(self) -> dict[str, JsonValue]:
+        """The workers' own: how many there are changes no answer."""
+        return {**self._engine.identity, "backend": "ray", "worker": self._engine.backend}
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            cluster = stack.enter_context(RayCluster())
+            engines = [
+                replace(self._engine, options=replace(self._engine.options, log_dir=self._log_dir(rank)))
+                for rank in range(self.workers)
+            ]
+            actors = cluster.actors(
+                EngineActor, [(one,) for one in engines], self._need(cluster), calls=self._places + 1
+            )
+            workers = [ActorWorker[Draw, Answer](actor) for actor in actors]
+            pool = Pool(f"{self._engine.backend} on Ray", workers, places=self._places, patience=self._patience)
+            self._pool = await stack.enter_async_context(pool)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
+        assert self._pool is not None, "use `async with`"
+        try:
+            found = await self._pool.ask(Draw(prompt, sampling, index))
+        except WorkerLostError as error:
+            failure = Failure(reason="transport", message=str(error))
+            return Answer(prompt_id=prompt.id, model=self.label, index=index, error=failure)
+        return found
+
+    def _need(self, cluster: RayCluster) -> Need:
+        """GPUs only where the cluster has any: on CPUs an engine runs without."""
+        gpus = self._gpus
+        if gpus < 0:
+            options = self._engine.options
+            gpus = float(options.tensor_parallel * options.pipeline_parallel) if cluster.has_gpus() else 0.0
+        return Need(self._cpus, gpus)
+
+    def _log_dir(self, rank: int) -> Path:
+        return self._engine.options.log_dir / f"worker-{rank}"
+
+
+def _absolute(model: ModelRef) -> ModelRef:
+    """A folder by its whole path; its last part, by which it is called, stays."""
+    if model.scheme != "path" or not os.path.exists(model.name):
+        return model
+    return model.model_copy(update={"name": os.path.abspath(model.name)})
+
+
+def _number(found: dict[str, str], name: str, default: float) -> float:
+    text = found.get(name)
+    if text is None:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not (math.isfinite(number) and number >= 0):
+        raise ConfigError(f"engine argument {name}={text!r} is no number from 0")
+    return number

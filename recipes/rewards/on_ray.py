@@ -1,0 +1,147 @@
+"""Rewards by several Ray workers, each with a scorer of its own: `reward: {workers: N}`.
+
+The answers of one call are cut into batches as they would be here, so the same batches are scored whoever takes them.
+A batch that a worker died of, or beside, is scored by another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Self
+
+from pydantic import JsonValue
+
+from harness.cluster import ActorWorker, Need, RayCluster, Refusal, node_name
+from harness.config import ServeSpec, checked
+from harness.errors import ConfigError, HarnessError, IncompleteError
+from harness.protocols import RewardOptions
+from harness.workers import Pool
+
+from .scorer import Item, Outcome, Scorer
+
+ROUNDS = 8
+"""Batches a worker has in one call: the workers wait for the slowest once in so many."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The reward itself failed: asking another worker would not help."""
+
+    message: str
+
+
+class ScorerActor:
+    """In a Ray worker: one scorer, entered by `start`."""
+
+    def __init__(self, options: RewardOptions, identity: dict[str, JsonValue]) -> None:
+        self._options = options
+        self._identity = identity
+        self._scorer: Scorer | None = None
+
+    def start(self) -> Refusal | None:
+        if self._scorer is not None:
+            return None
+        try:
+            if self._options.log_dir is not None:
+                self._options.log_dir.mkdir(parents=True, exist_ok=True)
+            scorer = Scorer(self._options)
+            if scorer.identity() != self._identity:
+                raise ConfigError(f"the {scorer.kind} reward is another one here than where the recipe runs")
+            self._scorer = scorer.__enter__()
+        except HarnessError as error:
+            return Refusal(str(error), node_name())
+        except OSError as error:
+            return Refusal(f"cannot write its log: {error}", node_name())
+        return None
+
+    def work(self, items: Sequence[Item]) -> list[Outcome] | Failed:
+        assert self._scorer is not None, "start first"
+        try:
+            return self._scorer.score(items)
+        except HarnessError as error:
+            return Failed(str(error))
+
+    def stop(self) -> None:
+        if self._scorer is not None:
+            self._scorer.__exit__(None, None, None)
+
+
+class RayScorer(Scorer):
+    """A scorer that scores nothing here. Files of the reward (weights, a function's module) must be on every node."""
+
+    def __init__(self, options: RewardOptions, *, workers: int, cpus: float, gpus: float | None) -> None:
+        """`cpus`, `gpus`: what each worker reserves; gpus None: one where the cluster has any."""
+        RayCluster()  # raises where Ray is not installed
+        super().__init__(options)
+        self.at_once = workers * ROUNDS * options.batch_size
+        self._options = options
+        self._workers = workers
+        self._cpus, self._gpus = cpus, gpus
+        self._patience = _start_timeout(options)
+        self._pool: Pool[Sequence[Item], list[Outcome] | Failed] | None = None
+        self._runner = asyncio.Runner()
+        self._stack = AsyncExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._runner.run(self._opened())
+        except BaseException:
+            self._runner.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            self._runner.run(self._stack.aclose())
+        finally:
+            self._runner.close()
+
+    def score(self, items: Sequence[Item]) -> list[Outcome]:
+        size = self._options.batch_size
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
+        return [outcome for found in self._runner.run(self._asked(batches)) for outcome in found]
+
+    async def _opened(self) -> None:
+        async with AsyncExitStack() as stack:
+            cluster = stack.enter_context(RayCluster())
+            gpus = float(cluster.has_gpus()) if self._gpus is None else self._gpus
+            arguments = [(self._of_worker(rank), self.identity()) for rank in range(self._workers)]
+            # one call at a time: rewards are written for one thread
+            actors = cluster.actors(ScorerActor, arguments, Need(self._cpus, gpus), calls=1)
+            workers = [ActorWorker[Sequence[Item], list[Outcome] | Failed](actor) for actor in actors]
+            pool = Pool(f"{self.kind} reward on Ray", workers, places=2, patience=self._patience)
+            self._pool = await stack.enter_async_context(pool)
+            self._stack = stack.pop_all()
+
+    def _of_worker(self, rank: int) -> RewardOptions:
+        """Its server, where it has one, logs in a folder of its own; paths are whole, as an actor stands elsewhere."""
+        options = replace(self._options, model=_absolute(self._options.model))
+        folder = options.log_dir
+        return options if folder is None else replace(options, log_dir=folder.resolve() / f"worker-{rank}")
+
+    async def _asked(self, batches: Sequence[Sequence[Item]]) -> list[list[Outcome]]:
+        pool = self._pool
+        assert pool is not None, "use `with`"
+        found = await asyncio.gather(*(pool.ask(batch) for batch in batches))
+        for one in found:
+            if isinstance(one, Failed):
+                raise IncompleteError(one.message)
+        return [one for one in found if not isinstance(one, Failed)]
+
+
+def _start_timeout(options: RewardOptions) -> float:
+    """Seconds that may pass without any worker."""
+    return float(checked(ServeSpec, options.serve, "reward: serve").start_timeout)
+
+
+def _absolute(model: str | None) -> str | None:
+    """A folder, or `FILE.py:NAME`, by its whole path; any other model as it is."""
+    if model is None:
+        return None
+    file, colon, name = model.partition(".py:")
+    there = file + ".py" if colon else model
+    return os.path.abspath(there) + (f":{name}" if colon else "") if os.path.exists(there) else model
