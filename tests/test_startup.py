@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-HEAVY = ("torch", "vllm", "transformers", "pandas", "sklearn")
+HEAVY = ("torch", "vllm", "ray", "transformers", "pandas", "sklearn")
 
 
 def python(code: str) -> str:

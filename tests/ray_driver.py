@@ -1,0 +1,37 @@
+"""What tests run and kill: `ray_driver.py BACKEND FOLDER` samples prompts as a recipe's stage does.
+
+The model is an echo with 0.1 s an answer; on Ray, two workers of it, four answers at a time each.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from harness.config import ServeSpec
+from harness.records import ModelRef, Prompt, Sampling
+from recipes.sampling import Sampler, Wanted, sample
+
+PROMPTS, DRAWS = 400, 2
+ECHO = ("latency=0.1",)
+ON_RAY = (*ECHO, "ray.worker=scripted")
+
+
+def main(backend: str, folder: Path) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder.mkdir(parents=True, exist_ok=True)
+    prompts = [Prompt(id=f"p{number}", turns=(f"question {number}",), category="c") for number in range(PROMPTS)]
+    on_ray = backend == "ray"
+    serve = ServeSpec(
+        engine_args=ON_RAY if on_ray else ECHO,
+        data_parallel=2 if on_ray else 1,
+        concurrency=8 if on_ray else 400,
+        start_timeout=60,
+    )
+    sampler = Sampler("echo", ModelRef.parse("echo"), backend, serve)
+    sample(sampler, [Wanted(folder / "answers.jsonl", prompts, Sampling(max_tokens=8, n=DRAWS))], folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
