@@ -66,11 +66,11 @@ def train(
 ) -> Iterator[Outcome]:
     """Runs the steps up to and with stage `last`; those of stage `first` and later are set aside and made anew."""
     steps = all_steps(recipe)
-    if first is not None:
-        for step in reversed(steps):
-            if STAGES.index(step.stage) >= STAGES.index(first):
-                undo(step)
-    _check_settings(recipe, steps)
+    kept = [step for step in steps if first is None or STAGES.index(step.stage) < STAGES.index(first)]
+    _check_settings(recipe, steps, kept, last)
+    for step in reversed(steps):
+        if step not in kept:
+            undo(step)
     write_atomic(recipe.out / "recipe.yaml", dump_json(recipe.spec.model_dump(mode="json")))
     for step in steps:
         if last is not None and STAGES.index(step.stage) > STAGES.index(last):
@@ -80,12 +80,15 @@ def train(
         yield Outcome(step, run_step(step), skipped)
 
 
-def _check_settings(recipe: Recipe, steps: Sequence[Step]) -> None:
-    """Raises ConfigError for a wrong training key, or for a reward that is not there, before anything is asked rather
-    than hours later. Training keys need torch, so not where all training is done."""
-    if any(step.stage == "rewards" and finished(step) is None for step in steps):
-        check_reward(recipe.spec.reward, recipe.out)
-    if any(step.stage in ("sft", "align") and finished(step) is None for step in steps):
+def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step], last: str | None) -> None:
+    """Raises ConfigError for a wrong training key, or for a reward that is not there or not what scored the answers so
+    far, before anything is asked or set aside rather than hours later. Training keys need torch, so not where all
+    training is done; a reward may need a download, so not where the run ends before it."""
+    to_do = {step.stage for step in steps if step not in kept or finished(step) is None}
+    reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
+    if to_do & {"rewards", "evaluate"} & set(reached):
+        check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
+    if to_do & {"sft", "align"}:
         from .training.settings import check_training
 
         check_training(recipe.spec)

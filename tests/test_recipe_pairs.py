@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipe_files import answer, answers_step, prompt_rows, prompts_step, recipe, rewards_step
 
-from harness.errors import IncompleteError
+from harness.errors import ConfigError, IncompleteError
 from harness.records import Prompt
 from recipes.best import Rated, best_source_answers
 from recipes.pair_data import PairData, spread
@@ -124,10 +124,10 @@ def test_a_target_that_gives_no_pair(samples: list[tuple[str, float]], reason: s
 def test_margins_outside_the_limits_are_dropped(tmp_path: Path) -> None:
     made = world(tmp_path, pairs={"min_margin": 1.0, "max_margin": 1.5}, further=[])
 
-    with pytest.raises(IncompleteError, match=r"no pair is left of 3 prompts \(margin_high 1, margin_low 1, identical"):
+    with pytest.raises(ConfigError, match=r"no pair is left of 3 prompts \(margin_high 1, margin_low 1, identical"):
         made.run()
 
-    wide = world(tmp_path / "wide", pairs={"min_margin": 0.75, "max_margin": 2.0})
+    wide = world(tmp_path, pairs={"min_margin": 0.75, "max_margin": 2.0})  # the mended recipe goes on in its folder
     assert list(wide.run()) == ["p", "q"]  # margins 2.0 and 0.75: the limits themselves are inside
 
 
@@ -182,7 +182,7 @@ def test_a_spread_is_the_samples() -> None:
 
 def test_a_reward_that_tells_nothing_apart_is_one_sentence(tmp_path: Path) -> None:
     flat = {"p": [("t0", 1.0), ("t1", 1.0)], "q": [("t2", 1.0), ("t3", 1.0)]}
-    with pytest.raises(IncompleteError, match=r"no pair is left of 2 prompts \(equal_rewards 2\): the reward gives"):
+    with pytest.raises(ConfigError, match=r"no pair is left of 2 prompts \(equal_rewards 2\): the reward gives"):
         world(tmp_path, flat).run()
 
 

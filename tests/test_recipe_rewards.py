@@ -181,8 +181,10 @@ def test_a_function_edited_in_mid_scoring_is_not_mixed_with_what_it_was(tmp_path
     (step.folder / "step.json").unlink()
     file.write_text("def f(prompts, completions):\n    return [2.0 for _ in prompts]\n")
 
-    with pytest.raises(ConfigError, match="were begun with another function reward than the one there now"):
+    with pytest.raises(ConfigError, match="are of another function reward than the one there now"):
         run_step(step)
+    with pytest.raises(ConfigError, match="use --from rewards"):
+        check_reward(made.spec.reward, [step.folder])
     assert set(rewards(step).values()) == {1.0}
 
 
@@ -203,8 +205,8 @@ def test_a_function_mended_before_it_scored_anything_is_taken_as_it_is(tmp_path:
 
 def test_a_reward_that_is_not_there_is_seen_before_anything_is_asked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no file"):
-        check_reward(RewardSpec(kind="function", model="nowhere.py:f"), tmp_path)
-    check_reward(RewardSpec(kind="function", model=f"{__name__}:length"), tmp_path)
+        check_reward(RewardSpec(kind="function", model="nowhere.py:f"))
+    check_reward(RewardSpec(kind="function", model=f"{__name__}:length"), [tmp_path])
     assert not CALLS
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,7 @@ def short_name(model: str) -> str:
     return model if model.startswith("hf:") or "://" in model else model.rstrip("/").rsplit("/", 1)[-1]
 
 
-def options_of(spec: RewardSpec, log_dir: Path) -> RewardOptions:
+def options_of(spec: RewardSpec, log_dir: Path | None) -> RewardOptions:
     return RewardOptions(
         kind=spec.kind,
         model=spec.model,
@@ -67,12 +67,7 @@ def options_of(spec: RewardSpec, log_dir: Path) -> RewardOptions:
     )
 
 
-def check_reward(spec: RewardSpec, log_dir: Path) -> None:
-    """Raises ConfigError, PluginError, CheckpointError or DataError for a reward that cannot be made; loads none."""
-    scorer_of(spec, log_dir)
-
-
-def scorer_of(spec: RewardSpec, log_dir: Path) -> Scorer:
+def scorer_of(spec: RewardSpec, log_dir: Path | None) -> Scorer:
     """What scores: this process, or as many Ray workers as the recipe says; the rewards are the same."""
     options = options_of(spec, log_dir)
     if not spec.workers:
@@ -80,6 +75,14 @@ def scorer_of(spec: RewardSpec, log_dir: Path) -> Scorer:
     from .on_ray import RayScorer
 
     return RayScorer(options, workers=spec.workers, cpus=spec.worker_cpus, gpus=spec.worker_gpus)
+
+
+def check_reward(spec: RewardSpec, folders: Iterable[Path] = ()) -> None:
+    """Raises ConfigError, PluginError, CheckpointError or DataError for a reward that cannot be made, or that is not
+    the one which scored what is in these folders; loads none."""
+    scorer = scorer_of(spec, None)
+    for folder in folders:
+        _check_identity(folder, scorer)
 
 
 def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str, folder: Path) -> Counts:
@@ -90,6 +93,7 @@ def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str,
     """
     scorer = scorer_of(spec, folder)
     _check_identity(folder, scorer)
+    write_atomic(folder / REWARD, dump_json(_facts(scorer)))
     with ExitStack() as stack:
         work = _Work(
             spec=spec,
@@ -124,16 +128,19 @@ def opened(rows: JsonlRows[Row]) -> Iterator[JsonlRows[Row]]:
 def _check_identity(folder: Path, scorer: Scorer) -> None:
     """Raises ConfigError where the folder's rewards are of another reward, e.g. of a function edited since."""
     path = folder / REWARD
-    now: dict[str, JsonValue] = json.loads(json.dumps({"kind": scorer.kind, "identity": scorer.identity()}))
-    if path.exists() and _has_rows(folder / REWARDS):
-        there = json.loads(path.read_text("utf-8"))
-        if there != now:
-            raise ConfigError(
-                f"the rewards in {folder} were begun with another {scorer.kind} reward than the one there now; restore "
-                "it, or use --from rewards to set them aside and score anew"
-            )
+    if not path.exists() or not _has_rows(folder / REWARDS):
         return
-    write_atomic(path, dump_json(now))
+    if json.loads(path.read_text("utf-8")) != _facts(scorer):
+        raise ConfigError(
+            f"the rewards in {folder} are of another {scorer.kind} reward than the one there now; restore it, or use "
+            "--from rewards to set them aside and score anew"
+        )
+
+
+def _facts(scorer: Scorer) -> dict[str, JsonValue]:
+    """As they are read back from JSON."""
+    found: dict[str, JsonValue] = json.loads(json.dumps({"kind": scorer.kind, "identity": scorer.identity()}))
+    return found
 
 
 def _has_rows(path: Path) -> bool:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import IncompleteError
+from harness.errors import ConfigError
 from harness.store import dump_json, write_atomic, write_lines
 
 from ..best import ANSWERS, PROMPTS, REWARDS, best_by_prompt, rated, read_prompts
@@ -61,7 +61,7 @@ def make_pairs(
     """Writes the pairs, those dropped and why, and what both were made from; each file whole or not at all.
 
     `answered`: folders of each source's answers, of each source's rewards, of the target's answers and rewards. Raises
-    IncompleteError where no pair is left.
+    ConfigError where no pair is left.
     """
     rows = read_prompts(prompts, "preference")
     wanted = frozenset(row.prompt.id for row in rows)
@@ -89,12 +89,12 @@ def make_pairs(
 
 
 def _check_any(counted: PairTally, spec: PairsSpec) -> None:
-    """Raises IncompleteError where every prompt was dropped, with the reasons."""
+    """Raises ConfigError where every prompt was dropped, with the reasons."""
     if counted.margins:
         return
     why = ", ".join(f"{reason} {count}" for reason, count in counted.dropped.most_common())
     most = counted.dropped.most_common(1)[0][0]
-    raise IncompleteError(f"no pair is left of {counted.dropped.total()} prompts ({why}): {HINTS[most]}")
+    raise ConfigError(f"no pair is left of {counted.dropped.total()} prompts ({why}): {HINTS[most]}")
 
 
 HINTS = {
