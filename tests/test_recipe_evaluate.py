@@ -104,6 +104,25 @@ def test_every_model_is_asked_and_rewarded_and_the_target_once(recipe: Recipe) -
     assert len(read_all_measured(recipe)) == 5 * 2 * 2  # models, temperatures, parts
 
 
+def test_a_step_killed_before_its_rewards_asks_nothing_again(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = next(one for one in steps_of(recipe) if one.name == "seed-1/held-out/wrpo")
+    with monkeypatch.context() as stopped:
+        stopped.setattr("recipes.stages.evaluate.score_answers", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_step(one)
+    answers = (place(one.folder, 0.7) / "answers.jsonl").read_bytes()
+
+    record = run_step(one)
+
+    assert record.counts["session_answers"] == 0
+    assert (place(one.folder, 0.7) / "answers.jsonl").read_bytes() == answers
+    assert record.counts["rewarded"] == record.counts["answers"]
+
+
+def _killed(*given: object, **named: object) -> Counts:
+    raise KeyboardInterrupt
+
+
 def test_a_model_that_never_answers_is_unscored_and_stops_nothing(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +146,7 @@ def _fail_all(sampler: object, wanted: list[object], folder: Path) -> Counts:
     return {}
 
 
+@pytest.mark.slow
 def test_checkpoints_go_through_the_suites_under_names_that_stay_apart(recipe: Recipe) -> None:
     chosen = recipe.spec.evaluate.model_copy(update={"models": ("wrpo", "best"), "suite_seeds": "all"})
     recipe = Recipe(recipe.spec.model_copy(update={"evaluate": chosen}), recipe.variants, recipe.seeds)

@@ -42,6 +42,8 @@ def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float =
         spread = np.where(spread > 0, spread, np.inf)  # models that answer all alike are never told apart
         largest = (np.abs(drawn - apart) / spread).max(axis=1) if len(sound) else np.array([np.inf])
         bar = float(np.quantile(largest, level))
-        better, worse = int(np.sum(apart > bar * spread)), int(np.sum(apart < -bar * spread))
+        with np.errstate(invalid="ignore"):  # 0 * inf where all answer alike: NaN, which is neither above nor below
+            reach = bar * spread
+        better, worse = int(np.sum(apart > reach)), int(np.sum(apart < -reach))
         found.append(RankInterval(1 + better, len(estimates) - worse))
     return found

@@ -17,8 +17,8 @@ from .sentences import at
 from .tables import HEAD, Grid, grids, score_text
 
 ROW = 22.0
-DOTS = 3.2
-"""Height of the line of a row on which the seeds' own means stand, above the whisker's."""
+TICK = 5.0
+"""Height of the tick that a seed's own mean has above the whisker."""
 
 
 def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing]) -> str:
@@ -79,6 +79,6 @@ def forest(rows: Sequence[ModelRow], temperature: float) -> Drawing:
         drawing.text(left - 12, y + 4, name, anchor="end", css="" if row.complete else "muted")
         whisker(drawing, scale, row.reward, y, hint=f"{row.model}: {score_text(row.reward)}")
         for value in row.by_seed.values():
-            drawing.line(scale(value), y - 6 - DOTS, scale(value), y - 6, "l2")
+            drawing.line(scale(value), y - 5 - TICK, scale(value), y - 5, "line l2")
         drawing.text(WIDTH - 4, y + 4, score_text(row.reward), anchor="end", css="small muted")
     return drawing
