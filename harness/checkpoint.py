@@ -206,7 +206,8 @@ def _template(folder: Path, base: Path | None, asked: str | None) -> tuple[str, 
         if found is not None:
             return found[0], found[1], hashlib.sha256(found[1].encode()).hexdigest()
     raise CheckpointError(
-        f"{str(folder)!r} has no chat template; give one with --chat-template FILE.jinja or fastchat:NAME"
+        f"{str(folder)!r} has no chat template; give one with --chat-template FILE.jinja or fastchat:NAME (in a YAML "
+        "file: `serve: {chat_template: FILE.jinja}`)"
     )
 
 

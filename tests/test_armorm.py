@@ -196,6 +196,15 @@ def test_a_template_without_llama_3s_turns_is_refused(folder: Path, tmp_path: Pa
         scorer.score([Item(row, "a")])
 
 
+def test_a_reward_model_without_chat_template_says_where_one_is_given(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        if file.name != "chat_template.jinja":
+            (tmp_path / file.name).symlink_to(file)
+
+    with pytest.raises(CheckpointError, match=r"has no chat template; .*`serve: {chat_template: FILE.jinja}`"):
+        Scorer(RewardOptions("armorm", model=str(tmp_path)))
+
+
 def test_armorm_says_what_its_numbers_depend_on(folder: Path) -> None:
     scorer = Scorer(RewardOptions("armorm", model=str(folder)))
 
