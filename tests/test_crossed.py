@@ -30,6 +30,8 @@ def test_both_sources_of_variance_count() -> None:
     assert found.se == pytest.approx(math.sqrt(4 / 3 + 1))
     assert found.se_questions == pytest.approx(math.sqrt(4 / 3))
     assert found.df == pytest.approx((7 / 3) ** 2 / ((4 / 3) ** 2 / 2 + 1))
+    quantiles = stats.t.ppf(0.975, found.df) + stats.norm.ppf(0.8)
+    assert found.detectable() == pytest.approx(quantiles * math.sqrt(7 / 3))
 
 
 def test_what_questions_and_repeats_share_is_counted_once() -> None:

@@ -9,8 +9,8 @@ which is unbiased under additive random effects (Searle, Casella and McCulloch 1
 than V_q or V_r; degrees of freedom by Satterthwaite (1946). Questions alone leave out that another seed trains another
 model; repeats alone leave out that other questions would have been asked.
 
-Measured coverage of the 95 % interval (tests/test_crossed.py repeats some of it): 0.93 to 0.97 with three repeats and
-50 to 200 questions, 0.89 where two repeats are nearly all of the variance; over questions alone it falls to 0.21.
+Coverage is measured by `python -m benchmarks.stats.crossed` (docs/statistics.md): near 95 % with three repeats, less
+with two where they are nearly all of the variance; an interval over questions alone can fall to a fifth.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class CrossedMean:
     def _interval(self, level: float, se: float, df: float) -> tuple[float, float]:
         half = float(special.stdtrit(df, 0.5 + level / 2)) * se
         return self.value - half, self.value + half
+
+    def detectable(self, power: float = 0.8) -> float:
+        """The smallest true mean that such data tell from 0 with this power, at 5 %, two-sided."""
+        return float(special.stdtrit(self.df, 0.975) + special.ndtri(power)) * self.se
 
     def p_two_sided(self) -> float:
         """Of the true mean being 0."""

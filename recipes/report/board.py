@@ -195,6 +195,7 @@ def _versus(
         prompts=mean.questions,
         p=mean.p_two_sided(),
         p_adjusted=p_adjusted,
+        detectable=mean.detectable(),
         verdict=verdict,
     )
 

@@ -49,6 +49,8 @@ class Versus(Record):
     p: float
     """Two-sided, of no difference, from the interval over prompts and seeds."""
     p_adjusted: float
+    detectable: float
+    """The smallest true difference that such a comparison tells from none with 80 % power, Holm aside."""
     verdict: Verdict
 
 

@@ -82,13 +82,14 @@ def score_text(score: Score) -> str:
 def _differences(baseline: str, temperature: float, rows: Sequence[Versus]) -> Grid:
     return Grid(
         title=f"Difference to {baseline}, {at(temperature)}",
-        head=("model", "difference [95 %]", "over prompts alone", "each seed", "p (Holm)", "verdict"),
+        head=("model", "difference [95 %]", "over prompts alone", "each seed", "seen at 80 %", "p (Holm)", "verdict"),
         rows=tuple(
             (
                 one.model,
                 difference_text(one),
                 f"[{one.prompts_low:.3f}, {one.prompts_high:.3f}]",
                 " ".join(signed(value) for value in one.by_seed.values()),
+                f"{one.detectable:.3f}",
                 p_text(one.p_adjusted),
                 one.verdict,
             )
