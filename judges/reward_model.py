@@ -19,8 +19,8 @@ from pydantic import JsonValue
 from harness.checkpoint import Checkpoint, inspect_checkpoint, resolve
 from harness.config import ServeSpec, checked
 from harness.errors import CheckpointError, ConfigError, PluginError, ServerError
-from harness.protocols import RewardOptions
 from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, ModelRef, Preference
+from harness.rewards import RewardOptions
 
 if TYPE_CHECKING:
     from .rewarding import Conversation, Scorer

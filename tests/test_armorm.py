@@ -14,8 +14,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from harness.errors import CheckpointError, ConfigError
-from harness.protocols import RewardOptions
 from harness.records import Failure, Prompt
+from harness.rewards import RewardOptions
 from recipes.armorm import GATING_TOKENS, ArmoRM, prompt_end
 from recipes.records import PromptRow
 from recipes.rewards.scorer import Item, Outcome, Scorer

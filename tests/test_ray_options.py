@@ -14,8 +14,9 @@ from harness.backends.ray import RayBackend
 from harness.cluster import RayCluster
 from harness.errors import ConfigError, ServerError
 from harness.plugins import load_plugin
-from harness.protocols import RewardOptions, ServeOptions
+from harness.protocols import ServeOptions
 from harness.records import ModelRef
+from harness.rewards import RewardOptions
 from recipes.rewards.on_ray import Failed, ScorerActor
 from recipes.rewards.scorer import Item, Scorer
 

@@ -14,8 +14,8 @@ from conftest import serving as serving_judge
 from fake_openai import FakeOpenAI, judge_reply
 
 from harness.errors import ConfigError, EndpointDownError, JudgeUnavailableError
-from harness.protocols import RewardOptions
 from harness.records import Failure, Prompt
+from harness.rewards import RewardOptions
 from recipes.records import PromptRow
 from recipes.rewards.scorer import Item, Scorer
 

@@ -15,8 +15,8 @@ from toys import TEMPLATE
 from harness.config import find_judge
 from harness.errors import CheckpointError, ConfigError, IncompleteError
 from harness.plugins import load_plugin
-from harness.protocols import RewardOptions
 from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, Order, Preference, Prompt
+from harness.rewards import RewardOptions
 from harness.store import JsonlRows
 from judges.reward_model import NOTE, RewardModel, RewardModelJudge
 from recipes.records import Reward

@@ -15,8 +15,8 @@ from pydantic import JsonValue
 from harness.checkpoint import inspect_checkpoint, resolve
 from harness.config import ServeSpec, checked
 from harness.errors import CheckpointError, ConfigError, PluginError
-from harness.protocols import RewardOptions
 from harness.records import Failure, ModelRef
+from harness.rewards import RewardOptions
 
 from .options import refuse
 

@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 from harness.digests import file_sha256
 from harness.errors import ConfigError
-from harness.protocols import RewardOptions
+from harness.rewards import RewardOptions
 
 from .options import refuse
 

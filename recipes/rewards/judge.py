@@ -19,8 +19,9 @@ from harness.errors import ConfigError
 from harness.judging.cache import ReplyCache, cache_path
 from harness.judging.calls import Calling, CallOptions
 from harness.plugins import load_plugin
-from harness.protocols import Checking, Identified, Judge, LoadedJudge, RewardOptions, SuiteOptions
+from harness.protocols import Checking, Identified, Judge, LoadedJudge, SuiteOptions
 from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Record
+from harness.rewards import RewardOptions
 from harness.suites.head_to_head import PlaysGames
 
 from .options import refuse

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from harness.cluster import ActorWorker, Need, RayCluster, Refusal, node_name
 from harness.config import ServeSpec, checked
 from harness.errors import ConfigError, HarnessError, IncompleteError
-from harness.protocols import RewardOptions
+from harness.rewards import RewardOptions
 from harness.workers import Pool
 
 from .scorer import Item, Outcome, Scorer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.errors import ConfigError
-from harness.protocols import RewardOptions
+from harness.rewards import RewardOptions
 
 
 def refuse(options: RewardOptions, *names: str) -> None:

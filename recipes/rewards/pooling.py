@@ -22,8 +22,9 @@ from harness.backends.vllm import VllmBackend
 from harness.client import ChatClient
 from harness.config import ServeSpec, checked
 from harness.errors import ConfigError, ReplyError
-from harness.protocols import RewardOptions, ServeOptions
+from harness.protocols import ServeOptions
 from harness.records import Failure, ModelRef, base_url
+from harness.rewards import RewardOptions
 
 from .options import refuse
 

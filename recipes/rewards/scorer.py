@@ -16,8 +16,9 @@ from pydantic import JsonValue
 
 from harness.errors import HarnessError, IncompleteError
 from harness.plugins import load_plugin
-from harness.protocols import Identified, Reward, RewardOptions
+from harness.protocols import Identified
 from harness.records import Failure
+from harness.rewards import Reward, RewardOptions
 
 from ..records import PromptRow
 

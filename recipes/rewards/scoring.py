@@ -17,8 +17,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from harness.errors import ConfigError, IncompleteError
-from harness.protocols import RewardOptions
 from harness.records import Answer, Failure
+from harness.rewards import RewardOptions
 from harness.store import JsonlRows, Row, dump_json, write_atomic
 
 from ..best import REWARDS
