@@ -119,6 +119,16 @@ def test_batch_size_is_the_number_of_requests_in_flight() -> None:
         scorer.score(items(*[str(number) for number in range(12)]))
 
     assert stub.most == 3
+    assert scorer.at_once == 24
+
+
+def test_no_more_calls_of_a_judge_are_in_flight_than_batch_size_says() -> None:
+    with serving_judge(FakeOpenAI(reply=judge_reply, latency=0.02)) as fake:
+        options = RewardOptions("judge", model=f"endpoint:fake@{fake.url}", params={"edition": "pocket"}, batch_size=3)
+        with Scorer(options) as scorer:
+            scorer.score(items(*[str(number) for number in range(12)]))
+
+    assert fake.peak == 3
 
 
 def test_a_model_with_several_scores_is_no_reward_model() -> None:

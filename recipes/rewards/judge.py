@@ -24,7 +24,7 @@ from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Record
 from harness.rewards import RewardOptions
 from harness.suites.head_to_head import PlaysGames
 
-from .options import refuse
+from .options import QUEUE, refuse
 
 
 class JudgeParams(Record):
@@ -38,7 +38,8 @@ class JudgeParams(Record):
 
 class JudgeReward:
     """`fusion_harness.rewards` entry point "judge". Raises ConfigError for a judge that is not there, DataError where
-    the suite's words are not at hand. Replies are kept in the cache that `harness run` has."""
+    the suite's words are not at hand. `batch_size` is the number of calls in flight; replies are kept in the cache that
+    `harness run` has."""
 
     def __init__(self, options: RewardOptions) -> None:
         if not options.model:
@@ -50,6 +51,8 @@ class JudgeReward:
         if isinstance(self._judge, LoadedJudge) and options.log_dir is not None:
             self._judge.logs_to(options.log_dir)
         self._suite = load_plugin("suites", self._params.suite)(SuiteOptions(edition=self._params.edition))
+        self._places = asyncio.Semaphore(options.batch_size)
+        self.at_once = QUEUE * options.batch_size
         self._cache = ReplyCache(cache_path())
         self._runner: asyncio.Runner | None = None
 
@@ -126,9 +129,13 @@ class JudgeReward:
 
     async def _judged(self, tasks: Sequence[Sequence[JudgeTask]]) -> list[float | Failure]:
         # gather, not a TaskGroup: what stops the judge rises as it is
-        found = await asyncio.gather(*(self._judge.judge(task) for some in tasks for task in some))
+        found = await asyncio.gather(*(self._verdict(task) for some in tasks for task in some))
         rows = iter(found)
         return [_mean([next(rows) for _ in some]) for some in tasks]
+
+    async def _verdict(self, task: JudgeTask) -> Judgment:
+        async with self._places:
+            return await self._judge.judge(task)
 
 
 def _answer(prompt: Prompt, model: str, text: str) -> Answer:

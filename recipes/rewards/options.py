@@ -1,9 +1,13 @@
-"""Refusing what a kind of reward cannot honour: an option that is silently ignored gives a wrong number."""
+"""What the kinds share. An option that is silently ignored gives a wrong number, so it is refused."""
 
 from __future__ import annotations
 
 from harness.errors import ConfigError
 from harness.rewards import RewardOptions
+
+QUEUE = 8
+"""Answers that a reward which asks a server is given at once, for each request in flight: it waits for the slowest once
+in so many."""
 
 
 def refuse(options: RewardOptions, *names: str) -> None:

@@ -26,7 +26,7 @@ from harness.protocols import ServeOptions
 from harness.records import Failure, ModelRef, base_url
 from harness.rewards import RewardOptions
 
-from .options import refuse
+from .options import QUEUE, refuse
 
 Messages = Sequence[dict[str, str]]
 Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
@@ -53,6 +53,7 @@ class PoolingReward:
             raise ConfigError("reward kind pooling needs `model`: a folder or hf:ORG/NAME, or with `url` a served name")
         refuse(options, "params", *(("serve",) if options.url else ("key_env",)))
         self._places = options.batch_size
+        self.at_once = QUEUE * options.batch_size
         self._server: PoolingServer | None = None
         self._url, self._key = None, None
         if options.url is not None:

@@ -46,8 +46,8 @@ class Scorer:
         self._name = f"{options.kind} {options.model or options.url}" if options.model or options.url else options.kind
         self._reward: Reward = load_plugin("rewards", options.kind)(options)
         self.kind = options.kind
-        self.at_once = options.batch_size
-        """Answers that one call of `score` is best given."""
+        self.at_once = int(getattr(self._reward, "at_once", options.batch_size))
+        """Answers that one call of `score` is best given: a batch, or more where the reward has a queue of its own."""
 
     def identity(self) -> dict[str, JsonValue]:
         """What its numbers depend on: digests and settings, no places of this machine."""
