@@ -9,9 +9,10 @@ OUT/seed-N/target/answers.jsonl       Answer, of the SFT model
 OUT/seed-N/target-rewards/rewards.jsonl
 OUT/seed-N/pairs/[sources-K/]pairs.jsonl   Pair
 OUT/seed-N/align/VARIANT/             checkpoint
-OUT/seed-N/held-out/MODEL/            answers to held-out prompts and their rewards; of the target: OUT/held-out/target/
+OUT/seed-N/held-out/MODEL/tT/         answers to held-out prompts at temperature T, and their rewards
+OUT/held-out/target/tT/               the target's
 OUT/seed-N/suites/MODEL/              its scores on the suites
-OUT/models/MODEL-seedN                links to the checkpoints: the names they have on the suites' leaderboard
+OUT/models/RECIPE-MODEL-seedN         links to the checkpoints: the names they have on the suites' leaderboard
 OUT/results/                          as `harness run` leaves it
 OUT/report/                           leaderboard of variants, data report, figures
 """
@@ -61,6 +62,10 @@ class Recipe:
         if model == "target":
             return None
         return self.seed(seed) / "sft" if model == "sft" else self.variant(model, seed)
+
+    def label(self, model: str, seed: int) -> str:
+        """What a checkpoint is called on the suites' leaderboard."""
+        return f"{self.spec.name}-{model}-seed{seed}"
 
     def held_out(self, model: str, seed: int) -> Path:
         return self._measured("held-out", model, seed)

@@ -1,6 +1,6 @@
 """A recipe's checkpoints through `harness run`, into the recipe's own results folder.
 
-A checkpoint is served through a link `models/MODEL-seedN`, whose last part is what the leaderboard calls it.
+A checkpoint is served through a link `models/RECIPE-MODEL-seedN`, whose last part is what the leaderboard calls it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from pydantic import JsonValue
 
 from harness.config import RunSpec, checked, choose_judges, suite_names
 from harness.errors import ConfigError, IncompleteError
+from harness.leaderboard.ranking import run_id
 from harness.plan import plan
-from harness.records import ModelRef, ScoreCard
+from harness.records import ModelRef
 from harness.run import execute, opened
-from harness.store import dump_json, make_folder, write_atomic
+from harness.store import make_folder, write_atomic
 
 from .recipe import Recipe
 from .report.board import best_by_validation
-from .report.gather import label, read_all_measured
+from .report.gather import SCORES, SuiteScores, read_all_measured
 from .spec import RecipeSpec
 from .steps import Counts
-
-SCORES = "scores.json"
 
 
 def check_suites(spec: RecipeSpec) -> None:
@@ -64,7 +63,7 @@ def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue
     found = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
     target = ModelRef.parse(recipe.spec.target)
     name = target.label if target.scheme == "path" else str(target)
-    return found | {"model": name if model == "target" else label(model, seed)}
+    return found | {"model": name if model == "target" else recipe.label(model, seed)}
 
 
 def run_suites(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
@@ -81,14 +80,9 @@ def run_suites(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
         raise IncompleteError(
             f"{ref.label}: too much unscored in {', '.join(broken)}; the same command asks the failed ones again"
         )
-    scores = {card.suite: _headline(card) for card in cards}
-    write_atomic(folder / SCORES, dump_json({"model": ref.label, "scores": scores}))
-    return {"model": ref.label, **{name: score["value"] for name, score in scores.items()}}
-
-
-def _headline(card: ScoreCard) -> dict[str, JsonValue]:
-    score = card.scores[card.headline]
-    return {"metric": card.headline, "value": score.value, "ci_low": score.ci_low, "ci_high": score.ci_high}
+    found = SuiteScores(model=ref.label, runs=tuple(run_id(card) for card in cards))
+    write_atomic(folder / SCORES, found.model_dump_json(indent=2) + "\n")
+    return {"model": ref.label, **{card.suite: card.scores[card.headline].value for card in cards}}
 
 
 def best_variant(recipe: Recipe) -> str:
@@ -104,7 +98,7 @@ def _served(recipe: Recipe, model: str, seed: int) -> ModelRef:
     folder = recipe.checkpoint(model, seed)
     if folder is None:
         return ModelRef.parse(recipe.spec.target)
-    link = recipe.out / "models" / label(model, seed)
+    link = recipe.out / "models" / recipe.label(model, seed)
     make_folder(link.parent)
     goal = os.path.relpath(folder, link.parent)
     if not link.is_symlink():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -159,13 +160,17 @@ def test_checkpoints_go_through_the_suites_under_names_that_stay_apart(recipe: R
 
     best = best_variant(recipe)
     assert {name: record.counts["model"] for name, record in found.items()} == {
-        **{f"seed-{seed}/suites/wrpo": f"wrpo-seed{seed}" for seed in (1, 2)},
-        **{f"seed-{seed}/suites/best": f"{best}-seed{seed}" for seed in (1, 2)},
+        **{f"seed-{seed}/suites/wrpo": f"toy-wrpo-seed{seed}" for seed in (1, 2)},
+        **{f"seed-{seed}/suites/best": f"toy-{best}-seed{seed}" for seed in (1, 2)},
     }
     run_step(report_step(recipe, []))
     board = (recipe.report / "suites.md").read_text()
-    assert "wrpo-seed1" in board
-    assert "wrpo-seed2" in board
+    assert "toy-wrpo-seed1" in board
+    assert "toy-wrpo-seed2" in board
+    shutil.rmtree(recipe.suites("wrpo", 1))  # as where it is trained anew: the results stay, the scores are not its own
+    shutil.rmtree(recipe.suites("best", 1))
+    run_step(report_step(recipe, []))
+    assert "toy-wrpo-seed1" not in (recipe.report / "suites.md").read_text()
     assert "arena_hard pocket" in (recipe.variant("wrpo", 2) / "README.md").read_text()
 
 

@@ -13,7 +13,8 @@ from pydantic import JsonValue, ValidationError
 
 from harness.errors import ConfigError
 from harness.leaderboard.board import readable
-from harness.records import ScoreCard
+from harness.leaderboard.ranking import run_id
+from harness.records import Record, ScoreCard
 from harness.store import find_cards
 
 from ..best import PROMPTS
@@ -30,6 +31,9 @@ from .tables import PARENTS
 BASELINES = ("dpo", "sft-cont")
 """Variants that others are compared with where the recipe names none: DPO on the target's own pair, and SFT continued
 on the sources' best answers (specs: the mandatory controls)."""
+
+
+SCORES = "scores.json"
 
 
 def record_in(folder: Path) -> StepRecord | None:
@@ -119,14 +123,17 @@ def read_logs(recipe: Recipe) -> dict[str, list[list[dict[str, float]]]]:
     return found
 
 
-def read_suites(recipe: Recipe) -> dict[str, list[ScoreCard]]:
-    """Label of a model -> its cards on the suites."""
-    found: dict[str, list[ScoreCard]] = {}
-    for _, card in readable(find_cards(recipe.results))[0]:
-        found.setdefault(card.model, []).append(card)
-    return found
+class SuiteScores(Record):
+    """`scores.json` of a model's suites: which of the results are its own. Others there may be of weights that were
+    trained before, or of steps of a training."""
+
+    model: str
+    runs: tuple[str, ...]
+    """Ids of its runs in the results folder."""
 
 
-def label(model: str, seed: int) -> str:
-    """What a checkpoint is called on the suites' leaderboard."""
-    return f"{model}-seed{seed}"
+def read_suites(recipe: Recipe) -> list[tuple[Path, ScoreCard]]:
+    """The cards of the checkpoints that are there, with their files."""
+    found = [*recipe.out.glob(f"suites/*/{SCORES}"), *recipe.out.glob(f"seed-*/suites/*/{SCORES}")]
+    runs = {run for path in found for run in SuiteScores.model_validate_json(path.read_bytes()).runs}
+    return [(path, card) for path, card in readable(find_cards(recipe.results))[0] if run_id(card) in runs]

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.leaderboard.board import read_board
+from harness.leaderboard.board import read_questions
+from harness.leaderboard.ranking import rank
 from harness.records import ScoreCard
 from harness.report.svg import Drawing
-from harness.store import dump_json, find_cards, write_atomic
+from harness.store import dump_json, write_atomic
 
 from ..recipe import Recipe
 from ..report.board import variant_board
@@ -29,7 +30,6 @@ from ..report.gather import (
     Checkpoint,
     baselines,
     checkpoints,
-    label,
     read_all_measured,
     read_data,
     read_logs,
@@ -71,24 +71,26 @@ def write_report(recipe: Recipe, folder: Path) -> Counts:
     write_atomic(folder / "data.md", data_markdown(data))
     for model, drawing in curves.items():
         write_atomic(folder / f"curves-{model}.svg", drawing.standalone() + "\n")
-    _write_suites(recipe, folder)
     suites = read_suites(recipe)
+    _write_suites(suites, folder)
     cards = 0
     for one in checkpoints(recipe):
-        _write_card(recipe, one, board, suites.get(label(one.model, one.seed), []), curves.get(one.model))
+        name = recipe.label(one.model, one.seed)
+        its = [card for _, card in suites if card.model == name]
+        _write_card(recipe, one, board, its, curves.get(one.model))
         cards += 1
     return {"models": len({row.model for row in board.models}), "figures": len(curves), "model_cards": cards}
 
 
-def _write_suites(recipe: Recipe, folder: Path) -> None:
-    if not find_cards(recipe.results):
+def _write_suites(found: Sequence[tuple[Path, ScoreCard]], folder: Path) -> None:
+    if not found:
         return
     from harness.report.html import page
     from harness.report.tables import markdown as leaderboard
 
-    found = read_board(recipe.results, reported=False)
-    write_atomic(folder / "suites.md", leaderboard(list(found.tables)))
-    write_atomic(folder / "suites.html", page(found.tables, ()))
+    tables = rank([card for _, card in found], read_questions(found))
+    write_atomic(folder / "suites.md", leaderboard(tables))
+    write_atomic(folder / "suites.html", page(tables, ()))
 
 
 def _write_card(

@@ -36,8 +36,9 @@ def evaluation_of(recipe: Recipe, model: str, seed: int) -> Evaluation | None:
     spec = recipe.spec.evaluate_every
     if spec is None:
         return None
-    label = f"{recipe.spec.name}-{model}-seed{seed}"
-    return Evaluation(spec=spec, results=recipe.results, label=label, seed=seed)
+    label = recipe.label(model, seed)
+    # one seed for all: it decides which questions `limit` draws, and so what can be compared
+    return Evaluation(spec=spec, results=recipe.results, label=label, seed=recipe.spec.seeds[0])
 
 
 def do_job(recipe: Recipe, job: TrainingJob, rows: Rows) -> Counts:
