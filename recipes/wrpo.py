@@ -6,6 +6,7 @@ It owns log-probabilities, the reference, alpha and the metrics. Losses and the 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,7 +91,15 @@ class WRPOTrainer(Trainer):
         config: WRPOConfig = self.args
         if not self.model.training and not config.official_compat:
             return config.alpha if config.eval_alpha is None else config.eval_alpha
-        return alpha_at(self.state.global_step, self.state.max_steps, config.alpha, config.alpha_schedule)
+        steps = self._official_steps() if config.official_compat else self.state.max_steps
+        return alpha_at(self.state.global_step, steps, config.alpha, config.alpha_schedule)
+
+    def _official_steps(self) -> int:
+        """The release's length of the schedule, which knows no max_steps: epochs times whole accumulated batches."""
+        config: WRPOConfig = self.args
+        batches = math.ceil(len(self.train_dataset) / (config.per_device_train_batch_size * config.world_size))
+        steps: int = math.ceil(config.num_train_epochs * (batches // config.gradient_accumulation_steps))
+        return steps
 
     # -------------------------------------------------------------------------------- log-probabilities
 

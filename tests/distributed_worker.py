@@ -13,10 +13,11 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from test_wrpo import CONFIG, ROWS, logged, model_of, trainer_of
+from test_wrpo import CONFIG, ROWS, TOKENIZER, logged, model_of, trainer_of
 from transformers import LlamaForCausalLM
 
 from recipes.reference import with_reference
+from recipes.training.checkpoint import write_weights
 
 
 def shard_on_processors() -> None:
@@ -51,7 +52,8 @@ def main(out: Path, per_device: int, resume: bool) -> None:
         layout="shared",
     )
     trainer.train(resume_from_checkpoint=str(out / "checkpoint-2") if resume else None)
-    trainer.save_model(str(out / "final"))
+    model_of(weights).save_pretrained(out / f"parent-{trainer.args.process_index}")  # for its dtype
+    write_weights(trainer, out / "final", out / f"parent-{trainer.args.process_index}", TOKENIZER)
     if trainer.is_world_process_zero():
         facts = {"loss": logged(trainer), "sharded": type(next(trainer.model.parameters())).__name__ == "DTensor"}
         (out / "log.json").write_text(json.dumps({**facts, "reference": list(stored["ref_logps"])}))

@@ -41,10 +41,10 @@ def work(out: Path, *, processes: int, fsdp: bool = False, resume: bool = False)
     return found
 
 
-def distance(one: Path, other: Path) -> float:
+def distance(one: Path, other: Path, name: str = "final") -> float:
     from safetensors.torch import load_file
 
-    a, b = (load_file(out / "final" / "model.safetensors") for out in (one, other))
+    a, b = (load_file(out / name / "model.safetensors") for out in (one, other))
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
@@ -67,3 +67,40 @@ def test_two_processes_train_what_one_does(alone: tuple[Path, dict[str, Any]], t
     resumed = work(tmp_path, processes=2, fsdp=fsdp, resume=True)
     assert resumed["loss"] == pytest.approx(single["loss"], abs=1e-6)
     assert distance(out, tmp_path) < 2e-6
+
+
+PROCESSORS = """
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+"""
+
+
+def test_a_launched_variant_is_the_one_trained_here(tmp_path: Path) -> None:
+    """`launch:` with two processes: reference in shares, training data-parallel, the checkpoint by the main one."""
+    from test_recipe_training import QUICK, aligned, losses, made, pairs_of, sft_of, target_folder
+
+    from recipes.steps import run_step
+
+    target = target_folder(tmp_path / "target")
+    config = tmp_path / "two.yaml"
+    config.write_text(PROCESSORS)
+    one = {**QUICK, "beta": 0.1, "alpha": 0.3}
+    here = made(tmp_path / "here", target, training=one)
+    there = made(tmp_path / "there", target, training={**one, "per_device_train_batch_size": 2}, launch=str(config))
+    sft = sft_of(here)
+    run_step(sft)
+    alone, both = (aligned(recipe, sft, pairs_of(recipe))[0] for recipe in (here, there))
+    run_step(alone)
+    record = run_step(both)
+    references = [
+        json.loads(next(recipe.seed(42).glob("rows/*/reference-*.json")).read_text()) for recipe in (here, there)
+    ]
+
+    assert (record.counts["processes"], record.counts["batch"], record.counts["steps"]) == (2, 4, 6)
+    assert losses(both) == pytest.approx(losses(alone), abs=1e-6)
+    assert distance(alone.folder, both.folder, name=".") < 2e-6
+    flat = [[value for row in rows for value in row] for rows in references]
+    assert flat[1] == pytest.approx(flat[0], abs=1e-4)

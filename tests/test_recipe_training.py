@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,10 @@ def one_thread() -> Any:
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("target")
+    return target_folder(tmp_path_factory.mktemp("target"))
+
+
+def target_folder(folder: Path) -> Path:
     torch.manual_seed(0)
     model = LlamaForCausalLM(CONFIG)
     model.config.max_position_embeddings = 2048
@@ -438,3 +444,41 @@ def test_suites_while_training_are_on_the_board_and_change_no_loss(sft: Step, tm
     assert distance(plain.folder, watched.folder) == 0.0
     assert cards == ["toy-wrpo-seed42-step2", "toy-wrpo-seed42-step4"]
     assert [entry["step"] for entry in log_of(watched) if any(key.startswith("suite/") for key in entry)] == [2, 4]
+
+
+# ------------------------------------------------------------------------------------------------- real kills
+
+
+LONG: dict[str, Any] = {**QUICK, "beta": 0.1, "save_steps": 5, "num_train_epochs": 10}
+
+
+def train_long(out: Path, target: Path, sft: Path) -> None:
+    """What the killed process runs."""
+    torch.set_num_threads(1)
+    recipe = made(out, target, training=LONG)
+    run_step(aligned(recipe, Step("sft", "seed-42/sft", sft, {}, lambda _: {}), pairs_of(recipe))[0])
+
+
+@pytest.mark.slow
+def test_kill_9_in_mid_training_changes_nothing_that_is_made(sft: Step, tmp_path: Path, target: Path) -> None:
+    train_long(tmp_path / "whole", target, sft.folder)
+    call = (
+        "import sys, pathlib; from test_recipe_training import train_long; train_long(*map(pathlib.Path, sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", call, str(tmp_path / "killed"), str(target), str(sft.folder)]
+    folder = tmp_path / "killed" / "seed-42" / "align" / "wrpo"
+    kills = 0
+    for wanted in (10, 30):
+        with subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL) as process:
+            marks = folder / "checkpoints" / f"checkpoint-{wanted}" / "whole.json"
+            while process.poll() is None and not marks.is_file():
+                time.sleep(0.01)
+            kills += process.poll() is None
+            process.kill()
+    assert not (folder / "step.json").is_file()
+    train_long(tmp_path / "killed", target, sft.folder)
+
+    whole = tmp_path / "whole" / "seed-42" / "align" / "wrpo"
+    assert kills == 2
+    assert (folder / "training_log.jsonl").read_text() == (whole / "training_log.jsonl").read_text()
+    assert distance(folder, whole) == 0.0

@@ -247,6 +247,7 @@ def trainer_config(found: Settings, method: Method, folder: str, *, seed: int) -
         "save_total_limit": 2,
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": bool(device),
+        "ddp_find_unused_parameters": False,
     }
     if method == "preference":
         return WRPOConfig(**{**own, **found.trainer})
