@@ -160,8 +160,9 @@ def _trained(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
 
 def _write_log(path: Path, history: list[dict[str, float]]) -> None:
     """The trainer's log without its last entry, which sums up the session: the same training writes the same file."""
-    kept = [{key: value for key, value in entry.items() if key not in SESSION} for entry in history]
-    write_atomic(path, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in kept if "train_runtime" not in entry))
+    entries = [entry for entry in history if "train_runtime" not in entry]
+    kept = [{key: entry[key] for key in sorted(entry) if key not in SESSION} for entry in entries]
+    write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def _is_full(error: Exception, folder: Path) -> bool:
