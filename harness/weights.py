@@ -25,6 +25,8 @@ NOT_DIGESTED = (
     "train_results.json",
     "eval_results.json",
     "fusion.json",
+    "step.json",  # a recipe's own records: they hold times
+    "begun.json",
 )
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 

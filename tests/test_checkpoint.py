@@ -156,7 +156,8 @@ def test_digest_follows_contents_not_places(tmp_path: Path) -> None:
     assert inspect_checkpoint(second).weights_digest == digest
 
     (second / "README.md").write_text("words")
-    (second / "trainer_state.json").write_text("{}")
+    for name in ("trainer_state.json", "step.json", "begun.json"):
+        (second / name).write_text("{}")
     assert inspect_checkpoint(second).weights_digest == digest
 
     write_safetensors(second / "model.safetensors", b"\1" * 8)
