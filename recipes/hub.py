@@ -41,7 +41,7 @@ def pushes(recipe: Recipe, given: str) -> list[Push]:
     """The recipe's variants of every seed, as ORG/RECIPE-VARIANT, with `-seedN` where the recipe has several seeds.
     `given`: ORG, or ORG/NAME where there is one checkpoint. Raises ConfigError for a name that cannot be."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
 
     chosen = [(name, seed) for seed in recipe.seeds for name in recipe.variants]
     if "/" in given and len(chosen) > 1:

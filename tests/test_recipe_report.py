@@ -8,13 +8,24 @@ from xml.etree import ElementTree
 
 import pytest
 from huggingface_hub import ModelCard
-from recipe_folder import finish, pair, same, toy_recipe, write_checkpoint, write_held_out, write_prompts, write_rows
+from recipe_folder import (
+    finish,
+    pair,
+    prompt,
+    same,
+    toy_recipe,
+    write_checkpoint,
+    write_held_out,
+    write_prompts,
+    write_rows,
+)
 from scipy import stats
 
 from harness.store import dump_json
 from harness.weights import weights_digest
 from recipes.pair_data import PairTally, Tally
 from recipes.recipe import Recipe
+from recipes.records import PromptRow
 from recipes.report.curves import read_log, training_curves
 from recipes.report.data import data_grids
 from recipes.report.gather import read_data
@@ -81,6 +92,20 @@ def test_the_report_is_made_anew_each_time_and_training_is_not_disturbed(recipe:
 
     assert "Difference to target" in (recipe.report / "variants.md").read_text()
     finish("align", "wrpo/1", recipe.variant("wrpo", 1), beta=0.01, base="/home/someone/models/base")  # is still done
+
+
+def test_a_recipe_without_test_prompts_has_a_report_that_compares_nothing(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path)
+    write_rows(recipe.prompts / "prompts.jsonl", [PromptRow(prompt=prompt("v0"), part="validation")])
+    finish("prompts", "prompts", recipe.prompts)
+    write_held_out(recipe, "wrpo", 1, same((0.1, 0.2, 0.3, 0.4)))
+
+    run_step(report_step(recipe, []))
+
+    found = json.loads((recipe.report / "variants.json").read_text())
+    assert [row["reward"]["value"] for row in found["models"]] == [None, None]
+    assert found["models"][0]["validation"] == pytest.approx(0.25)
+    assert found["differences"] == []
 
 
 def test_a_name_from_elsewhere_is_escaped_in_the_page(recipe: Recipe) -> None:
