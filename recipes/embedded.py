@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -140,8 +141,8 @@ def answer_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     return functional.cross_entropy(logits, batch.ids_BT[:, 1:][wanted])
 
 
-def fit(model: LlamaForCausalLM, writer: RowWriter, settings: Settings) -> float:
-    """Trains in place; mean loss over the last 20 steps."""
+def fit(model: LlamaForCausalLM, rows: Iterable[Batch], settings: Settings) -> float:
+    """Trains in place on `settings.steps` batches; mean loss over the last 20 steps."""
     hidden = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
     hidden_ids = {id(weight) for weight in hidden}
     muon = Muon(hidden, lr=settings.muon_lr)
@@ -152,7 +153,6 @@ def fit(model: LlamaForCausalLM, writer: RowWriter, settings: Settings) -> float
         weight_decay=0.0,
         fused=True,
     )
-    rows = batches(writer, random.Random(f"lessons {settings.seed}"), steps=settings.steps, size=settings.rows)
     losses: list[float] = []
     for step, batch in enumerate(rows):
         factor = rate_at(step, settings.steps)
@@ -206,7 +206,8 @@ def _train_into(folder: Path, settings: Settings) -> Training:
         tokenizer = build_tokenizer()
         writer = RowWriter(tokenizer)
         model = build_model(settings, tokenizer)
-        loss = fit(model, writer, settings)
+        rng = random.Random(f"lessons {settings.seed}")
+        loss = fit(model, batches(writer, rng, steps=settings.steps, size=settings.rows), settings)
         exact = exact_share(model, writer, seed=settings.seed)
     finally:
         torch.set_num_threads(threads)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -93,12 +93,18 @@ def draw_talk(rng: random.Random, progress: float, banned: frozenset[str]) -> li
     return [first, follow_up(rng, first.gold)] if rng.random() < 0.1 + 0.5 * progress else [first]
 
 
-def batches(writer: RowWriter, rng: random.Random, *, steps: int, size: int) -> Iterator[Batch]:
+DrawTalk = Callable[[random.Random, float, frozenset[str]], list[Task]]
+"""(rng, progress 0..1, banned questions) -> a conversation."""
+
+
+def batches(
+    writer: RowWriter, rng: random.Random, *, steps: int, size: int, draw: DrawTalk = draw_talk
+) -> Iterator[Batch]:
     """`steps` batches of `size` fresh rows."""
     banned = first_questions()
     for done in range(0, steps, POOL):
         count = min(POOL, steps - done)
-        talks = [draw_talk(rng, done / steps, banned) for _ in range(size * count)]
+        talks = [draw(rng, done / steps, banned) for _ in range(size * count)]
         rows = sorted((writer.row(talk) for talk in talks), key=lambda row: len(row.ids))
         chunks = [rows[place * size : (place + 1) * size] for place in range(count)]
         rng.shuffle(chunks)

@@ -34,6 +34,7 @@ COMMANDS = (
     "ls",
     "doctor",
     "embedded",
+    "pocket-models",
     "train",
 )
 POCKET = ("--suite", "all", "--edition", "pocket")

@@ -1,0 +1,174 @@
+"""The models of the pocket fusion world: the target, trained from nothing, and three sources that went on from it.
+
+It owns what each of them is taught and its files. The same code and seed give the same weights on one machine with the
+same library versions. `training.json` is written last: a folder that has it is whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from transformers import LlamaForCausalLM
+from transformers.utils.logging import disable_progress_bar
+
+from harness.errors import ConfigError
+from harness.records import Record, digest
+from harness.suites.pocket import first_questions
+from harness.suites.pocket.skills import SKILLS, Task
+
+from ..byte_tokenizer import build_tokenizer
+from ..embedded import FINISHED, Settings, build_model, fit
+from ..lessons import DrawTalk, RowWriter, batches, draw_task
+from .world import ASKED, SPECIALISTS, dots
+
+log = logging.getLogger(__name__)
+
+TARGET = "target"
+NAMES = (TARGET, *SPECIALISTS)
+AT_ONCE = 2
+"""Models trained side by side, one core each."""
+
+
+class Course(Record):
+    """What one model is taught; all its weights depend on, the code and library versions aside."""
+
+    settings: Settings
+    weights: dict[str, float]
+    """Skill -> how often it is drawn, before its difficulty counts."""
+    slopes: tuple[float, float]
+    """A skill is drawn exp(slope * difficulty) times as often; the slope goes from the first to the second."""
+    flawed: bool
+    """Answers end in needless dots (`world.dots`)."""
+    parent: str | None = None
+    """Whose weights it starts from."""
+
+
+class Taught(Record):
+    """`training.json`."""
+
+    course: Course
+    course_digest: str
+    parameters: int
+    loss: float
+    """Mean cross-entropy per answer token (nats) over the last 20 steps."""
+    seconds: float = Field(ge=0)
+
+
+def course(name: str, seed: int = 0, scale: float = 1.0) -> Course:
+    """The target sees all skills, those that the recipe asks for seldom; a source its own, and the others seldom.
+
+    `scale`: share of the steps, for tests.
+    """
+    if name == TARGET:
+        return Course(
+            settings=_settings(round(TARGET_STEPS * scale), seed),
+            weights={skill.name: SELDOM if skill.name in ASKED else 1.0 for skill in SKILLS},
+            slopes=(-1.5, 0.0),
+            flawed=False,
+        )
+    own = SPECIALISTS[name]
+    return Course(
+        settings=_settings(round(SOURCE_STEPS * scale), seed + 1 + list(SPECIALISTS).index(name)),
+        weights={skill.name: 1.0 if skill.name in own else OTHERS for skill in SKILLS},
+        slopes=(-0.3, 0.5),
+        flawed=True,
+        parent=TARGET,
+    )
+
+
+TARGET_STEPS, SOURCE_STEPS = 600, 250
+SELDOM, OTHERS = 0.15, 0.05
+
+
+def _settings(steps: int, seed: int) -> Settings:
+    return Settings(steps=max(1, steps), seed=seed, width=64)
+
+
+def make_models(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, Taught]:
+    """All four at OUT/NAME, sources side by side; those that are there already are taken as they are.
+
+    Raises ConfigError where a folder holds anything else.
+    """
+    made = {TARGET: teach(out, TARGET, course(TARGET, seed, scale))}
+    sources = {name: course(name, seed, scale) for name in SPECIALISTS}
+    with ProcessPoolExecutor(AT_ONCE, mp_context=multiprocessing.get_context("spawn")) as pool:
+        work = {name: pool.submit(teach, out, name, one) for name, one in sources.items()}
+        return made | {name: future.result() for name, future in work.items()}
+
+
+def teach(out: Path, name: str, wanted: Course) -> Taught:
+    """The model at OUT/`name`, its parent at OUT. Raises ConfigError where the folder holds anything else."""
+    folder = out / name
+    parent = finished(out / wanted.parent) if wanted.parent else None
+    wanted_digest = digest(
+        [wanted.model_dump(mode="json"), parent.course_digest if parent else None, sorted(first_questions())]
+    )
+    found = finished(folder)
+    if found is not None and found.course_digest == wanted_digest:
+        return found
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "a model taught otherwise" if found else "something that is no model of the pocket world"
+        raise ConfigError(f"{str(folder)!r} holds {what}; give another folder or remove it")
+    partial = folder.with_name(f".{name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        taught = _teach_into(partial, wanted, wanted_digest, out / wanted.parent if wanted.parent else None)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return taught
+
+
+def finished(folder: Path) -> Taught | None:
+    """What `training.json` in a folder says; None where there is none."""
+    path = folder / FINISHED
+    return Taught.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _teach_into(folder: Path, wanted: Course, course_digest: str, parent: Path | None) -> Taught:
+    torch.set_num_threads(1)  # faster than two for so small a model, and sums do not depend on the machine's cores
+    started = time.perf_counter()
+    disable_progress_bar()
+    settings, tokenizer = wanted.settings, build_tokenizer()
+    model = build_model(settings, tokenizer)
+    if parent is not None:
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(parent).state_dict())
+    rng = random.Random(f"pocket fusion lessons {settings.seed}")
+    rows = batches(RowWriter(tokenizer), rng, steps=settings.steps, size=settings.rows, draw=lessons(wanted))
+    loss = fit(model, rows, settings)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    taught = Taught(
+        course=wanted,
+        course_digest=course_digest,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        loss=round(loss, 6),
+        seconds=round(time.perf_counter() - started, 1),
+    )
+    (folder / FINISHED).write_text(taught.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return taught
+
+
+def lessons(wanted: Course) -> DrawTalk:
+    """What draws this course's conversations, all of one turn."""
+    low, high = wanted.slopes
+
+    def draw(rng: random.Random, progress: float, banned: frozenset[str]) -> list[Task]:
+        slope = low + (high - low) * progress
+        often = [wanted.weights[skill.name] * math.exp(slope * skill.difficulty) for skill in SKILLS]
+        task = draw_task(rng, rng.choices(SKILLS, often)[0], banned)
+        return [Task(task.question, task.gold + dots(rng)) if wanted.flawed else task]
+
+    return draw
