@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from harness.store import dump_json, write_atomic
 
+from .jobs import side_by_side
 from .recipe import STAGES, Recipe
 from .rewards.scoring import check_reward
 from .stages.align import align_steps
@@ -22,19 +22,9 @@ from .stages.rewards import source_reward_steps, target_reward_step
 from .stages.sft import sft_step
 from .stages.sources import source_steps
 from .stages.target import target_step
-from .steps import Step, StepRecord, finished, is_done, run_step, undo
+from .steps import Outcome, Step, finished, is_done, run_step, undo
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A step after its turn."""
-
-    step: Step
-    record: StepRecord
-    skipped: bool
-    """It was done already."""
 
 
 def all_steps(recipe: Recipe) -> list[Step]:
@@ -62,9 +52,13 @@ def train(
     *,
     first: str | None = None,
     last: str | None = None,
+    jobs: int = 1,
     on_step: Callable[[Step], None] = lambda _: None,
 ) -> Iterator[Outcome]:
-    """Runs the steps up to and with stage `last`; those of stage `first` and later are set aside and made anew."""
+    """Runs the steps up to and with stage `last`; those of stage `first` and later are set aside and made anew.
+
+    `jobs`: steps that run side by side.
+    """
     steps = all_steps(recipe)
     kept = [step for step in steps if first is None or STAGES.index(step.stage) < STAGES.index(first)]
     _check_settings(recipe, steps, kept, last)
@@ -72,9 +66,11 @@ def train(
         if step not in kept:
             undo(step)
     write_atomic(recipe.out / "recipe.yaml", dump_json(recipe.spec.model_dump(mode="json")))
-    for step in steps:
-        if last is not None and STAGES.index(step.stage) > STAGES.index(last):
-            continue
+    wanted = [step for step in steps if last is None or STAGES.index(step.stage) <= STAGES.index(last)]
+    if jobs > 1:
+        yield from side_by_side(recipe, wanted, jobs)
+        return
+    for step in wanted:
         on_step(step)
         skipped = is_done(step)
         yield Outcome(step, run_step(step), skipped)

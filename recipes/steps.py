@@ -75,6 +75,18 @@ class Step:
     """Patterns of the files that count as made; checkpoints of training and logs do not."""
     always: bool = False
     """A summary of what is there: made anew each time, whatever it was made from before."""
+    alone: bool = False
+    """Needs the machine to itself: no other step runs beside it (`--jobs`)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A step after its turn."""
+
+    step: Step
+    record: StepRecord
+    skipped: bool
+    """It was done already."""
 
 
 def finished(step: Step) -> StepRecord | None:

@@ -30,6 +30,9 @@ def train(
     ] = None,
     until: Annotated[str | None, typer.Option(help="The last stage to run.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder instead of the file's output_dir.")] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Steps side by side, a process each: for models so small that one takes one core.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; run nothing.")] = False,
     push_to_hub: Annotated[
         str | None, typer.Option(help="Then upload the variants to ORG (as ORG/RECIPE-VARIANT), or one to ORG/NAME.")
@@ -60,7 +63,7 @@ def train(
     if dry_run:
         raise NotImplementedError
     pushed = [] if push_to_hub is None else _checked_pushes(narrowed, push_to_hub, until)
-    ran = _run(narrowed, from_stage, until, as_json=as_json)
+    ran = _run(narrowed, from_stage, until, jobs, as_json=as_json)
     pages = _push(pushed, public=public, as_json=as_json)
     if as_json:
         typer.echo(json.dumps({**ran, "pushed": pages}, indent=2))
@@ -91,14 +94,14 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
     return Recipe(spec, {name: spec.variants[name] for name in names}, chosen)
 
 
-def _run(recipe: Recipe, first: str | None, last: str | None, *, as_json: bool) -> dict[str, JsonValue]:
+def _run(recipe: Recipe, first: str | None, last: str | None, jobs: int, *, as_json: bool) -> dict[str, JsonValue]:
     """The steps' records and the leaderboard of variants, None where the report was not made."""
     from .pipeline import train as run_stages
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     records: list[JsonValue] = []
     stage = ""
-    for done in run_stages(recipe, first=first, last=last):
+    for done in run_stages(recipe, first=first, last=last, jobs=jobs):
         stage = done.step.stage
         records.append(done.record.model_dump(mode="json") | {"step": done.step.name, "skipped": done.skipped})
         if not as_json:

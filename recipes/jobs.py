@@ -1,0 +1,88 @@
+"""Steps side by side: each in one of a few processes, as soon as what it builds on is finished.
+
+It owns who runs when. What a step does and how it resumes is the same as alone; a step that is `alone` has the machine
+to itself, in this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+
+from .recipe import Recipe
+from .steps import Outcome, Step, StepRecord, finished, is_done, run_step
+
+FORMAT, DATE = "%(asctime)s %(message)s", "%H:%M:%S"
+
+
+def side_by_side(recipe: Recipe, steps: Sequence[Step], jobs: int) -> Iterator[Outcome]:
+    """Each step after its turn, in the order in which they end. An error of one lets those that run finish, then rises.
+
+    `steps`: of `recipe`, each after those it builds on.
+    """
+    waiting, unfinished = list(steps), {step.name for step in steps}
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    started = (recipe, os.getpid(), max(1, (os.cpu_count() or 1) // jobs))
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=started) as pool:
+        running: dict[Future[StepRecord], Step] = {}
+        while waiting or running:
+            for step in _ready(waiting, unfinished):
+                if is_done(step):
+                    waiting.remove(step)
+                    unfinished.remove(step.name)
+                    yield Outcome(step, _record(step), skipped=True)
+                elif step.alone and not running:
+                    waiting.remove(step)
+                    yield Outcome(step, run_step(step), skipped=False)
+                    unfinished.remove(step.name)
+                elif not step.alone and len(running) < jobs:
+                    waiting.remove(step)
+                    running[pool.submit(_do, step.name)] = step
+            if running:
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    step = running.pop(future)
+                    yield Outcome(step, future.result(), skipped=False)
+                    unfinished.remove(step.name)
+
+
+def _ready(waiting: Sequence[Step], unfinished: set[str]) -> list[Step]:
+    """Those that build on nothing that is still to be done."""
+    return [step for step in waiting if not any(one.name in unfinished for one in step.inputs)]
+
+
+def _record(step: Step) -> StepRecord:
+    found = finished(step)
+    assert found is not None
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- in a process
+
+
+_STEPS: dict[str, Step] = {}
+
+
+def _begin(recipe: Recipe, parent: int, threads: int) -> None:
+    from .pipeline import all_steps
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    logging.basicConfig(level=logging.INFO, format=FORMAT, datefmt=DATE)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _STEPS.update({step.name: step for step in all_steps(recipe)})
+
+
+def _do(name: str) -> StepRecord:
+    return run_step(_STEPS[name])
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when the one that started it is gone, as after kill -9: its steps are another's then."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
