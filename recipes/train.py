@@ -31,7 +31,8 @@ def train(
     until: Annotated[str | None, typer.Option(help="The last stage to run.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder instead of the file's output_dir.")] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Steps side by side, a process each: for models so small that one takes one core.")
+        int,
+        typer.Option(min=1, help="Steps side by side, a process each: for models so small that one takes one core."),
     ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; run nothing.")] = False,
     push_to_hub: Annotated[

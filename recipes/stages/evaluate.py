@@ -126,4 +126,6 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
         return run_suites(recipe, model, seed, folder)
 
     name = "suites/target" if model == "target" else f"seed-{seed}/suites/{model}"
-    return Step("evaluate", name, recipe.suites(model, seed), suite_settings(recipe, model, seed), work, inputs, alone=True)
+    return Step(
+        "evaluate", name, recipe.suites(model, seed), suite_settings(recipe, model, seed), work, inputs, alone=True
+    )
