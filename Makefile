@@ -1,4 +1,5 @@
 # make demo     set up, train two embedded checkpoints, serve, ask, judge, rank them
+# make demo-fusion   the whole WRPO recipe with tiny models: docs/pocket_fusion.md
 # make test     set up, then everything quick; one real vLLM server is shared by the tests that need it
 # make bench-official   published numbers and times beside the original tools; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks
@@ -19,7 +20,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
+.PHONY: setup demo demo-fusion test test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -44,6 +45,11 @@ demo: $(READY) models/pocket-strong models/pocket-weak
 	$(BIN)/harness leaderboard --results $(RESULTS) --format html --out $(RESULTS)/board.html
 	@echo "a page to open: $(RESULTS)/board.html; questions and answers: $(BIN)/harness view $(RESULTS)"
 	@echo "score cards, answers and judgments: $(RESULTS)/runs; next: README.md, 'Your own checkpoint'"
+
+# Steps run two at a time, one core each.
+demo-fusion: $(READY)
+	$(BIN)/harness pocket-models --out models/pocket-fusion
+	$(BIN)/harness train pocket --jobs 2
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -m "not slow"
