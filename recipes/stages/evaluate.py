@@ -97,12 +97,15 @@ def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
     check_suites(spec)
     by_folder = {step.folder: step for step in models}
     seeds = recipe.seeds if spec.evaluate.suite_seeds == "all" else recipe.seeds[:1]
-    steps = []
+    steps: list[Step] = []
     for seed in seeds:
         for model in _chosen(recipe):
             if model == "target" and seed != seeds[0]:
                 continue
-            steps.append(_suite(recipe, model, seed, _needed(recipe, model, seed, by_folder)))
+            needed = _needed(recipe, model, seed, by_folder)
+            if model == "best":
+                needed += tuple(steps)  # one of them may be the same run
+            steps.append(_suite(recipe, model, seed, needed))
     return steps
 
 
