@@ -192,7 +192,7 @@ class Pool(Generic[Work, Result]):
 
     def _nobody_works(self) -> None:
         if self.working == 0 and self._alarm is None:
-            words = f"{self.name}: no worker could work for {self._patience:.0f} s"
+            words = f"{self.name}: no worker could work for {self._patience:.0f} s: none found room, or none came up"
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(self._patience, self._fail, ServerError(words))
 

@@ -13,11 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from processes import gone
+from conftest import RealRun, harness_process
+from processes import gone, running
 from ray_driver import DRAWS, PROMPTS
 from ray_nodes import Nodes, two_nodes
 from recipe_files import answers_step, prompt_rows, prompts_step, recipe
 
+from harness.backends import warden
+from harness.cluster import Need, RayCluster
 from recipes.stages.rewards import source_reward_steps
 from recipes.steps import run_step
 
@@ -137,3 +140,51 @@ def test_two_workers_give_the_rewards_of_one_process(
     assert len(found[0][1].splitlines()) == sum(map(len, TEXTS.values()))
     scored_by = {line.split()[0] for line in (tmp_path / "scored.txt").read_text().splitlines()}
     assert len(scored_by) == 3  # this process and two workers
+
+
+def test_an_actor_that_is_killed_takes_its_server_with_it(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+
+    class Serving:
+        """A server under the warden that starts a process in a session of its own, as vLLM starts its engine."""
+
+        def __init__(self) -> None:
+            words = [sys.executable, "-I", warden.__file__, "sh", "-c", "setsid sleep 7654 & exec sleep 6543"]
+            self.server = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+
+    with RayCluster() as cluster:
+        (actor,) = cluster.actors(Serving, [()], Need(), calls=1)
+        limit = time.monotonic() + 60
+        while not running("sleep\x007654"):
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+
+        import ray
+
+        ray.kill(actor)
+        assert gone("sleep\x007654", 10)
+        assert gone("sleep\x006543", 1)
+
+
+def test_a_real_vllm_worker_answers_as_vllm_does_without_ray(nodes: Nodes, real_run: RealRun, tmp_path: Path) -> None:
+    words = ("run", "--model", str(real_run.model), "--suite", "alpaca_eval", "--edition", "pocket", "--limit", "12")
+    on_ray = ("--backend", "ray", "--concurrency", "8", "--json")
+
+    process = harness_process(*words, *on_ray, cwd=tmp_path, RAY_ADDRESS=nodes.address)
+    out, err = process.communicate(timeout=400)
+
+    assert process.returncode == 0, err
+    (card,) = json.loads(out)["cards"]
+    assert card["provenance"]["model"]["backend"] == "ray"
+    found = said(tmp_path / "results")
+    plain = said(real_run.results)
+    assert len(found) == 12
+    assert found == {key: plain[key] for key in found}
+    assert gone(f"--model={real_run.model}", 5)
+    assert list(tmp_path.glob("results/**/worker-0/vllm.log"))
+
+
+def said(results: Path) -> dict[str, list[str]]:
+    """Prompt id -> what was answered, of AlpacaEval."""
+    (path,) = results.glob("runs/*/alpaca_eval@*/*/answers.jsonl")
+    return {row["prompt_id"]: row["turns"] for row in map(json.loads, path.read_text().splitlines())}

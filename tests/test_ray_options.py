@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from recipe_files import prompt_rows
 
-from harness.backends.ray import RayBackend
-from harness.cluster import RayCluster
+from harness.backends.ray import Engine, EngineActor, RayBackend
+from harness.cluster import RayCluster, Refusal
 from harness.errors import ConfigError, ServerError
 from harness.plugins import load_plugin
 from harness.protocols import ServeOptions
@@ -114,3 +115,25 @@ def test_a_reward_that_fails_in_a_worker_is_told_and_costs_no_worker(tmp_path: P
 
     assert isinstance(found, Failed)
     assert "gave None for an answer to prompt 'p0'; a finite number" in found.message
+
+
+def test_a_worker_that_does_not_find_the_model_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.jsonl"
+    script.write_text('{"prompt_id": "p0", "turns": ["a"]}\n')
+    engine = Engine("scripted", ModelRef.parse(str(script)), ServeOptions(log_dir=tmp_path / "worker-0"), {})
+    engine = replace(engine, identity=engine.made().identity())
+
+    def start() -> Refusal | None:
+        return asyncio.run(EngineActor(engine).start())
+
+    assert start() is None
+    script.write_text('{"prompt_id": "p0", "turns": ["b"]}\n')
+    other = start()
+    script.unlink()
+    gone = start()
+
+    assert other is not None
+    assert "is another model, or is served otherwise, than where the run began" in other.message
+    assert gone is not None
+    assert gone.message.startswith("(model, packages and harness must be the same on every node")
+    assert "script.jsonl' cannot be read" in gone.message

@@ -21,7 +21,7 @@ from typing import Self
 from pydantic import JsonValue
 
 from ..cluster import ActorWorker, Need, RayCluster, Refusal, node_name
-from ..errors import ConfigError, HarnessError
+from ..errors import ConfigError, HarnessError, UsageError
 from ..plugins import load_plugin
 from ..protocols import Backend, Draw, ServeOptions
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling
@@ -86,10 +86,8 @@ class EngineActor:
         await self._stack.aclose()
 
     def _refusal(self, error: HarnessError) -> Refusal:
-        return Refusal(
-            f"{error}; a model, its packages and `harness` must be the same on every node, at the same path",
-            node_name(),
-        )
+        where = "model, packages and harness must be the same on every node, at the same paths"
+        return Refusal(f"{error}" if not isinstance(error, UsageError) else f"({where}) {error}", node_name())
 
 
 class RayBackend:
