@@ -60,14 +60,15 @@ class _Job(Generic[Work, Result]):
     rank: int
     number: int
     work: Work = field(compare=False)
+    weight: float = field(compare=False)
     future: asyncio.Future[Result] = field(compare=False)
 
 
 class Pool(Generic[Work, Result]):
     """Entered once the first worker can work; the others join when they can.
 
-    `places`: pieces of work in flight at one worker. `patience`: seconds that may pass without any worker, at the start
-    as after the loss of all, before everything that waits fails with ServerError.
+    `places`: a worker takes more while what it has in flight weighs less. `patience`: seconds that may pass without any
+    worker, at the start as after the loss of all, before everything that waits fails with ServerError.
     """
 
     def __init__(self, name: str, workers: Sequence[Worker[Work, Result]], *, places: int, patience: float) -> None:
@@ -108,7 +109,7 @@ class Pool(Generic[Work, Result]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self._stopped(worker) for worker in self._workers))
 
-    async def ask(self, work: Work) -> Result:
+    async def ask(self, work: Work, *, weight: float = 1.0) -> Result:
         """What a worker made of it. Raises WorkerLostError where ATTEMPTS workers were lost with it in flight,
         ServerError where no worker is left."""
         if self._failed is not None:
@@ -116,7 +117,7 @@ class Pool(Generic[Work, Result]):
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._open.add(future)
         future.add_done_callback(self._open.discard)
-        self._queue.put_nowait(_Job(0, next(self._numbers), work, future))
+        self._queue.put_nowait(_Job(0, next(self._numbers), work, weight, future))
         return await future
 
     # one worker's life
@@ -127,9 +128,7 @@ class Pool(Generic[Work, Result]):
                 await worker.start()
                 self._works()
                 try:
-                    async with asyncio.TaskGroup() as group:
-                        for _ in range(self._places):
-                            group.create_task(self._feed(worker))
+                    await self._feed(worker)
                 finally:
                     self.working -= 1
                     self._nobody_works()
@@ -148,19 +147,42 @@ class Pool(Generic[Work, Result]):
             await asyncio.sleep(LOOK_AGAIN)
 
     async def _feed(self, worker: Worker[Work, Result]) -> None:
-        while True:
-            job = await self._queue.get()
-            if job.future.done():
-                continue  # whoever asked no longer waits
-            try:
-                result = await worker.work(job.work)
-            except (WorkerLostError, WorkerGoneError, asyncio.CancelledError):
-                self._again(job)
-                raise
-            except Exception as error:  # the edge between who asked and who worked: it rises there, not here
-                if not job.future.done():
-                    job.future.set_exception(error)
-                continue
+        """Gives it work for as long as it lives; ends by WorkerLostError or WorkerGoneError, in a group."""
+        load, room = 0.0, asyncio.Event()
+        room.set()
+
+        def ended(job: _Job[Work, Result]) -> None:
+            nonlocal load
+            load -= job.weight
+            room.set()
+            self._again(job)  # lost, or never begun; what is done is left alone
+
+        async with asyncio.TaskGroup() as group:
+            # a task of its own: the group must see a lost worker while this loop waits for work
+            async def give() -> None:
+                nonlocal load
+                while True:
+                    await room.wait()
+                    job = await self._queue.get()
+                    if job.future.done():
+                        continue  # whoever asked no longer waits
+                    load += job.weight
+                    if load >= self._places:
+                        room.clear()
+                    task = group.create_task(self._one(worker, job))
+                    task.add_done_callback(lambda _, job=job: ended(job))  # type: ignore[misc]  # mypy: lambda's default
+
+            group.create_task(give())
+
+    async def _one(self, worker: Worker[Work, Result], job: _Job[Work, Result]) -> None:
+        try:
+            result = await worker.work(job.work)
+        except (WorkerLostError, WorkerGoneError):
+            raise
+        except Exception as error:  # the edge between who asked and who worked: it rises there, not here
+            if not job.future.done():
+                job.future.set_exception(error)
+        else:
             if not job.future.done():
                 job.future.set_result(result)
 
@@ -171,7 +193,7 @@ class Pool(Generic[Work, Result]):
         if lost >= ATTEMPTS:
             job.future.set_exception(WorkerLostError(f"{lost} workers were lost with it in flight"))
             return
-        self._queue.put_nowait(_Job(-lost, job.number, job.work, job.future))
+        self._queue.put_nowait(_Job(-lost, job.number, job.work, job.weight, job.future))
 
     async def _stopped(self, worker: Worker[Work, Result]) -> None:
         try:

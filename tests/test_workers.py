@@ -147,3 +147,27 @@ def test_a_worker_that_no_node_can_hold_is_refused(caplog: pytest.LogCaptureFixt
     assert not caplog.records
     check_room(Need(gpus=1), nodes, 3)
     assert "room for 2 of 3 workers" in caplog.text
+
+
+def test_a_worker_is_given_no_more_than_its_places() -> None:
+    most = 0
+    inside = 0
+
+    class Watched(Doubling):
+        async def work(self, work: int) -> int:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.001)
+            inside -= 1
+            return 2 * work
+
+    async def run(weight: float) -> list[int]:
+        async with pool(Watched()) as made:
+            return await asyncio.gather(*(made.ask(number, weight=weight) for number in range(20)))
+
+    assert asyncio.run(run(1.0)) == [2 * number for number in range(20)]
+    assert most == 3
+    most = 0
+    asyncio.run(run(0.5))
+    assert most == 6

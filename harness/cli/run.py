@@ -67,7 +67,7 @@ def run(
     anchors: Annotated[
         list[str] | None, typer.Option(help="FILE of `harness judge anchors`, judged again; repeatable, one a suite.")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="vllm, transformers, endpoint, ...")] = None,
+    backend: Annotated[str | None, typer.Option(help="vllm, transformers, endpoint, ray, ...")] = None,
     edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None,
     references: Annotated[
         str | None, typer.Option(help="MT-Bench reference answers: official, pr3158 or FILE.")
