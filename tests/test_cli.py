@@ -122,4 +122,4 @@ def test_judges_are_listed_with_prices_and_no_key(harness: Callable[..., Done]) 
 def test_ls_names_the_built_in_plug_ins(harness: Callable[..., Done]) -> None:
     listed = json.loads(harness("ls", "backends", "--json").out)["backends"]
 
-    assert [row["name"] for row in listed] == ["endpoint", "in_process", "scripted", "transformers", "vllm"]
+    assert [row["name"] for row in listed] == ["endpoint", "in_process", "ray", "scripted", "transformers", "vllm"]
