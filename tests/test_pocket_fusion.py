@@ -56,7 +56,7 @@ def test_the_recipe_goes_from_prompts_to_a_board_of_variants(tmp_path: Path, mod
 
     done = {one.step.name: one.record.counts for one in train(recipe)}
 
-    assert list(done)[0] == "prompts"
+    assert next(iter(done)) == "prompts"
     assert list(done)[-1] == "report"
     assert done["prompts"]["sft"] == 20  # 90 less 30 held out: a third, and two thirds
     assert done["prompts"]["preference"] == 40
