@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def distance(one: Path, other: Path, name: str = "final") -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
+Note = Callable[[str, object], None]
+
+
+def measured(one: list[float], other: list[float], weights: float) -> str:
+    losses = max(abs(a - b) for a, b in zip(one, other, strict=True))
+    return f"losses {losses:.1e}, weights {weights:.1e} apart"
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("alone")
@@ -55,11 +64,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 
 
 @pytest.mark.parametrize("fsdp", [False, True], ids=["data-parallel", "fsdp2"])
-def test_two_processes_train_what_one_does(alone: tuple[Path, dict[str, Any]], tmp_path: Path, fsdp: bool) -> None:
+def test_two_processes_train_what_one_does(
+    alone: tuple[Path, dict[str, Any]], tmp_path: Path, fsdp: bool, record_property: Note
+) -> None:
     out, single = alone
     both = work(tmp_path, processes=2, fsdp=fsdp)
 
     assert both["sharded"] is fsdp
+    record_property("measured", measured(both["loss"], single["loss"], distance(out, tmp_path)))
     assert both["loss"] == pytest.approx(single["loss"], abs=1e-6)
     assert distance(out, tmp_path) < 2e-6
     flat = [value for row in both["reference"] for value in row]
@@ -78,7 +90,7 @@ num_processes: 2
 """
 
 
-def test_a_launched_variant_is_the_one_trained_here(tmp_path: Path) -> None:
+def test_a_launched_variant_is_the_one_trained_here(tmp_path: Path, record_property: Note) -> None:
     """`launch:` with two processes: reference in shares, training data-parallel, the checkpoint by the main one."""
     from test_recipe_training import QUICK, aligned, losses, made, pairs_of, sft_of, target_folder
 
@@ -98,6 +110,8 @@ def test_a_launched_variant_is_the_one_trained_here(tmp_path: Path) -> None:
     references = [
         json.loads(next(recipe.seed(42).glob("rows/*/reference-*.json")).read_text()) for recipe in (here, there)
     ]
+
+    record_property("measured", measured(losses(both), losses(alone), distance(alone.folder, both.folder, name=".")))
 
     assert (record.counts["processes"], record.counts["batch"], record.counts["steps"]) == (2, 4, 6)
     assert losses(both) == pytest.approx(losses(alone), abs=1e-6)

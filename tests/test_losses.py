@@ -1,6 +1,7 @@
 """The losses of the WRPO family, with numbers worked out by hand."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -90,11 +91,14 @@ def test_gradients_are_those_of_the_formula(loss_type: LossType) -> None:
     assert torch.autograd.gradcheck(total, (policy,))
 
 
-def test_the_three_gradients_stand_as_alpha_to_one_minus_alpha_to_minus_one() -> None:
+def test_the_three_gradients_stand_as_alpha_to_one_minus_alpha_to_minus_one(
+    record_property: Callable[[str, object], None],
+) -> None:
     logps = column(0.3, -0.2, 0.1).requires_grad_()
     preference_loss(logps, alpha=0.3, beta=0.7).sum().backward()
     assert logps.grad is not None
     source, target, rejected = logps.grad.flatten().tolist()
+    record_property("measured", f"{source / -rejected:.6f} : {target / -rejected:.6f} : -1 of alpha 0.3")
 
     assert source / rejected == pytest.approx(-0.3)
     assert target / rejected == pytest.approx(-0.7)

@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,19 @@ def logged(trainer: Any, name: str = "loss") -> list[float]:
     return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
+Note = Callable[[str, object], None]
+"""pytest's record_property: `python -m benchmarks.training.parity` makes a table of what is noted as `measured`."""
+
+
+def apart(one: Sequence[float], other: Sequence[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def beside(one: Any, other: Any) -> str:
+    """How far two trainings are apart, for the table."""
+    return f"losses {apart(logged(one), logged(other)):.1e}, weights {distance(one, other):.1e} apart"
+
+
 def distance(one: Any, other: Any) -> float:
     pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
     return max(float((a - b).abs().max()) for a, b in pairs)
@@ -150,43 +164,56 @@ def trl_trained(weights: dict[str, Any], out: Path, chosen: str, **changed: Any)
 
 
 @pytest.mark.parametrize(("alpha", "chosen"), [(0.0, "target"), (1.0, "source")])
-def test_the_ends_of_alpha_are_trls_dpo(weights: dict[str, Any], tmp_path: Path, alpha: float, chosen: str) -> None:
+def test_the_ends_of_alpha_are_trls_dpo(
+    weights: dict[str, Any], tmp_path: Path, alpha: float, chosen: str, record_property: Note
+) -> None:
     ours = trained(weights, tmp_path / "a", alpha=alpha, alpha_schedule="constant")
     theirs = trl_trained(weights, tmp_path / "b", chosen)
+    record_property("measured", beside(ours, theirs))
 
     assert logged(ours) == pytest.approx(logged(theirs), abs=2e-5)
     assert distance(ours, theirs) < 2e-5  # Adam at 1e-3 amplifies the last digit of a gradient
 
 
 @pytest.mark.parametrize(("loss_type", "theirs"), [("ipo", "ipo"), ("lndpo", "sigmoid_norm")])
-def test_ipo_and_lndpo_are_trls(weights: dict[str, Any], tmp_path: Path, loss_type: str, theirs: str) -> None:
+def test_ipo_and_lndpo_are_trls(
+    weights: dict[str, Any], tmp_path: Path, loss_type: str, theirs: str, record_property: Note
+) -> None:
     ours = trained(weights, tmp_path / "a", alpha=0.0, alpha_schedule="constant", loss_type=loss_type)
     other = trl_trained(weights, tmp_path / "b", "target", loss_type=[theirs])
+    record_property("measured", beside(ours, other))
 
     assert logged(ours) == pytest.approx(logged(other), rel=1e-4)
     assert distance(ours, other) < 5e-5
 
 
-def test_the_first_loss_is_log_two(weights: dict[str, Any], tmp_path: Path) -> None:
-    assert logged(trained(weights, tmp_path, max_steps=1))[0] == pytest.approx(math.log(2), abs=1e-6)
+def test_the_first_loss_is_log_two(weights: dict[str, Any], tmp_path: Path, record_property: Note) -> None:
+    first = logged(trained(weights, tmp_path, max_steps=1))[0]
+    record_property("measured", f"{first:.6f}")
+
+    assert first == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_both_layouts_have_the_same_losses(weights: dict[str, Any], tmp_path: Path) -> None:
+def test_both_layouts_have_the_same_losses(weights: dict[str, Any], tmp_path: Path, record_property: Note) -> None:
     shared = trained(weights, tmp_path / "a", layout="shared")
     rows = trained(weights, tmp_path / "b", layout="rows")
+    record_property("measured", beside(shared, rows))
 
     assert logged(shared) == pytest.approx(logged(rows), abs=1e-5)
     assert distance(shared, rows) < 2e-5
 
 
 @pytest.mark.parametrize("layout", ["shared", "rows"])
-def test_padding_and_neighbours_change_no_log_probability(weights: dict[str, Any], tmp_path: Path, layout: Any) -> None:
+def test_padding_and_neighbours_change_no_log_probability(
+    weights: dict[str, Any], tmp_path: Path, layout: Any, record_property: Note
+) -> None:
     trainer = trainer_of(weights, tmp_path, layout=layout)
     trainer.model.eval()
     collate = PreferenceCollator(CONFIG.pad_token_id, layout)
     with torch.no_grad():
         together = trainer.logps(trainer.model, collate(ROWS[:8]))[0]
         alone = torch.cat([trainer.logps(trainer.model, collate([row]))[0] for row in ROWS[:8]], dim=1)
+    record_property("measured", f"log-probabilities {float((together - alone).abs().max()):.1e} apart")
 
     assert torch.allclose(together, alone, atol=2e-5)
 
@@ -205,31 +232,37 @@ def test_log_probabilities_are_the_models_own(weights: dict[str, Any], tmp_path:
     assert lengths.flatten().tolist() == [len(row[f"{name}_ids"]) for name in ANSWERS]  # type: ignore[literal-required]
 
 
-def test_accumulation_changes_nothing(weights: dict[str, Any], tmp_path: Path) -> None:
+def test_accumulation_changes_nothing(weights: dict[str, Any], tmp_path: Path, record_property: Note) -> None:
     whole = trained(weights, tmp_path / "a")
     parts = trained(weights, tmp_path / "b", per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    record_property("measured", beside(whole, parts))
 
     assert logged(parts) == pytest.approx(logged(whole), abs=1e-5)
     assert distance(whole, parts) < 2e-5
 
 
-def test_alpha_rises_by_completed_steps(weights: dict[str, Any], tmp_path: Path) -> None:
+def test_alpha_rises_by_completed_steps(weights: dict[str, Any], tmp_path: Path, record_property: Note) -> None:
     trainer = trained(weights, tmp_path, alpha=0.4, num_train_epochs=2)
+    record_property("measured", ", ".join(f"{value:.2f}" for value in logged(trainer, "alpha")))
 
     assert logged(trainer, "alpha") == pytest.approx([0.05 * step for step in range(8)])
 
 
-def test_max_steps_is_the_schedules_length(weights: dict[str, Any], tmp_path: Path) -> None:
+def test_max_steps_is_the_schedules_length(weights: dict[str, Any], tmp_path: Path, record_property: Note) -> None:
     trainer = trained(weights, tmp_path, alpha=0.4, max_steps=2)
+    record_property("measured", ", ".join(f"{value:.2f}" for value in logged(trainer, "alpha")))
 
     assert logged(trainer, "alpha") == pytest.approx([0.0, 0.2])
 
 
-def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(weights: dict[str, Any], tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(
+    weights: dict[str, Any], tmp_path: Path, record_property: Note
+) -> None:
     saving: dict[str, Any] = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
     whole = trained(weights, tmp_path, **saving)
     resumed = trainer_of(weights, tmp_path, **saving)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    record_property("measured", beside(whole, resumed))
 
     assert logged(resumed) == logged(whole)
     assert distance(whole, resumed) == 0.0
@@ -237,11 +270,12 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(weights: dict[str, A
 
 @pytest.mark.parametrize("layout", ["shared", "rows"])
 def test_stored_reference_log_probabilities_equal_a_live_reference(
-    weights: dict[str, Any], tmp_path: Path, layout: Any
+    weights: dict[str, Any], tmp_path: Path, layout: Any, record_property: Note
 ) -> None:
     live = trained(weights, tmp_path / "a", layout=layout)
     rows = with_reference(Dataset.from_list([dict(row) for row in ROWS]), model_of(weights), layout=layout)
     offline = trained(weights, tmp_path / "b", rows=list(rows), reference=False, layout=layout)
+    record_property("measured", beside(live, offline))
 
     assert logged(offline) == pytest.approx(logged(live), abs=1e-5)
 
@@ -260,7 +294,9 @@ def test_the_references_digest_moves_with_weights_and_with_rows(weights: dict[st
     assert reference_digest(tmp_path / "a", rows) == digests[0]
 
 
-def test_an_adapter_switched_off_is_the_reference(weights: dict[str, Any], tmp_path: Path) -> None:
+def test_an_adapter_switched_off_is_the_reference(
+    weights: dict[str, Any], tmp_path: Path, record_property: Note
+) -> None:
     from peft import LoraConfig, get_peft_model
 
     adapted = get_peft_model(
@@ -281,6 +317,7 @@ def test_an_adapter_switched_off_is_the_reference(weights: dict[str, Any], tmp_p
         moved = trainer.logps(trainer.model, batch)[0]
 
     assert off is not None
+    record_property("measured", f"log-probabilities {float((off - expected).abs().max()):.1e} apart")
     assert torch.allclose(off, expected, atol=1e-5)
     assert not torch.allclose(moved, expected, atol=1e-3)
 

@@ -18,6 +18,8 @@ from test_wrpo import (  # noqa: E402
     SETTINGS,
     TALKS,
     TOKENIZER,
+    Note,
+    beside,
     distance,
     logged,
     model_of,
@@ -66,11 +68,14 @@ def simpo_by_trl(weights: dict[str, Any], out: Path, chosen: str, *, beta: float
 
 
 @pytest.mark.parametrize(("alpha", "chosen"), [(0.0, "target"), (1.0, "source")])
-def test_simpo_is_trls(weights: dict[str, Any], tmp_path: Path, alpha: float, chosen: str) -> None:
+def test_simpo_is_trls(
+    weights: dict[str, Any], tmp_path: Path, alpha: float, chosen: str, record_property: Note
+) -> None:
     ours = trained(
         weights, tmp_path / "a", loss_type="simpo", alpha=alpha, alpha_schedule="constant", beta=2.0, gamma=0.6
     )
     theirs = simpo_by_trl(weights, tmp_path / "b", chosen, beta=2.0, gamma=0.6)
+    record_property("measured", beside(ours, theirs))
 
     assert logged(ours) == pytest.approx(logged(theirs), abs=2e-5)
     assert distance(ours, theirs) < 2e-5
@@ -118,14 +123,19 @@ def test_alpha_counts_optimiser_steps_not_accumulated_batches(weights: dict[str,
     assert logged(trainer, "alpha") == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
-def test_the_releases_schedule_knows_no_max_steps(weights: dict[str, Any], tmp_path: Path) -> None:
+def test_the_releases_schedule_knows_no_max_steps(
+    weights: dict[str, Any], tmp_path: Path, record_property: Note
+) -> None:
     """32 rows in batches of 8 are T = 4: alpha is 0.4 * step / 4 though training ends after 2."""
     trainer = trained(weights, tmp_path, alpha=0.4, max_steps=2, official_compat=True)
+    record_property("measured", ", ".join(f"{value:.2f}" for value in logged(trainer, "alpha")))
 
     assert logged(trainer, "alpha") == pytest.approx([0.0, 0.1])
 
 
-def test_official_losses_are_those_of_the_releases_formula(weights: dict[str, Any], tmp_path: Path) -> None:
+def test_official_losses_are_those_of_the_releases_formula(
+    weights: dict[str, Any], tmp_path: Path, record_property: Note
+) -> None:
     """The release: -log sigmoid(beta * (alpha * (s - s_ref) + (1 - alpha) * (t - t_ref) - (l - l_ref))), sums over
     the answer with its header and both end tokens, from plain right-padded rows and a whole log-softmax."""
     official = Rendering(official_compat=True)
@@ -166,6 +176,7 @@ def test_official_losses_are_those_of_the_releases_formula(weights: dict[str, An
     trainer.model.eval()
     with torch.no_grad():
         loss = float(trainer.compute_loss(trainer.model, PreferenceCollator(CONFIG.pad_token_id, "rows")(ids)))  # type: ignore[arg-type]
+    record_property("measured", f"losses {abs(loss - sum(expected) / 4):.1e} apart")
 
     assert loss == pytest.approx(sum(expected) / 4, abs=1e-5)
     assert loss != pytest.approx(math.log(2), abs=1e-3)
@@ -202,18 +213,24 @@ def test_rewards_are_beta_times_the_log_ratio(weights: dict[str, Any], tmp_path:
     assert found["rewards/accuracies"] == 1.0
 
 
-def test_evaluation_without_training_stands_at_the_final_alpha(weights: dict[str, Any], tmp_path: Path) -> None:
+def test_evaluation_without_training_stands_at_the_final_alpha(
+    weights: dict[str, Any], tmp_path: Path, record_property: Note
+) -> None:
     found = trainer_of(weights, tmp_path, alpha=0.4).evaluate()
+    record_property("measured", f"alpha {found['eval_alpha']}, loss {found['eval_loss']:.6f}")
 
     assert found["eval_alpha"] == 0.4
     assert found["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_a_reloaded_model_trains_on_as_the_saved_one(weights: dict[str, Any], tmp_path: Path) -> None:
+def test_a_reloaded_model_trains_on_as_the_saved_one(
+    weights: dict[str, Any], tmp_path: Path, record_property: Note
+) -> None:
     first = trained(weights, tmp_path / "a", max_steps=1)
     first.save_model(str(tmp_path / "saved"))
     again = LlamaForCausalLM.from_pretrained(tmp_path / "saved").state_dict()
 
     kept, loaded = (trained(state, tmp_path / name) for name, state in (("b", first.model.state_dict()), ("c", again)))
+    record_property("measured", beside(kept, loaded))
     assert logged(kept) == logged(loaded)
     assert distance(kept, loaded) == 0.0
