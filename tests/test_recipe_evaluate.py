@@ -167,6 +167,8 @@ def test_checkpoints_go_through_the_suites_under_names_that_stay_apart(recipe: R
     board = (recipe.report / "suites.md").read_text()
     assert "toy-wrpo-seed1" in board
     assert "toy-wrpo-seed2" in board
+    again = [one for one in suite_steps(Recipe(recipe.spec, {}, recipe.seeds), steps) if "best" in one.name]
+    assert [run_step(one).counts for one in again] == [found[one.name].counts for one in again]  # of no variant now
     shutil.rmtree(recipe.suites("wrpo", 1))  # as where it is trained anew: the results stay, the scores are not its own
     shutil.rmtree(recipe.suites("best", 1))
     run_step(report_step(recipe, []))

@@ -129,6 +129,6 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
         return run_suites(recipe, model, seed, folder)
 
     name = "suites/target" if model == "target" else f"seed-{seed}/suites/{model}"
-    return Step(
-        "evaluate", name, recipe.suites(model, seed), suite_settings(recipe, model, seed), work, inputs, alone=True
-    )
+    settings = suite_settings(recipe, model, seed)
+    best = model == "best"  # found anew each time: more variants may be there, and a run that is there is not repeated
+    return Step("evaluate", name, recipe.suites(model, seed), settings, work, inputs, always=best, alone=True)
