@@ -1,6 +1,6 @@
 """What tests run and kill: `ray_driver.py BACKEND FOLDER` samples prompts as a recipe's stage does.
 
-The model is an echo with 0.8 s an answer; on Ray, two workers of it, 32 answers at a time each, in chunks of four.
+The model is an echo with 1.6 s an answer; on Ray, two workers of it, 32 answers at a time each, in chunks of four.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from harness.config import ServeSpec
 from harness.records import ModelRef, Prompt, Sampling
 from recipes.sampling import Sampler, Wanted, sample
 
-PROMPTS, DRAWS = 400, 2
-ECHO = ("latency=0.8",)
+PROMPTS, DRAWS = 600, 2
+ECHO = ("latency=1.6",)
 ON_RAY = (*ECHO, "ray.worker=scripted")
 
 
@@ -26,7 +26,7 @@ def main(backend: str, folder: Path) -> None:
     serve = ServeSpec(
         engine_args=ON_RAY if on_ray else ECHO,
         data_parallel=2 if on_ray else 1,
-        concurrency=64 if on_ray else 400,
+        concurrency=64 if on_ray else 1200,
         start_timeout=60,
     )
     sampler = Sampler("echo", ModelRef.parse("echo"), backend, serve)
