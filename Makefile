@@ -62,6 +62,7 @@ bench-official: $(READY)
 
 bench-stats: $(READY)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.stats
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.stats.crossed
 
 bench-gate: $(READY)
 	$(BIN)/python -m benchmarks.gate
