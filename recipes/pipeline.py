@@ -87,4 +87,5 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     if to_do & {"sft", "align"}:
         from .training.settings import check_training
 
-        check_training(recipe.spec)
+        trains = last is None or STAGES.index(last) >= STAGES.index("sft")
+        check_training(recipe.spec, here=trains)

@@ -229,6 +229,15 @@ def test_a_wrong_training_key_is_one_sentence_before_anything_runs(
     assert sentence in refused(recipe(tmp_path, REWARD, **keys))
 
 
+def test_bf16_without_a_gpu_is_refused_where_this_machine_trains(tmp_path: Path) -> None:
+    from recipes.training.settings import check_training
+
+    given = recipe(tmp_path, REWARD, sft={"bf16": True})
+    if not torch.accelerator.is_available():
+        assert refused(given) == "sft: bf16 = True needs a GPU; set bf16: false to train on processors"
+    check_training(given.spec, here=False)
+
+
 def test_keys_of_earlier_versions_and_numbers_that_yaml_reads_as_text_are_understood() -> None:
     from recipes.training.settings import renamed, settings
 
@@ -425,7 +434,7 @@ def test_a_tokenizer_that_lacks_something_is_refused_until_the_recipe_gives_it(
 def test_a_pad_token_that_is_no_token_is_refused(tmp_path: Path, target: Path) -> None:
     from harness.errors import ConfigError
 
-    with pytest.raises(ConfigError, match="pad_token '<pad>' is not in the vocabulary"):
+    with pytest.raises(ConfigError, match="pad_token: '<pad>' is not in the vocabulary"):
         run_step(sft_of(made(tmp_path, target, pad_token="<pad>")))
 
 
@@ -438,11 +447,12 @@ def test_suites_while_training_are_on_the_board_and_change_no_loss(sft: Step, tm
     plain, watched = steps
     run_step(plain)
     run_step(watched)
+    label = recipe.label("wrpo", 42)
     cards = sorted(path.parents[2].name for path in (tmp_path / "watched" / "results").rglob("card.json"))
 
     assert losses(watched) == losses(plain)
     assert distance(plain.folder, watched.folder) == 0.0
-    assert cards == ["toy-wrpo-seed42-step2", "toy-wrpo-seed42-step4"]
+    assert cards == [f"{label}-step2", f"{label}-step4"]
     assert [entry["step"] for entry in log_of(watched) if any(key.startswith("suite/") for key in entry)] == [2, 4]
 
 

@@ -47,7 +47,7 @@ def _step(recipe: Recipe, seed: int, name: str, variant: VariantSpec, sft: Step,
 
 def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Step, sft: Step, pairs: Step) -> Counts:
     from ..rows import Rendering
-    from ..training.checkpoint import load_tokenizer
+    from ..tokenizer import load_tokenizer
     from ..training.rows import preference_rows, rows_folder
     from ..training.settings import settings as checked
 
@@ -58,7 +58,7 @@ def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Ste
     rendering = shared.rendering | found.rendering
     compat = bool(found.trainer.get("official_compat", shared.trainer.get("official_compat", False)))
     how = Rendering(max_prompt_length=recipe.spec.prompts.max_prompt_length, official_compat=compat, **rendering)  # type: ignore[arg-type]
-    tokenizer = load_tokenizer(sft.folder, chat_template=None, pad_token=None)
+    tokenizer = load_tokenizer(str(sft.folder))
     record = finished(pairs)
     assert record is not None  # the step is not begun before its inputs are finished
     folder = rows_folder(recipe.seed(seed) / "rows", texts=record.digest, tokenizer=tokenizer, how=how)

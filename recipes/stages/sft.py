@@ -44,14 +44,15 @@ def _train(
     from harness.records import digest
 
     from ..rows import Rendering
-    from ..training.checkpoint import load_tokenizer, model_folder
+    from ..tokenizer import load_tokenizer
+    from ..training.checkpoint import model_folder
     from ..training.rows import answer_rows, rows_folder
     from ..training.settings import settings as checked
 
     spec = recipe.spec
     found = checked(sft_settings(spec), "sft", "sft")
     model = model_folder(spec.target)
-    tokenizer = load_tokenizer(model, chat_template=spec.chat_template, pad_token=spec.pad_token)
+    tokenizer = load_tokenizer(str(model), chat_template=spec.chat_template, pad_token=spec.pad_token)
     how = Rendering(max_prompt_length=spec.prompts.max_prompt_length, **found.rendering)  # type: ignore[arg-type]
     best = best_source_answers(
         prompts.folder / PROMPTS,

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -25,7 +24,6 @@ from harness.leaderboard.fusion import Fusion
 from harness.records import ModelRef
 from harness.store import dump_json, write_atomic
 
-from ..rows import check_tokenizer
 from .job import ADAPTER
 from .settings import Settings, model_config
 
@@ -36,25 +34,6 @@ def model_folder(target: str) -> Path:
     if ref.scheme == "endpoint":
         raise ConfigError(f"target {target!r} is served elsewhere; training needs its weights: DIR or hf:ORG/NAME")
     return resolve(ref)
-
-
-def load_tokenizer(folder: Path, *, chat_template: str | None, pad_token: str | None) -> PreTrainedTokenizerBase:
-    """Raises ConfigError where it cannot render rows, even with the template and pad token given."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} has no tokenizer that can be read: {_line(error)}") from None
-    if chat_template is not None:
-        try:
-            tokenizer.chat_template = Path(chat_template).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read chat_template {chat_template!r}: {error}") from None
-    if pad_token is not None:
-        if tokenizer.convert_tokens_to_ids(pad_token) in (None, tokenizer.unk_token_id):
-            raise ConfigError(f"pad_token {pad_token!r} is not in the vocabulary of {folder}; name one that is")
-        tokenizer.pad_token = pad_token
-    check_tokenizer(tokenizer)
-    return tokenizer
 
 
 def load_model(folder: Path, settings: Settings, pad_token_id: int) -> PreTrainedModel:

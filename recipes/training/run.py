@@ -25,9 +25,10 @@ from harness.store import dump_json, write_atomic
 
 from ..logps import default_layout
 from ..reference import weights_digest, with_reference
+from ..tokenizer import load_tokenizer
 from ..wrpo import WRPOTrainer
 from .callbacks import Logged, WholeCheckpoints, check_finite, last_whole
-from .checkpoint import adapted, free_memory, load_model, load_tokenizer, write_fusion, write_weights
+from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
 from .evaluation import EvaluateEvery
 from .job import LOG, TrainingJob
 from .rows import Rows, completions
@@ -102,7 +103,7 @@ def _train(job: TrainingJob) -> Trained:
     disable_progress_bar()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send one message each
     set_seed(job.seed)
-    tokenizer = load_tokenizer(job.model, chat_template=job.chat_template, pad_token=job.pad_token)
+    tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
     trainer = make_trainer(job, tokenizer)
     last = last_whole(job.checkpoints, job.digest, trainer.args.world_size)
     started = time.monotonic()
@@ -196,7 +197,7 @@ def store_reference(job: TrainingJob) -> None:
     if job.reference.is_file():
         return
     state = PartialState()
-    tokenizer = load_tokenizer(job.model, chat_template=job.chat_template, pad_token=job.pad_token)
+    tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
     found = with_reference(

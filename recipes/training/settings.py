@@ -126,9 +126,9 @@ def decisive(keys: Training) -> Training:
 # ---------------------------------------------------------------------------------- what needs the trainers' classes
 
 
-def check_training(spec: RecipeSpec) -> None:
+def check_training(spec: RecipeSpec, *, here: bool = True) -> None:
     """Raises ConfigError for the first training key of a recipe that is unknown, owned by the recipe, or wrong, and
-    for an evaluation while training that names what is not there."""
+    for an evaluation while training that names what is not there. `here`: whether this machine is to train."""
     if spec.evaluate_every is not None:
         from .evaluation import check_evaluation
 
@@ -136,14 +136,14 @@ def check_training(spec: RecipeSpec) -> None:
     for key in renamed(spec.training):
         _check_key(key, ("preference", "sft"), "training")
     _check_keys(spec.sft, "sft", "sft")
-    settings(sft_settings(spec), "sft", "sft")
+    settings(sft_settings(spec), "sft", "sft", here=here)
     for name, variant in spec.variants.items():
         where = f"variants.{name}.training"
         _check_keys(variant.training, variant.method, where)
-        settings(variant_settings(spec, variant), variant.method, where)
+        settings(variant_settings(spec, variant), variant.method, where, here=here)
 
 
-def settings(keys: Training, method: Method, where: str) -> Settings:
+def settings(keys: Training, method: Method, where: str, *, here: bool = True) -> Settings:
     """The keys by their reader, values checked; keys of the other method (a recipe's `training` is for both) are left
     out. Raises ConfigError for a wrong value."""
     readers = _readers(method)
@@ -153,7 +153,8 @@ def settings(keys: Training, method: Method, where: str) -> Settings:
             if key in adapters:
                 sorted_[part][key] = _checked(adapters[key], key, value, where)
     found = Settings(**sorted_)
-    _try(found, method, where)
+    without = {key: value for key, value in found.trainer.items() if here or key not in ("bf16", "fp16", "tf32")}
+    _try(found.model_copy(update={"trainer": without}), method, where)
     return found
 
 
@@ -224,6 +225,8 @@ def _made(make: Callable[[], object], where: str) -> None:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except (ValueError, TypeError, ImportError) as error:
+        if "bf16/gpu" in str(error):
+            raise ConfigError(f"{where}: bf16 = True needs a GPU; set bf16: false to train on processors") from None
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
 
 
