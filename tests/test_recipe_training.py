@@ -220,6 +220,7 @@ def refused(recipe: Recipe) -> str:
             {"variants": {"rft": {"method": "sft", "training": {"alpha": 0}}}},
             "variants.rft.training: alpha is a key of",
         ),
+        ({"launch": "fsdp3"}, "launch = 'fsdp3' is neither a file nor one of ddp, fsdp2, zero3"),
         ({"evaluate_every": {"steps": 5, "suite": "mtbench"}}, "no suite named 'mtbench'"),
     ],
 )
@@ -359,6 +360,31 @@ def test_a_full_disk_is_a_sentence_and_costs_no_training(
             run_step(step)
     assert run_step(step).counts["steps"] == 6
     assert len(losses(step)) == 6
+
+
+def test_what_ends_a_launched_process_comes_back_as_its_sentence(tmp_path: Path) -> None:
+    from harness.leaderboard.fusion import Fusion
+    from recipes.training.job import TrainingJob
+    from recipes.training.launch import main
+    from recipes.training.settings import Settings
+
+    job = TrainingJob(
+        method="sft",
+        name="seed-42/sft",
+        model=tmp_path / "nowhere",
+        rows=tmp_path / "rows",
+        folder=tmp_path / "sft",
+        settings=Settings(),
+        seed=42,
+        fusion=Fusion(method="sft"),
+    )
+    path = tmp_path / "job.json"
+    path.write_text(job.model_dump_json())
+
+    assert main("train", path) == 2
+    failed = json.loads((tmp_path / "sft" / "checkpoints" / "failed.json").read_text())
+    assert failed["error"] == "CheckpointError"
+    assert "no such model folder" in failed["message"]
 
 
 # -------------------------------------------------------------------------------------------------- models and text

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import ConfigError, HarnessError, IncompleteError, StoreError
+from harness.errors import CheckpointError, ConfigError, HarnessError, IncompleteError, StoreError
 from harness.store import make_folder, write_atomic
 
 from .job import TrainingJob
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 FAILED = "failed.json"
 SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "FSDP_CPU_RAM_EFFICIENT_LOADING")
 """What makes a process shard a model; the reference is whole in each, as it only goes forward once."""
-RAISED: dict[str, type[HarnessError]] = {"ConfigError": ConfigError, "StoreError": StoreError}
+RAISED: dict[str, type[HarnessError]] = {one.__name__: one for one in (ConfigError, CheckpointError, StoreError)}
 
 
 def launch(job: TrainingJob, config: Path) -> Trained:

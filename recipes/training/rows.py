@@ -17,7 +17,7 @@ from pathlib import Path
 from datasets import Dataset, disable_progress_bars, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
-from harness.errors import IncompleteError
+from harness.errors import IncompleteError, StoreError
 from harness.records import Prompt, Record, digest
 from harness.store import dump_json, make_folder, write_atomic
 
@@ -138,8 +138,12 @@ def _write(folder: Path, found: list[dict[str, tuple[int, ...]]], dropped: int, 
     data, fresh = folder / "data", folder / f".data.{os.getpid()}"
     shutil.rmtree(data, ignore_errors=True)  # of a process that was stopped before it wrote FACTS
     disable_progress_bars()
-    Dataset.from_list(found).save_to_disk(str(fresh))
-    fresh.rename(data)
+    try:
+        Dataset.from_list(found).save_to_disk(str(fresh))
+        fresh.rename(data)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise StoreError(f"cannot write {data}: {error.strerror or error}; free space, then run the same") from error
     tokens = {name: sum(len(row[name]) for row in found) for name in found[0]}
     facts = RowFacts(rows=len(found), dropped_too_long=dropped, truncated_answers=truncated, tokens=tokens)
     write_atomic(folder / FACTS, dump_json(facts.model_dump(mode="json")))

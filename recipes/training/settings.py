@@ -18,6 +18,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from harness.errors import ConfigError
 from harness.records import Record
 
+from ..shipped import launch_path
 from ..spec import Method, RecipeSpec, Training, VariantSpec
 
 SFT_DEFAULTS: Training = {
@@ -133,6 +134,8 @@ def check_training(spec: RecipeSpec, *, here: bool = True) -> None:
         from .evaluation import check_evaluation
 
         check_evaluation(spec.evaluate_every)
+    if spec.launch is not None:
+        launch_path(spec.launch)
     for key in renamed(spec.training):
         _check_key(key, ("preference", "sft"), "training")
     _check_keys(spec.sft, "sft", "sft")
