@@ -220,6 +220,10 @@ def refused(recipe: Recipe) -> str:
             {"variants": {"rft": {"method": "sft", "training": {"alpha": 0}}}},
             "variants.rft.training: alpha is a key of",
         ),
+        (
+            {"training": {"report_to": "tensorbord"}},
+            "variants.wrpo.training: report_to = 'tensorbord' is not installed",
+        ),
         ({"launch": "fsdp3"}, "launch = 'fsdp3' is neither a file nor one of ddp, fsdp2, zero3"),
         ({"evaluate_every": {"steps": 5, "suite": "mtbench"}}, "no suite named 'mtbench'"),
     ],
@@ -402,6 +406,15 @@ def test_an_adapter_is_worked_into_the_checkpoint(sft: Step, tmp_path: Path, tar
     assert set(before) == set(after)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if "q_proj" in name or "v_proj" in name}
+
+
+def test_a_bf16_reference_has_the_arithmetic_of_bf16_training(sft: Step, tmp_path: Path, target: Path) -> None:
+    variants = {layout: {"training": {"bf16": True, "layout": layout}} for layout in ("shared", "rows")}
+    recipe = made(tmp_path, target, variants=variants)
+    for step in aligned(recipe, sft, pairs_of(recipe)):
+        run_step(step)
+
+        assert losses(step)[0] == pytest.approx(0.693147, abs=1e-3)
 
 
 def test_gradient_checkpointing_and_accumulation_change_no_loss(sft: Step, tmp_path: Path, target: Path) -> None:

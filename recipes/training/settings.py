@@ -218,8 +218,21 @@ def _try(found: Settings, method: Method, where: str) -> None:
         value = found.trainer.get(key, found.rendering.get(key, 1))
         if isinstance(value, int | float) and not value > 0:
             raise ConfigError(f"{where}: {key} = {value!r} must be above 0")
+    _check_trackers(found.trainer.get("report_to"), where)
     for make in (lambda: trainer_config(found, method, ".", seed=0), lambda: model_config(found)):
         _made(make, where)
+
+
+def _check_trackers(report_to: JsonValue, where: str) -> None:
+    from transformers.integrations import get_available_reporting_integrations
+
+    here = get_available_reporting_integrations()
+    names = report_to if isinstance(report_to, list) else [report_to or "none"]
+    for name in names:
+        if name not in (*here, "none", "all"):
+            raise ConfigError(
+                f"{where}: report_to = {name!r} is not installed here; installed: {', '.join(here) or 'none'}"
+            )
 
 
 def _made(make: Callable[[], object], where: str) -> None:
