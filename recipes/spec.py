@@ -292,6 +292,9 @@ def _check_names(spec: RecipeSpec, where: str) -> None:
     for name in (*(spec.evaluate.baselines or ()), *spec.evaluate.models):
         if name not in (*known, "all", "best"):
             raise ConfigError(f"{where}: evaluate names {name!r}, which is no variant; models: {', '.join(known)}")
+    given = spec.rates.generation
+    if isinstance(given, dict) and (odd := sorted(set(given) - {*names, "target"})):
+        raise ConfigError(f"{where}: rates.generation names {odd[0]!r}; models are target, {', '.join(names)}")
     for name, variant in spec.variants.items():
         if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
             raise ConfigError(f"{where}: a variant is called {name!r}; letters, digits, `.`, `_` and `-` make a name")

@@ -62,7 +62,8 @@ def train(
         spec = spec.model_copy(update={"output_dir": out})
     narrowed = narrow(spec, variant, seed)
     if dry_run:
-        raise NotImplementedError
+        _dry_run(narrowed, from_stage, until, as_json=as_json)
+        return
     pushed = [] if push_to_hub is None else _checked_pushes(narrowed, push_to_hub, until)
     ran = _run(narrowed, from_stage, until, jobs, as_json=as_json)
     pages = _push(pushed, public=public, as_json=as_json)
@@ -93,6 +94,21 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
         if one not in spec.seeds:
             raise ConfigError(f"{spec.name} has no seed {one}; seeds: {', '.join(map(str, spec.seeds))}")
     return Recipe(spec, {name: spec.variants[name] for name in names}, chosen)
+
+
+def _dry_run(recipe: Recipe, first: str | None, last: str | None, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from .planning.plan import make_plan
+    from .planning.table import plan_tables
+
+    plan = make_plan(recipe, first=first, last=last)
+    if as_json:
+        typer.echo(json.dumps(plan.as_dict(), indent=2))
+        return
+    console = Console(width=None if os.isatty(1) else 120)
+    for part in plan_tables(plan):
+        console.print(part)
 
 
 def _run(recipe: Recipe, first: str | None, last: str | None, jobs: int, *, as_json: bool) -> dict[str, JsonValue]:

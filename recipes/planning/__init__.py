@@ -1,0 +1,1 @@
+"""What a recipe will take before it runs: `harness train --dry-run`. No torch, no model, nothing written."""

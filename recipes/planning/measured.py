@@ -1,0 +1,270 @@
+"""What a recipe's own files say already: its prompts, how long texts are, how fast models were. Reads only.
+
+Tokens of texts are those of the target's tokenizer where its file is here, else a quarter of the characters.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from harness.config.specs import ServeSpec, read_yaml
+from harness.errors import ConfigError, DataError
+from harness.judging.tokens import CHARACTERS_A_TOKEN
+from harness.records import Answer, ModelRef
+from harness.store import JsonlRows
+
+from ..recipe import Recipe
+from ..records import Part, PromptRow
+from ..shipped import launch_path
+from ..spec import PromptsSpec
+from ..steps import DONE, StepRecord
+
+SAMPLE = 500
+"""Texts that a mean length is taken over, evenly spaced."""
+COUNT, WRITTEN, SECONDS = "answers", "session_completion_tokens", "session_seconds"
+"""Counts of a step that samples (`sampling`)."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Tokens a text, or tokens a second and device; and what it was taken from."""
+
+    value: float
+    by: str
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How many prompts each part has, and their mean length."""
+
+    parts: dict[Part, int]
+    tokens: Mean
+    by: str
+
+    def of(self, *parts: Part) -> int:
+        return sum(self.parts[part] for part in parts)
+
+
+def record_of(folder: Path) -> StepRecord | None:
+    """The finished step in a folder; None where there is none that can be read."""
+    try:
+        return StepRecord.model_validate_json((folder / DONE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def lines_of(path: Path) -> int:
+    """Rows of a file, 0 where there is none."""
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return 0
+
+
+@dataclass
+class Known:
+    """One recipe's files, read when asked for."""
+
+    recipe: Recipe
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Of the finished stage, else counted in the data set where that is here, else as `rates.prompts` says."""
+        if record_of(self.recipe.prompts) is not None:
+            return self._split()
+        spec, rates = self.recipe.spec.prompts, self.recipe.spec.rates
+        texts, by = _texts(spec)
+        if texts is None:
+            tokens = Mean(rates.prompt_tokens, "rates.prompt_tokens")
+            count, by = (rates.prompts, "rates.prompts") if rates.prompts is not None else (spec.limit, "prompts.limit")
+            if count is None:
+                raise ConfigError(
+                    f"how many prompts {spec.dataset} has is not known before it is loaded; give rates.prompts (or "
+                    "prompts.limit), or run `--until prompts`"
+                )
+        else:
+            count, tokens = len(texts), self.mean_tokens(texts)
+        return Prompts(_parts(min(count, spec.limit or count), spec), tokens, by)
+
+    def _split(self) -> Prompts:
+        with (self.recipe.prompts / "prompts.jsonl").open("rb") as file:
+            rows = [PromptRow.model_validate_json(line) for line in file]
+        found = Counter(row.part for row in rows)
+        parts: dict[Part, int] = {part: found[part] for part in ("sft", "preference", "validation", "test")}
+        return Prompts(parts, self.mean_tokens([row.prompt.turns[0] for row in rows]), "the stage `prompts`")
+
+    # ------------------------------------------------------------------------------------------------- lengths
+
+    @cached_property
+    def _count(self) -> tuple[Callable[[str], float], str]:
+        file = tokenizer_file(self.recipe.spec.target)
+        if file is None:
+            return (lambda text: len(text) / CHARACTERS_A_TOKEN), f"{CHARACTERS_A_TOKEN:g} characters a token"
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(file))
+        return (lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)), "the target's tokenizer"
+
+    def mean_tokens(self, texts: Sequence[str]) -> Mean:
+        """Without the template's tokens."""
+        count, by = self._count
+        chosen = texts[:: max(1, len(texts) // SAMPLE)]
+        return Mean(sum(map(count, chosen)) / max(1, len(chosen)), by)
+
+    def source_answer(self, name: str) -> Mean:
+        """Tokens an answer of a source: its own, else the mean of the sources that are done, else as given."""
+        own = self._answer(self.recipe.source(name))
+        if own is not None:
+            return own
+        others = [found for one in self.recipe.spec.sources if (found := self._answer(self.recipe.source(one.name)))]
+        return _mean(others, "sources that are done") or self._given
+
+    @cached_property
+    def target_answer(self) -> Mean:
+        """Tokens an answer of the target's: of seeds that are done, else as long as the sources'."""
+        mine = [found for seed in self.recipe.spec.seeds if (found := self._answer(self.recipe.seed(seed) / "target"))]
+        sources = [
+            found
+            for one in self.recipe.spec.sources
+            if (found := self._answer(self.recipe.source(one.name))) is not None
+        ]
+        return _mean(mine, "the target's answers") or _mean(sources, "the sources' answers") or self._given
+
+    @property
+    def _given(self) -> Mean:
+        return Mean(self.recipe.spec.rates.answer_tokens, "rates.answer_tokens")
+
+    def _answer(self, folder: Path) -> Mean | None:
+        record = record_of(folder)
+        if record is None:
+            return None
+        answers, tokens = number(record.counts, COUNT), number(record.counts, "completion_tokens")
+        if answers and tokens:
+            return Mean(tokens / answers, "answers that are there")
+        rows = JsonlRows(folder / "answers.jsonl", Answer).read()
+        return self.mean_tokens([row.turns[0] for row in rows if row.error is None])
+
+    # --------------------------------------------------------------------------------------------------- rates
+
+    def generation(self, model: str, folders: Sequence[Path], serve: ServeSpec) -> Mean | None:
+        """Tokens written a second and device by a source or `target`: measured, else given."""
+        measured = [
+            Mean(number(record.counts, WRITTEN) / number(record.counts, SECONDS) / devices_of(serve), "measured")
+            for folder in folders
+            if (record := record_of(folder)) is not None
+            and number(record.counts, WRITTEN)
+            and number(record.counts, SECONDS)
+        ]
+        given = self.recipe.spec.rates.generation
+        rate = given.get(model) if isinstance(given, dict) else given
+        return _mean(measured, "measured") or (None if rate is None else Mean(rate, "rates.generation"))
+
+    @cached_property
+    def reward(self) -> Mean | None:
+        """Tokens read a second and device by the reward model."""
+        spec = self.recipe.spec
+        records = [record_of(self.recipe.source_rewards(source.name)) for source in spec.sources]
+        found = [
+            Mean(number(one.counts, "session_tokens") / number(one.counts, SECONDS) / devices_of(spec.reward.serve), "")
+            for one in records
+            if one is not None and number(one.counts, "session_tokens") and number(one.counts, SECONDS)
+        ]
+        given = None if spec.rates.reward is None else Mean(spec.rates.reward, "rates.reward")
+        return _mean(found, "measured") or given
+
+    @cached_property
+    def training(self) -> Mean | None:
+        """Tokens trained on a second and device, from trainings that are done: their rows, times epochs."""
+        spec = self.recipe.spec
+        folders = [
+            folder
+            for seed in spec.seeds
+            for folder in (self.recipe.seed(seed) / "sft", *(self.recipe.variant(name, seed) for name in spec.variants))
+        ]
+        rates = [rate for folder in folders if (record := record_of(folder)) and (rate := _trained(record.counts))]
+        given = None if spec.rates.training is None else Mean(spec.rates.training, "rates.training")
+        return _mean([Mean(rate, "") for rate in rates], "measured") or given
+
+    @cached_property
+    def training_devices(self) -> int:
+        """Processes of the accelerate configuration; 1 without one."""
+        if self.recipe.spec.launch is None:
+            return 1
+        processes = read_yaml(launch_path(self.recipe.spec.launch)).get("num_processes", 1)
+        return processes if isinstance(processes, int) and processes > 0 else 1
+
+
+def devices_of(serve: ServeSpec) -> int:
+    return serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel
+
+
+def number(counts: dict[str, JsonValue], key: str) -> float:
+    """A count, 0 where there is none."""
+    found = counts.get(key)
+    return float(found) if isinstance(found, int | float) else 0.0
+
+
+def tokenizer_file(target: str) -> Path | None:
+    """The target's tokenizer.json where it is on this disk; nothing is downloaded."""
+    model = ModelRef.parse(target)
+    if model.scheme == "path":
+        file = Path(model.name).expanduser() / "tokenizer.json"
+        return file if file.is_file() else None
+    if model.scheme != "hf":
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    found = try_to_load_from_cache(model.name, "tokenizer.json", revision=model.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _trained(counts: dict[str, JsonValue]) -> float:
+    """Tokens a second and device of a finished training."""
+    rows, seconds = number(counts, "rows"), number(counts, "train_seconds")
+    if not rows or not seconds:
+        return 0.0
+    epochs = number(counts, "steps") * number(counts, "batch") / rows
+    return number(counts, "tokens") * epochs / seconds / max(1.0, number(counts, "processes"))
+
+
+def _mean(found: Sequence[Mean], by: str) -> Mean | None:
+    return Mean(sum(one.value for one in found) / len(found), by) if found else None
+
+
+def _parts(count: int, spec: PromptsSpec) -> dict[Part, int]:
+    """As the stage would split them if it dropped none."""
+    held_out = min(count, spec.validation + spec.test)
+    sft = round((count - held_out) * spec.sft_share)
+    validation = min(spec.validation, held_out)
+    return {
+        "sft": sft,
+        "preference": count - held_out - sft,
+        "validation": validation,
+        "test": held_out - validation,
+    }
+
+
+def _texts(spec: PromptsSpec) -> tuple[list[str] | None, str]:
+    """The prompts of a data set that is here; (None, "") of one on the Hub."""
+    if spec.dataset.startswith("hf:"):
+        return None, ""
+    from ..dataset import PromptError, load_rows, prompt_in
+
+    texts = []
+    for row in load_rows(spec.dataset, spec.split):
+        try:
+            texts.append(prompt_in(row, spec.column)[1])
+        except PromptError:
+            continue
+    if not texts:
+        raise DataError(f"no row of {spec.dataset} has a prompt in its column {spec.column!r}")
+    return texts, f"{Path(spec.dataset).name}, before anything is dropped"

@@ -1,0 +1,129 @@
+"""`harness train --dry-run`: every step of a recipe with the calls, tokens, GPU-hours and dollars it will still take.
+
+Estimates, never measurements. What is done costs nothing; of a step that is half done, the rows that are there are
+taken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from pydantic import JsonValue
+
+from harness.errors import IncompleteError
+from harness.records import Record
+
+from ..pipeline import all_steps
+from ..recipe import STAGES, Recipe
+from ..steps import is_done
+from .asking import held_out_item, source_item, source_reward_item, suite_items, target_items
+from .items import Context, Item, total
+from .measured import Known
+from .training import align_item, reference_items, sft_item
+
+
+class Plan(Record):
+    """What is left of a recipe."""
+
+    recipe: str
+    items: tuple[Item, ...]
+    notes: tuple[str, ...]
+    """What it was reckoned from."""
+
+    def by_stage(self) -> dict[str, list[Item]]:
+        found = {stage: [item for item in self.items if item.stage == stage] for stage in STAGES}
+        return {stage: items for stage, items in found.items() if items}
+
+    def by_model(self, *stages: str) -> dict[str, list[Item]]:
+        """Items of these stages by source or variant, seeds together."""
+        found: dict[str, list[Item]] = {}
+        for item in self.items:
+            if item.stage in stages and item.model is not None:
+                found.setdefault(item.model, []).append(item)
+        return found
+
+    def by_source(self) -> dict[str, list[Item]]:
+        found = self.by_model("sources", "rewards")
+        return {name: mine for name, items in found.items() if (mine := [item for item in items if item.seed is None])}
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({item.seed for item in self.items if item.seed is not None})
+
+    def of_seed(self, seed: int) -> list[Item]:
+        return [item for item in self.items if item.seed == seed]
+
+    def as_dict(self) -> dict[str, JsonValue]:
+        return {
+            "recipe": self.recipe,
+            "total": total(self.items),
+            "by_stage": {stage: total(items) for stage, items in self.by_stage().items()},
+            "by_seed": {str(seed): total(self.of_seed(seed)) for seed in self.seeds},
+            "by_source": {name: total(items) for name, items in self.by_source().items()},
+            "by_variant": {name: total(items) for name, items in self.by_model("align", "evaluate").items()},
+            "steps": [item.model_dump(mode="json") for item in self.items],
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(recipe: Recipe, *, first: str | None = None, last: str | None = None) -> Plan:
+    """What `harness train` would still do: from stage `first` anew, up to and with stage `last`.
+
+    Raises ConfigError where the number of prompts is nowhere known, and for a data set that cannot be read.
+    """
+    start = STAGES.index(first) if first else len(STAGES)
+    _check_what_is_done(recipe, start)
+    context = Context(recipe, Known(recipe), start)
+    until = len(STAGES) if last is None else STAGES.index(last) + 1
+    items = tuple(item for item in _items(context) if STAGES.index(item.stage) < until)
+    return Plan(recipe=recipe.spec.name, items=items, notes=tuple(_notes(context, items)))
+
+
+def _check_what_is_done(recipe: Recipe, start: int) -> None:
+    """Raises ConfigError where a step was made with other settings: the run would stop there."""
+    for step in all_steps(recipe):
+        if STAGES.index(step.stage) < start:
+            with suppress(IncompleteError):  # an earlier step is not done: neither is this one
+                is_done(step)
+
+
+def _items(context: Context) -> Iterator[Item]:
+    recipe = context.recipe
+    yield Item(stage="prompts", name="prompts", done=context.done("prompts", recipe.prompts))
+    yield from (source_item(context, source) for source in recipe.spec.sources)
+    yield from (source_reward_item(context, source) for source in recipe.spec.sources)
+    for seed in recipe.seeds:
+        yield sft_item(context, seed)
+        yield from target_items(context, seed)
+        for sources in sorted({variant.sources for variant in recipe.variants.values()}, key=lambda found: found or 0):
+            name = f"seed-{seed}/pairs" if sources is None else f"seed-{seed}/pairs/sources-{sources}"
+            yield Item(stage="pairs", name=name, seed=seed, done=context.done("pairs", recipe.out / name))
+        yield from reference_items(context, seed)
+        yield from (align_item(context, seed, name, variant) for name, variant in recipe.variants.items())
+        for model in ("target", "sft", *recipe.variants):
+            if model != "target" or seed == recipe.seeds[0]:
+                yield held_out_item(context, seed, model)
+    yield from suite_items(context)
+    yield Item(stage="report", name="report", done=context.done("report", recipe.report))
+
+
+def _notes(context: Context, items: tuple[Item, ...]) -> Iterator[str]:
+    known, spec = context.known, context.recipe.spec
+    parts = ", ".join(f"{count:,} {part}" for part, count in known.prompts.parts.items())
+    yield f"prompts: {parts} (from {known.prompts.by}); {known.prompts.tokens.value:.0f} tokens each, " + (
+        f"by {known.prompts.tokens.by}"
+    )
+    lengths = {known.source_answer(source.name) for source in spec.sources}
+    for length in sorted(lengths, key=lambda found: found.value):
+        yield f"a source's answer: {length.value:.0f} tokens, by {length.by}"
+    yield f"the target's answer: {known.target_answer.value:.0f} tokens, by {known.target_answer.by}"
+    yield f"training on {known.training_devices} device(s); reference log-probabilities as a third of a training pass"
+    for rate in sorted({rate for item in items for rate in item.rates}):
+        yield f"speed of {rate}"
+    if any(item.gpu_hours is None for item in items):
+        yield "no speed is known of some steps: give `rates:` in the recipe, or finish one step of the kind first"
+    if spec.rates.gpu_hour_price is None:
+        yield "dollars are those of endpoints alone: `rates.gpu_hour_price` prices the devices"
+    if spec.evaluate.suite is not None:
+        yield "calls of the suites' judges are not counted: `harness run --dry-run` has them"

@@ -1,0 +1,82 @@
+"""A plan as tables for a terminal: by stage, by source, by variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pydantic import JsonValue
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .items import Item, total
+from .plan import Plan
+
+
+class Column(NamedTuple):
+    head: str
+    key: str
+    digits: int = 0
+
+
+COLUMNS = (
+    Column("calls", "calls"),
+    Column("read", "prompt_tokens"),
+    Column("written", "answer_tokens"),
+    Column("trained", "trained_tokens"),
+    Column("GPU-hours", "gpu_hours", 2),
+    Column("hours", "hours", 2),
+    Column("US $", "dollars", 2),
+)
+
+
+def plan_tables(plan: Plan) -> list[RenderableType]:
+    """By stage first, its last row the sum; then what differs by source, variant and seed."""
+    stages = [*plan.by_stage().items(), ("all", list(plan.items))]
+    tables: list[RenderableType] = [
+        _table(f"{plan.recipe}: what is left, by stage (read, written, trained: tokens)", stages)
+    ]
+    by_source = list(plan.by_source().items())
+    by_variant = list(plan.by_model("align", "evaluate").items())
+    if len(by_source) > 1:
+        tables.append(_table("by source: answers and their rewards", by_source))
+    if by_variant:
+        tables.append(_table("by model: training and evaluation, all seeds", by_variant))
+    if len(plan.seeds) > 1:
+        tables.append(_table("by seed", [(str(seed), plan.of_seed(seed)) for seed in plan.seeds]))
+    return [*tables, Text("\n".join(f"- {note}" for note in plan.notes))]
+
+
+def _table(name: str, rows: Sequence[tuple[str, Sequence[Item]]]) -> Table:
+    """Columns that say nothing of any row are left out."""
+    sums = [total(items) for _, items in rows]
+    cells = {column.head: [_cell(one, column) for one in sums] for column in COLUMNS}
+    shown = {head: column for head, column in cells.items() if any(cell != "-" for cell in column)}
+    table = Table(title=Text(name), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for head in ("steps", "done", *shown):
+        table.add_column(head, justify="right", no_wrap=True)
+    for place, (label, items) in enumerate(rows):
+        counts = (str(len(items)), str(sums[place]["done"] or "-"))
+        table.add_row(Text(label), *counts, *(column[place] for column in shown.values()))
+    return table
+
+
+def _cell(sums: Mapping[str, JsonValue], column: Column) -> str:
+    """`-` for nothing, `?` for what is not known, `1.2 + ?` where it is known of a part."""
+    value, unknown = sums[column.key], sums.get(f"{column.key}_unknown", 0)
+    assert isinstance(value, int | float)
+    shown = quantity(value, column.digits) if value else ""
+    return " + ".join(part for part in (shown, "?" if unknown else "") if part) or "-"
+
+
+def quantity(value: float, digits: int = 0) -> str:
+    """1,234 as it is; from a hundred thousand on with k, M or G and three digits."""
+    if digits:
+        return f"{value:,.{digits}f}"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size * (100 if unit == "k" else 1):
+            return f"{value / size:,.3g} {unit}" if value < size * 1000 else f"{value / size:,.0f} {unit}"
+    return f"{value:,.0f}"
