@@ -187,6 +187,11 @@ class ActorWorker(Generic[Work, Result]):
         return found
 
 
+def whole_path(text: str) -> str:
+    """A file or folder by its whole path, as an actor stands elsewhere; any other text as it is."""
+    return os.path.abspath(text) if os.path.exists(text) else text
+
+
 def node_name() -> str:
     """Where this actor runs, for messages."""
     import ray

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from ..cluster import ActorWorker, Need, RayCluster, Refusal, node_name
+from ..cluster import ActorWorker, Need, RayCluster, Refusal, node_name, whole_path
 from ..errors import ConfigError, HarnessError, UsageError
 from ..plugins import load_plugin
 from ..protocols import Backend, Draw, ServeOptions
@@ -112,11 +111,17 @@ class RayBackend:
         self._places = math.ceil(options.concurrency / self.workers)
         self._patience = options.start_timeout + MARGIN
         rest = tuple(word for word in options.engine_args if word not in words)
-        # absolute: an actor stands elsewhere
         inner = replace(
-            options, engine_args=rest, data_parallel=1, concurrency=self._places, log_dir=options.log_dir.resolve()
+            options,
+            engine_args=rest,
+            data_parallel=1,
+            concurrency=self._places,
+            chat_template=whole_path(options.chat_template) if options.chat_template else None,
+            log_dir=options.log_dir.resolve(),
         )
-        self._engine = Engine(worker, _absolute(model), inner, {})
+        # its last part, by which it is called, stays
+        placed = model.model_copy(update={"name": whole_path(model.name)}) if model.scheme == "path" else model
+        self._engine = Engine(worker, placed, inner, {})
         self._engine = replace(self._engine, identity=self._engine.made().identity())
         self._cpus = _number(ours, "ray.cpus", 1.0)
         self._gpus = _number(ours, "ray.gpus", -1.0)
@@ -134,9 +139,8 @@ class RayBackend:
                 replace(self._engine, options=replace(self._engine.options, log_dir=self._log_dir(rank)))
                 for rank in range(self.workers)
             ]
-            actors = cluster.actors(
-                EngineActor, [(one,) for one in engines], self._need(cluster), calls=self._places + 1
-            )
+            calls = 2 * self._places + 1  # two for each place, and `stop`
+            actors = cluster.actors(EngineActor, [(one,) for one in engines], self._need(cluster), calls=calls)
             workers = [ActorWorker[Sequence[Draw], list[Answer]](actor) for actor in actors]
             pool = Pool(f"{self._engine.backend} on Ray", workers, places=self._places, patience=self._patience)
             self._pool = await stack.enter_async_context(pool)
@@ -185,13 +189,6 @@ class RayBackend:
 
     def _log_dir(self, rank: int) -> Path:
         return self._engine.options.log_dir / f"worker-{rank}"
-
-
-def _absolute(model: ModelRef) -> ModelRef:
-    """A folder by its whole path; its last part, by which it is called, stays."""
-    if model.scheme != "path" or not os.path.exists(model.name):
-        return model
-    return model.model_copy(update={"name": os.path.abspath(model.name)})
 
 
 def _number(found: dict[str, str], name: str, default: float) -> float:

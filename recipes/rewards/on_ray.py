@@ -7,7 +7,6 @@ A batch that a worker died of, or beside, is scored by another.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from harness.cluster import ActorWorker, Need, RayCluster, Refusal, node_name
+from harness.cluster import ActorWorker, Need, RayCluster, Refusal, node_name, whole_path
 from harness.config import ServeSpec, checked
 from harness.errors import ConfigError, HarnessError, IncompleteError
 from harness.rewards import RewardOptions
@@ -119,7 +118,10 @@ class RayScorer(Scorer):
 
     def _of_worker(self, rank: int) -> RewardOptions:
         """Its server, where it has one, logs in a folder of its own; paths are whole, as an actor stands elsewhere."""
-        options = replace(self._options, model=_absolute(self._options.model))
+        serve = dict(self._options.serve)
+        if isinstance(template := serve.get("chat_template"), str):
+            serve["chat_template"] = whole_path(template)
+        options = replace(self._options, model=_whole(self._options.model), serve=serve)
         folder = options.log_dir
         return options if folder is None else replace(options, log_dir=folder.resolve() / f"worker-{rank}")
 
@@ -138,10 +140,9 @@ def _start_timeout(options: RewardOptions) -> float:
     return float(checked(ServeSpec, options.serve, "reward: serve").start_timeout)
 
 
-def _absolute(model: str | None) -> str | None:
+def _whole(model: str | None) -> str | None:
     """A folder, or `FILE.py:NAME`, by its whole path; any other model as it is."""
     if model is None:
         return None
     file, colon, name = model.partition(".py:")
-    there = file + ".py" if colon else model
-    return os.path.abspath(there) + (f":{name}" if colon else "") if os.path.exists(there) else model
+    return whole_path(file + ".py") + ":" + name if colon else whole_path(model)
