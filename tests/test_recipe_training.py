@@ -478,7 +478,7 @@ def test_a_pad_token_that_is_no_token_is_refused(tmp_path: Path, target: Path) -
 
 
 def test_suites_while_training_are_on_the_board_and_change_no_loss(sft: Step, tmp_path: Path, target: Path) -> None:
-    every = {"steps": 2, "suite": "arena_hard", "limit": 2, "backend": "in_process"}
+    every = {"steps": 2, "suite": "arena_hard", "limit": 1, "backend": "in_process"}
     steps = []
     for name, further in (("plain", {}), ("watched", {"evaluate_every": every})):
         recipe = made(tmp_path / name, target, **further)
