@@ -14,6 +14,7 @@ from harness.errors import ConfigError
 from harness.records import ModelRef
 from recipes.shipped import CONFIGS, about, launch_path, recipe_path, shipped_recipes
 from recipes.spec import read_recipe
+from recipes.training.settings import check_training
 
 FAMILY = {"dpo", "simpo", "ipo", "lndpo", "wrpo", "wrpo-static", "wrpo-simpo", "wrpo-ipo"}
 CONTROLS = {"sft-cont", "rft", "wrpo-alpha1"}
@@ -31,6 +32,16 @@ def test_every_shipped_recipe_parses_and_says_what_it_is(name: str) -> None:
     for source in spec.sources:
         if source.model is not None:
             ModelRef.parse(source.model)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_training_key_is_one_of_the_trainers(name: str) -> None:
+    spec = read_recipe(recipe_path(name))
+    parts = [spec.sft, spec.training, *(variant.training for variant in spec.variants.values())]
+    for part in parts:  # where there is no GPU, transformers refuses bf16 itself
+        part.pop("bf16", None)
+
+    check_training(spec)
 
 
 def test_the_papers_recipe_has_its_sources_and_numbers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,9 @@ def seconds(plan: Plan, name: str) -> float:
     return item.gpu_hours * 3600
 
 
-def finish(folder: Path, stage: str, counts: dict[str, float]) -> None:
+def finish(folder: Path, stage: str, counts: Mapping[str, float]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"stage": stage, "settings": {}, "inputs": {}, "outputs": {}, "counts": counts, "seconds": 1.0}
+    facts = {"stage": stage, "settings": {}, "inputs": {}, "outputs": {}, "counts": dict(counts), "seconds": 1.0}
     (folder / "step.json").write_text(json.dumps(facts))
 
 
@@ -107,7 +108,7 @@ def test_what_was_measured_goes_before_what_was_given(toy: Recipe) -> None:
     assert seconds(plan, "seed-42/align/sft-cont") == pytest.approx(6 * 30 / 10)
 
 
-def _with_done(toy: Recipe, stage: str, counts: dict[str, float]) -> Plan:
+def _with_done(toy: Recipe, stage: str, counts: Mapping[str, float]) -> Plan:
     """The plan with one step done, whatever it was made from."""
     from recipes.planning import plan
 

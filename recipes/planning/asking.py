@@ -97,7 +97,7 @@ def _by_reward(context: Context, tokens: float) -> list[Time]:
     spec = context.recipe.spec.reward
     if spec.kind in WITHOUT_DEVICE:
         return []
-    return [Time(tokens, context.known.reward, devices_of(spec.serve), "reward")]
+    return [Time(tokens, context.known.reward, devices_of(spec.serve) * max(1, spec.workers), "reward")]
 
 
 def _by_target(context: Context, tokens: float) -> Time:
@@ -140,7 +140,8 @@ def suite_items(context: Context) -> Iterator[Item]:
         asked += turns if evaluate.limit is None else min(turns, evaluate.limit)
     everyone = ("target", "sft", *context.recipe.variants)
     models = everyone if "all" in evaluate.models else tuple(dict.fromkeys(evaluate.models))
-    for seed in context.recipe.seeds:
+    seeds = context.recipe.seeds if evaluate.suite_seeds == "all" else context.recipe.seeds[:1]
+    for seed in seeds:
         for model in models:
             if model in (*everyone, "best") and (model != "target" or seed == context.recipe.seeds[0]):
                 yield _suite_item(context, seed, model, asked)

@@ -139,7 +139,11 @@ class Known:
 
     @property
     def _given(self) -> Mean:
-        return Mean(self.recipe.spec.rates.answer_tokens, "rates.answer_tokens")
+        """No longer than what is asked for."""
+        spec = self.recipe.spec
+        if spec.rates.answer_tokens > spec.sampling.max_tokens:
+            return Mean(spec.sampling.max_tokens, "sampling.max_tokens")
+        return Mean(spec.rates.answer_tokens, "rates.answer_tokens")
 
     def _answer(self, folder: Path) -> Mean | None:
         record = record_of(folder)
@@ -170,9 +174,10 @@ class Known:
     def reward(self) -> Mean | None:
         """Tokens read a second and device by the reward model."""
         spec = self.recipe.spec
+        devices = devices_of(spec.reward.serve) * max(1, spec.reward.workers)
         records = [record_of(self.recipe.source_rewards(source.name)) for source in spec.sources]
         found = [
-            Mean(number(one.counts, "session_tokens") / number(one.counts, SECONDS) / devices_of(spec.reward.serve), "")
+            Mean(number(one.counts, "session_tokens") / number(one.counts, SECONDS) / devices, "")
             for one in records
             if one is not None and number(one.counts, "session_tokens") and number(one.counts, SECONDS)
         ]
