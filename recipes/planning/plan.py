@@ -77,7 +77,7 @@ def make_plan(recipe: Recipe, *, first: str | None = None, last: str | None = No
     context = Context(recipe, Known(recipe), start)
     until = len(STAGES) if last is None else STAGES.index(last) + 1
     items = tuple(item for item in _items(context) if STAGES.index(item.stage) < until)
-    return Plan(recipe=recipe.spec.name, items=items, notes=tuple(_notes(context, items)))
+    return Plan(recipe=recipe.spec.name, items=items, notes=tuple(dict.fromkeys(_notes(context, items))))
 
 
 def _check_what_is_done(recipe: Recipe, start: int) -> None:

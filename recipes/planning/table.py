@@ -35,26 +35,25 @@ COLUMNS = (
 def plan_tables(plan: Plan) -> list[RenderableType]:
     """By stage first, its last row the sum; then what differs by source, variant and seed."""
     stages = [*plan.by_stage().items(), ("all", list(plan.items))]
-    tables: list[RenderableType] = [
-        _table(f"{plan.recipe}: what is left, by stage (read, written, trained: tokens)", stages)
+    parts: list[tuple[str, Sequence[tuple[str, Sequence[Item]]]]] = [
+        (f"{plan.recipe}: what is left, by stage (read, written, trained: tokens)", stages)
     ]
-    by_source = list(plan.by_source().items())
-    by_variant = list(plan.by_model("align", "evaluate").items())
-    if len(by_source) > 1:
-        tables.append(_table("by source: answers and their rewards", by_source))
-    if by_variant:
-        tables.append(_table("by model: training and evaluation, all seeds", by_variant))
+    if len(by_source := list(plan.by_source().items())) > 1:
+        parts.append(("by source: answers and their rewards", by_source))
+    if by_variant := list(plan.by_model("align", "evaluate").items()):
+        parts.append(("by model: training and evaluation, all seeds", by_variant))
     if len(plan.seeds) > 1:
-        tables.append(_table("by seed", [(str(seed), plan.of_seed(seed)) for seed in plan.seeds]))
+        parts.append(("by seed", [(str(seed), plan.of_seed(seed)) for seed in plan.seeds]))
+    tables: list[RenderableType] = [shown for name, rows in parts for shown in (Text(name), _table(rows))]
     return [*tables, Text("\n".join(f"- {note}" for note in plan.notes))]
 
 
-def _table(name: str, rows: Sequence[tuple[str, Sequence[Item]]]) -> Table:
+def _table(rows: Sequence[tuple[str, Sequence[Item]]]) -> Table:
     """Columns that say nothing of any row are left out."""
     sums = [total(items) for _, items in rows]
     cells = {column.head: [_cell(one, column) for one in sums] for column in COLUMNS}
     shown = {head: column for head, column in cells.items() if any(cell != "-" for cell in column)}
-    table = Table(title=Text(name), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for head in ("steps", "done", *shown):
         table.add_column(head, justify="right", no_wrap=True)
