@@ -16,7 +16,7 @@ from harness.errors import ConfigError
 from harness.records import Answer, Failure, Prompt
 from harness.store import JsonlRows
 
-from .dataset import PromptError, Row, prompt_in
+from .prompts.dataset import PromptError, Row, prompt_in
 from .sampling import answer_counts
 from .steps import Counts
 

@@ -19,10 +19,10 @@ from harness.cli.main import load_command
 from harness.errors import ConfigError
 from harness.suites.pocket import first_questions
 from harness.suites.pocket.skills import SKILLS, Task
-from recipes.byte_tokenizer import build_tokenizer
-from recipes.embedded import Settings, rate_at, train
-from recipes.lessons import RowWriter, draw_task
-from recipes.muon import orthogonal
+from recipes.embedded.byte_tokenizer import build_tokenizer
+from recipes.embedded.checkpoint import Settings, rate_at, train
+from recipes.embedded.lessons import RowWriter, draw_task
+from recipes.embedded.muon import orthogonal
 
 TINY = Settings(steps=3, rows=8, width=32, layers=1)
 
@@ -136,7 +136,7 @@ def test_a_training_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     def die(*_: object, **__: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recipes.embedded.fit", die)
+    monkeypatch.setattr("recipes.embedded.checkpoint.fit", die)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "x", TINY)
     assert list(tmp_path.iterdir()) == []

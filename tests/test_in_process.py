@@ -18,8 +18,8 @@ from harness.config import ServeSpec
 from harness.errors import ConfigError
 from harness.protocols import Draw, ServeOptions
 from harness.records import Answer, ModelRef, Prompt, Sampling
-from recipes.generation import choose, uniforms
-from recipes.in_process import InProcessBackend, stream_key
+from recipes.in_process.backend import InProcessBackend, stream_key
+from recipes.in_process.generation import choose, uniforms
 
 SAMPLED = Sampling(temperature=0.8, top_p=0.95, max_tokens=12, n=3, seed=5)
 

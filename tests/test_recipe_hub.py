@@ -18,7 +18,7 @@ REPOSITORY = {"id": "org/name", "sha": REVISION, "siblings": [{"rfilename": "tra
 CODE = """
 import json
 from harness.errors import DataError
-from recipes.dataset import load_rows
+from recipes.prompts.dataset import load_rows
 for split in ("train", "nope"):
     try:
         print(json.dumps(load_rows("hf:org/name@main", split)))

@@ -14,9 +14,9 @@ from recipe_files import answer, answers_step, prompt_rows, prompts_step, recipe
 
 from harness.errors import ConfigError, IncompleteError
 from harness.records import Prompt
-from recipes.best import Rated, best_source_answers
-from recipes.pair_data import PairData, spread
-from recipes.pairing import DroppedPair, extremes, paired
+from recipes.pairs.best import Rated, best_source_answers
+from recipes.pairs.data import PairData, spread
+from recipes.pairs.pairing import DroppedPair, extremes, paired
 from recipes.records import Chosen, Pair
 from recipes.spec import PairsSpec
 from recipes.stages.pairs import pairs_steps

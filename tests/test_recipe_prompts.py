@@ -12,9 +12,9 @@ from tiny_models import make_checkpoint
 
 from harness.errors import CheckpointError, ConfigError, DataError
 from harness.records import Prompt
-from recipes.dataset import PromptError, load_rows, prompt_in
-from recipes.decontamination import Questions, suite_questions, words_of
-from recipes.prompt_set import duplicates, normalised, read_prompts
+from recipes.prompts.dataset import PromptError, load_rows, prompt_in
+from recipes.prompts.decontamination import Questions, suite_questions, words_of
+from recipes.prompts.prompt_set import duplicates, normalised, read_prompts
 from recipes.records import Dropped, PromptRow
 from recipes.spec import PromptsSpec
 from recipes.stages.prompts import prompts_step

@@ -23,7 +23,7 @@ from scipy import stats
 
 from harness.store import dump_json
 from harness.weights import weights_digest
-from recipes.pair_data import PairTally, Tally
+from recipes.pairs.data import PairTally, Tally
 from recipes.recipe import Recipe
 from recipes.records import PromptRow
 from recipes.report.curves import read_log, training_curves

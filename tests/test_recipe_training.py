@@ -22,7 +22,7 @@ from test_wrpo import CONFIG  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: E402
 
 from harness.leaderboard.fusion import read_checkpoint_fusion  # noqa: E402
-from recipes.byte_tokenizer import EOS, build_tokenizer  # noqa: E402
+from recipes.embedded.byte_tokenizer import EOS, build_tokenizer  # noqa: E402
 from recipes.recipe import Recipe  # noqa: E402
 from recipes.records import Chosen, Pair, Reward  # noqa: E402
 from recipes.stages.align import align_steps  # noqa: E402

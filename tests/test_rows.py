@@ -7,7 +7,7 @@ pytest.importorskip("transformers")
 from transformers import PreTrainedTokenizerFast
 
 from harness.errors import ConfigError
-from recipes.byte_tokenizer import BOS, EOS, build_tokenizer
+from recipes.embedded.byte_tokenizer import BOS, EOS, build_tokenizer
 from recipes.rows import Rendering, Row, check_tokenizer, render
 
 CHATML = """\

@@ -16,7 +16,7 @@ from datasets import Dataset  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from harness.errors import ConfigError  # noqa: E402
-from recipes.byte_tokenizer import build_tokenizer  # noqa: E402
+from recipes.embedded.byte_tokenizer import build_tokenizer  # noqa: E402
 from recipes.packing import PreferenceCollator, RowIds  # noqa: E402
 from recipes.reference import reference_digest, with_reference  # noqa: E402
 from recipes.rows import Rendering, render  # noqa: E402

@@ -262,7 +262,7 @@ def _texts(spec: PromptsSpec) -> tuple[list[str] | None, str]:
     """The prompts of a data set that is here; (None, "") of one on the Hub."""
     if spec.dataset.startswith("hf:"):
         return None, ""
-    from ..dataset import PromptError, load_rows, prompt_in
+    from ..prompts.dataset import PromptError, load_rows, prompt_in
 
     texts = []
     for row in load_rows(spec.dataset, spec.split):

@@ -26,9 +26,9 @@ from harness.records import Record, digest
 from harness.suites.pocket import first_questions
 from harness.suites.pocket.skills import SKILLS, Task
 
-from ..byte_tokenizer import build_tokenizer
-from ..embedded import FINISHED, Settings, build_model, fit
-from ..lessons import DrawTalk, RowWriter, batches, draw_task
+from ..embedded.byte_tokenizer import build_tokenizer
+from ..embedded.checkpoint import FINISHED, Settings, build_model, fit
+from ..embedded.lessons import DrawTalk, RowWriter, batches, draw_task
 from .world import ASKED, SPECIALISTS, dots
 
 log = logging.getLogger(__name__)

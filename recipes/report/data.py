@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from harness.records import Record
 from harness.report.cells import escape_markdown
 
-from ..pair_data import ModelData, PairData, Spread, spread
+from ..pairs.data import ModelData, PairData, Spread, spread
 from ..records import Pair
 from .tables import Grid, markdown_grid
 

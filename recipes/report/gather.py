@@ -17,8 +17,8 @@ from harness.leaderboard.ranking import run_id
 from harness.records import Record, ScoreCard
 from harness.store import find_cards
 
-from ..best import PROMPTS
-from ..pair_data import PairData
+from ..pairs.best import PROMPTS
+from ..pairs.data import PairData
 from ..recipe import Recipe
 from ..records import Pair, PromptRow
 from ..spec import RecipeSpec

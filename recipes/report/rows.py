@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.records import Answer, Score
 from harness.store import JsonlRows
 
-from ..best import ANSWERS, REWARDS
+from ..pairs.best import ANSWERS, REWARDS
 from ..records import Part, PromptRow, Reward
 from ..spec import EvaluateSpec
 

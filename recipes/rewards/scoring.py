@@ -21,7 +21,7 @@ from harness.records import Answer, Failure
 from harness.rewards import RewardOptions
 from harness.store import JsonlRows, Row, dump_json, write_atomic
 
-from ..best import REWARDS
+from ..pairs.best import REWARDS
 from ..records import PromptRow, Reward
 from ..spec import RewardSpec
 from ..steps import Counts

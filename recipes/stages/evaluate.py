@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from harness.records import ModelRef
 
-from ..best import ANSWERS, PROMPTS, REWARDS
+from ..pairs.best import ANSWERS, PROMPTS, REWARDS
 from ..recipe import Recipe
 from ..report.rows import HELD_OUT, draws, place
 from ..rewards.scoring import reward_settings, score_answers

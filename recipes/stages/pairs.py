@@ -13,9 +13,9 @@ from pathlib import Path
 from harness.errors import ConfigError
 from harness.store import dump_json, write_atomic, write_lines
 
-from ..best import ANSWERS, PROMPTS, REWARDS, best_by_prompt, rated, read_prompts
-from ..pair_data import PairTally, Tally
-from ..pairing import DroppedPair, extremes, paired
+from ..pairs.best import ANSWERS, PROMPTS, REWARDS, best_by_prompt, rated, read_prompts
+from ..pairs.data import PairTally, Tally
+from ..pairs.pairing import DroppedPair, extremes, paired
 from ..recipe import Recipe
 from ..records import Pair
 from ..spec import PairsSpec

@@ -14,10 +14,10 @@ from harness.errors import ConfigError
 from harness.records import ModelRef, Prompt, Record
 from harness.store import dump_json, write_atomic
 
-from ..best import PROMPTS
-from ..dataset import Row, load_rows, place_free
-from ..decontamination import Questions, suite_questions
-from ..prompt_set import Kept, duplicates, read_prompts, with_parts
+from ..pairs.best import PROMPTS
+from ..prompts.dataset import Row, load_rows, place_free
+from ..prompts.decontamination import Questions, suite_questions
+from ..prompts.prompt_set import Kept, duplicates, read_prompts, with_parts
 from ..recipe import Recipe
 from ..records import PromptRow
 from ..sampling import named

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..best import ANSWERS, PROMPTS
+from ..pairs.best import ANSWERS, PROMPTS
 from ..recipe import Recipe
 from ..rewards.scoring import reward_settings, score_answers
 from ..steps import Counts, Step

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from harness.records import ModelRef
 
-from ..best import ANSWERS, PROMPTS, REWARDS, best_source_answers
+from ..pairs.best import ANSWERS, PROMPTS, REWARDS, best_source_answers
 from ..recipe import Recipe
 from ..steps import Counts, Step, input_digests
 from ..training.job import TrainingJob

@@ -9,9 +9,9 @@ from pydantic import JsonValue
 
 from harness.records import ModelRef
 
-from ..best import ANSWERS, PROMPTS
-from ..dataset import load_rows, place_free
 from ..existing import take_answers
+from ..pairs.best import ANSWERS, PROMPTS
+from ..prompts.dataset import load_rows, place_free
 from ..recipe import Recipe
 from ..records import Part
 from ..sampling import IDENTITY, Sampler, Wanted, prompts_of, sample

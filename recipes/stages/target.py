@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.records import ModelRef
 
-from ..best import ANSWERS, PROMPTS
+from ..pairs.best import ANSWERS, PROMPTS
 from ..recipe import Recipe
 from ..sampling import IDENTITY, Sampler, Wanted, prompts_of, sample
 from ..steps import Counts, Step

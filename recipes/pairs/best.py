@@ -10,7 +10,7 @@ from harness.errors import IncompleteError
 from harness.records import Answer, Prompt
 from harness.store import JsonlRows
 
-from .records import Chosen, Part, PromptRow, Reward
+from ..records import Chosen, Part, PromptRow, Reward
 
 ANSWERS, PROMPTS, REWARDS = "answers.jsonl", "prompts.jsonl", "rewards.jsonl"
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from harness.records import Prompt, Record
 
+from ..records import Chosen, Pair
+from ..spec import PairsSpec
 from .best import Rated
-from .records import Chosen, Pair
-from .spec import PairsSpec
 
 Reason = Literal[
     "no_source_answer",  # no source's answer has a reward

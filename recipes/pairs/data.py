@@ -10,8 +10,8 @@ import numpy as np
 
 from harness.records import Answer, Record
 
+from ..records import Pair, Reward
 from .pairing import DroppedPair, Reason
-from .records import Pair, Reward
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 

@@ -29,7 +29,7 @@ def embedded(
 
     Example: harness embedded --out models/strong
     """
-    from .embedded import STEPS, Settings, finished, train
+    from .checkpoint import STEPS, Settings, finished, train
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     before = finished(out)

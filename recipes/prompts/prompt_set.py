@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from harness.errors import ConfigError
 from harness.records import Prompt, digest
 
+from ..records import Dropped, Part, PromptRow
+from ..spec import PromptsSpec
 from .dataset import PromptError, Row, prompt_in
-from .records import Dropped, Part, PromptRow
-from .spec import PromptsSpec
 
 ID = re.compile(r"[A-Za-z0-9_][\w.:-]{0,127}", re.ASCII)
 """Ids end up in keys (`id#index`) and on pages."""

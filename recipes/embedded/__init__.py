@@ -1,0 +1,1 @@
+"""The embedded checkpoint of the pocket edition: tokenizer, lessons, training."""

@@ -1,0 +1,1 @@
+"""A checkpoint that answers in this process: the backend `in_process`."""

@@ -1,0 +1,1 @@
+"""Answers and rewards -> preference pairs, and what is said of them."""

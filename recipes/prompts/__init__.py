@@ -1,0 +1,1 @@
+"""Prompts of a recipe: loaded, deduplicated, cleared of the suites' questions, split."""
