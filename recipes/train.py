@@ -13,9 +13,10 @@ from pydantic import JsonValue
 
 from harness.errors import ConfigError
 
+from .read import read_recipe
 from .recipe import STAGES, Recipe
 from .shipped import about, recipe_path, shipped_recipes
-from .spec import RecipeSpec, read_recipe
+from .spec import RecipeSpec
 
 if TYPE_CHECKING:
     from .hub import Push

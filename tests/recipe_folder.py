@@ -9,10 +9,11 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from harness.records import Answer, Failure, Prompt
+from recipes.read import read_recipe
 from recipes.recipe import Recipe
 from recipes.records import Chosen, Pair, Part, PromptRow, Reward
 from recipes.report.rows import place
-from recipes.spec import RecipeSpec, read_recipe
+from recipes.spec import RecipeSpec
 from recipes.steps import Counts, Step, run_step
 
 RECIPE = """

@@ -17,8 +17,8 @@ import yaml
 
 from recipes.pocket.models import TARGET, course, finished, make_models, teach
 from recipes.pocket.world import SPECIALISTS
+from recipes.read import read_recipe
 from recipes.shipped import recipe_path
-from recipes.spec import read_recipe
 from recipes.train import narrow
 
 SCALE = 0.02

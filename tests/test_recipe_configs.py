@@ -12,8 +12,8 @@ from harness.cli.main import app
 from harness.config.specs import read_yaml
 from harness.errors import ConfigError
 from harness.records import ModelRef
+from recipes.read import read_recipe
 from recipes.shipped import CONFIGS, about, launch_path, recipe_path, shipped_recipes
-from recipes.spec import read_recipe
 from recipes.training.settings import check_training
 
 FAMILY = {"dpo", "simpo", "ipo", "lndpo", "wrpo", "wrpo-static", "wrpo-simpo", "wrpo-ipo"}

@@ -14,8 +14,8 @@ from harness.errors import ConfigError
 from recipes.planning.items import total
 from recipes.planning.plan import Plan, make_plan
 from recipes.planning.table import quantity
+from recipes.read import read_recipe
 from recipes.recipe import Recipe
-from recipes.spec import read_recipe
 from recipes.train import narrow
 
 RECIPE = """

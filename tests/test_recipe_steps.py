@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError
-from recipes.spec import read_recipe
+from recipes.read import read_recipe
 from recipes.steps import Counts, Step, finished, is_done, run_step, undo
 
 RECIPE = """
