@@ -6,6 +6,7 @@ OUT/seed-N/rows/DIGEST/ holds an Arrow data set, what was dropped (rows.json), a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -134,7 +135,18 @@ def _write(folder: Path, found: list[dict[str, tuple[int, ...]]], dropped: int, 
             if dropped
             else "no row to train on"
         )
+    tokens = {name: sum(len(row[name]) for row in found) for name in found[0]}
+    facts = RowFacts(rows=len(found), dropped_too_long=dropped, truncated_answers=truncated, tokens=tokens)
     make_folder(folder)
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another variant's step may be making the same rows (`--jobs`)
+        if (made := _made(folder)) is None:
+            _save(folder, found)
+            write_atomic(folder / FACTS, dump_json(facts.model_dump(mode="json")))
+    return made or Rows(folder)
+
+
+def _save(folder: Path, found: list[dict[str, tuple[int, ...]]]) -> None:
     data, fresh = folder / "data", folder / f".data.{os.getpid()}"
     shutil.rmtree(data, ignore_errors=True)  # of a process that was stopped before it wrote FACTS
     disable_progress_bars()
@@ -144,7 +156,3 @@ def _write(folder: Path, found: list[dict[str, tuple[int, ...]]], dropped: int, 
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
         raise StoreError(f"cannot write {data}: {error.strerror or error}; free space, then run the same") from error
-    tokens = {name: sum(len(row[name]) for row in found) for name in found[0]}
-    facts = RowFacts(rows=len(found), dropped_too_long=dropped, truncated_answers=truncated, tokens=tokens)
-    write_atomic(folder / FACTS, dump_json(facts.model_dump(mode="json")))
-    return Rows(folder)
