@@ -92,7 +92,7 @@ num_processes: 2
 
 def test_a_launched_variant_is_the_one_trained_here(tmp_path: Path, record_property: Note) -> None:
     """`launch:` with two processes: reference in shares, training data-parallel, the checkpoint by the main one."""
-    from test_recipe_training import QUICK, aligned, losses, made, pairs_of, sft_of, target_folder
+    from training_steps import QUICK, aligned, losses, made, pairs_of, sft_of, target_folder
 
     from recipes.steps import run_step
 
