@@ -163,7 +163,8 @@ def train_long(out: Path, target: Path, sft: Path) -> None:
 @pytest.mark.slow
 def test_kill_9_in_mid_training_changes_nothing_that_is_made(sft: Step, tmp_path: Path, target: Path) -> None:
     train_long(tmp_path / "whole", target, sft.folder)
-    call = "import sys, pathlib; from test_recipe_training_resume import train_long; train_long(*map(pathlib.Path, sys.argv[1:]))"
+    code = "from test_recipe_training_resume import train_long; train_long(*map(pathlib.Path, sys.argv[1:]))"
+    call = f"import sys, pathlib; {code}"
     command = [sys.executable, "-c", call, str(tmp_path / "killed"), str(target), str(sft.folder)]
     folder = tmp_path / "killed" / "seed-42" / "align" / "wrpo"
     kills = 0
