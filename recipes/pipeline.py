@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+from harness.checkpoint import resolve
+from harness.errors import CheckpointError, ConfigError, RunLockedError, UsageError
+from harness.records import ModelRef
 from harness.store import dump_json, write_atomic
 
 from .jobs import side_by_side
@@ -25,6 +29,7 @@ from .stages.target import target_step
 from .steps import Outcome, Step, finished, is_done, run_step, undo
 
 log = logging.getLogger(__name__)
+RESOLVED = "recipe.yaml"
 
 
 def all_steps(recipe: Recipe) -> list[Step]:
@@ -65,15 +70,34 @@ def train(
     for step in reversed(steps):
         if step not in kept:
             undo(step)
-    write_atomic(recipe.out / "recipe.yaml", dump_json(recipe.spec.model_dump(mode="json")))
     wanted = [step for step in steps if last is None or STAGES.index(step.stage) <= STAGES.index(last)]
-    if jobs > 1:
-        yield from side_by_side(recipe, wanted, jobs)
-        return
-    for step in wanted:
+    try:
+        write_atomic(recipe.out / RESOLVED, dump_json(recipe.spec.model_dump(mode="json")))
+        yield from side_by_side(recipe, wanted, jobs) if jobs > 1 else _one_by_one(wanted, on_step)
+    except RunLockedError:
+        raise  # what is there is another's
+    except UsageError:
+        _leave_nothing(recipe.out)
+        raise
+
+
+def _one_by_one(steps: Sequence[Step], on_step: Callable[[Step], None]) -> Iterator[Outcome]:
+    for step in steps:
         on_step(step)
         skipped = is_done(step)
         yield Outcome(step, run_step(step), skipped)
+
+
+def _leave_nothing(out: Path) -> None:
+    """Takes away what a recipe refused at its first step has left: its own file, locks, empty folders."""
+    files = [path for path in out.rglob("*") if not path.is_dir()]
+    if any(path.name not in (RESOLVED, ".lock") for path in files):
+        return
+    for path in files:
+        path.unlink(missing_ok=True)
+    folders = sorted((path for path in out.rglob("*")), reverse=True)  # the deepest first
+    for folder in (*folders, out):
+        folder.rmdir()
 
 
 def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step], last: str | None) -> None:
@@ -81,6 +105,7 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     far, before anything is asked or set aside rather than hours later. Training keys need torch, so not where all
     training is done; a reward may need a download, so not where the run ends before it."""
     to_do = {step.stage for step in steps if step not in kept or finished(step) is None}
+    _check_places(recipe, {step.name for step in steps if step not in kept or finished(step) is None})
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
     if to_do & {"rewards", "evaluate"} & set(reached):
         check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
@@ -89,3 +114,16 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
 
         trains = last is None or STAGES.index(last) >= STAGES.index("sft")
         check_training(recipe.spec, here=trains)
+
+
+def _check_places(recipe: Recipe, to_do: set[str]) -> None:
+    """Raises UsageError for a model's folder or a file of answers that is not there, where it is still needed."""
+    spec = recipe.spec
+    needed = [source for source in spec.sources if f"sources/{source.name}" in to_do]
+    for text in (spec.target if "prompts" in to_do else None, *(source.model for source in needed)):
+        model = None if text is None else ModelRef.parse(text)
+        if model is not None and model.scheme == "path" and not resolve(model).is_dir():
+            raise CheckpointError(f"no such model folder: {text!r}; give a folder or hf:ORG/NAME")
+    for source in needed:
+        if source.answers is not None and not source.answers.startswith("hf:") and not Path(source.answers).is_file():
+            raise ConfigError(f"source {source.name!r}: no such file of answers: {source.answers!r}")

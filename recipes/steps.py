@@ -156,7 +156,7 @@ def _work(step: Step) -> Counts:
     except UsageError:
         # the recipe must be mended: what was begun with it, and made nothing, must not stand in the way
         if not any(path.stat().st_size for path in _made(step)):
-            (step.folder / BEGUN).unlink()
+            (step.folder / BEGUN).unlink(missing_ok=True)
         raise
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, UsageError
+from recipes.pipeline import train
 from recipes.read import read_recipe
+from recipes.recipe import Recipe
 from recipes.steps import Counts, Step, finished, is_done, run_step, undo
 
 RECIPE = """
@@ -135,3 +137,29 @@ def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, before: str, after: str,
         read_recipe(recipe_file(tmp_path, RECIPE.replace(before, after)))
 
     assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("models/target", "no such model folder: 'models/target'; give a folder or hf:ORG/NAME"),
+        ("models/a", "no such model folder: 'models/a'; give a folder or hf:ORG/NAME"),
+        ("b.jsonl", "source 'b': no such file of answers: 'b.jsonl'"),
+        ("prompts.jsonl", "prompts.jsonl"),
+    ],
+)
+def test_what_is_not_there_is_said_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in {"models/target", "models/a"} - {missing}:
+        Path(folder).mkdir(parents=True)
+    for file in {"prompts.jsonl", "b.jsonl"} - {missing}:
+        Path(file).write_text("")
+    spec = read_recipe(recipe_file(tmp_path, RECIPE))
+
+    with pytest.raises(UsageError) as raised:
+        list(train(Recipe(spec, spec.variants, spec.seeds), last="sources"))
+
+    assert sentence in str(raised.value)
+    assert not Path("out").exists()
