@@ -52,6 +52,6 @@ def _mask_for(model: nn.Module, mask: Tensor) -> Tensor:
 
 
 def _implementation(model: nn.Module) -> str:
-    while not hasattr(model, "config"):
+    while hasattr(model, "module"):  # a wrapper: DistributedDataParallel, DeepSpeed's engine, whose `config` is its own
         model = model.module
     return str(model.config._attn_implementation)

@@ -88,17 +88,38 @@ mixed_precision: 'no'
 num_machines: 1
 num_processes: 2
 """
+ZERO_3 = """
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+use_cpu: true
+deepspeed_config:
+  zero_stage: 3
+  zero3_init_flag: true
+  zero3_save_16bit_model: true
+  offload_optimizer_device: none
+  offload_param_device: none
+"""
 
 
-def test_a_launched_variant_is_the_one_trained_here(tmp_path: Path, record_property: Note) -> None:
-    """`launch:` with two processes: reference in shares, training data-parallel, the checkpoint by the main one."""
+@pytest.mark.parametrize("launched", [PROCESSORS, ZERO_3], ids=["data-parallel", "zero-3"])
+def test_a_launched_variant_is_the_one_trained_here(
+    tmp_path: Path, launched: str, monkeypatch: pytest.MonkeyPatch, record_property: Note
+) -> None:
+    """`launch:` with two processes: reference in shares, training data-parallel or sharded by DeepSpeed, the checkpoint
+    by the main one."""
+    if launched is ZERO_3:
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: DS_BUILD_OPS=0 pip install deepspeed")
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     from training_steps import QUICK, aligned, losses, made, pairs_of, sft_of, target_folder
 
     from recipes.steps import run_step
 
     target = target_folder(tmp_path / "target")
     config = tmp_path / "two.yaml"
-    config.write_text(PROCESSORS)
+    config.write_text(launched)
     one = {**QUICK, "beta": 0.1, "alpha": 0.3}
     here = made(tmp_path / "here", target, training=one)
     there = made(tmp_path / "there", target, training={**one, "per_device_train_batch_size": 2}, launch=str(config))
