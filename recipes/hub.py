@@ -63,9 +63,13 @@ def pushes(recipe: Recipe, given: str) -> list[Push]:
 
 
 def check_token() -> None:
-    """Raises ConfigError where HF_TOKEN is not set, before hours of training."""
+    """Raises ConfigError where HF_TOKEN is not set or the Hub is switched off, before hours of training."""
+    from huggingface_hub import constants
+
     if not os.environ.get(TOKEN):
         raise ConfigError(f"--push-to-hub needs a token that may write, in the environment variable {TOKEN}")
+    if constants.is_offline_mode():
+        raise ConfigError("--push-to-hub: the Hub is switched off by HF_HUB_OFFLINE; unset it")
 
 
 def files_of(folder: Path) -> list[str]:

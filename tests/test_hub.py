@@ -10,7 +10,7 @@ from fake_hub import FakeHub
 from recipe_folder import RECIPE, toy_recipe, write_checkpoint
 
 from harness.errors import ConfigError, EndpointDownError, IncompleteError
-from recipes.hub import Push, files_of, push, pushes
+from recipes.hub import Push, check_token, files_of, push, pushes
 from recipes.recipe import Recipe
 
 TOKEN = "hf_secret"
@@ -24,6 +24,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
         (folder / "README.md").write_text("---\nlicense: mit\n---\n# card\n")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # `make test` sets it
     return recipe
 
 
@@ -89,6 +90,9 @@ def test_no_token_and_no_hub_are_one_sentence_each(finished: Recipe, monkeypatch
     with pytest.raises(EndpointDownError, match="the Hub cannot be reached"):
         push(one)
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="the Hub is switched off by HF_HUB_OFFLINE"):
+        check_token()
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ConfigError, match="needs a token that may write, in the environment variable HF_TOKEN"):
         push(one)

@@ -48,6 +48,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_recipe_ends_in_a_leaderboard_and_its_variants_on_a_hub(folder: Path, harness: Callable[..., Done]) -> None:
     with FakeHub().serving() as hub:
         token = {"HF_TOKEN": "hf_secret", "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+        token["HF_HUB_OFFLINE"] = "0"  # `make test-slow` sets it
         first = harness("train", "tiny.yaml", "--push-to-hub", "org", "--json", **token)
         again = harness("train", "tiny.yaml", "--variant", "wrpo", "--push-to-hub", "org/mine", **token)
 
