@@ -11,11 +11,12 @@ from pathlib import Path
 
 from harness.checkpoint import resolve
 from harness.errors import CheckpointError, ConfigError, RunLockedError, UsageError
+from harness.plugins import installed, load_plugin
 from harness.records import ModelRef
 from harness.store import dump_json, write_atomic
 
 from .jobs import side_by_side
-from .recipe import STAGES, Recipe
+from .recipe import STAGES, Recipe, check_span
 from .rewards.scoring import check_reward
 from .stages.align import align_steps
 from .stages.evaluate import held_out_steps, suite_steps
@@ -64,13 +65,14 @@ def train(
 
     `jobs`: steps that run side by side.
     """
+    check_span(first, last)
     steps = all_steps(recipe)
-    kept = [step for step in steps if first is None or STAGES.index(step.stage) < STAGES.index(first)]
+    kept = before(steps, first)
     _check_settings(recipe, steps, kept, last)
     for step in reversed(steps):
         if step not in kept:
             undo(step)
-    wanted = [step for step in steps if last is None or STAGES.index(step.stage) <= STAGES.index(last)]
+    wanted = steps if last is None else up_to(steps, last)
     try:
         write_atomic(recipe.out / RESOLVED, dump_json(recipe.spec.model_dump(mode="json")))
         yield from side_by_side(recipe, wanted, jobs) if jobs > 1 else _one_by_one(wanted, on_step)
@@ -79,6 +81,27 @@ def train(
     except UsageError:
         _leave_nothing(recipe.out)
         raise
+
+
+def before(steps: Sequence[Step], first: str | None) -> list[Step]:
+    """Those before stage `first`, less what builds on steps made anew: the target's rewards go with its answers."""
+    if first is None:
+        return list(steps)
+    return _without(steps, lambda step: STAGES.index(step.stage) >= STAGES.index(first))
+
+
+def up_to(steps: Sequence[Step], last: str) -> list[Step]:
+    """Those up to and with stage `last`, less what builds on later ones: no rewards of a target not yet asked."""
+    return _without(steps, lambda step: STAGES.index(step.stage) > STAGES.index(last))
+
+
+def _without(steps: Sequence[Step], is_out: Callable[[Step], bool]) -> list[Step]:
+    """The steps but those that are out, and those that build on them."""
+    out: set[str] = set()
+    for step in steps:
+        if is_out(step) or any(earlier.name in out for earlier in step.inputs):
+            out.add(step.name)
+    return [step for step in steps if step.name not in out]
 
 
 def _one_by_one(steps: Sequence[Step], on_step: Callable[[Step], None]) -> Iterator[Outcome]:
@@ -117,8 +140,12 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
 
 
 def _check_places(recipe: Recipe, to_do: set[str]) -> None:
-    """Raises UsageError for a model's folder or a file of answers that is not there, where it is still needed."""
+    """Raises UsageError for a model's folder, a file of answers or a backend that is not there, where it is still
+    needed."""
     spec = recipe.spec
+    for name in {*(source.backend for source in spec.sources), spec.target_backend, spec.evaluate.backend}:
+        if name not in installed("backends"):
+            load_plugin("backends", name)  # raises the sentence with those that are
     needed = [source for source in spec.sources if f"sources/{source.name}" in to_do]
     for text in (spec.target if "prompts" in to_do else None, *(source.model for source in needed)):
         model = None if text is None else ModelRef.parse(text)

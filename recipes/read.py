@@ -75,6 +75,8 @@ RESERVED = frozenset({"all", "best", "sft", "target"})
 
 
 def _check_names(spec: RecipeSpec, where: str) -> None:
+    if len(set(spec.seeds)) < len(spec.seeds):
+        raise ConfigError(f"{where}: seeds = {list(spec.seeds)} names a seed twice")
     names = [source.name for source in spec.sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -22,10 +22,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import ConfigError
+
 from .spec import RecipeSpec, VariantSpec
 
 STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "align", "evaluate", "report")
 """In the order they run; the names of --from and --until."""
+
+
+def check_span(first: str | None, last: str | None) -> None:
+    """Raises ConfigError for --from after --until."""
+    if first is not None and last is not None and STAGES.index(first) > STAGES.index(last):
+        raise ConfigError(f"--from {first} comes after --until {last}: nothing would run; stages: {', '.join(STAGES)}")
 
 
 @dataclass(frozen=True)

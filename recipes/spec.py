@@ -137,7 +137,7 @@ class EvaluateSpec(Record):
     serve: ServeSpec = ServeSpec()
     models: tuple[str, ...] = ("all",)
     """Which go through the suites: `all`, or some of variants, `sft`, `target`, and `best` (by validation reward)."""
-    temperatures: tuple[float, ...] = (0.0,)
+    temperatures: tuple[float, ...] = Field(default=(0.0,), min_length=1)
     """Held-out prompts are answered at each, and rewarded. 0: greedy."""
     samples: int = Field(default=1, ge=1)
     """Answers a held-out prompt where the temperature is above 0."""

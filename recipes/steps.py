@@ -193,17 +193,23 @@ def _origin(step: Step) -> Origin:
 
 
 def _mismatch(step: Step, there: Origin, wanted: Origin) -> str:
-    changed = [
-        f"{key} = {there[part].get(key)!r}, now {wanted[part].get(key)!r}"
-        for part in ("settings", "inputs")
-        for key in sorted(there[part] | wanted[part])
-        if there[part].get(key) != wanted[part].get(key)
-    ]
+    changed = []
+    for part in ("settings", "inputs"):
+        before, now = _flat(there[part]), _flat(wanted[part])
+        keys = sorted(key for key in before | now if before.get(key) != now.get(key))
+        changed += [f"{key} = {before.get(key)!r}, now {now.get(key)!r}" for key in keys]
     shown = changed[0] if len(changed[0]) < 200 else changed[0].partition(" = ")[0]
     return (
         f"{step.folder} was made with {shown}; restore that, or use --from {step.stage} to set it aside and make it "
         "anew, or give another output_dir"
     )
+
+
+def _flat(found: JsonValue, at: str = "") -> dict[str, JsonValue]:
+    """Keys of nested settings with dots between them."""
+    if not isinstance(found, dict) or not found:
+        return {at: found}
+    return {key: value for name, one in found.items() for key, value in _flat(one, f"{at}.{name}".strip(".")).items()}
 
 
 def _outputs(step: Step) -> dict[str, Output]:

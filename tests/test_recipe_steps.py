@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.errors import ConfigError, UsageError
-from recipes.pipeline import train
+from recipes.pipeline import all_steps, before, train, up_to
 from recipes.read import read_recipe
 from recipes.recipe import Recipe
 from recipes.steps import Counts, Step, finished, is_done, run_step, undo
@@ -130,6 +131,7 @@ def test_lists_in_a_variant_become_variants(tmp_path: Path) -> None:
         ("  dpo:", "  sft:", "a variant may not be called 'sft'"),
         ("sources: [1, 2]", "sources: 3", "variant 'few' asks for 3 sources of 2"),
         ("name: toy", "name: a/b", "name = 'a/b'"),
+        ("name: toy", "name: toy\nseeds: [1, 1]", "seeds = [1, 1] names a seed twice"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, before: str, after: str, sentence: str) -> None:
@@ -163,3 +165,42 @@ def test_what_is_not_there_is_said_and_nothing_is_written(
 
     assert sentence in str(raised.value)
     assert not Path("out").exists()
+
+
+def steps_of(folder: Path) -> list[Step]:
+    spec = read_recipe(recipe_file(folder, RECIPE))
+    return all_steps(Recipe(spec, spec.variants, spec.seeds))
+
+
+def test_rewards_of_the_target_wait_for_its_answers(tmp_path: Path) -> None:
+    steps = steps_of(tmp_path)
+    first, asked = ({step.name for step in up_to(steps, stage)} for stage in ("rewards", "target"))
+
+    assert first == {"prompts", "sources/a", "sources/b", "rewards/a", "rewards/b"}
+    assert asked - first == {"seed-42/sft", "seed-42/target", "seed-42/target-rewards"}
+
+
+def test_what_builds_on_a_step_made_anew_is_made_anew(tmp_path: Path) -> None:
+    steps = steps_of(tmp_path)
+
+    assert before(steps, None) == steps
+    kept = {step.name for step in before(steps, "target")}
+    assert kept == {"prompts", "sources/a", "sources/b", "rewards/a", "rewards/b", "seed-42/sft"}
+
+
+def test_from_after_until_is_refused_with_nothing_touched(tmp_path: Path) -> None:
+    spec = read_recipe(recipe_file(tmp_path, RECIPE))
+
+    with pytest.raises(ConfigError, match="--from align comes after --until pairs: nothing would run"):
+        list(train(Recipe(spec, spec.variants, spec.seeds), first="align", last="pairs"))
+
+
+def test_a_nested_setting_is_named_with_its_values(tmp_path: Path) -> None:
+    def with_beta(beta: float) -> Step:
+        plain = step(tmp_path / "a")
+        return replace(plain, settings={"training": {"beta": beta, "alpha": 0.1}})
+
+    run_step(with_beta(0.5))
+
+    with pytest.raises(ConfigError, match=r"was made with training\.beta = 0\.5, now 0\.7; restore that"):
+        run_step(with_beta(0.7))

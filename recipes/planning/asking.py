@@ -75,17 +75,20 @@ def target_items(context: Context, seed: int) -> Iterator[Item]:
     )
     yield context.timed(item, _by_target(context, item.answer_tokens))
     name, place = f"seed-{seed}/target-rewards", folder / "target-rewards"
-    rewarded = _rewarded(context, name, "sft", place, answers=draws, length=known.target_answer)
+    rewarded = _rewarded(context, name, "sft", place, answers=draws, length=known.target_answer, since="target")
     yield rewarded.model_copy(update={"seed": seed})
 
 
-def _rewarded(context: Context, name: str, model: str, folder: Path, *, answers: int, length: Mean) -> Item:
-    left = context.left("rewards", folder / "rewards.jsonl", answers)
+def _rewarded(
+    context: Context, name: str, model: str, folder: Path, *, answers: int, length: Mean, since: str = "rewards"
+) -> Item:
+    """`since`: the stage that makes it anew."""
+    left = context.left(since, folder / "rewards.jsonl", answers)
     item = Item(
         stage="rewards",
         name=name,
         model=model,
-        done=context.done("rewards", folder),
+        done=context.done(since, folder),
         calls=left,
         calls_done=answers - left,
         prompt_tokens=left * (context.known.prompts.tokens.value + length.value),

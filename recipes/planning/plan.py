@@ -15,7 +15,7 @@ from harness.errors import IncompleteError
 from harness.records import Record
 
 from ..pipeline import all_steps
-from ..recipe import STAGES, Recipe
+from ..recipe import STAGES, Recipe, check_span
 from ..steps import is_done
 from .asking import held_out_item, source_item, source_reward_item, suite_items, target_items
 from .items import Context, Item, total
@@ -72,11 +72,17 @@ def make_plan(recipe: Recipe, *, first: str | None = None, last: str | None = No
 
     Raises ConfigError where the number of prompts is nowhere known, and for a data set that cannot be read.
     """
+    check_span(first, last)
     start = STAGES.index(first) if first else len(STAGES)
     _check_what_is_done(recipe, start)
     context = Context(recipe, Known(recipe), start)
     until = len(STAGES) if last is None else STAGES.index(last) + 1
-    items = tuple(item for item in _items(context) if STAGES.index(item.stage) < until)
+    asked = until > STAGES.index("target")  # the target's rewards wait for its answers
+    items = tuple(
+        item
+        for item in _items(context)
+        if STAGES.index(item.stage) < until and (asked or item.stage != "rewards" or item.seed is None)
+    )
     return Plan(recipe=recipe.spec.name, items=items, notes=tuple(dict.fromkeys(_notes(context, items))))
 
 
