@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from test_wrpo import CONFIG, ROWS, TOKENIZER, logged, model_of, trainer_of
+from tiny_trainer import CONFIG, ROWS, TOKENIZER, logged, model_of, trainer_of
 from transformers import LlamaForCausalLM
 
 from recipes.reference import with_reference

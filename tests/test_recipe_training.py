@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from safetensors.torch import load_file  # noqa: E402
-from test_wrpo import CONFIG  # noqa: E402
+from tiny_trainer import CONFIG  # noqa: E402
 from training_steps import aligned, distance, log_of, losses, made, one_thread, pairs_of, sft, sft_of, target  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: E402
 

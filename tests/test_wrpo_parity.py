@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from datasets import Dataset  # noqa: E402
-from test_wrpo import (  # noqa: E402
+from tiny_trainer import (  # noqa: E402
     CONFIG,
     ROWS,
     SETTINGS,
@@ -23,8 +23,10 @@ from test_wrpo import (  # noqa: E402
     distance,
     logged,
     model_of,
+    one_thread,
     trained,
     trainer_of,
+    weights,
 )
 from transformers import LlamaForCausalLM  # noqa: E402
 
@@ -32,19 +34,7 @@ from recipes.losses import preference_loss  # noqa: E402
 from recipes.packing import PreferenceCollator  # noqa: E402
 from recipes.rows import Rendering, render  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def weights() -> dict[str, Any]:
-    torch.manual_seed(0)
-    return {name: value.clone() for name, value in LlamaForCausalLM(CONFIG).state_dict().items()}
+__all__ = ["one_thread", "weights"]  # fixtures
 
 
 def simpo_by_trl(weights: dict[str, Any], out: Path, chosen: str, *, beta: float, gamma: float) -> Any:

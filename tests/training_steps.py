@@ -15,7 +15,7 @@ pytest.importorskip("trl")
 
 from recipe_files import answers_step, prompt_rows, prompts_step, recipe  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from test_wrpo import CONFIG  # noqa: E402
+from tiny_trainer import CONFIG  # noqa: E402
 from transformers import LlamaForCausalLM  # noqa: E402
 
 from recipes.embedded.byte_tokenizer import build_tokenizer  # noqa: E402

@@ -7,9 +7,7 @@ library versions. `training.json` is written last: a folder that has it is whole
 from __future__ import annotations
 
 import logging
-import os
 import random
-import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,13 +19,13 @@ from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from harness.errors import ConfigError
 from harness.records import Record, digest
 from harness.suites.pocket import first_questions
 
 from .byte_tokenizer import CONTEXT, build_tokenizer
 from .lessons import Batch, RowWriter, batches, held_out
 from .muon import Muon
+from .whole import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -74,19 +72,9 @@ def train(out: Path, settings: Settings) -> Training:
     if found is not None and found.settings_digest == settings_digest(settings):
         log.info("%s is there already, trained with the same settings: taken as it is", out)
         return found
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "a checkpoint trained with other settings" if found else "something that is no embedded checkpoint"
-        raise ConfigError(f"{str(out)!r} holds {what}; give another folder or remove it")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        training = _train_into(partial, settings)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return training
+    what = "a checkpoint trained with other settings" if found else "something that is no embedded checkpoint"
+    with whole_folder(out, what) as partial:
+        return _train_into(partial, settings)
 
 
 def settings_digest(settings: Settings) -> str:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
-import os
 import random
-import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -21,7 +19,6 @@ from pydantic import Field
 from transformers import LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from harness.errors import ConfigError
 from harness.records import Record, digest
 from harness.suites.pocket import first_questions
 from harness.suites.pocket.skills import SKILLS, Task
@@ -29,6 +26,7 @@ from harness.suites.pocket.skills import SKILLS, Task
 from ..embedded.byte_tokenizer import build_tokenizer
 from ..embedded.checkpoint import FINISHED, Settings, build_model, fit
 from ..embedded.lessons import DrawTalk, RowWriter, batches, draw_task
+from ..embedded.whole import whole_folder
 from .world import ASKED, SPECIALISTS, dots
 
 log = logging.getLogger(__name__)
@@ -116,19 +114,9 @@ def teach(out: Path, name: str, wanted: Course) -> Taught:
     found = finished(folder)
     if found is not None and found.course_digest == wanted_digest:
         return found
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "a model taught otherwise" if found else "something that is no model of the pocket world"
-        raise ConfigError(f"{str(folder)!r} holds {what}; give another folder or remove it")
-    partial = folder.with_name(f".{name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        taught = _teach_into(partial, wanted, wanted_digest, out / wanted.parent if wanted.parent else None)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return taught
+    what = "a model taught otherwise" if found else "something that is no model of the pocket world"
+    with whole_folder(folder, what) as partial:
+        return _teach_into(partial, wanted, wanted_digest, out / wanted.parent if wanted.parent else None)
 
 
 def finished(folder: Path) -> Taught | None:
