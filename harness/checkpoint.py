@@ -44,6 +44,17 @@ class Checkpoint(Record):
     lora_rank: int | None = None
     has_pickles: bool = False
 
+    def identity(self) -> dict[str, JsonValue]:
+        """What a backend's identity says of it."""
+        return {
+            "architecture": self.architecture,
+            "weights": self.weights_digest,
+            "adapter": self.is_adapter,
+            "chat_template": self.template_digest,
+            "chat_template_source": self.template_source,
+            "generation_config": self.generation_config,
+        }
+
     @property
     def is_adapter(self) -> bool:
         return self.base is not None

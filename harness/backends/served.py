@@ -88,17 +88,7 @@ class ServedBackend(ABC):
     # the Backend protocol
 
     def identity(self) -> dict[str, JsonValue]:
-        found = self.checkpoint
-        return {
-            "backend": self.name,
-            "architecture": found.architecture,
-            "weights": found.weights_digest,
-            "adapter": found.is_adapter,
-            "chat_template": found.template_digest,
-            "chat_template_source": found.template_source,
-            "generation_config": found.generation_config,
-            "engine": self.engine(),
-        }
+        return {"backend": self.name, **self.checkpoint.identity(), "engine": self.engine()}
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:

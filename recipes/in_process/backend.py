@@ -66,20 +66,11 @@ class InProcessBackend:
         self._serving: asyncio.Task[None] | None = None
 
     def identity(self) -> dict[str, JsonValue]:
-        found, options = self.checkpoint, self.options
+        options = self.options
         engine: dict[str, JsonValue] = {"dtype": options.dtype or "auto", "seed": options.seed}
         if options.max_model_len is not None:
             engine["max_model_len"] = options.max_model_len
-        return {
-            "backend": self.name,
-            "architecture": found.architecture,
-            "weights": found.weights_digest,
-            "adapter": found.is_adapter,
-            "chat_template": found.template_digest,
-            "chat_template_source": found.template_source,
-            "generation_config": found.generation_config,
-            "engine": engine,
-        }
+        return {"backend": self.name, **self.checkpoint.identity(), "engine": engine}
 
     async def __aenter__(self) -> Self:
         self._stopping = False
