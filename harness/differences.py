@@ -7,11 +7,10 @@ from typing import Literal
 from .questions import QuestionSums
 from .records import Record, ScoreCard
 from .run_rows import Refits
-from .stats.bootstrap import two_sided_p
 from .stats.intervals import percentile_interval
 from .stats.paired import Estimate, correlation, paired_difference
 from .stats.power import detectable, required_n
-from .stats.significance import swap_test
+from .stats.significance import swap_test, two_sided_p
 
 ALPHA = 0.05
 Method = Literal["paired", "refitted", "unpaired"]

@@ -35,11 +35,6 @@ def weights_digest(model_dir: Path) -> str:
     return digest({"weights": weights, "config": file_sha256(model_dir / "config.json")})[:16]
 
 
-def reference_digest(model_dir: Path, rows: Dataset) -> str:
-    """First 16 hex characters: the weights, and the token ids (tokenizer, template, lengths)."""
-    return digest({"model": weights_digest(model_dir), "rows": rows.to_list()})[:16]
-
-
 def with_reference(
     rows: Dataset,
     model: PreTrainedModel,

@@ -185,10 +185,10 @@ def test_pocket_runs_and_what_is_made_of_them(net: Net) -> None:
 
     for candidate in ("close", "bad"):
         for suite in ("mt_bench", "arena_hard"):
-            words = ("--candidate", whole[f"{suite}/{candidate}.jsonl"], "--baseline", whole[f"{suite}/good.jsonl"])
+            sides = ("--candidate", whole[f"{suite}/{candidate}.jsonl"], "--baseline", whole[f"{suite}/good.jsonl"])
             for mode in ((), ("--sequential",)):
                 name = "-".join([candidate, suite, *(word.strip("-") for word in mode)])
-                net.pin(f"gate/{name}.json", net.call("gate", *words, *mode, "--json", codes=(0, 1, 3)))
+                net.pin(f"gate/{name}.json", net.call("gate", *sides, *mode, "--json", codes=(0, 1, 3)))
     net.pin("exit-codes.json", json.dumps(net.exit_codes))
     net.check("pocket")
 

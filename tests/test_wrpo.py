@@ -30,7 +30,7 @@ from transformers import LlamaForCausalLM  # noqa: E402
 
 from harness.errors import ConfigError  # noqa: E402
 from recipes.packing import PreferenceCollator  # noqa: E402
-from recipes.reference import reference_digest, with_reference  # noqa: E402
+from recipes.reference import with_reference  # noqa: E402
 from recipes.wrpo import WRPOConfig, WRPOTrainer  # noqa: E402
 
 __all__ = ["one_thread", "weights"]  # fixtures
@@ -151,20 +151,6 @@ def test_stored_reference_log_probabilities_equal_a_live_reference(
     record_property("measured", beside(live, offline))
 
     assert logged(offline) == pytest.approx(logged(live), abs=1e-5)
-
-
-def test_the_references_digest_moves_with_weights_and_with_rows(weights: dict[str, Any], tmp_path: Path) -> None:
-    rows = Dataset.from_list([dict(row) for row in ROWS])
-    model = model_of(weights)
-    model.save_pretrained(tmp_path / "a")
-    model.lm_head.weight.data[0] += 1
-    model.save_pretrained(tmp_path / "b")
-
-    digests = [
-        reference_digest(tmp_path / name, rows.select(range(n))) for name, n in (("a", 32), ("b", 32), ("a", 31))
-    ]
-    assert len(set(digests)) == 3
-    assert reference_digest(tmp_path / "a", rows) == digests[0]
 
 
 def test_an_adapter_switched_off_is_the_reference(

@@ -38,12 +38,6 @@ def best_ratio(n: int, alpha: float) -> float:
     return (c + math.log(c + 1)) / n
 
 
-def half_width(n: int, variance: float, ratio: float, alpha: float) -> float:
-    """Half of the confidence sequence's width after n terms of this variance; `ratio` is tau^2 / v."""
-    grown = 1 + n * ratio
-    return math.sqrt(variance * grown / (n * n * ratio) * math.log(grown / (alpha * alpha)))
-
-
 def one_sided_half_width(n: int, variance: float, ratio: float, alpha: float) -> float:
     """Distance from the mean to a bound of one side alone, which holds at every n with probability 1 - alpha.
 
@@ -54,28 +48,14 @@ def one_sided_half_width(n: int, variance: float, ratio: float, alpha: float) ->
     return math.sqrt(2 * variance * grown / (n * n * ratio) * math.log1p(math.sqrt(grown) / (2 * alpha)))
 
 
-def likelihood_ratio(n: int, distance: float, variance: float, ratio: float) -> float:
-    """Lambda_n of a difference `distance` away from the mean of n terms."""
-    grown = 1 + n * ratio
-    return math.exp(n * n * ratio * distance * distance / (2 * variance * grown)) / math.sqrt(grown)
-
-
-def confidence_sequence(n: int, value: float, se: float, *, planned: int, alpha: float = 0.05) -> Bounds:
-    """The interval that holds at every n at once with probability 1 - alpha.
-
-    value, se: the estimate from the first n questions and its standard error (sqrt(v / n)); `planned`: questions there
-    are in all, half of which the sequence is tuned to. Without bounds before `FIRST` questions.
-    """
-    if n < FIRST:
-        return Bounds(n, -math.inf, math.inf)
-    half = half_width(n, se * se * n, best_ratio(max(FIRST, planned // 2), alpha), alpha)
-    return Bounds(n, value - half, value + half)
-
-
 def one_sided_bounds(
     n: int, value: float, se: float, *, planned: int, alpha_low: float = 0.05, alpha_high: float = 0.05
 ) -> Bounds:
-    """A lower and an upper bound, each by itself of its own level at every n at once; arguments as above."""
+    """A lower and an upper bound, each by itself of its own level at every n at once.
+
+    value, se: the estimate from the first n questions and its standard error (sqrt(v / n)); `planned`: questions there
+    are in all, half of which the bounds are tuned to. Without bounds before `FIRST` questions.
+    """
     if n < FIRST:
         return Bounds(n, -math.inf, math.inf)
     tuned, variance = max(FIRST, planned // 2), se * se * n

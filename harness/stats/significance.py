@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
 
 from .intervals import FloatArray
 
@@ -45,20 +45,6 @@ def swap_test(
     return (1 + hits) / (flips + 1)
 
 
-def mcnemar(only_first: int, only_second: int, *, mid_p: bool = False) -> float:
-    """Two-sided exact p that wins on discordant pairs are even: b ~ Binomial(b + c, 1/2) (McNemar 1947).
-
-    `mid_p` counts the observed outcome half: closer to the nominal rate, no longer guaranteed (Fagerland, Lydersen and
-    Laake 2013, doi 10.1186/1471-2288-13-91).
-    """
-    total, least = only_first + only_second, min(only_first, only_second)
-    if total == 0:
-        return 1.0
-    tail = float(special.bdtr(least, total, 0.5))
-    at = float(special.bdtr(least, total, 0.5) - (special.bdtr(least - 1, total, 0.5) if least else 0.0))
-    return min(1.0, 2 * (tail - at / 2 if mid_p else tail))
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values that bound the chance of any false alarm (Holm 1979): max over j <= i of (m - j) p_(j)."""
     order = np.argsort(p_values, kind="stable")
@@ -80,3 +66,12 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
         lowest = min(lowest, count * float(p_values[order[place]]) / (place + 1))
         adjusted[order[place]] = lowest
     return adjusted
+
+
+def two_sided_p(replicates: FloatArray, estimate: float) -> float:
+    """Normal two-sided p of "the true value is 0", by the replicates' standard deviation; for refitted statistics."""
+    sound = replicates[np.isfinite(replicates)]
+    spread = float(np.std(sound, ddof=1)) if len(sound) > 1 else 0.0
+    if spread == 0:
+        return 1.0 if estimate == 0 else 0.0
+    return math.erfc(abs(estimate) / spread / math.sqrt(2))
