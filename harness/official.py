@@ -8,7 +8,6 @@ module knows nothing of what is in the files.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
 import json
@@ -17,8 +16,7 @@ import os
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,6 +24,7 @@ from .digests import cache_folder
 from .errors import ConfigError, DataError
 from .pins import FILES as FILES
 from .pins import OfficialFile as OfficialFile
+from .store import locked
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ def _ensure_one(file: OfficialFile, mirror: str | None, cache_dir: Path | None, 
     tried: list[str] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(path.name + ".lock")):
+        with locked(path.with_name(path.name + ".lock")):
             if _is_verified(file, path):  # another process fetched it meanwhile
                 return path
             for source in _sources(file, mirror):
@@ -187,14 +186,6 @@ def _download_rest(file: OfficialFile, url: str, part: Path, start: int, progres
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         return f"{url}: {getattr(error, 'reason', None) or error or type(error).__name__}"
     return None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time fetches one file."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 # ------------------------------------------------------------------------------------------------------- verifying

@@ -13,7 +13,7 @@ from harness.checkpoint import resolve
 from harness.errors import CheckpointError, ConfigError, RunLockedError, UsageError
 from harness.plugins import installed, load_plugin
 from harness.records import ModelRef
-from harness.store import dump_json, write_atomic
+from harness.store import LOCK_FILES, dump_json, write_atomic
 
 from .jobs import side_by_side
 from .recipe import STAGES, Recipe, check_span
@@ -114,7 +114,7 @@ def _one_by_one(steps: Sequence[Step], on_step: Callable[[Step], None]) -> Itera
 def _leave_nothing(out: Path) -> None:
     """Takes away what a recipe refused at its first step has left: its own file, locks, empty folders."""
     files = [path for path in out.rglob("*") if not path.is_dir()]
-    if any(path.name not in (RESOLVED, ".lock") for path in files):
+    if any(path.name not in (RESOLVED, *LOCK_FILES) for path in files):
         return
     for path in files:
         path.unlink(missing_ok=True)

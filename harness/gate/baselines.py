@@ -14,9 +14,7 @@ history: [...]                 # what was replaced, oldest first
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +23,7 @@ import yaml
 from ..config import checked, read_yaml
 from ..errors import ConfigError
 from ..records import Record, ScoreCard
-from ..store import make_folder, write_atomic
+from ..store import locked, make_folder, write_atomic
 
 DEFAULT = "default"
 
@@ -92,17 +90,9 @@ def promote(
     incomplete = next((card for card, _ in runs if not card.complete), None)
     if incomplete is not None:
         raise ConfigError(f"the run of {incomplete.model} on {incomplete.suite} is incomplete and is no baseline")
-    with _locked(results):
-        return _promoted(results, runs, name, (by, why), now)
-
-
-@contextmanager
-def _locked(results: Path) -> Iterator[None]:
-    """Two promotions at once wait for each other: each reads what it replaces."""
     make_folder(results)
-    with (results / ".baselines.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    with locked(results / ".baselines.lock"):  # each promotion reads what it replaces
+        return _promoted(results, runs, name, (by, why), now)
 
 
 def _promoted(

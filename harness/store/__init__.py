@@ -23,17 +23,19 @@ from .files import (
     write_bytes,
     write_lines,
 )
-from .lock import FolderLock
+from .lock import LOCK_FILES, FolderLock, locked
 from .rows import JsonlRows, Row
 from .run_store import RunStore
 
 __all__ = [
+    "LOCK_FILES",
     "FolderLock",
     "JsonlRows",
     "Row",
     "RunStore",
     "dump_json",
     "find_cards",
+    "locked",
     "make_folder",
     "read_card",
     "run_dir",

@@ -6,7 +6,6 @@ OUT/seed-N/rows/DIGEST/ holds an Arrow data set, what was dropped (rows.json), a
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.errors import IncompleteError, StoreError
 from harness.records import Prompt, Record, digest
-from harness.store import dump_json, make_folder, write_atomic
+from harness.store import dump_json, locked, make_folder, write_atomic
 
 from ..packing import IGNORED
 from ..records import Pair
@@ -138,8 +137,7 @@ def _write(folder: Path, found: list[dict[str, tuple[int, ...]]], dropped: int, 
     tokens = {name: sum(len(row[name]) for row in found) for name in found[0]}
     facts = RowFacts(rows=len(found), dropped_too_long=dropped, truncated_answers=truncated, tokens=tokens)
     make_folder(folder)
-    with (folder / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another variant's step may be making the same rows (`--jobs`)
+    with locked(folder / ".lock"):  # another variant's step may be making the same rows (`--jobs`)
         if (made := _made(folder)) is None:
             _save(folder, found)
             write_atomic(folder / FACTS, dump_json(facts.model_dump(mode="json")))
