@@ -8,7 +8,7 @@ import numpy as np
 
 from ..records import Score
 from ..stats.agreement import Measure, mean_measure, share_measure
-from ..stats.correction import Corrected, Judged, prediction_powered, rogan_gladen_rows
+from ..stats.correction import Corrected, Judged, prediction_powered, rogan_gladen
 from ..stats.intervals import FloatArray, Interval
 from ..stats.rank_correlation import rank_correlation
 from .bias import ENOUGH
@@ -88,7 +88,7 @@ def _win_rates(rows: Judged) -> dict[str, Score]:
         "people": _share(rows.people[seen], _some(rows.clusters, seen.tolist())),
         "prediction_powered": _corrected(prediction_powered(rows, tuned=True), int(seen.sum())),
         "judge_decided": _share(rows.judge[decided], _some(rows.clusters, decided.tolist())),
-        "rogan_gladen": _corrected(rogan_gladen_rows(rows), int((seen & decided & (rows.people != 0.5)).sum())),
+        "rogan_gladen": _corrected(rogan_gladen(rows), int((seen & decided & (rows.people != 0.5)).sum())),
     }
 
 

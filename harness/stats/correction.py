@@ -10,18 +10,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
-from .clustered import CONFIDENCE, clustered_interval
+from .clustered import clustered_interval
 from .intervals import FloatArray, Interval
-
-
-@dataclass(frozen=True)
-class Hits:
-    """`right` of `n` calibration cases of one kind that the judge called as people did."""
-
-    right: int
-    n: int
 
 
 @dataclass(frozen=True)
@@ -45,30 +36,14 @@ class Judged:
     """Question of each row."""
 
 
-def rogan_gladen(wins: float, n: int, sensitivity: Hits, specificity: Hits) -> Corrected:
-    """True win share (0..1) from `wins` of `n` that the judge saw.
+def rogan_gladen(rows: Judged) -> Corrected:
+    """Return people's win share (0..1) over all rows that the judge decided.
 
-    theta = (p + q0 - 1) / (q0 + q1 - 1), with q1 the share of wins (as people see them) that the judge calls wins and
-    q0 that of losses it calls losses. Rogan and Gladen 1978; the interval is Lang and Reiczigel's (2014, Prev. Vet.
-    Med. 113:13), with z^2 added trials for p and 2 for q0 and q1, as Lee et al. take it over for judges
-    (arXiv 2511.21140). Clipped to 0..1.
-    """
-    if not (n and sensitivity.n and specificity.n):
-        return Corrected(None, None)
-    q1, q0 = sensitivity.right / sensitivity.n, specificity.right / specificity.n
-    if q0 + q1 <= 1:
-        return Corrected(None, None)
-    theta = (wins / n + q0 - 1) / (q0 + q1 - 1)
-    interval = _lang_reiczigel(wins, n, sensitivity, specificity)
-    return Corrected(float(np.clip(theta, 0, 1)), interval)
-
-
-def rogan_gladen_rows(rows: Judged) -> Corrected:
-    """People's win share over all rows that the judge decided, where questions come with several rows.
-
-    The same estimate as `rogan_gladen`; the interval is first-order and clustered, since here the judge's win share and
-    the calibration are of the same questions: d theta = [dp + (1 - theta) dq0 - theta dq1] / (q0 + q1 - 1). Numbers
-    above 0.5 are wins, below it losses; a tie of either side is left out.
+    theta = (p + q0 - 1) / (q0 + q1 - 1), with p the judge's win share, q1 the share of wins (as people see them) that
+    the judge calls wins and q0 that of losses it calls losses (Rogan and Gladen 1978; for judges Lee et al.,
+    arXiv 2511.21140). Clipped to 0..1. The interval is first-order and clustered, since the judge's win share and the
+    calibration are of the same questions: d theta = [dp + (1 - theta) dq0 - theta dq1] / (q0 + q1 - 1). Numbers above
+    0.5 are wins, below it losses; a tie of either side is left out.
     """
     judged = rows.judge != 0.5
     both = judged & ~np.isnan(rows.people) & (rows.people != 0.5)
@@ -90,22 +65,6 @@ def rogan_gladen_rows(rows: Judged) -> Corrected:
 
 def _clipped(interval: Interval) -> Interval:
     return Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
-
-
-def _lang_reiczigel(wins: float, n: int, sensitivity: Hits, specificity: Hits) -> Interval | None:
-    z = float(special.ndtri(0.5 + CONFIDENCE / 2))
-    trials, p = n + z**2, (wins + z**2 / 2) / (n + z**2)
-    m1, q1 = sensitivity.n + 2, (sensitivity.right + 1) / (sensitivity.n + 2)
-    m0, q0 = specificity.n + 2, (specificity.right + 1) / (specificity.n + 2)
-    power = q0 + q1 - 1
-    if power <= 0:
-        return None
-    theta = float(np.clip((p + q0 - 1) / power, 0, 1))
-    noise1, noise0 = q1 * (1 - q1) / m1, q0 * (1 - q0) / m0
-    shift = 2 * z**2 * (theta * noise1 - (1 - theta) * noise0)
-    se = float(np.sqrt(p * (1 - p) / trials + theta**2 * noise1 + (1 - theta) ** 2 * noise0) / power)
-    low, high = np.clip([theta + shift - z * se, theta + shift + z * se], 0, 1)
-    return Interval(low=float(low), high=float(high), se=se)
 
 
 def prediction_powered(rows: Judged, *, tuned: bool = False) -> Corrected:
