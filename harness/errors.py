@@ -116,3 +116,12 @@ class VerdictParseError(HarnessError):
         super().__init__(message)
         self.reason = reason
         self.reaskable = reaskable
+
+
+def first_error(errors: BaseExceptionGroup[HarnessError]) -> HarnessError:
+    """Return the first error of a task group's group, however deeply nested."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, HarnessError)
+    return error

@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .errors import HarnessError
+from .errors import HarnessError, first_error
 from .judging.injection import is_suspect
 from .judging.prefixes import in_prefix_order
 from .judging.queues import JudgeQueues
@@ -278,15 +278,6 @@ async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None
         usage.calls += judgment.calls
         usage.last = time.monotonic()
         on_progress(Progress(run.suite.name, "judgments", judgment.error is None))
-
-
-def first_error(errors: BaseExceptionGroup[HarnessError]) -> HarnessError:
-    """The first of a task group's, however deep."""
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, HarnessError)
-    return found
 
 
 def current_judgments(answers: Sequence[Answer], judgments: Iterator[Judgment]) -> list[Judgment]:

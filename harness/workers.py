@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, Self, TypeVar
 
-from .errors import HarnessError, ServerError
+from .errors import HarnessError, ServerError, first_error
 
 log = logging.getLogger(__name__)
 
@@ -139,11 +139,11 @@ class Pool(Generic[Work, Result]):
             except BaseExceptionGroup as errors:
                 gone, rest = errors.split(WorkerGoneError)
                 if gone is not None:
-                    return self._leaves(_leaf(gone))
+                    return self._leaves(first_error(gone))
                 lost, rest = errors.split(WorkerLostError)
                 if rest is not None:
                     raise
-                log.warning("%s: %s; what it had in flight is asked again", self.name, lost and _leaf(lost))
+                log.warning("%s: %s; what it had in flight is asked again", self.name, lost and first_error(lost))
             await asyncio.sleep(LOOK_AGAIN)
 
     async def _feed(self, worker: Worker[Work, Result]) -> None:
@@ -238,11 +238,3 @@ class Pool(Generic[Work, Result]):
         for future in list(self._open):
             if not future.done():
                 future.set_exception(said)
-
-
-def _leaf(errors: BaseExceptionGroup[HarnessError]) -> HarnessError:
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, HarnessError)
-    return found

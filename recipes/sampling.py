@@ -18,8 +18,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from harness.config import ServeSpec
-from harness.errors import ConfigError, HarnessError, IncompleteError
-from harness.pipeline import DONE_FAILURES, first_error
+from harness.errors import ConfigError, HarnessError, IncompleteError, first_error
+from harness.pipeline import DONE_FAILURES
 from harness.plugins import load_plugin
 from harness.protocols import Backend, BulkBackend, Draw, ServeOptions
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling

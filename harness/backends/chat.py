@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, get_args
 
 from pydantic import JsonValue
 
-from ..client import ChatReply, read_chat_reply
+from ..client import ChatClient, ChatReply, read_chat_reply
 from ..errors import ReplyError
 from ..records import Answer, Failure, Prompt, Reason, Sampling
 
@@ -174,6 +175,26 @@ class Asker:
         if seed is not None:
             params["seed"] = request_seed(seed, prompt_id, turn, index)
         return params
+
+
+class ChatBackend:
+    """A backend that asks through an `Asker`, which a subclass makes in `__aenter__`.
+
+    A subclass puts what it opens there on the stack, which is closed at the end.
+    """
+
+    def __init__(self) -> None:
+        self._client: ChatClient | None = None
+        self._asker: Asker | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
+        """All turns; a ReplyError becomes the answer's error."""
+        assert self._asker is not None, "use `async with`"
+        return await self._asker.answer(prompt, sampling, index)
 
 
 def _reason(word: str) -> Reason:

@@ -17,8 +17,8 @@ from pydantic import JsonValue
 from ..client import ChatClient, server_sentence
 from ..errors import ConfigError, ReplyError, ServerError
 from ..protocols import Served, ServeOptions
-from ..records import Answer, ModelRef, Prompt, Sampling
-from .chat import Asker, ChatCompletions, Context
+from ..records import ModelRef
+from .chat import Asker, ChatBackend, ChatCompletions, Context
 from .options import refuse_unknown
 
 KEY = "HARNESS_ENDPOINT_KEY"
@@ -26,8 +26,9 @@ OPENAI_HOST = "api.openai.com"
 PROBE_LIMIT = aiohttp.ClientTimeout(total=20)
 
 
-class EndpointBackend:
+class EndpointBackend(ChatBackend):
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
+        super().__init__()
         if model.scheme != "endpoint" or model.url is None:
             raise ConfigError(f"backend 'endpoint' needs --model endpoint:NAME@http://HOST:PORT/v1, not {str(model)!r}")
         refuse_unknown(options, "endpoint", ("max_model_len", "rpm", "tpm"))
@@ -35,9 +36,6 @@ class EndpointBackend:
         self.options = options
         self._url = model.url
         self._key = _key_for(model.url)
-        self._client: ChatClient | None = None
-        self._asker: Asker | None = None
-        self._stack = AsyncExitStack()
 
     def identity(self) -> dict[str, JsonValue]:
         """Name and host: what stands behind an endpoint cannot be known."""
@@ -65,13 +63,6 @@ class EndpointBackend:
             self._asker = Asker(dialogue, Context(self.options.max_model_len or limit), self.model.label)
             self._stack = stack.pop_all()
         return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._stack.aclose()
-
-    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        assert self._asker is not None, "use `async with`"
-        return await self._asker.answer(prompt, sampling, index)
 
     def served(self) -> Served:
         length, places = self.options.max_model_len, self.options.concurrency

@@ -17,8 +17,8 @@ from ..checkpoint import FASTCHAT, Checkpoint, inspect_checkpoint, resolve
 from ..client import ChatClient, ChatReply
 from ..errors import CheckpointError, ConfigError, ReplyError, ServerError
 from ..protocols import Served, ServeOptions
-from ..records import Answer, ModelRef, Prompt, Sampling
-from .chat import Asker, ChatCompletions, Context, Dialogue, Message
+from ..records import ModelRef
+from .chat import Asker, ChatBackend, ChatCompletions, Context, Dialogue, Message
 from .door import Door
 from .fastchat import FastChatCompletions, template_digest
 from .server import Launch, ModelServer, ServerDiedError
@@ -39,13 +39,14 @@ class _RevivedError(Exception):
     """Internal: the server died while a request was in flight, and was started again."""
 
 
-class ServedBackend(ABC):
+class ServedBackend(ChatBackend, ABC):
     """Subclasses say how the server is launched (`launch`) and what it can be asked (`prepare`)."""
 
     name = "served"
     has_tokenize = False
 
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
+        super().__init__()
         if model.scheme == "endpoint":
             raise ConfigError(f"{str(model)!r} is served already: use --backend endpoint, not {self.name}")
         folder = resolve(model, allow_pickle=options.allow_pickle)
@@ -63,9 +64,6 @@ class ServedBackend(ABC):
             start_timeout=options.start_timeout,
         )
         self.restarts = 0
-        self._asker: Asker | None = None
-        self._client: ChatClient | None = None
-        self._stack = AsyncExitStack()
         self._reviving = asyncio.Lock()
         self._door = Door()
         self._epoch = 0
@@ -104,13 +102,6 @@ class ServedBackend(ABC):
             self._asker = Asker(dialogue, await self.prepare(dialogue), self.label, seed=self.options.seed)
             self._stack = stack.pop_all()
         return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._stack.aclose()
-
-    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        assert self._asker is not None, "use `async with`"
-        return await self._asker.answer(prompt, sampling, index)
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
         """A chat-completions body as another client would send it, asked of this model under its own name. Its

@@ -1,22 +1,14 @@
 """YAML and flags -> RunSpec: `specs` what may be said, `judges` which judge a name means, `choice` who judges what."""
 
 from .choice import (
-    NO_JUDGE,
-    PROVIDER_DEFAULT,
-    SUITES_OF_ALL,
     choose_judges,
     find_jury,
     is_judged,
-    plugin_name,
     split_jury,
     suite_names,
 )
 from .judges import (
-    JUDGE_FORMS,
-    JudgesBySuite,
-    OwnJudges,
     find_judge,
-    is_local,
     judge_files,
     judge_templates,
     with_devices,
@@ -34,13 +26,7 @@ from .specs import (
 
 __all__ = [
     "EDITIONS",
-    "JUDGE_FORMS",
-    "NO_JUDGE",
-    "PROVIDER_DEFAULT",
-    "SUITES_OF_ALL",
     "FileSpec",
-    "JudgesBySuite",
-    "OwnJudges",
     "RunSpec",
     "SamplingOverride",
     "ServeSpec",
@@ -49,10 +35,8 @@ __all__ = [
     "find_judge",
     "find_jury",
     "is_judged",
-    "is_local",
     "judge_files",
     "judge_templates",
-    "plugin_name",
     "read_file_spec",
     "read_yaml",
     "split_jury",

@@ -22,9 +22,8 @@ GRACE = 0.25
 
 @dataclass
 class Charge:
-    """What one call may cost, then what it did cost, in US dollars. A call that failed cost nothing that is known."""
+    """The cost of one call in US dollars. A call that failed cost nothing that is known."""
 
-    most: float
     dollars: float = 0.0
 
 
@@ -53,7 +52,7 @@ class Budget:
         await self._wait_for(most)
         self._in_flight += 1
         self._set_aside += most
-        charge = Charge(most)
+        charge = Charge()
         try:
             yield charge
         finally:

@@ -55,8 +55,9 @@ class Estimate:
         """One-sided p of "the true value is at most `bound`" against "it is above"."""
         return _t_cdf(bound - self.value, self.se, self.df)
 
-    def p_two_sided(self, bound: float = 0.0) -> float:
-        return min(1.0, 2 * min(self.p_below(bound), self.p_above(bound)))
+    def p_two_sided(self) -> float:
+        """Two-sided p of "the true value is 0"."""
+        return min(1.0, 2 * min(self.p_below(0.0), self.p_above(0.0)))
 
 
 def t_quantile(level: float, df: int) -> float:

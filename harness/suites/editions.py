@@ -10,12 +10,11 @@ from typing import Any
 from pydantic import JsonValue
 
 from .. import official
+from ..config import EDITIONS
 from ..errors import ConfigError, DataError
 from ..protocols import SuiteData, SuiteOptions
 from ..records import JudgeTemplate
 from . import pocket
-
-EDITIONS = ("official", "pocket")
 
 
 def load_edition(

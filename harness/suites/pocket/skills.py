@@ -44,11 +44,11 @@ def word(rng: Random, low: int = 3, high: int = 6) -> str:
     return "".join(rng.choice(VOWELS if place % 2 else CONSONANTS) for place in range(start, start + length))
 
 
-def two_words(rng: Random, low: int = 3, high: int = 6) -> tuple[str, str]:
+def two_words(rng: Random) -> tuple[str, str]:
     """Two made-up words with different first letters."""
-    first, second = word(rng, low, high), word(rng, low, high)
+    first, second = word(rng), word(rng)
     while second[0] == first[0]:
-        second = word(rng, low, high)
+        second = word(rng)
     return first, second
 
 
