@@ -22,8 +22,8 @@ FORMAT, DATE = "%(asctime)s %(message)s", "%H:%M:%S"
 def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]], jobs: int) -> Iterator[Outcome]:
     """Each step after its turn, in the order in which they end. An error of one lets those that run finish, then rises.
 
-    `steps`: each after those it builds on. `make_steps`: makes all of the recipe's steps again in another process, so it is
-    pickled: a module's function, or a partial of one.
+    `steps`: each after those it builds on. `make_steps`: makes all of the recipe's steps again in each process, so it
+    must be picklable: a module's function, or a partial of one.
     """
     waiting, unfinished = list(steps), {step.name for step in steps}
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
