@@ -20,11 +20,11 @@ from .judging.budget import Budget
 from .judging.cache import ReplyCache, cache_path
 from .judging.calls import Calling, CallOptions
 from .judging.identity import check_judges, judge_protocol
-from .leaderboard.fusion import Fusion, read_checkpoint_fusion
 from .plugins import load_plugin
 from .protocols import Backend, Judge, LoadedJudge, OwnRunner, ServeOptions, Serving, Suite, SuiteOptions
 from .records import JudgeSpec, Prompt, Sampling, digest
 from .store import run_dir
+from .store.fusion import Fusion, read_checkpoint_fusion
 
 
 @dataclass(frozen=True)
