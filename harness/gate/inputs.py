@@ -13,9 +13,9 @@ from ..compare.comparison import Comparison, compare, differing
 from ..compare.inputs import Found, Loaded, found_runs, run_rows, suite_of
 from ..config import checked, read_yaml
 from ..errors import ConfigError
+from ..protocols import RunRows
 from ..questions import question_sums, rules_of
 from ..records import Judgment, ScoreCard
-from ..run_rows import RunRows
 from ..store import find_cards, read_card
 from .baselines import DEFAULT, baseline_folders
 from .decision import checks_of, judge_gate
