@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from .protocols import Refits
 from .questions import QuestionSums
 from .records import Record, ScoreCard
-from .run_rows import Refits
 from .stats.intervals import percentile_interval
 from .stats.paired import Estimate, correlation, paired_difference
 from .stats.power import detectable, required_n

@@ -12,17 +12,15 @@ from itertools import chain
 from pydantic import JsonValue
 
 from .errors import ConfigError
-from .judging.anchors import anchor_tasks
 from .judging.cache import kept
 from .judging.calls import Call, Calling
 from .judging.identity import judge_label
 from .judging.pricing import message_texts, price, priced, token_limit, worst_case
 from .judging.tokens import OVERHEAD, TokenMeter, meter
-from .pipeline import SuiteRun
-from .plan import Plan, folder_of
-from .protocols import Judge, Suite
+from .pipeline import SuiteRun, suite_runs
+from .plan import Plan
+from .protocols import Judge
 from .records import Answer, JudgeSpec, JudgeTask, Prompt
-from .store import RunStore
 
 ANSWER = "word " * 300
 """Stands for an answer that is not there yet and has no baseline to go by: 1,500 characters, about 300 tokens."""
@@ -53,28 +51,6 @@ class Estimate:
 
     def as_dict(self) -> dict[str, JsonValue]:
         return asdict(self)
-
-
-def suite_runs(made: Plan) -> list[SuiteRun]:
-    """Every judged suite of the plan with its store, which is not open yet."""
-    return [
-        SuiteRun(
-            suite=suite,
-            judges=made.judges[suite.name],
-            store=RunStore(folder_of(made, suite)),
-            prompts=made.prompts[suite.name],
-            sampling=made.sampling(suite),
-            repeats=made.spec.repeats,
-            anchors=_anchor_tasks(made, suite),
-        )
-        for suite in made.suites
-    ]
-
-
-def _anchor_tasks(made: Plan, suite: Suite) -> tuple[JudgeTask, ...]:
-    anchors = made.anchors.get(suite.name)
-    names = [judge.spec.name for judge in made.judges[suite.name]]
-    return () if anchors is None else anchor_tasks(suite, anchors, names)
 
 
 def estimate(made: Plan, *, exact: bool = True) -> list[Estimate]:

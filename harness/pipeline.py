@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .errors import HarnessError, first_error
+from .judging.anchors import anchor_tasks
 from .judging.injection import is_suspect
 from .judging.prefixes import in_prefix_order
 from .judging.queues import JudgeQueues
+from .plan import Plan, folder_of
 from .protocols import Backend, Judge, LoadedJudge, Suite
 from .records import Answer, JudgeTask, Judgment, Prompt, Sampling
 from .store import JsonlRows, RunStore
@@ -125,6 +127,28 @@ class SuiteRun:
     def answers_open(self) -> int:
         """Draws that must be asked of the model."""
         return sum(not self.answered(prompt, index) for prompt, index in self.draws())
+
+
+def suite_runs(made: Plan) -> list[SuiteRun]:
+    """Every judged suite of the plan with its store, which is not open yet."""
+    return [
+        SuiteRun(
+            suite=suite,
+            judges=made.judges[suite.name],
+            store=RunStore(folder_of(made, suite)),
+            prompts=made.prompts[suite.name],
+            sampling=made.sampling(suite),
+            repeats=made.spec.repeats,
+            anchors=_anchor_tasks(made, suite),
+        )
+        for suite in made.suites
+    ]
+
+
+def _anchor_tasks(made: Plan, suite: Suite) -> tuple[JudgeTask, ...]:
+    anchors = made.anchors.get(suite.name)
+    names = [judge.spec.name for judge in made.judges[suite.name]]
+    return () if anchors is None else anchor_tasks(suite, anchors, names)
 
 
 @dataclass(frozen=True)

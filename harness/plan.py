@@ -20,11 +20,11 @@ from .judging.budget import Budget
 from .judging.cache import ReplyCache, cache_path
 from .judging.calls import Calling, CallOptions
 from .judging.identity import check_judges, judge_protocol
-from .leaderboard.fusion import Fusion, read_checkpoint_fusion
 from .plugins import load_plugin
 from .protocols import Backend, Judge, LoadedJudge, OwnRunner, ServeOptions, Serving, Suite, SuiteOptions
-from .records import JudgeSpec, Prompt, Sampling, digest
+from .records import JudgeSpec, Prompt, Sampling, ScoreCard, digest
 from .store import run_dir
+from .store.fusion import Fusion, read_checkpoint_fusion
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,27 @@ def load_suite(name: str, options: SuiteOptions) -> Suite | OwnRunner:
     """The suite of `NAME` or `NAME:ARGUMENT`."""
     plugin, _, argument = name.partition(":")
     suite: Suite | OwnRunner = load_plugin("suites", plugin)(replace(options, argument=argument))
+    return suite
+
+
+def suite_of_card(card: ScoreCard, *, references: str, mirror: str | None) -> Suite:
+    """Return the suite that asked a finished run. Raise ConfigError if its data here are not the run's."""
+    if card.suite == "mt_bench_pairs":  # its files hold no judge prompts, so nothing has to be rebuilt
+        from .suites.mt_bench_pairwise import without_baseline
+
+        return without_baseline(SuiteOptions(mirror=mirror))
+    named = str(card.protocol.get("references", "official"))
+    options = SuiteOptions(
+        edition=card.suite_version.rpartition("-")[0],
+        references=references or (named if named in ("official", "pr3158") else "official"),
+        mirror=mirror,
+    )
+    suite: Suite = load_plugin("suites", card.suite)(options)
+    for key in ("data", "references", "templates"):
+        theirs, here = card.protocol.get(key), suite.protocol().get(key)
+        if theirs not in (None, "unknown", here):
+            hint = "; give --references FILE" if named == "file" else ""
+            raise ConfigError(f"the run's {key} are not those at hand, so its judge prompts cannot be rebuilt{hint}")
     return suite
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from pydantic import JsonValue
 
@@ -18,8 +18,13 @@ from .records import (
     Judgment,
     Prompt,
     Sampling,
+    ScoreCard,
     SuiteScores,
 )
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -294,3 +299,36 @@ class SuiteData:
     """AlpacaEval only: regularisation rows (preference 0..1, standardised length difference, difficulty)."""
     files: dict[str, str] = field(default_factory=dict)
     """File name -> sha256 of every file the data came from."""
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """One run as it lies in its folder; of a card alone the rows are empty."""
+
+    name: str
+    """What it is called in tables."""
+    card: ScoreCard
+    answers: tuple[Answer, ...] = ()
+    judgments: tuple[Judgment, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refits:
+    """A statistic that is fitted, not summed: its value for two models, and replicates drawn with shared questions."""
+
+    metric: str
+    values: tuple[float, float]
+    """First, other; on the questions that both have."""
+    replicates: tuple[NDArray[float64], NDArray[float64]]
+    """Each of shape (refits,)."""
+    n: int
+    """Questions."""
+
+
+@runtime_checkable
+class RefitsPairs(Protocol):
+    """A suite whose headline is fitted to all questions together (AlpacaEval's length-controlled win rate)."""
+
+    def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, other: RunRows) -> Refits | None:
+        """None where one of the two cannot be fitted."""
+        ...

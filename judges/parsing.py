@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 
 from harness.errors import ConfigError, VerdictParseError
 from harness.formats.alpaca_eval_rows import share_of
-from harness.formats.arena_hard_labels import (
+from harness.formats.fastchat_rows import HIGHEST, LETTERS, LOWEST, RATING
+from harness.records import JudgeTask, Order, Preference, Rating, TokenLogprob, Verdict
+from harness.suites.arena_hard_labels import (
     DOUBLE,
     SINGLE,
     STRONG_WEIGHT,
@@ -19,8 +21,6 @@ from harness.formats.arena_hard_labels import (
     v01_labels,
     v2_label,
 )
-from harness.formats.fastchat_rows import HIGHEST, LETTERS, LOWEST, RATING
-from harness.records import JudgeTask, Order, Preference, Rating, TokenLogprob, Verdict
 
 from .completions import PREFIX, read_completion
 

@@ -11,23 +11,23 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
-from .recipe import Recipe
 from .steps import Outcome, Step, StepRecord, finished, is_done, run_step
 
 FORMAT, DATE = "%(asctime)s %(message)s", "%H:%M:%S"
 
 
-def side_by_side(recipe: Recipe, steps: Sequence[Step], jobs: int) -> Iterator[Outcome]:
+def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]], jobs: int) -> Iterator[Outcome]:
     """Each step after its turn, in the order in which they end. An error of one lets those that run finish, then rises.
 
-    `steps`: of `recipe`, each after those it builds on.
+    `steps`: each after those it builds on. `make_steps`: makes all of the recipe's steps again in each process, so it
+    must be picklable: a module's function, or a partial of one.
     """
     waiting, unfinished = list(steps), {step.name for step in steps}
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    started = (recipe, os.getpid(), max(1, (os.cpu_count() or 1) // jobs))
+    started = (make_steps, os.getpid(), max(1, (os.cpu_count() or 1) // jobs))
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=started) as pool:
         running: dict[Future[StepRecord], Step] = {}
         while waiting or running:
@@ -68,13 +68,11 @@ def _record(step: Step) -> StepRecord:
 _STEPS: dict[str, Step] = {}
 
 
-def _begin(recipe: Recipe, parent: int, threads: int) -> None:
-    from .pipeline import all_steps
-
+def _begin(make_steps: Callable[[], Sequence[Step]], parent: int, threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     logging.basicConfig(level=logging.INFO, format=FORMAT, datefmt=DATE)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _STEPS.update({step.name: step for step in all_steps(recipe)})
+    _STEPS.update({step.name: step for step in make_steps()})
 
 
 def _do(name: str) -> StepRecord:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from harness.checkpoint import resolve
@@ -75,7 +76,7 @@ def train(
     wanted = steps if last is None else up_to(steps, last)
     try:
         write_atomic(recipe.out / RESOLVED, dump_json(recipe.spec.model_dump(mode="json")))
-        yield from side_by_side(recipe, wanted, jobs) if jobs > 1 else _one_by_one(wanted, on_step)
+        yield from side_by_side(wanted, partial(all_steps, recipe), jobs) if jobs > 1 else _one_by_one(wanted, on_step)
     except RunLockedError:
         raise  # what is there is another's
     except UsageError:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from harness.protocols import RunRows
 from harness.questions import RULES, question_sums
 from harness.records import Answer, Judging, Judgment, Order, Preference, Prompt, Score, ScoreCard
-from harness.run_rows import RunRows
 from harness.stats.paired import ratio_estimate
 from harness.store import RunStore, run_dir
 

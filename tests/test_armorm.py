@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 from harness.errors import CheckpointError, ConfigError
 from harness.records import Failure, Prompt
 from harness.rewards import RewardOptions
-from recipes.armorm import GATING_TOKENS, ArmoRM, prompt_end
 from recipes.records import PromptRow
+from recipes.rewards.armorm import GATING_TOKENS, ArmoRM, prompt_end
 from recipes.rewards.scorer import Item, Outcome, Scorer
 
 CONFIG = LlamaConfig(
@@ -101,7 +101,7 @@ def test_another_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None
     save_file({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
 
     with pytest.raises(ConfigError, match="lacks the weights gating"):
-        ArmoRM.from_folder(tmp_path)
+        ArmoRM.from_folder(tmp_path, dtype=torch.float32)
 
 
 # --------------------------------------------------------------------------------------------------- as a reward

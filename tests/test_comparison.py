@@ -13,8 +13,8 @@ from deciding import LOSS, PROTOCOL, TIE, WIN, games, mixed, prompts_of, toy_run
 from harness.compare.comparison import adjusted, compare, differing
 from harness.compare.inputs import compare_models
 from harness.errors import ConfigError
+from harness.protocols import RunRows
 from harness.report.comparison import markdown, verdict
-from harness.run_rows import RunRows
 
 
 def test_the_difference_is_of_the_questions_both_have() -> None:

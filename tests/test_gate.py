@@ -21,11 +21,11 @@ from harness.gate.policy import GateCheck, GateLimits, GatePolicy
 from harness.gate.power import power_rows
 from harness.gate.records import Evidence, GateReport, Step
 from harness.gate.sequential import looks, order_of, replay, watched
+from harness.protocols import RunRows
 from harness.questions import RULES, question_sums
 from harness.records import AnchorCheck, Judging, Score
 from harness.report.gate import gate_markdown, summary_line
 from harness.report.junit import junit
-from harness.run_rows import RunRows
 from harness.store import read_card
 
 CHECK = GateCheck(suite="arena_hard", margin=10.0)

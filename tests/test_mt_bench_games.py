@@ -11,7 +11,7 @@ from harness.errors import VerdictParseError
 from harness.formats.files import read_files
 from harness.protocols import SuiteOptions
 from harness.records import Answer
-from harness.suites.mt_bench import load_official
+from harness.suites.mt_bench_data import load_official
 from harness.suites.mt_bench_games import pair_tasks, pair_templates
 from judges.parsing import pair_letter
 from judges.prompting import render

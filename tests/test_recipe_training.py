@@ -15,7 +15,7 @@ from tiny_trainer import CONFIG  # noqa: E402
 from training_steps import aligned, distance, log_of, losses, made, one_thread, pairs_of, sft, sft_of, target  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: E402
 
-from harness.leaderboard.fusion import read_checkpoint_fusion  # noqa: E402
+from harness.store.fusion import read_checkpoint_fusion  # noqa: E402
 from recipes.embedded.byte_tokenizer import EOS, build_tokenizer  # noqa: E402
 from recipes.steps import Step, run_step  # noqa: E402
 

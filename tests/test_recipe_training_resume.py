@@ -123,7 +123,7 @@ def test_a_full_disk_is_a_sentence_and_costs_no_training(
 
 
 def test_what_ends_a_launched_process_comes_back_as_its_sentence(tmp_path: Path) -> None:
-    from harness.leaderboard.fusion import Fusion
+    from harness.store.fusion import Fusion
     from recipes.training.job import TrainingJob
     from recipes.training.launch import main
     from recipes.training.settings import Settings

@@ -20,13 +20,13 @@ from test_leaderboard import card
 
 from harness.errors import ConfigError
 from harness.leaderboard.board import read_board
-from harness.leaderboard.fusion import read_checkpoint_fusion, read_fusion
 from harness.leaderboard.ranking import rank
 from harness.records import ScoreCard
 from harness.report import charts
 from harness.report.figures import figures, png
 from harness.report.html import page
 from harness.report.svg import Axis, Drawing
+from harness.store.fusion import read_checkpoint_fusion, read_fusion
 
 EVIL = "=cmd|'/c calc'!A1<script>alert(1)</script>"
 

@@ -7,12 +7,12 @@ from suite_rows import judged, said, value
 
 from harness.protocols import SuiteData
 from harness.records import JudgeTemplate, Prompt, Rating
-from harness.suites import mt_bench
 from harness.suites.mt_bench import MtBench
+from harness.suites.mt_bench_data import TEMPLATES
 
 
 def mt_suite() -> MtBench:
-    templates = {name: JudgeTemplate(name=name, user="?", parser="rating") for name in mt_bench.TEMPLATES}
+    templates = {name: JudgeTemplate(name=name, user="?", parser="rating") for name in TEMPLATES}
     prompts = (
         Prompt(id="1", turns=("w1", "w2"), category="writing"),
         Prompt(id="2", turns=("m1", "m2"), category="math", reference=("r1", "r2")),

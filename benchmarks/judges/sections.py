@@ -19,7 +19,6 @@ from harness.calibration.measures import people_among_themselves, people_by_rati
 from harness.calibration.replay import recorded_by
 from harness.calibration.session import ALL, CalibrationSpec, chosen_items, estimate, load_sets, report
 from harness.config import find_judge, judge_files
-from harness.formats.arena_hard_labels import V01_LABELS
 from harness.formats.files import read_files
 from harness.judging.calibrated import Calibration, shown
 from harness.protocols import SuiteOptions
@@ -28,6 +27,7 @@ from harness.report.calibration import Grid, grids, markdown_grid, remarks
 from harness.report.cells import escape_markdown
 from harness.stats.agreement import flip_rate
 from harness.stats.rank_correlation import rank_correlation
+from harness.suites.arena_hard_labels import V01_LABELS
 
 FEW = 10
 """Questions asked twice below which a judge gets no line."""

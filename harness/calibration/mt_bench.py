@@ -14,7 +14,8 @@ from ..formats.fastchat_rows import FAILED, question_of
 from ..protocols import SuiteOptions
 from ..records import Answer, JudgeTask, Prompt
 from ..suites.editions import pinned
-from ..suites.mt_bench import MtBench, load_official
+from ..suites.mt_bench import MtBench
+from ..suites.mt_bench_data import load_official
 from ..suites.mt_bench_games import pair_tasks, pair_templates
 from .data import DataFolder, stored_answer
 from .items import CalibrationSet, Comparison, Item, Rated

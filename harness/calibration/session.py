@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from .. import __version__
 from ..errors import ConfigError, DataError
 from ..judging.budget import Budget
 from ..judging.cache import ReplyCache, cache_path
@@ -21,6 +20,7 @@ from ..judging.pricing import price, priced
 from ..pipeline import ProgressCallback
 from ..plan import load_judge
 from ..protocols import Checking, Judge, LoadedJudge, SuiteOptions
+from ..provenance import VERSION
 from ..records import JudgeSpec, Judgment, JuryRule, digest
 from ..store import RunStore, dump_json, write_atomic
 from . import alpaca_eval, arena_hard, mt_bench, own
@@ -194,7 +194,7 @@ def report(
         sample={"n": spec.sample, "seed": spec.seed, "repeats": spec.repeats, "items": dict(counted(items))},
         usage=_usage(judgments),
         data=_data(sets),
-        harness=__version__,
+        harness=VERSION,
     )
 
 

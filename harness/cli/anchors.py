@@ -11,10 +11,9 @@ import typer
 from ..errors import ConfigError, printable
 from ..judging.anchors import anchor_set
 from ..pipeline import current_judgments
-from ..plan import limited
+from ..plan import limited, suite_of_card
 from ..runs import find_run, read_rows
 from ..store import dump_json, read_card, write_atomic
-from .export import suite_of
 
 
 def anchors(
@@ -36,7 +35,7 @@ def anchors(
         raise ConfigError(f"--n {n} is no number of answers; 40 is usual")
     folder = find_run(run, results)
     card = read_card(folder / "card.json")
-    suite = suite_of(card, references=references, mirror=mirror)
+    suite = suite_of_card(card, references=references, mirror=mirror)
     answers, judgments = read_rows(folder)
     rows = current_judgments(answers, iter(judgments))
     found = anchor_set(card, suite, answers, rows, lambda prompts: limited(prompts, n, seed))

@@ -13,12 +13,9 @@ from ..formats.export import EXPORTERS, exporter, suites_of
 from ..formats.export_rows import FinishedRun
 from ..judging.jury import jury_of
 from ..pipeline import current_judgments
-from ..plugins import load_plugin
-from ..protocols import Suite, SuiteOptions
-from ..records import ScoreCard
+from ..plan import suite_of_card
 from ..runs import find_run, read_rows
 from ..store import read_card, write_atomic
-from ..suites.mt_bench_pairwise import without_baseline
 
 
 def export(
@@ -36,7 +33,7 @@ def export(
     folder = find_run(run, results, suites_of(file_format))
     card = read_card(folder / "card.json")
     make = exporter(file_format, card.suite)
-    suite = suite_of(card, references=references, mirror=mirror)
+    suite = suite_of_card(card, references=references, mirror=mirror)
     if jury_of(card.protocol) is not None:
         raise ConfigError(
             f"{card.judge} is a jury, which {file_format} files have no place for; export a run of one judge"
@@ -52,22 +49,3 @@ def export(
     for name, text in make(finished).items():
         write_atomic(out / name, text)
         print(f"wrote {out / name}")
-
-
-def suite_of(card: ScoreCard, *, references: str, mirror: str | None) -> Suite:
-    """The suite that asked this run. Raises ConfigError where its data here are not the run's."""
-    if card.suite == "mt_bench_pairs":  # its files hold no judge prompts, so nothing has to be rebuilt
-        return without_baseline(SuiteOptions(mirror=mirror))
-    named = str(card.protocol.get("references", "official"))
-    options = SuiteOptions(
-        edition=card.suite_version.rpartition("-")[0],
-        references=references or (named if named in ("official", "pr3158") else "official"),
-        mirror=mirror,
-    )
-    suite: Suite = load_plugin("suites", card.suite)(options)
-    for key in ("data", "references", "templates"):
-        theirs, here = card.protocol.get(key), suite.protocol().get(key)
-        if theirs not in (None, "unknown", here):
-            hint = "; give --references FILE" if named == "file" else ""
-            raise ConfigError(f"the run's {key} are not those at hand, so its judge prompts cannot be rebuilt{hint}")
-    return suite

@@ -19,6 +19,7 @@ from ..gate.baselines import DEFAULT, baselines_file, promote
 from ..gate.inputs import GateOptions, gate_runs, power_of, read_policy
 from ..gate.policy import GatePolicy
 from ..gate.records import GateReport
+from ..protocols import RunRows
 from ..report.cells import plain
 from ..report.comparison import rich_table
 from ..report.gate import (
@@ -31,7 +32,6 @@ from ..report.gate import (
     summary_line,
 )
 from ..report.junit import junit
-from ..run_rows import RunRows
 from ..store import dump_json, write_atomic
 from .groups import SETTINGS
 from .progress import set_up_logging

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pydantic import JsonValue
 
 from ..differences import Difference, paired, refitted, unpaired
+from ..protocols import Refits, RefitsPairs, RunRows
 from ..questions import QuestionSums, common, question_sums, rules_of
 from ..records import Prompt, Record, Score, ScoreCard
-from ..run_rows import Refits, RefitsPairs, RunRows
 from ..stats.significance import holm
 from .shifts import Flip, Orders, Shift, flips, order_doubts, shifts
 

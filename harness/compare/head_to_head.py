@@ -15,8 +15,8 @@ from pydantic import JsonValue
 from ..config import RunSpec, choose_judges, read_file_spec
 from ..errors import ConfigError
 from ..plan import Plan, load_judges
+from ..protocols import RunRows
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling, digest
-from ..run_rows import RunRows
 from ..suites.head_to_head import HeadToHead, PlaysGames
 from .inputs import Found, Loaded, run_rows, suite_of
 

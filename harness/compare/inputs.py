@@ -11,9 +11,8 @@ from ..errors import ConfigError, DataError
 from ..judging.jury import scored
 from ..pipeline import current_judgments
 from ..plan import limited, load_suite
-from ..protocols import OwnRunner, Suite, SuiteOptions
+from ..protocols import OwnRunner, RunRows, Suite, SuiteOptions
 from ..records import Prompt, ScoreCard
-from ..run_rows import RunRows
 from ..runs import read_rows
 from ..store import find_cards, read_card
 from .comparison import Comparison, adjusted, compare, differing

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from ..errors import ConfigError
-from .arena_hard_labels import V01_LABELS, V2_LABELS, v01_labels, v2_label
+from ..suites.arena_hard_labels import V01_LABELS, V2_LABELS, v01_labels, v2_label
 from .files import SourceFile
 
 Version = Literal["v0.1", "v2.0"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from .. import __version__
+from ..provenance import VERSION
 from ..records import ScoreCard, SuiteScores
 from ..scoring import is_complete
 
@@ -56,5 +56,5 @@ def card_of(result: FileResult) -> ScoreCard:
         by_category=result.found.by_category,
         counts=dict(result.counts),
         notes=notes,
-        provenance={"files": list(result.files), "harness": __version__, "seed": result.seed},
+        provenance={"files": list(result.files), "harness": VERSION, "seed": result.seed},
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 
 from ..official import at_hand, ensure
-from ..suites.mt_bench import REFERENCE_SETS, REFERENCED
+from ..suites.mt_bench_data import REFERENCE_SETS, REFERENCED
 from .fastchat_rows import Row, question_of, turn_of
 from .files import read_files
 from .mt_questions import OFFICIAL

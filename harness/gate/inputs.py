@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..compare.comparison import Comparison, compare, differing
 from ..compare.inputs import Found, Loaded, found_runs, run_rows, suite_of
-from ..compare.repeats import judge_variance
 from ..config import checked, read_yaml
 from ..errors import ConfigError
+from ..protocols import RunRows
 from ..questions import question_sums, rules_of
-from ..records import ScoreCard
-from ..run_rows import RunRows
+from ..records import Judgment, ScoreCard
 from ..store import find_cards, read_card
 from .baselines import DEFAULT, baseline_folders
 from .decision import checks_of, judge_gate
@@ -134,6 +136,25 @@ def within_of(first: RunRows, other: RunRows) -> Mapping[str, float]:
     """Metric -> variance between repeats of a question's difference, where both runs were judged repeatedly."""
     mine, theirs = judge_variance(first), judge_variance(other)
     return {metric: value + theirs[metric] for metric, value in mine.items() if metric in theirs}
+
+
+def judge_variance(run: RunRows) -> dict[str, float]:
+    """Metric -> mean over questions of the variance between repeats of the question's linearised score, in the
+    metric's unit squared; empty where nothing was judged twice. One repeat's variance, not that of their mean."""
+    by_repeat: dict[int, list[Judgment]] = defaultdict(list)
+    for row in run.judgments:
+        by_repeat[row.repeat].append(row)
+    if len(by_repeat) < 2:
+        return {}
+    found = {}
+    for rule in rules_of(run.card.suite, run.card.headline, run.judgments):
+        tables = [question_sums(rule, run.answers, rows) for rows in by_repeat.values()]
+        shared = set.intersection(*(set(one.ids) for one in tables))
+        ids = [one for one in tables[0].ids if one in shared]
+        if ids:
+            scores = np.array([part.of(ids).scores() for part in tables])
+            found[rule.metric] = float(scores.var(axis=0, ddof=1).mean())
+    return found
 
 
 def replayed(

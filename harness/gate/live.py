@@ -20,11 +20,11 @@ from ..judging.jury import combine, jury_of
 from ..own import KeptServer
 from ..pipeline import ProgressCallback, SuiteRun, current_judgments, evaluate, waits
 from ..plan import Plan, protocol
+from ..protocols import RunRows
 from ..provenance import provenance
 from ..questions import question_sums
 from ..records import Answer, Judgment, Prompt
 from ..run import session_usage
-from ..run_rows import RunRows
 from .decision import checks_of, judge_gate
 from .inputs import GateOptions, show_suite
 from .policy import GateCheck, GatePolicy, Tier

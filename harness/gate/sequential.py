@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..protocols import RunRows
 from ..questions import QuestionRule, QuestionSums, common, question_sums, rules_of
 from ..records import ScoreCard
-from ..run_rows import RunRows
 from ..stats.paired import paired_difference
 from ..stats.sequential import FIRST, one_sided_bounds
 from .policy import GateCheck, GatePolicy, Tier

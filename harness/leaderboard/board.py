@@ -12,7 +12,7 @@ from ..questions import QuestionSums, question_sums, rules_of
 from ..records import ScoreCard
 from ..runs import read_rows
 from ..store import find_cards, read_card
-from .fusion import read_fusion
+from ..store.fusion import read_fusion
 from .ranking import Table, rank, run_id
 from .reported import load_reported
 from .reported_tables import ReportedTable, reported_beside

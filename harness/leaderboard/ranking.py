@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from ..questions import QuestionSums
 from ..records import LARGEST, Record, Score, ScoreCard
-from .fusion import Fusion
+from ..store.fusion import Fusion
 from .standing import Against, RankRange, against, rank_ranges
 
 NO_QUESTIONS: Mapping[str, QuestionSums] = {}

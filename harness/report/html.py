@@ -18,9 +18,9 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..leaderboard.fusion import Fusion
 from ..leaderboard.ranking import Row, Table
 from ..leaderboard.reported_tables import ReportedTable
+from ..store.fusion import Fusion
 from . import charts, reported
 from .cells import interval, number
 from .svg import Drawing

@@ -20,9 +20,8 @@ from pydantic import JsonValue
 
 from ..errors import DataError
 from ..official import sha256_of
-from ..protocols import SuiteData, SuiteOptions
+from ..protocols import Refits, RunRows, SuiteData, SuiteOptions
 from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Order, Prompt, Sampling, SuiteScores
-from ..run_rows import Refits, RunRows
 from .alpaca_pairs import paired_length_control
 from .alpaca_scores import ScoreRules, score_preferences
 from .editions import load_edition, official_files, only_template, pinned, template_shas

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..protocols import SuiteData
+from ..protocols import Refits, RunRows, SuiteData
 from ..records import Prompt
-from ..run_rows import Refits, RunRows
 from ..stats.length_control import control_length, control_length_replicates
 from .alpaca_scores import judged_of, length_rows
 

@@ -6,18 +6,17 @@ Source of every rule: FastChat llm_judge at the pinned revision (common.py, gen_
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from pydantic import JsonValue
 
-from ..errors import ConfigError, DataError
-from ..official import FILES, sha256_of
+from ..errors import ConfigError
 from ..protocols import SuiteData, SuiteOptions
 from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Prompt, Sampling, Score, SuiteScores
 from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
-from .editions import load_edition, official_files, pinned, read_json_lines, template_shas
+from .editions import load_edition, template_shas
+from .mt_bench_data import REFERENCE_SETS, REFERENCED, load_official
+from .mt_bench_games import pair_tasks, pair_templates
 
-REFERENCED = frozenset({"math", "reasoning", "coding"})  # common.py NEED_REF_CATS; the judge sees a reference answer
 TEMPERATURES = {  # common.py temperature_config
     "writing": 0.7,
     "roleplay": 0.7,
@@ -30,9 +29,6 @@ TEMPERATURES = {  # common.py temperature_config
 }
 OTHER_TEMPERATURE = 0.7  # gen_model_answer.py: unknown category
 MAX_TOKENS = 1024  # gen_model_answer.py --max-new-token
-JUDGE_MAX_TOKENS = 2048  # common.py run_judge_single
-TEMPLATES = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
-REFERENCE_SETS = ("official", "pr3158")
 
 
 def build(options: SuiteOptions) -> MtBench:
@@ -40,14 +36,8 @@ def build(options: SuiteOptions) -> MtBench:
     reference set."""
     if options.edition == "pocket" and options.references != "official":
         raise ConfigError(f"--references {options.references!r} is for the official edition; pocket has one set")
-    pairs = (lambda: pair_templates_of(options)) if options.edition == "official" else None
+    pairs = (lambda: pair_templates(options)) if options.edition == "official" else None
     return MtBench(load_edition("mt_bench", options, load_official), references=options.references, pairs=pairs)
-
-
-def pair_templates_of(options: SuiteOptions) -> dict[str, JudgeTemplate]:
-    from .mt_bench_games import pair_templates  # which builds on this module
-
-    return pair_templates(options)
 
 
 class MtBench:
@@ -112,8 +102,6 @@ class MtBench:
     def games(self, prompt: Prompt, answer: Answer, other: Answer) -> Sequence[JudgeTask]:
         """Each turn of two answers, whoever's, shown in both orders. Raises ConfigError for an edition without words
         for it."""
-        from .mt_bench_games import pair_tasks  # which builds on this module
-
         if self._pairs is None:
             raise ConfigError(f"mt_bench ({self.version}) has no words for comparing two answers")
         self._pair_templates = self._pair_templates or self._pairs()
@@ -197,76 +185,3 @@ def _fields(prompt: Prompt, answer: Answer, turn: int) -> dict[str, str]:
     if prompt.category in REFERENCED:
         fields |= {f"ref_answer_{number}": text for number, text in enumerate(prompt.reference[:turn], start=1)}
     return fields
-
-
-# --------------------------------------------------------------------------------------------------- official data
-
-
-def load_official(options: SuiteOptions) -> SuiteData:
-    """The pinned questions and judge prompts, and the reference answers asked for."""
-    names = ["mt_bench/questions", "mt_bench/judge_prompts"]
-    paths = official_files(options, names)
-    files = pinned(names)
-    reference_file = _reference_file(options)
-    if options.references in REFERENCE_SETS:
-        files |= pinned([f"mt_bench/references/{options.references}"])
-    else:
-        files["mt_bench/references/file"] = sha256_of(reference_file)
-    references = _read_references(reference_file)
-    prompts = tuple(
-        Prompt(
-            id=str(row["question_id"]),
-            turns=tuple(row["turns"]),
-            category=row["category"],
-            # The file's own `reference` field is never shown to the judge (spec 1.1).
-            reference=_reference_of(row["question_id"], row["category"], references, reference_file),
-        )
-        for row in read_json_lines(paths["mt_bench/questions"])
-    )
-    templates = read_templates(paths["mt_bench/judge_prompts"], TEMPLATES, "rating")
-    return SuiteData(version="official-1", prompts=prompts, templates=templates, files=files)
-
-
-def _reference_file(options: SuiteOptions) -> Path:
-    name = f"mt_bench/references/{options.references}"
-    if name in FILES:
-        return official_files(options, [name])[name]
-    path = Path(options.references)
-    if path.is_file():
-        return path
-    raise ConfigError(
-        f"no reference set or file named {options.references!r}; reference sets: {', '.join(REFERENCE_SETS)}"
-    )
-
-
-def _read_references(path: Path) -> dict[int, tuple[str, ...]]:
-    """Question id -> reference answers, one a turn, from a file in FastChat's answer format."""
-    try:
-        return {row["question_id"]: tuple(row["choices"][0]["turns"]) for row in read_json_lines(path)}
-    except (KeyError, IndexError, TypeError) as error:
-        raise DataError(f"{path} is not in FastChat's answer format: {error!r}") from None
-
-
-def _reference_of(question: int, category: str, references: dict[int, tuple[str, ...]], path: Path) -> tuple[str, ...]:
-    if category not in REFERENCED:
-        return ()
-    if len(references.get(question, ())) < 2:
-        raise DataError(f"{path} has no reference answer of two turns for question {question} ({category})")
-    return references[question]
-
-
-def read_templates(path: Path, names: Sequence[str], parser: str) -> dict[str, JudgeTemplate]:
-    """The named judge prompts of the pinned file, with the reference's request parameters."""
-    rows = {row["name"]: row for row in read_json_lines(path)}
-    return {
-        name: JudgeTemplate(
-            name=name,
-            system=rows[name]["system_prompt"],
-            user=rows[name]["prompt_template"],
-            parser=parser,
-            temperature=0.0,
-            max_tokens=JUDGE_MAX_TOKENS,
-            extra={"n": 1},  # common.py chat_completion_openai
-        )
-        for name in names
-    }

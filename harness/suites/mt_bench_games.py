@@ -10,7 +10,7 @@ from typing import get_args
 from ..protocols import SuiteOptions
 from ..records import Answer, JudgeTask, JudgeTemplate, Order, Prompt
 from .editions import official_files
-from .mt_bench import REFERENCED, read_templates
+from .mt_bench_data import REFERENCED, read_templates
 
 NAMES = ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")
 ORDERS: tuple[Order, ...] = get_args(Order)

@@ -19,7 +19,8 @@ from ..protocols import SuiteData, SuiteOptions
 from ..records import Answer, JudgeTask, Judgment, Preference, Prompt, Sampling, SuiteScores
 from ..scoring import Slot, Verdicts, draws, verdicts_by_slot
 from .editions import official_files, read_json_lines
-from .mt_bench import MtBench, load_official
+from .mt_bench import MtBench
+from .mt_bench_data import load_official
 from .mt_bench_games import ORDERS, pair_tasks, pair_templates
 from .mt_bench_pairs import Games, score_pairs
 

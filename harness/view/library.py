@@ -13,12 +13,12 @@ from threading import Lock
 from urllib.parse import quote
 
 from ..errors import ConfigError
-from ..leaderboard.fusion import read_fusion
 from ..leaderboard.ranking import Table, rank, run_id
 from ..questions import QuestionSums
 from ..records import Answer, Judgment, ScoreCard
 from ..runs import read_question, read_rows
 from ..store import find_cards, read_card
+from ..store.fusion import read_fusion
 from .index import Index, build_index, matching
 from .suites import SuiteTexts, suite_texts
 

@@ -19,10 +19,10 @@ from transformers import (
 
 from harness.checkpoint import resolve
 from harness.errors import ConfigError
-from harness.leaderboard.fusion import FILE as FUSION_FILE
-from harness.leaderboard.fusion import Fusion
 from harness.records import ModelRef
 from harness.store import dump_json, write_atomic
+from harness.store.fusion import FILE as FUSION_FILE
+from harness.store.fusion import Fusion
 
 from .job import ADAPTER
 from .settings import Settings, model_config

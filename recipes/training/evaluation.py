@@ -72,11 +72,6 @@ class EvaluateEvery(TrainerCallback):
         return {name: value for name, value in values.items() if value is not None}
 
 
-def check_evaluation(spec: EvaluateEverySpec) -> None:
-    """Raises ConfigError where there is no such suite, edition or judge."""
-    choose_judges(suite_names(spec.suite), spec.judge, edition=spec.edition, own={})
-
-
 def run_suites(folder: Path, spec: EvaluateEverySpec, results: Path, *, seed: int) -> list[ScoreCard]:
     """One card a suite, in `results` as `harness run` leaves it; the same call again resumes."""
     suites = suite_names(spec.suite)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from harness.leaderboard.fusion import Fusion
 from harness.records import Record, digest
+from harness.store.fusion import Fusion
 
 from ..spec import EvaluateEverySpec, Method
 from .settings import Settings

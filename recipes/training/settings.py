@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from harness.config import choose_judges, suite_names
 from harness.errors import ConfigError
 from harness.records import Record
 
@@ -131,9 +132,8 @@ def check_training(spec: RecipeSpec, *, here: bool = True) -> None:
     """Raises ConfigError for the first training key of a recipe that is unknown, owned by the recipe, or wrong, and
     for an evaluation while training that names what is not there. `here`: whether this machine is to train."""
     if spec.evaluate_every is not None:
-        from .evaluation import check_evaluation
-
-        check_evaluation(spec.evaluate_every)
+        every = spec.evaluate_every
+        choose_judges(suite_names(every.suite), every.judge, edition=every.edition, own={})
     if spec.launch is not None:
         launch_path(spec.launch)
     for key in renamed(spec.training):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.leaderboard.fusion import Fusion
 from harness.records import ModelRef
+from harness.store.fusion import Fusion
 
 from ..recipe import Recipe
 from ..shipped import launch_path
