@@ -144,10 +144,10 @@ def _architecture(folder: Path, config: dict[str, Any]) -> str:
 
 def _max_position(config: dict[str, Any]) -> int | None:
     text = config.get("text_config")
-    for place in (config, text if isinstance(text, dict) else {}):
-        found = place.get("max_position_embeddings")
-        if isinstance(found, int) and found > 0:
-            return found
+    for section in (config, text if isinstance(text, dict) else {}):
+        length = section.get("max_position_embeddings")
+        if isinstance(length, int) and length > 0:
+            return length
     return None
 
 
@@ -171,9 +171,9 @@ def _base_folder(folder: Path, adapter: dict[str, Any], allow_pickle: bool) -> P
     name = adapter.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise CheckpointError(f"{str(folder / 'adapter_config.json')!r} names no base_model_name_or_path")
-    for place in (Path(name).expanduser(), folder / name):
-        if place.is_dir():
-            return place.resolve()
+    for candidate in (Path(name).expanduser(), folder / name):
+        if candidate.is_dir():
+            return candidate.resolve()
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         revision = adapter.get("revision")
         ref = ModelRef(scheme="hf", name=name, revision=revision if isinstance(revision, str) else None)
@@ -199,23 +199,23 @@ def _lora_rank(adapter: dict[str, Any] | None) -> int | None:
 # ------------------------------------------------------------------------------------------------- chat templates
 
 
-def _template(folder: Path, base: Path | None, asked: str | None) -> tuple[str, str | None, str]:
+def _template(folder: Path, base: Path | None, requested: str | None) -> tuple[str, str | None, str]:
     """(source, Jinja text or None, digest). What was asked for wins over what the folder holds, the adapter's over
     its base's."""
-    if asked is not None and asked.startswith(FASTCHAT):
-        return asked, None, hashlib.sha256(asked.encode()).hexdigest()
-    if asked is not None:
+    if requested is not None and requested.startswith(FASTCHAT):
+        return requested, None, hashlib.sha256(requested.encode()).hexdigest()
+    if requested is not None:
         try:
-            text = Path(asked).expanduser().read_text("utf-8")
+            text = Path(requested).expanduser().read_text("utf-8")
         except (OSError, ValueError):
             raise CheckpointError(
-                f"--chat-template {asked!r} cannot be read; give a Jinja file or fastchat:NAME"
+                f"--chat-template {requested!r} cannot be read; give a Jinja file or fastchat:NAME"
             ) from None
         return "--chat-template", text, hashlib.sha256(text.encode()).hexdigest()
-    for place in (folder, base):
-        found = _own_template(place) if place is not None else None
-        if found is not None:
-            return found[0], found[1], hashlib.sha256(found[1].encode()).hexdigest()
+    for source in (folder, base):
+        template = _own_template(source) if source is not None else None
+        if template is not None:
+            return template[0], template[1], hashlib.sha256(template[1].encode()).hexdigest()
     raise CheckpointError(
         f"{str(folder)!r} has no chat template; give one with --chat-template FILE.jinja or fastchat:NAME (in a YAML "
         "file: `serve: {chat_template: FILE.jinja}`)"
@@ -228,9 +228,9 @@ def _own_template(folder: Path) -> tuple[str, str] | None:
     if jinja.is_file():
         return jinja.name, jinja.read_text("utf-8")
     for name in ("tokenizer_config.json", "chat_template.json"):
-        found = (read_object(folder / name) or {}).get("chat_template")
-        if isinstance(found, list):  # several named templates; servers use the one called default
-            found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
-        if isinstance(found, str):
-            return name, found
+        template = (read_object(folder / name) or {}).get("chat_template")
+        if isinstance(template, list):  # several named templates; servers use the one called default
+            template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+        if isinstance(template, str):
+            return name, template
     return None

@@ -48,15 +48,15 @@ class Need:
 
     def fits(self, resources: Mapping[str, float]) -> int:
         """How many workers these resources hold."""
-        asked = [(resources.get("CPU", 0.0), self.cpus), (resources.get("GPU", 0.0), self.gpus)]
-        return min((int(there // wanted) for there, wanted in asked if wanted), default=1 << 20)
+        amounts = [(resources.get("CPU", 0.0), self.cpus), (resources.get("GPU", 0.0), self.gpus)]
+        return min((int(available // wanted) for available, wanted in amounts if wanted), default=1 << 20)
 
     def __str__(self) -> str:
         return f"{self.cpus:g} CPU and {self.gpus:g} GPU"
 
 
 @dataclass(frozen=True)
-class Refusal:
+class ActorRefusal:
     """What an actor returns in place of a result when a HarnessError says that it can do nothing more. Ray's own way
     to hand on exceptions loses those whose constructors take more than a message."""
 
@@ -78,18 +78,18 @@ class RayCluster:
         import ray
 
         if not ray.is_initialized():
-            given = os.environ.get(ADDRESS, "")
-            _probe(given)
-            own: dict[str, Any] = (
-                {"address": given} if given else {"address": "local", "object_store_memory": STORE_BYTES}
+            address = os.environ.get(ADDRESS, "")
+            _probe(address)
+            target: dict[str, Any] = (
+                {"address": address} if address else {"address": "local", "object_store_memory": STORE_BYTES}
             )
-            log.info("joining the Ray cluster %s" if given else "starting Ray on this machine%s", given)
+            log.info("joining the Ray cluster %s" if address else "starting Ray on this machine%s", address)
             try:
                 # workers write to Ray's own logs; what they have to say to us they return
-                ray.init(**own, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(**target, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
                 reason = " ".join(str(error).split())[:300]
-                raise ServerError(f"no Ray cluster at {given or 'this machine'}: {reason}") from None
+                raise ServerError(f"no Ray cluster at {address or 'this machine'}: {reason}") from None
             self._ours = True
         return self
 
@@ -123,7 +123,7 @@ class RayCluster:
             "max_concurrency": calls,
             "runtime_env": {"env_vars": ACTOR_ENV},
         }
-        return [ray.remote(**options)(kind).remote(*given) for given in arguments]
+        return [ray.remote(**options)(kind).remote(*parameters) for parameters in arguments]
 
     def has_gpus(self) -> bool:
         return any(node.get("GPU", 0) for node in self.nodes())
@@ -143,7 +143,7 @@ def check_room(need: Need, nodes: Sequence[Mapping[str, float]], count: int) -> 
 
 
 class ActorWorker(Generic[Work, Result]):
-    """An actor as a worker of a pool: it has methods `start`, `work` and `stop`, which may return a Refusal."""
+    """An actor as a worker of a pool: it has methods `start`, `work` and `stop`, which may return a ActorRefusal."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -151,12 +151,12 @@ class ActorWorker(Generic[Work, Result]):
 
     async def start(self) -> None:
         self._started = False
-        await self._said(self._actor.start.remote(), starting=True)
+        await self._result(self._actor.start.remote(), starting=True)
         self._started = True
 
     async def work(self, work: Work) -> Result:
-        found: Result = await self._said(self._actor.work.remote(work), starting=False)
-        return found
+        result: Result = await self._result(self._actor.work.remote(work), starting=False)
+        return result
 
     async def stop(self) -> None:
         """Waits until what it started is gone, so that the next engine finds its GPU free, and ends it."""
@@ -165,15 +165,15 @@ class ActorWorker(Generic[Work, Result]):
         try:
             if self._started:
                 with suppress(HarnessError):
-                    await self._said(self._actor.stop.remote(), starting=False)
+                    await self._result(self._actor.stop.remote(), starting=False)
         finally:
             ray.kill(self._actor)
 
-    async def _said(self, reference: Awaitable[Any], *, starting: bool) -> Any:
+    async def _result(self, reference: Awaitable[Any], *, starting: bool) -> Any:
         from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
         try:
-            found = await reference
+            result = await reference
         except RayTaskError:
             raise  # a bug in the actor's code, with its traceback
         except RayError as error:
@@ -182,9 +182,9 @@ class ActorWorker(Generic[Work, Result]):
             if starting and isinstance(error, ActorDiedError):
                 raise WorkerGoneError(f"a worker died for good: {reason}") from None
             raise WorkerLostError(f"a worker was lost: {reason}") from None
-        if isinstance(found, Refusal):
-            raise WorkerGoneError(f"worker on node {found.node}: {found.message}")
-        return found
+        if isinstance(result, ActorRefusal):
+            raise WorkerGoneError(f"worker on node {result.node}: {result.message}")
+        return result
 
 
 def whole_path(text: str) -> str:

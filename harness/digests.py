@@ -12,8 +12,8 @@ REMEMBERED = 8_000_000  # bytes; smaller files are read again in milliseconds
 
 def cache_folder() -> Path:
     """`HARNESS_CACHE`, or `fusion-harness` in the user's cache folder; may not exist yet."""
-    if own := os.environ.get("HARNESS_CACHE"):
-        return Path(own)
+    if configured := os.environ.get("HARNESS_CACHE"):
+        return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusion-harness"
 
 
@@ -29,10 +29,10 @@ def file_sha256(file: Path) -> str:
         if len(known) == 64:
             return known
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
         note.parent.mkdir(parents=True, exist_ok=True)
         draft = note.with_name(f"{key}.{os.getpid()}")
-        draft.write_text(found, "ascii")
+        draft.write_text(sha256, "ascii")
         draft.replace(note)
-    return found
+    return sha256

@@ -74,11 +74,11 @@ def expected_sha256(file: OfficialFile, cache_dir: Path | None = None) -> str | 
     return file.sha256 or _recorded(cached_path(file, cache_dir))
 
 
-def at_hand(name: str, mirror: str | None = None, cache_dir: Path | None = None) -> bool:
+def is_available_offline(name: str, mirror: str | None = None, cache_dir: Path | None = None) -> bool:
     """Whether the file is in the cache or in a mirror's folder: `ensure` then needs no network."""
     file = FILES[name]
-    places = [place for place in (mirror, os.environ.get("HARNESS_MIRROR")) if place and not _is_url(place)]
-    return cached_path(file, cache_dir).is_file() or any(Path(place, file.path).is_file() for place in places)
+    folders = [folder for folder in (mirror, os.environ.get("HARNESS_MIRROR")) if folder and not _is_url(folder)]
+    return cached_path(file, cache_dir).is_file() or any(Path(folder, file.path).is_file() for folder in folders)
 
 
 # -------------------------------------------------------------------------------------------------------- fetching
@@ -111,13 +111,13 @@ def _ensure_one(file: OfficialFile, mirror: str | None, cache_dir: Path | None, 
 
 def _sources(file: OfficialFile, mirror: str | None) -> list[str]:
     """Folder paths and URLs of the file itself, in the order they are tried."""
-    found = [place.rstrip("/") for place in (mirror, os.environ.get("HARNESS_MIRROR")) if place]
-    places = [f"{place}/{quote(file.path) if _is_url(place) else file.path}" for place in dict.fromkeys(found)]
-    return [*places, file.url]
+    mirrors = [root.rstrip("/") for root in (mirror, os.environ.get("HARNESS_MIRROR")) if root]
+    addresses = [f"{root}/{quote(file.path) if _is_url(root) else file.path}" for root in dict.fromkeys(mirrors)]
+    return [*addresses, file.url]
 
 
-def _is_url(place: str) -> bool:
-    return place.startswith(("http://", "https://"))
+def _is_url(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
 
 
 def _fetch(file: OfficialFile, source: str, path: Path, progress: Progress | None) -> str | None:
@@ -131,14 +131,14 @@ def _fetch(file: OfficialFile, source: str, path: Path, progress: Progress | Non
         if not Path(source).is_file():
             return f"no file {source}"
         shutil.copyfile(source, part)
-    found, expected = sha256_of(part), file.sha256 or _recorded(path)
+    actual, expected = sha256_of(part), file.sha256 or _recorded(path)
     if expected is None:
-        path.with_name(path.name + ".sha256").write_text(found, "utf-8")
-        log.warning("%s has no pinned sha256; recorded that of this download: %s", file.name, found)
-    elif found != expected:
+        path.with_name(path.name + ".sha256").write_text(actual, "utf-8")
+        log.warning("%s has no pinned sha256; recorded that of this download: %s", file.name, actual)
+    elif actual != expected:
         part.unlink()
         raise DataError(
-            f"{source} is not the pinned {file.name}: its sha256 is {found[:16]}…, expected {expected[:16]}…; "
+            f"{source} is not the pinned {file.name}: its sha256 is {actual[:16]}…, expected {expected[:16]}…; "
             "nothing was kept"
         )
     part.replace(path)

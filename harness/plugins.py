@@ -12,8 +12,8 @@ Group = Literal["backends", "suites", "judges", "judge_configs", "rewards", "com
 
 def installed(group: Group) -> dict[str, EntryPoint]:
     """Name -> entry point of `fusion_harness.<group>`, sorted by name; nothing is imported."""
-    found = entry_points(group=f"fusion_harness.{group}")
-    return {point.name: point for point in sorted(found, key=lambda point: point.name)}
+    points = entry_points(group=f"fusion_harness.{group}")
+    return {point.name: point for point in sorted(points, key=lambda point: point.name)}
 
 
 def load_plugin(group: Group, name: str) -> Any:

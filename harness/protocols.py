@@ -235,7 +235,7 @@ class Numbers:
     suite_version: str
     judge: str
     headline: str
-    found: SuiteScores
+    scores: SuiteScores
     protocol: dict[str, JsonValue]
     counts: dict[str, JsonValue]
     judging: Judging | None = None
@@ -255,7 +255,7 @@ class OwnRunner(Protocol):
         """What is known before it runs; decides which run is resumed."""
         ...
 
-    async def run(self, server: Served, own: OwnRun) -> Numbers:
+    async def run(self, server: Served, settings: OwnRun) -> Numbers:
         """Raises IncompleteError where it fails."""
         ...
 

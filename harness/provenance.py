@@ -31,13 +31,13 @@ PACKAGES = (
 
 def packages() -> dict[str, JsonValue]:
     """Installed versions of the packages a score can depend on; absent ones are left out."""
-    found: dict[str, JsonValue] = {}
+    versions: dict[str, JsonValue] = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def git_state(folder: Path | None = None) -> dict[str, JsonValue] | None:

@@ -25,18 +25,18 @@ def find_run(name: str, results: Path, suites: Collection[str] = ()) -> Path:
         return path.parent
     if (path / "card.json").is_file():
         return path
-    found = []
+    folders = []
     for file in find_cards(results):
         card = read_card(file)
         if name in (card.model, file.parents[2].name) and (not suites or card.suite in suites):
-            found.append(file.parent)
-    if len(found) == 1:
-        return found[0]
+            folders.append(file.parent)
+    if len(folders) == 1:
+        return folders[0]
     kind = f" of {' or '.join(sorted(suites))}" if suites else ""
-    if not found:
+    if not folders:
         raise ConfigError(f"no run{kind} named {name!r}: give its folder, its card.json, or a model under {results}")
-    listed = ", ".join(str(folder) for folder in found[:8])
-    raise ConfigError(f"{name!r} has {len(found)} runs{kind}; name one folder of: {listed}")
+    listed = ", ".join(str(folder) for folder in folders[:8])
+    raise ConfigError(f"{name!r} has {len(folders)} runs{kind}; name one folder of: {listed}")
 
 
 def read_rows(folder: Path) -> tuple[list[Answer], list[Judgment]]:
@@ -55,7 +55,7 @@ def _rows_about(path: Path, row_type: type[Row], prompt_id: str) -> list[Row]:
     """The last row of every key of one prompt. Lines that do not name it are not parsed, so it is quick."""
     name = json.dumps(prompt_id, ensure_ascii=False).encode()
     wanted = (b'"prompt_id":' + name, b'"prompt_id": ' + name)
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     with path.open("rb") if path.exists() else io.BytesIO() as file:
         for line in file:
             if line.endswith(b"\n") and any(start in line for start in wanted):
@@ -64,5 +64,5 @@ def _rows_about(path: Path, row_type: type[Row], prompt_id: str) -> list[Row]:
                 except ValidationError as error:
                     raise ConfigError(f"{path}: a row of {prompt_id!r} is no {row_type.__name__}: {error}") from error
                 if row.prompt_id == prompt_id:
-                    found[row.key] = row
-    return list(found.values())
+                    rows[row.key] = row
+    return list(rows.values())

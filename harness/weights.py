@@ -94,11 +94,11 @@ def _check_safetensors(file: Path) -> None:
 def weights_digest(folder: Path, base: Path | None) -> str:
     """sha256 hex over names and contents of weight, config and tokenizer files, the base's after the adapter's."""
     total = hashlib.sha256()
-    for place in (folder, base):
-        if place is None:
+    for source in (folder, base):
+        if source is None:
             continue
-        safe = any(place.glob("*.safetensors"))
-        for file in sorted(place.iterdir(), key=lambda path: path.name):
+        safe = any(source.glob("*.safetensors"))
+        for file in sorted(source.iterdir(), key=lambda path: path.name):
             pickled = file.suffix in PICKLES and not safe and not file.name.startswith(NOT_WEIGHTS)
             if file.is_file() and (pickled or (file.suffix in DIGESTED and file.name not in NOT_DIGESTED)):
                 total.update(f"{file.name}\0{file_sha256(file)}\n".encode())
@@ -109,11 +109,11 @@ def weights_digest(folder: Path, base: Path | None) -> str:
 def read_object(file: Path) -> dict[str, Any] | None:
     """The object in a JSON file, None where there is no such file. Raises CheckpointError on anything else."""
     try:
-        found = json.loads(file.read_text("utf-8"))
+        content = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(file)!r} cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise CheckpointError(f"{str(file)!r} holds no JSON object")
-    return found
+    return content

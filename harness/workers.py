@@ -64,20 +64,20 @@ class _Job(Generic[Work, Result]):
     future: asyncio.Future[Result] = field(compare=False)
 
 
-class Pool(Generic[Work, Result]):
+class WorkerPool(Generic[Work, Result]):
     """Entered once the first worker can work; the others join when they can.
 
     `places`: a worker takes more while what it has in flight weighs less. `patience`: seconds that may pass without any
     worker, at the start as after the loss of all, before everything that waits fails with ServerError.
     """
 
-    def __init__(self, name: str, workers: Sequence[Worker[Work, Result]], *, places: int, patience: float) -> None:
+    def __init__(self, name: str, workers: Sequence[Worker[Work, Result]], *, capacity: int, patience: float) -> None:
         self.name = name
         self.working = 0
         """Workers that can work now."""
         self._workers = workers
         self._left = len(workers)
-        self._places = places
+        self._places = capacity
         self._patience = patience
         self._queue: asyncio.PriorityQueue[_Job[Work, Result]] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
@@ -232,17 +232,17 @@ class Pool(Generic[Work, Result]):
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        said = ServerError(f"{self.name}: {error}") if isinstance(error, WorkerGoneError) else error
-        self._failed = said
+        failure = ServerError(f"{self.name}: {error}") if isinstance(error, WorkerGoneError) else error
+        self._failed = failure
         self._first.set()
         for future in list(self._open):
             if not future.done():
-                future.set_exception(said)
+                future.set_exception(failure)
 
 
 def _leaf(errors: BaseExceptionGroup[HarnessError]) -> HarnessError:
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, HarnessError)
-    return found
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, HarnessError)
+    return error

@@ -12,7 +12,7 @@ import pytest
 from recipe_files import prompt_rows
 
 from harness.backends.ray import Engine, EngineActor, RayBackend
-from harness.cluster import RayCluster, Refusal
+from harness.cluster import ActorRefusal, RayCluster
 from harness.errors import ConfigError, ServerError
 from harness.plugins import load_plugin
 from harness.protocols import ServeOptions
@@ -121,9 +121,9 @@ def test_a_worker_that_does_not_find_the_model_says_so(tmp_path: Path) -> None:
     script = tmp_path / "script.jsonl"
     script.write_text('{"prompt_id": "p0", "turns": ["a"]}\n')
     engine = Engine("scripted", ModelRef.parse(str(script)), ServeOptions(log_dir=tmp_path / "worker-0"), {})
-    engine = replace(engine, identity=engine.made().identity())
+    engine = replace(engine, identity=engine.make_backend().identity())
 
-    def start() -> Refusal | None:
+    def start() -> ActorRefusal | None:
         return asyncio.run(EngineActor(engine).start())
 
     assert start() is None

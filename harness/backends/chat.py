@@ -44,7 +44,7 @@ class Dialogue(Protocol):
 
 
 @dataclass(frozen=True)
-class Context:
+class ContextWindow:
     """The room a model has."""
 
     max_model_len: int | None
@@ -91,8 +91,8 @@ class ChatCompletions:
             "add_generation_prompt": True,
             "return_token_strs": True,
         }
-        found = await self.post("/tokenize", body)
-        return list(found["tokens"]), list(found.get("token_strs") or [])
+        reply = await self.post("/tokenize", body)
+        return list(reply["tokens"]), list(reply.get("token_strs") or [])
 
 
 def _json(messages: Sequence[Message]) -> JsonValue:
@@ -110,7 +110,7 @@ class Asker:
     """Asks prompts of one model. `label` is the model's name in the answers."""
 
     dialogue: Dialogue
-    context: Context
+    context: ContextWindow
     label: str
     seed: int | None = None
     """Used where the sampling has none; None: send no seed."""

@@ -18,7 +18,7 @@ from ..client import ChatClient, server_sentence
 from ..errors import ConfigError, ReplyError, ServerError
 from ..protocols import Served, ServeOptions
 from ..records import Answer, ModelRef, Prompt, Sampling
-from .chat import Asker, ChatCompletions, Context
+from .chat import Asker, ChatCompletions, ContextWindow
 from .options import refuse_unknown
 
 KEY = "HARNESS_ENDPOINT_KEY"
@@ -42,10 +42,10 @@ class EndpointBackend:
     def identity(self) -> dict[str, JsonValue]:
         """Name and host: what stands behind an endpoint cannot be known."""
         parts = urlsplit(self._url)
-        found: dict[str, JsonValue] = {"backend": "endpoint", "model": self.model.name, "host": parts.hostname}
+        facts: dict[str, JsonValue] = {"backend": "endpoint", "model": self.model.name, "host": parts.hostname}
         if self.options.max_model_len is not None:
-            found["max_model_len"] = self.options.max_model_len
-        return found
+            facts["max_model_len"] = self.options.max_model_len
+        return facts
 
     async def __aenter__(self) -> Self:
         limit = await self._probe()
@@ -62,7 +62,7 @@ class EndpointBackend:
             self._client = await stack.enter_async_context(client)
             dialogue = ChatCompletions(self._post, self.model.name, base="")
             # no seed unless the sampling has one: not every server takes it
-            self._asker = Asker(dialogue, Context(self.options.max_model_len or limit), self.model.label)
+            self._asker = Asker(dialogue, ContextWindow(self.options.max_model_len or limit), self.model.label)
             self._stack = stack.pop_all()
         return self
 
@@ -74,8 +74,8 @@ class EndpointBackend:
         return await self._asker.answer(prompt, sampling, index)
 
     def served(self) -> Served:
-        length, places = self.options.max_model_len, self.options.concurrency
-        return Served(self.model.name, self._url, key=self._key, max_model_len=length, concurrency=places)
+        length, concurrency = self.options.max_model_len, self.options.concurrency
+        return Served(self.model.name, self._url, key=self._key, max_model_len=length, concurrency=concurrency)
 
     async def revive(self) -> bool:
         """Never: it is not ours to start. Raises ServerError where it is gone."""
@@ -104,17 +104,17 @@ class EndpointBackend:
                 session.get(self._url + "/models", allow_redirects=False) as reply,
             ):
                 if reply.status in (401, 403):
-                    said = server_sentence(await reply.read())
-                    raise ConfigError(f"{self._url} refuses the key (HTTP {reply.status}: {said}); set {KEY}")
-                found = await reply.json(content_type=None) if reply.status == 200 else None
+                    sentence = server_sentence(await reply.read())
+                    raise ConfigError(f"{self._url} refuses the key (HTTP {reply.status}: {sentence}); set {KEY}")
+                listing = await reply.json(content_type=None) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerError(f"no server at {self._url}: {str(error) or type(error).__name__}") from None
         except ValueError:
             return None
-        return self._max_model_len(found)
+        return self._max_model_len(listing)
 
-    def _max_model_len(self, found: object) -> int | None:
-        listed = found.get("data") if isinstance(found, dict) else None
+    def _max_model_len(self, listing: object) -> int | None:
+        listed = listing.get("data") if isinstance(listing, dict) else None
         models = {entry.get("id"): entry for entry in listed if isinstance(entry, dict)} if listed else {}
         if models and self.model.name not in models:
             known = ", ".join(sorted(str(name) for name in models)[:10])
@@ -124,5 +124,5 @@ class EndpointBackend:
 
 
 def _key_for(url: str) -> str | None:
-    own = os.environ.get(KEY)
-    return own or (os.environ.get("OPENAI_API_KEY") if urlsplit(url).hostname == OPENAI_HOST else None)
+    key = os.environ.get(KEY)
+    return key or (os.environ.get("OPENAI_API_KEY") if urlsplit(url).hostname == OPENAI_HOST else None)

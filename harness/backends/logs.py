@@ -26,24 +26,24 @@ def plain_lines(text: str) -> list[str]:
 def reason(text: str) -> str | None:
     """The sentence that says why the server died: the last error that is not a wrapper; None where there is none."""
     lines = plain_lines(text)
-    found = None
+    cause = None
     for number, line in enumerate(lines):
         if not ERROR.match(line) or WRAPPER.search(line):
             continue
         sentence = line
         if "validation error" in line:  # pydantic puts the words on the lines that follow
             sentence = next((text.strip() for text in lines[number + 1 : number + 4] if "error," in text), line)
-        found = re.sub(r"\s*\[type=\w+, input_value=.*", "", sentence)
-    return found[:600] if found else None
+        cause = re.sub(r"\s*\[type=\w+, input_value=.*", "", sentence)
+    return cause[:600] if cause else None
 
 
 def tail(text: str, count: int = 12) -> str:
     """The last `count` different lines that carry meaning (no stack frames), at most 300 characters each."""
     lines = plain_lines(text)
     frames = {number for number, line in enumerate(lines) if FRAME.match(line)}
-    told = [
+    kept = [
         line[:300]
         for number, line in enumerate(lines)
         if number not in frames and not (number - 1 in frames and line[:1] == " ") and not NOISE.search(line)
     ]
-    return "\n".join(list(dict.fromkeys(told))[-count:])
+    return "\n".join(list(dict.fromkeys(kept))[-count:])

@@ -24,10 +24,10 @@ def refuse_unknown(options: ServeOptions, backend: str, understood: Iterable[str
 
 def pairs(engine_args: Iterable[str], backend: str, known: Iterable[str]) -> dict[str, str]:
     """`NAME=VALUE` engine arguments of a backend that has no server of its own; raises ConfigError on another name."""
-    found = {}
+    values = {}
     for word in engine_args:
         name, sign, value = word.lstrip("-").partition("=")
         if name not in known or not sign:
             raise ConfigError(f"backend {backend!r} has no engine argument {word!r}; it knows: {', '.join(known)}")
-        found[name] = value
-    return found
+        values[name] = value
+    return values

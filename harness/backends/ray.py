@@ -21,12 +21,12 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from ..cluster import ActorWorker, Need, RayCluster, Refusal, node_name, whole_path
+from ..cluster import ActorRefusal, ActorWorker, Need, RayCluster, node_name, whole_path
 from ..errors import ConfigError, HarnessError, UsageError
 from ..plugins import load_plugin
 from ..protocols import Backend, Draw, ServeOptions
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling
-from ..workers import Pool, WorkerLostError
+from ..workers import WorkerLostError, WorkerPool
 from .options import pairs
 
 OURS = ("ray.worker", "ray.cpus", "ray.gpus")
@@ -46,9 +46,9 @@ class Engine:
     identity: dict[str, JsonValue]
     """As this machine sees the model; a worker that sees another refuses."""
 
-    def made(self) -> Backend:
-        made: Backend = load_plugin("backends", self.backend)(self.model, self.options)
-        return made
+    def make_backend(self) -> Backend:
+        backend: Backend = load_plugin("backends", self.backend)(self.model, self.options)
+        return backend
 
 
 class EngineActor:
@@ -59,37 +59,37 @@ class EngineActor:
         self._backend: Backend | None = None
         self._stack = AsyncExitStack()
 
-    async def start(self) -> Refusal | None:
+    async def start(self) -> ActorRefusal | None:
         if self._backend is not None:
             return None
         try:
             self._engine.options.log_dir.mkdir(parents=True, exist_ok=True)
-            made = self._engine.made()
-            if made.identity() != self._engine.identity:
+            backend = self._engine.make_backend()
+            if backend.identity() != self._engine.identity:
                 raise ConfigError(
                     f"{str(self._engine.model)!r} is another model, or is served otherwise, than where the run began"
                 )
-            self._backend = await self._stack.enter_async_context(made)
+            self._backend = await self._stack.enter_async_context(backend)
         except HarnessError as error:
             return self._refusal(error)
         except OSError as error:
             return self._refusal(ConfigError(f"cannot write its log: {error}"))
         return None
 
-    async def work(self, draws: Sequence[Draw]) -> list[Answer] | Refusal:
+    async def work(self, draws: Sequence[Draw]) -> list[Answer] | ActorRefusal:
         backend = self._backend
         assert backend is not None, "start first"
         try:
-            return await asyncio.gather(*(backend.answer(one.prompt, one.sampling, one.index) for one in draws))
+            return await asyncio.gather(*(backend.answer(draw.prompt, draw.sampling, draw.index) for draw in draws))
         except HarnessError as error:
             return self._refusal(error)
 
     async def stop(self) -> None:
         await self._stack.aclose()
 
-    def _refusal(self, error: HarnessError) -> Refusal:
+    def _refusal(self, error: HarnessError) -> ActorRefusal:
         where = "model, packages and harness must be the same on every node, at the same paths"
-        return Refusal(f"{error}" if not isinstance(error, UsageError) else f"({where}) {error}", node_name())
+        return ActorRefusal(f"{error}" if not isinstance(error, UsageError) else f"({where}) {error}", node_name())
 
 
 class RayBackend:
@@ -122,10 +122,10 @@ class RayBackend:
         # its last part, by which it is called, stays
         placed = model.model_copy(update={"name": whole_path(model.name)}) if model.scheme == "path" else model
         self._engine = Engine(worker, placed, inner, {})
-        self._engine = replace(self._engine, identity=self._engine.made().identity())
+        self._engine = replace(self._engine, identity=self._engine.make_backend().identity())
         self._cpus = _number(ours, "ray.cpus", 1.0)
         self._gpus = _number(ours, "ray.gpus", -1.0)
-        self._pool: Pool[Sequence[Draw], list[Answer]] | None = None
+        self._pool: WorkerPool[Sequence[Draw], list[Answer]] | None = None
         self._stack = AsyncExitStack()
 
     def identity(self) -> dict[str, JsonValue]:
@@ -140,9 +140,9 @@ class RayBackend:
                 for rank in range(self.workers)
             ]
             calls = 2 * self._places + 1  # two for each place, and `stop`
-            actors = cluster.actors(EngineActor, [(one,) for one in engines], self._need(cluster), calls=calls)
+            actors = cluster.actors(EngineActor, [(engine,) for engine in engines], self._need(cluster), calls=calls)
             workers = [ActorWorker[Sequence[Draw], list[Answer]](actor) for actor in actors]
-            pool = Pool(f"{self._engine.backend} on Ray", workers, places=self._places, patience=self._patience)
+            pool = WorkerPool(f"{self._engine.backend} on Ray", workers, capacity=self._places, patience=self._patience)
             self._pool = await stack.enter_async_context(pool)
             self._stack = stack.pop_all()
         return self
@@ -151,25 +151,25 @@ class RayBackend:
         await self._stack.aclose()
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        (found,) = await self._asked([Draw(prompt, sampling, index)], weight=1.0)
-        return found
+        (reply,) = await self._ask_pool([Draw(prompt, sampling, index)], weight=1.0)
+        return reply
 
     async def answer_many(self, draws: Sequence[Draw]) -> AsyncIterator[Answer]:
         """In chunks, an eighth of a worker's places each, as they come back; what is large in one goes through Ray's
         object store. A worker has twice its places in flight, so that its engine never waits for a chunk's slowest."""
         size = max(1, self._places // 8)
         chunks = [draws[start : start + size] for start in range(0, len(draws), size)]
-        asked = [asyncio.create_task(self._asked(chunk, weight=len(chunk) / 2)) for chunk in chunks]
+        tasks = [asyncio.create_task(self._ask_pool(chunk, weight=len(chunk) / 2)) for chunk in chunks]
         try:
-            for task in asyncio.as_completed(asked):
+            for task in asyncio.as_completed(tasks):
                 for answer in await task:
                     yield answer
         finally:
-            for one in asked:
-                one.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            for pending in tasks:
+                pending.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _asked(self, draws: Sequence[Draw], *, weight: float) -> list[Answer]:
+    async def _ask_pool(self, draws: Sequence[Draw], *, weight: float) -> list[Answer]:
         assert self._pool is not None, "use `async with`"
         try:
             return await self._pool.ask(draws, weight=weight)
@@ -191,8 +191,8 @@ class RayBackend:
         return self._engine.options.log_dir / f"worker-{rank}"
 
 
-def _number(found: dict[str, str], name: str, default: float) -> float:
-    text = found.get(name)
+def _number(engine_args: dict[str, str], name: str, default: float) -> float:
+    text = engine_args.get(name)
     if text is None:
         return default
     try:

@@ -18,10 +18,10 @@ from ..client import ChatClient, ChatReply
 from ..errors import CheckpointError, ConfigError, ReplyError, ServerError
 from ..protocols import Served, ServeOptions
 from ..records import Answer, ModelRef, Prompt, Sampling
-from .chat import Asker, ChatCompletions, Context, Dialogue, Message
+from .chat import Asker, ChatCompletions, ContextWindow, Dialogue, Message
 from .door import Door
 from .fastchat import FastChatCompletions, template_digest
-from .server import Launch, ModelServer, ServerDiedError
+from .server import ModelServer, ServerCommand, ServerDiedError
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ class ServedBackend(ABC):
             raise ConfigError(f"{str(model)!r} is served already: use --backend endpoint, not {self.name}")
         folder = resolve(model, allow_pickle=options.allow_pickle)
         template = options.chat_template
-        found = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
+        checkpoint = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
         if template is not None and template.startswith(FASTCHAT):
-            found = found.model_copy(update={"template_digest": template_digest(template[len(FASTCHAT) :])})
-        self.checkpoint: Checkpoint = found
+            checkpoint = checkpoint.model_copy(update={"template_digest": template_digest(template[len(FASTCHAT) :])})
+        self.checkpoint: Checkpoint = checkpoint
         self.label = model.label
         self.options = options
         self.server = ModelServer(
@@ -74,7 +74,7 @@ class ServedBackend(ABC):
     # what a subclass says
 
     @abstractmethod
-    def launch(self, port: int) -> Launch:
+    def launch(self, port: int) -> ServerCommand:
         """The command that serves on 127.0.0.1:`port`."""
 
     @abstractmethod
@@ -82,7 +82,7 @@ class ServedBackend(ABC):
         """What can change an answer besides weights and template: for the run's id."""
 
     @abstractmethod
-    async def prepare(self, dialogue: Dialogue) -> Context:
+    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
         """Asks the fresh server what room there is; raises CheckpointError where the template is at fault."""
 
     # the Backend protocol
@@ -97,8 +97,10 @@ class ServedBackend(ABC):
                 await self.server.start()
             except ServerDiedError as error:
                 raise CheckpointError(str(error)) from None
-            places, timeout = self.options.concurrency, self.options.timeout
-            client = ChatClient(self.server.root_url, concurrency=places, timeout=timeout, attempts=2, patience=None)
+            concurrency, timeout = self.options.concurrency, self.options.timeout
+            client = ChatClient(
+                self.server.root_url, concurrency=concurrency, timeout=timeout, attempts=2, patience=None
+            )
             self._client = await stack.enter_async_context(client)
             dialogue = self.dialogue()
             self._asker = Asker(dialogue, await self.prepare(dialogue), self.label, seed=self.options.seed)
@@ -116,9 +118,9 @@ class ServedBackend(ABC):
         """A chat-completions body as another client would send it, asked of this model under its own name. Its
         `max_tokens` is lowered to the room left; raises ReplyError ("context") where there is too little."""
         assert self._asker is not None, "use `async with`"
-        found = body["messages"]
-        assert isinstance(found, list)
-        messages = [Message(str(one["role"]), str(one["content"])) for one in found if isinstance(one, dict)]
+        entries = body["messages"]
+        assert isinstance(entries, list)
+        messages = [Message(str(entry["role"]), str(entry["content"])) for entry in entries if isinstance(entry, dict)]
         params = {name: value for name, value in body.items() if name not in ("model", "messages")}
         limit = params.get("max_tokens")
         if isinstance(limit, int):
@@ -127,20 +129,24 @@ class ServedBackend(ABC):
 
     def served(self) -> Served:
         """Where others can ask this model, while it is up."""
-        found = self.checkpoint
-        folder = found.path if found.base is None or (found.path / "tokenizer_config.json").is_file() else found.base
+        checkpoint = self.checkpoint
+        folder = (
+            checkpoint.path
+            if checkpoint.base is None or (checkpoint.path / "tokenizer_config.json").is_file()
+            else checkpoint.base
+        )
         return Served(
             self.served_name,
             self.server.root_url + "/v1",
             tokenizer=folder.resolve(),
-            max_model_len=self.options.max_model_len or found.max_position,
+            max_model_len=self.options.max_model_len or checkpoint.max_position,
             concurrency=self.options.concurrency,
         )
 
     # staying alive
 
     async def revive(self) -> bool:
-        return await self._revived(self._epoch)
+        return await self._restart_if_dead(self._epoch)
 
     def dialogue(self) -> Dialogue:
         """How this server is asked: by its own chat template, or by one of fschat's."""
@@ -167,7 +173,7 @@ class ServedBackend(ABC):
         while True:
             async with self._door.alone() if deaths >= SUSPECT else self._door.together():
                 try:
-                    return await self._sent(path, body)
+                    return await self._send(path, body)
                 except _RevivedError:
                     deaths += 1
                 except ReplyError as error:
@@ -177,21 +183,21 @@ class ServedBackend(ABC):
             if deaths >= CULPRIT:
                 raise ReplyError(f"the server died {deaths} times of this request, the last time alone", reason="other")
 
-    async def _sent(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
+    async def _send(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
         """One attempt; raises _RevivedError where the server died of it or beside it, and is up again."""
         assert self._client is not None, "use `async with`"
         epoch = self._epoch
         try:
-            found = await self._client.post(path, body)
+            reply = await self._client.post(path, body)
         except ReplyError as error:
             lost = error.reason == "transport" or (error.status or 0) >= 500
-            if lost and await self._revived(epoch):
+            if lost and await self._restart_if_dead(epoch):
                 raise _RevivedError from None
             raise
         self._deaths = 0
-        return found
+        return reply
 
-    async def _revived(self, epoch: int) -> bool:
+    async def _restart_if_dead(self, epoch: int) -> bool:
         """True when the server has been restarted since `epoch`, by us or by another request; False when it is well."""
         async with self._reviving:
             if self._epoch != epoch:

@@ -46,7 +46,7 @@ class ServerDiedError(ServerError):
 
 
 @dataclass(frozen=True)
-class Launch:
+class ServerCommand:
     """A command line and what it adds to the environment; None removes a variable."""
 
     argv: tuple[str, ...]
@@ -68,7 +68,7 @@ class ModelServer:
     def __init__(
         self,
         name: str,
-        launch: Callable[[int], Launch],
+        launch: Callable[[int], ServerCommand],
         *,
         log_file: Path,
         start_timeout: float,
@@ -136,7 +136,7 @@ class ModelServer:
         log.info("starting %s; log: %s", self.name, self.log_file)
 
     async def _wait(self, begin: float) -> None:
-        said = 0.0
+        announced = 0.0
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while not await self._answers(session):
                 waited = time.monotonic() - begin
@@ -146,8 +146,8 @@ class ModelServer:
                     raise ServerError(self.obituary(f"did not answer within {self._start_timeout:.0f} s"))
                 if self.on_wait is not None:
                     self.on_wait(waited, self._start_timeout)
-                if waited - said >= COUNTDOWN:
-                    said = waited
+                if waited - announced >= COUNTDOWN:
+                    announced = waited
                     log.info("waiting for %s: %.0f s of at most %.0f s", self.name, waited, self._start_timeout)
                 await asyncio.sleep(POLL)
 
@@ -193,12 +193,12 @@ class ModelServer:
                     log.warning("%s left process %d behind; killing it", self.name, pid)
                     os.kill(pid, signal.SIGKILL)
 
-    def obituary(self, what: str) -> str:
+    def obituary(self, event: str) -> str:
         """One sentence with the reason out of the log, then the log's last lines."""
         text = self._log_text()
         status = self._process.poll() if self._process is not None else None
         cause = reason(text) or _by_status(status)
-        return f"{self.name} {what}: {cause}\nlast lines of {self.log_file}:\n{tail(text)}"
+        return f"{self.name} {event}: {cause}\nlast lines of {self.log_file}:\n{tail(text)}"
 
     def _log_text(self) -> str:
         """This start's part of the log, at most its last LOG_TAIL bytes."""

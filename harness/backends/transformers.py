@@ -20,10 +20,10 @@ from pydantic import JsonValue
 from ..errors import CheckpointError, ConfigError
 from ..protocols import ServeOptions
 from ..records import ModelRef, digest
-from .chat import ChatCompletions, Context, Dialogue, Message
+from .chat import ChatCompletions, ContextWindow, Dialogue, Message
 from .options import refuse_unknown
 from .served import ServedBackend
-from .server import Launch
+from .server import ServerCommand
 
 NEEDS = (
     "transformers",
@@ -65,15 +65,15 @@ class TransformersBackend(ServedBackend):
 
     def engine(self) -> dict[str, JsonValue]:
         options = self.options
-        found: dict[str, JsonValue] = {"dtype": options.dtype or "auto"}
+        settings: dict[str, JsonValue] = {"dtype": options.dtype or "auto"}
         for name in ("quantization", "max_model_len"):
             if getattr(options, name) is not None:
-                found[name] = getattr(options, name)
+                settings[name] = getattr(options, name)
         if options.engine_args:
-            found["engine_args"] = list(options.engine_args)
-        return found
+            settings["engine_args"] = list(options.engine_args)
+        return settings
 
-    def launch(self, port: int) -> Launch:
+    def launch(self, port: int) -> ServerCommand:
         options = self.options
         argv = [sys.executable, "-m", "transformers.cli.transformers", "serve", self.served_name]
         argv += ["--host=127.0.0.1", f"--port={port}", f"--default-seed={options.seed}"]
@@ -84,7 +84,7 @@ class TransformersBackend(ServedBackend):
         env = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"), "TRANSFORMERS_VERBOSITY": "error"}
         if options.devices is not None:
             env["CUDA_VISIBLE_DEVICES"] = options.devices
-        return Launch((*argv, *options.engine_args), env)
+        return ServerCommand((*argv, *options.engine_args), env)
 
     @property
     def served_name(self) -> str:
@@ -110,14 +110,14 @@ class TransformersBackend(ServedBackend):
         (self._staged / "chat_template.jinja").write_text(self.checkpoint.template or "", "utf-8")
 
     def dialogue(self) -> Dialogue:
-        made = super().dialogue()
+        built = super().dialogue()
         file = self.checkpoint.path / "tokenizer.json"
-        if not isinstance(made, ChatCompletions) or not file.is_file():
-            return made
-        return replace(made, counter=token_counter(file))
+        if not isinstance(built, ChatCompletions) or not file.is_file():
+            return built
+        return replace(built, counter=token_counter(file))
 
-    async def prepare(self, dialogue: Dialogue) -> Context:
-        return Context(self.options.max_model_len or self.checkpoint.max_position)
+    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+        return ContextWindow(self.options.max_model_len or self.checkpoint.max_position)
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
         return await super().post(path, self.with_sampling(body))
@@ -134,15 +134,15 @@ class TransformersBackend(ServedBackend):
 
 def _generation_config(folder: Path) -> dict[str, JsonValue]:
     """The checkpoint's generation config; special tokens it does not name come from its config.json."""
-    found: dict[str, JsonValue] = {}
+    config: dict[str, JsonValue] = {}
     for name, keys in (("config.json", TOKEN_KEYS), ("generation_config.json", None)):
         file = folder / name
         values = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        found.update(
+        config.update(
             {key: value for key, value in values.items() if (keys is None or key in keys) and value is not None}
         )
-    found.pop("transformers_version", None)
-    return {key: value for key, value in found.items() if not key.startswith("_")}
+    config.pop("transformers_version", None)
+    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def token_counter(file: Path) -> Callable[[Sequence[Message]], int]:
@@ -150,7 +150,7 @@ def token_counter(file: Path) -> Callable[[Sequence[Message]], int]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
-    guess = Context(None)
+    guess = ContextWindow(None)
 
     def count(messages: Sequence[Message]) -> int:
         words = sum(len(tokenizer.encode(message.content, add_special_tokens=False).ids) for message in messages)

@@ -88,10 +88,10 @@ def _reap(child: subprocess.Popen[bytes]) -> None:
 
 def below(root: int) -> list[int]:
     """Descendants of a process, its children first."""
-    found = _children(root)
-    for pid in found:
-        found.extend(_children(pid))
-    return found
+    descendants = _children(root)
+    for pid in descendants:
+        descendants.extend(_children(pid))
+    return descendants
 
 
 def _children(root: int) -> list[int]:
@@ -100,12 +100,12 @@ def _children(root: int) -> list[int]:
 
 def processes() -> dict[int, int]:
     """Process id -> its parent's, of all processes of this machine."""
-    found = {}
+    parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             # the command's name, in brackets, may hold spaces; the parent is the second field after it
-            found[int(entry.parent.name)] = int(entry.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
-    return found
+            parents[int(entry.parent.name)] = int(entry.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
+    return parents
 
 
 def _prctl(option: int, value: int) -> None:

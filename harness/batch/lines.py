@@ -55,15 +55,15 @@ Result = ChatReply | ReplyError | AskAgainError
 
 def read_results(lines: Sequence[bytes]) -> dict[str, Result]:
     """Custom id -> what came of it, from output and error file together; what is in neither is not here."""
-    found: dict[str, Result] = {}
+    results: dict[str, Result] = {}
     for line in lines:
         try:
             entry = json.loads(line)
             name = str(entry["custom_id"])
         except (ValueError, KeyError, TypeError):
             continue  # no line of ours: whoever it was for is asked again
-        found[name] = _read_result(entry)
-    return found
+        results[name] = _read_result(entry)
+    return results
 
 
 def _read_result(entry: dict[str, Any]) -> Result:
@@ -84,5 +84,5 @@ def _read_result(entry: dict[str, Any]) -> Result:
     return ReplyError(message, reason=refusal_reason(status, message), status=status)
 
 
-def _sentence(found: object) -> str:
-    return server_sentence(json.dumps(found).encode()) if found else "no result"
+def _sentence(body: object) -> str:
+    return server_sentence(json.dumps(body).encode()) if body else "no result"

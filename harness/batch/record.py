@@ -50,13 +50,13 @@ class BatchFolder:
 
     def load(self, judge: str, endpoint: str) -> list[BatchRecord]:
         """This judge's, oldest first; one that cannot be read is passed over, its requests asked anew."""
-        found = []
+        records = []
         for path in sorted(self.path.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
             try:
-                found.append(BatchRecord.model_validate_json(path.read_bytes()))
+                records.append(BatchRecord.model_validate_json(path.read_bytes()))
             except ValidationError:
                 log.warning("%s is no batch record; passed over", path)
-        return [record for record in found if (record.judge, record.endpoint) == (judge, endpoint)]
+        return [record for record in records if (record.judge, record.endpoint) == (judge, endpoint)]
 
     def save(self, record: BatchRecord) -> BatchRecord:
         write_atomic(self.path / f"{record.name}.json", dump_json(record.model_dump(mode="json")))

@@ -50,29 +50,29 @@ class BatchServer:
 
     async def upload(self, path: Path) -> str:
         """The id of the file, which carries `path`'s name."""
-        made = self._client.files.create(file=path, purpose="batch")
-        return (await self._spoken(made, "take the file of a batch")).id
+        request = self._client.files.create(file=path, purpose="batch")
+        return (await self._call(request, "take the file of a batch")).id
 
     async def create(self, file_id: str, name: str) -> str:
         # once: a second try after a lost reply would be a second batch, paid for; the next session looks for the first
-        made = self._client.with_options(max_retries=0).batches.create(
+        request = self._client.with_options(max_retries=0).batches.create(
             input_file_id=file_id, endpoint=PATH, completion_window="24h", metadata={METADATA: name}
         )
-        return (await self._spoken(made, "start a batch")).id
+        return (await self._call(request, "start a batch")).id
 
     async def state(self, batch_id: str) -> BatchState:
-        found = await self._spoken(self._client.batches.retrieve(batch_id), f"tell of batch {batch_id}")
-        counts, errors = found.request_counts, found.errors.data if found.errors is not None else None
+        batch = await self._call(self._client.batches.retrieve(batch_id), f"tell of batch {batch_id}")
+        counts, errors = batch.request_counts, batch.errors.data if batch.errors is not None else None
         return BatchState(
-            status=found.status,
+            status=batch.status,
             done=counts.completed + counts.failed if counts is not None else 0,
             total=counts.total if counts is not None else 0,
-            files=tuple(name for name in (found.output_file_id, found.error_file_id) if name),
+            files=tuple(name for name in (batch.output_file_id, batch.error_file_id) if name),
             problem="; ".join(str(error.message) for error in errors[:3]) if errors else None,
         )
 
     async def lines(self, file_id: str) -> list[bytes]:
-        content = await self._spoken(self._client.files.content(file_id), f"hand out file {file_id}")
+        content = await self._call(self._client.files.content(file_id), f"hand out file {file_id}")
         return [line + b"\n" for line in content.content.splitlines() if line.strip()]
 
     async def find_file(self, filename: str) -> str | None:
@@ -84,7 +84,7 @@ class BatchServer:
                     return file.id
             return None
 
-        return await self._spoken(search(), "list its files")
+        return await self._call(search(), "list its files")
 
     async def find_batch(self, name: str) -> str | None:
         """The id of a batch whose creation never was recorded here."""
@@ -95,18 +95,20 @@ class BatchServer:
                     return batch.id
             return None
 
-        return await self._spoken(search(), "list its batches")
+        return await self._call(search(), "list its batches")
 
-    async def _spoken(self, job: Awaitable[T], what: str) -> T:
+    async def _call(self, job: Awaitable[T], action: str) -> T:
         try:
             return await job
         except APIStatusError as error:
-            said = server_sentence(error.response.content)
-            said = said.replace(self._key, "***") if self._key else said
+            sentence = server_sentence(error.response.content)
+            sentence = sentence.replace(self._key, "***") if self._key else sentence
             hint = "; an endpoint without a Batch API is asked with --transport live"
             tail = hint if error.status_code in (404, 405, 501) else ""
-            raise JudgeUnavailableError(f"{self._url} did not {what}: HTTP {error.status_code}: {said}{tail}") from None
+            raise JudgeUnavailableError(
+                f"{self._url} did not {action}: HTTP {error.status_code}: {sentence}{tail}"
+            ) from None
         except OpenAIError as error:
             raise JudgeUnavailableError(
-                f"{self._url} did not {what}: {error}; what was sent goes on there, and the same command collects it"
+                f"{self._url} did not {action}: {error}; what was sent goes on there, and the same command collects it"
             ) from None

@@ -99,7 +99,7 @@ class BatchWire:
 
     async def _take_up(self) -> list[BatchRecord]:
         """The records of earlier sessions, each step that was not recorded looked up at the server."""
-        found = []
+        records = []
         for record in self._folder.load(self._judge, self._url):
             if record.file_id is None:
                 file_id = await self._server.find_file(f"{record.name}.jsonl")
@@ -110,8 +110,8 @@ class BatchWire:
             if record.batch_id is None:
                 batch_id = await self._server.find_batch(record.name)
                 record = self._folder.save(record.model_copy(update={"batch_id": batch_id}))
-            found.append(record)
-        return found
+            records.append(record)
+        return records
 
     # ---------------------------------------------------------------------------------------------------- one round
 

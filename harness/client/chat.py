@@ -18,7 +18,7 @@ from ..errors import ReplyError
 from ..records import Access, Reason
 from .endpoint import Endpoint, Terms, join, leave
 from .flow import Launch
-from .headers import Told, read_headers
+from .headers import RateLimitHints, read_headers
 from .replies import (
     PARAMETER_WORDS,
     QUOTA_WORDS,
@@ -51,12 +51,12 @@ BEARER = Access()
 
 
 @dataclass(frozen=True)
-class Answered:
+class RawReply:
     """What came back."""
 
     status: int
     raw: bytes
-    told: Told
+    hints: RateLimitHints
 
 
 @dataclass
@@ -137,22 +137,22 @@ class ChatClient:
         while True:
             async with self._places:
                 launch = await self._endpoint.place(tokens, again=tries.failures + tries.rejections > 0)
-                found = await self._once(path, payload, launch)
-            if isinstance(found, dict):
-                return found
-            wait = self._after(found, tries)
+                outcome = await self._once(path, payload, launch)
+            if isinstance(outcome, dict):
+                return outcome
+            wait = self._after(outcome, tries)
             await asyncio.sleep(wait)  # without a place
 
     # one try
 
-    async def _once(self, path: str, payload: bytes, launch: Launch) -> dict[str, Any] | Failed:
+    async def _once(self, path: str, payload: bytes, launch: Launch) -> dict[str, Any] | FailedTry:
         """The reply, or what failed in a way that another try may mend. Tells the endpoint how the call ended."""
         assert self._endpoint is not None
         try:
             answered = await self._send(path, payload)
         except TimeoutError:
-            what = f"no answer from {self.base_url} in {self._timeout:.0f} s"
-            return self._failed(launch, "timeout", what)
+            message = f"no answer from {self.base_url} in {self._timeout:.0f} s"
+            return self._failed(launch, "timeout", message)
         except (aiohttp.ClientError, OSError) as error:
             detail = str(error) or type(error).__name__
             return self._failed(launch, "transport", f"cannot reach {self.base_url}: {detail}")
@@ -163,7 +163,7 @@ class ChatClient:
             return self._read(answered, launch)
         return self._turned_down(answered, launch)
 
-    async def _send(self, path: str, payload: bytes) -> Answered:
+    async def _send(self, path: str, payload: bytes) -> RawReply:
         assert self._endpoint is not None
         async with self._endpoint.session.post(
             self._url(path),
@@ -173,77 +173,79 @@ class ChatClient:
             proxy=self._proxy,
             timeout=self._limit,
         ) as reply:
-            return Answered(reply.status, await reply.read(), read_headers(reply.headers))
+            return RawReply(reply.status, await reply.read(), read_headers(reply.headers))
 
     def _url(self, path: str) -> URL:
-        found = self._urls.get(path)
-        if found is None:
-            found = self._urls[path] = URL(self.base_url + path).update_query(self._access.query)
-        return found
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = URL(self.base_url + path).update_query(self._access.query)
+        return url
 
-    def _failed(self, launch: Launch, reason: Reason, message: str, status: int | None = None) -> Failed:
+    def _failed(self, launch: Launch, reason: Reason, message: str, status: int | None = None) -> FailedTry:
         assert self._endpoint is not None
         self._endpoint.failed(launch, message)
-        return Failed(ReplyError(message, reason=reason, status=status), counts=not self._endpoint.breaker.is_tripped)
+        return FailedTry(
+            ReplyError(message, reason=reason, status=status), counts=not self._endpoint.breaker.is_tripped
+        )
 
-    def _read(self, answered: Answered, launch: Launch) -> dict[str, Any] | Failed:
+    def _read(self, answered: RawReply, launch: Launch) -> dict[str, Any] | FailedTry:
         assert self._endpoint is not None
         try:
-            found = json.loads(answered.raw)
+            reply = json.loads(answered.raw)
         except (ValueError, RecursionError):
-            what = f"{self.base_url} sent a reply that is not JSON: {answered.raw[:120]!r}"
-            return self._failed(launch, "http", what, 200)
-        if not isinstance(found, dict):
-            self._endpoint.taken(launch, answered.told, None)
+            message = f"{self.base_url} sent a reply that is not JSON: {answered.raw[:120]!r}"
+            return self._failed(launch, "http", message, 200)
+        if not isinstance(reply, dict):
+            self._endpoint.taken(launch, answered.hints, None)
             raise ReplyError(f"{self.base_url} sent a reply that is no JSON object", reason="http", status=200)
         self._refusals, self._was_taken = 0, True
-        self._endpoint.taken(launch, answered.told, tokens_used(found))
-        return found
+        self._endpoint.taken(launch, answered.hints, tokens_used(reply))
+        return reply
 
-    def _turned_down(self, answered: Answered, launch: Launch) -> Failed:
+    def _turned_down(self, answered: RawReply, launch: Launch) -> FailedTry:
         """A status other than 200. Raises ReplyError where another try makes no sense."""
         assert self._endpoint is not None
-        status, told = answered.status, answered.told
+        status, hints = answered.status, answered.hints
         message = f"HTTP {status}: {server_sentence(answered.raw)}"
         if self._api_key:
             message = message.replace(self._api_key, "***")  # some servers repeat the key they refuse
         error = ReplyError(message, reason=refusal_reason(status, message), status=status)
         if status == 429 and not TOO_LARGE_WORDS.search(message):
             if QUOTA_WORDS.search(message):
-                self._give_up(launch, told, f"{self.base_url} takes no more calls: {error}")
-            self._endpoint.refused(launch, told, self._backoff(4))
-            return Failed(error, told.retry_after)
+                self._give_up(launch, hints, f"{self.base_url} takes no more calls: {error}")
+            self._endpoint.refused(launch, hints, self._backoff(4))
+            return FailedTry(error, hints.retry_after)
         if status == 408 or status >= 500:
-            return self._failed(launch, "http", message, status).after(told.retry_after)
+            return self._failed(launch, "http", message, status).after(hints.retry_after)
         if status in (409, 425):
-            self._endpoint.taken(launch, told, None)
-            return Failed(error, told.retry_after)
-        self._refuse(error, launch, told)
+            self._endpoint.taken(launch, hints, None)
+            return FailedTry(error, hints.retry_after)
+        self._refuse(error, launch, hints)
         raise error
 
-    def _refuse(self, error: ReplyError, launch: Launch, told: Told) -> None:
+    def _refuse(self, error: ReplyError, launch: Launch, hints: RateLimitHints) -> None:
         """Counts what was refused for good; raises EndpointDownError once all that comes will be."""
         assert self._endpoint is not None
         if error.reason in PASSING_REASONS or self._terms.patience is None:
-            self._endpoint.taken(launch, told, None)
+            self._endpoint.taken(launch, hints, None)
             return
         self._refusals += 1
         if error.status in FATAL_STATUS:
-            self._give_up(launch, told, f"{self.base_url} cannot be used: {error}")
+            self._give_up(launch, hints, f"{self.base_url} cannot be used: {error}")
         if not self._was_taken and PARAMETER_WORDS.search(str(error)):
-            self._give_up(launch, told, f"{self.base_url} refuses the request: {error}; {HINT}")
+            self._give_up(launch, hints, f"{self.base_url} refuses the request: {error}; {HINT}")
         if self._refusals >= REFUSALS_TO_STOP:
-            self._give_up(launch, told, f"{self.base_url} refused {self._refusals} calls in a row: {error}; {HINT}")
-        self._endpoint.taken(launch, told, None)
+            self._give_up(launch, hints, f"{self.base_url} refused {self._refusals} calls in a row: {error}; {HINT}")
+        self._endpoint.taken(launch, hints, None)
 
-    def _give_up(self, launch: Launch, told: Told, why: str) -> None:
+    def _give_up(self, launch: Launch, hints: RateLimitHints, why: str) -> None:
         assert self._endpoint is not None
-        self._endpoint.taken(launch, told, None)
+        self._endpoint.taken(launch, hints, None)
         self._endpoint.give_up(why)
 
     # between two tries
 
-    def _after(self, failed: Failed, tries: Tries) -> float:
+    def _after(self, failed: FailedTry, tries: Tries) -> float:
         """Seconds until the next try; raises the error where there is none."""
         assert self._endpoint is not None
         error = failed.error
@@ -269,7 +271,7 @@ class ChatClient:
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedTry:
     """A try that failed in a way that another may mend."""
 
     error: ReplyError
@@ -278,8 +280,8 @@ class Failed:
     counts: bool = True
     """Whether it uses up an attempt of the call; not so while the endpoint as a whole is down."""
 
-    def after(self, wait: float | None) -> Failed:
-        return Failed(self.error, wait, self.counts)
+    def after(self, wait: float | None) -> FailedTry:
+        return FailedTry(self.error, wait, self.counts)
 
 
 def key_headers(api_key: str | None, access: Access) -> dict[str, str]:

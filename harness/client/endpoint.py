@@ -18,7 +18,7 @@ import aiohttp
 from ..errors import EndpointDownError
 from .breaker import Breaker
 from .flow import Flow, Launch
-from .headers import Told
+from .headers import RateLimitHints
 from .pace import Bucket
 
 log = logging.getLogger(__name__)
@@ -83,11 +83,11 @@ class Endpoint:
     def _agree(self) -> None:
         """The places that all ask for together (each keeps to its own), the smallest limits, the longest patience."""
         terms = self._terms
-        patience = [one.patience for one in terms if one.patience is not None]
+        patience = [client.patience for client in terms if client.patience is not None]
         self.breaker.patience = max(patience) if patience else None
-        self.flow.agree(sum(one.concurrency for one in terms), adaptive=bool(patience))
-        rpm = min((one.rpm for one in terms if one.rpm is not None), default=None)
-        tpm = min((one.tpm for one in terms if one.tpm is not None), default=None)
+        self.flow.agree(sum(client.concurrency for client in terms), adaptive=bool(patience))
+        rpm = min((client.rpm for client in terms if client.rpm is not None), default=None)
+        tpm = min((client.tpm for client in terms if client.tpm is not None), default=None)
         self.flow.requests = _bucket(self.flow.requests, rpm)
         self.flow.tokens = _bucket(self.flow.tokens, tpm)
 
@@ -135,30 +135,30 @@ class Endpoint:
 
     # how a call ended
 
-    def taken(self, launch: Launch, told: Told, tokens: float | None) -> None:
+    def taken(self, launch: Launch, hints: RateLimitHints, tokens: float | None) -> None:
         """Answered. `tokens`: what it took by the server's count."""
         now = self._loop.time()
         self.breaker.taken()
         self.flow.taken(launch, now, tokens)
-        self._hear(launch, told, now)
+        self._hear(launch, hints, now)
         self._pump()
 
-    def refused(self, launch: Launch, told: Told, backoff: float) -> None:
+    def refused(self, launch: Launch, hints: RateLimitHints, backoff: float) -> None:
         """A 429."""
         now = self._loop.time()
         self.breaker.refused(now)
-        self.flow.refused(launch, now, told, backoff)
-        self._hear(launch, told, now)
+        self.flow.refused(launch, now, hints, backoff)
+        self._hear(launch, hints, now)
         self._check(now, "HTTP 429")
 
-    def failed(self, launch: Launch, what: str) -> None:
+    def failed(self, launch: Launch, message: str) -> None:
         """No answer, or a 5xx."""
         now = self._loop.time()
         self.breaker.failed(now)
         self.flow.failed(launch, now)
         if self.breaker.is_tripped:
             self.flow.hold(now, self.breaker.hold(now))
-        self._check(now, what)
+        self._check(now, message)
 
     def dropped(self) -> None:
         """The caller gave up."""
@@ -181,9 +181,9 @@ class Endpoint:
             self.give_up(f"{self.url} stays down: no answer for {seconds:.0f} s, the last try with: {last}")
         self._pump()
 
-    def _hear(self, launch: Launch, told: Told, now: float) -> None:
+    def _hear(self, launch: Launch, hints: RateLimitHints, now: float) -> None:
         held = self.flow.held_until
-        self.flow.heard(launch, now, told)
+        self.flow.heard(launch, now, hints)
         if self.flow.held_until - max(now, held) > LONG_HOLD:
             log.info("%s: its rate limit is used up, waiting %.0f s", self.url, self.flow.held_until - now)
 
@@ -216,6 +216,6 @@ def join(url: str, key: str | None, terms: Terms) -> Endpoint:
 async def leave(endpoint: Endpoint, terms: Terms) -> None:
     """Closes the connections after the last client."""
     if endpoint.remove(terms):
-        for name in [name for name, one in _endpoints.items() if one is endpoint]:
+        for name in [name for name, joined in _endpoints.items() if joined is endpoint]:
             del _endpoints[name]
         await endpoint.close()

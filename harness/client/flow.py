@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .headers import Told
-from .pace import Bucket, Pace, Refusal
+from .headers import RateLimitHints
+from .pace import Bucket, Pace, RefusalKind
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Flow:
         if self.tokens is not None and tokens is not None:
             self.tokens.take(now, tokens - launch.tokens)
 
-    def refused(self, launch: Launch, now: float, told: Told, backoff: float) -> None:
+    def refused(self, launch: Launch, now: float, hints: RateLimitHints, backoff: float) -> None:
         """A 429. `backoff`: seconds to stay away should the endpoint turn out to take nothing at all."""
         self.in_flight -= 1
         if self.tokens is not None:
@@ -103,14 +103,14 @@ class Flow:
         is_shut = self.in_flight == 0 and not self._taken_since_refusal
         self._taken_since_refusal = False
         if is_shut:  # twice, with nothing between and nothing out: this says nothing about the pace
-            self.hold(now, backoff if told.retry_after is None else told.retry_after)
+            self.hold(now, backoff if hints.retry_after is None else hints.retry_after)
             return
-        if (told.retry_after or 0.0) > 1 and launch.at < self._announced:
+        if (hints.retry_after or 0.0) > 1 and launch.at < self._announced:
             # asked within an announced wait, and refused again: the announcement is for all
             self.held_until = max(self.held_until, self._announced)
-        if told.retry_after is not None:
-            self._announced = max(self._announced, now + told.retry_after)
-        if self.pace is not None and self.pace.refused(launch.number, launch.at, now) is Refusal.NEW:
+        if hints.retry_after is not None:
+            self._announced = max(self._announced, now + hints.retry_after)
+        if self.pace is not None and self.pace.refused(launch.number, launch.at, now) is RefusalKind.NEW:
             self._cut(launch, now, keep=self.in_flight)
 
     def failed(self, launch: Launch, now: float) -> None:
@@ -126,16 +126,16 @@ class Flow:
         """Nothing goes out for so long."""
         self.held_until = max(self.held_until, now + seconds)
 
-    def heard(self, launch: Launch, now: float, told: Told) -> None:
+    def heard(self, launch: Launch, now: float, hints: RateLimitHints) -> None:
         """Stays away until a limit is whole again where the calls that are out use up what the server had left."""
-        if told.requests_left is not None and told.requests_reset is not None:
+        if hints.requests_left is not None and hints.requests_reset is not None:
             later = self._launched - launch.number
-            if told.requests_left - later < 1:
-                self.hold(now, told.requests_reset)
-        if told.tokens_left is not None and told.tokens_reset is not None:
+            if hints.requests_left - later < 1:
+                self.hold(now, hints.requests_reset)
+        if hints.tokens_left is not None and hints.tokens_reset is not None:
             later_tokens = self._tokens - launch.tokens_so_far
-            if told.tokens_left - later_tokens < self._tokens / self._launched:
-                self.hold(now, told.tokens_reset)
+            if hints.tokens_left - later_tokens < self._tokens / self._launched:
+                self.hold(now, hints.tokens_reset)
 
     def _cut(self, launch: Launch, now: float, keep: int) -> None:
         """Half the places, but as many as hold calls that were taken."""

@@ -13,7 +13,7 @@ DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 @dataclass(frozen=True)
-class Told:
+class RateLimitHints:
     """None where a header is missing or cannot be read. Seconds throughout."""
 
     retry_after: float | None = None
@@ -24,17 +24,17 @@ class Told:
     tokens_reset: float | None = None
 
 
-NOTHING = Told()
+NOTHING = RateLimitHints()
 
 
-def read_headers(headers: Mapping[str, str]) -> Told:
+def read_headers(headers: Mapping[str, str]) -> RateLimitHints:
     """`headers` looks names up in any case, as aiohttp's do."""
     left, tokens = headers.get("x-ratelimit-remaining-requests"), headers.get("x-ratelimit-remaining-tokens")
     after, after_ms = headers.get("Retry-After"), headers.get("retry-after-ms")
     if left is None and tokens is None and after is None and after_ms is None:
         return NOTHING
     milliseconds = number(after_ms)
-    return Told(
+    return RateLimitHints(
         retry_after=retry_after(after, time.time()) if milliseconds is None else milliseconds / 1000,
         requests_left=number(left),
         requests_reset=duration(headers.get("x-ratelimit-reset-requests")),
@@ -67,7 +67,7 @@ def duration(text: str | None) -> float | None:
 def number(text: str | None) -> float | None:
     """A finite number that is not negative."""
     try:
-        found = float(text) if text is not None else None
+        value = float(text) if text is not None else None
     except ValueError:
         return None
-    return found if found is not None and 0 <= found < 1e12 else None
+    return value if value is not None and 0 <= value < 1e12 else None

@@ -72,7 +72,7 @@ class Bucket:
         return min(self.burst, self._level + (now - self._at) * self.rate)
 
 
-class Refusal(Enum):
+class RefusalKind(Enum):
     """What a 429 was."""
 
     NEW = "the first after a time of peace"
@@ -169,7 +169,7 @@ class Pace:
         if self.value > UNPACED:
             self.value = None
 
-    def refused(self, number: int, launched_at: float, now: float) -> Refusal:
+    def refused(self, number: int, launched_at: float, now: float) -> RefusalKind:
         """A 429 for the launch of that number: what it says about how much is asked."""
         self._turnaround = max(0.9 * self._turnaround, now - launched_at)
         if self._recent:
@@ -182,11 +182,11 @@ class Pace:
         if chunk is not None and chunk.is_known(now, self._turnaround):
             self._judge(chunk, now)
         if now < self._deaf_until:
-            return Refusal.NO_MATTER
+            return RefusalKind.NO_MATTER
         after = number - self._cut_number
         if after > 0:
             self._slow_down(now, after)
-        return Refusal.NEW if after >= CHUNK else Refusal.KNOWN
+        return RefusalKind.NEW if after >= CHUNK else RefusalKind.KNOWN
 
     def _measured(self, now: float) -> float:
         """Launches a second that were taken, over the last second."""
@@ -221,8 +221,8 @@ class Pace:
     def _share_since_much_faster(self, chunk: Chunk) -> float:
         """Share of 429s since the pace was three times as high; 0 where it was not, or most were refused then."""
         known = list(self._known)
-        for place, earlier in enumerate(known):
+        for position, earlier in enumerate(known):
             if chunk.pace < MUCH_SLOWER * earlier.pace and earlier.share < MOST:
-                since = known[place:]
-                return sum(one.refused for one in since) / sum(one.launched for one in since)
+                since = known[position:]
+                return sum(later.refused for later in since) / sum(later.launched for later in since)
         return 0.0

@@ -52,26 +52,26 @@ def server_sentence(raw: bytes) -> str:
     """The server's own words in an error reply, at most 500 characters, on one line."""
     text = raw.decode("utf-8", "replace")
     try:
-        found = json.loads(text)
+        content = json.loads(text)
         for key in ("error", "message", "detail"):
-            if isinstance(found, dict) and key in found:
-                found = found[key]
-        text = found if isinstance(found, str) else json.dumps(found)
+            if isinstance(content, dict) and key in content:
+                content = content[key]
+        text = content if isinstance(content, str) else json.dumps(content)
     except (ValueError, RecursionError):
         pass
     return " ".join(printable(text).split())[:500]
 
 
-def read_chat_reply(found: dict[str, Any]) -> ChatReply:
+def read_chat_reply(body: dict[str, Any]) -> ChatReply:
     """The first choice of a chat completion; raises ReplyError when it is filtered, has no message, or has a field of
     another type than the protocol's. Surrogates, which no file can hold, become question marks."""
     try:
-        choice = found["choices"][0]
+        choice = body["choices"][0]
         text = choice["message"].get("content") or _called_with(choice["message"])
         if not isinstance(text, str):
             raise TypeError("content is no text")
         finish = choice.get("finish_reason")
-        usage = found.get("usage") or {}
+        usage = body.get("usage") or {}
         reply = ChatReply(
             text=text.encode("utf-8", "replace").decode("utf-8"),
             finish="length" if finish == "length" else "stop",
@@ -81,7 +81,7 @@ def read_chat_reply(found: dict[str, Any]) -> ChatReply:
         )
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError):
         raise ReplyError(
-            f"not a chat completion: {printable(json.dumps(found))[:200]}", reason="http", status=200
+            f"not a chat completion: {printable(json.dumps(body))[:200]}", reason="http", status=200
         ) from (None)
     if finish == "content_filter":
         raise ReplyError("the server withheld the reply (content_filter)", reason="content_filter", status=200)
@@ -107,8 +107,8 @@ def tokens_to_come(body: dict[str, JsonValue], usual: float) -> float:
     return min([usual, *(float(limit) for limit in limits if isinstance(limit, int))])
 
 
-def tokens_used(found: dict[str, Any]) -> float | None:
+def tokens_used(body: dict[str, Any]) -> float | None:
     """Prompt and reply by the server's count; None where it does not say."""
-    usage = found.get("usage")
+    usage = body.get("usage")
     total = usage.get("total_tokens") if isinstance(usage, dict) else None
     return float(total) if isinstance(total, int) else None

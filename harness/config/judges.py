@@ -20,35 +20,35 @@ JudgesBySuite = dict[str, tuple[JudgeSpec, ...]]
 
 def judge_files() -> dict[str, Path]:
     """Name -> YAML file of every judge that an installed package ships (`fusion_harness.judge_configs`)."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for point in installed("judge_configs").values():
         for entry in files(point.load()).iterdir():
             if entry.name.endswith(".yaml"):
-                found[entry.name.removesuffix(".yaml")] = Path(str(entry))
-    return dict(sorted(found.items()))
+                paths[entry.name.removesuffix(".yaml")] = Path(str(entry))
+    return dict(sorted(paths.items()))
 
 
 def judge_templates() -> dict[str, Path]:
     """Name -> YAML file to fill in, of every package that ships judges (`templates/` beside them)."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for point in installed("judge_configs").values():
         folder = files(point.load()).joinpath("templates")
         for entry in folder.iterdir() if folder.is_dir() else ():
             if entry.name.endswith(".yaml"):
-                found[entry.name.removesuffix(".yaml")] = Path(str(entry))
-    return dict(sorted(found.items()))
+                paths[entry.name.removesuffix(".yaml")] = Path(str(entry))
+    return dict(sorted(paths.items()))
 
 
-def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
+def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
     """The judge of a name: of a form in `JUDGE_FORMS`, one of harness.yaml's, a YAML file, one a package ships, or a
     kind."""
-    prefix, found, rest = name.partition(":")
-    if found and prefix in JUDGE_FORMS:
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix in JUDGE_FORMS:
         return JUDGE_FORMS[prefix](rest)
-    if name in own:
+    if name in own_judges:
         if name in judge_files():
             raise ConfigError(f"harness.yaml: judge {name!r} has the name of one that ships; give it another")
-        return _own_judge({"name": name, **own[name]}, f"judge {name!r}")
+        return _own_judge({"name": name, **own_judges[name]}, f"judge {name!r}")
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         return _own_judge({"name": path.stem, **read_yaml(path)}, name)
@@ -57,7 +57,7 @@ def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
         return checked(JudgeSpec, read_yaml(shipped[name]), str(shipped[name]))
     if name in installed("judges"):
         return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
-    known, forms = ", ".join([*own, *shipped]), ", ".join(f"{form}:…" for form in JUDGE_FORMS)
+    known, forms = ", ".join([*own_judges, *shipped]), ", ".join(f"{form}:…" for form in JUDGE_FORMS)
     raise ConfigError(f"no judge named {name!r}; known: {known}; or a FILE.yaml, or one of {forms}")
 
 
@@ -70,11 +70,11 @@ def _endpoint_judge(text: str) -> JudgeSpec:
 
 def _evaluator_judge(text: str) -> JudgeSpec:
     """`NAME`, or `NAME@URL` for another server than the configuration's."""
-    name, found, url = text.partition("@")
-    if not name or (found and not url.startswith(("http://", "https://"))):
+    name, sign, url = text.partition("@")
+    if not name or (sign and not url.startswith(("http://", "https://"))):
         raise ConfigError(f"--judge {'alpaca_eval:' + text!r} is not alpaca_eval:NAME or alpaca_eval:NAME@URL")
     spec = JudgeSpec(name=f"alpaca_eval:{name}", kind="alpaca_eval", evaluator=name)
-    return spec.model_copy(update={"url": base_url(url), "key_env": _judge_key()}) if found else spec
+    return spec.model_copy(update={"url": base_url(url), "key_env": _judge_key()}) if sign else spec
 
 
 def _judge_key() -> str | None:
@@ -84,14 +84,14 @@ def _judge_key() -> str | None:
 def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
     """A judge whose only setting is a model or a file."""
 
-    def made(text: str) -> JudgeSpec:
+    def parse(text: str) -> JudgeSpec:
         if not text or text.startswith("endpoint:"):
             raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
         return JudgeSpec(
             name=f"{kind}:{ModelRef.parse(text).label}", kind=kind, model=text, price_in=0.0, price_out=0.0
         )
 
-    return made
+    return parse
 
 
 JUDGE_FORMS: Mapping[str, Callable[[str], JudgeSpec]] = {
@@ -130,6 +130,6 @@ def _on(spec: JudgeSpec, devices: str) -> JudgeSpec:
     return spec.model_copy(update={"serve": {**spec.serve, "devices": devices}}) if is_local(spec) else spec
 
 
-def _own_judge(found: Mapping[str, Any], where: str) -> JudgeSpec:
-    spec = checked(JudgeSpec, found, where)
+def _own_judge(settings: Mapping[str, Any], where: str) -> JudgeSpec:
+    spec = checked(JudgeSpec, settings, where)
     return spec if spec.url is None else spec.model_copy(update={"url": base_url(spec.url)})

@@ -112,16 +112,16 @@ class FileSpec(Record):
 def read_yaml(path: Path) -> Mapping[str, Any]:
     """The mapping in a YAML file; raises ConfigError with the file's name and what is wrong."""
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if found is None:
+    if content is None:
         return {}
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} must hold keys and values, not a {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values, not a {type(content).__name__}")
+    return content
 
 
 def read_file_spec(path: Path | None) -> FileSpec:
@@ -133,10 +133,10 @@ def read_file_spec(path: Path | None) -> FileSpec:
     return checked(FileSpec, read_yaml(path), str(path))
 
 
-def checked(kind: type[R], found: Mapping[str, Any], where: str) -> R:
+def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
     """The record, or ConfigError with the first wrong key, its value, and for an unknown key those that exist."""
     try:
-        return kind.model_validate(found)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
@@ -160,4 +160,4 @@ def _record_in(annotation: object) -> type[Record] | None:
     """The record that an annotation holds, e.g. that of `tuple[R, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Record):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _record_in(part)) is not None), None)
+    return next((record for part in get_args(annotation) if (record := _record_in(part)) is not None), None)

@@ -16,7 +16,7 @@ from pydantic import JsonValue, ValidationError
 from ..errors import ConfigError
 from ..protocols import Suite
 from ..records import AnchorCheck, Answer, JudgeTask, Judgment, Prompt, Rating, Record, Score, ScoreCard, digest
-from ..stats.drift import ALPHA, Shift, shift
+from ..stats.drift import ALPHA, PairedShift, shift
 from .jury import outcome_of
 
 MIN_JUDGED = 0.9
@@ -107,16 +107,16 @@ def anchor_set(
 def members_of(protocol: dict[str, JsonValue]) -> dict[str, dict[str, JsonValue]]:
     """Judge name -> its part of the protocol, of one judge or of a jury's members. ConfigError where none is known."""
     judge = protocol.get("judge")
-    found = judge.get("members", [judge]) if isinstance(judge, dict) else []
-    members = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    if members and all(isinstance(one.get("params"), dict) for one in members):
-        return {str(one["name"]): one for one in members}
+    parts = judge.get("members", [judge]) if isinstance(judge, dict) else []
+    members = [member for member in parts if isinstance(member, dict)] if isinstance(parts, list) else []
+    if members and all(isinstance(member.get("params"), dict) for member in members):
+        return {str(member["name"]): member for member in members}
     raise ConfigError("this run's judge settings are not known, so its verdicts cannot be anchors")
 
 
 def _is_whole(suite: Suite, prompt: Prompt, answer: Answer, rows: Sequence[Judgment], judges: Iterable[str]) -> bool:
-    told = {(row.judge, row.turn, row.order) for row in rows}
-    return all((judge, task.turn, task.order) in told for task in suite.tasks(prompt, answer) for judge in judges)
+    slots = {(row.judge, row.turn, row.order) for row in rows}
+    return all((judge, task.turn, task.order) in slots for task in suite.tasks(prompt, answer) for judge in judges)
 
 
 # ---------------------------------------------------------------------------------------------------------- checks
@@ -126,14 +126,14 @@ def anchor_tasks(suite: Suite, anchors: AnchorSet, judges: Iterable[str]) -> tup
     """What those judges are asked that the anchors have verdicts of. Raises ConfigError for a prompt that is not the
     suite's."""
     prompts = {prompt.id: prompt for prompt in suite.prompts()}
-    asked = [judge for judge in judges if judge in anchors.judges]
-    found = []
+    known = [judge for judge in judges if judge in anchors.judges]
+    tasks = []
     for anchor in anchors.anchors:
         if anchor.answer.prompt_id not in prompts:
             raise ConfigError(f"the anchors hold prompt {anchor.answer.prompt_id!r}, which {suite.name} does not ask")
         for task in suite.tasks(prompts[anchor.answer.prompt_id], anchor.answer):
-            found += [task.model_copy(update={"judge": judge, "anchor": True}) for judge in asked]
-    return tuple(found)
+            tasks += [task.model_copy(update={"judge": judge, "anchor": True}) for judge in known]
+    return tuple(tasks)
 
 
 def check(anchors: AnchorSet, judge: dict[str, JsonValue], rows: Iterable[Judgment]) -> AnchorCheck:
@@ -145,14 +145,14 @@ def check(anchors: AnchorSet, judge: dict[str, JsonValue], rows: Iterable[Judgme
             if row.judge == name:
                 recorded[_place(row)].append(row)
     now = {_place(row): row for row in rows if row.judge == name and row.verdict is not None}
-    pairs = [(old, now[place]) for place, old in recorded.items() if place in now]
+    pairs = [(old, now[slot]) for slot, old in recorded.items() if slot in now]
     alike = [(old, new) for old, new in pairs if old[0].template_sha == new.template_sha]
     questions = [new.prompt_id for _, new in alike]
     rating = any(isinstance(row.verdict, Rating) for old in recorded.values() for row in old)
     scale = 1.0 if rating else 100.0
     differences = np.array([scale * (_value(new) - float(np.mean([_value(row) for row in old]))) for old, new in alike])
     moved = shift(differences, questions)
-    judged, total = len(set(questions)), len({place[0] for place in recorded})
+    judged, total = len(set(questions)), len({slot[0] for slot in recorded})
     reason = _reason(anchors, judge, judged, total, changed_words=len(alike) < len(pairs))
     p = None if moved is None else moved.p
     return AnchorCheck(
@@ -183,7 +183,7 @@ def _outcome(row: Judgment) -> float:
     return outcome_of(row.verdict)
 
 
-def _score(moved: Shift | None, judged: int, total: int) -> Score:
+def _score(moved: PairedShift | None, judged: int, total: int) -> Score:
     if moved is None:
         return Score(value=None, n=0, unscored=total)
     interval = moved.interval

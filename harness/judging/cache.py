@@ -44,8 +44,8 @@ DELETE = "DELETE FROM replies WHERE key = ?"
 
 def cache_path() -> Path:
     """`HARNESS_REPLY_CACHE`, or `replies.sqlite` beside the official data (`harness data`); may not exist yet."""
-    own = os.environ.get("HARNESS_REPLY_CACHE")
-    return Path(own) if own else cache_folder() / "replies.sqlite"
+    configured = os.environ.get("HARNESS_REPLY_CACHE")
+    return Path(configured) if configured else cache_folder() / "replies.sqlite"
 
 
 def request_key(endpoint: str, body: dict[str, JsonValue], repeat: int) -> bytes:
@@ -58,7 +58,7 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = "rwc" if create else "rw"
-        found = sqlite3.connect(
+        connection = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode={mode}",
             uri=True,
             timeout=BUSY_SECONDS,
@@ -68,43 +68,47 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise StoreError(_sentence(path, error)) from error
     try:
-        version = found.execute("PRAGMA user_version").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA):
-            raise ConfigError(f"the reply cache {path} is of version {version}, this harness writes {SCHEMA}; {MEND}")
-        found.execute("PRAGMA journal_mode = WAL")
-        found.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last replies, never the file
+            raise ConfigError(
+                f"the reply cache {path} is of version {version}, this harness writes {SCHEMA}; {CACHE_HINT}"
+            )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last replies, never the file
         if version == 0:
-            found.execute(CREATE)
-            found.execute(f"PRAGMA user_version = {SCHEMA}")
+            connection.execute(CREATE)
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
     except sqlite3.Error as error:
-        found.close()
+        connection.close()
         raise cache_error(path, error) from error
     except ConfigError:
-        found.close()
+        connection.close()
         raise
-    return found
+    return connection
 
 
-MEND = "move it away, or name another file in HARNESS_REPLY_CACHE, or use --no-cache"
+CACHE_HINT = "move it away, or name another file in HARNESS_REPLY_CACHE, or use --no-cache"
 
 
 def cache_error(path: Path, error: sqlite3.Error) -> ConfigError | StoreError:
     """One sentence: a file that is no cache is for the user to move (exit 2), a full or locked one ends it (exit 4)."""
     if isinstance(error, sqlite3.OperationalError):
         return StoreError(_sentence(path, error))
-    return ConfigError(f"the reply cache {path} is damaged or no cache ({error}); {MEND}")
+    return ConfigError(f"the reply cache {path} is damaged or no cache ({error}); {CACHE_HINT}")
 
 
 def _sentence(path: Path, error: Exception) -> str:
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"cannot use the reply cache {path}: {why}; free space or unlock it, then run the same command ({MEND})"
+    return (
+        f"cannot use the reply cache {path}: {why}; free space or unlock it, then run the same command ({CACHE_HINT})"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ while running
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Statement:
     """One piece of work for the thread, and who waits for it."""
 
     sql: str
@@ -117,7 +121,7 @@ class ReplyCache:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Statement | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._broken: StoreError | ConfigError | None = None
         self._asking: dict[bytes, asyncio.Future[None]] = {}
@@ -144,17 +148,17 @@ class ReplyCache:
         """
         if self._thread is None:
             return await ask()
-        while (other := self._asking.get(key)) is not None:
-            await asyncio.wait([other])
+        while (earlier := self._asking.get(key)) is not None:
+            await asyncio.wait([earlier])
         asking = self._asking[key] = self._loop.create_future()
         try:
-            found = await self._do(SELECT, (key,))
+            chat_reply = await self._do(SELECT, (key,))
             if self._broken is not None:
                 raise self._broken
-            if found is None:
-                found = await ask()
-                await self._keep(key, judge, found)
-            return found
+            if chat_reply is None:
+                chat_reply = await ask()
+                await self._keep(key, judge, chat_reply)
+            return chat_reply
         finally:
             del self._asking[key]
             asking.set_result(None)
@@ -175,25 +179,25 @@ class ReplyCache:
         if self._thread is None:
             return None
         waiter: asyncio.Future[ChatReply | None] = self._loop.create_future()
-        self._jobs.put(_Job(sql, values, waiter))
+        self._jobs.put(_Statement(sql, values, waiter))
         return await waiter
 
     # ------------------------------------------------------------------------------------------------- in the thread
 
     def _work(self, database: sqlite3.Connection) -> None:
-        going_on = True
-        while going_on:
+        open_for_jobs = True
+        while open_for_jobs:
             jobs = [self._jobs.get()]
             while not self._jobs.empty():
                 jobs.append(self._jobs.get())
-            going_on = None not in jobs
-            asked = [job for job in jobs if job is not None]
-            done = self._serve(database, asked)
+            open_for_jobs = None not in jobs
+            statements = [job for job in jobs if job is not None]
+            done = self._serve(database, statements)
             if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(_resolve, asked, done)
+                self._loop.call_soon_threadsafe(_resolve, statements, done)
         database.close()
 
-    def _serve(self, database: sqlite3.Connection, jobs: list[_Job]) -> list[ChatReply | None]:
+    def _serve(self, database: sqlite3.Connection, jobs: list[_Statement]) -> list[ChatReply | None]:
         """The answers to these jobs, everything they write committed; all None after a failure, which is noted."""
         if self._broken is not None:
             return [None] * len(jobs)
@@ -201,7 +205,7 @@ class ReplyCache:
         try:
             if writes:
                 database.execute("BEGIN IMMEDIATE")
-            found = [_read(database.execute(job.sql, job.values).fetchone()) for job in jobs]
+            replies = [_read(database.execute(job.sql, job.values).fetchone()) for job in jobs]
             if writes:
                 database.execute("COMMIT")
         except sqlite3.Error as error:
@@ -210,11 +214,11 @@ class ReplyCache:
             with suppress(sqlite3.Error):  # SQLite rolls back by itself after most of these
                 database.execute("ROLLBACK")
             return [None] * len(jobs)
-        return found
+        return replies
 
 
-def _resolve(jobs: list[_Job], found: list[ChatReply | None]) -> None:
-    for job, reply in zip(jobs, found, strict=True):
+def _resolve(jobs: list[_Statement], replies: list[ChatReply | None]) -> None:
+    for job, reply in zip(jobs, replies, strict=True):
         if not job.waiter.done():  # a cancelled one waits no more
             job.waiter.set_result(reply)
 
@@ -276,9 +280,9 @@ def kept(path: Path, keys: Iterable[bytes]) -> set[bytes]:
     if not path.exists():
         return set()
     database = connect(path, create=False)
-    there = "SELECT 1 FROM replies WHERE key = ?"
+    query = "SELECT 1 FROM replies WHERE key = ?"
     try:
-        return {key for key in keys if database.execute(there, (key,)).fetchone() is not None}
+        return {key for key in keys if database.execute(query, (key,)).fetchone() is not None}
     except sqlite3.Error as error:
         raise cache_error(path, error) from error
     finally:

@@ -94,18 +94,18 @@ class Citation:
 
 def cite(results: Path, suite: str, judge: Mapping[str, JsonValue]) -> Citation | None:
     """The citation for this suite and this very judge, from the calibration with the most items; None without one."""
-    suite, found = SAME_WORDS.get(suite, suite), []
+    suite, calibrations = SAME_WORDS.get(suite, suite), []
     for path in find_calibrations(results):
         try:
-            one = read_calibration(path)
+            calibration = read_calibration(path)
         except ConfigError as error:
             log.warning("%s", error)  # a card does not fail for it
             continue
-        if suite in one.suites and one.judge == judge:
-            found.append(one)
-    if not found:
+        if suite in calibration.suites and calibration.judge == judge:
+            calibrations.append(calibration)
+    if not calibrations:
         return None
-    best = max(found, key=lambda one: (sum(one.suites[suite].items.values()), one.sha))
+    best = max(calibrations, key=lambda calibration: (sum(calibration.suites[suite].items.values()), calibration.sha))
     return Citation(sentence(best, suite), {"sha": best.sha, "items": dict(best.suites[suite].items)})
 
 
@@ -113,20 +113,20 @@ def sentence(calibration: Calibration, suite: str) -> str:
     """`judge calibrated on 250 recorded comparisons: agrees with people 0.66 [0.61, 0.71] (n = 412, kappa 0.43), …`"""
     part = calibration.suites[suite]
     kinds = [f"{n} recorded {kind}" for kind, n in part.items.items() if n and kind != "votes"]
-    said = []
-    for name, other in (
+    parts = []
+    for name, peer in (
         ("people", "people"),
         ("people_by_ratings", "people by its ratings"),
         ("retired", part.retired),
     ):
         score, kappa = part.scores.get(f"agreement_{name}"), part.scores.get(f"kappa_{name}")
         if score is not None and score.value is not None:
-            said.append(f"agrees with {other} {shown(score)} (n = {score.n}{_kappa(kappa)})")
+            parts.append(f"agrees with {peer} {shown(score)} (n = {score.n}{_kappa(kappa)})")
     consistency = part.scores.get("position_consistency")
     if consistency is not None and consistency.value is not None:
-        said.append(f"same verdict in both orders {shown(consistency)}")
-    what = ", ".join(said) or "nothing scored"
-    return f"judge calibrated on {' and '.join(kinds)}: {what}; calibration {calibration.sha}"
+        parts.append(f"same verdict in both orders {shown(consistency)}")
+    summary = ", ".join(parts) or "nothing scored"
+    return f"judge calibrated on {' and '.join(kinds)}: {summary}; calibration {calibration.sha}"
 
 
 def _kappa(score: Score | None) -> str:

@@ -20,8 +20,8 @@ def judge_protocol(judges: Sequence[Judge], rule: JuryRule) -> dict[str, JsonVal
 
 def _member(judge: Judge) -> dict[str, JsonValue]:
     spec = judge.spec
-    found: dict[str, JsonValue] = {"name": spec.name, "kind": spec.kind, "model": spec.model, "params": spec.params}
-    return found | (judge.identity() if isinstance(judge, Identified) else {})
+    identity: dict[str, JsonValue] = {"name": spec.name, "kind": spec.kind, "model": spec.model, "params": spec.params}
+    return identity | (judge.identity() if isinstance(judge, Identified) else {})
 
 
 def judge_label(judges: Sequence[JudgeSpec]) -> str:
@@ -35,30 +35,32 @@ def judge_differences(suite: Suite, judges: Sequence[Judge]) -> tuple[str, ...]:
     official = getattr(suite, "official_judges", ())
     if not official or not suite.version.startswith("official"):
         return ()
-    found = []
+    differences = []
     for judge in judges:
-        found += _differences(judge, official, suite.protocol().get("templates"))
+        differences += _differences(judge, official, suite.protocol().get("templates"))
     if len(judges) > 1:
-        found.append(f"a jury of {len(judges)} instead of one judge")
-    return tuple(dict.fromkeys(found))
+        differences.append(f"a jury of {len(judges)} instead of one judge")
+    return tuple(dict.fromkeys(differences))
 
 
 def _differences(judge: Judge, official: Sequence[str], templates: JsonValue) -> list[str]:
     spec = judge.spec
-    found = []
+    differences = []
     member = _member(judge)
     if spec.kind not in ("llm", "alpaca_eval") or spec.model not in official:
         shown = member["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
-        found.append(f"judge {shown} instead of the official {' or '.join(official)}")
+        differences.append(f"judge {shown} instead of the official {' or '.join(official)}")
     if spec.params:
         changed = (
             f"{name} left out" if value is None else f"{name} = {value!r}" for name, value in spec.params.items()
         )
-        found.append(f"judge {spec.name}: {', '.join(changed)}, instead of the official request parameters")
+        differences.append(f"judge {spec.name}: {', '.join(changed)}, instead of the official request parameters")
     known = templates.values() if isinstance(templates, dict) else ()
     if "template" in member and member["template"] not in known:
-        found.append(f"judge {spec.name}: words, parser and parameters of evaluator {spec.evaluator}, not the official")
-    return found
+        differences.append(
+            f"judge {spec.name}: words, parser and parameters of evaluator {spec.evaluator}, not the official"
+        )
+    return differences
 
 
 def check_judges(suite: Suite, judges: Sequence[Judge]) -> None:

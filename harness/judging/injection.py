@@ -111,10 +111,10 @@ def kinds_in(text: str) -> tuple[Kind, ...]:
     if not text.isascii():
         text = HIDDEN.sub("", unicodedata.normalize("NFKC", text))
     text = text.lower()
-    found = {
+    matched = {
         sign.kind for sign in SIGNS if any(literal in text for literal in sign.literals) and sign.pattern.search(text)
     }
-    return tuple(kind for kind in KINDS if kind in found)
+    return tuple(kind for kind in KINDS if kind in matched)
 
 
 def is_suspect(answer: Answer, turn: int | None = None) -> bool:
@@ -143,9 +143,9 @@ def count_injections(answers: Iterable[Answer]) -> Injections:
         if answer.error is not None:
             continue
         total += 1
-        found = {kind for text in answer.turns for kind in kinds_in(text)}
-        kinds.update(found)
-        if found:
+        matched = {kind for text in answer.turns for kind in kinds_in(text)}
+        kinds.update(matched)
+        if matched:
             suspect += 1
             hit.add(answer.prompt_id)
     return Injections(total, suspect, {kind: kinds[kind] for kind in KINDS}, tuple(sorted(hit)))

@@ -42,7 +42,7 @@ def jury_of(protocol: Mapping[str, JsonValue]) -> Jury | None:
     """The jury that a card's or a manifest's protocol names; None where one judge alone judged."""
     match protocol.get("judge"):
         case {"kind": "jury", "rule": "mean" | "majority" | "median" as rule, "members": [*members]}:
-            return Jury(tuple(str(one["name"]) for one in members if isinstance(one, dict)), rule)
+            return Jury(tuple(str(member["name"]) for member in members if isinstance(member, dict)), rule)
     return None
 
 
@@ -61,10 +61,10 @@ def question_of(row: Judgment) -> Question:
 
 def by_question(judgments: Sequence[Judgment]) -> dict[Question, list[Judgment]]:
     """The rows of each question, in the order of their first appearance."""
-    found: dict[Question, list[Judgment]] = defaultdict(list)
+    groups: dict[Question, list[Judgment]] = defaultdict(list)
     for row in judgments:
-        found[question_of(row)].append(row)
-    return found
+        groups[question_of(row)].append(row)
+    return groups
 
 
 def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
@@ -102,9 +102,9 @@ def scored(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> 
 def agreed(verdicts: Sequence[Verdict], rule: JuryRule) -> Verdict:
     """One verdict of several by the rule majority or median."""
     if rule == "majority":
-        found = majority(verdicts)
-        if found is not None:
-            return found
+        verdict = majority(verdicts)
+        if verdict is not None:
+            return verdict
         if isinstance(verdicts[0], Preference):
             return Preference(value=0.5)
     return _median(verdicts)
@@ -112,13 +112,13 @@ def agreed(verdicts: Sequence[Verdict], rule: JuryRule) -> Verdict:
 
 def majority(verdicts: Sequence[Verdict]) -> Verdict | None:
     """What more than half say; None where no verdict has so many."""
-    outcome, times = Counter(outcome_of(one) for one in verdicts).most_common(1)[0]
+    outcome, times = Counter(outcome_of(verdict) for verdict in verdicts).most_common(1)[0]
     if 2 * times <= len(verdicts):
         return None
-    same = [one for one in verdicts if outcome_of(one) == outcome]
+    same = [verdict for verdict in verdicts if outcome_of(verdict) == outcome]
     if isinstance(same[0], Rating):
         return same[0]
-    strong = sum(one.strength == 2 for one in same if isinstance(one, Preference))
+    strong = sum(verdict.strength == 2 for verdict in same if isinstance(verdict, Preference))
     return Preference(value=outcome, strength=2 if 2 * strong > len(same) else 1)
 
 
@@ -132,9 +132,9 @@ def outcome_of(verdict: Verdict) -> float:
 def _median(verdicts: Sequence[Verdict]) -> Verdict:
     first = verdicts[0]
     if isinstance(first, Rating):
-        return first.model_copy(update={"value": float(median(one.value for one in verdicts))})
-    preferences = [one for one in verdicts if isinstance(one, Preference)]
-    ordered = sorted(preferences, key=lambda one: (2 * one.value - 1) * one.strength)
+        return first.model_copy(update={"value": float(median(verdict.value for verdict in verdicts))})
+    preferences = [verdict for verdict in verdicts if isinstance(verdict, Preference)]
+    ordered = sorted(preferences, key=lambda verdict: (2 * verdict.value - 1) * verdict.strength)
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     strong = low.strength == high.strength == 2 and outcome_of(low) == outcome_of(high)
     return Preference(value=(low.value + high.value) / 2, strength=2 if strong else 1)

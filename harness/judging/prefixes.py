@@ -32,5 +32,5 @@ def in_prefix_order(tasks: Iterable[tuple[T, JudgeTask]]) -> list[tuple[T, Judge
 
 def _shown(template: JudgeTemplate, fields: Iterable[str]) -> tuple[str, ...]:
     """The template's slots by place."""
-    places = {slot: template.user.find("{" + slot + "}") for slot in fields}
-    return tuple(sorted((slot for slot, place in places.items() if place >= 0), key=places.__getitem__))
+    positions = {slot: template.user.find("{" + slot + "}") for slot in fields}
+    return tuple(sorted((slot for slot, position in positions.items() if position >= 0), key=positions.__getitem__))

@@ -41,8 +41,8 @@ def worst_case(spec: JudgeSpec, body: dict[str, JsonValue]) -> float | None:
             f"--max-cost cannot hold for judge {spec.name!r}: its requests set no token limit; give max_tokens or "
             "max_completion_tokens in its params"
         )
-    asked = sum(len(text.encode("utf-8", "replace")) + TOKENS_AROUND for text in message_texts(body))
-    return price(spec, asked, limit)
+    prompt_tokens = sum(len(text.encode("utf-8", "replace")) + TOKENS_AROUND for text in message_texts(body))
+    return price(spec, prompt_tokens, limit)
 
 
 def message_texts(body: dict[str, JsonValue]) -> list[str]:

@@ -18,9 +18,9 @@ class JudgeQueue(Generic[Item]):
 
     def __init__(self, judge: Judge, *, batch: bool = False) -> None:
         self.judge = judge
-        places = min(judge.spec.concurrency, MAX_WORKERS)
-        self.workers = 0 if batch else places
-        self.items: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=0 if batch else 2 * places)
+        workers = min(judge.spec.concurrency, MAX_WORKERS)
+        self.workers = 0 if batch else workers
+        self.items: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=0 if batch else 2 * workers)
 
 
 class JudgeQueues(Generic[Item]):

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..digests import cache_folder
 from ..official import FILES, cached_path, ensure
 
-CHARACTERS_A_TOKEN = 4.0
+CHARACTERS_PER_TOKEN = 4.0
 """OpenAI's own rule of thumb for English text (help.openai.com, "What are tokens and how to count them")."""
 EXACT = 50
 """Texts counted exactly; later ones by the characters a token that these had, so that an estimate takes no seconds."""
@@ -37,12 +37,12 @@ class TokenMeter:
 
     def count(self, text: str) -> float:
         if self.encode is not None and self.seen < EXACT:
-            found = len(self.encode(text))
+            tokens = len(self.encode(text))
             self.seen += 1
             self.characters += len(text)
-            self.tokens += found
-            return found
-        return len(text) / (self.characters / self.tokens if self.tokens else CHARACTERS_A_TOKEN)
+            self.tokens += tokens
+            return tokens
+        return len(text) / (self.characters / self.tokens if self.tokens else CHARACTERS_PER_TOKEN)
 
 
 def meter(model: str | None, *, exact: bool = True) -> TokenMeter:

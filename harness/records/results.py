@@ -173,8 +173,10 @@ class ScoreCard(Record):
         """The first metric with a number that is none (NaN, infinity), as a card from elsewhere may have; else None."""
         for scores in (self.scores, *self.by_category.values()):
             for name, score in scores.items():
-                given = [one for one in (score.value, score.ci_low, score.ci_high, score.se) if one is not None]
-                if not all(abs(one) < LARGEST for one in given):
+                numbers = [
+                    number for number in (score.value, score.ci_low, score.ci_high, score.se) if number is not None
+                ]
+                if not all(abs(number) < LARGEST for number in numbers):
                     return name
         return None
 

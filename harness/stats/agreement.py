@@ -43,7 +43,7 @@ def agreement(
 ) -> Agreement:
     """Raw agreement and Cohen's kappa of paired verdicts. Without `clusters` every row stands for itself."""
     units = range(len(first)) if clusters is None else clusters
-    same = np.array([one == other for one, other in zip(first, second, strict=True)], dtype=np.float64)
+    same = np.array([left == right for left, right in zip(first, second, strict=True)], dtype=np.float64)
     return Agreement(raw=share_measure(same, units), kappa=_kappa(first, second, same, units))
 
 
@@ -62,16 +62,16 @@ def share_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
     Wilson's, of the effective number of rows p(1 - p)/SE^2 (as Korn and Graubard 1998 have it for Clopper-Pearson's),
     with the clustered SE, and Student's t for z. Where all rows are 0 or all 1 a cluster counts as one row.
     """
-    found = mean_measure(values, clusters)
-    if found.value is None or found.interval is None:
-        return found
-    p, se, groups = found.value, found.interval.se, len(set(clusters))
+    mean = mean_measure(values, clusters)
+    if mean.value is None or mean.interval is None:
+        return mean
+    p, se, groups = mean.value, mean.interval.se, len(set(clusters))
     rows = p * (1 - p) / se**2 if se > 0 else groups
     t2 = t_quantile(0.5 + CONFIDENCE / 2, groups - 1) ** 2
     centre = (p + t2 / (2 * rows)) / (1 + t2 / rows)
     half = float(np.sqrt(t2 * (p * (1 - p) + t2 / (4 * rows)) / rows)) / (1 + t2 / rows)
     low, high = max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
-    return Measure(p, Interval(low=low, high=high, se=se), found.n)
+    return Measure(p, Interval(low=low, high=high, se=se), mean.n)
 
 
 def _kappa(
@@ -86,13 +86,15 @@ def _kappa(
     n = len(first)
     if not n:
         return Measure(None, None, 0)
-    ours, theirs = Counter(first), Counter(second)
-    expected = sum(ours[label] * theirs[label] for label in ours) / n**2
+    first_counts, second_counts = Counter(first), Counter(second)
+    expected = sum(first_counts[label] * second_counts[label] for label in first_counts) / n**2
     if expected == 1.0:
         return Measure(None, None, n)
     observed = float(same.mean())
     value = (observed - expected) / (1 - expected)
-    margins = np.array([(theirs[one] + ours[other]) / n for one, other in zip(first, second, strict=True)])
+    margins = np.array(
+        [(second_counts[left] + first_counts[right]) / n for left, right in zip(first, second, strict=True)]
+    )
     slope = (same * (1 - expected) - (1 - observed) * margins) / (1 - expected) ** 2
     interval = clustered_interval(value, (slope - slope.mean()) / n, clusters)
     if interval is not None:
@@ -119,9 +121,9 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable]], *, interval_metric: 
 def _disagreement(counts: Counter[Hashable], interval_metric: bool) -> float:
     """Sum of the metric over ordered pairs of single verdicts."""
     total = 0.0
-    for (one, times), (other, others) in combinations(counts.items(), 2):
-        distance = (float(str(one)) - float(str(other))) ** 2 if interval_metric else 1.0
-        total += 2 * times * others * distance
+    for (left, left_count), (right, right_count) in combinations(counts.items(), 2):
+        distance = (float(str(left)) - float(str(right))) ** 2 if interval_metric else 1.0
+        total += 2 * left_count * right_count * distance
     return total
 
 
@@ -153,11 +155,13 @@ def flip_rate(repeats: Sequence[Sequence[Hashable]], clusters: Sequence[Hashable
     Questions with fewer than two verdicts are left out; `n` counts the others.
     """
     units = list(range(len(repeats)) if clusters is None else clusters)
-    kept = [(_unequal_share(said), unit) for said, unit in zip(repeats, units, strict=True) if len(said) > 1]
+    kept = [
+        (_unequal_share(verdicts), unit) for verdicts, unit in zip(repeats, units, strict=True) if len(verdicts) > 1
+    ]
     return share_measure(np.array([share for share, _ in kept], dtype=np.float64), [unit for _, unit in kept])
 
 
-def _unequal_share(said: Sequence[Hashable]) -> float:
-    n = len(said)
-    equal = sum(times * (times - 1) for times in Counter(said).values())
+def _unequal_share(verdicts: Sequence[Hashable]) -> float:
+    n = len(verdicts)
+    equal = sum(times * (times - 1) for times in Counter(verdicts).values())
     return 1.0 - equal / (n * (n - 1))

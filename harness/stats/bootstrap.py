@@ -26,20 +26,20 @@ def ratio_replicates(above: FloatArray, below: FloatArray, *, resamples: int = R
     """
     questions, models = above.shape
     together = np.ascontiguousarray(np.concatenate([above, below], axis=1))
-    found = np.empty((resamples, models))
+    replicates = np.empty((resamples, models))
     done = 0
     for weights in resampling_weights(questions, resamples, np.random.default_rng(seed)):
         sums = weights @ together
         with np.errstate(invalid="ignore", divide="ignore"):
-            np.divide(sums[:, :models], sums[:, models:], out=found[done : done + len(weights)])
+            np.divide(sums[:, :models], sums[:, models:], out=replicates[done : done + len(weights)])
         done += len(weights)
-    return found
+    return replicates
 
 
 def jackknife(above: FloatArray, below: FloatArray) -> FloatArray:
     """sum(above) / sum(below) with each question left out, shape (questions,)."""
-    found: FloatArray = (above.sum() - above) / (below.sum() - below)
-    return found
+    ratios: FloatArray = (above.sum() - above) / (below.sum() - below)
+    return ratios
 
 
 def bca_interval(estimate: float, replicates: FloatArray, left_out: FloatArray) -> Interval | None:

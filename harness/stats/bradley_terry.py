@@ -65,10 +65,10 @@ def fit_strengths(points: FloatArray, anchor: int = 0) -> FloatArray:
     NaN for a model that no chain of won and lost points ties to the anchor: its strength is unbounded or unknown.
     """
     inside = np.flatnonzero(_tied_to(points, anchor))
-    found = np.full(len(points), np.nan)
-    found[anchor] = 0.0
+    strengths = np.full(len(points), np.nan)
+    strengths[anchor] = 0.0
     if len(inside) == 1:
-        return found
+        return strengths
     table = points[np.ix_(inside, inside)]
     games, won = table + table.T, table.sum(axis=1)
     strength = np.zeros(len(inside))
@@ -82,8 +82,8 @@ def fit_strengths(points: FloatArray, anchor: int = 0) -> FloatArray:
         strength += np.clip(step, -LONGEST_STEP, LONGEST_STEP)
         if np.max(np.abs(step), initial=0.0) < TOLERANCE:
             break
-    found[inside] = strength - strength[np.flatnonzero(inside == anchor)[0]]
-    return found
+    strengths[inside] = strength - strength[np.flatnonzero(inside == anchor)[0]]
+    return strengths
 
 
 def _tied_to(points: FloatArray, anchor: int) -> NDArray[np.bool_]:
@@ -115,9 +115,9 @@ def hub(battles: Battles) -> int | None:
     first, second = battles.first[apart], battles.second[apart]
     if not len(first):
         return None
-    for one in (int(first[0]), int(second[0])):
-        if np.all((first == one) | (second == one)):
-            return one
+    for model in (int(first[0]), int(second[0])):
+        if np.all((first == model) | (second == model)):
+            return model
     return None
 
 
@@ -162,13 +162,13 @@ def _rounds(battles: Battles, rounds: int, seed: int, centre: int | None) -> Ite
 
 def _two_models(battles: Battles, rounds: int, seed: int, centre: int) -> FloatArray:
     """`_rounds` of one model and its baseline: a round is the sum of the points drawn."""
-    other = 1 - centre
-    points = np.where(battles.first == other, battles.result, 2 - battles.result)  # in half points
+    model = 1 - centre
+    points = np.where(battles.first == model, battles.result, 2 - battles.result)  # in half points
     apart = battles.first != battles.second
     won = drawn_sums(np.where(apart, points, 0), rounds, seed) / 2.0
     games = float(len(battles)) if apart.all() else drawn_sums(apart.astype(np.int64), rounds, seed)
     table = np.zeros((rounds, 2, 2))
-    table[:, other, 0], table[:, other, 1] = won, games - won
+    table[:, model, 0], table[:, model, 1] = won, games - won
     return star_strengths(table, centre)
 
 
@@ -221,8 +221,8 @@ def row_interval(values: Sequence[float], weights: Sequence[float]) -> Interval 
     rows = _rows(values, weights)
     if not len(rows):
         return None
-    one = np.ones(len(rows), dtype=np.int64)
-    battles = Battles(("baseline", "model"), 0 * one, one, np.rint(2.0 - 2.0 * rows).astype(np.int64))
+    unit = np.ones(len(rows), dtype=np.int64)
+    battles = Battles(("baseline", "model"), 0 * unit, unit, np.rint(2.0 - 2.0 * rows).astype(np.int64))
     rounds = reference_rounds(battles, baseline="baseline")
     low, high = reference_interval(rounds)[:, 1]
     return Interval(float(low), float(high), float(np.std(win_rate(rounds[:, 1]), ddof=1)))

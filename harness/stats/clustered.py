@@ -13,7 +13,7 @@ from .paired import t_quantile
 CONFIDENCE = 0.95
 
 
-def cluster_places(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
+def cluster_numbers(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
     """Clusters numbered from 0 in the order of their first appearance; shape (rows,)."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
@@ -26,11 +26,11 @@ def clustered_interval(value: float, influence: FloatArray, clusters: Sequence[H
     ((s_i - mean)/n for a mean). G clusters, G-1 degrees of freedom. Miller 2024 (arXiv 2411.00640) appendix A, with the
     finite-cluster factor.
     """
-    places = cluster_places(clusters)
-    groups = int(places.max()) + 1 if len(places) else 0
+    numbers = cluster_numbers(clusters)
+    groups = int(numbers.max()) + 1 if len(numbers) else 0
     if groups < 2:
         return None
-    sums = np.bincount(places, weights=influence, minlength=groups)
+    sums = np.bincount(numbers, weights=influence, minlength=groups)
     se = float(np.sqrt(groups / (groups - 1) * np.sum(sums**2)))
     half = t_quantile(0.5 + CONFIDENCE / 2, groups - 1) * se
     return Interval(low=value - half, high=value + half, se=se)

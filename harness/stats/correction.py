@@ -34,7 +34,7 @@ class Corrected:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedSample:
     """Rows that people did or did not see; all arrays of shape (rows,)."""
 
     judge: FloatArray
@@ -63,7 +63,7 @@ def rogan_gladen(wins: float, n: int, sensitivity: Hits, specificity: Hits) -> C
     return Corrected(float(np.clip(theta, 0, 1)), interval)
 
 
-def rogan_gladen_rows(rows: Judged) -> Corrected:
+def rogan_gladen_rows(rows: JudgedSample) -> Corrected:
     """People's win share over all rows that the judge decided, where questions come with several rows.
 
     The same estimate as `rogan_gladen`; the interval is first-order and clustered, since here the judge's win share and
@@ -108,7 +108,7 @@ def _lang_reiczigel(wins: float, n: int, sensitivity: Hits, specificity: Hits) -
     return Interval(low=float(low), high=float(high), se=se)
 
 
-def prediction_powered(rows: Judged, *, tuned: bool = False) -> Corrected:
+def prediction_powered(rows: JudgedSample, *, tuned: bool = False) -> Corrected:
     """People's mean over all rows: mean(judge over all) + mean(people - judge over those both saw).
 
     `tuned` weighs the judge by the lambda of least variance, mean(people) + lambda * (mean judge over all - mean judge

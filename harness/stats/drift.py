@@ -17,7 +17,7 @@ POWER = 0.8
 
 
 @dataclass(frozen=True)
-class Shift:
+class PairedShift:
     """The mean of paired differences, in their own unit."""
 
     value: float
@@ -29,7 +29,7 @@ class Shift:
     """Mean that the test at `ALPHA` finds with a probability of `POWER`; None where all differences are equal."""
 
 
-def shift(differences: FloatArray, questions: Sequence[Hashable]) -> Shift | None:
+def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift | None:
     """`differences` (now less before), shape (rows,), and each row's question; None where there is no row."""
     n = len(differences)
     if not n:
@@ -37,10 +37,10 @@ def shift(differences: FloatArray, questions: Sequence[Hashable]) -> Shift | Non
     value = float(differences.mean())
     interval = clustered_interval(value, (differences - value) / n, questions)
     if interval is None:
-        return Shift(value, None, None, None)
+        return PairedShift(value, None, None, None)
     if interval.se < 1e-12 * max(1.0, abs(value)):  # all alike: moved by just this much, or not at all
-        return Shift(value, interval, 0.0 if value else 1.0, None)
+        return PairedShift(value, interval, 0.0 if value else 1.0, None)
     freedom = len(set(questions)) - 1
     p = 2 * float(special.stdtr(freedom, -abs(value) / interval.se))
     detectable = float(special.ndtri(1 - ALPHA / 2) + special.ndtri(POWER)) * interval.se
-    return Shift(value, interval, p if math.isfinite(p) else None, detectable)
+    return PairedShift(value, interval, p if math.isfinite(p) else None, detectable)

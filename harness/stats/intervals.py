@@ -38,8 +38,8 @@ def resampling_weights(questions: int, resamples: int, rng: np.random.Generator)
     block = max(1, CELLS // questions)
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
-        places = rng.integers(questions, size=(rows, questions)) + np.arange(rows)[:, None] * questions
-        counts = np.bincount(places.ravel(), minlength=rows * questions)
+        cells = rng.integers(questions, size=(rows, questions)) + np.arange(rows)[:, None] * questions
+        counts = np.bincount(cells.ravel(), minlength=rows * questions)
         yield counts.reshape(rows, questions).astype(np.float64)
 
 

@@ -88,8 +88,8 @@ def control_length_interval(
 ) -> Interval | None:
     """Interval of the length-controlled win rate, in percent: instructions resampled, lengths standardised anew and
     the model refitted each time, with the headline's C."""
-    found = control_length_replicates(rows, gamed, fit, refits=refits, seed=seed)
-    return None if found is None else percentile_interval(found)
+    replicates = control_length_replicates(rows, gamed, fit, refits=refits, seed=seed)
+    return None if replicates is None else percentile_interval(replicates)
 
 
 def control_length_replicates(
@@ -123,12 +123,12 @@ def _design(
     if not spread > 0:
         return None
     length = np.tanh(rows.length_difference / spread)
-    own = np.column_stack([length, rows.difficulty, np.ones_like(length)])[valid]
+    model_rows = np.column_stack([length, rows.difficulty, np.ones_like(length)])[valid]
     fixed = np.array(gamed, dtype=np.float64).reshape(-1, 3)
     regular = np.column_stack([np.tanh(fixed[:, 1]), fixed[:, 2], np.zeros(len(fixed))])
-    features = np.concatenate([regular, own])
+    features = np.concatenate([regular, model_rows])
     preference = np.concatenate([fixed[:, 0], rows.preference[valid]])
-    weight = np.concatenate([np.full(len(fixed), GAMED_WEIGHT), np.ones(len(own))])
+    weight = np.concatenate([np.full(len(fixed), GAMED_WEIGHT), np.ones(len(model_rows))])
     return features, preference, weight
 
 

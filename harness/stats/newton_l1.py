@@ -74,8 +74,8 @@ class Draws:
     def shuffle(self, order: list[int], size: int) -> None:
         """The first `size` entries, in place."""
         for at in range(size):
-            other = at + self.below(size - at)
-            order[at], order[other] = order[other], order[at]
+            partner = at + self.below(size - at)
+            order[at], order[partner] = order[partner], order[at]
 
 
 class Fits:
@@ -130,8 +130,8 @@ class _Path:
         """Coordinates left after those surely zero are moved to the end; sum and largest of their violations."""
         active, total, largest, at = self._size, 0.0, 0.0, 0
         while at < active:
-            one = self._order[at]
-            violation = _violation(self._now[one], gradient[one], margin)
+            coordinate = self._order[at]
+            violation = _violation(self._now[coordinate], gradient[coordinate], margin)
             if violation is None:
                 active -= 1
                 self._order[at], self._order[active] = self._order[active], self._order[at]
@@ -149,23 +149,23 @@ class _Path:
             self._draws.shuffle(self._order, left)
             margin, largest, total, at = largest / max(self._count, 1), 0.0, 0.0, 0
             while at < left:
-                one = self._order[at]
-                slope = gradient[one] + (self._next[one] - self._now[one]) * RIDGE
-                slope += sum(map(mul, curvature[one], moved))
-                violation = _violation(self._next[one], slope, margin)
+                coordinate = self._order[at]
+                slope = gradient[coordinate] + (self._next[coordinate] - self._now[coordinate]) * RIDGE
+                slope += sum(map(mul, curvature[coordinate], moved))
+                violation = _violation(self._next[coordinate], slope, margin)
                 if violation is None:
                     left -= 1
                     self._order[at], self._order[left] = self._order[left], self._order[at]
                     continue
                 at += 1
-                change = _minimum(self._next[one], slope, curvature[one][one] + RIDGE)
+                change = _minimum(self._next[coordinate], slope, curvature[coordinate][coordinate] + RIDGE)
                 if abs(change) < SMALLEST_STEP:
                     continue
                 change = min(max(change, -LARGEST_STEP), LARGEST_STEP)
                 self._idle = 0
                 largest, total = max(largest, violation), total + violation
-                self._next[one] += change
-                moved[one] += change
+                self._next[coordinate] += change
+                moved[coordinate] += change
             if total <= self._inner_tolerance * first:
                 if left == active:
                     return moved, sweep

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .paired import Estimate
+from .paired import ClusteredEstimate
 from .power import ALPHA, POWER, required_n
 
 Answer = Literal["safe", "worse", "undecided"]
@@ -32,7 +32,7 @@ class NonInferiority:
 
 
 def non_inferiority(
-    difference: Estimate, margin: float, *, alpha: float = ALPHA, power: float = POWER, strict: bool = False
+    difference: ClusteredEstimate, margin: float, *, alpha: float = ALPHA, power: float = POWER, strict: bool = False
 ) -> NonInferiority:
     """`margin` >= 0 in the difference's unit. `strict`: any drop is worse, so the upper bound is held against 0."""
     limit = 0.0 if strict else -margin

@@ -25,7 +25,7 @@ from .intervals import FloatArray
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ClusteredEstimate:
     """A value with its standard error, in the value's unit, and the degrees of freedom of that error."""
 
     value: float
@@ -73,8 +73,8 @@ def _t_cdf(distance: float, se: float, df: int) -> float:
 def terms(above: FloatArray, below: FloatArray) -> FloatArray:
     """The linearised terms of sum(above) / sum(below), shape (questions,); their sum is zero."""
     ratio = above.sum() / below.sum()
-    found: FloatArray = (above - ratio * below) / below.mean()
-    return found
+    linearised: FloatArray = (above - ratio * below) / below.mean()
+    return linearised
 
 
 def clustered_se(centred: FloatArray, clusters: Sequence[Hashable] | None = None) -> tuple[float, int]:
@@ -91,20 +91,20 @@ def clustered_se(centred: FloatArray, clusters: Sequence[Hashable] | None = None
 
 def cluster_sums(values: FloatArray, clusters: Sequence[Hashable]) -> FloatArray:
     """Sum of the values of each cluster, in order of first appearance."""
-    place: dict[Hashable, int] = {}
-    at = [place.setdefault(cluster, len(place)) for cluster in clusters]
-    found: FloatArray = np.bincount(at, values, len(place)).astype(np.float64)
-    return found
+    numbers: dict[Hashable, int] = {}
+    at = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    sums: FloatArray = np.bincount(at, values, len(numbers)).astype(np.float64)
+    return sums
 
 
 def ratio_estimate(
     above: FloatArray, below: FloatArray, *, clusters: Sequence[Hashable] | None = None, scale: float = 1.0
-) -> Estimate | None:
+) -> ClusteredEstimate | None:
     """scale * sum(above) / sum(below) with its clustered error; None with fewer than two questions or clusters."""
     if _too_few(len(above), clusters):
         return None
     se, df = clustered_se(terms(above, below), clusters)
-    return Estimate(scale * float(above.sum() / below.sum()), scale * se, df, len(above))
+    return ClusteredEstimate(scale * float(above.sum() / below.sum()), scale * se, df, len(above))
 
 
 def paired_difference(
@@ -113,7 +113,7 @@ def paired_difference(
     *,
     clusters: Sequence[Hashable] | None = None,
     scale: float = 1.0,
-) -> Estimate | None:
+) -> ClusteredEstimate | None:
     """Ratio of `first` less ratio of `second`, each (above, below) over the same questions in the same order.
 
     None with fewer than two questions or clusters.
@@ -122,7 +122,7 @@ def paired_difference(
         return None
     se, df = clustered_se(terms(*first) - terms(*second), clusters)
     value = first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum()
-    return Estimate(scale * float(value), scale * se, df, len(first[0]))
+    return ClusteredEstimate(scale * float(value), scale * se, df, len(first[0]))
 
 
 def _too_few(questions: int, clusters: Sequence[Hashable] | None) -> bool:

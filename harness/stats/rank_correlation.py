@@ -39,7 +39,10 @@ def rank_correlation(sums: FloatArray, counts: FloatArray, board: FloatArray, *,
         drawn.append((weights @ sums)[whole] / below[whole])
     point, scores = (sums.sum(axis=0) / total)[None, :], np.concatenate(drawn)
     return RankCorrelation(
-        *(_measure(found(point, board), found(scores, board), models) for found in (_spearman, _kendall))
+        *(
+            _measure(coefficient(point, board), coefficient(scores, board), models)
+            for coefficient in (_spearman, _kendall)
+        )
     )
 
 
@@ -54,11 +57,11 @@ def _measure(point: FloatArray, resampled: FloatArray, models: int) -> Measure:
 
 def _spearman(scores: FloatArray, board: FloatArray) -> FloatArray:
     """Pearson's correlation of the ranks (mean ranks for ties), a row each; NaN where a row is all ties."""
-    ours, theirs = _ranks(scores), _ranks(board[None, :])[0]
-    ours = ours - ours.mean(axis=1, keepdims=True)
-    theirs = theirs - theirs.mean()
-    norm = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum())
-    return _ratio(ours @ theirs, norm)
+    ranks, board_ranks = _ranks(scores), _ranks(board[None, :])[0]
+    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    board_ranks = board_ranks - board_ranks.mean()
+    norm = np.sqrt((ranks**2).sum(axis=1) * (board_ranks**2).sum())
+    return _ratio(ranks @ board_ranks, norm)
 
 
 def _ranks(rows: FloatArray) -> FloatArray:
@@ -68,17 +71,17 @@ def _ranks(rows: FloatArray) -> FloatArray:
     """
     below = (rows[:, :, None] > rows[:, None, :]).sum(axis=2)
     level = (rows[:, :, None] == rows[:, None, :]).sum(axis=2)
-    found: FloatArray = below + (level + 1) / 2
-    return found
+    ranks: FloatArray = below + (level + 1) / 2
+    return ranks
 
 
 def _kendall(scores: FloatArray, board: FloatArray) -> FloatArray:
     """tau-b = (concordant - discordant) / sqrt(pairs untied here * pairs untied there), a row each."""
-    one, other = np.triu_indices(len(board), 1)
-    ours, theirs = np.sign(scores[:, one] - scores[:, other]), np.sign(board[one] - board[other])
-    return _ratio(ours @ theirs, np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum()))
+    lower, upper = np.triu_indices(len(board), 1)
+    signs, board_signs = np.sign(scores[:, lower] - scores[:, upper]), np.sign(board[lower] - board[upper])
+    return _ratio(signs @ board_signs, np.sqrt((signs**2).sum(axis=1) * (board_signs**2).sum()))
 
 
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> FloatArray:
-    found: FloatArray = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
-    return found
+    ratio: FloatArray = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+    return ratio

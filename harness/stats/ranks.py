@@ -30,20 +30,20 @@ def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float =
     Replicates with a NaN are left out. A model alone has rank 1.
     """
     sound = replicates[np.isfinite(replicates).all(axis=1)]
-    found = []
+    intervals = []
     for model in range(len(estimates)):
-        others = np.delete(np.arange(len(estimates)), model)
-        if len(others) == 0:
-            found.append(RankInterval(1, 1))
+        rivals = np.delete(np.arange(len(estimates)), model)
+        if len(rivals) == 0:
+            intervals.append(RankInterval(1, 1))
             continue
-        apart = estimates[others] - estimates[model]
-        drawn = sound[:, others] - sound[:, [model]]
-        spread = drawn.std(axis=0, ddof=1) if len(sound) > 1 else np.full(len(others), np.inf)
+        apart = estimates[rivals] - estimates[model]
+        drawn = sound[:, rivals] - sound[:, [model]]
+        spread = drawn.std(axis=0, ddof=1) if len(sound) > 1 else np.full(len(rivals), np.inf)
         spread = np.where(spread > 0, spread, np.inf)  # models that answer all alike are never told apart
         largest = (np.abs(drawn - apart) / spread).max(axis=1) if len(sound) else np.array([np.inf])
         bar = float(np.quantile(largest, level))
         with np.errstate(invalid="ignore"):  # 0 * inf where all answer alike: NaN, which is neither above nor below
             reach = bar * spread
         better, worse = int(np.sum(apart > reach)), int(np.sum(apart < -reach))
-        found.append(RankInterval(1 + better, len(estimates) - worse))
-    return found
+        intervals.append(RankInterval(1 + better, len(estimates) - worse))
+    return intervals

@@ -43,8 +43,8 @@ def ratio_quantiles(above: FloatArray, below: FloatArray, normal: tuple[float, .
     if abs(skewness) > MOST_SKEWED:
         return None
     error = math.sqrt(squares) / float(below.sum())
-    found = [_quantile(above, below, ratio, error, skewness, z) for z in normal]
-    return None if any(math.isnan(value) for value in found) else found
+    quantiles = [_quantile(above, below, ratio, error, skewness, z) for z in normal]
+    return None if any(math.isnan(value) for value in quantiles) else quantiles
 
 
 def _quantile(

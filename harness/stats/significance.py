@@ -38,9 +38,9 @@ def swap_test(
         rows = min(block, flips - done)
         moved = rng.integers(0, 2, size=(rows, clusters), dtype=np.int8).astype(np.float64) @ change
         with np.errstate(invalid="ignore", divide="ignore"):
-            ours = (totals[0] + moved[:, 0]) / (totals[1] + moved[:, 1])
-            theirs = (totals[2] - moved[:, 0]) / (totals[3] - moved[:, 1])
-            hits += int(np.sum(~(np.abs(ours - theirs) < seen - SMALLEST)))  # NaN counts against us
+            first_ratio = (totals[0] + moved[:, 0]) / (totals[1] + moved[:, 1])
+            second_ratio = (totals[2] - moved[:, 0]) / (totals[3] - moved[:, 1])
+            hits += int(np.sum(~(np.abs(first_ratio - second_ratio) < seen - SMALLEST)))  # NaN counts against us
         done += rows
     return (1 + hits) / (flips + 1)
 
@@ -64,8 +64,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values, kind="stable")
     count = len(order)
     adjusted, highest = [0.0] * count, 0.0
-    for place, at in enumerate(order):
-        highest = max(highest, min(1.0, (count - place) * float(p_values[at])))
+    for rank, at in enumerate(order):
+        highest = max(highest, min(1.0, (count - rank) * float(p_values[at])))
         adjusted[at] = highest
     return adjusted
 
@@ -76,7 +76,7 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values, kind="stable")
     count = len(order)
     adjusted, lowest = [0.0] * count, 1.0
-    for place in range(count - 1, -1, -1):
-        lowest = min(lowest, count * float(p_values[order[place]]) / (place + 1))
-        adjusted[order[place]] = lowest
+    for rank in range(count - 1, -1, -1):
+        lowest = min(lowest, count * float(p_values[order[rank]]) / (rank + 1))
+        adjusted[order[rank]] = lowest
     return adjusted

@@ -76,12 +76,12 @@ def raw_features(battles: StyledBattles, formula: Formula) -> FloatArray:
     v0.1: (a - b) / (a + b + 1). v2.0: (a - b) / (a + b) for length; for the others the same as v0.1 of densities
     d = count / (tokens + 1).
     """
-    ours, theirs = battles.first_style, battles.second_style
+    first, second = battles.first_style, battles.second_style
     if formula == "v0.1":
-        return (ours - theirs) / (ours + theirs + 1.0)
-    length = (ours[:, 0] - theirs[:, 0]) / np.maximum(ours[:, 0] + theirs[:, 0], 1.0)
-    our_density, their_density = ours[:, 1:] / (ours[:, :1] + 1.0), theirs[:, 1:] / (theirs[:, :1] + 1.0)
-    rest = (our_density - their_density) / (our_density + their_density + 1.0)
+        return (first - second) / (first + second + 1.0)
+    length = (first[:, 0] - second[:, 0]) / np.maximum(first[:, 0] + second[:, 0], 1.0)
+    first_density, second_density = first[:, 1:] / (first[:, :1] + 1.0), second[:, 1:] / (second[:, :1] + 1.0)
+    rest = (first_density - second_density) / (first_density + second_density + 1.0)
     return np.column_stack((length, rest))
 
 

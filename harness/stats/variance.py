@@ -59,18 +59,18 @@ def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: S
     that the caller used up by subtracting means of fixed effects (exact where the design is balanced).
     """
     rows = len(values)
-    places = [np.zeros(rows, dtype=np.int64), *(_numbered(level) for level in levels)]
-    counts = [np.bincount(place) if rows else np.zeros(0, dtype=np.int64) for place in places]
+    groups = [np.zeros(rows, dtype=np.int64), *(_numbered(level) for level in levels)]
+    counts = [np.bincount(group) if rows else np.zeros(0, dtype=np.int64) for group in groups]
     sizes = [len(count) for count in counts]
     if not rows or any(below <= above for above, below in pairwise(sizes)):
         return None
     depth = len(levels)
     table = np.array(
-        [[_spread(places, counts, upper, lower) for lower in range(1, depth + 1)] for upper in range(depth + 1)]
+        [[_spread(groups, counts, upper, lower) for lower in range(1, depth + 1)] for upper in range(depth + 1)]
     )
     expected = np.diff(table, axis=0)
     squares = np.diff(
-        [float(np.sum(_sums(values, place) ** 2 / count)) for place, count in zip(places, counts, strict=True)]
+        [float(np.sum(_sums(values, group) ** 2 / count)) for group, count in zip(groups, counts, strict=True)]
     )
     squares[np.abs(squares) <= ROUNDING * float(np.sum(values**2))] = 0.0
     freedom = np.diff(sizes).astype(np.float64)
@@ -83,39 +83,39 @@ def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: S
         raw[level] = (squares[level] * freedom[level] / (freedom[level] - lost[level]) - explained) / expected[
             level, level
         ]
-    weights = [_weight(places[1], counts[1], place, count) for place, count in zip(places[1:], counts[1:], strict=True)]
+    weights = [_weight(groups[1], counts[1], group, count) for group, count in zip(groups[1:], counts[1:], strict=True)]
     return Split(tuple(float(value) for value in raw), tuple(weights), sizes[1])
 
 
 def _numbered(labels: IntArray) -> IntArray:
-    found: IntArray = np.unique(labels, return_inverse=True)[1].astype(np.int64)
-    return found
+    numbers: IntArray = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    return numbers
 
 
-def _sums(values: FloatArray, place: IntArray) -> FloatArray:
-    return np.bincount(place, weights=values).astype(np.float64)
+def _sums(values: FloatArray, group: IntArray) -> FloatArray:
+    return np.bincount(group, weights=values).astype(np.float64)
 
 
-def _spread(places: Sequence[IntArray], counts: Sequence[IntArray], upper: int, lower: int) -> float:
+def _spread(groups: Sequence[IntArray], counts: Sequence[IntArray], upper: int, lower: int) -> float:
     """Sum over groups of level `lower` of n^2 / n of their group of level `upper`: how often a component of `lower`
     is in the uncorrected sum of squares of `upper`."""
     inner, outer = (lower, upper) if lower > upper else (upper, upper)
     above = np.zeros(len(counts[inner]), dtype=np.int64)
-    above[places[inner]] = places[outer]
+    above[groups[inner]] = groups[outer]
     return float(np.sum(counts[inner] ** 2 / counts[outer][above]))
 
 
-def _weight(question: IntArray, questions: IntArray, place: IntArray, count: IntArray) -> float:
+def _weight(question: IntArray, questions: IntArray, group: IntArray, count: IntArray) -> float:
     """Mean over questions of the sum of squared shares of the groups in it."""
     above = np.zeros(len(count), dtype=np.int64)
-    above[place] = question
+    above[group] = question
     return float(np.sum((count / questions[above]) ** 2) / len(questions))
 
 
 def centred(values: FloatArray, facets: IntArray) -> FloatArray:
     """The values with each facet's mean moved to the mean of all: a judge that is harsher, or the first place's
     advantage, then is no variance. Shape (rows,)."""
-    place = _numbered(facets)
-    means = _sums(values, place) / np.bincount(place)
-    moved: FloatArray = values - means[place] + values.mean()
+    group = _numbered(facets)
+    means = _sums(values, group) / np.bincount(group)
+    moved: FloatArray = values - means[group] + values.mean()
     return moved

@@ -13,12 +13,12 @@ wins. A row that holds a failure is not done: the same command asks again.
 """
 
 from .files import (
+    archive_run,
     dump_json,
     find_cards,
     make_folder,
     read_card,
     run_dir,
-    set_aside,
     write_atomic,
     write_bytes,
     write_lines,
@@ -32,12 +32,12 @@ __all__ = [
     "JsonlRows",
     "Row",
     "RunStore",
+    "archive_run",
     "dump_json",
     "find_cards",
     "make_folder",
     "read_card",
     "run_dir",
-    "set_aside",
     "write_atomic",
     "write_bytes",
     "write_lines",

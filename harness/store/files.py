@@ -69,7 +69,7 @@ def dump_json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def set_aside(folder: Path) -> Path | None:
+def archive_run(folder: Path) -> Path | None:
     """Moves a run's folder out of the way (`--fresh`); None where there is none. Nothing is deleted."""
     if not folder.exists():
         return None

@@ -54,7 +54,7 @@ class JsonlRows(Generic[Row]):
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise StoreError(f"cannot open {self.path}: {error.strerror}") from error
-        self._end = self._mend()
+        self._end = self._cut_torn_line()
         for offset, row in self._scan():
             self._note(row, offset)
 
@@ -67,15 +67,15 @@ class JsonlRows(Generic[Row]):
     def is_open(self) -> bool:
         return self._file >= 0
 
-    def _mend(self) -> int:
+    def _cut_torn_line(self) -> int:
         """Cuts bytes after the last newline: the row a killed process was writing. Returns the file's length."""
         size = os.fstat(self._file).st_size
         keep = size
         while keep > 0:
             start = max(0, keep - 65536)
-            found = os.pread(self._file, keep - start, start).rfind(b"\n")
-            if found >= 0:
-                keep = start + found + 1
+            newline = os.pread(self._file, keep - start, start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
                 break
             keep = start
         if keep < size:
@@ -94,8 +94,8 @@ class JsonlRows(Generic[Row]):
                         yield offset, self._type.model_validate_json(line)
                     except ValidationError as error:
                         where = f"{self.path}, line {number}"
-                        what = f"is no {self._type.__name__}: {error.errors()[0]['msg']}"
-                        raise ConfigError(f"{where} {what}; remove that line, or use --fresh") from error
+                        problem = f"is no {self._type.__name__}: {error.errors()[0]['msg']}"
+                        raise ConfigError(f"{where} {problem}; remove that line, or use --fresh") from error
                 offset += len(line)
 
     def _opened(self) -> BinaryIO:
@@ -156,8 +156,8 @@ class JsonlRows(Generic[Row]):
 
     def read(self) -> list[Row]:
         """The last row of every key, without opening for appending; a torn last line is passed over."""
-        found = {row.key: row for _, row in self._scan()} if self.path.exists() else {}
-        return list(found.values())
+        rows = {row.key: row for _, row in self._scan()} if self.path.exists() else {}
+        return list(rows.values())
 
     def succeeded(self, key: str) -> bool:
         return key in self._offsets and key not in self._failed

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from ..errors import ConfigError, StoreError
 from ..records import Answer, Judgment, ScoreCard
-from .files import dump_json, set_aside, write_atomic
+from .files import archive_run, dump_json, write_atomic
 from .lock import FolderLock
 from .rows import JsonlRows
 
@@ -37,7 +37,7 @@ class RunStore:
         """
         self._lock.take()
         if fresh and (self.folder / "manifest.json").exists():
-            set_aside(self.folder)
+            archive_run(self.folder)
             self._lock.release()
             self._lock.take()
         try:
@@ -54,9 +54,9 @@ class RunStore:
         if not path.exists():
             write_atomic(path, dump_json(manifest))
             return
-        there = json.loads(path.read_text("utf-8"))
+        stored = json.loads(path.read_text("utf-8"))
         manifest = json.loads(dump_json(manifest))  # what is read back: lists for tuples
-        changed = sorted(key for key in manifest | there if there.get(key) != manifest.get(key))
+        changed = sorted(key for key in manifest | stored if stored.get(key) != manifest.get(key))
         if changed:
             raise ConfigError(f"{path} belongs to a run with another {', '.join(changed)}; use --fresh to start anew")
 
@@ -98,13 +98,13 @@ class RunStore:
     def sessions(self) -> list[dict[str, float]]:
         """Earlier `end_session` records; a torn or foreign line is passed over, since no score depends on them."""
         path = self.folder / "sessions.jsonl"
-        found = []
+        records = []
         for line in path.read_text("utf-8").splitlines() if path.exists() else []:
             try:
-                found.append(json.loads(line))
+                records.append(json.loads(line))
             except ValueError:
                 log.warning("%s: passed over a torn line", path)
-        return found
+        return records
 
     def write_card(self, card: ScoreCard) -> Path:
         path = self.folder / "card.json"

@@ -74,7 +74,7 @@ class EvaluateEvery(TrainerCallback):
 
 def check_evaluation(spec: EvaluateEverySpec) -> None:
     """Raises ConfigError where there is no such suite, edition or judge."""
-    choose_judges(suite_names(spec.suite), spec.judge, edition=spec.edition, own={})
+    choose_judges(suite_names(spec.suite), spec.judge, edition=spec.edition, own_judges={})
 
 
 def run_suites(folder: Path, spec: EvaluateEverySpec, results: Path, *, seed: int) -> list[ScoreCard]:
@@ -85,7 +85,7 @@ def run_suites(folder: Path, spec: EvaluateEverySpec, results: Path, *, seed: in
         suites=suites,
         edition=spec.edition,
         backend=spec.backend,
-        judges=choose_judges(suites, spec.judge, edition=spec.edition, own={}),
+        judges=choose_judges(suites, spec.judge, edition=spec.edition, own_judges={}),
         limit=spec.limit,
         seed=seed,
         results=results,
