@@ -1,6 +1,6 @@
-"""A model folder before it is served: is it whole, which chat template will it speak, what is its digest.
+"""Inspect a model folder before it is served: whether it is complete, its chat template, its digest.
 
-Reads files only: no torch, no transformers, no server. Whether an engine knows the architecture is the engine's to say.
+Reads files only: no torch, no transformers, no server. Only the engine knows whether it supports the architecture.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ SAMPLING_KEYS = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetit
 
 
 class Checkpoint(Record):
-    """One folder that passed inspection. Digests are sha256 hex; nothing here depends on where the folder lies but
-    `path` and `base`."""
+    """One folder that passed inspection. Digests are sha256 hex; only `path` and `base` depend on where the folder is."""
 
     path: Path
     base: Path | None = None
-    """Folder of the base model where `path` is a PEFT adapter."""
+    """Folder of the base model if `path` is a PEFT adapter."""
     architecture: str
     weights_digest: str
-    """Over names and contents of weight, config and tokenizer files; an adapter's covers its base too."""
+    """Digest of names and contents of weight, config and tokenizer files; an adapter's covers its base too."""
     template: str | None
     """The Jinja text in use; None for a FastChat template."""
     template_source: str
@@ -39,13 +38,13 @@ class Checkpoint(Record):
     generation_config: dict[str, JsonValue] = {}
     """The checkpoint's own sampling defaults."""
     max_position: int | None = None
-    """Tokens of context the configuration speaks of."""
+    """Context length in tokens, as the configuration states it."""
     bos_token: str | None = None
     lora_rank: int | None = None
     has_pickles: bool = False
 
     def identity(self) -> dict[str, JsonValue]:
-        """What a backend's identity says of it."""
+        """Return the checkpoint's part of a backend's identity."""
         return {
             "architecture": self.architecture,
             "weights": self.weights_digest,
@@ -61,7 +60,7 @@ class Checkpoint(Record):
 
 
 def resolve(model: ModelRef, *, allow_pickle: bool = False) -> Path:
-    """The folder of a `path` or `hf` model, downloaded if need be. Raises CheckpointError."""
+    """Return the folder of a `path` or `hf` model, downloaded if needed. Raise CheckpointError if there is none."""
     if model.scheme != "path":
         return _download(model, allow_pickle)
     try:
@@ -83,18 +82,18 @@ def _download(model: ModelRef, allow_pickle: bool) -> Path:
     except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
         raise CheckpointError(
             f"{str(model)!r} is not in the local Hugging Face cache and the Hub cannot be reached; "
-            "download it where there is a network, then give its folder"
+            "download it on a machine with a network, then give its folder"
         ) from None
     except (HfHubHTTPError, ValueError, OSError) as error:
         raise CheckpointError(f"cannot download {str(model)!r}: {' '.join(str(error).split())[:300]}") from None
 
 
 def inspect_checkpoint(folder: Path, *, allow_pickle: bool = False, chat_template: str | None = None) -> Checkpoint:
-    """What the folder holds, every file that can be checked cheaply checked. Raises CheckpointError."""
+    """Return what is in the folder, with every cheap check done. Raise CheckpointError if one fails."""
     try:
         return _inspect(folder, allow_pickle=allow_pickle, chat_template=chat_template)
     except (ValueError, TypeError, AttributeError, LookupError, OSError, RuntimeError) as error:
-        # its JSON files can be wrong in more ways than are worth a sentence each
+        # JSON files can be wrong in too many ways for a sentence each
         raise CheckpointError(f"{str(folder)!r} cannot be read as a checkpoint: {error}") from error
 
 
@@ -167,7 +166,7 @@ def _bos_token(folder: Path) -> str | None:
 
 
 def _base_folder(folder: Path, adapter: dict[str, Any], allow_pickle: bool) -> Path:
-    """The base of a PEFT adapter: a folder (as written, or beside the adapter) or a Hub repository."""
+    """Return the base of a PEFT adapter: a folder (as written, or beside the adapter) or a Hub repository."""
     name = adapter.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise CheckpointError(f"{str(folder / 'adapter_config.json')!r} names no base_model_name_or_path")
@@ -179,13 +178,13 @@ def _base_folder(folder: Path, adapter: dict[str, Any], allow_pickle: bool) -> P
         ref = ModelRef(scheme="hf", name=name, revision=revision if isinstance(revision, str) else None)
         return _download(ref, allow_pickle)
     raise CheckpointError(
-        f"the base {name!r} of the adapter {str(folder)!r} is not there; "
-        "put the folder's place into base_model_name_or_path of adapter_config.json"
+        f"the base {name!r} of the adapter {str(folder)!r} does not exist; "
+        "set base_model_name_or_path in adapter_config.json to its folder"
     )
 
 
 def _lora_rank(adapter: dict[str, Any] | None) -> int | None:
-    """Largest rank of any layer. Raises CheckpointError for an adapter that is no LoRA."""
+    """Return the largest rank of any layer. Raise CheckpointError if the adapter is not a LoRA."""
     if adapter is None:
         return None
     if adapter.get("peft_type", "LORA") != "LORA" or not isinstance(adapter.get("r"), int):
@@ -200,8 +199,10 @@ def _lora_rank(adapter: dict[str, Any] | None) -> int | None:
 
 
 def _template(folder: Path, base: Path | None, requested: str | None) -> tuple[str, str | None, str]:
-    """(source, Jinja text or None, digest). What was asked for wins over what the folder holds, the adapter's over
-    its base's."""
+    """Return (source, Jinja text or None, digest).
+
+    A requested template takes precedence over the folder's own, an adapter's over its base's.
+    """
     if requested is not None and requested.startswith(FASTCHAT):
         return requested, None, hashlib.sha256(requested.encode()).hexdigest()
     if requested is not None:
@@ -223,7 +224,7 @@ def _template(folder: Path, base: Path | None, requested: str | None) -> tuple[s
 
 
 def _own_template(folder: Path) -> tuple[str, str] | None:
-    """(file name, Jinja text) in transformers' order: the .jinja file, then the two JSON files."""
+    """Return (file name, Jinja text), searched in transformers' order: the .jinja file, then the two JSON files."""
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
         return jinja.name, jinja.read_text("utf-8")

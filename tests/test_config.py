@@ -182,12 +182,12 @@ def test_the_file_may_name_judges_for_suites_that_are_not_run_today() -> None:
 
 
 def test_an_own_judge_cannot_take_the_name_of_one_that_ships() -> None:
-    with pytest.raises(ConfigError, match="has the name of one that ships"):
+    with pytest.raises(ConfigError, match="has the name of a shipped judge"):
         find_judge("gpt-4.1", {"gpt-4.1": {"kind": "llm", "model": "other", "url": "http://127.0.0.1:1/v1"}})
 
 
 def test_a_judge_for_a_suite_that_is_not_run_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'alpaca_eval', which is not run; run: mt_bench, arena_hard"):
+    with pytest.raises(ConfigError, match="'alpaca_eval', which is not part of this run: mt_bench, arena_hard"):
         choose_judges(SUITES, "alpaca_eval=reference", edition="pocket", own_judges={})
 
 

@@ -282,7 +282,7 @@ def test_devices_must_not_be_the_candidates() -> None:
     found = with_devices(judges, "2,3", ServeSpec(tensor_parallel=2))
 
     assert [spec.serve for spec in found["mt_bench"]] == [{"devices": "2,3"}, {}]
-    with pytest.raises(ConfigError, match=r"the candidate uses 0, 1; give it others by --devices"):
+    with pytest.raises(ConfigError, match=r"the candidate uses 0, 1; give it others with --devices"):
         with_devices(judges, "1", ServeSpec(tensor_parallel=2))
     assert with_devices(judges, "1", ServeSpec(tensor_parallel=2, devices="2,3"))
     with pytest.raises(ConfigError, match="no judge of this run is loaded here"):

@@ -1,7 +1,6 @@
-"""Asking one prompt, turn by turn, over an OpenAI-compatible server: messages, seeds, room in the context.
+"""Ask one prompt, turn by turn, of an OpenAI-compatible server: messages, seeds, room in the context.
 
-The context rule: a prompt is never cut. When its UTF-8 bytes (no tokenizer makes more tokens than that) and the
-answer's limit surely fit, it is just sent. Otherwise the server counts the prompt's tokens; if the room left is smaller
+The context rule: a prompt is never cut. If its UTF-8 bytes (an upper bound of its tokens) and the answer's limit certainly fit, it is sent as it is. Otherwise the server counts the prompt's tokens; if the room left is smaller
 than the answer's limit, the limit is lowered to it, down to MIN_ROOM tokens; below that the answer fails as `context`.
 An empty text is an answer: the judge sees it.
 """
@@ -39,7 +38,7 @@ class Dialogue(Protocol):
     async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply: ...
 
     async def count(self, messages: Sequence[Message]) -> int | None:
-        """The prompt's tokens, template included; None where the server cannot say."""
+        """Return the prompt's tokens, template included; None if the server cannot say."""
         ...
 
 
@@ -48,7 +47,7 @@ class ContextWindow:
     """The room a model has."""
 
     max_model_len: int | None
-    """Tokens, prompt and answer together; None: unknown, the server has to object."""
+    """Tokens, prompt and answer together. None: unknown, so the server has to reject what does not fit."""
     overhead: int = 256
     """Tokens, at most, that the template adds to a conversation of one message."""
     per_message: int = 64
@@ -72,7 +71,7 @@ class ChatCompletions:
     tokenize: bool = False
     """Whether the server has vLLM's /tokenize."""
     counter: Callable[[Sequence[Message]], int] | None = None
-    """Counts where the server cannot."""
+    """Counts tokens if the server cannot."""
 
     async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply:
         body = {"model": self.model, "messages": _json(messages), **params}
@@ -100,7 +99,10 @@ def _json(messages: Sequence[Message]) -> JsonValue:
 
 
 def request_seed(seed: int, prompt_id: str, turn: int, index: int) -> int:
-    """Same arguments, same seed, on every machine; other arguments, an independent one. `turn` is 0-based."""
+    """Return the seed of one turn of one draw: the same on every machine, independent for other arguments.
+
+    `turn` is 0-based.
+    """
     words = f"{seed}|{prompt_id}|{turn}|{index}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(words).digest()[:8], "big") % SEEDS
 
@@ -113,10 +115,10 @@ class Asker:
     context: ContextWindow
     label: str
     seed: int | None = None
-    """Used where the sampling has none; None: send no seed."""
+    """Used if the sampling has none. None: send no seed."""
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        """All turns; a ReplyError becomes the answer's error."""
+        """Ask all turns of one prompt; a ReplyError becomes the answer's error."""
         begin = time.monotonic()
         try:
             replies = await self._turns(prompt, sampling, index)
@@ -147,7 +149,7 @@ class Asker:
         return replies
 
     async def room(self, messages: Sequence[Message], max_tokens: int) -> int:
-        """The answer's limit in tokens, at most `max_tokens`; raises ReplyError where there is no room."""
+        """Return the answer's limit in tokens, at most `max_tokens`. Raise ReplyError if there is no room."""
         if self.context.max_model_len is None or self.context.surely_fits(messages, max_tokens):
             return max_tokens
         count = await self.dialogue.count(messages)
@@ -162,7 +164,7 @@ class Asker:
         return min(max_tokens, room)
 
     def _params(self, sampling: Sampling, room: int, prompt_id: str, turn: int, index: int) -> dict[str, JsonValue]:
-        """Request parameters; what the sampling leaves open is not sent."""
+        """Return the request parameters; what the sampling leaves open is not sent."""
         params: dict[str, JsonValue] = {"max_tokens": room}
         if sampling.temperature is not None:
             params["temperature"] = sampling.temperature

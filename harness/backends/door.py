@@ -1,4 +1,4 @@
-"""Who may ask a server at the same time: many together, or one suspected of killing it alone."""
+"""Who may ask a server at the same time: many requests together, or one suspected of killing it, alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A server that already runs and speaks the OpenAI protocol: asked, never started or stopped.
+"""A server that already runs and speaks the OpenAI protocol: it is asked, never started or stopped.
 
-The key comes from HARNESS_ENDPOINT_KEY, or for OpenAI's own host from OPENAI_API_KEY, and goes nowhere but into the
-request: a judge's key is never sent to a model's server.
+The key comes from HARNESS_ENDPOINT_KEY, or for OpenAI's own host from OPENAI_API_KEY, and goes only into the
+request. A judge's key is never sent to a model's server.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EndpointBackend:
         self._stack = AsyncExitStack()
 
     def identity(self) -> dict[str, JsonValue]:
-        """Name and host: what stands behind an endpoint cannot be known."""
+        """Return name and host: what stands behind an endpoint cannot be known."""
         parts = urlsplit(self._url)
         facts: dict[str, JsonValue] = {"backend": "endpoint", "model": self.model.name, "host": parts.hostname}
         if self.options.max_model_len is not None:
@@ -78,7 +78,7 @@ class EndpointBackend:
         return Served(self.model.name, self._url, key=self._key, max_model_len=length, concurrency=concurrency)
 
     async def revive(self) -> bool:
-        """Never: it is not ours to start. Raises ServerError where it is gone."""
+        """Return False, as the server is not ours to restart. Raise ServerError if it is gone."""
         await self._probe()
         return False
 
@@ -94,8 +94,10 @@ class EndpointBackend:
             raise
 
     async def _probe(self) -> int | None:
-        """The model's context length where GET /models tells; raises ConfigError for a model the server does not list,
-        ServerError where there is no server."""
+        """Return the model's context length if GET /models states it.
+
+        Raise ConfigError for a model that the server does not list, ServerError if there is no server.
+        """
         loopback = urlsplit(self._url).hostname in ("127.0.0.1", "localhost", "::1")
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:

@@ -1,7 +1,7 @@
-"""Prompts made by fschat's named conversation templates, for checkpoints without a chat template of their own.
+"""Prompts from fschat's named conversation templates, for checkpoints without a chat template of their own.
 
 Those templates are Python, not Jinja: the prompt is rendered here and sent to /v1/completions with the template's own
-stop strings. Blanks around the answer are removed, as fschat does. fschat is imported on use.
+stop strings. Blanks around the answer are removed, as fschat does. fschat is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHOWN = 12  # template names in an error
 
 
 def conversation(name: str) -> Any:
-    """A fresh `fastchat.conversation.Conversation`. Raises CheckpointError for an unknown name or without fschat."""
+    """Return a fresh `fastchat.conversation.Conversation`. Raise CheckpointError for an unknown name or without fschat."""
     try:
         from fastchat.conversation import conv_templates, get_conv_template
     except ImportError:
@@ -37,7 +37,7 @@ def conversation(name: str) -> Any:
 
 
 def render(name: str, messages: Sequence[Message]) -> str:
-    """The prompt's text, ending where the model is to go on."""
+    """Return the prompt's text, ending where the model's answer starts."""
     dialogue = conversation(name)
     for message in messages:
         if message.role == "system":
@@ -49,11 +49,14 @@ def render(name: str, messages: Sequence[Message]) -> str:
     try:
         return str(dialogue.get_prompt())
     except ValueError:  # fschat keeps some names for hosted models only, without a text form
-        raise CheckpointError(f"fschat's template {name!r} has no text form; take one made for a local model") from None
+        raise CheckpointError(f"fschat's template {name!r} has no text form; choose one made for a local model") from None
 
 
 def template_digest(name: str) -> str:
-    """sha256 of what the template makes of a fixed two-turn conversation, and of its stops: wording, not version."""
+    """Return the sha256 of the template's rendering of a fixed two-turn conversation and of its stops.
+
+    It identifies the wording, not fschat's version.
+    """
     probe = [Message("system", "s"), Message("user", "u"), Message("assistant", "a"), Message("user", "v")]
     template = conversation(name)
     words = [render(name, probe[1:]), render(name, probe), template.stop_str, template.stop_token_ids]
@@ -68,7 +71,7 @@ class FastChatCompletions:
     model: str
     template: str
     bos_token: str | None
-    """No second one is added where the template's text begins with it."""
+    """No second one is added if the template's text begins with it."""
     tokenize: bool = True
     """Whether the server is vLLM: has /tokenize, `add_special_tokens` and `stop_token_ids`."""
 
@@ -88,7 +91,7 @@ class FastChatCompletions:
         return len((await self.tokens(messages))[0]) if self.tokenize else None
 
     async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
-        """(token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
+        """Return (token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
         body = {"model": self.model, "return_token_strs": True, **self._prompt(messages)}
         reply = await self.post("/tokenize", body)
         return list(reply["tokens"]), list(reply.get("token_strs") or [])
@@ -102,7 +105,7 @@ class FastChatCompletions:
 
 
 def read_completion(body: dict[str, Any]) -> ChatReply:
-    """The first choice of a text completion, blanks around it removed; raises ReplyError where there is none."""
+    """Return the first choice of a text completion, stripped of blanks. Raise ReplyError if there is none."""
     choices = body.get("choices")
     first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     as_chat = {"message": {"content": first["text"]} if "text" in first else None, **first, "logprobs": None}

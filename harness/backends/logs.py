@@ -1,4 +1,4 @@
-"""What a server's log says went wrong, in the fewest lines. Pure."""
+"""Find in a server's log what went wrong, in the fewest lines. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ERROR = re.compile(r"^([\w.]*(Error|Exception|Interrupt|Exit)\b|Error|error):? ?
 WRAPPER = re.compile(
     r"root cause|Engine core (initialization|proc)|WorkerProc initialization failed|EngineDeadError", re.I
 )
-"""Errors that only say that another one happened."""
+"""Errors that only report another error."""
 FRAME = re.compile(r'^\s*File "')
 NOISE = re.compile(
     r"^\s*(\^+|Traceback|During handling|The above exception|nanobind| - |warnings\.warn|$)|resource_tracker"
@@ -19,12 +19,12 @@ NOISE = re.compile(
 
 
 def plain_lines(text: str) -> list[str]:
-    """The log's lines without colours, process names, levels, times and trailing blanks."""
+    """Return the log's lines without colours, process names, levels, times and trailing blanks."""
     return [PREFIX.sub("", ANSI.sub("", line)).rstrip() for line in text.splitlines()]
 
 
 def reason(text: str) -> str | None:
-    """The sentence that says why the server died: the last error that is not a wrapper; None where there is none."""
+    """Return the sentence that says why the server died: the last error that is not a wrapper; None if there is none."""
     lines = plain_lines(text)
     cause = None
     for number, line in enumerate(lines):
@@ -38,7 +38,7 @@ def reason(text: str) -> str | None:
 
 
 def tail(text: str, count: int = 12) -> str:
-    """The last `count` different lines that carry meaning (no stack frames), at most 300 characters each."""
+    """Return the last `count` different lines that carry meaning (no stack frames), at most 300 characters each."""
     lines = plain_lines(text)
     frames = {number for number, line in enumerate(lines) if FRAME.match(line)}
     kept = [

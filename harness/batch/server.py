@@ -1,4 +1,4 @@
-"""The Batch and Files API of one endpoint, through the openai package. Its errors become one sentence of ours."""
+"""The Batch and Files API of one endpoint, through the openai package. Its errors become one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BatchState:
-    """Where a batch is."""
+    """How far a batch is."""
 
     status: str
     done: int
@@ -27,7 +27,7 @@ class BatchState:
     files: tuple[str, ...]
     """Ids of output and error file, those that exist."""
     problem: str | None
-    """Why the server refused the whole batch."""
+    """Why the server rejected the whole batch."""
 
     @property
     def ended(self) -> bool:
@@ -35,7 +35,7 @@ class BatchState:
 
 
 class BatchServer:
-    """For the time of an `async with`. Every method raises JudgeUnavailableError in the server's own words."""
+    """A connection for the duration of an `async with`. Errors become JudgeUnavailableError in the server's own words."""
 
     def __init__(self, url: str, key: str | None) -> None:
         self._url = url
@@ -49,7 +49,7 @@ class BatchServer:
         await self._client.close()
 
     async def upload(self, path: Path) -> str:
-        """The id of the file, which carries `path`'s name."""
+        """Upload a file under `path`'s name and return its id."""
         request = self._client.files.create(file=path, purpose="batch")
         return (await self._call(request, "take the file of a batch")).id
 
@@ -61,7 +61,7 @@ class BatchServer:
         return (await self._call(request, "start a batch")).id
 
     async def state(self, batch_id: str) -> BatchState:
-        batch = await self._call(self._client.batches.retrieve(batch_id), f"tell of batch {batch_id}")
+        batch = await self._call(self._client.batches.retrieve(batch_id), f"report on batch {batch_id}")
         counts, errors = batch.request_counts, batch.errors.data if batch.errors is not None else None
         return BatchState(
             status=batch.status,
@@ -76,7 +76,7 @@ class BatchServer:
         return [line + b"\n" for line in content.content.splitlines() if line.strip()]
 
     async def find_file(self, filename: str) -> str | None:
-        """The id of an upload whose reply never reached us."""
+        """Return the id of an upload whose reply was lost, if there is one."""
 
         async def search() -> str | None:
             async for file in self._client.files.list(purpose="batch"):
@@ -87,7 +87,7 @@ class BatchServer:
         return await self._call(search(), "list its files")
 
     async def find_batch(self, name: str) -> str | None:
-        """The id of a batch whose creation never was recorded here."""
+        """Return the id of a batch whose creation was not recorded here, if there is one."""
 
         async def search() -> str | None:
             async for batch in self._client.batches.list(limit=100):
@@ -103,12 +103,12 @@ class BatchServer:
         except APIStatusError as error:
             sentence = server_sentence(error.response.content)
             sentence = sentence.replace(self._key, "***") if self._key else sentence
-            hint = "; an endpoint without a Batch API is asked with --transport live"
+            hint = "; if the endpoint has no Batch API, use --transport live"
             tail = hint if error.status_code in (404, 405, 501) else ""
             raise JudgeUnavailableError(
                 f"{self._url} did not {action}: HTTP {error.status_code}: {sentence}{tail}"
             ) from None
         except OpenAIError as error:
             raise JudgeUnavailableError(
-                f"{self._url} did not {action}: {error}; what was sent goes on there, and the same command collects it"
+                f"{self._url} did not {action}: {error}; what was sent continues there, and the same command collects it"
             ) from None

@@ -1,6 +1,6 @@
-"""How many calls a second an endpoint takes, learned from its 429s; and limits a minute that a user gave.
+"""Learn from its 429s how many calls per second an endpoint takes; keep the limits per minute that a user gave.
 
-Pure: every method is told what time it is (seconds of any monotonic clock).
+Pure: every method gets the time as an argument (seconds of any monotonic clock).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CATCH_UP = 0.03
 
 
 class Bucket:
-    """At most `per_minute` units a minute, in bursts of one second's worth (at least one unit).
+    """At most `per_minute` units per minute, in bursts of one second's worth (at least one unit).
 
     A cost above a burst may be taken when the bucket is full, and is then owed.
     """
@@ -58,11 +58,11 @@ class Bucket:
         self._at: float | None = None
 
     def wait(self, now: float, cost: float = 1.0) -> float:
-        """Seconds until `cost` units may be taken; 0: now."""
+        """Return the seconds until `cost` units may be taken; 0 for now."""
         return max(0.0, (min(cost, self.burst) - self._filled(now)) / self.rate)
 
     def take(self, now: float, cost: float = 1.0) -> None:
-        """A negative cost gives units back."""
+        """Take `cost` units; a negative cost gives units back."""
         self._level = min(self.burst, self._filled(now) - cost)
         self._at = now
 
@@ -73,7 +73,7 @@ class Bucket:
 
 
 class RefusalKind(Enum):
-    """What a 429 was."""
+    """What a 429 means."""
 
     NEW = "the first after a time of peace"
     KNOWN = "one more of the same"
@@ -97,16 +97,16 @@ class Chunk:
         return self.refused / max(1, self.launched)
 
     def is_known(self, now: float, turnaround: float) -> bool:
-        """Whether what was going to be refused of it has been."""
+        """Return whether all refusals of this chunk have arrived."""
         return now > self.ended + turnaround or (self.launched >= SMALL_CHUNK and self.share > MOST)
 
 
 class Pace:
-    """Launches a second: opened up until a 429 shows that there is a limit, then kept just below it.
+    """Launches per second: raised until a 429 shows that there is a limit, then kept just below it.
 
-    A 429 after n calls says that the server takes about n / (n + 1) of the pace. Calls that are taken raise it again.
-    Where the share of 429s stays the same however slow the pace, they are not about the rate, and are not listened to
-    for a while. Launches are told apart by their numbers: 1, 2, 3, …
+    A 429 after n calls says that the server takes about n / (n + 1) of the pace. Accepted calls raise it again.
+    If the share of 429s stays the same however slow the pace is, they are not about the rate and are ignored for a
+    while. Launches are told apart by their numbers: 1, 2, 3, …
     """
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class Pace:
         self._not_deaf_until = -math.inf
 
     def wait(self, now: float) -> float:
-        """Seconds until the next launch."""
+        """Return the seconds until the next launch."""
         return 0.0 if self.value is None else max(0.0, self._next - now)
 
     def launched(self, now: float) -> None:
@@ -156,7 +156,7 @@ class Pace:
             self.value, self._opening = None, False
 
     def taken(self, now: float) -> None:
-        """A call was answered with anything but a 429."""
+        """Note a call answered with anything but a 429."""
         if self.value is None or self._opening:
             return
         seconds, self._grown = now - self._grown, now
@@ -170,10 +170,10 @@ class Pace:
             self.value = None
 
     def refused(self, number: int, launched_at: float, now: float) -> RefusalKind:
-        """A 429 for the launch of that number: what it says about how much is asked."""
+        """Note a 429 for the launch of that number and return what it means for the rate."""
         self._turnaround = max(0.9 * self._turnaround, now - launched_at)
         if self._recent:
-            self._recent.pop()  # only taken calls are counted there
+            self._recent.pop()  # only accepted calls count there
         chunk = self._chunk
         if chunk is None:
             self._chunk = Chunk(self._number + 1, min(self.value or math.inf, self._measured(now)))
@@ -189,9 +189,9 @@ class Pace:
         return RefusalKind.NEW if after >= CHUNK else RefusalKind.KNOWN
 
     def _measured(self, now: float) -> float:
-        """Launches a second that were taken, over the last second."""
+        """Return the accepted launches per second, over the last second."""
         measured = len(self._recent) / min(1.0, max(0.1, now - self._opened))
-        return max(OPENING_PACE / 2 if self._opening else 1.0, measured)  # at first too little was seen to go lower
+        return max(OPENING_PACE / 2 if self._opening else 1.0, measured)  # at first there is too little data to go lower
 
     def _slow_down(self, now: float, after: int) -> None:
         factor = OPENING_CUT if self._slowed == -math.inf else min(GENTLE, after / (after + 1))
@@ -204,7 +204,7 @@ class Pace:
         self._next = now + 1 / self.value
 
     def _judge(self, chunk: Chunk, now: float) -> None:
-        """Whether going slower changed anything."""
+        """Check whether going slower changed anything; if not, ignore 429s for a while."""
         self._chunk = Chunk(self._number + 1, min(self.value or math.inf, self._measured(now)))
         if now < self._deaf_until:
             if chunk.launched == CHUNK and chunk.share > (1 + self._deaf_share) / 2:
@@ -219,7 +219,7 @@ class Pace:
             self._known.clear()
 
     def _share_since_much_faster(self, chunk: Chunk) -> float:
-        """Share of 429s since the pace was three times as high; 0 where it was not, or most were refused then."""
+        """Return the share of 429s since the pace was three times as high; 0 if it never was or most were refused then."""
         known = list(self._known)
         for position, earlier in enumerate(known):
             if chunk.pace < MUCH_SLOWER * earlier.pace and earlier.share < MOST:

@@ -1,4 +1,4 @@
-"""Which suites run, and who judges each: `--suite`, `--judge`, juries, and what holds where nothing is said."""
+"""Decide which suites run and who judges each: `--suite`, `--judge`, juries and their defaults."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ def choose_judges(
     edition: str,
     own_judges: OwnJudges,
 ) -> dict[str, tuple[JudgeSpec, ...]]:
-    """Judged suite -> judge or jury: as given, or pocket's own, or HARNESS_JUDGE, or a provider's key; else
-    ConfigError."""
+    """Return judged suite -> judge or jury: as given, else pocket's own, HARNESS_JUDGE or a provider's default.
+
+    Raise ConfigError if none applies.
+    """
     names = _by_suite(suites, choice)
     if edition not in EDITIONS:
         raise ConfigError(f"no edition named {edition!r}; editions: {', '.join(EDITIONS)}")
@@ -43,27 +45,30 @@ def choose_judges(
         if name is None:
             raise ConfigError(f"{suite}: {NO_JUDGE}")
         if suite in chosen:
-            raise ConfigError(f"suite {suite!r} is named twice with different arguments; one a run")
+            raise ConfigError(f"suite {suite!r} is named twice with different arguments; give one per run")
         chosen[suite] = find_jury(name, own_judges)
     return chosen
 
 
 def find_jury(name: str, own_judges: OwnJudges) -> tuple[JudgeSpec, ...]:
-    """The judge of a name, or the members of `A+B+C` in the order of their names; no two may be called alike."""
+    """Return the judge of a name, or the members of `A+B+C` sorted by name.
+
+    Raise ConfigError if two members have the same name.
+    """
     members = tuple(
         sorted((find_judge(part, own_judges) for part in split_jury(name, own_judges)), key=lambda spec: spec.name)
     )
     for member, successor in pairwise(members):
         if member.name == successor.name:
             raise ConfigError(
-                f"--judge {name!r}: two members are called {member.name!r}; ask one judge more often by --repeats, or "
-                "name them apart under `judges:` in harness.yaml"
+                f"--judge {name!r}: two members are called {member.name!r}; to ask one judge several times use --repeats, or "
+                "give them different names under `judges:` in harness.yaml"
             )
     return members
 
 
 def split_jury(name: str, own_judges: OwnJudges) -> list[str]:
-    """`A+B` -> its parts; a `+` in a model's name before `@http`, in a file's or in a judge's own stays."""
+    """Split `A+B` into its parts, but not at a `+` inside a model's name before `@http`, a file name or a judge's name."""
     parts: list[str] = []
     for piece in name.split("+"):
         if parts and _continues_name(parts[-1], piece, own_judges):
@@ -91,11 +96,11 @@ def _fallback_judge(edition: str) -> str | None:
 
 
 def _by_suite(suites: tuple[str, ...], choice: str | Mapping[str, str] | None) -> dict[str, str]:
-    """`J` or `SUITE=J,SUITE=J` or a mapping -> {suite or "*": judge}."""
+    """Parse `J` or `SUITE=J,SUITE=J` or a mapping into {suite or "*": judge}."""
     if choice is None:
         return {}
     if not isinstance(choice, str):
-        return dict(choice)  # of the file: it may name judges for suites that are not run today
+        return dict(choice)  # from the file, which may name judges for suites that are not run now
     if "=" not in choice or choice.partition(":")[0] in JUDGE_FORMS:
         return {"*": choice}
     pairs = {}
@@ -107,25 +112,25 @@ def _by_suite(suites: tuple[str, ...], choice: str | Mapping[str, str] | None) -
     run = [plugin_name(suite) for suite in suites]
     for suite in pairs:
         if suite not in run:
-            raise ConfigError(f"--judge names suite {suite!r}, which is not run; run: {', '.join(run)}")
+            raise ConfigError(f"--judge names suite {suite!r}, which is not part of this run: {', '.join(run)}")
     return pairs
 
 
 def is_judged(suite: str) -> bool:
-    """Whether a suite needs a judge; one that scores by itself says `judged = False`."""
+    """Return whether a suite needs a judge; one that scores by itself sets `judged = False`."""
     name = plugin_name(suite)
     return name not in installed("suites") or bool(getattr(load_plugin("suites", name), "judged", True))
 
 
 def plugin_name(suite: str) -> str:
-    """`NAME` of `NAME:ARGUMENT`."""
+    """Return `NAME` of `NAME:ARGUMENT`."""
     return suite.partition(":")[0]
 
 
 def suite_names(text: str) -> tuple[str, ...]:
-    """`all` or a comma list -> names in order, each once; `NAME:X+Y` is `NAME:X` and `NAME:Y`.
+    """Return the names in `all` or a comma list, in order, each once; `NAME:X+Y` is `NAME:X` and `NAME:Y`.
 
-    Raises ConfigError on an unknown one.
+    Raise ConfigError for an unknown suite.
     """
     known = list(installed("suites"))
     names: list[str] = []

@@ -1,9 +1,9 @@
-"""Replies kept by what was asked, shared by runs and processes: no question is paid for twice.
+"""A cache of judges' replies by request, shared by runs and processes, so that no question is paid for twice.
 
 One SQLite file (write-ahead log). A key is the digest of endpoint, every request parameter, all messages and the
-repeat number; a reply is handed on only once it is committed, so that a killed process loses what was in flight and
-nothing else. All SQL runs in one thread that takes what has gathered as one transaction: the event loop never waits
-for a disk. It knows no judges, prices or verdicts, and keeps no question's text. Failures are never put here.
+repeat number; a reply is returned only after it is committed, so that a killed process loses only what was in flight.
+All SQL runs in one thread, which commits all waiting statements as one transaction, so the event loop never waits for
+a disk. It knows no judges, prices or verdicts, and stores no question's text. Failures are never cached.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ DELETE = "DELETE FROM replies WHERE key = ?"
 
 
 def cache_path() -> Path:
-    """`HARNESS_REPLY_CACHE`, or `replies.sqlite` beside the official data (`harness data`); may not exist yet."""
+    """Return `HARNESS_REPLY_CACHE`, or `replies.sqlite` beside the official data; it may not exist yet."""
     configured = os.environ.get("HARNESS_REPLY_CACHE")
     return Path(configured) if configured else cache_folder() / "replies.sqlite"
 
 
 def request_key(endpoint: str, body: dict[str, JsonValue], repeat: int) -> bytes:
-    """32 bytes: sha256 of who is asked, everything that is sent, and which repeat this is."""
+    """Return the sha256 (32 bytes) of the endpoint, everything that is sent, and the repeat number."""
     return bytes.fromhex(digest({"schema": SCHEMA, "endpoint": endpoint, "body": body, "repeat": repeat}))
 
 
 def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
-    """An open cache in autocommit mode. Raises StoreError when it cannot be written, ConfigError when it is none."""
+    """Open the cache in autocommit mode. Raise StoreError if it is not writable, ConfigError if it is not a cache."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = "rwc" if create else "rw"
@@ -71,7 +71,7 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA):
             raise ConfigError(
-                f"the reply cache {path} is of version {version}, this harness writes {SCHEMA}; {CACHE_HINT}"
+                f"the reply cache {path} has version {version}, but this harness writes {SCHEMA}; {CACHE_HINT}"
             )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last replies, never the file
@@ -87,14 +87,14 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
     return connection
 
 
-CACHE_HINT = "move it away, or name another file in HARNESS_REPLY_CACHE, or use --no-cache"
+CACHE_HINT = "move it away, or set HARNESS_REPLY_CACHE to another file, or use --no-cache"
 
 
 def cache_error(path: Path, error: sqlite3.Error) -> ConfigError | StoreError:
-    """One sentence: a file that is no cache is for the user to move (exit 2), a full or locked one ends it (exit 4)."""
+    """Return the error for a broken file, which the user must move (exit 2), or for a full or locked one (exit 4)."""
     if isinstance(error, sqlite3.OperationalError):
         return StoreError(_sentence(path, error))
-    return ConfigError(f"the reply cache {path} is damaged or no cache ({error}); {CACHE_HINT}")
+    return ConfigError(f"the reply cache {path} is damaged or not a cache ({error}); {CACHE_HINT}")
 
 
 def _sentence(path: Path, error: Exception) -> str:
@@ -109,7 +109,7 @@ def _sentence(path: Path, error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _Statement:
-    """One piece of work for the thread, and who waits for it."""
+    """One SQL statement for the thread, and the future that waits for it."""
 
     sql: str
     values: tuple[object, ...]
@@ -117,7 +117,7 @@ class _Statement:
 
 
 class ReplyCache:
-    """The cache for the time of an `async with`; `path` None: nothing is kept (`--no-cache`)."""
+    """The cache for the duration of an `async with`; `path` None: nothing is cached (`--no-cache`)."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -125,7 +125,7 @@ class ReplyCache:
         self._thread: threading.Thread | None = None
         self._broken: StoreError | ConfigError | None = None
         self._asking: dict[bytes, asyncio.Future[None]] = {}
-        """Keys that are being asked now; done when their reply is there or has failed."""
+        """Keys that are being asked now; a future is done when its reply has arrived or failed."""
 
     async def __aenter__(self) -> Self:
         if self.path is not None:
@@ -142,7 +142,9 @@ class ReplyCache:
             self._thread = None
 
     async def reply(self, key: bytes, judge: str, ask: Callable[[], Awaitable[ChatReply]]) -> ChatReply:
-        """The kept reply (`cached` set), else what `ask` returns, kept. Two that ask the same at once make one call.
+        """Return the cached reply (`cached` set), else cache and return what `ask` returns.
+
+        Simultaneous requests with the same key make one call.
 
         Raises what `ask` raises, and StoreError once the cache can no longer be written.
         """
@@ -164,14 +166,16 @@ class ReplyCache:
             asking.set_result(None)
 
     async def _keep(self, key: bytes, judge: str, reply: ChatReply) -> None:
-        """Returns once the reply is committed. A full disk is noted, not raised: the reply is paid for and still
-        reaches whoever asked; the next question is not asked any more."""
+        """Wait until the reply is committed. A full disk is noted, not raised.
+
+        The reply is paid for and still reaches the caller, but the next question is not asked any more.
+        """
         tops = json.dumps([[top.token, top.logprob] for top in reply.logprobs]) if reply.logprobs else ""
         values = (key, judge, reply.text, reply.finish, reply.prompt_tokens, reply.completion_tokens, tops)
         await self._do(INSERT, (*values, reply.price_share, time.time()))
 
     async def forget(self, keys: Iterable[bytes]) -> None:
-        """Drops replies that held no verdict: the same question is asked anew."""
+        """Drop replies without a verdict, so that the same question is asked again."""
         for key in keys:
             await self._do(DELETE, (key,))
 
@@ -198,7 +202,7 @@ class ReplyCache:
         database.close()
 
     def _serve(self, database: sqlite3.Connection, jobs: list[_Statement]) -> list[ChatReply | None]:
-        """The answers to these jobs, everything they write committed; all None after a failure, which is noted."""
+        """Run the jobs in one transaction and return their results; all None after a failure, which is noted."""
         if self._broken is not None:
             return [None] * len(jobs)
         writes = any(job.sql is not SELECT for job in jobs)
@@ -219,7 +223,7 @@ class ReplyCache:
 
 def _resolve(jobs: list[_Statement], replies: list[ChatReply | None]) -> None:
     for job, reply in zip(jobs, replies, strict=True):
-        if not job.waiter.done():  # a cancelled one waits no more
+        if not job.waiter.done():  # a cancelled caller no longer waits
             job.waiter.set_result(reply)
 
 
@@ -238,12 +242,12 @@ def _read(row: tuple[str, str, int, int, str, float] | None) -> ChatReply | None
     )
 
 
-# --------------------------------------------------------------------------------------------------- looked at later
+# --------------------------------------------------------------------------------------------------- inspection
 
 
 @dataclass(frozen=True)
 class CacheShare:
-    """What one judge has in the cache."""
+    """One judge's part of the cache."""
 
     judge: str
     replies: int
@@ -256,16 +260,16 @@ class CacheShare:
 
 
 def shares(path: Path) -> list[CacheShare]:
-    """By judge, the largest first; empty where there is no cache."""
+    """Return each judge's share, the largest first; empty if there is no cache."""
     sums = "COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(LENGTH(text)), MIN(created), MAX(created)"
     rows = _one_statement(path, f"SELECT judge, {sums} FROM replies GROUP BY judge ORDER BY 2 DESC, 1", ())
     return [CacheShare(*row) for row in rows]
 
 
 def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
-    """Removes replies that are older (seconds) and of this judge (part of its name), and gives their space back.
+    """Remove replies older than so many seconds and of this judge (part of its name), and free their space.
 
-    Returns how many; both None: all of them.
+    Returns the number removed. Both None: remove all.
     """
     before = time.time() - older_than if older_than is not None else float("inf")
     where = "WHERE created < ? AND INSTR(judge, ?) > 0"
@@ -276,7 +280,7 @@ def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
 
 
 def kept(path: Path, keys: Iterable[bytes]) -> set[bytes]:
-    """Those of these requests that need no call."""
+    """Return the keys whose reply is cached, so that they need no call."""
     if not path.exists():
         return set()
     database = connect(path, create=False)

@@ -1,4 +1,4 @@
-"""How far verdicts can be trusted: between judges, orders and repeats, and what that adds to a score's error. Pure.
+"""Measure how far verdicts can be trusted between judges, orders and repeats, and their part of a score's error. Pure.
 
 Outcomes are compared: win, draw or loss of a preference, the value of a rating (`jury.outcome_of`).
 """
@@ -33,9 +33,9 @@ def judging(
     categories: Mapping[str, str],
     headline: Callable[[Sequence[Judgment]], Score],
 ) -> Judging:
-    """All there is to say of these judgments: the members' own, failures included.
+    """Return the consistency of these judgments, which are the members' own, failures included.
 
-    `rule`: the headline's, and `categories`: prompt id -> category, for the variance; `headline`: judgments -> the
+    `rule` (the headline's) and `categories` (prompt id -> category) are for the variance; `headline` maps judgments to the
     suite's headline score.
     """
     by_judge: dict[str, list[Judgment]] = defaultdict(list)
@@ -69,7 +69,7 @@ def judging(
 
 
 def trust_notes(summary: Judging) -> list[str]:
-    """What a reader of the card must know: verdicts a jury lacks, majorities it did not reach, judges that moved."""
+    """Return notes for the card: missing verdicts of a jury, majorities it did not reach, judges that moved."""
     notes = []
     if summary.jury is not None:
         counts, members = summary.jury, len(summary.members)
@@ -110,7 +110,7 @@ def _values(rows: Iterable[Judgment]) -> list[float]:
 
 
 def percent(measure: Measure, *, flipped: bool = False) -> Score:
-    """A share (0..1) as a score in percent, its interval cut to what a share can be; `flipped`: of the opposite."""
+    """Return a share (0..1) as a score in percent, its interval cut to 0..100; `flipped`: of the opposite."""
     score = as_score(measure, 100.0)
     if score.value is None:
         return score
@@ -133,9 +133,9 @@ def as_score(measure: Measure, scale: float = 1.0) -> Score:
 
 
 def order_flips(rows: Sequence[Judgment]) -> tuple[Score | None, Score | None]:
-    """Percent of answers whose outcome changes with the order, and of points that go to the answer shown first.
+    """Return the percent of answers whose outcome changes with the order, and of points for the answer shown first.
 
-    None where nothing was judged in both orders. `n` counts pairs of games.
+    None if nothing was judged in both orders. `n` counts pairs of games.
     """
     games: dict[tuple[str, int, int | None, int], dict[str, float]] = defaultdict(dict)
     for row in rows:
@@ -150,7 +150,10 @@ def order_flips(rows: Sequence[Judgment]) -> tuple[Score | None, Score | None]:
 
 
 def repeat_flips(rows: Sequence[Judgment]) -> Score | None:
-    """Chance in percent that two repeats of one question differ; None without repeats. `n` counts what was repeated."""
+    """Return the chance in percent that two repeats of one question differ; None without repeats.
+
+    `n` counts the repeated questions.
+    """
     groups: dict[tuple[str, int, int | None, str | None], list[float]] = defaultdict(list)
     for row in rows:
         if row.verdict is not None:
@@ -160,7 +163,7 @@ def repeat_flips(rows: Sequence[Judgment]) -> Score | None:
 
 
 def pair_agreement(by_judge: Mapping[str, Sequence[Judgment]], judge: str, peer: str) -> PairAgreement:
-    """Of the questions on which both gave a verdict."""
+    """Return the agreement of two judges on the questions on which both gave a verdict."""
     verdicts, peer_verdicts = (
         {_key(row): row.verdict for row in by_judge.get(name, ()) if row.verdict} for name in (judge, peer)
     )
@@ -181,7 +184,7 @@ def _verdict_of(side: Mapping[tuple[str, str], Verdict | None], key: tuple[str, 
 
 
 def differing(decided: Sequence[Judgment]) -> Score:
-    """Percent of the questions with two verdicts or more on which not all are the same outcome."""
+    """Return the percent of the questions with two or more verdicts whose outcomes are not all the same."""
     groups = {key: {outcome_of(row.verdict) for row in rows if row.verdict} for key, rows in _several(decided).items()}
     shares = np.array([float(len(outcomes) > 1) for outcomes in groups.values()])
     return percent(mean_measure(shares, [key[0] for key in groups]))
@@ -195,10 +198,10 @@ def _several(decided: Sequence[Judgment]) -> dict[tuple[str, object], list[Judgm
 
 
 def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceParts | None:
-    """The headline's error by its source; None where no level but the questions can be told apart.
+    """Return the headline's error by its source; None if only the questions differ, so that there is nothing to split.
 
     A verdict's value is linearised for the headline's ratio, u = r + w (v - r) / mean(w), so that Arena-Hard's strong
-    verdicts count as they do there; the turns of one answer are one value, their means taken off.
+    verdicts keep their weight. The turns of one answer count as one value, after subtracting each turn's mean.
     """
     decided = [row for row in decided if rule.turn is None or row.turn == rule.turn]
     if not decided:
@@ -217,7 +220,7 @@ def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceP
 
 
 def linearised(verdicts: Sequence[Verdict], scale: float) -> FloatArray:
-    """Each verdict's share in the weighted mean, in the headline's unit; shape (verdicts,)."""
+    """Return each verdict's share in the weighted mean, in the headline's unit; shape (verdicts,)."""
     weights = np.array([verdict_weight(verdict) for verdict in verdicts])
     values = np.array([verdict.value for verdict in verdicts])
     ratio = weights @ values / weights.sum()
@@ -226,7 +229,7 @@ def linearised(verdicts: Sequence[Verdict], scale: float) -> FloatArray:
 
 
 def _split(keys: Sequence[tuple[object, ...]], values: FloatArray) -> tuple[Split | None, tuple[Level, ...]]:
-    """The split over those levels that the design has, from (question, draw, judge and order, repeat)."""
+    """Return the split over the levels that the design has, of (question, draw, judge and order, repeat)."""
     nested = [_labels([key[: depth + 1] for key in keys]) for depth in range(len(LEVELS))]
     kept, names = [nested[0]], [LEVELS[0]]
     for name, labels in zip(LEVELS[1:], nested[1:], strict=True):

@@ -1,11 +1,11 @@
 """Bootstrap over questions, many statistics at once: one set of multinomial weights serves all models.
 
 A replicate draws n questions with replacement, which is a weight w_q = how often question q was drawn, with
-w ~ Multinomial(n, 1/n). A ratio's replicate is (w . above) / (w . below), so that all replicates of all models are two
+w ~ Multinomial(n, 1/n). A ratio's replicate is (w . above) / (w . below), so the replicates of all models are two
 matrix products. Sharing the weights pairs the models: the difference of two columns is a paired bootstrap.
 
 Intervals: percentile, and BCa (Efron 1987, JASA 82:171; Efron and Tibshirani 1993, chapter 14):
-z0 = Phi^-1(share of replicates below the estimate), a = sum(l^3) / (6 (sum l^2)^1.5) with l the jackknife's mean less
+z0 = Phi^-1(share of replicates below the estimate), a = sum(l^3) / (6 (sum l^2)^1.5) with l the jackknife's mean minus
 its values, and the ends are the percentiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) for z = -1.96 and 1.96.
 """
 
@@ -20,9 +20,9 @@ from .intervals import RESAMPLES, FloatArray, Interval, percentile_interval, res
 
 
 def ratio_replicates(above: FloatArray, below: FloatArray, *, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
-    """Replicates of sum(above) / sum(below), shape (resamples, models); both inputs of shape (questions, models).
+    """Return replicates of sum(above) / sum(below), shape (resamples, models); both inputs of shape (questions, models).
 
-    A replicate that draws no scored question of a model is NaN there. Draws are those of `intervals.ratio_interval`.
+    A replicate without a scored question of a model is NaN there. The draws are those of `intervals.ratio_interval`.
     """
     questions, models = above.shape
     together = np.ascontiguousarray(np.concatenate([above, below], axis=1))
@@ -37,16 +37,16 @@ def ratio_replicates(above: FloatArray, below: FloatArray, *, resamples: int = R
 
 
 def jackknife(above: FloatArray, below: FloatArray) -> FloatArray:
-    """sum(above) / sum(below) with each question left out, shape (questions,)."""
+    """Return sum(above) / sum(below) with each question left out in turn, shape (questions,)."""
     ratios: FloatArray = (above.sum() - above) / (below.sum() - below)
     return ratios
 
 
 def bca_interval(estimate: float, replicates: FloatArray, left_out: FloatArray) -> Interval | None:
-    """95 % BCa interval; `left_out` are the jackknife's values (questions,). None with fewer than two replicates.
+    """Return the 95 % BCa interval; `left_out` are the jackknife's values (questions,). None with fewer than two replicates.
 
-    Ties with the estimate count half (heavy ties would shift z0 otherwise). Where all replicates lie on one side of the
-    estimate the correction is unbounded, and the percentile interval is returned.
+    Ties with the estimate count half (heavy ties would shift z0 otherwise). If all replicates are on one side of the
+    estimate, the correction is unbounded, and the percentile interval is returned.
     """
     sound = replicates[np.isfinite(replicates)]
     plain = percentile_interval(sound)
@@ -66,7 +66,7 @@ def bca_interval(estimate: float, replicates: FloatArray, left_out: FloatArray) 
 
 
 def two_sided_p(replicates: FloatArray, estimate: float) -> float:
-    """Normal two-sided p of "the true value is 0", by the replicates' standard deviation; for refitted statistics."""
+    """Return the normal two-sided p of "the true value is 0" by the replicates' standard deviation, for refitted statistics."""
     sound = replicates[np.isfinite(replicates)]
     spread = float(np.std(sound, ddof=1)) if len(sound) > 1 else 0.0
     if spread == 0:

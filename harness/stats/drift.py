@@ -1,4 +1,4 @@
-"""Whether the same answers get other verdicts than they got before: a paired test over questions. Pure."""
+"""Test whether the same answers get other verdicts than before: a paired test over questions. Pure."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class PairedShift:
     p: float | None
     """Two-sided paired t-test that the mean is 0, questions as the unit; None with fewer than two."""
     detectable: float | None
-    """Mean that the test at `ALPHA` finds with a probability of `POWER`; None where all differences are equal."""
+    """Mean that the test at `ALPHA` detects with a probability of `POWER`; None if all differences are equal."""
 
 
 def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift | None:
-    """`differences` (now less before), shape (rows,), and each row's question; None where there is no row."""
+    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question; None without rows."""
     n = len(differences)
     if not n:
         return None
@@ -38,7 +38,7 @@ def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift
     interval = clustered_interval(value, (differences - value) / n, questions)
     if interval is None:
         return PairedShift(value, None, None, None)
-    if interval.se < 1e-12 * max(1.0, abs(value)):  # all alike: moved by just this much, or not at all
+    if interval.se < 1e-12 * max(1.0, abs(value)):  # all equal: the shift is certain, or there is none
         return PairedShift(value, interval, 0.0 if value else 1.0, None)
     freedom = len(set(questions)) - 1
     p = 2 * float(special.stdtr(freedom, -abs(value) / interval.se))

@@ -34,7 +34,7 @@ class LengthRows:
     """One model's rows, in the baseline's order; all arrays of shape (rows,)."""
 
     preference: FloatArray
-    """Probability that the model wins, 0..1; NaN where there is no verdict. `control_length` takes other numbers, too,
+    """Probability that the model wins, 0..1; NaN if there is no verdict. `control_length` takes other numbers, too,
     as the reference does."""
     length_difference: FloatArray
     """Characters of the baseline's answer minus characters of the model's."""
@@ -59,7 +59,7 @@ class LengthControl:
 def control_length(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]], *, order: FoldOrder = "published"
 ) -> LengthControl | None:
-    """The length-controlled win rate; None where it cannot be fitted (under ten verdicts, or no spread of lengths).
+    """Return the length-controlled win rate; None if it cannot be fitted (under ten verdicts, or no spread of lengths).
 
     `gamed` holds (preference, standardised length difference, difficulty).
     """
@@ -86,7 +86,7 @@ def control_length_interval(
     refits: int = REFITS,
     seed: int = 0,
 ) -> Interval | None:
-    """Interval of the length-controlled win rate, in percent: instructions resampled, lengths standardised anew and
+    """Return interval of the length-controlled win rate, in percent: instructions resampled, lengths standardised anew and
     the model refitted each time, with the headline's C."""
     replicates = control_length_replicates(rows, gamed, fit, refits=refits, seed=seed)
     return None if replicates is None else percentile_interval(replicates)
@@ -100,7 +100,7 @@ def control_length_replicates(
     refits: int = REFITS,
     seed: int = 0,
 ) -> FloatArray | None:
-    """Win rates of the refits, in percent, shape (refits,); None with fewer than two rows.
+    """Return win rates of the refits, in percent, shape (refits,); None with fewer than two rows.
 
     Equally many rows and the same seed draw the same instructions, so that two models' replicates are paired.
     """
@@ -115,7 +115,7 @@ def control_length_replicates(
 def _design(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]]
 ) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """Features (rows, 3), preference (rows,) and weight (rows,): gamed rows first, rows without verdict left out."""
+    """Return features (rows, 3), preference (rows,) and weight (rows,): gamed rows first, rows without verdict left out."""
     valid = ~np.isnan(rows.preference)
     if valid.sum() < 2 * FOLDS:
         return None
@@ -133,14 +133,14 @@ def _design(
 
 
 def _soft(features: FloatArray, preference: FloatArray, weight: FloatArray) -> SoftRows:
-    """Rows as liblinear sees them: each stands for a win of weight p and a loss of weight 1 - p, and one of no positive
+    """Return rows as liblinear sees them: each stands for a win of weight p and a loss of weight 1 - p, and one of no positive
     weight is dropped, so that a p below 0 is a loss alone, of weight 1 - p, and one above 1 a win of weight p."""
     heavier = np.maximum(1.0, np.maximum(preference, 1.0 - preference))
     return SoftRows(features, np.clip(preference, 0.0, 1.0), weight * heavier)
 
 
 def _choose_strength(features: FloatArray, preference: FloatArray, weight: FloatArray, order: FoldOrder) -> float:
-    """The C of the best mean log-likelihood over folds; the first of equals."""
+    """Return the C of the best mean log-likelihood over folds; the first of equals."""
     fold = assign_folds(len(preference), FOLDS, order)
     scores = np.empty((FOLDS, len(STRENGTHS)))
     for number in range(FOLDS):
@@ -158,7 +158,7 @@ def _choose_strength(features: FloatArray, preference: FloatArray, weight: Float
 def _refit(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]], fit: LengthControl, drawn: FloatArray
 ) -> FloatArray:
-    """Win rates in percent, shape (replicates,), of the samples whose row counts are `drawn` (replicates, rows)."""
+    """Return win rates in percent, shape (replicates,), of the samples whose row counts are `drawn` (replicates, rows)."""
     counts = drawn.T
     total = counts.sum(axis=0)
     mean = rows.length_difference @ counts / total

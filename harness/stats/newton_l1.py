@@ -44,7 +44,7 @@ class SoftRows:
 
     @property
     def wins(self) -> int:
-        """Rows with a share of a win: liblinear leaves out what weighs nothing."""
+        """Return rows with a share of a win: liblinear leaves out what weighs nothing."""
         return int(np.count_nonzero(self.weight * self.target))
 
     @property
@@ -65,7 +65,7 @@ class Draws:
             yield from np.frombuffer(state.bytes(256), dtype="<u4").tolist()
 
     def below(self, bound: int) -> int:
-        """An integer of 0..bound-1 by Lemire's multiplication."""
+        """Return an integer of 0..bound-1 by Lemire's multiplication."""
         product = next(self._words) * bound
         while product % WORD < (WORD - bound) % bound:
             product = next(self._words) * bound
@@ -85,7 +85,7 @@ class Fits:
         self._stream = np.random.RandomState(seed)
 
     def fit(self, rows: SoftRows) -> FloatArray:
-        """Coefficients, shape (features,), where liblinear stops."""
+        """Return coefficients, shape (features,), where liblinear stops."""
         return np.array(_Path(rows, Draws(int(self._stream.randint(INT_MAX)))).run())
 
 
@@ -173,7 +173,7 @@ class _Path:
         return moved, SWEEPS
 
     def _search(self, odds: FloatArray, gradient: list[float], moved: list[float]) -> FloatArray:
-        """The step, halved until the objective falls enough: the new odds exp(x . b), the old ones if it never does."""
+        """Return the step, halved until the objective falls enough: the new odds exp(x . b), the old ones if it never does."""
         weight = self._rows.weight
         norm = sum(map(abs, self._now))
         norm_next = sum(map(abs, self._next))
@@ -195,7 +195,7 @@ class _Path:
 
 
 def _violation(value: float, slope: float, margin: float) -> float | None:
-    """How far a coordinate is from its optimality condition; None for one that is zero and surely stays so."""
+    """Return how far a coordinate is from its optimality condition; None for one that is zero and surely stays so."""
     if value > 0:
         return abs(slope + 1)
     if value < 0:
@@ -208,7 +208,7 @@ def _violation(value: float, slope: float, margin: float) -> float | None:
 
 
 def _minimum(value: float, slope: float, bend: float) -> float:
-    """The step to the minimum of slope * z + bend * z^2 / 2 + |value + z|."""
+    """Return the step to the minimum of slope * z + bend * z^2 / 2 + |value + z|."""
     if slope + 1 < bend * value:
         return -(slope + 1) / bend
     if slope - 1 > bend * value:

@@ -28,7 +28,7 @@ class NonInferiority:
     p_worse: float
     """Of "the drop is the margin or less": small means worse."""
     needed: int | None
-    """Questions that would decide, were the true difference the one seen; None where it sits on the margin."""
+    """Questions that would decide, were the true difference the one seen; None if it sits on the margin."""
 
 
 def non_inferiority(

@@ -35,24 +35,24 @@ class ClusteredEstimate:
     """Questions."""
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided t interval."""
+        """Return two-sided t interval."""
         half = t_quantile(0.5 + level / 2, self.df) * self.se
         return self.value - half, self.value + half
 
     def lower(self, alpha: float) -> float:
-        """The value is above this with confidence 1 - alpha, one-sided."""
+        """Return the value is above this with confidence 1 - alpha, one-sided."""
         return self.value - t_quantile(1 - alpha, self.df) * self.se
 
     def upper(self, alpha: float) -> float:
-        """The value is below this with confidence 1 - alpha, one-sided."""
+        """Return the value is below this with confidence 1 - alpha, one-sided."""
         return self.value + t_quantile(1 - alpha, self.df) * self.se
 
     def p_below(self, bound: float) -> float:
-        """One-sided p of "the true value is at least `bound`" against "it is below"."""
+        """Return one-sided p of "the true value is at least `bound`" against "it is below"."""
         return _t_cdf(self.value - bound, self.se, self.df)
 
     def p_above(self, bound: float) -> float:
-        """One-sided p of "the true value is at most `bound`" against "it is above"."""
+        """Return one-sided p of "the true value is at most `bound`" against "it is above"."""
         return _t_cdf(bound - self.value, self.se, self.df)
 
     def p_two_sided(self, bound: float = 0.0) -> float:
@@ -71,16 +71,16 @@ def _t_cdf(distance: float, se: float, df: int) -> float:
 
 
 def terms(above: FloatArray, below: FloatArray) -> FloatArray:
-    """The linearised terms of sum(above) / sum(below), shape (questions,); their sum is zero."""
+    """Return the linearised terms of sum(above) / sum(below), shape (questions,); their sum is zero."""
     ratio = above.sum() / below.sum()
     linearised: FloatArray = (above - ratio * below) / below.mean()
     return linearised
 
 
 def clustered_se(centred: FloatArray, clusters: Sequence[Hashable] | None = None) -> tuple[float, int]:
-    """Standard error of a mean whose terms, less the mean, are `centred` (questions,); and its degrees of freedom.
+    """Return standard error of a mean whose terms, less the mean, are `centred` (questions,); and its degrees of freedom.
 
-    Raises ValueError with fewer than two clusters.
+    Raise ValueError with fewer than two clusters.
     """
     sums = centred if clusters is None else cluster_sums(centred, clusters)
     groups = len(sums)
@@ -90,7 +90,7 @@ def clustered_se(centred: FloatArray, clusters: Sequence[Hashable] | None = None
 
 
 def cluster_sums(values: FloatArray, clusters: Sequence[Hashable]) -> FloatArray:
-    """Sum of the values of each cluster, in order of first appearance."""
+    """Return sum of the values of each cluster, in order of first appearance."""
     numbers: dict[Hashable, int] = {}
     at = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
     sums: FloatArray = np.bincount(at, values, len(numbers)).astype(np.float64)
@@ -130,7 +130,7 @@ def _too_few(questions: int, clusters: Sequence[Hashable] | None) -> bool:
 
 
 def correlation(first: FloatArray, second: FloatArray) -> float | None:
-    """Pearson's, of two models' question scores; None where one has no spread. What pairing gains: var(a - b)."""
+    """Return pearson's, of two models' question scores; None if one has no spread. What pairing gains: var(a - b)."""
     if len(first) < 2 or not np.ptp(first) or not np.ptp(second):
         return None
     return float(np.corrcoef(first, second)[0, 1])

@@ -25,7 +25,7 @@ def quantiles(alpha: float = ALPHA, power: float = POWER) -> float:
 
 
 def detectable(se: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The smallest true difference that is seen with this power, in the unit of its standard error."""
+    """Return the smallest true difference that is seen with this power, in the unit of its standard error."""
     return quantiles(alpha, power) * se
 
 
@@ -46,7 +46,7 @@ def required_repeats(
     alpha: float = ALPHA,
     power: float = POWER,
 ) -> int | None:
-    """Repeats of every question needed on the same n questions; None where no number of repeats is enough.
+    """Repeats of every question needed on the same n questions; None if no number of repeats is enough.
 
     between: variance over questions of the true difference (omega^2); within: variance of one repeat's difference about
     its question's own (s_A^2 + s_B^2).

@@ -8,7 +8,7 @@ from scipy import special
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a share, in [0, 1] (Wilson 1927): the shares that a score test does not reject.
+    """Return interval of a share, in [0, 1] (Wilson 1927): the shares that a score test does not reject.
 
     (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n). All of [0, 1] for n = 0.
     """
@@ -25,10 +25,10 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
 def newcombe_paired(
     both: int, only_first: int, only_second: int, neither: int, level: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of (share of first) - (share of second) on the same n questions, in [-1, 1].
+    """Return interval of (share of first) - (share of second) on the same n questions, in [-1, 1].
 
     Newcombe 1998, Statistics in Medicine 17:2635, method 10: Wilson intervals of both shares, squared and added with
-    their correlation phi, which is continuity-corrected where positive. Raises ValueError for n = 0.
+    their correlation phi, which is continuity-corrected where positive. Raise ValueError for n = 0.
     """
     n = both + only_first + only_second + neither
     if n == 0:

@@ -26,7 +26,7 @@ def rank_correlation(sums: FloatArray, counts: FloatArray, board: FloatArray, *,
     """Of each model's mean over questions with `board`, shape (models,), whose own noise is left out.
 
     `sums` and `counts`, shape (questions, models): what a question adds to a model's score, and how many verdicts.
-    Questions are resampled; a resample that leaves a model without any is passed over.
+    Questions are resampled; a resample that leaves a model without any is skipped.
     """
     models = len(board)
     total = counts.sum(axis=0)
@@ -56,7 +56,7 @@ def _measure(point: FloatArray, resampled: FloatArray, models: int) -> Measure:
 
 
 def _spearman(scores: FloatArray, board: FloatArray) -> FloatArray:
-    """Pearson's correlation of the ranks (mean ranks for ties), a row each; NaN where a row is all ties."""
+    """Return pearson's correlation of the ranks (mean ranks for ties), a row each; NaN where a row is all ties."""
     ranks, board_ranks = _ranks(scores), _ranks(board[None, :])[0]
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     board_ranks = board_ranks - board_ranks.mean()

@@ -25,7 +25,7 @@ class RankInterval:
 
 
 def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float = LEVEL) -> list[RankInterval]:
-    """The rank interval of each model; estimates (models,), replicates (resamples, models) drawn with shared questions.
+    """Return the rank interval of each model; estimates (models,), replicates (resamples, models) drawn with shared questions.
 
     Replicates with a NaN are left out. A model alone has rank 1.
     """

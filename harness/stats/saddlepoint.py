@@ -26,9 +26,9 @@ NEAR_CENTRE = 1e-4
 
 
 def ratio_quantiles(above: FloatArray, below: FloatArray, normal: tuple[float, ...]) -> list[float] | None:
-    """Bootstrap quantiles of sum(above) / sum(below); both of shape (questions,), `below` positive.
+    """Return bootstrap quantiles of sum(above) / sum(below); both of shape (questions,), `below` positive.
 
-    `normal`: the quantiles' standard normal deviates, e.g. -1.96. None where the approximation is not to be trusted:
+    `normal`: the quantiles' standard normal deviates, e.g. -1.96. None if the approximation is not to be trusted:
     few questions, a skewed sum, or no convergence.
     """
     n = len(above)
@@ -50,7 +50,7 @@ def ratio_quantiles(above: FloatArray, below: FloatArray, normal: tuple[float, .
 def _quantile(
     above: FloatArray, below: FloatArray, ratio: float, error: float, skewness: float, wanted: float
 ) -> float:
-    """The r at which the distribution function is that of a standard normal at `wanted`; NaN without convergence."""
+    """Return the r at which the distribution function is that of a standard normal at `wanted`; NaN without convergence."""
     previous, before = ratio, skewness / 6.0  # the median's deviate is about a sixth of the skewness
     r = ratio + error * (wanted + skewness * (wanted**2 - 1.0) / 6.0)  # Cornish and Fisher's first term
     for _ in range(STEPS):

@@ -39,13 +39,13 @@ def best_ratio(n: int, alpha: float) -> float:
 
 
 def half_width(n: int, variance: float, ratio: float, alpha: float) -> float:
-    """Half of the confidence sequence's width after n terms of this variance; `ratio` is tau^2 / v."""
+    """Return half of the confidence sequence's width after n terms of this variance; `ratio` is tau^2 / v."""
     grown = 1 + n * ratio
     return math.sqrt(variance * grown / (n * n * ratio) * math.log(grown / (alpha * alpha)))
 
 
 def one_sided_half_width(n: int, variance: float, ratio: float, alpha: float) -> float:
-    """Distance from the mean to a bound of one side alone, which holds at every n with probability 1 - alpha.
+    """Return distance from the mean to a bound of one side alone, which holds at every n with probability 1 - alpha.
 
     The prior is the half of the normal on that side (arXiv 2103.06476, appendix B.1):
     sqrt( 2 v (1 + n ratio) / (n^2 ratio) * ln(1 + sqrt(1 + n ratio) / (2 alpha)) ).
@@ -55,13 +55,13 @@ def one_sided_half_width(n: int, variance: float, ratio: float, alpha: float) ->
 
 
 def likelihood_ratio(n: int, distance: float, variance: float, ratio: float) -> float:
-    """Lambda_n of a difference `distance` away from the mean of n terms."""
+    """Return Lambda_n of a difference `distance` away from the mean of n terms."""
     grown = 1 + n * ratio
     return math.exp(n * n * ratio * distance * distance / (2 * variance * grown)) / math.sqrt(grown)
 
 
 def confidence_sequence(n: int, value: float, se: float, *, planned: int, alpha: float = 0.05) -> Bounds:
-    """The interval that holds at every n at once with probability 1 - alpha.
+    """Return the interval that holds at every n at once with probability 1 - alpha.
 
     value, se: the estimate from the first n questions and its standard error (sqrt(v / n)); `planned`: questions there
     are in all, half of which the sequence is tuned to. Without bounds before `FIRST` questions.
@@ -75,7 +75,7 @@ def confidence_sequence(n: int, value: float, se: float, *, planned: int, alpha:
 def one_sided_bounds(
     n: int, value: float, se: float, *, planned: int, alpha_low: float = 0.05, alpha_high: float = 0.05
 ) -> Bounds:
-    """A lower and an upper bound, each by itself of its own level at every n at once; arguments as above."""
+    """Return a lower and an upper bound, each by itself of its own level at every n at once; arguments as above."""
     if n < FIRST:
         return Bounds(n, -math.inf, math.inf)
     tuned, variance = max(FIRST, planned // 2), se * se * n

@@ -22,7 +22,7 @@ def swap_test(
     flips: int = FLIPS,
     seed: int = 0,
 ) -> float:
-    """Two-sided permutation p of "the two models are exchangeable": whose answer is whose is swapped by cluster.
+    """Return two-sided permutation p of "the two models are exchangeable": whose answer is whose is swapped by cluster.
 
     Each is (above, below) of shape (clusters,), already summed within a cluster; the statistic is the difference of the
     two ratios. p = (1 + swaps at least as far from 0 as what was seen) / (flips + 1), so it is never 0 and the test is
@@ -46,7 +46,7 @@ def swap_test(
 
 
 def mcnemar(only_first: int, only_second: int, *, mid_p: bool = False) -> float:
-    """Two-sided exact p that wins on discordant pairs are even: b ~ Binomial(b + c, 1/2) (McNemar 1947).
+    """Return two-sided exact p that wins on discordant pairs are even: b ~ Binomial(b + c, 1/2) (McNemar 1947).
 
     `mid_p` counts the observed outcome half: closer to the nominal rate, no longer guaranteed (Fagerland, Lydersen and
     Laake 2013, doi 10.1186/1471-2288-13-91).
@@ -60,7 +60,7 @@ def mcnemar(only_first: int, only_second: int, *, mid_p: bool = False) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values that bound the chance of any false alarm (Holm 1979): max over j <= i of (m - j) p_(j)."""
+    """Return adjusted p-values that bound the chance of any false alarm (Holm 1979): max over j <= i of (m - j) p_(j)."""
     order = np.argsort(p_values, kind="stable")
     count = len(order)
     adjusted, highest = [0.0] * count, 0.0
@@ -71,7 +71,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values that bound the expected share of false ones among alarms (Benjamini and Hochberg 1995):
+    """Return adjusted p-values that bound the expected share of false ones among alarms (Benjamini and Hochberg 1995):
     min over j >= i of m p_(j) / j."""
     order = np.argsort(p_values, kind="stable")
     count = len(order)

@@ -32,7 +32,7 @@ def fit_replicates(
     start: FloatArray,
     strength: float,
 ) -> FloatArray:
-    """Coefficients of shape (3, replicates).
+    """Return coefficients of shape (3, replicates).
 
     varying (rows, replicates): the first feature, which differs between replicates; shared (rows, 2): the other two;
     target (rows,): probabilities; weight (rows, replicates); start (3,); strength: C.
@@ -71,7 +71,7 @@ def _loss(
     coefficients: FloatArray,
     strength: float,
 ) -> FloatArray:
-    """Penalised loss of each replicate, shape (replicates,)."""
+    """Return penalised loss of each replicate, shape (replicates,)."""
     logits = _logits(varying, shared, coefficients)
     # cross entropy of a soft label: log(1 + exp(z)) - p z
     entropy = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - target[:, None] * logits
@@ -87,7 +87,7 @@ def _derivatives(
     coefficients: FloatArray,
     strength: float,
 ) -> tuple[FloatArray, FloatArray]:
-    """Gradient (3, replicates) and Hessian (3, 3, replicates) of the loss without the penalty."""
+    """Return gradient (3, replicates) and Hessian (3, 3, replicates) of the loss without the penalty."""
     fitted = sigmoid(_logits(varying, shared, coefficients))
     residual = strength * weight * (fitted - target[:, None])
     bend = strength * weight * fitted * (1 - fitted)
@@ -101,7 +101,7 @@ def _derivatives(
 
 
 def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) -> FloatArray:
-    """The b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1 in each replicate: coordinate descent."""
+    """Return the b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1 in each replicate: coordinate descent."""
     solution = at.copy()
     for _ in range(SWEEPS):
         before = solution.copy()

@@ -71,7 +71,7 @@ class Scaling:
 
 
 def raw_features(battles: StyledBattles, formula: Formula) -> FloatArray:
-    """Unscaled features, shape (battles, 4): length, headers, lists, bold of the first against the second.
+    """Return unscaled features, shape (battles, 4): length, headers, lists, bold of the first against the second.
 
     v0.1: (a - b) / (a + b + 1). v2.0: (a - b) / (a + b) for length; for the others the same as v0.1 of densities
     d = count / (tokens + 1).
@@ -86,7 +86,7 @@ def raw_features(battles: StyledBattles, formula: Formula) -> FloatArray:
 
 
 def scale(features: FloatArray, weight: FloatArray, formula: Formula) -> tuple[FloatArray, Scaling]:
-    """Features with mean 0 and standard deviation 1 over all rows (v0.1: population, v2.0: sample), and by what.
+    """Return features with mean 0 and standard deviation 1 over all rows (v0.1: population, v2.0: sample), and by what.
 
     A feature that never varies becomes 0.
     """
@@ -98,7 +98,7 @@ def scale(features: FloatArray, weight: FloatArray, formula: Formula) -> tuple[F
 
 
 def style_features(battles: StyledBattles, formula: Formula, elements: Elements) -> tuple[FloatArray, Scaling]:
-    """Scaled features of the formula, shape (battles, 4, 1 or 3), and their scaling over this pool."""
+    """Return scaled features of the formula, shape (battles, 4, 1 or 3), and their scaling over this pool."""
     columns = list(COLUMNS[elements])
     return scale(raw_features(battles, formula)[:, columns], battles.weight, formula)
 
@@ -111,7 +111,7 @@ def fit_style(
     weight: FloatArray | None = None,
     start: StyleFit | None = None,
 ) -> StyleFit:
-    """The minimum of the formula's loss. `weight`: rows per battle of a resample; `start`: where to begin.
+    """Return the minimum of the formula's loss. `weight`: rows per battle of a resample; `start`: where to begin.
 
     v0.1: the log loss of both copies of the battles, plus half the squared norm of its parameters, which are strengths
     / ln 10 and the coefficients. v2.0: the log loss alone, so strengths have mean 0.
@@ -166,11 +166,11 @@ class _Problem:
         return likely + 0.5 * self.penalty * float(self._unit(at) @ at**2)
 
     def _unit(self, at: FloatArray) -> FloatArray:
-        """Squared norm of the penalised parameters per squared logit: strengths count as strength / ln 10."""
+        """Return squared norm of the penalised parameters per squared logit: strengths count as strength / ln 10."""
         return np.concatenate((np.full(self.models, LOG_10**-2), np.ones(len(at) - self.models)))
 
     def derivatives(self, at: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Gradient and Hessian of the loss at (strengths, coefficients).
+        """Return gradient and Hessian of the loss at (strengths, coefficients).
 
         The one-hot columns are never written out: their part of the Hessian is counted, not multiplied.
         """
@@ -194,20 +194,20 @@ class _Problem:
         return slope, bend
 
     def _spread(self, values: FloatArray) -> FloatArray:
-        """Sums of a battle-wise quantity by model, taken off the second's; shape (models,)."""
+        """Return sums of a battle-wise quantity by model, taken off the second's; shape (models,)."""
         size = self.models
         taken: FloatArray = np.bincount(self.second, values, size).astype(np.float64)
         return np.bincount(self.first, values, size).astype(np.float64) - taken
 
 
 def style_rate(strengths: FloatArray, baseline: int) -> FloatArray:
-    """Style-controlled win rates against the baseline in percent; shape (..., models)."""
+    """Return style-controlled win rates against the baseline in percent; shape (..., models)."""
     rate: FloatArray = 100.0 / (1.0 + np.exp(strengths[..., [baseline]] - strengths))
     return rate
 
 
 def row_resamples(battles: StyledBattles, rounds: int, seed: int) -> Iterator[FloatArray]:
-    """Rows per battle in each of the reference's resamples: rows of all models together, each of a battle's 3 alone."""
+    """Return rows per battle in each of the reference's resamples: rows of all models together, each of a battle's 3 alone."""
     row_battle = np.repeat(np.arange(len(battles.weight)), battles.weight.astype(np.int64))
     rng = np.random.RandomState(seed)
     for _ in range(rounds):
@@ -222,5 +222,5 @@ def refits(
     fit: StyleFit,
     weights: Iterable[FloatArray],
 ) -> FloatArray:
-    """Strengths of refits to resampled rows, shape (resamples, models); the features keep the pool's scaling."""
+    """Return strengths of refits to resampled rows, shape (resamples, models); the features keep the pool's scaling."""
     return np.array([fit_style(battles, features, formula, weight=weight, start=fit).strengths for weight in weights])

@@ -52,7 +52,7 @@ class Split:
 
 
 def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: Sequence[int] = ()) -> Split | None:
-    """The components of `levels`, top (questions) first; the last level is the single value.
+    """Return the components of `levels`, top (questions) first; the last level is the single value.
 
     `values`, shape (rows,); each level's labels, shape (rows,), nested in the level above. A level must have more
     groups than the one above, or there is nothing to tell apart: None then. `removed`: degrees of freedom of each level
@@ -97,7 +97,7 @@ def _sums(values: FloatArray, group: IntArray) -> FloatArray:
 
 
 def _spread(groups: Sequence[IntArray], counts: Sequence[IntArray], upper: int, lower: int) -> float:
-    """Sum over groups of level `lower` of n^2 / n of their group of level `upper`: how often a component of `lower`
+    """Return sum over groups of level `lower` of n^2 / n of their group of level `upper`: how often a component of `lower`
     is in the uncorrected sum of squares of `upper`."""
     inner, outer = (lower, upper) if lower > upper else (upper, upper)
     above = np.zeros(len(counts[inner]), dtype=np.int64)
@@ -106,14 +106,14 @@ def _spread(groups: Sequence[IntArray], counts: Sequence[IntArray], upper: int, 
 
 
 def _weight(question: IntArray, questions: IntArray, group: IntArray, count: IntArray) -> float:
-    """Mean over questions of the sum of squared shares of the groups in it."""
+    """Return mean over questions of the sum of squared shares of the groups in it."""
     above = np.zeros(len(count), dtype=np.int64)
     above[group] = question
     return float(np.sum((count / questions[above]) ** 2) / len(questions))
 
 
 def centred(values: FloatArray, facets: IntArray) -> FloatArray:
-    """The values with each facet's mean moved to the mean of all: a judge that is harsher, or the first place's
+    """Return the values with each facet's mean moved to the mean of all: a judge that is harsher, or the first place's
     advantage, then is no variance. Shape (rows,)."""
     group = _numbered(facets)
     means = _sums(values, group) / np.bincount(group)

@@ -11,7 +11,7 @@ from ..errors import RunLockedError, StoreError
 
 
 class FolderLock:
-    """`take` and `release`, or `with`. The folder is made where there is none; `.lock` in it names the holder."""
+    """`take` and `release`, or `with`. The folder is made if there is none; `.lock` in it names the holder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -22,7 +22,7 @@ class FolderLock:
         return self._file >= 0
 
     def take(self) -> None:
-        """Raises RunLockedError when another process works here, StoreError where the folder cannot be made."""
+        """Raise RunLockedError if another process works here, StoreError if the folder cannot be made."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
