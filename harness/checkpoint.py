@@ -22,7 +22,8 @@ SAMPLING_KEYS = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetit
 
 
 class Checkpoint(Record):
-    """One folder that passed inspection. Digests are sha256 hex; only `path` and `base` depend on where the folder is."""
+    """One folder that passed inspection. Digests are sha256 hex; only `path` and `base` depend on where the folder
+    is."""
 
     path: Path
     base: Path | None = None

@@ -1,8 +1,8 @@
 """A Ray cluster, joined or started here, whose actors are workers of a pool.
 
 It handles addresses, resources and the meaning of Ray's errors; its callers define what the actors do. Ray is imported
-only when a cluster is entered. It joins the cluster of RAY_ADDRESS; without one it starts, and later stops, a cluster of
-this machine alone.
+only when a cluster is entered. It joins the cluster of RAY_ADDRESS; without one it starts, and later stops, a cluster
+of this machine alone.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ def cache_folder() -> Path:
 
 
 def file_sha256(file: Path) -> str:
-    """Return the hex digest of a file's content, from the cache while path, size and modification time are unchanged."""
+    """Return the hex digest of a file's content, from the cache while path, size and modification time are
+    unchanged."""
     facts = file.stat()
     if facts.st_size < REMEMBERED:
         return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -64,7 +64,8 @@ class Backend(Protocol):
     """
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return what is served, before the server starts: backend, weights and chat template digests, engine arguments.
+        """Return what is served, before the server starts: backend, weights and chat template digests, engine
+        arguments.
 
         It is part of the run's id: another identity is another run. A key `generation_config` has the checkpoint's own
         sampling defaults, if there are any.
@@ -160,7 +161,8 @@ class Identified(Protocol):
     """A judge whose verdicts depend on more than its spec."""
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return digests and settings for the card's protocol, before anything starts, without paths of this machine."""
+        """Return digests and settings for the card's protocol, before anything starts, without paths of this
+        machine."""
         ...
 
 

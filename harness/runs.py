@@ -17,8 +17,8 @@ from .store import JsonlRows, Row, find_cards, read_card
 def find_run(name: str, results: Path, suites: Collection[str] = ()) -> Path:
     """Return the folder of the run, which contains a card.
 
-    `suites`: if `name` is a model, consider only its runs on these suites; empty: on any. Raise ConfigError if no run or
-    several runs match.
+    `suites`: if `name` is a model, consider only its runs on these suites; empty: on any. Raise ConfigError if no run
+    or several runs match.
     """
     path = Path(name)
     if path.name == "card.json" and path.is_file():
@@ -62,7 +62,9 @@ def _rows_about(path: Path, row_type: type[Row], prompt_id: str) -> list[Row]:
                 try:
                     row = row_type.model_validate_json(line)
                 except ValidationError as error:
-                    raise ConfigError(f"{path}: a row of {prompt_id!r} is not a valid {row_type.__name__}: {error}") from error
+                    raise ConfigError(
+                        f"{path}: a row of {prompt_id!r} is not a valid {row_type.__name__}: {error}"
+                    ) from error
                 if row.prompt_id == prompt_id:
                     rows[row.key] = row
     return list(rows.values())

@@ -95,7 +95,8 @@ def _check_safetensors(file: Path) -> None:
 
 
 def weights_digest(folder: Path, base: Path | None) -> str:
-    """Return the hex sha256 of names and contents of weight, config and tokenizer files, the adapter's before the base's."""
+    """Return the hex sha256 of names and contents of weight, config and tokenizer files, the adapter's before the
+    base's."""
     total = hashlib.sha256()
     for source in (folder, base):
         if source is None:

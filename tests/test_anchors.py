@@ -126,7 +126,8 @@ def test_a_judge_that_did_not_move_is_seldom_said_to_have() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("{}", "is not an anchor file"), ("[", "is not an anchor file"), (None, "cannot read the anchors")]
+    ("text", "said"),
+    [("{}", "is not an anchor file"), ("[", "is not an anchor file"), (None, "cannot read the anchors")],
 )
 def test_a_file_that_is_no_anchor_set_is_one_sentence(tmp_path: Path, text: str | None, said: str) -> None:
     if text is not None:

@@ -141,7 +141,9 @@ def test_an_endpoint_without_batches_is_told_in_its_own_words(tmp_path: Path) ->
     [found] = asked(Plain(), tmp_path, 1)
 
     assert isinstance(found, JudgeUnavailableError)
-    assert "did not take the file of a batch: HTTP 404: 404: Not Found; if the endpoint has no Batch API, use" in str(found)
+    assert "did not take the file of a batch: HTTP 404: 404: Not Found; if the endpoint has no Batch API, use" in str(
+        found
+    )
 
 
 def test_a_creation_whose_reply_is_lost_is_found_again_and_not_made_twice(tmp_path: Path) -> None:

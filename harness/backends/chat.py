@@ -1,8 +1,9 @@
 """Ask one prompt, turn by turn, of an OpenAI-compatible server: messages, seeds, room in the context.
 
-The context rule: a prompt is never cut. If its UTF-8 bytes (an upper bound of its tokens) and the answer's limit certainly fit, it is sent as it is. Otherwise the server counts the prompt's tokens; if the room left is smaller
-than the answer's limit, the limit is lowered to it, down to MIN_ROOM tokens; below that the answer fails as `context`.
-An empty text is an answer: the judge sees it.
+The context rule: a prompt is never cut. If its UTF-8 bytes (an upper bound of its tokens) and the answer's limit
+certainly fit, it is sent as it is. Otherwise the server counts the prompt's tokens; if the room left is smaller than
+the answer's limit, the limit is lowered to it, down to MIN_ROOM tokens; below that the answer fails as `context`. An
+empty text is an answer: the judge sees it.
 """
 
 from __future__ import annotations

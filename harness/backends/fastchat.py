@@ -22,7 +22,8 @@ SHOWN = 12  # template names in an error
 
 
 def conversation(name: str) -> Any:
-    """Return a fresh `fastchat.conversation.Conversation`. Raise CheckpointError for an unknown name or without fschat."""
+    """Return a fresh `fastchat.conversation.Conversation`. Raise CheckpointError for an unknown name or without
+    fschat."""
     try:
         from fastchat.conversation import conv_templates, get_conv_template
     except ImportError:
@@ -49,7 +50,9 @@ def render(name: str, messages: Sequence[Message]) -> str:
     try:
         return str(dialogue.get_prompt())
     except ValueError:  # fschat keeps some names for hosted models only, without a text form
-        raise CheckpointError(f"fschat's template {name!r} has no text form; choose one made for a local model") from None
+        raise CheckpointError(
+            f"fschat's template {name!r} has no text form; choose one made for a local model"
+        ) from None
 
 
 def template_digest(name: str) -> str:

@@ -24,7 +24,8 @@ def plain_lines(text: str) -> list[str]:
 
 
 def reason(text: str) -> str | None:
-    """Return the sentence that says why the server died: the last error that is not a wrapper; None if there is none."""
+    """Return the sentence that says why the server died: the last error that is not a wrapper; None if there is
+    none."""
     lines = plain_lines(text)
     cause = None
     for number, line in enumerate(lines):

@@ -67,7 +67,8 @@ class EngineActor:
             backend = self._engine.make_backend()
             if backend.identity() != self._engine.identity:
                 raise ConfigError(
-                    f"{str(self._engine.model)!r} is another model here, or is served with other settings, than where the run started"
+                    f"{str(self._engine.model)!r} is another model here, or is served with other settings, than where "
+                    "the run started"
                 )
             self._backend = await self._stack.enter_async_context(backend)
         except HarnessError as error:

@@ -121,7 +121,9 @@ class ModelServer:
             key: value for key, value in os.environ.items() if not key.endswith("_KEY")
         }  # judges' keys stay here
         env = {key: value for key, value in {**inherited, **launch.env}.items() if value is not None}
-        env["PYTHONSAFEPATH"] = "1"  # a folder called vllm or judges in the user's current directory must not be imported
+        env["PYTHONSAFEPATH"] = (
+            "1"  # a folder called vllm or judges in the user's current directory must not be imported
+        )
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
             self._log_start = output.tell()

@@ -35,7 +35,8 @@ class BatchState:
 
 
 class BatchServer:
-    """A connection for the duration of an `async with`. Errors become JudgeUnavailableError in the server's own words."""
+    """A connection for the duration of an `async with`. Errors become JudgeUnavailableError in the server's own
+    words."""
 
     def __init__(self, url: str, key: str | None) -> None:
         self._url = url
@@ -110,5 +111,5 @@ class BatchServer:
             ) from None
         except OpenAIError as error:
             raise JudgeUnavailableError(
-                f"{self._url} did not {action}: {error}; what was sent continues there, and the same command collects it"
+                f"{self._url} did not {action}: {error}; what was sent continues there; the same command collects it"
             ) from None

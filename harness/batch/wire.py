@@ -181,7 +181,8 @@ class BatchWire:
         return state
 
     def _hand_out(self, record: BatchRecord, lines: list[bytes], *, failures: bool) -> None:
-        """Hand results to the calls that wait for them. Failures of an earlier session are not handed out but asked again."""
+        """Hand results to the calls that wait for them. Failures of an earlier session are not handed out but asked
+        again."""
         for name, result in read_results(lines).items():
             if name not in self._calls or name in record.dropped:
                 continue

@@ -72,8 +72,9 @@ class ChatClient:
     """POSTs to one base URL (ending in /v1).
 
     Transport errors, 408, 409, 425, 429 and 5xx are retried with exponential back-off and jitter, and Retry-After is
-    honoured; a 429 is retried as long as the endpoint accepts other calls or announces when it will. Any other status raises
-    ReplyError at once with the server's own sentence. Places, pace, limits and the circuit breaker belong to the endpoint: all clients of the same URL and key share them.
+    honoured; a 429 is retried as long as the endpoint accepts other calls or announces when it will. Any other status
+    raises ReplyError at once with the server's own sentence. Places, pace, limits and the circuit breaker belong to the
+    endpoint: all clients of the same URL and key share them.
     """
 
     def __init__(
@@ -123,7 +124,8 @@ class ChatClient:
             await leave(endpoint, self._terms)
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        """POST /chat/completions. Raise ReplyError if the call failed, EndpointDownError if no call can succeed any more."""
+        """POST /chat/completions. Raise ReplyError if the call failed, EndpointDownError if no call can succeed any
+        more."""
         reply = read_chat_reply(await self.post("/chat/completions", body))
         if self._endpoint is not None:
             self._endpoint.reply_tokens += 0.05 * (reply.completion_tokens - self._endpoint.reply_tokens)
@@ -294,7 +296,8 @@ def key_headers(api_key: str | None, access: Access) -> dict[str, str]:
 
 
 def _proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for this URL. It ignores .netrc, whose logins are for other programs."""
+    """Return the proxy that the environment names for this URL. It ignores .netrc, whose logins are for other
+    programs."""
     parts = urlsplit(url)
     if proxy_bypass(parts.netloc):
         return None

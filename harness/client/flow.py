@@ -57,7 +57,8 @@ class Flow:
             self.pace = Pace()
 
     def wait(self, now: float, tokens: float) -> float:
-        """Return the seconds until a call of so many tokens may go out: 0 for now, infinity if another must end first."""
+        """Return the seconds until a call of so many tokens may go out: 0 for now, infinity if another must end
+        first."""
         if self.in_flight >= max(1, int(self.limit)):
             return math.inf
         return max(

@@ -191,7 +191,9 @@ class Pace:
     def _measured(self, now: float) -> float:
         """Return the accepted launches per second, over the last second."""
         measured = len(self._recent) / min(1.0, max(0.1, now - self._opened))
-        return max(OPENING_PACE / 2 if self._opening else 1.0, measured)  # at first there is too little data to go lower
+        return max(
+            OPENING_PACE / 2 if self._opening else 1.0, measured
+        )  # at first there is too little data to go lower
 
     def _slow_down(self, now: float, after: int) -> None:
         factor = OPENING_CUT if self._slowed == -math.inf else min(GENTLE, after / (after + 1))
@@ -219,7 +221,8 @@ class Pace:
             self._known.clear()
 
     def _share_since_much_faster(self, chunk: Chunk) -> float:
-        """Return the share of 429s since the pace was three times as high; 0 if it never was or most were refused then."""
+        """Return the share of 429s since the pace was three times as high; 0 if it never was or most were refused
+        then."""
         known = list(self._known)
         for position, earlier in enumerate(known):
             if chunk.pace < MUCH_SLOWER * earlier.pace and earlier.share < MOST:

@@ -61,14 +61,15 @@ def find_jury(name: str, own_judges: OwnJudges) -> tuple[JudgeSpec, ...]:
     for member, successor in pairwise(members):
         if member.name == successor.name:
             raise ConfigError(
-                f"--judge {name!r}: two members are called {member.name!r}; to ask one judge several times use --repeats, or "
+                f"--judge {name!r}: two members are called {member.name!r}; to repeat one judge use --repeats, or "
                 "give them different names under `judges:` in harness.yaml"
             )
     return members
 
 
 def split_jury(name: str, own_judges: OwnJudges) -> list[str]:
-    """Split `A+B` into its parts, but not at a `+` inside a model's name before `@http`, a file name or a judge's name."""
+    """Split `A+B` into its parts, but not at a `+` inside a model's name before `@http`, a file name or a judge's
+    name."""
     parts: list[str] = []
     for piece in name.split("+"):
         if parts and _continues_name(parts[-1], piece, own_judges):

@@ -60,7 +60,8 @@ def read_anchors(path: Path) -> AnchorSet:
         raise ConfigError(f"cannot read the anchors {path}: {error.strerror}") from error
     except ValidationError as error:
         raise ConfigError(
-            f"{path} is not an anchor file: {error.errors()[0]['msg']}; `harness judge anchors RUN --out FILE` makes one"
+            f"{path} is not an anchor file: {error.errors()[0]['msg']}; "
+            "`harness judge anchors RUN --out FILE` makes one"
         ) from error
 
 

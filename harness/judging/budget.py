@@ -61,7 +61,9 @@ class Budget:
         finally:
             self._in_flight -= 1
             self._ended += 1
-            self._set_aside = self._set_aside - most if self._in_flight else 0.0  # so that rounding errors do not add up
+            self._set_aside = (
+                self._set_aside - most if self._in_flight else 0.0
+            )  # so that rounding errors do not add up
             if not self._in_flight and self._closed:
                 self._waves_left -= 1
                 self._closed = self._waves_left <= 0

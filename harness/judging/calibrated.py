@@ -93,7 +93,8 @@ class Citation:
 
 
 def cite(results: Path, suite: str, judge: Mapping[str, JsonValue]) -> Citation | None:
-    """Return the citation for this suite and this very judge, from the calibration with the most items; None without one."""
+    """Return the citation for this suite and this very judge, from the calibration with the most items; None without
+    one."""
     suite, calibrations = SAME_WORDS.get(suite, suite), []
     for path in find_calibrations(results):
         try:
@@ -110,7 +111,8 @@ def cite(results: Path, suite: str, judge: Mapping[str, JsonValue]) -> Citation 
 
 
 def sentence(calibration: Calibration, suite: str) -> str:
-    """Return `judge calibrated on 250 recorded comparisons: agrees with people 0.66 [0.61, 0.71] (n = 412, kappa 0.43), …`"""
+    """Return `judge calibrated on 250 recorded comparisons: agrees with people 0.66 [0.61, 0.71] (n = 412, kappa 0.43),
+    …`"""
     part = calibration.suites[suite]
     kinds = [f"{n} recorded {kind}" for kind, n in part.items.items() if n and kind != "votes"]
     parts = []

@@ -35,8 +35,8 @@ def judging(
 ) -> Judging:
     """Return the consistency of these judgments, which are the members' own, failures included.
 
-    `rule` (the headline's) and `categories` (prompt id -> category) are for the variance; `headline` maps judgments to the
-    suite's headline score.
+    `rule` (the headline's) and `categories` (prompt id -> category) are for the variance; `headline` maps judgments to
+    the suite's headline score.
     """
     by_judge: dict[str, list[Judgment]] = defaultdict(list)
     for row in judgments:

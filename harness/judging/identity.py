@@ -11,7 +11,8 @@ from ..records import Answer, JudgeSpec, JuryRule, Prompt
 
 
 def judge_protocol(judges: Sequence[Judge], rule: JuryRule) -> dict[str, JsonValue]:
-    """Return a judge's part of the protocol; for a jury, its members' parts and the rule that combines their verdicts."""
+    """Return a judge's part of the protocol; for a jury, its members' parts and the rule that combines their
+    verdicts."""
     members: list[JsonValue] = [_member(judge) for judge in judges]
     if len(members) == 1 and isinstance(members[0], dict):
         return members[0]

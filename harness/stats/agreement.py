@@ -60,8 +60,9 @@ def mean_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
 def share_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
     """Return the mean of `values` within 0..1, shape (rows,), with an interval that stays there.
 
-    Wilson's interval of the effective number of rows p(1 - p)/SE^2 (Korn and Graubard 1998 do so for Clopper-Pearson's),
-    with the clustered SE and Student's t for z. If all rows are 0 or all are 1, a cluster counts as one row.
+    Wilson's interval of the effective number of rows p(1 - p)/SE^2 (Korn and Graubard 1998 do so for
+    Clopper-Pearson's), with the clustered SE and Student's t for z. If all rows are 0 or all are 1, a cluster counts as
+    one row.
     """
     mean = mean_measure(values, clusters)
     if mean.value is None or mean.interval is None:
@@ -151,7 +152,8 @@ def position_consistency(
 
 
 def flip_rate(repeats: Sequence[Sequence[Hashable]], clusters: Sequence[Hashable] | None = None) -> Measure:
-    """Return the probability that two repeats of one question differ: the mean over questions of the share of unequal pairs.
+    """Return the probability that two repeats of one question differ: the mean over questions of the share of unequal
+    pairs.
 
     Questions with fewer than two verdicts are left out; `n` counts the others.
     """

@@ -20,7 +20,8 @@ from .intervals import RESAMPLES, FloatArray, Interval, percentile_interval, res
 
 
 def ratio_replicates(above: FloatArray, below: FloatArray, *, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
-    """Return replicates of sum(above) / sum(below), shape (resamples, models); both inputs of shape (questions, models).
+    """Return replicates of sum(above) / sum(below), shape (resamples, models); both inputs of shape (questions,
+    models).
 
     A replicate without a scored question of a model is NaN there. The draws are those of `intervals.ratio_interval`.
     """
@@ -43,7 +44,8 @@ def jackknife(above: FloatArray, below: FloatArray) -> FloatArray:
 
 
 def bca_interval(estimate: float, replicates: FloatArray, left_out: FloatArray) -> Interval | None:
-    """Return the 95 % BCa interval; `left_out` are the jackknife's values (questions,). None with fewer than two replicates.
+    """Return the 95 % BCa interval; `left_out` are the jackknife's values (questions,). None with fewer than two
+    replicates.
 
     Ties with the estimate count half (heavy ties would shift z0 otherwise). If all replicates are on one side of the
     estimate, the correction is unbounded, and the percentile interval is returned.
@@ -66,7 +68,8 @@ def bca_interval(estimate: float, replicates: FloatArray, left_out: FloatArray) 
 
 
 def two_sided_p(replicates: FloatArray, estimate: float) -> float:
-    """Return the normal two-sided p of "the true value is 0" by the replicates' standard deviation, for refitted statistics."""
+    """Return the normal two-sided p of "the true value is 0" by the replicates' standard deviation, for refitted
+    statistics."""
     sound = replicates[np.isfinite(replicates)]
     spread = float(np.std(sound, ddof=1)) if len(sound) > 1 else 0.0
     if spread == 0:

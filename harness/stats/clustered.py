@@ -23,8 +23,8 @@ def clustered_interval(value: float, influence: FloatArray, clusters: Sequence[H
     """Return value +- t * SE with SE = sqrt(G/(G-1) * sum over clusters of (sum of influence)^2).
 
     None with fewer than two clusters. `influence`, shape (rows,): a row's first-order contribution to the estimate's
-    error, in the estimate's own unit ((s_i - mean)/n for a mean). G clusters, G-1 degrees of freedom. Miller 2024 (arXiv 2411.00640) appendix A, with the
-    finite-cluster factor.
+    error, in the estimate's own unit ((s_i - mean)/n for a mean). G clusters, G-1 degrees of freedom. Miller 2024
+    (arXiv 2411.00640) appendix A, with the finite-cluster factor.
     """
     numbers = cluster_numbers(clusters)
     groups = int(numbers.max()) + 1 if len(numbers) else 0

@@ -67,8 +67,8 @@ def rogan_gladen_rows(rows: JudgedSample) -> Corrected:
     """Return people's win share over all rows that the judge decided, for questions with several rows.
 
     The estimate is that of `rogan_gladen`; the interval is first-order and clustered, since here the judge's win share
-    and the calibration are from the same questions: d theta = [dp + (1 - theta) dq0 - theta dq1] / (q0 + q1 - 1). Values
-    above 0.5 are wins, below it losses; a tie of either side is left out.
+    and the calibration are from the same questions: d theta = [dp + (1 - theta) dq0 - theta dq1] / (q0 + q1 - 1).
+    Values above 0.5 are wins, below it losses; a tie of either side is left out.
     """
     judged = rows.judge != 0.5
     both = judged & ~np.isnan(rows.people) & (rows.people != 0.5)

@@ -1,8 +1,8 @@
 """Assign rows to cross-validation folds, as part of AlpacaEval's protocol: the published numbers depend on it.
 
-GroupKFold distributes equally large groups round-robin over the folds, in the reverse order of an argsort of equal keys. Up to
-scikit-learn 1.8 that argsort was not stable: the published board was made with numpy's scalar introsort, whose
-permutation of equal keys depends on their number alone. From 1.9 on the order is the stable one.
+GroupKFold distributes equally large groups round-robin over the folds, in the reverse order of an argsort of equal
+keys. Up to scikit-learn 1.8 that argsort was not stable: the published board was made with numpy's scalar introsort,
+whose permutation of equal keys depends on their number alone. From 1.9 on the order is the stable one.
 """
 
 from __future__ import annotations

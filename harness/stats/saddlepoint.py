@@ -1,8 +1,8 @@
-"""The bootstrap's percentiles of a ratio of sums without drawing: what infinitely many resamples of questions give.
+"""The bootstrap's percentiles of a ratio of sums without drawing, as infinitely many resamples would give them.
 
 P*(A / B <= r) = P*(sum of (a - r b) <= 0) over resampled questions, and a sum of independent draws has a saddlepoint
 approximation whose error here is far below the noise of 10,000 draws (Davison and Hinkley 1988, Biometrika 75, 417,
-section 3; tail formula r* of Barndorff-Nielsen 1986). Neither a seed nor time to speak of.
+section 3; tail formula r* of Barndorff-Nielsen 1986). It needs no seed and almost no time.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ NEAR_CENTRE = 1e-4
 
 
 def ratio_quantiles(above: FloatArray, below: FloatArray, normal: tuple[float, ...]) -> list[float] | None:
-    """Return bootstrap quantiles of sum(above) / sum(below); both of shape (questions,), `below` positive.
+    """Return the bootstrap quantiles of sum(above) / sum(below); both of shape (questions,), `below` positive.
 
-    `normal`: the quantiles' standard normal deviates, e.g. -1.96. None if the approximation is not to be trusted:
-    few questions, a skewed sum, or no convergence.
+    `normal`: the quantiles' standard normal deviates, e.g. -1.96. None if the approximation is unreliable: few
+    questions, a skewed sum, or no convergence.
     """
     n = len(above)
     ratio = float(above.sum() / below.sum())
@@ -50,7 +50,7 @@ def ratio_quantiles(above: FloatArray, below: FloatArray, normal: tuple[float, .
 def _quantile(
     above: FloatArray, below: FloatArray, ratio: float, error: float, skewness: float, wanted: float
 ) -> float:
-    """Return the r at which the distribution function is that of a standard normal at `wanted`; NaN without convergence."""
+    """Return the r whose probability is that of a standard normal at `wanted`; NaN without convergence."""
     previous, before = ratio, skewness / 6.0  # the median's deviate is about a sixth of the skewness
     r = ratio + error * (wanted + skewness * (wanted**2 - 1.0) / 6.0)  # Cornish and Fisher's first term
     for _ in range(STEPS):
@@ -66,7 +66,7 @@ def _quantile(
 
 
 def _deviate(values: FloatArray, skewness: float) -> float:
-    """r*: P*(sum(values) <= 0) as a standard normal deviate; NaN where zero is outside what sums can be."""
+    """Return r*, P*(sum(values) <= 0) as a standard normal deviate; NaN if zero is outside the range of sums."""
     n, tilt = len(values), 0.0
     for _ in range(STEPS):
         weights = np.exp(tilt * values)

@@ -1,4 +1,4 @@
-"""Exact and resampling tests for paired data, and what several tests at once do to their p-values."""
+"""Exact and resampling tests for paired data, and the adjustment of p-values for several tests."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def swap_test(
     flips: int = FLIPS,
     seed: int = 0,
 ) -> float:
-    """Return two-sided permutation p of "the two models are exchangeable": whose answer is whose is swapped by cluster.
+    """Return the two-sided permutation p of "the two models are exchangeable", swapping their answers by cluster.
 
     Each is (above, below) of shape (clusters,), already summed within a cluster; the statistic is the difference of the
-    two ratios. p = (1 + swaps at least as far from 0 as what was seen) / (flips + 1), so it is never 0 and the test is
-    exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test of the differences.
+    two ratios. p = (1 + swaps at least as far from 0 as the observed value) / (flips + 1), so it is never 0 and the
+    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test of the
+    differences.
     """
     rng = np.random.default_rng(seed)
     seen = abs(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum())
@@ -46,7 +47,7 @@ def swap_test(
 
 
 def mcnemar(only_first: int, only_second: int, *, mid_p: bool = False) -> float:
-    """Return two-sided exact p that wins on discordant pairs are even: b ~ Binomial(b + c, 1/2) (McNemar 1947).
+    """Return the two-sided exact p of even wins on discordant pairs: b ~ Binomial(b + c, 1/2) (McNemar 1947).
 
     `mid_p` counts the observed outcome half: closer to the nominal rate, no longer guaranteed (Fagerland, Lydersen and
     Laake 2013, doi 10.1186/1471-2288-13-91).
@@ -60,7 +61,7 @@ def mcnemar(only_first: int, only_second: int, *, mid_p: bool = False) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return adjusted p-values that bound the chance of any false alarm (Holm 1979): max over j <= i of (m - j) p_(j)."""
+    """Return p-values adjusted to bound the chance of any false alarm (Holm 1979): max over j <= i of (m - j) p_(j)."""
     order = np.argsort(p_values, kind="stable")
     count = len(order)
     adjusted, highest = [0.0] * count, 0.0
@@ -71,8 +72,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Return adjusted p-values that bound the expected share of false ones among alarms (Benjamini and Hochberg 1995):
-    min over j >= i of m p_(j) / j."""
+    """Return p-values adjusted to bound the expected share of false alarms: min over j >= i of m p_(j) / j.
+
+    Benjamini and Hochberg 1995.
+    """
     order = np.argsort(p_values, kind="stable")
     count = len(order)
     adjusted, lowest = [0.0] * count, 1.0

@@ -18,7 +18,7 @@ SMALLEST_CURVATURE = 1e-12
 
 
 def sigmoid(values: FloatArray) -> FloatArray:
-    """1 / (1 + exp(-x)) without overflow, any shape."""
+    """Return 1 / (1 + exp(-x)) without overflow, for any shape."""
     probabilities: FloatArray = 0.5 * (1.0 + np.tanh(0.5 * values))
     return probabilities
 
@@ -32,7 +32,7 @@ def fit_replicates(
     start: FloatArray,
     strength: float,
 ) -> FloatArray:
-    """Return coefficients of shape (3, replicates).
+    """Return the fitted coefficients, shape (3, replicates).
 
     varying (rows, replicates): the first feature, which differs between replicates; shared (rows, 2): the other two;
     target (rows,): probabilities; weight (rows, replicates); start (3,); strength: C.
@@ -71,7 +71,7 @@ def _loss(
     coefficients: FloatArray,
     strength: float,
 ) -> FloatArray:
-    """Return penalised loss of each replicate, shape (replicates,)."""
+    """Return the penalised loss of each replicate, shape (replicates,)."""
     logits = _logits(varying, shared, coefficients)
     # cross entropy of a soft label: log(1 + exp(z)) - p z
     entropy = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - target[:, None] * logits
@@ -101,7 +101,8 @@ def _derivatives(
 
 
 def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) -> FloatArray:
-    """Return the b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1 in each replicate: coordinate descent."""
+    """Return the b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1 in each replicate: coordinate
+    descent."""
     solution = at.copy()
     for _ in range(SWEEPS):
         before = solution.copy()

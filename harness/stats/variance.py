@@ -1,7 +1,7 @@
-"""Variance of verdicts split by where it comes from: questions, answers drawn, judges and orders, repeats. Pure.
+"""Split the variance of verdicts by its source: questions, answers drawn, judges and orders, repeats. Pure.
 
-The model is nested and random: a verdict is a mean plus one effect for each level, y = mu + a_question + b_draw + ... +
-e, of variance zero-centred and independent. Components come from the analysis of variance by the method of moments,
+The model is nested and random: a verdict is a mean plus one independent, zero-centred effect per level,
+y = mu + a_question + b_draw + ... + e. Components come from the analysis of variance by the method of moments,
 which is unbiased for any numbers of draws and verdicts (Searle, Casella, McCulloch 1992, Variance Components, 3.5): a
 level's sum of squares has an expectation that is linear in the components of that level and those below.
 """
@@ -28,24 +28,24 @@ class Split:
     """Components of variance, the top level first, in the square of the values' unit."""
 
     raw: tuple[float, ...]
-    """As estimated: unbiased, and below zero by chance where a level adds nothing."""
+    """Unbiased estimates, which may be below zero by chance if a level adds nothing."""
     weights: tuple[float, ...]
-    """What a component counts for in the variance of one question's mean: 1/K for K draws of equal size, and so on."""
+    """Weight of each component in the variance of one question's mean: 1/K for K draws of equal size, and so on."""
     questions: int
 
     @property
     def components(self) -> tuple[float, ...]:
-        """With negative estimates at 0, as a variance must be."""
+        """Return the components with negative estimates set to 0."""
         return tuple(max(0.0, value) for value in self.raw)
 
     @property
     def truncated(self) -> tuple[int, ...]:
-        """Levels whose estimate was below zero."""
+        """Return the levels whose estimate is below zero."""
         return tuple(level for level, value in enumerate(self.raw) if value < 0)
 
     @property
     def parts(self) -> tuple[float, ...]:
-        """What each level adds to the variance of the mean over questions: component * weight / questions."""
+        """Return each level's part of the variance of the mean over questions: component * weight / questions."""
         return tuple(
             component * weight / self.questions for component, weight in zip(self.components, self.weights, strict=True)
         )
@@ -54,9 +54,9 @@ class Split:
 def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: Sequence[int] = ()) -> Split | None:
     """Return the components of `levels`, top (questions) first; the last level is the single value.
 
-    `values`, shape (rows,); each level's labels, shape (rows,), nested in the level above. A level must have more
-    groups than the one above, or there is nothing to tell apart: None then. `removed`: degrees of freedom of each level
-    that the caller used up by subtracting means of fixed effects (exact where the design is balanced).
+    `values`, shape (rows,); each level's labels, shape (rows,), nested in the level above. None if a level does not
+    have more groups than the one above, which makes the two indistinguishable. `removed`: degrees of freedom of each
+    level that the caller used up by subtracting means of fixed effects (exact if the design is balanced).
     """
     rows = len(values)
     groups = [np.zeros(rows, dtype=np.int64), *(_numbered(level) for level in levels)]
@@ -97,8 +97,10 @@ def _sums(values: FloatArray, group: IntArray) -> FloatArray:
 
 
 def _spread(groups: Sequence[IntArray], counts: Sequence[IntArray], upper: int, lower: int) -> float:
-    """Return sum over groups of level `lower` of n^2 / n of their group of level `upper`: how often a component of `lower`
-    is in the uncorrected sum of squares of `upper`."""
+    """Return how often a component of `lower` is in the uncorrected sum of squares of `upper`.
+
+    It is the sum, over groups of level `lower`, of n^2 divided by the n of their group of level `upper`.
+    """
     inner, outer = (lower, upper) if lower > upper else (upper, upper)
     above = np.zeros(len(counts[inner]), dtype=np.int64)
     above[groups[inner]] = groups[outer]
@@ -106,15 +108,17 @@ def _spread(groups: Sequence[IntArray], counts: Sequence[IntArray], upper: int, 
 
 
 def _weight(question: IntArray, questions: IntArray, group: IntArray, count: IntArray) -> float:
-    """Return mean over questions of the sum of squared shares of the groups in it."""
+    """Return the mean over questions of the sum of squared shares of their groups."""
     above = np.zeros(len(count), dtype=np.int64)
     above[group] = question
     return float(np.sum((count / questions[above]) ** 2) / len(questions))
 
 
 def centred(values: FloatArray, facets: IntArray) -> FloatArray:
-    """Return the values with each facet's mean moved to the mean of all: a judge that is harsher, or the first place's
-    advantage, then is no variance. Shape (rows,)."""
+    """Return the values with each facet's mean moved to the overall mean, shape (rows,).
+
+    A harsher judge or the advantage of the first position then adds no variance.
+    """
     group = _numbered(facets)
     means = _sums(values, group) / np.bincount(group)
     moved: FloatArray = values - means[group] + values.mean()

@@ -70,7 +70,8 @@ def dump_json(value: object) -> str:
 
 
 def archive_run(folder: Path) -> Path | None:
-    """Rename a run's folder to a hidden one (`--fresh`) and return that, or None if there is none. Nothing is deleted."""
+    """Rename a run's folder to a hidden one (`--fresh`) and return that, or None if there is none. Nothing is
+    deleted."""
     if not folder.exists():
         return None
     aside = folder.with_name(f".{folder.name}.{time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}")
