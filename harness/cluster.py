@@ -27,7 +27,7 @@ ADDRESS = "RAY_ADDRESS"
 PROBE_LIMIT = 10.0
 """Seconds an address may take to accept a connection; Ray itself would try for some ten minutes (2.60)."""
 STORE_BYTES = 256 << 20
-"""Object store of a cluster started here: prompts and answers are small, and /dev/shm often is."""
+"""Object store of a cluster started here; it suffices for prompts and answers, and /dev/shm is often small."""
 RESTARTS = 20
 """Restarts of one actor in a run, on any node with room; each may cost an engine's start-up."""
 ACTOR_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
@@ -180,7 +180,7 @@ class ActorWorker(Generic[Work, Result]):
             raise  # a bug in the actor's code, with its traceback
         except RayError as error:
             reason = " ".join(str(error).split())[:400]
-            # an actor that can be placed anew is "unavailable"; only at a start does "died" mean for good
+            # an actor that can be restarted is "unavailable"; "died" is final only during a start
             if starting and isinstance(error, ActorDiedError):
                 raise WorkerGoneError(f"a worker died for good: {reason}") from None
             raise WorkerLostError(f"a worker was lost: {reason}") from None

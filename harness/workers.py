@@ -218,7 +218,7 @@ class WorkerPool(Generic[Work, Result]):
 
     def _nobody_works(self) -> None:
         if self.working == 0 and self._alarm is None:
-            words = f"{self.name}: no worker could work for {self._patience:.0f} s: none found room, or none came up"
+            words = f"{self.name}: no worker for {self._patience:.0f} s: none found room, or none started"
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(self._patience, self._fail, ServerError(words))
 

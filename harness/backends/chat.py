@@ -20,11 +20,11 @@ from ..client import ChatReply, read_chat_reply
 from ..errors import ReplyError
 from ..records import Answer, Failure, Prompt, Reason, Sampling
 
-MIN_ROOM = 256  # tokens; an answer cut shorter than this says nothing of the model
-SEEDS = 1 << 31  # what every known server takes
+MIN_ROOM = 256  # tokens; a shorter answer would not represent the model
+SEEDS = 1 << 31  # every known server accepts smaller seeds
 
 Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
-"""POST a JSON body to a path below the server's root; returns the JSON object, raises ReplyError."""
+"""POSTs a JSON body to a path below the server's root and returns the JSON object, or raises ReplyError."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ChatCompletions:
         return self.counter(messages) if self.counter is not None else None
 
     async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
-        """(token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
+        """Return (token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
         body: dict[str, JsonValue] = {
             "model": self.model,
             "messages": _json(messages),

@@ -88,7 +88,7 @@ class EndpointBackend:
             return await self._client.post(path, body)
         except ReplyError as error:
             if error.status in (401, 403):
-                raise ServerError(f"{self._url} refuses the key: {error}; set {KEY}") from None
+                raise ServerError(f"{self._url} rejects the key: {error}; set {KEY}") from None
             if error.reason == "transport":
                 await self._probe()  # an endpoint that is gone stops the run; it would fail every prompt left
             raise
@@ -107,7 +107,7 @@ class EndpointBackend:
             ):
                 if reply.status in (401, 403):
                     sentence = server_sentence(await reply.read())
-                    raise ConfigError(f"{self._url} refuses the key (HTTP {reply.status}: {sentence}); set {KEY}")
+                    raise ConfigError(f"{self._url} rejects the key (HTTP {reply.status}: {sentence}); set {KEY}")
                 listing = await reply.json(content_type=None) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerError(f"no server at {self._url}: {str(error) or type(error).__name__}") from None

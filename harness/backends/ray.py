@@ -44,7 +44,7 @@ class Engine:
     model: ModelRef
     options: ServeOptions
     identity: dict[str, JsonValue]
-    """As this machine sees the model; a worker that sees another refuses."""
+    """The model as this machine sees it; a worker that sees a different one stops."""
 
     def make_backend(self) -> Backend:
         backend: Backend = load_plugin("backends", self.backend)(self.model, self.options)
@@ -95,7 +95,7 @@ class EngineActor:
 
 class RayBackend:
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
-        RayCluster()  # raises where Ray is not installed
+        RayCluster()  # raises ConfigError if Ray is not installed
         words = [word for word in options.engine_args if word.lstrip("-").startswith("ray.")]
         ours = pairs(words, "ray", OURS)
         worker = ours.get("ray.worker", "vllm")
@@ -120,7 +120,7 @@ class RayBackend:
             chat_template=whole_path(options.chat_template) if options.chat_template else None,
             log_dir=options.log_dir.resolve(),
         )
-        # its last part, by which it is called, stays
+        # the last part of the path, which is the model's label, stays the same
         placed = model.model_copy(update={"name": whole_path(model.name)}) if model.scheme == "path" else model
         self._engine = Engine(worker, placed, inner, {})
         self._engine = replace(self._engine, identity=self._engine.make_backend().identity())

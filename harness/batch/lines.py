@@ -19,7 +19,7 @@ PATH: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 PRICE_SHARE = 0.5  # platform.openai.com/docs/guides/batch: 50 % of the synchronous price
 MAX_REQUESTS = 50_000
 MAX_BYTES = 200_000_000
-"""Of one input file; same page."""
+"""Largest input file; same page."""
 
 
 class AskAgainError(Exception):

@@ -104,7 +104,7 @@ class ChatClient:
         self._timeout = timeout
         self._attempts = attempts
         self._first_wait = first_wait
-        self._jitter = random.Random(base_url)  # only spreads retries; no score depends on it
+        self._jitter = random.Random(base_url)  # it only spreads retries; no score depends on it
         self._headers = {"Content-Type": "application/json", **key_headers(api_key, access)}
         self._urls: dict[str, URL] = {}
         self._endpoint: Endpoint | None = None
@@ -211,7 +211,7 @@ class ChatClient:
         status, hints = answered.status, answered.hints
         message = f"HTTP {status}: {server_sentence(answered.raw)}"
         if self._api_key:
-            message = message.replace(self._api_key, "***")  # some servers repeat the key they refuse
+            message = message.replace(self._api_key, "***")  # some servers repeat the rejected key
         error = ReplyError(message, reason=refusal_reason(status, message), status=status)
         if status == 429 and not TOO_LARGE_WORDS.search(message):
             if QUOTA_WORDS.search(message):

@@ -88,7 +88,7 @@ class Flow:
         self._taken += 1
         self._taken_since_refusal = True
         if is_bound and self.limit < self.ceiling:
-            # one place more for a round of calls, less in the first rounds after a decrease
+            # one more place per round of calls, less in the first rounds after a decrease
             step = min(1.0, self._taken / (8 * self.limit)) / self.limit
             self.limit = min(float(self.ceiling), self.limit + step)
         if self.pace is not None:
@@ -107,7 +107,7 @@ class Flow:
             self.hold(now, backoff if hints.retry_after is None else hints.retry_after)
             return
         if (hints.retry_after or 0.0) > 1 and launch.at < self._announced:
-            # asked within an announced wait, and refused again: the announcement is for all
+            # asked within an announced wait and refused again: the announcement applies to all calls
             self.held_until = max(self.held_until, self._announced)
         if hints.retry_after is not None:
             self._announced = max(self._announced, now + hints.retry_after)

@@ -11,38 +11,38 @@ from dataclasses import dataclass
 from enum import Enum
 
 OPENING_PACE = 160.0
-"""Launches a second at first, doubled every OPENING_DOUBLES seconds until the server objects: a full load of slow calls
-is out within a second, and a server with a strict limit has to refuse a few calls, not all of them."""
+"""Launches per second at first, doubled every OPENING_DOUBLES seconds until a 429: a full load of slow calls is out
+within a second, and a server with a strict limit refuses a few calls, not all of them."""
 OPENING_DOUBLES = 0.2
 OPENING_BURST = 8
 UNPACED = 10_000.0
-"""Launches a second above which a pace is no limit."""
+"""Launches per second above which the pace does not limit."""
 OPENING_CUT = 0.35
-"""What is left of the opening pace after its first 429: those that are out already will mostly be refused as well."""
+"""Factor of the opening pace after its first 429; most calls already in flight will be refused as well."""
 GENTLE = 0.97
-"""The most that is left of the pace after a 429."""
+"""Largest factor of the pace after a 429."""
 RETURN_SECONDS = 1.0
-"""Time constant of the way back to just below the pace that was refused last."""
+"""Time constant of the return to just below the pace that was refused last."""
 GROWTH = 1e-6
-"""Relative growth a call beyond that, times the calls since the last 429: 3 % after 250 calls, so that a probe's 429 is
-one call in 250, and doubled after 1,200."""
+"""Relative growth per call beyond that, times the calls since the last 429: 3 % after 250 calls, so that one call in
+250 gets a 429 as a probe, and doubled after 1,200."""
 IDLE_SECONDS, IDLE_GROWTH = 5.0, 0.02
-"""Relative growth a second, times the seconds since the last 429 beyond the first: doubled after 13 seconds, whatever
-the pace is."""
+"""Relative growth per second, times the seconds since the last 429 beyond IDLE_SECONDS: doubled after 13 seconds at any
+pace."""
 CHUNK, SMALL_CHUNK = 20, 6
-"""Launches in which the share of 429s is taken; fewer are enough where most are refused."""
+"""Launches over which the share of 429s is measured; SMALL_CHUNK are enough if most are refused."""
 FEW, MOST = 0.05, 0.6
 MIN_PACE = 0.5
 CHUNK_FLOOR = 0.35
-"""Share of a chunk's first pace that it does not fall below within the chunk, so that shares can be compared."""
+"""Least share of a chunk's first pace within the chunk, so that shares are comparable."""
 CHUNKS = 8
 MUCH_SLOWER = 0.35
-"""A server with a limit that refuses less than MOST at some pace refuses none at this share of it."""
+"""Share of a pace at which a rate limit refuses nothing, if it refuses less than MOST at the full pace."""
 DEAF_SECONDS = 20.0
-"""Doubled each time that nothing has changed meanwhile."""
+"""Seconds during which 429s are ignored; doubled each time that nothing has changed meanwhile."""
 NOT_DEAF_SECONDS = 60.0
 CATCH_UP = 0.03
-"""Seconds of launches that may be caught up at once, when the event loop was late."""
+"""Seconds of launches that may be caught up at once if the event loop was late."""
 
 
 class Bucket:
@@ -82,7 +82,7 @@ class RefusalKind(Enum):
 
 @dataclass
 class Chunk:
-    """Some launches in a row, and how many of them were refused."""
+    """Consecutive launches, and how many of them were refused."""
 
     first: int
     """Number of its first launch."""
@@ -106,7 +106,7 @@ class Pace:
 
     A 429 after n calls says that the server takes about n / (n + 1) of the pace. Accepted calls raise it again.
     If the share of 429s stays the same however slow the pace is, they are not about the rate and are ignored for a
-    while. Launches are told apart by their numbers: 1, 2, 3, …
+    while. Launches are identified by their numbers: 1, 2, 3, …
     """
 
     def __init__(self) -> None:
@@ -210,7 +210,10 @@ class Pace:
         self._chunk = Chunk(self._number + 1, min(self.value or math.inf, self._measured(now)))
         if now < self._deaf_until:
             if chunk.launched == CHUNK and chunk.share > (1 + self._deaf_share) / 2:
-                self._deaf_until, self._not_deaf_until = now, now + NOT_DEAF_SECONDS  # it was about the rate after all
+                self._deaf_until, self._not_deaf_until = (
+                    now,
+                    now + NOT_DEAF_SECONDS,
+                )  # the rate was the reason after all
             return
         self._known.append(chunk)
         share = self._share_since_much_faster(chunk)

@@ -20,9 +20,9 @@ from ..stats.drift import ALPHA, PairedShift, shift
 from .jury import outcome_of
 
 MIN_JUDGED = 0.9
-"""With a smaller share of the anchors judged again nothing is said: what fails may be what moved."""
+"""If a smaller share of the anchors was judged again, the check is inconclusive: the missing ones may have moved."""
 MIN_ANCHORS = 5
-"""Under so many a t-test over them is a guess."""
+"""Least number of anchors for a meaningful t-test."""
 
 
 class Anchor(Record):

@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from ..errors import BudgetReachedError
 
 ROUNDING = 1e-9
-"""US dollars that sums of floating-point prices may be off by."""
+"""Rounding error, in US dollars, of sums of prices."""
 
 GRACE = 0.25
-"""Seconds between the end of the last call and the end of the run: that call's judgment is written meanwhile."""
+"""Seconds between the last call and the end of the run, in which that call's judgment is written."""
 
 
 @dataclass
 class Charge:
-    """What one call may cost, then what it did cost, in US dollars. A call that failed cost nothing that is known."""
+    """The reserved and then the actual cost of one call, in US dollars. A failed call counts as free."""
 
     most: float
     dollars: float = 0.0
 
 
 class Budget:
-    """The money of one run; without a limit it is not asked."""
+    """The money of one run; without a limit it is not consulted."""
 
     def __init__(self, limit: float | None = None, *, waves: int | None = None) -> None:
         """`waves`: how often all calls in flight may end while others still wait for room; None: no limit.

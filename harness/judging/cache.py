@@ -30,7 +30,7 @@ from ..records import TokenLogprob, digest
 
 SCHEMA = 1
 BUSY_SECONDS = 30.0
-"""How long another process's transaction is waited for; ours take milliseconds."""
+"""Seconds to wait for another process's transaction; ours take milliseconds."""
 CREATE = """
 CREATE TABLE IF NOT EXISTS replies (
     key BLOB PRIMARY KEY, judge TEXT NOT NULL, text TEXT NOT NULL, finish TEXT NOT NULL,

@@ -18,7 +18,7 @@ from .cache import ReplyCache, request_key
 from .pricing import reply_price, worst_case
 
 FRESH = -1
-"""Stands for the repeat number in the key of a call that is not cached, so that no cached reply has that key."""
+"""Repeat number in the key of a call that bypasses the cache, so that no cached reply has its key."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Literal, get_args
 from ..records import Answer
 
 Kind = Literal["verdict", "frame", "token", "instruction"]
-"""verdict: a mark some judge's reply is read by; frame: a delimiter of a judge's prompt; token: a chat template's
-special token; instruction: words addressed to a judge."""
+"""verdict: a mark that a parser of judges' replies looks for; frame: a delimiter of a judge's prompt; token: a special
+token of a chat template; instruction: words addressed to a judge."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

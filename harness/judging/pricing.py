@@ -31,7 +31,8 @@ TOKENS_AROUND = 16
 
 
 def worst_case(spec: JudgeSpec, body: dict[str, JsonValue]) -> float | None:
-    """Return the most a call can cost at list price: a token is one byte or more, and the reply ends at its limit.
+    """Return the most that a call can cost at list price: a token has at least one byte, and the reply ends at its
+    limit.
 
     None if the price is unknown. Raise ConfigError if the request sets no limit.
     """

@@ -92,7 +92,7 @@ Reason = Literal[
     "parse",  # no verdict in the judge's reply
     "conflict",  # two different verdicts in one reply
     "answer",  # the answer to be judged is itself broken
-    "missing",  # a row that should be there is not
+    "missing",  # an expected row does not exist
     "other",
 ]
 

@@ -10,7 +10,7 @@ from .base import Record, digest
 from .judging import JuryRule
 
 LARGEST = 1e15
-"""No number of a card is larger; whole ones are exact below 2**53, about 9e15."""
+"""Bound of a card's numbers; integers are exact below 2**53, about 9e15."""
 
 
 class Score(Record):

@@ -12,7 +12,7 @@ from .clustered import clustered_interval
 from .intervals import FloatArray, Interval
 
 ALPHA = 0.01
-"""Chance that a judge that did not move is said to have: every run makes a check, and 5 % would be one in twenty."""
+"""Chance of a false alarm. Every run makes a check, and 5 % would be one alarm in twenty runs."""
 POWER = 0.8
 
 

@@ -1,4 +1,4 @@
-"""Intervals of shares: of one, and of the difference of two that were seen on the same questions."""
+"""Intervals of one share, and of the difference of two shares on the same questions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def newcombe_paired(
 
 
 def _phi(a: int, b: int, c: int, d: int) -> float:
-    """Correlation of the two outcomes, as method 10 has it; 0 where a margin is empty."""
+    """Return the correlation of the two outcomes by method 10; 0 if a margin is empty."""
     margins = (a + b) * (c + d) * (a + c) * (b + d)
     if margins == 0:
         return 0.0

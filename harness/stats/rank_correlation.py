@@ -11,7 +11,7 @@ from .agreement import Measure
 from .intervals import FloatArray, Interval, percentile_interval, resampling_weights
 
 RESAMPLES = 2000
-"""The ends of a correlation's interval need no more: they move by about 0.04 standard errors."""
+"""Enough for a correlation's interval, whose ends then vary by about 0.04 standard errors."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float =
         spread = np.where(spread > 0, spread, np.inf)  # models that answer all alike are never distinguished
         largest = (np.abs(drawn - apart) / spread).max(axis=1) if len(sound) else np.array([np.inf])
         bar = float(np.quantile(largest, level))
-        with np.errstate(invalid="ignore"):  # 0 * inf where all answer alike: NaN, which is neither above nor below
+        with np.errstate(invalid="ignore"):  # 0 * inf if all answer alike: NaN, which is neither above nor below
             reach = bar * spread
         better, worse = int(np.sum(apart > reach)), int(np.sum(apart < -reach))
         intervals.append(RankInterval(1 + better, len(estimates) - worse))

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 FEWEST = 50
-"""Questions below which the percentiles of a bootstrap are too grainy to be approximated: they are drawn."""
+"""Number of questions below which a bootstrap's percentiles are too discrete to approximate, so they are drawn."""
 MOST_SKEWED = 0.2
-"""Skewness of the mean above which a few questions decide, and draws are taken instead."""
+"""Skewness of the mean above which a few questions dominate, so the percentiles are drawn."""
 STEPS = 30
 TOLERANCE = 1e-6
-"""Of a percentile, in standard normal units."""
+"""Tolerance of a percentile, in standard normal units."""
 NEAR_CENTRE = 1e-4
 """|z| below which the tail formula is 0 / 0 and its limit is used."""
 

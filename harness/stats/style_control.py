@@ -19,7 +19,7 @@ from .intervals import FloatArray
 
 Formula = Literal["v0.1", "v2.0"]
 Elements = Literal["style", "length", "markdown"]
-"""Which features: all four, length alone, or headers, lists and bold."""
+"""The features: all four, length alone, or headers, lists and bold."""
 COLUMNS: dict[Elements, tuple[int, ...]] = {"style": (0, 1, 2, 3), "length": (0,), "markdown": (1, 2, 3)}
 STEPS = 200
 TOLERANCE = 1e-9
@@ -30,7 +30,7 @@ RIDGE = 1e-9
 """Added to the curvature, not to the loss, so that steps stay finite for a model that won all or was not drawn."""
 PENALTY = 1.0  # v0.1: scikit-learn LogisticRegression's default, C = 1
 COPIES = 2.0  # v0.1: battles are concatenated with themselves, so that a tie is a win and a loss
-LOG_10 = float(np.log(10.0))  # v0.1: one-hot columns hold ln 10
+LOG_10 = float(np.log(10.0))  # v0.1: one-hot columns contain ln 10
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from .intervals import FloatArray
 IntArray = NDArray[np.int64]
 
 ROUNDING = 1e-12
-"""Of the total sum of squares: a level's share is a difference of such sums, and below this it is their rounding."""
+"""Share of the total sum of squares below which a level's share, a difference of such sums, is rounding error."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One process at a time in a folder of results: a lock that the operating system drops when its holder dies."""
+"""A lock on a folder of results, for one process at a time; the operating system drops it if its holder dies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import RunLockedError, StoreError
 
 
 class FolderLock:
-    """`take` and `release`, or `with`. The folder is made if there is none; `.lock` in it names the holder."""
+    """A folder's lock, for `with`, or `take` and `release`. Makes the folder; `.lock` in it names the holder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
