@@ -1,6 +1,6 @@
-"""A model folder before it is served: is it whole, which chat template will it speak, what is its digest.
+"""Inspect a model folder before it is served: whether it is complete, its chat template, its digest.
 
-Reads files only: no torch, no transformers, no server. Whether an engine knows the architecture is the engine's to say.
+Reads files only: no torch, no transformers, no server. Only the engine knows whether it supports the architecture.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ SAMPLING_KEYS = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetit
 
 
 class Checkpoint(Record):
-    """One folder that passed inspection. Digests are sha256 hex; nothing here depends on where the folder lies but
-    `path` and `base`."""
+    """One folder that passed inspection. Digests are sha256 hex; only `path` and `base` depend on where the folder
+    is."""
 
     path: Path
     base: Path | None = None
-    """Folder of the base model where `path` is a PEFT adapter."""
+    """Folder of the base model if `path` is a PEFT adapter."""
     architecture: str
     weights_digest: str
-    """Over names and contents of weight, config and tokenizer files; an adapter's covers its base too."""
+    """Digest of names and contents of weight, config and tokenizer files; an adapter's covers its base too."""
     template: str | None
     """The Jinja text in use; None for a FastChat template."""
     template_source: str
@@ -39,13 +39,13 @@ class Checkpoint(Record):
     generation_config: dict[str, JsonValue] = {}
     """The checkpoint's own sampling defaults."""
     max_position: int | None = None
-    """Tokens of context the configuration speaks of."""
+    """Context length in tokens, as the configuration states it."""
     bos_token: str | None = None
     lora_rank: int | None = None
     has_pickles: bool = False
 
     def identity(self) -> dict[str, JsonValue]:
-        """What a backend's identity says of it."""
+        """Return the checkpoint's part of a backend's identity."""
         return {
             "architecture": self.architecture,
             "weights": self.weights_digest,
@@ -61,7 +61,7 @@ class Checkpoint(Record):
 
 
 def resolve(model: ModelRef, *, allow_pickle: bool = False) -> Path:
-    """The folder of a `path` or `hf` model, downloaded if need be. Raises CheckpointError."""
+    """Return the folder of a `path` or `hf` model, downloaded if needed. Raise CheckpointError if there is none."""
     if model.scheme != "path":
         return _download(model, allow_pickle)
     try:
@@ -83,18 +83,18 @@ def _download(model: ModelRef, allow_pickle: bool) -> Path:
     except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
         raise CheckpointError(
             f"{str(model)!r} is not in the local Hugging Face cache and the Hub cannot be reached; "
-            "download it where there is a network, then give its folder"
+            "download it on a machine with a network, then give its folder"
         ) from None
     except (HfHubHTTPError, ValueError, OSError) as error:
         raise CheckpointError(f"cannot download {str(model)!r}: {' '.join(str(error).split())[:300]}") from None
 
 
 def inspect_checkpoint(folder: Path, *, allow_pickle: bool = False, chat_template: str | None = None) -> Checkpoint:
-    """What the folder holds, every file that can be checked cheaply checked. Raises CheckpointError."""
+    """Return what is in the folder, with every cheap check done. Raise CheckpointError if one fails."""
     try:
         return _inspect(folder, allow_pickle=allow_pickle, chat_template=chat_template)
     except (ValueError, TypeError, AttributeError, LookupError, OSError, RuntimeError) as error:
-        # its JSON files can be wrong in more ways than are worth a sentence each
+        # JSON files can be wrong in too many ways for a sentence each
         raise CheckpointError(f"{str(folder)!r} cannot be read as a checkpoint: {error}") from error
 
 
@@ -144,10 +144,10 @@ def _architecture(folder: Path, config: dict[str, Any]) -> str:
 
 def _max_position(config: dict[str, Any]) -> int | None:
     text = config.get("text_config")
-    for place in (config, text if isinstance(text, dict) else {}):
-        found = place.get("max_position_embeddings")
-        if isinstance(found, int) and found > 0:
-            return found
+    for section in (config, text if isinstance(text, dict) else {}):
+        length = section.get("max_position_embeddings")
+        if isinstance(length, int) and length > 0:
+            return length
     return None
 
 
@@ -167,25 +167,25 @@ def _bos_token(folder: Path) -> str | None:
 
 
 def _base_folder(folder: Path, adapter: dict[str, Any], allow_pickle: bool) -> Path:
-    """The base of a PEFT adapter: a folder (as written, or beside the adapter) or a Hub repository."""
+    """Return the base of a PEFT adapter: a folder (as written, or beside the adapter) or a Hub repository."""
     name = adapter.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise CheckpointError(f"{str(folder / 'adapter_config.json')!r} names no base_model_name_or_path")
-    for place in (Path(name).expanduser(), folder / name):
-        if place.is_dir():
-            return place.resolve()
+    for candidate in (Path(name).expanduser(), folder / name):
+        if candidate.is_dir():
+            return candidate.resolve()
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         revision = adapter.get("revision")
         ref = ModelRef(scheme="hf", name=name, revision=revision if isinstance(revision, str) else None)
         return _download(ref, allow_pickle)
     raise CheckpointError(
-        f"the base {name!r} of the adapter {str(folder)!r} is not there; "
-        "put the folder's place into base_model_name_or_path of adapter_config.json"
+        f"the base {name!r} of the adapter {str(folder)!r} does not exist; "
+        "set base_model_name_or_path in adapter_config.json to its folder"
     )
 
 
 def _lora_rank(adapter: dict[str, Any] | None) -> int | None:
-    """Largest rank of any layer. Raises CheckpointError for an adapter that is no LoRA."""
+    """Return the largest rank of any layer. Raise CheckpointError if the adapter is not a LoRA."""
     if adapter is None:
         return None
     if adapter.get("peft_type", "LORA") != "LORA" or not isinstance(adapter.get("r"), int):
@@ -199,23 +199,25 @@ def _lora_rank(adapter: dict[str, Any] | None) -> int | None:
 # ------------------------------------------------------------------------------------------------- chat templates
 
 
-def _template(folder: Path, base: Path | None, asked: str | None) -> tuple[str, str | None, str]:
-    """(source, Jinja text or None, digest). What was asked for wins over what the folder holds, the adapter's over
-    its base's."""
-    if asked is not None and asked.startswith(FASTCHAT):
-        return asked, None, hashlib.sha256(asked.encode()).hexdigest()
-    if asked is not None:
+def _template(folder: Path, base: Path | None, requested: str | None) -> tuple[str, str | None, str]:
+    """Return (source, Jinja text or None, digest).
+
+    A requested template takes precedence over the folder's own, an adapter's over its base's.
+    """
+    if requested is not None and requested.startswith(FASTCHAT):
+        return requested, None, hashlib.sha256(requested.encode()).hexdigest()
+    if requested is not None:
         try:
-            text = Path(asked).expanduser().read_text("utf-8")
+            text = Path(requested).expanduser().read_text("utf-8")
         except (OSError, ValueError):
             raise CheckpointError(
-                f"--chat-template {asked!r} cannot be read; give a Jinja file or fastchat:NAME"
+                f"--chat-template {requested!r} cannot be read; give a Jinja file or fastchat:NAME"
             ) from None
         return "--chat-template", text, hashlib.sha256(text.encode()).hexdigest()
-    for place in (folder, base):
-        found = _own_template(place) if place is not None else None
-        if found is not None:
-            return found[0], found[1], hashlib.sha256(found[1].encode()).hexdigest()
+    for source in (folder, base):
+        template = _own_template(source) if source is not None else None
+        if template is not None:
+            return template[0], template[1], hashlib.sha256(template[1].encode()).hexdigest()
     raise CheckpointError(
         f"{str(folder)!r} has no chat template; give one with --chat-template FILE.jinja or fastchat:NAME (in a YAML "
         "file: `serve: {chat_template: FILE.jinja}`)"
@@ -223,14 +225,14 @@ def _template(folder: Path, base: Path | None, asked: str | None) -> tuple[str, 
 
 
 def _own_template(folder: Path) -> tuple[str, str] | None:
-    """(file name, Jinja text) in transformers' order: the .jinja file, then the two JSON files."""
+    """Return (file name, Jinja text), searched in transformers' order: the .jinja file, then the two JSON files."""
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
         return jinja.name, jinja.read_text("utf-8")
     for name in ("tokenizer_config.json", "chat_template.json"):
-        found = (read_object(folder / name) or {}).get("chat_template")
-        if isinstance(found, list):  # several named templates; servers use the one called default
-            found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
-        if isinstance(found, str):
-            return name, found
+        template = (read_object(folder / name) or {}).get("chat_template")
+        if isinstance(template, list):  # several named templates; servers use the one called default
+            template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+        if isinstance(template, str):
+            return name, template
     return None

@@ -1,8 +1,8 @@
-"""A Ray cluster, joined or started here, and actors on it as workers of a pool.
+"""A Ray cluster, joined or started here, whose actors are workers of a pool.
 
-It owns addresses, resources, and what Ray's errors mean; what the actors do is said by who uses it. Ray is imported
-only once a cluster is entered. The cluster of RAY_ADDRESS is joined; without it, one of this machine alone is started,
-and stopped again.
+It handles addresses, resources and the meaning of Ray's errors; its callers define what the actors do. Ray is imported
+only when a cluster is entered. It joins the cluster of RAY_ADDRESS; without one it starts, and later stops, a cluster
+of this machine alone.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ ADDRESS = "RAY_ADDRESS"
 PROBE_LIMIT = 10.0
 """Seconds an address may take to accept a connection; Ray itself would try for some ten minutes (2.60)."""
 STORE_BYTES = 256 << 20
-"""Object store of a cluster started here: prompts and answers are small, and /dev/shm often is."""
+"""Object store of a cluster started here; it suffices for prompts and answers, and /dev/shm is often small."""
 RESTARTS = 20
-"""Of one actor in a run, on whatever node has room; each may cost an engine's start."""
+"""Restarts of one actor in a run, on any node with room; each may cost an engine's start-up."""
 ACTOR_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
-"""An actor that Ray ends, or whose driver dies, would take its model server's warden with it by SIGKILL, and the warden
-could no longer stop the engine; let alone, the warden sees that the actor is gone and stops everything."""
+"""Without it, an actor that Ray ends, or whose driver dies, would kill its model server's warden with SIGKILL, and the
+warden could no longer stop the engine. With it, the warden notices that the actor is gone and stops everything."""
 NO_RAY = "backend 'ray' and `reward: {workers: …}` need the package ray: pip install 'fusion-harness[ray]'"
 
 Work = TypeVar("Work")
@@ -47,25 +47,27 @@ class Need:
     gpus: float = 0.0
 
     def fits(self, resources: Mapping[str, float]) -> int:
-        """How many workers these resources hold."""
-        asked = [(resources.get("CPU", 0.0), self.cpus), (resources.get("GPU", 0.0), self.gpus)]
-        return min((int(there // wanted) for there, wanted in asked if wanted), default=1 << 20)
+        """Return how many workers fit into these resources."""
+        amounts = [(resources.get("CPU", 0.0), self.cpus), (resources.get("GPU", 0.0), self.gpus)]
+        return min((int(available // wanted) for available, wanted in amounts if wanted), default=1 << 20)
 
     def __str__(self) -> str:
         return f"{self.cpus:g} CPU and {self.gpus:g} GPU"
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """What an actor returns in place of a result when a HarnessError says that it can do nothing more. Ray's own way
-    to hand on exceptions loses those whose constructors take more than a message."""
+class ActorRefusal:
+    """What an actor returns instead of a result if a HarnessError stops it for good.
+
+    Ray cannot pass on exceptions whose constructors take more than a message.
+    """
 
     message: str
     node: str
 
 
 class RayCluster:
-    """Ray, for the time of a `with`. Raises ConfigError without Ray, ServerError where no cluster answers."""
+    """Ray for the duration of a `with`. Raises ConfigError without Ray, ServerError if no cluster answers."""
 
     def __init__(self) -> None:
         if importlib.util.find_spec("ray") is None:
@@ -78,18 +80,18 @@ class RayCluster:
         import ray
 
         if not ray.is_initialized():
-            given = os.environ.get(ADDRESS, "")
-            _probe(given)
-            own: dict[str, Any] = (
-                {"address": given} if given else {"address": "local", "object_store_memory": STORE_BYTES}
+            address = os.environ.get(ADDRESS, "")
+            _probe(address)
+            target: dict[str, Any] = (
+                {"address": address} if address else {"address": "local", "object_store_memory": STORE_BYTES}
             )
-            log.info("joining the Ray cluster %s" if given else "starting Ray on this machine%s", given)
+            log.info("joining the Ray cluster %s" if address else "starting Ray on this machine%s", address)
             try:
-                # workers write to Ray's own logs; what they have to say to us they return
-                ray.init(**own, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+                # workers write to Ray's own logs; what the harness needs to know they return
+                ray.init(**target, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
                 reason = " ".join(str(error).split())[:300]
-                raise ServerError(f"no Ray cluster at {given or 'this machine'}: {reason}") from None
+                raise ServerError(f"no Ray cluster at {address or 'this machine'}: {reason}") from None
             self._ours = True
         return self
 
@@ -103,15 +105,15 @@ class RayCluster:
         self._ours = False
 
     def nodes(self) -> list[dict[str, float]]:
-        """The resources of every node that lives, in use or not."""
+        """Return the resources of every live node, in use or not."""
         import ray
 
         return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
     def actors(self, kind: type, arguments: Sequence[tuple[object, ...]], need: Need, *, calls: int) -> list[Any]:
-        """One actor for each tuple of arguments, placed by Ray where there is room, and placed anew when it dies.
+        """Start one actor per tuple of arguments; Ray places it where there is room, and again if it dies.
 
-        `calls`: of one actor, at a time. Raises ConfigError where no node could ever hold one.
+        `calls`: simultaneous calls of one actor. Raise ConfigError if one never fits on any node.
         """
         import ray
 
@@ -123,14 +125,14 @@ class RayCluster:
             "max_concurrency": calls,
             "runtime_env": {"env_vars": ACTOR_ENV},
         }
-        return [ray.remote(**options)(kind).remote(*given) for given in arguments]
+        return [ray.remote(**options)(kind).remote(*parameters) for parameters in arguments]
 
     def has_gpus(self) -> bool:
         return any(node.get("GPU", 0) for node in self.nodes())
 
 
 def check_room(need: Need, nodes: Sequence[Mapping[str, float]], count: int) -> None:
-    """Raises ConfigError where no node has what one worker needs; warns where not all workers have room at once."""
+    """Raise ConfigError if no node has what one worker needs; warn if not all workers have room at once."""
     room = [need.fits(node) for node in nodes]
     if not any(room):
         largest = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes[:8])
@@ -143,7 +145,7 @@ def check_room(need: Need, nodes: Sequence[Mapping[str, float]], count: int) -> 
 
 
 class ActorWorker(Generic[Work, Result]):
-    """An actor as a worker of a pool: it has methods `start`, `work` and `stop`, which may return a Refusal."""
+    """An actor as a worker of a pool: it has methods `start`, `work` and `stop`, which may return an ActorRefusal."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -151,56 +153,56 @@ class ActorWorker(Generic[Work, Result]):
 
     async def start(self) -> None:
         self._started = False
-        await self._said(self._actor.start.remote(), starting=True)
+        await self._result(self._actor.start.remote(), starting=True)
         self._started = True
 
     async def work(self, work: Work) -> Result:
-        found: Result = await self._said(self._actor.work.remote(work), starting=False)
-        return found
+        result: Result = await self._result(self._actor.work.remote(work), starting=False)
+        return result
 
     async def stop(self) -> None:
-        """Waits until what it started is gone, so that the next engine finds its GPU free, and ends it."""
+        """Wait until what the actor started is gone, so that the next engine finds its GPU free, then end it."""
         import ray
 
         try:
             if self._started:
                 with suppress(HarnessError):
-                    await self._said(self._actor.stop.remote(), starting=False)
+                    await self._result(self._actor.stop.remote(), starting=False)
         finally:
             ray.kill(self._actor)
 
-    async def _said(self, reference: Awaitable[Any], *, starting: bool) -> Any:
+    async def _result(self, reference: Awaitable[Any], *, starting: bool) -> Any:
         from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
         try:
-            found = await reference
+            result = await reference
         except RayTaskError:
             raise  # a bug in the actor's code, with its traceback
         except RayError as error:
             reason = " ".join(str(error).split())[:400]
-            # an actor that can be placed anew is "unavailable"; only at a start does "died" mean for good
+            # an actor that can be restarted is "unavailable"; "died" is final only during a start
             if starting and isinstance(error, ActorDiedError):
                 raise WorkerGoneError(f"a worker died for good: {reason}") from None
             raise WorkerLostError(f"a worker was lost: {reason}") from None
-        if isinstance(found, Refusal):
-            raise WorkerGoneError(f"worker on node {found.node}: {found.message}")
-        return found
+        if isinstance(result, ActorRefusal):
+            raise WorkerGoneError(f"worker on node {result.node}: {result.message}")
+        return result
 
 
 def whole_path(text: str) -> str:
-    """A file or folder by its whole path, as an actor stands elsewhere; any other text as it is."""
+    """Return the absolute path of a file or folder, as an actor runs in another folder; any other text unchanged."""
     return os.path.abspath(text) if os.path.exists(text) else text
 
 
 def node_name() -> str:
-    """Where this actor runs, for messages."""
+    """Return the address of this actor's node, for messages."""
     import ray
 
     return str(ray.util.get_node_ip_address())
 
 
 def _probe(address: str) -> None:
-    """Raises ServerError where nothing listens at a cluster's address: Ray would try on and on."""
+    """Raise ServerError if nothing listens at a cluster's address: Ray would retry for minutes."""
     if not address:
         return
     if "://" in address:
@@ -220,7 +222,7 @@ def _probe(address: str) -> None:
 
 
 def _current() -> str:
-    """HOST:PORT of the cluster that `ray start` last started or joined here, as Ray notes it; empty: none."""
+    """Return HOST:PORT of the cluster that `ray start` last started or joined here, from Ray's own note, or ""."""
     folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
     try:
         return (folder / "ray_current_cluster").read_text("utf-8").strip()

@@ -8,7 +8,7 @@ from .protocols import Refits
 from .questions import QuestionSums
 from .records import Record, ScoreCard
 from .stats.intervals import percentile_interval
-from .stats.paired import Estimate, correlation, paired_difference
+from .stats.paired import ClusteredEstimate, correlation, paired_difference
 from .stats.power import detectable, required_n
 from .stats.significance import swap_test, two_sided_p
 
@@ -46,8 +46,8 @@ class Difference(Record):
     """Of the two models' question scores: what pairing gains."""
     method: Method
 
-    def estimate(self) -> Estimate:
-        return Estimate(self.value, self.se, self.df, self.n)
+    def estimate(self) -> ClusteredEstimate:
+        return ClusteredEstimate(self.value, self.se, self.df, self.n)
 
 
 def paired(first: QuestionSums, other: QuestionSums, category: str | None, seed: int) -> Difference | None:
@@ -107,7 +107,7 @@ def unpaired(first: ScoreCard, other: ScoreCard) -> list[Difference]:
     if theirs is None or mine.value is None or theirs.value is None or mine.se is None or theirs.se is None:
         return []
     value, se = theirs.value - mine.value, float((mine.se**2 + theirs.se**2) ** 0.5)
-    estimate = Estimate(value, se, 0, min(mine.n, theirs.n))
+    estimate = ClusteredEstimate(value, se, 0, min(mine.n, theirs.n))
     low, high = estimate.interval()
     return [
         Difference(

@@ -1,4 +1,4 @@
-"""sha256 of files, remembered: 16 GB of weights are read once, not at every run."""
+"""sha256 of files, cached: 16 GB of weights are read once, not in every run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ REMEMBERED = 8_000_000  # bytes; smaller files are read again in milliseconds
 
 
 def cache_folder() -> Path:
-    """`HARNESS_CACHE`, or `fusion-harness` in the user's cache folder; may not exist yet."""
-    if own := os.environ.get("HARNESS_CACHE"):
-        return Path(own)
+    """Return `HARNESS_CACHE`, or `fusion-harness` in the user's cache folder; it may not exist yet."""
+    if configured := os.environ.get("HARNESS_CACHE"):
+        return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusion-harness"
 
 
 def file_sha256(file: Path) -> str:
-    """Hex digest of a file's content, from the cache while path, size and modification time are the same."""
+    """Return the hex digest of a file's content, from the cache while path, size and modification time are
+    unchanged."""
     facts = file.stat()
     if facts.st_size < REMEMBERED:
         return hashlib.sha256(file.read_bytes()).hexdigest()
@@ -29,10 +30,10 @@ def file_sha256(file: Path) -> str:
         if len(known) == 64:
             return known
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    with suppress(OSError):  # a cache that cannot be written only costs time
         note.parent.mkdir(parents=True, exist_ok=True)
         draft = note.with_name(f"{key}.{os.getpid()}")
-        draft.write_text(found, "ascii")
+        draft.write_text(sha256, "ascii")
         draft.replace(note)
-    return found
+    return sha256

@@ -1,21 +1,21 @@
-"""The error tree. Every error a user can cause or meet is one of these; its text is one sentence for them.
+"""The error tree. Every error that a user can cause or meet is one of these, with a text of one sentence.
 
 HarnessError
-├── UsageError            exit 2: what was asked for cannot be done as asked; nothing was written
+├── UsageError            exit 2: the request cannot be carried out as given; nothing was written
 │   ├── ConfigError         a configuration file or flag has a wrong value
 │   ├── PluginError         no suite, backend, judge or reward of that name
 │   ├── DataError           an official file is missing or is not the pinned one
 │   ├── CheckpointError     a model folder that cannot be served
 │   └── RunLockedError      another process works on the same run
-├── IncompleteError       exit 4: stopped with what there was; the same command resumes
+├── IncompleteError       exit 4: stopped with partial results; the same command resumes
 │   ├── ServerError         the served model died or never answered
-│   ├── StaleError          a generated file is no longer what would be written
-│   ├── EndpointDownError   a server we ask stays down, or refuses whatever is asked
-│   ├── JudgeUnavailableError  the judge's endpoint stays down or refuses the key
+│   ├── StaleError          a generated file is out of date
+│   ├── EndpointDownError   a server stays down, or rejects every request
+│   ├── JudgeUnavailableError  the judge's endpoint stays down or rejects the key
 │   ├── BudgetReachedError  the next call could cross --max-cost
 │   └── StoreError          results can no longer be written (disk full, no permission)
 ├── ReplyError            one request failed; becomes the `error` of one Answer or Judgment
-└── VerdictParseError     a judge's reply holds no verdict; becomes the `error` of one Judgment
+└── VerdictParseError     a judge's reply has no verdict; becomes the `error` of one Judgment
 
 Exit codes: 0 done, 1 regression (gate), 2 usage, 3 inconclusive (gate), 4 incomplete.
 """
@@ -29,12 +29,12 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 
 def printable(text: str) -> str:
-    """The text without control characters other than newlines: no terminal obeys it."""
+    """Return the text without control characters other than newlines, so that a terminal executes none."""
     return CONTROL.sub(" ", text)
 
 
 class HarnessError(Exception):
-    """Base of all errors that end in one sentence rather than a traceback. What a server said in it is printable."""
+    """Base of all errors shown as one sentence rather than a traceback. Control characters are removed."""
 
     exit_code: ClassVar[int] = 4
 
@@ -95,9 +95,9 @@ class BudgetReachedError(IncompleteError):
 
 
 class ReplyError(HarnessError):
-    """One request that will not be answered.
+    """One request that failed for good.
 
-    `reason` is one of the `Failure.reason` values; `status` the HTTP status, None where no reply came.
+    `reason` is one of the `Failure.reason` values; `status` the HTTP status, None if no reply came.
     """
 
     def __init__(self, message: str, *, reason: str, status: int | None = None) -> None:
@@ -107,9 +107,9 @@ class ReplyError(HarnessError):
 
 
 class VerdictParseError(HarnessError):
-    """A judge's reply that holds no verdict ("parse"), or more than one ("conflict").
+    """A judge's reply without a verdict ("parse"), or with more than one ("conflict").
 
-    `reaskable`: the judge said nothing yet, so asking it once more makes sense; a wrong or double verdict stays one.
+    `reaskable`: the judge has not given a verdict yet, so asking again makes sense; a wrong or double verdict is final.
     """
 
     def __init__(self, message: str, *, reason: str = "parse", reaskable: bool = False) -> None:

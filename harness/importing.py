@@ -82,7 +82,7 @@ def judgments_card(results: Path, model: str, suite: Suite, found: Imported, ori
         suite_version=suite.version,
         judge=judge,
         headline=suite.headline,
-        found=scores.model_copy(update={"notes": (*scores.notes, note)}),
+        scores=scores.model_copy(update={"notes": (*scores.notes, note)}),
         protocol=protocol,
         counts=count(prompts, answers, judgments),
         judging=judging(

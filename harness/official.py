@@ -1,9 +1,9 @@
-"""Pinned upstream files: where each comes from, its sha256 and licence, and how it gets into the local cache.
+"""Fetch pinned upstream files into the local cache and verify them by sha256.
 
-Upstream's texts are never in this repository: they are read at run time from these files. A file is taken from the
-cache, else from a mirror (a folder or a URL that holds the same paths), else from upstream; what does not have the
-pinned sha256 is never kept. A file pinned by revision alone is held to the sha256 of its first download. This
-module knows nothing of what is in the files.
+Upstream's texts are never in this repository: they are read at run time from these files. A file comes from the
+cache, else from a mirror (a folder or a URL with the same paths), else from upstream. A file without the pinned sha256
+is never kept. If only the revision is pinned, later downloads must have the sha256 of the first. This module knows
+nothing about the contents of the files.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1 << 18
 TIMEOUT = 30.0
-"""Seconds without a byte before a download is given up."""
+"""Seconds without a byte after which a download fails."""
 Progress = Callable[[str, int, int], None]
-"""Called with (file name, bytes done, bytes in all)."""
+"""Called with (file name, bytes done, total bytes)."""
 
 
 def files_of(suites: Iterable[str]) -> list[OfficialFile]:
-    """The files of these suites, all files for none named. Raises ConfigError on a suite without files."""
+    """Return the files of these suites, or all files if none is named. Raise ConfigError for a suite without files."""
     wanted = list(suites)
     known = sorted({file.suite for file in FILES.values()})
     for suite in wanted:
@@ -56,12 +56,12 @@ def ensure(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Path]:
-    """Name -> verified local file. Fetches what is not in the cache; raises DataError when a file cannot be had."""
+    """Return name -> verified local file, fetching what is not cached. Raise DataError if a file is unavailable."""
     return {name: _ensure_one(FILES[name], mirror, cache_dir, progress) for name in names}
 
 
 def verify(file: OfficialFile, cache_dir: Path | None = None) -> str:
-    """Reads the cached file whole: "ok", "missing" or "wrong sha256"."""
+    """Read the whole cached file and return "ok", "missing" or "wrong sha256"."""
     path = cached_path(file, cache_dir)
     if not path.is_file():
         return "missing"
@@ -69,15 +69,15 @@ def verify(file: OfficialFile, cache_dir: Path | None = None) -> str:
 
 
 def expected_sha256(file: OfficialFile, cache_dir: Path | None = None) -> str | None:
-    """The pinned sha256, else the one recorded at the first download; None where there is neither."""
+    """Return the pinned sha256, else the one recorded at the first download, else None."""
     return file.sha256 or _recorded(cached_path(file, cache_dir))
 
 
-def at_hand(name: str, mirror: str | None = None, cache_dir: Path | None = None) -> bool:
-    """Whether the file is in the cache or in a mirror's folder: `ensure` then needs no network."""
+def is_available_offline(name: str, mirror: str | None = None, cache_dir: Path | None = None) -> bool:
+    """Return whether the file is in the cache or in a mirror's folder, so that `ensure` needs no network."""
     file = FILES[name]
-    places = [place for place in (mirror, os.environ.get("HARNESS_MIRROR")) if place and not _is_url(place)]
-    return cached_path(file, cache_dir).is_file() or any(Path(place, file.path).is_file() for place in places)
+    folders = [folder for folder in (mirror, os.environ.get("HARNESS_MIRROR")) if folder and not _is_url(folder)]
+    return cached_path(file, cache_dir).is_file() or any(Path(folder, file.path).is_file() for folder in folders)
 
 
 # -------------------------------------------------------------------------------------------------------- fetching
@@ -103,24 +103,24 @@ def _ensure_one(file: OfficialFile, mirror: str | None, cache_dir: Path | None, 
         raise DataError(f"cannot keep {file.name} in the cache at {path}: {error.strerror or error}") from error
     raise DataError(
         f"{file.name} ({file.path.rsplit('/', 1)[-1]}) is not in the cache and could not be fetched "
-        f"({'; '.join(tried)}); with network run `harness data pull {file.suite}`, without it copy a folder that "
-        f"holds {file.path} here and run `harness data pull --mirror DIR`"
+        f"({'; '.join(tried)}); with a network run `harness data pull {file.suite}`, without one copy a folder with "
+        f"{file.path} here and run `harness data pull --mirror DIR`"
     )
 
 
 def _sources(file: OfficialFile, mirror: str | None) -> list[str]:
-    """Folder paths and URLs of the file itself, in the order they are tried."""
-    found = [place.rstrip("/") for place in (mirror, os.environ.get("HARNESS_MIRROR")) if place]
-    places = [f"{place}/{quote(file.path) if _is_url(place) else file.path}" for place in dict.fromkeys(found)]
-    return [*places, file.url]
+    """Return the paths and URLs of the file, in the order they are tried."""
+    mirrors = [root.rstrip("/") for root in (mirror, os.environ.get("HARNESS_MIRROR")) if root]
+    addresses = [f"{root}/{quote(file.path) if _is_url(root) else file.path}" for root in dict.fromkeys(mirrors)]
+    return [*addresses, file.url]
 
 
-def _is_url(place: str) -> bool:
-    return place.startswith(("http://", "https://"))
+def _is_url(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
 
 
 def _fetch(file: OfficialFile, source: str, path: Path, progress: Progress | None) -> str | None:
-    """Puts the verified file at `path`; what hindered it otherwise. A wrong sha256 raises DataError."""
+    """Put the verified file at `path` and return None, or return the problem. A wrong sha256 raises DataError."""
     part = path.with_name(path.name + ".part")
     if _is_url(source):
         problem = _download(file, source, part, progress)
@@ -130,14 +130,14 @@ def _fetch(file: OfficialFile, source: str, path: Path, progress: Progress | Non
         if not Path(source).is_file():
             return f"no file {source}"
         shutil.copyfile(source, part)
-    found, expected = sha256_of(part), file.sha256 or _recorded(path)
+    actual, expected = sha256_of(part), file.sha256 or _recorded(path)
     if expected is None:
-        path.with_name(path.name + ".sha256").write_text(found, "utf-8")
-        log.warning("%s has no pinned sha256; recorded that of this download: %s", file.name, found)
-    elif found != expected:
+        path.with_name(path.name + ".sha256").write_text(actual, "utf-8")
+        log.warning("%s has no pinned sha256; recorded that of this download: %s", file.name, actual)
+    elif actual != expected:
         part.unlink()
         raise DataError(
-            f"{source} is not the pinned {file.name}: its sha256 is {found[:16]}…, expected {expected[:16]}…; "
+            f"{source} is not the pinned {file.name}: its sha256 is {actual[:16]}…, expected {expected[:16]}…; "
             "nothing was kept"
         )
     part.replace(path)
@@ -146,8 +146,8 @@ def _fetch(file: OfficialFile, source: str, path: Path, progress: Progress | Non
 
 
 def _download(file: OfficialFile, url: str, part: Path, progress: Progress | None) -> str | None:
-    """Downloads to `part`, going on where an earlier attempt stopped; what went wrong, or None."""
-    if file.size is None:  # without its size, a piece cannot be told from the whole
+    """Download to `part`, resuming an earlier attempt. Return the problem, or None."""
+    if file.size is None:  # without its size, a part is indistinguishable from the whole
         part.unlink(missing_ok=True)
         return _download_rest(file, url, part, 0, progress)
     while True:
@@ -155,14 +155,14 @@ def _download(file: OfficialFile, url: str, part: Path, progress: Progress | Non
         if start >= file.size:
             if start == file.size:
                 return None
-            part.unlink()  # longer than the pinned file: of no use
+            part.unlink()  # longer than the pinned file, so useless
             start = 0
         problem = _download_rest(file, url, part, start, progress)
         done = part.stat().st_size if part.exists() else 0
         if problem is not None and done <= start:
             return problem
         if problem is None and done != file.size:
-            return None  # complete, but another file: the sha256 will say so
+            return None  # complete, but another file: the sha256 will show it
 
 
 def _download_rest(file: OfficialFile, url: str, part: Path, start: int, progress: Progress | None) -> str | None:
@@ -192,7 +192,7 @@ def _download_rest(file: OfficialFile, url: str, part: Path, start: int, progres
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file, hex."""
+    """Return the hex sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -203,7 +203,7 @@ def _stamp(file: OfficialFile, path: Path) -> list[str | int]:
 
 
 def _recorded(path: Path) -> str | None:
-    """sha256 of the first download of a file that has none pinned."""
+    """Return the sha256 of the first download of a file without a pinned one, or None."""
     try:
         return path.with_name(path.name + ".sha256").read_text("utf-8").strip() or None
     except OSError:
@@ -211,7 +211,7 @@ def _recorded(path: Path) -> str | None:
 
 
 def _is_verified(file: OfficialFile, path: Path) -> bool:
-    """Whether the cached file is the pinned one; hashed once, then remembered by size and time of change."""
+    """Return whether the cached file is the pinned one; it is hashed once, then recognised by size and mtime."""
     if not path.is_file():
         return False
     note = path.with_name(path.name + ".verified")

@@ -13,7 +13,7 @@ from .protocols import Backend, Numbers, OwnRun, OwnRunner, Serving
 from .provenance import provenance
 from .records import ModelRef, ScoreCard, digest
 from .scoring import is_complete
-from .store import RunStore, read_card, run_dir, set_aside
+from .store import RunStore, archive_run, read_card, run_dir
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ async def own_card(made: Plan, suite: OwnRunner, server: KeptServer, *, fresh: b
     try:
         work_dir = spec.results / "runs" / spec.model.slug / "logs" / f"{slug}-{run_id}"
         if fresh and work_dir.exists():
-            set_aside(work_dir)
+            archive_run(work_dir)
         work_dir.mkdir(parents=True, exist_ok=True)
         changed = {key: value for key, value in spec.sampling.model_dump().items() if value is not None}
         own = OwnRun(work_dir, limit=spec.limit, seed=spec.seed, sampling=changed)
@@ -94,11 +94,11 @@ async def run_own(suite: OwnRunner, backend: Serving, own: OwnRun) -> Numbers:
 
 def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, JsonValue]) -> ScoreCard:
     """The card of results that no pipeline made. Raises ConfigError where the headline is not among them."""
-    if numbers.headline not in numbers.found.scores:
+    if numbers.headline not in numbers.scores.scores:
         raise ConfigError(f"no score named {numbers.headline!r} in the files of {numbers.suite}")
-    head = numbers.found.scores[numbers.headline]
+    head = numbers.scores.scores[numbers.headline]
     complete = is_complete(head)
-    notes = list(numbers.found.notes)
+    notes = list(numbers.scores.notes)
     if not complete:
         notes.append(f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")
     return ScoreCard(
@@ -110,8 +110,8 @@ def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, 
         complete=complete,
         protocol=numbers.protocol,
         sampling={"answer_settings": "unknown"},
-        scores=numbers.found.scores,
-        by_category=numbers.found.by_category,
+        scores=numbers.scores.scores,
+        by_category=numbers.scores.by_category,
         counts=numbers.counts,
         notes=tuple(notes),
         judging=numbers.judging,

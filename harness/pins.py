@@ -20,19 +20,20 @@ class OfficialFile:
     """One upstream file at one revision."""
 
     name: str
-    """`SUITE/FILE`: what `ensure` is asked for."""
+    """`SUITE/FILE`, the name for `ensure`."""
     suite: str
     path: str
-    """Its place under the cache's `data` folder and under a mirror: owner/repository/revision/path."""
+    """Path under the cache's `data` folder and under a mirror: owner/repository/revision/path."""
     sha256: str | None
-    """None: never seen by us. The first download's is then recorded beside the file and held to ever after."""
+    """None: not known in advance. The sha256 of the first download is then recorded beside the file and required
+    later."""
     size: int | None
-    """Bytes; None where sha256 is None, or where only the hash is known."""
+    """Bytes; None if sha256 is None, or if only the hash is known."""
     licence: str
     source: str | None = None
-    """Upstream address where it is not `path` on raw.githubusercontent.com."""
+    """Upstream address, if it is not `path` on raw.githubusercontent.com."""
     optional: bool = False
-    """Not in the mirror that this registry was made from: out of reach, it stops only what needs it by name."""
+    """Whether only features that need this file by name fail without it."""
 
     @property
     def url(self) -> str:

@@ -1,4 +1,4 @@
-"""Entry points: the only dynamic import. A new suite, backend or judge is a new file and one line in its package."""
+"""Entry points: the only dynamic import. A new suite, backend or judge is one file and one line in its package."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Group = Literal["backends", "suites", "judges", "judge_configs", "rewards", "com
 
 
 def installed(group: Group) -> dict[str, EntryPoint]:
-    """Name -> entry point of `fusion_harness.<group>`, sorted by name; nothing is imported."""
-    found = entry_points(group=f"fusion_harness.{group}")
-    return {point.name: point for point in sorted(found, key=lambda point: point.name)}
+    """Return name -> entry point of `fusion_harness.<group>`, sorted by name, without importing any."""
+    points = entry_points(group=f"fusion_harness.{group}")
+    return {point.name: point for point in sorted(points, key=lambda point: point.name)}
 
 
 def load_plugin(group: Group, name: str) -> Any:
-    """The object behind a name. Raises PluginError for an unknown name; a plugin that fails to import raises as is."""
+    """Import and return the named plugin. Raise PluginError for an unknown name; import errors propagate."""
     known = installed(group)
     if name not in known:
         raise PluginError(f"no {group[:-1]} named {name!r}; installed: {', '.join(known) or 'none'}")

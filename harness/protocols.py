@@ -1,4 +1,4 @@
-"""What a backend, a suite and a judge must do: the only types the pipeline knows of them."""
+"""The interfaces of a backend, a suite and a judge: the only types that the pipeline knows of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """How a checkpoint is served; each backend uses what it understands and refuses what it cannot honour."""
+    """How a checkpoint is served. Each backend uses the options it understands and rejects those it cannot honour."""
 
     log_dir: Path
     """Existing folder for the server's log."""
@@ -45,7 +45,7 @@ class ServeOptions:
     reasoning_parser: str | None = None
     max_model_len: int | None = None
     engine_args: tuple[str, ...] = ()
-    """Any further server arguments, passed on as they are."""
+    """Further server arguments, passed on unchanged."""
     allow_pickle: bool = False
     trust_remote_code: bool = False
     start_timeout: float = 1800.0
@@ -53,26 +53,27 @@ class ServeOptions:
     concurrency: int = 64
     """Requests in flight."""
     rpm: float | None = None
-    """Requests a minute, at most; for a server that others run."""
+    """Most requests per minute; for a server that others run."""
     tpm: float | None = None
-    """Tokens a minute, prompts and answers together, at most."""
+    """Most tokens per minute, prompts and answers together."""
     timeout: float = 3600.0
     """Seconds one request may take."""
     seed: int = 0
 
 
 class Backend(Protocol):
-    """Serves one model for the time of an `async with`, and answers prompts meanwhile.
+    """Serves one model and answers prompts for the duration of an `async with`.
 
     `fusion_harness.backends` entry points are called as `factory(ModelRef, ServeOptions) -> Backend`; checks that
     need no server (a missing chat template, pickled weights) raise CheckpointError there, before anything is written.
     """
 
     def identity(self) -> dict[str, JsonValue]:
-        """What is served, known before the server starts: backend, weights, chat_template digests, engine arguments.
+        """Return what is served, before the server starts: backend, weights and chat template digests, engine
+        arguments.
 
-        Goes into the run's id: another identity is another run. A key `generation_config` holds the checkpoint's own
-        sampling defaults, if it has any.
+        It is part of the run's id: another identity is another run. A key `generation_config` has the checkpoint's own
+        sampling defaults, if there are any.
         """
         ...
 
@@ -81,14 +82,16 @@ class Backend(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        """All turns of one prompt. A request that fails becomes `Answer.error`; a server that cannot be brought
-        back raises ServerError."""
+        """Answer all turns of one prompt.
+
+        A failed request becomes `Answer.error`. Raise ServerError if the server cannot be restarted.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One answer that is wanted."""
+    """A request for one answer."""
 
     prompt: Prompt
     sampling: Sampling
@@ -98,15 +101,15 @@ class Draw:
 
 @runtime_checkable
 class BulkBackend(Protocol):
-    """A backend that is faster when it is given everything at once."""
+    """A backend that is faster if it gets all draws at once."""
 
     def answer_many(self, draws: Sequence[Draw]) -> AsyncIterator[Answer]:
-        """One answer a draw, in any order, as `Backend.answer` gives them."""
+        """Yield one answer per draw, in any order, as `Backend.answer` returns them."""
         ...
 
 
 class Suite(Protocol):
-    """A benchmark: what is asked, what the judge is asked about an answer, and what the verdicts come to.
+    """A benchmark: its prompts, the judge's tasks about an answer, and the scores from the verdicts.
 
     `fusion_harness.suites` entry points are called as `factory(SuiteOptions) -> Suite`.
     """
@@ -116,23 +119,23 @@ class Suite(Protocol):
     headline: str
 
     def protocol(self) -> dict[str, JsonValue]:
-        """The suite's part of the card's protocol: data digests, reference set, baseline, answer settings."""
+        """Return the suite's part of the card's protocol: data digests, reference set, baseline, answer settings."""
         ...
 
     def prompts(self) -> Sequence[Prompt]: ...
 
     def sampling(self, prompt: Prompt) -> Sampling:
-        """The benchmark's own answer settings for this prompt."""
+        """Return the benchmark's own answer settings for this prompt."""
         ...
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """What the judge is asked about this answer. Pure: the same answer gives the same tasks."""
+        """Return the judge's tasks about this answer. Pure: the same answer gives the same tasks."""
         ...
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        """Pure. `prompts` are those that were asked; what has no judgment among them is unscored.
+        """Return the scores. Pure. `prompts` are those that were asked; those without a judgment are unscored.
 
-        A slot (prompt, draw, turn, order) may have several judgments, of repeats and of a jury's members: they count as
+        A slot (prompt, draw, turn, order) may have several judgments, from repeats and a jury's members, which count as
         their mean (`scoring.verdicts_by_slot`).
         """
         ...
@@ -151,17 +154,20 @@ class Judge(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def judge(self, task: JudgeTask) -> Judgment:
-        """A reply that cannot be read becomes `Judgment.error`; an endpoint that stays down raises
-        JudgeUnavailableError."""
+        """Judge one task.
+
+        An unreadable reply becomes `Judgment.error`. Raise JudgeUnavailableError if the endpoint stays down.
+        """
         ...
 
 
 @runtime_checkable
 class Identified(Protocol):
-    """A judge whose verdicts depend on more than its spec says."""
+    """A judge whose verdicts depend on more than its spec."""
 
     def identity(self) -> dict[str, JsonValue]:
-        """For the card's protocol, known before anything starts: digests and settings, no places of this machine."""
+        """Return digests and settings for the card's protocol, before anything starts, without paths of this
+        machine."""
         ...
 
 
@@ -170,35 +176,35 @@ class Checking(Protocol):
     """A judge that cannot take every kind of task."""
 
     def check(self, task: JudgeTask) -> None:
-        """Raises ConfigError, before the run asks anything."""
+        """Raise ConfigError if the judge cannot handle the task, before the run asks anything."""
         ...
 
 
 @runtime_checkable
 class LoadedJudge(Protocol):
-    """A judge whose model is loaded on this machine. Its class says `local = True`."""
+    """A judge whose model is loaded on this machine. Its class sets `local = True`."""
 
     beside: bool
-    """Whether it has devices of its own, so that it runs while the candidate is served. Else it is entered when all
-    answers exist and the candidate's server is gone."""
+    """Whether it has devices of its own, so that it runs while the candidate is served. If not, it is entered after all
+    answers exist and the candidate's server has stopped."""
 
     def logs_to(self, folder: Path) -> None:
-        """Where its server may write; called before it is entered."""
+        """Set the folder for its server's log; called before it is entered."""
         ...
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model that answers now, for a suite that asks it in its own way."""
+    """A model that is being served now, for a suite that asks it in its own way."""
 
     name: str
-    """What requests call it."""
+    """Its name in requests."""
     url: str
-    """OpenAI-compatible, ending in /v1."""
+    """OpenAI-compatible base URL, ending in /v1."""
     key: str | None = None
     """API key, for requests only."""
     tokenizer: Path | None = None
-    """Folder of the tokenizer; None where the server alone has it."""
+    """Folder of the tokenizer; None if only the server has it."""
     max_model_len: int | None = None
     """Tokens, prompt and answer together; None: unknown."""
     concurrency: int = 64
@@ -207,26 +213,26 @@ class Served:
 
 @runtime_checkable
 class Serving(Protocol):
-    """A backend that others can ask as well, while it serves."""
+    """A backend that other clients can also ask while it serves."""
 
     def served(self) -> Served: ...
 
     async def revive(self) -> bool:
-        """True where the server had died and serves again, maybe elsewhere; False where it is well.
+        """Return True if the server had died and serves again, maybe at another address; False if it is healthy.
 
-        Raises ServerError where it cannot be brought back.
+        Raise ServerError if it cannot be restarted.
         """
         ...
 
 
 @dataclass(frozen=True)
 class OwnRun:
-    """What a suite that runs by itself is told of this run."""
+    """This run's settings for a suite that runs by itself."""
 
     work_dir: Path
     """Existing folder for its log and raw output."""
     limit: int | None = None
-    """At most so many prompts."""
+    """Most prompts to ask."""
     seed: int = 0
     sampling: Mapping[str, JsonValue] = field(default_factory=dict)
     """Answer settings that replace the suite's own: temperature, top_p, max_tokens."""
@@ -234,13 +240,13 @@ class OwnRun:
 
 @dataclass(frozen=True)
 class Numbers:
-    """One model's results on one suite, whatever they were made from; model and origin are said elsewhere."""
+    """One model's results on one suite from any source, without the model's name and the results' origin."""
 
     suite: str
     suite_version: str
     judge: str
     headline: str
-    found: SuiteScores
+    scores: SuiteScores
     protocol: dict[str, JsonValue]
     counts: dict[str, JsonValue]
     judging: Judging | None = None
@@ -248,7 +254,7 @@ class Numbers:
 
 @runtime_checkable
 class OwnRunner(Protocol):
-    """A benchmark that asks and scores by itself: it needs a served model, and neither judge nor pipeline.
+    """A benchmark that asks and scores by itself: it needs a served model, but neither judge nor pipeline.
 
     A `fusion_harness.suites` entry point with `judged = False`, called as `factory(SuiteOptions)` like any suite.
     """
@@ -257,29 +263,29 @@ class OwnRunner(Protocol):
     version: str
 
     def protocol(self) -> dict[str, JsonValue]:
-        """What is known before it runs; decides which run is resumed."""
+        """Return what is known before it runs; it decides which run is resumed."""
         ...
 
-    async def run(self, server: Served, own: OwnRun) -> Numbers:
-        """Raises IncompleteError where it fails."""
+    async def run(self, server: Served, settings: OwnRun) -> Numbers:
+        """Run the benchmark and return its results. Raise IncompleteError if it fails."""
         ...
 
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """What the command line says about a suite's data."""
+    """The command line's options for a suite's data."""
 
     edition: str = "official"
     references: str = "official"
     """MT-Bench's reference answers: official, pr3158, or a file."""
     cache_dir: Path | None = None
-    """Where `harness data` keeps files; None: the default cache."""
+    """Folder of `harness data`; None: the default cache."""
     mirror: str | None = None
     """Folder or URL that is tried before upstream; None: `HARNESS_MIRROR`, then upstream."""
     generation_config: Mapping[str, JsonValue] = field(default_factory=dict)
     """The checkpoint's own sampling defaults, for a suite that prescribes none (AlpacaEval)."""
     argument: str = ""
-    """What follows `NAME:` on the command line, e.g. lm-eval's task."""
+    """The text after `NAME:` on the command line, e.g. lm-eval's task."""
 
 
 @dataclass(frozen=True)
@@ -292,13 +298,13 @@ class SuiteData:
     templates: dict[str, JudgeTemplate]
     baseline_name: str | None = None
     baseline: dict[str, Answer] = field(default_factory=dict)
-    """The baseline's answer by prompt id."""
+    """Prompt id -> the baseline's answer."""
     difficulty: dict[str, float] = field(default_factory=dict)
-    """AlpacaEval only: instruction difficulty by prompt id, logit scale (about -3..6)."""
+    """AlpacaEval only: prompt id -> instruction difficulty, logit scale (about -3..6)."""
     gamed: tuple[tuple[float, float, float], ...] = ()
     """AlpacaEval only: regularisation rows (preference 0..1, standardised length difference, difficulty)."""
     files: dict[str, str] = field(default_factory=dict)
-    """File name -> sha256 of every file the data came from."""
+    """File name -> sha256 of every file with the data."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What produced a number: versions, git state, machine. Facts only; nothing here names a host, a user or a key."""
+"""Record what produced a score: versions, git state, machine. Never the name of a host, a user or a key."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ PACKAGES = (
 
 
 def packages() -> dict[str, JsonValue]:
-    """Installed versions of the packages a score can depend on; absent ones are left out."""
-    found: dict[str, JsonValue] = {}
+    """Return the installed versions of the packages that a score can depend on."""
+    versions: dict[str, JsonValue] = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def git_state(folder: Path | None = None) -> dict[str, JsonValue] | None:
-    """Commit and whether tracked files differ from it; None outside a checkout or without git."""
+    """Return the commit and whether tracked files differ from it; None outside a checkout or without git."""
     folder = folder or Path(__file__).parent
     try:
         sha = _git(folder, "rev-parse", "HEAD")
@@ -56,7 +56,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def device() -> dict[str, JsonValue]:
-    """Processor model and count, and the NVIDIA devices the driver lists (empty without one)."""
+    """Return the processor model, the architecture, and the NVIDIA devices that the driver lists."""
     return {"cpu": _cpu_model(), "machine": platform.machine(), "gpus": list(_gpus())}
 
 
@@ -78,7 +78,7 @@ def _gpus() -> list[str]:
 
 
 def provenance() -> dict[str, JsonValue]:
-    """All of the above, with the harness's and Python's own versions."""
+    """Return all of the above, with the versions of the harness and of Python."""
     return {
         "harness": VERSION,
         "python": sys.version.split()[0],

@@ -1,4 +1,4 @@
-"""What a reward must do: the only types that recipes know of it."""
+"""The interface of a reward: the only types that recipes know of it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from .records import Failure
 
 @dataclass(frozen=True)
 class RewardOptions:
-    """What a recipe's `reward:` says. Each kind uses what it understands and refuses what it cannot honour; plain data,
-    so that a reward can be made in another process."""
+    """The settings in a recipe's `reward:`, as plain data, so that a reward can be made in another process.
+
+    Each kind uses the settings it understands and rejects those it cannot honour.
+    """
 
     kind: str
     model: str | None = None
-    """What the kind asks for: a folder or hf:ORG/NAME@REVISION, a function, a judge's name."""
+    """Depends on the kind: a folder or hf:ORG/NAME@REVISION, a function, a judge's name."""
     url: str | None = None
-    """Base URL of a server that runs already."""
+    """Base URL of a server that is already running."""
     key_env: str | None = None
-    """Environment variable that holds its API key."""
+    """Environment variable with its API key."""
     batch_size: int = 8
     """Answers scored at once."""
     serve: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -38,12 +40,12 @@ class Reward(Protocol):
     """Scores completions, the higher the better: the signature TRL's trainers use for reward functions.
 
     `fusion_harness.rewards` entry points are called as `factory(RewardOptions) -> Reward`. Prompts and completions are
-    strings, or messages where the reward says `conversational = True`; `columns` holds the data set's further fields
-    and `prompt_id`, one text a prompt each. In place of a number there may be a Failure ("context": the answer would
-    have to be cut): that answer has no reward. None, NaN and infinities stop the recipe.
+    strings, or messages if the reward sets `conversational = True`; `columns` has the data set's other fields and
+    `prompt_id`, with one text per prompt. A Failure in place of a number ("context": the answer would have to be cut)
+    means that the answer has no reward. None, NaN and infinities stop the recipe.
 
-    A reward that loads something is a context manager too, entered before it is called. One that is `Identified` says
-    what its numbers depend on; with `cacheable = True` as well, they are kept by that and not computed again.
+    A reward that loads something is also a context manager, entered before it is called. An `Identified` reward states
+    what its numbers depend on; if it also sets `cacheable = True`, they are cached under that identity.
     """
 
     def __call__(

@@ -1,6 +1,6 @@
-"""The weights in a model folder: are they all there, may they be loaded, what is their digest.
+"""Check the weights in a model folder: whether they are complete, whether they may be loaded, their digest.
 
-Reads files only, nothing is loaded; what the rest of the folder says is checkpoint.py's.
+Reads files only, without loading any; checkpoint.py reads the rest of the folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .errors import CheckpointError
 
 PICKLES = (".bin", ".pt", ".pth")
 NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
-"""Starts of pickled file names that a trainer leaves beside the weights."""
+"""Prefixes of pickled files that a trainer leaves beside the weights."""
 DIGESTED = (".safetensors", ".json", ".model", ".tiktoken", ".txt", ".jinja", ".py")
 NOT_DIGESTED = (
     "trainer_state.json",
@@ -25,14 +25,14 @@ NOT_DIGESTED = (
     "train_results.json",
     "eval_results.json",
     "fusion.json",
-    "step.json",  # a recipe's own records: they hold times
+    "step.json",  # a recipe's own records, which contain times
     "begun.json",
 )
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 
 def check_whole(folder: Path) -> None:
-    """Raises CheckpointError for weights that are not all there, or not all written; looks at nothing else."""
+    """Raise CheckpointError if weights are missing or incomplete, whatever the rest of the folder is."""
     try:
         check_weights(folder, allow_pickle=True)
         if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
@@ -42,7 +42,7 @@ def check_whole(folder: Path) -> None:
 
 
 def check_weights(folder: Path, allow_pickle: bool) -> list[Path]:
-    """Raises CheckpointError unless loadable weights are there; returns the pickled ones found."""
+    """Return the pickled weight files. Raise CheckpointError if there are no loadable weights."""
     safe = sorted(folder.glob("*.safetensors"))
     pickles = [p for p in sorted(folder.iterdir()) if p.suffix in PICKLES and not p.name.startswith(NOT_WEIGHTS)]
     for file in safe:
@@ -69,7 +69,10 @@ def _check_shards(folder: Path) -> None:
 
 
 def _check_safetensors(file: Path) -> None:
-    """Header readable and all tensors inside the file: catches what a broken copy or an LFS pointer looks like."""
+    """Raise CheckpointError unless the header is readable and all tensors are inside the file.
+
+    This catches broken copies and LFS pointers.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -87,18 +90,19 @@ def _check_safetensors(file: Path) -> None:
     wanted = 8 + length + max(ends, default=0)
     if size != wanted:
         raise CheckpointError(
-            f"{str(file)!r} is {size} bytes where its header speaks of {wanted}: truncated; copy it again"
+            f"{str(file)!r} has {size} bytes, but its header describes {wanted}: it is truncated; copy it again"
         )
 
 
 def weights_digest(folder: Path, base: Path | None) -> str:
-    """sha256 hex over names and contents of weight, config and tokenizer files, the base's after the adapter's."""
+    """Return the hex sha256 of names and contents of weight, config and tokenizer files, the adapter's before the
+    base's."""
     total = hashlib.sha256()
-    for place in (folder, base):
-        if place is None:
+    for source in (folder, base):
+        if source is None:
             continue
-        safe = any(place.glob("*.safetensors"))
-        for file in sorted(place.iterdir(), key=lambda path: path.name):
+        safe = any(source.glob("*.safetensors"))
+        for file in sorted(source.iterdir(), key=lambda path: path.name):
             pickled = file.suffix in PICKLES and not safe and not file.name.startswith(NOT_WEIGHTS)
             if file.is_file() and (pickled or (file.suffix in DIGESTED and file.name not in NOT_DIGESTED)):
                 total.update(f"{file.name}\0{file_sha256(file)}\n".encode())
@@ -107,13 +111,13 @@ def weights_digest(folder: Path, base: Path | None) -> str:
 
 
 def read_object(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is no such file. Raises CheckpointError on anything else."""
+    """Return the object in a JSON file, or None if there is no file. Raise CheckpointError for anything else."""
     try:
-        found = json.loads(file.read_text("utf-8"))
+        content = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(file)!r} cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{str(file)!r} holds no JSON object")
-    return found
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(file)!r} is not a JSON object")
+    return content

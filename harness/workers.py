@@ -1,8 +1,7 @@
-"""A pool of workers elsewhere: work goes to whoever is free, and what a worker took with it when it died is given out
-again.
+"""A pool of remote workers: work goes to a free worker, and the work of a worker that died goes to another one.
 
-It owns who works at what, and for how long nobody may be there. It knows neither Ray nor models: a worker is anything
-that starts, works and stops, and says by an exception whether it may come back.
+It decides which worker does what, and how long it waits if there is none. It knows neither Ray nor models: a worker is
+anything that starts, works and stops, and whose exceptions tell whether it may come back.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from .errors import HarnessError, ServerError, first_error
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
-"""Workers that may die of, or beside, one piece of work. A node is seldom lost more than once in a run; a prompt that
-kills an engine is found by the engine's own backend, which asks it alone."""
+"""Workers that may die while they do one piece of work. A node is rarely lost more than once in a run, and the engine's
+own backend detects a prompt that kills the engine by asking it alone."""
 LOOK_AGAIN = 0.5
-"""Seconds between two looks whether a lost worker is back."""
+"""Seconds between two checks whether a lost worker is back."""
 STOP_LIMIT = 15.0
 """Seconds a worker may take to stop: a model server's processes get 7 s before they are killed."""
 
@@ -37,25 +36,28 @@ class WorkerLostError(ServerError):
 
 
 class WorkerGoneError(HarnessError):
-    """The worker will never work again; the text says why."""
+    """The worker will never work again; the message states why."""
 
 
 class Worker(Protocol[Taken, Given]):
-    """One worker, wherever it runs. Its calls raise WorkerLostError and WorkerGoneError; any other error of `work` is
-    the work's own, and goes to whoever asked."""
+    """One worker, wherever it runs.
+
+    Its calls raise WorkerLostError and WorkerGoneError; any other error of `work` belongs to the work and goes to the
+    caller of `ask`.
+    """
 
     async def start(self) -> None:
-        """Returns when it can work; at once where it can already."""
+        """Wait until it can work; return at once if it can already."""
 
     async def work(self, work: Taken) -> Given: ...
 
     async def stop(self) -> None:
-        """Ends it, dead or alive."""
+        """End it, whether it is alive or dead."""
 
 
 @dataclass(order=True)
 class _Job(Generic[Work, Result]):
-    """Sorted: what was lost most often first, then first come, first served."""
+    """A piece of work, sorted so that the most often lost comes first, then by arrival."""
 
     rank: int
     number: int
@@ -64,20 +66,20 @@ class _Job(Generic[Work, Result]):
     future: asyncio.Future[Result] = field(compare=False)
 
 
-class Pool(Generic[Work, Result]):
-    """Entered once the first worker can work; the others join when they can.
+class WorkerPool(Generic[Work, Result]):
+    """A pool that is entered when the first worker can work; the others join later.
 
-    `places`: a worker takes more while what it has in flight weighs less. `patience`: seconds that may pass without any
-    worker, at the start as after the loss of all, before everything that waits fails with ServerError.
+    `capacity`: a worker takes more work while the weights of its work in flight add up to less. `patience`: seconds
+    without any worker, at the start or later, after which all waiting work fails with ServerError.
     """
 
-    def __init__(self, name: str, workers: Sequence[Worker[Work, Result]], *, places: int, patience: float) -> None:
+    def __init__(self, name: str, workers: Sequence[Worker[Work, Result]], *, capacity: int, patience: float) -> None:
         self.name = name
         self.working = 0
         """Workers that can work now."""
         self._workers = workers
         self._left = len(workers)
-        self._places = places
+        self._places = capacity
         self._patience = patience
         self._queue: asyncio.PriorityQueue[_Job[Work, Result]] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
@@ -110,8 +112,10 @@ class Pool(Generic[Work, Result]):
         await asyncio.gather(*(self._stopped(worker) for worker in self._workers))
 
     async def ask(self, work: Work, *, weight: float = 1.0) -> Result:
-        """What a worker made of it. Raises WorkerLostError where ATTEMPTS workers were lost with it in flight,
-        ServerError where no worker is left."""
+        """Return a worker's result for `work`.
+
+        Raise WorkerLostError if ATTEMPTS workers were lost with it in flight, ServerError if no worker is left.
+        """
         if self._failed is not None:
             raise self._failed
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -147,7 +151,7 @@ class Pool(Generic[Work, Result]):
             await asyncio.sleep(LOOK_AGAIN)
 
     async def _feed(self, worker: Worker[Work, Result]) -> None:
-        """Gives it work for as long as it lives; ends by WorkerLostError or WorkerGoneError, in a group."""
+        """Give the worker work as long as it lives; ends with WorkerLostError or WorkerGoneError in a group."""
         load, room = 0.0, asyncio.Event()
         room.set()
 
@@ -155,17 +159,17 @@ class Pool(Generic[Work, Result]):
             nonlocal load
             load -= job.weight
             room.set()
-            self._again(job)  # lost, or never begun; what is done is left alone
+            self._again(job)  # requeue it if it was lost or never started
 
         async with asyncio.TaskGroup() as group:
-            # a task of its own: the group must see a lost worker while this loop waits for work
+            # a separate task: the group must notice a lost worker while this loop waits for work
             async def give() -> None:
                 nonlocal load
                 while True:
                     await room.wait()
                     job = await self._queue.get()
                     if job.future.done():
-                        continue  # whoever asked no longer waits
+                        continue  # the caller no longer waits
                     load += job.weight
                     if load >= self._places:
                         room.clear()
@@ -179,7 +183,7 @@ class Pool(Generic[Work, Result]):
             result = await worker.work(job.work)
         except (WorkerLostError, WorkerGoneError):
             raise
-        except Exception as error:  # the edge between who asked and who worked: it rises there, not here
+        except Exception as error:  # the boundary between caller and worker: raise it in the caller, not here
             if not job.future.done():
                 job.future.set_exception(error)
         else:
@@ -202,7 +206,7 @@ class Pool(Generic[Work, Result]):
         except TimeoutError:
             log.warning("%s: a worker did not stop within %.0f s", self.name, STOP_LIMIT)
 
-    # who is there
+    # which workers can work
 
     def _works(self) -> None:
         self.working += 1
@@ -214,7 +218,7 @@ class Pool(Generic[Work, Result]):
 
     def _nobody_works(self) -> None:
         if self.working == 0 and self._alarm is None:
-            words = f"{self.name}: no worker could work for {self._patience:.0f} s: none found room, or none came up"
+            words = f"{self.name}: no worker for {self._patience:.0f} s: none found room, or none started"
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(self._patience, self._fail, ServerError(words))
 
@@ -226,15 +230,15 @@ class Pool(Generic[Work, Result]):
             self._fail(error)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """What no worker may raise is nobody's but the caller's."""
+        """Raise an unexpected error of a worker's task in all callers."""
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        said = ServerError(f"{self.name}: {error}") if isinstance(error, WorkerGoneError) else error
-        self._failed = said
+        failure = ServerError(f"{self.name}: {error}") if isinstance(error, WorkerGoneError) else error
+        self._failed = failure
         self._first.set()
         for future in list(self._open):
             if not future.done():
-                future.set_exception(said)
+                future.set_exception(failure)

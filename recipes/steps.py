@@ -20,7 +20,7 @@ from harness.digests import file_sha256
 from harness.errors import ConfigError, IncompleteError, UsageError
 from harness.provenance import packages
 from harness.records import Record, digest
-from harness.store import FolderLock, dump_json, set_aside, write_atomic
+from harness.store import FolderLock, archive_run, dump_json, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def _work(step: Step) -> Counts:
 
 def undo(step: Step) -> Path | None:
     """Moves a step's folder aside (`--from`); nothing is deleted."""
-    return set_aside(step.folder)
+    return archive_run(step.folder)
 
 
 def input_digests(step: Step) -> dict[str, str]:

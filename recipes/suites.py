@@ -31,7 +31,7 @@ def check_suites(spec: RecipeSpec) -> None:
     evaluate = spec.evaluate
     suites = suite_names(evaluate.suite or "all")
     if evaluate.judge is not None:  # else it may be set by the environment, which a later session can have
-        choose_judges(suites, evaluate.judge, edition=evaluate.edition, own={})
+        choose_judges(suites, evaluate.judge, edition=evaluate.edition, own_judges={})
     if "best" in evaluate.models and not spec.prompts.validation:
         raise ConfigError("evaluate.models has `best`, which needs validation prompts: set prompts.validation")
 
@@ -43,7 +43,7 @@ def suite_spec(spec: RecipeSpec, model: ModelRef, results: Path) -> RunSpec:
     """
     evaluate = spec.evaluate
     suites = suite_names(evaluate.suite or "all")
-    judges = choose_judges(suites, evaluate.judge, edition=evaluate.edition, own={})
+    judges = choose_judges(suites, evaluate.judge, edition=evaluate.edition, own_judges={})
     found = {
         "model": model,
         "suites": suites,

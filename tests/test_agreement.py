@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kendalltau, spearmanr
 
 from harness.stats.agreement import agreement, flip_rate, krippendorff_alpha, position_consistency
-from harness.stats.correction import Judged, prediction_powered, rogan_gladen
+from harness.stats.correction import JudgedSample, prediction_powered, rogan_gladen
 from harness.stats.rank_correlation import rank_correlation
 
 CELLS = [("win", "win")] * 20 + [("win", "loss")] * 5 + [("loss", "win")] * 10 + [("loss", "loss")] * 15
@@ -124,8 +124,8 @@ def test_flip_rate_is_the_chance_that_two_repeats_differ() -> None:
 def test_a_judge_no_better_than_chance_cannot_be_corrected() -> None:
     people = np.array([1.0, 1.0, 0.0, 0.0])
 
-    assert rogan_gladen(Judged(np.array([1.0, 0.0, 1.0, 0.0]), people, range(4))).value is None
-    assert rogan_gladen(Judged(np.ones(2), np.full(2, np.nan), range(2))).value is None
+    assert rogan_gladen(JudgedSample(np.array([1.0, 0.0, 1.0, 0.0]), people, range(4))).value is None
+    assert rogan_gladen(JudgedSample(np.ones(2), np.full(2, np.nan), range(2))).value is None
 
 
 def test_rogan_gladen_of_rows_is_that_of_counts_and_ties_are_left_out() -> None:
@@ -133,7 +133,7 @@ def test_rogan_gladen_of_rows_is_that_of_counts_and_ties_are_left_out() -> None:
     judge = np.array([1, 1, 1, 0, 0, 0, 1, 1, 0, 1, 0.5])
     people = np.array([1, 1, 1, 1, 0, 0, 0, np.nan, np.nan, np.nan, 1])
 
-    found = rogan_gladen(Judged(judge, people, range(11)))
+    found = rogan_gladen(JudgedSample(judge, people, range(11)))
 
     assert found.value == pytest.approx((0.6 + 2 / 3 - 1) / (2 / 3 + 3 / 4 - 1))
 
@@ -147,7 +147,7 @@ def test_rogan_gladen_of_rows_covers_the_truth_when_a_questions_rows_are_alike()
         kept = rng.random((80, 10)) < np.where(truth == 1, 0.85, 0.75)
         judge = np.where(kept, truth, 1 - truth)
         people = np.where(rng.random((80, 10)) < 0.4, truth, np.nan)
-        rows = Judged(judge.ravel(), people.ravel(), np.repeat(np.arange(80), 10).tolist())
+        rows = JudgedSample(judge.ravel(), people.ravel(), np.repeat(np.arange(80), 10).tolist())
         interval = rogan_gladen(rows).interval
         assert interval is not None
         covered += interval.low <= 0.6 <= interval.high
@@ -158,7 +158,7 @@ def test_prediction_powered_by_hand() -> None:
     judge = np.array([1.0, 1.0, 0.0, 1.0])
     people = np.array([1.0, 0.0, np.nan, np.nan])
 
-    found = prediction_powered(Judged(judge, people, range(4)))
+    found = prediction_powered(JudgedSample(judge, people, range(4)))
 
     assert found.value == pytest.approx(3 / 4 + (0 - 1) / 2)  # judge's mean over all, plus people - judge where both
 
@@ -172,7 +172,7 @@ def test_prediction_powered_covers_the_truth_and_tuning_narrows_it() -> None:
         truth = (rng.random((80, 5)) < 0.6 + lean).astype(float)
         judge = np.where(rng.random((80, 5)) < 0.75, truth, 1.0)  # a judge too kind
         people = np.where(rng.random((80, 5)) < 0.3, truth, np.nan)
-        rows = Judged(judge.ravel(), people.ravel(), np.repeat(np.arange(80), 5).tolist())
+        rows = JudgedSample(judge.ravel(), people.ravel(), np.repeat(np.arange(80), 5).tolist())
         plain, tuned = prediction_powered(rows), prediction_powered(rows, tuned=True)
         assert plain.interval is not None
         assert tuned.interval is not None
@@ -188,7 +188,7 @@ def test_prediction_powered_covers_the_truth_and_tuning_narrows_it() -> None:
 def test_a_useless_judge_leaves_peoples_own_mean_when_tuned() -> None:
     people = np.array([1.0, 0.0, 1.0, np.nan])
 
-    assert prediction_powered(Judged(np.ones(4), people, range(4)), tuned=True).value == pytest.approx(2 / 3)
+    assert prediction_powered(JudgedSample(np.ones(4), people, range(4)), tuned=True).value == pytest.approx(2 / 3)
 
 
 # ----------------------------------------------------------------------------------------------- rank correlation

@@ -312,7 +312,7 @@ def test_what_it_cost_does_not_change_a_calibrations_digest(tmp_path: Path) -> N
     one = calibration(100)
 
     assert one.sha == one.model_copy(update={"usage": {"cost": 3.0}}).sha
-    with pytest.raises(ConfigError, match="is no calibration"):
+    with pytest.raises(ConfigError, match="is not a valid calibration"):
         read_calibration(tmp_path / "none.json")
 
 

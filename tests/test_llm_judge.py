@@ -225,7 +225,7 @@ def test_an_endpoint_that_is_down_stops_the_run() -> None:
         async with LlmJudge(spec) as judge:
             await asyncio.gather(*(judge.judge(RATING_TASK) for _ in range(10)))
 
-    with pytest.raises(JudgeUnavailableError, match=r"judge 'j' .*stays down.*cannot reach.*the same command goes on"):
+    with pytest.raises(JudgeUnavailableError, match=r"judge 'j' .*stays down.*cannot reach.*the same command resumes"):
         asyncio.run(run())
 
 

@@ -259,7 +259,7 @@ def test_a_suite_runs_again_on_a_server_that_was_brought_back(tmp_path: Path) ->
 
     found = asyncio.run(run_own(suite, DiesOnce(), OwnRun(tmp_path)))
 
-    assert found.found.scores["m"].value == 1
+    assert found.scores.scores["m"].value == 1
     assert suite.asked == ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"]
     with pytest.raises(IncompleteError, match="no server"):
         asyncio.run(run_own(Asks("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"), DiesOnce(), OwnRun(tmp_path)))

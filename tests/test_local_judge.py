@@ -20,9 +20,9 @@ from pydantic import JsonValue
 from test_checkpoint import write_checkpoint
 from toys import ToyBackend, ToyJudge, ToySuite
 
-from harness.backends.chat import Context, Dialogue
+from harness.backends.chat import ContextWindow, Dialogue
 from harness.backends.served import ServedBackend
-from harness.backends.server import Launch
+from harness.backends.server import ServerCommand
 from harness.config import ServeSpec, find_judge, with_devices
 from harness.errors import ConfigError
 from harness.judging.identity import judge_protocol
@@ -193,14 +193,16 @@ class FakeVllm(ServedBackend):
     name = "vllm"
     extra: tuple[str, ...] = ()
 
-    def launch(self, port: int) -> Launch:
-        return Launch((sys.executable, FAKE, f"--port={port}", f"--model={self.label}", "--mode=judge", *self.extra))
+    def launch(self, port: int) -> ServerCommand:
+        return ServerCommand(
+            (sys.executable, FAKE, f"--port={port}", f"--model={self.label}", "--mode=judge", *self.extra)
+        )
 
     def engine(self) -> dict[str, JsonValue]:
         return {"dtype": self.options.dtype}
 
-    async def prepare(self, dialogue: Dialogue) -> Context:
-        return Context(None)
+    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+        return ContextWindow(None)
 
 
 @pytest.fixture
@@ -280,7 +282,7 @@ def test_devices_must_not_be_the_candidates() -> None:
     found = with_devices(judges, "2,3", ServeSpec(tensor_parallel=2))
 
     assert [spec.serve for spec in found["mt_bench"]] == [{"devices": "2,3"}, {}]
-    with pytest.raises(ConfigError, match=r"the candidate uses 0, 1; give it others by --devices"):
+    with pytest.raises(ConfigError, match=r"the candidate uses 0, 1; give it others with --devices"):
         with_devices(judges, "1", ServeSpec(tensor_parallel=2))
     assert with_devices(judges, "1", ServeSpec(tensor_parallel=2, devices="2,3"))
     with pytest.raises(ConfigError, match="no judge of this run is loaded here"):

@@ -12,7 +12,7 @@ import pytest
 from recipe_files import prompt_rows
 
 from harness.backends.ray import Engine, EngineActor, RayBackend
-from harness.cluster import RayCluster, Refusal
+from harness.cluster import ActorRefusal, RayCluster
 from harness.errors import ConfigError, ServerError
 from harness.plugins import load_plugin
 from harness.protocols import ServeOptions
@@ -45,8 +45,8 @@ def test_the_number_of_workers_is_no_part_of_who_answers(tmp_path: Path) -> None
     [
         (("ray.worker=endpoint",), r"ray\.worker='endpoint': a worker serves a model itself"),
         (("ray.worker=ray",), r"ray\.worker='ray': a worker serves a model itself"),
-        (("ray.cpus=-1",), r"engine argument ray\.cpus='-1' is no number from 0"),
-        (("ray.gpus=nan",), r"engine argument ray\.gpus='nan' is no number from 0"),
+        (("ray.cpus=-1",), r"engine argument ray\.cpus='-1' is not a number of 0 or more"),
+        (("ray.gpus=nan",), r"engine argument ray\.gpus='nan' is not a number of 0 or more"),
         (("ray.cores=2",), r"no engine argument 'ray\.cores=2'; it knows: ray\.worker, ray\.cpus, ray\.gpus"),
         (("lateness=2",), r"backend 'scripted' has no engine argument 'lateness=2'"),
     ],
@@ -57,7 +57,7 @@ def test_a_wrong_engine_argument_is_one_sentence(tmp_path: Path, words: tuple[st
 
 
 def test_devices_are_rays_to_choose(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot honour --devices '0,1': Ray says which GPUs"):
+    with pytest.raises(ConfigError, match="cannot honour --devices '0,1': Ray decides which GPUs"):
         backend(tmp_path, devices="0,1")
 
 
@@ -121,9 +121,9 @@ def test_a_worker_that_does_not_find_the_model_says_so(tmp_path: Path) -> None:
     script = tmp_path / "script.jsonl"
     script.write_text('{"prompt_id": "p0", "turns": ["a"]}\n')
     engine = Engine("scripted", ModelRef.parse(str(script)), ServeOptions(log_dir=tmp_path / "worker-0"), {})
-    engine = replace(engine, identity=engine.made().identity())
+    engine = replace(engine, identity=engine.make_backend().identity())
 
-    def start() -> Refusal | None:
+    def start() -> ActorRefusal | None:
         return asyncio.run(EngineActor(engine).start())
 
     assert start() is None
@@ -133,7 +133,7 @@ def test_a_worker_that_does_not_find_the_model_says_so(tmp_path: Path) -> None:
     gone = start()
 
     assert other is not None
-    assert "is another model, or is served otherwise, than where the run began" in other.message
+    assert "is another model here, or is served with other settings, than where the run started" in other.message
     assert gone is not None
     assert gone.message.startswith("(model, packages and harness must be the same on every node")
     assert "script.jsonl' cannot be read" in gone.message

@@ -91,7 +91,7 @@ def test_the_estimate_counts_calls_and_prices_them(tmp_path: Path) -> None:
     # tokens at $2/M; twenty times
     assert found.judge_cost == pytest.approx(20 * (1515 / 4 + 12 + 800) / 1e6)
     assert found.judge_cost_open == found.judge_cost
-    assert "4 characters a token" in found.tokens_by
+    assert "4 characters per token" in found.tokens_by
 
 
 def test_a_card_counts_failures_by_reason_and_is_not_ranked_under_nine_tenths(tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ from benchmarks.stats import coverage
 from benchmarks.stats.games import play, truth
 from benchmarks.stats.methods import confidence_sequence, half_width
 from harness.stats.noninferiority import non_inferiority
-from harness.stats.paired import Estimate
+from harness.stats.paired import ClusteredEstimate
 from harness.stats.power import detectable, required_n, required_repeats
 from harness.stats.sequential import best_ratio
 
 SETS = 300
 
 
-def estimate(value: float, se: float) -> Estimate:
-    return Estimate(value, se, df=0, n=500)  # df 0: normal quantiles, 1.645 for one-sided 5 %
+def estimate(value: float, se: float) -> ClusteredEstimate:
+    return ClusteredEstimate(value, se, df=0, n=500)  # df 0: normal quantiles, 1.645 for one-sided 5 %
 
 
 def test_safe_worse_and_undecided() -> None:

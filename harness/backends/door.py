@@ -1,4 +1,4 @@
-"""Who may ask a server at the same time: many together, or one suspected of killing it alone."""
+"""Who may ask a server at the same time: many requests together, or one suspected of killing it, alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 
 class Door:
-    """A lock of many or one. Whoever waits to go alone is let in before others that come later."""
+    """A lock for many or one. A request that waits to go alone gets in before others that come later."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()

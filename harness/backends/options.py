@@ -1,4 +1,4 @@
-"""Refusing what a backend cannot honour: an option that is silently ignored gives a wrong number."""
+"""Reject options that a backend cannot honour: an option that is silently ignored gives a wrong score."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed"
 
 
 def refuse_unknown(options: ServeOptions, backend: str, understood: Iterable[str]) -> None:
-    """Raises ConfigError when a field outside `understood` has another value than its default."""
+    """Raise ConfigError if a field outside `understood` has another value than its default."""
     known = COMMON | frozenset(understood)
     for field in fields(options):
         value = getattr(options, field.name)
@@ -23,11 +23,14 @@ def refuse_unknown(options: ServeOptions, backend: str, understood: Iterable[str
 
 
 def pairs(engine_args: Iterable[str], backend: str, known: Iterable[str]) -> dict[str, str]:
-    """`NAME=VALUE` engine arguments of a backend that has no server of its own; raises ConfigError on another name."""
-    found = {}
+    """Return the `NAME=VALUE` engine arguments of a backend without a server of its own.
+
+    Raise ConfigError for a name outside `known`.
+    """
+    values = {}
     for word in engine_args:
         name, sign, value = word.lstrip("-").partition("=")
         if name not in known or not sign:
             raise ConfigError(f"backend {backend!r} has no engine argument {word!r}; it knows: {', '.join(known)}")
-        found[name] = value
-    return found
+        values[name] = value
+    return values

@@ -1,6 +1,6 @@
-"""A checkpoint served by a process of our own: what `vllm` and `transformers` share.
+"""A checkpoint served by a child process: what `vllm` and `transformers` share.
 
-Starts the server, asks it, and when it dies in mid-run starts it again and asks anew what was in flight.
+Starts the server and asks it. If the server dies in mid-run, restarts it and repeats the requests that were in flight.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ..client import ChatClient, ChatReply
 from ..errors import CheckpointError, ConfigError, ReplyError, ServerError
 from ..protocols import Served, ServeOptions
 from ..records import ModelRef
-from .chat import Asker, ChatBackend, ChatCompletions, Context, Dialogue, Message
+from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, Dialogue, Message
 from .door import Door
 from .fastchat import FastChatCompletions, template_digest
-from .server import Launch, ModelServer, ServerDiedError
+from .server import ModelServer, ServerCommand, ServerDiedError
 
 log = logging.getLogger(__name__)
 
 DEATHS_TO_STOP = 4
-"""So many in a row, without one answer between them: the server cannot be brought back."""
+"""Deaths in a row, without an answer between them, after which the server counts as beyond repair."""
 MAX_RESTARTS = 20
-"""In one run; each costs a start. The same command goes on."""
+"""Restarts in one run; each costs a start-up. The same command resumes."""
 SUSPECT, CULPRIT = 2, 3
-"""Deaths that a request was in flight at: after SUSPECT it is asked alone, after CULPRIT it has failed."""
+"""Deaths during which a request was in flight: after SUSPECT it is sent alone, after CULPRIT it fails."""
 ATTEMPTS = 3
-"""Times one request is sent to a server that is alive but fails it."""
+"""Times one request is sent to a server that is alive but fails to answer it."""
 
 
 class _RevivedError(Exception):
@@ -40,7 +40,7 @@ class _RevivedError(Exception):
 
 
 class ServedBackend(ChatBackend, ABC):
-    """Subclasses say how the server is launched (`launch`) and what it can be asked (`prepare`)."""
+    """Subclasses define how the server is launched (`launch`) and how much room it has (`prepare`)."""
 
     name = "served"
     has_tokenize = False
@@ -51,10 +51,10 @@ class ServedBackend(ChatBackend, ABC):
             raise ConfigError(f"{str(model)!r} is served already: use --backend endpoint, not {self.name}")
         folder = resolve(model, allow_pickle=options.allow_pickle)
         template = options.chat_template
-        found = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
+        checkpoint = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
         if template is not None and template.startswith(FASTCHAT):
-            found = found.model_copy(update={"template_digest": template_digest(template[len(FASTCHAT) :])})
-        self.checkpoint: Checkpoint = found
+            checkpoint = checkpoint.model_copy(update={"template_digest": template_digest(template[len(FASTCHAT) :])})
+        self.checkpoint: Checkpoint = checkpoint
         self.label = model.label
         self.options = options
         self.server = ModelServer(
@@ -69,19 +69,19 @@ class ServedBackend(ChatBackend, ABC):
         self._epoch = 0
         self._deaths = 0
 
-    # what a subclass says
+    # what a subclass defines
 
     @abstractmethod
-    def launch(self, port: int) -> Launch:
-        """The command that serves on 127.0.0.1:`port`."""
+    def launch(self, port: int) -> ServerCommand:
+        """Return the command that serves on 127.0.0.1:`port`."""
 
     @abstractmethod
     def engine(self) -> dict[str, JsonValue]:
-        """What can change an answer besides weights and template: for the run's id."""
+        """Return what can change an answer besides weights and template: part of the run's id."""
 
     @abstractmethod
-    async def prepare(self, dialogue: Dialogue) -> Context:
-        """Asks the fresh server what room there is; raises CheckpointError where the template is at fault."""
+    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+        """Ask the fresh server how much room there is. Raise CheckpointError if the template is wrong."""
 
     # the Backend protocol
 
@@ -95,8 +95,10 @@ class ServedBackend(ChatBackend, ABC):
                 await self.server.start()
             except ServerDiedError as error:
                 raise CheckpointError(str(error)) from None
-            places, timeout = self.options.concurrency, self.options.timeout
-            client = ChatClient(self.server.root_url, concurrency=places, timeout=timeout, attempts=2, patience=None)
+            concurrency, timeout = self.options.concurrency, self.options.timeout
+            client = ChatClient(
+                self.server.root_url, concurrency=concurrency, timeout=timeout, attempts=2, patience=None
+            )
             self._client = await stack.enter_async_context(client)
             dialogue = self.dialogue()
             self._asker = Asker(dialogue, await self.prepare(dialogue), self.label, seed=self.options.seed)
@@ -104,12 +106,14 @@ class ServedBackend(ChatBackend, ABC):
         return self
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        """A chat-completions body as another client would send it, asked of this model under its own name. Its
-        `max_tokens` is lowered to the room left; raises ReplyError ("context") where there is too little."""
+        """Answer a chat-completions body from another client with this model, under its own name.
+
+        `max_tokens` is lowered to the room left. Raise ReplyError ("context") if there is too little.
+        """
         assert self._asker is not None, "use `async with`"
-        found = body["messages"]
-        assert isinstance(found, list)
-        messages = [Message(str(one["role"]), str(one["content"])) for one in found if isinstance(one, dict)]
+        entries = body["messages"]
+        assert isinstance(entries, list)
+        messages = [Message(str(entry["role"]), str(entry["content"])) for entry in entries if isinstance(entry, dict)]
         params = {name: value for name, value in body.items() if name not in ("model", "messages")}
         limit = params.get("max_tokens")
         if isinstance(limit, int):
@@ -117,24 +121,28 @@ class ServedBackend(ChatBackend, ABC):
         return await self._asker.dialogue.complete(messages, params)
 
     def served(self) -> Served:
-        """Where others can ask this model, while it is up."""
-        found = self.checkpoint
-        folder = found.path if found.base is None or (found.path / "tokenizer_config.json").is_file() else found.base
+        """Return how other clients can reach this model while it is up."""
+        checkpoint = self.checkpoint
+        folder = (
+            checkpoint.path
+            if checkpoint.base is None or (checkpoint.path / "tokenizer_config.json").is_file()
+            else checkpoint.base
+        )
         return Served(
             self.served_name,
             self.server.root_url + "/v1",
             tokenizer=folder.resolve(),
-            max_model_len=self.options.max_model_len or found.max_position,
+            max_model_len=self.options.max_model_len or checkpoint.max_position,
             concurrency=self.options.concurrency,
         )
 
     # staying alive
 
     async def revive(self) -> bool:
-        return await self._revived(self._epoch)
+        return await self._restart_if_dead(self._epoch)
 
     def dialogue(self) -> Dialogue:
-        """How this server is asked: by its own chat template, or by one of fschat's."""
+        """Return how this server is asked: by its own chat template, or by one of fschat's."""
         source = self.checkpoint.template_source
         if not source.startswith(FASTCHAT):
             return ChatCompletions(self.post, self.served_name, tokenize=self.has_tokenize)
@@ -148,17 +156,20 @@ class ServedBackend(ChatBackend, ABC):
 
     @property
     def served_name(self) -> str:
-        """What requests call the model."""
+        """Return the name of the model in requests."""
         return self.label
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
-        """POST below the server's root. A server that died meanwhile is restarted and asked again; raises ReplyError
-        for a request a live server refuses or that kills it each time, ServerError when it cannot be brought back."""
+        """POST below the server's root; if the server dies, restart it and repeat the request.
+
+        Raise ReplyError for a request that a live server rejects or that kills it each time, ServerError if the server
+        cannot be restarted.
+        """
         attempt, deaths = 1, 0
         while True:
             async with self._door.alone() if deaths >= SUSPECT else self._door.together():
                 try:
-                    return await self._sent(path, body)
+                    return await self._send(path, body)
                 except _RevivedError:
                     deaths += 1
                 except ReplyError as error:
@@ -166,24 +177,24 @@ class ServedBackend(ChatBackend, ABC):
                     if attempt > ATTEMPTS or (error.reason != "transport" and (error.status or 0) < 500):
                         raise
             if deaths >= CULPRIT:
-                raise ReplyError(f"the server died {deaths} times of this request, the last time alone", reason="other")
+                raise ReplyError(f"this request killed the server {deaths} times, the last time alone", reason="other")
 
-    async def _sent(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
-        """One attempt; raises _RevivedError where the server died of it or beside it, and is up again."""
+    async def _send(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
+        """Send the request once. Raise _RevivedError if the server died meanwhile and is up again."""
         assert self._client is not None, "use `async with`"
         epoch = self._epoch
         try:
-            found = await self._client.post(path, body)
+            reply = await self._client.post(path, body)
         except ReplyError as error:
             lost = error.reason == "transport" or (error.status or 0) >= 500
-            if lost and await self._revived(epoch):
+            if lost and await self._restart_if_dead(epoch):
                 raise _RevivedError from None
             raise
         self._deaths = 0
-        return found
+        return reply
 
-    async def _revived(self, epoch: int) -> bool:
-        """True when the server has been restarted since `epoch`, by us or by another request; False when it is well."""
+    async def _restart_if_dead(self, epoch: int) -> bool:
+        """Return True if the server was restarted since `epoch`, here or by another request; False if it is healthy."""
         async with self._reviving:
             if self._epoch != epoch:
                 return True

@@ -1,1 +1,1 @@
-"""Judging through the OpenAI Batch API: half the price, up to a day's wait. `wire.BatchWire` is what a judge calls."""
+"""Judge through the OpenAI Batch API: half the price, up to a day's wait. A judge calls `wire.BatchWire`."""

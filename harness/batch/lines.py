@@ -1,4 +1,4 @@
-"""The lines of a batch's files: requests out, results in. Pure.
+"""Write and read the lines of a batch's files: requests and results. Pure.
 
 Format: platform.openai.com/docs/guides/batch. A custom id is the hex key that the reply is cached under.
 """
@@ -19,11 +19,11 @@ PATH: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 PRICE_SHARE = 0.5  # platform.openai.com/docs/guides/batch: 50 % of the synchronous price
 MAX_REQUESTS = 50_000
 MAX_BYTES = 200_000_000
-"""Of one input file; same page."""
+"""Largest input file; same page."""
 
 
 class AskAgainError(Exception):
-    """This request ran out of time or luck, not of sense: another batch may answer it."""
+    """This request expired or met a passing error: another batch may answer it."""
 
     def __init__(self, message: str, status: int | None) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ def request_line(call: Call) -> bytes:
 
 
 def chunks(calls: Iterable[Call], *, most: int = MAX_REQUESTS, most_bytes: int = MAX_BYTES) -> Iterator[list[Call]]:
-    """The calls in pieces that one batch may hold, in order."""
+    """Yield the calls, in order, in pieces that fit into one batch."""
     piece: list[Call] = []
     size = 0
     for call in calls:
@@ -54,21 +54,21 @@ Result = ChatReply | ReplyError | AskAgainError
 
 
 def read_results(lines: Sequence[bytes]) -> dict[str, Result]:
-    """Custom id -> what came of it, from output and error file together; what is in neither is not here."""
-    found: dict[str, Result] = {}
+    """Return custom id -> result, from the lines of output and error file together."""
+    results: dict[str, Result] = {}
     for line in lines:
         try:
             entry = json.loads(line)
             name = str(entry["custom_id"])
         except (ValueError, KeyError, TypeError):
-            continue  # no line of ours: whoever it was for is asked again
-        found[name] = _read_result(entry)
-    return found
+            continue  # not a line of ours: the request it was for is sent again
+        results[name] = _read_result(entry)
+    return results
 
 
 def _read_result(entry: dict[str, Any]) -> Result:
     response = entry.get("response")
-    if not isinstance(response, dict):  # never run: expired or cancelled first
+    if not isinstance(response, dict):  # it never ran: it expired or was cancelled first
         return AskAgainError(_sentence(entry.get("error")), None)
     status, body = response.get("status_code"), response.get("body")
     if status == 200 and isinstance(body, dict):
@@ -84,5 +84,5 @@ def _read_result(entry: dict[str, Any]) -> Result:
     return ReplyError(message, reason=refusal_reason(status, message), status=status)
 
 
-def _sentence(found: object) -> str:
-    return server_sentence(json.dumps(found).encode()) if found else "no result"
+def _sentence(body: object) -> str:
+    return server_sentence(json.dumps(body).encode()) if body else "no result"

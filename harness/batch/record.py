@@ -1,4 +1,4 @@
-"""What is known of each batch of a run, on disk before and after every step: a crash costs no second upload.
+"""Records of each batch of a run, written before and after every step, so that a crash costs no second upload.
 
 RUN/batches/NAME.jsonl         the requests; NAME is ours, and the batch's metadata and file name carry it
 RUN/batches/NAME.json          the record below
@@ -33,7 +33,7 @@ class BatchRecord(Record):
     ended: str | None = None
     """Its last status, set once its results are in NAME.results.jsonl."""
     dropped: tuple[str, ...] = ()
-    """Custom ids whose reply held no verdict: asked anew."""
+    """Custom ids whose reply had no verdict: they are asked again."""
 
 
 class BatchFolder:
@@ -49,21 +49,21 @@ class BatchFolder:
         return self.path / f"{name}.results.jsonl"
 
     def load(self, judge: str, endpoint: str) -> list[BatchRecord]:
-        """This judge's, oldest first; one that cannot be read is passed over, its requests asked anew."""
-        found = []
+        """Return this judge's records, oldest first; an unreadable one is skipped and its requests are sent again."""
+        records = []
         for path in sorted(self.path.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
             try:
-                found.append(BatchRecord.model_validate_json(path.read_bytes()))
+                records.append(BatchRecord.model_validate_json(path.read_bytes()))
             except ValidationError:
-                log.warning("%s is no batch record; passed over", path)
-        return [record for record in found if (record.judge, record.endpoint) == (judge, endpoint)]
+                log.warning("%s is not a batch record; skipped", path)
+        return [record for record in records if (record.judge, record.endpoint) == (judge, endpoint)]
 
     def save(self, record: BatchRecord) -> BatchRecord:
         write_atomic(self.path / f"{record.name}.json", dump_json(record.model_dump(mode="json")))
         return record
 
     def write(self, path: Path, lines: list[bytes]) -> None:
-        """A whole file of lines; raises StoreError when it cannot."""
+        """Write a whole file of lines. Raise StoreError if that fails."""
         make_folder(self.path)
         draft = path.with_name(f".{path.name}.tmp")
         try:
@@ -75,7 +75,7 @@ class BatchFolder:
             raise StoreError(f"cannot write {path}: {error.strerror}; free space, then run the same command") from error
 
     def read_results(self, name: str) -> list[bytes]:
-        """Raises StoreError when they cannot be read."""
+        """Return the lines of a batch's results. Raise StoreError if they cannot be read."""
         try:
             return self.results(name).read_bytes().splitlines()
         except OSError as error:

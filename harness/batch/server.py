@@ -1,4 +1,4 @@
-"""The Batch and Files API of one endpoint, through the openai package. Its errors become one sentence of ours."""
+"""The Batch and Files API of one endpoint, through the openai package. Its errors become one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BatchState:
-    """Where a batch is."""
+    """How far a batch is."""
 
     status: str
     done: int
@@ -27,7 +27,7 @@ class BatchState:
     files: tuple[str, ...]
     """Ids of output and error file, those that exist."""
     problem: str | None
-    """Why the server refused the whole batch."""
+    """Why the server rejected the whole batch."""
 
     @property
     def ended(self) -> bool:
@@ -35,7 +35,8 @@ class BatchState:
 
 
 class BatchServer:
-    """For the time of an `async with`. Every method raises JudgeUnavailableError in the server's own words."""
+    """A connection for the duration of an `async with`. Errors become JudgeUnavailableError in the server's own
+    words."""
 
     def __init__(self, url: str, key: str | None) -> None:
         self._url = url
@@ -49,34 +50,34 @@ class BatchServer:
         await self._client.close()
 
     async def upload(self, path: Path) -> str:
-        """The id of the file, which carries `path`'s name."""
-        made = self._client.files.create(file=path, purpose="batch")
-        return (await self._spoken(made, "take the file of a batch")).id
+        """Upload a file under `path`'s name and return its id."""
+        request = self._client.files.create(file=path, purpose="batch")
+        return (await self._call(request, "take the file of a batch")).id
 
     async def create(self, file_id: str, name: str) -> str:
         # once: a second try after a lost reply would be a second batch, paid for; the next session looks for the first
-        made = self._client.with_options(max_retries=0).batches.create(
+        request = self._client.with_options(max_retries=0).batches.create(
             input_file_id=file_id, endpoint=PATH, completion_window="24h", metadata={METADATA: name}
         )
-        return (await self._spoken(made, "start a batch")).id
+        return (await self._call(request, "start a batch")).id
 
     async def state(self, batch_id: str) -> BatchState:
-        found = await self._spoken(self._client.batches.retrieve(batch_id), f"tell of batch {batch_id}")
-        counts, errors = found.request_counts, found.errors.data if found.errors is not None else None
+        batch = await self._call(self._client.batches.retrieve(batch_id), f"report on batch {batch_id}")
+        counts, errors = batch.request_counts, batch.errors.data if batch.errors is not None else None
         return BatchState(
-            status=found.status,
+            status=batch.status,
             done=counts.completed + counts.failed if counts is not None else 0,
             total=counts.total if counts is not None else 0,
-            files=tuple(name for name in (found.output_file_id, found.error_file_id) if name),
+            files=tuple(name for name in (batch.output_file_id, batch.error_file_id) if name),
             problem="; ".join(str(error.message) for error in errors[:3]) if errors else None,
         )
 
     async def lines(self, file_id: str) -> list[bytes]:
-        content = await self._spoken(self._client.files.content(file_id), f"hand out file {file_id}")
+        content = await self._call(self._client.files.content(file_id), f"hand out file {file_id}")
         return [line + b"\n" for line in content.content.splitlines() if line.strip()]
 
     async def find_file(self, filename: str) -> str | None:
-        """The id of an upload whose reply never reached us."""
+        """Return the id of an upload whose reply was lost, if there is one."""
 
         async def search() -> str | None:
             async for file in self._client.files.list(purpose="batch"):
@@ -84,10 +85,10 @@ class BatchServer:
                     return file.id
             return None
 
-        return await self._spoken(search(), "list its files")
+        return await self._call(search(), "list its files")
 
     async def find_batch(self, name: str) -> str | None:
-        """The id of a batch whose creation never was recorded here."""
+        """Return the id of a batch whose creation was not recorded here, if there is one."""
 
         async def search() -> str | None:
             async for batch in self._client.batches.list(limit=100):
@@ -95,18 +96,20 @@ class BatchServer:
                     return batch.id
             return None
 
-        return await self._spoken(search(), "list its batches")
+        return await self._call(search(), "list its batches")
 
-    async def _spoken(self, job: Awaitable[T], what: str) -> T:
+    async def _call(self, job: Awaitable[T], action: str) -> T:
         try:
             return await job
         except APIStatusError as error:
-            said = server_sentence(error.response.content)
-            said = said.replace(self._key, "***") if self._key else said
-            hint = "; an endpoint without a Batch API is asked with --transport live"
+            sentence = server_sentence(error.response.content)
+            sentence = sentence.replace(self._key, "***") if self._key else sentence
+            hint = "; if the endpoint has no Batch API, use --transport live"
             tail = hint if error.status_code in (404, 405, 501) else ""
-            raise JudgeUnavailableError(f"{self._url} did not {what}: HTTP {error.status_code}: {said}{tail}") from None
+            raise JudgeUnavailableError(
+                f"{self._url} did not {action}: HTTP {error.status_code}: {sentence}{tail}"
+            ) from None
         except OpenAIError as error:
             raise JudgeUnavailableError(
-                f"{self._url} did not {what}: {error}; what was sent goes on there, and the same command collects it"
+                f"{self._url} did not {action}: {error}; what was sent continues there; the same command collects it"
             ) from None

@@ -1,7 +1,7 @@
-"""Calls gathered into batches: uploaded, created, waited for, handed back. What a crash left under way is taken up.
+"""Gather calls into batches, upload them, wait for them and hand out the replies; resume those of a crashed session.
 
-Calls wait here until none has come for a while, then all that wait go out together; what ran out of time, and what
-judges ask after reading their replies, goes into the next round.
+Calls wait here until no new one has come for a while, then all of them go out together. Calls that expired, and those
+that judges make after reading their replies, go into the next round.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .server import BatchServer, BatchState
 log = logging.getLogger(__name__)
 
 QUIET = 1.0
-"""Seconds without a new call after which a round goes out: calls come at once or after a look into the cache."""
+"""Seconds without a new call after which a round goes out: calls come at once or after a cache lookup."""
 FIRST_WAIT, MAX_WAIT = 1.0, 60.0
-"""Seconds between two looks at a batch, growing by half each time."""
+"""Seconds between two polls of a batch, growing by half each time."""
 ROUNDS = 3
-"""Batches that a call may run out of before it is a failure."""
+"""Batches in which a call may expire before it counts as a failure."""
 
 
 class BatchWire:
@@ -38,10 +38,12 @@ class BatchWire:
     price_share = PRICE_SHARE
 
     def __init__(self, spec: JudgeSpec, folder: Path, *, most: int = MAX_REQUESTS, most_bytes: int = MAX_BYTES) -> None:
-        """`folder`: where the state of the batches is kept; `most`, `most_bytes`: of one batch. Raises ConfigError for
-        a judge that no Batch API can serve."""
+        """Keep the state of the batches in `folder`; `most` and `most_bytes` limit one batch.
+
+        Raise ConfigError for a judge that no Batch API can serve.
+        """
         if not spec.url or spec.access != Access():
-            raise ConfigError(f"judge {spec.name!r} is not behind an endpoint of OpenAI's kind; use --transport live")
+            raise ConfigError(f"judge {spec.name!r} does not use an OpenAI-compatible endpoint; use --transport live")
         self._judge = spec.name
         self._url = spec.url
         self._server = BatchServer(spec.url, os.environ.get(spec.key_env) if spec.key_env else None)
@@ -56,7 +58,7 @@ class BatchWire:
         self._worker: asyncio.Task[None] | None = None
 
     async def send(self, call: Call) -> ChatReply:
-        """Raises ReplyError for this call, JudgeUnavailableError where no batch can be made."""
+        """Return the reply. Raise ReplyError if this call failed, JudgeUnavailableError if no batch can be made."""
         name = call.key.hex()
         if name not in self._answers:
             self._calls[name] = call
@@ -70,18 +72,18 @@ class BatchWire:
             either: set[asyncio.Future[ChatReply] | asyncio.Future[None]] = {answer, worker}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if worker.done() and not answer.done():
-                worker.result()  # what ended it reaches everybody who waits
+                worker.result()  # whatever ended it is raised for everybody who waits
         return answer.result()
 
     def forget(self, call: Call) -> None:
-        """The reply held no verdict: it is not handed out again from a batch's results."""
+        """Drop a reply without a verdict: it is not handed out again from a batch's results."""
         name = call.key.hex()
         for record in self._records or ():
             if name in record.keys and name not in record.dropped:
                 self._replace(record, record.model_copy(update={"dropped": (*record.dropped, name)}))
 
     async def _work(self) -> None:
-        """Rounds, until nobody waits."""
+        """Run rounds until no call waits."""
         async with self._server:
             if self._records is None:
                 self._records = await self._take_up()
@@ -90,7 +92,7 @@ class BatchWire:
                 await self._round(self._records)
 
     async def _quiet(self) -> None:
-        """Until no call has come for a while."""
+        """Wait until no call has come for a while."""
         while True:
             seen = self._last_call
             await asyncio.sleep(QUIET)
@@ -98,8 +100,8 @@ class BatchWire:
                 return
 
     async def _take_up(self) -> list[BatchRecord]:
-        """The records of earlier sessions, each step that was not recorded looked up at the server."""
-        found = []
+        """Return the records of earlier sessions; steps that were not recorded are looked up at the server."""
+        records = []
         for record in self._folder.load(self._judge, self._url):
             if record.file_id is None:
                 file_id = await self._server.find_file(f"{record.name}.jsonl")
@@ -110,8 +112,8 @@ class BatchWire:
             if record.batch_id is None:
                 batch_id = await self._server.find_batch(record.name)
                 record = self._folder.save(record.model_copy(update={"batch_id": batch_id}))
-            found.append(record)
-        return found
+            records.append(record)
+        return records
 
     # ---------------------------------------------------------------------------------------------------- one round
 
@@ -145,14 +147,14 @@ class BatchWire:
         return self._folder.save(record.model_copy(update={"file_id": file_id}))
 
     async def _follow(self, record: BatchRecord) -> None:
-        """Waits for a batch, keeps its results, hands them out."""
+        """Wait for a batch, keep its results and hand them out."""
         assert record.batch_id is not None
         state = await self._wait_for(record.batch_id)
         if state.status == "failed":
             assert self._records is not None
             self._folder.remove(record)
             self._records.remove(record)
-            raise JudgeUnavailableError(f"judge {self._judge!r}: {self._url} refused the batch: {state.problem}")
+            raise JudgeUnavailableError(f"judge {self._judge!r}: {self._url} rejected the batch: {state.problem}")
         lines = [line for file_id in state.files for line in await self._server.lines(file_id)]
         self._folder.write(self._folder.results(record.name), lines)
         self._replace(record, record.model_copy(update={"ended": state.status}))
@@ -179,7 +181,8 @@ class BatchWire:
         return state
 
     def _hand_out(self, record: BatchRecord, lines: list[bytes], *, failures: bool) -> None:
-        """Results to whoever waits for them. Failures of an earlier session are not handed out: they are asked anew."""
+        """Hand results to the calls that wait for them. Failures of an earlier session are not handed out but asked
+        again."""
         for name, result in read_results(lines).items():
             if name not in self._calls or name in record.dropped:
                 continue
@@ -192,7 +195,7 @@ class BatchWire:
                 self._take(name).set_exception(result)
 
     def _failed_once(self, name: str, error: AskAgainError) -> None:
-        """Leaves the call for the next round, or makes it a failure after the last."""
+        """Leave the call for the next round, or make it a failure after the last one."""
         self._rounds[name] += 1
         if self._rounds[name] == ROUNDS:
             self._take(name).set_exception(error.final)

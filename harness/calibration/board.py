@@ -8,7 +8,7 @@ import numpy as np
 
 from ..records import Score
 from ..stats.agreement import Measure, mean_measure, share_measure
-from ..stats.correction import Corrected, Judged, prediction_powered, rogan_gladen
+from ..stats.correction import Corrected, JudgedSample, prediction_powered, rogan_gladen
 from ..stats.intervals import FloatArray, Interval
 from ..stats.rank_correlation import rank_correlation
 from .bias import ENOUGH
@@ -65,7 +65,7 @@ def win_rates(comparisons: Sequence[Comparison], said: SaidOf) -> dict[str, dict
     return found
 
 
-def _rows_of(model: str, comparisons: Sequence[Comparison], said: SaidOf) -> Judged:
+def _rows_of(model: str, comparisons: Sequence[Comparison], said: SaidOf) -> JudgedSample:
     """A row a comparison, from the model's side; people's number is the mean of their votes."""
     judge, people, questions = [], [], []
     for item in comparisons:
@@ -77,10 +77,10 @@ def _rows_of(model: str, comparisons: Sequence[Comparison], said: SaidOf) -> Jud
         judge.append(value if mine else 1 - value)
         people.append(votes if mine else 1 - votes)
         questions.append(item.question)
-    return Judged(np.array(judge), np.array(people), questions)
+    return JudgedSample(np.array(judge), np.array(people), questions)
 
 
-def _win_rates(rows: Judged) -> dict[str, Score]:
+def _win_rates(rows: JudgedSample) -> dict[str, Score]:
     seen = ~np.isnan(rows.people)
     decided = rows.judge != 0.5
     return {

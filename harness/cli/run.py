@@ -195,7 +195,7 @@ def resolve(file: FileSpec, flags: dict[str, Any], serve: dict[str, Any], sampli
     model = ModelRef.parse(chosen.pop("model"))
     suites = suite_names(chosen.pop("suite") or "all")
     edition = chosen["edition"] or "official"
-    judges = choose_judges(suites, chosen.pop("judge"), edition=edition, own=file.judges)
+    judges = choose_judges(suites, chosen.pop("judge"), edition=edition, own_judges=file.judges)
     if isinstance(chosen.get("anchors"), str):
         chosen["anchors"] = [chosen["anchors"]]
     if chosen["backend"] is None and model.scheme == "endpoint":

@@ -1,19 +1,19 @@
-"""Whether an endpoint is still worth asking. Pure, like `pace`."""
+"""Decide whether an endpoint is still worth asking. Pure, like `pace`."""
 
 from __future__ import annotations
 
 TRIP = 8
-"""Failures in a row, no call answered between them, after which the endpoint is only probed: one call at a time."""
+"""Failures in a row, with no answer between them, after which the endpoint is only probed: one call at a time."""
 PROBE_SECONDS = (0.5, 10.0)
-"""Wait before a probe: half as long as the endpoint has been down, within these."""
+"""Least and longest wait before a probe, which is half the time that the endpoint has been down."""
 NEVER_WELL = 0.25
-"""Share of the patience an endpoint gets that has not answered once: likely a wrong address."""
+"""Share of the patience for an endpoint that has never answered: its address is probably wrong."""
 REFUSED_PATIENCE = 900.0
 """Seconds of nothing but 429s after which a run stops."""
 
 
 class Breaker:
-    """Counts failures since the last answer. `patience`: seconds an endpoint may stay down; None: for ever."""
+    """Counts failures since the last answer. `patience`: seconds an endpoint may stay down; None: forever."""
 
     def __init__(self, patience: float | None) -> None:
         self.patience = patience
@@ -37,18 +37,18 @@ class Breaker:
         self.failures += 1
 
     def refused(self, now: float) -> None:
-        """A 429: somebody is there."""
+        """Note a 429, which shows that the endpoint is up."""
         self.failures = 0
         if self._refused_since is None:
             self._refused_since = now
 
     def hold(self, now: float) -> float:
-        """Seconds until the next probe; 0 while not tripped."""
+        """Return the seconds until the next probe; 0 while not tripped."""
         least, most = PROBE_SECONDS
         return min(most, max(least, (now - self._since) / 2)) if self.is_tripped else 0.0
 
     def down_for(self, now: float) -> float | None:
-        """Seconds it has been down, once that is longer than one should wait."""
+        """Return the seconds it has been down if that exceeds the patience, else None."""
         if self.patience is None:
             return None
         if self.is_tripped:

@@ -1,6 +1,6 @@
-"""Whether the next call to an endpoint may go out: places in flight, pace, limits a user gave, what the server said.
+"""Decide whether the next call to an endpoint may go out, by places in flight, pace, and limits of user and server.
 
-Pure, like `pace`. Knows three ends of a call: taken, refused (429), failed (no answer, or a 5xx).
+Pure, like `pace`. A call ends in one of three ways: taken, refused (429), failed (no answer, or a 5xx).
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .headers import Told
-from .pace import Bucket, Pace, Refusal
+from .headers import RateLimitHints
+from .pace import Bucket, Pace, RefusalKind
 
 
 @dataclass(frozen=True)
@@ -18,22 +18,22 @@ class Launch:
 
     at: float
     tokens: float
-    """What it was reckoned to take."""
+    """Estimated cost."""
     number: int
     """Launches so far, this one among them."""
     tokens_so_far: float
 
 
 class Flow:
-    """Additive increase and multiplicative decrease of the calls in flight, within `ceiling`; pace and buckets beside.
+    """Additive increase and multiplicative decrease of the calls in flight, within `ceiling`, plus pace and buckets.
 
-    A decrease happens once for all calls that were out when it was made.
+    A decrease counts once for all calls that were in flight at the time.
     """
 
     def __init__(self, ceiling: int, *, adaptive: bool = True) -> None:
         self.ceiling = ceiling
         self.limit = float(ceiling)
-        """Calls in flight, at most; its whole part counts."""
+        """Most calls in flight; its integer part counts."""
         self.in_flight = 0
         self.pace: Pace | None = Pace() if adaptive else None
         """None: nothing is learned, `limit` stays the ceiling."""
@@ -48,7 +48,7 @@ class Flow:
         self._taken_since_refusal = True
 
     def agree(self, ceiling: int, *, adaptive: bool) -> None:
-        """Another number of places, as when clients come and go."""
+        """Change the number of places when clients join or leave."""
         self.limit = float(ceiling) if self.limit >= self.ceiling else min(self.limit, ceiling)
         self.ceiling = ceiling
         if not adaptive:
@@ -57,7 +57,8 @@ class Flow:
             self.pace = Pace()
 
     def wait(self, now: float, tokens: float) -> float:
-        """Seconds until a call of so many tokens may go out: 0 now, infinity when another has to end first."""
+        """Return the seconds until a call of so many tokens may go out: 0 for now, infinity if another must end
+        first."""
         if self.in_flight >= max(1, int(self.limit)):
             return math.inf
         return max(
@@ -81,13 +82,13 @@ class Flow:
         return Launch(now, tokens, self._launched, self._tokens)
 
     def taken(self, launch: Launch, now: float, tokens: float | None) -> None:
-        """Answered, whatever the answer says. `tokens`: what it took, where the server counted them."""
+        """Note an answered call. `tokens`: its cost if the server counted it."""
         is_bound = self.in_flight >= int(self.limit) - 1
         self.in_flight -= 1
         self._taken += 1
         self._taken_since_refusal = True
         if is_bound and self.limit < self.ceiling:
-            # one place more for a round of calls, less in the first rounds after a decrease
+            # one more place per round of calls, less in the first rounds after a decrease
             step = min(1.0, self._taken / (8 * self.limit)) / self.limit
             self.limit = min(float(self.ceiling), self.limit + step)
         if self.pace is not None:
@@ -95,50 +96,50 @@ class Flow:
         if self.tokens is not None and tokens is not None:
             self.tokens.take(now, tokens - launch.tokens)
 
-    def refused(self, launch: Launch, now: float, told: Told, backoff: float) -> None:
-        """A 429. `backoff`: seconds to stay away should the endpoint turn out to take nothing at all."""
+    def refused(self, launch: Launch, now: float, hints: RateLimitHints, backoff: float) -> None:
+        """Note a 429. `backoff`: seconds to wait if the endpoint accepts nothing at all."""
         self.in_flight -= 1
         if self.tokens is not None:
             self.tokens.take(now, -launch.tokens)
         is_shut = self.in_flight == 0 and not self._taken_since_refusal
         self._taken_since_refusal = False
-        if is_shut:  # twice, with nothing between and nothing out: this says nothing about the pace
-            self.hold(now, backoff if told.retry_after is None else told.retry_after)
+        if is_shut:  # twice, with nothing answered between and nothing in flight: the pace is not the reason
+            self.hold(now, backoff if hints.retry_after is None else hints.retry_after)
             return
-        if (told.retry_after or 0.0) > 1 and launch.at < self._announced:
-            # asked within an announced wait, and refused again: the announcement is for all
+        if (hints.retry_after or 0.0) > 1 and launch.at < self._announced:
+            # asked within an announced wait and refused again: the announcement applies to all calls
             self.held_until = max(self.held_until, self._announced)
-        if told.retry_after is not None:
-            self._announced = max(self._announced, now + told.retry_after)
-        if self.pace is not None and self.pace.refused(launch.number, launch.at, now) is Refusal.NEW:
+        if hints.retry_after is not None:
+            self._announced = max(self._announced, now + hints.retry_after)
+        if self.pace is not None and self.pace.refused(launch.number, launch.at, now) is RefusalKind.NEW:
             self._cut(launch, now, keep=self.in_flight)
 
     def failed(self, launch: Launch, now: float) -> None:
-        """No answer, a broken connection, a 5xx: the endpoint has too much to do, or is ill."""
+        """Note a call without an answer, a broken connection or a 5xx: the endpoint is overloaded or broken."""
         self.in_flight -= 1
         self._cut(launch, now, keep=1)
 
     def dropped(self) -> None:
-        """The caller gave up: nothing is learned."""
+        """Note that the caller gave up, from which nothing is learned."""
         self.in_flight -= 1
 
     def hold(self, now: float, seconds: float) -> None:
-        """Nothing goes out for so long."""
+        """Send nothing for so many seconds."""
         self.held_until = max(self.held_until, now + seconds)
 
-    def heard(self, launch: Launch, now: float, told: Told) -> None:
-        """Stays away until a limit is whole again where the calls that are out use up what the server had left."""
-        if told.requests_left is not None and told.requests_reset is not None:
+    def heard(self, launch: Launch, now: float, hints: RateLimitHints) -> None:
+        """Wait for a limit's reset if the calls in flight use up what the server had left."""
+        if hints.requests_left is not None and hints.requests_reset is not None:
             later = self._launched - launch.number
-            if told.requests_left - later < 1:
-                self.hold(now, told.requests_reset)
-        if told.tokens_left is not None and told.tokens_reset is not None:
+            if hints.requests_left - later < 1:
+                self.hold(now, hints.requests_reset)
+        if hints.tokens_left is not None and hints.tokens_reset is not None:
             later_tokens = self._tokens - launch.tokens_so_far
-            if told.tokens_left - later_tokens < self._tokens / self._launched:
-                self.hold(now, told.tokens_reset)
+            if hints.tokens_left - later_tokens < self._tokens / self._launched:
+                self.hold(now, hints.tokens_reset)
 
     def _cut(self, launch: Launch, now: float, keep: int) -> None:
-        """Half the places, but as many as hold calls that were taken."""
+        """Halve the places, but keep at least `keep`, the number of accepted calls in flight."""
         if self.pace is None or launch.at < self._cut_at:
             return
         self.limit = max(1.0, float(keep), self.limit / 2)

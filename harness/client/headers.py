@@ -1,4 +1,4 @@
-"""What a reply's headers say about waiting: Retry-After and x-ratelimit-*."""
+"""Read from a reply's headers how long to wait: Retry-After and x-ratelimit-*."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 @dataclass(frozen=True)
-class Told:
-    """None where a header is missing or cannot be read. Seconds throughout."""
+class RateLimitHints:
+    """Waiting times in seconds and remaining amounts; None if a header is missing or unreadable."""
 
     retry_after: float | None = None
     requests_left: float | None = None
     requests_reset: float | None = None
-    """Until the limit is whole again."""
+    """Seconds until the limit is full again."""
     tokens_left: float | None = None
     tokens_reset: float | None = None
 
 
-NOTHING = Told()
+NOTHING = RateLimitHints()
 
 
-def read_headers(headers: Mapping[str, str]) -> Told:
-    """`headers` looks names up in any case, as aiohttp's do."""
+def read_headers(headers: Mapping[str, str]) -> RateLimitHints:
+    """Return the hints in `headers`, whose lookup must ignore case, as aiohttp's does."""
     left, tokens = headers.get("x-ratelimit-remaining-requests"), headers.get("x-ratelimit-remaining-tokens")
     after, after_ms = headers.get("Retry-After"), headers.get("retry-after-ms")
     if left is None and tokens is None and after is None and after_ms is None:
         return NOTHING
     milliseconds = number(after_ms)
-    return Told(
+    return RateLimitHints(
         retry_after=retry_after(after, time.time()) if milliseconds is None else milliseconds / 1000,
         requests_left=number(left),
         requests_reset=duration(headers.get("x-ratelimit-reset-requests")),
@@ -44,7 +44,7 @@ def read_headers(headers: Mapping[str, str]) -> Told:
 
 
 def retry_after(text: str | None, clock: float) -> float | None:
-    """Seconds from `clock` (Unix time), of a number of seconds or an HTTP date."""
+    """Return the seconds from `clock` (Unix time) that a number of seconds or an HTTP date means."""
     seconds = number(text)
     if seconds is not None or text is None:
         return seconds
@@ -55,7 +55,7 @@ def retry_after(text: str | None, clock: float) -> float | None:
 
 
 def duration(text: str | None) -> float | None:
-    """Seconds of `6m0s`, `12ms`, `1.5s` or a bare number of seconds."""
+    """Return the seconds that `6m0s`, `12ms`, `1.5s` or a bare number mean."""
     if text is None or (seconds := number(text)) is not None:
         return seconds if text is not None else None
     parts = DURATION.findall(text)
@@ -65,9 +65,9 @@ def duration(text: str | None) -> float | None:
 
 
 def number(text: str | None) -> float | None:
-    """A finite number that is not negative."""
+    """Return the finite, non-negative number in `text`, else None."""
     try:
-        found = float(text) if text is not None else None
+        value = float(text) if text is not None else None
     except ValueError:
         return None
-    return found if found is not None and 0 <= found < 1e12 else None
+    return value if value is not None and 0 <= value < 1e12 else None

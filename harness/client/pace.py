@@ -1,6 +1,6 @@
-"""How many calls a second an endpoint takes, learned from its 429s; and limits a minute that a user gave.
+"""Learn from its 429s how many calls per second an endpoint takes; keep the limits per minute that a user gave.
 
-Pure: every method is told what time it is (seconds of any monotonic clock).
+Pure: every method gets the time as an argument (seconds of any monotonic clock).
 """
 
 from __future__ import annotations
@@ -11,42 +11,42 @@ from dataclasses import dataclass
 from enum import Enum
 
 OPENING_PACE = 160.0
-"""Launches a second at first, doubled every OPENING_DOUBLES seconds until the server objects: a full load of slow calls
-is out within a second, and a server with a strict limit has to refuse a few calls, not all of them."""
+"""Launches per second at first, doubled every OPENING_DOUBLES seconds until a 429: a full load of slow calls is out
+within a second, and a server with a strict limit refuses a few calls, not all of them."""
 OPENING_DOUBLES = 0.2
 OPENING_BURST = 8
 UNPACED = 10_000.0
-"""Launches a second above which a pace is no limit."""
+"""Launches per second above which the pace does not limit."""
 OPENING_CUT = 0.35
-"""What is left of the opening pace after its first 429: those that are out already will mostly be refused as well."""
+"""Factor of the opening pace after its first 429; most calls already in flight will be refused as well."""
 GENTLE = 0.97
-"""The most that is left of the pace after a 429."""
+"""Largest factor of the pace after a 429."""
 RETURN_SECONDS = 1.0
-"""Time constant of the way back to just below the pace that was refused last."""
+"""Time constant of the return to just below the pace that was refused last."""
 GROWTH = 1e-6
-"""Relative growth a call beyond that, times the calls since the last 429: 3 % after 250 calls, so that a probe's 429 is
-one call in 250, and doubled after 1,200."""
+"""Relative growth per call beyond that, times the calls since the last 429: 3 % after 250 calls, so that one call in
+250 gets a 429 as a probe, and doubled after 1,200."""
 IDLE_SECONDS, IDLE_GROWTH = 5.0, 0.02
-"""Relative growth a second, times the seconds since the last 429 beyond the first: doubled after 13 seconds, whatever
-the pace is."""
+"""Relative growth per second, times the seconds since the last 429 beyond IDLE_SECONDS: doubled after 13 seconds at any
+pace."""
 CHUNK, SMALL_CHUNK = 20, 6
-"""Launches in which the share of 429s is taken; fewer are enough where most are refused."""
+"""Launches over which the share of 429s is measured; SMALL_CHUNK are enough if most are refused."""
 FEW, MOST = 0.05, 0.6
 MIN_PACE = 0.5
 CHUNK_FLOOR = 0.35
-"""Share of a chunk's first pace that it does not fall below within the chunk, so that shares can be compared."""
+"""Least share of a chunk's first pace within the chunk, so that shares are comparable."""
 CHUNKS = 8
 MUCH_SLOWER = 0.35
-"""A server with a limit that refuses less than MOST at some pace refuses none at this share of it."""
+"""Share of a pace at which a rate limit refuses nothing, if it refuses less than MOST at the full pace."""
 DEAF_SECONDS = 20.0
-"""Doubled each time that nothing has changed meanwhile."""
+"""Seconds during which 429s are ignored; doubled each time that nothing has changed meanwhile."""
 NOT_DEAF_SECONDS = 60.0
 CATCH_UP = 0.03
-"""Seconds of launches that may be caught up at once, when the event loop was late."""
+"""Seconds of launches that may be caught up at once if the event loop was late."""
 
 
 class Bucket:
-    """At most `per_minute` units a minute, in bursts of one second's worth (at least one unit).
+    """At most `per_minute` units per minute, in bursts of one second's worth (at least one unit).
 
     A cost above a burst may be taken when the bucket is full, and is then owed.
     """
@@ -58,11 +58,11 @@ class Bucket:
         self._at: float | None = None
 
     def wait(self, now: float, cost: float = 1.0) -> float:
-        """Seconds until `cost` units may be taken; 0: now."""
+        """Return the seconds until `cost` units may be taken; 0 for now."""
         return max(0.0, (min(cost, self.burst) - self._filled(now)) / self.rate)
 
     def take(self, now: float, cost: float = 1.0) -> None:
-        """A negative cost gives units back."""
+        """Take `cost` units; a negative cost gives units back."""
         self._level = min(self.burst, self._filled(now) - cost)
         self._at = now
 
@@ -72,8 +72,8 @@ class Bucket:
         return min(self.burst, self._level + (now - self._at) * self.rate)
 
 
-class Refusal(Enum):
-    """What a 429 was."""
+class RefusalKind(Enum):
+    """What a 429 means."""
 
     NEW = "the first after a time of peace"
     KNOWN = "one more of the same"
@@ -82,7 +82,7 @@ class Refusal(Enum):
 
 @dataclass
 class Chunk:
-    """Some launches in a row, and how many of them were refused."""
+    """Consecutive launches, and how many of them were refused."""
 
     first: int
     """Number of its first launch."""
@@ -97,16 +97,16 @@ class Chunk:
         return self.refused / max(1, self.launched)
 
     def is_known(self, now: float, turnaround: float) -> bool:
-        """Whether what was going to be refused of it has been."""
+        """Return whether all refusals of this chunk have arrived."""
         return now > self.ended + turnaround or (self.launched >= SMALL_CHUNK and self.share > MOST)
 
 
 class Pace:
-    """Launches a second: opened up until a 429 shows that there is a limit, then kept just below it.
+    """Launches per second: raised until a 429 shows that there is a limit, then kept just below it.
 
-    A 429 after n calls says that the server takes about n / (n + 1) of the pace. Calls that are taken raise it again.
-    Where the share of 429s stays the same however slow the pace, they are not about the rate, and are not listened to
-    for a while. Launches are told apart by their numbers: 1, 2, 3, …
+    A 429 after n calls says that the server takes about n / (n + 1) of the pace. Accepted calls raise it again.
+    If the share of 429s stays the same however slow the pace is, they are not about the rate and are ignored for a
+    while. Launches are identified by their numbers: 1, 2, 3, …
     """
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class Pace:
         self._not_deaf_until = -math.inf
 
     def wait(self, now: float) -> float:
-        """Seconds until the next launch."""
+        """Return the seconds until the next launch."""
         return 0.0 if self.value is None else max(0.0, self._next - now)
 
     def launched(self, now: float) -> None:
@@ -156,7 +156,7 @@ class Pace:
             self.value, self._opening = None, False
 
     def taken(self, now: float) -> None:
-        """A call was answered with anything but a 429."""
+        """Note a call answered with anything but a 429."""
         if self.value is None or self._opening:
             return
         seconds, self._grown = now - self._grown, now
@@ -169,11 +169,11 @@ class Pace:
         if self.value > UNPACED:
             self.value = None
 
-    def refused(self, number: int, launched_at: float, now: float) -> Refusal:
-        """A 429 for the launch of that number: what it says about how much is asked."""
+    def refused(self, number: int, launched_at: float, now: float) -> RefusalKind:
+        """Note a 429 for the launch of that number and return what it means for the rate."""
         self._turnaround = max(0.9 * self._turnaround, now - launched_at)
         if self._recent:
-            self._recent.pop()  # only taken calls are counted there
+            self._recent.pop()  # only accepted calls count there
         chunk = self._chunk
         if chunk is None:
             self._chunk = Chunk(self._number + 1, min(self.value or math.inf, self._measured(now)))
@@ -182,16 +182,18 @@ class Pace:
         if chunk is not None and chunk.is_known(now, self._turnaround):
             self._judge(chunk, now)
         if now < self._deaf_until:
-            return Refusal.NO_MATTER
+            return RefusalKind.NO_MATTER
         after = number - self._cut_number
         if after > 0:
             self._slow_down(now, after)
-        return Refusal.NEW if after >= CHUNK else Refusal.KNOWN
+        return RefusalKind.NEW if after >= CHUNK else RefusalKind.KNOWN
 
     def _measured(self, now: float) -> float:
-        """Launches a second that were taken, over the last second."""
+        """Return the accepted launches per second, over the last second."""
         measured = len(self._recent) / min(1.0, max(0.1, now - self._opened))
-        return max(OPENING_PACE / 2 if self._opening else 1.0, measured)  # at first too little was seen to go lower
+        return max(
+            OPENING_PACE / 2 if self._opening else 1.0, measured
+        )  # at first there is too little data to go lower
 
     def _slow_down(self, now: float, after: int) -> None:
         factor = OPENING_CUT if self._slowed == -math.inf else min(GENTLE, after / (after + 1))
@@ -204,11 +206,14 @@ class Pace:
         self._next = now + 1 / self.value
 
     def _judge(self, chunk: Chunk, now: float) -> None:
-        """Whether going slower changed anything."""
+        """Check whether going slower changed anything; if not, ignore 429s for a while."""
         self._chunk = Chunk(self._number + 1, min(self.value or math.inf, self._measured(now)))
         if now < self._deaf_until:
             if chunk.launched == CHUNK and chunk.share > (1 + self._deaf_share) / 2:
-                self._deaf_until, self._not_deaf_until = now, now + NOT_DEAF_SECONDS  # it was about the rate after all
+                self._deaf_until, self._not_deaf_until = (
+                    now,
+                    now + NOT_DEAF_SECONDS,
+                )  # the rate was the reason after all
             return
         self._known.append(chunk)
         share = self._share_since_much_faster(chunk)
@@ -219,10 +224,11 @@ class Pace:
             self._known.clear()
 
     def _share_since_much_faster(self, chunk: Chunk) -> float:
-        """Share of 429s since the pace was three times as high; 0 where it was not, or most were refused then."""
+        """Return the share of 429s since the pace was three times as high; 0 if it never was or most were refused
+        then."""
         known = list(self._known)
-        for place, earlier in enumerate(known):
+        for position, earlier in enumerate(known):
             if chunk.pace < MUCH_SLOWER * earlier.pace and earlier.share < MOST:
-                since = known[place:]
-                return sum(one.refused for one in since) / sum(one.launched for one in since)
+                since = known[position:]
+                return sum(later.refused for later in since) / sum(later.launched for later in since)
         return 0.0

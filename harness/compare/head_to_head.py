@@ -66,7 +66,7 @@ def head_to_head_plan(
     games = _games(suite, first, rows[0])
     file = read_file_spec(config)
     edition = "pocket" if first.card.suite_version.startswith("pocket") else "official"
-    judges = choose_judges((games.name,), judge, edition=edition, own=file.judges)
+    judges = choose_judges((games.name,), judge, edition=edition, own_judges=file.judges)
     spec = RunSpec(
         model=ModelRef(scheme="endpoint", name=other.card.model),
         suites=(games.name,),

@@ -1,4 +1,4 @@
-"""YAML and flags -> RunSpec: `specs` what may be said, `judges` which judge a name means, `choice` who judges what."""
+"""YAML and flags -> RunSpec: `specs` the settings, `judges` which judge a name means, `choice` who judges what."""
 
 from .choice import (
     choose_judges,

@@ -1,4 +1,4 @@
-"""Which suites run, and who judges each: `--suite`, `--judge`, juries, and what holds where nothing is said."""
+"""Decide which suites run and who judges each: `--suite`, `--judge`, juries and their defaults."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ NO_JUDGE = (
 
 def choose_judges(
     suites: tuple[str, ...],
-    given: str | Mapping[str, str] | None,
+    choice: str | Mapping[str, str] | None,
     *,
     edition: str,
-    own: OwnJudges,
+    own_judges: OwnJudges,
 ) -> dict[str, tuple[JudgeSpec, ...]]:
-    """Judged suite -> judge or jury: as given, or pocket's own, or HARNESS_JUDGE, or a provider's key; else
-    ConfigError."""
-    names = _by_suite(suites, given)
+    """Return judged suite -> judge or jury: as given, else pocket's own, HARNESS_JUDGE or a provider's default.
+
+    Raise ConfigError if none applies.
+    """
+    names = _by_suite(suites, choice)
     if edition not in EDITIONS:
         raise ConfigError(f"no edition named {edition!r}; editions: {', '.join(EDITIONS)}")
     fallback = _fallback_judge(edition)
@@ -43,28 +45,34 @@ def choose_judges(
         if name is None:
             raise ConfigError(f"{suite}: {NO_JUDGE}")
         if suite in chosen:
-            raise ConfigError(f"suite {suite!r} is named twice with different arguments; one a run")
-        chosen[suite] = find_jury(name, own)
+            raise ConfigError(f"suite {suite!r} is named twice with different arguments; give one per run")
+        chosen[suite] = find_jury(name, own_judges)
     return chosen
 
 
-def find_jury(name: str, own: OwnJudges) -> tuple[JudgeSpec, ...]:
-    """The judge of a name, or the members of `A+B+C` in the order of their names; no two may be called alike."""
-    members = tuple(sorted((find_judge(part, own) for part in split_jury(name, own)), key=lambda spec: spec.name))
-    for one, other in pairwise(members):
-        if one.name == other.name:
+def find_jury(name: str, own_judges: OwnJudges) -> tuple[JudgeSpec, ...]:
+    """Return the judge of a name, or the members of `A+B+C` sorted by name.
+
+    Raise ConfigError if two members have the same name.
+    """
+    members = tuple(
+        sorted((find_judge(part, own_judges) for part in split_jury(name, own_judges)), key=lambda spec: spec.name)
+    )
+    for member, successor in pairwise(members):
+        if member.name == successor.name:
             raise ConfigError(
-                f"--judge {name!r}: two members are called {one.name!r}; ask one judge more often by --repeats, or "
-                "name them apart under `judges:` in harness.yaml"
+                f"--judge {name!r}: two members are called {member.name!r}; to repeat one judge use --repeats, or "
+                "give them different names under `judges:` in harness.yaml"
             )
     return members
 
 
-def split_jury(name: str, own: OwnJudges) -> list[str]:
-    """`A+B` -> its parts; a `+` in a model's name before `@http`, in a file's or in a judge's own stays."""
+def split_jury(name: str, own_judges: OwnJudges) -> list[str]:
+    """Split `A+B` into its parts, but not at a `+` inside a model's name before `@http`, a file name or a judge's
+    name."""
     parts: list[str] = []
     for piece in name.split("+"):
-        if parts and _goes_on(parts[-1], piece, own):
+        if parts and _continues_name(parts[-1], piece, own_judges):
             parts[-1] += f"+{piece}"
         else:
             parts.append(piece)
@@ -73,11 +81,11 @@ def split_jury(name: str, own: OwnJudges) -> list[str]:
     return parts
 
 
-def _goes_on(said: str, piece: str, own: OwnJudges) -> bool:
-    joined = f"{said}+{piece}"
-    if said.startswith("endpoint:") and "@http" not in said:
+def _continues_name(start: str, piece: str, own_judges: OwnJudges) -> bool:
+    joined = f"{start}+{piece}"
+    if start.startswith("endpoint:") and "@http" not in start:
         return True
-    return joined in own or Path(joined.removeprefix("local:")).exists()
+    return joined in own_judges or Path(joined.removeprefix("local:")).exists()
 
 
 def _fallback_judge(edition: str) -> str | None:
@@ -88,46 +96,46 @@ def _fallback_judge(edition: str) -> str | None:
     return next((judge for key, judge in PROVIDER_DEFAULT.items() if os.environ.get(key)), None)
 
 
-def _by_suite(suites: tuple[str, ...], given: str | Mapping[str, str] | None) -> dict[str, str]:
-    """`J` or `SUITE=J,SUITE=J` or a mapping -> {suite or "*": judge}."""
-    if given is None:
+def _by_suite(suites: tuple[str, ...], choice: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Parse `J` or `SUITE=J,SUITE=J` or a mapping into {suite or "*": judge}."""
+    if choice is None:
         return {}
-    if not isinstance(given, str):
-        return dict(given)  # of the file: it may name judges for suites that are not run today
-    if "=" not in given or given.partition(":")[0] in JUDGE_FORMS:
-        return {"*": given}
+    if not isinstance(choice, str):
+        return dict(choice)  # from the file, which may name judges for suites that are not run now
+    if "=" not in choice or choice.partition(":")[0] in JUDGE_FORMS:
+        return {"*": choice}
     pairs = {}
-    for part in given.split(","):
-        suite, found, judge = part.partition("=")
-        if not found or not judge:
-            raise ConfigError(f"--judge {given!r}: {part!r} is not SUITE=JUDGE")
+    for part in choice.split(","):
+        suite, sign, judge = part.partition("=")
+        if not sign or not judge:
+            raise ConfigError(f"--judge {choice!r}: {part!r} is not SUITE=JUDGE")
         pairs[suite.strip()] = judge.strip()
     run = [plugin_name(suite) for suite in suites]
     for suite in pairs:
         if suite not in run:
-            raise ConfigError(f"--judge names suite {suite!r}, which is not run; run: {', '.join(run)}")
+            raise ConfigError(f"--judge names suite {suite!r}, which is not part of this run: {', '.join(run)}")
     return pairs
 
 
 def is_judged(suite: str) -> bool:
-    """Whether a suite needs a judge; one that scores by itself says `judged = False`."""
+    """Return whether a suite needs a judge; one that scores by itself sets `judged = False`."""
     name = plugin_name(suite)
     return name not in installed("suites") or bool(getattr(load_plugin("suites", name), "judged", True))
 
 
 def plugin_name(suite: str) -> str:
-    """`NAME` of `NAME:ARGUMENT`."""
+    """Return `NAME` of `NAME:ARGUMENT`."""
     return suite.partition(":")[0]
 
 
-def suite_names(given: str) -> tuple[str, ...]:
-    """`all` or a comma list -> names in order, each once; `NAME:X+Y` is `NAME:X` and `NAME:Y`.
+def suite_names(text: str) -> tuple[str, ...]:
+    """Return the names in `all` or a comma list, in order, each once; `NAME:X+Y` is `NAME:X` and `NAME:Y`.
 
-    Raises ConfigError on an unknown one.
+    Raise ConfigError for an unknown suite.
     """
     known = list(installed("suites"))
     names: list[str] = []
-    for part in given.split(","):
+    for part in text.split(","):
         for name in SUITES_OF_ALL if part.strip() == "all" else _with_arguments(part.strip()):
             if name.partition(":")[0] not in known:
                 raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all")
@@ -137,5 +145,5 @@ def suite_names(given: str) -> tuple[str, ...]:
 
 
 def _with_arguments(part: str) -> list[str]:
-    name, found, arguments = part.partition(":")
-    return [f"{name}:{argument}" for argument in arguments.split("+")] if found else [name]
+    name, colon, arguments = part.partition(":")
+    return [f"{name}:{argument}" for argument in arguments.split("+")] if colon else [name]

@@ -1,4 +1,4 @@
-"""Which judge a name means: a form (`local:PATH`, …), one of harness.yaml's, a file, one a package ships, or a kind."""
+"""Find the judge that a name means: a form (`local:PATH`, …), one of harness.yaml, a file, a shipped one, or a kind."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ from ..records import JudgeSpec, ModelRef, base_url
 from .specs import ServeSpec, checked, read_yaml
 
 OwnJudges = Mapping[str, Mapping[str, Any]]
-"""`judges:` of harness.yaml, not yet validated."""
+"""`judges:` in harness.yaml, not yet validated."""
 JudgesBySuite = dict[str, tuple[JudgeSpec, ...]]
 
 
 def judge_files() -> dict[str, Path]:
-    """Name -> YAML file of every judge that an installed package ships (`fusion_harness.judge_configs`)."""
-    found: dict[str, Path] = {}
+    """Return name -> YAML file of every judge that an installed package ships (`fusion_harness.judge_configs`)."""
+    paths: dict[str, Path] = {}
     for point in installed("judge_configs").values():
         for entry in files(point.load()).iterdir():
             if entry.name.endswith(".yaml"):
-                found[entry.name.removesuffix(".yaml")] = Path(str(entry))
-    return dict(sorted(found.items()))
+                paths[entry.name.removesuffix(".yaml")] = Path(str(entry))
+    return dict(sorted(paths.items()))
 
 
 def judge_templates() -> dict[str, Path]:
-    """Name -> YAML file to fill in, of every package that ships judges (`templates/` beside them)."""
-    found: dict[str, Path] = {}
+    """Return name -> YAML template of every package that ships judges (`templates/` beside them)."""
+    paths: dict[str, Path] = {}
     for point in installed("judge_configs").values():
         folder = files(point.load()).joinpath("templates")
         for entry in folder.iterdir() if folder.is_dir() else ():
             if entry.name.endswith(".yaml"):
-                found[entry.name.removesuffix(".yaml")] = Path(str(entry))
-    return dict(sorted(found.items()))
+                paths[entry.name.removesuffix(".yaml")] = Path(str(entry))
+    return dict(sorted(paths.items()))
 
 
-def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
-    """The judge of a name: of a form in `JUDGE_FORMS`, one of harness.yaml's, a YAML file, one a package ships, or a
-    kind."""
-    prefix, found, rest = name.partition(":")
-    if found and prefix in JUDGE_FORMS:
+def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
+    """Return the judge of a name: a form in `JUDGE_FORMS`, one of harness.yaml, a YAML file, a shipped one, or a kind.
+
+    Raise ConfigError for an unknown name.
+    """
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix in JUDGE_FORMS:
         return JUDGE_FORMS[prefix](rest)
-    if name in own:
+    if name in own_judges:
         if name in judge_files():
-            raise ConfigError(f"harness.yaml: judge {name!r} has the name of one that ships; give it another")
-        return _own_judge({"name": name, **own[name]}, f"judge {name!r}")
+            raise ConfigError(f"harness.yaml: judge {name!r} has the name of a shipped judge; rename it")
+        return _own_judge({"name": name, **own_judges[name]}, f"judge {name!r}")
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         return _own_judge({"name": path.stem, **read_yaml(path)}, name)
@@ -57,7 +59,7 @@ def find_judge(name: str, own: OwnJudges) -> JudgeSpec:
         return checked(JudgeSpec, read_yaml(shipped[name]), str(shipped[name]))
     if name in installed("judges"):
         return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
-    known, forms = ", ".join([*own, *shipped]), ", ".join(f"{form}:…" for form in JUDGE_FORMS)
+    known, forms = ", ".join([*own_judges, *shipped]), ", ".join(f"{form}:…" for form in JUDGE_FORMS)
     raise ConfigError(f"no judge named {name!r}; known: {known}; or a FILE.yaml, or one of {forms}")
 
 
@@ -69,12 +71,12 @@ def _endpoint_judge(text: str) -> JudgeSpec:
 
 
 def _evaluator_judge(text: str) -> JudgeSpec:
-    """`NAME`, or `NAME@URL` for another server than the configuration's."""
-    name, found, url = text.partition("@")
-    if not name or (found and not url.startswith(("http://", "https://"))):
+    """Return the judge of `NAME`, or of `NAME@URL` for another server than the configuration's."""
+    name, sign, url = text.partition("@")
+    if not name or (sign and not url.startswith(("http://", "https://"))):
         raise ConfigError(f"--judge {'alpaca_eval:' + text!r} is not alpaca_eval:NAME or alpaca_eval:NAME@URL")
     spec = JudgeSpec(name=f"alpaca_eval:{name}", kind="alpaca_eval", evaluator=name)
-    return spec.model_copy(update={"url": base_url(url), "key_env": _judge_key()}) if found else spec
+    return spec.model_copy(update={"url": base_url(url), "key_env": _judge_key()}) if sign else spec
 
 
 def _judge_key() -> str | None:
@@ -82,16 +84,16 @@ def _judge_key() -> str | None:
 
 
 def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
-    """A judge whose only setting is a model or a file."""
+    """Return the parser of a judge form whose only setting is a model or a file."""
 
-    def made(text: str) -> JudgeSpec:
+    def parse(text: str) -> JudgeSpec:
         if not text or text.startswith("endpoint:"):
             raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
         return JudgeSpec(
             name=f"{kind}:{ModelRef.parse(text).label}", kind=kind, model=text, price_in=0.0, price_out=0.0
         )
 
-    return made
+    return parse
 
 
 JUDGE_FORMS: Mapping[str, Callable[[str], JudgeSpec]] = {
@@ -101,12 +103,14 @@ JUDGE_FORMS: Mapping[str, Callable[[str], JudgeSpec]] = {
     "reward_model": _model_judge("reward_model"),
     "replay": _model_judge("replay"),
 }
-"""What may stand before a colon in --judge; each names a kind and its one setting."""
+"""Prefixes before the colon in --judge; each stands for a kind and its one setting."""
 
 
 def with_devices(judges: Mapping[str, tuple[JudgeSpec, ...]], devices: str, serve: ServeSpec) -> JudgesBySuite:
-    """The judges with `--judge-devices` given to those that are loaded here. Raises ConfigError where there is none,
-    or where the candidate would use the same devices."""
+    """Return the judges, with `--judge-devices` applied to those that are loaded here.
+
+    Raise ConfigError if there is no such judge, or if the candidate would use the same devices.
+    """
     if not any(is_local(spec) for specs in judges.values() for spec in specs):
         raise ConfigError(f"--judge-devices {devices}: no judge of this run is loaded here; local:PATH would be")
     workers = serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel
@@ -114,15 +118,15 @@ def with_devices(judges: Mapping[str, tuple[JudgeSpec, ...]], devices: str, serv
     both = sorted(set(taken) & set(devices.split(",")))
     if both:
         raise ConfigError(
-            f"--judge-devices {devices}: the candidate uses {', '.join(taken)}; give it others by --devices, or leave "
-            "--judge-devices out: the judge is then loaded after it"
+            f"--judge-devices {devices}: the candidate uses {', '.join(taken)}; give it others with --devices, or omit "
+            "--judge-devices to load the judge after it"
         )
     checked(ServeSpec, {"devices": devices}, "--judge-devices")
     return {suite: tuple(_on(spec, devices) for spec in specs) for suite, specs in judges.items()}
 
 
 def is_local(spec: JudgeSpec) -> bool:
-    """Whether a judge's model is loaded on this machine; such a judge says `local = True`."""
+    """Return whether a judge's model is loaded on this machine, as its class states by `local = True`."""
     return bool(getattr(load_plugin("judges", spec.kind), "local", False))
 
 
@@ -130,6 +134,6 @@ def _on(spec: JudgeSpec, devices: str) -> JudgeSpec:
     return spec.model_copy(update={"serve": {**spec.serve, "devices": devices}}) if is_local(spec) else spec
 
 
-def _own_judge(found: Mapping[str, Any], where: str) -> JudgeSpec:
-    spec = checked(JudgeSpec, found, where)
+def _own_judge(settings: Mapping[str, Any], where: str) -> JudgeSpec:
+    spec = checked(JudgeSpec, settings, where)
     return spec if spec.url is None else spec.model_copy(update={"url": base_url(spec.url)})

@@ -1,4 +1,4 @@
-"""YAML and flags -> RunSpec. Unknown keys are rejected; what is resolved is written beside the run."""
+"""YAML and flags -> RunSpec. Unknown keys are rejected; the resolved settings are written beside the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ R = TypeVar("R", bound=Record)
 
 
 class ServeSpec(Record):
-    """`serve:` in harness.yaml; each also a flag of `harness run`."""
+    """`serve:` in harness.yaml; each field is also a flag of `harness run`."""
 
     chat_template: str | None = None
     tensor_parallel: int = Field(default=1, ge=1)
@@ -37,13 +37,13 @@ class ServeSpec(Record):
     concurrency: int = Field(default=64, ge=1)
     """Prompts in flight."""
     rpm: float | None = Field(default=None, gt=0)
-    """Requests a minute to `endpoint:`, at most."""
+    """Requests per minute to `endpoint:`, at most."""
     tpm: float | None = Field(default=None, gt=0)
-    """Tokens a minute, likewise."""
+    """Tokens per minute to `endpoint:`, at most."""
 
 
 class SamplingOverride(Record):
-    """`sampling:` in harness.yaml: replaces a benchmark's own answer settings; named on the card as a deviation."""
+    """`sampling:` in harness.yaml: replaces a benchmark's own answer settings; the card reports it as a deviation."""
 
     n: int | None = Field(default=None, ge=1)
     """Answers per prompt."""
@@ -65,9 +65,9 @@ class RunSpec(Record):
     jury: JuryRule = "mean"
     """How a jury's verdicts become one."""
     repeats: int = Field(default=1, ge=1)
-    """Times every judge is asked the same."""
+    """Times every judge is asked each question."""
     anchors: tuple[Path, ...] = ()
-    """Anchor files, at most one a suite; those of suites that are not run are left alone."""
+    """Anchor files, at most one per suite; those of suites that are not run are ignored."""
     references: str = "official"
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -76,15 +76,15 @@ class RunSpec(Record):
     serve: ServeSpec = ServeSpec()
     mirror: str | None = None
     cache: bool = True
-    """Whether judges' replies are taken from, and put into, the reply cache."""
+    """Whether judges' replies are read from and written to the reply cache."""
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """US dollars that the judges of this run may cost, all its sessions together."""
+    """US dollars that the judges of this run may cost over all its sessions."""
     transport: Literal["live", "batch"] = "live"
-    """How judges are asked: call by call, or through the Batch API, at half the price, once all answers are there."""
+    """How judges are asked: call by call, or, once all answers exist, through the Batch API at half the price."""
 
 
 class FileSpec(Record):
-    """What harness.yaml may hold."""
+    """The keys of harness.yaml."""
 
     model: str | None = None
     suite: str | None = None
@@ -106,26 +106,26 @@ class FileSpec(Record):
     serve: ServeSpec = ServeSpec()
     judge_devices: str | None = None
     judges: dict[str, dict[str, Any]] = {}
-    """Own judges by name: the fields of `JudgeSpec`, name left out."""
+    """The user's judges by name: the fields of `JudgeSpec` without the name."""
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML file; raises ConfigError with the file's name and what is wrong."""
+    """Return the mapping in a YAML file. Raise ConfigError with the file's name and what is wrong."""
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if found is None:
+    if content is None:
         return {}
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} must hold keys and values, not a {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must contain keys and values, not a {type(content).__name__}")
+    return content
 
 
 def read_file_spec(path: Path | None) -> FileSpec:
-    """`--config` FILE, or ./harness.yaml where there is one, or nothing."""
+    """Read `--config` FILE, or ./harness.yaml if it exists; otherwise return the defaults."""
     if path is None:
         path = Path("harness.yaml")
         if not path.exists():
@@ -133,10 +133,13 @@ def read_file_spec(path: Path | None) -> FileSpec:
     return checked(FileSpec, read_yaml(path), str(path))
 
 
-def checked(kind: type[R], found: Mapping[str, Any], where: str) -> R:
-    """The record, or ConfigError with the first wrong key, its value, and for an unknown key those that exist."""
+def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
+    """Return the validated record.
+
+    Raise ConfigError with the first wrong key and its value, and for an unknown key the known ones.
+    """
     try:
-        return kind.model_validate(found)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
@@ -148,7 +151,7 @@ def checked(kind: type[R], found: Mapping[str, Any], where: str) -> R:
 
 
 def _fields(kind: type[Record], parents: list[int | str]) -> list[str]:
-    """The fields of the record at a place; list indices and keys of mappings on the way are passed over."""
+    """Return the fields of the record at a path of keys; list indices and keys of mappings are skipped."""
     for part in parents:
         field = kind.model_fields.get(str(part))
         if field is not None:
@@ -157,7 +160,7 @@ def _fields(kind: type[Record], parents: list[int | str]) -> list[str]:
 
 
 def _record_in(annotation: object) -> type[Record] | None:
-    """The record that an annotation holds, e.g. that of `tuple[R, ...]`."""
+    """Return the record type inside an annotation, e.g. `R` of `tuple[R, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Record):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _record_in(part)) is not None), None)
+    return next((record for part in get_args(annotation) if (record := _record_in(part)) is not None), None)

@@ -13,7 +13,7 @@ from functools import cache
 from pydantic import JsonValue
 
 from ..errors import ConfigError
-from ..official import at_hand, ensure
+from ..official import ensure, is_available_offline
 from ..records import Score, ScoreCard, SuiteScores, digest
 from ..stats.intervals import ratio_interval
 from .arena_hard_answers import Answers, read_answers
@@ -243,7 +243,7 @@ def _is_official(group: Group, mirror: str | None) -> bool:
 @cache
 def _known_ids(name: str, mirror: str | None) -> frozenset[str] | None:
     """Ids of the pinned questions where their file is at hand; nothing is fetched from the network for this."""
-    if not at_hand(name, mirror):
+    if not is_available_offline(name, mirror):
         return None
     path = ensure([name], mirror)[name]  # raises DataError for a file that is not the pinned one
     [source] = read_files([path])

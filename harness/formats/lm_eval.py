@@ -65,7 +65,7 @@ def _samples_result(task: str, values: Mapping[str, Sequence[float]]) -> Numbers
         suite_version="unknown",
         judge="none",
         headline=next(iter(scores)),
-        found=SuiteScores(scores=scores, notes=(note,)),
+        scores=SuiteScores(scores=scores, notes=(note,)),
         protocol={
             "suite": f"{SUITE}:{task}",
             "suite_version": "unknown",

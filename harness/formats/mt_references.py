@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
-from ..official import at_hand, ensure
+from ..official import ensure, is_available_offline
 from ..suites.mt_bench_data import REFERENCE_SETS, REFERENCED
 from .fastchat_rows import Row, question_of, turn_of
 from .files import read_files
@@ -48,7 +48,7 @@ def _is_shown(question: str, turn: int, prompt: str, references: References) -> 
 def _references(name: str, mirror: str | None) -> References:
     """Empty where the set's file is not at hand; nothing is fetched for this."""
     file = f"mt_bench/references/{name}"
-    if not at_hand(file, mirror):
+    if not is_available_offline(file, mirror):
         return {}
     [source] = read_files([ensure([file], mirror)[file]])
     found: References = {}

@@ -14,7 +14,7 @@ from ..compare.comparison import judge_failures, unscored_share
 from ..differences import Difference
 from ..records import ScoreCard
 from ..stats.noninferiority import non_inferiority
-from ..stats.paired import Estimate
+from ..stats.paired import ClusteredEstimate
 from ..stats.power import required_repeats
 from ..stats.significance import benjamini_hochberg, holm
 from .policy import DEFAULT_CHECKS, GateCheck, GatePolicy
@@ -93,7 +93,7 @@ def _above_floor(check: GateCheck, row: Difference, card: ScoreCard | None, poli
     score = None if scores is None else scores.get(row.metric)
     if check.floor is None or score is None or score.value is None or score.se is None:
         return None
-    own = Estimate(score.value, score.se, row.df, score.n)
+    own = ClusteredEstimate(score.value, score.se, row.df, score.n)
     if own.lower(policy.alpha) >= check.floor:
         return True
     return False if own.upper(policy.alpha) < check.floor else None

@@ -1,4 +1,4 @@
-"""How far verdicts can be trusted: between judges, orders and repeats, and what that adds to a score's error. Pure.
+"""Measure how far verdicts can be trusted between judges, orders and repeats, and their part of a score's error. Pure.
 
 Outcomes are compared: win, draw or loss of a preference, the value of a rating (`jury.outcome_of`).
 """
@@ -33,42 +33,46 @@ def judging(
     categories: Mapping[str, str],
     headline: Callable[[Sequence[Judgment]], Score],
 ) -> Judging:
-    """All there is to say of these judgments: the members' own, failures included.
+    """Return the consistency of these judgments, which are the members' own, failures included.
 
-    `rule`: the headline's, and `categories`: prompt id -> category, for the variance; `headline`: judgments -> the
-    suite's headline score.
+    `rule` (the headline's) and `categories` (prompt id -> category) are for the variance; `headline` maps judgments to
+    the suite's headline score.
     """
     by_judge: dict[str, list[Judgment]] = defaultdict(list)
     for row in judgments:
         by_judge[row.judge].append(row)
-    told = [row for row in judgments if row.verdict is not None]
+    decided = [row for row in judgments if row.verdict is not None]
     names = jury.members if jury else tuple(by_judge)
-    found = Judging(
+    summary = Judging(
         repeats=repeats,
         order_flips=_each(by_judge, lambda rows: order_flips(rows)[0]),
         first_shown=_each(by_judge, lambda rows: order_flips(rows)[1]),
         repeat_flips=_each(by_judge, repeat_flips),
-        variance=variance_parts([row for row in told if rule.category in (None, categories.get(row.prompt_id))], rule),
+        variance=variance_parts(
+            [row for row in decided if rule.category in (None, categories.get(row.prompt_id))], rule
+        ),
     )
     if jury is None:
-        return found
-    return found.model_copy(
+        return summary
+    return summary.model_copy(
         update={
             "rule": jury.rule,
             "jury": counts,
             "members": {name: headline(by_judge.get(name, [])) for name in names},
             "agreement": tuple(pair_agreement(by_judge, *pair) for pair in combinations(names, 2)),
-            "differing": differing(told),
-            "alpha": krippendorff_alpha([_values(rows) for rows in by_question(told).values()], interval_metric=True),
+            "differing": differing(decided),
+            "alpha": krippendorff_alpha(
+                [_values(rows) for rows in by_question(decided).values()], interval_metric=True
+            ),
         }
     )
 
 
-def trust_notes(found: Judging) -> list[str]:
-    """What a reader of the card must know: verdicts a jury lacks, majorities it did not reach, judges that moved."""
+def trust_notes(summary: Judging) -> list[str]:
+    """Return notes for the card: missing verdicts of a jury, majorities it did not reach, judges that moved."""
     notes = []
-    if found.jury is not None:
-        counts, members = found.jury, len(found.members)
+    if summary.jury is not None:
+        counts, members = summary.jury, len(summary.members)
         if counts.part:
             notes.append(f"{counts.part} of {counts.questions} questions are judged by fewer than all {members} judges")
         if counts.short:
@@ -79,7 +83,7 @@ def trust_notes(found: Judging) -> list[str]:
             notes.append(
                 f"{counts.undecided} of {counts.questions} questions have no majority: a draw, or the median rating"
             )
-    for name, check in found.anchors.items():
+    for name, check in summary.anchors.items():
         if check.drifted:
             notes.append(f"judge {name} drifted: its verdicts on the anchors are not those recorded ({_moved(check)})")
         elif check.drifted is None:
@@ -97,8 +101,8 @@ def _moved(check: AnchorCheck) -> str:
 def _each(
     by_judge: Mapping[str, list[Judgment]], measure: Callable[[list[Judgment]], Score | None]
 ) -> dict[str, Score]:
-    found = {name: measure(rows) for name, rows in sorted(by_judge.items())}
-    return {name: score for name, score in found.items() if score is not None}
+    scores = {name: measure(rows) for name, rows in sorted(by_judge.items())}
+    return {name: score for name, score in scores.items() if score is not None}
 
 
 def _values(rows: Iterable[Judgment]) -> list[float]:
@@ -106,15 +110,15 @@ def _values(rows: Iterable[Judgment]) -> list[float]:
 
 
 def percent(measure: Measure, *, flipped: bool = False) -> Score:
-    """A share (0..1) as a score in percent, its interval cut to what a share can be; `flipped`: of the opposite."""
-    found = as_score(measure, 100.0)
-    if found.value is None:
-        return found
-    low, high = found.ci_low, found.ci_high
+    """Return a share (0..1) as a score in percent, its interval cut to 0..100; `flipped`: of the opposite."""
+    score = as_score(measure, 100.0)
+    if score.value is None:
+        return score
+    low, high = score.ci_low, score.ci_high
     if flipped:
         low, high = (None if high is None else 100 - high), (None if low is None else 100 - low)
     cut = {"ci_low": None if low is None else max(0.0, low), "ci_high": None if high is None else min(100.0, high)}
-    return found.model_copy(update={"value": 100 - found.value if flipped else found.value, **cut})
+    return score.model_copy(update={"value": 100 - score.value if flipped else score.value, **cut})
 
 
 def as_score(measure: Measure, scale: float = 1.0) -> Score:
@@ -129,9 +133,9 @@ def as_score(measure: Measure, scale: float = 1.0) -> Score:
 
 
 def order_flips(rows: Sequence[Judgment]) -> tuple[Score | None, Score | None]:
-    """Percent of answers whose outcome changes with the order, and of points that go to the answer shown first.
+    """Return the percent of answers whose outcome changes with the order, and of points for the answer shown first.
 
-    None where nothing was judged in both orders. `n` counts pairs of games.
+    None if nothing was judged in both orders. `n` counts pairs of games.
     """
     games: dict[tuple[str, int, int | None, int], dict[str, float]] = defaultdict(dict)
     for row in rows:
@@ -141,66 +145,71 @@ def order_flips(rows: Sequence[Judgment]) -> tuple[Score | None, Score | None]:
     if not both:
         return None, None
     second, first = (np.array([pair[order] for pair in both.values()]) for order in ("ab", "ba"))
-    found = position_consistency(second, first, [key[0] for key in both])
-    return percent(found.consistent, flipped=True), percent(found.first_shown)
+    consistency = position_consistency(second, first, [key[0] for key in both])
+    return percent(consistency.consistent, flipped=True), percent(consistency.first_shown)
 
 
 def repeat_flips(rows: Sequence[Judgment]) -> Score | None:
-    """Chance in percent that two repeats of one question differ; None without repeats. `n` counts what was repeated."""
+    """Return the chance in percent that two repeats of one question differ; None without repeats.
+
+    `n` counts the repeated questions.
+    """
     groups: dict[tuple[str, int, int | None, str | None], list[float]] = defaultdict(list)
     for row in rows:
         if row.verdict is not None:
             groups[row.prompt_id, row.index, row.turn, row.order].append(outcome_of(row.verdict))
-    found = flip_rate(list(groups.values()), [key[0] for key in groups])
-    return percent(found) if found.n else None
+    rate = flip_rate(list(groups.values()), [key[0] for key in groups])
+    return percent(rate) if rate.n else None
 
 
-def pair_agreement(by_judge: Mapping[str, Sequence[Judgment]], one: str, other: str) -> PairAgreement:
-    """Of the questions on which both gave a verdict."""
-    ours, theirs = ({_key(row): row.verdict for row in by_judge.get(name, ()) if row.verdict} for name in (one, other))
-    shared = [key for key in ours if key in theirs]
-    labels = [[outcome_of(_said(side, key)) for key in shared] for side in (ours, theirs)]
-    found = agreement(labels[0], labels[1], [key[0] for key in shared])
-    return PairAgreement(one=one, other=other, agreement=percent(found.raw), kappa=as_score(found.kappa))
+def pair_agreement(by_judge: Mapping[str, Sequence[Judgment]], judge: str, peer: str) -> PairAgreement:
+    """Return the agreement of two judges on the questions on which both gave a verdict."""
+    verdicts, peer_verdicts = (
+        {_key(row): row.verdict for row in by_judge.get(name, ()) if row.verdict} for name in (judge, peer)
+    )
+    shared = [key for key in verdicts if key in peer_verdicts]
+    labels = [[outcome_of(_verdict_of(side, key)) for key in shared] for side in (verdicts, peer_verdicts)]
+    measures = agreement(labels[0], labels[1], [key[0] for key in shared])
+    return PairAgreement(one=judge, other=peer, agreement=percent(measures.raw), kappa=as_score(measures.kappa))
 
 
 def _key(row: Judgment) -> tuple[str, str]:
     return row.prompt_id, "|".join(map(str, (row.index, row.turn, row.order, row.repeat)))
 
 
-def _said(side: Mapping[tuple[str, str], Verdict | None], key: tuple[str, str]) -> Verdict:
+def _verdict_of(side: Mapping[tuple[str, str], Verdict | None], key: tuple[str, str]) -> Verdict:
     verdict = side[key]
     assert verdict is not None, "rows without a verdict were left out"
     return verdict
 
 
-def differing(told: Sequence[Judgment]) -> Score:
-    """Percent of the questions with two verdicts or more on which not all are the same outcome."""
-    groups = {key: {outcome_of(row.verdict) for row in rows if row.verdict} for key, rows in _several(told).items()}
+def differing(decided: Sequence[Judgment]) -> Score:
+    """Return the percent of the questions with two or more verdicts whose outcomes are not all the same."""
+    groups = {key: {outcome_of(row.verdict) for row in rows if row.verdict} for key, rows in _several(decided).items()}
     shares = np.array([float(len(outcomes) > 1) for outcomes in groups.values()])
     return percent(mean_measure(shares, [key[0] for key in groups]))
 
 
-def _several(told: Sequence[Judgment]) -> dict[tuple[str, object], list[Judgment]]:
-    return {(key[0], key): rows for key, rows in by_question(told).items() if len(rows) > 1}
+def _several(decided: Sequence[Judgment]) -> dict[tuple[str, object], list[Judgment]]:
+    return {(key[0], key): rows for key, rows in by_question(decided).items() if len(rows) > 1}
 
 
 # -------------------------------------------------------------------------------------------------------- variance
 
 
-def variance_parts(told: Sequence[Judgment], rule: QuestionRule) -> VarianceParts | None:
-    """The headline's error by its source; None where no level but the questions can be told apart.
+def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceParts | None:
+    """Return the headline's error by its source; None if only the questions differ, so that there is nothing to split.
 
     A verdict's value is linearised for the headline's ratio, u = r + w (v - r) / mean(w), so that Arena-Hard's strong
-    verdicts count as they do there; the turns of one answer are one value, their means taken off.
+    verdicts keep their weight. The turns of one answer count as one value, after subtracting each turn's mean.
     """
-    told = [row for row in told if rule.turn is None or row.turn == rule.turn]
-    if not told:
+    decided = [row for row in decided if rule.turn is None or row.turn == rule.turn]
+    if not decided:
         return None
-    values = linearised([row.verdict for row in told if row.verdict is not None], rule.scale)
-    values = centred(values, _labels([row.turn or 0 for row in told]))
-    facets = [(row.judge, row.order if rule.ordered else None) for row in told]
-    keys = [(row.prompt_id, row.index, facet, row.repeat) for row, facet in zip(told, facets, strict=True)]
+    values = linearised([row.verdict for row in decided if row.verdict is not None], rule.scale)
+    values = centred(values, _labels([row.turn or 0 for row in decided]))
+    facets = [(row.judge, row.order if rule.ordered else None) for row in decided]
+    keys = [(row.prompt_id, row.index, facet, row.repeat) for row, facet in zip(decided, facets, strict=True)]
     cells: dict[tuple[object, ...], list[float]] = defaultdict(list)
     for key, value in zip(keys, values, strict=True):
         cells[key].append(float(value))
@@ -211,16 +220,16 @@ def variance_parts(told: Sequence[Judgment], rule: QuestionRule) -> VariancePart
 
 
 def linearised(verdicts: Sequence[Verdict], scale: float) -> FloatArray:
-    """Each verdict's share in the weighted mean, in the headline's unit; shape (verdicts,)."""
-    weights = np.array([verdict_weight(one) for one in verdicts])
-    values = np.array([one.value for one in verdicts])
+    """Return each verdict's share in the weighted mean, in the headline's unit; shape (verdicts,)."""
+    weights = np.array([verdict_weight(verdict) for verdict in verdicts])
+    values = np.array([verdict.value for verdict in verdicts])
     ratio = weights @ values / weights.sum()
-    found: FloatArray = scale * (ratio + weights * (values - ratio) / weights.mean())
-    return found
+    shares: FloatArray = scale * (ratio + weights * (values - ratio) / weights.mean())
+    return shares
 
 
 def _split(keys: Sequence[tuple[object, ...]], values: FloatArray) -> tuple[Split | None, tuple[Level, ...]]:
-    """The split over those levels that the design has, from (question, draw, judge and order, repeat)."""
+    """Return the split over the levels that the design has, of (question, draw, judge and order, repeat)."""
     nested = [_labels([key[: depth + 1] for key in keys]) for depth in range(len(LEVELS))]
     kept, names = [nested[0]], [LEVELS[0]]
     for name, labels in zip(LEVELS[1:], nested[1:], strict=True):

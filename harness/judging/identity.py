@@ -1,4 +1,4 @@
-"""Who judges: a judge's part of the protocol, and in what it differs from the benchmark's official one. Pure."""
+"""A judge's part of the protocol, and how it differs from the benchmark's official judge. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ..records import Answer, JudgeSpec, JuryRule, Prompt
 
 
 def judge_protocol(judges: Sequence[Judge], rule: JuryRule) -> dict[str, JsonValue]:
-    """A judge's part of the protocol; of several their members' and the rule that makes one verdict of theirs."""
+    """Return a judge's part of the protocol; for a jury, its members' parts and the rule that combines their
+    verdicts."""
     members: list[JsonValue] = [_member(judge) for judge in judges]
     if len(members) == 1 and isinstance(members[0], dict):
         return members[0]
@@ -20,49 +21,53 @@ def judge_protocol(judges: Sequence[Judge], rule: JuryRule) -> dict[str, JsonVal
 
 def _member(judge: Judge) -> dict[str, JsonValue]:
     spec = judge.spec
-    found: dict[str, JsonValue] = {"name": spec.name, "kind": spec.kind, "model": spec.model, "params": spec.params}
-    return found | (judge.identity() if isinstance(judge, Identified) else {})
+    identity: dict[str, JsonValue] = {"name": spec.name, "kind": spec.kind, "model": spec.model, "params": spec.params}
+    return identity | (judge.identity() if isinstance(judge, Identified) else {})
 
 
 def judge_label(judges: Sequence[JudgeSpec]) -> str:
-    """What a card calls its judge: the name, or `A+B+C`."""
+    """Return the name of the judge on a card: its own, or `A+B+C` for a jury."""
     return "+".join(judge.name for judge in judges)
 
 
 def judge_differences(suite: Suite, judges: Sequence[Judge]) -> tuple[str, ...]:
-    """What of the judging is not the benchmark's own, one sentence each; nothing for a suite without official judge
-    (`official_judges`), or outside its official edition."""
+    """Return how the judging differs from the benchmark's own, one sentence per difference.
+
+    Empty for a suite without an official judge (`official_judges`) and outside the official edition.
+    """
     official = getattr(suite, "official_judges", ())
     if not official or not suite.version.startswith("official"):
         return ()
-    found = []
+    differences = []
     for judge in judges:
-        found += _differences(judge, official, suite.protocol().get("templates"))
+        differences += _differences(judge, official, suite.protocol().get("templates"))
     if len(judges) > 1:
-        found.append(f"a jury of {len(judges)} instead of one judge")
-    return tuple(dict.fromkeys(found))
+        differences.append(f"a jury of {len(judges)} instead of one judge")
+    return tuple(dict.fromkeys(differences))
 
 
 def _differences(judge: Judge, official: Sequence[str], templates: JsonValue) -> list[str]:
     spec = judge.spec
-    found = []
+    differences = []
     member = _member(judge)
     if spec.kind not in ("llm", "alpaca_eval") or spec.model not in official:
         shown = member["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
-        found.append(f"judge {shown} instead of the official {' or '.join(official)}")
+        differences.append(f"judge {shown} instead of the official {' or '.join(official)}")
     if spec.params:
         changed = (
             f"{name} left out" if value is None else f"{name} = {value!r}" for name, value in spec.params.items()
         )
-        found.append(f"judge {spec.name}: {', '.join(changed)}, instead of the official request parameters")
+        differences.append(f"judge {spec.name}: {', '.join(changed)}, instead of the official request parameters")
     known = templates.values() if isinstance(templates, dict) else ()
     if "template" in member and member["template"] not in known:
-        found.append(f"judge {spec.name}: words, parser and parameters of evaluator {spec.evaluator}, not the official")
-    return found
+        differences.append(
+            f"judge {spec.name}: words, parser and parameters of evaluator {spec.evaluator}, not the official"
+        )
+    return differences
 
 
 def check_judges(suite: Suite, judges: Sequence[Judge]) -> None:
-    """Raises ConfigError where a judge cannot take what the suite asks: before anything is answered, not after."""
+    """Raise ConfigError if a judge cannot handle the suite's tasks, before anything is answered."""
     for prompt in suite.prompts()[:1]:
         for task in suite.tasks(prompt, stand_in(prompt)):
             for judge in judges:
@@ -71,7 +76,7 @@ def check_judges(suite: Suite, judges: Sequence[Judge]) -> None:
 
 
 def stand_in(prompt: Prompt) -> Answer:
-    """An answer of 1,500 characters a turn, for what depends on no text."""
+    """Return a placeholder answer of 1,500 characters per turn, for estimates and checks."""
     return Answer(
         prompt_id=prompt.id,
         model="estimate",

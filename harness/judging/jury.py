@@ -1,15 +1,15 @@
-"""Several judges' verdicts on one question -> the one that is scored. Pure.
+"""Combine several judges' verdicts on one question into the one that is scored. Pure.
 
-A question is one answer to be judged: its turn, its order of showing, its repeat. A verdict of more than half of the
-members is needed, else the question is unscored: a failure is no verdict, and a jury of two that lost one is no jury.
-From those there are:
+A question is one answer to be judged: its turn, its order, its repeat. Verdicts from more than half of the members are
+needed, else the question is unscored: a failure is not a verdict, and half of a jury of two is not enough. From the
+verdicts there are:
 
-- mean: all of them reach the scorer, which averages within a slot as it does repeats. Arena-Hard's weights count.
-- majority: of preferences, the outcome (win, draw, loss) that more than half give, as 1, 0.5 or 0; strong where more
-  than half of those who give it call it strong; without a majority a draw. Of ratings, the one that more than half
-  give; without a majority the median.
-- median: of preferences in the order of their side and strength, the middle one; of an even number the mean of the
-  middle two, strong where both are, on one side. Of ratings the median.
+- mean: all of them reach the scorer, which averages within a slot as it does for repeats. Arena-Hard's weights count.
+- majority: for preferences, the outcome (win, draw, loss) that more than half give, as 1, 0.5 or 0; strong if more
+  than half of those who give it call it strong; a draw without a majority. For ratings, the one that more than half
+  give; the median without a majority.
+- median: for preferences, sorted by side and strength, the middle one; for an even number the mean of the middle two,
+  strong if both are strong and on one side. For ratings, the median.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Question = tuple[str, int, int | None, Order | None, int]
 
 @dataclass(frozen=True)
 class Jury:
-    """Who judges, and how their verdicts become one."""
+    """The judges, and the rule that combines their verdicts."""
 
     members: tuple[str, ...]
     rule: JuryRule
@@ -39,19 +39,19 @@ class Jury:
 
 
 def jury_of(protocol: Mapping[str, JsonValue]) -> Jury | None:
-    """The jury that a card's or a manifest's protocol names; None where one judge alone judged."""
+    """Return the jury in a card's or a manifest's protocol; None for a single judge."""
     match protocol.get("judge"):
         case {"kind": "jury", "rule": "mean" | "majority" | "median" as rule, "members": [*members]}:
-            return Jury(tuple(str(one["name"]) for one in members if isinstance(one, dict)), rule)
+            return Jury(tuple(str(member["name"]) for member in members if isinstance(member, dict)), rule)
     return None
 
 
 @dataclass(frozen=True)
 class Combined:
-    """What a jury's verdicts come to."""
+    """A jury's combined verdicts."""
 
     judgments: tuple[Judgment, ...]
-    """What a scorer is given: by the rule mean the members' own, else one a question, or its failure."""
+    """Input of the scorer: with the rule mean the members' own judgments, else one judgment or failure per question."""
     counts: JuryCounts
 
 
@@ -60,15 +60,15 @@ def question_of(row: Judgment) -> Question:
 
 
 def by_question(judgments: Sequence[Judgment]) -> dict[Question, list[Judgment]]:
-    """The rows of each question, in the order of their first appearance."""
-    found: dict[Question, list[Judgment]] = defaultdict(list)
+    """Return the rows of each question, in the order of their first appearance."""
+    groups: dict[Question, list[Judgment]] = defaultdict(list)
     for row in judgments:
-        found[question_of(row)].append(row)
-    return found
+        groups[question_of(row)].append(row)
+    return groups
 
 
 def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
-    """The members' judgments (one a member and question, of the current answers) as the jury's."""
+    """Combine the members' judgments (one per member and question, of the current answers) into the jury's."""
     kept: list[Judgment] = []
     sizes: Counter[str] = Counter()
     for rows in by_question(judgments).values():
@@ -94,36 +94,36 @@ def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
 
 
 def scored(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> tuple[Judgment, ...]:
-    """A stored run's judgments as its scorer was given them."""
+    """Return a stored run's judgments as its scorer was given them."""
     jury = jury_of(protocol)
     return tuple(judgments) if jury is None else combine(judgments, jury).judgments
 
 
 def agreed(verdicts: Sequence[Verdict], rule: JuryRule) -> Verdict:
-    """One verdict of several by the rule majority or median."""
+    """Return one verdict of several by the rule majority or median."""
     if rule == "majority":
-        found = majority(verdicts)
-        if found is not None:
-            return found
+        verdict = majority(verdicts)
+        if verdict is not None:
+            return verdict
         if isinstance(verdicts[0], Preference):
             return Preference(value=0.5)
     return _median(verdicts)
 
 
 def majority(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """What more than half say; None where no verdict has so many."""
-    outcome, times = Counter(outcome_of(one) for one in verdicts).most_common(1)[0]
+    """Return the verdict that more than half give; None if there is none."""
+    outcome, times = Counter(outcome_of(verdict) for verdict in verdicts).most_common(1)[0]
     if 2 * times <= len(verdicts):
         return None
-    same = [one for one in verdicts if outcome_of(one) == outcome]
+    same = [verdict for verdict in verdicts if outcome_of(verdict) == outcome]
     if isinstance(same[0], Rating):
         return same[0]
-    strong = sum(one.strength == 2 for one in same if isinstance(one, Preference))
+    strong = sum(verdict.strength == 2 for verdict in same if isinstance(verdict, Preference))
     return Preference(value=outcome, strength=2 if 2 * strong > len(same) else 1)
 
 
 def outcome_of(verdict: Verdict) -> float:
-    """What is compared between judges, orders and repeats: 1 win, 0.5 draw, 0 loss; of a rating its value."""
+    """Return what is compared between judges, orders and repeats: 1 win, 0.5 draw, 0 loss, or a rating's value."""
     if isinstance(verdict, Rating):
         return verdict.value
     return 0.5 if verdict.value == 0.5 else float(verdict.value > 0.5)
@@ -132,9 +132,9 @@ def outcome_of(verdict: Verdict) -> float:
 def _median(verdicts: Sequence[Verdict]) -> Verdict:
     first = verdicts[0]
     if isinstance(first, Rating):
-        return first.model_copy(update={"value": float(median(one.value for one in verdicts))})
-    preferences = [one for one in verdicts if isinstance(one, Preference)]
-    ordered = sorted(preferences, key=lambda one: (2 * one.value - 1) * one.strength)
+        return first.model_copy(update={"value": float(median(verdict.value for verdict in verdicts))})
+    preferences = [verdict for verdict in verdicts if isinstance(verdict, Preference)]
+    ordered = sorted(preferences, key=lambda verdict: (2 * verdict.value - 1) * verdict.strength)
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     strong = low.strength == high.strength == 2 and outcome_of(low) == outcome_of(high)
     return Preference(value=(low.value + high.value) / 2, strength=2 if strong else 1)

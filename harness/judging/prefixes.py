@@ -1,4 +1,4 @@
-"""In which order tasks are asked of a server of our own: those with a common beginning follow each other.
+"""Order the tasks for a server of our own so that prompts with a common beginning follow each other.
 
 vLLM keeps the key-value blocks of a prompt's beginning (automatic prefix caching), so a second game about the same
 question costs only what differs. Pure.
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def in_prefix_order(tasks: Iterable[tuple[T, JudgeTask]]) -> list[tuple[T, JudgeTask]]:
-    """The tasks by template, then by their texts in the order in which the template shows them.
+    """Return the tasks by template, then by their texts in the order in which the template shows them.
 
     Sorted texts have the longest common beginnings side by side that any order gives.
     """
@@ -31,6 +31,6 @@ def in_prefix_order(tasks: Iterable[tuple[T, JudgeTask]]) -> list[tuple[T, Judge
 
 
 def _shown(template: JudgeTemplate, fields: Iterable[str]) -> tuple[str, ...]:
-    """The template's slots by place."""
-    places = {slot: template.user.find("{" + slot + "}") for slot in fields}
-    return tuple(sorted((slot for slot, place in places.items() if place >= 0), key=places.__getitem__))
+    """Return the template's slots in the order in which it shows them."""
+    positions = {slot: template.user.find("{" + slot + "}") for slot in fields}
+    return tuple(sorted((slot for slot, position in positions.items() if position >= 0), key=positions.__getitem__))

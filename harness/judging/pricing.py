@@ -1,4 +1,4 @@
-"""What a judge's tokens cost, in US dollars. Prices are per million tokens, from the judge's own configuration."""
+"""Compute what a judge's tokens cost, in US dollars. Prices are per million tokens, from the judge's configuration."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ def priced(spec: JudgeSpec) -> bool:
 
 
 def price(spec: JudgeSpec, prompt_tokens: float, completion_tokens: float) -> float | None:
-    """None where the judge has no known price."""
+    """Return the list price of so many tokens; None if the judge has no known price."""
     if spec.price_in is None or spec.price_out is None:
         return None
     return (prompt_tokens * spec.price_in + completion_tokens * spec.price_out) / 1e6
 
 
 def reply_price(spec: JudgeSpec, reply: ChatReply) -> float | None:
-    """What a reply cost when it was asked for; None where the price is unknown or the server counted no tokens."""
+    """Return what a reply cost when it was requested; None if the price or the token counts are unknown."""
     dollars = price(spec, reply.prompt_tokens, reply.completion_tokens) if reply.prompt_tokens else None
     return None if dollars is None else dollars * reply.price_share
 
 
 TOKENS_AROUND = 16
-"""Upper bound of the tokens that a chat format puts around one message; OpenAI's takes 4."""
+"""Upper bound of the tokens that a chat format adds to one message; OpenAI's adds 4."""
 
 
 def worst_case(spec: JudgeSpec, body: dict[str, JsonValue]) -> float | None:
-    """The most a call can cost at list price: a token is one byte or more, and the reply ends at its limit.
+    """Return the most that a call can cost at list price: a token has at least one byte, and the reply ends at its
+    limit.
 
-    None where the price is unknown. Raises ConfigError where the request sets no limit.
+    None if the price is unknown. Raise ConfigError if the request sets no limit.
     """
     limit = token_limit(body)
     if limit is None:
         raise ConfigError(
-            f"--max-cost cannot hold for judge {spec.name!r}: its requests set no token limit; give max_tokens or "
+            f"--max-cost cannot be kept for judge {spec.name!r}: its requests set no token limit; set max_tokens or "
             "max_completion_tokens in its params"
         )
-    asked = sum(len(text.encode("utf-8", "replace")) + TOKENS_AROUND for text in message_texts(body))
-    return price(spec, asked, limit)
+    prompt_tokens = sum(len(text.encode("utf-8", "replace")) + TOKENS_AROUND for text in message_texts(body))
+    return price(spec, prompt_tokens, limit)
 
 
 def message_texts(body: dict[str, JsonValue]) -> list[str]:
@@ -52,7 +53,7 @@ def message_texts(body: dict[str, JsonValue]) -> list[str]:
 
 
 def token_limit(body: dict[str, JsonValue]) -> int | None:
-    """Tokens of all replies to a request together; None: it sets no limit."""
+    """Return the most tokens of all replies to a request together; None if it sets no limit."""
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     replies = body.get("n") or 1
     return limit * replies if isinstance(limit, int) and isinstance(replies, int) else None

@@ -1,4 +1,4 @@
-"""A bounded queue for each judge: one that is slow, or waits for a rate limit, keeps no other judge from its tasks."""
+"""A bounded queue per judge, so that a slow judge, or one at its rate limit, does not block the others."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from ..protocols import Judge
 
 Item = TypeVar("Item")
 MAX_WORKERS = 256
-"""Of one judge."""
+"""Most workers per judge."""
 
 
 class JudgeQueue(Generic[Item]):
-    """One judge's tasks. `batch`: without bound, answered by one worker a task once all are there."""
+    """One judge's tasks. `batch`: the queue is unbounded, and one worker per task starts once all tasks are there."""
 
     def __init__(self, judge: Judge, *, batch: bool = False) -> None:
         self.judge = judge
-        places = min(judge.spec.concurrency, MAX_WORKERS)
-        self.workers = 0 if batch else places
-        self.items: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=0 if batch else 2 * places)
+        workers = min(judge.spec.concurrency, MAX_WORKERS)
+        self.workers = 0 if batch else workers
+        self.items: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=0 if batch else 2 * workers)
 
 
 class JudgeQueues(Generic[Item]):
-    """Of the judges that are asked while answers still come."""
+    """The queues of the judges that are asked while answers still arrive."""
 
     def __init__(self, judges: Iterable[Judge], *, batch: bool) -> None:
         self._batch = batch
         self._queues: dict[int, JudgeQueue[Item]] = {id(judge): JudgeQueue(judge, batch=batch) for judge in judges}
 
     async def put(self, judge: Judge, item: Item) -> None:
-        """Waits for room; a judge that is asked afterwards gets nothing here."""
+        """Put an item into a judge's queue once there is room; ignore judges that are asked after the answers."""
         queue = self._queues.get(id(judge))
         if queue is not None:
             await queue.items.put(item)
 
     def start(self, start_worker: Callable[[asyncio.Queue[Item | None]], object]) -> None:
-        """Starts the workers that take tasks as they come; none in a batch."""
+        """Start the workers that take tasks as they arrive; none for a batch."""
         for queue in self._queues.values():
             for _ in range(queue.workers):
                 start_worker(queue.items)
 
     async def end(self, start_worker: Callable[[asyncio.Queue[Item | None]], object]) -> None:
-        """No more tasks come: a batch's workers start now, and every worker ends after the last task."""
+        """Signal that no more tasks come: start a batch's workers, and let every worker end after the last task."""
         for queue in self._queues.values():
             if self._batch:
                 queue.workers = queue.items.qsize()

@@ -1,6 +1,6 @@
-"""How many tokens a text has: by OpenAI's own table where it is on this machine, else by a stated rule of thumb.
+"""Count the tokens of a text by OpenAI's own table if it is on this machine, else by a rule of thumb.
 
-Used for estimates alone: what was really paid comes from the server's own counts. Nothing is fetched here:
+Used only for estimates: actual costs come from the server's own counts. Nothing is downloaded here:
 `harness data pull tokenizer` does that.
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 from ..digests import cache_folder
 from ..official import FILES, cached_path, ensure
 
-CHARACTERS_A_TOKEN = 4.0
+CHARACTERS_PER_TOKEN = 4.0
 """OpenAI's own rule of thumb for English text (help.openai.com, "What are tokens and how to count them")."""
 EXACT = 50
-"""Texts counted exactly; later ones by the characters a token that these had, so that an estimate takes no seconds."""
+"""Texts counted exactly; later ones by the characters per token of these, so that an estimate is quick."""
 OVERHEAD = 4
 """Tokens around each message (openai-cookbook, how_to_count_tokens_with_tiktoken: 3, and 1 for the role)."""
 
@@ -29,7 +29,7 @@ class TokenMeter:
     """Counts the tokens of many similar texts."""
 
     name: str
-    """What it counts by, for the reader of an estimate."""
+    """Method of counting, for the reader of an estimate."""
     encode: Callable[[str], list[int]] | None
     characters: int = 0
     tokens: int = 0
@@ -37,23 +37,23 @@ class TokenMeter:
 
     def count(self, text: str) -> float:
         if self.encode is not None and self.seen < EXACT:
-            found = len(self.encode(text))
+            tokens = len(self.encode(text))
             self.seen += 1
             self.characters += len(text)
-            self.tokens += found
-            return found
-        return len(text) / (self.characters / self.tokens if self.tokens else CHARACTERS_A_TOKEN)
+            self.tokens += tokens
+            return tokens
+        return len(text) / (self.characters / self.tokens if self.tokens else CHARACTERS_PER_TOKEN)
 
 
 def meter(model: str | None, *, exact: bool = True) -> TokenMeter:
-    """The meter for a judge's model: by the table tiktoken names for it, cl100k_base for a model it does not know.
+    """Return the meter for a judge's model, with the table that tiktoken names for it, or cl100k_base.
 
-    A table takes 40 to 75 MB of memory for good; `exact` False does without.
+    A table takes 40 to 75 MB of memory until the process ends; `exact` False does without.
     """
     name = _encoding_name(model or "") if exact else None
     path = _table(name) if name else None
     if name is None or path is None:
-        return TokenMeter("4 characters a token (`harness data pull tokenizer` has them counted)", None)
+        return TokenMeter("4 characters per token (`harness data pull tokenizer` makes the count exact)", None)
     return TokenMeter(f"{name} (tiktoken)", _encoder(name, path))
 
 
@@ -69,7 +69,7 @@ def _encoding_name(model: str) -> str | None:
 
 
 def _table(name: str) -> Path | None:
-    """The verified table, if it is in the cache already."""
+    """Return the verified table, if it is in the cache already."""
     pinned = FILES.get(f"tokenizer/{name}")
     if pinned is None or not cached_path(pinned).is_file():
         return None
@@ -78,7 +78,10 @@ def _table(name: str) -> Path | None:
 
 @cache
 def _encoder(name: str, path: Path) -> Callable[[str], list[int]]:
-    """tiktoken's encoding, its table taken from ours: it looks for a file named by the sha1 of the table's address."""
+    """Return tiktoken's encoding with our copy of its table.
+
+    tiktoken looks for a file named by the sha1 of the table's address.
+    """
     import tiktoken
 
     folder = cache_folder() / "tiktoken"

@@ -15,7 +15,7 @@ import numpy as np
 from ..questions import QuestionSums, common
 from ..records import Record, ScoreCard
 from ..stats.intervals import FloatArray, resampling_weights
-from ..stats.paired import Estimate, clustered_se, correlation, paired_difference, terms
+from ..stats.paired import ClusteredEstimate, clustered_se, correlation, paired_difference, terms
 from ..stats.ranks import rank_intervals
 
 RESAMPLES = 2000
@@ -65,12 +65,14 @@ def against(card: ScoreCard, other: ScoreCard, questions: Mapping[str, QuestionS
     together = correlation(terms(sums[0].above, sums[0].below), terms(sums[1].above, sums[1].below)) if sums else None
     variance = mine.se**2 + theirs.se**2 - 2 * (together or 0.0) * mine.se * theirs.se
     count = len(sums[0].ids) if sums else 0
-    return _said(Estimate(difference, math.sqrt(max(variance, 0.0)), count - 1, count), difference, paired=bool(sums))
+    return _said(
+        ClusteredEstimate(difference, math.sqrt(max(variance, 0.0)), count - 1, count), difference, paired=bool(sums)
+    )
 
 
-def _said(estimate: Estimate, difference: float, *, paired: bool) -> Against:
+def _said(estimate: ClusteredEstimate, difference: float, *, paired: bool) -> Against:
     """The cards' own difference: questions that only one has move the value of the shared ones a little."""
-    centred = Estimate(difference, estimate.se, estimate.df, estimate.n)
+    centred = ClusteredEstimate(difference, estimate.se, estimate.df, estimate.n)
     low, high = centred.interval()
     return Against(difference=difference, ci_low=low, ci_high=high, p=centred.p_two_sided(), paired=paired)
 

@@ -1,7 +1,7 @@
-"""What people would have said, from what a judge said and a sample judged by both. Pure.
+"""Estimate people's verdicts from a judge's verdicts and a sample judged by both. Pure.
 
 Two corrections: Rogan-Gladen for won-or-lost verdicts, prediction-powered inference (PPI) for any number. Both assume
-that the judge errs on new answers as it did on the calibration sample; nothing in the data can show that.
+that the judge errs on new answers as it did on the calibration sample, which the data cannot show.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from .intervals import FloatArray, Interval
 
 @dataclass(frozen=True)
 class Corrected:
-    """An estimate after correction, with a 95 % interval that carries the calibration's own noise."""
+    """An estimate after correction, with a 95 % interval that includes the calibration's own noise."""
 
     value: float | None
-    """None where the judge is no better than chance, or the calibration holds too little."""
+    """None if the judge is no better than chance, or the calibration has too few cases."""
     interval: Interval | None
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Rows that people did or did not see; all arrays of shape (rows,)."""
+class JudgedSample:
+    """Rows judged by a judge and partly by people; all arrays of shape (rows,)."""
 
     judge: FloatArray
-    """The judge's numbers, e.g. preference 0..1."""
+    """The judge's values, e.g. preferences 0..1."""
     people: FloatArray
-    """People's numbers in the same unit; NaN where they saw nothing."""
+    """People's values in the same unit; NaN for rows that they did not judge."""
     clusters: Sequence[Hashable]
     """Question of each row."""
 
 
-def rogan_gladen(rows: Judged) -> Corrected:
+def rogan_gladen(rows: JudgedSample) -> Corrected:
     """Return people's win share (0..1) over all rows that the judge decided.
 
     theta = (p + q0 - 1) / (q0 + q1 - 1), with p the judge's win share, q1 the share of wins (as people see them) that
     the judge calls wins and q0 that of losses it calls losses (Rogan and Gladen 1978; for judges Lee et al.,
     arXiv 2511.21140). Clipped to 0..1. The interval is first-order and clustered, since the judge's win share and the
-    calibration are of the same questions: d theta = [dp + (1 - theta) dq0 - theta dq1] / (q0 + q1 - 1). Numbers above
+    calibration are from the same questions: d theta = [dp + (1 - theta) dq0 - theta dq1] / (q0 + q1 - 1). Values above
     0.5 are wins, below it losses; a tie of either side is left out.
     """
     judged = rows.judge != 0.5
@@ -67,12 +67,13 @@ def _clipped(interval: Interval) -> Interval:
     return Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
 
 
-def prediction_powered(rows: Judged, *, tuned: bool = False) -> Corrected:
-    """People's mean over all rows: mean(judge over all) + mean(people - judge over those both saw).
+def prediction_powered(rows: JudgedSample, *, tuned: bool = False) -> Corrected:
+    """Return people's mean over all rows: mean(judge over all) + mean(people - judge over rows with both).
 
-    `tuned` weighs the judge by the lambda of least variance, mean(people) + lambda * (mean judge over all - mean judge
-    over calibration), so that a useless judge costs nothing. Angelopoulos et al. 2023 (arXiv 2301.09633) and 2023b
-    (PPI++, arXiv 2311.01453). The interval is clustered: a question adds to both means, so their covariance counts.
+    `tuned` weights the judge by the lambda of least variance, mean(people) + lambda * (mean judge over all - mean judge
+    over calibration), so that a useless judge does no harm. Angelopoulos et al. 2023 (arXiv 2301.09633) and 2023b
+    (PPI++, arXiv 2311.01453). The interval is clustered: a question contributes to both means, so their
+    covariance counts.
     """
     both = ~np.isnan(rows.people)
     total, seen = len(rows.judge), int(both.sum())
@@ -88,7 +89,7 @@ def prediction_powered(rows: Judged, *, tuned: bool = False) -> Corrected:
 
 
 def _best_weight(judge: FloatArray, people: FloatArray) -> float:
-    """cov(people, judge) / var(judge), kept in 0..1: PPI++'s lambda where the calibration rows are among all rows."""
+    """Return cov(people, judge) / var(judge), clipped to 0..1: PPI++'s lambda if all rows include the calibration's."""
     variance = float(np.var(judge))
     if not variance:
         return 0.0

@@ -1,16 +1,16 @@
-"""A mean over questions and repeats that are crossed: every question is met in every repeat (a training seed, say), and
-both the questions and the repeats are samples of what could have been.
+"""A mean over crossed questions and repeats: every question occurs in every repeat (e.g. a training seed), and both
+questions and repeats are samples from larger populations.
 
 With x of shape (Q questions, R repeats), MS_q, MS_r and MS_qr the mean squares of a two-way layout without replication,
 
     Var(mean) = V_q + V_r - V_qr,   V_q = MS_q / (Q R), V_r = MS_r / (Q R), V_qr = MS_qr / (Q R)
 
-which is unbiased under additive random effects (Searle, Casella and McCulloch 1992, chapter 4), taken as no smaller
-than V_q or V_r; degrees of freedom by Satterthwaite (1946). Questions alone leave out that another seed trains another
-model; repeats alone leave out that other questions would have been asked.
+which is unbiased under additive random effects (Searle, Casella and McCulloch 1992, chapter 4), but at least V_q and
+V_r; degrees of freedom by Satterthwaite (1946). An interval over questions alone ignores that another seed trains
+another model; one over repeats alone ignores that other questions might have been asked.
 
 Coverage is measured by `python -m benchmarks.stats.crossed` (docs/statistics.md): near 95 % with three repeats, less
-with two where they are nearly all of the variance; an interval over questions alone can fall to a fifth.
+with two if they are nearly all of the variance; an interval over questions alone can cover as little as a fifth.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class CrossedMean:
 
     value: float
     se: float
-    """Over questions and repeats; over questions alone where there is one repeat."""
+    """Standard error over questions and repeats; over questions alone if there is one repeat."""
     df: float
-    """Of `se`, Satterthwaite's."""
+    """Satterthwaite's degrees of freedom of `se`."""
     se_questions: float
-    """Had the repeats been the only ones there could be."""
+    """Standard error over questions alone, as if the repeats were fixed."""
     questions: int
     repeats: int
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided t interval."""
+        """Return the two-sided t interval."""
         return self._interval(level, self.se, self.df)
 
     def interval_questions(self, level: float = 0.95) -> tuple[float, float]:
-        """The same over questions alone."""
+        """Return the two-sided t interval over questions alone."""
         return self._interval(level, self.se_questions, self.questions - 1)
 
     def _interval(self, level: float, se: float, df: float) -> tuple[float, float]:
@@ -50,18 +50,18 @@ class CrossedMean:
         return self.value - half, self.value + half
 
     def detectable(self, power: float = 0.8) -> float:
-        """The smallest true mean that such data tell from 0 with this power, at 5 %, two-sided."""
+        """Return the smallest true mean that such data distinguish from 0 with this power, at 5 %, two-sided."""
         return float(special.stdtrit(self.df, 0.975) + special.ndtri(power)) * self.se
 
     def p_two_sided(self) -> float:
-        """Of the true mean being 0."""
+        """Return the p-value of a true mean of 0."""
         if self.se == 0:
             return 1.0 if self.value == 0 else 0.0
         return float(2 * special.stdtr(self.df, -abs(self.value) / self.se))
 
 
 def crossed_mean(values: FloatArray) -> CrossedMean | None:
-    """Of a table of shape (questions, repeats); None with fewer than two questions."""
+    """Return the mean of a table of shape (questions, repeats); None with fewer than two questions."""
     questions, repeats = values.shape
     if questions < 2 or repeats < 1:
         return None

@@ -1,4 +1,4 @@
-"""Whether the same answers get other verdicts than they got before: a paired test over questions. Pure."""
+"""Test whether the same answers get other verdicts than before: a paired test over questions. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .clustered import clustered_interval
 from .intervals import FloatArray, Interval
 
 ALPHA = 0.01
-"""Chance that a judge that did not move is said to have: every run makes a check, and 5 % would be one in twenty."""
+"""Chance of a false alarm. Every run makes a check, and 5 % would be one alarm in twenty runs."""
 POWER = 0.8
 
 
 @dataclass(frozen=True)
-class Shift:
+class PairedShift:
     """The mean of paired differences, in their own unit."""
 
     value: float
@@ -26,21 +26,22 @@ class Shift:
     p: float | None
     """Two-sided paired t-test that the mean is 0, questions as the unit; None with fewer than two."""
     detectable: float | None
-    """Mean that the test at `ALPHA` finds with a probability of `POWER`; None where all differences are equal."""
+    """Mean that the test at `ALPHA` detects with a probability of `POWER`; None if all differences are equal."""
 
 
-def shift(differences: FloatArray, questions: Sequence[Hashable]) -> Shift | None:
-    """`differences` (now less before), shape (rows,), and each row's question; None where there is no row."""
+def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift | None:
+    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question; None without
+    rows."""
     n = len(differences)
     if not n:
         return None
     value = float(differences.mean())
     interval = clustered_interval(value, (differences - value) / n, questions)
     if interval is None:
-        return Shift(value, None, None, None)
-    if interval.se < 1e-12 * max(1.0, abs(value)):  # all alike: moved by just this much, or not at all
-        return Shift(value, interval, 0.0 if value else 1.0, None)
+        return PairedShift(value, None, None, None)
+    if interval.se < 1e-12 * max(1.0, abs(value)):  # all equal: the shift is certain, or there is none
+        return PairedShift(value, interval, 0.0 if value else 1.0, None)
     freedom = len(set(questions)) - 1
     p = 2 * float(special.stdtr(freedom, -abs(value) / interval.se))
     detectable = float(special.ndtri(1 - ALPHA / 2) + special.ndtri(POWER)) * interval.se
-    return Shift(value, interval, p if math.isfinite(p) else None, detectable)
+    return PairedShift(value, interval, p if math.isfinite(p) else None, detectable)

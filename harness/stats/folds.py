@@ -1,8 +1,8 @@
-"""Which cross-validation fold each row gets: part of AlpacaEval's protocol, because the published numbers hang on it.
+"""Assign rows to cross-validation folds, as part of AlpacaEval's protocol: the published numbers depend on it.
 
-GroupKFold hands equally large groups round-robin to the folds, in the reverse order of an argsort of equal keys. Up to
-scikit-learn 1.8 that argsort was not stable: the published board was made with numpy's scalar introsort, whose
-permutation of equal keys depends on their number alone. From 1.9 on the order is the stable one.
+GroupKFold distributes equally large groups round-robin over the folds, in the reverse order of an argsort of equal
+keys. Up to scikit-learn 1.8 that argsort was not stable: the published board was made with numpy's scalar introsort,
+whose permutation of equal keys depends on their number alone. From 1.9 on the order is the stable one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SMALL = 15  # numpy npysort SMALL_QUICKSORT is 16: ranges of up to 16 keys are i
 
 
 def assign_folds(rows: int, folds: int = 5, order: FoldOrder = "published") -> NDArray[np.int64]:
-    """Fold number of each of `rows` rows, shape (rows,), values 0..folds-1."""
+    """Return the fold number of each of `rows` rows, shape (rows,), values 0..folds-1."""
     ranks = introsort_of_equal_keys(rows) if order == "published" else np.arange(rows)
     assigned = np.empty(rows, dtype=np.int64)
     assigned[ranks[::-1]] = np.arange(rows) % folds
@@ -25,7 +25,7 @@ def assign_folds(rows: int, folds: int = 5, order: FoldOrder = "published") -> N
 
 
 def introsort_of_equal_keys(rows: int) -> NDArray[np.int64]:
-    """The permutation numpy's scalar quicksort argsort makes of `rows` equal keys.
+    """Return the permutation numpy's scalar quicksort argsort makes of `rows` equal keys.
 
     Every comparison is "not less", so each partition step moves the pivot out of the way, swaps position by position
     from both ends until they meet, and puts the pivot back; short ranges are left alone.
@@ -41,7 +41,7 @@ def introsort_of_equal_keys(rows: int) -> NDArray[np.int64]:
 
 
 def _partition_equal(order: list[int], low: int, high: int) -> int:
-    """One partition step over order[low..high]; the pivot's final place."""
+    """Do one partition step over order[low..high] and return the pivot's final position."""
     middle = low + (high - low) // 2
     left, right = low, high - 1
     order[middle], order[right] = order[right], order[middle]

@@ -1,11 +1,11 @@
 """AlpacaEval's length-controlled win rate: what the win rate would be if both answers were equally long.
 
-A logistic model of the preference, without intercept, of three features a row (alpaca_eval metrics/glm_winrate.py,
+A logistic model of the preference, without intercept, with three features per row (alpaca_eval metrics/glm_winrate.py,
 "length_controlled_v1"): tanh of the standardised length difference, the instruction's difficulty, and 1. Rows of two
-gamed baselines with small weight and a zero third feature hold the length coefficient in place. The strength of the
-L1 penalty is chosen by cross-validation. Read out with the length term set to zero.
+gamed baselines with small weight and a zero third feature regularise the length coefficient. The strength of the
+L1 penalty is chosen by cross-validation. The win rate is the model's with the length term set to zero.
 
-The headline needs liblinear's own path, tolerance and random stream to equal published digits, so it is fitted by
+To equal published digits, the headline needs liblinear's own path, tolerance and random stream, so it is fitted by
 `harness.stats.newton_l1`. The bootstrap refits with the exact solver of `harness.stats.soft_logistic`.
 """
 
@@ -31,11 +31,11 @@ REFITS = 400
 
 @dataclass(frozen=True)
 class LengthRows:
-    """One model's rows, in the baseline's order; all arrays of shape (rows,)."""
+    """One model's rows in the baseline's order; all arrays of shape (rows,)."""
 
     preference: FloatArray
-    """Probability that the model wins, 0..1; NaN where there is no verdict. `control_length` takes other numbers, too,
-    as the reference does."""
+    """Probability that the model wins, 0..1; NaN if there is no verdict. `control_length` also accepts values
+    outside 0..1, as the reference does."""
     length_difference: FloatArray
     """Characters of the baseline's answer minus characters of the model's."""
     difficulty: FloatArray
@@ -44,14 +44,14 @@ class LengthRows:
 
 @dataclass(frozen=True)
 class LengthControl:
-    """The fit: win rate in percent, its reference standard error, and what it was read from."""
+    """The fit: win rate in percent, its reference standard error, and the fitted parameters."""
 
     win_rate: float
     reference_se: float
-    """100 * standard error of the mean over instructions of the fitted probabilities, as the reference prints it. It
-    measures the spread of difficulty, not the uncertainty of the fit."""
+    """100 * standard error over instructions of the mean fitted probability, as the reference prints it. It measures
+    the spread of difficulty, not the uncertainty of the fit."""
     coefficients: tuple[float, float, float]
-    """Of length, difficulty and model."""
+    """Coefficients of length, difficulty and model."""
     strength: float
     """The C that cross-validation chose."""
 
@@ -59,9 +59,9 @@ class LengthControl:
 def control_length(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]], *, order: FoldOrder = "published"
 ) -> LengthControl | None:
-    """The length-controlled win rate; None where it cannot be fitted (under ten verdicts, or no spread of lengths).
+    """Return the length-controlled win rate; None if it cannot be fitted (under ten verdicts, or no spread of lengths).
 
-    `gamed` holds (preference, standardised length difference, difficulty).
+    `gamed` lists (preference, standardised length difference, difficulty).
     """
     design = _design(rows, gamed)
     if design is None:
@@ -86,10 +86,12 @@ def control_length_interval(
     refits: int = REFITS,
     seed: int = 0,
 ) -> Interval | None:
-    """Interval of the length-controlled win rate, in percent: instructions resampled, lengths standardised anew and
-    the model refitted each time, with the headline's C."""
-    found = control_length_replicates(rows, gamed, fit, refits=refits, seed=seed)
-    return None if found is None else percentile_interval(found)
+    """Return the interval of the length-controlled win rate, in percent.
+
+    For each resample of instructions, lengths are standardised and the model is refitted, with the headline's C.
+    """
+    replicates = control_length_replicates(rows, gamed, fit, refits=refits, seed=seed)
+    return None if replicates is None else percentile_interval(replicates)
 
 
 def control_length_replicates(
@@ -100,9 +102,9 @@ def control_length_replicates(
     refits: int = REFITS,
     seed: int = 0,
 ) -> FloatArray | None:
-    """Win rates of the refits, in percent, shape (refits,); None with fewer than two rows.
+    """Return the win rates of the refits, in percent, shape (refits,); None with fewer than two rows.
 
-    Equally many rows and the same seed draw the same instructions, so that two models' replicates are paired.
+    The same number of rows and the same seed draw the same instructions, so that two models' replicates are paired.
     """
     if len(rows.preference) < 2:
         return None
@@ -115,7 +117,8 @@ def control_length_replicates(
 def _design(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]]
 ) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """Features (rows, 3), preference (rows,) and weight (rows,): gamed rows first, rows without verdict left out."""
+    """Return features (rows, 3), preference (rows,) and weight (rows,): gamed rows first, without rows lacking a
+    verdict."""
     valid = ~np.isnan(rows.preference)
     if valid.sum() < 2 * FOLDS:
         return None
@@ -123,30 +126,33 @@ def _design(
     if not spread > 0:
         return None
     length = np.tanh(rows.length_difference / spread)
-    own = np.column_stack([length, rows.difficulty, np.ones_like(length)])[valid]
+    model_rows = np.column_stack([length, rows.difficulty, np.ones_like(length)])[valid]
     fixed = np.array(gamed, dtype=np.float64).reshape(-1, 3)
     regular = np.column_stack([np.tanh(fixed[:, 1]), fixed[:, 2], np.zeros(len(fixed))])
-    features = np.concatenate([regular, own])
+    features = np.concatenate([regular, model_rows])
     preference = np.concatenate([fixed[:, 0], rows.preference[valid]])
-    weight = np.concatenate([np.full(len(fixed), GAMED_WEIGHT), np.ones(len(own))])
+    weight = np.concatenate([np.full(len(fixed), GAMED_WEIGHT), np.ones(len(model_rows))])
     return features, preference, weight
 
 
 def _soft(features: FloatArray, preference: FloatArray, weight: FloatArray) -> SoftRows:
-    """Rows as liblinear sees them: each stands for a win of weight p and a loss of weight 1 - p, and one of no positive
-    weight is dropped, so that a p below 0 is a loss alone, of weight 1 - p, and one above 1 a win of weight p."""
+    """Return the rows as liblinear sees them: each stands for a win of weight p and a loss of weight 1 - p.
+
+    liblinear drops rows without a positive weight, so p below 0 is only a loss, of weight 1 - p, and p above 1 only a
+    win, of weight p.
+    """
     heavier = np.maximum(1.0, np.maximum(preference, 1.0 - preference))
     return SoftRows(features, np.clip(preference, 0.0, 1.0), weight * heavier)
 
 
 def _choose_strength(features: FloatArray, preference: FloatArray, weight: FloatArray, order: FoldOrder) -> float:
-    """The C of the best mean log-likelihood over folds; the first of equals."""
+    """Return the C with the best mean log-likelihood over folds; the first one if several are equal."""
     fold = assign_folds(len(preference), FOLDS, order)
     scores = np.empty((FOLDS, len(STRENGTHS)))
     for number in range(FOLDS):
         held_out = fold == number
         kept, true = _soft(features[~held_out], preference[~held_out], weight[~held_out]), preference[held_out]
-        fits = Fits(SEED)  # one stream for all Cs of a fold: it decides digits
+        fits = Fits(SEED)  # one stream for all Cs of a fold: it changes published digits
         for at, strength in enumerate(STRENGTHS):
             coefficients = fits.fit(replace(kept, weight=kept.weight * strength))
             fitted = np.clip(sigmoid(features[held_out] @ coefficients), CLIP, 1 - CLIP)
@@ -158,7 +164,7 @@ def _choose_strength(features: FloatArray, preference: FloatArray, weight: Float
 def _refit(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]], fit: LengthControl, drawn: FloatArray
 ) -> FloatArray:
-    """Win rates in percent, shape (replicates,), of the samples whose row counts are `drawn` (replicates, rows)."""
+    """Return the win rates in percent, shape (replicates,), of samples with row counts `drawn` (replicates, rows)."""
     counts = drawn.T
     total = counts.sum(axis=0)
     mean = rows.length_difference @ counts / total

@@ -1,8 +1,8 @@
-"""Is a difference no worse than a margin? Three answers, the third being that the data do not say.
+"""Test whether a difference is no worse than a margin. The answer is safe, worse or undecided.
 
-H0 "the true difference is -margin or less" is rejected where the lower one-sided bound is above -margin: safe.
-H0 "it is -margin or more" is rejected where the upper one-sided bound is below -margin: worse. Neither: undecided
-(specs: non-inferiority; Schuirmann 1987 for the two one-sided tests).
+H0 "the true difference is -margin or less" is rejected if the lower one-sided bound is above -margin: safe.
+H0 "it is -margin or more" is rejected if the upper one-sided bound is below -margin: worse. Neither: undecided
+(Schuirmann 1987 for the two one-sided tests).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .paired import Estimate
+from .paired import ClusteredEstimate
 from .power import ALPHA, POWER, required_n
 
 Answer = Literal["safe", "worse", "undecided"]
@@ -18,27 +18,27 @@ Answer = Literal["safe", "worse", "undecided"]
 
 @dataclass(frozen=True)
 class NonInferiority:
-    """What a paired difference says about a margin; bounds one-sided, p-values not adjusted."""
+    """A paired difference compared with a margin; bounds are one-sided, p-values not adjusted."""
 
     answer: Answer
     lower: float
     upper: float
     p_safe: float
-    """Of "the drop is the margin or more": small means safe."""
+    """p-value of "the drop is the margin or more": small means safe."""
     p_worse: float
-    """Of "the drop is the margin or less": small means worse."""
+    """p-value of "the drop is the margin or less": small means worse."""
     needed: int | None
-    """Questions that would decide, were the true difference the one seen; None where it sits on the margin."""
+    """Questions needed for a decision if the true difference is the observed one; None if that equals the margin."""
 
 
 def non_inferiority(
-    difference: Estimate, margin: float, *, alpha: float = ALPHA, power: float = POWER, strict: bool = False
+    difference: ClusteredEstimate, margin: float, *, alpha: float = ALPHA, power: float = POWER, strict: bool = False
 ) -> NonInferiority:
-    """`margin` >= 0 in the difference's unit. `strict`: any drop is worse, so the upper bound is held against 0."""
+    """Compare a difference with `margin` >= 0 in its unit. `strict`: any drop is worse, so the upper limit is 0."""
     limit = 0.0 if strict else -margin
     lower, upper = difference.lower(alpha), difference.upper(alpha)
     answer: Answer = "undecided"
-    if upper < limit:  # first: under `strict` a small but certain drop is within the margin, too
+    if upper < limit:  # tested first: under `strict` a small but certain drop is within the margin, too
         answer = "worse"
     elif lower > -margin:
         answer = "safe"

@@ -1,15 +1,15 @@
 """Standard errors over clusters, of one ratio and of the difference of two: t intervals, p-values.
 
-A statistic is r = sum(above) / sum(below) with one row a question; a mean is the case below = 1. Its linearised terms
+A statistic is r = sum(above) / sum(below) with one row per question; a mean is the case below = 1. Its linearised terms
 u_i = (above_i - r * below_i) / mean(below) sum to zero, and
 
     SE = sqrt( G / (G - 1) * sum over clusters of (sum of u_i in the cluster)^2 ) / n,   df = G - 1
 
 (Miller 2024, arXiv 2411.00640, appendix A, with the finite-cluster factor G / (G - 1); Cochran 1977, section 6.3 for
-ratios). The terms of a paired difference are the difference of the terms, so that what both share cancels. Without
+ratios). The terms of a paired difference are the difference of the terms, so that common variation cancels. Without
 clusters each question is its own, and with below = 1 the paired difference is the paired t test.
 
-Limits: needs two clusters; the linearisation is first order, good from about 30 questions on (`make bench-stats`).
+Limits: it needs two clusters, and the first-order linearisation is good from about 30 questions (`make bench-stats`).
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from .intervals import FloatArray
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ClusteredEstimate:
     """A value with its standard error, in the value's unit, and the degrees of freedom of that error."""
 
     value: float
     se: float
     df: int
     n: int
-    """Questions."""
+    """Number of questions."""
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided t interval."""
+        """Return the two-sided t interval."""
         half = t_quantile(0.5 + level / 2, self.df) * self.se
         return self.value - half, self.value + half
 
     def lower(self, alpha: float) -> float:
-        """The value is above this with confidence 1 - alpha, one-sided."""
+        """Return the one-sided lower bound with confidence 1 - alpha."""
         return self.value - t_quantile(1 - alpha, self.df) * self.se
 
     def upper(self, alpha: float) -> float:
-        """The value is below this with confidence 1 - alpha, one-sided."""
+        """Return the one-sided upper bound with confidence 1 - alpha."""
         return self.value + t_quantile(1 - alpha, self.df) * self.se
 
     def p_below(self, bound: float) -> float:
-        """One-sided p of "the true value is at least `bound`" against "it is below"."""
+        """Return the one-sided p of "the true value is at least `bound`" against "it is below"."""
         return _t_cdf(self.value - bound, self.se, self.df)
 
     def p_above(self, bound: float) -> float:
-        """One-sided p of "the true value is at most `bound`" against "it is above"."""
+        """Return the one-sided p of "the true value is at most `bound`" against "it is above"."""
         return _t_cdf(bound - self.value, self.se, self.df)
 
     def p_two_sided(self) -> float:
@@ -61,7 +61,7 @@ class Estimate:
 
 
 def t_quantile(level: float, df: int) -> float:
-    """Student's t; `df` 0 or less stands for infinitely many (normal)."""
+    """Return the quantile of Student's t; `df` of 0 or less means infinitely many (normal)."""
     return float(special.ndtri(level) if df <= 0 else special.stdtrit(df, level))
 
 
@@ -72,16 +72,16 @@ def _t_cdf(distance: float, se: float, df: int) -> float:
 
 
 def terms(above: FloatArray, below: FloatArray) -> FloatArray:
-    """The linearised terms of sum(above) / sum(below), shape (questions,); their sum is zero."""
+    """Return the linearised terms of sum(above) / sum(below), shape (questions,); their sum is zero."""
     ratio = above.sum() / below.sum()
-    found: FloatArray = (above - ratio * below) / below.mean()
-    return found
+    linearised: FloatArray = (above - ratio * below) / below.mean()
+    return linearised
 
 
 def clustered_se(centred: FloatArray, clusters: Sequence[Hashable] | None = None) -> tuple[float, int]:
-    """Standard error of a mean whose terms, less the mean, are `centred` (questions,); and its degrees of freedom.
+    """Return the standard error of a mean with terms minus mean `centred` (questions,), and its degrees of freedom.
 
-    Raises ValueError with fewer than two clusters.
+    Raise ValueError if there are fewer than two clusters.
     """
     sums = centred if clusters is None else cluster_sums(centred, clusters)
     groups = len(sums)
@@ -91,21 +91,22 @@ def clustered_se(centred: FloatArray, clusters: Sequence[Hashable] | None = None
 
 
 def cluster_sums(values: FloatArray, clusters: Sequence[Hashable]) -> FloatArray:
-    """Sum of the values of each cluster, in order of first appearance."""
-    place: dict[Hashable, int] = {}
-    at = [place.setdefault(cluster, len(place)) for cluster in clusters]
-    found: FloatArray = np.bincount(at, values, len(place)).astype(np.float64)
-    return found
+    """Return the sum of the values of each cluster, in order of first appearance."""
+    numbers: dict[Hashable, int] = {}
+    at = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    sums: FloatArray = np.bincount(at, values, len(numbers)).astype(np.float64)
+    return sums
 
 
 def ratio_estimate(
     above: FloatArray, below: FloatArray, *, clusters: Sequence[Hashable] | None = None, scale: float = 1.0
-) -> Estimate | None:
-    """scale * sum(above) / sum(below) with its clustered error; None with fewer than two questions or clusters."""
+) -> ClusteredEstimate | None:
+    """Return scale * sum(above) / sum(below) with its clustered error; None with fewer than two questions or
+    clusters."""
     if _too_few(len(above), clusters):
         return None
     se, df = clustered_se(terms(above, below), clusters)
-    return Estimate(scale * float(above.sum() / below.sum()), scale * se, df, len(above))
+    return ClusteredEstimate(scale * float(above.sum() / below.sum()), scale * se, df, len(above))
 
 
 def paired_difference(
@@ -114,8 +115,9 @@ def paired_difference(
     *,
     clusters: Sequence[Hashable] | None = None,
     scale: float = 1.0,
-) -> Estimate | None:
-    """Ratio of `first` less ratio of `second`, each (above, below) over the same questions in the same order.
+) -> ClusteredEstimate | None:
+    """Return the ratio of `first` minus that of `second`, each (above, below) over the same questions in the same
+    order.
 
     None with fewer than two questions or clusters.
     """
@@ -123,7 +125,7 @@ def paired_difference(
         return None
     se, df = clustered_se(terms(*first) - terms(*second), clusters)
     value = first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum()
-    return Estimate(scale * float(value), scale * se, df, len(first[0]))
+    return ClusteredEstimate(scale * float(value), scale * se, df, len(first[0]))
 
 
 def _too_few(questions: int, clusters: Sequence[Hashable] | None) -> bool:
@@ -131,7 +133,10 @@ def _too_few(questions: int, clusters: Sequence[Hashable] | None) -> bool:
 
 
 def correlation(first: FloatArray, second: FloatArray) -> float | None:
-    """Pearson's, of two models' question scores; None where one has no spread. What pairing gains: var(a - b)."""
+    """Return Pearson's correlation of two models' question scores; None if one has no spread.
+
+    The higher it is, the more pairing reduces var(a - b).
+    """
     if len(first) < 2 or not np.ptp(first) or not np.ptp(second):
         return None
     return float(np.corrcoef(first, second)[0, 1])

@@ -1,4 +1,4 @@
-"""Whether two scores rank models alike: Spearman's rho and Kendall's tau-b, with intervals over questions. Pure."""
+"""Measure whether two scores rank models alike: Spearman's rho and Kendall's tau-b, with intervals. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from .agreement import Measure
 from .intervals import FloatArray, Interval, percentile_interval, resampling_weights
 
 RESAMPLES = 2000
-"""The ends of a correlation's interval need no more: they move by about 0.04 standard errors."""
+"""Enough for a correlation's interval, whose ends then vary by about 0.04 standard errors."""
 
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Both coefficients are None with fewer than three models, or where a side ranks all the same."""
+    """Both coefficients; their values are None with fewer than three models, or if a side ranks all models equal."""
 
     spearman: Measure
     kendall: Measure
 
 
 def rank_correlation(sums: FloatArray, counts: FloatArray, board: FloatArray, *, seed: int = 0) -> RankCorrelation:
-    """Of each model's mean over questions with `board`, shape (models,), whose own noise is left out.
+    """Correlate each model's mean over questions with `board`, shape (models,), ignoring the board's own noise.
 
-    `sums` and `counts`, shape (questions, models): what a question adds to a model's score, and how many verdicts.
-    Questions are resampled; a resample that leaves a model without any is passed over.
+    `sums` and `counts`, shape (questions, models): a question's contribution to a model's score and its number of
+    verdicts. Questions are resampled; a resample that leaves a model without any is skipped.
     """
     models = len(board)
     total = counts.sum(axis=0)
@@ -39,7 +39,10 @@ def rank_correlation(sums: FloatArray, counts: FloatArray, board: FloatArray, *,
         drawn.append((weights @ sums)[whole] / below[whole])
     point, scores = (sums.sum(axis=0) / total)[None, :], np.concatenate(drawn)
     return RankCorrelation(
-        *(_measure(found(point, board), found(scores, board), models) for found in (_spearman, _kendall))
+        *(
+            _measure(coefficient(point, board), coefficient(scores, board), models)
+            for coefficient in (_spearman, _kendall)
+        )
     )
 
 
@@ -47,38 +50,38 @@ def _measure(point: FloatArray, resampled: FloatArray, models: int) -> Measure:
     if np.isnan(point[0]):
         return Measure(None, None, models)
     value, interval = float(point[0]), percentile_interval(resampled[~np.isnan(resampled)])
-    if interval is not None:  # resampling adds noise, which pulls a correlation to 0: the estimate may lie above all
+    if interval is not None:  # resampling adds noise, which pulls a correlation to 0, so the estimate may exceed all
         interval = Interval(low=min(interval.low, value), high=max(interval.high, value), se=interval.se)
     return Measure(value, interval, models)
 
 
 def _spearman(scores: FloatArray, board: FloatArray) -> FloatArray:
-    """Pearson's correlation of the ranks (mean ranks for ties), a row each; NaN where a row is all ties."""
-    ours, theirs = _ranks(scores), _ranks(board[None, :])[0]
-    ours = ours - ours.mean(axis=1, keepdims=True)
-    theirs = theirs - theirs.mean()
-    norm = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum())
-    return _ratio(ours @ theirs, norm)
+    """Return Pearson's correlation of the ranks (mean ranks for ties) for each row; NaN for a row of ties only."""
+    ranks, board_ranks = _ranks(scores), _ranks(board[None, :])[0]
+    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    board_ranks = board_ranks - board_ranks.mean()
+    norm = np.sqrt((ranks**2).sum(axis=1) * (board_ranks**2).sum())
+    return _ratio(ranks @ board_ranks, norm)
 
 
 def _ranks(rows: FloatArray) -> FloatArray:
-    """Ranks within each row, from 1, ties at their mean: one more than the models below, plus half of the others level.
+    """Return the ranks within each row, from 1, with ties at their mean.
 
-    Compared pair by pair: scipy.stats.rankdata would take a second to import.
+    Compared pair by pair, because scipy.stats.rankdata takes a second to import.
     """
     below = (rows[:, :, None] > rows[:, None, :]).sum(axis=2)
     level = (rows[:, :, None] == rows[:, None, :]).sum(axis=2)
-    found: FloatArray = below + (level + 1) / 2
-    return found
+    ranks: FloatArray = below + (level + 1) / 2
+    return ranks
 
 
 def _kendall(scores: FloatArray, board: FloatArray) -> FloatArray:
-    """tau-b = (concordant - discordant) / sqrt(pairs untied here * pairs untied there), a row each."""
-    one, other = np.triu_indices(len(board), 1)
-    ours, theirs = np.sign(scores[:, one] - scores[:, other]), np.sign(board[one] - board[other])
-    return _ratio(ours @ theirs, np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum()))
+    """Return tau-b = (concordant - discordant) / sqrt(pairs untied in scores * pairs untied in board) for each row."""
+    lower, upper = np.triu_indices(len(board), 1)
+    signs, board_signs = np.sign(scores[:, lower] - scores[:, upper]), np.sign(board[lower] - board[upper])
+    return _ratio(signs @ board_signs, np.sqrt((signs**2).sum(axis=1) * (board_signs**2).sum()))
 
 
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> FloatArray:
-    found: FloatArray = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
-    return found
+    ratio: FloatArray = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+    return ratio

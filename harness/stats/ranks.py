@@ -1,9 +1,9 @@
-"""Which ranks a model may have: intervals from simultaneous comparisons with all others.
+"""Intervals of a model's rank from simultaneous comparisons with all others.
 
-Model j's rank lies between 1 + (models better than j beyond doubt) and k - (models worse beyond doubt). "Beyond doubt"
-is a two-sided test of all k - 1 paired differences at once: |d_jk| / se_jk above the 95 % quantile of its largest
-value over k, taken from bootstrap replicates with shared questions (Mogstad, Romano, Shaikh and Wilhelm 2024, Review
-of Economic Studies 91:476). Each model's interval holds its true rank with probability 95 % at least; ties widen it.
+Model j's rank is between 1 + (models significantly better) and k - (models significantly worse). Significance is a
+two-sided test of all k - 1 paired differences at once: |d_jk| / se_jk above the 95 % quantile of its largest value over
+k, taken from bootstrap replicates with shared questions (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic
+Studies 91:476). Each model's interval contains its true rank with a probability of at least 95 %; ties widen it.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ class RankInterval:
 
 
 def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float = LEVEL) -> list[RankInterval]:
-    """The rank interval of each model; estimates (models,), replicates (resamples, models) drawn with shared questions.
+    """Return each model's rank interval, from estimates (models,) and replicates (resamples, models) with shared
+    questions.
 
-    Replicates with a NaN are left out. A model alone has rank 1.
+    Replicates with a NaN are ignored. A single model has rank 1.
     """
     sound = replicates[np.isfinite(replicates).all(axis=1)]
-    found = []
+    intervals = []
     for model in range(len(estimates)):
-        others = np.delete(np.arange(len(estimates)), model)
-        if len(others) == 0:
-            found.append(RankInterval(1, 1))
+        rivals = np.delete(np.arange(len(estimates)), model)
+        if len(rivals) == 0:
+            intervals.append(RankInterval(1, 1))
             continue
-        apart = estimates[others] - estimates[model]
-        drawn = sound[:, others] - sound[:, [model]]
-        spread = drawn.std(axis=0, ddof=1) if len(sound) > 1 else np.full(len(others), np.inf)
-        spread = np.where(spread > 0, spread, np.inf)  # models that answer all alike are never told apart
+        apart = estimates[rivals] - estimates[model]
+        drawn = sound[:, rivals] - sound[:, [model]]
+        spread = drawn.std(axis=0, ddof=1) if len(sound) > 1 else np.full(len(rivals), np.inf)
+        spread = np.where(spread > 0, spread, np.inf)  # models that answer all alike are never distinguished
         largest = (np.abs(drawn - apart) / spread).max(axis=1) if len(sound) else np.array([np.inf])
         bar = float(np.quantile(largest, level))
-        with np.errstate(invalid="ignore"):  # 0 * inf where all answer alike: NaN, which is neither above nor below
+        with np.errstate(invalid="ignore"):  # 0 * inf if all answer alike: NaN, which is neither above nor below
             reach = bar * spread
         better, worse = int(np.sum(apart > reach)), int(np.sum(apart < -reach))
-        found.append(RankInterval(1 + better, len(estimates) - worse))
-    return found
+        intervals.append(RankInterval(1 + better, len(estimates) - worse))
+    return intervals

@@ -18,9 +18,9 @@ SMALLEST_CURVATURE = 1e-12
 
 
 def sigmoid(values: FloatArray) -> FloatArray:
-    """1 / (1 + exp(-x)) without overflow, any shape."""
-    found: FloatArray = 0.5 * (1.0 + np.tanh(0.5 * values))
-    return found
+    """Return 1 / (1 + exp(-x)) without overflow, for any shape."""
+    probabilities: FloatArray = 0.5 * (1.0 + np.tanh(0.5 * values))
+    return probabilities
 
 
 def fit_replicates(
@@ -32,7 +32,7 @@ def fit_replicates(
     start: FloatArray,
     strength: float,
 ) -> FloatArray:
-    """Coefficients of shape (3, replicates).
+    """Return the fitted coefficients, shape (3, replicates).
 
     varying (rows, replicates): the first feature, which differs between replicates; shared (rows, 2): the other two;
     target (rows,): probabilities; weight (rows, replicates); start (3,); strength: C.
@@ -59,8 +59,8 @@ def fit_replicates(
 
 
 def _logits(varying: FloatArray, shared: FloatArray, coefficients: FloatArray) -> FloatArray:
-    found: FloatArray = varying * coefficients[0] + shared @ coefficients[1:]
-    return found
+    logits: FloatArray = varying * coefficients[0] + shared @ coefficients[1:]
+    return logits
 
 
 def _loss(
@@ -71,12 +71,12 @@ def _loss(
     coefficients: FloatArray,
     strength: float,
 ) -> FloatArray:
-    """Penalised loss of each replicate, shape (replicates,)."""
+    """Return the penalised loss of each replicate, shape (replicates,)."""
     logits = _logits(varying, shared, coefficients)
     # cross entropy of a soft label: log(1 + exp(z)) - p z
     entropy = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - target[:, None] * logits
-    found: FloatArray = strength * np.einsum("ij,ij->j", weight, entropy) + np.abs(coefficients).sum(axis=0)
-    return found
+    loss: FloatArray = strength * np.einsum("ij,ij->j", weight, entropy) + np.abs(coefficients).sum(axis=0)
+    return loss
 
 
 def _derivatives(
@@ -87,7 +87,7 @@ def _derivatives(
     coefficients: FloatArray,
     strength: float,
 ) -> tuple[FloatArray, FloatArray]:
-    """Gradient (3, replicates) and Hessian (3, 3, replicates) of the loss without the penalty."""
+    """Return gradient (3, replicates) and Hessian (3, 3, replicates) of the loss without the penalty."""
     fitted = sigmoid(_logits(varying, shared, coefficients))
     residual = strength * weight * (fitted - target[:, None])
     bend = strength * weight * fitted * (1 - fitted)
@@ -95,21 +95,22 @@ def _derivatives(
     hessian = np.empty((3, 3, varying.shape[1]))
     hessian[0, 0] = np.einsum("ij,ij,ij->j", varying, varying, bend)
     hessian[0, 1:] = hessian[1:, 0] = shared.T @ (varying * bend)
-    for one in range(2):
-        hessian[1 + one, 1:] = (shared * shared[:, one : one + 1]).T @ bend
+    for feature in range(2):
+        hessian[1 + feature, 1:] = (shared * shared[:, feature : feature + 1]).T @ bend
     return gradient, hessian
 
 
 def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) -> FloatArray:
-    """The b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1 in each replicate: coordinate descent."""
-    found = at.copy()
+    """Return the b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1 in each replicate: coordinate
+    descent."""
+    solution = at.copy()
     for _ in range(SWEEPS):
-        before = found.copy()
+        before = solution.copy()
         for k in range(3):
-            slope = gradient[k] + np.einsum("ij,ij->j", hessian[k], found - at)
+            slope = gradient[k] + np.einsum("ij,ij->j", hessian[k], solution - at)
             bend = np.maximum(hessian[k, k], SMALLEST_CURVATURE)
-            free = found[k] - slope / bend
-            found[k] = np.sign(free) * np.maximum(np.abs(free) - 1.0 / bend, 0.0)
-        if np.max(np.abs(found - before)) < TOLERANCE / 10:
+            free = solution[k] - slope / bend
+            solution[k] = np.sign(free) * np.maximum(np.abs(free) - 1.0 / bend, 0.0)
+        if np.max(np.abs(solution - before)) < TOLERANCE / 10:
             break
-    return found
+    return solution

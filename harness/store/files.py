@@ -1,4 +1,4 @@
-"""Whole files and folders of results: written atomically or not at all."""
+"""Write whole files and folders of results, atomically or not at all."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..records import ScoreCard
 
 
 def run_dir(results: Path, *, model: str, suite: str, version: str, run_id: str) -> Path:
-    """Where a run lives; `model` is a `ModelRef.slug`."""
+    """Return the folder of a run; `model` is a `ModelRef.slug`."""
     return results / "runs" / model / f"{suite}@{version}" / run_id
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes a whole file so that a reader sees the old one or the new one.
+    """Write a whole file so that a reader sees either the old or the new one.
 
-    Raises ConfigError where the path cannot be a file's (a folder, or below a file), StoreError where writing fails.
+    Raise ConfigError if the path cannot be a file (a folder, or below a file), StoreError if writing fails.
     """
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """As `write_atomic`, of bytes."""
+    """Write bytes like `write_atomic`."""
     _replace(path, (content,))
 
 
@@ -43,7 +43,7 @@ def _replace(path: Path, content: Iterable[bytes]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):  # it may be below a file, or in a folder that is closed to us
+        with suppress(OSError):  # it may be below a file, or in a folder without permission
             temporary.unlink()
         if path.is_dir():
             raise ConfigError(f"cannot write {path}: it is a folder; name a file") from error
@@ -53,12 +53,12 @@ def _replace(path: Path, content: Iterable[bytes]) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """As `write_atomic`, of lines that need not all be in memory."""
+    """Write lines like `write_atomic`, without having them all in memory."""
     _replace(path, (f"{line}\n".encode() for line in lines))
 
 
 def make_folder(path: Path) -> None:
-    """Raises StoreError when it cannot."""
+    """Make a folder. Raise StoreError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,8 +69,9 @@ def dump_json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Moves a run's folder out of the way (`--fresh`); None where there is none. Nothing is deleted."""
+def archive_run(folder: Path) -> Path | None:
+    """Rename a run's folder to a hidden one (`--fresh`) and return that, or None if there is none. Nothing is
+    deleted."""
     if not folder.exists():
         return None
     aside = folder.with_name(f".{folder.name}.{time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}")
@@ -79,23 +80,23 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def read_card(path: Path) -> ScoreCard:
-    """Raises ConfigError when the file is no score card."""
+    """Read a score card. Raise ConfigError if the file is not one."""
     try:
         card = ScoreCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "".join(f"{part}: " for part in first["loc"])
-        raise ConfigError(f"{path} is no score card: {where}{first['msg']}") from error
+        raise ConfigError(f"{path} is not a score card: {where}{first['msg']}") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     wrong = card.unreadable()
     if wrong is not None:
-        raise ConfigError(f"{path} is no score card: {wrong}: not a finite number")
+        raise ConfigError(f"{path} is not a valid score card: {wrong}: not a finite number")
     return card
 
 
 def find_cards(results: Path) -> list[Path]:
-    """Every card under `results/runs`, sorted; folders set aside are left out."""
+    """Return every card under `results/runs`, sorted, without those of archived folders."""
     return sorted(
         path
         for path in (results / "runs").glob("*/*@*/*/card.json")

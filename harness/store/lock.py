@@ -63,7 +63,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class FolderLock:
-    """One process at a time in a folder: `take` and `release`, or `with`. Its lock file names the holder."""
+    """A folder's lock, for `with`, or `take` and `release`. Its lock file names the holder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

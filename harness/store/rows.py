@@ -1,4 +1,4 @@
-"""One append-only JSONL file of records of one type: rows are found by key and byte offset."""
+"""An append-only JSONL file of records of one type, whose rows are looked up by key and byte offset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class KeyedRow(Protocol):
-    """A record that is found again by its key: an answer, a judgment, a reward. One with an `error` is not done."""
+    """A record with a key: an answer, a judgment, a reward. One with an `error` is not done."""
 
     @property
     def prompt_id(self) -> str: ...
@@ -49,12 +49,12 @@ class JsonlRows(Generic[Row]):
         self._end = 0
 
     def open(self) -> None:
-        """Mends a torn last line, indexes what is there, and opens for appending."""
+        """Open for appending, after cutting off a torn last line and indexing the rows."""
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise StoreError(f"cannot open {self.path}: {error.strerror}") from error
-        self._end = self._mend()
+        self._end = self._cut_torn_line()
         for offset, row in self._scan():
             self._note(row, offset)
 
@@ -67,15 +67,16 @@ class JsonlRows(Generic[Row]):
     def is_open(self) -> bool:
         return self._file >= 0
 
-    def _mend(self) -> int:
-        """Cuts bytes after the last newline: the row a killed process was writing. Returns the file's length."""
+    def _cut_torn_line(self) -> int:
+        """Cut off the bytes after the last newline, the row that a killed process was writing. Returns the file's
+        length."""
         size = os.fstat(self._file).st_size
         keep = size
         while keep > 0:
             start = max(0, keep - 65536)
-            found = os.pread(self._file, keep - start, start).rfind(b"\n")
-            if found >= 0:
-                keep = start + found + 1
+            newline = os.pread(self._file, keep - start, start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
                 break
             keep = start
         if keep < size:
@@ -88,14 +89,14 @@ class JsonlRows(Generic[Row]):
         with self._opened() as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
-                    break  # a writer is at work, or was killed: the row is not there yet
+                    break  # a writer is at work, or was killed: the row is incomplete
                 if line.strip():
                     try:
                         yield offset, self._type.model_validate_json(line)
                     except ValidationError as error:
                         where = f"{self.path}, line {number}"
-                        what = f"is no {self._type.__name__}: {error.errors()[0]['msg']}"
-                        raise ConfigError(f"{where} {what}; remove that line, or use --fresh") from error
+                        problem = f"is not a valid {self._type.__name__}: {error.errors()[0]['msg']}"
+                        raise ConfigError(f"{where} {problem}; remove that line, or use --fresh") from error
                 offset += len(line)
 
     def _opened(self) -> BinaryIO:
@@ -111,7 +112,7 @@ class JsonlRows(Generic[Row]):
             self._failed.add(row.key)
 
     def append(self, row: Row) -> None:
-        """One whole line, or StoreError with the file as it was."""
+        """Append one whole line. Raise StoreError, with the file unchanged, if that fails."""
         line = row.model_dump_json().encode() + b"\n"
         try:
             written = os.write(self._file, line)
@@ -126,7 +127,7 @@ class JsonlRows(Generic[Row]):
         self._end += len(line)
 
     def get(self, key: str) -> Row | None:
-        """The last row of this key, read from the file."""
+        """Return the last row of this key, read from the file."""
         offset = self._offsets.get(key)
         if offset is None:
             return None
@@ -134,7 +135,7 @@ class JsonlRows(Generic[Row]):
         return row
 
     def _line(self, offset: int) -> bytes:
-        """Read through the open descriptor: the folder may have been moved meanwhile."""
+        """Read a line through the open descriptor, as the folder may have been moved meanwhile."""
         line = b""
         while b"\n" not in line:
             part = os.pread(self._file, 65536, offset + len(line))
@@ -144,20 +145,20 @@ class JsonlRows(Generic[Row]):
         return line.partition(b"\n")[0]
 
     def all(self) -> Iterator[Row]:
-        """The last row of every key, in the order of their first appearance."""
+        """Yield the last row of every key, in the order of first appearance."""
         for key in self._offsets:
             row = self.get(key)
             if row is not None:
                 yield row
 
     def every(self) -> Iterator[Row]:
-        """All rows, those that a later one replaced too; none where there is no file."""
+        """Yield all rows, including replaced ones; none if there is no file."""
         return (row for _, row in self._scan()) if self.path.exists() else iter(())
 
     def read(self) -> list[Row]:
-        """The last row of every key, without opening for appending; a torn last line is passed over."""
-        found = {row.key: row for _, row in self._scan()} if self.path.exists() else {}
-        return list(found.values())
+        """Return the last row of every key, without opening for appending; a torn last line is skipped."""
+        rows = {row.key: row for _, row in self._scan()} if self.path.exists() else {}
+        return list(rows.values())
 
     def succeeded(self, key: str) -> bool:
         return key in self._offsets and key not in self._failed

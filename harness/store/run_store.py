@@ -1,4 +1,4 @@
-"""One run's folder while it is open: locked, checked against its manifest, its rows and its card."""
+"""An open run's folder: its lock, its manifest, its rows and its card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from ..errors import ConfigError, StoreError
 from ..records import Answer, Judgment, ScoreCard
-from .files import dump_json, set_aside, write_atomic
+from .files import archive_run, dump_json, write_atomic
 from .lock import LOCK_FILES, FolderLock
 from .rows import JsonlRows
 
@@ -30,14 +30,14 @@ class RunStore:
         self._lock = FolderLock(folder)
 
     def open(self, manifest: dict[str, JsonValue], *, fresh: bool = False) -> Self:
-        """Locks the folder and writes the manifest, or checks that the one there is the same. `fresh` moves an earlier
-        run out of the way; nothing is deleted.
+        """Lock the folder and write the manifest, or check that the stored one is the same.
 
-        Raises RunLockedError when another process works here, ConfigError when the manifest is another run's.
+        `fresh` archives an earlier run; nothing is deleted. Raise RunLockedError if another process works here,
+        ConfigError if the manifest is another run's.
         """
         self._lock.take()
         if fresh and (self.folder / "manifest.json").exists():
-            set_aside(self.folder)
+            archive_run(self.folder)
             self._lock.release()
             self._lock.take()
         try:
@@ -54,14 +54,14 @@ class RunStore:
         if not path.exists():
             write_atomic(path, dump_json(manifest))
             return
-        there = json.loads(path.read_text("utf-8"))
-        manifest = json.loads(dump_json(manifest))  # what is read back: lists for tuples
-        changed = sorted(key for key in manifest | there if there.get(key) != manifest.get(key))
+        stored = json.loads(path.read_text("utf-8"))
+        manifest = json.loads(dump_json(manifest))  # as it would be read back: lists for tuples
+        changed = sorted(key for key in manifest | stored if stored.get(key) != manifest.get(key))
         if changed:
-            raise ConfigError(f"{path} belongs to a run with another {', '.join(changed)}; use --fresh to start anew")
+            raise ConfigError(f"{path} belongs to a run with another {', '.join(changed)}; use --fresh to start over")
 
     def close(self) -> None:
-        """Unlocks; a run that has no row yet (a checkpoint that would not start) leaves no folder behind."""
+        """Unlock; remove the folder of a run without any row, e.g. of a checkpoint that did not start."""
         opened = self.answers.is_open and self.judgments.is_open
         self.answers.close()
         self.judgments.close()
@@ -82,13 +82,13 @@ class RunStore:
                 return  # something else lives there
 
     def every_judgment(self) -> Iterator[Judgment]:
-        """All that this run was told, anchors too, rows that a later one replaced included."""
+        """Yield all judgments of this run, including anchors and replaced rows."""
         for rows in (self.judgments, self.anchors):
             if rows.is_open:
                 yield from rows.every()
 
     def end_session(self, usage: dict[str, JsonValue]) -> None:
-        """Appends what this process spent here."""
+        """Append the seconds and tokens that this process spent."""
         try:
             with (self.folder / "sessions.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(usage, sort_keys=True) + "\n")
@@ -96,15 +96,15 @@ class RunStore:
             raise StoreError(f"cannot write {self.folder}/sessions.jsonl: {error.strerror}") from error
 
     def sessions(self) -> list[dict[str, float]]:
-        """Earlier `end_session` records; a torn or foreign line is passed over, since no score depends on them."""
+        """Return the records of `end_session`; torn or foreign lines are skipped, as no score depends on them."""
         path = self.folder / "sessions.jsonl"
-        found = []
+        records = []
         for line in path.read_text("utf-8").splitlines() if path.exists() else []:
             try:
-                found.append(json.loads(line))
+                records.append(json.loads(line))
             except ValueError:
-                log.warning("%s: passed over a torn line", path)
-        return found
+                log.warning("%s: skipped a torn line", path)
+        return records
 
     def write_card(self, card: ScoreCard) -> Path:
         path = self.folder / "card.json"

@@ -80,7 +80,7 @@ def _task(found: Row, name: str, where: str) -> Numbers:
         suite_version="unknown" if version is None else str(version),
         judge="none",
         headline=headline,
-        found=SuiteScores(scores=scores, by_category=by_category, notes=tuple(notes)),
+        scores=SuiteScores(scores=scores, by_category=by_category, notes=tuple(notes)),
         protocol=_protocol(found, name),
         counts={"answers": n, "prompts": n + unscored},
     )

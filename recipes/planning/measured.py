@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from harness.config.specs import ServeSpec, read_yaml
 from harness.errors import ConfigError, DataError
-from harness.judging.tokens import CHARACTERS_A_TOKEN
+from harness.judging.tokens import CHARACTERS_PER_TOKEN
 from harness.records import Answer, ModelRef
 from harness.store import JsonlRows
 
@@ -106,7 +106,7 @@ class Known:
     def _count(self) -> tuple[Callable[[str], float], str]:
         file = tokenizer_file(self.recipe.spec.target)
         if file is None:
-            return (lambda text: len(text) / CHARACTERS_A_TOKEN), f"{CHARACTERS_A_TOKEN:g} characters a token"
+            return (lambda text: len(text) / CHARACTERS_PER_TOKEN), f"{CHARACTERS_PER_TOKEN:g} characters a token"
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(file))

@@ -14,11 +14,11 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from harness.cluster import ActorWorker, Need, RayCluster, Refusal, node_name, whole_path
+from harness.cluster import ActorRefusal, ActorWorker, Need, RayCluster, node_name, whole_path
 from harness.config import ServeSpec, checked
 from harness.errors import ConfigError, HarnessError, IncompleteError
 from harness.rewards import RewardOptions
-from harness.workers import Pool
+from harness.workers import WorkerPool
 
 from .scorer import Item, Outcome, Scorer
 
@@ -41,7 +41,7 @@ class ScorerActor:
         self._identity = identity
         self._scorer: Scorer | None = None
 
-    def start(self) -> Refusal | None:
+    def start(self) -> ActorRefusal | None:
         if self._scorer is not None:
             return None
         try:
@@ -52,9 +52,9 @@ class ScorerActor:
                 raise ConfigError(f"the {scorer.kind} reward is another one here than where the recipe runs")
             self._scorer = scorer.__enter__()
         except HarnessError as error:
-            return Refusal(str(error), node_name())
+            return ActorRefusal(str(error), node_name())
         except OSError as error:
-            return Refusal(f"cannot write its log: {error}", node_name())
+            return ActorRefusal(f"cannot write its log: {error}", node_name())
         return None
 
     def work(self, items: Sequence[Item]) -> list[Outcome] | Failed:
@@ -81,7 +81,7 @@ class RayScorer(Scorer):
         self._workers = workers
         self._cpus, self._gpus = cpus, gpus
         self._patience = _start_timeout(options)
-        self._pool: Pool[Sequence[Item], list[Outcome] | Failed] | None = None
+        self._pool: WorkerPool[Sequence[Item], list[Outcome] | Failed] | None = None
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
 
@@ -112,7 +112,7 @@ class RayScorer(Scorer):
             # one call at a time: rewards are written for one thread
             actors = cluster.actors(ScorerActor, arguments, Need(self._cpus, gpus), calls=1)
             workers = [ActorWorker[Sequence[Item], list[Outcome] | Failed](actor) for actor in actors]
-            pool = Pool(f"{self.kind} reward on Ray", workers, places=2, patience=self._patience)
+            pool = WorkerPool(f"{self.kind} reward on Ray", workers, capacity=2, patience=self._patience)
             self._pool = await stack.enter_async_context(pool)
             self._stack = stack.pop_all()
 

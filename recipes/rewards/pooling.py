@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from harness.backends.server import Launch
+from harness.backends.server import ServerCommand
 from harness.backends.vllm import VllmBackend
 from harness.client import ChatClient
 from harness.config import ServeSpec, checked
@@ -37,9 +37,9 @@ class PoolingServer(VllmBackend):
 
     name = "vllm-pooling"
 
-    def launch(self, port: int) -> Launch:
+    def launch(self, port: int) -> ServerCommand:
         found = super().launch(port)
-        return Launch((*found.argv, "--runner=pooling"), found.env)
+        return ServerCommand((*found.argv, "--runner=pooling"), found.env)
 
 
 class PoolingReward:

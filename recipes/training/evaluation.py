@@ -80,7 +80,7 @@ def run_suites(folder: Path, spec: EvaluateEverySpec, results: Path, *, seed: in
         suites=suites,
         edition=spec.edition,
         backend=spec.backend,
-        judges=choose_judges(suites, spec.judge, edition=spec.edition, own={}),
+        judges=choose_judges(suites, spec.judge, edition=spec.edition, own_judges={}),
         limit=spec.limit,
         seed=seed,
         results=results,

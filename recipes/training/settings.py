@@ -133,7 +133,7 @@ def check_training(spec: RecipeSpec, *, here: bool = True) -> None:
     for an evaluation while training that names what is not there. `here`: whether this machine is to train."""
     if spec.evaluate_every is not None:
         every = spec.evaluate_every
-        choose_judges(suite_names(every.suite), every.judge, edition=every.edition, own={})
+        choose_judges(suite_names(every.suite), every.judge, edition=every.edition, own_judges={})
     if spec.launch is not None:
         launch_path(spec.launch)
     for key in renamed(spec.training):
