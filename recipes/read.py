@@ -18,24 +18,24 @@ def read_recipe(path: Path) -> RecipeSpec:
 
     `base: NAME` or `base: FILE` takes the sections of another recipe that this file does not have itself.
     """
-    found = _with_base(path)
-    if isinstance(found.get("variants"), dict):
-        found["variants"] = _swept(found["variants"], str(path))
-    spec = checked(RecipeSpec, found, str(path))
+    sections = _with_base(path)
+    if isinstance(sections.get("variants"), dict):
+        sections["variants"] = _swept(sections["variants"], str(path))
+    spec = checked(RecipeSpec, sections, str(path))
     _check_names(spec, str(path))
     return spec
 
 
 def _with_base(path: Path) -> dict[str, Any]:
-    found = dict(read_yaml(path))
-    base = found.pop("base", None)
+    sections = dict(read_yaml(path))
+    base = sections.pop("base", None)
     if base is None:
-        return found
+        return sections
     below = recipe_path(str(base), path.parent)
     under = dict(read_yaml(below))
     if "base" in under:
         raise ConfigError(f"{path}: base {base!r} has a base itself; name that one")
-    return {**under, **found}
+    return {**under, **sections}
 
 
 SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
@@ -45,30 +45,30 @@ SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
 def _swept(variants: dict[str, Any], where: str) -> dict[str, Any]:
     """`wrpo: {training: {alpha: [0.1, 0.5]}}` -> wrpo-alpha0.1 and wrpo-alpha0.5; `sources: [1, 3]` likewise."""
     out: dict[str, Any] = {}
-    for name, given in variants.items():
-        for key, variant in _expanded(str(name), given).items():
+    for name, entry in variants.items():
+        for key, variant in _expanded(str(name), entry).items():
             if key in out:
                 raise ConfigError(f"{where}: two variants are called {key!r}")
             out[key] = variant
     return out
 
 
-def _expanded(name: str, given: Any) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        return {name: given or {}}
-    training = given.get("training") or {}
+def _expanded(name: str, entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        return {name: entry or {}}
+    training = entry.get("training") or {}
     if not isinstance(training, dict):
-        return {name: given}
+        return {name: entry}
     for key in SWEPT:
-        place = given if key == "sources" else training
-        values = place.get(key)
+        section = entry if key == "sources" else training
+        values = section.get(key)
         if isinstance(values, list):
             out: dict[str, Any] = {}
             for value in values:
-                one = {**given, key: value} if key == "sources" else {**given, "training": {**training, key: value}}
-                out |= _expanded(f"{name}-{key}{value}", one)
+                single = {**entry, key: value} if key == "sources" else {**entry, "training": {**training, key: value}}
+                out |= _expanded(f"{name}-{key}{value}", single)
             return out
-    return {name: given}
+    return {name: entry}
 
 
 RESERVED = frozenset({"all", "best", "sft", "target"})
@@ -90,8 +90,8 @@ def _check_names(spec: RecipeSpec, where: str) -> None:
     for name in (*(spec.evaluate.baselines or ()), *spec.evaluate.models):
         if name not in (*known, "all", "best"):
             raise ConfigError(f"{where}: evaluate names {name!r}, which is no variant; models: {', '.join(known)}")
-    given = spec.rates.generation
-    if isinstance(given, dict) and (odd := sorted(set(given) - {*names, "target"})):
+    generation = spec.rates.generation
+    if isinstance(generation, dict) and (odd := sorted(set(generation) - {*names, "target"})):
         raise ConfigError(f"{where}: rates.generation names {odd[0]!r}; models are target, {', '.join(names)}")
     for name, variant in spec.variants.items():
         if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):

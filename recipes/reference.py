@@ -59,11 +59,11 @@ def with_reference(
     add_fused_lm_head(model)
     model = model.to(state.device).eval()
     order = sorted(range(len(rows)), key=lambda index: -_tokens(rows[index]))
-    mine = order[state.process_index :: state.num_processes]
+    share = order[state.process_index :: state.num_processes]
     with torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
-        logps = _logps(model, [rows[index] for index in mine], layout, batch_size)
-    found = list(zip(mine, logps, strict=True))
-    merged: dict[int, list[float]] = dict(gather_object(found) if state.num_processes > 1 else found)
+        logps = _logps(model, [rows[index] for index in share], layout, batch_size)
+    indexed = list(zip(share, logps, strict=True))
+    merged: dict[int, list[float]] = dict(gather_object(indexed) if state.num_processes > 1 else indexed)
     return rows.add_column("ref_logps", [merged[index] for index in range(len(rows))])
 
 
@@ -74,8 +74,8 @@ def _tokens(row: RowIds) -> int:
 @torch.no_grad()
 def _logps(model: PreTrainedModel, rows: Sequence[RowIds], layout: Layout, batch_size: int) -> list[list[float]]:
     collate = PreferenceCollator(model.config.get_text_config().pad_token_id or 0, layout)
-    found: list[list[float]] = []
+    logps: list[list[float]] = []
     for start in range(0, len(rows), batch_size):
         batch = {name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()}
-        found.extend(batch_logps(model, batch)[0].T.tolist())
-    return found
+        logps.extend(batch_logps(model, batch)[0].T.tolist())
+    return logps

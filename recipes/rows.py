@@ -32,7 +32,7 @@ class Rendering:
 
 
 @dataclass(frozen=True)
-class Row:
+class PreferenceRow:
     """One prompt and its three answers; what follows the prompt is scored."""
 
     prompt_ids: tuple[int, ...]
@@ -48,7 +48,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Answered:
+class RenderedAnswers:
     """One prompt and answers to it, each ending in one end token."""
 
     prompt_ids: tuple[int, ...]
@@ -70,20 +70,20 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def render(
     prompt: Messages, answers: tuple[str, str, str], tokenizer: PreTrainedTokenizerBase, how: Rendering
-) -> Row | None:
+) -> PreferenceRow | None:
     """The row (source, target, rejected answer), or None where it must be dropped: too long a prompt or answer."""
     if how.official_compat:
         return _render_official(prompt, answers, tokenizer, how)
-    found = render_answers(prompt, answers, tokenizer, how)
-    if found is None:
+    rendered = render_answers(prompt, answers, tokenizer, how)
+    if rendered is None:
         return None
-    source, target, rejected = found.answers
-    return Row(found.prompt_ids, source, target, rejected, truncated=found.truncated)
+    source, target, rejected = rendered.answers
+    return PreferenceRow(rendered.prompt_ids, source, target, rejected, truncated=rendered.truncated)
 
 
 def render_answers(
     prompt: Messages, answers: Sequence[str], tokenizer: PreTrainedTokenizerBase, how: Rendering
-) -> Answered | None:
+) -> RenderedAnswers | None:
     """The prompt and any number of answers, or None where it must be dropped: too long a prompt or answer."""
     prompt_ids = _ids(tokenizer, prompt, add_generation_prompt=True)
     if len(prompt_ids) > min(how.max_prompt_length, how.max_length - 1):
@@ -99,14 +99,14 @@ def render_answers(
             cut += 1
             ids = [*ids[: room - 1], ids[-1]]  # the last id is the end token
         kept.append(tuple(ids))
-    return Answered(tuple(prompt_ids), tuple(kept), truncated=cut)
+    return RenderedAnswers(tuple(prompt_ids), tuple(kept), truncated=cut)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, add_generation_prompt: bool) -> list[int]:
-    found = tokenizer.apply_chat_template(
+    encoded = tokenizer.apply_chat_template(
         list(messages), tokenize=True, add_generation_prompt=add_generation_prompt, return_dict=True
     )
-    ids = list(found["input_ids"])
+    ids = list(encoded["input_ids"])
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
         raise ConfigError(f"the chat template of {tokenizer.name_or_path!r} renders two BOS tokens")
@@ -136,7 +136,7 @@ def _common(prompt_ids: list[int], full: list[int], tokenizer: PreTrainedTokeniz
 
 def _render_official(
     prompt: Messages, answers: tuple[str, str, str], tokenizer: PreTrainedTokenizerBase, how: Rendering
-) -> Row:
+) -> PreferenceRow:
     """As the release: the prompt without its generation prompt, each answer's turn rendered alone (header scored,
     BOS taken off), a second end token, and every answer cut to `max_length - max_prompt_length` where the longest
     overflows, even those that fit; the prompt is then cut from its front."""
@@ -154,9 +154,9 @@ def _render_official(
         room = how.max_length - how.max_prompt_length
         cut = sum(len(ids) > room for ids in alone)
         alone = [ids[:room] for ids in alone]
-    return Row(tuple(head), tuple(alone[0]), tuple(alone[1]), tuple(alone[2]), truncated=cut)
+    return PreferenceRow(tuple(head), tuple(alone[0]), tuple(alone[1]), tuple(alone[2]), truncated=cut)
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    found = tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True)
-    return list(found["input_ids"])
+    encoded = tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True)
+    return list(encoded["input_ids"])

@@ -14,26 +14,26 @@ def shipped_recipes() -> dict[str, Path]:
     return {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"), key=lambda file: file.stem)}
 
 
-def recipe_path(given: str, beside: Path = Path()) -> Path:
+def recipe_path(recipe: str, beside: Path = Path()) -> Path:
     """The file that a path (from `beside`) or the name of a shipped recipe means. Raises ConfigError for neither."""
-    path = beside / given
+    path = beside / recipe
     if path.is_file():
         return path
     known = shipped_recipes()
-    if given in known:
-        return known[given]
-    raise ConfigError(f"no recipe {given!r}: neither a file nor one of {', '.join(known)}")
+    if recipe in known:
+        return known[recipe]
+    raise ConfigError(f"no recipe {recipe!r}: neither a file nor one of {', '.join(known)}")
 
 
-def launch_path(given: str) -> Path:
+def launch_path(launch: str) -> Path:
     """The accelerate configuration that `launch:` means: a file, or the name of a shipped one (ddp, fsdp2, zero3)."""
-    path = Path(given).expanduser()
+    path = Path(launch).expanduser()
     if path.is_file():
         return path
     known = {file.stem: file for file in sorted((CONFIGS / "accelerate").glob("*.yaml"))}
-    if given in known:
-        return known[given]
-    raise ConfigError(f"launch = {given!r} is neither a file nor one of {', '.join(known)}")
+    if launch in known:
+        return known[launch]
+    raise ConfigError(f"launch = {launch!r} is neither a file nor one of {', '.join(known)}")
 
 
 def about(path: Path) -> str:

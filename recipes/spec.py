@@ -78,8 +78,8 @@ class SamplingSpec(Record):
 
     def of(self, seed: int | None = None) -> Sampling:
         """The settings as backends take them."""
-        given = self.model_dump(exclude={"max_failed"}) | ({} if seed is None else {"seed": seed})
-        return Sampling(**given)
+        settings = self.model_dump(exclude={"max_failed"}) | ({} if seed is None else {"seed": seed})
+        return Sampling(**settings)
 
 
 class RewardSpec(Record):

@@ -22,11 +22,11 @@ def load_tokenizer(
     ref = ModelRef.parse(model)
     if ref.scheme == "endpoint":
         raise ConfigError(f"{model!r} is a server; its tokenizer and weights are needed: give a folder or hf:ORG/NAME")
-    place = str(Path(ref.name).expanduser()) if ref.scheme == "path" else ref.name
-    if ref.scheme == "path" and not Path(place).is_dir():
+    location = str(Path(ref.name).expanduser()) if ref.scheme == "path" else ref.name
+    if ref.scheme == "path" and not Path(location).is_dir():
         raise CheckpointError(f"no such model folder: {model!r}; give a folder or hf:ORG/NAME")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=ref.revision)
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=ref.revision)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"no tokenizer in {model!r}: {' '.join(str(error).split())[:300]}") from None
     if chat_template is not None:

@@ -165,8 +165,8 @@ class WRPOTrainer(Trainer):
 
     # ----------------------------------------------------------------------------------------- metrics
 
-    def _note(self, mode: str, found: dict[str, float]) -> None:
-        for name, value in found.items():
+    def _note(self, mode: str, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
             self._sums[mode][name].append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -211,7 +211,7 @@ def measures(rewards_3B: Tensor, policy_3B: Tensor, lengths_3B: Tensor, alpha: f
     (the release compares every prompt with every other)."""
     source_B, target_B, rejected_B = rewards_3B.detach()
     chosen_B = weighted(rewards_3B.detach(), alpha)
-    found = {
+    metrics = {
         "rewards/chosen": chosen_B,
         "rewards/source_chosen": source_B,
         "rewards/target_chosen": target_B,
@@ -227,8 +227,8 @@ def measures(rewards_3B: Tensor, policy_3B: Tensor, lengths_3B: Tensor, alpha: f
         "lengths/target_chosen": lengths_3B[TARGET],
         "lengths/rejected": lengths_3B[REJECTED],
     }
-    means = torch.stack([values.mean() for values in found.values()]).tolist()  # one transfer from the device
-    return {**dict(zip(found, means, strict=True)), "alpha": alpha}
+    means = torch.stack([values.mean() for values in metrics.values()]).tolist()  # one transfer from the device
+    return {**dict(zip(metrics, means, strict=True)), "alpha": alpha}
 
 
 def _disable_dropout(model: nn.Module) -> None:

@@ -20,11 +20,11 @@ from harness.errors import ConfigError
 from harness.suites.pocket import first_questions
 from harness.suites.pocket.skills import SKILLS, Task
 from recipes.embedded.byte_tokenizer import build_tokenizer
-from recipes.embedded.checkpoint import Settings, rate_at, train
+from recipes.embedded.checkpoint import EmbeddedSettings, rate_at, train
 from recipes.embedded.lessons import RowWriter, draw_task
 from recipes.embedded.muon import orthogonal
 
-TINY = Settings(steps=3, rows=8, width=32, layers=1)
+TINY = EmbeddedSettings(steps=3, rows=8, width=32, layers=1)
 
 
 @pytest.fixture(scope="module")

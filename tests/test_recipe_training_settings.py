@@ -66,7 +66,7 @@ def test_bf16_without_a_gpu_is_refused_where_this_machine_trains(tmp_path: Path)
     given = recipe(tmp_path, REWARD, sft={"bf16": True})
     if not torch.accelerator.is_available():
         assert refused(given) == "sft: bf16 = True needs a GPU; set bf16: false to train on processors"
-    check_training(given.spec, here=False)
+    check_training(given.spec, trains_here=False)
 
 
 def test_keys_of_earlier_versions_and_numbers_that_yaml_reads_as_text_are_understood() -> None:

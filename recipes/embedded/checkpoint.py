@@ -35,7 +35,7 @@ STEPS: dict[Effort, int] = {"strong": 1200, "weak": 500}
 FINISHED = "training.json"
 
 
-class Settings(Record):
+class EmbeddedSettings(Record):
     """Everything the weights depend on, library versions and the code itself aside."""
 
     steps: int = Field(gt=0)
@@ -50,10 +50,10 @@ class Settings(Record):
     """Peak, Muon: the matrices of the layers. AdamW alone was exact on 15 % after 600 steps of 96 rows, not 79."""
 
 
-class Training(Record):
+class EmbeddedTraining(Record):
     """What `training.json` says about a finished checkpoint."""
 
-    settings: Settings
+    settings: EmbeddedSettings
     settings_digest: str
     parameters: int
     loss: float
@@ -63,32 +63,32 @@ class Training(Record):
     seconds: float
 
 
-def train(out: Path, settings: Settings) -> Training:
+def train(out: Path, settings: EmbeddedSettings) -> EmbeddedTraining:
     """The finished checkpoint at `out`. One with the same settings that is there already is taken as it is.
 
     Raises ConfigError where `out` holds anything else.
     """
-    found = finished(out)
-    if found is not None and found.settings_digest == settings_digest(settings):
+    earlier = finished(out)
+    if earlier is not None and earlier.settings_digest == settings_digest(settings):
         log.info("%s is there already, trained with the same settings: taken as it is", out)
-        return found
-    what = "a checkpoint trained with other settings" if found else "something that is no embedded checkpoint"
-    with whole_folder(out, what) as partial:
+        return earlier
+    contents = "a checkpoint trained with other settings" if earlier else "something that is no embedded checkpoint"
+    with whole_folder(out, contents) as partial:
         return _train_into(partial, settings)
 
 
-def settings_digest(settings: Settings) -> str:
+def settings_digest(settings: EmbeddedSettings) -> str:
     """sha256 of the settings and of the questions left out: with another edition the checkpoint is another one."""
     return digest([settings.model_dump(mode="json"), sorted(first_questions())])
 
 
-def finished(folder: Path) -> Training | None:
+def finished(folder: Path) -> EmbeddedTraining | None:
     """What `training.json` in a folder says; None where there is none."""
     path = folder / FINISHED
-    return Training.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return EmbeddedTraining.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def build_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def build_model(settings: EmbeddedSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """An untrained model; its weights depend on the seed alone."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -129,7 +129,7 @@ def answer_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     return functional.cross_entropy(logits, batch.ids_BT[:, 1:][wanted])
 
 
-def fit(model: LlamaForCausalLM, rows: Iterable[Batch], settings: Settings) -> float:
+def fit(model: LlamaForCausalLM, rows: Iterable[Batch], settings: EmbeddedSettings) -> float:
     """Trains in place on `settings.steps` batches; mean loss over the last 20 steps."""
     hidden = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
     hidden_ids = {id(weight) for weight in hidden}
@@ -178,15 +178,15 @@ def exact_share(model: LlamaForCausalLM, writer: RowWriter, *, seed: int, per_sk
 def _answers_right(learned: list[int], hits: list[bool]) -> list[bool]:
     """One entry an answer: whether all its tokens were hit. `hits[i]` is about token i + 1."""
     answers: list[bool] = []
-    for place in range(1, len(learned)):
-        if learned[place] and not learned[place - 1]:
+    for position in range(1, len(learned)):
+        if learned[position] and not learned[position - 1]:
             answers.append(True)
-        if learned[place]:
-            answers[-1] = answers[-1] and hits[place - 1]
+        if learned[position]:
+            answers[-1] = answers[-1] and hits[position - 1]
     return answers
 
 
-def _train_into(folder: Path, settings: Settings) -> Training:
+def _train_into(folder: Path, settings: EmbeddedSettings) -> EmbeddedTraining:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # faster than two for so small a model, and sums do not depend on the machine's cores
     started = time.perf_counter()
@@ -202,7 +202,7 @@ def _train_into(folder: Path, settings: Settings) -> Training:
     disable_progress_bar()  # "Writing model shards": one shard of 1 MB
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    training = Training(
+    training = EmbeddedTraining(
         settings=settings,
         settings_digest=settings_digest(settings),
         parameters=sum(weight.numel() for weight in model.parameters()),

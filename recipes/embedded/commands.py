@@ -29,11 +29,11 @@ def embedded(
 
     Example: harness embedded --out models/strong
     """
-    from .checkpoint import STEPS, Settings, finished, train
+    from .checkpoint import STEPS, EmbeddedSettings, finished, train
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     before = finished(out)
-    training = train(out, Settings(steps=steps or STEPS[effort.value], seed=seed))
+    training = train(out, EmbeddedSettings(steps=steps or STEPS[effort.value], seed=seed))
     if as_json:
         typer.echo(json.dumps(training.model_dump(mode="json"), indent=2))
         return

@@ -23,7 +23,7 @@ POOL = 16
 
 
 @dataclass(frozen=True)
-class Row:
+class LessonRow:
     """One conversation: token ids, and 1 for each token of an answer (its end included), 0 for the rest."""
 
     ids: list[int]
@@ -54,15 +54,15 @@ class RowWriter:
     def answer(self, text: str) -> list[int]:
         return [*(self._ascii[letter] for letter in text), self._eos]
 
-    def row(self, talk: list[Task]) -> Row:
+    def row(self, talk: list[Task]) -> LessonRow:
         ids, learned = [self._bos], [0]
         for task in talk:
             question, answer = self.question(task.question), self.answer(task.gold)
             ids += question + answer
             learned += [0] * len(question) + [1] * len(answer)
-        return Row(ids, learned)
+        return LessonRow(ids, learned)
 
-    def batch(self, rows: list[Row]) -> Batch:
+    def batch(self, rows: list[LessonRow]) -> Batch:
         width = max(len(row.ids) for row in rows)
         ids = [row.ids + [self._pad] * (width - len(row.ids)) for row in rows]
         learned = [row.learned + [0] * (width - len(row.learned)) for row in rows]
@@ -106,7 +106,7 @@ def batches(
         count = min(POOL, steps - done)
         talks = [draw(rng, done / steps, banned) for _ in range(size * count)]
         rows = sorted((writer.row(talk) for talk in talks), key=lambda row: len(row.ids))
-        chunks = [rows[place * size : (place + 1) * size] for place in range(count)]
+        chunks = [rows[index * size : (index + 1) * size] for index in range(count)]
         rng.shuffle(chunks)
         for chunk in chunks:
             yield writer.batch(chunk)
@@ -117,7 +117,7 @@ def held_out(seed: int, per_skill: int) -> list[list[Task]]:
     rng = random.Random(f"held out {seed}")
     talks = []
     for skill in SKILLS:
-        for place in range(per_skill):
+        for index in range(per_skill):
             first = draw_task(rng, skill, frozenset())
-            talks.append([first, follow_up(rng, first.gold)] if place % 2 else [first])
+            talks.append([first, follow_up(rng, first.gold)] if index % 2 else [first])
     return talks

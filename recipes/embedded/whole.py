@@ -12,13 +12,13 @@ from harness.errors import ConfigError
 
 
 @contextmanager
-def whole_folder(out: Path, what: str) -> Iterator[Path]:
+def whole_folder(out: Path, contents: str) -> Iterator[Path]:
     """A folder beside `out` to write into, renamed to `out` when the body ends well and removed when it does not.
 
     Raises ConfigError where `out` holds anything, which `what` names.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{str(out)!r} holds {what}; give another folder or remove it")
+        raise ConfigError(f"{str(out)!r} holds {contents}; give another folder or remove it")
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:

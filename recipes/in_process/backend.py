@@ -132,26 +132,26 @@ class InProcessBackend:
         model = self._model
         talks = [Talk(draw) for draw in draws]
         for turn in range(max(len(draw.prompt.turns) for draw in draws)):
-            asked = [talk for talk in talks if talk.asks(turn)]
-            rendered = [model.prompt_ids(talk.draw.prompt) for talk in asked] if turn == 0 else None
+            pending = [talk for talk in talks if talk.asks(turn)]
+            rendered = [model.prompt_ids(talk.draw.prompt) for talk in pending] if turn == 0 else None
             requests = []
-            for talk, ids in zip(asked, rendered or model.render([talk.messages() for talk in asked]), strict=True):
+            for talk, ids in zip(pending, rendered or model.render([talk.messages() for talk in pending]), strict=True):
                 request = self._request(talk.draw, turn, ids)
                 if isinstance(request, Failure):
                     talk.failure = request
                 else:
                     requests.append((talk, request))
-            made = model.generate([request for _, request in requests], lambda: self._stopping) if requests else []
-            texts = model.texts([one.ids for one in made])
-            for (talk, request), one, text in zip(requests, made, texts, strict=True):
-                talk.add(one, text, prompt_tokens=len(request.ids))
+            generated = model.generate([request for _, request in requests], lambda: self._stopping) if requests else []
+            texts = model.texts([result.ids for result in generated])
+            for (talk, request), result, text in zip(requests, generated, texts, strict=True):
+                talk.add(result, text, prompt_tokens=len(request.ids))
         seconds = time.monotonic() - begin
         return [talk.answer(self.label, seconds) for talk in talks]
 
     def _request(self, draw: Draw, turn: int, ids: Sequence[int]) -> Request | Failure:
         from .generation import Request
 
-        sampling, own = draw.sampling, self.checkpoint.generation_config
+        sampling, defaults = draw.sampling, self.checkpoint.generation_config
         limit = self.options.max_model_len or self.checkpoint.max_position
         room = sampling.max_tokens if limit is None else limit - len(ids)
         if room < min(sampling.max_tokens, MIN_ROOM):
@@ -162,9 +162,9 @@ class InProcessBackend:
             tuple(ids),
             min(room, sampling.max_tokens),
             key=stream_key(seed, draw.prompt.id, turn, draw.index),
-            temperature=_given(sampling.temperature, own.get("temperature"), 1.0),
-            top_p=_given(sampling.top_p, own.get("top_p"), 1.0),
-            top_k=max(0, int(_given(own.get("top_k"), 0))),
+            temperature=_given(sampling.temperature, defaults.get("temperature"), 1.0),
+            top_p=_given(sampling.top_p, defaults.get("top_p"), 1.0),
+            top_k=max(0, int(_given(defaults.get("top_k"), 0))),
             ended=self._model.ended(sampling.stop) if sampling.stop else None,
         )
 
@@ -186,9 +186,9 @@ class InProcessBackend:
 
         return LocalModel.load(self.checkpoint, self.options)
 
-    async def _run(self, work: Callable[P, R], *given: P.args, **named: P.kwargs) -> R:
+    async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls `work` in the model's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*given, **named))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
 
 def stream_key(seed: int, prompt_id: str, turn: int, index: int) -> int:

@@ -97,7 +97,7 @@ def generate(
     width, room = max(len(request.ids) for request in requests), max(request.max_tokens for request in requests)
     logits_RV, cache, mask_RT = _prefill(model, requests, width, room)
     ends = torch.tensor(list(end_ids), device=model.device)
-    made: list[list[int]] = [[] for _ in requests]
+    generated: list[list[int]] = [[] for _ in requests]
     finish: list[Finish] = ["length"] * len(requests)
     padded = not bool(mask_RT[:, :width].all())
     step = 0
@@ -105,7 +105,7 @@ def generate(
         if stopped():
             raise StoppedError
         next_R = choose(logits_RV, rows.keys, step, rows.temperature, rows.top_p, rows.top_k)
-        going = _note(next_R, rows, torch.isin(next_R, ends), requests, made, finish)
+        going = _note(next_R, rows, torch.isin(next_R, ends), requests, generated, finish)
         left = going.nonzero().squeeze(1)
         if not len(left):
             break
@@ -120,7 +120,7 @@ def generate(
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
-    return [_generated(ids, how, frozenset(end_ids)) for ids, how in zip(made, finish, strict=True)]
+    return [_generated(ids, how, frozenset(end_ids)) for ids, how in zip(generated, finish, strict=True)]
 
 
 def choose(
@@ -141,11 +141,11 @@ def choose(
             probs_RV = (logits_RV[open_R].float() / temperature_R[open_R, None]).softmax(-1)
             probs_RV = _only_top_k(probs_RV, top_k_R[open_R])
             cdf_RV = probs_RV.cumsum(-1)
-        place = torch.from_numpy(uniforms(keys_R[open_R.cpu().numpy()], step + attempt * ATTEMPT)).to(probs_RV)
-        token_R = torch.searchsorted(cdf_RV, place[:, None] * cdf_RV[:, -1:], right=True)
+        uniform_R = torch.from_numpy(uniforms(keys_R[open_R.cpu().numpy()], step + attempt * ATTEMPT)).to(probs_RV)
+        token_R = torch.searchsorted(cdf_RV, uniform_R[:, None] * cdf_RV[:, -1:], right=True)
         token_R = token_R.clamp(max=probs_RV.shape[1] - 1)  # float32 may round a place up to the very end
-        own = probs_RV.gather(1, token_R)
-        inside = ((probs_RV * (probs_RV > own)).sum(-1) < top_p_R[open_R]) & (own.squeeze(1) > 0)
+        prob_R1 = probs_RV.gather(1, token_R)
+        inside = ((probs_RV * (probs_RV > prob_R1)).sum(-1) < top_p_R[open_R]) & (prob_R1.squeeze(1) > 0)
         best_R[open_R[inside]] = token_R[inside].squeeze(1)
         again = ~inside
         open_R, probs_RV, cdf_RV = open_R[again], probs_RV[again], cdf_RV[again]
@@ -160,8 +160,8 @@ def uniforms(keys: np.ndarray, number: int) -> np.ndarray:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX1)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(MIX2)
         z ^= z >> np.uint64(31)
-    found: np.ndarray = (z >> np.uint64(11)) * 2.0**-53
-    return found
+    values: np.ndarray = (z >> np.uint64(11)) * 2.0**-53
+    return values
 
 
 def _only_top_k(probs_RV: Tensor, top_k_R: Tensor) -> Tensor:
@@ -210,19 +210,24 @@ def _prefill(
     ).logits[:, -1]
     if len(prompts) == len(requests):
         return logits, cache, mask
-    place = {prompt: row for row, prompt in enumerate(prompts)}
-    index = torch.tensor([place[request.ids] for request in requests], device=model.device)
+    row_of = {prompt: row for row, prompt in enumerate(prompts)}
+    index = torch.tensor([row_of[request.ids] for request in requests], device=model.device)
     cache.batch_select_indices(index)
     return logits[index], cache, mask[index]
 
 
 def _note(
-    next_R: Tensor, rows: _Rows, end_R: Tensor, requests: Sequence[Request], made: list[list[int]], finish: list[Finish]
+    next_R: Tensor,
+    rows: _Rows,
+    end_R: Tensor,
+    requests: Sequence[Request],
+    generated: list[list[int]],
+    finish: list[Finish],
 ) -> Tensor:
     """Keeps each unfinished row's token; returns which rows go on (R,)."""
     going = []
     for number, token, end in zip(rows.numbers.tolist(), next_R.tolist(), end_R.tolist(), strict=True):
-        ids, request = made[number], requests[number]
+        ids, request = generated[number], requests[number]
         if finish[number] == "stop" or len(ids) >= request.max_tokens:
             going.append(False)
             continue
@@ -234,5 +239,5 @@ def _note(
 
 
 def _generated(ids: list[int], finish: Finish, end_ids: frozenset[int]) -> Generated:
-    own = ids[:-1] if ids and ids[-1] in end_ids else ids
-    return Generated(tuple(own), finish, len(ids))
+    visible = ids[:-1] if ids and ids[-1] in end_ids else ids
+    return Generated(tuple(visible), finish, len(ids))

@@ -76,16 +76,16 @@ class LocalModel:
 
     def render(self, conversations: Sequence[Messages]) -> list[list[int]]:
         """Ids up to the answer's first token. Raises CheckpointError for a template that writes two BOS tokens."""
-        found: list[list[int]] = self.tokenizer.apply_chat_template(
+        rendered: list[list[int]] = self.tokenizer.apply_chat_template(
             list(conversations), tokenize=True, add_generation_prompt=True, return_dict=True
         )["input_ids"]
         bos = self.tokenizer.bos_token_id
-        if bos is not None and any(ids[:2] == [bos, bos] for ids in found):
+        if bos is not None and any(ids[:2] == [bos, bos] for ids in rendered):
             raise CheckpointError(
                 f"prompts of {self.tokenizer.name_or_path!r} would begin with two BOS tokens: its chat template "
                 "writes one too many; remove one, or give another --chat-template"
             )
-        return found
+        return rendered
 
     def by_length(self, draws: Sequence[Draw]) -> list[Draw]:
         """Shortest prompts first, so that little is padded; draws of one prompt stay together."""
@@ -95,20 +95,20 @@ class LocalModel:
     def generate(self, requests: Sequence[Request], stopped: Callable[[], bool]) -> list[Generated]:
         """Raises ServerError where torch fails, out of memory for one."""
         try:
-            found: list[Generated] = generate(self.model, requests, end_ids=self.end_ids, stopped=stopped)
+            results: list[Generated] = generate(self.model, requests, end_ids=self.end_ids, stopped=stopped)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise ServerError(f"generating {len(requests)} answers together failed: {reason}") from error
-        return found
+        return results
 
     def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Without special tokens."""
         if not answers:
             return []  # batch_decode makes a text of nothing
-        found: list[str] = self.tokenizer.batch_decode(
+        decoded: list[str] = self.tokenizer.batch_decode(
             [list(ids) for ids in answers], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return found
+        return decoded
 
     def ended(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
         """Whether a stop string is in the text so far."""
@@ -146,12 +146,12 @@ class Talk:
     def messages(self) -> Messages:
         return messages_of(self.draw.prompt, self.texts)
 
-    def add(self, made: Generated, text: str, prompt_tokens: int) -> None:
+    def add(self, generated: Generated, text: str, prompt_tokens: int) -> None:
         """`text` still has the stop string that ended it, and what follows."""
         self.texts.append(_cut(text, self.draw.sampling.stop))
-        self.finish.append(made.finish)
+        self.finish.append(generated.finish)
         self.prompt_tokens.append(prompt_tokens)
-        self.completion_tokens.append(made.tokens)
+        self.completion_tokens.append(generated.tokens)
 
     def answer(self, label: str, seconds: float) -> Answer:
         prompt_id, index = self.draw.prompt.id, self.draw.index
@@ -175,10 +175,10 @@ def opening(prompt: Prompt) -> Opening:
 
 def messages_of(prompt: Prompt, answers: Sequence[str]) -> Messages:
     """The conversation up to the turn that is asked next."""
-    found = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
-    for turn, said in zip(prompt.turns, answers, strict=False):
-        found += [{"role": "user", "content": turn}, {"role": "assistant", "content": said}]
-    return [*found, {"role": "user", "content": prompt.turns[len(answers)]}]
+    messages = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
+    for turn, answer in zip(prompt.turns, answers, strict=False):
+        messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
+    return [*messages, {"role": "user", "content": prompt.turns[len(answers)]}]
 
 
 def free_device_memory() -> None:
@@ -187,7 +187,7 @@ def free_device_memory() -> None:
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
-    return text[: min([place for word in stop if (place := text.find(word)) >= 0], default=len(text))]
+    return text[: min([position for word in stop if (position := text.find(word)) >= 0], default=len(text))]
 
 
 def _device(devices: str | None) -> torch.device:
@@ -198,12 +198,12 @@ def _device(devices: str | None) -> torch.device:
 
 def _tokenizer_folder(checkpoint: Checkpoint) -> str:
     """An adapter's own tokenizer where it has one, else its base's."""
-    own = (checkpoint.path / "tokenizer_config.json").is_file()
-    return str(checkpoint.path if own or checkpoint.base is None else checkpoint.base)
+    has_tokenizer = (checkpoint.path / "tokenizer_config.json").is_file()
+    return str(checkpoint.path if has_tokenizer or checkpoint.base is None else checkpoint.base)
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    found: list[int] = []
+    end_ids: list[int] = []
     for ids in (tokenizer.eos_token_id, model.generation_config.eos_token_id, model.config.eos_token_id):
-        found += ids if isinstance(ids, list) else [] if ids is None else [ids]
-    return tuple(sorted(set(found)))
+        end_ids += ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return tuple(sorted(set(end_ids)))

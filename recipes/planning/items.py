@@ -14,10 +14,10 @@ from pydantic import JsonValue
 from harness.records import Record
 
 from ..recipe import STAGES, Recipe
-from .measured import Known, Mean, lines_of, record_of
+from .measured import Mean, Measurements, lines_of, record_of
 
 
-class Item(Record):
+class PlanItem(Record):
     """One step, as far as it is still to do."""
 
     stage: str
@@ -46,13 +46,13 @@ class Item(Record):
 
 
 @dataclass(frozen=True)
-class Time:
+class DeviceTime:
     """Device time of some tokens."""
 
     tokens: float
     rate: Mean | None
     devices: int
-    what: str
+    work: str
     """For the reader: generation, reward, training."""
 
     @property
@@ -63,11 +63,11 @@ class Time:
 
 
 @dataclass(frozen=True)
-class Context:
+class PlanContext:
     """What every estimate looks at."""
 
     recipe: Recipe
-    known: Known
+    known: Measurements
     first: int
     """Index of the stage from which on everything is made anew."""
 
@@ -80,18 +80,18 @@ class Context:
             return wanted
         return 0 if self.done(stage, rows.parent) else max(0, wanted - lines_of(rows))
 
-    def timed(self, item: Item, *times: Time) -> Item:
+    def timed(self, item: PlanItem, *times: DeviceTime) -> PlanItem:
         """The item with its device time, and the dollars of that where an hour has a price."""
         hours = [(time.gpu_hours, time) for time in times]
-        known = all(found is not None for found, _ in hours)
-        gpu_hours = sum(found or 0.0 for found, _ in hours)
+        known = all(value is not None for value, _ in hours)
+        gpu_hours = sum(value or 0.0 for value, _ in hours)
         price = self.recipe.spec.rates.gpu_hour_price or 0.0
         return item.model_copy(
             update={
                 "gpu_hours": gpu_hours if known else None,
-                "hours": sum((found or 0.0) / time.devices for found, time in hours) if known else None,
+                "hours": sum((value or 0.0) / time.devices for value, time in hours) if known else None,
                 "dollars": gpu_hours * price if known or not price else None,
-                "rates": tuple(f"{time.what}: {time.rate.by}" for time in times if time.tokens and time.rate),
+                "rates": tuple(f"{time.work}: {time.rate.by}" for time in times if time.tokens and time.rate),
             }
         )
 
@@ -100,14 +100,14 @@ SUMS = ("calls", "calls_done", "prompt_tokens", "answer_tokens", "trained_tokens
 KNOWN = ("gpu_hours", "hours", "dollars")
 
 
-def total(items: Iterable[Item]) -> dict[str, JsonValue]:
+def total(items: Iterable[PlanItem]) -> dict[str, JsonValue]:
     """Sums over steps. What is not known of some is summed over the others; `…_unknown` says of how many it is not."""
-    found = list(items)
-    out: dict[str, JsonValue] = {"steps": len(found), "done": sum(item.done for item in found)}
+    listed = list(items)
+    out: dict[str, JsonValue] = {"steps": len(listed), "done": sum(item.done for item in listed)}
     for name in SUMS:
-        out[name] = sum(getattr(item, name) for item in found)
+        out[name] = sum(getattr(item, name) for item in listed)
     for name in KNOWN:
-        values = [getattr(item, name) for item in found]
+        values = [getattr(item, name) for item in listed]
         out[name] = sum(value for value in values if value is not None)
         out[f"{name}_unknown"] = sum(value is None for value in values)
     return out

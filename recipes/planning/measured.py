@@ -69,7 +69,7 @@ def lines_of(path: Path) -> int:
 
 
 @dataclass
-class Known:
+class Measurements:
     """One recipe's files, read when asked for."""
 
     recipe: Recipe
@@ -96,8 +96,8 @@ class Known:
     def _split(self) -> Prompts:
         with (self.recipe.prompts / "prompts.jsonl").open("rb") as file:
             rows = [PromptRow.model_validate_json(line) for line in file]
-        found = Counter(row.part for row in rows)
-        parts: dict[Part, int] = {part: found[part] for part in ("sft", "preference", "validation", "test")}
+        counts = Counter(row.part for row in rows)
+        parts: dict[Part, int] = {part: counts[part] for part in ("sft", "preference", "validation", "test")}
         return Prompts(parts, self.mean_tokens([row.prompt.turns[0] for row in rows]), "the stage `prompts`")
 
     # ------------------------------------------------------------------------------------------------- lengths
@@ -120,22 +120,24 @@ class Known:
 
     def source_answer(self, name: str) -> Mean:
         """Tokens an answer of a source: its own, else the mean of the sources that are done, else as given."""
-        own = self._answer(self.recipe.source(name))
-        if own is not None:
-            return own
-        others = [found for one in self.recipe.spec.sources if (found := self._answer(self.recipe.source(one.name)))]
-        return _mean(others, "sources that are done") or self._given
+        exact = self._answer(self.recipe.source(name))
+        if exact is not None:
+            return exact
+        means = [mean for source in self.recipe.spec.sources if (mean := self._answer(self.recipe.source(source.name)))]
+        return _mean(means, "sources that are done") or self._given
 
     @cached_property
     def target_answer(self) -> Mean:
         """Tokens an answer of the target's: of seeds that are done, else as long as the sources'."""
-        mine = [found for seed in self.recipe.spec.seeds if (found := self._answer(self.recipe.seed(seed) / "target"))]
-        sources = [
-            found
-            for one in self.recipe.spec.sources
-            if (found := self._answer(self.recipe.source(one.name))) is not None
+        target_means = [
+            mean for seed in self.recipe.spec.seeds if (mean := self._answer(self.recipe.seed(seed) / "target"))
         ]
-        return _mean(mine, "the target's answers") or _mean(sources, "the sources' answers") or self._given
+        source_means = [
+            mean
+            for source in self.recipe.spec.sources
+            if (mean := self._answer(self.recipe.source(source.name))) is not None
+        ]
+        return _mean(target_means, "the target's answers") or _mean(source_means, "the sources' answers") or self._given
 
     @property
     def _given(self) -> Mean:
@@ -166,8 +168,8 @@ class Known:
             and number(record.counts, WRITTEN)
             and number(record.counts, SECONDS)
         ]
-        given = self.recipe.spec.rates.generation
-        rate = given.get(model) if isinstance(given, dict) else given
+        configured = self.recipe.spec.rates.generation
+        rate = configured.get(model) if isinstance(configured, dict) else configured
         return _mean(measured, "measured") or (None if rate is None else Mean(rate, "rates.generation"))
 
     @cached_property
@@ -176,13 +178,13 @@ class Known:
         spec = self.recipe.spec
         devices = devices_of(spec.reward.serve) * max(1, spec.reward.workers)
         records = [record_of(self.recipe.source_rewards(source.name)) for source in spec.sources]
-        found = [
-            Mean(number(one.counts, "session_tokens") / number(one.counts, SECONDS) / devices, "")
-            for one in records
-            if one is not None and number(one.counts, "session_tokens") and number(one.counts, SECONDS)
+        means = [
+            Mean(number(record.counts, "session_tokens") / number(record.counts, SECONDS) / devices, "")
+            for record in records
+            if record is not None and number(record.counts, "session_tokens") and number(record.counts, SECONDS)
         ]
-        given = None if spec.rates.reward is None else Mean(spec.rates.reward, "rates.reward")
-        return _mean(found, "measured") or given
+        configured = None if spec.rates.reward is None else Mean(spec.rates.reward, "rates.reward")
+        return _mean(means, "measured") or configured
 
     @cached_property
     def training(self) -> Mean | None:
@@ -194,8 +196,8 @@ class Known:
             for folder in (self.recipe.seed(seed) / "sft", *(self.recipe.variant(name, seed) for name in spec.variants))
         ]
         rates = [rate for folder in folders if (record := record_of(folder)) and (rate := _trained(record.counts))]
-        given = None if spec.rates.training is None else Mean(spec.rates.training, "rates.training")
-        return _mean([Mean(rate, "") for rate in rates], "measured") or given
+        configured = None if spec.rates.training is None else Mean(spec.rates.training, "rates.training")
+        return _mean([Mean(rate, "") for rate in rates], "measured") or configured
 
     @cached_property
     def training_devices(self) -> int:
@@ -212,8 +214,8 @@ def devices_of(serve: ServeSpec) -> int:
 
 def number(counts: dict[str, JsonValue], key: str) -> float:
     """A count, 0 where there is none."""
-    found = counts.get(key)
-    return float(found) if isinstance(found, int | float) else 0.0
+    count = counts.get(key)
+    return float(count) if isinstance(count, int | float) else 0.0
 
 
 def tokenizer_file(target: str) -> Path | None:
@@ -228,8 +230,8 @@ def tokenizer_file(target: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
         return None
-    found = try_to_load_from_cache(model.name, "tokenizer.json", revision=model.revision)
-    return Path(found) if isinstance(found, str) else None
+    cached = try_to_load_from_cache(model.name, "tokenizer.json", revision=model.revision)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _trained(counts: dict[str, JsonValue]) -> float:
@@ -241,8 +243,8 @@ def _trained(counts: dict[str, JsonValue]) -> float:
     return number(counts, "tokens") * epochs / seconds / max(1.0, number(counts, "processes"))
 
 
-def _mean(found: Sequence[Mean], by: str) -> Mean | None:
-    return Mean(sum(one.value for one in found) / len(found), by) if found else None
+def _mean(means: Sequence[Mean], by: str) -> Mean | None:
+    return Mean(sum(mean.value for mean in means) / len(means), by) if means else None
 
 
 def _parts(count: int, spec: PromptsSpec) -> dict[Part, int]:

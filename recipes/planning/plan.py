@@ -18,40 +18,44 @@ from ..pipeline import all_steps
 from ..recipe import STAGES, Recipe, check_span
 from ..steps import is_done
 from .asking import held_out_item, source_item, source_reward_item, suite_items, target_items
-from .items import Context, Item, total
-from .measured import Known
+from .items import PlanContext, PlanItem, total
+from .measured import Measurements
 from .training import align_item, reference_items, sft_item
 
 
-class Plan(Record):
+class RecipePlan(Record):
     """What is left of a recipe."""
 
     recipe: str
-    items: tuple[Item, ...]
+    items: tuple[PlanItem, ...]
     notes: tuple[str, ...]
     """What it was reckoned from."""
 
-    def by_stage(self) -> dict[str, list[Item]]:
-        found = {stage: [item for item in self.items if item.stage == stage] for stage in STAGES}
-        return {stage: items for stage, items in found.items() if items}
+    def by_stage(self) -> dict[str, list[PlanItem]]:
+        groups = {stage: [item for item in self.items if item.stage == stage] for stage in STAGES}
+        return {stage: items for stage, items in groups.items() if items}
 
-    def by_model(self, *stages: str) -> dict[str, list[Item]]:
+    def by_model(self, *stages: str) -> dict[str, list[PlanItem]]:
         """Items of these stages by source or variant, seeds together."""
-        found: dict[str, list[Item]] = {}
+        groups: dict[str, list[PlanItem]] = {}
         for item in self.items:
             if item.stage in stages and item.model is not None:
-                found.setdefault(item.model, []).append(item)
-        return found
+                groups.setdefault(item.model, []).append(item)
+        return groups
 
-    def by_source(self) -> dict[str, list[Item]]:
-        found = self.by_model("sources", "rewards")
-        return {name: mine for name, items in found.items() if (mine := [item for item in items if item.seed is None])}
+    def by_source(self) -> dict[str, list[PlanItem]]:
+        groups = self.by_model("sources", "rewards")
+        return {
+            name: seedless
+            for name, items in groups.items()
+            if (seedless := [item for item in items if item.seed is None])
+        }
 
     @property
     def seeds(self) -> list[int]:
         return sorted({item.seed for item in self.items if item.seed is not None})
 
-    def of_seed(self, seed: int) -> list[Item]:
+    def of_seed(self, seed: int) -> list[PlanItem]:
         return [item for item in self.items if item.seed == seed]
 
     def as_dict(self) -> dict[str, JsonValue]:
@@ -67,7 +71,7 @@ class Plan(Record):
         }
 
 
-def make_plan(recipe: Recipe, *, first: str | None = None, last: str | None = None) -> Plan:
+def make_plan(recipe: Recipe, *, first: str | None = None, last: str | None = None) -> RecipePlan:
     """What `harness train` would still do: from stage `first` anew, up to and with stage `last`.
 
     Raises ConfigError where the number of prompts is nowhere known, and for a data set that cannot be read.
@@ -75,15 +79,15 @@ def make_plan(recipe: Recipe, *, first: str | None = None, last: str | None = No
     check_span(first, last)
     start = STAGES.index(first) if first else len(STAGES)
     _check_what_is_done(recipe, start)
-    context = Context(recipe, Known(recipe), start)
+    context = PlanContext(recipe, Measurements(recipe), start)
     until = len(STAGES) if last is None else STAGES.index(last) + 1
-    asked = until > STAGES.index("target")  # the target's rewards wait for its answers
+    with_target = until > STAGES.index("target")  # the target's rewards wait for its answers
     items = tuple(
         item
         for item in _items(context)
-        if STAGES.index(item.stage) < until and (asked or item.stage != "rewards" or item.seed is None)
+        if STAGES.index(item.stage) < until and (with_target or item.stage != "rewards" or item.seed is None)
     )
-    return Plan(recipe=recipe.spec.name, items=items, notes=tuple(dict.fromkeys(_notes(context, items))))
+    return RecipePlan(recipe=recipe.spec.name, items=items, notes=tuple(dict.fromkeys(_notes(context, items))))
 
 
 def _check_what_is_done(recipe: Recipe, start: int) -> None:
@@ -94,34 +98,34 @@ def _check_what_is_done(recipe: Recipe, start: int) -> None:
                 is_done(step)
 
 
-def _items(context: Context) -> Iterator[Item]:
+def _items(context: PlanContext) -> Iterator[PlanItem]:
     recipe = context.recipe
-    yield Item(stage="prompts", name="prompts", done=context.done("prompts", recipe.prompts))
+    yield PlanItem(stage="prompts", name="prompts", done=context.done("prompts", recipe.prompts))
     yield from (source_item(context, source) for source in recipe.spec.sources)
     yield from (source_reward_item(context, source) for source in recipe.spec.sources)
     for seed in recipe.seeds:
         yield sft_item(context, seed)
         yield from target_items(context, seed)
-        for sources in sorted({variant.sources for variant in recipe.variants.values()}, key=lambda found: found or 0):
+        for sources in sorted({variant.sources for variant in recipe.variants.values()}, key=lambda count: count or 0):
             name = f"seed-{seed}/pairs" if sources is None else f"seed-{seed}/pairs/sources-{sources}"
-            yield Item(stage="pairs", name=name, seed=seed, done=context.done("pairs", recipe.out / name))
+            yield PlanItem(stage="pairs", name=name, seed=seed, done=context.done("pairs", recipe.out / name))
         yield from reference_items(context, seed)
         yield from (align_item(context, seed, name, variant) for name, variant in recipe.variants.items())
         for model in ("target", "sft", *recipe.variants):
             if model != "target" or seed == recipe.seeds[0]:
                 yield held_out_item(context, seed, model)
     yield from suite_items(context)
-    yield Item(stage="report", name="report", done=context.done("report", recipe.report))
+    yield PlanItem(stage="report", name="report", done=context.done("report", recipe.report))
 
 
-def _notes(context: Context, items: tuple[Item, ...]) -> Iterator[str]:
+def _notes(context: PlanContext, items: tuple[PlanItem, ...]) -> Iterator[str]:
     known, spec = context.known, context.recipe.spec
     parts = ", ".join(f"{count:,} {part}" for part, count in known.prompts.parts.items())
     yield f"prompts: {parts} (from {known.prompts.by}); {known.prompts.tokens.value:.0f} tokens each, " + (
         f"by {known.prompts.tokens.by}"
     )
     lengths = {known.source_answer(source.name) for source in spec.sources}
-    for length in sorted(lengths, key=lambda found: found.value):
+    for length in sorted(lengths, key=lambda mean: mean.value):
         yield f"a source's answer: {length.value:.0f} tokens, by {length.by}"
     yield f"the target's answer: {known.target_answer.value:.0f} tokens, by {known.target_answer.by}"
     yield f"training on {known.training_devices} device(s); reference log-probabilities as a third of a training pass"

@@ -11,31 +11,31 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .items import Item, total
-from .plan import Plan
+from .items import PlanItem, total
+from .plan import RecipePlan
 
 
-class Column(NamedTuple):
+class PlanColumn(NamedTuple):
     head: str
     key: str
     digits: int = 0
 
 
 COLUMNS = (
-    Column("calls", "calls"),
-    Column("read", "prompt_tokens"),
-    Column("written", "answer_tokens"),
-    Column("trained", "trained_tokens"),
-    Column("GPU-hours", "gpu_hours", 2),
-    Column("hours", "hours", 2),
-    Column("US $", "dollars", 2),
+    PlanColumn("calls", "calls"),
+    PlanColumn("read", "prompt_tokens"),
+    PlanColumn("written", "answer_tokens"),
+    PlanColumn("trained", "trained_tokens"),
+    PlanColumn("GPU-hours", "gpu_hours", 2),
+    PlanColumn("hours", "hours", 2),
+    PlanColumn("US $", "dollars", 2),
 )
 
 
-def plan_tables(plan: Plan) -> list[RenderableType]:
+def plan_tables(plan: RecipePlan) -> list[RenderableType]:
     """By stage first, its last row the sum; then what differs by source, variant and seed."""
     stages = [*plan.by_stage().items(), ("all", list(plan.items))]
-    parts: list[tuple[str, Sequence[tuple[str, Sequence[Item]]]]] = [
+    parts: list[tuple[str, Sequence[tuple[str, Sequence[PlanItem]]]]] = [
         (f"{plan.recipe}: what is left, by stage (read, written, trained: tokens)", stages)
     ]
     if len(by_source := list(plan.by_source().items())) > 1:
@@ -48,22 +48,22 @@ def plan_tables(plan: Plan) -> list[RenderableType]:
     return [*tables, Text("\n".join(f"- {note}" for note in plan.notes))]
 
 
-def _table(rows: Sequence[tuple[str, Sequence[Item]]]) -> Table:
+def _table(rows: Sequence[tuple[str, Sequence[PlanItem]]]) -> Table:
     """Columns that say nothing of any row are left out."""
     sums = [total(items) for _, items in rows]
-    cells = {column.head: [_cell(one, column) for one in sums] for column in COLUMNS}
+    cells = {column.head: [_cell(row_sums, column) for row_sums in sums] for column in COLUMNS}
     shown = {head: column for head, column in cells.items() if any(cell != "-" for cell in column)}
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for head in ("steps", "done", *shown):
         table.add_column(head, justify="right", no_wrap=True)
-    for place, (label, items) in enumerate(rows):
-        counts = (str(len(items)), str(sums[place]["done"] or "-"))
-        table.add_row(Text(label), *counts, *(column[place] for column in shown.values()))
+    for index, (label, items) in enumerate(rows):
+        counts = (str(len(items)), str(sums[index]["done"] or "-"))
+        table.add_row(Text(label), *counts, *(column[index] for column in shown.values()))
     return table
 
 
-def _cell(sums: Mapping[str, JsonValue], column: Column) -> str:
+def _cell(sums: Mapping[str, JsonValue], column: PlanColumn) -> str:
     """`-` for nothing, `?` for what is not known, `1.2 + ?` where it is known of a part."""
     value, unknown = sums[column.key], sums.get(f"{column.key}_unknown", 0)
     assert isinstance(value, int | float)

@@ -24,7 +24,7 @@ from harness.suites.pocket import first_questions
 from harness.suites.pocket.skills import SKILLS, Task
 
 from ..embedded.byte_tokenizer import build_tokenizer
-from ..embedded.checkpoint import FINISHED, Settings, build_model, fit
+from ..embedded.checkpoint import FINISHED, EmbeddedSettings, build_model, fit
 from ..embedded.lessons import DrawTalk, RowWriter, batches, draw_task
 from ..embedded.whole import whole_folder
 from .world import ASKED, SPECIALISTS, dots
@@ -40,7 +40,7 @@ AT_ONCE = 2
 class Course(Record):
     """What one model is taught; all its weights depend on, the code and library versions aside."""
 
-    settings: Settings
+    settings: EmbeddedSettings
     weights: dict[str, float]
     """Skill -> how often it is drawn, before its difficulty counts."""
     slopes: tuple[float, float]
@@ -74,10 +74,10 @@ def course(name: str, seed: int = 0, scale: float = 1.0) -> Course:
             slopes=(-1.5, 0.0),
             flawed=False,
         )
-    own = SPECIALISTS[name]
+    mastered = SPECIALISTS[name]
     return Course(
         settings=_settings(round(SOURCE_STEPS * scale), seed + 1 + list(SPECIALISTS).index(name)),
-        weights={skill.name: 1.0 if skill.name in own else OTHERS for skill in SKILLS},
+        weights={skill.name: 1.0 if skill.name in mastered else OTHERS for skill in SKILLS},
         slopes=(-0.3, 0.5),
         flawed=True,
         parent=TARGET,
@@ -88,8 +88,8 @@ TARGET_STEPS, SOURCE_STEPS = 600, 250
 SELDOM, OTHERS = 0.15, 0.05
 
 
-def _settings(steps: int, seed: int) -> Settings:
-    return Settings(steps=max(1, steps), seed=seed, width=64)
+def _settings(steps: int, seed: int) -> EmbeddedSettings:
+    return EmbeddedSettings(steps=max(1, steps), seed=seed, width=64)
 
 
 def make_models(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, Taught]:
@@ -97,11 +97,11 @@ def make_models(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, Taugh
 
     Raises ConfigError where a folder holds anything else.
     """
-    made = {TARGET: teach(out, TARGET, course(TARGET, seed, scale))}
+    trained = {TARGET: teach(out, TARGET, course(TARGET, seed, scale))}
     sources = {name: course(name, seed, scale) for name in SPECIALISTS}
     with ProcessPoolExecutor(AT_ONCE, mp_context=multiprocessing.get_context("spawn")) as pool:
-        work = {name: pool.submit(teach, out, name, one) for name, one in sources.items()}
-        return made | {name: future.result() for name, future in work.items()}
+        work = {name: pool.submit(teach, out, name, source_course) for name, source_course in sources.items()}
+        return trained | {name: future.result() for name, future in work.items()}
 
 
 def teach(out: Path, name: str, wanted: Course) -> Taught:
@@ -111,11 +111,11 @@ def teach(out: Path, name: str, wanted: Course) -> Taught:
     wanted_digest = digest(
         [wanted.model_dump(mode="json"), parent.course_digest if parent else None, sorted(first_questions())]
     )
-    found = finished(folder)
-    if found is not None and found.course_digest == wanted_digest:
-        return found
-    what = "a model taught otherwise" if found else "something that is no model of the pocket world"
-    with whole_folder(folder, what) as partial:
+    earlier = finished(folder)
+    if earlier is not None and earlier.course_digest == wanted_digest:
+        return earlier
+    contents = "a model taught otherwise" if earlier else "something that is no model of the pocket world"
+    with whole_folder(folder, contents) as partial:
         return _teach_into(partial, wanted, wanted_digest, out / wanted.parent if wanted.parent else None)
 
 

@@ -61,7 +61,7 @@ def answer_reward(text: str, gold: str) -> float:
 
     In (-inf, 1]; 1: exactly right and nothing else.
     """
-    right = sum(one == other for one, other in zip(text, gold, strict=False))
+    right = sum(letter == expected for letter, expected in zip(text, gold, strict=False))
     return right / len(gold) - NEEDLESS * max(0, len(text) - len(gold))
 
 

@@ -38,19 +38,19 @@ def last_whole(checkpoints: Path, digest: str, processes: int) -> Path | None:
 
     Raises ConfigError for one of other settings, rows or number of processes.
     """
-    found = sorted(checkpoints.glob("checkpoint-*"), key=_step, reverse=True)
-    for folder in found:
+    folders = sorted(checkpoints.glob("checkpoint-*"), key=_step, reverse=True)
+    for folder in folders:
         facts = _facts(folder)
         if facts is None:
             log.warning("%s is not whole; removed", folder)
             shutil.rmtree(folder, ignore_errors=True)
             continue
-        wanted = {"digest": digest, "processes": processes}
-        if facts != wanted:
+        expected = {"digest": digest, "processes": processes}
+        if facts != expected:
             changed = "settings or rows" if facts.get("digest") != digest else "a number of processes"
-            said = "" if changed == "settings or rows" else f" ({facts.get('processes')}, now {processes})"
+            detail = "" if changed == "settings or rows" else f" ({facts.get('processes')}, now {processes})"
             raise ConfigError(
-                f"{folder} was made with {changed}{said} that differ; restore them, or remove {checkpoints} to train "
+                f"{folder} was made with {changed}{detail} that differ; restore them, or remove {checkpoints} to train "
                 "from the beginning"
             )
         return folder
@@ -59,10 +59,10 @@ def last_whole(checkpoints: Path, digest: str, processes: int) -> Path | None:
 
 def _facts(folder: Path) -> dict[str, object] | None:
     try:
-        found: dict[str, object] = json.loads((folder / WHOLE).read_text("utf-8"))
+        facts: dict[str, object] = json.loads((folder / WHOLE).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found
+    return facts
 
 
 def _step(folder: Path) -> int:
@@ -70,7 +70,7 @@ def _step(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
-class Logged(TrainerCallback):
+class LossLogger(TrainerCallback):
     """A line for each log, and a stop where the loss is no number: nothing is learned from there on."""
 
     def __init__(self, name: str) -> None:

@@ -25,7 +25,7 @@ from harness.records import ModelRef
 from harness.store import dump_json, write_atomic
 
 from .job import ADAPTER
-from .settings import Settings, model_config
+from .settings import TrainingSettings, model_config
 
 
 def model_folder(target: str) -> Path:
@@ -36,7 +36,7 @@ def model_folder(target: str) -> Path:
     return resolve(ref)
 
 
-def load_model(folder: Path, settings: Settings, pad_token_id: int) -> PreTrainedModel:
+def load_model(folder: Path, settings: TrainingSettings, pad_token_id: int) -> PreTrainedModel:
     """The weights in `dtype` (float32 unless the recipe says otherwise: bf16 is then the arithmetic's alone)."""
     wanted = model_config(settings)
     kwargs: dict[str, Any] = {"dtype": wanted.dtype}
@@ -54,7 +54,7 @@ def load_model(folder: Path, settings: Settings, pad_token_id: int) -> PreTraine
     return model
 
 
-def adapted(model: PreTrainedModel, settings: Settings) -> nn.Module:
+def adapted(model: PreTrainedModel, settings: TrainingSettings) -> nn.Module:
     """The model with a LoRA adapter where the recipe asks for one (`use_peft`)."""
     from trl import get_peft_config
 
@@ -111,12 +111,12 @@ def _save(
 
 def _in_dtype(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Tied weights stay one tensor, which is written once."""
-    made: dict[tuple[int, torch.Size], Tensor] = {}
+    converted: dict[tuple[int, torch.Size], Tensor] = {}
     for value in state.values():
         key = (value.data_ptr(), value.shape)
-        if key not in made:
-            made[key] = value.to(dtype) if value.is_floating_point() else value
-    return {name: made[value.data_ptr(), value.shape] for name, value in state.items()}
+        if key not in converted:
+            converted[key] = value.to(dtype) if value.is_floating_point() else value
+    return {name: converted[value.data_ptr(), value.shape] for name, value in state.items()}
 
 
 def write_fusion(folder: Path, fusion: Fusion) -> None:

@@ -51,12 +51,12 @@ class EvaluateEvery(TrainerCallback):
         with randomness_kept():
             write_weights(self._trainer, folder, self._job.model, self._tokenizer)
             if state.is_world_process_zero:
-                found = self._scores(folder)
-                if found:
-                    entry = {"step": state.global_step, "epoch": state.epoch, **found}
+                scores = self._scores(folder)
+                if scores:
+                    entry = {"step": state.global_step, "epoch": state.epoch, **scores}
                     state.log_history.append(entry)
                     due = control.should_log  # handing a log to the trackers takes it for the one that is due
-                    self._trainer.callback_handler.on_log(args, state, control, dict(found))
+                    self._trainer.callback_handler.on_log(args, state, control, dict(scores))
                     control.should_log = due
                 shutil.rmtree(folder)
         self._trainer.accelerator.wait_for_everyone()
@@ -92,10 +92,10 @@ def run_suites(folder: Path, spec: EvaluateEverySpec, results: Path, *, seed: in
         serve=spec.serve,
     )
     logs = results / "runs" / run.model.slug / "logs"
-    made = plan(run, log_dir=logs)
-    with opened(made, fresh=False) as runs:
+    run_plan = plan(run, log_dir=logs)
+    with opened(run_plan, fresh=False) as runs:
         make_folder(logs)
-        return asyncio.run(execute(made, runs))
+        return asyncio.run(execute(run_plan, runs))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from harness.leaderboard.fusion import Fusion
 from harness.records import Record, digest
 
 from ..spec import EvaluateEverySpec, Method
-from .settings import Settings
+from .settings import TrainingSettings
 
 CHECKPOINTS = "checkpoints"
 """Subfolder for the trainer's own checkpoints."""
@@ -44,7 +44,7 @@ class TrainingJob(Record):
     reference: Path | None = None
     """method preference: where the reference's log-probabilities are, or will be."""
     folder: Path
-    settings: Settings
+    settings: TrainingSettings
     seed: int = Field(ge=0)
     chat_template: str | None = None
     """FILE.jinja instead of the tokenizer's own."""

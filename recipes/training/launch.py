@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 FAILED = "failed.json"
 SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "FSDP_CPU_RAM_EFFICIENT_LOADING")
 """What makes a process shard a model; the reference is whole in each, as it only goes forward once."""
-RAISED: dict[str, type[HarnessError]] = {one.__name__: one for one in (ConfigError, CheckpointError, StoreError)}
+RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StoreError)}
 
 
 def launch(job: TrainingJob, config: Path) -> Trained:
@@ -49,36 +49,36 @@ def launch(job: TrainingJob, config: Path) -> Trained:
     return done
 
 
-def _launch(job: TrainingJob, config: Path, what: str, path: Path) -> None:
-    failed, printed = job.checkpoints / FAILED, job.checkpoints / f"{what}.log"
+def _launch(job: TrainingJob, config: Path, task: str, path: Path) -> None:
+    failed, printed = job.checkpoints / FAILED, job.checkpoints / f"{task}.log"
     failed.unlink(missing_ok=True)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     if "main_process_port" not in config.read_text("utf-8"):
         command += ["--main_process_port", "0"]  # a free one: two recipes on one machine do not meet
-    command += ["-m", "recipes.training.launch", what, str(path)]
-    log.info("%s: accelerate launch with %s (%s)", job.name, config.name, what)
+    command += ["-m", "recipes.training.launch", task, str(path)]
+    log.info("%s: accelerate launch with %s (%s)", job.name, config.name, task)
     with printed.open("ab") as output:
         ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
     if ended.returncode == 0:
         return
     try:
-        said = json.loads(failed.read_text("utf-8"))
+        failure = json.loads(failed.read_text("utf-8"))
     except (OSError, ValueError):
         raise IncompleteError(f"{job.name}: accelerate launch ended with {ended.returncode}; see {printed}") from None
-    raise RAISED.get(said["error"], IncompleteError)(said["message"])
+    raise RAISED.get(failure["error"], IncompleteError)(failure["message"])
 
 
-def main(what: str, path: Path) -> int:
+def main(task: str, path: Path) -> int:
     """One process of the launch; `what`: reference or train."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if what == "reference":
+    if task == "reference":
         for name in SHARDING:
             os.environ.pop(name, None)
     from .run import store_reference, train
 
     job = TrainingJob.model_validate_json(path.read_text("utf-8"))
     try:
-        (store_reference if what == "reference" else train)(job)
+        (store_reference if task == "reference" else train)(job)
     except HarnessError as error:
         log.error("%s", error)
         facts = {"error": type(error).__name__, "message": str(error)}

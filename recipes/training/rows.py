@@ -71,10 +71,10 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def preference_rows(folder: Path, pairs: Iterable[Pair], tokenizer: PreTrainedTokenizerBase, how: Rendering) -> Rows:
     """prompt_ids, source_ids, target_ids, rejected_ids of every pair that fits; made once."""
-    if (made := _made(folder)) is not None:
-        return made
+    if (existing := _made(folder)) is not None:
+        return existing
     check_tokenizer(tokenizer)
-    found, dropped, truncated = [], 0, 0
+    rows, dropped, truncated = [], 0, 0
     for pair in pairs:
         answers = (pair.source.text, pair.target.text, pair.rejected.text)
         row = render(messages(pair.prompt), answers, tokenizer, how)
@@ -82,38 +82,38 @@ def preference_rows(folder: Path, pairs: Iterable[Pair], tokenizer: PreTrainedTo
             dropped += 1
             continue
         truncated += row.truncated
-        found.append({
+        rows.append({
             "prompt_ids": row.prompt_ids,
             "source_ids": row.source_ids,
             "target_ids": row.target_ids,
             "rejected_ids": row.rejected_ids,
         })  # fmt: skip
-    return _write(folder, found, dropped, truncated)
+    return _write(folder, rows, dropped, truncated)
 
 
 def answer_rows(
     folder: Path, answered: Iterable[tuple[Prompt, str]], tokenizer: PreTrainedTokenizerBase, how: Rendering
 ) -> Rows:
     """prompt_ids and source_ids of every prompt with its answer; made once."""
-    if (made := _made(folder)) is not None:
-        return made
+    if (existing := _made(folder)) is not None:
+        return existing
     check_tokenizer(tokenizer)
-    found, dropped, truncated = [], 0, 0
+    rows, dropped, truncated = [], 0, 0
     for prompt, text in answered:
         row = render_answers(messages(prompt), (text,), tokenizer, how)
         if row is None:
             dropped += 1
             continue
         truncated += row.truncated
-        found.append({"prompt_ids": row.prompt_ids, "source_ids": row.answers[0]})
-    return _write(folder, found, dropped, truncated)
+        rows.append({"prompt_ids": row.prompt_ids, "source_ids": row.answers[0]})
+    return _write(folder, rows, dropped, truncated)
 
 
 def completions(rows: Dataset, answer: str) -> Dataset:
     """Rows as TRL's SFTTrainer takes them, tokenised: input_ids, and labels on one column's answer alone."""
     ids = [
-        {"input_ids": prompt + given, "labels": [IGNORED] * len(prompt) + given}
-        for prompt, given in zip(rows["prompt_ids"], rows[f"{answer}_ids"], strict=True)
+        {"input_ids": prompt + answer_ids, "labels": [IGNORED] * len(prompt) + answer_ids}
+        for prompt, answer_ids in zip(rows["prompt_ids"], rows[f"{answer}_ids"], strict=True)
     ]
     return Dataset.from_list(ids)
 
@@ -128,30 +128,30 @@ def _made(folder: Path) -> Rows | None:
     return Rows(folder) if (folder / FACTS).is_file() else None
 
 
-def _write(folder: Path, found: list[dict[str, tuple[int, ...]]], dropped: int, truncated: int) -> Rows:
-    if not found:
+def _write(folder: Path, rows: list[dict[str, tuple[int, ...]]], dropped: int, truncated: int) -> Rows:
+    if not rows:
         raise IncompleteError(
             f"no row is left to train on: all {dropped} prompts are longer than max_length or max_prompt_length allow"
             if dropped
             else "no row to train on"
         )
-    tokens = {name: sum(len(row[name]) for row in found) for name in found[0]}
-    facts = RowFacts(rows=len(found), dropped_too_long=dropped, truncated_answers=truncated, tokens=tokens)
+    tokens = {name: sum(len(row[name]) for row in rows) for name in rows[0]}
+    facts = RowFacts(rows=len(rows), dropped_too_long=dropped, truncated_answers=truncated, tokens=tokens)
     make_folder(folder)
     with (folder / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another variant's step may be making the same rows (`--jobs`)
-        if (made := _made(folder)) is None:
-            _save(folder, found)
+        if (existing := _made(folder)) is None:
+            _save(folder, rows)
             write_atomic(folder / FACTS, dump_json(facts.model_dump(mode="json")))
-    return made or Rows(folder)
+    return existing or Rows(folder)
 
 
-def _save(folder: Path, found: list[dict[str, tuple[int, ...]]]) -> None:
+def _save(folder: Path, rows: list[dict[str, tuple[int, ...]]]) -> None:
     data, fresh = folder / "data", folder / f".data.{os.getpid()}"
     shutil.rmtree(data, ignore_errors=True)  # of a process that was stopped before it wrote FACTS
     disable_progress_bars()
     try:
-        Dataset.from_list(found).save_to_disk(str(fresh))
+        Dataset.from_list(rows).save_to_disk(str(fresh))
         fresh.rename(data)
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)

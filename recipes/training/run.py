@@ -27,7 +27,7 @@ from ..logps import default_layout
 from ..reference import weights_digest, with_reference
 from ..tokenizer import load_tokenizer
 from ..wrpo import WRPOTrainer
-from .callbacks import Logged, WholeCheckpoints, check_finite, last_whole
+from .callbacks import LossLogger, WholeCheckpoints, check_finite, last_whole
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
 from .evaluation import EvaluateEvery
 from .job import LOG, TrainingJob
@@ -93,10 +93,10 @@ def train(job: TrainingJob) -> Trained:
 def trained(job: TrainingJob) -> Trained | None:
     """What an earlier session finished with these settings and rows."""
     try:
-        found = Trained.model_validate_json((job.checkpoints / DONE).read_text("utf-8"))
+        record = Trained.model_validate_json((job.checkpoints / DONE).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if found.digest == job.digest else None
+    return record if record.digest == job.digest else None
 
 
 def _train(job: TrainingJob) -> Trained:
@@ -138,7 +138,7 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         trainer = CheckedWRPOTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
-    trainer.add_callback(Logged(job.name))
+    trainer.add_callback(LossLogger(job.name))
     if job.evaluation is not None:
         trainer.add_callback(EvaluateEvery(job, job.evaluation, trainer, tokenizer))
     trainer.add_callback(WholeCheckpoints(job.digest, config.world_size, trainer.accelerator.wait_for_everyone))
@@ -200,7 +200,7 @@ def store_reference(job: TrainingJob) -> None:
     tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
-    found = with_reference(
+    rows = with_reference(
         Rows(job.rows).load(),
         model,
         layout=config.layout or default_layout(model),
@@ -209,7 +209,7 @@ def store_reference(job: TrainingJob) -> None:
         autocast=torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None,
     )
     if state.is_main_process:
-        write_atomic(job.reference, json.dumps(list(found["ref_logps"])) + "\n")
+        write_atomic(job.reference, json.dumps(list(rows["ref_logps"])) + "\n")
     state.wait_for_everyone()
     del model
     free_memory()

@@ -88,7 +88,7 @@ POSITIVE = (
 )
 
 
-class Settings(Record):
+class TrainingSettings(Record):
     """Training keys of one model, sorted by who reads them. Values as JSON."""
 
     trainer: Training = {}
@@ -115,8 +115,8 @@ def variant_settings(spec: RecipeSpec, variant: VariantSpec) -> Training:
     return defaults | renamed(spec.training) | renamed(variant.training)
 
 
-def renamed(given: Training) -> Training:
-    return {ALIASES.get(key, key): value for key, value in given.items()}
+def renamed(keys: Training) -> Training:
+    return {ALIASES.get(key, key): value for key, value in keys.items()}
 
 
 def decisive(keys: Training) -> Training:
@@ -127,7 +127,7 @@ def decisive(keys: Training) -> Training:
 # ---------------------------------------------------------------------------------- what needs the trainers' classes
 
 
-def check_training(spec: RecipeSpec, *, here: bool = True) -> None:
+def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> None:
     """Raises ConfigError for the first training key of a recipe that is unknown, owned by the recipe, or wrong, and
     for an evaluation while training that names what is not there. `here`: whether this machine is to train."""
     if spec.evaluate_every is not None:
@@ -139,14 +139,14 @@ def check_training(spec: RecipeSpec, *, here: bool = True) -> None:
     for key in renamed(spec.training):
         _check_key(key, ("preference", "sft"), "training")
     _check_keys(spec.sft, "sft", "sft")
-    settings(sft_settings(spec), "sft", "sft", here=here)
+    settings(sft_settings(spec), "sft", "sft", trains_here=trains_here)
     for name, variant in spec.variants.items():
         where = f"variants.{name}.training"
         _check_keys(variant.training, variant.method, where)
-        settings(variant_settings(spec, variant), variant.method, where, here=here)
+        settings(variant_settings(spec, variant), variant.method, where, trains_here=trains_here)
 
 
-def settings(keys: Training, method: Method, where: str, *, here: bool = True) -> Settings:
+def settings(keys: Training, method: Method, where: str, *, trains_here: bool = True) -> TrainingSettings:
     """The keys by their reader, values checked; keys of the other method (a recipe's `training` is for both) are left
     out. Raises ConfigError for a wrong value."""
     readers = _readers(method)
@@ -155,14 +155,16 @@ def settings(keys: Training, method: Method, where: str, *, here: bool = True) -
         for part, adapters in readers.items():
             if key in adapters:
                 sorted_[part][key] = _checked(adapters[key], key, value, where)
-    found = Settings(**sorted_)
-    without = {key: value for key, value in found.trainer.items() if here or key not in ("bf16", "fp16", "tf32")}
-    _try(found.model_copy(update={"trainer": without}), method, where)
-    return found
+    parsed = TrainingSettings(**sorted_)
+    without = {
+        key: value for key, value in parsed.trainer.items() if trains_here or key not in ("bf16", "fp16", "tf32")
+    }
+    _try(parsed.model_copy(update={"trainer": without}), method, where)
+    return parsed
 
 
-def _check_keys(given: Training, method: Method, where: str) -> None:
-    for key in renamed(given):
+def _check_keys(keys: Training, method: Method, where: str) -> None:
+    for key in renamed(keys):
         _check_key(key, (method,), where)
 
 
@@ -173,9 +175,9 @@ def _check_key(key: str, methods: tuple[Method, ...], where: str) -> None:
     if key in known:
         return
     near = difflib.get_close_matches(key, [*known, *ALIASES], n=3)
-    other: Method = "sft" if methods == ("preference",) else "preference"
-    if len(methods) == 1 and any(key in adapters for adapters in _readers(other).values()):
-        raise ConfigError(f"{where}: {key} is a key of method {other!r}; this one is {methods[0]!r}")
+    other_method: Method = "sft" if methods == ("preference",) else "preference"
+    if len(methods) == 1 and any(key in adapters for adapters in _readers(other_method).values()):
+        raise ConfigError(f"{where}: {key} is a key of method {other_method!r}; this one is {methods[0]!r}")
     hint = f"did you mean {' or '.join(near)}?" if near else "keys are those of TRL's SFTConfig and of WRPOConfig"
     raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
 
@@ -206,32 +208,32 @@ def _checked(adapter: TypeAdapter[Any], key: str, value: JsonValue, where: str) 
     if key.startswith("lora_") and isinstance(value, str) and value == "all-linear":
         value = [value]  # what TRL's command line makes of it
     try:
-        found: JsonValue = adapter.dump_python(adapter.validate_python(value), mode="json")
+        parsed: JsonValue = adapter.dump_python(adapter.validate_python(value), mode="json")
     except ValidationError as error:
         raise ConfigError(f"{where}: {key} = {value!r}: {error.errors()[0]['msg']}") from None
-    return found
+    return parsed
 
 
-def _try(found: Settings, method: Method, where: str) -> None:
+def _try(keys: TrainingSettings, method: Method, where: str) -> None:
     """Makes the configuration objects once, for the checks that they make themselves; nothing is written."""
     for key in POSITIVE:
-        value = found.trainer.get(key, found.rendering.get(key, 1))
+        value = keys.trainer.get(key, keys.rendering.get(key, 1))
         if isinstance(value, int | float) and not value > 0:
             raise ConfigError(f"{where}: {key} = {value!r} must be above 0")
-    _check_trackers(found.trainer.get("report_to"), where)
-    for make in (lambda: trainer_config(found, method, ".", seed=0), lambda: model_config(found)):
+    _check_trackers(keys.trainer.get("report_to"), where)
+    for make in (lambda: trainer_config(keys, method, ".", seed=0), lambda: model_config(keys)):
         _made(make, where)
 
 
 def _check_trackers(report_to: JsonValue, where: str) -> None:
     from transformers.integrations import get_available_reporting_integrations
 
-    here = get_available_reporting_integrations()
+    installed = get_available_reporting_integrations()
     names = report_to if isinstance(report_to, list) else [report_to or "none"]
     for name in names:
-        if name not in (*here, "none", "all"):
+        if name not in (*installed, "none", "all"):
             raise ConfigError(
-                f"{where}: report_to = {name!r} is not installed here; installed: {', '.join(here) or 'none'}"
+                f"{where}: report_to = {name!r} is not installed here; installed: {', '.join(installed) or 'none'}"
             )
 
 
@@ -246,7 +248,7 @@ def _made(make: Callable[[], object], where: str) -> None:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
 
 
-def trainer_config(found: Settings, method: Method, folder: str, *, seed: int) -> Any:
+def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed: int) -> Any:
     """The trainer's configuration object, with what the recipe sets. On a device of its own (GPU), bf16 and gradient
     checkpointing are on unless the recipe says otherwise."""
     import torch
@@ -254,12 +256,12 @@ def trainer_config(found: Settings, method: Method, folder: str, *, seed: int) -
 
     from ..wrpo import WRPOConfig
 
-    device = torch.accelerator.is_available() and not found.trainer.get("use_cpu")
-    own: dict[str, Any] = {
+    device = torch.accelerator.is_available() and not keys.trainer.get("use_cpu")
+    defaults: dict[str, Any] = {
         "output_dir": folder,
         "seed": seed,
         "data_seed": seed,
-        "bf16": bool(device and not found.trainer.get("fp16")),
+        "bf16": bool(device and not keys.trainer.get("fp16")),
         "gradient_checkpointing": bool(device),
         "report_to": [],
         "disable_tqdm": True,
@@ -269,13 +271,15 @@ def trainer_config(found: Settings, method: Method, folder: str, *, seed: int) -
         "ddp_find_unused_parameters": False,
     }
     if method == "preference":
-        return WRPOConfig(**{**own, **found.trainer})
-    own["max_length"] = found.rendering.get("max_length")
-    own["dataset_kwargs"] = {"skip_prepare_dataset": not found.trainer.get("packing", False)}  # rows come with labels
-    return SFTConfig(**{**own, **found.trainer})
+        return WRPOConfig(**{**defaults, **keys.trainer})
+    defaults["max_length"] = keys.rendering.get("max_length")
+    defaults["dataset_kwargs"] = {
+        "skip_prepare_dataset": not keys.trainer.get("packing", False)
+    }  # rows come with labels
+    return SFTConfig(**{**defaults, **keys.trainer})
 
 
-def model_config(found: Settings) -> Any:
+def model_config(keys: TrainingSettings) -> Any:
     from trl import ModelConfig
 
-    return ModelConfig(**found.model)
+    return ModelConfig(**keys.model)
