@@ -1,4 +1,4 @@
-"""`harness pocket-models`: the command that makes the models of the pocket fusion recipe."""
+"""The command `harness pocket-models`, which trains the models of the pocket fusion recipe."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import typer
 
 
 def pocket_models(
-    out: Annotated[Path, typer.Option(help="Folder; models that are there already are taken as they are.")],
-    seed: Annotated[int, typer.Option(help="Decides weights and training data.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was trained as JSON.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder to write. Models that exist already are kept.")],
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the training data.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the models' training records as JSON.")] = False,
 ) -> None:
-    """Train the four tiny models of the pocket fusion recipe: a target, and three specialist sources.
+    """Train the four tiny models of the pocket fusion recipe: a target and three specialist sources.
 
     Example: harness pocket-models --out models/pocket-fusion
     """

@@ -1,7 +1,7 @@
-"""The models of the pocket fusion world: the target, trained from nothing, and three sources that went on from it.
+"""Train the models of the pocket fusion recipe: the target, from scratch, and three sources that start from it.
 
-It owns what each of them is taught and its files. The same code and seed give the same weights on one machine with the
-same library versions. `training.json` is written last: a folder that has it is whole.
+The same code and seed give the same weights on one machine with the same library versions. `training.json` is written
+last: a folder that has it is complete.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ log = logging.getLogger(__name__)
 TARGET = "target"
 NAMES = (TARGET, *SPECIALISTS)
 AT_ONCE = 2
-"""Models trained side by side, one core each."""
+"""Models trained at the same time, one core each."""
 
 
 class Course(Record):
-    """What one model is taught; all its weights depend on, the code and library versions aside."""
+    """What one model is taught: everything its weights depend on, apart from the code and the library versions."""
 
     settings: EmbeddedSettings
     weights: dict[str, float]
-    """Skill -> how often it is drawn, before its difficulty counts."""
+    """Skill -> its relative frequency, before the factor for its difficulty."""
     slopes: tuple[float, float]
-    """A skill is drawn exp(slope * difficulty) times as often; the slope goes from the first to the second."""
+    """A skill's frequency has the factor exp(slope * difficulty); the slope moves from the first to the second."""
     flawed: bool
-    """Answers end in needless dots (`world.dots`)."""
+    """Whether most answers end in needless dots (`world.dots`)."""
     parent: str | None = None
-    """Whose weights it starts from."""
+    """Name of the model whose weights training starts from."""
 
 
 class Taught(Record):
-    """`training.json`."""
+    """Record of a finished model: `training.json`."""
 
     course: Course
     course_digest: str
@@ -63,9 +63,10 @@ class Taught(Record):
 
 
 def course(name: str, seed: int = 0, scale: float = 1.0) -> Course:
-    """The target sees all skills, those that the recipe asks for seldom; a source its own, and the others seldom.
+    """Return a model's course. Every model sees all skills, but some of them rarely.
 
-    `scale`: share of the steps, for tests.
+    The target rarely sees the skills that the recipe's prompts ask for; a source rarely sees skills other than its own.
+    `scale` multiplies the number of steps, for tests.
     """
     if name == TARGET:
         return Course(
@@ -93,9 +94,9 @@ def _settings(steps: int, seed: int) -> EmbeddedSettings:
 
 
 def make_models(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, Taught]:
-    """All four at OUT/NAME, sources side by side; those that are there already are taken as they are.
+    """Train all four models into OUT/NAME, sources in parallel, and return their records. Existing models are kept.
 
-    Raises ConfigError where a folder holds anything else.
+    Raise ConfigError if a folder contains anything else.
     """
     trained = {TARGET: teach(out, TARGET, course(TARGET, seed, scale))}
     sources = {name: course(name, seed, scale) for name in SPECIALISTS}
@@ -105,7 +106,10 @@ def make_models(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, Taugh
 
 
 def teach(out: Path, name: str, wanted: Course) -> Taught:
-    """The model at OUT/`name`, its parent at OUT. Raises ConfigError where the folder holds anything else."""
+    """Train one model into OUT/NAME, or return its record if it exists. Its parent must be in OUT.
+
+    Raise ConfigError if the folder contains anything else.
+    """
     folder = out / name
     parent = finished(out / wanted.parent) if wanted.parent else None
     wanted_digest = digest(
@@ -114,19 +118,19 @@ def teach(out: Path, name: str, wanted: Course) -> Taught:
     earlier = finished(folder)
     if earlier is not None and earlier.course_digest == wanted_digest:
         return earlier
-    contents = "a model taught otherwise" if earlier else "something that is no model of the pocket world"
+    contents = "a model of a different course" if earlier else "files that are not a model of the pocket recipe"
     with whole_folder(folder, contents) as partial:
         return _teach_into(partial, wanted, wanted_digest, out / wanted.parent if wanted.parent else None)
 
 
 def finished(folder: Path) -> Taught | None:
-    """What `training.json` in a folder says; None where there is none."""
+    """Return the record in a folder's `training.json`, or None if there is no such file."""
     path = folder / FINISHED
     return Taught.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _teach_into(folder: Path, wanted: Course, course_digest: str, parent: Path | None) -> Taught:
-    torch.set_num_threads(1)  # faster than two for so small a model, and sums do not depend on the machine's cores
+    torch.set_num_threads(1)  # faster than two for so small a model, and results do not depend on the number of cores
     started = time.perf_counter()
     disable_progress_bar()
     settings, tokenizer = wanted.settings, build_tokenizer()
@@ -150,7 +154,7 @@ def _teach_into(folder: Path, wanted: Course, course_digest: str, parent: Path |
 
 
 def lessons(wanted: Course) -> DrawTalk:
-    """What draws this course's conversations, all of one turn."""
+    """Return the function that draws this course's conversations, all of one turn."""
     low, high = wanted.slopes
 
     def draw(rng: random.Random, progress: float, banned: frozenset[str]) -> list[Task]:
