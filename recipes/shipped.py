@@ -1,4 +1,4 @@
-"""The recipes and accelerate configurations that come with the package, found by name wherever it is installed."""
+"""Find the recipes and accelerate configurations that are shipped with the package, by name."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name -> file, sorted by name."""
+    """Return the shipped recipes as name -> file, sorted by name."""
     return {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"), key=lambda file: file.stem)}
 
 
 def recipe_path(recipe: str, beside: Path = Path()) -> Path:
-    """The file that a path (from `beside`) or the name of a shipped recipe means. Raises ConfigError for neither."""
+    """Return the file of a recipe: a path relative to `beside`, or the name of a shipped recipe.
+
+    Raise ConfigError if it is neither.
+    """
     path = beside / recipe
     if path.is_file():
         return path
@@ -26,7 +29,10 @@ def recipe_path(recipe: str, beside: Path = Path()) -> Path:
 
 
 def launch_path(launch: str) -> Path:
-    """The accelerate configuration that `launch:` means: a file, or the name of a shipped one (ddp, fsdp2, zero3)."""
+    """Return the accelerate configuration for `launch:`: a file, or the name of a shipped one (ddp, fsdp2, zero3).
+
+    Raise ConfigError if it is neither.
+    """
     path = Path(launch).expanduser()
     if path.is_file():
         return path
@@ -37,7 +43,7 @@ def launch_path(launch: str) -> Path:
 
 
 def about(path: Path) -> str:
-    """The first sentence of a recipe file's opening comment; empty where it has none."""
+    """Return the first sentence of a recipe file's opening comment, or "" if there is no comment."""
     lines = []
     for line in path.read_text("utf-8").splitlines():
         if not line.startswith("#"):

@@ -124,7 +124,7 @@ class Measurements:
         if exact is not None:
             return exact
         means = [mean for source in self.recipe.spec.sources if (mean := self._answer(self.recipe.source(source.name)))]
-        return _mean(means, "sources that are done") or self._given
+        return _mean(means, "sources that are done") or self._default_answer
 
     @cached_property
     def target_answer(self) -> Mean:
@@ -137,10 +137,10 @@ class Measurements:
             for source in self.recipe.spec.sources
             if (mean := self._answer(self.recipe.source(source.name))) is not None
         ]
-        return _mean(target_means, "the target's answers") or _mean(source_means, "the sources' answers") or self._given
+        return _mean(target_means, "the target's answers") or _mean(source_means, "the sources' answers") or self._default_answer
 
     @property
-    def _given(self) -> Mean:
+    def _default_answer(self) -> Mean:
         """No longer than what is asked for."""
         spec = self.recipe.spec
         if spec.rates.answer_tokens > spec.sampling.max_tokens:
