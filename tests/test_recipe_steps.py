@@ -127,7 +127,11 @@ def test_lists_in_a_variant_become_variants(tmp_path: Path) -> None:
     [
         ("name: toy", "name: toy\nbata: 1", "unknown key 'bata'; known: chat_template, "),
         ("name: a,", "name: b,", "two sources are named 'b'; rename one"),
-        ("model: models/a}", "model: models/a, answers: x.jsonl}", "source 'a' needs exactly one of `model` and `answers`"),
+        (
+            "model: models/a}",
+            "model: models/a, answers: x.jsonl}",
+            "source 'a' needs exactly one of `model` and `answers`",
+        ),
         ("  dpo:", "  sft:", "a variant may not be named 'sft'"),
         ("sources: [1, 2]", "sources: 3", "variant 'few' needs 3 sources, but the recipe has 2"),
         ("name: toy", "name: a/b", "name = 'a/b'"),

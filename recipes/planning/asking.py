@@ -1,4 +1,4 @@
-"""Estimates of the stages that ask models and score what they say: sources, rewards, target, evaluate."""
+"""Estimates of the stages that sample and score answers: sources, rewards, target, evaluate."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from .items import DeviceTime, PlanContext, PlanItem
 from .measured import Mean, devices_of, lines_of
 
 WITHOUT_DEVICE = ("function", "judge", "pooling")
-"""Kinds of reward that load no model here."""
+"""Kinds of reward that load no model on our devices, and so take no device time."""
 OFFICIAL = {"mt_bench": 160, "alpaca_eval": 805, "arena_hard": 500}
-"""Questions (turns) of the official editions, so that no file of theirs is fetched for a plan."""
+"""Questions (turns) of the official editions, so that a plan does not download their files."""
 
 
 def source_item(context: PlanContext, source: SourceSpec) -> PlanItem:
+    """Estimate the answers of one source: device time, or dollars for an endpoint."""
     known, folder = context.known, context.recipe.source(source.name)
     item = PlanItem(
         stage="sources", name=f"sources/{source.name}", model=source.name, done=context.done("sources", folder)
@@ -51,7 +52,10 @@ def _list_price(item: PlanItem, source: SourceSpec) -> float | None:
 
 
 def source_reward_item(context: PlanContext, source: SourceSpec) -> PlanItem:
-    """Of a source whose answers exist already: one a prompt, unless its file is here and says more."""
+    """Estimate the rewards of a source's answers.
+
+    A source with existing answers has one per prompt, or as many as its file has if the file is on this machine.
+    """
     spec, prompts = context.recipe.spec, context.known.prompts.of("sft", "preference")
     existing = lines_of(context.recipe.source(source.name) / "answers.jsonl")
     answers = max(prompts, existing) if source.model is None else prompts * spec.sampling.n
@@ -60,7 +64,7 @@ def source_reward_item(context: PlanContext, source: SourceSpec) -> PlanItem:
 
 
 def target_items(context: PlanContext, seed: int) -> Iterator[PlanItem]:
-    """Samples of the SFT model, and their rewards."""
+    """Estimate a seed's samples of the SFT model, and their rewards."""
     known, folder = context.known, context.recipe.seed(seed)
     draws = known.prompts.of("preference") * context.recipe.spec.sampling.n
     left = context.left("target", folder / "target" / "answers.jsonl", draws)
@@ -86,7 +90,7 @@ def target_items(context: PlanContext, seed: int) -> Iterator[PlanItem]:
 def _rewarded(
     context: PlanContext, name: str, model: str, folder: Path, *, answers: int, length: Mean, since: str = "rewards"
 ) -> PlanItem:
-    """`since`: the stage that makes it anew."""
+    """Estimate one set of rewards. `since` is the stage whose rerun makes them obsolete."""
     left = context.left(since, folder / "rewards.jsonl", answers)
     item = PlanItem(
         stage="rewards",
@@ -115,7 +119,7 @@ def _by_target(context: PlanContext, tokens: float) -> DeviceTime:
 
 
 def held_out_item(context: PlanContext, seed: int, model: str) -> PlanItem:
-    """Held-out prompts answered at every temperature, and rewarded."""
+    """Estimate answering the held-out prompts at every temperature, and rewarding the answers."""
     spec, known = context.recipe.spec, context.known
     each = sum(spec.evaluate.samples if temperature else 1 for temperature in spec.evaluate.temperatures)
     folder = context.recipe.held_out(model, seed)
@@ -136,8 +140,10 @@ def held_out_item(context: PlanContext, seed: int, model: str) -> PlanItem:
 
 
 def suite_items(context: PlanContext) -> Iterator[PlanItem]:
-    """One a model that goes through the suites, by seed; the target once. Judges' calls and dollars are not among them:
-    `harness run --dry-run` has them."""
+    """Estimate the suites: one item per model and seed, and one for the target.
+
+    Calls and dollars of judges are not included; `harness run --dry-run` estimates them.
+    """
     evaluate = context.recipe.spec.evaluate
     if evaluate.suite is None:
         return
@@ -171,7 +177,7 @@ def _suite_item(context: PlanContext, seed: int, model: str, questions: int) -> 
 
 
 def _turns(name: str, edition: str) -> int:
-    """Questions that a suite asks."""
+    """Return the number of questions (turns) of a suite."""
     if edition == "official" and name in OFFICIAL:
         return OFFICIAL[name]
     suite: Suite = load_plugin("suites", name.partition(":")[0])(SuiteOptions(edition=edition))

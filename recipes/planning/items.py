@@ -1,6 +1,6 @@
-"""A step as far as it is still to do, what it costs, and the sum of several. Reckoned per device:
+"""The remaining work of one step, what it costs, and totals over several steps.
 
-GPU-hours = tokens / (tokens a second and device) / 3600; hours on the clock = GPU-hours / devices of the step.
+GPU-hours = tokens / (tokens per second and device) / 3600; wall-clock hours = GPU-hours / devices of the step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .measured import Mean, Measurements, lines_of, record_of
 
 
 class PlanItem(Record):
-    """One step, as far as it is still to do."""
+    """The remaining work of one step. It is 0 if the step is done."""
 
     stage: str
     name: str
@@ -27,33 +27,33 @@ class PlanItem(Record):
     """The source, the variant, `sft` or `target`."""
     done: bool = False
     calls: int = 0
-    """Answers to draw or to reward, questions of suites."""
+    """Answers to sample or to reward, or questions of suites to ask."""
     calls_done: int = 0
     prompt_tokens: float = 0.0
-    """Read by who answers, or with the answer by the reward model."""
+    """Tokens that the answering model reads, or prompt and answer tokens that the reward model reads."""
     answer_tokens: float = 0.0
-    """Written."""
+    """Tokens that the answering model generates."""
     trained_tokens: float = 0.0
-    """Of prompts and answers, times epochs."""
+    """Tokens of prompts and answers, times epochs."""
     gpu_hours: float | None = 0.0
-    """None: no rate is known."""
+    """None: the rate is unknown."""
     hours: float | None = 0.0
-    """On the clock, were it run alone."""
+    """Wall-clock hours if the step runs alone."""
     dollars: float | None = 0.0
-    """Of endpoints by their prices, of devices by `rates.gpu_hour_price` where there is one; None: not known."""
+    """Endpoints by their prices, devices by `rates.gpu_hour_price` if it is set. None: unknown."""
     rates: tuple[str, ...] = ()
-    """What the time was reckoned from."""
+    """Rates that the time was estimated from, with their origin."""
 
 
 @dataclass(frozen=True)
 class DeviceTime:
-    """Device time of some tokens."""
+    """The time that devices need for a number of tokens."""
 
     tokens: float
     rate: Mean | None
     devices: int
     work: str
-    """For the reader: generation, reward, training."""
+    """Shown in the plan: generation, reward or training."""
 
     @property
     def gpu_hours(self) -> float | None:
@@ -64,24 +64,25 @@ class DeviceTime:
 
 @dataclass(frozen=True)
 class PlanContext:
-    """What every estimate looks at."""
+    """What every estimate is computed from."""
 
     recipe: Recipe
     known: Measurements
     first: int
-    """Index of the stage from which on everything is made anew."""
+    """Index of the first stage that is rerun even if it is done (`--from`)."""
 
     def done(self, stage: str, folder: Path) -> bool:
+        """Return whether a step is done and will not be rerun."""
         return STAGES.index(stage) < self.first and record_of(folder) is not None
 
     def left(self, stage: str, rows: Path, wanted: int) -> int:
-        """Of `wanted` rows those that are not in the file yet."""
+        """Return how many of `wanted` rows are still missing from the file."""
         if STAGES.index(stage) >= self.first:
             return wanted
         return 0 if self.done(stage, rows.parent) else max(0, wanted - lines_of(rows))
 
     def timed(self, item: PlanItem, *times: DeviceTime) -> PlanItem:
-        """The item with its device time, and the dollars of that where an hour has a price."""
+        """Return the item with its device time, and with its cost in dollars if GPU-hours have a price."""
         hours = [(time.gpu_hours, time) for time in times]
         known = all(value is not None for value, _ in hours)
         gpu_hours = sum(value or 0.0 for value, _ in hours)
@@ -101,7 +102,7 @@ KNOWN = ("gpu_hours", "hours", "dollars")
 
 
 def total(items: Iterable[PlanItem]) -> dict[str, JsonValue]:
-    """Sums over steps. What is not known of some is summed over the others; `…_unknown` says of how many it is not."""
+    """Return sums over steps, as JSON. Unknown values are left out of a sum, and `…_unknown` counts them."""
     listed = list(items)
     out: dict[str, JsonValue] = {"steps": len(listed), "done": sum(item.done for item in listed)}
     for name in SUMS:

@@ -1,7 +1,6 @@
-"""`harness train --dry-run`: every step of a recipe with the calls, tokens, GPU-hours and dollars it will still take.
+"""`harness train --dry-run`: estimate the calls, tokens, GPU-hours and dollars that each step of a recipe still needs.
 
-Estimates, never measurements. What is done costs nothing; of a step that is half done, the rows that are there are
-taken off.
+Finished steps cost nothing. In a step that was interrupted, rows that exist already are not counted.
 """
 
 from __future__ import annotations
@@ -24,19 +23,20 @@ from .training import align_item, reference_items, sft_item
 
 
 class RecipePlan(Record):
-    """What is left of a recipe."""
+    """The remaining work of a recipe."""
 
     recipe: str
     items: tuple[PlanItem, ...]
     notes: tuple[str, ...]
-    """What it was reckoned from."""
+    """What the estimates are based on, one sentence each."""
 
     def by_stage(self) -> dict[str, list[PlanItem]]:
+        """Return the items of each stage that has any, in the order of the stages."""
         groups = {stage: [item for item in self.items if item.stage == stage] for stage in STAGES}
         return {stage: items for stage, items in groups.items() if items}
 
     def by_model(self, *stages: str) -> dict[str, list[PlanItem]]:
-        """Items of these stages by source or variant, seeds together."""
+        """Return the items of these stages per source or variant, over all seeds."""
         groups: dict[str, list[PlanItem]] = {}
         for item in self.items:
             if item.stage in stages and item.model is not None:
@@ -44,6 +44,7 @@ class RecipePlan(Record):
         return groups
 
     def by_source(self) -> dict[str, list[PlanItem]]:
+        """Return the items of each source: its answers and their rewards."""
         groups = self.by_model("sources", "rewards")
         return {
             name: seedless
@@ -59,6 +60,7 @@ class RecipePlan(Record):
         return [item for item in self.items if item.seed == seed]
 
     def as_dict(self) -> dict[str, JsonValue]:
+        """Return the plan as printed by `--json`."""
         return {
             "recipe": self.recipe,
             "total": total(self.items),
@@ -72,16 +74,18 @@ class RecipePlan(Record):
 
 
 def make_plan(recipe: Recipe, *, first: str | None = None, last: str | None = None) -> RecipePlan:
-    """What `harness train` would still do: from stage `first` anew, up to and with stage `last`.
+    """Return what `harness train` still has to do, rerunning everything from stage `first` and stopping after `last`.
 
-    Raises ConfigError where the number of prompts is nowhere known, and for a data set that cannot be read.
+    Raise ConfigError if the number of prompts is unknown or a finished step was made with other settings, and DataError
+    if the data set cannot be read.
     """
     check_span(first, last)
     start = STAGES.index(first) if first else len(STAGES)
     _check_what_is_done(recipe, start)
     context = PlanContext(recipe, Measurements(recipe), start)
     until = len(STAGES) if last is None else STAGES.index(last) + 1
-    with_target = until > STAGES.index("target")  # the target's rewards wait for its answers
+    # The target's rewards belong to the stage `rewards`, but need the answers of the later stage `target`.
+    with_target = until > STAGES.index("target")
     items = tuple(
         item
         for item in _items(context)
@@ -91,10 +95,10 @@ def make_plan(recipe: Recipe, *, first: str | None = None, last: str | None = No
 
 
 def _check_what_is_done(recipe: Recipe, start: int) -> None:
-    """Raises ConfigError where a step was made with other settings: the run would stop there."""
+    """Raise ConfigError if a finished step was made with other settings, because the run would stop there."""
     for step in all_steps(recipe):
         if STAGES.index(step.stage) < start:
-            with suppress(IncompleteError):  # an earlier step is not done: neither is this one
+            with suppress(IncompleteError):  # raised if an earlier step is not done; then this one is not done either
                 is_done(step)
 
 
@@ -132,8 +136,8 @@ def _notes(context: PlanContext, items: tuple[PlanItem, ...]) -> Iterator[str]:
     for rate in sorted({rate for item in items for rate in item.rates}):
         yield f"speed of {rate}"
     if any(item.gpu_hours is None for item in items):
-        yield "no speed is known of some steps: give `rates:` in the recipe, or finish one step of the kind first"
+        yield "the speed of some steps is unknown: set `rates:` in the recipe, or finish one such step first"
     if spec.rates.gpu_hour_price is None:
-        yield "dollars are those of endpoints alone: `rates.gpu_hour_price` prices the devices"
+        yield "dollars cover endpoints only: set `rates.gpu_hour_price` to include devices"
     if spec.evaluate.suite is not None:
-        yield "calls of the suites' judges are not counted: `harness run --dry-run` has them"
+        yield "calls of the suites' judges are not counted: see `harness run --dry-run`"

@@ -1,4 +1,4 @@
-"""Estimates of the stages that train: sft and align, and the reference's log-probabilities between them."""
+"""Estimates of the stages that train, sft and align, and of the reference's log-probabilities."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from .items import DeviceTime, PlanContext, PlanItem
 from .measured import lines_of
 
 FORWARD = 1 / 3
-"""One pass forward, of a training step's forward and backward, which is taken to cost two."""
+"""Cost of a forward pass relative to a training step: a backward pass is assumed to cost two forward passes."""
 ANSWERS = 3
-"""Of a row: y_ws, y_wt, y_l."""
+"""Answers per row: y_ws, y_wt, y_l."""
 
 
 def sft_item(context: PlanContext, seed: int) -> PlanItem:
+    """Estimate the SFT of a seed."""
     known = context.known
     tokens = known.prompts.of("sft") * (known.prompts.tokens.value + _source_length(context))
     tokens *= _epochs(context.recipe.spec.sft)
@@ -23,7 +24,7 @@ def sft_item(context: PlanContext, seed: int) -> PlanItem:
 
 
 def reference_items(context: PlanContext, seed: int) -> Iterator[PlanItem]:
-    """Once for all variants that have the same pairs; SimPO and SFT need none."""
+    """Estimate the reference's log-probabilities of a seed, once per set of pairs. SimPO and SFT need none."""
     needing: dict[int | None, list[str]] = {}
     for name, variant in context.recipe.variants.items():
         if variant.method == "preference" and _key(context, variant, "loss_type") != "simpo":
@@ -39,6 +40,7 @@ def reference_items(context: PlanContext, seed: int) -> Iterator[PlanItem]:
 
 
 def align_item(context: PlanContext, seed: int, name: str, variant: VariantSpec) -> PlanItem:
+    """Estimate the training of one variant."""
     pairs = _pairs(context, seed, variant.sources)
     keys = context.recipe.spec.training | variant.training
     if variant.method == "preference":
@@ -59,7 +61,7 @@ def _trained(context: PlanContext, stage: str, name: str, folder: Path, *, token
 
 
 def _row(context: PlanContext) -> float:
-    """Tokens of one row: the prompt once, and three answers."""
+    """Return the tokens of one row: the prompt, counted once, and three answers."""
     known = context.known
     return known.prompts.tokens.value + _source_length(context) + (ANSWERS - 1) * known.target_answer.value
 
@@ -70,7 +72,7 @@ def _source_length(context: PlanContext) -> float:
 
 
 def _pairs(context: PlanContext, seed: int, sources: int | None) -> int:
-    """As the finished stage has them, else one a preference prompt."""
+    """Return the number of pairs of the finished stage, else one per preference prompt."""
     folder = context.recipe.seed(seed) / "pairs"
     folder = folder if sources is None else folder / f"sources-{sources}"
     if context.done("pairs", folder):

@@ -47,7 +47,7 @@ OWNED = {
     "model_revision": "set the recipe's `target` to hf:ORG/NAME@REVISION",
     "trust_remote_code": "training never runs code from a checkpoint",
     "resume_from_checkpoint": "running the same command again resumes",
-    "max_prompt_length": "`prompts.max_prompt_length` drops long prompts before anything is asked",
+    "max_prompt_length": "`prompts.max_prompt_length` drops long prompts before sampling",
     "chat_template_path": "set the recipe's `chat_template`",
     "pad_token": "set the recipe's `pad_token`",
     "eos_token": "the tokenizer sets it",
