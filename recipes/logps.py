@@ -1,6 +1,6 @@
-"""A model's log-probabilities of a batch of preference rows, by a fused head that never holds whole logits.
+"""Compute a model's log-probabilities for a batch of preference rows, without materialising all logits.
 
-It owns what must be asked of a model. Which token sees which is in `packing`; losses are in `losses`.
+Attention masks are built in `packing`; losses are in `losses`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from .packing import Layout, answer_logps
 
 
 def batch_logps(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Summed log-probabilities and token counts, (3, B) each: source, target, rejected.
+    """Return summed log-probabilities and token counts, (3, B) each: source, target, rejected.
 
-    The model has TRL's fused head (`trl.trainer.utils.add_fused_lm_head`).
+    The model must have TRL's fused head (`trl.trainer.utils.add_fused_lm_head`), which computes logits in chunks.
     """
     out = model(
         input_ids=inputs["input_ids"],
@@ -30,7 +30,7 @@ def batch_logps(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor,
 
 
 def default_layout(model: PreTrainedModel) -> Layout:
-    """shared, but for attention that takes no mask of ours: flash attention, and layers with a sliding window."""
+    """Return `shared`, or `rows` if attention cannot use our mask: flash attention or a sliding window."""
     config = model.config.get_text_config()
     windowed = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
     masked = model.config._attn_implementation in ("sdpa", "eager")
@@ -38,13 +38,13 @@ def default_layout(model: PreTrainedModel) -> Layout:
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
-    """The causal model itself, without a PEFT wrapper."""
+    """Return the causal model, without a PEFT wrapper."""
     base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base
 
 
 def _mask_for(model: nn.Module, mask: Tensor) -> Tensor:
-    """A boolean mask as eager attention wants it: added to the scores."""
+    # Eager attention adds the mask to the scores, so a boolean mask must become 0 and the lowest number.
     if mask.dtype != torch.bool or _implementation(model) != "eager":
         return mask
     dtype = next(model.parameters()).dtype
@@ -52,6 +52,6 @@ def _mask_for(model: nn.Module, mask: Tensor) -> Tensor:
 
 
 def _implementation(model: nn.Module) -> str:
-    while hasattr(model, "module"):  # a wrapper: DistributedDataParallel, DeepSpeed's engine, whose `config` is its own
+    while hasattr(model, "module"):  # unwrap DistributedDataParallel and DeepSpeed's engine, whose `config` differs
         model = model.module
     return str(model.config._attn_implementation)

@@ -1,8 +1,9 @@
 """Batches of preference rows as tensors: which token sees which, and which log-probability belongs to which answer.
 
-Two layouts with the same log-probabilities. `rows`, the official one: three right-padded rows a prompt, the prompt
-computed three times. `shared`: the three answers behind one copy of the prompt, blind to each other, positions going
-on from the prompt in each; several prompts side by side in one row where they fit. Shapes: `_RL`, rows by tokens.
+There are two layouts with the same log-probabilities. `rows`, as in the WRPO release, has three right-padded rows per
+prompt, so the prompt is computed three times. `shared` puts the three answers after one copy of the prompt: they do not
+see each other, and positions continue from the prompt in each. Several prompts share a row if they fit.
+Shapes: `_RL`, rows by tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ IGNORED = -100
 
 
 class RowIds(TypedDict, total=False):
-    """A row of the training data set: token ids, and the reference's three log-probabilities where they are known."""
+    """A row of the training data set: token ids, and the reference's three log-probabilities if they are known."""
 
     prompt_ids: list[int]
     source_ids: list[int]
@@ -32,11 +33,11 @@ class RowIds(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of tokens in a row: a prompt (answer None) or one answer of it."""
+    """Consecutive tokens in a row: a prompt (`answer` is None) or one of its answers."""
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
-    """The next token where it is scored, else IGNORED."""
+    """The next token if it is scored, else IGNORED."""
     first_position: int
     example: int
     answer: int | None
@@ -47,11 +48,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class PreferenceCollator:
-    """Examples -> one batch: input_ids, position_ids, attention_mask, next_ids, slot (all rows by tokens), ref_logps.
+    """Collate examples into a batch: input_ids, position_ids, next_ids, slot, attention_mask and ref_logps.
 
-    `slot[r, t]` is answer * B + example for a scored position, -1 elsewhere: answers in the order source, target,
-    rejected. `attention_mask` is (R, 1, L, L), True where a token is seen, in the shared layout, else (R, L).
-    `example` (B,) comes first: Trainer takes the batch size from the first tensor.
+    The first four are (R, L). `slot[r, t]` is answer * B + example at a scored position and -1 elsewhere, with answers
+    in the order source, target, rejected. `attention_mask` is (R, 1, L, L) in the shared layout, True where a token is
+    seen, else (R, L). `example` (B,) must be the first entry: Trainer takes the batch size from the first tensor.
     """
 
     pad_token_id: int
@@ -79,7 +80,7 @@ def _answers(example: RowIds) -> tuple[list[int], ...]:
 
 
 def _shared(examples: Sequence[RowIds]) -> list[list[Segment]]:
-    """First-fit decreasing into rows as long as the longest prompt with its three answers."""
+    # First-fit decreasing bin packing; a row is as long as the longest prompt with its three answers.
     trees = sorted((_tree(index, example) for index, example in enumerate(examples)), key=_tokens, reverse=True)
     room = _tokens(trees[0])
     rows: list[list[Segment]] = []
@@ -96,7 +97,7 @@ def _tokens(segments: Iterable[Segment]) -> int:
 
 
 def _tree(index: int, example: RowIds) -> list[Segment]:
-    """The prompt without its last token, then each answer behind a copy of that token, which predicts its first."""
+    # The prompt's last token predicts an answer's first token, so each answer gets its own copy of it.
     prompt = tuple(example["prompt_ids"])
     stem = Segment(prompt[:-1], (IGNORED,) * (len(prompt) - 1), 0, index, None)
     leaves = [
@@ -107,7 +108,7 @@ def _tree(index: int, example: RowIds) -> list[Segment]:
 
 
 def _alone(examples: Sequence[RowIds]) -> list[list[Segment]]:
-    """All source rows, then all target rows, then all rejected rows, as the release concatenates them."""
+    # All source rows, then all target rows, then all rejected rows: the order in the WRPO release.
     rows = []
     for answer in range(3):
         for index, example in enumerate(examples):
@@ -118,7 +119,7 @@ def _alone(examples: Sequence[RowIds]) -> list[list[Segment]]:
 
 
 def _filled(rows: list[list[Segment]], width: int, empty: int, values: Callable[[Segment], Iterable[int]]) -> Tensor:
-    flat: list[int] = []  # one list, one tensor: a tensor a segment takes a tenth of a small model's step
+    flat: list[int] = []  # one tensor per segment would cost a tenth of a small model's training step
     for number, segments in enumerate(rows, start=1):
         for segment in segments:
             flat.extend(values(segment))
@@ -139,8 +140,11 @@ def _row_mask(rows: list[list[Segment]], width: int) -> Tensor:
 
 
 def _tree_mask(rows: list[list[Segment]], width: int) -> Tensor:
-    """(R, 1, L, L) bool. A token sees what comes before it in its own answer and in its own prompt; padding sees
-    itself alone, so that no row of the softmax is empty."""
+    """Return the attention mask of the shared layout, (R, 1, L, L) bool.
+
+    A token sees the earlier tokens of its own answer and of its own prompt. Padding sees only itself, so that no row of
+    the softmax is empty.
+    """
     tree_RL = _filled(rows, width, -1, lambda segment: (segment.example,) * len(segment))
     answer_RL = _filled(
         rows, width, -1, lambda segment: (-1 if segment.answer is None else segment.answer,) * len(segment)
@@ -155,7 +159,7 @@ def _tree_mask(rows: list[list[Segment]], width: int) -> Tensor:
 
 
 def answer_logps(token_logps_RL: Tensor, slot_RL: Tensor, examples: int) -> tuple[Tensor, Tensor]:
-    """Summed log-probabilities and token counts, each (3, B): source, target, rejected. Summed in float32."""
+    """Return summed log-probabilities and token counts, (3, B) each: source, target, rejected. Sums are in float32."""
     scored = slot_RL >= 0
     slots = slot_RL[scored]
     sums = torch.zeros(3 * examples, dtype=torch.float32, device=token_logps_RL.device)

@@ -137,7 +137,7 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
         from .training.settings import check_training
 
         trains = last is None or STAGES.index(last) >= STAGES.index("sft")
-        check_training(recipe.spec, here=trains)
+        check_training(recipe.spec, trains_here=trains)
 
 
 def _check_places(recipe: Recipe, to_do: set[str]) -> None:

@@ -1,7 +1,7 @@
-"""The reference's log-probabilities, computed once and kept with the rows under a digest of all they depend on.
+"""Compute the reference's log-probabilities once, to be stored with the rows.
 
-A stored reference costs no memory while training, none of the sharded-reference faults of ZeRO-3 and FSDP2, and
-serves every variant of a sweep. Several processes take a share of the rows each; their shares are merged.
+A stored reference needs no memory while training, avoids the problems of a sharded reference under ZeRO-3 and FSDP2,
+and serves every variant of a sweep. With several processes, each computes a share of the rows.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 def weights_digest(model_dir: Path) -> str:
-    """First 16 hex characters, over every weight file and the config."""
+    """Return 16 hex characters over every weight file and the config. Raise ConfigError if there are no weights."""
     weights = {path.name: file_sha256(path) for path in sorted(model_dir.glob("*.safetensors"))}
     if not weights:
-        raise ConfigError(f"{model_dir} holds no *.safetensors weights to be a reference")
+        raise ConfigError(f"{model_dir} has no *.safetensors weights to use as the reference; convert its weights")
     return digest({"weights": weights, "config": file_sha256(model_dir / "config.json")})[:16]
 
 
@@ -44,21 +44,20 @@ def with_reference(
     state: PartialState | None = None,
     autocast: torch.dtype | None = None,
 ) -> Dataset:
-    """The rows with a column `ref_logps`: source, target, rejected, summed over the answer's tokens.
+    """Return the rows, in the same order, with a column `ref_logps`: summed over tokens for source, target, rejected.
 
-    `state`: which process of how many this is. `autocast`: the arithmetic that training will use, so that policy and
-    reference agree at the first step. Rows are taken longest first, so that neighbours in a batch are alike; the order
-    that comes back is the given one.
+    `state` says which process this is. `autocast` is the precision that training will use, so that policy and reference
+    agree at the first step. Batches are formed longest rows first, so that rows of a batch have similar lengths.
     """
     state = state or PartialState()
     add_fused_lm_head(model)
     model = model.to(state.device).eval()
     order = sorted(range(len(rows)), key=lambda index: -_tokens(rows[index]))
-    mine = order[state.process_index :: state.num_processes]
+    share = order[state.process_index :: state.num_processes]
     with torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
-        logps = _logps(model, [rows[index] for index in mine], layout, batch_size)
-    found = list(zip(mine, logps, strict=True))
-    merged: dict[int, list[float]] = dict(gather_object(found) if state.num_processes > 1 else found)
+        logps = _logps(model, [rows[index] for index in share], layout, batch_size)
+    indexed = list(zip(share, logps, strict=True))
+    merged: dict[int, list[float]] = dict(gather_object(indexed) if state.num_processes > 1 else indexed)
     return rows.add_column("ref_logps", [merged[index] for index in range(len(rows))])
 
 
@@ -69,8 +68,8 @@ def _tokens(row: RowIds) -> int:
 @torch.no_grad()
 def _logps(model: PreTrainedModel, rows: Sequence[RowIds], layout: Layout, batch_size: int) -> list[list[float]]:
     collate = PreferenceCollator(model.config.get_text_config().pad_token_id or 0, layout)
-    found: list[list[float]] = []
+    logps: list[list[float]] = []
     for start in range(0, len(rows), batch_size):
         batch = {name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()}
-        found.extend(batch_logps(model, batch)[0].T.tolist())
-    return found
+        logps.extend(batch_logps(model, batch)[0].T.tolist())
+    return logps

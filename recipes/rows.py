@@ -1,7 +1,8 @@
-"""A preference row as token ids: one prompt, three answers, each rendered by the model's own chat template.
+"""Render a preference row as token ids: one prompt and three answers, by the model's chat template.
 
-It owns what is scored and what is cut. One BOS, one end token after an answer, the assistant's header inside the
-prompt, every answer cut for itself; `official_compat` renders as the WRPO release does, quirks and all.
+This module decides what is scored and what is truncated. A row has one BOS and one end token per answer; the
+assistant's header belongs to the prompt, and each answer is truncated separately. `official_compat` renders as the
+WRPO release does, including its quirks.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ Messages = Sequence[dict[str, str]]
 
 @dataclass(frozen=True)
 class Rendering:
-    """How conversations become ids. Lengths in tokens."""
+    """How conversations become token ids. Lengths are in tokens."""
 
     max_length: int = 2048
-    """Prompt and answer together. 2048: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml."""
+    """Maximum for prompt and answer together. 2048: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml."""
     max_prompt_length: int = 1800
-    """A row with a longer prompt is dropped. Same source."""
+    """Rows with a longer prompt are dropped. 1800: same file of the WRPO release."""
     overlong: Overlong = "truncate"
-    """An answer that does not fit: cut, keeping its end token (TRL's keep_start loses it), or the row is dropped."""
+    """If an answer does not fit: truncate it but keep its end token (TRL's keep_start loses it), or drop the row."""
     official_compat: bool = False
 
 
 @dataclass(frozen=True)
-class Row:
-    """One prompt and its three answers; what follows the prompt is scored."""
+class PreferenceRow:
+    """One prompt and its three answers. Only the answers' tokens are scored."""
 
     prompt_ids: tuple[int, ...]
     source_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
     rejected_ids: tuple[int, ...]
     truncated: int = 0
-    """How many of the three were cut."""
+    """How many of the three answers were truncated."""
 
     @property
     def answers(self) -> tuple[tuple[int, ...], ...]:
@@ -48,43 +49,49 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One prompt and answers to it, each ending in one end token."""
+class RenderedAnswers:
+    """One prompt and its answers, each ending in one end token."""
 
     prompt_ids: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
     truncated: int = 0
-    """How many answers were cut."""
+    """How many answers were truncated."""
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises ConfigError for a tokenizer that cannot render a preference row."""
+    """Raise ConfigError if the tokenizer lacks a chat template, a pad token or an end token."""
     name = tokenizer.name_or_path or "the tokenizer"
     if not tokenizer.chat_template:
         raise ConfigError(f"{name} has no chat template; give one with `chat_template: FILE.jinja`")
     if tokenizer.pad_token_id is None:
         raise ConfigError(f"{name} has no pad token; name one with `pad_token: TOKEN` (not the end token)")
     if tokenizer.eos_token_id is None:
-        raise ConfigError(f"{name} has no end-of-sequence token")
+        raise ConfigError(f"{name} has no end-of-sequence token; set eos_token in its tokenizer_config.json")
 
 
 def render(
     prompt: Messages, answers: tuple[str, str, str], tokenizer: PreTrainedTokenizerBase, how: Rendering
-) -> Row | None:
-    """The row (source, target, rejected answer), or None where it must be dropped: too long a prompt or answer."""
+) -> PreferenceRow | None:
+    """Return the row of a prompt and its source, target and rejected answer, or None if it is too long and dropped.
+
+    Raise ConfigError if the chat template cannot be used (see `render_answers`).
+    """
     if how.official_compat:
         return _render_official(prompt, answers, tokenizer, how)
-    found = render_answers(prompt, answers, tokenizer, how)
-    if found is None:
+    rendered = render_answers(prompt, answers, tokenizer, how)
+    if rendered is None:
         return None
-    source, target, rejected = found.answers
-    return Row(found.prompt_ids, source, target, rejected, truncated=found.truncated)
+    source, target, rejected = rendered.answers
+    return PreferenceRow(rendered.prompt_ids, source, target, rejected, truncated=rendered.truncated)
 
 
 def render_answers(
     prompt: Messages, answers: Sequence[str], tokenizer: PreTrainedTokenizerBase, how: Rendering
-) -> Answered | None:
-    """The prompt and any number of answers, or None where it must be dropped: too long a prompt or answer."""
+) -> RenderedAnswers | None:
+    """Return the prompt and any number of answers as token ids, or None if one is too long and the row is dropped.
+
+    Raise ConfigError if the template writes two BOS tokens, or renders a prompt differently once it is answered.
+    """
     prompt_ids = _ids(tokenizer, prompt, add_generation_prompt=True)
     if len(prompt_ids) > min(how.max_prompt_length, how.max_length - 1):
         return None
@@ -99,33 +106,34 @@ def render_answers(
             cut += 1
             ids = [*ids[: room - 1], ids[-1]]  # the last id is the end token
         kept.append(tuple(ids))
-    return Answered(tuple(prompt_ids), tuple(kept), truncated=cut)
+    return RenderedAnswers(tuple(prompt_ids), tuple(kept), truncated=cut)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, add_generation_prompt: bool) -> list[int]:
-    found = tokenizer.apply_chat_template(
+    encoded = tokenizer.apply_chat_template(
         list(messages), tokenize=True, add_generation_prompt=add_generation_prompt, return_dict=True
     )
-    ids = list(found["input_ids"])
+    ids = list(encoded["input_ids"])
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
-        raise ConfigError(f"the chat template of {tokenizer.name_or_path!r} renders two BOS tokens")
+        name = tokenizer.name_or_path
+        raise ConfigError(f"the chat template of {name!r} renders two BOS tokens; remove one from the template")
     return ids
 
 
 def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The answer with exactly one end token: the template's own, or EOS where it writes none."""
+    """Return the answer with exactly one end token: the template's, or EOS if the template writes none."""
     special = set(tokenizer.all_special_ids)
     end = len(ids)
     while end and ids[end - 1] not in special and not tokenizer.decode(ids[end - 1]).strip():
-        end -= 1  # the line break that ChatML writes after its end token belongs to the next turn
+        end -= 1  # the line break that ChatML writes after its end token is not part of the answer
     if end and ids[end - 1] in special:
         return ids[:end]
     return [*ids, tokenizer.eos_token_id]
 
 
 def _common(prompt_ids: list[int], full: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Where the answer begins. Raises ConfigError where the template renders the prompt otherwise with an answer."""
+    """Return the index of the answer's first token. Raise ConfigError if the prompt is not a prefix of `full`."""
     if full[: len(prompt_ids)] != prompt_ids:
         raise ConfigError(
             f"the chat template of {tokenizer.name_or_path!r} renders a prompt differently once it is answered; "
@@ -136,10 +144,13 @@ def _common(prompt_ids: list[int], full: list[int], tokenizer: PreTrainedTokeniz
 
 def _render_official(
     prompt: Messages, answers: tuple[str, str, str], tokenizer: PreTrainedTokenizerBase, how: Rendering
-) -> Row:
-    """As the release: the prompt without its generation prompt, each answer's turn rendered alone (header scored,
-    BOS taken off), a second end token, and every answer cut to `max_length - max_prompt_length` where the longest
-    overflows, even those that fit; the prompt is then cut from its front."""
+) -> PreferenceRow:
+    """Return the row as the WRPO release renders it.
+
+    The prompt has no generation prompt. Each answer's turn is rendered alone, without BOS, with its header scored and
+    with a second end token. If the longest answer overflows, the prompt loses tokens at its front; if that is not
+    enough, every answer is truncated to `max_length - max_prompt_length`, even those that fit.
+    """
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     head = _rendered(tokenizer, prompt)
     alone = []
@@ -154,9 +165,9 @@ def _render_official(
         room = how.max_length - how.max_prompt_length
         cut = sum(len(ids) > room for ids in alone)
         alone = [ids[:room] for ids in alone]
-    return Row(tuple(head), tuple(alone[0]), tuple(alone[1]), tuple(alone[2]), truncated=cut)
+    return PreferenceRow(tuple(head), tuple(alone[0]), tuple(alone[1]), tuple(alone[2]), truncated=cut)
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    found = tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True)
-    return list(found["input_ids"])
+    encoded = tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True)
+    return list(encoded["input_ids"])

@@ -1,4 +1,4 @@
-"""The recipes and accelerate configurations that come with the package, found by name wherever it is installed."""
+"""Find the recipes and accelerate configurations that are shipped with the package, by name."""
 
 from __future__ import annotations
 
@@ -10,34 +10,40 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name -> file, sorted by name."""
+    """Return the shipped recipes as name -> file, sorted by name."""
     return {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"), key=lambda file: file.stem)}
 
 
-def recipe_path(given: str, beside: Path = Path()) -> Path:
-    """The file that a path (from `beside`) or the name of a shipped recipe means. Raises ConfigError for neither."""
-    path = beside / given
+def recipe_path(recipe: str, beside: Path = Path()) -> Path:
+    """Return the file of a recipe: a path relative to `beside`, or the name of a shipped recipe.
+
+    Raise ConfigError if it is neither.
+    """
+    path = beside / recipe
     if path.is_file():
         return path
     known = shipped_recipes()
-    if given in known:
-        return known[given]
-    raise ConfigError(f"no recipe {given!r}: neither a file nor one of {', '.join(known)}")
+    if recipe in known:
+        return known[recipe]
+    raise ConfigError(f"no recipe {recipe!r}: neither a file nor one of {', '.join(known)}")
 
 
-def launch_path(given: str) -> Path:
-    """The accelerate configuration that `launch:` means: a file, or the name of a shipped one (ddp, fsdp2, zero3)."""
-    path = Path(given).expanduser()
+def launch_path(launch: str) -> Path:
+    """Return the accelerate configuration for `launch:`: a file, or the name of a shipped one (ddp, fsdp2, zero3).
+
+    Raise ConfigError if it is neither.
+    """
+    path = Path(launch).expanduser()
     if path.is_file():
         return path
     known = {file.stem: file for file in sorted((CONFIGS / "accelerate").glob("*.yaml"))}
-    if given in known:
-        return known[given]
-    raise ConfigError(f"launch = {given!r} is neither a file nor one of {', '.join(known)}")
+    if launch in known:
+        return known[launch]
+    raise ConfigError(f"launch = {launch!r} is neither a file nor one of {', '.join(known)}")
 
 
 def about(path: Path) -> str:
-    """The first sentence of a recipe file's opening comment; empty where it has none."""
+    """Return the first sentence of a recipe file's opening comment, or "" if there is no comment."""
     lines = []
     for line in path.read_text("utf-8").splitlines():
         if not line.startswith("#"):

@@ -1,4 +1,4 @@
-"""The target's tokenizer as a recipe uses it: with the recipe's chat template and pad token where it names them."""
+"""Load the target's tokenizer, with the recipe's chat template and pad token if it names them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from .rows import check_tokenizer
 def load_tokenizer(
     model: str, *, chat_template: str | None = None, pad_token: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """Of a folder or hf:ORG/NAME@REVISION; `chat_template` is a Jinja file.
+    """Return the tokenizer of a folder or of hf:ORG/NAME@REVISION. `chat_template` is the path of a Jinja file.
 
-    Raises CheckpointError where there is none, ConfigError for one that cannot render preference rows.
+    Raise CheckpointError if there is no tokenizer, and ConfigError if it cannot render preference rows.
     """
     ref = ModelRef.parse(model)
     if ref.scheme == "endpoint":
-        raise ConfigError(f"{model!r} is a server; its tokenizer and weights are needed: give a folder or hf:ORG/NAME")
-    place = str(Path(ref.name).expanduser()) if ref.scheme == "path" else ref.name
-    if ref.scheme == "path" and not Path(place).is_dir():
+        raise ConfigError(
+            f"{model!r} is a server, but its tokenizer and weights are needed: give a folder or hf:ORG/NAME"
+        )
+    location = str(Path(ref.name).expanduser()) if ref.scheme == "path" else ref.name
+    if ref.scheme == "path" and not Path(location).is_dir():
         raise CheckpointError(f"no such model folder: {model!r}; give a folder or hf:ORG/NAME")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=ref.revision)
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=ref.revision)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"no tokenizer in {model!r}: {' '.join(str(error).split())[:300]}") from None
     if chat_template is not None:

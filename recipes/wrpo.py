@@ -1,7 +1,7 @@
 """The trainer of the WRPO family: WRPO, DPO (alpha 0), SimPO, IPO, LN-DPO, on rows of one prompt and three answers.
 
-It owns log-probabilities, the reference, alpha and the metrics. Losses and the schedule are in `losses`, tensors in
-`packing`, text in `rows`; optimiser, checkpoints, resume and devices are transformers' Trainer's.
+This module computes log-probabilities, the reference, alpha and the metrics. Losses and the schedule are in `losses`,
+tensors in `packing`, text in `rows`. Transformers' Trainer handles the optimiser, checkpoints, resuming and devices.
 """
 
 from __future__ import annotations
@@ -29,43 +29,45 @@ COLUMNS = ["prompt_ids", "source_ids", "target_ids", "rejected_ids", "ref_logps"
 
 @dataclass
 class WRPOConfig(TrainingArguments):
-    """Defaults: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml, where it has them."""
+    """TrainingArguments and the keys of the loss. Defaults: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml."""
 
     learning_rate: float = field(default=3e-7)
     beta: float = 0.01
-    """Scale of the implicit reward. It must grow as answers shorten: 0.01 is for about 500 tokens."""
+    """Scale of the implicit reward. Shorter answers need a larger value: 0.01 suits about 500 tokens."""
     alpha: float = 0.1
-    """Weight of the source's answer at the end (linear), or throughout (constant). 0: DPO on the target's pair."""
+    """Weight of the source's answer at the end (linear) or throughout (constant). 0: DPO on the target's pair."""
     alpha_schedule: Schedule = "linear"
     eval_alpha: float | None = None
-    """Evaluation's alpha; None: the final one, so that evaluation losses of one run can be compared."""
+    """Alpha used for evaluation. None: the final alpha, so that evaluation losses within a run are comparable."""
     loss_type: LossType = "sigmoid"
     gamma: float = 0.0
     """SimPO's target margin, in units of the loss's logit (the paper's gamma, not gamma / beta)."""
     label_smoothing: float = 0.0
     layout: Layout | None = None
-    """shared or rows (`packing`); None: shared where the model's attention allows it."""
+    """`shared` or `rows` (see `packing`). None: `shared` if the model's attention supports it."""
     official_compat: bool = False
-    """Evaluate at the moving alpha and count the schedule's steps as the release does; see also `rows.Rendering`."""
+    """Evaluate at the current alpha and count the schedule's steps as the release does; see also `rows.Rendering`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low, high in (("alpha", 0.0, 1.0), ("label_smoothing", 0.0, 0.5)):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ConfigError(f"{name} = {value!r} is outside {low}..{high}")
+                raise ConfigError(f"{name} = {value!r} is outside {low}..{high}; give a value in that range")
         if not self.beta > 0:
             raise ConfigError(f"beta = {self.beta!r} must be above 0")
 
 
 class WRPOTrainer(Trainer):
-    """`train_dataset` and `eval_dataset` have the columns of `packing.RowIds`.
+    """Train on datasets with the columns of `packing.RowIds`.
 
-    The reference is, in this order: the rows' own `ref_logps` (`reference.with_reference`), `ref_model`, the model
-    with its adapter off (PEFT). SimPO needs none. Raises ConfigError where the loss needs one and there is none.
+    The reference is the first of these that exists: the rows' column `ref_logps` (`reference.with_reference`), the
+    argument `ref_model`, or the model with its PEFT adapter switched off. SimPO needs none. Raise ConfigError if the
+    loss needs a reference and there is none.
     """
 
-    loss_is_scaled_for_ga = False  # the loss is a mean over the micro-batch: Trainer divides it by the accumulation
+    # The loss is a mean over the micro-batch, so Trainer must divide it by the number of accumulation steps.
+    loss_is_scaled_for_ga = False
 
     def __init__(self, *args: Any, ref_model: PreTrainedModel | None = None, **kwargs: Any) -> None:
         config: WRPOConfig = kwargs["args"]
@@ -75,7 +77,7 @@ class WRPOTrainer(Trainer):
         kwargs.setdefault("data_collator", PreferenceCollator(base.config.get_text_config().pad_token_id or 0, layout))
         _disable_dropout(model)
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # the same for transformers before 5.19
+        self.model_accepts_loss_kwargs = False  # has the effect of loss_is_scaled_for_ga in transformers before 5.19
         add_fused_lm_head(base)
         self.ref_model = self._prepared_reference(ref_model)
         self._sums: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -87,7 +89,10 @@ class WRPOTrainer(Trainer):
     # ------------------------------------------------------------------------------------------- alpha
 
     def current_alpha(self) -> float:
-        """While training, from the completed optimiser steps: resuming and accumulation need no state of their own."""
+        """Return alpha now, in [0, 1].
+
+        While training it follows from the completed optimiser steps, so resuming and accumulation need no extra state.
+        """
         config: WRPOConfig = self.args
         if not self.model.training and not config.official_compat:
             return config.alpha if config.eval_alpha is None else config.eval_alpha
@@ -95,7 +100,7 @@ class WRPOTrainer(Trainer):
         return alpha_at(self.state.global_step, steps, config.alpha, config.alpha_schedule)
 
     def _official_steps(self) -> int:
-        """The release's length of the schedule, which knows no max_steps: epochs times whole accumulated batches."""
+        # The release ignores max_steps: its schedule is as long as the epochs times the complete accumulated batches.
         config: WRPOConfig = self.args
         batches = math.ceil(len(self.train_dataset) / (config.per_device_train_batch_size * config.world_size))
         steps: int = math.ceil(config.num_train_epochs * (batches // config.gradient_accumulation_steps))
@@ -104,12 +109,12 @@ class WRPOTrainer(Trainer):
     # -------------------------------------------------------------------------------- log-probabilities
 
     def logps(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Summed log-probabilities and token counts, (3, B) each; logits are never held whole."""
+        """Return summed log-probabilities and token counts, (3, B) each, without materialising all logits."""
         return batch_logps(model, inputs)
 
     @torch.no_grad()
     def reference_logps(self, inputs: dict[str, Tensor]) -> Tensor | None:
-        """(3, B), or None where the loss has no reference."""
+        """Return the reference's summed log-probabilities, (3, B), or None if the loss has no reference."""
         if self.args.loss_type == "simpo":
             return None
         if "ref_logps" in inputs:
@@ -128,7 +133,7 @@ class WRPOTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The mean over the batch's prompts."""
+        """Return the loss averaged over the batch's prompts, a scalar tensor, and note the metrics."""
         config: WRPOConfig = self.args
         policy_3B, lengths_3B = self.logps(model, inputs)
         rewards_3B = rewards(policy_3B, self.reference_logps(inputs), lengths_3B, config.loss_type)
@@ -137,7 +142,7 @@ class WRPOTrainer(Trainer):
         mode = "train" if self.model.training else "eval"
         self._note(mode, measures(rewards_3B * config.beta, policy_3B, lengths_3B, alpha))
         if mode == "eval" and config.loss_type != "unweighted":
-            for fixed in (0.0, 1.0):  # the two ends, comparable between runs of different alpha
+            for fixed in (0.0, 1.0):  # losses at both ends are comparable between runs with different alpha
                 self._note(mode, {f"loss_alpha_{fixed:.0f}": float(self._loss(rewards_3B, fixed))})
         return (loss, {}) if return_outputs else loss
 
@@ -165,12 +170,12 @@ class WRPOTrainer(Trainer):
 
     # ----------------------------------------------------------------------------------------- metrics
 
-    def _note(self, mode: str, found: dict[str, float]) -> None:
-        for name, value in found.items():
+    def _note(self, mode: str, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
             self._sums[mode][name].append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the metrics since the last log, averaged over micro-batches and processes."""
+        """Log with the metrics since the last log added, averaged over micro-batches and processes."""
         mode = "train" if self.model.training else "eval"
         prefix = "" if mode == "train" else "eval_"
         noted = self._sums[mode]
@@ -202,16 +207,19 @@ class WRPOTrainer(Trainer):
         if self.args.loss_type == "simpo" or "ref_logps" in columns or self.ref_model is not None or adapted:
             return
         raise ConfigError(
-            f"loss {self.args.loss_type!r} needs a reference: rows with `ref_logps`, a ref_model, or a PEFT adapter"
+            f"loss {self.args.loss_type!r} needs a reference: give rows with `ref_logps`, a ref_model or a PEFT adapter"
         )
 
 
 def measures(rewards_3B: Tensor, policy_3B: Tensor, lengths_3B: Tensor, alpha: float) -> dict[str, float]:
-    """The metrics of one micro-batch, rewards times beta. `pivot_accuracies`: target over rejected, prompt by prompt
-    (the release compares every prompt with every other)."""
+    """Return the metrics of one micro-batch, with rewards in units of beta times the log-ratio.
+
+    `pivot_accuracies` is the share of prompts whose target answer beats the rejected one. The release compares every
+    prompt's target answer with every prompt's rejected answer instead.
+    """
     source_B, target_B, rejected_B = rewards_3B.detach()
     chosen_B = weighted(rewards_3B.detach(), alpha)
-    found = {
+    metrics = {
         "rewards/chosen": chosen_B,
         "rewards/source_chosen": source_B,
         "rewards/target_chosen": target_B,
@@ -227,8 +235,8 @@ def measures(rewards_3B: Tensor, policy_3B: Tensor, lengths_3B: Tensor, alpha: f
         "lengths/target_chosen": lengths_3B[TARGET],
         "lengths/rejected": lengths_3B[REJECTED],
     }
-    means = torch.stack([values.mean() for values in found.values()]).tolist()  # one transfer from the device
-    return {**dict(zip(found, means, strict=True)), "alpha": alpha}
+    means = torch.stack([values.mean() for values in metrics.values()]).tolist()  # one transfer from the device
+    return {**dict(zip(metrics, means, strict=True)), "alpha": alpha}
 
 
 def _disable_dropout(model: nn.Module) -> None:

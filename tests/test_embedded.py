@@ -20,11 +20,11 @@ from harness.errors import ConfigError
 from harness.suites.pocket import first_questions
 from harness.suites.pocket.skills import SKILLS, Task
 from recipes.embedded.byte_tokenizer import build_tokenizer
-from recipes.embedded.checkpoint import Settings, rate_at, train
+from recipes.embedded.checkpoint import EmbeddedSettings, rate_at, train
 from recipes.embedded.lessons import RowWriter, draw_task
 from recipes.embedded.muon import orthogonal
 
-TINY = Settings(steps=3, rows=8, width=32, layers=1)
+TINY = EmbeddedSettings(steps=3, rows=8, width=32, layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_finished_checkpoint_is_taken_as_it_is(tiny: Path) -> None:
 def test_a_folder_that_holds_something_else_is_left_alone(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
 
-    with pytest.raises(ConfigError, match="no embedded checkpoint"):
+    with pytest.raises(ConfigError, match="not an embedded checkpoint"):
         train(tmp_path, TINY)
     with pytest.raises(ConfigError, match="other settings"):
         train(tiny, TINY.model_copy(update={"seed": 5}))
@@ -149,4 +149,4 @@ def test_command_trains_and_says_when_it_did_not_have_to(tmp_path: Path) -> None
 
     assert first.exit_code == again.exit_code == 0, first.output + again.output
     assert json.loads(first.stdout)["settings"]["steps"] == 1
-    assert "already there" in again.output
+    assert "exists, same settings" in again.output

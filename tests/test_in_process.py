@@ -176,7 +176,7 @@ def test_the_model_is_freed_at_the_end(checkpoint: Path) -> None:
     ("options", "sentence"),
     [
         ({"tensor_parallel": 2}, "cannot honour --tensor-parallel 2"),
-        ({"engine_args": ["batch_size=0"]}, "batch_size='0' is no number of rows"),
+        ({"engine_args": ["batch_size=0"]}, "batch_size='0' is not a number of rows"),
         ({"chat_template": "fastchat:vicuna_v1.1"}, "cannot honour --chat-template 'fastchat:vicuna_v1.1'"),
     ],
 )

@@ -77,7 +77,7 @@ def test_models_that_are_there_are_taken_as_they_are_and_others_refused(tmp_path
 
     assert teach(models, TARGET, course(TARGET, scale=SCALE)) == finished(models / TARGET)
     assert (models / TARGET / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ConfigError, match="holds a model taught otherwise"):
+    with pytest.raises(ConfigError, match="already contains a model of a different course"):
         teach(models, TARGET, course(TARGET, seed=1, scale=SCALE))
 
 

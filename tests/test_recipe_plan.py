@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import ConfigError
 from recipes.planning.items import total
-from recipes.planning.plan import Plan, make_plan
+from recipes.planning.plan import RecipePlan, make_plan
 from recipes.planning.table import quantity
 from recipes.read import read_recipe
 from recipes.recipe import Recipe
@@ -48,7 +48,7 @@ def made(folder: Path, before: str = "", after: str = "") -> Recipe:
     return narrow(read_recipe(folder / "recipe.yaml"), None, None)
 
 
-def seconds(plan: Plan, name: str) -> float:
+def seconds(plan: RecipePlan, name: str) -> float:
     """Device time of a step."""
     (item,) = [item for item in plan.items if item.name == name]
     assert item.gpu_hours is not None
@@ -108,7 +108,7 @@ def test_what_was_measured_goes_before_what_was_given(toy: Recipe) -> None:
     assert seconds(plan, "seed-42/align/sft-cont") == pytest.approx(6 * 30 / 10)
 
 
-def _with_done(toy: Recipe, stage: str, counts: Mapping[str, float]) -> Plan:
+def _with_done(toy: Recipe, stage: str, counts: Mapping[str, float]) -> RecipePlan:
     """The plan with one step done, whatever it was made from."""
     from recipes.planning import plan
 

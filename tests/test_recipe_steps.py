@@ -126,12 +126,16 @@ def test_lists_in_a_variant_become_variants(tmp_path: Path) -> None:
     ("before", "after", "sentence"),
     [
         ("name: toy", "name: toy\nbata: 1", "unknown key 'bata'; known: chat_template, "),
-        ("name: a,", "name: b,", "two sources are called 'b'"),
-        ("model: models/a}", "model: models/a, answers: x.jsonl}", "source 'a' needs either `model` or `answers`"),
-        ("  dpo:", "  sft:", "a variant may not be called 'sft'"),
-        ("sources: [1, 2]", "sources: 3", "variant 'few' asks for 3 sources of 2"),
+        ("name: a,", "name: b,", "two sources are named 'b'; rename one"),
+        (
+            "model: models/a}",
+            "model: models/a, answers: x.jsonl}",
+            "source 'a' needs exactly one of `model` and `answers`",
+        ),
+        ("  dpo:", "  sft:", "a variant may not be named 'sft'"),
+        ("sources: [1, 2]", "sources: 3", "variant 'few' needs 3 sources, but the recipe has 2"),
         ("name: toy", "name: a/b", "name = 'a/b'"),
-        ("name: toy", "name: toy\nseeds: [1, 1]", "seeds = [1, 1] names a seed twice"),
+        ("name: toy", "name: toy\nseeds: [1, 1]", "seeds = [1, 1] contains a seed twice"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, before: str, after: str, sentence: str) -> None:

@@ -126,7 +126,7 @@ def test_what_ends_a_launched_process_comes_back_as_its_sentence(tmp_path: Path)
     from harness.store.fusion import Fusion
     from recipes.training.job import TrainingJob
     from recipes.training.launch import main
-    from recipes.training.settings import Settings
+    from recipes.training.settings import TrainingSettings
 
     job = TrainingJob(
         method="sft",
@@ -134,7 +134,7 @@ def test_what_ends_a_launched_process_comes_back_as_its_sentence(tmp_path: Path)
         model=tmp_path / "nowhere",
         rows=tmp_path / "rows",
         folder=tmp_path / "sft",
-        settings=Settings(),
+        settings=TrainingSettings(),
         seed=42,
         fusion=Fusion(method="sft"),
     )

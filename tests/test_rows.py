@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from harness.errors import ConfigError
 from recipes.embedded.byte_tokenizer import BOS, EOS, build_tokenizer
-from recipes.rows import Rendering, Row, check_tokenizer, render
+from recipes.rows import PreferenceRow, Rendering, check_tokenizer, render
 
 CHATML = """\
 {%- for message in messages -%}
@@ -24,7 +24,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
 
 
-def row_of(tokenizer: PreTrainedTokenizerFast, answers: tuple[str, str, str], how: Rendering | None = None) -> Row:
+def row_of(
+    tokenizer: PreTrainedTokenizerFast, answers: tuple[str, str, str], how: Rendering | None = None
+) -> PreferenceRow:
     row = render([{"role": "user", "content": "hi"}], answers, tokenizer, how or Rendering())
     assert row is not None
     return row

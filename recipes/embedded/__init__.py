@@ -1,1 +1,1 @@
-"""The embedded checkpoint of the pocket edition: tokenizer, lessons, training."""
+"""The embedded checkpoint, a tiny model that answers the pocket edition: its tokenizer, lessons and training."""

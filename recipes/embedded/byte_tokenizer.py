@@ -1,7 +1,4 @@
-"""The embedded checkpoint's tokenizer and chat template: one token a byte, so that every text can be encoded.
-
-It owns how a conversation becomes token ids. It knows nothing of training.
-"""
+"""The embedded checkpoint's tokenizer and chat template: one token per byte, so that every text can be encoded."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 SPECIALS = (PAD, BOS, EOS, *ROLES)
 CONTEXT = 16384
-"""Tokens (bytes). The longest official prompt is about 9,200 bytes; the rest is room to answer."""
+"""Context length in tokens (bytes). The longest official prompt has about 9,200 bytes; the rest is for the answer."""
 
 CHAT_TEMPLATE = """\
 {{- bos_token -}}
@@ -25,7 +22,7 @@ CHAT_TEMPLATE = """\
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of 6 special tokens and 256 bytes, without merges; it adds no BOS itself, the template does."""
+    """Return a tokenizer of 6 special tokens and 256 bytes, without merges. The chat template adds BOS."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate([*SPECIALS, *alphabet])}
     core = Tokenizer(models.BPE(vocab=vocab, merges=[]))

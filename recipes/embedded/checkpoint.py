@@ -1,7 +1,7 @@
-"""The embedded checkpoint: a tiny Llama trained from nothing on the pocket edition's skills, on one core.
+"""The embedded checkpoint: a tiny Llama trained from scratch on the pocket edition's skills, on one core.
 
-It owns architecture, training loop and files. The same settings give the same weights on one machine with the same
-library versions. `training.json` is written last: a folder that has it is whole.
+The same settings give the same weights on one machine with the same library versions. `training.json` is written last:
+a folder that has it is complete.
 """
 
 from __future__ import annotations
@@ -31,65 +31,68 @@ log = logging.getLogger(__name__)
 
 Effort = Literal["strong", "weak"]
 STEPS: dict[Effort, int] = {"strong": 1200, "weak": 500}
-"""Measured at seed 0: strong is exact on 95 % of held-out answers, weak on 43 %; 0.06 s a step on one free core."""
+"""Measured at seed 0: strong gets 95 % of held-out answers exactly right, weak 43 %; 0.06 s per step on one core."""
 FINISHED = "training.json"
 
 
-class Settings(Record):
-    """Everything the weights depend on, library versions and the code itself aside."""
+class EmbeddedSettings(Record):
+    """Everything the weights depend on, apart from the code and the library versions."""
 
     steps: int = Field(gt=0)
     seed: int = 0
     rows: int = 32
-    """Conversations a step."""
+    """Conversations per training step."""
     width: int = 96
     layers: int = 3
     lr: float = 0.003
-    """Peak, AdamW: embeddings and norms."""
+    """Peak learning rate of AdamW, for embeddings and norms."""
     muon_lr: float = 0.004
-    """Peak, Muon: the matrices of the layers. AdamW alone was exact on 15 % after 600 steps of 96 rows, not 79."""
+    """Peak learning rate of Muon, for the layers' matrices.
+
+    After 600 steps of 96 rows, 79 % of held-out answers were exactly right; with AdamW alone, 15 %.
+    """
 
 
-class Training(Record):
-    """What `training.json` says about a finished checkpoint."""
+class EmbeddedTraining(Record):
+    """Record of a finished checkpoint: `training.json`."""
 
-    settings: Settings
+    settings: EmbeddedSettings
     settings_digest: str
     parameters: int
     loss: float
     """Mean cross-entropy per answer token (nats) over the last 20 steps."""
     exact: float
-    """Share of held-out answers that are exactly right when decoded greedily, gold earlier turns given."""
+    """Share of held-out answers that greedy decoding gets exactly right, given the gold earlier turns."""
     seconds: float
 
 
-def train(out: Path, settings: Settings) -> Training:
-    """The finished checkpoint at `out`. One with the same settings that is there already is taken as it is.
+def train(out: Path, settings: EmbeddedSettings) -> EmbeddedTraining:
+    """Train the checkpoint into `out` and return its record. A checkpoint with the same settings is kept as it is.
 
-    Raises ConfigError where `out` holds anything else.
+    Raise ConfigError if `out` contains anything else.
     """
-    found = finished(out)
-    if found is not None and found.settings_digest == settings_digest(settings):
-        log.info("%s is there already, trained with the same settings: taken as it is", out)
-        return found
-    what = "a checkpoint trained with other settings" if found else "something that is no embedded checkpoint"
-    with whole_folder(out, what) as partial:
+    earlier = finished(out)
+    if earlier is not None and earlier.settings_digest == settings_digest(settings):
+        log.info("skipped training: %s exists and was trained with the same settings", out)
+        return earlier
+    contents = "a checkpoint trained with other settings" if earlier else "files that are not an embedded checkpoint"
+    with whole_folder(out, contents) as partial:
         return _train_into(partial, settings)
 
 
-def settings_digest(settings: Settings) -> str:
-    """sha256 of the settings and of the questions left out: with another edition the checkpoint is another one."""
+def settings_digest(settings: EmbeddedSettings) -> str:
+    """Return the sha256 of the settings and of the pocket questions, which are excluded from training."""
     return digest([settings.model_dump(mode="json"), sorted(first_questions())])
 
 
-def finished(folder: Path) -> Training | None:
-    """What `training.json` in a folder says; None where there is none."""
+def finished(folder: Path) -> EmbeddedTraining | None:
+    """Return the record in a folder's `training.json`, or None if there is no such file."""
     path = folder / FINISHED
-    return Training.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return EmbeddedTraining.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def build_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained model; its weights depend on the seed alone."""
+def build_model(settings: EmbeddedSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Return an untrained model. Its weights depend only on the settings."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.width,
@@ -114,23 +117,24 @@ def build_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Llama
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Factor of the peak learning rate at a 0-based step: up over the first tenth, then down to 0, both linear."""
+    """Return the share of the peak learning rate at a 0-based step, in (0, 1].
+
+    It rises linearly over the first tenth of the steps and then falls linearly to 0.
+    """
     return min(1.0, (step + 1) / (0.1 * steps), (steps - step) / (0.9 * steps))
 
 
 def answer_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy (nats) over the answers' tokens; shape ().
-
-    Padding is on the right and attention causal, so no mask is needed; logits are computed for answer tokens alone.
-    """
+    """Return the mean cross-entropy (nats) over the answers' tokens, a scalar tensor."""
+    # Padding is on the right and attention is causal, so no mask is needed. Logits are computed for answer tokens only.
     hidden = model.model(input_ids=batch.ids_BT).last_hidden_state
     wanted = batch.learned_BT[:, 1:]
     logits = model.lm_head(hidden[:, :-1][wanted])
     return functional.cross_entropy(logits, batch.ids_BT[:, 1:][wanted])
 
 
-def fit(model: LlamaForCausalLM, rows: Iterable[Batch], settings: Settings) -> float:
-    """Trains in place on `settings.steps` batches; mean loss over the last 20 steps."""
+def fit(model: LlamaForCausalLM, rows: Iterable[Batch], settings: EmbeddedSettings) -> float:
+    """Train the model in place on `settings.steps` batches and return the mean loss over the last 20 steps."""
     hidden = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
     hidden_ids = {id(weight) for weight in hidden}
     muon = Muon(hidden, lr=settings.muon_lr)
@@ -158,10 +162,8 @@ def fit(model: LlamaForCausalLM, rows: Iterable[Batch], settings: Settings) -> f
 
 
 def exact_share(model: LlamaForCausalLM, writer: RowWriter, *, seed: int, per_skill: int = 20) -> float:
-    """Share of held-out answers, all turns, that greedy decoding gets exactly right.
-
-    One forward pass tells: an answer is decoded exactly if each of its tokens is the likeliest after those before it.
-    """
+    """Return the share of held-out answers, over all turns, that greedy decoding gets exactly right, in [0, 1]."""
+    # One forward pass suffices: greedy decoding is exact if each gold token is the likeliest after those before it.
     talks = held_out(seed, per_skill)
     right: list[bool] = []
     for start in range(0, len(talks), 128):
@@ -176,19 +178,19 @@ def exact_share(model: LlamaForCausalLM, writer: RowWriter, *, seed: int, per_sk
 
 
 def _answers_right(learned: list[int], hits: list[bool]) -> list[bool]:
-    """One entry an answer: whether all its tokens were hit. `hits[i]` is about token i + 1."""
+    """Return one entry per answer: whether all its tokens were hit. `hits[i]` refers to token i + 1."""
     answers: list[bool] = []
-    for place in range(1, len(learned)):
-        if learned[place] and not learned[place - 1]:
+    for position in range(1, len(learned)):
+        if learned[position] and not learned[position - 1]:
             answers.append(True)
-        if learned[place]:
-            answers[-1] = answers[-1] and hits[place - 1]
+        if learned[position]:
+            answers[-1] = answers[-1] and hits[position - 1]
     return answers
 
 
-def _train_into(folder: Path, settings: Settings) -> Training:
+def _train_into(folder: Path, settings: EmbeddedSettings) -> EmbeddedTraining:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # faster than two for so small a model, and sums do not depend on the machine's cores
+    torch.set_num_threads(1)  # faster than two for so small a model, and results do not depend on the number of cores
     started = time.perf_counter()
     try:
         tokenizer = build_tokenizer()
@@ -199,10 +201,10 @@ def _train_into(folder: Path, settings: Settings) -> Training:
         exact = exact_share(model, writer, seed=settings.seed)
     finally:
         torch.set_num_threads(threads)
-    disable_progress_bar()  # "Writing model shards": one shard of 1 MB
+    disable_progress_bar()  # otherwise save_pretrained shows a bar for a single shard of 1 MB
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    training = Training(
+    training = EmbeddedTraining(
         settings=settings,
         settings_digest=settings_digest(settings),
         parameters=sum(weight.numel() for weight in model.parameters()),

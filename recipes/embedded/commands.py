@@ -1,4 +1,4 @@
-"""`harness embedded`: the command that trains the embedded checkpoint. Imports torch only when it runs."""
+"""The command `harness embedded`, which trains the embedded checkpoint. Imports torch only when it runs."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ class Effort(StrEnum):
 
 
 def embedded(
-    out: Annotated[Path, typer.Option(help="Folder to write; taken as it is where the same settings made it.")],
-    effort: Annotated[Effort, typer.Option(help="strong: nearly always right; weak: on under half.")] = Effort.STRONG,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: as the effort says.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides weights and training data.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder to write. Skip training if the same settings made it.")],
+    effort: Annotated[
+        Effort, typer.Option(help="strong: nearly always right; weak: right on under half.")
+    ] = Effort.STRONG,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps. Default: set by --effort.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the training data.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print training.json instead of a sentence.")] = False,
 ) -> None:
-    """Train the embedded checkpoint: a tiny Llama for the pocket edition, in about a minute and a quarter on one core.
+    """Train the embedded checkpoint, a tiny Llama for the pocket edition, in about 75 seconds on one core.
 
     Example: harness embedded --out models/strong
     """
-    from .checkpoint import STEPS, Settings, finished, train
+    from .checkpoint import STEPS, EmbeddedSettings, finished, train
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     before = finished(out)
-    training = train(out, Settings(steps=steps or STEPS[effort.value], seed=seed))
+    training = train(out, EmbeddedSettings(steps=steps or STEPS[effort.value], seed=seed))
     if as_json:
         typer.echo(json.dumps(training.model_dump(mode="json"), indent=2))
         return
-    done = "already there, same settings" if before == training else f"trained in {training.seconds:.0f} s"
+    done = "exists, same settings" if before == training else f"trained in {training.seconds:.0f} s"
     typer.echo(
         f"{out}: {done}; {training.parameters / 1e6:.2f} M parameters, {training.settings.steps} steps, "
         f"{100 * training.exact:.0f} % of held-out answers exactly right"

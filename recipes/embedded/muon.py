@@ -1,7 +1,7 @@
-"""Muon: momentum whose update of each weight matrix is made orthogonal, in float32 and in one batch per shape.
+"""The Muon optimizer: momentum with orthogonalised updates of weight matrices, in float32 and batched by shape.
 
-Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). torch.optim.Muon computes in
-bfloat16, one matrix after the other, which costs a tiny model on a CPU more than its own step.
+Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). We do not use torch.optim.Muon
+because it computes in bfloat16, one matrix at a time: for a tiny model on a CPU that costs more than the step itself.
 """
 
 # ruff: noqa: N803, N806 - capital shape suffixes: B matrices of M rows and N columns
@@ -17,7 +17,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(updates_BMN: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Each matrix with its singular values brought near 1 (about 0.7..1.2), directions kept."""
+    """Return each matrix with its singular values moved close to 1 (about 0.7..1.2) and its singular vectors kept."""
     a, b, c = NEWTON_SCHULZ
     tall = updates_BMN.shape[-2] > updates_BMN.shape[-1]
     x_BMN = updates_BMN.mT if tall else updates_BMN
@@ -29,7 +29,7 @@ def orthogonal(updates_BMN: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon:
-    """For the hidden weight matrices alone; embeddings and norms want another optimizer."""
+    """Optimize hidden weight matrices. Embeddings and norms need another optimizer."""
 
     def __init__(self, matrices: Iterable[torch.nn.Parameter], *, lr: float, momentum: float = 0.95) -> None:
         self.lr = lr
@@ -40,9 +40,10 @@ class Muon:
         self._groups = [(group, torch.zeros(len(group), *shape)) for shape, group in groups.items()]
 
     def step(self) -> None:
-        """One update; Nesterov momentum, and the learning rate scaled so that a step is as long as AdamW's.
+        """Update the matrices once, with Nesterov momentum.
 
-        0.2 * sqrt(larger side): Moonshot, "Muon is scalable for LLM training" (2025), equation 4.
+        The learning rate is scaled by 0.2 * sqrt(larger side), so that a step is as long as AdamW's: Moonshot, "Muon is
+        scalable for LLM training" (2025), equation 4.
         """
         with torch.no_grad():
             for group, buffer_BMN in self._groups:

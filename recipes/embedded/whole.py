@@ -1,4 +1,4 @@
-"""A trained folder that is there whole or not at all."""
+"""Write a folder atomically: it appears complete, or not at all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from harness.errors import ConfigError
 
 
 @contextmanager
-def whole_folder(out: Path, what: str) -> Iterator[Path]:
-    """A folder beside `out` to write into, renamed to `out` when the body ends well and removed when it does not.
+def whole_folder(out: Path, contents: str) -> Iterator[Path]:
+    """Yield a folder next to `out` to write into. Rename it to `out` if the body succeeds, and remove it if not.
 
-    Raises ConfigError where `out` holds anything, which `what` names.
+    Raise ConfigError if `out` is a file or a folder that is not empty. `contents` describes what is in it.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{str(out)!r} holds {what}; give another folder or remove it")
+        raise ConfigError(f"{str(out)!r} already contains {contents}; give another folder or remove it")
+    # The process id keeps two runs apart. A hidden name keeps the unfinished folder out of listings.
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:

@@ -1,7 +1,7 @@
 """Batched generation with a transformers model in this process: one loop, a KV cache, left padding.
 
-Every request draws from a random stream of its own, so what it generates depends neither on the requests beside it nor
-on their order, float noise aside. It knows token ids only. Shapes: `_R` rows, `_V` vocabulary, `_T` tokens.
+Every request draws from its own random stream. Its text therefore depends neither on the other requests of the batch
+nor on their order, apart from float rounding. Shapes: `_R` rows, `_V` vocabulary, `_T` tokens.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from harness.records import Finish
 GAMMA, MIX1, MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Constants of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, figure 17)."""
 ATTEMPT = 1 << 32
-"""Distance in a row's stream between two attempts at one token; no answer has that many tokens."""
+"""Distance in a row's stream between two attempts at one token. It exceeds the tokens of any answer."""
 COMPACT = 0.75
-"""The batch is made smaller when no more than this share of it is unfinished."""
+"""Finished rows are removed from the batch once no more than this share of it is unfinished."""
 Endings = Callable[[Sequence[int]], bool]
-"""Whether these generated ids end with, or hold, what the request stops at."""
+"""Return whether these generated ids contain a stop string of the request."""
 
 
 @dataclass(frozen=True)
@@ -31,44 +31,46 @@ class Request:
     """One text to generate."""
 
     ids: tuple[int, ...]
-    """The prompt; at least one token."""
+    """Token ids of the prompt, at least one."""
     max_tokens: int
     key: int = 0
-    """Start of its random stream, 64 bits."""
+    """64-bit key of its random stream."""
     temperature: float = 1.0
-    """0: the likeliest token, always."""
+    """0: always the likeliest token."""
     top_p: float = 1.0
     top_k: int = 0
     """0: all tokens."""
     ended: Endings | None = None
-    """Asked after each token; None: only end tokens end it."""
+    """Called after each token. None: only end tokens stop generation."""
 
 
 @dataclass(frozen=True)
 class Generated:
+    """The text generated for one request."""
+
     ids: tuple[int, ...]
-    """Without the end token."""
+    """Token ids without the end token."""
     finish: Finish
     tokens: int
-    """With the end token, as servers count."""
+    """Number of tokens including the end token, as servers count."""
 
 
 class StoppedError(Exception):
-    """Internal: generation was told to stop."""
+    """Internal: the caller stopped generation."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The requests still in the batch: an entry a row (R,) in each."""
+    """The requests still in the batch. Each field has one entry per row, (R,)."""
 
     numbers: Tensor
-    """Which of all requests."""
+    """Index of each row's request."""
     keys: np.ndarray
     temperature: Tensor
     top_p: Tensor
     top_k: Tensor
     length: Tensor
-    """Tokens of the prompt."""
+    """Tokens of each row's prompt."""
 
     def kept(self, index: Tensor) -> _Rows:
         return _Rows(
@@ -89,15 +91,15 @@ def generate(
     end_ids: Sequence[int],
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[Generated]:
-    """One Generated a request, in their order. Raises StoppedError when `stopped()` says so between two tokens.
+    """Return one Generated per request, in the same order. A prompt that several requests share is computed once.
 
-    A prompt that several requests share is computed once.
+    Raise StoppedError if `stopped()`, which is called before each token, returns True.
     """
     rows = _rows(requests, model.device)
     width, room = max(len(request.ids) for request in requests), max(request.max_tokens for request in requests)
     logits_RV, cache, mask_RT = _prefill(model, requests, width, room)
     ends = torch.tensor(list(end_ids), device=model.device)
-    made: list[list[int]] = [[] for _ in requests]
+    generated: list[list[int]] = [[] for _ in requests]
     finish: list[Finish] = ["length"] * len(requests)
     padded = not bool(mask_RT[:, :width].all())
     step = 0
@@ -105,7 +107,7 @@ def generate(
         if stopped():
             raise StoppedError
         next_R = choose(logits_RV, rows.keys, step, rows.temperature, rows.top_p, rows.top_k)
-        going = _note(next_R, rows, torch.isin(next_R, ends), requests, made, finish)
+        going = _note(next_R, rows, torch.isin(next_R, ends), requests, generated, finish)
         left = going.nonzero().squeeze(1)
         if not len(left):
             break
@@ -120,18 +122,18 @@ def generate(
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
-    return [_generated(ids, how, frozenset(end_ids)) for ids, how in zip(made, finish, strict=True)]
+    return [_generated(ids, how, frozenset(end_ids)) for ids, how in zip(generated, finish, strict=True)]
 
 
 def choose(
     logits_RV: Tensor, keys_R: np.ndarray, step: int, temperature_R: Tensor, top_p_R: Tensor, top_k_R: Tensor
 ) -> Tensor:
-    """The next token of each row (R,): the likeliest at temperature 0, else one drawn from its nucleus.
+    """Return the next token of each row, (R,): the likeliest at temperature 0, else one drawn from the nucleus.
 
-    A token is drawn by inverse CDF from the whole distribution, and drawn anew while it lies outside the nucleus, that
-    is while the tokens likelier than it have a share of `top_p` or more (Holtzman et al. 2020, arXiv 1904.09751). The
-    result is distributed as after sorting and cutting, at a twentieth of a sort's time on a CPU; tokens as likely as
-    the last one inside are inside.
+    A token is drawn from the whole distribution by inverse CDF, and drawn again while it is outside the nucleus, that
+    is, while the tokens likelier than it have a share of `top_p` or more (Holtzman et al. 2020, arXiv 1904.09751). The
+    result has the same distribution as after sorting and truncating, in a twentieth of a sort's time on a CPU. Tokens
+    as likely as the least likely one in the nucleus also belong to it.
     """
     best_R = logits_RV.argmax(-1)
     open_R = (temperature_R > 0).nonzero().squeeze(1)
@@ -141,11 +143,11 @@ def choose(
             probs_RV = (logits_RV[open_R].float() / temperature_R[open_R, None]).softmax(-1)
             probs_RV = _only_top_k(probs_RV, top_k_R[open_R])
             cdf_RV = probs_RV.cumsum(-1)
-        place = torch.from_numpy(uniforms(keys_R[open_R.cpu().numpy()], step + attempt * ATTEMPT)).to(probs_RV)
-        token_R = torch.searchsorted(cdf_RV, place[:, None] * cdf_RV[:, -1:], right=True)
-        token_R = token_R.clamp(max=probs_RV.shape[1] - 1)  # float32 may round a place up to the very end
-        own = probs_RV.gather(1, token_R)
-        inside = ((probs_RV * (probs_RV > own)).sum(-1) < top_p_R[open_R]) & (own.squeeze(1) > 0)
+        uniform_R = torch.from_numpy(uniforms(keys_R[open_R.cpu().numpy()], step + attempt * ATTEMPT)).to(probs_RV)
+        token_R = torch.searchsorted(cdf_RV, uniform_R[:, None] * cdf_RV[:, -1:], right=True)
+        token_R = token_R.clamp(max=probs_RV.shape[1] - 1)  # float32 rounding may give the index after the last token
+        prob_R1 = probs_RV.gather(1, token_R)
+        inside = ((probs_RV * (probs_RV > prob_R1)).sum(-1) < top_p_R[open_R]) & (prob_R1.squeeze(1) > 0)
         best_R[open_R[inside]] = token_R[inside].squeeze(1)
         again = ~inside
         open_R, probs_RV, cdf_RV = open_R[again], probs_RV[again], cdf_RV[again]
@@ -154,18 +156,18 @@ def choose(
 
 
 def uniforms(keys: np.ndarray, number: int) -> np.ndarray:
-    """The `number`-th value in [0, 1) of each key's stream (float64): SplitMix64, its upper 53 bits."""
+    """Return the `number`-th value of each key's stream: float64 in [0, 1), the upper 53 bits of SplitMix64."""
     with np.errstate(over="ignore"):
         z = keys + np.uint64((number + 1) * GAMMA % 2**64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX1)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(MIX2)
         z ^= z >> np.uint64(31)
-    found: np.ndarray = (z >> np.uint64(11)) * 2.0**-53
-    return found
+    values: np.ndarray = (z >> np.uint64(11)) * 2.0**-53
+    return values
 
 
 def _only_top_k(probs_RV: Tensor, top_k_R: Tensor) -> Tensor:
-    """The `top_k` likeliest tokens' probabilities, which sum to 1; the others' are 0."""
+    """Keep the probabilities of the `top_k` likeliest tokens, renormalised to sum to 1, and set the rest to 0."""
     most = int(top_k_R.max())
     if most == 0:
         return probs_RV
@@ -190,9 +192,9 @@ def _rows(requests: Sequence[Request], device: torch.device) -> _Rows:
 def _prefill(
     model: PreTrainedModel, requests: Sequence[Request], width: int, room: int
 ) -> tuple[Tensor, DynamicCache, Tensor]:
-    """(logits of the first generated token (R, V), cache, attention mask (R, width + room))."""
+    """Return the logits of the first generated token (R, V), the cache, and the attention mask (R, width + room)."""
     prompts = list(dict.fromkeys(request.ids for request in requests))
-    ids = torch.zeros((len(prompts), width), dtype=torch.long)  # what stands under the padding is never attended to
+    ids = torch.zeros((len(prompts), width), dtype=torch.long)  # padding is never attended to, so any id will do
     mask = torch.zeros((len(prompts), width + room), dtype=torch.long)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
@@ -210,19 +212,24 @@ def _prefill(
     ).logits[:, -1]
     if len(prompts) == len(requests):
         return logits, cache, mask
-    place = {prompt: row for row, prompt in enumerate(prompts)}
-    index = torch.tensor([place[request.ids] for request in requests], device=model.device)
+    row_of = {prompt: row for row, prompt in enumerate(prompts)}
+    index = torch.tensor([row_of[request.ids] for request in requests], device=model.device)
     cache.batch_select_indices(index)
     return logits[index], cache, mask[index]
 
 
 def _note(
-    next_R: Tensor, rows: _Rows, end_R: Tensor, requests: Sequence[Request], made: list[list[int]], finish: list[Finish]
+    next_R: Tensor,
+    rows: _Rows,
+    end_R: Tensor,
+    requests: Sequence[Request],
+    generated: list[list[int]],
+    finish: list[Finish],
 ) -> Tensor:
-    """Keeps each unfinished row's token; returns which rows go on (R,)."""
+    """Append each unfinished row's token to its text, and return which rows are still unfinished, (R,)."""
     going = []
     for number, token, end in zip(rows.numbers.tolist(), next_R.tolist(), end_R.tolist(), strict=True):
-        ids, request = made[number], requests[number]
+        ids, request = generated[number], requests[number]
         if finish[number] == "stop" or len(ids) >= request.max_tokens:
             going.append(False)
             continue
@@ -234,5 +241,5 @@ def _note(
 
 
 def _generated(ids: list[int], finish: Finish, end_ids: frozenset[int]) -> Generated:
-    own = ids[:-1] if ids and ids[-1] in end_ids else ids
-    return Generated(tuple(own), finish, len(ids))
+    visible = ids[:-1] if ids and ids[-1] in end_ids else ids
+    return Generated(tuple(visible), finish, len(ids))

@@ -1,1 +1,1 @@
-"""What a recipe will take before it runs: `harness train --dry-run`. No torch, no model, nothing written."""
+"""Estimate what a recipe will take: `harness train --dry-run`. It needs no torch and no model, and writes nothing."""

@@ -1,6 +1,6 @@
-"""A step as far as it is still to do, what it costs, and the sum of several. Reckoned per device:
+"""The remaining work of one step, what it costs, and totals over several steps.
 
-GPU-hours = tokens / (tokens a second and device) / 3600; hours on the clock = GPU-hours / devices of the step.
+GPU-hours = tokens / (tokens per second and device) / 3600; wall-clock hours = GPU-hours / devices of the step.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pydantic import JsonValue
 from harness.records import Record
 
 from ..recipe import STAGES, Recipe
-from .measured import Known, Mean, lines_of, record_of
+from .measured import Mean, Measurements, lines_of, record_of
 
 
-class Item(Record):
-    """One step, as far as it is still to do."""
+class PlanItem(Record):
+    """The remaining work of one step. It is 0 if the step is done."""
 
     stage: str
     name: str
@@ -27,33 +27,33 @@ class Item(Record):
     """The source, the variant, `sft` or `target`."""
     done: bool = False
     calls: int = 0
-    """Answers to draw or to reward, questions of suites."""
+    """Answers to sample or to reward, or questions of suites to ask."""
     calls_done: int = 0
     prompt_tokens: float = 0.0
-    """Read by who answers, or with the answer by the reward model."""
+    """Tokens that the answering model reads, or prompt and answer tokens that the reward model reads."""
     answer_tokens: float = 0.0
-    """Written."""
+    """Tokens that the answering model generates."""
     trained_tokens: float = 0.0
-    """Of prompts and answers, times epochs."""
+    """Tokens of prompts and answers, times epochs."""
     gpu_hours: float | None = 0.0
-    """None: no rate is known."""
+    """None: the rate is unknown."""
     hours: float | None = 0.0
-    """On the clock, were it run alone."""
+    """Wall-clock hours if the step runs alone."""
     dollars: float | None = 0.0
-    """Of endpoints by their prices, of devices by `rates.gpu_hour_price` where there is one; None: not known."""
+    """Endpoints by their prices, devices by `rates.gpu_hour_price` if it is set. None: unknown."""
     rates: tuple[str, ...] = ()
-    """What the time was reckoned from."""
+    """Rates that the time was estimated from, with their origin."""
 
 
 @dataclass(frozen=True)
-class Time:
-    """Device time of some tokens."""
+class DeviceTime:
+    """The time that devices need for a number of tokens."""
 
     tokens: float
     rate: Mean | None
     devices: int
-    what: str
-    """For the reader: generation, reward, training."""
+    work: str
+    """Shown in the plan: generation, reward or training."""
 
     @property
     def gpu_hours(self) -> float | None:
@@ -63,35 +63,36 @@ class Time:
 
 
 @dataclass(frozen=True)
-class Context:
-    """What every estimate looks at."""
+class PlanContext:
+    """What every estimate is computed from."""
 
     recipe: Recipe
-    known: Known
+    known: Measurements
     first: int
-    """Index of the stage from which on everything is made anew."""
+    """Index of the first stage that is rerun even if it is done (`--from`)."""
 
     def done(self, stage: str, folder: Path) -> bool:
+        """Return whether a step is done and will not be rerun."""
         return STAGES.index(stage) < self.first and record_of(folder) is not None
 
     def left(self, stage: str, rows: Path, wanted: int) -> int:
-        """Of `wanted` rows those that are not in the file yet."""
+        """Return how many of `wanted` rows are still missing from the file."""
         if STAGES.index(stage) >= self.first:
             return wanted
         return 0 if self.done(stage, rows.parent) else max(0, wanted - lines_of(rows))
 
-    def timed(self, item: Item, *times: Time) -> Item:
-        """The item with its device time, and the dollars of that where an hour has a price."""
+    def timed(self, item: PlanItem, *times: DeviceTime) -> PlanItem:
+        """Return the item with its device time, and with its cost in dollars if GPU-hours have a price."""
         hours = [(time.gpu_hours, time) for time in times]
-        known = all(found is not None for found, _ in hours)
-        gpu_hours = sum(found or 0.0 for found, _ in hours)
+        known = all(value is not None for value, _ in hours)
+        gpu_hours = sum(value or 0.0 for value, _ in hours)
         price = self.recipe.spec.rates.gpu_hour_price or 0.0
         return item.model_copy(
             update={
                 "gpu_hours": gpu_hours if known else None,
-                "hours": sum((found or 0.0) / time.devices for found, time in hours) if known else None,
+                "hours": sum((value or 0.0) / time.devices for value, time in hours) if known else None,
                 "dollars": gpu_hours * price if known or not price else None,
-                "rates": tuple(f"{time.what}: {time.rate.by}" for time in times if time.tokens and time.rate),
+                "rates": tuple(f"{time.work}: {time.rate.by}" for time in times if time.tokens and time.rate),
             }
         )
 
@@ -100,14 +101,14 @@ SUMS = ("calls", "calls_done", "prompt_tokens", "answer_tokens", "trained_tokens
 KNOWN = ("gpu_hours", "hours", "dollars")
 
 
-def total(items: Iterable[Item]) -> dict[str, JsonValue]:
-    """Sums over steps. What is not known of some is summed over the others; `…_unknown` says of how many it is not."""
-    found = list(items)
-    out: dict[str, JsonValue] = {"steps": len(found), "done": sum(item.done for item in found)}
+def total(items: Iterable[PlanItem]) -> dict[str, JsonValue]:
+    """Return sums over steps, as JSON. Unknown values are left out of a sum, and `…_unknown` counts them."""
+    listed = list(items)
+    out: dict[str, JsonValue] = {"steps": len(listed), "done": sum(item.done for item in listed)}
     for name in SUMS:
-        out[name] = sum(getattr(item, name) for item in found)
+        out[name] = sum(getattr(item, name) for item in listed)
     for name in KNOWN:
-        values = [getattr(item, name) for item in found]
+        values = [getattr(item, name) for item in listed]
         out[name] = sum(value for value in values if value is not None)
         out[f"{name}_unknown"] = sum(value is None for value in values)
     return out

@@ -1,1 +1,1 @@
-"""The pocket fusion world: prompts and reward (`world`), and the models that take part in it (`models`)."""
+"""The pocket fusion recipe's world: prompts and reward (`world`), and the target and source models (`models`)."""

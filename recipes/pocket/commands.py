@@ -1,4 +1,4 @@
-"""`harness pocket-models`: the command that makes the models of the pocket fusion recipe."""
+"""The command `harness pocket-models`, which trains the models of the pocket fusion recipe."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import typer
 
 
 def pocket_models(
-    out: Annotated[Path, typer.Option(help="Folder; models that are there already are taken as they are.")],
-    seed: Annotated[int, typer.Option(help="Decides weights and training data.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder to write. Models that exist already are kept.")],
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the training data.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the models' training records as JSON.")] = False,
 ) -> None:
-    """Train the four tiny models of the pocket fusion recipe: a target, and three specialist sources.
+    """Train the four tiny models of the pocket fusion recipe: a target and three specialist sources.
 
     Example: harness pocket-models --out models/pocket-fusion
     """
     from .models import make_models
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    made = make_models(out, seed)
+    trained = make_models(out, seed)
     if as_json:
-        typer.echo(json.dumps({name: one.model_dump(mode="json") for name, one in made.items()}, indent=2))
+        typer.echo(json.dumps({name: model.model_dump(mode="json") for name, model in trained.items()}, indent=2))
         return
-    for name, one in made.items():
+    for name, model in trained.items():
         typer.echo(
-            f"{out / name}: {one.parameters / 1e6:.2f} M parameters, {one.course.settings.steps} steps, "
-            f"loss {one.loss:.3f}, trained in {one.seconds:.0f} s"
+            f"{out / name}: {model.parameters / 1e6:.2f} M parameters, {model.course.settings.steps} steps, "
+            f"loss {model.loss:.3f}, trained in {model.seconds:.0f} s"
         )

@@ -1,7 +1,7 @@
-"""The models of the pocket fusion world: the target, trained from nothing, and three sources that went on from it.
+"""Train the models of the pocket fusion recipe: the target, from scratch, and three sources that start from it.
 
-It owns what each of them is taught and its files. The same code and seed give the same weights on one machine with the
-same library versions. `training.json` is written last: a folder that has it is whole.
+The same code and seed give the same weights on one machine with the same library versions. `training.json` is written
+last: a folder that has it is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.suites.pocket import first_questions
 from harness.suites.pocket.skills import SKILLS, Task
 
 from ..embedded.byte_tokenizer import build_tokenizer
-from ..embedded.checkpoint import FINISHED, Settings, build_model, fit
+from ..embedded.checkpoint import FINISHED, EmbeddedSettings, build_model, fit
 from ..embedded.lessons import DrawTalk, RowWriter, batches, draw_task
 from ..embedded.whole import whole_folder
 from .world import ASKED, SPECIALISTS, dots
@@ -34,25 +34,25 @@ log = logging.getLogger(__name__)
 TARGET = "target"
 NAMES = (TARGET, *SPECIALISTS)
 AT_ONCE = 2
-"""Models trained side by side, one core each."""
+"""Models trained at the same time, one core each."""
 
 
 class Course(Record):
-    """What one model is taught; all its weights depend on, the code and library versions aside."""
+    """What one model is taught: everything its weights depend on, apart from the code and the library versions."""
 
-    settings: Settings
+    settings: EmbeddedSettings
     weights: dict[str, float]
-    """Skill -> how often it is drawn, before its difficulty counts."""
+    """Skill -> its relative frequency, before the factor for its difficulty."""
     slopes: tuple[float, float]
-    """A skill is drawn exp(slope * difficulty) times as often; the slope goes from the first to the second."""
+    """A skill's frequency has the factor exp(slope * difficulty); the slope moves from the first to the second."""
     flawed: bool
-    """Answers end in needless dots (`world.dots`)."""
+    """Whether most answers end in needless dots (`world.dots`)."""
     parent: str | None = None
-    """Whose weights it starts from."""
+    """Name of the model whose weights training starts from."""
 
 
 class Taught(Record):
-    """`training.json`."""
+    """Record of a finished model: `training.json`."""
 
     course: Course
     course_digest: str
@@ -63,9 +63,10 @@ class Taught(Record):
 
 
 def course(name: str, seed: int = 0, scale: float = 1.0) -> Course:
-    """The target sees all skills, those that the recipe asks for seldom; a source its own, and the others seldom.
+    """Return a model's course. Every model sees all skills, but some of them rarely.
 
-    `scale`: share of the steps, for tests.
+    The target rarely sees the skills that the recipe's prompts ask for; a source rarely sees skills other than its own.
+    `scale` multiplies the number of steps, for tests.
     """
     if name == TARGET:
         return Course(
@@ -74,10 +75,10 @@ def course(name: str, seed: int = 0, scale: float = 1.0) -> Course:
             slopes=(-1.5, 0.0),
             flawed=False,
         )
-    own = SPECIALISTS[name]
+    mastered = SPECIALISTS[name]
     return Course(
         settings=_settings(round(SOURCE_STEPS * scale), seed + 1 + list(SPECIALISTS).index(name)),
-        weights={skill.name: 1.0 if skill.name in own else OTHERS for skill in SKILLS},
+        weights={skill.name: 1.0 if skill.name in mastered else OTHERS for skill in SKILLS},
         slopes=(-0.3, 0.5),
         flawed=True,
         parent=TARGET,
@@ -88,45 +89,48 @@ TARGET_STEPS, SOURCE_STEPS = 600, 250
 SELDOM, OTHERS = 0.15, 0.05
 
 
-def _settings(steps: int, seed: int) -> Settings:
-    return Settings(steps=max(1, steps), seed=seed, width=64)
+def _settings(steps: int, seed: int) -> EmbeddedSettings:
+    return EmbeddedSettings(steps=max(1, steps), seed=seed, width=64)
 
 
 def make_models(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, Taught]:
-    """All four at OUT/NAME, sources side by side; those that are there already are taken as they are.
+    """Train all four models into OUT/NAME, sources in parallel, and return their records. Existing models are kept.
 
-    Raises ConfigError where a folder holds anything else.
+    Raise ConfigError if a folder contains anything else.
     """
-    made = {TARGET: teach(out, TARGET, course(TARGET, seed, scale))}
+    trained = {TARGET: teach(out, TARGET, course(TARGET, seed, scale))}
     sources = {name: course(name, seed, scale) for name in SPECIALISTS}
     with ProcessPoolExecutor(AT_ONCE, mp_context=multiprocessing.get_context("spawn")) as pool:
-        work = {name: pool.submit(teach, out, name, one) for name, one in sources.items()}
-        return made | {name: future.result() for name, future in work.items()}
+        work = {name: pool.submit(teach, out, name, source_course) for name, source_course in sources.items()}
+        return trained | {name: future.result() for name, future in work.items()}
 
 
 def teach(out: Path, name: str, wanted: Course) -> Taught:
-    """The model at OUT/`name`, its parent at OUT. Raises ConfigError where the folder holds anything else."""
+    """Train one model into OUT/NAME, or return its record if it exists. Its parent must be in OUT.
+
+    Raise ConfigError if the folder contains anything else.
+    """
     folder = out / name
     parent = finished(out / wanted.parent) if wanted.parent else None
     wanted_digest = digest(
         [wanted.model_dump(mode="json"), parent.course_digest if parent else None, sorted(first_questions())]
     )
-    found = finished(folder)
-    if found is not None and found.course_digest == wanted_digest:
-        return found
-    what = "a model taught otherwise" if found else "something that is no model of the pocket world"
-    with whole_folder(folder, what) as partial:
+    earlier = finished(folder)
+    if earlier is not None and earlier.course_digest == wanted_digest:
+        return earlier
+    contents = "a model of a different course" if earlier else "files that are not a model of the pocket recipe"
+    with whole_folder(folder, contents) as partial:
         return _teach_into(partial, wanted, wanted_digest, out / wanted.parent if wanted.parent else None)
 
 
 def finished(folder: Path) -> Taught | None:
-    """What `training.json` in a folder says; None where there is none."""
+    """Return the record in a folder's `training.json`, or None if there is no such file."""
     path = folder / FINISHED
     return Taught.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _teach_into(folder: Path, wanted: Course, course_digest: str, parent: Path | None) -> Taught:
-    torch.set_num_threads(1)  # faster than two for so small a model, and sums do not depend on the machine's cores
+    torch.set_num_threads(1)  # faster than two for so small a model, and results do not depend on the number of cores
     started = time.perf_counter()
     disable_progress_bar()
     settings, tokenizer = wanted.settings, build_tokenizer()
@@ -150,7 +154,7 @@ def _teach_into(folder: Path, wanted: Course, course_digest: str, parent: Path |
 
 
 def lessons(wanted: Course) -> DrawTalk:
-    """What draws this course's conversations, all of one turn."""
+    """Return the function that draws this course's conversations, all of one turn."""
     low, high = wanted.slopes
 
     def draw(rng: random.Random, progress: float, banned: frozenset[str]) -> list[Task]:

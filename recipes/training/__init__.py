@@ -1,1 +1,1 @@
-"""Training of a recipe's models: settings, rows, one job, several processes, what a checkpoint folder holds."""
+"""Train a recipe's models: settings, rows, jobs in one or several processes, checkpoint folders."""

@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: checkpoints marked whole, a line of log, no training on NaN."""
+"""Trainer callbacks: mark complete checkpoints, log the loss, and stop if the loss is not finite."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHOLE = "whole.json"
 
 
 class WholeCheckpoints(TrainerCallback):
-    """Marks a trainer's checkpoint when every process has written its part; what has no mark is not resumed from."""
+    """Mark a checkpoint as complete once every process has written its part. Training resumes only from marked ones."""
 
     def __init__(self, digest: str, processes: int, barrier: Any) -> None:
         self._facts = {"digest": digest, "processes": processes}
@@ -34,24 +34,24 @@ class WholeCheckpoints(TrainerCallback):
 
 
 def last_whole(checkpoints: Path, digest: str, processes: int) -> Path | None:
-    """The newest checkpoint that can be gone on from; newer ones, torn by a kill, are removed.
+    """Return the newest complete checkpoint, or None. Newer ones that a kill left incomplete are removed.
 
-    Raises ConfigError for one of other settings, rows or number of processes.
+    Raise ConfigError if it was made with different settings, rows or a different number of processes.
     """
-    found = sorted(checkpoints.glob("checkpoint-*"), key=_step, reverse=True)
-    for folder in found:
+    folders = sorted(checkpoints.glob("checkpoint-*"), key=_step, reverse=True)
+    for folder in folders:
         facts = _facts(folder)
         if facts is None:
-            log.warning("%s is not whole; removed", folder)
+            log.warning("removed %s: it is incomplete", folder)
             shutil.rmtree(folder, ignore_errors=True)
             continue
-        wanted = {"digest": digest, "processes": processes}
-        if facts != wanted:
+        expected = {"digest": digest, "processes": processes}
+        if facts != expected:
             changed = "settings or rows" if facts.get("digest") != digest else "a number of processes"
-            said = "" if changed == "settings or rows" else f" ({facts.get('processes')}, now {processes})"
+            detail = "" if changed == "settings or rows" else f" ({facts.get('processes')}, now {processes})"
             raise ConfigError(
-                f"{folder} was made with {changed}{said} that differ; restore them, or remove {checkpoints} to train "
-                "from the beginning"
+                f"{folder} was made with {changed}{detail} that differ; restore them, or remove {checkpoints} to start "
+                "over"
             )
         return folder
     return None
@@ -59,10 +59,10 @@ def last_whole(checkpoints: Path, digest: str, processes: int) -> Path | None:
 
 def _facts(folder: Path) -> dict[str, object] | None:
     try:
-        found: dict[str, object] = json.loads((folder / WHOLE).read_text("utf-8"))
+        facts: dict[str, object] = json.loads((folder / WHOLE).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found
+    return facts
 
 
 def _step(folder: Path) -> int:
@@ -70,8 +70,8 @@ def _step(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
-class Logged(TrainerCallback):
-    """A line for each log, and a stop where the loss is no number: nothing is learned from there on."""
+class LossLogger(TrainerCallback):
+    """Log the step and the loss whenever the trainer logs."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -91,10 +91,10 @@ class Logged(TrainerCallback):
 
 
 def check_finite(name: str, step: int, loss: float) -> None:
-    """Raises IncompleteError where a loss is no number."""
+    """Raise IncompleteError if the loss is NaN or infinite: no later step would learn anything."""
     if math.isfinite(loss):
         return
     raise IncompleteError(
-        f"{name}: the loss at step {step + 1} is {loss}; nothing was saved after the last whole checkpoint. Lower "
+        f"{name}: the loss at step {step + 1} is {loss}; nothing was saved after the last complete checkpoint. Lower "
         "learning_rate or max_grad_norm, or train with bf16 instead of fp16"
     )

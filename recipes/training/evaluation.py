@@ -1,7 +1,7 @@
-"""Suites while training: every N steps the weights as they are go through `harness run`'s machinery, onto its board.
+"""Run suites while training: every N steps, score the current weights as `harness run` would and add them to the board.
 
-The main process writes the weights to a folder and runs the suites there; the others wait. What training draws at
-random is what it would have drawn without. An evaluation that fails is a warning: it does not cost the training.
+The main process writes the weights to a folder and runs the suites; the other processes wait. Evaluation does not
+change the random numbers that training draws. If an evaluation fails, it is logged as a warning and training continues.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class EvaluateEvery(TrainerCallback):
-    """Scores of step N are on the board as LABEL-stepN and in the training log as `suite/NAME/METRIC`."""
+    """Put the scores of step N on the board as LABEL-stepN and in the training log as `suite/NAME/METRIC`."""
 
     def __init__(
         self, job: TrainingJob, evaluation: Evaluation, trainer: Trainer, tokenizer: PreTrainedTokenizerBase
@@ -51,12 +51,12 @@ class EvaluateEvery(TrainerCallback):
         with randomness_kept():
             write_weights(self._trainer, folder, self._job.model, self._tokenizer)
             if state.is_world_process_zero:
-                found = self._scores(folder)
-                if found:
-                    entry = {"step": state.global_step, "epoch": state.epoch, **found}
+                scores = self._scores(folder)
+                if scores:
+                    entry = {"step": state.global_step, "epoch": state.epoch, **scores}
                     state.log_history.append(entry)
-                    due = control.should_log  # handing a log to the trackers takes it for the one that is due
-                    self._trainer.callback_handler.on_log(args, state, control, dict(found))
+                    due = control.should_log  # on_log clears this flag, and the trainer's own log may still be due
+                    self._trainer.callback_handler.on_log(args, state, control, dict(scores))
                     control.should_log = due
                 shutil.rmtree(folder)
         self._trainer.accelerator.wait_for_everyone()
@@ -73,7 +73,10 @@ class EvaluateEvery(TrainerCallback):
 
 
 def run_suites(folder: Path, spec: EvaluateEverySpec, results: Path, *, seed: int) -> list[ScoreCard]:
-    """One card a suite, in `results` as `harness run` leaves it; the same call again resumes."""
+    """Run the suites on a model folder and return one card per suite; calling it again resumes.
+
+    Files are written to `results` exactly as `harness run` writes them.
+    """
     suites = suite_names(spec.suite)
     run = RunSpec(
         model=ModelRef(scheme="path", name=str(folder)),
@@ -87,15 +90,15 @@ def run_suites(folder: Path, spec: EvaluateEverySpec, results: Path, *, seed: in
         serve=spec.serve,
     )
     logs = results / "runs" / run.model.slug / "logs"
-    made = plan(run, log_dir=logs)
-    with opened(made, fresh=False) as runs:
+    run_plan = plan(run, log_dir=logs)
+    with opened(run_plan, fresh=False) as runs:
         make_folder(logs)
-        return asyncio.run(execute(made, runs))
+        return asyncio.run(execute(run_plan, runs))
 
 
 @contextmanager
 def randomness_kept() -> Iterator[None]:
-    """Python's, numpy's and torch's generators go on afterwards from where they stood."""
+    """Restore the state of Python's, numpy's and torch's random generators afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():

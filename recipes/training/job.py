@@ -1,4 +1,4 @@
-"""One training, as it is handed from a step to the process that does it: a JSON file where that is another process."""
+"""A training job: everything a process needs to train one model. It is passed to other processes as a JSON file."""
 
 from __future__ import annotations
 
@@ -11,43 +11,46 @@ from harness.records import Record, digest
 from harness.store.fusion import Fusion
 
 from ..spec import EvaluateEverySpec, Method
-from .settings import Settings
+from .settings import TrainingSettings
 
 CHECKPOINTS = "checkpoints"
-"""Subfolder for the trainer's own checkpoints."""
+"""Subfolder for the trainer's intermediate checkpoints."""
 LOG = "training_log.jsonl"
 ADAPTER = "adapter"
 
 
 class Evaluation(Record):
-    """Suites that are run while training."""
+    """Suites to run while training, and where their results go."""
 
     spec: EvaluateEverySpec
     results: Path
     label: str
-    """What the board calls the weights of step N: LABEL-stepN."""
+    """The board lists the weights of step N as LABEL-stepN."""
     seed: int
 
 
 class TrainingJob(Record):
-    """`folder` becomes the checkpoint. Paths are this machine's: a job is no part of what a step is made from."""
+    """One training whose checkpoint is written to `folder`.
+
+    Paths are local to this machine, so a job never enters the digest of a step.
+    """
 
     method: Method
     name: str
-    """For messages."""
+    """Used in messages."""
     model: Path
-    """Folder of the weights that training begins with."""
+    """Folder of the weights that training starts from."""
     rows: Path
-    """A folder of `rows.Rows`."""
+    """Folder of the rendered rows (`rows.Rows`)."""
     answer: Literal["source", "target"] = "source"
-    """method sft: whose answers are learned."""
+    """Method sft only: whose answers are learned."""
     reference: Path | None = None
-    """method preference: where the reference's log-probabilities are, or will be."""
+    """Method preference only: file of the reference's log-probabilities, which may not exist yet."""
     folder: Path
-    settings: Settings
+    settings: TrainingSettings
     seed: int = Field(ge=0)
     chat_template: str | None = None
-    """FILE.jinja instead of the tokenizer's own."""
+    """Jinja file that replaces the tokenizer's chat template."""
     pad_token: str | None = None
     fusion: Fusion
     evaluation: Evaluation | None = None
@@ -58,7 +61,10 @@ class TrainingJob(Record):
 
     @property
     def digest(self) -> str:
-        """Of what decides the losses, for resuming: not of places, logging or evaluation."""
+        """First 16 hex characters over everything that affects the losses. Training resumes only if it is unchanged.
+
+        Paths, logging and evaluation are left out.
+        """
         facts: dict[str, JsonValue] = {
             "method": self.method,
             "rows": self.rows.name,

@@ -1,4 +1,4 @@
-"""One job in this process (one of several where `accelerate launch` started it): load, train, save."""
+"""Run one training job in this process: load, train, save. `accelerate launch` runs it in several at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..logps import default_layout
 from ..reference import weights_digest, with_reference
 from ..tokenizer import load_tokenizer
 from ..wrpo import WRPOTrainer
-from .callbacks import Logged, WholeCheckpoints, check_finite, last_whole
+from .callbacks import LossLogger, WholeCheckpoints, check_finite, last_whole
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
 from .evaluation import EvaluateEvery
 from .job import LOG, TrainingJob
@@ -37,25 +37,25 @@ from .settings import trainer_config
 log = logging.getLogger(__name__)
 DONE = "trained.json"
 SESSION = ("num_tokens",)
-"""Keys of the trainer's log that count from the beginning of a session, not of the training."""
+"""Keys of the trainer's log that restart with each session, so they would differ after a resume."""
 
 
 class Trained(Record):
-    """`checkpoints/trained.json`, written last."""
+    """Record of a finished training: `checkpoints/trained.json`, written last."""
 
     digest: str
     steps: int
     rows: int
     seconds: float
-    """Of training, loading and saving apart; of the session that finished it."""
+    """Training time of the session that finished it, without loading and saving."""
     final_loss: float | None
     processes: int
     batch: int
-    """Rows an optimiser step, all processes together."""
+    """Rows per optimiser step, over all processes."""
 
 
 class CheckedSFTTrainer(SFTTrainer):
-    """TRL's, stopped by a loss that is no number."""
+    """TRL's SFTTrainer, stopped when the loss is not finite."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)
@@ -64,7 +64,7 @@ class CheckedSFTTrainer(SFTTrainer):
 
 
 class CheckedWRPOTrainer(WRPOTrainer):
-    """Stopped by a loss that is no number."""
+    """WRPOTrainer, stopped when the loss is not finite."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)
@@ -73,8 +73,11 @@ class CheckedWRPOTrainer(WRPOTrainer):
 
 
 def train(job: TrainingJob) -> Trained:
-    """The checkpoint in `job.folder`, resuming from the last whole one of the trainer's own. Raises ConfigError for
-    what cannot be trained on, IncompleteError for a loss that is no number, StoreError where the disk is full."""
+    """Train the job into `job.folder`, resuming from the last complete intermediate checkpoint.
+
+    Raise ConfigError if the model or rows cannot be used, IncompleteError if the loss is not finite, and StoreError if
+    the disk is full.
+    """
     if (before := trained(job)) is not None:
         return before
     try:
@@ -84,24 +87,24 @@ def train(job: TrainingJob) -> Trained:
             raise
         raise StoreError(
             f"cannot write the checkpoint in {job.folder}: no space left on the device; free some, then run the same "
-            "command: it goes on from the last whole checkpoint"
+            "command: it resumes from the last complete checkpoint"
         ) from error
     finally:
         free_memory()
 
 
 def trained(job: TrainingJob) -> Trained | None:
-    """What an earlier session finished with these settings and rows."""
+    """Return the record of an earlier session that finished this job, or None."""
     try:
-        found = Trained.model_validate_json((job.checkpoints / DONE).read_text("utf-8"))
+        record = Trained.model_validate_json((job.checkpoints / DONE).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if found.digest == job.digest else None
+    return record if record.digest == job.digest else None
 
 
 def _train(job: TrainingJob) -> Trained:
     disable_progress_bar()
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send one message each
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each start otherwise
     set_seed(job.seed)
     tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
     trainer = make_trainer(job, tokenizer)
@@ -122,6 +125,7 @@ def _train(job: TrainingJob) -> Trained:
 
 
 def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Trainer:
+    """Build the trainer of a job, with model, rows and callbacks."""
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     config.run_name = config.run_name or job.name
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
@@ -138,7 +142,7 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         trainer = CheckedWRPOTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
-    trainer.add_callback(Logged(job.name))
+    trainer.add_callback(LossLogger(job.name))
     if job.evaluation is not None:
         trainer.add_callback(EvaluateEvery(job, job.evaluation, trainer, tokenizer))
     trainer.add_callback(WholeCheckpoints(job.digest, config.world_size, trainer.accelerator.wait_for_everyone))
@@ -160,14 +164,14 @@ def _trained(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
 
 
 def _write_log(path: Path, history: list[dict[str, float]]) -> None:
-    """The trainer's log without its last entry, which sums up the session: the same training writes the same file."""
+    # The entry that summarises the session is left out: the same training must write the same file, resumed or not.
     entries = [entry for entry in history if "train_runtime" not in entry]
     kept = [{key: entry[key] for key in sorted(entry) if key not in SESSION} for entry in entries]
     write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def _is_full(error: Exception, folder: Path) -> bool:
-    """Whether writing failed for want of room; safetensors and torch.save say it in words of their own."""
+    # safetensors and torch.save raise errors without an errno, so the message and the disk itself are checked too.
     return getattr(error, "errno", None) == 28 or "No space left" in str(error) or shutil.disk_usage(folder).free < 4096
 
 
@@ -175,8 +179,10 @@ def _is_full(error: Exception, folder: Path) -> bool:
 
 
 def reference_path(job: TrainingJob) -> Path | None:
-    """Where the reference's log-probabilities of the job's rows lie, one file for every variant that needs the same;
-    None where the loss has no reference."""
+    """Return the file of the reference's log-probabilities, or None if the loss has no reference.
+
+    Variants with the same reference model, precision and rows share one file.
+    """
     if job.method == "sft" or job.settings.trainer.get("loss_type") == "simpo":
         return None
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
@@ -192,7 +198,10 @@ def reference_path(job: TrainingJob) -> Path | None:
 
 
 def store_reference(job: TrainingJob) -> None:
-    """Computes the file where it is not there; each process takes its share of the rows, the main one writes."""
+    """Compute the reference's log-probabilities unless the file exists.
+
+    Each process computes a share of the rows; the main process writes the file.
+    """
     assert job.reference is not None
     if job.reference.is_file():
         return
@@ -200,7 +209,7 @@ def store_reference(job: TrainingJob) -> None:
     tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
-    found = with_reference(
+    rows = with_reference(
         Rows(job.rows).load(),
         model,
         layout=config.layout or default_layout(model),
@@ -209,7 +218,7 @@ def store_reference(job: TrainingJob) -> None:
         autocast=torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None,
     )
     if state.is_main_process:
-        write_atomic(job.reference, json.dumps(list(found["ref_logps"])) + "\n")
+        write_atomic(job.reference, json.dumps(list(rows["ref_logps"])) + "\n")
     state.wait_for_everyone()
     del model
     free_memory()

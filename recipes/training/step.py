@@ -1,7 +1,4 @@
-"""A training as the work of a step: job made, launched or done here, its counts.
-
-Imports torch only inside the work.
-"""
+"""Run a training as the work of a recipe step, and return the step's counts. Imports torch only when it trains."""
 
 from __future__ import annotations
 
@@ -24,25 +21,27 @@ KEEP = (
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
     "fusion.json", "*.jsonl",
 )  # fmt: skip
-"""What of a checkpoint folder counts as made: not the model card, which is written later."""
+"""Files of a checkpoint folder that belong to the step. The model card does not: it is written later."""
 
 
 def fusion_of(recipe: Recipe, method: str, *, sources: int | None = None, alpha: float | None = None) -> Fusion:
+    """Return the record of how a model was fused, for the leaderboard. `sources`: only the first so many."""
     names = tuple(source.name for source in recipe.spec.sources[:sources])
     return Fusion(method=method, sources=names, alpha=alpha, target=ModelRef.parse(recipe.spec.target).label)
 
 
 def evaluation_of(recipe: Recipe, model: str, seed: int) -> Evaluation | None:
+    """Return the evaluation to run while `model` trains, or None if the recipe has no `evaluate_every`."""
     spec = recipe.spec.evaluate_every
     if spec is None:
         return None
     label = recipe.label(model, seed)
-    # one seed for all: it decides which questions `limit` draws, and so what can be compared
+    # One seed for all models: it decides which questions `limit` draws, so scores can be compared.
     return Evaluation(spec=spec, results=recipe.results, label=label, seed=recipe.spec.seeds[0])
 
 
 def do_job(recipe: Recipe, job: TrainingJob, rows: Rows) -> Counts:
-    """Trains, here or by `accelerate launch`; what was kept and dropped, and what it took."""
+    """Train in this process or with `accelerate launch`, and return the step's counts: rows, tokens, time, loss."""
     from .run import reference_path, store_reference, train
 
     job = job.model_copy(update={"reference": reference_path(job)})
