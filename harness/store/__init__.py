@@ -23,11 +23,12 @@ from .files import (
     write_bytes,
     write_lines,
 )
-from .lock import FolderLock
+from .lock import LOCK, FolderLock
 from .rows import JsonlRows, Row
 from .run_store import RunStore
 
 __all__ = [
+    "LOCK",
     "FolderLock",
     "JsonlRows",
     "Row",

@@ -9,6 +9,8 @@ from typing import Self
 
 from ..errors import RunLockedError, StoreError
 
+LOCK = ".lock"
+
 
 class FolderLock:
     """`take` and `release`, or `with`. The folder is made where there is none; `.lock` in it names the holder."""
@@ -25,7 +27,7 @@ class FolderLock:
         """Raises RunLockedError when another process works here, StoreError where the folder cannot be made."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise StoreError(f"cannot make {self.folder}: {error.strerror}") from error
         try:

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from ..errors import ConfigError, StoreError
 from ..records import Answer, Judgment, ScoreCard
 from .files import dump_json, set_aside, write_atomic
-from .lock import FolderLock
+from .lock import LOCK, FolderLock
 from .rows import JsonlRows
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class RunStore:
             self._lock.release()
 
     def _remove_empty(self) -> None:
-        for name in ("answers.jsonl", "judgments.jsonl", "anchors.jsonl", "manifest.json", ".lock"):
+        for name in ("answers.jsonl", "judgments.jsonl", "anchors.jsonl", "manifest.json", LOCK):
             (self.folder / name).unlink(missing_ok=True)
         for folder in (self.folder, *list(self.folder.parents)[:2]):
             try:
