@@ -133,7 +133,7 @@ class _Resolved:
         self._path = recipe.out / RESOLVED
         self._text = _signed(yaml.safe_dump(recipe.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
         try:
-            self._before = self._path.read_text("utf-8")
+            self._before: str | None = self._path.read_text("utf-8")
         except (FileNotFoundError, NotADirectoryError):
             self._before = None
         except (OSError, ValueError) as error:
