@@ -7,6 +7,7 @@
 # make bench-judging    what a call of ours costs against a mock server, beside inspect_ai, evalscope, alpaca_eval
 # make bench-training   a WRPO training step beside the official layout: time and memory
 # make bench-gate       how often the gate is wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
+# make test-python PYTHON=python3.13   unit tests of the core package, without torch and vLLM, on another Python
 # make test-slow, make check, make setup
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo demo-fusion test test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
+.PHONY: setup demo demo-fusion test test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -53,6 +54,15 @@ demo-fusion: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -m "not slow"
+
+CORE := install agreement anchors bradley_terry comparison config consistency crossed jury newton_l1 parsing saddlepoint \
+	scoring standing stats_deciding stats_paired store style_control variance
+CORE_VENV = .venv-core-$(notdir $(PYTHON))
+
+test-python:
+	$(PYTHON) -m venv $(CORE_VENV)
+	$(CORE_VENV)/bin/pip install -q -e . hypothesis pytest pytest-timeout
+	$(CORE_VENV)/bin/python -m pytest -q -p no:cacheprovider $(CORE:%=tests/test_%.py)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from .errors import ConfigError, HarnessError, ServerError
+from .install import install_command
 from .workers import WorkerGoneError, WorkerLostError
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ RESTARTS = 20
 ACTOR_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
 """Without it, an actor that Ray ends, or whose driver dies, would kill its model server's warden with SIGKILL, and the
 warden could no longer stop the engine. With it, the warden notices that the actor is gone and stops everything."""
-NO_RAY = "backend 'ray' and `reward: {workers: …}` need the package ray: pip install 'fusion-harness[ray]'"
+NO_RAY = "backend 'ray' and `reward: {workers: …}` need the package ray: "
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -71,7 +72,7 @@ class RayCluster:
 
     def __init__(self) -> None:
         if importlib.util.find_spec("ray") is None:
-            raise ConfigError(NO_RAY)
+            raise ConfigError(NO_RAY + install_command("ray"))
         self._ours = False
 
     def __enter__(self) -> Self:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 """Of this package, as in pyproject.toml."""
 PACKAGES = (
     "vllm",

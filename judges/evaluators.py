@@ -18,6 +18,7 @@ import yaml
 from pydantic import JsonValue
 
 from harness.errors import ConfigError
+from harness.install import install_command
 from harness.records import JudgeTask, JudgeTemplate, Record
 
 from .completions import Arguments, Steps, chain_name, known_parsers
@@ -122,7 +123,7 @@ def _folder() -> Path:
     if not places:
         raise ConfigError(
             "--judge alpaca_eval:NAME reads the alpaca-eval package, which is not installed: "
-            "pip install 'fusion-harness[alpaca-eval]'"
+            + install_command("alpaca-eval")
         )
     return Path(places[0]) / "evaluators_configs"
 

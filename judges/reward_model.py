@@ -21,6 +21,7 @@ from pydantic import JsonValue
 from harness.checkpoint import Checkpoint, inspect_checkpoint, resolve
 from harness.config import ServeSpec, checked
 from harness.errors import CheckpointError, ConfigError, PluginError, ServerError
+from harness.install import install_command
 from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, ModelRef, Preference
 from harness.rewards import RewardOptions
 
@@ -160,7 +161,7 @@ class RewardModel:
                 import torch  # noqa: F401
                 import transformers  # noqa: F401
             except ImportError as error:
-                raise PluginError(f"a reward model needs {error.name}: pip install 'fusion-harness[train]'") from None
+                raise PluginError(f"a reward model needs {error.name}: {install_command('train')}") from None
             devices = self.serving.devices
             loading = Loading(
                 folder=self._checkpoint.path,

@@ -5,16 +5,20 @@ It owns which step builds on which. What a step does is in `stages`; how a step 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+
+import yaml
 
 from harness.checkpoint import resolve
 from harness.errors import CheckpointError, ConfigError, RunLockedError, UsageError
 from harness.plugins import installed, load_plugin
 from harness.records import ModelRef
-from harness.store import LOCK_FILES, dump_json, write_atomic
+from harness.store import LOCK, LOCK_FILES, FolderLock, write_atomic
 
 from .jobs import side_by_side
 from .recipe import STAGES, Recipe, check_span
@@ -28,10 +32,12 @@ from .stages.rewards import source_reward_steps, target_reward_step
 from .stages.sft import sft_step
 from .stages.sources import source_steps
 from .stages.target import target_step
-from .steps import Outcome, Step, finished, is_done, run_step, undo
+from .steps import DONE, Outcome, Step, check_unowned, finished, is_done, run_step, undo
 
 log = logging.getLogger(__name__)
-RESOLVED = "recipe.yaml"
+RESOLVED = "resolved.yaml"
+"""Not `recipe.yaml`, which is what users call the file they write."""
+SIGNATURE = "# Written by harness train; a changed copy belongs under another name. sha256 of the rest: "
 
 
 def all_steps(recipe: Recipe) -> list[Step]:
@@ -69,18 +75,24 @@ def train(
     check_span(first, last)
     steps = all_steps(recipe)
     kept = before(steps, first)
+    wanted = steps if last is None else up_to(steps, last)
     _check_settings(recipe, steps, kept, last)
+    resolved = _Resolved(recipe)
+    for step in wanted:
+        check_unowned(step)
     for step in reversed(steps):
         if step not in kept:
             undo(step)
-    wanted = steps if last is None else up_to(steps, last)
+    absent = [path for path in _traces(recipe.out, wanted) if not path.exists()]
     try:
-        write_atomic(recipe.out / RESOLVED, dump_json(recipe.spec.model_dump(mode="json")))
+        resolved.write()
         yield from side_by_side(wanted, partial(all_steps, recipe), jobs) if jobs > 1 else _one_by_one(wanted, on_step)
     except RunLockedError:
-        raise  # what is there is another's
+        raise  # what is there belongs to another process
     except UsageError:
-        _leave_nothing(recipe.out)
+        if not _has_made(wanted, absent):
+            resolved.restore()
+            _remove(absent)
         raise
 
 
@@ -112,16 +124,72 @@ def _one_by_one(steps: Sequence[Step], on_step: Callable[[Step], None]) -> Itera
         yield Outcome(step, run_step(step), skipped)
 
 
-def _leave_nothing(out: Path) -> None:
-    """Takes away what a recipe refused at its first step has left: its own file, locks, empty folders."""
-    files = [path for path in out.rglob("*") if not path.is_dir()]
-    if any(path.name not in (RESOLVED, *LOCK_FILES) for path in files):
-        return
-    for path in files:
-        path.unlink(missing_ok=True)
-    folders = sorted((path for path in out.rglob("*")), reverse=True)  # the deepest first
-    for folder in (*folders, out):
-        folder.rmdir()
+class _Resolved:
+    """The resolved specification in the output folder.
+
+    Raises ConfigError if a file of that name is there that harness train did not write, or that was edited since.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._path = recipe.out / RESOLVED
+        self._text = _signed(yaml.safe_dump(recipe.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        try:
+            self._before: str | None = self._path.read_text("utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            self._before = None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self._path} cannot be read: {error}; move it away") from None
+        if self._before is not None and self._before != _signed(self._before.partition("\n")[2]):
+            raise ConfigError(
+                f"{self._path} was not written by harness train, or was edited since; rename it, or give another "
+                "output_dir"
+            )
+
+    def write(self) -> None:
+        if self._text != self._before:
+            write_atomic(self._path, self._text)
+
+    def restore(self) -> None:
+        """Put back what was there before `write`."""
+        if self._before is None:
+            self._path.unlink(missing_ok=True)
+        elif self._text != self._before:
+            write_atomic(self._path, self._before)
+
+
+def _signed(text: str) -> str:
+    return f"{SIGNATURE}{hashlib.sha256(text.encode('utf-8')).hexdigest()}\n{text}"
+
+
+def _traces(out: Path, steps: Sequence[Step]) -> list[Path]:
+    """Return the paths that show what a run did, each before the folder it is in: the steps' lock files and records,
+    their folders, the output folder, and the folders above it."""
+    folders = {out, *out.parents}
+    for step in steps:
+        folders |= {step.folder, *step.folder.parents}
+    files = [step.folder / name for step in steps for name in (*LOCK_FILES, DONE)]
+    return [*files, *sorted(folders, key=lambda folder: len(folder.parts), reverse=True)]
+
+
+def _has_made(steps: Sequence[Step], absent: Sequence[Path]) -> bool:
+    """Whether a step is finished that was not, or has left more than its lock in a new folder."""
+    if any((step.folder / DONE).exists() for step in steps if step.folder / DONE in absent):
+        return True
+    new = [step.folder for step in steps if step.folder in absent]
+    return any(path.name not in LOCK_FILES for folder in new for path in folder.rglob("*") if not path.is_dir())
+
+
+def _remove(absent: Sequence[Path]) -> None:
+    """Remove those of the paths that are there: lock files that nobody holds, and folders that are empty."""
+    for path in absent:
+        if not path.exists():
+            continue
+        with suppress(OSError, RunLockedError):
+            if path.name == LOCK:
+                with FolderLock(path.parent):
+                    path.unlink()
+            else:
+                path.rmdir()
 
 
 def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step], last: str | None) -> None:

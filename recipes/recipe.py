@@ -1,6 +1,6 @@
 """One recipe on disk: its specification and where every stage's files lie.
 
-OUT/recipe.yaml                       resolved
+OUT/resolved.yaml                     the specification, names, sweeps and defaults written out
 OUT/prompts/prompts.jsonl             PromptRow
 OUT/sources/NAME/answers.jsonl        harness Answer; every one is kept
 OUT/rewards/NAME/rewards.jsonl        Reward, of a source's answers

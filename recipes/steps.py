@@ -104,6 +104,7 @@ def finished(step: Step) -> StepRecord | None:
 def is_done(step: Step) -> bool:
     """Whether the step was finished from these settings and inputs, its files still there. Raises ConfigError where it
     was finished or begun from others."""
+    check_unowned(step)
     if step.always:
         return False
     record = finished(step)
@@ -161,8 +162,9 @@ def _work(step: Step) -> Counts:
 
 
 def undo(step: Step) -> Path | None:
-    """Moves a step's folder aside (`--from`); nothing is deleted."""
-    return archive_run(step.folder)
+    """Archive a step's folder (`--from`) and return its new path, None if no step wrote there. Nothing is deleted."""
+    # a folder without our records holds the user's files, if any: run_step refuses it instead
+    return archive_run(step.folder) if _is_ours(step) else None
 
 
 def input_digests(step: Step) -> dict[str, str]:
@@ -186,6 +188,22 @@ def _check_begun(step: Step) -> None:
     wanted = _origin(step)
     if there != wanted:
         raise ConfigError(_mismatch(step, there, wanted))
+
+
+def check_unowned(step: Step) -> None:
+    """Raise ConfigError if the folder of a step that never started has files that the step could overwrite."""
+    if _is_ours(step):
+        return
+    unowned = next((path for path in [*_made(step), step.folder / CARD] if _size(path) > 0), None)
+    if unowned is not None:
+        raise ConfigError(
+            f"{unowned} was not written by harness train, and step {step.name!r} could overwrite it; move it away, or "
+            "give another output_dir"
+        )
+
+
+def _is_ours(step: Step) -> bool:
+    return any((step.folder / name).exists() for name in (DONE, BEGUN))
 
 
 def _origin(step: Step) -> Origin:

@@ -14,7 +14,7 @@ from recipes.recipe import Recipe
 from recipes.records import Chosen, Pair, Part, PromptRow, Reward
 from recipes.report.rows import place
 from recipes.spec import RecipeSpec
-from recipes.steps import Counts, Step, run_step
+from recipes.steps import BEGUN, Counts, Step, run_step
 
 RECIPE = """
 name: toy
@@ -55,6 +55,7 @@ def finish(stage: str, name: str, folder: Path, **settings: JsonValue) -> None:
         return {"made": 1}
 
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / BEGUN).write_text(json.dumps({"settings": settings, "inputs": {}}))  # what is in the folder is a step's
     run_step(Step(stage, name, folder, settings, work))
 
 

@@ -330,3 +330,18 @@ def test_a_run_that_is_none_or_of_another_suite_is_one_sentence(exported: Export
         assert sentence in done.err
         assert len(done.err.strip().splitlines()) == 1
     assert not (exported.folder / "none").exists()
+
+
+def test_a_file_that_is_there_with_other_rows_is_not_overwritten(exported: Exported) -> None:
+    words = ("export", NAME, "--format", "fastchat", "--out", "elsewhere")
+    file = exported.folder / "elsewhere/model_judgment/j_1_single.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"model": "another"}\n')
+
+    refused = exported.call(*words)
+
+    assert refused.code == 2
+    assert "exists and differs; move it away, or give another --out" in refused.err
+    assert [path for path in (exported.folder / "elsewhere").rglob("*") if path.is_file()] == [file]
+    file.unlink()
+    assert exported.call(*words).code == exported.call(*words).code == 0  # the same files again are no harm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from harness.records import Answer, Prompt
 from harness.store import JsonlRows
 from recipes.records import Part, PromptRow
 from recipes.stages.sources import source_steps
-from recipes.steps import Step, StepRecord, run_step
+from recipes.steps import Counts, Step, StepRecord, run_step
 
 ASKED: dict[str, tuple[str, Part]] = {
     "p1": ("Name a tree.", "preference"),
@@ -111,10 +112,14 @@ def test_an_empty_answer_is_a_failure_and_counted(tmp_path: Path) -> None:
 def test_a_killed_step_goes_on_where_it_was(tmp_path: Path) -> None:
     rows = [{"prompt": "Name a tree.", "all_generated_responses": ["oak", "elm"]}]
     step = step_of(tmp_path, rows)
-    step.folder.mkdir(parents=True)
     first = Answer(prompt_id="p1", model="a", turns=("oak",), finish=("stop",)).model_dump_json()
-    (step.folder / "answers.jsonl").write_text(f'{first}\n{{"prompt_id": "p1", "mod')
 
+    def killed(folder: Path) -> Counts:
+        (folder / "answers.jsonl").write_text(f'{first}\n{{"prompt_id": "p1", "mod')
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_step(replace(step, work=killed))
     run_step(step)
 
     text = (step.folder / "answers.jsonl").read_text()

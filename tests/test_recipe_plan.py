@@ -90,6 +90,7 @@ def test_what_is_there_is_not_counted_again(toy: Recipe) -> None:
     folder = toy.source("a")
     folder.mkdir(parents=True)
     (folder / "answers.jsonl").write_text("{}\n" * 5)
+    (folder / "begun.json").write_text("{}")
 
     (item,) = [item for item in make_plan(toy).items if item.name == "sources/a"]
 

@@ -80,6 +80,7 @@ def test_the_target_is_the_sft_checkpoint_and_answers_the_preference_prompts(tmp
     folder = tmp_path / "seed-42" / "sft"
     folder.parent.mkdir(parents=True)
     folder.symlink_to(checkpoint)
+    (folder / "begun.json").write_text('{"settings": {}, "inputs": {}}')
     sft = Step("sft", "seed-42/sft", folder, {}, lambda _: {})
     prompts = with_prompts(tmp_path, made)
     record = run_step(sft)

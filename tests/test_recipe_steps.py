@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError, UsageError
+from recipes import pipeline
 from recipes.pipeline import all_steps, before, train, up_to
 from recipes.read import read_recipe
 from recipes.recipe import Recipe
@@ -169,6 +170,123 @@ def test_what_is_not_there_is_said_and_nothing_is_written(
 
     assert sentence in str(raised.value)
     assert not Path("out").exists()
+
+
+def toy_inputs(folder: Path, monkeypatch: pytest.MonkeyPatch, *, prompts: str | None = None) -> None:
+    """Work in `folder`, with the models and files that RECIPE names; without prompts the first step is refused."""
+    monkeypatch.chdir(folder)
+    for name in ("models/target", "models/a"):
+        Path(name).mkdir(parents=True)
+    Path("b.jsonl").touch()
+    if prompts is not None:
+        Path("prompts.jsonl").write_text(prompts)
+
+
+def toy(file: Path, out: str = "out") -> Recipe:
+    spec = read_recipe(file).model_copy(update={"output_dir": Path(out)})
+    return Recipe(spec, spec.variants, spec.seeds)
+
+
+def tree(folder: Path) -> dict[str, str | None]:
+    return {
+        str(path.relative_to(folder)): path.read_text() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_recipe_kept_in_its_output_dir_is_neither_overwritten_nor_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    toy_inputs(tmp_path, monkeypatch)
+    Path("out/notes").mkdir(parents=True)
+    recipe = toy(recipe_file(tmp_path / "out", "# mine\n" + RECIPE))
+    there = tree(tmp_path)
+
+    with pytest.raises(UsageError, match=r"prompts\.jsonl"):
+        list(train(recipe, last="prompts", jobs=jobs))
+
+    assert tree(tmp_path) == there
+
+
+def test_a_refused_run_leaves_no_new_folder_above_its_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_inputs(tmp_path, monkeypatch)
+    there = tree(tmp_path)
+
+    with pytest.raises(UsageError, match=r"prompts\.jsonl"):
+        list(train(toy(recipe_file(tmp_path, RECIPE), "a/b/out"), last="prompts"))
+
+    assert tree(tmp_path) == there | {"recipe.yaml": RECIPE}
+
+
+def test_the_resolved_recipe_is_written_beside_the_users_and_can_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_inputs(tmp_path, monkeypatch)
+    Path("out").mkdir()
+    file = recipe_file(tmp_path / "out", "# mine\n" + RECIPE)
+
+    pipeline._Resolved(toy(file)).write()
+    pipeline._Resolved(toy(file)).write()  # ours, so it may be replaced
+
+    assert file.read_text() == "# mine\n" + RECIPE
+    assert read_recipe(Path("out/resolved.yaml")) == toy(file).spec
+
+
+def test_a_refused_run_puts_the_earlier_resolved_recipe_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_inputs(tmp_path, monkeypatch)
+    pipeline._Resolved(toy(recipe_file(tmp_path, RECIPE))).write()
+    before_it = Path("out/resolved.yaml").read_text()
+
+    with pytest.raises(UsageError, match=r"prompts\.jsonl"):
+        list(train(toy(recipe_file(tmp_path, RECIPE.replace("name: toy", "name: toy2"))), last="prompts"))
+
+    assert tree(Path("out")) == {"resolved.yaml": before_it}
+
+
+@pytest.mark.parametrize("text", ["name: mine\n", None])
+def test_a_resolved_recipe_that_is_not_ours_or_was_edited_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    toy_inputs(tmp_path, monkeypatch)
+    recipe = toy(recipe_file(tmp_path, RECIPE))
+    if text is None:
+        pipeline._Resolved(recipe).write()
+        text = Path("out/resolved.yaml").read_text() + "# my note\n"
+    Path("out").mkdir(exist_ok=True)
+    Path("out/resolved.yaml").write_text(text)
+
+    with pytest.raises(ConfigError, match=r"resolved\.yaml was not written by harness train, or was edited since"):
+        list(train(recipe, last="prompts"))
+
+    assert tree(Path("out")) == {"resolved.yaml": text}
+
+
+def test_a_users_file_in_a_steps_folder_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_inputs(tmp_path, monkeypatch, prompts='{"prompt": "Why?"}\n')
+    Path("out/sources/b").mkdir(parents=True)
+    Path("out/sources/b/answers.jsonl").write_text("mine\n")
+    recipe = toy(recipe_file(tmp_path, RECIPE))
+    there = tree(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"out/sources/b/answers\.jsonl was not written by harness train"):
+        list(train(recipe, first="prompts", last="sources"))
+
+    assert tree(tmp_path) == there
+
+
+def test_a_step_does_not_overwrite_a_file_that_no_step_wrote(tmp_path: Path) -> None:
+    mine = step(tmp_path / "a")
+    mine.folder.mkdir()
+    (mine.folder / "rows.jsonl").write_text("mine\n")
+
+    with pytest.raises(ConfigError, match=r"rows\.jsonl was not written by harness train, and step 'a' could"):
+        run_step(mine)
+
+    assert undo(mine) is None
+    assert (mine.folder / "rows.jsonl").read_text() == "mine\n"
 
 
 def steps_of(folder: Path) -> list[Step]:

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from ..errors import CheckpointError, ConfigError
+from ..install import install_command
 from ..protocols import ServeOptions
 from ..records import ModelRef, digest
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message
@@ -52,9 +53,7 @@ class TransformersBackend(ServedBackend):
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         absent = [name for name in NEEDS if importlib.util.find_spec(name) is None]
         if absent:
-            raise ConfigError(
-                f"backend 'transformers' lacks {', '.join(absent)}: pip install 'fusion-harness[transformers]'"
-            )
+            raise ConfigError(f"backend 'transformers' lacks {', '.join(absent)}: {install_command('transformers')}")
         refuse_unknown(options, self.name, HONOURED)
         super().__init__(model, replace(options, concurrency=1))
         if self.checkpoint.is_adapter:

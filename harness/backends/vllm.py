@@ -17,6 +17,7 @@ import aiohttp
 from pydantic import JsonValue
 
 from ..errors import CheckpointError, ConfigError, ServerError
+from ..install import install_command
 from ..protocols import ServeOptions
 from ..records import ModelRef
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message
@@ -49,7 +50,7 @@ class VllmBackend(ServedBackend):
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError(
-                "backend 'vllm' needs the package vllm: pip install vllm (GPU) or see README for CPUs; "
+                f"backend 'vllm' needs the package vllm: {install_command('vllm')} (GPU), or see README for CPUs; "
                 "without it use --backend transformers"
             )
         for word in options.engine_args:

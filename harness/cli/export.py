@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,16 @@ def export(
     finished = FinishedRun(card, suite, tuple(answers), tuple(current_judgments(answers, iter(judgments))))
     if card.suite.startswith("arena_hard") and any(answer.index for answer in answers):
         print("harness: Arena-Hard's files hold one answer a prompt: only the first draw is written", file=sys.stderr)
-    for name, text in make(finished).items():
-        write_atomic(out / name, text)
-        print(f"wrote {out / name}")
+    files = {out / name: text for name, text in make(finished).items()}
+    _check_overwrites(files)
+    for path, text in files.items():
+        write_atomic(path, text)
+        print(f"wrote {path}")
+
+
+def _check_overwrites(files: Mapping[Path, str]) -> None:
+    """Raise ConfigError if one of the files exists with other content: a folder of the original tool may have other
+    models' judgments under the same name."""
+    for path, text in files.items():
+        if path.is_file() and path.read_bytes() != text.encode("utf-8"):
+            raise ConfigError(f"{path} exists and differs; move it away, or give another --out")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
+from ..install import install_command
 
 TOKEN = "HARNESS_VIEW_TOKEN"
 MIN_TOKEN = 16
@@ -32,7 +33,7 @@ def view(
         from ..view.app import build_app
         from ..view.guard import is_loopback
     except ImportError as error:
-        raise ConfigError(f"harness view needs {error.name}: pip install 'fusion-harness[view]'") from None
+        raise ConfigError(f"harness view needs {error.name}: {install_command('view')}") from None
     if not results.is_dir():
         raise ConfigError(f"no results folder {str(results)!r}; `harness run` makes one")
     token = os.environ.get(TOKEN) or None

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..errors import ConfigError
+from ..install import install_command
 from ..leaderboard.ranking import Table
 from . import charts
 from .svg import Drawing
@@ -38,5 +39,5 @@ def png(drawing: Drawing) -> bytes:
     try:
         from resvg_py import svg_to_bytes
     except ImportError:
-        raise ConfigError("PNG figures need resvg: pip install 'fusion-harness[plots]'") from None
+        raise ConfigError(f"PNG figures need resvg: {install_command('plots')}") from None
     return bytes(svg_to_bytes(svg_string=drawing.standalone(), zoom=ZOOM, background="#ffffff"))

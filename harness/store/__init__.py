@@ -23,11 +23,12 @@ from .files import (
     write_bytes,
     write_lines,
 )
-from .lock import LOCK_FILES, FolderLock, locked
+from .lock import LOCK, LOCK_FILES, FolderLock, locked
 from .rows import JsonlRows, Row
 from .run_store import RunStore
 
 __all__ = [
+    "LOCK",
     "LOCK_FILES",
     "FolderLock",
     "JsonlRows",

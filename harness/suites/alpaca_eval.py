@@ -19,6 +19,7 @@ from typing import get_args
 from pydantic import JsonValue
 
 from ..errors import DataError
+from ..install import install_command
 from ..official import sha256_of
 from ..protocols import Refits, RunRows, SuiteData, SuiteOptions
 from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Order, Prompt, Sampling, SuiteScores
@@ -173,7 +174,7 @@ def _installed_template() -> JudgeTemplate:
     if path is None or not path.is_file():
         raise DataError(
             "AlpacaEval's judge prompt comes from the alpaca-eval package, which is not installed: "
-            "pip install 'fusion-harness[alpaca-eval]'"
+            + install_command("alpaca-eval")
         )
     if sha256_of(path) != TEMPLATE_SHA256:
         raise DataError(f"{path} is not the official AlpacaEval 2 prompt; install alpaca-eval 0.6.6")

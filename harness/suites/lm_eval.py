@@ -20,6 +20,7 @@ from pydantic import JsonValue
 
 from ..digests import file_sha256
 from ..errors import ConfigError, IncompleteError
+from ..install import install_command
 from ..protocols import Numbers, OwnRun, Served, SuiteOptions
 from .lm_eval_results import load_results, task_results
 
@@ -53,9 +54,7 @@ class LmEval:
         try:
             self.version = version("lm_eval")
         except PackageNotFoundError:
-            raise ConfigError(
-                "suite lm_eval needs the package lm-eval: pip install 'fusion-harness[lm-eval]'"
-            ) from None
+            raise ConfigError(f"suite lm_eval needs the package lm-eval: {install_command('lm-eval')}") from None
         self.name = f"lm_eval:{self._file.stem if self._file is not None else self.task}"
 
     def protocol(self) -> dict[str, JsonValue]:

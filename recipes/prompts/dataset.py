@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, DataError
+from harness.install import install_command
 from harness.suites.editions import read_json_lines
 
 Row = Mapping[str, Any]
@@ -87,7 +88,7 @@ def _from_parquet(path: Path) -> list[Row]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise ConfigError(f"{str(path)!r} needs pyarrow: pip install 'fusion-harness[train]'") from None
+        raise ConfigError(f"{str(path)!r} needs pyarrow: {install_command('train')}") from None
     try:
         rows: list[Row] = parquet.read_table(path).to_pylist()
     except (ArrowException, OSError) as error:
@@ -100,7 +101,7 @@ def _from_hub(name: str, revision: str | None, split: str) -> list[Row]:
         from datasets import load_dataset
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
-        raise ConfigError(f"'hf:{name}' needs datasets: pip install 'fusion-harness[train]'") from None
+        raise ConfigError(f"'hf:{name}' needs datasets: {install_command('train')}") from None
     try:
         return list(load_dataset(name, split=split, revision=revision))
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:  # it wraps most of what can go wrong in these

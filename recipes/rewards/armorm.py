@@ -22,6 +22,7 @@ from pydantic import JsonValue
 from harness.checkpoint import inspect_checkpoint, resolve
 from harness.config import ServeSpec, checked
 from harness.errors import CheckpointError, ConfigError, PluginError
+from harness.install import install_command
 from harness.records import Failure, ModelRef
 from harness.rewards import RewardOptions
 
@@ -83,7 +84,7 @@ class ArmoRMReward:
             import torch
             from transformers import AutoTokenizer
         except ImportError as error:
-            raise PluginError(f"ArmoRM needs {error.name}: pip install 'fusion-harness[train]'") from None
+            raise PluginError(f"ArmoRM needs {error.name}: {install_command('train')}") from None
         cuda = torch.cuda.is_available()
         # bfloat16 is the checkpoint's, and what SimPO scored with; on a CPU it would only cost time and digits
         dtype = getattr(torch, self._serve.dtype or ("bfloat16" if cuda else "float32"))
