@@ -7,8 +7,10 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
+if TYPE_CHECKING:
+    from pydantic import JsonValue  # at run time it would make `import harness` slow
 
 VERSION = "0.2.0"
 """Of this package, as in pyproject.toml."""
