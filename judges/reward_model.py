@@ -1,8 +1,8 @@
-"""A reward model as a judge of two answers, and as a reward: `--judge reward_model:PATH`.
+"""A reward model as a judge of two answers (`--judge reward_model:PATH`), and as a reward for recipes.
 
-It rates each answer by itself; the preference is Bradley and Terry's, sigmoid(reward of the candidate - reward of the
-baseline), the model the rewards were trained under. A reward has no scale that 1..10 could be read off, so suites that
-rate one answer are refused. It sees no judge prompt: the suite's words and the order shown are nothing to it.
+It scores each answer separately. The preference is sigmoid(reward of the candidate - reward of the baseline), the
+Bradley-Terry model that such rewards are trained under. A reward does not map to a scale of 1 to 10, so suites that
+rate a single answer are rejected. No judge prompt is used: neither the suite's prompt nor the order matters.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, ModelRef, P
 from harness.rewards import RewardOptions
 
 if TYPE_CHECKING:
-    from .rewarding import Conversation, Scorer
+    from .rewarding import Conversation, LoadedRewardModel
 
 RULE = "sigmoid of the difference of two rewards (Bradley-Terry)"
 NOTE = f"judged by a reward model: a preference is the {RULE}; it read no judge prompt, and never says 'much better'"
-Said = str | Sequence[Mapping[str, str]]
-"""A text, or messages of `role` and `content`."""
+TextOrMessages = str | Sequence[Mapping[str, str]]
+"""A text, or messages with `role` and `content`."""
 SERVE = frozenset({"chat_template", "devices", "dtype", "trust_remote_code"})
-"""Options of `serve:` that a reward of a recipe honours."""
+"""Options of `serve:` that a recipe's reward supports."""
 BATCH_SIZE = 8
-"""Answers scored at once, unless `params: {batch_size: N}` says otherwise."""
+"""Answers scored at once by default; `params: {batch_size: N}` overrides it."""
 
 
 class RewardModelJudge:
-    """`fusion_harness.judges` entry point "reward_model". Raises ConfigError or CheckpointError for a folder that holds
-    no reward model."""
+    """`fusion_harness.judges` entry point "reward_model".
+
+    Raises ConfigError or CheckpointError if the folder is not a reward model.
+    """
 
     local = True
 
@@ -50,7 +52,7 @@ class RewardModelJudge:
         self._worker: asyncio.Task[None] | None = None
 
     def logs_to(self, folder: Path) -> None:
-        """It has no server, so no log."""
+        """Do nothing: there is no server that writes a log."""
 
     def identity(self) -> dict[str, JsonValue]:
         return self._model.identity()
@@ -58,8 +60,8 @@ class RewardModelJudge:
     def check(self, task: JudgeTask) -> None:
         if task.baseline is None:
             raise ConfigError(
-                f"judge {self.spec.name!r} is a reward model and compares two answers; {task.template.name!r} asks for "
-                "a rating from 1 to 10, which a reward is not: give that suite another judge (--judge SUITE=JUDGE,…)"
+                f"judge {self.spec.name!r} is a reward model, which can only compare two answers; {task.template.name!r} "
+                "asks for a rating from 1 to 10: choose another judge for that suite (--judge SUITE=JUDGE,…)"
             )
 
     async def __aenter__(self) -> Self:
@@ -72,23 +74,23 @@ class RewardModelJudge:
         self._model.close()
 
     async def judge(self, task: JudgeTask) -> Judgment:
-        """The preference, or "context" where an answer is longer than the model's context."""
+        """Return the preference, or the failure "context" if an answer is longer than the model's context."""
         self.check(task)
         assert task.baseline is not None, "checked"
         outcome: Preference | Failure
         try:
-            mine, other = await asyncio.gather(
+            candidate, baseline = await asyncio.gather(
                 self._reward(_conversation(task, task.answer.turns)),
                 self._reward(_conversation(task, task.baseline.turns)),
             )
-            outcome = Preference(value=_sigmoid(mine - other))
-            reply = json.dumps({"candidate": mine, "baseline": other})
+            outcome = Preference(value=_sigmoid(candidate - baseline))
+            reply = json.dumps({"candidate": candidate, "baseline": baseline})
         except _TooLong as error:
             outcome, reply = Failure(reason="context", message=str(error)), None
         return Judgment.of(task, self.spec.name, outcome, reply=reply)
 
     async def _reward(self, conversation: Conversation) -> float:
-        """Its reward, computed once: both games about an answer ask for the same."""
+        """Return the reward, computed once although both games about an answer need it."""
         if conversation not in self._rewards:
             self._rewards[conversation] = asyncio.get_running_loop().create_future()
             self._waiting.append(conversation)
@@ -97,8 +99,8 @@ class RewardModelJudge:
         return await asyncio.shield(self._rewards[conversation])
 
     async def _work(self) -> None:
-        """Scores what has gathered, until nothing has."""
-        await asyncio.sleep(0)  # let those who ask at the same moment be in one batch
+        """Score the waiting conversations in batches until none is left."""
+        await asyncio.sleep(0)  # lets concurrent callers share one batch
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
@@ -115,48 +117,54 @@ class RewardModelJudge:
                     future.set_exception(_TooLong(reward))
 
 
-class _TooLong(Exception):  # noqa: N818  (a row's outcome, not a program's error)
+class _TooLong(Exception):  # noqa: N818  (an outcome of one row, not a program error)
     """Internal: why one conversation has no reward."""
 
 
 class RewardModel:
-    """The model itself, also a reward for recipes. Raises ConfigError or CheckpointError at once for a folder that
-    holds no reward model; loads it when it is entered, or at first use."""
+    """The model itself, which is also a reward for recipes. It is loaded on entry or at first use.
+
+    Raises ConfigError or CheckpointError on construction if the folder is not a reward model.
+    """
 
     conversational = True
     cacheable = True
 
     def __init__(self, spec: JudgeSpec) -> None:
         if not spec.model:
-            raise ConfigError(f"judge {spec.name!r} needs `model`: a reward model's folder, or hf:ORG/NAME@REVISION")
+            raise ConfigError(
+                f"judge {spec.name!r} needs `model`: the folder of a reward model, or hf:ORG/NAME@REVISION"
+            )
         self.serving = checked(ServeSpec, spec.serve, f"judge {spec.name!r}: serve")
         self._ref = ModelRef.parse(spec.model)
         unknown = sorted(set(spec.params) - {"batch_size"})
         size = spec.params.get("batch_size", BATCH_SIZE)
         if unknown or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"judge {spec.name!r}: params may hold batch_size, a number from 1; not {spec.params}")
+            raise ConfigError(
+                f"judge {spec.name!r}: the only param is batch_size, a number of at least 1; not {spec.params}"
+            )
         self._batch_size = size
         folder = resolve(self._ref)
         self._checkpoint: Checkpoint = inspect_checkpoint(folder, chat_template=self.serving.chat_template)
         _check_head(self._checkpoint)
-        self._scorer: Scorer | None = None
+        self._scorer: LoadedRewardModel | None = None
 
     def identity(self) -> dict[str, JsonValue]:
-        found = self._checkpoint
+        checkpoint = self._checkpoint
         return {
             "model": self._ref.label,
-            "architecture": found.architecture,
-            "weights": found.weights_digest,
-            "chat_template": found.template_digest,
+            "architecture": checkpoint.architecture,
+            "weights": checkpoint.weights_digest,
+            "chat_template": checkpoint.template_digest,
             "dtype": self.serving.dtype,
             "rule": RULE,
         }
 
-    def load(self) -> Scorer:
-        """Raises PluginError without transformers, CheckpointError where the model cannot be loaded."""
+    def load(self) -> LoadedRewardModel:
+        """Load the model once. Raise PluginError without transformers, CheckpointError if loading fails."""
         if self._scorer is None:
             try:
-                from .rewarding import Loading, Scorer
+                from .rewarding import LoadedRewardModel, Loading
             except ImportError as error:
                 raise PluginError(f"a reward model needs {error.name}: pip install 'fusion-harness[train]'") from None
             devices = self.serving.devices
@@ -169,7 +177,7 @@ class RewardModel:
                 trust_remote_code=self.serving.trust_remote_code,
             )
             try:
-                self._scorer = Scorer(loading)
+                self._scorer = LoadedRewardModel(loading)
             except (ValueError, OSError, RuntimeError) as error:
                 reason = " ".join(str(error).split())[:300]
                 raise CheckpointError(f"reward model {self._ref.label!r} cannot be loaded: {reason}") from None
@@ -181,25 +189,25 @@ class RewardModel:
             self._scorer = None
 
     def rewards(self, conversations: Sequence[Conversation]) -> list[float | str]:
-        """One reward a conversation, or the sentence why there is none. Raises ServerError where the model fails."""
+        """Return one reward per conversation, or the reason why there is none. Raise ServerError if the model fails."""
         from .rewarding import TooLongError
 
         scorer, rows = self.load(), []
-        found: list[float | str] = [""] * len(conversations)
-        for place, conversation in enumerate(conversations):
+        outcomes: list[float | str] = [""] * len(conversations)
+        for position, conversation in enumerate(conversations):
             try:
-                rows.append((place, scorer.tokens(conversation)))
+                rows.append((position, scorer.tokens(conversation)))
             except TooLongError as error:
-                found[place] = str(error)
+                outcomes[position] = str(error)
         try:
             scores = scorer.scores([row for _, row in rows])
         except RuntimeError as error:  # torch's, e.g. out of memory
             raise ServerError(
                 f"reward model {self._ref.label!r} failed: {' '.join(str(error).split())[:300]}"
             ) from None
-        for (place, _), score in zip(rows, scores, strict=True):
-            found[place] = score
-        return found
+        for (position, _), score in zip(rows, scores, strict=True):
+            outcomes[position] = score
+        return outcomes
 
     def __enter__(self) -> Self:
         self.load()
@@ -209,47 +217,55 @@ class RewardModel:
         self.close()
 
     def __call__(
-        self, prompts: Sequence[Said], completions: Sequence[Said], **columns: Sequence[str]
+        self, prompts: Sequence[TextOrMessages], completions: Sequence[TextOrMessages], **columns: Sequence[str]
     ) -> list[float | Failure]:
-        """Rewards on the model's own scale; a Failure ("context") where a text is too long. Prompts and completions are
-        strings or messages."""
+        """Return rewards on the model's own scale, with a Failure ("context") for each text that is too long.
+
+        Prompts and completions are strings or messages.
+        """
         pairs = zip(prompts, completions, strict=True)
-        found = self.rewards([(*_said("user", one), *_said("assistant", other)) for one, other in pairs])
-        return [reward if isinstance(reward, float) else Failure(reason="context", message=reward) for reward in found]
+        rewards = self.rewards(
+            [(*_messages("user", prompt), *_messages("assistant", completion)) for prompt, completion in pairs]
+        )
+        return [
+            reward if isinstance(reward, float) else Failure(reason="context", message=reward) for reward in rewards
+        ]
 
 
-def _said(role: str, text: Said) -> Conversation:
+def _messages(role: str, text: TextOrMessages) -> Conversation:
     if isinstance(text, str):
         return ((role, text),)
     return tuple((message["role"], message["content"]) for message in text)
 
 
 def build_reward(options: RewardOptions) -> RewardModel:
-    """`fusion_harness.rewards` entry point "reward_model". Raises ConfigError for options that it cannot honour."""
+    """`fusion_harness.rewards` entry point "reward_model". Raises ConfigError if an option is not supported."""
     foreign = sorted(set(options.serve) - SERVE) + (["url"] if options.url else [])
     if foreign:
         known = ", ".join(sorted(SERVE))
-        raise ConfigError(f"reward kind {options.kind} cannot honour {foreign[0]!r}; of `serve` it knows {known}")
+        raise ConfigError(
+            f"reward kind {options.kind} does not support {foreign[0]!r}; supported under `serve`: {known}"
+        )
     params = {"batch_size": options.batch_size, **options.params}
     model, serve = options.model, dict(options.serve)
     return RewardModel(JudgeSpec(name=options.kind, kind=options.kind, model=model, serve=serve, params=params))
 
 
-def _check_head(found: Checkpoint) -> None:
-    if found.is_adapter:
-        raise CheckpointError(f"{str(found.path)!r} is a PEFT adapter; merge it into its base to judge with it")
-    if not found.architecture.endswith("ForSequenceClassification"):
+def _check_head(checkpoint: Checkpoint) -> None:
+    if checkpoint.is_adapter:
+        raise CheckpointError(f"{str(checkpoint.path)!r} is a PEFT adapter; merge it into its base model first")
+    if not checkpoint.architecture.endswith("ForSequenceClassification"):
         raise CheckpointError(
-            f"{str(found.path)!r} is a {found.architecture}; a reward model is a …ForSequenceClassification, one label"
+            f"{str(checkpoint.path)!r} is a {checkpoint.architecture}; a reward model is a …ForSequenceClassification, one label"
         )
-    config = json.loads((found.path / "config.json").read_text("utf-8"))
+    config = json.loads((checkpoint.path / "config.json").read_text("utf-8"))
     labels = len(config.get("id2label") or range(config.get("num_labels", 2)))  # 2: transformers' default
     if labels != 1:
-        raise CheckpointError(f"{str(found.path)!r} gives {labels} scores an answer; a reward model gives one")
+        raise CheckpointError(f"{str(checkpoint.path)!r} gives {labels} scores per answer; a reward model gives one")
 
 
 def _conversation(task: JudgeTask, turns: Sequence[str]) -> Conversation:
-    """Question and answer by turns, up to the judged one."""
+    """Return questions and answers turn by turn, up to the judged turn."""
     system = [] if task.prompt.system is None else [("system", task.prompt.system)]
     last = task.turn or len(task.prompt.turns)
     for question, answer in zip(task.prompt.turns[:last], turns[:last], strict=True):

@@ -1,6 +1,6 @@
-"""A sequence-classification reward model through transformers: conversations in, one number each out.
+"""Score conversations with a sequence-classification reward model through transformers: one number per conversation.
 
-Imported where a model is loaded, never before: torch and transformers come with it. It knows no suites and no verdicts.
+Import this only to load a model, because it imports torch and transformers. It knows nothing of suites or verdicts.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 Conversation = tuple[tuple[str, str], ...]
-"""(role, text) a message, ending with the answer that is scored."""
+"""One (role, text) per message; the last one is the answer to score."""
 
 
 @dataclass(frozen=True)
 class Loading:
-    """How the model is loaded."""
+    """How to load the model."""
 
     folder: Path
     chat_template: str | None
     device: int | None = None
-    """Number of the GPU; None: the first one, or the CPU where there is none."""
+    """Index of the GPU; None means the first one, or the CPU if there is none."""
     dtype: str | None = None
-    """None: float32 on a CPU, the checkpoint's own on a GPU."""
+    """None means float32 on a CPU and the checkpoint's dtype on a GPU."""
     batch_size: int = 8
     trust_remote_code: bool = False
 
@@ -36,8 +36,8 @@ class TooLongError(Exception):
     """A conversation is longer than the model's context."""
 
 
-class Scorer:
-    """The loaded model. Raises ValueError for one that gives another number of scores than one."""
+class LoadedRewardModel:
+    """The loaded model. Raises ValueError on construction if the model does not give exactly one score."""
 
     def __init__(self, loading: Loading) -> None:
         cuda = torch.cuda.is_available()
@@ -49,36 +49,38 @@ class Scorer:
             loading.folder, dtype=dtype, use_safetensors=True, **options
         )
         if model.config.num_labels != 1:
-            raise ValueError(f"{model.config.num_labels} scores an answer; a reward model gives one")
+            raise ValueError(f"{model.config.num_labels} scores per answer; a reward model gives one")
         self._model: Any = model.to(self._device).eval()
         self._template = loading.chat_template
         self._batch_size = loading.batch_size
         self._limit = getattr(model.config, "max_position_embeddings", None)
 
     def tokens(self, conversation: Conversation) -> list[int]:
-        """The conversation as the chat template writes it. Raises TooLongError; nothing is ever cut."""
+        """Return the token ids of the conversation in the chat template. Raise TooLongError instead of truncating."""
         messages = [{"role": role, "content": text} for role, text in conversation]
         text = self._tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False)
-        found = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        if self._limit is not None and len(found) > self._limit:
-            raise TooLongError(f"the conversation's {len(found)} tokens are more than the {self._limit} of the model")
-        return found
+        ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._limit is not None and len(ids) > self._limit:
+            raise TooLongError(f"the conversation has {len(ids)} tokens, but the model's limit is {self._limit}")
+        return ids
 
     def scores(self, rows: Sequence[list[int]]) -> list[float]:
-        """One reward a row of token ids, on the model's own scale, in the rows' order. What else is in a batch changes
-        a reward by rounding alone."""
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        found = [0.0] * len(rows)
+        """Return one reward per row of token ids, on the model's own scale, in the rows' order.
+
+        The other rows of a batch change a reward only by rounding.
+        """
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        rewards = [0.0] * len(rows)
         for start in range(0, len(order), self._batch_size):
-            places = order[start : start + self._batch_size]
-            for place, score in zip(places, self._batch([rows[place] for place in places]), strict=True):
-                found[place] = score
-        return found
+            batch = order[start : start + self._batch_size]
+            for index, score in zip(batch, self._batch([rows[index] for index in batch]), strict=True):
+                rewards[index] = score
+        return rewards
 
     def _batch(self, rows: Sequence[list[int]]) -> list[float]:
         longest = max(map(len, rows))
-        # The model scores the last token that is not padding, and tells padding by its id: a tokenizer whose padding is
-        # its end-of-text token would have it score another token. So padding is an id that no row holds.
+        # The model scores the last token that is not padding, and recognizes padding by its id. If the tokenizer pads
+        # with its end-of-text token, it would score the wrong token, so pad with an id that no row contains.
         used = {token for row in rows for token in row}
         padding = next(token for token in range(len(used) + 1) if token not in used)
         self._model.config.pad_token_id = padding
@@ -89,7 +91,7 @@ class Scorer:
         return [float(score) for score in logits[:, 0].float().cpu()]
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Free the memory."""
         self._model = None
         gc.collect()
         if torch.cuda.is_available():

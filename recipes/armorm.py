@@ -69,14 +69,14 @@ class ArmoRM(nn.Module):
                 model = cls(config)
         except (OSError, ValueError, AttributeError) as error:
             raise ConfigError(f"{folder} is no ArmoRM checkpoint: {error}") from error
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, framework="pt") as weights:
-                found |= {name: weights.get_tensor(name).to(dtype) for name in weights.keys()}  # noqa: SIM118
-        lacking = sorted(set(model.state_dict()) - set(found))
+                tensors |= {name: weights.get_tensor(name).to(dtype) for name in weights.keys()}  # noqa: SIM118
+        lacking = sorted(set(model.state_dict()) - set(tensors))
         if lacking:
             raise ConfigError(f"{folder} is no ArmoRM checkpoint: it lacks the weights {', '.join(lacking[:3])}")
-        model.load_state_dict(found, assign=True, strict=False)
+        model.load_state_dict(tensors, assign=True, strict=False)
         model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffers are computed, not stored
         model.eval()
         return model

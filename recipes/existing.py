@@ -75,9 +75,13 @@ class _Finder:
 
 def _texts(row: Row, where: str) -> list[str]:
     """The answers of one row; a failed one of ours is an empty text. Raises ConfigError for a row of another form."""
-    found: Any = row.get("all_generated_responses")
-    if isinstance(found, Sequence) and not isinstance(found, str) and all(isinstance(text, str) for text in found):
-        return list(found)
+    responses: Any = row.get("all_generated_responses")
+    if (
+        isinstance(responses, Sequence)
+        and not isinstance(responses, str)
+        and all(isinstance(text, str) for text in responses)
+    ):
+        return list(responses)
     turns = row.get("turns")
     if "prompt_id" in row and isinstance(turns, Sequence) and not isinstance(turns, str):
         return [str(turns[0])] if turns else [""]
@@ -85,9 +89,9 @@ def _texts(row: Row, where: str) -> list[str]:
     if isinstance(chosen, str):
         return [chosen]
     if isinstance(chosen, Sequence):
-        said = list(_assistants(chosen))
-        if said:
-            return said[:1]
+        answers = list(_assistants(chosen))
+        if answers:
+            return answers[:1]
     raise ConfigError(f"{where} holds no answers; a row has {KNOWN}, this one {', '.join(sorted(row)) or 'nothing'}")
 
 

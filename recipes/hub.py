@@ -37,29 +37,29 @@ class Push:
     """ORG/NAME."""
 
 
-def pushes(recipe: Recipe, given: str) -> list[Push]:
+def pushes(recipe: Recipe, destination: str) -> list[Push]:
     """The recipe's variants of every seed, as ORG/RECIPE-VARIANT, with `-seedN` where the recipe has several seeds.
     `given`: ORG, or ORG/NAME where there is one checkpoint. Raises ConfigError for a name that cannot be."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
 
     chosen = [(name, seed) for seed in recipe.seeds for name in recipe.variants]
-    if "/" in given and len(chosen) > 1:
+    if "/" in destination and len(chosen) > 1:
         raise ConfigError(
-            f"--push-to-hub {given!r} is one repository for {len(chosen)} checkpoints; give ORG alone, or choose one "
+            f"--push-to-hub {destination!r} is one repository for {len(chosen)} checkpoints; give ORG alone, or choose one "
             "by --variant and --seed"
         )
     several = len(recipe.spec.seeds) > 1
-    found = []
+    planned = []
     for name, seed in chosen:
         suffix = f"-seed{seed}" if several else ""
-        repo = given if "/" in given else f"{given}/{recipe.spec.name}-{name}{suffix}"
+        repo = destination if "/" in destination else f"{destination}/{recipe.spec.name}-{name}{suffix}"
         try:
             validate_repo_id(repo)
         except HFValidationError as error:
-            raise ConfigError(f"--push-to-hub {given!r}: {repo!r} is no name of a repository: {error}") from None
-        found.append(Push(recipe.variant(name, seed), repo))
-    return found
+            raise ConfigError(f"--push-to-hub {destination!r}: {repo!r} is no name of a repository: {error}") from None
+        planned.append(Push(recipe.variant(name, seed), repo))
+    return planned
 
 
 def check_token() -> None:
@@ -77,34 +77,37 @@ def files_of(folder: Path) -> list[str]:
     return sorted({path.name for pattern in PUSHED for path in folder.glob(pattern) if path.is_file()})
 
 
-def push(one: Push, *, public: bool = False) -> str:
+def push(upload: Push, *, public: bool = False) -> str:
     """Makes the repository (private unless `public`; one that exists stays as it is) and uploads. Returns its address.
 
     Raises ConfigError for an unfinished checkpoint or a refused token, EndpointDownError where the Hub is away.
     """
     from huggingface_hub import HfApi, errors
 
-    if record_in(one.folder) is None:
+    if record_in(upload.folder) is None:
         raise ConfigError(
-            f"{one.folder} is not finished: run harness train without --push-to-hub first, or --until align"
+            f"{upload.folder} is not finished: run harness train without --push-to-hub first, or --until align"
         )
     check_token()
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ[TOKEN])
     try:
-        made = api.create_repo(one.repo, private=not public, exist_ok=True)
-        files = files_of(one.folder)
+        address = api.create_repo(upload.repo, private=not public, exist_ok=True)
+        files = files_of(upload.folder)
         api.upload_folder(
-            repo_id=one.repo, folder_path=one.folder, allow_patterns=files, commit_message="fusion-harness checkpoint"
+            repo_id=upload.repo,
+            folder_path=upload.folder,
+            allow_patterns=files,
+            commit_message="fusion-harness checkpoint",
         )
     except errors.HfHubHTTPError as error:
-        raise _refused(one.repo, error) from None
+        raise _refused(upload.repo, error) from None
     # its HTTP client's own base class, whichever client this version has
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # imported there, not exported
         raise EndpointDownError(
             f"the Hub cannot be reached ({type(error).__name__}); the same command goes on"
         ) from None
-    log.info("%s: %d files", one.repo, len(files))
-    return str(made)
+    log.info("%s: %d files", upload.repo, len(files))
+    return str(address)
 
 
 def _refused(repo: str, error: Exception) -> ConfigError | IncompleteError:
@@ -112,5 +115,5 @@ def _refused(repo: str, error: Exception) -> ConfigError | IncompleteError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return ConfigError(f"the Hub refuses to write {repo} with the token in {TOKEN} (HTTP {status})")
-    said = getattr(error, "server_message", None) or "no reason given"
-    return IncompleteError(f"the Hub did not take {repo} (HTTP {status}: {said[:200]}); the same command goes on")
+    reason = getattr(error, "server_message", None) or "no reason given"
+    return IncompleteError(f"the Hub did not take {repo} (HTTP {status}: {reason[:200]}); the same command goes on")

@@ -53,13 +53,13 @@ def side_by_side(recipe: Recipe, steps: Sequence[Step], jobs: int) -> Iterator[O
 
 def _ready(waiting: Sequence[Step], unfinished: set[str]) -> list[Step]:
     """Those that build on nothing that is still to be done."""
-    return [step for step in waiting if not any(one.name in unfinished for one in step.inputs)]
+    return [step for step in waiting if not any(earlier.name in unfinished for earlier in step.inputs)]
 
 
 def _record(step: Step) -> StepRecord:
-    found = finished(step)
-    assert found is not None
-    return found
+    record = finished(step)
+    assert record is not None
+    return record
 
 
 # ------------------------------------------------------------------------------------------------- in a process

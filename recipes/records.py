@@ -29,7 +29,7 @@ class Dropped(Record):
     detail: str = ""
 
 
-class Reward(Record):
+class RewardRow(Record):
     """One line of `rewards.jsonl`: what the reward model gave one answer, or why it gave none."""
 
     prompt_id: str
@@ -62,7 +62,7 @@ class Chosen(Record):
     reward: float
 
 
-class Pair(Record):
+class PreferencePair(Record):
     """One line of `pairs.jsonl`: y_ws, y_wt, y_l of one prompt."""
 
     prompt: Prompt

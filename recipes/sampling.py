@@ -69,7 +69,7 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AnswerFile:
     """Answers that are to be in one file."""
 
     path: Path
@@ -118,24 +118,24 @@ def named(model: ModelRef) -> str:
     return {"path": model.label, "hf": str(model), "endpoint": f"endpoint:{model.name}"}[model.scheme]
 
 
-def sample(sampler: Sampler, wanted: Sequence[Wanted], folder: Path) -> Counts:
+def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Counts:
     """Brings every file up to date; logs and the model's identity go into `folder`. Counts are over all files.
 
     Raises IncompleteError where the model's server died, or more than `max_failed` of the draws have no answer; what
     there is stays. Raises ConfigError for a folder whose answers another model gave.
     """
-    files = [(one, JsonlRows(one.path, Answer)) for one in wanted]
+    files = [(file, JsonlRows(file.path, Answer)) for file in wanted]
     try:
         for _, rows in files:
             rows.open()
-        missing = [(draw, rows) for one, rows in files for draw in one.draws() if not _done(rows, draw)]
+        missing = [(draw, rows) for file, rows in files for draw in file.draws() if not _done(rows, draw)]
         session = asyncio.run(_ask(sampler, missing, folder)) if missing else Session()
         counts = _counts([rows for _, rows in files], session)
     except IncompleteError as error:
-        there = sum(rows.count_succeeded for _, rows in files)
-        total = sum(one.count for one in wanted)
+        answered = sum(rows.count_succeeded for _, rows in files)
+        total = sum(file.count for file in wanted)
         raise IncompleteError(
-            f"{sampler.name}: {error}; {there} of {total} answers are kept, and the same command goes on"
+            f"{sampler.name}: {error}; {answered} of {total} answers are kept, and the same command goes on"
         ) from error
     finally:
         for _, rows in files:
@@ -147,12 +147,12 @@ def sample(sampler: Sampler, wanted: Sequence[Wanted], folder: Path) -> Counts:
 def check_identity(folder: Path, identity: dict[str, JsonValue], name: str) -> None:
     """Raises ConfigError where the answers in the folder were given by something else."""
     try:
-        there = json.loads((folder / IDENTITY).read_text("utf-8"))
+        recorded = json.loads((folder / IDENTITY).read_text("utf-8"))
     except FileNotFoundError:
         return
-    changed = sorted(key for key in there | identity if there.get(key) != identity.get(key))
+    changed = sorted(key for key in recorded | identity if recorded.get(key) != identity.get(key))
     if changed:
-        before, now = (str(one.get(changed[0]))[:80] for one in (there, identity))
+        before, now = (str(facts.get(changed[0]))[:80] for facts in (recorded, identity))
         raise ConfigError(
             f"{folder} holds answers of {name!r} with {changed[0]} {before!r}, now {now!r}; restore that, or move the "
             "folder away"
@@ -194,13 +194,13 @@ Keep = Callable[[Answer, JsonlRows[Answer]], None]
 
 async def _ask_in_bulk(server: BulkBackend, missing: Sequence[Missing], keep: Keep) -> None:
     for rows in {id(rows): rows for _, rows in missing}.values():
-        draws = [draw for draw, its in missing if its is rows]
+        draws = [draw for draw, owner in missing if owner is rows]
         for start in range(0, len(draws), BULK):
             async for answer in server.answer_many(draws[start : start + BULK]):
                 keep(answer, rows)
 
 
-async def _ask_by_workers(server: Backend, missing: Sequence[Missing], keep: Keep, places: int) -> None:
+async def _ask_by_workers(server: Backend, missing: Sequence[Missing], keep: Keep, concurrency: int) -> None:
     open_draws = iter(missing)
 
     async def work() -> None:
@@ -208,7 +208,7 @@ async def _ask_by_workers(server: Backend, missing: Sequence[Missing], keep: Kee
             keep(await server.answer(draw.prompt, draw.sampling, draw.index), rows)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(places, len(missing))):
+        for _ in range(min(concurrency, len(missing))):
             group.create_task(work())
 
 

@@ -111,13 +111,13 @@ def is_done(step: Step) -> bool:
         _check_begun(step)
         return False
     wanted = _origin(step)
-    there: Origin = {"settings": record.settings, "inputs": dict(record.inputs)}
-    if wanted != there:
-        raise ConfigError(_mismatch(step, there, wanted))
-    gone = [name for name, out in record.outputs.items() if _size(step.folder / name) != out.size]
-    if gone:
+    recorded: Origin = {"settings": record.settings, "inputs": dict(record.inputs)}
+    if wanted != recorded:
+        raise ConfigError(_mismatch(step, recorded, wanted))
+    altered = [name for name, out in record.outputs.items() if _size(step.folder / name) != out.size]
+    if altered:
         raise ConfigError(
-            f"{step.folder / gone[0]} is not as the step {step.name!r} left it; restore it, or make it anew with "
+            f"{step.folder / altered[0]} is not as the step {step.name!r} left it; restore it, or make it anew with "
             f"--from {step.stage}"
         )
     return True
@@ -129,9 +129,9 @@ def run_step(step: Step) -> StepRecord:
     Raises RunLockedError where another process works in the folder.
     """
     if is_done(step):
-        found = finished(step)
-        assert found is not None
-        return found
+        earlier = finished(step)
+        assert earlier is not None
+        return earlier
     with FolderLock(step.folder):
         started = time.monotonic()
         write_atomic(step.folder / BEGUN, dump_json(_origin(step)))
@@ -166,36 +166,36 @@ def undo(step: Step) -> Path | None:
 
 
 def input_digests(step: Step) -> dict[str, str]:
-    found = {}
+    digests = {}
     for earlier in step.inputs:
         record = finished(earlier)
         if record is None:
             raise IncompleteError(f"step {step.name!r} needs {earlier.name!r}, which is not finished")
-        found[earlier.name] = record.digest
-    return found
+        digests[earlier.name] = record.digest
+    return digests
 
 
 def _check_begun(step: Step) -> None:
     path = step.folder / BEGUN
     try:
-        there = json.loads(path.read_text("utf-8"))
+        recorded = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; move {step.folder} away") from None
     wanted = _origin(step)
-    if there != wanted:
-        raise ConfigError(_mismatch(step, there, wanted))
+    if recorded != wanted:
+        raise ConfigError(_mismatch(step, recorded, wanted))
 
 
 def _origin(step: Step) -> Origin:
     return {"settings": _plain(step.settings), "inputs": dict(input_digests(step))}
 
 
-def _mismatch(step: Step, there: Origin, wanted: Origin) -> str:
+def _mismatch(step: Step, recorded: Origin, wanted: Origin) -> str:
     changed = []
     for part in ("settings", "inputs"):
-        before, now = _flat(there[part]), _flat(wanted[part])
+        before, now = _flat(recorded[part]), _flat(wanted[part])
         keys = sorted(key for key in before | now if before.get(key) != now.get(key))
         changed += [f"{key} = {before.get(key)!r}, now {now.get(key)!r}" for key in keys]
     shown = changed[0] if len(changed[0]) < 200 else changed[0].partition(" = ")[0]
@@ -205,11 +205,13 @@ def _mismatch(step: Step, there: Origin, wanted: Origin) -> str:
     )
 
 
-def _flat(found: JsonValue, at: str = "") -> dict[str, JsonValue]:
+def _flat(settings: JsonValue, at: str = "") -> dict[str, JsonValue]:
     """Keys of nested settings with dots between them."""
-    if not isinstance(found, dict) or not found:
-        return {at: found}
-    return {key: value for name, one in found.items() for key, value in _flat(one, f"{at}.{name}".strip(".")).items()}
+    if not isinstance(settings, dict) or not settings:
+        return {at: settings}
+    return {
+        key: leaf for name, nested in settings.items() for key, leaf in _flat(nested, f"{at}.{name}".strip(".")).items()
+    }
 
 
 def _outputs(step: Step) -> dict[str, Output]:
@@ -237,5 +239,5 @@ def _size(path: Path) -> int:
 
 def _plain(settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """As it is read back from JSON: lists for tuples, strings for paths."""
-    found: dict[str, JsonValue] = json.loads(json.dumps(settings))
-    return found
+    plain: dict[str, JsonValue] = json.loads(json.dumps(settings))
+    return plain

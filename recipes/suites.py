@@ -21,7 +21,7 @@ from harness.store import make_folder, write_atomic
 
 from .recipe import Recipe
 from .report.board import best_by_validation
-from .report.gather import SCORES, SuiteScores, read_all_measured
+from .report.gather import SCORES, SuiteRuns, read_all_measured
 from .spec import RecipeSpec
 from .steps import Counts
 
@@ -44,7 +44,7 @@ def suite_spec(spec: RecipeSpec, model: ModelRef, results: Path) -> RunSpec:
     evaluate = spec.evaluate
     suites = suite_names(evaluate.suite or "all")
     judges = choose_judges(suites, evaluate.judge, edition=evaluate.edition, own={})
-    found = {
+    options = {
         "model": model,
         "suites": suites,
         "judges": judges,
@@ -55,15 +55,15 @@ def suite_spec(spec: RecipeSpec, model: ModelRef, results: Path) -> RunSpec:
         "results": results,
         "serve": evaluate.serve,
     }
-    return checked(RunSpec, found, "evaluate")
+    return checked(RunSpec, options, "evaluate")
 
 
 def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue]:
     """What decides the scores, places of this machine left out."""
-    found = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
+    settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
     target = ModelRef.parse(recipe.spec.target)
     name = target.label if target.scheme == "path" else str(target)
-    return found | {"model": name if model == "target" else recipe.label(model, seed)}
+    return settings | {"model": name if model == "target" else recipe.label(model, seed)}
 
 
 def run_suites(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
@@ -71,17 +71,17 @@ def run_suites(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
     much to be ranked."""
     chosen = best_variant(recipe) if model == "best" else model
     ref = _served(recipe, chosen, seed)
-    made = plan(suite_spec(recipe.spec, ref, recipe.results), log_dir=recipe.results / "runs" / ref.slug / "logs")
-    with opened(made, fresh=False) as runs:
+    run_plan = plan(suite_spec(recipe.spec, ref, recipe.results), log_dir=recipe.results / "runs" / ref.slug / "logs")
+    with opened(run_plan, fresh=False) as runs:
         make_folder(recipe.results / "runs" / ref.slug / "logs")
-        cards = asyncio.run(execute(made, runs))
+        cards = asyncio.run(execute(run_plan, runs))
     broken = [card.suite for card in cards if not card.complete]
     if broken:
         raise IncompleteError(
             f"{ref.label}: too much unscored in {', '.join(broken)}; the same command asks the failed ones again"
         )
-    found = SuiteScores(model=ref.label, runs=tuple(run_id(card) for card in cards))
-    write_atomic(folder / SCORES, found.model_dump_json(indent=2) + "\n")
+    suite_runs = SuiteRuns(model=ref.label, runs=tuple(run_id(card) for card in cards))
+    write_atomic(folder / SCORES, suite_runs.model_dump_json(indent=2) + "\n")
     return {"model": ref.label, **{card.suite: card.scores[card.headline].value for card in cards}}
 
 

@@ -73,15 +73,15 @@ def train(
 
 
 def _list(*, as_json: bool) -> None:
-    found = [
+    recipes = [
         {"name": name, "about": about(path), "file": str(path), "variants": list(read_recipe(path).variants)}
         for name, path in shipped_recipes().items()
     ]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(recipes, indent=2))
         return
-    for one in found:
-        typer.echo(f"{one['name']}: {one['about']}\n  variants: {', '.join(one['variants'])}\n  {one['file']}")
+    for entry in recipes:
+        typer.echo(f"{entry['name']}: {entry['about']}\n  variants: {', '.join(entry['variants'])}\n  {entry['file']}")
 
 
 def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Recipe:
@@ -91,9 +91,9 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
         if name not in spec.variants:
             raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(spec.variants)}")
     chosen = spec.seeds if seeds is None else tuple(seeds)
-    for one in chosen:
-        if one not in spec.seeds:
-            raise ConfigError(f"{spec.name} has no seed {one}; seeds: {', '.join(map(str, spec.seeds))}")
+    for chosen_seed in chosen:
+        if chosen_seed not in spec.seeds:
+            raise ConfigError(f"{spec.name} has no seed {chosen_seed}; seeds: {', '.join(map(str, spec.seeds))}")
     return Recipe(spec, {name: spec.variants[name] for name in names}, chosen)
 
 
@@ -146,26 +146,26 @@ def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
         for sentence in (*board.sentences, *board.notes):
             typer.echo(sentence)
         typer.echo(f"report: {recipe.report / 'variants.html'}")
-    found: JsonValue = board.model_dump(mode="json")
-    return found
+    record: JsonValue = board.model_dump(mode="json")
+    return record
 
 
-def _checked_pushes(recipe: Recipe, given: str, until: str | None) -> list[Push]:
+def _checked_pushes(recipe: Recipe, destination: str, until: str | None) -> list[Push]:
     """What is to be uploaded; what would stop it is said before anything runs."""
     from .hub import check_token, pushes
 
     if until is not None and STAGES.index(until) < STAGES.index("align"):
         raise ConfigError(f"--push-to-hub needs trained variants, and --until {until} ends before them")
     check_token()
-    return pushes(recipe, given)
+    return pushes(recipe, destination)
 
 
 def _push(pushed: list[Push], *, public: bool, as_json: bool) -> list[JsonValue]:
     from .hub import push
 
     pages: list[JsonValue] = []
-    for one in pushed:
-        pages.append(push(one, public=public))
+    for upload in pushed:
+        pages.append(push(upload, public=public))
         if not as_json:
             typer.echo(f"pushed: {pages[-1]}")
     return pages

@@ -14,7 +14,7 @@ from harness.errors import ConfigError, IncompleteError
 from harness.records import Answer
 from harness.store import JsonlRows
 from recipes.recipe import Recipe
-from recipes.records import Reward
+from recipes.records import RewardRow
 from recipes.report.gather import read_all_measured
 from recipes.report.rows import place
 from recipes.spec import EvaluateSpec
@@ -96,7 +96,7 @@ def test_every_model_is_asked_and_rewarded_and_the_target_once(recipe: Recipe) -
     greedy = JsonlRows(place(folder, 0.0) / "answers.jsonl", Answer).read()
     drawn = JsonlRows(place(folder, 0.7) / "answers.jsonl", Answer).read()
     assert (len(greedy), len(drawn)) == (6, 12)
-    rewards = JsonlRows(place(folder, 0.7) / "rewards.jsonl", Reward).read()
+    rewards = JsonlRows(place(folder, 0.7) / "rewards.jsonl", RewardRow).read()
     texts = {f"{one.key}|{one.sha}": one.turns[0] for one in drawn if one.error is None}
     assert {row.key: row.value for row in rewards} == {key: float(len(text)) for key, text in texts.items()}
     record = run_step(steps[-1])
@@ -139,10 +139,10 @@ def test_a_model_that_never_answers_is_unscored_and_stops_nothing(
 def _fail_all(sampler: object, wanted: list[object], folder: Path) -> Counts:
     from recipe_folder import toy_answer, write_rows
 
-    from recipes.sampling import Wanted
+    from recipes.sampling import AnswerFile
 
     for one in wanted:
-        assert isinstance(one, Wanted)
+        assert isinstance(one, AnswerFile)
         write_rows(one.path, [toy_answer(draw.prompt.id, "wrpo", draw.index, None) for draw in one.draws()])
     return {}
 

@@ -14,10 +14,10 @@ from recipe_files import answer, answers_step, prompt_rows, prompts_step, recipe
 
 from harness.errors import ConfigError, IncompleteError
 from harness.records import Prompt
-from recipes.pairs.best import Rated, best_source_answers
+from recipes.pairs.best import RewardedAnswer, best_source_answers
 from recipes.pairs.data import PairData, spread
 from recipes.pairs.pairing import DroppedPair, extremes, paired
-from recipes.records import Chosen, Pair
+from recipes.records import Chosen, PreferencePair
 from recipes.spec import PairsSpec
 from recipes.stages.pairs import pairs_steps
 from recipes.steps import Step, run_step
@@ -45,11 +45,11 @@ def rewards(of: Values) -> dict[str, list[float | None]]:
 class Made:
     steps: dict[int, Step]
 
-    def run(self, sources: int = 2) -> dict[str, Pair]:
+    def run(self, sources: int = 2) -> dict[str, PreferencePair]:
         step = self.steps[sources]
         run_step(step)
         lines = (step.folder / "pairs.jsonl").read_text().splitlines()
-        return {row.prompt.id: row for row in map(Pair.model_validate_json, lines)}
+        return {row.prompt.id: row for row in map(PreferencePair.model_validate_json, lines)}
 
     def dropped(self, sources: int = 2) -> dict[str, str]:
         lines = (self.steps[sources].folder / "dropped.jsonl").read_text().splitlines()
@@ -112,7 +112,7 @@ def test_what_is_dropped_has_its_reason_and_is_counted(tmp_path: Path) -> None:
     ],
 )
 def test_a_target_that_gives_no_pair(samples: list[tuple[str, float]], reason: str | None) -> None:
-    rows = [Rated(answer("p", place, text), value, "t") for place, (text, value) in enumerate(samples)]
+    rows = [RewardedAnswer(answer("p", place, text), value, "t") for place, (text, value) in enumerate(samples)]
     source = Chosen(text="s", model="s", index=0, reward=0.0)
 
     spec = PairsSpec(min_margin=0.75, max_margin=2.0)
@@ -217,7 +217,7 @@ def test_a_pair_is_never_worse_than_what_was_asked(
     samples: list[tuple[str, float]], low: float, high: float | None
 ) -> None:
     """Whatever the samples: y_wt is rewarded more than y_l by a margin inside the limits, or there is no pair."""
-    rows = [Rated(answer("p", place, text), value, "t") for place, (text, value) in enumerate(samples)]
+    rows = [RewardedAnswer(answer("p", place, text), value, "t") for place, (text, value) in enumerate(samples)]
     source = Chosen(text="s", model="s", index=0, reward=0.0)
     prompt = Prompt(id="p", turns=("p",), category="c")
 
@@ -226,7 +226,7 @@ def test_a_pair_is_never_worse_than_what_was_asked(
 
     assert found == backwards  # the order of the file decides nothing
     values = [value for _, value in samples]
-    if isinstance(found, Pair):
+    if isinstance(found, PreferencePair):
         assert (found.target.reward, found.rejected.reward) == (max(values), min(values))
         assert found.target.text != found.rejected.text
         assert low <= max(values) - min(values) <= (high or 6)

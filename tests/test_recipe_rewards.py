@@ -12,7 +12,7 @@ from recipe_files import answers_step, prompt_rows, prompts_step, recipe
 
 from harness.errors import ConfigError, IncompleteError, PluginError
 from harness.store import JsonlRows
-from recipes.records import Reward
+from recipes.records import RewardRow
 from recipes.rewards.scoring import check_reward
 from recipes.spec import RewardSpec
 from recipes.stages.rewards import source_reward_steps, target_reward_step
@@ -66,7 +66,7 @@ def scored(folder: Path, name: str, texts: dict[str, list[str | None]] = TEXTS, 
 
 
 def rewards(step: Step) -> dict[str, float | None]:
-    rows = JsonlRows(step.folder / "rewards.jsonl", Reward).read()
+    rows = JsonlRows(step.folder / "rewards.jsonl", RewardRow).read()
     return {f"{row.prompt_id}#{row.index}": row.value for row in rows}
 
 

@@ -23,7 +23,7 @@ from harness.errors import ConfigError, IncompleteError
 from harness.records import Answer, ModelRef, Sampling
 from harness.store import JsonlRows
 from recipes.recipe import Recipe
-from recipes.sampling import Sampler, Wanted, answer_counts, sample
+from recipes.sampling import AnswerFile, Sampler, answer_counts, sample
 from recipes.spec import SamplingSpec
 from recipes.stages.sources import source_steps
 from recipes.stages.target import target_step
@@ -189,11 +189,11 @@ sys.path.insert(0, {tests!r})
 from tiny_models import random_prompts
 from harness.config import ServeSpec
 from harness.records import ModelRef, Sampling
-from recipes.sampling import Sampler, Wanted, sample
+from recipes.sampling import Sampler, AnswerFile, sample
 folder = Path({folder!r})
 sampler = Sampler("tiny", ModelRef.parse({model!r}), "in_process", ServeSpec(engine_args=("batch_size=16",)))
 sampling = Sampling(temperature=0.8, top_p=0.95, max_tokens=12, n=3, seed=5)
-sample(sampler, [Wanted(folder / "answers.jsonl", random_prompts(300), sampling)], folder)
+sample(sampler, [AnswerFile(folder / "answers.jsonl", random_prompts(300), sampling)], folder)
 """
 
 
@@ -241,7 +241,7 @@ def ask(model: Path, folder: Path, count: int, *, batch_size: int | None = None)
     """Three answers of a checkpoint to each of so many random prompts, in this process."""
     serve = ServeSpec(engine_args=() if batch_size is None else (f"batch_size={batch_size}",))
     sampler = Sampler("tiny", ModelRef.parse(str(model)), "in_process", serve)
-    return sample(sampler, [Wanted(folder / "answers.jsonl", random_prompts(count), SAMPLED)], folder)
+    return sample(sampler, [AnswerFile(folder / "answers.jsonl", random_prompts(count), SAMPLED)], folder)
 
 
 def texts(path: Path) -> dict[str, tuple[str, ...]]:

@@ -17,17 +17,17 @@ from harness.errors import ConfigError, EndpointDownError, JudgeUnavailableError
 from harness.records import Failure, Prompt
 from harness.rewards import RewardOptions
 from recipes.records import PromptRow
-from recipes.rewards.scorer import Item, Scorer
+from recipes.rewards.scorer import RewardItem, Scorer
 
 TOO_LONG = "This model's maximum context length is 40 tokens. However, your request has 52 input tokens."
 """As vLLM 0.32 says it."""
 
 
-def items(*completions: str, system: str | None = None, reference: str = "", **columns: str) -> list[Item]:
+def items(*completions: str, system: str | None = None, reference: str = "", **columns: str) -> list[RewardItem]:
     asked = Prompt(
         id="p", turns=("say p",), category="math", system=system, reference=(reference,) if reference else ()
     )
-    return [Item(PromptRow(prompt=asked, part="preference", columns=columns), text) for text in completions]
+    return [RewardItem(PromptRow(prompt=asked, part="preference", columns=columns), text) for text in completions]
 
 
 @dataclass

@@ -19,7 +19,7 @@ from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, Ord
 from harness.rewards import RewardOptions
 from harness.store import JsonlRows
 from judges.reward_model import NOTE, RewardModel, RewardModelJudge
-from recipes.records import Reward
+from recipes.records import RewardRow
 from recipes.stages.rewards import source_reward_steps
 from recipes.steps import Step, StepRecord, run_step
 
@@ -203,7 +203,7 @@ def score_step(folder: Path, out: Path, size: int, texts: Texts, **further: obje
 
 
 def values(step: Step) -> dict[str, float | None]:
-    return {row.key: row.value for row in JsonlRows(step.folder / "rewards.jsonl", Reward).read()}
+    return {row.key: row.value for row in JsonlRows(step.folder / "rewards.jsonl", RewardRow).read()}
 
 
 SAMPLES: Texts = {f"p{number}": [f"{'word ' * (number % 5)}{draw}" for draw in range(3)] for number in range(7)}
@@ -247,7 +247,7 @@ def test_an_answer_that_does_not_fit_stops_the_step_or_is_left_out(folder: Path,
         IncompleteError, match=r"answer of 'a' to prompt 'p' \(draw 1\) is too long .*more than the 256"
     ):
         score_step(folder, tmp_path, 4, texts)
-    assert [row.value is None for row in JsonlRows(tmp_path / "rewards/a/rewards.jsonl", Reward).read()] == [False]
+    assert [row.value is None for row in JsonlRows(tmp_path / "rewards/a/rewards.jsonl", RewardRow).read()] == [False]
 
     step, done = score_step(folder, tmp_path, 4, texts, overlong="drop")  # the same folder goes on
 

@@ -10,15 +10,15 @@ from harness.errors import IncompleteError
 from harness.records import Answer, Prompt
 from harness.store import JsonlRows
 
-from ..records import Chosen, Part, PromptRow, Reward
+from ..records import Chosen, Part, PromptRow, RewardRow
 
 ANSWERS, PROMPTS, REWARDS = "answers.jsonl", "prompts.jsonl", "rewards.jsonl"
 
-Seen = Callable[[Answer, Reward | None], None]
+Seen = Callable[[Answer, RewardRow | None], None]
 
 
 @dataclass(frozen=True)
-class Rated:
+class RewardedAnswer:
     """An answer that has a reward."""
 
     answer: Answer
@@ -39,25 +39,25 @@ def read_prompts(path: Path, part: Part) -> list[PromptRow]:
     """The prompts of a part, in the file's order. Raises IncompleteError where there are none."""
     with path.open("rb") as file:
         rows = [PromptRow.model_validate_json(line) for line in file]
-    found = [row for row in rows if row.part == part]
-    if not found:
+    chosen = [row for row in rows if row.part == part]
+    if not chosen:
         raise IncompleteError(f"{path} has no prompt of the part {part!r} among {len(rows)}")
-    return found
+    return chosen
 
 
 def rated(
     answers: Path, rewards: Path, *, drop_truncated: bool = False, seen: Seen = lambda answer, reward: None
-) -> Iterator[Rated]:
+) -> Iterator[RewardedAnswer]:
     """Every answer of a file that has a reward, in the file's order; failures and what has no reward are left out.
 
     `seen` is told of every answer, those left out too.
     """
-    given = {row.key: row for row in JsonlRows(rewards, Reward).read()}
+    by_key = {row.key: row for row in JsonlRows(rewards, RewardRow).read()}
     for answer in JsonlRows(answers, Answer).read():
-        row = None if answer.error is not None else given.get(f"{answer.key}|{answer.sha}")
+        row = None if answer.error is not None else by_key.get(f"{answer.key}|{answer.sha}")
         seen(answer, row)
         if row is not None and row.value is not None and not (drop_truncated and answer.truncated):
-            yield Rated(answer, row.value, row.model)
+            yield RewardedAnswer(answer, row.value, row.model)
 
 
 def best_by_prompt(
@@ -71,21 +71,21 @@ def best_by_prompt(
     """Prompt id -> the best of all sources' answers; of equal rewards the first source's, and of its own the one with
     the lowest index. Prompts without a rewarded answer are left out. `seen`: one a source, as `rated` has it."""
     best: dict[str, Chosen] = {}
-    told = seen or [lambda answer, reward: None] * len(answers)
-    for answered, given, tell in zip(answers, rewards, told, strict=True):
-        found = _best_of_one(rated(answered, given, drop_truncated=drop_truncated, seen=tell), wanted)
-        for prompt_id, chosen in found.items():
+    observers = seen or [lambda answer, reward: None] * len(answers)
+    for answered, rewarded, observer in zip(answers, rewards, observers, strict=True):
+        source_best = _best_of_one(rated(answered, rewarded, drop_truncated=drop_truncated, seen=observer), wanted)
+        for prompt_id, chosen in source_best.items():
             if prompt_id not in best or chosen.reward > best[prompt_id].reward:
                 best[prompt_id] = chosen
     return best
 
 
-def _best_of_one(answers: Iterator[Rated], wanted: frozenset[str]) -> dict[str, Chosen]:
+def _best_of_one(answers: Iterator[RewardedAnswer], wanted: frozenset[str]) -> dict[str, Chosen]:
     best: dict[str, Chosen] = {}
-    for one in answers:
-        prompt_id = one.answer.prompt_id
-        if prompt_id in wanted and (prompt_id not in best or _rank(one.chosen) > _rank(best[prompt_id])):
-            best[prompt_id] = one.chosen
+    for candidate in answers:
+        prompt_id = candidate.answer.prompt_id
+        if prompt_id in wanted and (prompt_id not in best or _rank(candidate.chosen) > _rank(best[prompt_id])):
+            best[prompt_id] = candidate.chosen
     return best
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.records import Answer, Record
 
-from ..records import Pair, Reward
+from ..records import PreferencePair, RewardRow
 from .pairing import DroppedPair, Reason
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -70,14 +70,14 @@ def spread(values: Sequence[float]) -> Spread | None:
     """None for no values."""
     if not values:
         return None
-    found = np.asarray(values, dtype=float)
+    array = np.asarray(values, dtype=float)
     return Spread(
         n=len(values),
-        mean=float(found.mean()),
-        sd=float(found.std(ddof=1)) if len(values) > 1 else 0.0,
-        low=float(found.min()),
-        high=float(found.max()),
-        quantiles=tuple(float(value) for value in np.quantile(found, QUANTILES)),
+        mean=float(array.mean()),
+        sd=float(array.std(ddof=1)) if len(values) > 1 else 0.0,
+        low=float(array.min()),
+        high=float(array.max()),
+        quantiles=tuple(float(value) for value in np.quantile(array, QUANTILES)),
     )
 
 
@@ -93,7 +93,7 @@ class Tally:
     characters: list[float] = field(default_factory=list)
     tokens: list[float] = field(default_factory=list)
 
-    def add(self, answer: Answer, reward: Reward | None) -> None:
+    def add(self, answer: Answer, reward: RewardRow | None) -> None:
         if answer.prompt_id not in self.wanted:
             return
         self.counts["answers"] += 1
@@ -133,22 +133,22 @@ class PairTally:
     lengths: list[tuple[int, int, int]] = field(default_factory=list)
     """Characters of y_ws, y_wt and y_l."""
 
-    def add(self, found: Pair | DroppedPair) -> None:
-        if isinstance(found, DroppedPair):
-            self.dropped[found.reason] += 1
+    def add(self, outcome: PreferencePair | DroppedPair) -> None:
+        if isinstance(outcome, DroppedPair):
+            self.dropped[outcome.reason] += 1
             return
-        self.wins[found.source.model] += 1
-        self.margins.append(found.target.reward - found.rejected.reward)
-        self.source_margins.append(found.source.reward - found.target.reward)
-        self.lengths.append((len(found.source.text), len(found.target.text), len(found.rejected.text)))
+        self.wins[outcome.source.model] += 1
+        self.margins.append(outcome.target.reward - outcome.rejected.reward)
+        self.source_margins.append(outcome.source.reward - outcome.target.reward)
+        self.lengths.append((len(outcome.source.text), len(outcome.target.text), len(outcome.rejected.text)))
 
     def data(self, sources: Sequence[Tally], target: Tally) -> PairData:
-        source, best, worst = ([float(row[place]) for row in self.lengths] for place in range(3))
+        source, best, worst = ([float(row[column]) for row in self.lengths] for column in range(3))
         return PairData(
             prompts=len(self.margins) + self.dropped.total(),
             pairs=len(self.margins),
             dropped=dict(self.dropped),
-            sources=tuple(one.data(self.wins[one.model]) for one in sources),
+            sources=tuple(tally.data(self.wins[tally.model]) for tally in sources),
             target=target.data(),
             margins=spread(self.margins),
             source_margins=spread(self.source_margins),

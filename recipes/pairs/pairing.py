@@ -8,9 +8,9 @@ from typing import Literal
 
 from harness.records import Prompt, Record
 
-from ..records import Chosen, Pair
+from ..records import Chosen, PreferencePair
 from ..spec import PairsSpec
-from .best import Rated
+from .best import RewardedAnswer
 
 Reason = Literal[
     "no_source_answer",  # no source's answer has a reward
@@ -43,21 +43,23 @@ class Extremes:
     """Different texts among them."""
 
 
-def extremes(samples: Iterable[Rated]) -> dict[str, Extremes]:
+def extremes(samples: Iterable[RewardedAnswer]) -> dict[str, Extremes]:
     """Prompt id -> its samples' extremes; of equal rewards the one with the lowest index, for best and worst alike."""
-    by_prompt: dict[str, list[Rated]] = {}
-    for one in samples:
-        by_prompt.setdefault(one.answer.prompt_id, []).append(one)
-    return {prompt_id: _extremes(found) for prompt_id, found in by_prompt.items()}
+    by_prompt: dict[str, list[RewardedAnswer]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.answer.prompt_id, []).append(sample)
+    return {prompt_id: _extremes(rated) for prompt_id, rated in by_prompt.items()}
 
 
-def _extremes(samples: list[Rated]) -> Extremes:
-    best = min(samples, key=lambda one: (-one.reward, one.answer.index))
-    worst = min(samples, key=lambda one: (one.reward, one.answer.index))
-    return Extremes(best.chosen, worst.chosen, len(samples), len({one.text for one in samples}))
+def _extremes(samples: list[RewardedAnswer]) -> Extremes:
+    best = min(samples, key=lambda sample: (-sample.reward, sample.answer.index))
+    worst = min(samples, key=lambda sample: (sample.reward, sample.answer.index))
+    return Extremes(best.chosen, worst.chosen, len(samples), len({sample.text for sample in samples}))
 
 
-def paired(prompt: Prompt, source: Chosen | None, target: Extremes | None, spec: PairsSpec) -> Pair | DroppedPair:
+def paired(
+    prompt: Prompt, source: Chosen | None, target: Extremes | None, spec: PairsSpec
+) -> PreferencePair | DroppedPair:
     """The prompt's pair, or the first reason against it."""
     if target is None:
         return DroppedPair(prompt_id=prompt.id, reason="no_target_answer")
@@ -66,7 +68,7 @@ def paired(prompt: Prompt, source: Chosen | None, target: Extremes | None, spec:
     if reason is not None:
         return DroppedPair(prompt_id=prompt.id, reason=reason, margin=margin)
     assert source is not None, "a reason against it"
-    return Pair(prompt=prompt, source=source, target=target.best, rejected=target.worst)
+    return PreferencePair(prompt=prompt, source=source, target=target.best, rejected=target.worst)
 
 
 def _reason(source: Chosen | None, target: Extremes, margin: float, spec: PairsSpec) -> Reason | None:

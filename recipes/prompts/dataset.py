@@ -32,15 +32,15 @@ class PromptError(ValueError):
 def load_rows(dataset: str, split: str) -> list[Row]:
     """All rows. Raises ConfigError for a name of no known form or a file that is not there, DataError for a broken one
     or a Hub that cannot be reached."""
-    if found := HUB.fullmatch(dataset):
-        return _from_hub(found["name"], found["revision"], split)
+    if match := HUB.fullmatch(dataset):
+        return _from_hub(match["name"], match["revision"], split)
     path = Path(dataset).expanduser()
     if path.suffix in (".jsonl", ".parquet"):
         if not path.is_file():
             raise ConfigError(f"no such data file: {dataset!r}; give {FORMS}")
         return list(read_json_lines(path)) if path.suffix == ".jsonl" else _from_parquet(path)
-    if found := FUNCTION.fullmatch(dataset):
-        return _from_function(found["module"], found["name"])
+    if match := FUNCTION.fullmatch(dataset):
+        return _from_function(match["module"], match["name"])
     raise ConfigError(f"{dataset!r} is no data set; give {FORMS}")
 
 
@@ -55,19 +55,19 @@ def prompt_in(row: Row, column: str) -> tuple[str | None, str]:
     Raises PromptError where there is none, or where the conversation has further user turns: these cannot be asked
     without the answers between them.
     """
-    found = row.get(column)
-    if isinstance(found, str):
-        return None, _words(found)
-    messages = [found] if isinstance(found, Mapping) else found
+    value = row.get(column)
+    if isinstance(value, str):
+        return None, _words(value)
+    messages = [value] if isinstance(value, Mapping) else value
     if not isinstance(messages, Iterable):
-        raise PromptError("no_prompt", f"{column} is {type(found).__name__}")
-    said = [_message(message, column) for message in messages]
-    system = said.pop(0)[1] if said and said[0][0] == "system" else None
-    if [role for role, _ in said].count("user") > 1:
-        raise PromptError("several_turns", f"{len(said)} messages")
-    if not said or said[0][0] != "user":
+        raise PromptError("no_prompt", f"{column} is {type(value).__name__}")
+    turns = [_message(message, column) for message in messages]
+    system = turns.pop(0)[1] if turns and turns[0][0] == "system" else None
+    if [role for role, _ in turns].count("user") > 1:
+        raise PromptError("several_turns", f"{len(turns)} messages")
+    if not turns or turns[0][0] != "user":
         raise PromptError("no_prompt", f"{column} does not begin with a user's message")
-    return system, _words(said[0][1])
+    return system, _words(turns[0][1])
 
 
 def _message(message: object, column: str) -> tuple[str, str]:

@@ -70,9 +70,9 @@ def read_prompts(rows: Iterable[Row], spec: PromptsSpec) -> Kept:
             category=category if isinstance(category, str) and category else "all",
             system=system,
         )
-        there = taken.setdefault(prompt.id, prompt)
-        if there is not prompt:
-            if (there.turns, there.system) != (prompt.turns, prompt.system):
+        first = taken.setdefault(prompt.id, prompt)
+        if first is not prompt:
+            if (first.turns, first.system) != (prompt.turns, prompt.system):
                 raise ConfigError(f"{spec.dataset}, row {number}: another prompt has the id {prompt.id!r} already")
             kept.drop(prompt, "duplicate", prompt.id)
             continue
@@ -102,13 +102,13 @@ def normalised(text: str) -> str:
 
 def with_parts(kept: Kept, spec: PromptsSpec) -> list[PromptRow]:
     """The prompts that are used, in the data set's order. Raises ConfigError where too few are left to hold out."""
-    drawn = sorted((prompt.id for prompt, _ in kept.prompts), key=lambda one: _place(spec.seed, one))
-    for one in drawn[spec.limit :] if spec.limit is not None else []:
-        kept.dropped.append(Dropped(id=one, reason="limit"))
+    drawn = sorted((prompt.id for prompt, _ in kept.prompts), key=lambda prompt_id: _place(spec.seed, prompt_id))
+    for prompt_id in drawn[spec.limit :] if spec.limit is not None else []:
+        kept.dropped.append(Dropped(id=prompt_id, reason="limit"))
     drawn = drawn[: spec.limit]
     held_out = spec.validation + spec.test
     if not drawn:
-        reasons = Counter(one.reason for one in kept.dropped).most_common(1)
+        reasons = Counter(record.reason for record in kept.dropped).most_common(1)
         raise ConfigError(f"{spec.dataset} gives no prompt: {reasons[0][0] if reasons else 'it has no rows'}")
     if held_out >= len(drawn):
         raise ConfigError(
@@ -139,13 +139,13 @@ def _place(seed: int, prompt_id: str) -> str:
 def _id(row: Row, spec: PromptsSpec, number: int) -> str | None:
     if spec.id_column is None:
         return None
-    found = str(row[spec.id_column])
-    if not ID.fullmatch(found):
+    prompt_id = str(row[spec.id_column])
+    if not ID.fullmatch(prompt_id):
         raise ConfigError(
-            f"{spec.dataset}, row {number}: {spec.id_column} = {found[:80]!r} is no id (letters, digits, . _ : - , at "
+            f"{spec.dataset}, row {number}: {spec.id_column} = {prompt_id[:80]!r} is no id (letters, digits, . _ : - , at "
             "most 128); leave id_column out, and ids are made of the texts"
         )
-    return found
+    return prompt_id
 
 
 def _text(value: object) -> str:

@@ -16,7 +16,7 @@ from harness.report.cells import escape_markdown
 from ..spec import RecipeSpec, SourceSpec
 from .records import ModelRow, VariantBoard
 from .sentences import at
-from .tables import Grid, markdown_grid, p_text, score_text
+from .tables import TextGrid, markdown_grid, p_text, score_text
 
 PAPER = "https://arxiv.org/abs/2412.03187"
 
@@ -85,7 +85,7 @@ def card_text(facts: CardFacts) -> str:
         "## Data",
         "",
         *_data(spec),
-        markdown_grid(Grid("", ("made by", "digest"), tuple(facts.digests.items()), numbers=False)),
+        markdown_grid(TextGrid("", ("made by", "digest"), tuple(facts.digests.items()), numbers=False)),
         "## Limits",
         "",
         *(f"- {line}" for line in _limits(facts)),
@@ -106,9 +106,9 @@ def _introduction(facts: CardFacts) -> str:
     )
 
 
-def _sources(sources: Sequence[SourceSpec]) -> Grid:
-    rows = tuple((one.name, _origin(one), one.license or "not stated") for one in sources)
-    return Grid("", ("source", "from", "licence"), rows, numbers=False)
+def _sources(sources: Sequence[SourceSpec]) -> TextGrid:
+    rows = tuple((source.name, _origin(source), source.license or "not stated") for source in sources)
+    return TextGrid("", ("source", "from", "licence"), rows, numbers=False)
 
 
 def _origin(source: SourceSpec) -> str:
@@ -124,32 +124,32 @@ def _scores(facts: CardFacts) -> list[str]:
     if rows:
         columns = ("temperature", "this checkpoint [95 % over prompts]", "all seeds [95 % over prompts and seeds]")
         seeds = ", ".join(map(str, facts.board.seeds))
-        found = tuple((at(row.temperature), _own(row, facts.seed), score_text(row.reward)) for row in rows)
+        rewards = tuple((at(row.temperature), _own(row, facts.seed), score_text(row.reward)) for row in rows)
         parts = [
             f"Mean reward ({escape_markdown(facts.spec.reward.kind)}) on {facts.board.prompts} held-out test prompts; "
             f"seeds of the recipe: {seeds}.",
             "",
-            markdown_grid(Grid("", columns, found)),
+            markdown_grid(TextGrid("", columns, rewards)),
         ]
-    compared = [one for one in facts.board.differences if one.model == facts.model]
+    compared = [difference for difference in facts.board.differences if difference.model == facts.model]
     if compared:
         head = ("against", "temperature", "difference [95 %]", "p (Holm)", "verdict")
         cells = tuple(
             (
-                one.baseline,
-                at(one.temperature),
-                f"{one.value:+.3f} [{one.ci_low:.3f}, {one.ci_high:.3f}]",
-                p_text(one.p_adjusted),
-                one.verdict,
+                difference.baseline,
+                at(difference.temperature),
+                f"{difference.value:+.3f} [{difference.ci_low:.3f}, {difference.ci_high:.3f}]",
+                p_text(difference.p_adjusted),
+                difference.verdict,
             )
-            for one in compared
+            for difference in compared
         )
-        parts += ["Of all seeds, paired by prompt and seed:", "", markdown_grid(Grid("", head, cells))]
+        parts += ["Of all seeds, paired by prompt and seed:", "", markdown_grid(TextGrid("", head, cells))]
     if facts.suites:
         suites = tuple(
-            (f"{one.suite} {one.suite_version}", one.judge, one.headline, _headline(one)) for one in facts.suites
+            (f"{card.suite} {card.suite_version}", card.judge, card.headline, _headline(card)) for card in facts.suites
         )
-        parts += ["Suites:", "", markdown_grid(Grid("", ("suite", "judge", "metric", "score [95 %]"), suites))]
+        parts += ["Suites:", "", markdown_grid(TextGrid("", ("suite", "judge", "metric", "score [95 %]"), suites))]
     return parts or ["Not measured.", ""]
 
 
@@ -161,9 +161,9 @@ def _headline(card: ScoreCard) -> str:
     return score_text(card.scores[card.headline]) + ("" if card.complete else " (incomplete)")
 
 
-def _settings_grid(settings: Mapping[str, JsonValue]) -> Grid:
+def _settings_grid(settings: Mapping[str, JsonValue]) -> TextGrid:
     rows = tuple((name, _plain(value)) for name, value in _flat(settings))
-    return Grid("", ("setting", "value"), rows, numbers=False)
+    return TextGrid("", ("setting", "value"), rows, numbers=False)
 
 
 def _flat(settings: Mapping[str, JsonValue], under: str = "") -> Iterable[tuple[str, JsonValue]]:
@@ -205,7 +205,7 @@ def _limits(facts: CardFacts) -> list[str]:
         "The reward on held-out prompts is what training aimed at: a rise of it is no proof of better answers.",
         "Flaws that the sources share and that the reward does not see are learned too.",
     ]
-    verdicts = {one.verdict for one in facts.board.differences if one.model == facts.model}
+    verdicts = {difference.verdict for difference in facts.board.differences if difference.model == facts.model}
     if facts.method == "preference" and facts.model != "sft" and "better" not in verdicts:
         lines.append("It was not shown to be better than any baseline it was compared with.")
     if len(facts.board.seeds) < 3:

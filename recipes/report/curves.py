@@ -62,10 +62,10 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     by_step: dict[float, dict[str, float]] = {}
     for line in lines:
         try:
-            found = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
             continue  # a torn line of a run that was killed; its step was logged again
-        numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+        numbers = {name: float(value) for name, value in entry.items() if isinstance(value, int | float)}
         if "step" in numbers:
             by_step.setdefault(numbers["step"], {}).update(numbers)
     return [by_step[step] for step in sorted(by_step)]
@@ -73,7 +73,7 @@ def read_log(folder: Path) -> list[dict[str, float]]:
 
 def training_curves(name: str, logs: Sequence[Log]) -> Drawing | None:
     """Two panels a row; None where no log has a number to draw."""
-    panels = [panel for panel in PANELS if any(_line(log, one.metric) for log in logs for one in panel.series)]
+    panels = [panel for panel in PANELS if any(_line(log, series.metric) for log in logs for series in panel.series)]
     if not panels:
         return None
     pairs = [panels[start : start + 2] for start in range(0, len(panels), 2)]
@@ -87,8 +87,8 @@ def training_curves(name: str, logs: Sequence[Log]) -> Drawing | None:
 
 
 def _panel(drawing: Drawing, panel: Panel, logs: Sequence[Log], left: float, top: float) -> None:
-    lines = {one.label: [_line(log, one.metric) for log in logs] for one in panel.series}
-    lines = {label: found for label, each in lines.items() if (found := [line for line in each if line])}
+    lines = {series.label: [_line(log, series.metric) for log in logs] for series in panel.series}
+    lines = {label: drawable for label, each in lines.items() if (drawable := [line for line in each if line])}
     points = [point for each in lines.values() for line in each for point in line]
     across = axis([x for x, _ in points], left + LEFT, left + PANEL_WIDTH - 10, pad=0.0)
     if across.low == across.high:
@@ -97,13 +97,13 @@ def _panel(drawing: Drawing, panel: Panel, logs: Sequence[Log], left: float, top
     upwards = axis([y for _, y in points], bottom, top + 12)
     drawing.text(left + LEFT, top, panel.title, css="small")
     _axes(drawing, across, upwards)
-    for place, (label, each) in enumerate(lines.items()):
-        css = f"l{place + 1}"
+    for position, (label, each) in enumerate(lines.items()):
+        css = f"l{position + 1}"
         if len(each) > 1:
             for line in each:
                 drawing.path([(across(x), upwards(y)) for x, y in line], f"line {css} thin")
         drawing.path([(across(x), upwards(y)) for x, y in _mean(each)], f"line {css}")
-        y = bottom + 34 + 18 * place
+        y = bottom + 34 + 18 * position
         drawing.line(left + LEFT, y - 4, left + LEFT + 18, y - 4, css)
         drawing.text(left + LEFT + 24, y, label, css="small")
 
@@ -119,14 +119,14 @@ def _axes(drawing: Drawing, across: Axis, upwards: Axis) -> None:
 
 def _line(log: Log, metric: str) -> list[tuple[float, float]]:
     """(step, value), at most POINTS of them, each the mean of its neighbours."""
-    found = [(row["step"], row[metric]) for row in log if metric in row]
-    size = -(-len(found) // POINTS) or 1
-    chunks = [found[start : start + size] for start in range(0, len(found), size)]
-    return [(sum(x for x, _ in some) / len(some), sum(y for _, y in some) / len(some)) for some in chunks]
+    points = [(row["step"], row[metric]) for row in log if metric in row]
+    size = -(-len(points) // POINTS) or 1
+    chunks = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in chunk) / len(chunk), sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
 
 
 def _mean(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
     """Over the seeds, at the steps that all of them have."""
     maps = [dict(line) for line in lines]
-    steps = [x for x, _ in lines[0] if all(x in one for one in maps)]
-    return [(x, sum(one[x] for one in maps) / len(maps)) for x in steps]
+    steps = [x for x, _ in lines[0] if all(x in values for values in maps)]
+    return [(x, sum(values[x] for values in maps) / len(maps)) for x in steps]

@@ -75,4 +75,8 @@ class VariantBoard(Record):
         return [row for row in self.models if row.temperature == temperature]
 
     def versus(self, temperature: float, baseline: str) -> list[Versus]:
-        return [one for one in self.differences if (one.temperature, one.baseline) == (temperature, baseline)]
+        return [
+            difference
+            for difference in self.differences
+            if (difference.temperature, difference.baseline) == (temperature, baseline)
+        ]

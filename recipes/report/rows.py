@@ -13,7 +13,7 @@ from harness.records import Answer, Score
 from harness.store import JsonlRows
 
 from ..pairs.best import ANSWERS, REWARDS
-from ..records import Part, PromptRow, Reward
+from ..records import Part, PromptRow, RewardRow
 from ..spec import EvaluateSpec
 
 HELD_OUT: tuple[Part, ...] = ("validation", "test")
@@ -70,36 +70,36 @@ class HeldOut:
 
 
 def measured(
-    whose: HeldOut, prompts: Iterable[PromptRow], answers: Iterable[Answer], rewards: Iterable[Reward]
+    run: HeldOut, prompts: Iterable[PromptRow], answers: Iterable[Answer], rewards: Iterable[RewardRow]
 ) -> list[Measured]:
     """The held-out prompts' rewards, a part at a time."""
     parts = {row.prompt.id: row.part for row in prompts if row.part in HELD_OUT}
-    given = {row.key: row.value for row in rewards}
+    reward_by_key = {row.key: row.value for row in rewards}
     sums: dict[Part, _Sums] = {}
     for prompt_id, part in parts.items():
         sums.setdefault(part, _Sums()).rewards[prompt_id] = []
     for answer in answers:
-        if answer.prompt_id not in parts or answer.index >= whose.samples or answer.error is not None:
+        if answer.prompt_id not in parts or answer.index >= run.samples or answer.error is not None:
             continue
-        at = sums[parts[answer.prompt_id]]
-        at.truncated += answer.truncated
-        at.tokens.append(sum(answer.completion_tokens))
-        reward = given.get(f"{answer.key}|{answer.sha}")
+        totals = sums[parts[answer.prompt_id]]
+        totals.truncated += answer.truncated
+        totals.tokens.append(sum(answer.completion_tokens))
+        reward = reward_by_key.get(f"{answer.key}|{answer.sha}")
         if reward is not None:
-            at.rewards[answer.prompt_id].append(reward)
-    return [_measured(whose, part, found) for part, found in sums.items()]
+            totals.rewards[answer.prompt_id].append(reward)
+    return [_measured(run, part, part_sums) for part, part_sums in sums.items()]
 
 
-def _measured(whose: HeldOut, part: Part, sums: _Sums) -> Measured:
+def _measured(run: HeldOut, part: Part, sums: _Sums) -> Measured:
     scored = sum(len(values) for values in sums.rewards.values())
     return Measured(
-        model=whose.model,
-        seed=whose.seed,
+        model=run.model,
+        seed=run.seed,
         part=part,
-        temperature=whose.temperature,
+        temperature=run.temperature,
         rewards={name: sum(values) / len(values) for name, values in sums.rewards.items() if values},
         scored=scored,
-        unscored=len(sums.rewards) * whose.samples - scored,
+        unscored=len(sums.rewards) * run.samples - scored,
         truncated=sums.truncated,
         tokens=sum(sums.tokens) / len(sums.tokens) if any(sums.tokens) else None,
     )
@@ -109,13 +109,13 @@ def read_measured(
     folder: Path, model: str, seed: int, prompts: Sequence[PromptRow], evaluate: EvaluateSpec
 ) -> list[Measured]:
     """Of a finished held-out folder, at every temperature."""
-    found: list[Measured] = []
+    results: list[Measured] = []
     for temperature, samples in draws(evaluate).items():
-        where = place(folder, temperature)
-        answers = JsonlRows(where / ANSWERS, Answer).read()
-        rewards = JsonlRows(where / REWARDS, Reward).read()
-        found += measured(HeldOut(model, seed, temperature, samples), prompts, answers, rewards)
-    return found
+        source = place(folder, temperature)
+        answers = JsonlRows(source / ANSWERS, Answer).read()
+        rewards = JsonlRows(source / REWARDS, RewardRow).read()
+        results += measured(HeldOut(model, seed, temperature, samples), prompts, answers, rewards)
+    return results
 
 
 def score_of(

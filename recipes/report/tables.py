@@ -25,7 +25,7 @@ HEAD = (
 
 
 @dataclass(frozen=True)
-class Grid:
+class TextGrid:
     """One table as texts."""
 
     title: str
@@ -37,25 +37,25 @@ class Grid:
     """Shown on demand where that can be."""
 
 
-def grids(board: VariantBoard) -> list[Grid]:
+def grids(board: VariantBoard) -> list[TextGrid]:
     """Of each temperature: the models, then their differences to each baseline; to those that all variants started from
     folded."""
-    found = []
+    tables = []
     for temperature in board.temperatures:
-        found.append(_models(board, temperature))
-        found += [
+        tables.append(_models(board, temperature))
+        tables += [
             _differences(baseline, temperature, rows)
             for baseline in board.baselines
             if (rows := board.versus(temperature, baseline))
         ]
-    return found
+    return tables
 
 
-def _models(board: VariantBoard, temperature: float) -> Grid:
+def _models(board: VariantBoard, temperature: float) -> TextGrid:
     rows = board.rows(temperature)
     lengths = any(row.tokens is not None for row in rows)
     head = ["model", "reward [95 %]", "each seed", "validation", *(["tokens"] if lengths else []), "truncated"]
-    return Grid(
+    return TextGrid(
         title=f"Test reward, {at(temperature)} ({board.prompts} prompts, seeds {_list(board.seeds)})",
         head=(*head, "unscored"),
         rows=tuple(_model_cells(row, lengths) for row in rows),
@@ -79,21 +79,21 @@ def score_text(score: Score) -> str:
     return f"{score.value:.3f} [{score.ci_low:.3f}, {score.ci_high:.3f}]"
 
 
-def _differences(baseline: str, temperature: float, rows: Sequence[Versus]) -> Grid:
-    return Grid(
+def _differences(baseline: str, temperature: float, rows: Sequence[Versus]) -> TextGrid:
+    return TextGrid(
         title=f"Difference to {baseline}, {at(temperature)}",
         head=("model", "difference [95 %]", "over prompts alone", "each seed", "seen at 80 %", "p (Holm)", "verdict"),
         rows=tuple(
             (
-                one.model,
-                difference_text(one),
-                f"[{one.prompts_low:.3f}, {one.prompts_high:.3f}]",
-                " ".join(signed(value) for value in one.by_seed.values()),
-                f"{one.detectable:.3f}",
-                p_text(one.p_adjusted),
-                one.verdict,
+                difference.model,
+                difference_text(difference),
+                f"[{difference.prompts_low:.3f}, {difference.prompts_high:.3f}]",
+                " ".join(signed(value) for value in difference.by_seed.values()),
+                f"{difference.detectable:.3f}",
+                p_text(difference.p_adjusted),
+                difference.verdict,
             )
-            for one in rows
+            for difference in rows
         ),
         folded=baseline in PARENTS,
     )
@@ -109,32 +109,32 @@ def _list(seeds: Sequence[int]) -> str:
 
 def rich_tables(board: VariantBoard) -> list[RichTable]:
     """For a terminal, without the folded ones; names go in as Text, never as markup."""
-    found = []
+    tables = []
     for grid in grids(board):
         if grid.folded:
             continue
         rich = RichTable(title=Text(plain(grid.title)), title_justify="left")
-        for place, name in enumerate(grid.head):
-            rich.add_column(Text(name), justify="right" if place else "left", overflow="fold")
+        for column, name in enumerate(grid.head):
+            rich.add_column(Text(name), justify="right" if column else "left", overflow="fold")
         for row in grid.rows:
             rich.add_row(*(Text(plain(cell)) for cell in row))
-        found.append(rich)
-    return found
+        tables.append(rich)
+    return tables
 
 
 def markdown(board: VariantBoard) -> str:
     """GitHub Markdown: the sentences first."""
     parts = [f"# {escape_markdown(board.recipe)}: variants", "", HEAD, ""]
-    parts += [f"- {escape_markdown(one)}" for one in (*board.sentences, *board.notes)]
+    parts += [f"- {escape_markdown(line)}" for line in (*board.sentences, *board.notes)]
     for grid in grids(board):
         parts += ["", f"## {escape_markdown(grid.title)}", "", markdown_grid(grid).rstrip()]
     return "\n".join(parts) + "\n"
 
 
-def markdown_grid(grid: Grid) -> str:
+def markdown_grid(grid: TextGrid) -> str:
     lines = [
         "| " + " | ".join(map(escape_markdown, grid.head)) + " |",
-        "| " + " | ".join("---:" if place and grid.numbers else "---" for place in range(len(grid.head))) + " |",
+        "| " + " | ".join("---:" if column and grid.numbers else "---" for column in range(len(grid.head))) + " |",
         *("| " + " | ".join(map(escape_markdown, row)) + " |" for row in grid.rows),
     ]
     return "\n".join(lines) + "\n"

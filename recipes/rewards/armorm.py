@@ -51,11 +51,11 @@ class ArmoRMReward:
         self._tokenizer: Any = None
 
     def identity(self) -> dict[str, JsonValue]:
-        found = self._found
+        checkpoint = self._found
         return {
             "model": self._ref.label,
-            "weights": found.weights_digest,
-            "chat_template": found.template_digest,
+            "weights": checkpoint.weights_digest,
+            "chat_template": checkpoint.template_digest,
             "dtype": self._serve.dtype,
             "limit": self._limit,
         }
@@ -94,19 +94,19 @@ class ArmoRMReward:
         self, prompts: Sequence[Messages], completions: Sequence[Messages], **columns: Sequence[str]
     ) -> list[float | Failure]:
         """Rewards in about 0..0.3, in batches of like length, padded on the right."""
-        found: dict[int, float | Failure] = {}
+        outcomes: dict[int, float | Failure] = {}
         rows: dict[int, list[int]] = {}
-        for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             outcome = self._tokens([*prompt, *completion])
             if isinstance(outcome, Failure):
-                found[place] = outcome
+                outcomes[index] = outcome
             else:
-                rows[place] = outcome
-        order = sorted(rows, key=lambda place: len(rows[place]))
+                rows[index] = outcome
+        order = sorted(rows, key=lambda index: len(rows[index]))
         for start in range(0, len(order), self._batch_size):
-            places = order[start : start + self._batch_size]
-            found |= dict(zip(places, self._scores([rows[place] for place in places]), strict=True))
-        return [found[place] for place in range(len(prompts))]
+            batch = order[start : start + self._batch_size]
+            outcomes |= dict(zip(batch, self._scores([rows[index] for index in batch]), strict=True))
+        return [outcomes[index] for index in range(len(prompts))]
 
     def _tokens(self, messages: Messages) -> list[int] | Failure:
         """The conversation as the chat template writes it, its one BOS included."""
@@ -116,8 +116,8 @@ class ArmoRMReward:
         text = self._tokenizer.apply_chat_template(messages, chat_template=self._found.template, tokenize=False)
         ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         if self._limit is not None and len(ids) > self._limit:
-            what = f"the conversation's {len(ids)} tokens are more than the {self._limit} of the model"
-            return Failure(reason="context", message=what)
+            message = f"the conversation's {len(ids)} tokens are more than the {self._limit} of the model"
+            return Failure(reason="context", message=message)
         width = len(GATING_TOKENS)
         turns = sum(tuple(ids[start : start + width]) == GATING_TOKENS for start in range(len(ids) - width + 1))
         if turns == 0:

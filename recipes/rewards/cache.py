@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from harness.digests import cache_folder
 from harness.records import digest
 
-from .scorer import Item
+from .scorer import RewardItem
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +29,15 @@ BUSY_SECONDS = 30.0
 
 def cache_path() -> Path:
     """`HARNESS_REWARD_CACHE`, or `rewards.sqlite` beside the official data; may not exist yet."""
-    own = os.environ.get("HARNESS_REWARD_CACHE")
-    return Path(own) if own else cache_folder() / "rewards.sqlite"
+    configured = os.environ.get("HARNESS_REWARD_CACHE")
+    return Path(configured) if configured else cache_folder() / "rewards.sqlite"
 
 
-def reward_key(identity: Mapping[str, JsonValue], item: Item) -> bytes:
+def reward_key(identity: Mapping[str, JsonValue], item: RewardItem) -> bytes:
     """32 bytes: sha256 of who scores, and what."""
     prompt = item.row.prompt
-    asked = {"system": prompt.system, "prompt": prompt.turns[0], "columns": item.row.columns}
-    return bytes.fromhex(digest({"by": dict(identity), "answer": item.completion, **asked}))
+    question = {"system": prompt.system, "prompt": prompt.turns[0], "columns": item.row.columns}
+    return bytes.fromhex(digest({"by": dict(identity), "answer": item.completion, **question}))
 
 
 class RewardCache:
@@ -68,11 +68,11 @@ class RewardCache:
         if self._database is None:
             return None
         try:
-            found = self._database.execute("SELECT value FROM rewards WHERE key = ?", (key,)).fetchone()
+            row = self._database.execute("SELECT value FROM rewards WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
             self._give_up(error)
             return None
-        return None if found is None else float(found[0])
+        return None if row is None else float(row[0])
 
     def put(self, rows: Sequence[tuple[bytes, float]]) -> None:
         """All of them in one transaction."""

@@ -37,16 +37,16 @@ class FunctionReward:
             raise ConfigError(f"reward function: unknown param {unknown[0]!r}; known: conversational")
         self.conversational = bool(options.params.get("conversational", False))
         self._name = options.model or ""
-        place, _, name = self._name.rpartition(":")
-        if not place or not name:
+        module, _, name = self._name.rpartition(":")
+        if not module or not name:
             raise ConfigError(f"reward model = {self._name!r} is no function; give FILE.py:NAME or module:NAME")
-        self._module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place)
-        found = getattr(self._module, name, None)
-        if not callable(found):
-            there = [key for key, value in vars(self._module).items() if inspect.isfunction(value)]
-            raise ConfigError(f"{place} has no function {name!r}; it has: {', '.join(there) or 'none'}")
-        self._function: Callable[..., Any] = found
-        self._takes = _takes(found)
+        self._module = _from_file(Path(module)) if module.endswith(".py") else _from_module(module)
+        function = getattr(self._module, name, None)
+        if not callable(function):
+            functions = [key for key, value in vars(self._module).items() if inspect.isfunction(value)]
+            raise ConfigError(f"{module} has no function {name!r}; it has: {', '.join(functions) or 'none'}")
+        self._function: Callable[..., Any] = function
+        self._takes = _takes(function)
         self._runner: asyncio.Runner | None = None
 
     def identity(self) -> dict[str, JsonValue]:
@@ -69,14 +69,14 @@ class FunctionReward:
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[str]) -> Any:
         taken = columns if self._takes is None else {name: columns[name] for name in self._takes if name in columns}
-        found = self._function(prompts=prompts, completions=completions, **taken)
-        if not inspect.isawaitable(found):
-            return found
-        return asyncio.run(_awaited(found)) if self._runner is None else self._runner.run(_awaited(found))
+        returned = self._function(prompts=prompts, completions=completions, **taken)
+        if not inspect.isawaitable(returned):
+            return returned
+        return asyncio.run(_awaited(returned)) if self._runner is None else self._runner.run(_awaited(returned))
 
 
-async def _awaited(found: Any) -> Any:
-    return await found
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
 
 
 def _takes(function: Callable[..., Any]) -> frozenset[str] | None:
@@ -85,9 +85,9 @@ def _takes(function: Callable[..., Any]) -> frozenset[str] | None:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some callables written in C do not say
         return None
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
-    return frozenset(one.name for one in parameters)
+    return frozenset(parameter.name for parameter in parameters)
 
 
 def _from_module(name: str) -> ModuleType:

@@ -58,9 +58,9 @@ class JudgeReward:
 
     def identity(self) -> dict[str, JsonValue]:
         spec = self._judge.spec
-        own = self._judge.identity() if isinstance(self._judge, Identified) else {}
+        judge_identity = self._judge.identity() if isinstance(self._judge, Identified) else {}
         words = {"suite": self._suite.name, "version": self._suite.version, "baseline": self._params.baseline}
-        return {"judge": spec.name, "model": spec.model, "params": spec.params, **own, **words}
+        return {"judge": spec.name, "model": spec.model, "params": spec.params, **judge_identity, **words}
 
     def __enter__(self) -> Self:
         self._runner = asyncio.Runner()
@@ -89,29 +89,31 @@ class JudgeReward:
         """The mean of a rating's or a comparison's verdicts; a Failure where any of them has none."""
         assert self._runner is not None, "use `with`"
         tasks = [
-            self._tasks(prompts[place], completions[place], {name: of[place] for name, of in columns.items()})
-            for place in range(len(prompts))
+            self._tasks(prompts[index], completions[index], {name: values[index] for name, values in columns.items()})
+            for index in range(len(prompts))
         ]
         return self._runner.run(self._judged(tasks))
 
     def _tasks(self, prompt: str, completion: str, columns: dict[str, str]) -> Sequence[JudgeTask]:
         gold = columns.get("reference")
-        asked = Prompt(
+        question = Prompt(
             id=columns["prompt_id"],
             turns=(prompt,),
             category="general",  # a suite's own categories ask for reference answers
             reference=() if gold is None else (gold,),
             system=columns.get("system") or None,
         )
-        answer = _answer(asked, "candidate", completion)
-        tasks = self._rating(asked, answer) if self._params.baseline is None else self._games(asked, answer, columns)
+        answer = _answer(question, "candidate", completion)
+        tasks = (
+            self._rating(question, answer) if self._params.baseline is None else self._games(question, answer, columns)
+        )
         for task in tasks:
             if isinstance(self._judge, Checking):
                 self._judge.check(task)
         return [task.model_copy(update={"judge": self._judge.spec.name}) for task in tasks]
 
-    def _rating(self, asked: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        tasks: Sequence[JudgeTask] = self._suite.tasks(asked, answer)
+    def _rating(self, question: Prompt, answer: Answer) -> Sequence[JudgeTask]:
+        tasks: Sequence[JudgeTask] = self._suite.tasks(question, answer)
         if not tasks or any(task.baseline is not None for task in tasks):
             raise ConfigError(
                 f"suite {self._params.suite!r} rates no single answer; use mt_bench, or compare with a column of the "
@@ -119,19 +121,21 @@ class JudgeReward:
             )
         return tasks
 
-    def _games(self, asked: Prompt, answer: Answer, columns: dict[str, str]) -> Sequence[JudgeTask]:
+    def _games(self, question: Prompt, answer: Answer, columns: dict[str, str]) -> Sequence[JudgeTask]:
         name = self._params.baseline or ""
         if not columns.get(name):
-            raise ConfigError(f"prompt {asked.id!r} has no column {name!r} to compare with; it has {sorted(columns)}")
+            raise ConfigError(
+                f"prompt {question.id!r} has no column {name!r} to compare with; it has {sorted(columns)}"
+            )
         if not isinstance(self._suite, PlaysGames):
             raise ConfigError(f"suite {self._params.suite!r} has no words for comparing two answers")
-        return self._suite.games(asked, answer, _answer(asked, "baseline", columns[name]))
+        return self._suite.games(question, answer, _answer(question, "baseline", columns[name]))
 
     async def _judged(self, tasks: Sequence[Sequence[JudgeTask]]) -> list[float | Failure]:
         # gather, not a TaskGroup: what stops the judge rises as it is
-        found = await asyncio.gather(*(self._verdict(task) for some in tasks for task in some))
-        rows = iter(found)
-        return [_mean([next(rows) for _ in some]) for some in tasks]
+        judgments = await asyncio.gather(*(self._verdict(task) for group in tasks for task in group))
+        rows = iter(judgments)
+        return [_mean([next(rows) for _ in group]) for group in tasks]
 
     async def _verdict(self, task: JudgeTask) -> Judgment:
         async with self._places:

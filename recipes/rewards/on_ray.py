@@ -20,14 +20,14 @@ from harness.errors import ConfigError, HarnessError, IncompleteError
 from harness.rewards import RewardOptions
 from harness.workers import Pool
 
-from .scorer import Item, Outcome, Scorer
+from .scorer import Outcome, RewardItem, Scorer
 
 ROUNDS = 8
 """Batches a worker has in one call: the workers wait for the slowest once in so many."""
 
 
 @dataclass(frozen=True)
-class Failed:
+class ScoringFailure:
     """The reward itself failed: asking another worker would not help."""
 
     message: str
@@ -57,12 +57,12 @@ class ScorerActor:
             return Refusal(f"cannot write its log: {error}", node_name())
         return None
 
-    def work(self, items: Sequence[Item]) -> list[Outcome] | Failed:
+    def work(self, items: Sequence[RewardItem]) -> list[Outcome] | ScoringFailure:
         assert self._scorer is not None, "start first"
         try:
             return self._scorer.score(items)
         except HarnessError as error:
-            return Failed(str(error))
+            return ScoringFailure(str(error))
 
     def stop(self) -> None:
         if self._scorer is not None:
@@ -81,7 +81,7 @@ class RayScorer(Scorer):
         self._workers = workers
         self._cpus, self._gpus = cpus, gpus
         self._patience = _start_timeout(options)
-        self._pool: Pool[Sequence[Item], list[Outcome] | Failed] | None = None
+        self._pool: Pool[Sequence[RewardItem], list[Outcome] | ScoringFailure] | None = None
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
 
@@ -99,10 +99,10 @@ class RayScorer(Scorer):
         finally:
             self._runner.close()
 
-    def score(self, items: Sequence[Item]) -> list[Outcome]:
+    def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         size = self._options.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
-        return [outcome for found in self._runner.run(self._asked(batches)) for outcome in found]
+        return [outcome for batch_outcomes in self._runner.run(self._asked(batches)) for outcome in batch_outcomes]
 
     async def _opened(self) -> None:
         async with AsyncExitStack() as stack:
@@ -111,7 +111,7 @@ class RayScorer(Scorer):
             arguments = [(self._of_worker(rank), self.identity()) for rank in range(self._workers)]
             # one call at a time: rewards are written for one thread
             actors = cluster.actors(ScorerActor, arguments, Need(self._cpus, gpus), calls=1)
-            workers = [ActorWorker[Sequence[Item], list[Outcome] | Failed](actor) for actor in actors]
+            workers = [ActorWorker[Sequence[RewardItem], list[Outcome] | ScoringFailure](actor) for actor in actors]
             pool = Pool(f"{self.kind} reward on Ray", workers, places=2, patience=self._patience)
             self._pool = await stack.enter_async_context(pool)
             self._stack = stack.pop_all()
@@ -125,14 +125,14 @@ class RayScorer(Scorer):
         folder = options.log_dir
         return options if folder is None else replace(options, log_dir=folder.resolve() / f"worker-{rank}")
 
-    async def _asked(self, batches: Sequence[Sequence[Item]]) -> list[list[Outcome]]:
+    async def _asked(self, batches: Sequence[Sequence[RewardItem]]) -> list[list[Outcome]]:
         pool = self._pool
         assert pool is not None, "use `with`"
-        found = await asyncio.gather(*(pool.ask(batch) for batch in batches))
-        for one in found:
-            if isinstance(one, Failed):
-                raise IncompleteError(one.message)
-        return [one for one in found if not isinstance(one, Failed)]
+        replies = await asyncio.gather(*(pool.ask(batch) for batch in batches))
+        for reply in replies:
+            if isinstance(reply, ScoringFailure):
+                raise IncompleteError(reply.message)
+        return [reply for reply in replies if not isinstance(reply, ScoringFailure)]
 
 
 def _start_timeout(options: RewardOptions) -> float:

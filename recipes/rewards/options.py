@@ -14,6 +14,6 @@ def refuse(options: RewardOptions, *names: str) -> None:
     """Raises ConfigError where one of these fields is set."""
     for name in names:
         if getattr(options, name):
-            given = getattr(options, name)
-            shown = ", ".join(sorted(given)) if isinstance(given, dict) else repr(given)
+            value = getattr(options, name)
+            shown = ", ".join(sorted(value)) if isinstance(value, dict) else repr(value)
             raise ConfigError(f"reward kind {options.kind} cannot honour `{name}` ({shown}); leave it out")

@@ -38,8 +38,8 @@ class PoolingServer(VllmBackend):
     name = "vllm-pooling"
 
     def launch(self, port: int) -> Launch:
-        found = super().launch(port)
-        return Launch((*found.argv, "--runner=pooling"), found.env)
+        command = super().launch(port)
+        return Launch((*command.argv, "--runner=pooling"), command.env)
 
 
 class PoolingReward:
@@ -113,14 +113,14 @@ class PoolingReward:
             "use_activation": False,  # a server that takes messages here knows it (vLLM 0.12)
         }
         try:
-            found = await self._post("/classify", body)
+            reply = await self._post("/classify", body)
         except ReplyError as error:
             return Failure.model_validate({"reason": error.reason, "message": str(error)})
         try:
-            (row,) = found["data"]
+            (row,) = reply["data"]
             numbers = [float(number) for number in row["probs"]]
         except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"{self._name!r} at /classify sent no scores: {str(found)[:200]}") from None
+            raise ConfigError(f"{self._name!r} at /classify sent no scores: {str(reply)[:200]}") from None
         if len(numbers) != 1:
             raise ConfigError(f"{self._name!r} gives {len(numbers)} scores an answer; a reward model gives one")
         return numbers[0]

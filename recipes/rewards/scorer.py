@@ -31,7 +31,7 @@ SHOWN = 80
 
 
 @dataclass(frozen=True)
-class Item:
+class RewardItem:
     """What is scored: one answer to one prompt."""
 
     row: PromptRow
@@ -67,7 +67,7 @@ class Scorer:
         if isinstance(self._reward, AbstractContextManager):
             self._reward.__exit__(None, None, None)
 
-    def score(self, items: Sequence[Item]) -> list[Outcome]:
+    def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """One outcome an item. Raises IncompleteError for a reward that fails, or returns what is no number."""
         talks = bool(getattr(self._reward, "conversational", False))
         prompts = [_messages(item.row) if talks else item.row.prompt.turns[0] for item in items]
@@ -75,7 +75,7 @@ class Scorer:
             [{"role": "assistant", "content": item.completion}] if talks else item.completion for item in items
         ]
         try:
-            found = self._reward(prompts, completions, **_columns(items))
+            returned = self._reward(prompts, completions, **_columns(items))
         except HarnessError:
             raise
         except Exception as error:  # the plug-in is not our code: whatever it raises is told in one sentence
@@ -84,14 +84,14 @@ class Scorer:
                 f"reward {self._name} raised {type(error).__name__} ({' '.join(str(error).split())[:300]}) for "
                 f"{_of(items)}; the rewards before it are kept"
             ) from error
-        return self._checked(items, found)
+        return self._checked(items, returned)
 
-    def _checked(self, items: Sequence[Item], found: Any) -> list[Outcome]:
+    def _checked(self, items: Sequence[RewardItem], returned: Any) -> list[Outcome]:
         try:
-            values = list(found)
+            values = list(returned)
         except TypeError:
             raise IncompleteError(
-                f"reward {self._name} returned {repr(found)[:SHOWN]} for {_of(items)}; a list of numbers is expected"
+                f"reward {self._name} returned {repr(returned)[:SHOWN]} for {_of(items)}; a list of numbers is expected"
             ) from None
         if len(values) != len(items):
             raise IncompleteError(
@@ -100,7 +100,7 @@ class Scorer:
             )
         return [self._number(item, value) for item, value in zip(items, values, strict=True)]
 
-    def _number(self, item: Item, value: Any) -> Outcome:
+    def _number(self, item: RewardItem, value: Any) -> Outcome:
         if isinstance(value, Failure):
             return value
         try:
@@ -115,7 +115,7 @@ class Scorer:
         return number
 
 
-def _of(items: Sequence[Item]) -> str:
+def _of(items: Sequence[RewardItem]) -> str:
     first, rest = items[0].row.prompt.id, len(items) - 1
     return f"prompt {first!r}" + (f" and {rest} more" if rest else "")
 
@@ -125,7 +125,7 @@ def _messages(row: PromptRow) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": row.prompt.turns[0]}]
 
 
-def _columns(items: Sequence[Item]) -> dict[str, list[str]]:
+def _columns(items: Sequence[RewardItem]) -> dict[str, list[str]]:
     """Column -> one text an item, "" for a row that lacks it; `system` and `reference` where any prompt has one."""
     rows = [item.row for item in items]
     columns = {name: [row.columns.get(name, "") for row in rows] for row in rows for name in row.columns}

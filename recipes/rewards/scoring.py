@@ -22,11 +22,11 @@ from harness.rewards import RewardOptions
 from harness.store import JsonlRows, Row, dump_json, write_atomic
 
 from ..pairs.best import REWARDS
-from ..records import PromptRow, Reward
+from ..records import PromptRow, RewardRow
 from ..spec import RewardSpec
 from ..steps import Counts
 from .cache import RewardCache, cache_path, reward_key
-from .scorer import Item, Outcome, Scorer
+from .scorer import Outcome, RewardItem, Scorer
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +99,8 @@ def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str,
             spec=spec,
             model=model,
             rows=read_rows(prompts),
-            asked=stack.enter_context(opened(JsonlRows(answers, Answer))),
-            done=stack.enter_context(opened(JsonlRows(folder / REWARDS, Reward))),
+            answers=stack.enter_context(opened(JsonlRows(answers, Answer))),
+            done=stack.enter_context(opened(JsonlRows(folder / REWARDS, RewardRow))),
             scorer=scorer,
             cache=stack.enter_context(RewardCache(cache_path() if scorer.cacheable else None)),
             stack=stack,
@@ -139,8 +139,8 @@ def _check_identity(folder: Path, scorer: Scorer) -> None:
 
 def _facts(scorer: Scorer) -> dict[str, JsonValue]:
     """As they are read back from JSON."""
-    found: dict[str, JsonValue] = json.loads(json.dumps({"kind": scorer.kind, "identity": scorer.identity()}))
-    return found
+    facts: dict[str, JsonValue] = json.loads(json.dumps({"kind": scorer.kind, "identity": scorer.identity()}))
+    return facts
 
 
 def _has_rows(path: Path) -> bool:
@@ -154,8 +154,8 @@ class _Work:
     spec: RewardSpec
     model: str
     rows: dict[str, PromptRow]
-    asked: JsonlRows[Answer]
-    done: JsonlRows[Reward]
+    answers: JsonlRows[Answer]
+    done: JsonlRows[RewardRow]
     scorer: Scorer
     cache: RewardCache
     stack: ExitStack
@@ -172,19 +172,19 @@ class _Work:
 
     def run(self) -> None:
         groups = self._groups()
-        said = time.monotonic()
+        reported = time.monotonic()
         for start in range(0, len(groups), self.scorer.at_once):
             self._batch(groups[start : start + self.scorer.at_once])
-            if time.monotonic() - said > SAY_EVERY:
-                said = time.monotonic()
-                log.info("%s: %d of %d answers rewarded", self.model, len(self.done), len(self.asked))
+            if time.monotonic() - reported > SAY_EVERY:
+                reported = time.monotonic()
+                log.info("%s: %d of %d answers rewarded", self.model, len(self.done), len(self.answers))
 
     def _groups(self) -> list[list[str]]:
         """Answers without a reward, those of the same text to the same prompt together, by length: what is batched
         together needs little padding, and the same answers make the same batches."""
         groups: dict[str, list[str]] = {}
         lengths: dict[str, int] = {}
-        for answer in self.asked.all():
+        for answer in self.answers.all():
             if answer.error is not None:
                 self.tally["answers_failed"] += 1
             elif not self._is_done(answer):
@@ -203,12 +203,12 @@ class _Work:
 
     def _row(self, answer: Answer) -> PromptRow:
         if answer.prompt_id not in self.rows:
-            raise ConfigError(f"{self.asked.path}: there is no prompt {answer.prompt_id!r} in this recipe")
+            raise ConfigError(f"{self.answers.path}: there is no prompt {answer.prompt_id!r} in this recipe")
         return self.rows[answer.prompt_id]
 
     def _batch(self, groups: Sequence[Sequence[str]]) -> None:
-        firsts = [answer for keys in groups if (answer := self.asked.get(keys[0])) is not None]
-        items = [Item(self._row(answer), answer.turns[0]) for answer in firsts]
+        firsts = [answer for keys in groups if (answer := self.answers.get(keys[0])) is not None]
+        items = [RewardItem(self._row(answer), answer.turns[0]) for answer in firsts]
         outcomes = self._outcomes(items, [_tokens(answer) for answer in firsts])
         for group, first, outcome in zip(groups, firsts, outcomes, strict=True):
             if not self._stops(outcome):
@@ -224,23 +224,23 @@ class _Work:
     def _stops(self, outcome: Outcome) -> bool:
         return isinstance(outcome, Failure) and outcome.reason == "context" and self.spec.overlong == "fail"
 
-    def _outcomes(self, items: Sequence[Item], tokens: Sequence[int]) -> list[Outcome]:
+    def _outcomes(self, items: Sequence[RewardItem], tokens: Sequence[int]) -> list[Outcome]:
         """Of the cache, or scored and put there."""
         if not self.scorer.cacheable:
             return self._score(items, sum(tokens))
         keys = [reward_key(self.identity, item) for item in items]
-        found: dict[int, Outcome] = {
-            place: value for place, key in enumerate(keys) if (value := self.cache.get(key)) is not None
+        outcomes: dict[int, Outcome] = {
+            index: value for index, key in enumerate(keys) if (value := self.cache.get(key)) is not None
         }
-        lacking = [place for place in range(len(items)) if place not in found]
-        self.tally["from_cache"] += len(found)
-        read = sum(tokens[place] for place in lacking)
-        fresh = dict(zip(lacking, self._score([items[place] for place in lacking], read), strict=True))
-        self.cache.put([(keys[place], value) for place, value in fresh.items() if isinstance(value, float)])
-        found |= fresh
-        return [found[place] for place in range(len(items))]
+        lacking = [index for index in range(len(items)) if index not in outcomes]
+        self.tally["from_cache"] += len(outcomes)
+        read = sum(tokens[index] for index in lacking)
+        fresh = dict(zip(lacking, self._score([items[index] for index in lacking], read), strict=True))
+        self.cache.put([(keys[index], value) for index, value in fresh.items() if isinstance(value, float)])
+        outcomes |= fresh
+        return [outcomes[index] for index in range(len(items))]
 
-    def _score(self, items: Sequence[Item], tokens: int) -> list[Outcome]:
+    def _score(self, items: Sequence[RewardItem], tokens: int) -> list[Outcome]:
         if not items:
             return []
         begin = time.monotonic()
@@ -249,11 +249,11 @@ class _Work:
             self.loaded = True
             self.start_seconds = time.monotonic() - begin
             begin = time.monotonic()
-        found = self.scorer.score(items)
+        outcomes = self.scorer.score(items)
         self.seconds += time.monotonic() - begin
         self.tally["scored"] += len(items)
         self.tally["tokens"] += tokens
-        return found
+        return outcomes
 
     def _append(self, group: Sequence[str], first: Answer, outcome: Outcome) -> None:
         """A row for each answer of this text."""
@@ -261,7 +261,7 @@ class _Work:
         for key in group:
             index = int(key.rpartition("#")[2])
             facts = {"prompt_id": first.prompt_id, "model": self.model, "index": index, "answer_sha": first.sha}
-            self.done.append(Reward.model_validate(facts | {"value": value, "error": error}))
+            self.done.append(RewardRow.model_validate(facts | {"value": value, "error": error}))
 
     def counts(self) -> Counts:
         """Of all answers, and of this session's work: `session_tokens / session_seconds` is a rate for --dry-run.
@@ -275,7 +275,7 @@ class _Work:
             why = ", ".join(f"{count} {name}" for name, count in failed.items() if count)
             raise IncompleteError(f"no answer of {self.model!r} got a reward ({why or 'there are no answers'})")
         return {
-            "answers": len(self.asked),
+            "answers": len(self.answers),
             "rewarded": rewarded,
             "answers_failed": self.tally["answers_failed"],
             "overlong": errors.pop("context", 0),

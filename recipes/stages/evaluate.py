@@ -16,7 +16,7 @@ from ..pairs.best import ANSWERS, PROMPTS, REWARDS
 from ..recipe import Recipe
 from ..report.rows import HELD_OUT, draws, place
 from ..rewards.scoring import reward_settings, score_answers
-from ..sampling import Sampler, Wanted, prompts_of, sample
+from ..sampling import AnswerFile, Sampler, prompts_of, sample
 from ..spec import RecipeSpec
 from ..steps import Counts, Step
 from ..suites import check_suites, run_suites, suite_settings
@@ -38,21 +38,21 @@ def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[St
     ]
 
 
-def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, made: Step | None) -> Step:
+def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Step | None) -> Step:
     """`made`: the step with the checkpoint; None: the target as it came."""
     spec = recipe.spec
-    sampler = _sampler(spec, model, seed, made)
+    sampler = _sampler(spec, model, seed, trained)
 
     def work(folder: Path) -> Counts:
-        asked = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
-        wanted = []
+        held_out = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
+        files = []
         for temperature, samples in draws(spec.evaluate).items():
             sampling = spec.sampling.of(seed).model_copy(update={"temperature": temperature, "n": samples})
-            where = place(folder, temperature)
-            where.mkdir(exist_ok=True)
-            wanted.append(Wanted(where / ANSWERS, asked, sampling))
-        counts = sample(sampler, wanted, folder)
-        rewarded = [_score(spec, prompts.folder / PROMPTS, one.path, model) for one in wanted]
+            subfolder = place(folder, temperature)
+            subfolder.mkdir(exist_ok=True)
+            files.append(AnswerFile(subfolder / ANSWERS, held_out, sampling))
+        counts = sample(sampler, files, folder)
+        rewarded = [_score(spec, prompts.folder / PROMPTS, file.path, model) for file in files]
         return counts | {"rewarded": sum(rewarded)}
 
     settings: dict[str, JsonValue] = {
@@ -61,17 +61,17 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, made: Step |
         "sampling": spec.sampling.of(seed).model_dump(mode="json", exclude={"temperature", "n"}),
         "reward": reward_settings(spec.reward),
     }
-    name = "held-out/target" if made is None else f"seed-{seed}/held-out/{model}"
-    inputs = (prompts,) if made is None else (prompts, made)
+    name = "held-out/target" if trained is None else f"seed-{seed}/held-out/{model}"
+    inputs = (prompts,) if trained is None else (prompts, trained)
     return Step("evaluate", name, recipe.held_out(model, seed), settings, work, inputs, KEPT)
 
 
-def _sampler(spec: RecipeSpec, model: str, seed: int, made: Step | None) -> Sampler:
+def _sampler(spec: RecipeSpec, model: str, seed: int, trained: Step | None) -> Sampler:
     """What fails is reported beside the scores, however much it is: a variant may have collapsed."""
     serve = spec.target_serve
-    if made is None and serve.chat_template is None and spec.chat_template is not None:
+    if trained is None and serve.chat_template is None and spec.chat_template is not None:
         serve = serve.model_copy(update={"chat_template": spec.chat_template})
-    name = spec.target if made is None else str(made.folder)
+    name = spec.target if trained is None else str(trained.folder)
     return Sampler(model, ModelRef.parse(name), spec.target_backend, serve, seed, max_failed=1.0)
 
 
@@ -111,10 +111,10 @@ def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
 
 def _chosen(recipe: Recipe) -> list[str]:
     """`best` last: it is another's name, known when the held-out prompts are answered."""
-    given = recipe.spec.evaluate.models
+    requested = recipe.spec.evaluate.models
     every = ("target", "sft", *recipe.variants)
-    names = [name for name in every if "all" in given or name in given]
-    return [*names, "best"] if "best" in given else names
+    names = [name for name in every if "all" in requested or name in requested]
+    return [*names, "best"] if "best" in requested else names
 
 
 def _needed(recipe: Recipe, model: str, seed: int, by_folder: dict[Path, Step]) -> tuple[Step, ...]:

@@ -17,7 +17,7 @@ from ..pairs.best import ANSWERS, PROMPTS, REWARDS, best_by_prompt, rated, read_
 from ..pairs.data import PairTally, Tally
 from ..pairs.pairing import DroppedPair, extremes, paired
 from ..recipe import Recipe
-from ..records import Pair
+from ..records import PreferencePair
 from ..spec import PairsSpec
 from ..steps import Counts, Step
 
@@ -37,10 +37,12 @@ def pairs_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Ste
     wanted = sorted({variant.sources or every for variant in recipe.variants.values()}, reverse=True)
     steps = {}
     for count in wanted:
-        place, called = (folder, name) if count == every else (folder / f"sources-{count}", f"{name}/sources-{count}")
+        subfolder, step_name = (
+            (folder, name) if count == every else (folder / f"sources-{count}", f"{name}/sources-{count}")
+        )
         inputs = (prompts, *answers[:count], *rewards[:count], *target)
         steps[count] = _step(
-            recipe.spec.pairs, [one.name for one in recipe.spec.sources[:count]], inputs, place, called
+            recipe.spec.pairs, [source.name for source in recipe.spec.sources[:count]], inputs, subfolder, step_name
         )
     return steps
 
@@ -65,36 +67,40 @@ def make_pairs(
     """
     rows = read_prompts(prompts, "preference")
     wanted = frozenset(row.prompt.id for row in rows)
-    answers = [place / ANSWERS for place in answered[: len(sources)]]
-    rewards = [place / REWARDS for place in answered[len(sources) : 2 * len(sources)]]
+    answers = [source / ANSWERS for source in answered[: len(sources)]]
+    rewards = [source / REWARDS for source in answered[len(sources) : 2 * len(sources)]]
     tallies = [Tally(name, wanted) for name in sources]
     seen = [tally.add for tally in tallies]
     best = best_by_prompt(answers, rewards, wanted, drop_truncated=spec.drop_truncated, seen=seen)
     target = Tally("target", wanted)
     samples = rated(answered[-2] / ANSWERS, answered[-1] / REWARDS, drop_truncated=spec.drop_truncated, seen=target.add)
-    own = extremes(samples)
-    found = [paired(row.prompt, best.get(row.prompt.id), own.get(row.prompt.id), spec) for row in rows]
-    counted = PairTally()
-    for one in found:
-        counted.add(one)
-    _check_any(counted, spec)
-    write_lines(folder / PAIRS, (one.model_dump_json() for one in found if isinstance(one, Pair)))
-    write_lines(folder / DROPPED, (one.model_dump_json() for one in found if isinstance(one, DroppedPair)))
-    write_atomic(folder / DATA, dump_json(counted.data(tallies, target).model_dump(mode="json")))
+    target_extremes = extremes(samples)
+    outcomes = [paired(row.prompt, best.get(row.prompt.id), target_extremes.get(row.prompt.id), spec) for row in rows]
+    tally = PairTally()
+    for outcome in outcomes:
+        tally.add(outcome)
+    _check_any(tally, spec)
+    write_lines(
+        folder / PAIRS, (outcome.model_dump_json() for outcome in outcomes if isinstance(outcome, PreferencePair))
+    )
+    write_lines(
+        folder / DROPPED, (outcome.model_dump_json() for outcome in outcomes if isinstance(outcome, DroppedPair))
+    )
+    write_atomic(folder / DATA, dump_json(tally.data(tallies, target).model_dump(mode="json")))
     return {
         "prompts": len(rows),
-        "pairs": len(counted.margins),
-        **{f"dropped_{reason}": count for reason, count in sorted(counted.dropped.items())},
+        "pairs": len(tally.margins),
+        **{f"dropped_{reason}": count for reason, count in sorted(tally.dropped.items())},
     }
 
 
-def _check_any(counted: PairTally, spec: PairsSpec) -> None:
+def _check_any(tally: PairTally, spec: PairsSpec) -> None:
     """Raises ConfigError where every prompt was dropped, with the reasons."""
-    if counted.margins:
+    if tally.margins:
         return
-    why = ", ".join(f"{reason} {count}" for reason, count in counted.dropped.most_common())
-    most = counted.dropped.most_common(1)[0][0]
-    raise ConfigError(f"no pair is left of {counted.dropped.total()} prompts ({why}): {HINTS[most]}")
+    why = ", ".join(f"{reason} {count}" for reason, count in tally.dropped.most_common())
+    most = tally.dropped.most_common(1)[0][0]
+    raise ConfigError(f"no pair is left of {tally.dropped.total()} prompts ({why}): {HINTS[most]}")
 
 
 HINTS = {

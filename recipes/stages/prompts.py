@@ -53,7 +53,7 @@ def make_prompts(recipe: Recipe, folder: Path) -> Counts:
     kept.sift(contaminated(questions))
     long = too_long(recipe, [prompt for prompt, _ in kept.prompts])
     kept.sift(lambda prompt: ("too_long", f"{long[prompt.id]} tokens") if prompt.id in long else None)
-    found = with_parts(kept, spec)
+    prompt_rows = with_parts(kept, spec)
     origin: dict[str, JsonValue] = {
         "dataset": place_free(spec.dataset),
         "rows": len(rows),
@@ -62,8 +62,8 @@ def make_prompts(recipe: Recipe, folder: Path) -> Counts:
     }
     write_atomic(folder / ORIGIN, dump_json(origin))
     write_atomic(folder / DROPPED, _lines(kept.dropped))
-    write_atomic(folder / PROMPTS, _lines(found))
-    return _counts(len(rows), found, kept)
+    write_atomic(folder / PROMPTS, _lines(prompt_rows))
+    return _counts(len(rows), prompt_rows, kept)
 
 
 def contaminated(questions: Questions) -> Callable[[Prompt], tuple[str, str] | None]:
@@ -87,7 +87,7 @@ def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
 
     spec = recipe.spec
     tokenizer = load_tokenizer(spec.target, chat_template=spec.chat_template, pad_token=spec.pad_token)
-    found = {}
+    lengths = {}
     for start in range(0, len(prompts), CHUNK):
         chunk = prompts[start : start + CHUNK]
         try:
@@ -98,8 +98,8 @@ def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
             raise ConfigError(f"the chat template of {spec.target!r} refuses a prompt: {error}") from None
         for prompt, row in zip(chunk, ids, strict=True):
             if len(row) > spec.prompts.max_prompt_length:
-                found[prompt.id] = len(row)
-    return found
+                lengths[prompt.id] = len(row)
+    return lengths
 
 
 def _messages(prompt: Prompt) -> list[dict[str, str]]:
@@ -107,10 +107,10 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": prompt.turns[0]}]
 
 
-def _counts(rows: int, found: Sequence[PromptRow], kept: Kept) -> Counts:
-    parts = Counter(row.part for row in found)
-    reasons = Counter(one.reason for one in kept.dropped)
-    counts: Counts = {"rows": rows, "prompts": len(found)}
+def _counts(rows: int, prompt_rows: Sequence[PromptRow], kept: Kept) -> Counts:
+    parts = Counter(row.part for row in prompt_rows)
+    reasons = Counter(record.reason for record in kept.dropped)
+    counts: Counts = {"rows": rows, "prompts": len(prompt_rows)}
     counts |= {part: parts[part] for part in ("sft", "preference", "validation", "test")}
     return counts | {f"dropped_{reason}": number for reason, number in sorted(reasons.items())}
 

@@ -27,7 +27,7 @@ from ..report.card_text import CardFacts
 from ..report.curves import training_curves
 from ..report.data import data_markdown
 from ..report.gather import (
-    Checkpoint,
+    FinishedCheckpoint,
     baselines,
     checkpoints,
     read_all_measured,
@@ -74,50 +74,54 @@ def write_report(recipe: Recipe, folder: Path) -> Counts:
     suites = read_suites(recipe)
     _write_suites(suites, folder)
     cards = 0
-    for one in checkpoints(recipe):
-        name = recipe.label(one.model, one.seed)
-        its = [card for _, card in suites if card.model == name]
-        _write_card(recipe, one, board, its, curves.get(one.model))
+    for checkpoint in checkpoints(recipe):
+        name = recipe.label(checkpoint.model, checkpoint.seed)
+        model_cards = [card for _, card in suites if card.model == name]
+        _write_card(recipe, checkpoint, board, model_cards, curves.get(checkpoint.model))
         cards += 1
     return {"models": len({row.model for row in board.models}), "figures": len(curves), "model_cards": cards}
 
 
-def _write_suites(found: Sequence[tuple[Path, ScoreCard]], folder: Path) -> None:
-    if not found:
+def _write_suites(results: Sequence[tuple[Path, ScoreCard]], folder: Path) -> None:
+    if not results:
         return
     from harness.report.html import page
     from harness.report.tables import markdown as leaderboard
 
-    tables = rank([card for _, card in found], read_questions(found))
+    tables = rank([card for _, card in results], read_questions(results))
     write_atomic(folder / "suites.md", leaderboard(tables))
     write_atomic(folder / "suites.html", page(tables, ()))
 
 
 def _write_card(
-    recipe: Recipe, one: Checkpoint, board: VariantBoard, suites: Sequence[ScoreCard], curves: Drawing | None
+    recipe: Recipe,
+    checkpoint: FinishedCheckpoint,
+    board: VariantBoard,
+    suites: Sequence[ScoreCard],
+    curves: Drawing | None,
 ) -> None:
     facts = CardFacts(
         spec=recipe.spec,
-        model=one.model,
-        seed=one.seed,
-        method="sft" if one.model == "sft" else recipe.spec.variants[one.model].method,
-        settings=one.record.settings,
-        digests=_digests(recipe, one),
+        model=checkpoint.model,
+        seed=checkpoint.seed,
+        method="sft" if checkpoint.model == "sft" else recipe.spec.variants[checkpoint.model].method,
+        settings=checkpoint.record.settings,
+        digests=_digests(recipe, checkpoint),
         board=board,
         suites=tuple(suites),
-        adapter=(one.folder / "adapter_config.json").exists(),
+        adapter=(checkpoint.folder / "adapter_config.json").exists(),
         curves=curves is not None,
     )
     if curves is not None:
-        write_atomic(one.folder / CURVES, curves.standalone() + "\n")
-    write_atomic(one.folder / "README.md", model_card(facts))
+        write_atomic(checkpoint.folder / CURVES, curves.standalone() + "\n")
+    write_atomic(checkpoint.folder / "README.md", model_card(facts))
 
 
-def _digests(recipe: Recipe, one: Checkpoint) -> dict[str, str]:
+def _digests(recipe: Recipe, checkpoint: FinishedCheckpoint) -> dict[str, str]:
     """Of every step it comes from, of its own, and of its weights."""
-    earlier = next((o for o in checkpoints(recipe) if (o.model, o.seed) == ("sft", one.seed)), None)
-    found = dict(earlier.record.inputs) if earlier is not None else {}
-    found |= one.record.inputs
-    found[one.model] = one.record.digest
-    weights = {name: out.sha256 for name, out in one.record.outputs.items() if name.endswith(".safetensors")}
-    return found | weights
+    earlier = next((o for o in checkpoints(recipe) if (o.model, o.seed) == ("sft", checkpoint.seed)), None)
+    digests = dict(earlier.record.inputs) if earlier is not None else {}
+    digests |= checkpoint.record.inputs
+    digests[checkpoint.model] = checkpoint.record.digest
+    weights = {name: out.sha256 for name, out in checkpoint.record.outputs.items() if name.endswith(".safetensors")}
+    return digests | weights

@@ -14,7 +14,7 @@ from ..pairs.best import ANSWERS, PROMPTS
 from ..prompts.dataset import load_rows, place_free
 from ..recipe import Recipe
 from ..records import Part
-from ..sampling import IDENTITY, Sampler, Wanted, prompts_of, sample
+from ..sampling import IDENTITY, AnswerFile, Sampler, prompts_of, sample
 from ..spec import SourceSpec
 from ..steps import Counts, Step
 
@@ -38,8 +38,8 @@ def _sampled(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
     sampler = Sampler(source.name, model, backend, source.serve, spec.sampling.seed, spec.sampling.max_failed)
 
     def work(folder: Path) -> Counts:
-        asked = prompts_of(prompts.folder / PROMPTS, *PARTS)
-        return sample(sampler, [Wanted(folder / ANSWERS, asked, sampling)], folder)
+        questions = prompts_of(prompts.folder / PROMPTS, *PARTS)
+        return sample(sampler, [AnswerFile(folder / ANSWERS, questions, sampling)], folder)
 
     settings = sampler.settings() | {"sampling": sampling.model_dump(mode="json")}
     return _step(recipe, source, prompts, settings, work)
@@ -47,13 +47,13 @@ def _sampled(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
 
 def _existing(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
     assert source.answers is not None
-    given, split = source.answers, recipe.spec.prompts.split
+    dataset, split = source.answers, recipe.spec.prompts.split
 
     def work(folder: Path) -> Counts:
-        asked = prompts_of(prompts.folder / PROMPTS, *PARTS)
-        return take_answers(load_rows(given, split), asked, source.name, folder / ANSWERS, where=given)
+        questions = prompts_of(prompts.folder / PROMPTS, *PARTS)
+        return take_answers(load_rows(dataset, split), questions, source.name, folder / ANSWERS, where=dataset)
 
-    return _step(recipe, source, prompts, {"answers": place_free(given), "split": split}, work)
+    return _step(recipe, source, prompts, {"answers": place_free(dataset), "split": split}, work)
 
 
 def _step(

@@ -8,7 +8,7 @@ from harness.records import ModelRef
 
 from ..pairs.best import ANSWERS, PROMPTS
 from ..recipe import Recipe
-from ..sampling import IDENTITY, Sampler, Wanted, prompts_of, sample
+from ..sampling import IDENTITY, AnswerFile, Sampler, prompts_of, sample
 from ..steps import Counts, Step
 
 NAME = "target"
@@ -23,8 +23,8 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step) -> Step:
     )
 
     def work(folder: Path) -> Counts:
-        asked = prompts_of(prompts.folder / PROMPTS, "preference")
-        return sample(sampler, [Wanted(folder / ANSWERS, asked, sampling)], folder)
+        questions = prompts_of(prompts.folder / PROMPTS, "preference")
+        return sample(sampler, [AnswerFile(folder / ANSWERS, questions, sampling)], folder)
 
     return Step(
         "target",

@@ -23,7 +23,7 @@ from harness.records import Prompt, Record, digest
 from harness.store import dump_json, make_folder, write_atomic
 
 from ..packing import IGNORED
-from ..records import Pair
+from ..records import PreferencePair
 from ..rows import Rendering, check_tokenizer, render, render_answers
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,9 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return digest({"words": words, "special": special, "template": tokenizer.chat_template})[:16]
 
 
-def preference_rows(folder: Path, pairs: Iterable[Pair], tokenizer: PreTrainedTokenizerBase, how: Rendering) -> Rows:
+def preference_rows(
+    folder: Path, pairs: Iterable[PreferencePair], tokenizer: PreTrainedTokenizerBase, how: Rendering
+) -> Rows:
     """prompt_ids, source_ids, target_ids, rejected_ids of every pair that fits; made once."""
     if (made := _made(folder)) is not None:
         return made
