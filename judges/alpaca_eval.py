@@ -1,4 +1,4 @@
-"""`--judge alpaca_eval:NAME`: run an evaluator configuration of the installed alpaca-eval package at its own endpoint."""
+"""`--judge alpaca_eval:NAME`: judge with an evaluator of the installed alpaca-eval package at its own endpoint."""
 
 from __future__ import annotations
 

@@ -139,7 +139,10 @@ def _dicts(values: JsonValue) -> list[dict[str, JsonValue]]:
 
 
 def _json(value: JsonValue, arguments: Arguments) -> list[JsonValue]:
-    """Return `annotation_key` of a JSON object, or of each object in a list; read only the ```json block if there is one."""
+    """Return `annotation_key` of a JSON object, or of each object in a list.
+
+    If the reply has a ```json block, only that is read.
+    """
     text = _text(value)
     if "```json" in text:
         block = re.search(r"```json(.*?)```", text, re.DOTALL)

@@ -87,7 +87,7 @@ def _is_mapped(name: str) -> bool:
 
 
 def read_evaluator(name: str) -> Evaluator:
-    """Return the named configuration. Raise ConfigError, listing the supported ones, if it is unknown or unsupported."""
+    """Return the named configuration. Raise ConfigError with the supported names if it is unknown or unsupported."""
     try:
         return _read(name)
     except _UnmappedError as error:

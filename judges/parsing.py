@@ -79,7 +79,7 @@ def rating(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Rating:
 
 
 def arena_label(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preference:
-    """Return the only label in a reply (Arena-Hard v0.1). It may be repeated, but two different labels are a conflict."""
+    """Return the only label in a reply (Arena-Hard v0.1). Repeats are fine, but two different labels are a conflict."""
     labels = v01_labels(reply)
     if not labels:
         raise VerdictParseError(f"no verdict label in the judge's reply: {_tail(reply)}", reaskable=True)

@@ -60,7 +60,7 @@ class RewardModelJudge:
     def check(self, task: JudgeTask) -> None:
         if task.baseline is None:
             raise ConfigError(
-                f"judge {self.spec.name!r} is a reward model, which can only compare two answers; {task.template.name!r} "
+                f"judge {self.spec.name!r} is a reward model, which only compares two answers; {task.template.name!r} "
                 "asks for a rating from 1 to 10: choose another judge for that suite (--judge SUITE=JUDGE,…)"
             )
 
@@ -256,7 +256,8 @@ def _check_head(checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{str(checkpoint.path)!r} is a PEFT adapter; merge it into its base model first")
     if not checkpoint.architecture.endswith("ForSequenceClassification"):
         raise CheckpointError(
-            f"{str(checkpoint.path)!r} is a {checkpoint.architecture}; a reward model is a …ForSequenceClassification, one label"
+            f"{str(checkpoint.path)!r} is a {checkpoint.architecture}; a reward model is a …ForSequenceClassification "
+            "with one label"
         )
     config = json.loads((checkpoint.path / "config.json").read_text("utf-8"))
     labels = len(config.get("id2label") or range(config.get("num_labels", 2)))  # 2: transformers' default

@@ -57,7 +57,7 @@ def test_a_recipe_ends_in_a_leaderboard_and_its_variants_on_a_hub(folder: Path, 
     assert [row["model"] for row in found["variants"]["models"]].count("wrpo") == 1
     assert found["pushed"] == [f"{hub.url}/org/tiny-dpo", f"{hub.url}/org/tiny-wrpo"]
     assert "Test reward, T 0.7 (8 prompts, seeds 42)" in again.out
-    assert "one seed: the intervals say nothing of what another seed would give" in again.out
+    assert "only one seed, so the intervals do not cover what another seed would give" in again.out
     assert "pushed: " in again.out
     assert sorted(hub.files) == ["org/mine", "org/tiny-dpo", "org/tiny-wrpo"]
     got = hub.files["org/mine"]

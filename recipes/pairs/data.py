@@ -1,4 +1,4 @@
-"""What pairs were made from, in numbers: `data.json`. Rewards, lengths, who won, what was dropped."""
+"""Count what pairs were made from (`data.json`): rewards, lengths, wins of each source, dropped prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Spread(Record):
-    """A distribution. `sd` is the sample's, 0 for one value; quantiles are of QUANTILES, linearly interpolated."""
+    """A distribution: `sd` is the sample's (0 for one value), and quantiles are at QUANTILES, linearly interpolated."""
 
     n: int
     mean: float
@@ -33,16 +33,16 @@ class ModelData(Record):
     model: str
     answers: int
     failed: int
-    """Answers that are errors."""
+    """Number of answers that are errors."""
     truncated: int
     unrewarded: int
-    """Answers without a reward: too long for the reward model, or it failed."""
+    """Number of answers without a reward, because they were too long for the reward model or it failed."""
     rewards: Spread | None
     characters: Spread | None
     tokens: Spread | None
-    """By the server's count; None where it gave none."""
+    """As counted by the server; None if it did not count."""
     wins: int | None = None
-    """Pairs whose y_ws it gave; None for the target."""
+    """Number of pairs with a y_ws of this model; None for the target."""
 
 
 class PairData(Record):
@@ -55,19 +55,19 @@ class PairData(Record):
     """In the recipe's order."""
     target: ModelData
     margins: Spread | None
-    """Reward of y_wt less y_l, of the pairs kept."""
+    """Reward of y_wt minus y_l, over the pairs kept."""
     source_margins: Spread | None
-    """Reward of y_ws less y_wt: above 0 where the sources know better."""
+    """Reward of y_ws minus y_wt; above 0 if the sources' answer is better."""
     source_better: int
-    """Pairs whose y_ws is rewarded more than their y_wt."""
+    """Number of pairs whose y_ws has a higher reward than y_wt."""
     source_characters: Spread | None
     target_characters: Spread | None
     rejected_characters: Spread | None
-    """Lengths of the three answers of the pairs kept."""
+    """Like the two fields above: lengths in characters, over the pairs kept."""
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """None for no values."""
+    """Return the distribution of the values, or None if there are none."""
     if not values:
         return None
     array = np.asarray(values, dtype=float)
@@ -83,7 +83,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 @dataclass
 class Tally:
-    """One model's answers, counted while they are read."""
+    """Counts one model's answers while they are read."""
 
     model: str
     wanted: frozenset[str]
@@ -124,7 +124,7 @@ class Tally:
 
 @dataclass
 class PairTally:
-    """Pairs, counted while they are written; their texts are not kept."""
+    """Counts pairs while they are written, without keeping their texts."""
 
     wins: Counter[str] = field(default_factory=Counter)
     dropped: Counter[Reason] = field(default_factory=Counter)

@@ -1,8 +1,9 @@
-"""The leaderboard of variants: mean reward on test prompts, and every model against the baselines. Pure.
+"""Build the leaderboard of variants: mean reward on test prompts, and every model against the baselines. Pure.
 
 Differences are paired by prompt and seed. Their interval is over prompts and seeds at once (`harness.stats.crossed`),
-so that it says what another seed and other prompts would show; the interval over prompts alone and the seeds' own
-differences stand beside it. p-values are adjusted (Holm) over the models compared with one baseline at one temperature.
+so it predicts what another seed and other prompts would show; the interval over prompts alone and the difference of
+each seed are listed beside it. p-values are adjusted (Holm) over the models compared with one baseline at one
+temperature.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ Key = tuple[str, float]
 def variant_board(
     recipe: str, measured: Iterable[Measured], *, baselines: Sequence[str], preference: Sequence[str]
 ) -> VariantBoard:
-    """`baselines`: models that all others are compared with; those not measured are named in a note. `preference`:
-    variants that get a sentence."""
+    """Return the leaderboard of all measured models.
+
+    `baselines` are the models that all others are compared with; a note names those that were not measured.
+    `preference` are the variants that get a sentence.
+    """
     groups = _grouped(measured)
     models = [_row(name, temperature, parts) for (name, temperature), parts in groups.items()]
     order = {temperature: rank for rank, temperature in enumerate(dict.fromkeys(row.temperature for row in models))}
@@ -54,7 +58,7 @@ def variant_board(
 
 
 def best_by_validation(measured: Iterable[Measured]) -> list[str]:
-    """Models by mean validation reward over seeds, at the first temperature, best first."""
+    """Return the models, best first, by mean validation reward over seeds at the first temperature."""
     first: float | None = None
     means: dict[str, list[float]] = {}
     for result in measured:
@@ -109,13 +113,13 @@ def _seed_score(result: Measured) -> Score:
 
 
 def _around(mean: CrossedMean, value: float) -> tuple[float, float]:
-    """The interval about the mean of all scored prompts, whose error is that of the prompts scored in every seed."""
+    """Return the interval centred on the mean of all scored prompts; its width comes from prompts scored in all seeds."""
     low, high = mean.interval()
     return low - mean.value + value, high - mean.value + value
 
 
 def _crossed(by_seed: Sequence[Mapping[str, float]]) -> CrossedMean | None:
-    """Over the prompts that every seed has."""
+    """Return the mean over the prompts that every seed has; None if there are no seeds."""
     if not by_seed:
         return None
     shared = [name for name in by_seed[0] if all(name in rewards for rewards in by_seed)]
@@ -129,7 +133,7 @@ def _crossed(by_seed: Sequence[Mapping[str, float]]) -> CrossedMean | None:
 def _against(
     groups: Mapping[Key, Mapping[str, list[Measured]]], models: Sequence[ModelRow], baseline: str, temperature: float
 ) -> list[Versus]:
-    """Every other model minus the baseline, best first."""
+    """Return every other model minus the baseline, best first."""
     complete = {row.model: row.complete for row in models if row.temperature == temperature}
     names = [name for name in complete if name != baseline]
     base = groups[baseline, temperature].get("test", [])
@@ -143,7 +147,10 @@ def _against(
 
 
 def _difference(first: list[Measured], base: list[Measured]) -> tuple[CrossedMean, dict[int, float]] | None:
-    """Paired by seed; a model of one seed (the target) stands beside every seed of the other."""
+    """Return the difference paired by seed and prompt, and that of each seed; None if no seed or prompt is shared.
+
+    The target has one seed, which is paired with every seed of the other model.
+    """
     pairs = _seed_pairs(first, base)
     by_seed = [
         {name: result.rewards[name] - baseline.rewards[name] for name in result.rewards if name in baseline.rewards}
@@ -213,12 +220,14 @@ def _names(models: Sequence[ModelRow]) -> set[str]:
 
 
 def _notes(models: Sequence[ModelRow], baselines: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    notes = [f"{name} was not measured: nothing is compared with it" for name in baselines if name not in known]
+    notes = [f"{name} was not measured, so nothing is compared with it" for name in baselines if name not in known]
     seeds = {seed for row in models for seed in row.by_seed if row.model != "target"}
     if len(seeds) == 1:
-        notes.append("one seed: the intervals say nothing of what another seed would give")
+        notes.append("only one seed, so the intervals do not cover what another seed would give")
     for row in models:
         if not row.complete:
             lost, total = row.reward.unscored, row.reward.n + row.reward.unscored
-            notes.append(f"{row.model} at {at(row.temperature)}: {lost} of {total} answers unscored, so not compared")
+            notes.append(
+                f"{row.model} at {at(row.temperature)}: {lost} of {total} answers are unscored, so it is not compared"
+            )
     return tuple(notes)

@@ -1,6 +1,6 @@
-"""The model card of a checkpoint: README.md with the metadata that the Hub reads, made anew whenever the report is.
+"""Write the model card of a checkpoint: README.md with the Hub's metadata, rewritten with every report.
 
-It holds names, digests, settings and scores; no path of this machine. `huggingface_hub` is loaded when a card is made.
+It contains names, digests, settings and scores, but no local paths. `huggingface_hub` is imported only to write a card.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 LEVEL = 95
-"""Percent, of the intervals."""
+"""Confidence level of the intervals, in percent."""
 
 
 def model_card(facts: CardFacts) -> str:
-    """The README.md: YAML metadata, then Markdown."""
+    """Return the text of README.md: YAML metadata, then Markdown."""
     from huggingface_hub import ModelCardData
 
     spec = facts.spec
@@ -49,7 +49,7 @@ def _tags(facts: CardFacts) -> list[str]:
 
 
 def _results(facts: CardFacts) -> list[EvalResult] | None:
-    """`model-index` entries, of this very checkpoint; the interval, over prompts, is in the metric's `args`."""
+    """Return `model-index` entries for exactly this checkpoint, with the interval over prompts in the metric's `args`."""
     from huggingface_hub import EvalResult
 
     entries: list[EvalResult] = []

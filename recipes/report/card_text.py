@@ -1,6 +1,6 @@
-"""What a model card says below its metadata: sources and licences, scores, settings, data, limits. Pure.
+"""Write the Markdown of a model card: sources and licences, scores, settings, data, limits. Pure.
 
-It names no path of this machine.
+It never contains a local path.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ PAPER = "https://arxiv.org/abs/2412.03187"
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card is made from."""
+    """Everything a model card reports."""
 
     spec: RecipeSpec
     model: str
-    """`sft` or a variant."""
+    """`sft` or the name of a variant."""
     seed: int
     method: str
     """preference or sft."""
     settings: dict[str, JsonValue]
-    """Of its training, as the step's record has them."""
+    """Training settings from the step's record."""
     digests: dict[str, str]
-    """Step -> digest of what it made, of the steps this checkpoint comes from."""
+    """Maps each step that this checkpoint comes from to the digest of its outputs."""
     board: VariantBoard
     suites: tuple[ScoreCard, ...] = ()
-    """Of this very checkpoint."""
+    """Cards of exactly this checkpoint."""
     adapter: bool = False
     curves: bool = False
-    """training_curves.svg lies beside it."""
+    """Whether training_curves.svg is in the same folder."""
 
 
 def hub_id(text: str) -> str | None:
-    """`ORG/NAME` of `hf:ORG/NAME[@REVISION]`; None for a folder or an endpoint."""
+    """Return `ORG/NAME` of `hf:ORG/NAME[@REVISION]`, or None for a folder or an endpoint."""
     ref = ModelRef.parse(text)
     return ref.name if ref.scheme == "hf" else None
 
 
 def shown_name(text: str) -> str:
-    """A model as a card may name it: no path of this machine."""
+    """Return a model's name for the card, without local paths."""
     ref = ModelRef.parse(text)
     revision = f" at {ref.revision}" if ref.revision else ""
     return ref.label + revision
@@ -71,8 +71,8 @@ def card_text(facts: CardFacts) -> str:
         "## Sources",
         "",
         markdown_grid(_sources(spec.sources)),
-        "Answers of these models were learned from; no weights of theirs are in this model. Their licences may bind "
-        "what is made from their answers.",
+        "This model was trained on answers of these models and contains none of their weights. Their licences may "
+        "restrict models trained on their answers.",
         "",
         "## Scores",
         "",
@@ -85,7 +85,7 @@ def card_text(facts: CardFacts) -> str:
         "## Data",
         "",
         *_data(spec),
-        markdown_grid(TextGrid("", ("made by", "digest"), tuple(facts.digests.items()), numbers=False)),
+        markdown_grid(TextGrid("", ("step", "digest"), tuple(facts.digests.items()), numbers=False)),
         "## Limits",
         "",
         *(f"- {line}" for line in _limits(facts)),
@@ -99,7 +99,7 @@ def _introduction(facts: CardFacts) -> str:
     if facts.model == "sft":
         return f"{target}, fine-tuned on the best answers of several source models (seed {facts.seed}), by {recipe}."
     if facts.method == "sft":
-        return f"{target}, fine-tuned twice on answers that a reward model chose (seed {facts.seed}), by {recipe}."
+        return f"{target}, fine-tuned twice on answers chosen by a reward model (seed {facts.seed}), by {recipe}."
     return (
         f"{target}, fine-tuned on the best answers of several source models, then trained on preferences in the family "
         f"of [WRPO]({PAPER}) (seed {facts.seed}), by {recipe}."
@@ -144,12 +144,20 @@ def _scores(facts: CardFacts) -> list[str]:
             )
             for difference in compared
         )
-        parts += ["Of all seeds, paired by prompt and seed:", "", markdown_grid(TextGrid("", head, cells))]
+        parts += [
+            "Differences over all seeds, paired by prompt and seed:",
+            "",
+            markdown_grid(TextGrid("", head, cells)),
+        ]
     if facts.suites:
         suites = tuple(
             (f"{card.suite} {card.suite_version}", card.judge, card.headline, _headline(card)) for card in facts.suites
         )
-        parts += ["Suites:", "", markdown_grid(TextGrid("", ("suite", "judge", "metric", "score [95 %]"), suites))]
+        parts += [
+            "Scores on the suites:",
+            "",
+            markdown_grid(TextGrid("", ("suite", "judge", "metric", "score [95 %]"), suites)),
+        ]
     return parts or ["Not measured.", ""]
 
 
@@ -175,7 +183,7 @@ def _flat(settings: Mapping[str, JsonValue], under: str = "") -> Iterable[tuple[
 
 
 def _plain(value: JsonValue) -> str:
-    """Paths are cut to their last part: a card says nothing of the machine it was made on."""
+    """Return the value as text, with paths cut to their last part, because a card must not reveal local paths."""
     if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
         return value.rstrip("/").rsplit("/", 1)[-1]
     return str(value)
@@ -187,9 +195,9 @@ def _data(spec: RecipeSpec) -> list[str]:
     name = dataset_id(spec) or prompts.dataset.rsplit("/", 1)[-1]
     suites = ", ".join(prompts.decontaminate)
     return [
-        f"Prompts of {escape_markdown(name)}, {share} of them for SFT, the rest for preferences"
-        + (f"; questions of {suites} are left out." if suites else "."),
-        f"{sampling.n} answers a prompt from every source and from the SFT model (temperature "
+        f"Prompts from {escape_markdown(name)}, {share} of them for SFT, the rest for preferences"
+        + (f"; prompts that contain questions of {suites} were removed." if suites else "."),
+        f"{sampling.n} answers per prompt from every source and from the SFT model (temperature "
         f"{sampling.temperature:g}, top-p {sampling.top_p:g}), scored by `{spec.reward.kind}`"
         + (f" ({escape_markdown(shown_reward(spec))})." if spec.reward.model else "."),
         "",
@@ -202,13 +210,13 @@ def shown_reward(spec: RecipeSpec) -> str:
 
 def _limits(facts: CardFacts) -> list[str]:
     lines = [
-        "The reward on held-out prompts is what training aimed at: a rise of it is no proof of better answers.",
-        "Flaws that the sources share and that the reward does not see are learned too.",
+        "Training optimized the reward measured on held-out prompts, so a higher reward does not prove better answers.",
+        "Flaws that the sources share and that the reward does not detect are learned too.",
     ]
     verdicts = {difference.verdict for difference in facts.board.differences if difference.model == facts.model}
     if facts.method == "preference" and facts.model != "sft" and "better" not in verdicts:
-        lines.append("It was not shown to be better than any baseline it was compared with.")
+        lines.append("It was not shown to be better than any baseline that it was compared with.")
     if len(facts.board.seeds) < 3:
-        lines.append(f"{len(facts.board.seeds)} seed(s): another seed may come out otherwise.")
+        lines.append(f"Only {len(facts.board.seeds)} seed(s) were trained; another seed may give a different result.")
     lines += [escape_markdown(note) for note in facts.board.notes]
     return lines

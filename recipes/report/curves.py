@@ -1,6 +1,6 @@
-"""Training curves of a variant from its training logs: losses, rewards of the three answers, margins, alpha. Pure.
+"""Draw a variant's training curves from its logs: losses, rewards of the three answers, margins, alpha.
 
-Each seed is a thin line, their mean a thick one.
+Each seed is a thin line and their mean a thick one.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from harness.errors import ConfigError
 from harness.report.svg import Axis, Drawing, axis
 
 LOG = "training_log.jsonl"
-"""One line a log of the trainer: `step` and metrics by name."""
+"""One line per log call of the trainer: `step` and metrics by name."""
 PANEL_WIDTH, PANEL_HEIGHT, LEFT, TOP, GAP = 340.0, 190.0, 56.0, 42.0, 20.0
 POINTS = 300
-"""Points a line, at most: neighbours are averaged beyond."""
+"""Maximum number of points per line; if there are more, neighbours are averaged."""
 
 Log = Sequence[Mapping[str, float]]
 
@@ -47,11 +47,14 @@ PANELS = (
     Panel("margin", (Series("weighted chosen less rejected", "rewards/margins"),)),
     Panel("alpha", (Series("weight of the source's answer", "alpha"),)),
 )
-"""Metrics by the trainer's names; a panel without a value is left out (SFT has a loss alone)."""
+"""Metrics by the trainer's names. A panel without values is left out (SFT only has a loss)."""
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The numbers of `training_log.jsonl`, the last line of a step winning; empty where there is none."""
+    """Return the numbers in `training_log.jsonl`, one dict per step; empty if there is no file.
+
+    If a step was logged twice, the last line wins. Raises ConfigError if the file cannot be read.
+    """
     path = folder / LOG
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -64,7 +67,7 @@ def read_log(folder: Path) -> list[dict[str, float]]:
         try:
             entry = json.loads(line)
         except ValueError:
-            continue  # a torn line of a run that was killed; its step was logged again
+            continue  # a killed run can leave a torn line; its step was logged again
         numbers = {name: float(value) for name, value in entry.items() if isinstance(value, int | float)}
         if "step" in numbers:
             by_step.setdefault(numbers["step"], {}).update(numbers)
@@ -72,7 +75,7 @@ def read_log(folder: Path) -> list[dict[str, float]]:
 
 
 def training_curves(name: str, logs: Sequence[Log]) -> Drawing | None:
-    """Two panels a row; None where no log has a number to draw."""
+    """Return the curves, two panels per row; None if no log has a number to draw."""
     panels = [panel for panel in PANELS if any(_line(log, series.metric) for log in logs for series in panel.series)]
     if not panels:
         return None
@@ -118,7 +121,7 @@ def _axes(drawing: Drawing, across: Axis, upwards: Axis) -> None:
 
 
 def _line(log: Log, metric: str) -> list[tuple[float, float]]:
-    """(step, value), at most POINTS of them, each the mean of its neighbours."""
+    """Return at most POINTS pairs (step, value), each the mean of its neighbours."""
     points = [(row["step"], row[metric]) for row in log if metric in row]
     size = -(-len(points) // POINTS) or 1
     chunks = [points[start : start + size] for start in range(0, len(points), size)]
@@ -126,7 +129,7 @@ def _line(log: Log, metric: str) -> list[tuple[float, float]]:
 
 
 def _mean(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Over the seeds, at the steps that all of them have."""
+    """Return the mean over the seeds, at the steps that all of them have."""
     maps = [dict(line) for line in lines]
     steps = [x for x, _ in lines[0] if all(x in values for values in maps)]
     return [(x, sum(values[x] for values in maps) / len(maps)) for x in steps]

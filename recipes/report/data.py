@@ -1,7 +1,6 @@
-"""The data report: which source won how often, how rewards and lengths are distributed, what was dropped and why.
+"""Build the data report: how often each source won, distributions of rewards and lengths, what was dropped and why.
 
-The figures are those of the pairs stage (`pair_data`), of the pairs themselves and of the steps' counts; here they
-become tables. Pure.
+The figures come from the pairs stage (`data.json`), the pairs themselves and the counts of the steps. Pure.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ ROLES = {"y_ws": "best source answer", "y_wt": "the target's best", "y_l": "the 
 
 
 class PairsReport(Record):
-    """One set of pairs: a seed, and how many sources gave y_ws."""
+    """One set of pairs: those of one seed and one number of sources."""
 
     name: str
     data: PairData
     rewards: dict[str, Spread]
-    """Of y_ws, y_wt and y_l."""
+    """Distribution of the rewards of y_ws, y_wt and y_l."""
 
 
 class DataReport(Record):
     recipe: str
     pairs: tuple[PairsReport, ...]
     counts: dict[str, dict[str, JsonValue]]
-    """Step -> what it kept and dropped, and why."""
+    """Maps each step to its counts: what it kept and dropped, and why."""
 
 
 def pairs_report(name: str, data: PairData, pairs: Iterable[PreferencePair]) -> PairsReport:
@@ -47,7 +46,7 @@ def pairs_report(name: str, data: PairData, pairs: Iterable[PreferencePair]) -> 
 
 
 def data_grids(report: DataReport) -> list[TextGrid]:
-    """The first pairs' tables open, those of other seeds and the counts folded."""
+    """Return all tables: those of the first pairs are open, those of other seeds and the counts are folded."""
     tables = [
         replace(grid, folded=position > 0)
         for position, pairs in enumerate(report.pairs)
@@ -100,7 +99,7 @@ def _counts(counts: Mapping[str, Mapping[str, JsonValue]]) -> TextGrid:
     rows = tuple(
         (step, name, _plain(value)) for step, step_counts in counts.items() for name, value in step_counts.items()
     )
-    return TextGrid("What each step counted", ("step", "what", "count"), rows)
+    return TextGrid("Counts of each step", ("step", "name", "count"), rows)
 
 
 def _plain(value: JsonValue) -> str:

@@ -1,6 +1,6 @@
-"""A recipe's folder -> what its report is made from: all that is finished there, whatever this command was narrowed to.
+"""Read everything that is finished in a recipe's folder, whatever variants and seeds this command was narrowed to.
 
-Writes nothing.
+It writes nothing.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .rows import Measured, read_measured
 from .tables import PARENTS
 
 BASELINES = ("dpo", "sft-cont")
-"""Variants that others are compared with where the recipe names none: DPO on the target's own pair, and SFT continued
-on the sources' best answers (specs: the mandatory controls)."""
+"""Variants that others are compared with by default: DPO on the target's own pairs, and SFT continued on the sources'
+best answers. Without these two controls, a gain cannot be attributed to fusion."""
 
 
 SCORES = "scores.json"
 
 
 def record_in(folder: Path) -> StepRecord | None:
-    """Of a finished step's folder; None where it is not finished. Raises ConfigError for one that cannot be read."""
+    """Return the record of a step's folder, or None if it is unfinished. Raise ConfigError if it cannot be read."""
     path = folder / DONE
     try:
         return StepRecord.model_validate_json(path.read_bytes())
@@ -58,7 +58,7 @@ class FinishedCheckpoint:
 
 
 def checkpoints(recipe: Recipe) -> Iterator[FinishedCheckpoint]:
-    """`sft` and every variant of every seed, as far as they are finished."""
+    """Yield the finished checkpoints: `sft` and every variant, for every seed."""
     for seed in recipe.spec.seeds:
         for model in ("sft", *recipe.spec.variants):
             folder = recipe.checkpoint(model, seed)
@@ -68,14 +68,14 @@ def checkpoints(recipe: Recipe) -> Iterator[FinishedCheckpoint]:
 
 
 def baselines(spec: RecipeSpec) -> tuple[str, ...]:
-    """As the recipe says, or those of BASELINES that it has; then the models that all variants started from."""
+    """Return the recipe's baselines, by default those of BASELINES that it has, then the models that variants start from."""
     configured = spec.evaluate.baselines
     chosen = tuple(name for name in BASELINES if name in spec.variants) if configured is None else configured
     return (*chosen, *(name for name in PARENTS if name not in chosen))
 
 
 def read_all_measured(recipe: Recipe) -> list[Measured]:
-    """Held-out rewards of every model and seed that is finished."""
+    """Return the held-out rewards of every model and seed that is finished."""
     path = recipe.prompts / PROMPTS
     if record_in(recipe.prompts) is None:
         return []
@@ -114,7 +114,7 @@ def _pairs(folder: Path, name: str) -> PairsReport:
 
 
 def read_logs(recipe: Recipe) -> dict[str, list[list[dict[str, float]]]]:
-    """Model -> its seeds' training logs; those without one are left out."""
+    """Return the training logs of each model, one per seed; seeds without a log are left out."""
     by_model: dict[str, list[list[dict[str, float]]]] = {}
     for checkpoint in checkpoints(recipe):
         log = read_log(checkpoint.folder)
@@ -124,16 +124,18 @@ def read_logs(recipe: Recipe) -> dict[str, list[list[dict[str, float]]]]:
 
 
 class SuiteRuns(Record):
-    """`scores.json` of a model's suites: which of the results are its own. Others there may be of weights that were
-    trained before, or of steps of a training."""
+    """`scores.json` of a model's suites: which runs in the results folder belong to it.
+
+    Other runs there may be of weights trained earlier, or of checkpoints evaluated during training.
+    """
 
     model: str
     runs: tuple[str, ...]
-    """Ids of its runs in the results folder."""
+    """Ids of the model's runs in the results folder."""
 
 
 def read_suites(recipe: Recipe) -> list[tuple[Path, ScoreCard]]:
-    """The cards of the checkpoints that are there, with their files."""
+    """Return the cards of the current checkpoints, with their paths."""
     files = [*recipe.out.glob(f"suites/*/{SCORES}"), *recipe.out.glob(f"seed-*/suites/*/{SCORES}")]
     runs = {run for path in files for run in SuiteRuns.model_validate_json(path.read_bytes()).runs}
     return [(path, card) for path, card in readable(find_cards(recipe.results))[0] if run_id(card) in runs]

@@ -1,4 +1,4 @@
-"""The recipe's report as one HTML file that needs no network: leaderboard of variants, curves, data."""
+"""Write a recipe's report as one HTML file that needs no network: leaderboard of variants, curves, data."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .tables import HEAD, TextGrid, grids, score_text
 
 ROW = 22.0
 TICK = 5.0
-"""Height of the tick that a seed's own mean has above the whisker."""
+"""Height of the tick above the whisker that marks one seed's mean."""
 
 
 def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing]) -> str:
-    """The whole file; names are untrusted and escaped."""
+    """Return the HTML of the report. Names are untrusted and escaped."""
     style, script = asset("style.css"), asset("report.js")
     template = _environment().get_template("recipe.html")
     html = template.render(
@@ -60,7 +60,7 @@ def _tables(board: VariantBoard, temperature: float) -> list[TextGrid]:
 
 
 def forest(rows: Sequence[ModelRow], temperature: float) -> Drawing:
-    """Each model's mean reward with its interval, and above it a tick a seed."""
+    """Draw each model's mean reward with its interval, and above it one tick per seed."""
     shown = [row for row in rows if row.reward.value is not None]
     left = min(max((width_of(row.model) for row in shown), default=0.0) + 24, 300)
     right = 160.0

@@ -1,4 +1,4 @@
-"""What was found, in words: one sentence a variant, plainly. Pure."""
+"""State the results in words: one plain sentence per variant. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .records import Versus
 
 
 def sentence(model: str, baselines: Sequence[str], differences: Sequence[Versus]) -> str:
-    """`wrpo beats dpo at T 0.3, not shown greedy (greedy +0.4 [...], ...); ...`: what was found, baseline by baseline.
+    """Return how a model compares with each baseline, e.g. `wrpo: beats dpo at T 0.3, not shown at T 0 (...); ....`
 
-    The baselines that are variants come first, the models they all started from last.
+    Baselines that are variants come first, and the models that all variants started from come last.
     """
     parts = []
     for baseline in baselines:
@@ -19,7 +19,7 @@ def sentence(model: str, baselines: Sequence[str], differences: Sequence[Versus]
         ]
         if matches:
             parts.append(_part(baseline, matches))
-    return f"{model}: " + "; ".join(parts) + "." if parts else f"{model}: compared with nothing."
+    return f"{model}: " + "; ".join(parts) + "." if parts else f"{model}: not compared with any baseline."
 
 
 def _part(baseline: str, matches: Sequence[Versus]) -> str:
@@ -40,7 +40,7 @@ def _part(baseline: str, matches: Sequence[Versus]) -> str:
             (temperatures["better"], f"beats {baseline} at"),
             (temperatures["worse"], "is worse at" if temperatures["better"] else f"does not beat {baseline}: worse at"),
             (temperatures["not shown"], "not shown at" if temperatures["better"] else "not shown to be better at"),
-            (temperatures["incomplete"], "too much unscored at"),
+            (temperatures["incomplete"], "too many answers unscored at"),
         ]
         claim = ", ".join(f"{words} {' and '.join(names)}" for names, words in clauses if names)
         if not temperatures["better"] and not temperatures["worse"]:
@@ -53,10 +53,10 @@ def at(temperature: float) -> str:
 
 
 def difference_text(difference: Versus) -> str:
-    """`+0.120 [0.040, 0.200]`."""
+    """Return a difference with its interval, e.g. `+0.120 [0.040, 0.200]`."""
     return f"{signed(difference.value)} [{difference.ci_low:.3f}, {difference.ci_high:.3f}]"
 
 
 def signed(value: float) -> str:
-    """`+0.120`; what rounds to nothing has no minus."""
+    """Return the value with its sign, e.g. `+0.120`; a value that rounds to zero gets no minus."""
     return f"{round(value, 3) + 0.0:+.3f}"

@@ -1,4 +1,4 @@
-"""The leaderboard of variants as text, Markdown and rich tables. Pure."""
+"""Write the leaderboard of variants as text, Markdown and rich tables. Pure."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from .records import ModelRow, VariantBoard, Versus
 from .sentences import at, difference_text, signed
 
 PARENTS = ("sft", "target")
-"""What the variants started from: baselines that say less than another variant does."""
+"""Models that the variants started from. As baselines they say less than another variant does."""
 HEAD = (
-    "Rewards are means over test prompts and seeds. Differences are paired by prompt and seed. Intervals are 95 %, "
-    "over prompts and seeds at once: what other prompts and another seed would show. p is two-sided and adjusted "
-    '(Holm) over the models compared with one baseline at one temperature; "better" and "worse" are p < 0.05, all '
-    "else is not shown."
+    "Rewards are means over test prompts and seeds. Differences are paired by prompt and seed. Intervals are 95 % "
+    "over prompts and seeds at once, so they cover other prompts and another seed. p is two-sided and adjusted "
+    '(Holm) over the models compared with one baseline at one temperature. "better" and "worse" mean p < 0.05; any '
+    'other difference is "not shown".'
 )
 
 
 @dataclass(frozen=True)
 class TextGrid:
-    """One table as texts."""
+    """One table of texts."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: bool = True
-    """All columns but the first are numbers: right-aligned."""
+    """Whether all columns but the first are numbers, which are right-aligned."""
     folded: bool = False
-    """Shown on demand where that can be."""
+    """Whether the table is collapsed at first, in formats that can do so."""
 
 
 def grids(board: VariantBoard) -> list[TextGrid]:
-    """Of each temperature: the models, then their differences to each baseline; to those that all variants started from
-    folded."""
+    """Return the tables of each temperature: the models, then their differences to each baseline.
+
+    Differences to the models that all variants started from are folded.
+    """
     tables = []
     for temperature in board.temperatures:
         tables.append(_models(board, temperature))
@@ -71,7 +73,7 @@ def _model_cells(row: ModelRow, lengths: bool) -> tuple[str, ...]:
 
 
 def score_text(score: Score) -> str:
-    """`0.843 [0.801, 0.885]`."""
+    """Return a score with its interval, e.g. `0.843 [0.801, 0.885]`; "-" if there is none."""
     if score.value is None:
         return "-"
     if score.ci_low is None or score.ci_high is None:
@@ -82,7 +84,15 @@ def score_text(score: Score) -> str:
 def _differences(baseline: str, temperature: float, rows: Sequence[Versus]) -> TextGrid:
     return TextGrid(
         title=f"Difference to {baseline}, {at(temperature)}",
-        head=("model", "difference [95 %]", "over prompts alone", "each seed", "seen at 80 %", "p (Holm)", "verdict"),
+        head=(
+            "model",
+            "difference [95 %]",
+            "over prompts alone",
+            "each seed",
+            "detectable at 80 % power",
+            "p (Holm)",
+            "verdict",
+        ),
         rows=tuple(
             (
                 difference.model,
@@ -108,7 +118,7 @@ def _list(seeds: Sequence[int]) -> str:
 
 
 def rich_tables(board: VariantBoard) -> list[RichTable]:
-    """For a terminal, without the folded ones; names go in as Text, never as markup."""
+    """Return the tables for a terminal, without the folded ones. Names are passed as Text, never as markup."""
     tables = []
     for grid in grids(board):
         if grid.folded:
@@ -123,7 +133,7 @@ def rich_tables(board: VariantBoard) -> list[RichTable]:
 
 
 def markdown(board: VariantBoard) -> str:
-    """GitHub Markdown: the sentences first."""
+    """Return the leaderboard as GitHub Markdown, with the sentences first."""
     parts = [f"# {escape_markdown(board.recipe)}: variants", "", HEAD, ""]
     parts += [f"- {escape_markdown(line)}" for line in (*board.sentences, *board.notes)]
     for grid in grids(board):

@@ -1,7 +1,7 @@
-"""Kind `armorm`: RLHFlow/ArmoRM-Llama3-8B-v0.1 and what has its form. The head is `recipes.armorm`; tokens are here.
+"""Kind `armorm`: score with RLHFlow/ArmoRM-Llama3-8B-v0.1 or a checkpoint of the same architecture.
 
-`reward: {kind: armorm, model: FOLDER or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1}`. Nothing is cut: an answer that does not fit
-has no reward. The gate reads the end of the prompt, so exactly one assistant turn may stand in a conversation.
+`reward: {kind: armorm, model: FOLDER or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1}`. Nothing is truncated: an answer that does
+not fit has no reward. The gate reads the end of the prompt, so a conversation must have exactly one assistant turn.
 """
 
 from __future__ import annotations
@@ -24,24 +24,26 @@ if TYPE_CHECKING:
     from ..armorm import ArmoRM
 
 SERVE = frozenset({"chat_template", "devices", "dtype", "max_model_len"})
-"""Options of `serve:` that are honoured."""
+"""Options of `serve:` that are supported."""
 Messages = Sequence[dict[str, str]]
 
 
 class ArmoRMReward:
-    """`fusion_harness.rewards` entry point "armorm". Raises ConfigError or CheckpointError at once for a folder that is
-    none; loads it when it is entered, on the first GPU or else the CPU."""
+    """`fusion_harness.rewards` entry point "armorm". It loads on entry, on the first GPU or else on the CPU.
+
+    Raises ConfigError or CheckpointError on construction if the options or the folder cannot work.
+    """
 
     conversational = True
     cacheable = True
 
     def __init__(self, options: RewardOptions) -> None:
         if not options.model:
-            raise ConfigError("reward kind armorm needs `model`: its folder, or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1")
+            raise ConfigError("reward kind armorm needs `model`: a folder, or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1")
         refuse(options, "url", "key_env", "params")
         if foreign := sorted(set(options.serve) - SERVE):
             raise ConfigError(
-                f"reward kind armorm cannot honour serve: {foreign[0]}; it knows {', '.join(sorted(SERVE))}"
+                f"reward kind armorm does not support serve: {foreign[0]}; supported: {', '.join(sorted(SERVE))}"
             )
         self._serve = checked(ServeSpec, options.serve, "reward: serve")
         self._ref = ModelRef.parse(options.model)
@@ -62,7 +64,7 @@ class ArmoRMReward:
 
     @property
     def _limit(self) -> int | None:
-        """Tokens a conversation may have."""
+        """Maximum number of tokens of a conversation."""
         limits = [limit for limit in (self._found.max_position, self._serve.max_model_len) if limit is not None]
         return min(limits, default=None)
 
@@ -75,7 +77,7 @@ class ArmoRMReward:
         except ImportError as error:
             raise PluginError(f"ArmoRM needs {error.name}: pip install 'fusion-harness[train]'") from None
         cuda = torch.cuda.is_available()
-        # bfloat16 is the checkpoint's, and what SimPO scored with; on a CPU it would only cost time and digits
+        # bfloat16 is the checkpoint's dtype, which SimPO scored with; on a CPU it only costs time and precision
         dtype = getattr(torch, self._serve.dtype or ("bfloat16" if cuda else "float32"))
         device = f"cuda:{(self._serve.devices or '0').split(',')[0]}" if cuda else "cpu"
         self._tokenizer = AutoTokenizer.from_pretrained(self._found.path, local_files_only=True)
@@ -84,7 +86,7 @@ class ArmoRMReward:
 
     def __exit__(self, *exc: object) -> None:
         self._model = None
-        gc.collect()  # its tensors are in cycles of modules
+        gc.collect()  # modules reference each other in cycles that keep the tensors alive
         import torch
 
         if torch.cuda.is_available():
@@ -93,7 +95,7 @@ class ArmoRMReward:
     def __call__(
         self, prompts: Sequence[Messages], completions: Sequence[Messages], **columns: Sequence[str]
     ) -> list[float | Failure]:
-        """Rewards in about 0..0.3, in batches of like length, padded on the right."""
+        """Return rewards of about 0..0.3. Batches have conversations of similar length, padded on the right."""
         outcomes: dict[int, float | Failure] = {}
         rows: dict[int, list[int]] = {}
         for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
@@ -109,24 +111,24 @@ class ArmoRMReward:
         return [outcomes[index] for index in range(len(prompts))]
 
     def _tokens(self, messages: Messages) -> list[int] | Failure:
-        """The conversation as the chat template writes it, its one BOS included."""
+        """Return the token ids of the conversation in the chat template, which includes the BOS token."""
         from ..armorm import GATING_TOKENS
 
         assert self._tokenizer is not None, "use `with`"
         text = self._tokenizer.apply_chat_template(messages, chat_template=self._found.template, tokenize=False)
         ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         if self._limit is not None and len(ids) > self._limit:
-            message = f"the conversation's {len(ids)} tokens are more than the {self._limit} of the model"
+            message = f"the conversation has {len(ids)} tokens, but the model's limit is {self._limit}"
             return Failure(reason="context", message=message)
         width = len(GATING_TOKENS)
         turns = sum(tuple(ids[start : start + width]) == GATING_TOKENS for start in range(len(ids) - width + 1))
         if turns == 0:
             raise CheckpointError(
-                f"the chat template of {self._ref.label!r} writes no assistant turn of Llama 3, which ArmoRM's gate "
-                "reads; use the checkpoint's own template"
+                f"the chat template of {self._ref.label!r} writes no assistant turn of Llama 3, but ArmoRM's gate needs "
+                "one; use the checkpoint's own template"
             )
-        if turns > 1:  # the gate would read a turn that the text itself writes
-            return Failure(reason="other", message="prompt or answer holds the tokens of an assistant turn")
+        if turns > 1:  # the gate would read a turn that is part of the text
+            return Failure(reason="other", message="the prompt or the answer contains the tokens of an assistant turn")
         return ids
 
     def _scores(self, rows: Sequence[list[int]]) -> list[float]:

@@ -1,7 +1,7 @@
-"""Rewards by several Ray workers, each with a scorer of its own: `reward: {workers: N}`.
+"""Score with several Ray workers, each with its own scorer: `reward: {workers: N}`.
 
-The answers of one call are cut into batches as they would be here, so the same batches are scored whoever takes them.
-A batch that a worker died of, or beside, is scored by another.
+The answers of one call are split into the same batches as without Ray, so it does not matter which worker scores a
+batch. If a worker dies, another one scores its batch.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from harness.workers import Pool
 from .scorer import Outcome, RewardItem, Scorer
 
 ROUNDS = 8
-"""Batches a worker has in one call: the workers wait for the slowest once in so many."""
+"""Batches per worker in one call. All workers wait for the slowest one at the end of each call."""
 
 
 @dataclass(frozen=True)
 class ScoringFailure:
-    """The reward itself failed: asking another worker would not help."""
+    """The reward itself failed, so another worker would fail too."""
 
     message: str
 
 
 class ScorerActor:
-    """In a Ray worker: one scorer, entered by `start`."""
+    """Runs in a Ray worker and contains one scorer, entered by `start`."""
 
     def __init__(self, options: RewardOptions, identity: dict[str, JsonValue]) -> None:
         self._options = options
@@ -49,12 +49,12 @@ class ScorerActor:
                 self._options.log_dir.mkdir(parents=True, exist_ok=True)
             scorer = Scorer(self._options)
             if scorer.identity() != self._identity:
-                raise ConfigError(f"the {scorer.kind} reward is another one here than where the recipe runs")
+                raise ConfigError(f"the {scorer.kind} reward on this node differs from the one where the recipe runs")
             self._scorer = scorer.__enter__()
         except HarnessError as error:
             return Refusal(str(error), node_name())
         except OSError as error:
-            return Refusal(f"cannot write its log: {error}", node_name())
+            return Refusal(f"cannot write the log: {error}", node_name())
         return None
 
     def work(self, items: Sequence[RewardItem]) -> list[Outcome] | ScoringFailure:
@@ -70,11 +70,11 @@ class ScorerActor:
 
 
 class RayScorer(Scorer):
-    """A scorer that scores nothing here. Files of the reward (weights, a function's module) must be on every node."""
+    """Scores in Ray workers. Files of the reward (weights, a function's module) must exist on every node."""
 
     def __init__(self, options: RewardOptions, *, workers: int, cpus: float, gpus: float | None) -> None:
-        """`cpus`, `gpus`: what each worker reserves; gpus None: one where the cluster has any."""
-        RayCluster()  # raises where Ray is not installed
+        """Create the scorer. Each worker reserves `cpus` and `gpus`; None means one GPU if the cluster has any."""
+        RayCluster()  # raises if Ray is not installed
         super().__init__(options)
         self.at_once = workers * ROUNDS * options.batch_size
         self._options = options
@@ -109,7 +109,7 @@ class RayScorer(Scorer):
             cluster = stack.enter_context(RayCluster())
             gpus = float(cluster.has_gpus()) if self._gpus is None else self._gpus
             arguments = [(self._of_worker(rank), self.identity()) for rank in range(self._workers)]
-            # one call at a time: rewards are written for one thread
+            # one call at a time, because rewards need not be thread-safe
             actors = cluster.actors(ScorerActor, arguments, Need(self._cpus, gpus), calls=1)
             workers = [ActorWorker[Sequence[RewardItem], list[Outcome] | ScoringFailure](actor) for actor in actors]
             pool = Pool(f"{self.kind} reward on Ray", workers, places=2, patience=self._patience)
@@ -117,7 +117,7 @@ class RayScorer(Scorer):
             self._stack = stack.pop_all()
 
     def _of_worker(self, rank: int) -> RewardOptions:
-        """Its server, where it has one, logs in a folder of its own; paths are whole, as an actor stands elsewhere."""
+        """Return the options of one worker, with its own log folder and absolute paths, as it runs in another folder."""
         serve = dict(self._options.serve)
         if isinstance(template := serve.get("chat_template"), str):
             serve["chat_template"] = whole_path(template)
@@ -136,12 +136,12 @@ class RayScorer(Scorer):
 
 
 def _start_timeout(options: RewardOptions) -> float:
-    """Seconds that may pass without any worker."""
+    """Return how many seconds to wait while there is no worker."""
     return float(checked(ServeSpec, options.serve, "reward: serve").start_timeout)
 
 
 def _whole(model: str | None) -> str | None:
-    """A folder, or `FILE.py:NAME`, by its whole path; any other model as it is."""
+    """Return a folder or `FILE.py:NAME` with its absolute path, and any other model as it is."""
     if model is None:
         return None
     file, colon, name = model.partition(".py:")

@@ -1,9 +1,9 @@
-"""Kind `pooling`: a sequence-classification reward model behind vLLM's /classify, ours or one that runs already.
+"""Kind `pooling`: score with a sequence-classification reward model behind vLLM's /classify.
 
-`reward: {kind: pooling, model: FOLDER or hf:…}` starts a vLLM for the time it is needed and stops it; with `url` the
-server there is asked for `model` under the name it knows. The score is the head's own number: the activation, a sigmoid
-by default, is turned off in every request. The server writes the chat template; what is longer than its context it
-refuses, and that answer has no reward.
+`reward: {kind: pooling, model: FOLDER or hf:…}` starts a vLLM server, uses it and stops it. With `url`, a running server
+is asked for `model` by the name it is served under. The score is the raw output of the head: the activation, a sigmoid
+by default, is turned off in every request. The server applies the chat template. It rejects conversations longer than
+its context, and those answers have no reward.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
 
 
 class PoolingServer(VllmBackend):
-    """vLLM with its pooling runner: it classifies and writes nothing."""
+    """vLLM with its pooling runner, which classifies instead of generating."""
 
     name = "vllm-pooling"
 
@@ -43,14 +43,18 @@ class PoolingServer(VllmBackend):
 
 
 class PoolingReward:
-    """`fusion_harness.rewards` entry point "pooling". Raises ConfigError or CheckpointError for what cannot be asked or
-    served. `batch_size` is the number of requests in flight."""
+    """`fusion_harness.rewards` entry point "pooling". `batch_size` is the number of requests in flight.
+
+    Raises ConfigError or CheckpointError on construction if the options or the model cannot work.
+    """
 
     conversational = True
 
     def __init__(self, options: RewardOptions) -> None:
         if not options.model:
-            raise ConfigError("reward kind pooling needs `model`: a folder or hf:ORG/NAME, or with `url` a served name")
+            raise ConfigError(
+                "reward kind pooling needs `model`: a folder, hf:ORG/NAME or, with `url`, the served name"
+            )
         refuse(options, "params", *(("serve",) if options.url else ("key_env",)))
         self._places = options.batch_size
         self.at_once = QUEUE * options.batch_size
@@ -66,7 +70,7 @@ class PoolingReward:
             self._server = PoolingServer(ModelRef.parse(options.model), ServeOptions(log_dir, **serve.model_dump()))
             self._name = self._server.served_name
         self.cacheable = self._server is not None
-        """Whose weights a server has that others run, nobody here knows."""
+        """False with `url`: the weights behind another server are unknown and may change."""
         self._runner: asyncio.Runner | None = None
         self._stack = AsyncExitStack()
         self._post: Post | None = None
@@ -102,15 +106,15 @@ class PoolingReward:
         return self._runner.run(self._all(talks))
 
     async def _all(self, talks: Sequence[Messages]) -> list[float | Failure]:
-        return await asyncio.gather(*map(self._one, talks))  # not a TaskGroup: what stops it rises as it is
+        return await asyncio.gather(*map(self._one, talks))  # not a TaskGroup, so errors are raised as they are
 
     async def _one(self, talk: Messages) -> float | Failure:
-        """The head's number, or why the server gave none. Raises ConfigError for a model with several."""
+        """Return the score, or why the server gave none. Raise ConfigError if the model gives several scores."""
         assert self._post is not None
         body: dict[str, JsonValue] = {
             "model": self._name,
             "messages": [dict(message) for message in talk],
-            "use_activation": False,  # a server that takes messages here knows it (vLLM 0.12)
+            "use_activation": False,  # every server that accepts messages here supports it (vLLM 0.12)
         }
         try:
             reply = await self._post("/classify", body)
@@ -120,14 +124,14 @@ class PoolingReward:
             (row,) = reply["data"]
             numbers = [float(number) for number in row["probs"]]
         except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"{self._name!r} at /classify sent no scores: {str(reply)[:200]}") from None
+            raise ConfigError(f"{self._name!r} returned no scores from /classify: {str(reply)[:200]}") from None
         if len(numbers) != 1:
-            raise ConfigError(f"{self._name!r} gives {len(numbers)} scores an answer; a reward model gives one")
+            raise ConfigError(f"{self._name!r} gives {len(numbers)} scores per answer; a reward model gives one")
         return numbers[0]
 
 
 def _key(name: str | None) -> str | None:
-    """The key in that environment variable; raises ConfigError where it is not set."""
+    """Return the key in that environment variable. Raise ConfigError if it is not set."""
     if name is None:
         return None
     if not os.environ.get(name):
