@@ -1,8 +1,8 @@
-"""ArmoRM's head on plain transformers: 19 objectives, weighed by a gate that reads the prompt.
+"""ArmoRM's head on plain transformers: 19 objectives, weighted by a gate that reads the prompt.
 
-RLHFlow/ArmoRM-Llama3-8B-v0.1 ships code that no longer imports (transformers 5) and asks for trust in it. This is its
-arithmetic alone, from its published description (arXiv 2406.12845, section 3); weights are taken by their names from
-the checkpoint's safetensors. It owns the head; batching and caching of rewards are elsewhere.
+RLHFlow/ArmoRM-Llama3-8B-v0.1 ships code that needs trust_remote_code and no longer imports under transformers 5. This
+module has only its arithmetic, from the published description (arXiv 2406.12845, section 3), and loads the weights by
+name from the checkpoint's safetensors. Batching and caching of rewards are elsewhere.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from transformers import LlamaConfig, LlamaModel
 from harness.errors import ConfigError
 
 GATING_TOKENS = (128009, 128006, 78191, 128007, 271)
-"""<|eot_id|> <|start_header_id|> assistant <|end_header_id|> "\\n\\n" of Llama 3: where the prompt ends."""
+"""<|eot_id|> <|start_header_id|> assistant <|end_header_id|> "\\n\\n" of Llama 3, which mark the end of the prompt."""
 
 
 class Gate(nn.Module):
-    """Prompt embedding -> a weight for each objective, summing to `logit_scale`."""
+    """Maps a prompt embedding to one weight per objective; the weights sum to `logit_scale`."""
 
     def __init__(self, width: int, objectives: int, *, hidden: int, depth: int, temperature: float) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Gate(nn.Module):
 
 
 class ArmoRM(nn.Module):
-    """`forward(input_ids, attention_mask)` of right-padded conversations -> one reward each (B,), in about 0..0.3."""
+    """Returns one reward per right-padded conversation, shape (B,), in about 0..0.3."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -62,28 +62,28 @@ class ArmoRM(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> Self:
-        """The checkpoint in a folder; raises ConfigError where it is no ArmoRM."""
+        """Load the checkpoint in a folder. Raise ConfigError if it is not an ArmoRM."""
         try:
             config = LlamaConfig(**json.loads((folder / "config.json").read_text("utf-8")))
             with torch.device("meta"):
                 model = cls(config)
         except (OSError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{folder} is no ArmoRM checkpoint: {error}") from error
+            raise ConfigError(f"{folder} is not an ArmoRM checkpoint: {error}") from error
         tensors: dict[str, Tensor] = {}
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, framework="pt") as weights:
                 tensors |= {name: weights.get_tensor(name).to(dtype) for name in weights.keys()}  # noqa: SIM118
         lacking = sorted(set(model.state_dict()) - set(tensors))
         if lacking:
-            raise ConfigError(f"{folder} is no ArmoRM checkpoint: it lacks the weights {', '.join(lacking[:3])}")
+            raise ConfigError(f"{folder} is not an ArmoRM checkpoint: it lacks the weights {', '.join(lacking[:3])}")
         model.load_state_dict(tensors, assign=True, strict=False)
-        model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffers are computed, not stored
+        model.model.rotary_emb = type(model.model.rotary_emb)(config)  # recreate its buffers, which are not stored
         model.eval()
         return model
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Raises ValueError where a conversation holds no assistant turn (it was cut away)."""
+        """Return the rewards, shape (B,). Raise ValueError if a conversation has no assistant turn, e.g. truncated."""
         hidden_BTH = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         rows = torch.arange(len(input_ids), device=input_ids.device)
         last_B = attention_mask.sum(1) - 1
@@ -94,9 +94,9 @@ class ArmoRM(nn.Module):
 
 
 def prompt_end(ids: Sequence[int], tokens: Sequence[int] = GATING_TOKENS) -> int:
-    """Index of the first token of the last GATING_TOKENS; raises ValueError where there are none."""
+    """Return the index where the last GATING_TOKENS start. Raise ValueError if there are none."""
     width = len(tokens)
     for start in range(len(ids) - width, -1, -1):
         if tuple(ids[start : start + width]) == tuple(tokens):
             return start
-    raise ValueError("no assistant turn in a conversation to be rewarded; was it cut to the model's length?")
+    raise ValueError("the conversation has no assistant turn; was it truncated to the model's length?")

@@ -1,8 +1,8 @@
-"""One step of a recipe: files into a folder of its own, once, restartable.
+"""Run one step of a recipe: it writes files into its own folder, once, and can be resumed.
 
-`step.json` is written last and says what the step was made from and what it made; a folder without it is unfinished,
-and the same command goes on in it. `begun.json` is written first: a folder begun with other settings is not gone on
-with. The work itself resumes by its own rows or checkpoints.
+`step.json` is written last and records the step's settings, inputs and outputs. A folder without it is unfinished, and
+the same command resumes it. `begun.json` is written first, so that a folder started with other settings is not resumed.
+The work itself resumes from its own rows or checkpoints.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 DONE, BEGUN, CARD = "step.json", "begun.json", "README.md"
 Counts = dict[str, JsonValue]
-"""What a step says of what it did: prompts kept and dropped, answers, seconds of training."""
+"""Figures that a step reports: prompts kept and dropped, answers, seconds of training."""
 
 
 Origin = dict[str, dict[str, JsonValue]]
-"""What a step is made from: its settings, and the digests of its inputs."""
+"""What decides a step's outputs: its settings, and the digests of its inputs."""
 
 
 class Output(Record):
@@ -44,53 +44,53 @@ class StepRecord(Record):
     stage: str
     settings: dict[str, JsonValue]
     inputs: dict[str, str]
-    """Name of an earlier step -> its digest."""
+    """Digests of earlier steps by name."""
     outputs: dict[str, Output]
-    """File, relative to the folder."""
+    """Output files by their path relative to the folder."""
     counts: Counts = {}
     seconds: float
-    """Wall time of the session that finished it."""
+    """Wall time of the session that finished the step."""
     packages: dict[str, JsonValue] = {}
 
     @property
     def digest(self) -> str:
-        """Over what was made and from what; 16 hex characters. Neither time nor versions nor counts are part of it."""
+        """16 hex characters over stage, settings, inputs and outputs, without time, versions and counts."""
         facts = self.model_dump(mode="json", include={"stage", "settings", "inputs", "outputs"})
         return digest(facts)[:16]
 
 
 @dataclass(frozen=True)
 class Step:
-    """`work(folder)` makes the outputs, resuming what it finds there, and returns counts."""
+    """One step. `work(folder)` resumes in the folder, writes the outputs and returns counts."""
 
     stage: str
     name: str
-    """For messages and for later steps' inputs: unique in a recipe, e.g. `sources/qwen`."""
+    """Unique in a recipe, e.g. `sources/qwen`; used in messages and as the key of an input."""
     folder: Path
     settings: dict[str, JsonValue]
-    """All that decides what is made, inputs aside."""
+    """Everything that decides the outputs, except the inputs."""
     work: Callable[[Path], Counts] = field(compare=False)
     inputs: tuple[Step, ...] = ()
     keep: tuple[str, ...] = ("*.jsonl", "*.json", "*.safetensors", "*.jinja", "*.model", "*.md", "*.svg")
-    """Patterns of the files that count as made; checkpoints of training and logs do not."""
+    """Patterns of output files. Training checkpoints and logs are not outputs."""
     always: bool = False
-    """A summary of what is there: made anew each time, whatever it was made from before."""
+    """Whether to run the step every time, as for a summary of the current files."""
     alone: bool = False
-    """Needs the machine to itself: no other step runs beside it (`--jobs`)."""
+    """Whether no other step may run at the same time (`--jobs`)."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A step after its turn."""
+    """A finished step and its record."""
 
     step: Step
     record: StepRecord
     skipped: bool
-    """It was done already."""
+    """Whether the step was already done."""
 
 
 def finished(step: Step) -> StepRecord | None:
-    """What `step.json` says, None where there is none. Raises ConfigError where it cannot be read."""
+    """Return the step's `step.json`, or None if it is unfinished. Raise ConfigError if the file cannot be read."""
     path = step.folder / DONE
     try:
         return StepRecord.model_validate_json(path.read_text("utf-8"))
@@ -102,8 +102,10 @@ def finished(step: Step) -> StepRecord | None:
 
 
 def is_done(step: Step) -> bool:
-    """Whether the step was finished from these settings and inputs, its files still there. Raises ConfigError where it
-    was finished or begun from others."""
+    """Return whether the step is finished and its files are still there.
+
+    Raises ConfigError if it was started or finished with other settings or inputs, or if an output has changed.
+    """
     if step.always:
         return False
     record = finished(step)
@@ -117,16 +119,16 @@ def is_done(step: Step) -> bool:
     altered = [name for name, out in record.outputs.items() if _size(step.folder / name) != out.size]
     if altered:
         raise ConfigError(
-            f"{step.folder / altered[0]} is not as the step {step.name!r} left it; restore it, or make it anew with "
-            f"--from {step.stage}"
+            f"{step.folder / altered[0]} has changed since the step {step.name!r} wrote it; restore it, or write it "
+            f"again with --from {step.stage}"
         )
     return True
 
 
 def run_step(step: Step) -> StepRecord:
-    """Does the step where it is not done; a later reader finds all of it or `step.json` missing.
+    """Run the step unless it is done, and return its record. `step.json` exists only if all outputs do.
 
-    Raises RunLockedError where another process works in the folder.
+    Raises RunLockedError if another process works in the folder.
     """
     if is_done(step):
         earlier = finished(step)
@@ -154,14 +156,14 @@ def _work(step: Step) -> Counts:
     try:
         return step.work(step.folder)
     except UsageError:
-        # the recipe must be mended: what was begun with it, and made nothing, must not stand in the way
-        if not any(path.stat().st_size for path in _made(step)):
+        # The user must fix the recipe. A start that wrote nothing must not block the fixed settings.
+        if not any(path.stat().st_size for path in _output_files(step)):
             (step.folder / BEGUN).unlink(missing_ok=True)
         raise
 
 
 def undo(step: Step) -> Path | None:
-    """Moves a step's folder aside (`--from`); nothing is deleted."""
+    """Archive a step's folder (`--from`) and return its new path; nothing is deleted."""
     return set_aside(step.folder)
 
 
@@ -200,13 +202,13 @@ def _mismatch(step: Step, recorded: Origin, wanted: Origin) -> str:
         changed += [f"{key} = {before.get(key)!r}, now {now.get(key)!r}" for key in keys]
     shown = changed[0] if len(changed[0]) < 200 else changed[0].partition(" = ")[0]
     return (
-        f"{step.folder} was made with {shown}; restore that, or use --from {step.stage} to set it aside and make it "
-        "anew, or give another output_dir"
+        f"{step.folder} was made with {shown}; restore the old value, use --from {step.stage} to archive the folder "
+        "and start it over, or choose another output_dir"
     )
 
 
 def _flat(settings: JsonValue, at: str = "") -> dict[str, JsonValue]:
-    """Keys of nested settings with dots between them."""
+    """Return nested settings as one level, with keys joined by dots."""
     if not isinstance(settings, dict) or not settings:
         return {at: settings}
     return {
@@ -217,16 +219,16 @@ def _flat(settings: JsonValue, at: str = "") -> dict[str, JsonValue]:
 def _outputs(step: Step) -> dict[str, Output]:
     return {
         str(path.relative_to(step.folder)): Output(size=path.stat().st_size, sha256=file_sha256(path))
-        for path in _made(step)
+        for path in _output_files(step)
     }
 
 
-def _made(step: Step) -> list[Path]:
-    return sorted({path for pattern in step.keep for path in step.folder.glob(pattern)} - _own(step))
+def _output_files(step: Step) -> list[Path]:
+    return sorted({path for pattern in step.keep for path in step.folder.glob(pattern)} - _bookkeeping(step))
 
 
-def _own(step: Step) -> set[Path]:
-    """Not outputs: the records, and the model card, which the report writes anew."""
+def _bookkeeping(step: Step) -> set[Path]:
+    """Return the files that are not outputs: the records, and the model card, which every report rewrites."""
     return {step.folder / DONE, step.folder / BEGUN, step.folder / CARD}
 
 
@@ -238,6 +240,6 @@ def _size(path: Path) -> int:
 
 
 def _plain(settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """As it is read back from JSON: lists for tuples, strings for paths."""
+    """Return the settings as they read back from JSON, e.g. with lists instead of tuples."""
     plain: dict[str, JsonValue] = json.loads(json.dumps(settings))
     return plain

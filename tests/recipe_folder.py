@@ -12,7 +12,7 @@ from harness.records import Answer, Failure, Prompt
 from recipes.read import read_recipe
 from recipes.recipe import Recipe
 from recipes.records import Chosen, Part, PreferencePair, PromptRow, RewardRow
-from recipes.report.rows import place
+from recipes.report.rows import temperature_folder
 from recipes.spec import RecipeSpec
 from recipes.steps import Counts, Step, run_step
 
@@ -90,8 +90,8 @@ def write_held_out(recipe: Recipe, model: str, seed: int, by_temperature: Mappin
                 if value is not None:
                     sha = answer.sha
                     rewards.append(RewardRow(prompt_id=name, model=model, index=index, answer_sha=sha, value=value))
-        write_rows(place(folder, temperature) / "answers.jsonl", answers)
-        write_rows(place(folder, temperature) / "rewards.jsonl", rewards)
+        write_rows(temperature_folder(folder, temperature) / "answers.jsonl", answers)
+        write_rows(temperature_folder(folder, temperature) / "rewards.jsonl", rewards)
     finish("evaluate", f"held-out/{model}/{seed}", folder)
 
 

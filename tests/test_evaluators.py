@@ -64,7 +64,7 @@ def test_the_request_is_the_one_the_package_renders(name: str, package: Any) -> 
     from judges.evaluators import _folder
 
     _, utils = package
-    asked = read_evaluator(name).asked(task("ba", mine="first {instruction}", other="second"))
+    asked = read_evaluator(name).rephrase(task("ba", mine="first {instruction}", other="second"))
     text = (_folder() / config(name)["prompt_template"]).read_text("utf-8")
     row = {"instruction": "Say {output_1}.", "output_1": "first {instruction}", "output_2": "second"}
     (theirs,), _ = utils.make_prompts(pd.DataFrame([row]), text)

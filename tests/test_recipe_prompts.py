@@ -249,25 +249,25 @@ def test_thirteen_words_in_common_are_too_many_whatever_stands_between_them() ->
     index.add("suite:1", "One two three four five six seven, eight nine ten eleven twelve thirteen fourteen.")
 
     # words 2 to 14, in other case and punctuation, in the middle of another text
-    assert index.found_in(
-        "Say: TWO three - four five six seven eight nine ten eleven twelve thirteen fourteen now"
-    ) == ("suite:1")
-    assert index.found_in("three four five six seven eight nine ten eleven twelve thirteen fourteen") is None  # 12
+    assert index.lookup("Say: TWO three - four five six seven eight nine ten eleven twelve thirteen fourteen now") == (
+        "suite:1"
+    )
+    assert index.lookup("three four five six seven eight nine ten eleven twelve thirteen fourteen") is None  # 12
 
 
 def test_a_short_question_counts_only_as_a_whole() -> None:
     index = Questions()
     index.add("suite:2", "What is a tree?")
 
-    assert index.found_in("what is a tree") == "suite:2"
-    assert index.found_in("What is a tree made of?") is None
+    assert index.lookup("what is a tree") == "suite:2"
+    assert index.lookup("What is a tree made of?") is None
 
 
 def test_scripts_without_spaces_are_compared_by_character() -> None:
     assert words_of("日本語 and 3km") == ("日", "本", "語", "and", "3km")
     index = Questions()
     index.add("suite:3", "一二三四五六七八九十百千万億")
-    assert index.found_in("問: 二三四五六七八九十百千万億") == "suite:3"
+    assert index.lookup("問: 二三四五六七八九十百千万億") == "suite:3"
 
 
 def test_the_suites_own_questions_are_dropped(tmp_path: Path, target: Path) -> None:
@@ -283,7 +283,7 @@ def test_the_suites_own_questions_are_dropped(tmp_path: Path, target: Path) -> N
     assert made.counts["dropped_contaminated"] == 1
     (one,) = dropped(tmp_path)
     assert one.detail.startswith("mt_bench:")
-    assert index.found_in(turn) is not None
+    assert index.lookup(turn) is not None
 
 
 def test_official_questions_that_are_not_at_hand_are_one_sentence(

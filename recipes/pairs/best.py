@@ -75,14 +75,14 @@ def best_by_prompt(
     best: dict[str, Chosen] = {}
     observers = seen or [lambda answer, reward: None] * len(answers)
     for answered, rewarded, observer in zip(answers, rewards, observers, strict=True):
-        source_best = _best_of_one(rated(answered, rewarded, drop_truncated=drop_truncated, seen=observer), wanted)
+        source_best = _best_of_source(rated(answered, rewarded, drop_truncated=drop_truncated, seen=observer), wanted)
         for prompt_id, chosen in source_best.items():
             if prompt_id not in best or chosen.reward > best[prompt_id].reward:
                 best[prompt_id] = chosen
     return best
 
 
-def _best_of_one(answers: Iterator[RewardedAnswer], wanted: frozenset[str]) -> dict[str, Chosen]:
+def _best_of_source(answers: Iterator[RewardedAnswer], wanted: frozenset[str]) -> dict[str, Chosen]:
     best: dict[str, Chosen] = {}
     for candidate in answers:
         prompt_id = candidate.answer.prompt_id

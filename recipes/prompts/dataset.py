@@ -44,7 +44,7 @@ def load_rows(dataset: str, split: str) -> list[Row]:
     raise ConfigError(f"{dataset!r} is not a data set; use {FORMS}")
 
 
-def place_free(dataset: str) -> str:
+def portable_name(dataset: str) -> str:
     """Return the data set's name for a step's settings, without the folder of a file."""
     return Path(dataset).name if Path(dataset).suffix in (".jsonl", ".parquet") else dataset
 

@@ -37,7 +37,7 @@ class Questions:
         if 0 < len(words) < NGRAM:
             self._short.setdefault(words, name)
 
-    def found_in(self, text: str) -> str | None:
+    def lookup(self, text: str) -> str | None:
         """Return the name of a question that shares an n-gram with the text or equals it, or None."""
         words = words_of(text)
         if words in self._short:

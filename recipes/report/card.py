@@ -49,7 +49,7 @@ def _tags(facts: CardFacts) -> list[str]:
 
 
 def _results(facts: CardFacts) -> list[EvalResult] | None:
-    """Return `model-index` entries for exactly this checkpoint, with the interval over prompts in the metric's `args`."""
+    """Return `model-index` entries for exactly this checkpoint; the metric's `args` have the interval over prompts."""
     from huggingface_hub import EvalResult
 
     entries: list[EvalResult] = []

@@ -124,7 +124,9 @@ def _scores(facts: CardFacts) -> list[str]:
     if rows:
         columns = ("temperature", "this checkpoint [95 % over prompts]", "all seeds [95 % over prompts and seeds]")
         seeds = ", ".join(map(str, facts.board.seeds))
-        rewards = tuple((at(row.temperature), _own(row, facts.seed), score_text(row.reward)) for row in rows)
+        rewards = tuple(
+            (at(row.temperature), _seed_score_text(row, facts.seed), score_text(row.reward)) for row in rows
+        )
         parts = [
             f"Mean reward ({escape_markdown(facts.spec.reward.kind)}) on {facts.board.prompts} held-out test prompts; "
             f"seeds of the recipe: {seeds}.",
@@ -161,7 +163,7 @@ def _scores(facts: CardFacts) -> list[str]:
     return parts or ["Not measured.", ""]
 
 
-def _own(row: ModelRow, seed: int) -> str:
+def _seed_score_text(row: ModelRow, seed: int) -> str:
     return score_text(row.seed_scores[seed]) if seed in row.seed_scores else "-"
 
 

@@ -68,7 +68,10 @@ def checkpoints(recipe: Recipe) -> Iterator[FinishedCheckpoint]:
 
 
 def baselines(spec: RecipeSpec) -> tuple[str, ...]:
-    """Return the recipe's baselines, by default those of BASELINES that it has, then the models that variants start from."""
+    """Return the models that others are compared with, ending with those that all variants started from.
+
+    If the recipe names no baselines, use those of BASELINES that it has.
+    """
     configured = spec.evaluate.baselines
     chosen = tuple(name for name in BASELINES if name in spec.variants) if configured is None else configured
     return (*chosen, *(name for name in PARENTS if name not in chosen))

@@ -24,7 +24,7 @@ def draws(evaluate: EvaluateSpec) -> dict[float, int]:
     return {temperature: 1 if temperature == 0 else evaluate.samples for temperature in evaluate.temperatures}
 
 
-def place(folder: Path, temperature: float) -> Path:
+def temperature_folder(folder: Path, temperature: float) -> Path:
     """Return the subfolder of a held-out folder with the answers and rewards of one temperature."""
     return folder / f"t{temperature:g}"
 
@@ -111,7 +111,7 @@ def read_measured(
     """Return the rewards in a finished held-out folder, at every temperature."""
     results: list[Measured] = []
     for temperature, samples in draws(evaluate).items():
-        source = place(folder, temperature)
+        source = temperature_folder(folder, temperature)
         answers = JsonlRows(source / ANSWERS, Answer).read()
         rewards = JsonlRows(source / REWARDS, RewardRow).read()
         results += measured(HeldOut(model, seed, temperature, samples), prompts, answers, rewards)

@@ -124,8 +124,8 @@ class ArmoRMReward:
         turns = sum(tuple(ids[start : start + width]) == GATING_TOKENS for start in range(len(ids) - width + 1))
         if turns == 0:
             raise CheckpointError(
-                f"the chat template of {self._ref.label!r} writes no assistant turn of Llama 3, but ArmoRM's gate needs "
-                "one; use the checkpoint's own template"
+                f"the chat template of {self._ref.label!r} writes no assistant turn of Llama 3, which ArmoRM's gate "
+                "needs; use the checkpoint's own template"
             )
         if turns > 1:  # the gate would read a turn that is part of the text
             return Failure(reason="other", message="the prompt or the answer contains the tokens of an assistant turn")

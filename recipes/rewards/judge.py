@@ -94,7 +94,7 @@ class JudgeReward:
             self._tasks(prompts[index], completions[index], {name: values[index] for name, values in columns.items()})
             for index in range(len(prompts))
         ]
-        return self._runner.run(self._judged(tasks))
+        return self._runner.run(self._judge_all(tasks))
 
     def _tasks(self, prompt: str, completion: str, columns: dict[str, str]) -> Sequence[JudgeTask]:
         gold = columns.get("reference")
@@ -133,7 +133,7 @@ class JudgeReward:
             raise ConfigError(f"suite {self._params.suite!r} has no prompt for comparing two answers")
         return self._suite.games(question, answer, _answer(question, "baseline", columns[name]))
 
-    async def _judged(self, tasks: Sequence[Sequence[JudgeTask]]) -> list[float | Failure]:
+    async def _judge_all(self, tasks: Sequence[Sequence[JudgeTask]]) -> list[float | Failure]:
         # gather instead of a TaskGroup, so that an error is raised as it is, outside an ExceptionGroup
         judgments = await asyncio.gather(*(self._verdict(task) for group in tasks for task in group))
         rows = iter(judgments)

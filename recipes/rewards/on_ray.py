@@ -102,7 +102,9 @@ class RayScorer(Scorer):
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         size = self._options.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
-        return [outcome for batch_outcomes in self._runner.run(self._asked(batches)) for outcome in batch_outcomes]
+        return [
+            outcome for batch_outcomes in self._runner.run(self._score_batches(batches)) for outcome in batch_outcomes
+        ]
 
     async def _opened(self) -> None:
         async with AsyncExitStack() as stack:
@@ -117,7 +119,7 @@ class RayScorer(Scorer):
             self._stack = stack.pop_all()
 
     def _of_worker(self, rank: int) -> RewardOptions:
-        """Return the options of one worker, with its own log folder and absolute paths, as it runs in another folder."""
+        """Return the options of one worker: its own log folder, and absolute paths because it runs elsewhere."""
         serve = dict(self._options.serve)
         if isinstance(template := serve.get("chat_template"), str):
             serve["chat_template"] = whole_path(template)
@@ -125,7 +127,7 @@ class RayScorer(Scorer):
         folder = options.log_dir
         return options if folder is None else replace(options, log_dir=folder.resolve() / f"worker-{rank}")
 
-    async def _asked(self, batches: Sequence[Sequence[RewardItem]]) -> list[list[Outcome]]:
+    async def _score_batches(self, batches: Sequence[Sequence[RewardItem]]) -> list[list[Outcome]]:
         pool = self._pool
         assert pool is not None, "use `with`"
         replies = await asyncio.gather(*(pool.ask(batch) for batch in batches))

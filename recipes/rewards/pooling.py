@@ -1,9 +1,9 @@
 """Kind `pooling`: score with a sequence-classification reward model behind vLLM's /classify.
 
-`reward: {kind: pooling, model: FOLDER or hf:…}` starts a vLLM server, uses it and stops it. With `url`, a running server
-is asked for `model` by the name it is served under. The score is the raw output of the head: the activation, a sigmoid
-by default, is turned off in every request. The server applies the chat template. It rejects conversations longer than
-its context, and those answers have no reward.
+`reward: {kind: pooling, model: FOLDER or hf:…}` starts a vLLM server, uses it and stops it. With `url`, a server that
+already runs is asked for `model` by its served name. The score is the raw output of the head: every request turns off
+the activation, a sigmoid by default. The server applies the chat template. It rejects conversations longer than its
+context, and those answers have no reward.
 """
 
 from __future__ import annotations
@@ -103,12 +103,12 @@ class PoolingReward:
     ) -> list[float | Failure]:
         assert self._runner is not None, "use `with`"
         talks = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-        return self._runner.run(self._all(talks))
+        return self._runner.run(self._score_all(talks))
 
-    async def _all(self, talks: Sequence[Messages]) -> list[float | Failure]:
-        return await asyncio.gather(*map(self._one, talks))  # not a TaskGroup, so errors are raised as they are
+    async def _score_all(self, talks: Sequence[Messages]) -> list[float | Failure]:
+        return await asyncio.gather(*map(self._score, talks))  # not a TaskGroup, so errors are raised as they are
 
-    async def _one(self, talk: Messages) -> float | Failure:
+    async def _score(self, talk: Messages) -> float | Failure:
         """Return the score, or why the server gave none. Raise ConfigError if the model gives several scores."""
         assert self._post is not None
         body: dict[str, JsonValue] = {

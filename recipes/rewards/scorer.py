@@ -84,7 +84,7 @@ class Scorer:
             log.exception("%s failed", self._name)
             raise IncompleteError(
                 f"reward {self._name} raised {type(error).__name__} ({' '.join(str(error).split())[:300]}) for "
-                f"{_of(items)}; earlier rewards are kept"
+                f"{_describe(items)}; earlier rewards are kept"
             ) from error
         return self._checked(items, returned)
 
@@ -93,11 +93,11 @@ class Scorer:
             values = list(returned)
         except TypeError:
             raise IncompleteError(
-                f"reward {self._name} returned {repr(returned)[:SHOWN]} for {_of(items)}; a list of numbers is expected"
+                f"reward {self._name} returned {repr(returned)[:SHOWN]} for {_describe(items)}; a list of numbers is expected"
             ) from None
         if len(values) != len(items):
             raise IncompleteError(
-                f"reward {self._name} returned {len(values)} rewards for {len(items)} answers ({_of(items)}); one per "
+                f"reward {self._name} returned {len(values)} rewards for {len(items)} answers ({_describe(items)}); one per "
                 "answer is expected"
             )
         return [self._number(item, value) for item, value in zip(items, values, strict=True)]
@@ -117,7 +117,7 @@ class Scorer:
         return number
 
 
-def _of(items: Sequence[RewardItem]) -> str:
+def _describe(items: Sequence[RewardItem]) -> str:
     first, rest = items[0].row.prompt.id, len(items) - 1
     return f"prompt {first!r}" + (f" and {rest} more" if rest else "")
 

@@ -1,4 +1,4 @@
-"""Stage `align`: every variant trained from the SFT checkpoint on the pairs -> a checkpoint each."""
+"""Stage `align`: train every variant from the SFT checkpoint on the pairs; each gives a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAIRS = "pairs.jsonl"
 
 
 def align_steps(recipe: Recipe, seed: int, sft: Step, pairs: Mapping[int, Step]) -> list[Step]:
-    """One step a variant. `pairs`: number of sources -> the step with their pairs."""
+    """Return one step per variant. `pairs` maps a number of sources to the step with their pairs."""
     every = len(recipe.spec.sources)
     return [
         _step(recipe, seed, name, variant, sft, pairs[variant.sources or every])
@@ -53,14 +53,14 @@ def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Ste
 
     where = f"variants.{name}.training"
     hyperparameters = checked(variant_settings(recipe.spec, variant), variant.method, where)
-    # all variants of a recipe train on the same ids, the SFT ones included: equal prompts, equal steps
+    # All variants train on the same token ids, SFT variants too, so they see equal prompts in equal steps.
     shared = checked(PREFERENCE_DEFAULTS | renamed(recipe.spec.training), "preference", "training")
     style = shared.rendering | hyperparameters.rendering
     compat = bool(hyperparameters.trainer.get("official_compat", shared.trainer.get("official_compat", False)))
     rendering = Rendering(max_prompt_length=recipe.spec.prompts.max_prompt_length, official_compat=compat, **style)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(str(sft.folder))
     record = finished(pairs)
-    assert record is not None  # the step is not begun before its inputs are finished
+    assert record is not None  # a step only starts when its inputs are finished
     folder = rows_folder(recipe.seed(seed) / "rows", texts=record.digest, tokenizer=tokenizer, how=rendering)
     rows = preference_rows(folder, read_pairs(pairs.folder / PAIRS), tokenizer, rendering)
     alpha = float(hyperparameters.trainer.get("alpha", 0.1)) if variant.method == "preference" else None  # type: ignore[arg-type]

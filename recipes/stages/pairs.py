@@ -1,7 +1,7 @@
-"""Stage `pairs`: y_ws, y_wt, y_l of every preference prompt -> pairs.jsonl, dropped.jsonl, data.json.
+"""Stage `pairs`: choose y_ws, y_wt and y_l of every preference prompt; write pairs.jsonl, dropped.jsonl, data.json.
 
-Every answer and every reward stays where it was made: another reward, other sources or another margin give other pairs
-from the same files.
+Answers and rewards stay in their folders, so another reward, other sources or another margin can form new pairs from
+the same files.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ PAIRS, DROPPED, DATA = "pairs.jsonl", "dropped.jsonl", "data.json"
 
 
 def pairs_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Step]) -> dict[int, Step]:
-    """Number of sources -> the step with their pairs: one for each number that a variant asks for.
+    """Return the step with the pairs for each number of sources that a variant uses.
 
-    `answered`: the sources' answers and their rewards in the recipe's order, then the target's answers and rewards.
+    `answered` has the steps of the sources' answers and of their rewards in the recipe's order, then those of the
+    target's answers and rewards.
     """
     every = len(recipe.spec.sources)
     answers, rewards, target = answered[:every], answered[every : 2 * every], answered[2 * every :]
@@ -60,10 +61,10 @@ def _step(spec: PairsSpec, sources: Sequence[str], inputs: tuple[Step, ...], fol
 def make_pairs(
     spec: PairsSpec, prompts: Path, sources: Sequence[str], answered: Sequence[Path], folder: Path
 ) -> Counts:
-    """Writes the pairs, those dropped and why, and what both were made from; each file whole or not at all.
+    """Write the pairs, the dropped prompts with reasons, and the data report. Each file is written atomically.
 
-    `answered`: folders of each source's answers, of each source's rewards, of the target's answers and rewards. Raises
-    ConfigError where no pair is left.
+    `answered` has the folders of each source's answers, of each source's rewards, and of the target's answers and
+    rewards. Raises ConfigError if no pair is left.
     """
     rows = read_prompts(prompts, "preference")
     wanted = frozenset(row.prompt.id for row in rows)
@@ -95,21 +96,21 @@ def make_pairs(
 
 
 def _check_any(tally: PairTally, spec: PairsSpec) -> None:
-    """Raises ConfigError where every prompt was dropped, with the reasons."""
+    """Raise ConfigError with the reasons if every prompt was dropped."""
     if tally.margins:
         return
     why = ", ".join(f"{reason} {count}" for reason, count in tally.dropped.most_common())
     most = tally.dropped.most_common(1)[0][0]
-    raise ConfigError(f"no pair is left of {tally.dropped.total()} prompts ({why}): {HINTS[most]}")
+    raise ConfigError(f"no pair is left from {tally.dropped.total()} prompts ({why}): {HINTS[most]}")
 
 
 HINTS = {
     "no_source_answer": "no source's answer has a reward",
     "no_target_answer": "no answer of the target has a reward",
-    "one_target_answer": "pairs need at least two samples a prompt; raise `sampling: n`",
-    "identical": "the target says the same every time; raise `sampling: temperature`",
-    "equal_rewards": "the reward gives the target's samples the same number; it tells nothing apart",
+    "one_target_answer": "pairs need at least two samples per prompt; raise `sampling: n`",
+    "identical": "the target gives the same answer every time; raise `sampling: temperature`",
+    "equal_rewards": "the reward gives all of the target's samples the same number; use a reward that tells them apart",
     "margin_low": "lower `pairs: min_margin`",
     "margin_high": "raise `pairs: max_margin`",
 }
-"""Reason -> what would help where it is the most frequent."""
+"""What to do if this is the most frequent reason."""

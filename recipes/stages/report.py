@@ -1,12 +1,12 @@
-"""Stage `report`: the leaderboard of variants with paired differences, data report, figures, model cards.
+"""Stage `report`: write the leaderboard of variants with paired differences, data report, figures and model cards.
 
-Made anew every time, from all that is finished in the recipe's folder: it is cheap, and a summary is of what is there.
+The report is cheap, so it is rewritten every time, from everything that is finished in the recipe's folder.
 
-report/variants.{json,md,html}   leaderboard of variants; the page has curves and data too
+report/variants.{json,md,html}   leaderboard of variants; the page also has curves and data
 report/data.{json,md}            what the pairs were made from
-report/curves-MODEL.svg          training curves, all seeds
-report/suites.{md,html}          the suites' leaderboard, where suites were run
-CHECKPOINT/README.md             model card, and its training_curves.svg
+report/curves-MODEL.svg          training curves of all seeds
+report/suites.{md,html}          leaderboard of the suites, if any were run
+CHECKPOINT/README.md             model card, with training_curves.svg beside it
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def report_step(recipe: Recipe, steps: Sequence[Step]) -> Step:
 
 
 def read_variant_board(recipe: Recipe) -> VariantBoard:
-    """From the answers and rewards that are there."""
+    """Return the leaderboard of variants from the answers and rewards so far."""
     preference = [name for name, variant in recipe.spec.variants.items() if variant.method == "preference"]
     return variant_board(
         recipe.spec.name, read_all_measured(recipe), baselines=baselines(recipe.spec), preference=preference
@@ -60,7 +60,7 @@ def read_variant_board(recipe: Recipe) -> VariantBoard:
 
 
 def write_report(recipe: Recipe, folder: Path) -> Counts:
-    from ..report.page import page  # loads the templates
+    from ..report.page import page  # imports jinja2
 
     board, data = read_variant_board(recipe), read_data(recipe)
     curves = {model: drawn for model, logs in read_logs(recipe).items() if (drawn := training_curves(model, logs))}
@@ -118,7 +118,7 @@ def _write_card(
 
 
 def _digests(recipe: Recipe, checkpoint: FinishedCheckpoint) -> dict[str, str]:
-    """Of every step it comes from, of its own, and of its weights."""
+    """Return the digests of all steps that the checkpoint comes from, of its own step and of its weights."""
     earlier = next((o for o in checkpoints(recipe) if (o.model, o.seed) == ("sft", checkpoint.seed)), None)
     digests = dict(earlier.record.inputs) if earlier is not None else {}
     digests |= checkpoint.record.inputs

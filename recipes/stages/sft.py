@@ -1,4 +1,4 @@
-"""Stage `sft`: the target learns the best source answers of its part of the prompts -> a checkpoint."""
+"""Stage `sft`: fine-tune the target on the best source answers to the `sft` prompts; it gives a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..training.step import KEEP, do_job, evaluation_of, fusion_of
 
 
 def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], rewards: Sequence[Step]) -> Step:
-    """`answers` and `rewards`: one step a source each, in the recipe's order."""
+    """Return the step. `answers` and `rewards` have one step per source, in the recipe's order."""
     spec = recipe.spec
     settings: dict[str, JsonValue] = {
         "target": ModelRef.parse(spec.target).label,

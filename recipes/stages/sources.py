@@ -1,4 +1,4 @@
-"""Stage `sources`: n answers a prompt from every source model -> answers.jsonl, one step a source."""
+"""Stage `sources`: sample n answers per prompt from every source model; write answers.jsonl, one step per source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.records import ModelRef
 
 from ..existing import take_answers
 from ..pairs.best import ANSWERS, PROMPTS
-from ..prompts.dataset import load_rows, place_free
+from ..prompts.dataset import load_rows, portable_name
 from ..recipe import Recipe
 from ..records import Part
 from ..sampling import IDENTITY, AnswerFile, Sampler, prompts_of, sample
@@ -19,7 +19,7 @@ from ..spec import SourceSpec
 from ..steps import Counts, Step
 
 PARTS: tuple[Part, ...] = ("sft", "preference")
-"""What source answers are learned from; held-out prompts are none of a source's business."""
+"""Parts that sources answer. Held-out prompts only evaluate the trained models, so sources skip them."""
 
 
 def source_steps(recipe: Recipe, prompts: Step) -> list[Step]:
@@ -53,7 +53,7 @@ def _existing(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
         questions = prompts_of(prompts.folder / PROMPTS, *PARTS)
         return take_answers(load_rows(dataset, split), questions, source.name, folder / ANSWERS, where=dataset)
 
-    return _step(recipe, source, prompts, {"answers": place_free(dataset), "split": split}, work)
+    return _step(recipe, source, prompts, {"answers": portable_name(dataset), "split": split}, work)
 
 
 def _step(

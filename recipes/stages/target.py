@@ -1,4 +1,4 @@
-"""Stage `target`: n answers a preference prompt from the SFT model -> answers.jsonl."""
+"""Stage `target`: sample n answers per preference prompt from the SFT model; write answers.jsonl."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..sampling import IDENTITY, AnswerFile, Sampler, prompts_of, sample
 from ..steps import Counts, Step
 
 NAME = "target"
-"""Who answered, in answers and rewards."""
+"""The model's name in answers and rewards."""
 
 
 def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step) -> Step:
