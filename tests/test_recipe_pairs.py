@@ -124,7 +124,7 @@ def test_a_target_that_gives_no_pair(samples: list[tuple[str, float]], reason: s
 def test_margins_outside_the_limits_are_dropped(tmp_path: Path) -> None:
     made = world(tmp_path, pairs={"min_margin": 1.0, "max_margin": 1.5}, further=[])
 
-    with pytest.raises(ConfigError, match=r"no pair is left of 3 prompts \(margin_high 1, margin_low 1, identical"):
+    with pytest.raises(ConfigError, match=r"no pair is left from 3 prompts \(margin_high 1, margin_low 1, identical"):
         made.run()
 
     wide = world(tmp_path, pairs={"min_margin": 0.75, "max_margin": 2.0})  # the mended recipe goes on in its folder
@@ -182,7 +182,7 @@ def test_a_spread_is_the_samples() -> None:
 
 def test_a_reward_that_tells_nothing_apart_is_one_sentence(tmp_path: Path) -> None:
     flat = {"p": [("t0", 1.0), ("t1", 1.0)], "q": [("t2", 1.0), ("t3", 1.0)]}
-    with pytest.raises(ConfigError, match=r"no pair is left of 2 prompts \(equal_rewards 2\): the reward gives"):
+    with pytest.raises(ConfigError, match=r"no pair is left from 2 prompts \(equal_rewards 2\): the reward gives"):
         world(tmp_path, flat).run()
 
 

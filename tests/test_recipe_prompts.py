@@ -122,7 +122,7 @@ def test_a_system_message_stays_with_its_prompt() -> None:
 
     assert prompt_in({"prompt": messages}, "prompt") == ("be brief", "hello")
     assert prompt_in({"prompt": messages[1]}, "prompt") == (None, "hello")  # the released WRPO rows
-    with pytest.raises(PromptError, match="does not begin with a user's message"):
+    with pytest.raises(PromptError, match="does not start with a user message"):
         prompt_in({"prompt": [{"role": "assistant", "content": "hello"}]}, "prompt")
 
 
@@ -142,12 +142,12 @@ def test_ids_are_digests_of_the_text_or_a_column(tmp_path: Path) -> None:
     [
         ([{"text": "a"}], {}, "row 1 has no column 'prompt'; it has: text"),
         ([{"prompt": "a"}], {"columns": ("gold",)}, "row 1 has no column 'gold'"),
-        ([{"prompt": "a", "k": "../x"}], {"id_column": "k"}, "row 1: k = '../x' is no id"),
-        ([{"prompt": "a", "k": "1#0"}], {"id_column": "k"}, "row 1: k = '1#0' is no id"),
+        ([{"prompt": "a", "k": "../x"}], {"id_column": "k"}, "row 1: k = '../x' is not a valid id"),
+        ([{"prompt": "a", "k": "1#0"}], {"id_column": "k"}, "row 1: k = '1#0' is not a valid id"),
         (
             [{"prompt": "a", "k": 1}, {"prompt": "b", "k": 1}],
             {"id_column": "k"},
-            "row 2: another prompt has the id '1'",
+            "row 2: the id '1' already belongs to another prompt",
         ),
     ],
 )
@@ -163,9 +163,9 @@ def test_rows_that_cannot_be_read_are_named(
 @pytest.mark.parametrize(
     ("data", "prompts", "sentence"),
     [
-        ([], {}, "gives no prompt: it has no rows"),
-        ([{"prompt": ""}], {}, "gives no prompt: empty"),
-        (questions(3), {"validation": 2, "test": 1}, "3 are left and 3 are to be held out"),
+        ([], {}, "has no usable prompt: it has no rows"),
+        ([{"prompt": ""}], {}, "has no usable prompt: empty"),
+        (questions(3), {"validation": 2, "test": 1}, "only 3 are left, and holding out 3"),
     ],
 )
 def test_nothing_is_written_where_nothing_is_left_to_train_on(
@@ -221,7 +221,7 @@ def test_rows_come_from_parquet_and_from_functions(
     ("dataset", "sentence"),
     [
         ("none.jsonl", "no such data file: 'none.jsonl'"),
-        ("ultrafeedback", "'ultrafeedback' is no data set; give FILE.jsonl, FILE.parquet, hf:ORG/NAME"),
+        ("ultrafeedback", "'ultrafeedback' is not a data set; use FILE.jsonl, FILE.parquet, hf:ORG/NAME"),
         ("no_such_module:rows", "no_such_module:rows cannot be imported"),
         ("json:no_rows", "json:no_rows cannot be imported"),
     ],
@@ -294,7 +294,7 @@ def test_official_questions_that_are_not_at_hand_are_one_sentence(
 
     with pytest.raises(DataError, match="harness data pull mt_bench"):
         run(tmp_path, target, rows_file(tmp_path, questions(3)), decontaminate=["mt_bench"])
-    with pytest.raises(ConfigError, match="suite 'lm_eval' keeps its questions to itself"):
+    with pytest.raises(ConfigError, match="suite 'lm_eval' does not expose its questions"):
         suite_questions(("lm_eval",), "official")
 
 

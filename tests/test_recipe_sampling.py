@@ -115,7 +115,7 @@ def test_empty_answers_are_failures_and_are_asked_again(tmp_path: Path, serve: S
 
     assert str(raised.value) == (
         "a: 2 of 8 answers failed (empty 2), more than `sampling.max_failed` = 0.05 allows; "
-        "the same command asks for them again"
+        "the same command retries them"
     )
     assert raised.value.exit_code == 4
     assert (asked, len(fake.requests)) == (8, 10)
@@ -160,7 +160,7 @@ def test_an_endpoint_that_dies_leaves_what_it_gave_and_is_gone_on_with(tmp_path:
     try:
         run_step(first)
         with pytest.raises(
-            IncompleteError, match=r"^second: .*; 4 of 8 answers are kept, and the same command goes on"
+            IncompleteError, match=r"^second: .*; 4 of 8 answers are kept, and the same command resumes"
         ):
             run_step(second)
         server.wait(30)
@@ -252,7 +252,7 @@ def test_answers_of_other_weights_are_not_mixed(tmp_path: Path, checkpoint: Path
     other = make_checkpoint(tmp_path / "tiny", seed=1)
 
     ask(checkpoint, tmp_path, 2)
-    with pytest.raises(ConfigError, match="holds answers of 'tiny' with weights"):
+    with pytest.raises(ConfigError, match="has answers of 'tiny' with weights"):
         ask(other, tmp_path, 3)
     assert len(read(tmp_path / "answers.jsonl")) == 6
     assert ask(checkpoint, tmp_path, 3)["session_answers"] == 3
@@ -273,7 +273,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_stays(tmp_path: Path, 
     assert kept > 10
     assert str(raised.value) == (
         f"tiny: cannot write {tmp_path}/answers.jsonl: No space left on device; free space, then run the same command; "
-        f"{kept} of 180 answers are kept, and the same command goes on"
+        f"{kept} of 180 answers are kept, and the same command resumes"
     )
     assert ask(checkpoint, tmp_path, 60)["session_answers"] == 180 - kept
 

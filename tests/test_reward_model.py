@@ -146,7 +146,7 @@ def test_what_is_longer_than_the_context_is_unscored_and_never_cut(folder: Path)
 
     assert long.error is not None
     assert long.error.reason == "context"
-    assert "more than the 256" in long.error.message
+    assert "limit is 256" in long.error.message
     assert fine.verdict is not None
     (found,) = RewardModel(spec(folder))(["q"], ["x" * 400])
     assert isinstance(found, Failure)
@@ -156,7 +156,7 @@ def test_what_is_longer_than_the_context_is_unscored_and_never_cut(folder: Path)
 def test_a_suite_of_ratings_is_refused_before_anything_is_loaded(folder: Path) -> None:
     judge = RewardModelJudge(spec(folder))
     judge.check(task("ab", "x"))
-    with pytest.raises(ConfigError, match="a rating from 1 to 10, which a reward is not"):
+    with pytest.raises(ConfigError, match="which only compares two answers"):
         judge.check(task("ab", "x").model_copy(update={"baseline": None}))
 
 
@@ -181,7 +181,7 @@ def test_what_is_no_reward_model_is_refused(folder: Path, tmp_path: Path) -> Non
         (copy / "config.json").write_text(json.dumps({**config, **changed}))
         with pytest.raises(CheckpointError, match=why):
             RewardModelJudge(spec(copy))
-    with pytest.raises(ConfigError, match="batch_size, a number from 1"):
+    with pytest.raises(ConfigError, match="batch_size, a number of at least 1"):
         RewardModel(spec(folder, batch_size=0))
 
 
@@ -243,9 +243,7 @@ def test_a_cache_that_cannot_be_used_costs_time_only(
 
 def test_an_answer_that_does_not_fit_stops_the_step_or_is_left_out(folder: Path, tmp_path: Path) -> None:
     texts: Texts = {"p": ["short", "x" * 400]}
-    with pytest.raises(
-        IncompleteError, match=r"answer of 'a' to prompt 'p' \(draw 1\) is too long .*more than the 256"
-    ):
+    with pytest.raises(IncompleteError, match=r"answer of 'a' to prompt 'p' \(draw 1\) is too long .*limit is 256"):
         score_step(folder, tmp_path, 4, texts)
     assert [row.value is None for row in JsonlRows(tmp_path / "rewards/a/rewards.jsonl", RewardRow).read()] == [False]
 

@@ -77,6 +77,6 @@ def test_what_stops_a_push_is_said_before_anything_runs(folder: Path, harness: C
     too_early = harness("train", "tiny.yaml", "--push-to-hub", "org", "--until", "pairs", HF_TOKEN="x")
 
     assert (no_token.code, too_early.code) == (2, 2)
-    assert "needs a token that may write, in the environment variable HF_TOKEN" in no_token.err
-    assert "--until pairs ends before them" in too_early.err
+    assert "needs a token with write access in the environment variable HF_TOKEN" in no_token.err
+    assert "--until pairs stops before they are trained" in too_early.err
     assert not (folder / "out").exists()

@@ -88,7 +88,7 @@ def test_an_answer_without_a_reward_is_counted_and_pairs_nothing() -> None:
     row = next(row for row in found.models if row.model == "wrpo")
     assert (row.reward.value, row.reward.n, row.reward.unscored, row.complete) == (2.0, 3, 1, False)
     assert (found.differences[0].prompts, found.differences[0].verdict) == (3, "incomplete")
-    assert "wrpo at T 0: 1 of 4 answers unscored, so not compared" in found.notes
+    assert "wrpo at T 0: 1 of 4 answers are unscored, so it is not compared" in found.notes
     assert [row.model for row in found.models] == ["dpo", "wrpo"]  # incomplete below complete
 
 
