@@ -96,7 +96,7 @@ def test_a_file_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"give a run's folder or its judgments.jsonl"):
         said(tmp_path / "none")
     (tmp_path / "judgments.jsonl").write_text('{"question_id": 81}\n')
-    with pytest.raises(ConfigError, match=r"line 1 is no judgment.*harness import"):
+    with pytest.raises(ConfigError, match=r"line 1 is not a judgment.*harness import"):
         said(tmp_path)
 
 

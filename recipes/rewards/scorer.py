@@ -98,8 +98,8 @@ class Scorer:
             ) from None
         if len(values) != len(items):
             raise IncompleteError(
-                f"reward {self._name} returned {len(values)} rewards for {len(items)} answers ({_describe(items)}); one "
-                "per answer is expected"
+                f"reward {self._name} returned {len(values)} rewards for {len(items)} answers ({_describe(items)}); "
+                "one per answer is expected"
             )
         return [self._number(item, value) for item, value in zip(items, values, strict=True)]
 
