@@ -66,6 +66,7 @@ def _steps(name: str) -> Steps:
 
 
 def known_parsers() -> list[str]:
+    """Return the names of the supported parsers, sorted."""
     return sorted([*STEPS, "logprob_parser"])
 
 

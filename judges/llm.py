@@ -64,6 +64,7 @@ class Conversation:
             self.flags.append("truncated")
 
     def ask_again(self, words: str) -> None:
+        """Append the last reply and a new user message with `words`."""
         self.messages.append({"role": "assistant", "content": self.replies[-1]})
         self.messages.append({"role": "user", "content": words})
         self.flags.append("reasked")
@@ -95,9 +96,11 @@ class LlmJudge:
         self._calls = Calls(spec, endpoint or spec.url or "", self._client, CallOptions())
 
     def use(self, options: CallOptions) -> None:
+        """Set the options of all later calls, e.g. their cache and budget."""
         self._calls = Calls(self.spec, self._calls.endpoint, self._client, options)
 
     def first_call(self, task: JudgeTask) -> Call | None:
+        """Return the first request about a task, or None if it is a draw without asking."""
         task = self._in_own_words(task)
         return None if is_drawn(task) else self._next_call(task, render(task))
 

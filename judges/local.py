@@ -57,6 +57,7 @@ class LocalJudge(LlmJudge):
         super().__init__(named, self._served, endpoint=f"local:{digest(self._served.backend.identity())}")
 
     def logs_to(self, folder: Path) -> None:
+        """Write the server's logs to a folder for this judge below `folder`."""
         self._options = replace(self._options, log_dir=folder / f"judge-{self._ref.slug}")
         self._served.backend = VllmBackend(self._ref, self._options)
 

@@ -82,11 +82,13 @@ def gold_answer(task: JudgeTask) -> str:
 
 
 def rated(task: JudgeTask) -> RuleReply:
+    """Return a reply with the mark of the candidate's judged turn as its rating."""
     value = _mark(task, task.answer)
     return RuleReply(f"Compared with the gold answer by rule. Rating: [[{value:g}]]")
 
 
 def labelled(task: JudgeTask) -> RuleReply:
+    """Return a reply with an Arena-Hard label for the difference of the two marks."""
     first, second = _marks_as_shown(task)
     sign = ">>" if abs(first - second) >= MUCH_BETTER else ">" if first != second else "="
     label = f"B{sign}A" if second > first else f"A{sign}B"
@@ -94,6 +96,7 @@ def labelled(task: JudgeTask) -> RuleReply:
 
 
 def lettered(task: JudgeTask) -> RuleReply:
+    """Return a reply with log-probabilities of m and M whose odds follow the difference of the two marks."""
     first, second = _marks_as_shown(task)
     lead = (first - second) / 2
     tops = (TokenLogprob(token="m", logprob=_log_sigmoid(lead)), TokenLogprob(token="M", logprob=_log_sigmoid(-lead)))

@@ -58,6 +58,7 @@ class RewardModelJudge:
         return self._model.identity()
 
     def check(self, task: JudgeTask) -> None:
+        """Raise ConfigError unless the task compares two answers."""
         if task.baseline is None:
             raise ConfigError(
                 f"judge {self.spec.name!r} is a reward model, which only compares two answers; {task.template.name!r} "
@@ -150,6 +151,7 @@ class RewardModel:
         self._scorer: LoadedRewardModel | None = None
 
     def identity(self) -> dict[str, JsonValue]:
+        """Return what the rewards depend on: names and digests, without local paths."""
         checkpoint = self._checkpoint
         return {
             "model": self._ref.label,

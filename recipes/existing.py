@@ -64,6 +64,7 @@ class _Finder:
         self._by_text = {_plain(prompt.turns[-1]): prompt for prompt in prompts}
 
     def find(self, row: Row) -> Prompt | None:
+        """Return the prompt that the row answers, or None."""
         if "turns" in row and row.get("prompt_id") in self._by_id:
             return self._by_id[row["prompt_id"]]
         try:

@@ -78,6 +78,7 @@ class AnswerFile:
     sampling: Sampling
 
     def draws(self) -> Iterator[Draw]:
+        """Yield every draw that the file must answer."""
         for prompt in self.prompts:
             for index in range(self.sampling.n):
                 yield Draw(prompt, self.sampling, index)
@@ -100,6 +101,7 @@ class Session:
     _reported: float = field(default_factory=time.monotonic)
 
     def note(self, answer: Answer, name: str, wanted: int) -> None:
+        """Count an answer, and log the progress once per REPORT seconds."""
         self.answers += 1
         self.completion_tokens += sum(answer.completion_tokens)
         if time.monotonic() - self._reported > REPORT:

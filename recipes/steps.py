@@ -39,7 +39,7 @@ class Output(Record):
 
 
 class StepRecord(Record):
-    """`step.json`."""
+    """`step.json`: what a finished step was made from, and what it wrote."""
 
     stage: str
     settings: dict[str, JsonValue]
@@ -168,6 +168,7 @@ def undo(step: Step) -> Path | None:
 
 
 def input_digests(step: Step) -> dict[str, str]:
+    """Return the digest of each input by name. Raise IncompleteError if one is unfinished."""
     digests = {}
     for earlier in step.inputs:
         record = finished(earlier)

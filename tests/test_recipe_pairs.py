@@ -187,7 +187,7 @@ def test_a_reward_that_tells_nothing_apart_is_one_sentence(tmp_path: Path) -> No
 
 
 def test_no_preference_prompt_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(IncompleteError, match="none of the 1 prompts in .* is in the part 'preference'"):
+    with pytest.raises(IncompleteError, match=r"none of the 1 prompts in .* is in the part 'preference'"):
         world(tmp_path, {}).run()
 
 
@@ -204,7 +204,7 @@ def test_the_sft_part_gets_its_best_source_answers(tmp_path: Path) -> None:
     found = list(best_source_answers(prompts.folder / "prompts.jsonl", answers, given_rewards, "sft"))
 
     assert [(prompt.id, chosen.model, chosen.text) for prompt, chosen in found] == [("q", "b", "b2"), ("p", "a", "a1")]
-    with pytest.raises(IncompleteError, match="none of the 4 prompts in .* is in the part 'test'"):
+    with pytest.raises(IncompleteError, match=r"none of the 4 prompts in .* is in the part 'test'"):
         list(best_source_answers(prompts.folder / "prompts.jsonl", answers, given_rewards, "test"))
 
 

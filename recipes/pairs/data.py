@@ -46,7 +46,7 @@ class ModelData(Record):
 
 
 class PairData(Record):
-    """`data.json`."""
+    """`data.json`: counts and distributions over all preference prompts of one set of pairs."""
 
     prompts: int
     pairs: int

@@ -57,11 +57,13 @@ def shown_name(text: str) -> str:
 
 
 def dataset_id(spec: RecipeSpec) -> str | None:
+    """Return `ORG/NAME` of the recipe's data set on the Hub, or None for a file or a function."""
     text = spec.prompts.dataset
     return text[3:].partition("@")[0] if text.startswith("hf:") else None
 
 
 def card_text(facts: CardFacts) -> str:
+    """Return the Markdown of the card below its metadata."""
     spec = facts.spec
     parts = [
         f"# {escape_markdown(spec.name)}-{escape_markdown(facts.model)}",
@@ -207,6 +209,7 @@ def _data(spec: RecipeSpec) -> list[str]:
 
 
 def shown_reward(spec: RecipeSpec) -> str:
+    """Return the name of the reward model, without local paths."""
     return (spec.reward.model or "").removeprefix("hf:").rsplit("/", 1)[-1]
 
 

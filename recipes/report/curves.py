@@ -24,12 +24,16 @@ Log = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Series:
+    """One line of a panel: a metric of the trainer, and its label."""
+
     label: str
     metric: str
 
 
 @dataclass(frozen=True)
 class Panel:
+    """One chart, with the series drawn in it."""
+
     title: str
     series: tuple[Series, ...]
 

@@ -31,6 +31,8 @@ class PairsReport(Record):
 
 
 class DataReport(Record):
+    """`report/data.json`: all sets of pairs, and the counts of every step."""
+
     recipe: str
     pairs: tuple[PairsReport, ...]
     counts: dict[str, dict[str, JsonValue]]
@@ -38,6 +40,7 @@ class DataReport(Record):
 
 
 def pairs_report(name: str, data: PairData, pairs: Iterable[PreferencePair]) -> PairsReport:
+    """Return the report of one set of pairs, with the distributions of the three rewards."""
     rows = [(pair.source.reward, pair.target.reward, pair.rejected.reward) for pair in pairs]
     spreads = {role: spread([row[column] for row in rows]) for column, role in enumerate(ROLES)}
     return PairsReport(
@@ -109,6 +112,7 @@ def _plain(value: JsonValue) -> str:
 
 
 def data_markdown(report: DataReport) -> str:
+    """Return the data report as GitHub Markdown."""
     parts = [f"# {escape_markdown(report.recipe)}: data", ""]
     for grid in data_grids(report):
         parts += [f"## {escape_markdown(grid.title)}", "", markdown_grid(grid)]

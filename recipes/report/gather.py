@@ -95,6 +95,7 @@ def read_all_measured(recipe: Recipe) -> list[Measured]:
 
 
 def read_data(recipe: Recipe) -> DataReport:
+    """Return the counts of all finished steps and the report of every set of pairs."""
     reports: list[PairsReport] = []
     counts: dict[str, dict[str, JsonValue]] = {}
     for path in sorted(recipe.out.glob(f"*/{DONE}")) + sorted(recipe.out.glob(f"*/*/{DONE}")):

@@ -55,6 +55,8 @@ class Versus(Record):
 
 
 class VariantBoard(Record):
+    """`report/variants.json`: the leaderboard of variants."""
+
     recipe: str
     baselines: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -75,6 +77,7 @@ class VariantBoard(Record):
         return [row for row in self.models if row.temperature == temperature]
 
     def versus(self, temperature: float, baseline: str) -> list[Versus]:
+        """Return all models minus this baseline at this temperature."""
         return [
             difference
             for difference in self.differences

@@ -49,6 +49,7 @@ def _part(baseline: str, matches: Sequence[Versus]) -> str:
 
 
 def at(temperature: float) -> str:
+    """Return a temperature as text, e.g. `T 0.3`."""
     return "T 0" if temperature == 0 else f"T {temperature:g}"
 
 

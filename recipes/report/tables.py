@@ -110,6 +110,7 @@ def _differences(baseline: str, temperature: float, rows: Sequence[Versus]) -> T
 
 
 def p_text(p: float) -> str:
+    """Return a p-value as text, at least `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -142,6 +143,7 @@ def markdown(board: VariantBoard) -> str:
 
 
 def markdown_grid(grid: TextGrid) -> str:
+    """Return the table as GitHub Markdown, with all cells escaped."""
     lines = [
         "| " + " | ".join(map(escape_markdown, grid.head)) + " |",
         "| " + " | ".join("---:" if column and grid.numbers else "---" for column in range(len(grid.head))) + " |",

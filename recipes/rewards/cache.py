@@ -65,6 +65,7 @@ class RewardCache:
             self._database = None
 
     def get(self, key: bytes) -> float | None:
+        """Return the cached reward, or None if there is none."""
         if self._database is None:
             return None
         try:

@@ -59,6 +59,7 @@ class JudgeReward:
         self._runner: asyncio.Runner | None = None
 
     def identity(self) -> dict[str, JsonValue]:
+        """Return what the rewards depend on: the judge, its parameters and the suite's prompts."""
         spec = self._judge.spec
         judge_identity = self._judge.identity() if isinstance(self._judge, Identified) else {}
         words = {"suite": self._suite.name, "version": self._suite.version, "baseline": self._params.baseline}

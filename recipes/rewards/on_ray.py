@@ -42,6 +42,7 @@ class ScorerActor:
         self._scorer: Scorer | None = None
 
     def start(self) -> Refusal | None:
+        """Enter the scorer, or return why this node cannot run it."""
         if self._scorer is not None:
             return None
         try:
@@ -58,6 +59,7 @@ class ScorerActor:
         return None
 
     def work(self, items: Sequence[RewardItem]) -> list[Outcome] | ScoringFailure:
+        """Return one outcome per item, or the failure of the reward itself."""
         assert self._scorer is not None, "start first"
         try:
             return self._scorer.score(items)
@@ -100,6 +102,7 @@ class RayScorer(Scorer):
             self._runner.close()
 
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
+        """Return one outcome per item. Raise IncompleteError if the reward fails."""
         size = self._options.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
         return [

@@ -58,6 +58,7 @@ def short_name(model: str) -> str:
 
 
 def options_of(spec: RewardSpec, log_dir: Path | None) -> RewardOptions:
+    """Return the recipe's `reward:` as the options of its plug-in."""
     return RewardOptions(
         kind=spec.kind,
         model=spec.model,
@@ -124,6 +125,7 @@ def read_rows(prompts: Path) -> dict[str, PromptRow]:
 
 @contextmanager
 def opened(rows: JsonlRows[Row]) -> Iterator[JsonlRows[Row]]:
+    """Open a file of rows for the time of a `with`."""
     rows.open()
     try:
         yield rows

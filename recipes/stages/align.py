@@ -80,6 +80,7 @@ def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Ste
 
 
 def read_pairs(path: Path) -> Iterator[PreferencePair]:
+    """Yield the pairs in a `pairs.jsonl`."""
     with path.open("rb") as file:
         for line in file:
             yield PreferencePair.model_validate_json(line)

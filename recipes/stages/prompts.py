@@ -29,6 +29,7 @@ CHUNK = 1000
 
 
 def prompts_step(recipe: Recipe) -> Step:
+    """Return the step that writes the recipe's prompts."""
     spec = recipe.spec
 
     def work(folder: Path) -> Counts:

@@ -44,6 +44,8 @@ CURVES = "training_curves.svg"
 
 
 def report_step(recipe: Recipe, steps: Sequence[Step]) -> Step:
+    """Return the step that writes the report after all of `steps`."""
+
     def work(folder: Path) -> Counts:
         return write_report(recipe, folder)
 
@@ -60,6 +62,7 @@ def read_variant_board(recipe: Recipe) -> VariantBoard:
 
 
 def write_report(recipe: Recipe, folder: Path) -> Counts:
+    """Write the whole report and the model cards; return the number of models, figures and cards."""
     from ..report.page import page  # imports jinja2
 
     board, data = read_variant_board(recipe), read_data(recipe)

@@ -20,6 +20,7 @@ def source_reward_steps(recipe: Recipe, prompts: Step, answers: Sequence[Step]) 
 
 
 def target_reward_step(recipe: Recipe, seed: int, prompts: Step, target: Step) -> Step:
+    """Return the step that scores the target's answers of one seed."""
     folder = recipe.seed(seed) / "target-rewards"
     return _step(recipe, "target", f"seed-{seed}/target-rewards", folder, (prompts, target))
 

@@ -23,6 +23,7 @@ PARTS: tuple[Part, ...] = ("sft", "preference")
 
 
 def source_steps(recipe: Recipe, prompts: Step) -> list[Step]:
+    """Return one step per source, which samples its model or imports its existing answers."""
     return [
         _existing(recipe, source, prompts) if source.answers is not None else _sampled(recipe, source, prompts)
         for source in recipe.spec.sources

@@ -16,6 +16,7 @@ NAME = "target"
 
 
 def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step) -> Step:
+    """Return the step that samples the SFT model of one seed."""
     spec = recipe.spec
     sampling = spec.sampling.of(seed)
     sampler = Sampler(
