@@ -202,5 +202,5 @@ def test_a_nested_setting_is_named_with_its_values(tmp_path: Path) -> None:
 
     run_step(with_beta(0.5))
 
-    with pytest.raises(ConfigError, match=r"was made with training\.beta = 0\.5, now 0\.7; restore that"):
+    with pytest.raises(ConfigError, match=r"was made with training\.beta = 0\.5, now 0\.7; restore the old"):
         run_step(with_beta(0.7))
