@@ -228,7 +228,10 @@ def test_a_judge_that_refuses_the_key_stops_it() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (RewardOptions("function", model="m:f", url="http://x/v1"), r"function does not support `url` \('http://x/v1'\)"),
+        (
+            RewardOptions("function", model="m:f", url="http://x/v1"),
+            r"function does not support `url` \('http://x/v1'\)",
+        ),
         (RewardOptions("judge", model="reference", serve={"dtype": "x"}), r"judge does not support `serve` \(dtype\)"),
         (RewardOptions("armorm", model="m", params={"a": 1}), r"armorm does not support `params` \(a\)"),
         (RewardOptions("pooling", model="m", key_env="KEY"), r"pooling does not support `key_env` \('KEY'\)"),
