@@ -1,7 +1,7 @@
-"""A judge behind an OpenAI-compatible chat endpoint: asks, reads, asks once more where the protocol does so.
+"""Judge through an OpenAI-compatible chat endpoint: ask, read the reply, ask once more if the protocol says so.
 
-It owns the conversation and what it cost. Words come from the template, verdicts from `judges.parsing`, connections
-and retries from `harness.client`.
+This module owns the conversation and its cost. Prompts come from the template, verdicts from `judges.parsing`,
+connections and retries from `harness.client`.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ Flag = Literal["truncated", "reasked", "identical", "injection"]
 
 @dataclass
 class Conversation:
-    """What has been said about one task so far."""
+    """The messages exchanged about one task so far, and what they cost."""
 
     messages: list[Message]
     replies: list[str] = field(default_factory=list)
     logprobs: tuple[TokenLogprob, ...] = ()
     flags: list[Flag] = field(default_factory=list)
     answered: list[Call] = field(default_factory=list)
-    """The calls that the replies are to."""
+    """The calls that produced the replies."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = 0.0
     paid: float | None = 0.0
-    """US dollars; None once a reply came whose price is not known."""
+    """US dollars; None once any reply has an unknown price."""
     calls: int = 0
 
     @property
     def text(self) -> str | None:
-        """All replies as the reference joins them; None where none came."""
+        """All replies joined as the reference does; None if there are none."""
         return "\n".join(self.replies) if self.replies else None
 
     def hear(self, reply: ChatReply, template: JudgeTemplate, dollars: float | None) -> None:
-        """`dollars`: what the reply cost when it was asked for."""
+        """Add a reply. `dollars` is what it cost when it was first requested."""
         if not self.replies:
             self.logprobs = reply.logprobs
         self.replies.append(reply.text)
@@ -59,48 +59,53 @@ class Conversation:
         if not reply.cached:
             self.calls += 1
             self.paid = None if self.paid is None or dollars is None else self.paid + dollars
-        # A reply that is read from its first token's log-probabilities is always cut after it.
+        # Replies read from the first token's log-probabilities are always cut there, so that is no truncation.
         if reply.finish == "length" and template.top_logprobs is None and "truncated" not in self.flags:
             self.flags.append("truncated")
 
     def ask_again(self, words: str) -> None:
+        """Append the last reply and a new user message with `words`."""
         self.messages.append({"role": "assistant", "content": self.replies[-1]})
         self.messages.append({"role": "user", "content": words})
         self.flags.append("reasked")
 
 
 class Client(Protocol):
-    """What answers the judge's calls, for the time of an `async with`: an endpoint's client, or a server of our own."""
+    """Answers the judge's calls inside an `async with`: the client of an endpoint, or our own server."""
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        """Raises ReplyError."""
+        """Return the reply to one request. Raise ReplyError if there is none."""
         ...
 
 
 class LlmJudge:
-    """`fusion_harness.judges` entry point "llm". Raises ConfigError at once for a spec that cannot work."""
+    """`fusion_harness.judges` entry point "llm". Raises ConfigError on construction if the spec cannot work."""
 
     def __init__(self, spec: JudgeSpec, client: Client | None = None, *, endpoint: str | None = None) -> None:
-        """`client` None: that of the spec's endpoint. `endpoint` stands for it in the cache of replies; None: its
-        URL."""
+        """Create the judge. `client` defaults to one for the spec's endpoint.
+
+        `endpoint` identifies the server in the reply cache and defaults to the spec's URL.
+        """
         self.spec = spec
         self._evaluator = None if spec.evaluator is None else read_evaluator(spec.evaluator)
         self._client = endpoint_client(spec) if client is None else client
         self._calls = Calls(spec, endpoint or spec.url or "", self._client, CallOptions())
 
     def use(self, options: CallOptions) -> None:
+        """Set the options of all later calls, e.g. their cache and budget."""
         self._calls = Calls(self.spec, self._calls.endpoint, self._client, options)
 
     def first_call(self, task: JudgeTask) -> Call | None:
+        """Return the first request about a task, or None if it is a draw without asking."""
         task = self._in_own_words(task)
         return None if is_drawn(task) else self._next_call(task, render(task))
 
     def _in_own_words(self, task: JudgeTask) -> JudgeTask:
-        return task if self._evaluator is None else self._evaluator.asked(task)
+        return task if self._evaluator is None else self._evaluator.rephrase(task)
 
     def _next_call(self, task: JudgeTask, messages: list[Message]) -> Call:
         body = request_body(self.spec, task.template, messages)
@@ -114,16 +119,16 @@ class LlmJudge:
         await self._client.__aexit__(*exc)
 
     def identity(self) -> dict[str, JsonValue]:
-        """What decides verdicts besides the spec: an evaluator's words, parser and parameters."""
+        """Return what decides verdicts besides the spec: an evaluator's prompt, parser and parameters."""
         return {} if self._evaluator is None else self._evaluator.identity()
 
     def check(self, task: JudgeTask) -> None:
-        """Raises ConfigError for a kind of task that this judge cannot take."""
+        """Raise ConfigError if this judge cannot handle the task."""
         if self._evaluator is not None:
-            self._evaluator.asked(task)
+            self._evaluator.rephrase(task)
 
     async def judge(self, task: JudgeTask) -> Judgment:
-        """The verdict, or why there is none. Raises JudgeUnavailableError once the endpoint is known to be down."""
+        """Return the verdict, or the reason why there is none. Raise JudgeUnavailableError if the endpoint is down."""
         started = time.monotonic()
         task = self._in_own_words(task)
         if is_drawn(task):
@@ -135,7 +140,7 @@ class LlmJudge:
         except VerdictParseError as error:
             empty = error.reason == "parse" and not (talk.text or "").strip() and not talk.logprobs
             failure = Failure.model_validate({"reason": "empty" if empty else error.reason, "message": str(error)})
-            await self._calls.forget(talk.answered)  # a failure is not kept: the same command asks again
+            await self._calls.forget(talk.answered)  # failures are not cached, so the same command asks again
             return self._judgment(task, talk, started, failure)
         except ReplyError as error:
             failure = Failure.model_validate({"reason": error.reason, "message": str(error)})
@@ -143,7 +148,7 @@ class LlmJudge:
         return self._judgment(task, talk, started, verdict)
 
     async def _ask(self, task: JudgeTask, talk: Conversation) -> Verdict:
-        """Asks, and where the first reply holds no verdict and the template says so, once more."""
+        """Ask, and ask once more if the first reply has no verdict and the template allows it."""
         template = task.template
         await self._call(task, talk)
         try:
@@ -166,7 +171,7 @@ class LlmJudge:
         talk.hear(reply, task.template, reply_price(self.spec, reply))
 
     def _judgment(self, task: JudgeTask, talk: Conversation, started: float, outcome: Verdict | Failure) -> Judgment:
-        found = Judgment.of(task, self.spec.name, outcome, reply=talk.text, logprobs=talk.logprobs)
+        judgment = Judgment.of(task, self.spec.name, outcome, reply=talk.text, logprobs=talk.logprobs)
         spent = {
             "flags": tuple(talk.flags),
             "prompt_tokens": talk.prompt_tokens,
@@ -176,11 +181,11 @@ class LlmJudge:
             "calls": talk.calls,
             "seconds": time.monotonic() - started,
         }
-        return found.model_copy(update=spent)
+        return judgment.model_copy(update=spent)
 
 
 def endpoint_client(spec: JudgeSpec) -> ChatClient:
-    """The client of the spec's endpoint. Raises ConfigError where model, URL or key are missing."""
+    """Return a client for the spec's endpoint. Raise ConfigError if model, URL or key is missing."""
     if not spec.model or not spec.url:
         raise ConfigError(f"judge {spec.name!r} needs `model` and `url` (an OpenAI-compatible base URL)")
     key = os.environ.get(spec.key_env) if spec.key_env else None
@@ -199,19 +204,22 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
 
 
 def is_drawn(task: JudgeTask) -> bool:
-    """Whether the protocol calls this a draw without asking."""
+    """Return whether the protocol counts this as a draw without asking."""
     return bool(
         task.template.identical_is_draw and task.baseline is not None and task.answer.turns == task.baseline.turns
     )
 
 
 def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Message]) -> dict[str, JsonValue]:
-    """The chat-completions body: the template's official parameters, then the judge's own; a null leaves one out."""
+    """Return the chat-completions body: the template's official parameters, overridden by the judge's own.
+
+    A parameter set to null is left out.
+    """
     temperature = template.temperature
     body: dict[str, JsonValue] = {
         "model": spec.model,
         "messages": list(messages),
-        # 0, not 0.0: the bytes the original tools send
+        # 0 instead of 0.0, to send the same bytes as the original tools
         "temperature": int(temperature) if temperature.is_integer() else temperature,
         "max_tokens": template.max_tokens,
         **template.extra,

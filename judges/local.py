@@ -1,7 +1,7 @@
-"""`--judge local:PATH`: a checkpoint judges, served by our own vLLM backend.
+"""`--judge local:PATH`: judge with a checkpoint that our own vLLM backend serves.
 
-It is an LLM judge whose endpoint is started when it is entered and stopped after: looked after, revived and identified
-as the candidate's server is. Without devices of its own it waits until the candidate's server is gone.
+This is an LLM judge that starts its server on entry and stops it on exit; the server is watched, restarted and
+identified like the candidate's. Without its own devices it waits until the candidate's server has stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .llm import LlmJudge
 
 
 class ServedClient:
-    """The judge's calls go to a server of ours, which lives as long as this is entered."""
+    """Sends the judge's calls to our own server, which runs inside the `async with`."""
 
     def __init__(self, backend: VllmBackend) -> None:
         self.backend = backend
@@ -40,7 +40,7 @@ class ServedClient:
 
 
 class LocalJudge(LlmJudge):
-    """`fusion_harness.judges` entry point "local". Raises ConfigError or CheckpointError for what cannot be served."""
+    """`fusion_harness.judges` entry point "local". Raises ConfigError or CheckpointError if it cannot be served."""
 
     local = True
 
@@ -53,13 +53,14 @@ class LocalJudge(LlmJudge):
         self._served = ServedClient(VllmBackend(self._ref, self._options))
         self.beside = serving.devices is not None
         free = {"price_in": spec.price_in or 0.0, "price_out": spec.price_out or 0.0}
-        named = spec.model_copy(update={"model": self._ref.label, **free})  # the folder's place is nobody's business
+        named = spec.model_copy(update={"model": self._ref.label, **free})  # keeps local paths out of the cards
         super().__init__(named, self._served, endpoint=f"local:{digest(self._served.backend.identity())}")
 
     def logs_to(self, folder: Path) -> None:
+        """Write the server's logs to a folder for this judge below `folder`."""
         self._options = replace(self._options, log_dir=folder / f"judge-{self._ref.slug}")
         self._served.backend = VllmBackend(self._ref, self._options)
 
     def identity(self) -> dict[str, JsonValue]:
-        """Weights, chat template and engine, as a candidate's run has them; the folder's name, not its place."""
+        """Return weights, chat template and engine as for a candidate; the folder appears by name, without its path."""
         return {**super().identity(), "served": self._served.backend.identity()}

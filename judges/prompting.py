@@ -1,4 +1,4 @@
-"""A judge task -> chat messages. Pure: template filling and nothing else."""
+"""Turn a judge task into chat messages by filling its template. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Message = dict[str, JsonValue]
 
 
 def render(task: JudgeTask) -> list[Message]:
-    """The messages of the first request: the system text as it is (where there is one), and the filled user text."""
+    """Return the messages of the first request: the system text, if there is one, and the filled user text."""
     user: Message = {"role": "user", "content": fill(task.template, task.fields)}
     if task.template.system is None:
         return [user]
@@ -19,9 +19,11 @@ def render(task: JudgeTask) -> list[Message]:
 
 
 def fill(template: JudgeTemplate, fields: dict[str, str]) -> str:
-    """The user text with its slots filled. Only the template's own braces are slots, those in answers never are,
-    except under "replace", where (as in alpaca_eval) a later slot's name inside an earlier text is taken for the slot.
-    Raises ConfigError for a slot without a field."""
+    """Return the user text with its slots filled. Raise ConfigError if a slot has no field.
+
+    Only braces in the template are slots, never those in answers. The exception is "replace" filling: as in
+    alpaca_eval, the name of a later slot inside an earlier text counts as that slot.
+    """
     if template.filling == "replace":
         text = template.user
         for slot, content in fields.items():

@@ -1,6 +1,6 @@
-"""Answers that exist already -> answers.jsonl: rows in our own form, or in that of released preference data sets.
+"""Import existing answers into answers.jsonl, in our own format or in that of released preference data sets.
 
-Released forms: SimPO's (`prompt`, `all_generated_responses`; princeton-nlp/llama3-ultrafeedback-armorm) and WRPO's
+Released formats: SimPO's (`prompt`, `all_generated_responses`; princeton-nlp/llama3-ultrafeedback-armorm) and WRPO's
 (`prompt` as a message, `chosen` = [y_ws, y_wt]; AALF/ultrafeedback_wrpo), whose first chosen answer is the sources'.
 """
 
@@ -20,15 +20,15 @@ from .prompts.dataset import PromptError, Row, prompt_in
 from .sampling import answer_counts
 from .steps import Counts
 
-KNOWN = "`prompt_id` and `turns` (ours), or `prompt` with `all_generated_responses` or `chosen`"
+KNOWN = "`prompt_id` and `turns` (our format), or `prompt` with `all_generated_responses` or `chosen`"
 SPACE = re.compile(r"\s+")
 
 
 def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, path: Path, *, where: str) -> Counts:
-    """Writes the answers to these prompts, under the source's name; those that are there already are left.
+    """Write the answers to these prompts under the source's name, and keep existing ones.
 
-    Prompts are found by text (white space aside), rows in our form by id. Raises ConfigError for rows of no known form
-    or about none of the prompts.
+    Rows in our format match a prompt by id, others by text, ignoring white space. Raises ConfigError if a row has an
+    unknown format or no row matches a prompt.
     """
     finder = _Finder(prompts)
     counted: dict[str, int] = {}
@@ -49,7 +49,7 @@ def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, pa
                     file.append(_answer(prompt, source, index, text))
         answers = list(file.all())
     if not answers:
-        raise ConfigError(f"{where}: none of its {unknown} answers is to one of this recipe's {len(prompts)} prompts")
+        raise ConfigError(f"{where}: none of its {unknown} answers matches one of this recipe's {len(prompts)} prompts")
     return answer_counts(answers) | {
         "not_among_the_prompts": unknown,
         "prompts_without_answer": sum(prompt.id not in counted for prompt in prompts),
@@ -57,13 +57,14 @@ def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, pa
 
 
 class _Finder:
-    """Which prompt a row is about."""
+    """Finds the prompt that a row answers."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         self._by_id = {prompt.id: prompt for prompt in prompts}
         self._by_text = {_plain(prompt.turns[-1]): prompt for prompt in prompts}
 
     def find(self, row: Row) -> Prompt | None:
+        """Return the prompt that the row answers, or None."""
         if "turns" in row and row.get("prompt_id") in self._by_id:
             return self._by_id[row["prompt_id"]]
         try:
@@ -74,10 +75,14 @@ class _Finder:
 
 
 def _texts(row: Row, where: str) -> list[str]:
-    """The answers of one row; a failed one of ours is an empty text. Raises ConfigError for a row of another form."""
-    found: Any = row.get("all_generated_responses")
-    if isinstance(found, Sequence) and not isinstance(found, str) and all(isinstance(text, str) for text in found):
-        return list(found)
+    """Return the answers in one row; a failed one in our format is "". Raise ConfigError if the format is unknown."""
+    responses: Any = row.get("all_generated_responses")
+    if (
+        isinstance(responses, Sequence)
+        and not isinstance(responses, str)
+        and all(isinstance(text, str) for text in responses)
+    ):
+        return list(responses)
     turns = row.get("turns")
     if "prompt_id" in row and isinstance(turns, Sequence) and not isinstance(turns, str):
         return [str(turns[0])] if turns else [""]
@@ -85,10 +90,12 @@ def _texts(row: Row, where: str) -> list[str]:
     if isinstance(chosen, str):
         return [chosen]
     if isinstance(chosen, Sequence):
-        said = list(_assistants(chosen))
-        if said:
-            return said[:1]
-    raise ConfigError(f"{where} holds no answers; a row has {KNOWN}, this one {', '.join(sorted(row)) or 'nothing'}")
+        answers = list(_assistants(chosen))
+        if answers:
+            return answers[:1]
+    raise ConfigError(
+        f"{where} has no answers; expected {KNOWN}, but its fields are: {', '.join(sorted(row)) or 'none'}"
+    )
 
 
 def _assistants(messages: Sequence[Any]) -> Iterator[str]:
@@ -99,7 +106,7 @@ def _assistants(messages: Sequence[Any]) -> Iterator[str]:
 
 def _answer(prompt: Prompt, source: str, index: int, text: str) -> Answer:
     if not text.strip():
-        failure = Failure(reason="empty", message="there is no text")
+        failure = Failure(reason="empty", message="the answer is empty")
         return Answer(prompt_id=prompt.id, model=source, index=index, error=failure)
     return Answer(prompt_id=prompt.id, model=source, index=index, turns=(text,), finish=("stop",))
 

@@ -1,7 +1,7 @@
-"""Steps side by side: each in one of a few processes, as soon as what it builds on is finished.
+"""Run steps in parallel processes, each as soon as its inputs are finished.
 
-It owns who runs when. What a step does and how it resumes is the same as alone; a step that is `alone` has the machine
-to itself, in this process.
+This module only decides when a step runs; the step works and resumes as it does without `--jobs`. A step with `alone`
+runs in this process while no other step runs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ FORMAT, DATE = "%(asctime)s %(message)s", "%H:%M:%S"
 
 
 def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]], jobs: int) -> Iterator[Outcome]:
-    """Each step after its turn, in the order in which they end. An error of one lets those that run finish, then rises.
+    """Run the steps and yield each outcome when the step ends. Inputs must come before their users.
 
-    `steps`: each after those it builds on. `make_steps`: makes all of the recipe's steps again in each process, so it
-    must be picklable: a module's function, or a partial of one.
+    `make_steps` makes all of the recipe's steps again in each process, so it must be picklable: a module's function,
+    or a partial of one. If one step fails, wait for the running ones, then re-raise.
     """
     waiting, unfinished = list(steps), {step.name for step in steps}
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
@@ -52,14 +52,14 @@ def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]]
 
 
 def _ready(waiting: Sequence[Step], unfinished: set[str]) -> list[Step]:
-    """Those that build on nothing that is still to be done."""
-    return [step for step in waiting if not any(one.name in unfinished for one in step.inputs)]
+    """Return the steps whose inputs are all finished."""
+    return [step for step in waiting if not any(earlier.name in unfinished for earlier in step.inputs)]
 
 
 def _record(step: Step) -> StepRecord:
-    found = finished(step)
-    assert found is not None
-    return found
+    record = finished(step)
+    assert record is not None
+    return record
 
 
 # ------------------------------------------------------------------------------------------------- in a process
@@ -80,7 +80,7 @@ def _do(name: str) -> StepRecord:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process when the one that started it is gone, as after kill -9: its steps are another's then."""
+    """End this process if its parent is gone, e.g. after kill -9, because a new run may resume the same steps."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)

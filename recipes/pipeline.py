@@ -1,6 +1,6 @@
-"""A recipe's steps in their order, and the run through them.
+"""Order the steps of a recipe and run them.
 
-It owns which step builds on which. What a step does is in `stages`; how a step is done once and resumed, in `steps`.
+This module decides which step uses which. `stages` defines what a step does, `steps` how it runs once and resumes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SIGNATURE = "# Written by harness train; a changed copy belongs under another na
 
 
 def all_steps(recipe: Recipe) -> list[Step]:
-    """Every step of the recipe, each after those it builds on. Nothing is read or written."""
+    """Return every step of the recipe, each after its inputs. Nothing is read or written."""
     prompts = prompts_step(recipe)
     answers = source_steps(recipe, prompts)
     rewards = source_reward_steps(recipe, prompts, answers)
@@ -68,9 +68,9 @@ def train(
     jobs: int = 1,
     on_step: Callable[[Step], None] = lambda _: None,
 ) -> Iterator[Outcome]:
-    """Runs the steps up to and with stage `last`; those of stage `first` and later are set aside and made anew.
+    """Run the steps up to and including stage `last`, `jobs` of them in parallel, and yield their outcomes.
 
-    `jobs`: steps that run side by side.
+    Steps of stage `first` and later are archived and start over.
     """
     check_span(first, last)
     steps = all_steps(recipe)
@@ -97,19 +97,19 @@ def train(
 
 
 def before(steps: Sequence[Step], first: str | None) -> list[Step]:
-    """Those before stage `first`, less what builds on steps made anew: the target's rewards go with its answers."""
+    """Return the steps before stage `first` that use no later step: the target's rewards go with its answers."""
     if first is None:
         return list(steps)
     return _without(steps, lambda step: STAGES.index(step.stage) >= STAGES.index(first))
 
 
 def up_to(steps: Sequence[Step], last: str) -> list[Step]:
-    """Those up to and with stage `last`, less what builds on later ones: no rewards of a target not yet asked."""
+    """Return the steps up to stage `last` that use no later step, e.g. no rewards of a target not sampled yet."""
     return _without(steps, lambda step: STAGES.index(step.stage) > STAGES.index(last))
 
 
 def _without(steps: Sequence[Step], is_out: Callable[[Step], bool]) -> list[Step]:
-    """The steps but those that are out, and those that build on them."""
+    """Return the steps except those that are out and those that use them, directly or not."""
     out: set[str] = set()
     for step in steps:
         if is_out(step) or any(earlier.name in out for earlier in step.inputs):
@@ -193,9 +193,11 @@ def _remove(absent: Sequence[Path]) -> None:
 
 
 def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step], last: str | None) -> None:
-    """Raises ConfigError for a wrong training key, or for a reward that is not there or not what scored the answers so
-    far, before anything is asked or set aside rather than hours later. Training keys need torch, so not where all
-    training is done; a reward may need a download, so not where the run ends before it."""
+    """Raise ConfigError now instead of hours later if a training key or the reward is wrong.
+
+    The reward must exist and be the one that scored the existing answers. Checking training keys imports torch, so it
+    is skipped if all training is done. Checking a reward may download it, so it is skipped if the run ends earlier.
+    """
     to_do = {step.stage for step in steps if step not in kept or finished(step) is None}
     _check_places(recipe, {step.name for step in steps if step not in kept or finished(step) is None})
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
@@ -209,17 +211,16 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
 
 
 def _check_places(recipe: Recipe, to_do: set[str]) -> None:
-    """Raises UsageError for a model's folder, a file of answers or a backend that is not there, where it is still
-    needed."""
+    """Raise UsageError if a model folder, a file of answers or a backend is still needed but does not exist."""
     spec = recipe.spec
     for name in {*(source.backend for source in spec.sources), spec.target_backend, spec.evaluate.backend}:
         if name not in installed("backends"):
-            load_plugin("backends", name)  # raises the sentence with those that are
+            load_plugin("backends", name)  # raises an error that lists the installed ones
     needed = [source for source in spec.sources if f"sources/{source.name}" in to_do]
     for text in (spec.target if "prompts" in to_do else None, *(source.model for source in needed)):
         model = None if text is None else ModelRef.parse(text)
         if model is not None and model.scheme == "path" and not resolve(model).is_dir():
-            raise CheckpointError(f"no such model folder: {text!r}; give a folder or hf:ORG/NAME")
+            raise CheckpointError(f"no such model folder: {text!r}; use an existing folder or hf:ORG/NAME")
     for source in needed:
         if source.answers is not None and not source.answers.startswith("hf:") and not Path(source.answers).is_file():
             raise ConfigError(f"source {source.name!r}: no such file of answers: {source.answers!r}")

@@ -1,19 +1,19 @@
-"""One recipe on disk: its specification and where every stage's files lie.
+"""Locate the files of a recipe: its specification, and the folder of every stage.
 
 OUT/resolved.yaml                     the specification, names, sweeps and defaults written out
 OUT/prompts/prompts.jsonl             PromptRow
-OUT/sources/NAME/answers.jsonl        harness Answer; every one is kept
-OUT/rewards/NAME/rewards.jsonl        Reward, of a source's answers
+OUT/sources/NAME/answers.jsonl        Answer, every one of a source
+OUT/rewards/NAME/rewards.jsonl        RewardRow, of a source's answers
 OUT/seed-N/sft/                       checkpoint
 OUT/seed-N/target/answers.jsonl       Answer, of the SFT model
 OUT/seed-N/target-rewards/rewards.jsonl
-OUT/seed-N/pairs/[sources-K/]pairs.jsonl   Pair
+OUT/seed-N/pairs/[sources-K/]pairs.jsonl   PreferencePair
 OUT/seed-N/align/VARIANT/             checkpoint
 OUT/seed-N/held-out/MODEL/tT/         answers to held-out prompts at temperature T, and their rewards
 OUT/held-out/target/tT/               the target's
-OUT/seed-N/suites/MODEL/              its scores on the suites
-OUT/models/RECIPE-MODEL-seedN         links to the checkpoints: the names they have on the suites' leaderboard
-OUT/results/                          as `harness run` leaves it
+OUT/seed-N/suites/MODEL/              scores on the suites
+OUT/models/RECIPE-MODEL-seedN         links to the checkpoints, by their names on the suites' leaderboard
+OUT/results/                          results of `harness run`
 OUT/report/                           leaderboard of variants, data report, figures
 """
 
@@ -27,22 +27,22 @@ from harness.errors import ConfigError
 from .spec import RecipeSpec, VariantSpec
 
 STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "align", "evaluate", "report")
-"""In the order they run; the names of --from and --until."""
+"""Stages in the order in which they run; --from and --until use these names."""
 
 
 def check_span(first: str | None, last: str | None) -> None:
-    """Raises ConfigError for --from after --until."""
+    """Raise ConfigError if --from comes after --until."""
     if first is not None and last is not None and STAGES.index(first) > STAGES.index(last):
         raise ConfigError(f"--from {first} comes after --until {last}: nothing would run; stages: {', '.join(STAGES)}")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is run: the specification, and what the command line narrows it to."""
+    """A specification, and the variants and seeds that the command line selects."""
 
     spec: RecipeSpec
     variants: dict[str, VariantSpec]
-    """Of the specification's, those asked for."""
+    """The selected variants."""
     seeds: tuple[int, ...]
 
     @property
@@ -66,13 +66,13 @@ class Recipe:
         return self.seed(seed) / "align" / name
 
     def checkpoint(self, model: str, seed: int) -> Path | None:
-        """Folder of `sft` or a variant; None for `target`, which is the specification's."""
+        """Return the folder of `sft` or a variant; None for `target`, which the specification names."""
         if model == "target":
             return None
         return self.seed(seed) / "sft" if model == "sft" else self.variant(model, seed)
 
     def label(self, model: str, seed: int) -> str:
-        """What a checkpoint is called on the suites' leaderboard."""
+        """Return a checkpoint's name on the suites' leaderboard."""
         return f"{self.spec.name}-{model}-seed{seed}"
 
     def held_out(self, model: str, seed: int) -> Path:
@@ -82,7 +82,7 @@ class Recipe:
         return self._measured("suites", model, seed)
 
     def _measured(self, kind: str, model: str, seed: int) -> Path:
-        """The target is the same for every seed."""
+        """Return a model's folder; the target has one for all seeds."""
         return (self.out if model == "target" else self.seed(seed)) / kind / model
 
     @property

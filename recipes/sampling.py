@@ -1,7 +1,8 @@
-"""Answers of one model to many prompts -> JSONL, resumed where it stopped: what sources, target and held-out share.
+"""Sample one model's answers to many prompts into JSONL files, and resume where an earlier run stopped.
 
-A draw is a (prompt, index). One that failed, or gave an empty text, is asked again by the next run of the same
-command. The server is started only when something is missing, and stopped before anything else is.
+The stages `sources`, `target` and `evaluate` share this module. A draw is one (prompt, index). The next run of the same
+command retries draws that failed or gave an empty text. The server starts only if answers are missing, and it stops
+before another one starts.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ log = logging.getLogger(__name__)
 
 IDENTITY = "identity.json"
 BULK = 4096
-"""Draws handed to a bulk backend at once."""
+"""Number of draws passed to a bulk backend at once."""
 REPORT = 60.0
-"""Seconds between two lines of progress."""
+"""Seconds between two progress lines."""
 DECIDING = (
     "chat_template",
     "dtype",
@@ -44,39 +45,40 @@ DECIDING = (
     "engine_args",
     "trust_remote_code",
 )
-"""Fields of `serve:` that can change an answer; the others say where and how fast."""
+"""Fields of `serve:` that can change an answer; the others only change where and how fast it is generated."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Who is asked, and how it is served."""
+    """Which model answers, and how it is served."""
 
     name: str
-    """Stands in the answers as `model`."""
+    """Value of `model` in the answers."""
     model: ModelRef
     backend: str
     serve: ServeSpec = field(default_factory=ServeSpec)
     seed: int = 0
     max_failed: float = 0.05
-    """Share of the draws, see `SamplingSpec.max_failed`."""
+    """Tolerated share of failed draws, see `SamplingSpec.max_failed`."""
 
     def settings(self) -> dict[str, JsonValue]:
-        """What of it decides the answers, for a step's settings; digests of the weights are kept beside the answers."""
+        """Return the settings that decide the answers. Digests of the weights are stored beside the answers."""
         serve = self.serve.model_dump(mode="json", include=set(DECIDING), exclude_defaults=True)
         if "chat_template" in serve:
             serve["chat_template"] = Path(serve["chat_template"]).name
-        return {"model": named(self.model), "backend": self.backend, "serve": serve, "max_failed": self.max_failed}
+        return {"model": model_name(self.model), "backend": self.backend, "serve": serve, "max_failed": self.max_failed}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Answers that are to be in one file."""
+class AnswerFile:
+    """One file of answers: the prompts it must answer, and how to sample them."""
 
     path: Path
     prompts: Sequence[Prompt]
     sampling: Sampling
 
     def draws(self) -> Iterator[Draw]:
+        """Yield every draw that the file must answer."""
         for prompt in self.prompts:
             for index in range(self.sampling.n):
                 yield Draw(prompt, self.sampling, index)
@@ -88,17 +90,18 @@ class Wanted:
 
 @dataclass
 class Session:
-    """What this process took."""
+    """What this process did, and how long it took."""
 
     answers: int = 0
     completion_tokens: int = 0
     start_seconds: float = 0.0
-    """Until the model could be asked."""
+    """Time until the model was ready."""
     seconds: float = 0.0
-    """Asking."""
+    """Time spent sampling."""
     _reported: float = field(default_factory=time.monotonic)
 
     def note(self, answer: Answer, name: str, wanted: int) -> None:
+        """Count an answer, and log the progress once per REPORT seconds."""
         self.answers += 1
         self.completion_tokens += sum(answer.completion_tokens)
         if time.monotonic() - self._reported > REPORT:
@@ -107,35 +110,35 @@ class Session:
 
 
 def prompts_of(path: Path, *parts: Part) -> list[Prompt]:
-    """The prompts of these parts in a `prompts.jsonl`, in its order."""
+    """Return the prompts of these parts in a `prompts.jsonl`, in its order."""
     with path.open("rb") as file:
         rows = [PromptRow.model_validate_json(line) for line in file]
     return [row.prompt for row in rows if row.part in parts]
 
 
-def named(model: ModelRef) -> str:
-    """The model without the place it lies at: a folder's last part, `hf:ORG/NAME@REVISION`, `endpoint:NAME`."""
+def model_name(model: ModelRef) -> str:
+    """Return the model's name without local paths: a folder's name, `hf:ORG/NAME@REVISION` or `endpoint:NAME`."""
     return {"path": model.label, "hf": str(model), "endpoint": f"endpoint:{model.name}"}[model.scheme]
 
 
-def sample(sampler: Sampler, wanted: Sequence[Wanted], folder: Path) -> Counts:
-    """Brings every file up to date; logs and the model's identity go into `folder`. Counts are over all files.
+def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Counts:
+    """Complete every file, write logs and the model's identity to `folder`, and return counts over all files.
 
-    Raises IncompleteError where the model's server died, or more than `max_failed` of the draws have no answer; what
-    there is stays. Raises ConfigError for a folder whose answers another model gave.
+    Raises IncompleteError if the model's server died or more than `max_failed` of the draws have no answer; existing
+    answers are kept. Raises ConfigError if the folder has answers of another model.
     """
-    files = [(one, JsonlRows(one.path, Answer)) for one in wanted]
+    files = [(file, JsonlRows(file.path, Answer)) for file in wanted]
     try:
         for _, rows in files:
             rows.open()
-        missing = [(draw, rows) for one, rows in files for draw in one.draws() if not _done(rows, draw)]
+        missing = [(draw, rows) for file, rows in files for draw in file.draws() if not _done(rows, draw)]
         session = asyncio.run(_ask(sampler, missing, folder)) if missing else Session()
         counts = _counts([rows for _, rows in files], session)
     except IncompleteError as error:
-        there = sum(rows.count_succeeded for _, rows in files)
-        total = sum(one.count for one in wanted)
+        answered = sum(rows.count_succeeded for _, rows in files)
+        total = sum(file.count for file in wanted)
         raise IncompleteError(
-            f"{sampler.name}: {error}; {there} of {total} answers are kept, and the same command goes on"
+            f"{sampler.name}: {error}; {answered} of {total} answers are kept, and the same command resumes"
         ) from error
     finally:
         for _, rows in files:
@@ -145,17 +148,17 @@ def sample(sampler: Sampler, wanted: Sequence[Wanted], folder: Path) -> Counts:
 
 
 def check_identity(folder: Path, identity: dict[str, JsonValue], name: str) -> None:
-    """Raises ConfigError where the answers in the folder were given by something else."""
+    """Raise ConfigError if the answers in the folder come from another model or other settings."""
     try:
-        there = json.loads((folder / IDENTITY).read_text("utf-8"))
+        recorded = json.loads((folder / IDENTITY).read_text("utf-8"))
     except FileNotFoundError:
         return
-    changed = sorted(key for key in there | identity if there.get(key) != identity.get(key))
+    changed = sorted(key for key in recorded | identity if recorded.get(key) != identity.get(key))
     if changed:
-        before, now = (str(one.get(changed[0]))[:80] for one in (there, identity))
+        before, now = (str(facts.get(changed[0]))[:80] for facts in (recorded, identity))
         raise ConfigError(
-            f"{folder} holds answers of {name!r} with {changed[0]} {before!r}, now {now!r}; restore that, or move the "
-            "folder away"
+            f"{folder} has answers of {name!r} with {changed[0]} {before!r}, which is now {now!r}; restore the old "
+            "value, or move the folder away"
         )
 
 
@@ -194,13 +197,13 @@ Keep = Callable[[Answer, JsonlRows[Answer]], None]
 
 async def _ask_in_bulk(server: BulkBackend, missing: Sequence[Missing], keep: Keep) -> None:
     for rows in {id(rows): rows for _, rows in missing}.values():
-        draws = [draw for draw, its in missing if its is rows]
+        draws = [draw for draw, owner in missing if owner is rows]
         for start in range(0, len(draws), BULK):
             async for answer in server.answer_many(draws[start : start + BULK]):
                 keep(answer, rows)
 
 
-async def _ask_by_workers(server: Backend, missing: Sequence[Missing], keep: Keep, places: int) -> None:
+async def _ask_by_workers(server: Backend, missing: Sequence[Missing], keep: Keep, concurrency: int) -> None:
     open_draws = iter(missing)
 
     async def work() -> None:
@@ -208,7 +211,7 @@ async def _ask_by_workers(server: Backend, missing: Sequence[Missing], keep: Kee
             keep(await server.answer(draw.prompt, draw.sampling, draw.index), rows)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(places, len(missing))):
+        for _ in range(min(concurrency, len(missing))):
             group.create_task(work())
 
 
@@ -221,7 +224,7 @@ def _done(rows: JsonlRows[Answer], draw: Draw) -> bool:
 
 
 def _kept(answer: Answer, name: str) -> Answer:
-    """As it goes into the file: under our name for the model; an empty text is a failure, there is nothing to learn."""
+    """Return the answer under our name for the model; an empty text becomes a failure, as it teaches nothing."""
     if answer.error is None and not any(text.strip() for text in answer.turns):
         failure = Failure(reason="empty", message="the model wrote nothing")
         return Answer(prompt_id=answer.prompt_id, model=name, index=answer.index, seconds=answer.seconds, error=failure)
@@ -229,8 +232,10 @@ def _kept(answer: Answer, name: str) -> Answer:
 
 
 def _counts(files: Sequence[JsonlRows[Answer]], session: Session) -> Counts:
-    """Of all answers that are there, and of this session's time: `session_completion_tokens / session_seconds` is a
-    rate for --dry-run."""
+    """Return counts of all answers and of this session.
+
+    --dry-run uses `session_completion_tokens / session_seconds` as the rate.
+    """
     answers = [answer for rows in files for answer in rows.all()]
     counts = answer_counts(answers)
     return counts | {
@@ -242,7 +247,7 @@ def _counts(files: Sequence[JsonlRows[Answer]], session: Session) -> Counts:
 
 
 def answer_counts(answers: Sequence[Answer]) -> Counts:
-    """answers, truncated, failed (and why), tokens, and `identical`: prompts whose draws are several and all alike."""
+    """Return counts of answers, truncations, failures by reason, tokens, and prompts with only `identical` draws."""
     good = [answer for answer in answers if answer.error is None]
     texts: dict[str, list[tuple[str, ...]]] = {}
     for answer in good:
@@ -267,5 +272,5 @@ def _check_failures(sampler: Sampler, counts: Counts) -> None:
         why = ", ".join(f"{key[7:]} {value}" for key, value in counts.items() if key.startswith("failed_"))
         raise IncompleteError(
             f"{sampler.name}: {failed} of {failed + good} answers failed ({why}), more than `sampling.max_failed` = "
-            f"{sampler.max_failed:g} allows; the same command asks for them again"
+            f"{sampler.max_failed:g} allows; the same command retries them"
         )

@@ -1,6 +1,6 @@
-"""A recipe's checkpoints through `harness run`, into the recipe's own results folder.
+"""Run a recipe's checkpoints through `harness run`, into the recipe's own results folder.
 
-A checkpoint is served through a link `models/RECIPE-MODEL-seedN`, whose last part is what the leaderboard calls it.
+A checkpoint is served through a link `models/RECIPE-MODEL-seedN`, whose last part becomes its name on the leaderboard.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from harness.store import make_folder, write_atomic
 
 from .recipe import Recipe
 from .report.board import best_by_validation
-from .report.gather import SCORES, SuiteScores, read_all_measured
+from .report.gather import SCORES, SuiteRuns, read_all_measured
 from .spec import RecipeSpec
 from .steps import Counts
 
 
 def check_suites(spec: RecipeSpec) -> None:
-    """Raises ConfigError for a suite or judge that there is not, and for `best` without prompts to choose by."""
+    """Raise ConfigError if a suite or judge does not exist, or if `best` has no validation prompts to choose by."""
     evaluate = spec.evaluate
     suites = suite_names(evaluate.suite or "all")
-    if evaluate.judge is not None:  # else it may be set by the environment, which a later session can have
+    if evaluate.judge is not None:  # otherwise the environment may set it, perhaps only in a later session
         choose_judges(suites, evaluate.judge, edition=evaluate.edition, own_judges={})
     if "best" in evaluate.models and not spec.prompts.validation:
         raise ConfigError("evaluate.models has `best`, which needs validation prompts: set prompts.validation")
 
 
 def suite_spec(spec: RecipeSpec, model: ModelRef, results: Path) -> RunSpec:
-    """What `harness run` would make of the recipe's `evaluate:`. Raises ConfigError for what cannot be run.
+    """Return the recipe's `evaluate:` as the options of `harness run`. Raise ConfigError if they are not valid.
 
-    One seed for all: it decides which prompts `limit` draws.
+    All models use the first seed, because it decides which prompts `limit` draws.
     """
     evaluate = spec.evaluate
     suites = suite_names(evaluate.suite or "all")
     judges = choose_judges(suites, evaluate.judge, edition=evaluate.edition, own_judges={})
-    found = {
+    options = {
         "model": model,
         "suites": suites,
         "judges": judges,
@@ -55,38 +55,40 @@ def suite_spec(spec: RecipeSpec, model: ModelRef, results: Path) -> RunSpec:
         "results": results,
         "serve": evaluate.serve,
     }
-    return checked(RunSpec, found, "evaluate")
+    return checked(RunSpec, options, "evaluate")
 
 
 def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue]:
-    """What decides the scores, places of this machine left out."""
-    found = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
+    """Return the settings that decide the scores, without local paths."""
+    settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
     target = ModelRef.parse(recipe.spec.target)
     name = target.label if target.scheme == "path" else str(target)
-    return found | {"model": name if model == "target" else recipe.label(model, seed)}
+    return settings | {"model": name if model == "target" else recipe.label(model, seed)}
 
 
 def run_suites(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
-    """Serves, asks, judges, scores; resumes what an earlier run left. Raises IncompleteError where a score misses too
-    much to be ranked."""
+    """Serve the model, run the suites and write the ids of its runs; resume an earlier run.
+
+    Raises IncompleteError if too many answers are unscored for a score to be ranked.
+    """
     chosen = best_variant(recipe) if model == "best" else model
     ref = _served(recipe, chosen, seed)
-    made = plan(suite_spec(recipe.spec, ref, recipe.results), log_dir=recipe.results / "runs" / ref.slug / "logs")
-    with opened(made, fresh=False) as runs:
+    run_plan = plan(suite_spec(recipe.spec, ref, recipe.results), log_dir=recipe.results / "runs" / ref.slug / "logs")
+    with opened(run_plan, fresh=False) as runs:
         make_folder(recipe.results / "runs" / ref.slug / "logs")
-        cards = asyncio.run(execute(made, runs))
+        cards = asyncio.run(execute(run_plan, runs))
     broken = [card.suite for card in cards if not card.complete]
     if broken:
         raise IncompleteError(
-            f"{ref.label}: too much unscored in {', '.join(broken)}; the same command asks the failed ones again"
+            f"{ref.label}: too many answers are unscored in {', '.join(broken)}; the same command retries them"
         )
-    found = SuiteScores(model=ref.label, runs=tuple(run_id(card) for card in cards))
-    write_atomic(folder / SCORES, found.model_dump_json(indent=2) + "\n")
+    suite_runs = SuiteRuns(model=ref.label, runs=tuple(run_id(card) for card in cards))
+    write_atomic(folder / SCORES, suite_runs.model_dump_json(indent=2) + "\n")
     return {"model": ref.label, **{card.suite: card.scores[card.headline].value for card in cards}}
 
 
 def best_variant(recipe: Recipe) -> str:
-    """The variant with the highest mean validation reward over seeds, at the first temperature."""
+    """Return the variant with the highest mean validation reward over seeds, at the first temperature."""
     ranked = [name for name in best_by_validation(read_all_measured(recipe)) if name in recipe.spec.variants]
     if not ranked:
         raise IncompleteError("no variant has a reward on the validation prompts, so there is no best one")
@@ -94,7 +96,7 @@ def best_variant(recipe: Recipe) -> str:
 
 
 def _served(recipe: Recipe, model: str, seed: int) -> ModelRef:
-    """The model as it is asked; a checkpoint by its link."""
+    """Return the model to serve, for a checkpoint the link to it."""
     folder = recipe.checkpoint(model, seed)
     if folder is None:
         return ModelRef.parse(recipe.spec.target)
@@ -104,5 +106,5 @@ def _served(recipe: Recipe, model: str, seed: int) -> ModelRef:
     if not link.is_symlink():
         link.symlink_to(goal, target_is_directory=True)
     elif os.readlink(link) != goal:
-        raise ConfigError(f"{link} leads to {os.readlink(link)!r}, not to {goal!r}; move it away")
+        raise ConfigError(f"{link} points to {os.readlink(link)!r} instead of {goal!r}; move it away")
     return ModelRef(scheme="path", name=str(link))

@@ -18,8 +18,8 @@ from harness.plugins import load_plugin
 from harness.protocols import ServeOptions
 from harness.records import ModelRef
 from harness.rewards import RewardOptions
-from recipes.rewards.on_ray import Failed, ScorerActor
-from recipes.rewards.scorer import Item, Scorer
+from recipes.rewards.on_ray import ScorerActor, ScoringFailure
+from recipes.rewards.scorer import RewardItem, Scorer
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 
@@ -111,9 +111,9 @@ def test_a_reward_that_fails_in_a_worker_is_told_and_costs_no_worker(tmp_path: P
     actor = ScorerActor(options, Scorer(options).identity())
 
     assert actor.start() is None
-    found = actor.work([Item(row, "text") for row in prompt_rows(["p0", "p1"])])
+    found = actor.work([RewardItem(row, "text") for row in prompt_rows(["p0", "p1"])])
 
-    assert isinstance(found, Failed)
+    assert isinstance(found, ScoringFailure)
     assert "gave None for an answer to prompt 'p0'; a finite number" in found.message
 
 

@@ -104,5 +104,5 @@ def test_train_lists_what_is_shipped_and_names_it_when_asked_for_another() -> No
     found = {one["name"]: one for one in json.loads(listed.stdout)}
     assert set(found) == set(shipped_recipes())
     assert "wrpo-static" in found["wrpo-llama3-8b"]["variants"]
-    with pytest.raises(ConfigError, match="which recipe"):
+    with pytest.raises(ConfigError, match="no recipe given"):
         CliRunner().invoke(app, ["train"], catch_exceptions=False)

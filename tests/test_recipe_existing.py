@@ -132,9 +132,9 @@ def test_a_killed_step_goes_on_where_it_was(tmp_path: Path) -> None:
     [
         (
             {"prompt": "Name a tree.", "output": "oak"},
-            "row 1 holds no answers; a row has `prompt_id` and `turns` (ours)",
+            "row 1 has no answers; expected `prompt_id` and `turns` (our format)",
         ),
-        ({"prompt": "Name a king.", "chosen": "Lear"}, "none of its 1 answers is to one of this recipe's 3 prompts"),
+        ({"prompt": "Name a king.", "chosen": "Lear"}, "none of its 1 answers matches one of this recipe's 3 prompts"),
     ],
 )
 def test_answers_that_cannot_be_used_are_one_sentence(tmp_path: Path, row: dict[str, object], sentence: str) -> None:

@@ -129,7 +129,7 @@ def test_the_data_report_says_who_won_and_how_rewards_are_spread(recipe: Recipe)
     assert won.rows == (("a", "2", "66.7"), ("b", "1", "33.3"), ("y_ws above y_wt", "2", "66.7"))
     worst = next(row for row in grids["Rewards of the pairs, seed-1/pairs"].rows if row[0].startswith("y_l"))
     assert (worst[1], worst[5]) == ("0.233", "0.200")
-    assert ("seed-1/pairs", "made", "1") in grids["What each step counted"].rows
+    assert ("seed-1/pairs", "made", "1") in grids["Counts of each step"].rows
 
 
 def test_curves_are_a_drawing_of_each_seed_and_their_mean(recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ from disks import small_disk
 from rewards_worker import TEXTS
 
 from harness.store import JsonlRows
-from recipes.records import Reward
+from recipes.records import RewardRow
 
 WORKER = Path(__file__).parent / "rewards_worker.py"
 BATCH = 2
@@ -51,7 +51,7 @@ class World:
     def check(self) -> None:
         """Every answer has its own reward, once."""
         path = self.out / "rewards" / "a" / "rewards.jsonl"
-        rows = list(JsonlRows(path, Reward).every())
+        rows = list(JsonlRows(path, RewardRow).every())
         assert len({row.key for row in rows}) == len(rows) == ANSWERS
         assert all(row.value == float(row.prompt_id[1:]) + row.index / 10 for row in rows)
 

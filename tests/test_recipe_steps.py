@@ -58,7 +58,7 @@ def test_a_finished_step_is_not_done_again(tmp_path: Path) -> None:
 def test_a_step_made_with_other_settings_is_refused_and_can_be_set_aside(tmp_path: Path) -> None:
     run_step(step(tmp_path / "a"))
 
-    with pytest.raises(ConfigError, match="was made with value = 1, now 2; restore that, or use --from sources"):
+    with pytest.raises(ConfigError, match="was made with value = 1, now 2; restore the old value, use --from sources"):
         run_step(step(tmp_path / "a", value=2))
 
     aside = undo(step(tmp_path / "a"))
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_longer_whole_is_named(tmp_path: Path) -> None:
     run_step(step(tmp_path / "a"))
     (tmp_path / "a" / "rows.jsonl").write_text("")
 
-    with pytest.raises(ConfigError, match=r"rows\.jsonl is not as the step 'a' left it"):
+    with pytest.raises(ConfigError, match=r"rows\.jsonl has changed since the step 'a' wrote it"):
         run_step(step(tmp_path / "a"))
 
 
@@ -149,8 +149,8 @@ def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, before: str, after: str,
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("models/target", "no such model folder: 'models/target'; give a folder or hf:ORG/NAME"),
-        ("models/a", "no such model folder: 'models/a'; give a folder or hf:ORG/NAME"),
+        ("models/target", "no such model folder: 'models/target'; use an existing folder or hf:ORG/NAME"),
+        ("models/a", "no such model folder: 'models/a'; use an existing folder or hf:ORG/NAME"),
         ("b.jsonl", "source 'b': no such file of answers: 'b.jsonl'"),
         ("prompts.jsonl", "prompts.jsonl"),
     ],
@@ -324,5 +324,5 @@ def test_a_nested_setting_is_named_with_its_values(tmp_path: Path) -> None:
 
     run_step(with_beta(0.5))
 
-    with pytest.raises(ConfigError, match=r"was made with training\.beta = 0\.5, now 0\.7; restore that"):
+    with pytest.raises(ConfigError, match=r"was made with training\.beta = 0\.5, now 0\.7; restore the old"):
         run_step(with_beta(0.7))

@@ -1,1 +1,1 @@
-"""Answers and rewards -> preference pairs, and what is said of them."""
+"""Form preference pairs from answers and rewards, and count what they were made from."""

@@ -1,4 +1,4 @@
-"""What pairs were made from, in numbers: `data.json`. Rewards, lengths, who won, what was dropped."""
+"""Count what pairs were made from (`data.json`): rewards, lengths, wins of each source, dropped prompts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from harness.records import Answer, Record
 
-from ..records import Pair, Reward
+from ..records import PreferencePair, RewardRow
 from .pairing import DroppedPair, Reason
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Spread(Record):
-    """A distribution. `sd` is the sample's, 0 for one value; quantiles are of QUANTILES, linearly interpolated."""
+    """A distribution: `sd` is the sample's (0 for one value), and quantiles are at QUANTILES, linearly interpolated."""
 
     n: int
     mean: float
@@ -33,20 +33,20 @@ class ModelData(Record):
     model: str
     answers: int
     failed: int
-    """Answers that are errors."""
+    """Number of answers that are errors."""
     truncated: int
     unrewarded: int
-    """Answers without a reward: too long for the reward model, or it failed."""
+    """Number of answers without a reward, because they were too long for the reward model or it failed."""
     rewards: Spread | None
     characters: Spread | None
     tokens: Spread | None
-    """By the server's count; None where it gave none."""
+    """As counted by the server; None if it did not count."""
     wins: int | None = None
-    """Pairs whose y_ws it gave; None for the target."""
+    """Number of pairs with a y_ws of this model; None for the target."""
 
 
 class PairData(Record):
-    """`data.json`."""
+    """`data.json`: counts and distributions over all preference prompts of one set of pairs."""
 
     prompts: int
     pairs: int
@@ -55,35 +55,35 @@ class PairData(Record):
     """In the recipe's order."""
     target: ModelData
     margins: Spread | None
-    """Reward of y_wt less y_l, of the pairs kept."""
+    """Reward of y_wt minus y_l, over the pairs kept."""
     source_margins: Spread | None
-    """Reward of y_ws less y_wt: above 0 where the sources know better."""
+    """Reward of y_ws minus y_wt; above 0 if the sources' answer is better."""
     source_better: int
-    """Pairs whose y_ws is rewarded more than their y_wt."""
+    """Number of pairs whose y_ws has a higher reward than y_wt."""
     source_characters: Spread | None
     target_characters: Spread | None
     rejected_characters: Spread | None
-    """Lengths of the three answers of the pairs kept."""
+    """Like the two fields above: lengths in characters, over the pairs kept."""
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """None for no values."""
+    """Return the distribution of the values, or None if there are none."""
     if not values:
         return None
-    found = np.asarray(values, dtype=float)
+    array = np.asarray(values, dtype=float)
     return Spread(
         n=len(values),
-        mean=float(found.mean()),
-        sd=float(found.std(ddof=1)) if len(values) > 1 else 0.0,
-        low=float(found.min()),
-        high=float(found.max()),
-        quantiles=tuple(float(value) for value in np.quantile(found, QUANTILES)),
+        mean=float(array.mean()),
+        sd=float(array.std(ddof=1)) if len(values) > 1 else 0.0,
+        low=float(array.min()),
+        high=float(array.max()),
+        quantiles=tuple(float(value) for value in np.quantile(array, QUANTILES)),
     )
 
 
 @dataclass
 class Tally:
-    """One model's answers, counted while they are read."""
+    """Counts one model's answers while they are read."""
 
     model: str
     wanted: frozenset[str]
@@ -93,7 +93,7 @@ class Tally:
     characters: list[float] = field(default_factory=list)
     tokens: list[float] = field(default_factory=list)
 
-    def add(self, answer: Answer, reward: Reward | None) -> None:
+    def add(self, answer: Answer, reward: RewardRow | None) -> None:
         if answer.prompt_id not in self.wanted:
             return
         self.counts["answers"] += 1
@@ -124,7 +124,7 @@ class Tally:
 
 @dataclass
 class PairTally:
-    """Pairs, counted while they are written; their texts are not kept."""
+    """Counts pairs while they are written, without keeping their texts."""
 
     wins: Counter[str] = field(default_factory=Counter)
     dropped: Counter[Reason] = field(default_factory=Counter)
@@ -133,22 +133,22 @@ class PairTally:
     lengths: list[tuple[int, int, int]] = field(default_factory=list)
     """Characters of y_ws, y_wt and y_l."""
 
-    def add(self, found: Pair | DroppedPair) -> None:
-        if isinstance(found, DroppedPair):
-            self.dropped[found.reason] += 1
+    def add(self, outcome: PreferencePair | DroppedPair) -> None:
+        if isinstance(outcome, DroppedPair):
+            self.dropped[outcome.reason] += 1
             return
-        self.wins[found.source.model] += 1
-        self.margins.append(found.target.reward - found.rejected.reward)
-        self.source_margins.append(found.source.reward - found.target.reward)
-        self.lengths.append((len(found.source.text), len(found.target.text), len(found.rejected.text)))
+        self.wins[outcome.source.model] += 1
+        self.margins.append(outcome.target.reward - outcome.rejected.reward)
+        self.source_margins.append(outcome.source.reward - outcome.target.reward)
+        self.lengths.append((len(outcome.source.text), len(outcome.target.text), len(outcome.rejected.text)))
 
     def data(self, sources: Sequence[Tally], target: Tally) -> PairData:
-        source, best, worst = ([float(row[place]) for row in self.lengths] for place in range(3))
+        source, best, worst = ([float(row[column]) for row in self.lengths] for column in range(3))
         return PairData(
             prompts=len(self.margins) + self.dropped.total(),
             pairs=len(self.margins),
             dropped=dict(self.dropped),
-            sources=tuple(one.data(self.wins[one.model]) for one in sources),
+            sources=tuple(tally.data(self.wins[tally.model]) for tally in sources),
             target=target.data(),
             margins=spread(self.margins),
             source_margins=spread(self.source_margins),

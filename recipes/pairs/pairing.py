@@ -1,4 +1,4 @@
-"""y_ws, y_wt and y_l of a prompt, or why there is no pair. Pure."""
+"""Choose y_ws, y_wt and y_l of a prompt, or say why there is no pair. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Literal
 
 from harness.records import Prompt, Record
 
-from ..records import Chosen, Pair
+from ..records import Chosen, PreferencePair
 from ..spec import PairsSpec
-from .best import Rated
+from .best import RewardedAnswer
 
 Reason = Literal[
     "no_source_answer",  # no source's answer has a reward
-    "no_target_answer",  # none of the target's has
-    "one_target_answer",  # a best and a worst need two
+    "no_target_answer",  # no answer of the target has a reward
+    "one_target_answer",  # a best and a worst sample need at least two
     "identical",  # all of the target's samples are the same text (SimPO on_policy_data_gen drops these)
-    "equal_rewards",  # the best is rewarded as the worst: there is nothing to prefer
+    "equal_rewards",  # best and worst have the same reward, so neither is preferred
     "margin_low",
     "margin_high",
 ]
@@ -29,44 +29,46 @@ class DroppedPair(Record):
     prompt_id: str
     reason: Reason
     margin: float | None = None
-    """Reward of the target's best less its worst, where there are two."""
+    """Reward of the target's best minus its worst sample; None if the target has no rewarded answer."""
 
 
 @dataclass(frozen=True)
 class Extremes:
-    """The target's rewarded samples of one prompt: the best (y_wt), the worst (y_l), and how many there are."""
+    """Best (y_wt) and worst (y_l) of the target's rewarded samples of one prompt, and the number of samples."""
 
     best: Chosen
     worst: Chosen
     count: int
     distinct: int
-    """Different texts among them."""
+    """Number of different texts."""
 
 
-def extremes(samples: Iterable[Rated]) -> dict[str, Extremes]:
-    """Prompt id -> its samples' extremes; of equal rewards the one with the lowest index, for best and worst alike."""
-    by_prompt: dict[str, list[Rated]] = {}
-    for one in samples:
-        by_prompt.setdefault(one.answer.prompt_id, []).append(one)
-    return {prompt_id: _extremes(found) for prompt_id, found in by_prompt.items()}
+def extremes(samples: Iterable[RewardedAnswer]) -> dict[str, Extremes]:
+    """Return the extremes of each prompt id. Ties go to the lower index, for best and worst alike."""
+    by_prompt: dict[str, list[RewardedAnswer]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.answer.prompt_id, []).append(sample)
+    return {prompt_id: _extremes(rated) for prompt_id, rated in by_prompt.items()}
 
 
-def _extremes(samples: list[Rated]) -> Extremes:
-    best = min(samples, key=lambda one: (-one.reward, one.answer.index))
-    worst = min(samples, key=lambda one: (one.reward, one.answer.index))
-    return Extremes(best.chosen, worst.chosen, len(samples), len({one.text for one in samples}))
+def _extremes(samples: list[RewardedAnswer]) -> Extremes:
+    best = min(samples, key=lambda sample: (-sample.reward, sample.answer.index))
+    worst = min(samples, key=lambda sample: (sample.reward, sample.answer.index))
+    return Extremes(best.chosen, worst.chosen, len(samples), len({sample.text for sample in samples}))
 
 
-def paired(prompt: Prompt, source: Chosen | None, target: Extremes | None, spec: PairsSpec) -> Pair | DroppedPair:
-    """The prompt's pair, or the first reason against it."""
+def paired(
+    prompt: Prompt, source: Chosen | None, target: Extremes | None, spec: PairsSpec
+) -> PreferencePair | DroppedPair:
+    """Return the prompt's pair, or the first reason against it."""
     if target is None:
         return DroppedPair(prompt_id=prompt.id, reason="no_target_answer")
     margin = target.best.reward - target.worst.reward
     reason = _reason(source, target, margin, spec)
     if reason is not None:
         return DroppedPair(prompt_id=prompt.id, reason=reason, margin=margin)
-    assert source is not None, "a reason against it"
-    return Pair(prompt=prompt, source=source, target=target.best, rejected=target.worst)
+    assert source is not None, "_reason rejects a missing source"
+    return PreferencePair(prompt=prompt, source=source, target=target.best, rejected=target.worst)
 
 
 def _reason(source: Chosen | None, target: Extremes, margin: float, spec: PairsSpec) -> Reason | None:
@@ -78,7 +80,7 @@ def _reason(source: Chosen | None, target: Extremes, margin: float, spec: PairsS
         return "identical"
     if margin == 0:
         return "equal_rewards"
-    if target.best.text == target.worst.text:  # a reward that draws lots, e.g. a judge at a temperature
+    if target.best.text == target.worst.text:  # e.g. a judge that samples gives the same text different rewards
         return "identical"
     if margin < spec.min_margin:
         return "margin_low"

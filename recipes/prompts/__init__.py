@@ -1,1 +1,1 @@
-"""Prompts of a recipe: loaded, deduplicated, cleared of the suites' questions, split."""
+"""Load a recipe's prompts, remove duplicates and benchmark questions, and split them."""

@@ -1,7 +1,4 @@
-"""Rows of a data set, wherever it lies: a JSONL or Parquet file, the Hub, or a function; and a prompt in a row.
-
-It owns what forms a prompt may have. What becomes of the rows is the stages' business.
-"""
+"""Load the rows of a data set from a JSONL or Parquet file, the Hub or a function, and find the prompt in a row."""
 
 from __future__ import annotations
 
@@ -18,11 +15,11 @@ from harness.suites.editions import read_json_lines
 Row = Mapping[str, Any]
 HUB = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 FUNCTION = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.\w+)*):(?P<name>[A-Za-z_]\w*)")
-FORMS = "FILE.jsonl, FILE.parquet, hf:ORG/NAME[@REVISION], or module:NAME of a function that gives rows"
+FORMS = "FILE.jsonl, FILE.parquet, hf:ORG/NAME[@REVISION], or module:NAME of a function that returns rows"
 
 
 class PromptError(ValueError):
-    """A row's prompt cannot be asked alone; `reason` is a word for counts."""
+    """A row has no prompt that can be asked by itself; counts use `reason` as their key."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail or reason)
@@ -31,50 +28,53 @@ class PromptError(ValueError):
 
 
 def load_rows(dataset: str, split: str) -> list[Row]:
-    """All rows. Raises ConfigError for a name of no known form or a file that is not there, DataError for a broken one
-    or a Hub that cannot be reached."""
-    if found := HUB.fullmatch(dataset):
-        return _from_hub(found["name"], found["revision"], split)
+    """Return all rows of a data set.
+
+    Raises ConfigError if the name has an unknown form or the file does not exist, DataError if the file is broken or
+    the Hub cannot be reached.
+    """
+    if match := HUB.fullmatch(dataset):
+        return _from_hub(match["name"], match["revision"], split)
     path = Path(dataset).expanduser()
     if path.suffix in (".jsonl", ".parquet"):
         if not path.is_file():
-            raise ConfigError(f"no such data file: {dataset!r}; give {FORMS}")
+            raise ConfigError(f"no such data file: {dataset!r}; use {FORMS}")
         return list(read_json_lines(path)) if path.suffix == ".jsonl" else _from_parquet(path)
-    if found := FUNCTION.fullmatch(dataset):
-        return _from_function(found["module"], found["name"])
-    raise ConfigError(f"{dataset!r} is no data set; give {FORMS}")
+    if match := FUNCTION.fullmatch(dataset):
+        return _from_function(match["module"], match["name"])
+    raise ConfigError(f"{dataset!r} is not a data set; use {FORMS}")
 
 
-def place_free(dataset: str) -> str:
-    """The data set's name without the folder a file lies in, for a step's settings."""
+def portable_name(dataset: str) -> str:
+    """Return the data set's name for a step's settings, without the folder of a file."""
     return Path(dataset).name if Path(dataset).suffix in (".jsonl", ".parquet") else dataset
 
 
 def prompt_in(row: Row, column: str) -> tuple[str | None, str]:
-    """(system message, user's words) of a row's column: a text, a message, or a conversation's beginning.
+    """Return (system message or None, user message) of a row's column: a text, a message or a conversation.
 
-    Raises PromptError where there is none, or where the conversation has further user turns: these cannot be asked
-    without the answers between them.
+    Raises PromptError if there is no prompt, or if the conversation has several user turns, because later ones cannot
+    be asked without the answers between them.
     """
-    found = row.get(column)
-    if isinstance(found, str):
-        return None, _words(found)
-    messages = [found] if isinstance(found, Mapping) else found
+    value = row.get(column)
+    if isinstance(value, str):
+        return None, _words(value)
+    messages = [value] if isinstance(value, Mapping) else value
     if not isinstance(messages, Iterable):
-        raise PromptError("no_prompt", f"{column} is {type(found).__name__}")
-    said = [_message(message, column) for message in messages]
-    system = said.pop(0)[1] if said and said[0][0] == "system" else None
-    if [role for role, _ in said].count("user") > 1:
-        raise PromptError("several_turns", f"{len(said)} messages")
-    if not said or said[0][0] != "user":
-        raise PromptError("no_prompt", f"{column} does not begin with a user's message")
-    return system, _words(said[0][1])
+        raise PromptError("no_prompt", f"{column} is {type(value).__name__}")
+    turns = [_message(message, column) for message in messages]
+    system = turns.pop(0)[1] if turns and turns[0][0] == "system" else None
+    if [role for role, _ in turns].count("user") > 1:
+        raise PromptError("several_turns", f"{len(turns)} messages")
+    if not turns or turns[0][0] != "user":
+        raise PromptError("no_prompt", f"{column} does not start with a user message")
+    return system, _words(turns[0][1])
 
 
 def _message(message: object, column: str) -> tuple[str, str]:
     role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
     if not isinstance(role, str) or not isinstance(content, str):
-        raise PromptError("no_prompt", f"{column} holds something that is no message of role and content")
+        raise PromptError("no_prompt", f"{column} has an item that is not a message with role and content")
     return role, content
 
 
@@ -104,11 +104,16 @@ def _from_hub(name: str, revision: str | None, split: str) -> list[Row]:
         raise ConfigError(f"'hf:{name}' needs datasets: {install_command('train')}") from None
     try:
         return list(load_dataset(name, split=split, revision=revision))
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:  # it wraps most of what can go wrong in these
+    except (
+        HfHubHTTPError,
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # load_dataset wraps most errors in one of these
         reason = " ".join(str(error).split())[:300]
         raise DataError(
             f"cannot load {split!r} of hf:{name}{f'@{revision}' if revision else ''}: {reason}; without a network, "
-            "download it elsewhere and give its JSONL or Parquet file"
+            "download it elsewhere and use its JSONL or Parquet file"
         ) from None
 
 
@@ -116,9 +121,9 @@ def _from_function(module: str, name: str) -> list[Row]:
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{module}:{name} cannot be imported: {error}; give {FORMS}") from None
+        raise ConfigError(f"{module}:{name} cannot be imported: {error}; use {FORMS}") from None
     rows = list(function())
     for row in rows:
         if not isinstance(row, Mapping):
-            raise ConfigError(f"{module}:{name} gave a {type(row).__name__}; it must give rows, a mapping each")
+            raise ConfigError(f"{module}:{name} returned a {type(row).__name__}; every row must be a mapping")
     return rows

@@ -1,4 +1,4 @@
-"""Which prompts hold a benchmark's question: by 13-grams of words, and whole for questions shorter than that."""
+"""Find prompts that contain a benchmark's question, by 13-grams of words, or as a whole for shorter questions."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from harness.plugins import load_plugin
 from harness.protocols import Suite, SuiteOptions
 
 NGRAM = 13
-"""Words; Brown et al. 2020 (GPT-3), appendix C: at most 13, and what most have used since (Llama 2, A.6; lm-eval)."""
+"""Words per n-gram. Brown et al. 2020 (GPT-3), appendix C, use at most 13, as do Llama 2 (A.6) and lm-eval."""
 CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-"""Scripts written without spaces, kana and Han: a character counts as a word."""
+"""Kana and Han are written without spaces, so each character counts as a word."""
 WORD = re.compile(rf"[{CHARACTERS}]|[^\W{CHARACTERS}]+")
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Lower-case words without punctuation, as GPT-3's appendix C compares."""
+    """Return lower-case words without punctuation, as in GPT-3's appendix C."""
     return tuple(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 @dataclass
 class Questions:
-    """The questions of suites, for look-up."""
+    """An index of the questions of suites."""
 
     _ngrams: dict[tuple[str, ...], str] = field(default_factory=dict)
     _short: dict[tuple[str, ...], str] = field(default_factory=dict)
@@ -37,8 +37,8 @@ class Questions:
         if 0 < len(words) < NGRAM:
             self._short.setdefault(words, name)
 
-    def found_in(self, text: str) -> str | None:
-        """Name of a question that shares an n-gram with the text, or is the text; None: no one."""
+    def lookup(self, text: str) -> str | None:
+        """Return the name of a question that shares an n-gram with the text or equals it, or None."""
         words = words_of(text)
         if words in self._short:
             return self._short[words]
@@ -47,14 +47,16 @@ class Questions:
 
 
 def suite_questions(suites: Sequence[str], edition: str) -> tuple[Questions, dict[str, str]]:
-    """(all turns of all prompts of these suites, suite -> version). Raises ConfigError for a suite without prompts of
-    its own, DataError where its data are not there."""
+    """Return all turns of all prompts of these suites, and the version of each suite.
+
+    Raises ConfigError if a suite does not expose its prompts, DataError if its data are missing.
+    """
     questions = Questions()
     versions: dict[str, str] = {}
     for name in suites:
         plugin = load_plugin("suites", name)
         if not getattr(plugin, "judged", True):
-            raise ConfigError(f"decontaminate: suite {name!r} keeps its questions to itself; leave it out")
+            raise ConfigError(f"decontaminate: suite {name!r} does not expose its questions; leave it out")
         suite = plugin(SuiteOptions(edition=edition))
         versions[name] = suite.version
         for prompt_id, turn in _turns(suite):

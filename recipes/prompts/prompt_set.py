@@ -1,6 +1,6 @@
-"""From rows of a data set to prompts with their parts: ids, duplicates, draws and splits. Pure.
+"""Turn rows of a data set into prompts with their parts: ids, duplicates, limit and split. Pure.
 
-Every draw goes by a digest of (seed, id): a row more or less moves no other prompt to another part.
+Prompts are drawn by a digest of (seed, id), so the order of the rows does not change which prompt goes where.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from ..spec import PromptsSpec
 from .dataset import PromptError, Row, prompt_in
 
 ID = re.compile(r"[A-Za-z0-9_][\w.:-]{0,127}", re.ASCII)
-"""Ids end up in keys (`id#index`) and on pages."""
+"""Ids become part of keys (`id#index`) and pages."""
 
 
 @dataclass
 class Kept:
-    """What came through so far, and what did not."""
+    """The prompts kept so far, and those dropped."""
 
     prompts: list[tuple[Prompt, dict[str, str]]] = field(default_factory=list)
-    """With the row's further columns."""
+    """Each with the additional columns of its row."""
     dropped: list[Dropped] = field(default_factory=list)
 
     def drop(self, prompt: Prompt, reason: str, detail: str = "") -> None:
         self.dropped.append(Dropped(id=prompt.id, reason=reason, detail=detail))
 
     def sift(self, why: Callable[[Prompt], tuple[str, str] | None]) -> None:
-        """Drops the prompts that `why` gives a (reason, detail) for."""
+        """Drop the prompts for which `why` returns a (reason, detail)."""
         prompts, self.prompts = self.prompts, []
         for prompt, columns in prompts:
             reason = why(prompt)
@@ -47,9 +47,9 @@ class Kept:
 
 
 def read_prompts(rows: Iterable[Row], spec: PromptsSpec) -> Kept:
-    """The rows' prompts, those that cannot be asked alone dropped.
+    """Return the prompts of the rows, and drop those that cannot be asked by themselves.
 
-    Raises ConfigError for a column that no row has, an id that cannot be one, or two prompts of one id.
+    Raises ConfigError if a row lacks a column, an id is invalid, or two different prompts share an id.
     """
     kept = Kept()
     taken: dict[str, Prompt] = {}
@@ -70,10 +70,12 @@ def read_prompts(rows: Iterable[Row], spec: PromptsSpec) -> Kept:
             category=category if isinstance(category, str) and category else "all",
             system=system,
         )
-        there = taken.setdefault(prompt.id, prompt)
-        if there is not prompt:
-            if (there.turns, there.system) != (prompt.turns, prompt.system):
-                raise ConfigError(f"{spec.dataset}, row {number}: another prompt has the id {prompt.id!r} already")
+        first = taken.setdefault(prompt.id, prompt)
+        if first is not prompt:
+            if (first.turns, first.system) != (prompt.turns, prompt.system):
+                raise ConfigError(
+                    f"{spec.dataset}, row {number}: the id {prompt.id!r} already belongs to another prompt"
+                )
             kept.drop(prompt, "duplicate", prompt.id)
             continue
         kept.prompts.append((prompt, {column: _text(row[column]) for column in spec.columns}))
@@ -81,7 +83,7 @@ def read_prompts(rows: Iterable[Row], spec: PromptsSpec) -> Kept:
 
 
 def duplicates() -> Callable[[Prompt], tuple[str, str] | None]:
-    """For `Kept.sift`: a prompt equal to an earlier one, or equal but for letter case, white space and its width."""
+    """Return a filter for `Kept.sift` that drops repeated prompts, also if only case, white space or width differ."""
     exact: dict[tuple[str | None, str], str] = {}
     plain: dict[tuple[str | None, str], str] = {}
 
@@ -96,24 +98,27 @@ def duplicates() -> Callable[[Prompt], tuple[str, str] | None]:
 
 
 def normalised(text: str) -> str:
-    """Without differences of case, white space and Unicode form; punctuation stays, as 3 + 4 is not 3 - 4."""
+    """Remove differences of case, white space and Unicode form, but keep punctuation: 3 + 4 is not 3 - 4."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def with_parts(kept: Kept, spec: PromptsSpec) -> list[PromptRow]:
-    """The prompts that are used, in the data set's order. Raises ConfigError where too few are left to hold out."""
-    drawn = sorted((prompt.id for prompt, _ in kept.prompts), key=lambda one: _place(spec.seed, one))
-    for one in drawn[spec.limit :] if spec.limit is not None else []:
-        kept.dropped.append(Dropped(id=one, reason="limit"))
+    """Return the prompts in use with their parts, in the data set's order.
+
+    Raises ConfigError if there are none, or if holding out validation and test prompts leaves none to train on.
+    """
+    drawn = sorted((prompt.id for prompt, _ in kept.prompts), key=lambda prompt_id: _place(spec.seed, prompt_id))
+    for prompt_id in drawn[spec.limit :] if spec.limit is not None else []:
+        kept.dropped.append(Dropped(id=prompt_id, reason="limit"))
     drawn = drawn[: spec.limit]
     held_out = spec.validation + spec.test
     if not drawn:
-        reasons = Counter(one.reason for one in kept.dropped).most_common(1)
-        raise ConfigError(f"{spec.dataset} gives no prompt: {reasons[0][0] if reasons else 'it has no rows'}")
+        reasons = Counter(record.reason for record in kept.dropped).most_common(1)
+        raise ConfigError(f"{spec.dataset} has no usable prompt: {reasons[0][0] if reasons else 'it has no rows'}")
     if held_out >= len(drawn):
         raise ConfigError(
-            f"prompts: {len(drawn)} are left and {held_out} are to be held out (validation {spec.validation}, test "
-            f"{spec.test}); nothing would be left to train on"
+            f"prompts: only {len(drawn)} are left, and holding out {held_out} (validation {spec.validation}, test "
+            f"{spec.test}) would leave none to train on"
         )
     part = _parts(drawn, spec)
     return [
@@ -139,13 +144,13 @@ def _place(seed: int, prompt_id: str) -> str:
 def _id(row: Row, spec: PromptsSpec, number: int) -> str | None:
     if spec.id_column is None:
         return None
-    found = str(row[spec.id_column])
-    if not ID.fullmatch(found):
+    prompt_id = str(row[spec.id_column])
+    if not ID.fullmatch(prompt_id):
         raise ConfigError(
-            f"{spec.dataset}, row {number}: {spec.id_column} = {found[:80]!r} is no id (letters, digits, . _ : - , at "
-            "most 128); leave id_column out, and ids are made of the texts"
+            f"{spec.dataset}, row {number}: {spec.id_column} = {prompt_id[:80]!r} is not a valid id (at most 128 "
+            "letters, digits and . _ : -); leave id_column out to derive ids from the texts"
         )
-    return found
+    return prompt_id
 
 
 def _text(value: object) -> str:

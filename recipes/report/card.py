@@ -1,6 +1,6 @@
-"""The model card of a checkpoint: README.md with the metadata that the Hub reads, made anew whenever the report is.
+"""Write the model card of a checkpoint: README.md with the Hub's metadata, rewritten with every report.
 
-It holds names, digests, settings and scores; no path of this machine. `huggingface_hub` is loaded when a card is made.
+It contains names, digests, settings and scores, but no local paths. `huggingface_hub` is imported only to write a card.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 LEVEL = 95
-"""Percent, of the intervals."""
+"""Confidence level of the intervals, in percent."""
 
 
 def model_card(facts: CardFacts) -> str:
-    """The README.md: YAML metadata, then Markdown."""
+    """Return the text of README.md: YAML metadata, then Markdown."""
     from huggingface_hub import ModelCardData
 
     spec = facts.spec
@@ -29,7 +29,7 @@ def model_card(facts: CardFacts) -> str:
         model_name=f"{spec.name}-{facts.model}",
         base_model=base,
         license=spec.target_license,
-        datasets=[found] if (found := dataset_id(spec)) else None,
+        datasets=[dataset] if (dataset := dataset_id(spec)) else None,
         library_name="peft" if facts.adapter else "transformers",
         pipeline_tag="text-generation",
         tags=_tags(facts),
@@ -49,14 +49,14 @@ def _tags(facts: CardFacts) -> list[str]:
 
 
 def _results(facts: CardFacts) -> list[EvalResult] | None:
-    """`model-index` entries, of this very checkpoint; the interval, over prompts, is in the metric's `args`."""
+    """Return `model-index` entries for exactly this checkpoint; the metric's `args` have the interval over prompts."""
     from huggingface_hub import EvalResult
 
-    found: list[EvalResult] = []
+    entries: list[EvalResult] = []
     for row in facts.board.models:
         score = row.seed_scores.get(facts.seed)
         if row.model == facts.model and score is not None and score.value is not None and is_complete(score):
-            found.append(
+            entries.append(
                 EvalResult(
                     task_type="text-generation",
                     task_name="Text generation",
@@ -73,7 +73,7 @@ def _results(facts: CardFacts) -> list[EvalResult] | None:
     for card in facts.suites:
         score = card.scores[card.headline]
         if card.complete and score.value is not None:
-            found.append(
+            entries.append(
                 EvalResult(
                     task_type="text-generation",
                     task_name="Text generation",
@@ -85,7 +85,7 @@ def _results(facts: CardFacts) -> list[EvalResult] | None:
                     metric_args=_interval(score.ci_low, score.ci_high, score.n),
                 )
             )
-    return found or None
+    return entries or None
 
 
 def _interval(low: float | None, high: float | None, n: int) -> dict[str, float | int]:

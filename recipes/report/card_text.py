@@ -1,6 +1,6 @@
-"""What a model card says below its metadata: sources and licences, scores, settings, data, limits. Pure.
+"""Write the Markdown of a model card: sources and licences, scores, settings, data, limits. Pure.
 
-It names no path of this machine.
+It never contains a local path.
 """
 
 from __future__ import annotations
@@ -16,52 +16,54 @@ from harness.report.cells import escape_markdown
 from ..spec import RecipeSpec, SourceSpec
 from .records import ModelRow, VariantBoard
 from .sentences import at
-from .tables import Grid, markdown_grid, p_text, score_text
+from .tables import TextGrid, markdown_grid, p_text, score_text
 
 PAPER = "https://arxiv.org/abs/2412.03187"
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card is made from."""
+    """Everything a model card reports."""
 
     spec: RecipeSpec
     model: str
-    """`sft` or a variant."""
+    """`sft` or the name of a variant."""
     seed: int
     method: str
     """preference or sft."""
     settings: dict[str, JsonValue]
-    """Of its training, as the step's record has them."""
+    """Training settings from the step's record."""
     digests: dict[str, str]
-    """Step -> digest of what it made, of the steps this checkpoint comes from."""
+    """Maps each step that this checkpoint comes from to the digest of its outputs."""
     board: VariantBoard
     suites: tuple[ScoreCard, ...] = ()
-    """Of this very checkpoint."""
+    """Cards of exactly this checkpoint."""
     adapter: bool = False
     curves: bool = False
-    """training_curves.svg lies beside it."""
+    """Whether training_curves.svg is in the same folder."""
 
 
 def hub_id(text: str) -> str | None:
-    """`ORG/NAME` of `hf:ORG/NAME[@REVISION]`; None for a folder or an endpoint."""
+    """Return `ORG/NAME` of `hf:ORG/NAME[@REVISION]`, or None for a folder or an endpoint."""
     ref = ModelRef.parse(text)
     return ref.name if ref.scheme == "hf" else None
 
 
 def shown_name(text: str) -> str:
-    """A model as a card may name it: no path of this machine."""
+    """Return a model's name for the card, without local paths."""
     ref = ModelRef.parse(text)
     revision = f" at {ref.revision}" if ref.revision else ""
     return ref.label + revision
 
 
 def dataset_id(spec: RecipeSpec) -> str | None:
+    """Return `ORG/NAME` of the recipe's data set on the Hub, or None for a file or a function."""
     text = spec.prompts.dataset
     return text[3:].partition("@")[0] if text.startswith("hf:") else None
 
 
 def card_text(facts: CardFacts) -> str:
+    """Return the Markdown of the card below its metadata."""
     spec = facts.spec
     parts = [
         f"# {escape_markdown(spec.name)}-{escape_markdown(facts.model)}",
@@ -71,8 +73,8 @@ def card_text(facts: CardFacts) -> str:
         "## Sources",
         "",
         markdown_grid(_sources(spec.sources)),
-        "Answers of these models were learned from; no weights of theirs are in this model. Their licences may bind "
-        "what is made from their answers.",
+        "This model was trained on answers of these models and contains none of their weights. Their licences may "
+        "restrict models trained on their answers.",
         "",
         "## Scores",
         "",
@@ -85,7 +87,7 @@ def card_text(facts: CardFacts) -> str:
         "## Data",
         "",
         *_data(spec),
-        markdown_grid(Grid("", ("made by", "digest"), tuple(facts.digests.items()), numbers=False)),
+        markdown_grid(TextGrid("", ("step", "digest"), tuple(facts.digests.items()), numbers=False)),
         "## Limits",
         "",
         *(f"- {line}" for line in _limits(facts)),
@@ -99,16 +101,16 @@ def _introduction(facts: CardFacts) -> str:
     if facts.model == "sft":
         return f"{target}, fine-tuned on the best answers of several source models (seed {facts.seed}), by {recipe}."
     if facts.method == "sft":
-        return f"{target}, fine-tuned twice on answers that a reward model chose (seed {facts.seed}), by {recipe}."
+        return f"{target}, fine-tuned twice on answers chosen by a reward model (seed {facts.seed}), by {recipe}."
     return (
         f"{target}, fine-tuned on the best answers of several source models, then trained on preferences in the family "
         f"of [WRPO]({PAPER}) (seed {facts.seed}), by {recipe}."
     )
 
 
-def _sources(sources: Sequence[SourceSpec]) -> Grid:
-    rows = tuple((one.name, _origin(one), one.license or "not stated") for one in sources)
-    return Grid("", ("source", "from", "licence"), rows, numbers=False)
+def _sources(sources: Sequence[SourceSpec]) -> TextGrid:
+    rows = tuple((source.name, _origin(source), source.license or "not stated") for source in sources)
+    return TextGrid("", ("source", "from", "licence"), rows, numbers=False)
 
 
 def _origin(source: SourceSpec) -> str:
@@ -124,36 +126,46 @@ def _scores(facts: CardFacts) -> list[str]:
     if rows:
         columns = ("temperature", "this checkpoint [95 % over prompts]", "all seeds [95 % over prompts and seeds]")
         seeds = ", ".join(map(str, facts.board.seeds))
-        found = tuple((at(row.temperature), _own(row, facts.seed), score_text(row.reward)) for row in rows)
+        rewards = tuple(
+            (at(row.temperature), _seed_score_text(row, facts.seed), score_text(row.reward)) for row in rows
+        )
         parts = [
             f"Mean reward ({escape_markdown(facts.spec.reward.kind)}) on {facts.board.prompts} held-out test prompts; "
             f"seeds of the recipe: {seeds}.",
             "",
-            markdown_grid(Grid("", columns, found)),
+            markdown_grid(TextGrid("", columns, rewards)),
         ]
-    compared = [one for one in facts.board.differences if one.model == facts.model]
+    compared = [difference for difference in facts.board.differences if difference.model == facts.model]
     if compared:
         head = ("against", "temperature", "difference [95 %]", "p (Holm)", "verdict")
         cells = tuple(
             (
-                one.baseline,
-                at(one.temperature),
-                f"{one.value:+.3f} [{one.ci_low:.3f}, {one.ci_high:.3f}]",
-                p_text(one.p_adjusted),
-                one.verdict,
+                difference.baseline,
+                at(difference.temperature),
+                f"{difference.value:+.3f} [{difference.ci_low:.3f}, {difference.ci_high:.3f}]",
+                p_text(difference.p_adjusted),
+                difference.verdict,
             )
-            for one in compared
+            for difference in compared
         )
-        parts += ["Of all seeds, paired by prompt and seed:", "", markdown_grid(Grid("", head, cells))]
+        parts += [
+            "Differences over all seeds, paired by prompt and seed:",
+            "",
+            markdown_grid(TextGrid("", head, cells)),
+        ]
     if facts.suites:
         suites = tuple(
-            (f"{one.suite} {one.suite_version}", one.judge, one.headline, _headline(one)) for one in facts.suites
+            (f"{card.suite} {card.suite_version}", card.judge, card.headline, _headline(card)) for card in facts.suites
         )
-        parts += ["Suites:", "", markdown_grid(Grid("", ("suite", "judge", "metric", "score [95 %]"), suites))]
+        parts += [
+            "Scores on the suites:",
+            "",
+            markdown_grid(TextGrid("", ("suite", "judge", "metric", "score [95 %]"), suites)),
+        ]
     return parts or ["Not measured.", ""]
 
 
-def _own(row: ModelRow, seed: int) -> str:
+def _seed_score_text(row: ModelRow, seed: int) -> str:
     return score_text(row.seed_scores[seed]) if seed in row.seed_scores else "-"
 
 
@@ -161,9 +173,9 @@ def _headline(card: ScoreCard) -> str:
     return score_text(card.scores[card.headline]) + ("" if card.complete else " (incomplete)")
 
 
-def _settings_grid(settings: Mapping[str, JsonValue]) -> Grid:
+def _settings_grid(settings: Mapping[str, JsonValue]) -> TextGrid:
     rows = tuple((name, _plain(value)) for name, value in _flat(settings))
-    return Grid("", ("setting", "value"), rows, numbers=False)
+    return TextGrid("", ("setting", "value"), rows, numbers=False)
 
 
 def _flat(settings: Mapping[str, JsonValue], under: str = "") -> Iterable[tuple[str, JsonValue]]:
@@ -175,7 +187,7 @@ def _flat(settings: Mapping[str, JsonValue], under: str = "") -> Iterable[tuple[
 
 
 def _plain(value: JsonValue) -> str:
-    """Paths are cut to their last part: a card says nothing of the machine it was made on."""
+    """Return the value as text, with paths cut to their last part, because a card must not reveal local paths."""
     if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
         return value.rstrip("/").rsplit("/", 1)[-1]
     return str(value)
@@ -187,9 +199,9 @@ def _data(spec: RecipeSpec) -> list[str]:
     name = dataset_id(spec) or prompts.dataset.rsplit("/", 1)[-1]
     suites = ", ".join(prompts.decontaminate)
     return [
-        f"Prompts of {escape_markdown(name)}, {share} of them for SFT, the rest for preferences"
-        + (f"; questions of {suites} are left out." if suites else "."),
-        f"{sampling.n} answers a prompt from every source and from the SFT model (temperature "
+        f"Prompts from {escape_markdown(name)}, {share} of them for SFT, the rest for preferences"
+        + (f"; prompts that contain questions of {suites} were removed." if suites else "."),
+        f"{sampling.n} answers per prompt from every source and from the SFT model (temperature "
         f"{sampling.temperature:g}, top-p {sampling.top_p:g}), scored by `{spec.reward.kind}`"
         + (f" ({escape_markdown(shown_reward(spec))})." if spec.reward.model else "."),
         "",
@@ -197,18 +209,19 @@ def _data(spec: RecipeSpec) -> list[str]:
 
 
 def shown_reward(spec: RecipeSpec) -> str:
+    """Return the name of the reward model, without local paths."""
     return (spec.reward.model or "").removeprefix("hf:").rsplit("/", 1)[-1]
 
 
 def _limits(facts: CardFacts) -> list[str]:
     lines = [
-        "The reward on held-out prompts is what training aimed at: a rise of it is no proof of better answers.",
-        "Flaws that the sources share and that the reward does not see are learned too.",
+        "Training optimized the reward measured on held-out prompts, so a higher reward does not prove better answers.",
+        "Flaws that the sources share and that the reward does not detect are learned too.",
     ]
-    verdicts = {one.verdict for one in facts.board.differences if one.model == facts.model}
+    verdicts = {difference.verdict for difference in facts.board.differences if difference.model == facts.model}
     if facts.method == "preference" and facts.model != "sft" and "better" not in verdicts:
-        lines.append("It was not shown to be better than any baseline it was compared with.")
+        lines.append("It was not shown to be better than any baseline that it was compared with.")
     if len(facts.board.seeds) < 3:
-        lines.append(f"{len(facts.board.seeds)} seed(s): another seed may come out otherwise.")
+        lines.append(f"Only {len(facts.board.seeds)} seed(s) were trained; another seed may give a different result.")
     lines += [escape_markdown(note) for note in facts.board.notes]
     return lines

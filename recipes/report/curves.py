@@ -1,6 +1,6 @@
-"""Training curves of a variant from its training logs: losses, rewards of the three answers, margins, alpha. Pure.
+"""Draw a variant's training curves from its logs: losses, rewards of the three answers, margins, alpha.
 
-Each seed is a thin line, their mean a thick one.
+Each seed is a thin line and their mean a thick one.
 """
 
 from __future__ import annotations
@@ -14,22 +14,26 @@ from harness.errors import ConfigError
 from harness.report.svg import Axis, Drawing, axis
 
 LOG = "training_log.jsonl"
-"""One line a log of the trainer: `step` and metrics by name."""
+"""One line per log call of the trainer: `step` and metrics by name."""
 PANEL_WIDTH, PANEL_HEIGHT, LEFT, TOP, GAP = 340.0, 190.0, 56.0, 42.0, 20.0
 POINTS = 300
-"""Points a line, at most: neighbours are averaged beyond."""
+"""Maximum number of points per line; if there are more, neighbours are averaged."""
 
 Log = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Series:
+    """One line of a panel: a metric of the trainer, and its label."""
+
     label: str
     metric: str
 
 
 @dataclass(frozen=True)
 class Panel:
+    """One chart, with the series drawn in it."""
+
     title: str
     series: tuple[Series, ...]
 
@@ -47,11 +51,14 @@ PANELS = (
     Panel("margin", (Series("weighted chosen less rejected", "rewards/margins"),)),
     Panel("alpha", (Series("weight of the source's answer", "alpha"),)),
 )
-"""Metrics by the trainer's names; a panel without a value is left out (SFT has a loss alone)."""
+"""Metrics by the trainer's names. A panel without values is left out (SFT only has a loss)."""
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The numbers of `training_log.jsonl`, the last line of a step winning; empty where there is none."""
+    """Return the numbers in `training_log.jsonl`, one dict per step; empty if there is no file.
+
+    If a step was logged twice, the last line wins. Raises ConfigError if the file cannot be read.
+    """
     path = folder / LOG
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -62,18 +69,18 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     by_step: dict[float, dict[str, float]] = {}
     for line in lines:
         try:
-            found = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
-            continue  # a torn line of a run that was killed; its step was logged again
-        numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+            continue  # a killed run can leave a torn line; its step was logged again
+        numbers = {name: float(value) for name, value in entry.items() if isinstance(value, int | float)}
         if "step" in numbers:
             by_step.setdefault(numbers["step"], {}).update(numbers)
     return [by_step[step] for step in sorted(by_step)]
 
 
 def training_curves(name: str, logs: Sequence[Log]) -> Drawing | None:
-    """Two panels a row; None where no log has a number to draw."""
-    panels = [panel for panel in PANELS if any(_line(log, one.metric) for log in logs for one in panel.series)]
+    """Return the curves, two panels per row; None if no log has a number to draw."""
+    panels = [panel for panel in PANELS if any(_line(log, series.metric) for log in logs for series in panel.series)]
     if not panels:
         return None
     pairs = [panels[start : start + 2] for start in range(0, len(panels), 2)]
@@ -87,8 +94,8 @@ def training_curves(name: str, logs: Sequence[Log]) -> Drawing | None:
 
 
 def _panel(drawing: Drawing, panel: Panel, logs: Sequence[Log], left: float, top: float) -> None:
-    lines = {one.label: [_line(log, one.metric) for log in logs] for one in panel.series}
-    lines = {label: found for label, each in lines.items() if (found := [line for line in each if line])}
+    lines = {series.label: [_line(log, series.metric) for log in logs] for series in panel.series}
+    lines = {label: drawable for label, each in lines.items() if (drawable := [line for line in each if line])}
     points = [point for each in lines.values() for line in each for point in line]
     across = axis([x for x, _ in points], left + LEFT, left + PANEL_WIDTH - 10, pad=0.0)
     if across.low == across.high:
@@ -97,13 +104,13 @@ def _panel(drawing: Drawing, panel: Panel, logs: Sequence[Log], left: float, top
     upwards = axis([y for _, y in points], bottom, top + 12)
     drawing.text(left + LEFT, top, panel.title, css="small")
     _axes(drawing, across, upwards)
-    for place, (label, each) in enumerate(lines.items()):
-        css = f"l{place + 1}"
+    for position, (label, each) in enumerate(lines.items()):
+        css = f"l{position + 1}"
         if len(each) > 1:
             for line in each:
                 drawing.path([(across(x), upwards(y)) for x, y in line], f"line {css} thin")
         drawing.path([(across(x), upwards(y)) for x, y in _mean(each)], f"line {css}")
-        y = bottom + 34 + 18 * place
+        y = bottom + 34 + 18 * position
         drawing.line(left + LEFT, y - 4, left + LEFT + 18, y - 4, css)
         drawing.text(left + LEFT + 24, y, label, css="small")
 
@@ -118,15 +125,15 @@ def _axes(drawing: Drawing, across: Axis, upwards: Axis) -> None:
 
 
 def _line(log: Log, metric: str) -> list[tuple[float, float]]:
-    """(step, value), at most POINTS of them, each the mean of its neighbours."""
-    found = [(row["step"], row[metric]) for row in log if metric in row]
-    size = -(-len(found) // POINTS) or 1
-    chunks = [found[start : start + size] for start in range(0, len(found), size)]
-    return [(sum(x for x, _ in some) / len(some), sum(y for _, y in some) / len(some)) for some in chunks]
+    """Return at most POINTS pairs (step, value), each the mean of its neighbours."""
+    points = [(row["step"], row[metric]) for row in log if metric in row]
+    size = -(-len(points) // POINTS) or 1
+    chunks = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in chunk) / len(chunk), sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
 
 
 def _mean(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Over the seeds, at the steps that all of them have."""
+    """Return the mean over the seeds, at the steps that all of them have."""
     maps = [dict(line) for line in lines]
-    steps = [x for x, _ in lines[0] if all(x in one for one in maps)]
-    return [(x, sum(one[x] for one in maps) / len(maps)) for x in steps]
+    steps = [x for x, _ in lines[0] if all(x in values for values in maps)]
+    return [(x, sum(values[x] for values in maps) / len(maps)) for x in steps]

@@ -1,6 +1,6 @@
-"""A recipe's folder -> what its report is made from: all that is finished there, whatever this command was narrowed to.
+"""Read everything that is finished in a recipe's folder, whatever variants and seeds this command was narrowed to.
 
-Writes nothing.
+It writes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.store import find_cards
 from ..pairs.best import PROMPTS
 from ..pairs.data import PairData
 from ..recipe import Recipe
-from ..records import Pair, PromptRow
+from ..records import PreferencePair, PromptRow
 from ..spec import RecipeSpec
 from ..steps import DONE, StepRecord
 from .curves import read_log
@@ -29,15 +29,15 @@ from .rows import Measured, read_measured
 from .tables import PARENTS
 
 BASELINES = ("dpo", "sft-cont")
-"""Variants that others are compared with where the recipe names none: DPO on the target's own pair, and SFT continued
-on the sources' best answers (specs: the mandatory controls)."""
+"""Variants that others are compared with by default: DPO on the target's own pairs, and SFT continued on the sources'
+best answers. Without these two controls, a gain cannot be attributed to fusion."""
 
 
 SCORES = "scores.json"
 
 
 def record_in(folder: Path) -> StepRecord | None:
-    """Of a finished step's folder; None where it is not finished. Raises ConfigError for one that cannot be read."""
+    """Return the record of a step's folder, or None if it is unfinished. Raise ConfigError if it cannot be read."""
     path = folder / DONE
     try:
         return StepRecord.model_validate_json(path.read_bytes())
@@ -48,7 +48,7 @@ def record_in(folder: Path) -> StepRecord | None:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class FinishedCheckpoint:
     """A finished checkpoint of the recipe."""
 
     model: str
@@ -57,25 +57,28 @@ class Checkpoint:
     record: StepRecord
 
 
-def checkpoints(recipe: Recipe) -> Iterator[Checkpoint]:
-    """`sft` and every variant of every seed, as far as they are finished."""
+def checkpoints(recipe: Recipe) -> Iterator[FinishedCheckpoint]:
+    """Yield the finished checkpoints: `sft` and every variant, for every seed."""
     for seed in recipe.spec.seeds:
         for model in ("sft", *recipe.spec.variants):
             folder = recipe.checkpoint(model, seed)
             record = None if folder is None else record_in(folder)
             if folder is not None and record is not None:
-                yield Checkpoint(model, seed, folder, record)
+                yield FinishedCheckpoint(model, seed, folder, record)
 
 
 def baselines(spec: RecipeSpec) -> tuple[str, ...]:
-    """As the recipe says, or those of BASELINES that it has; then the models that all variants started from."""
-    given = spec.evaluate.baselines
-    chosen = tuple(name for name in BASELINES if name in spec.variants) if given is None else given
+    """Return the models that others are compared with, ending with those that all variants started from.
+
+    If the recipe names no baselines, use those of BASELINES that it has.
+    """
+    configured = spec.evaluate.baselines
+    chosen = tuple(name for name in BASELINES if name in spec.variants) if configured is None else configured
     return (*chosen, *(name for name in PARENTS if name not in chosen))
 
 
 def read_all_measured(recipe: Recipe) -> list[Measured]:
-    """Held-out rewards of every model and seed that is finished."""
+    """Return the held-out rewards of every model and seed that is finished."""
     path = recipe.prompts / PROMPTS
     if record_in(recipe.prompts) is None:
         return []
@@ -83,16 +86,17 @@ def read_all_measured(recipe: Recipe) -> list[Measured]:
         prompts = [PromptRow.model_validate_json(line) for line in file]
     models = [("target", recipe.spec.seeds[0])]
     models += [(model, seed) for seed in recipe.spec.seeds for model in ("sft", *recipe.spec.variants)]
-    found: list[Measured] = []
+    results: list[Measured] = []
     for model, seed in models:
         folder = recipe.held_out(model, seed)
         if record_in(folder) is not None:
-            found += read_measured(folder, model, seed, prompts, recipe.spec.evaluate)
-    return found
+            results += read_measured(folder, model, seed, prompts, recipe.spec.evaluate)
+    return results
 
 
 def read_data(recipe: Recipe) -> DataReport:
-    found: list[PairsReport] = []
+    """Return the counts of all finished steps and the report of every set of pairs."""
+    reports: list[PairsReport] = []
     counts: dict[str, dict[str, JsonValue]] = {}
     for path in sorted(recipe.out.glob(f"*/{DONE}")) + sorted(recipe.out.glob(f"*/*/{DONE}")):
         name = str(path.parent.relative_to(recipe.out))
@@ -103,37 +107,39 @@ def read_data(recipe: Recipe) -> DataReport:
         pairs = recipe.seed(seed) / "pairs"
         for folder in (pairs, *sorted(pairs.glob("sources-*"))):
             if record_in(folder) is not None:
-                found.append(_pairs(folder, str(folder.relative_to(recipe.out))))
-    return DataReport(recipe=recipe.spec.name, pairs=tuple(found), counts=counts)
+                reports.append(_pairs(folder, str(folder.relative_to(recipe.out))))
+    return DataReport(recipe=recipe.spec.name, pairs=tuple(reports), counts=counts)
 
 
 def _pairs(folder: Path, name: str) -> PairsReport:
     data = PairData.model_validate_json((folder / "data.json").read_bytes())
     with (folder / "pairs.jsonl").open("rb") as file:
-        return pairs_report(name, data, (Pair.model_validate_json(line) for line in file))
+        return pairs_report(name, data, (PreferencePair.model_validate_json(line) for line in file))
 
 
 def read_logs(recipe: Recipe) -> dict[str, list[list[dict[str, float]]]]:
-    """Model -> its seeds' training logs; those without one are left out."""
-    found: dict[str, list[list[dict[str, float]]]] = {}
-    for one in checkpoints(recipe):
-        log = read_log(one.folder)
+    """Return the training logs of each model, one per seed; seeds without a log are left out."""
+    by_model: dict[str, list[list[dict[str, float]]]] = {}
+    for checkpoint in checkpoints(recipe):
+        log = read_log(checkpoint.folder)
         if log:
-            found.setdefault(one.model, []).append(log)
-    return found
+            by_model.setdefault(checkpoint.model, []).append(log)
+    return by_model
 
 
-class SuiteScores(Record):
-    """`scores.json` of a model's suites: which of the results are its own. Others there may be of weights that were
-    trained before, or of steps of a training."""
+class SuiteRuns(Record):
+    """`scores.json` of a model's suites: which runs in the results folder belong to it.
+
+    Other runs there may be of weights trained earlier, or of checkpoints evaluated during training.
+    """
 
     model: str
     runs: tuple[str, ...]
-    """Ids of its runs in the results folder."""
+    """Ids of the model's runs in the results folder."""
 
 
 def read_suites(recipe: Recipe) -> list[tuple[Path, ScoreCard]]:
-    """The cards of the checkpoints that are there, with their files."""
-    found = [*recipe.out.glob(f"suites/*/{SCORES}"), *recipe.out.glob(f"seed-*/suites/*/{SCORES}")]
-    runs = {run for path in found for run in SuiteScores.model_validate_json(path.read_bytes()).runs}
+    """Return the cards of the current checkpoints, with their paths."""
+    files = [*recipe.out.glob(f"suites/*/{SCORES}"), *recipe.out.glob(f"seed-*/suites/*/{SCORES}")]
+    runs = {run for path in files for run in SuiteRuns.model_validate_json(path.read_bytes()).runs}
     return [(path, card) for path, card in readable(find_cards(recipe.results))[0] if run_id(card) in runs]

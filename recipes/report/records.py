@@ -1,4 +1,4 @@
-"""The leaderboard of variants as records: models, their differences, what was found in words."""
+"""Records of the leaderboard of variants: models, their differences, and the conclusions in words."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ class ModelRow(Record):
     reward: Score
     """Mean over prompts and seeds; `n` counts scored answers."""
     by_seed: dict[int, float]
-    """Each seed's own mean."""
+    """Mean of each seed."""
     seed_scores: dict[int, Score] = {}
-    """The same with intervals over prompts: of that one checkpoint."""
+    """The same with intervals over prompts; each describes one checkpoint."""
     validation: float | None
-    """Mean over the validation prompts and seeds: what `best` goes by."""
+    """Mean over validation prompts and seeds, which decides which variant is `best`."""
     tokens: float | None
-    """Mean length of the answers."""
+    """Mean length of the answers in tokens."""
     truncated: int
     complete: bool
     """At least 90 % of the answers have a reward."""
 
 
 class Versus(Record):
-    """A model minus a baseline at one temperature, on the test prompts that both have a reward for in every seed."""
+    """A model minus a baseline at one temperature, over the test prompts that have rewards for both in every seed."""
 
     model: str
     baseline: str
@@ -38,33 +38,35 @@ class Versus(Record):
     value: float
     ci_low: float
     ci_high: float
-    """95 %, over prompts and seeds; over prompts alone where there is one seed."""
+    """95 % interval over prompts and seeds, or over prompts alone if there is only one seed."""
     prompts_low: float
     prompts_high: float
-    """95 %, over prompts alone."""
+    """95 % interval over prompts alone."""
     se: float
     df: float
     by_seed: dict[int, float]
     prompts: int
     p: float
-    """Two-sided, of no difference, from the interval over prompts and seeds."""
+    """Two-sided p-value of "no difference", over prompts and seeds."""
     p_adjusted: float
     detectable: float
-    """The smallest true difference that such a comparison tells from none with 80 % power, Holm aside."""
+    """Smallest true difference that such a comparison detects with 80 % power, before the Holm adjustment."""
     verdict: Verdict
 
 
 class VariantBoard(Record):
+    """`report/variants.json`: the leaderboard of variants."""
+
     recipe: str
     baselines: tuple[str, ...]
     seeds: tuple[int, ...]
     prompts: int
-    """Test prompts."""
+    """Number of test prompts."""
     models: tuple[ModelRow, ...]
-    """By temperature, best first."""
+    """Grouped by temperature, best first."""
     differences: tuple[Versus, ...]
     sentences: tuple[str, ...]
-    """One a preference variant: whether it beats the baselines."""
+    """One per preference variant, which says whether it beats the baselines."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -75,4 +77,9 @@ class VariantBoard(Record):
         return [row for row in self.models if row.temperature == temperature]
 
     def versus(self, temperature: float, baseline: str) -> list[Versus]:
-        return [one for one in self.differences if (one.temperature, one.baseline) == (temperature, baseline)]
+        """Return all models minus this baseline at this temperature."""
+        return [
+            difference
+            for difference in self.differences
+            if (difference.temperature, difference.baseline) == (temperature, baseline)
+        ]

@@ -1,6 +1,6 @@
-"""Answers to held-out prompts and their rewards -> one mean reward a prompt, by model, seed and temperature.
+"""Reduce answers to held-out prompts to one mean reward per prompt, by model, seed and temperature.
 
-A draw without an answer or without a reward is unscored: it is counted, and is no number.
+A draw without an answer or without a reward is counted as unscored and never enters a mean.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from harness.records import Answer, Score
 from harness.store import JsonlRows
 
 from ..pairs.best import ANSWERS, REWARDS
-from ..records import Part, PromptRow, Reward
+from ..records import Part, PromptRow, RewardRow
 from ..spec import EvaluateSpec
 
 HELD_OUT: tuple[Part, ...] = ("validation", "test")
 
 
 def draws(evaluate: EvaluateSpec) -> dict[float, int]:
-    """Temperature -> answers a prompt: one greedy one, `samples` at every other."""
+    """Return the number of answers per prompt at each temperature: 1 at temperature 0, else `samples`."""
     return {temperature: 1 if temperature == 0 else evaluate.samples for temperature in evaluate.temperatures}
 
 
-def place(folder: Path, temperature: float) -> Path:
-    """Where a temperature's answers and rewards lie in a held-out folder."""
+def temperature_folder(folder: Path, temperature: float) -> Path:
+    """Return the subfolder of a held-out folder with the answers and rewards of one temperature."""
     return folder / f"t{temperature:g}"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model of one seed on one part of the prompts at one temperature."""
+    """Rewards of one model and seed on one part of the prompts at one temperature."""
 
     model: str
     seed: int
     part: Part
     temperature: float
     rewards: dict[str, float]
-    """Prompt id -> mean over its scored draws; prompts without one are left out."""
+    """Mean reward over the scored draws of each prompt id; prompts without one are left out."""
     scored: int
-    """Draws with a reward."""
+    """Number of draws with a reward."""
     unscored: int
     truncated: int
     tokens: float | None
-    """Mean length of the answers, by the backend's count."""
+    """Mean length of the answers in tokens, as counted by the backend."""
 
     @property
     def mean(self) -> float | None:
@@ -60,46 +60,46 @@ class _Sums:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Whose answers they are."""
+    """Which model answered the held-out prompts, and how."""
 
     model: str
     seed: int
     temperature: float
     samples: int
-    """Answers asked for a prompt."""
+    """Number of answers requested per prompt."""
 
 
 def measured(
-    whose: HeldOut, prompts: Iterable[PromptRow], answers: Iterable[Answer], rewards: Iterable[Reward]
+    run: HeldOut, prompts: Iterable[PromptRow], answers: Iterable[Answer], rewards: Iterable[RewardRow]
 ) -> list[Measured]:
-    """The held-out prompts' rewards, a part at a time."""
+    """Return the rewards of the held-out prompts, one record per part."""
     parts = {row.prompt.id: row.part for row in prompts if row.part in HELD_OUT}
-    given = {row.key: row.value for row in rewards}
+    reward_by_key = {row.key: row.value for row in rewards}
     sums: dict[Part, _Sums] = {}
     for prompt_id, part in parts.items():
         sums.setdefault(part, _Sums()).rewards[prompt_id] = []
     for answer in answers:
-        if answer.prompt_id not in parts or answer.index >= whose.samples or answer.error is not None:
+        if answer.prompt_id not in parts or answer.index >= run.samples or answer.error is not None:
             continue
-        at = sums[parts[answer.prompt_id]]
-        at.truncated += answer.truncated
-        at.tokens.append(sum(answer.completion_tokens))
-        reward = given.get(f"{answer.key}|{answer.sha}")
+        totals = sums[parts[answer.prompt_id]]
+        totals.truncated += answer.truncated
+        totals.tokens.append(sum(answer.completion_tokens))
+        reward = reward_by_key.get(f"{answer.key}|{answer.sha}")
         if reward is not None:
-            at.rewards[answer.prompt_id].append(reward)
-    return [_measured(whose, part, found) for part, found in sums.items()]
+            totals.rewards[answer.prompt_id].append(reward)
+    return [_measured(run, part, part_sums) for part, part_sums in sums.items()]
 
 
-def _measured(whose: HeldOut, part: Part, sums: _Sums) -> Measured:
+def _measured(run: HeldOut, part: Part, sums: _Sums) -> Measured:
     scored = sum(len(values) for values in sums.rewards.values())
     return Measured(
-        model=whose.model,
-        seed=whose.seed,
+        model=run.model,
+        seed=run.seed,
         part=part,
-        temperature=whose.temperature,
+        temperature=run.temperature,
         rewards={name: sum(values) / len(values) for name, values in sums.rewards.items() if values},
         scored=scored,
-        unscored=len(sums.rewards) * whose.samples - scored,
+        unscored=len(sums.rewards) * run.samples - scored,
         truncated=sums.truncated,
         tokens=sum(sums.tokens) / len(sums.tokens) if any(sums.tokens) else None,
     )
@@ -108,19 +108,19 @@ def _measured(whose: HeldOut, part: Part, sums: _Sums) -> Measured:
 def read_measured(
     folder: Path, model: str, seed: int, prompts: Sequence[PromptRow], evaluate: EvaluateSpec
 ) -> list[Measured]:
-    """Of a finished held-out folder, at every temperature."""
-    found: list[Measured] = []
+    """Return the rewards in a finished held-out folder, at every temperature."""
+    results: list[Measured] = []
     for temperature, samples in draws(evaluate).items():
-        where = place(folder, temperature)
-        answers = JsonlRows(where / ANSWERS, Answer).read()
-        rewards = JsonlRows(where / REWARDS, Reward).read()
-        found += measured(HeldOut(model, seed, temperature, samples), prompts, answers, rewards)
-    return found
+        source = temperature_folder(folder, temperature)
+        answers = JsonlRows(source / ANSWERS, Answer).read()
+        rewards = JsonlRows(source / REWARDS, RewardRow).read()
+        results += measured(HeldOut(model, seed, temperature, samples), prompts, answers, rewards)
+    return results
 
 
 def score_of(
     value: float | None, interval: tuple[float, float] | None, se: float | None, *, n: int, lost: int
 ) -> Score:
-    """A mean with its interval, as score cards say it."""
+    """Return a mean and its interval as a score card's `Score`."""
     low, high = interval if interval is not None else (None, None)
     return Score(value=value, ci_low=low, ci_high=high, se=se, n=n, unscored=lost)

@@ -1,4 +1,4 @@
-"""What was found, in words: one sentence a variant, plainly. Pure."""
+"""State the results in words: one plain sentence per variant. Pure."""
 
 from __future__ import annotations
 
@@ -8,53 +8,56 @@ from .records import Versus
 
 
 def sentence(model: str, baselines: Sequence[str], differences: Sequence[Versus]) -> str:
-    """`wrpo beats dpo at T 0.3, not shown greedy (greedy +0.4 [...], ...); ...`: what was found, baseline by baseline.
+    """Return how a model compares with each baseline, e.g. `wrpo: beats dpo at T 0.3, not shown at T 0 (...); ....`
 
-    The baselines that are variants come first, the models they all started from last.
+    Baselines that are variants come first, and the models that all variants started from come last.
     """
     parts = []
     for baseline in baselines:
-        found = [one for one in differences if (one.model, one.baseline) == (model, baseline)]
-        if found:
-            parts.append(_part(baseline, found))
-    return f"{model}: " + "; ".join(parts) + "." if parts else f"{model}: compared with nothing."
+        matches = [
+            difference for difference in differences if (difference.model, difference.baseline) == (model, baseline)
+        ]
+        if matches:
+            parts.append(_part(baseline, matches))
+    return f"{model}: " + "; ".join(parts) + "." if parts else f"{model}: not compared with any baseline."
 
 
-def _part(baseline: str, found: Sequence[Versus]) -> str:
-    said = ", ".join(f"{at(one.temperature)} {difference_text(one)}" for one in found)
-    places = {
-        verdict: [at(one.temperature) for one in found if one.verdict == verdict]
+def _part(baseline: str, matches: Sequence[Versus]) -> str:
+    figures = ", ".join(f"{at(difference.temperature)} {difference_text(difference)}" for difference in matches)
+    temperatures = {
+        verdict: [at(difference.temperature) for difference in matches if difference.verdict == verdict]
         for verdict in ("better", "worse", "not shown", "incomplete")
     }
-    every = len(found)
-    if len(places["better"]) == every:
-        what = f"beats {baseline}"
-    elif len(places["worse"]) == every:
-        what = f"is worse than {baseline}"
-    elif len(places["not shown"]) == every:
-        what = f"not shown to beat {baseline}"
+    every = len(matches)
+    if len(temperatures["better"]) == every:
+        claim = f"beats {baseline}"
+    elif len(temperatures["worse"]) == every:
+        claim = f"is worse than {baseline}"
+    elif len(temperatures["not shown"]) == every:
+        claim = f"not shown to beat {baseline}"
     else:
         clauses = [
-            (places["better"], f"beats {baseline} at"),
-            (places["worse"], "is worse at" if places["better"] else f"does not beat {baseline}: worse at"),
-            (places["not shown"], "not shown at" if places["better"] else "not shown to be better at"),
-            (places["incomplete"], "too much unscored at"),
+            (temperatures["better"], f"beats {baseline} at"),
+            (temperatures["worse"], "is worse at" if temperatures["better"] else f"does not beat {baseline}: worse at"),
+            (temperatures["not shown"], "not shown at" if temperatures["better"] else "not shown to be better at"),
+            (temperatures["incomplete"], "too many answers unscored at"),
         ]
-        what = ", ".join(f"{words} {' and '.join(names)}" for names, words in clauses if names)
-        if not places["better"] and not places["worse"]:
-            what = f"not shown to beat {baseline}: {what}"
-    return f"{what} ({said})"
+        claim = ", ".join(f"{words} {' and '.join(names)}" for names, words in clauses if names)
+        if not temperatures["better"] and not temperatures["worse"]:
+            claim = f"not shown to beat {baseline}: {claim}"
+    return f"{claim} ({figures})"
 
 
 def at(temperature: float) -> str:
+    """Return a temperature as text, e.g. `T 0.3`."""
     return "T 0" if temperature == 0 else f"T {temperature:g}"
 
 
-def difference_text(one: Versus) -> str:
-    """`+0.120 [0.040, 0.200]`."""
-    return f"{signed(one.value)} [{one.ci_low:.3f}, {one.ci_high:.3f}]"
+def difference_text(difference: Versus) -> str:
+    """Return a difference with its interval, e.g. `+0.120 [0.040, 0.200]`."""
+    return f"{signed(difference.value)} [{difference.ci_low:.3f}, {difference.ci_high:.3f}]"
 
 
 def signed(value: float) -> str:
-    """`+0.120`; what rounds to nothing has no minus."""
+    """Return the value with its sign, e.g. `+0.120`; a value that rounds to zero gets no minus."""
     return f"{round(value, 3) + 0.0:+.3f}"

@@ -1,7 +1,7 @@
-"""Rewards kept by what was scored and by what, shared by recipes, seeds and processes. One SQLite file.
+"""Cache rewards in one SQLite file that recipes, seeds and processes share.
 
-A key is the digest of the reward's identity, the prompt, the answer and its columns; no text is kept. It saves time and
-nothing else: where the file cannot be used, a warning says so and every answer is scored.
+A key is the digest of the reward's identity, the prompt, the answer and its columns; no text is stored. The cache only
+saves time: if the file cannot be used, a warning is logged and every answer is scored.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from pydantic import JsonValue
 from harness.digests import cache_folder
 from harness.records import digest
 
-from .scorer import Item
+from .scorer import RewardItem
 
 log = logging.getLogger(__name__)
 
 CREATE = "CREATE TABLE IF NOT EXISTS rewards (key BLOB PRIMARY KEY, value REAL NOT NULL)"
 BUSY_SECONDS = 30.0
-"""How long another process's transaction is waited for; ours take milliseconds."""
+"""How long to wait for another process's transaction; ours take milliseconds."""
 
 
 def cache_path() -> Path:
-    """`HARNESS_REWARD_CACHE`, or `rewards.sqlite` beside the official data; may not exist yet."""
-    own = os.environ.get("HARNESS_REWARD_CACHE")
-    return Path(own) if own else cache_folder() / "rewards.sqlite"
+    """Return `HARNESS_REWARD_CACHE`, or `rewards.sqlite` beside the official data. It may not exist yet."""
+    configured = os.environ.get("HARNESS_REWARD_CACHE")
+    return Path(configured) if configured else cache_folder() / "rewards.sqlite"
 
 
-def reward_key(identity: Mapping[str, JsonValue], item: Item) -> bytes:
-    """32 bytes: sha256 of who scores, and what."""
+def reward_key(identity: Mapping[str, JsonValue], item: RewardItem) -> bytes:
+    """Return the SHA-256 (32 bytes) of the reward's identity and the scored item."""
     prompt = item.row.prompt
-    asked = {"system": prompt.system, "prompt": prompt.turns[0], "columns": item.row.columns}
-    return bytes.fromhex(digest({"by": dict(identity), "answer": item.completion, **asked}))
+    question = {"system": prompt.system, "prompt": prompt.turns[0], "columns": item.row.columns}
+    return bytes.fromhex(digest({"by": dict(identity), "answer": item.completion, **question}))
 
 
 class RewardCache:
-    """The cache for the time of a `with`; `path` None: nothing is kept."""
+    """The cache, open inside a `with`. If `path` is None, nothing is cached."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -65,17 +65,18 @@ class RewardCache:
             self._database = None
 
     def get(self, key: bytes) -> float | None:
+        """Return the cached reward, or None if there is none."""
         if self._database is None:
             return None
         try:
-            found = self._database.execute("SELECT value FROM rewards WHERE key = ?", (key,)).fetchone()
+            row = self._database.execute("SELECT value FROM rewards WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
             self._give_up(error)
             return None
-        return None if found is None else float(found[0])
+        return None if row is None else float(row[0])
 
     def put(self, rows: Sequence[tuple[bytes, float]]) -> None:
-        """All of them in one transaction."""
+        """Store all rows in one transaction."""
         if self._database is None or not rows:
             return
         try:

@@ -1,4 +1,4 @@
-"""What the kinds share. An option that is silently ignored gives a wrong number, so it is refused."""
+"""Reject options that a kind does not support: silently ignoring one would give wrong rewards."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from harness.errors import ConfigError
 from harness.rewards import RewardOptions
 
 QUEUE = 8
-"""Answers that a reward which asks a server is given at once, for each request in flight: it waits for the slowest once
-in so many."""
+"""Answers per call and request in flight for rewards that use a server: each call waits for its slowest request."""
 
 
 def refuse(options: RewardOptions, *names: str) -> None:
-    """Raises ConfigError where one of these fields is set."""
+    """Raise ConfigError if one of these fields is set."""
     for name in names:
         if getattr(options, name):
-            given = getattr(options, name)
-            shown = ", ".join(sorted(given)) if isinstance(given, dict) else repr(given)
-            raise ConfigError(f"reward kind {options.kind} cannot honour `{name}` ({shown}); leave it out")
+            value = getattr(options, name)
+            shown = ", ".join(sorted(value)) if isinstance(value, dict) else repr(value)
+            raise ConfigError(f"reward kind {options.kind} does not support `{name}` ({shown}); leave it out")

@@ -1,6 +1,6 @@
-"""Stage `evaluate`: held-out prompts answered and rewarded, and `harness run` on the suites.
+"""Stage `evaluate`: answer and reward the held-out prompts, and do `harness run` on the suites.
 
-A held-out folder has a folder a temperature (`t0`, `t0.3`), each with answers.jsonl and rewards.jsonl.
+A held-out folder has one subfolder per temperature (`t0`, `t0.3`), each with answers.jsonl and rewards.jsonl.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from harness.records import ModelRef
 
 from ..pairs.best import ANSWERS, PROMPTS, REWARDS
 from ..recipe import Recipe
-from ..report.rows import HELD_OUT, draws, place
+from ..report.rows import HELD_OUT, draws, temperature_folder
 from ..rewards.scoring import reward_settings, score_answers
-from ..sampling import Sampler, Wanted, prompts_of, sample
+from ..sampling import AnswerFile, Sampler, prompts_of, sample
 from ..spec import RecipeSpec
 from ..steps import Counts, Step
 from ..suites import check_suites, run_suites, suite_settings
@@ -25,7 +25,7 @@ KEPT = (f"*/{ANSWERS}", f"*/{REWARDS}", "*.json")
 
 
 def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[Step]) -> list[Step]:
-    """One step a model: the target (once, with the first seed), the SFT model and every variant."""
+    """Return one step per model: the target (once, with the first seed), the SFT model and every variant."""
     spec = recipe.spec
     if not (spec.prompts.validation or spec.prompts.test):
         return []
@@ -38,21 +38,21 @@ def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[St
     ]
 
 
-def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, made: Step | None) -> Step:
-    """`made`: the step with the checkpoint; None: the target as it came."""
+def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Step | None) -> Step:
+    """Return the step of one model. `trained` is the step with its checkpoint, or None for the original target."""
     spec = recipe.spec
-    sampler = _sampler(spec, model, seed, made)
+    sampler = _sampler(spec, model, seed, trained)
 
     def work(folder: Path) -> Counts:
-        asked = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
-        wanted = []
+        held_out = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
+        files = []
         for temperature, samples in draws(spec.evaluate).items():
             sampling = spec.sampling.of(seed).model_copy(update={"temperature": temperature, "n": samples})
-            where = place(folder, temperature)
-            where.mkdir(exist_ok=True)
-            wanted.append(Wanted(where / ANSWERS, asked, sampling))
-        counts = sample(sampler, wanted, folder)
-        rewarded = [_score(spec, prompts.folder / PROMPTS, one.path, model) for one in wanted]
+            subfolder = temperature_folder(folder, temperature)
+            subfolder.mkdir(exist_ok=True)
+            files.append(AnswerFile(subfolder / ANSWERS, held_out, sampling))
+        counts = sample(sampler, files, folder)
+        rewarded = [_score(spec, prompts.folder / PROMPTS, file.path, model) for file in files]
         return counts | {"rewarded": sum(rewarded)}
 
     settings: dict[str, JsonValue] = {
@@ -61,22 +61,25 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, made: Step |
         "sampling": spec.sampling.of(seed).model_dump(mode="json", exclude={"temperature", "n"}),
         "reward": reward_settings(spec.reward),
     }
-    name = "held-out/target" if made is None else f"seed-{seed}/held-out/{model}"
-    inputs = (prompts,) if made is None else (prompts, made)
+    name = "held-out/target" if trained is None else f"seed-{seed}/held-out/{model}"
+    inputs = (prompts,) if trained is None else (prompts, trained)
     return Step("evaluate", name, recipe.held_out(model, seed), settings, work, inputs, KEPT)
 
 
-def _sampler(spec: RecipeSpec, model: str, seed: int, made: Step | None) -> Sampler:
-    """What fails is reported beside the scores, however much it is: a variant may have collapsed."""
+def _sampler(spec: RecipeSpec, model: str, seed: int, trained: Step | None) -> Sampler:
+    """Return a sampler that tolerates any number of failures, because a variant may have collapsed.
+
+    Failures are reported beside the scores.
+    """
     serve = spec.target_serve
-    if made is None and serve.chat_template is None and spec.chat_template is not None:
+    if trained is None and serve.chat_template is None and spec.chat_template is not None:
         serve = serve.model_copy(update={"chat_template": spec.chat_template})
-    name = spec.target if made is None else str(made.folder)
+    name = spec.target if trained is None else str(trained.folder)
     return Sampler(model, ModelRef.parse(name), spec.target_backend, serve, seed, max_failed=1.0)
 
 
 def _score(spec: RecipeSpec, prompts: Path, answers: Path, model: str) -> int:
-    """Number of answers with a reward; nothing is asked where no answer came."""
+    """Return the number of answers with a reward; without any answer, the reward is not loaded."""
     with answers.open("rb") as file:
         if not any(b'"error":null' in line for line in file):
             return 0
@@ -87,9 +90,9 @@ def _score(spec: RecipeSpec, prompts: Path, answers: Path, model: str) -> int:
 
 
 def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
-    """One step a model that goes through the suites; empty where the recipe names none.
+    """Return one step per model that runs the suites, or none if the recipe names no suite.
 
-    Raises ConfigError for a suite or judge that there is not, before anything is trained.
+    Raises ConfigError before anything is trained if a suite or judge does not exist.
     """
     spec = recipe.spec
     if spec.evaluate.suite is None:
@@ -104,17 +107,17 @@ def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
                 continue
             needed = _needed(recipe, model, seed, by_folder)
             if model == "best":
-                needed += tuple(steps)  # one of them may be the same run
+                needed += tuple(steps)  # `best` may be the same run as one of them
             steps.append(_suite(recipe, model, seed, needed))
     return steps
 
 
 def _chosen(recipe: Recipe) -> list[str]:
-    """`best` last: it is another's name, known when the held-out prompts are answered."""
-    given = recipe.spec.evaluate.models
+    """Return the models to evaluate, `best` last: which variant it is depends on the held-out rewards."""
+    requested = recipe.spec.evaluate.models
     every = ("target", "sft", *recipe.variants)
-    names = [name for name in every if "all" in given or name in given]
-    return [*names, "best"] if "best" in given else names
+    names = [name for name in every if "all" in requested or name in requested]
+    return [*names, "best"] if "best" in requested else names
 
 
 def _needed(recipe: Recipe, model: str, seed: int, by_folder: dict[Path, Step]) -> tuple[Step, ...]:
@@ -130,5 +133,5 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
 
     name = "suites/target" if model == "target" else f"seed-{seed}/suites/{model}"
     settings = suite_settings(recipe, model, seed)
-    best = model == "best"  # found anew each time: more variants may be there, and a run that is there is not repeated
+    best = model == "best"  # chosen again each time, as there may be new variants; existing runs are not repeated
     return Step("evaluate", name, recipe.suites(model, seed), settings, work, inputs, always=best, alone=True)

@@ -22,7 +22,7 @@ from harness.records import Prompt, Record, digest
 from harness.store import dump_json, locked, make_folder, write_atomic
 
 from ..packing import IGNORED
-from ..records import Pair
+from ..records import PreferencePair
 from ..rows import Rendering, check_tokenizer, render, render_answers
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,9 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return digest({"words": words, "special": special, "template": tokenizer.chat_template})[:16]
 
 
-def preference_rows(folder: Path, pairs: Iterable[Pair], tokenizer: PreTrainedTokenizerBase, how: Rendering) -> Rows:
+def preference_rows(
+    folder: Path, pairs: Iterable[PreferencePair], tokenizer: PreTrainedTokenizerBase, how: Rendering
+) -> Rows:
     """Render every pair that fits as prompt_ids, source_ids, target_ids and rejected_ids, or return existing rows.
 
     Raise ConfigError if the tokenizer cannot render rows, and IncompleteError if no row is left.
