@@ -16,7 +16,7 @@ import numpy as np
 from harness.calibration.data import DataFolder
 from harness.calibration.items import side
 from harness.calibration.measures import people_among_themselves, people_by_ratings, with_people
-from harness.calibration.replay import recorded_by
+from harness.calibration.replay import recorded_verdicts
 from harness.calibration.session import ALL, CalibrationSpec, chosen_items, estimate, load_sets, report
 from harness.config import find_judge, judge_files
 from harness.formats.arena_hard_labels import V01_LABELS
@@ -203,7 +203,7 @@ def prices(sources: Sources) -> str:
 def headline(sources: Sources) -> str:
     """Who agrees with whom on MT-Bench; pairwise verdicts and single ratings also on the same votes."""
     (one,) = load_sets(["mt_bench"], DataFolder(sources.published), sources.options)
-    said = recorded_by([one])
+    said = recorded_verdicts([one])
     rated = {item.model for item in one.ratings}
     same = [item for item in one.comparisons if rated.issuperset(item.pair)]
     pairs, singles = with_people(one.comparisons, said), people_by_ratings(same, one.ratings, said)

@@ -8,7 +8,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..compare.comparison import Comparison
-from ..compare.shifts import Shift
+from ..compare.shifts import AnswerShift
 from ..differences import Difference
 from .cells import escape_markdown, plain
 
@@ -78,7 +78,7 @@ def other_lines(one: Comparison) -> list[str]:
     return lines + [shift_line(shift) for shift in one.shifts]
 
 
-def shift_line(shift: Shift) -> str:
+def shift_line(shift: AnswerShift) -> str:
     span = "" if shift.ci_low is None else f" [{shift.ci_low:+.1f}, {shift.ci_high:+.1f}]"
     return f"{shift.name}: {shift.first:.1f} -> {shift.other:.1f}, {shift.value:+.1f}{span}"
 
