@@ -1,4 +1,4 @@
-"""Runs as they are compared: one run's rows, and what a suite that is fitted says of two. Records alone."""
+"""Rows of runs for comparison, and a fitted suite's statistics of two runs. Records only."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .stats.intervals import FloatArray
 
 @dataclass(frozen=True)
 class RunRows:
-    """One run as it lies in its folder; of a card alone the rows are empty."""
+    """One run with its rows; the rows are empty if only the card exists."""
 
     name: str
-    """What it is called in tables."""
+    """Its name in tables."""
     card: ScoreCard
     answers: tuple[Answer, ...] = ()
     judgments: tuple[Judgment, ...] = ()
@@ -23,11 +23,11 @@ class RunRows:
 
 @dataclass(frozen=True)
 class Refits:
-    """A statistic that is fitted, not summed: its value for two models, and replicates drawn with shared questions."""
+    """A fitted statistic: its value for two models, and replicates drawn over shared questions."""
 
     metric: str
     values: tuple[float, float]
-    """First, other; on the questions that both have."""
+    """First and second model, on the questions that both have."""
     replicates: tuple[FloatArray, FloatArray]
     """Each of shape (refits,)."""
     n: int
@@ -38,6 +38,6 @@ class Refits:
 class RefitsPairs(Protocol):
     """A suite whose headline is fitted to all questions together (AlpacaEval's length-controlled win rate)."""
 
-    def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, other: RunRows) -> Refits | None:
-        """None where one of the two cannot be fitted."""
+    def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, second: RunRows) -> Refits | None:
+        """Return the refits, or None if one of the two runs cannot be fitted."""
         ...
