@@ -19,7 +19,7 @@ from harness.cli.importing import suites_in
 from harness.errors import ConfigError
 from harness.formats.files import SourceFile
 from harness.formats.import_pairs import read_pairs
-from harness.formats.import_rows import Imported, Wanted
+from harness.formats.import_rows import Imported, ImportRequest
 from harness.protocols import SuiteData
 from harness.records import Preference, Prompt
 from harness.suites.mt_bench_pairwise import MtBenchPairs
@@ -38,7 +38,7 @@ def game(question: int, first: str, second: str, **more: Any) -> dict[str, Any]:
 
 
 def read(*rows: dict[str, Any], model: str = "x", baseline: str | None = None) -> Imported:
-    return read_pairs([SourceFile("j_pair.jsonl", rows)], Wanted(PROMPTS, model, baseline=baseline))
+    return read_pairs([SourceFile("j_pair.jsonl", rows)], ImportRequest(PROMPTS, model, baseline=baseline))
 
 
 def values(found: Imported) -> dict[str, float | None]:

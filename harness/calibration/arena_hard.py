@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ..formats.arena_hard_rows import Question, read_questions
+from ..formats.arena_hard_rows import ArenaQuestion, read_questions
 from ..protocols import SuiteOptions
 from ..records import Answer, JudgeTask
 from ..suites.arena_hard import NAMES, ArenaHard, load_official
@@ -79,7 +79,7 @@ def _answers(folder: DataFolder) -> dict[tuple[str, str], Answer]:
     return answers
 
 
-def _games(question: Question) -> tuple[float, float] | None:
+def _games(question: ArenaQuestion) -> tuple[float, float] | None:
     """Return the candidate's points when shown second, then when shown first."""
     points = [game.points for game in question.games]
     if len(points) != 2 or points[0] is None or points[1] is None:
