@@ -135,5 +135,5 @@ def test_an_edition_without_words_for_two_answers_says_so() -> None:
     prompt = data.prompts[0]
     answer = Answer(prompt_id=prompt.id, model="m", turns=("a", "b"), finish=("stop", "stop"))
 
-    with pytest.raises(ConfigError, match="no words for comparing two answers"):
+    with pytest.raises(ConfigError, match="no prompts for comparing two answers"):
         HeadToHead(MtBench(data), "m", [answer]).protocol()

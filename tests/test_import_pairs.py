@@ -128,9 +128,9 @@ def test_one_of_several_opponents_is_the_baseline_named() -> None:
 @pytest.mark.parametrize(
     ("rows", "words", "sentence"),
     [
-        ([game(81, "tie", "tie"), game(81, "tie", "tie", model_2="z")], {}, "give --baseline, one of: y, z"),
+        ([game(81, "tie", "tie"), game(81, "tie", "tie", model_2="z")], {}, "pass --baseline, one of: y, z"),
         ([game(81, "tie", "tie")], {"baseline": "z"}, "no row compares 'x' with 'z'; compared with: y"),
-        ([game(81, "tie", "tie")], {"model": "m"}, "the files hold 2 models, none named 'm': x, y"),
+        ([game(81, "tie", "tie")], {"model": "m"}, "the files contain 2 models, none named 'm': x, y"),
         ([game(81, "tie", "tie"), game(81, "tie", "tie", model_1="y", model_2="x")], {}, "the other way round"),
         ([game(81, "tie", "tie", turn=3)], {}, "turn 3 in the files"),
         ([game(2, "tie", "tie")], {}, "1 questions of the files are not the suite's, e.g. '2'"),

@@ -146,7 +146,7 @@ def test_two_runs_are_compared_question_by_question(client: TestClient, results:
     page = client.get("/compare", params=names).text
 
     assert "paired by question" in page
-    assert "60 of 60 questions that both have" in page
+    assert "60 of 60 common questions" in page
     changed = client.get("/compare", params={**names, "flag": "changed", "sort": "drop"}).text
     assert 0 < changed.count('class="preview"') < 60
     one = client.get("/compare/question", params={**names, "id": "ph-002"}).text
