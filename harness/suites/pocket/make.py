@@ -2,8 +2,8 @@
 
 The rules:
 
-- Prompts: each suite cycles through the skills (MT-Bench: those of a category, ten prompts each; Arena-Hard: two prompts
-  of one skill make a cluster), drawing from a `Random` seeded by the suite's name. No first question occurs twice.
+- Prompts: each suite cycles through the skills (MT-Bench: those of a category, ten prompts each; Arena-Hard: two
+  prompts of one skill form a cluster) and draws from a `Random` seeded by the suite's name. First questions are unique.
 - Difficulty of an instruction, logit scale: the skill's own plus 0.15 for each character of the gold answer over 5.
 - Baseline: a pretend model. It is right with probability 1 / (1 + exp(difficulty)), about half the time; otherwise it
   makes one of the mistakes of `mistaken`. Three answers in ten stand in a sentence, right or wrong.
