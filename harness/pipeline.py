@@ -97,7 +97,7 @@ class SuiteRun:
         """Return the judge tasks of this answer without a verdict."""
         return [task for task in self.tasks(prompt, answer) if not self.store.judgments.succeeded(task.key)]
 
-    def there(self) -> Iterator[tuple[Prompt, Answer]]:
+    def existing_answers(self) -> Iterator[tuple[Prompt, Answer]]:
         """Yield the answers that need no request, reading one at a time."""
         for prompt, index in self.draws():
             answer = self.store.answers.get(f"{prompt.id}#{index}") if self.answered(prompt, index) else None
