@@ -1,7 +1,7 @@
-"""Runs made elsewhere -> run folders and cards of our own, with a protocol that says what is not known of them.
+"""Turn runs made elsewhere into run folders and cards, with a protocol that marks unknown fields.
 
-What a file does not tell (judge settings, prompts, answer settings) is "unknown" in the protocol, so that such a run
-shares a table with runs known just as little, and with no other.
+What a file does not state (judge settings, prompts, answer settings) is "unknown" in the protocol. Such a run shares a
+table only with runs whose protocols are unknown in the same fields.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where rows came from."""
+    """The source of imported rows."""
 
     file_format: str
     files: tuple[Path, ...]
-    """As named on the command line: files or folders."""
+    """As on the command line: files or folders."""
 
     def digests(self) -> list[JsonValue]:
-        """Name and sha256 of every file, folders unfolded; names only, never places of this machine."""
-        found = [
+        """Return name and sha256 of every file, with folders expanded; names only, never paths of this machine."""
+        files = [
             file
             for path in self.files
             for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
             if file.is_file()
         ]
-        return [{"name": file.name, "sha256": file_sha256(file)} for file in found]
+        return [{"name": file.name, "sha256": file_sha256(file)} for file in files]
 
 
-def write_script(results: Path, model: str, suite: str, found: Imported, origin: Origin) -> Path:
-    """The answers as a file that `--backend scripted --model FILE` takes: what is missing in it stays unanswered.
+def write_script(results: Path, model: str, suite: str, imported: Imported, origin: Origin) -> Path:
+    """Write the answers as a file for `--backend scripted --model FILE`; missing answers stay unanswered.
 
-    The file's name is the model's, as that is what a model in a file is called on its card.
-
-    Each row says that it was imported, so that the card does not claim the benchmark's answer settings.
+    The file is named after the model, because a card takes the model's name from the file. Each row is marked as
+    imported,
+    so that the card does not claim the benchmark's answer settings.
     """
-    place = results / "imported" / suite / ModelRef(scheme="endpoint", name=model).slug
+    path = results / "imported" / suite / ModelRef(scheme="endpoint", name=model).slug
     rows = [
         {"prompt_id": answer.prompt_id, "turns": list(answer.turns), "imported": origin.file_format}
-        for answer in found.answers.values()
+        for answer in imported.answers.values()
         if answer.error is None
     ]
-    write_atomic(place, "".join(json.dumps(row) + "\n" for row in rows))
-    return place
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
-def judgments_card(results: Path, model: str, suite: Suite, found: Imported, origin: Origin) -> ScoreCard:
-    """Writes a run's folder from judgments made elsewhere, and returns its card."""
-    judge = found.judgments[0].judge
+def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, origin: Origin) -> ScoreCard:
+    """Write a run's folder from judgments made elsewhere, and return its card."""
+    judge = imported.judgments[0].judge
     protocol: dict[str, JsonValue] = {
         "suite": suite.name,
         "suite_version": suite.version,
@@ -72,9 +72,9 @@ def judgments_card(results: Path, model: str, suite: Suite, found: Imported, ori
         **dict.fromkeys(suite.protocol(), UNKNOWN),
         "data": suite.protocol()["data"],  # the rows were matched with these questions
     }
-    if found.baseline is not None:
-        protocol["baseline"] = found.baseline
-    prompts, answers, judgments = suite.prompts(), list(found.answers.values()), list(found.judgments)
+    if imported.baseline is not None:
+        protocol["baseline"] = imported.baseline
+    prompts, answers, judgments = suite.prompts(), list(imported.answers.values()), list(imported.judgments)
     scores = suite.score(prompts, answers, judgments)
     note = f"imported from {origin.file_format} files: judge prompts and settings are as the files' makers had them"
     numbers = Numbers(
@@ -95,13 +95,13 @@ def judgments_card(results: Path, model: str, suite: Suite, found: Imported, ori
             headline=lambda rows: suite.score(prompts, answers, rows).scores[suite.headline],
         ),
     )
-    return write_numbers(results, model, numbers, origin, rows=found)
+    return write_numbers(results, model, numbers, origin, rows=imported)
 
 
 def write_numbers(
     results: Path, model: str, numbers: Numbers, origin: Origin, *, rows: Imported | None = None
 ) -> ScoreCard:
-    """A run's folder with manifest, rows and card; the same files again give the same folder."""
+    """Write a run's folder with manifest, rows and card; the same files always give the same folder."""
     files = origin.digests()
     manifest: dict[str, JsonValue] = {
         "schema_version": 1,

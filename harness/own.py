@@ -1,4 +1,4 @@
-"""Suites that ask and score by themselves (`OwnRunner`): served by the run's backend, on cards of ours."""
+"""Suites that query the model and score by themselves (`OwnRunner`), served by the run's backend, with our cards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class KeptServer:
-    """A backend that is started when first entered, and stopped with the stack: one start for all who need it."""
+    """A backend that starts when first entered and stops with the stack: one start for all users."""
 
     def __init__(self, backend: Backend, stack: AsyncExitStack) -> None:
         self._backend = backend
@@ -36,26 +36,26 @@ class KeptServer:
         return None
 
 
-def own_manifest(made: Plan, suite: OwnRunner) -> dict[str, JsonValue]:
-    """What must be equal for a result to be used again; its digest is the run's id."""
-    spec = made.spec
+def own_manifest(plan: Plan, suite: OwnRunner) -> dict[str, JsonValue]:
+    """Return the fields that must be equal to reuse a result; their digest is the run's id."""
+    spec = plan.spec
     changed = {key: value for key, value in spec.sampling.model_dump().items() if value is not None}
     return {
         "schema_version": 1,
         "model": str(spec.model) if spec.model.scheme != "path" else spec.model.label,
-        "identity": made.identity,
+        "identity": plan.identity,
         "protocol": {**suite.protocol(), "limit": spec.limit, "sampling_deviation": changed},
         "seed": spec.seed,
     }
 
 
-async def own_card(made: Plan, suite: OwnRunner, server: KeptServer, *, fresh: bool = False) -> ScoreCard:
-    """The card of a suite that runs by itself: the one in its folder where it ended before, else of a run now.
+async def own_card(plan: Plan, suite: OwnRunner, server: KeptServer, *, fresh: bool = False) -> ScoreCard:
+    """Return the card of a suite that runs by itself: the stored one if it finished before, else of a new run.
 
-    `fresh`: an earlier run and its raw files are set aside.
+    `fresh` archives an earlier run and its raw files first.
     """
-    assert isinstance(made.backend, Serving), "plan() refuses other backends"
-    spec, manifest = made.spec, own_manifest(made, suite)
+    assert isinstance(plan.backend, Serving), "plan() refuses other backends"
+    spec, manifest = plan.spec, own_manifest(plan, suite)
     run_id = digest(manifest)[:12]
     slug = ModelRef(scheme="endpoint", name=suite.name).slug
     folder = run_dir(spec.results, model=spec.model.slug, suite=slug, version=suite.version, run_id=run_id)
@@ -69,23 +69,25 @@ async def own_card(made: Plan, suite: OwnRunner, server: KeptServer, *, fresh: b
             archive_run(work_dir)
         work_dir.mkdir(parents=True, exist_ok=True)
         changed = {key: value for key, value in spec.sampling.model_dump().items() if value is not None}
-        own = OwnRun(work_dir, limit=spec.limit, seed=spec.seed, sampling=changed)
+        job = OwnRun(work_dir, limit=spec.limit, seed=spec.seed, sampling=changed)
         async with server:
             log.info("%s: running; its log and raw output: %s", suite.name, work_dir)
-            numbers = await run_own(suite, made.backend, own)
-        card = numbers_card(spec.model.label, numbers, run_id, made.identity)
+            numbers = await run_own(suite, plan.backend, job)
+        card = numbers_card(spec.model.label, numbers, run_id, plan.identity)
         store.write_card(card)
     finally:
         store.close()
     return card
 
 
-async def run_own(suite: OwnRunner, backend: Serving, own: OwnRun) -> Numbers:
-    """The suite's numbers. Where it failed because the server had died, it runs again on the server brought back, which
-    the backend does a few times only."""
+async def run_own(suite: OwnRunner, backend: Serving, job: OwnRun) -> Numbers:
+    """Return the suite's numbers.
+
+    If it failed because the server died, restart the server and run again; the backend limits the number of restarts.
+    """
     while True:
         try:
-            return await suite.run(backend.served(), own)
+            return await suite.run(backend.served(), job)
         except IncompleteError as error:
             if not await backend.revive():
                 raise
@@ -93,7 +95,7 @@ async def run_own(suite: OwnRunner, backend: Serving, own: OwnRun) -> Numbers:
 
 
 def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, JsonValue]) -> ScoreCard:
-    """The card of results that no pipeline made. Raises ConfigError where the headline is not among them."""
+    """Return the card of results without a pipeline; raise ConfigError if the headline is not among them."""
     if numbers.headline not in numbers.scores.scores:
         raise ConfigError(f"no score named {numbers.headline!r} in the files of {numbers.suite}")
     head = numbers.scores.scores[numbers.headline]

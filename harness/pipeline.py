@@ -1,11 +1,11 @@
-"""Prompts -> answers -> judgments, streamed: an answer is judged as soon as it exists.
+"""Stream prompts to answers to judgments: an answer is judged as soon as it exists.
 
-A judge that needs the candidate's devices (`LoadedJudge`) judges afterwards, when all answers exist and the candidate's
-server is gone.
+A judge that needs the candidate's devices (`LoadedJudge`) judges at the end, when all answers exist and the candidate's
+server has stopped.
 
-Workers pull prompts one at a time and put judge tasks into a bounded queue, so memory holds what is in flight and no
-more; slow judges hold generation back. Rows are appended to the store as they arrive. What is in the store already is
-not asked again.
+Workers pull prompts one at a time and put judge tasks into a bounded queue. Memory therefore contains only what is in
+flight, and slow judges slow generation down. Rows are appended to the store as they arrive, and rows already in the
+store are skipped.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from .store import JsonlRows, RunStore
 log = logging.getLogger(__name__)
 
 DONE_FAILURES = frozenset({"context"})
-"""Failures that asking again cannot mend."""
+"""Failures that a retry cannot fix."""
 
 
 @dataclass
 class StageUsage:
-    """What one stage of one suite took in this process."""
+    """What one stage of one suite used in this process."""
 
     rows: int = 0
     failed: int = 0
@@ -44,34 +44,34 @@ class StageUsage:
     completion_tokens: int = 0
     cost: float = 0.0
     paid: float = 0.0
-    """US dollars: what the rows' replies cost when they were asked for, and what of it was paid now."""
+    """US dollars: `cost` is what the rows' replies cost originally, `paid` the part of it paid now."""
     calls: int = 0
     first: float | None = None
-    """time.monotonic() when the stage's first request went out."""
+    """time.monotonic() of the stage's first request."""
     last: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """Wall time from the first request to the last row."""
+        """Return the wall time from the first request to the last row."""
         return 0.0 if self.first is None else max(0.0, self.last - self.first)
 
 
 @dataclass
 class SuiteRun:
-    """One suite of one run: what is asked, who judges, where rows go."""
+    """One suite of one run: its prompts, judges and store."""
 
     suite: Suite
     judges: tuple[Judge, ...]
-    """One, or the members of a jury, each with a `spec.name` of its own."""
+    """One judge, or the members of a jury with distinct `spec.name`s."""
     store: RunStore
     prompts: tuple[Prompt, ...]
     sampling: Callable[[Prompt], Sampling]
     repeats: int = 1
-    """Times every judge is asked the same."""
+    """How often each judge repeats each task."""
     anchors: tuple[JudgeTask, ...] = ()
-    """Recorded answers that are judged again; `store.anchors` must be open."""
+    """Recorded answers to judge again; requires an open `store.anchors`."""
     start_seconds: float = 0.0
-    """Until the server could be asked, where this process started one."""
+    """Seconds until the server was ready, if this process started one."""
     answering: StageUsage = field(default_factory=StageUsage)
     judging: StageUsage = field(default_factory=StageUsage)
 
@@ -81,7 +81,7 @@ class SuiteRun:
                 yield prompt, index
 
     def answered(self, prompt: Prompt, index: int) -> bool:
-        """Whether this draw needs no request: an answer is there, or a failure that asking again cannot mend."""
+        """Return whether this draw needs no request: it has an answer, or a failure that a retry cannot fix."""
         key = f"{prompt.id}#{index}"
         if self.store.answers.succeeded(key):
             return True
@@ -89,27 +89,27 @@ class SuiteRun:
         return row is not None and row.error is not None and row.error.reason in DONE_FAILURES
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Iterator[JudgeTask]:
-        """Everything asked about this answer: each of the suite's tasks, of each judge, each time."""
+        """Yield all judge tasks of this answer: each task of the suite, per judge and repeat."""
         for task in self.suite.tasks(prompt, answer):
             for repeat in range(self.repeats):
                 for judge in self.judges:
                     yield task.model_copy(update={"judge": judge.spec.name, "repeat": repeat})
 
     def open_tasks(self, prompt: Prompt, answer: Answer) -> list[JudgeTask]:
-        """What the judges have still to say about this answer."""
+        """Return the judge tasks of this answer without a verdict."""
         return [task for task in self.tasks(prompt, answer) if not self.store.judgments.succeeded(task.key)]
 
-    def there(self) -> Iterator[tuple[Prompt, Answer]]:
-        """The answers that need no request, read one at a time."""
+    def existing_answers(self) -> Iterator[tuple[Prompt, Answer]]:
+        """Yield the answers that need no request, reading one at a time."""
         for prompt, index in self.draws():
             answer = self.store.answers.get(f"{prompt.id}#{index}") if self.answered(prompt, index) else None
             if answer is not None:
                 yield prompt, answer
 
     def tasks_of(self, judge: Judge) -> Iterator[JudgeTask]:
-        """What one judge has still to say about the anchors, and about the answers that are there."""
+        """Yield one judge's open tasks: on the anchors, and on the existing answers."""
         yield from (task for task in self.anchors_open if task.judge == judge.spec.name)
-        for prompt, answer in self.there():
+        for prompt, answer in self.existing_answers():
             yield from (task for task in self.open_tasks(prompt, answer) if task.judge == judge.spec.name)
 
     def rows_of(self, task: JudgeTask) -> JsonlRows[Judgment]:
@@ -117,7 +117,7 @@ class SuiteRun:
 
     @property
     def anchors_open(self) -> list[JudgeTask]:
-        """Anchors that have no verdict in this run yet."""
+        """Return the anchors without a verdict in this run."""
         return [task for task in self.anchors if not self.store.anchors.succeeded(task.key)]
 
     def judge_of(self, task: JudgeTask) -> Judge:
@@ -125,7 +125,7 @@ class SuiteRun:
 
     @property
     def answers_open(self) -> int:
-        """Draws that must be asked of the model."""
+        """Return the number of draws to request from the model."""
         return sum(not self.answered(prompt, index) for prompt, index in self.draws())
 
 
@@ -153,7 +153,7 @@ def _anchor_tasks(made: Plan, suite: Suite) -> tuple[JudgeTask, ...]:
 
 @dataclass(frozen=True)
 class Progress:
-    """One row more: handed to the caller's callback after each append."""
+    """One more row, passed to the caller's callback after each append."""
 
     suite: str
     stage: Literal["answers", "judgments"]
@@ -162,7 +162,7 @@ class Progress:
 
 ProgressCallback = Callable[[Progress], None]
 TaskQueue = asyncio.Queue[tuple[SuiteRun, JudgeTask] | None]
-"""None: no more for one worker."""
+"""None tells one worker to stop."""
 Queues = JudgeQueues[tuple[SuiteRun, JudgeTask]]
 
 
@@ -174,11 +174,13 @@ async def evaluate(
     answers_first: bool = False,
     on_progress: ProgressCallback = lambda _: None,
 ) -> None:
-    """Brings every run's store up to date; scores nothing.
+    """Complete every run's store; compute no scores.
 
-    `answers_first`: nothing is judged until all answers are there and the server is stopped, then everything at once.
-    `backend` is entered only when an answer is missing. Raises the first HarnessError of any stage, after everything
-    in flight was cancelled and the server stopped; what had arrived is in the stores.
+    `answers_first`: judge only after all answers exist and the server has stopped, then everything at once. `backend`
+    is
+    entered only if an answer is missing. Raise the first HarnessError of any stage after cancelling everything in
+    flight
+    and stopping the server; rows that arrived are in the stores.
     """
     draws = [(run, prompt, index) for run in runs for prompt, index in run.draws()]
     missing = [draw for draw in draws if not draw[0].answered(*draw[1:])]
@@ -207,27 +209,27 @@ async def evaluate(
 
 
 def waits(judge: Judge) -> bool:
-    """Whether a judge needs the candidate's devices, so that it is loaded once the candidate is gone."""
+    """Return whether a judge needs the candidate's devices and must load after the candidate has stopped."""
     return isinstance(judge, LoadedJudge) and not judge.beside
 
 
 def is_needed(judge: Judge, runs: Sequence[SuiteRun]) -> bool:
-    """Whether a judge must be entered: a server is not started for nothing."""
-    its = [run for run in runs if judge in run.judges]
-    return not isinstance(judge, LoadedJudge) or any(run.answers_open or any(run.tasks_of(judge)) for run in its)
+    """Return whether a judge must be entered, so that no server starts without work."""
+    judge_runs = [run for run in runs if judge in run.judges]
+    return not isinstance(judge, LoadedJudge) or any(run.answers_open or any(run.tasks_of(judge)) for run in judge_runs)
 
 
 async def _judge_afterwards(judge: Judge, runs: Sequence[SuiteRun], on_progress: ProgressCallback) -> None:
-    """All that one judge has still to say, of all suites, in the order that spares its server most."""
+    """Run all open tasks of one judge, over all suites, in the order that reuses most of its server's prefix cache."""
     tasks = in_prefix_order((run, task) for run in runs if judge in run.judges for task in run.tasks_of(judge))
     if not tasks:
         return
-    places = min(judge.spec.concurrency, len(tasks))
+    workers = min(judge.spec.concurrency, len(tasks))
     queue: TaskQueue = asyncio.Queue()
-    for item in (*tasks, *[None] * places):
+    for item in (*tasks, *[None] * workers):
         queue.put_nowait(item)
     async with judge, asyncio.TaskGroup() as group:
-        for _ in range(places):
+        for _ in range(workers):
             group.create_task(_judge_worker(queue, on_progress))
 
 
@@ -235,7 +237,7 @@ async def _judge_existing(runs: Sequence[SuiteRun], queues: Queues) -> None:
     for run in runs:
         for task in run.anchors_open:
             await queues.put(run.judge_of(task), (run, task))
-        for prompt, answer in run.there():
+        for prompt, answer in run.existing_answers():
             for task in run.open_tasks(prompt, answer):
                 await queues.put(run.judge_of(task), (run, task))
 
@@ -286,12 +288,12 @@ async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None
         usage = run.judging
         if usage.first is None:
             usage.first = time.monotonic()
-        found = await run.judge_of(task).judge(task)
-        # whatever a judge of elsewhere writes there: these are what a row is found again by
-        own: dict[str, object] = {"answer_sha": task.answer.sha, "judge": task.judge, "repeat": task.repeat}
-        if is_suspect(task.answer, task.turn) and "injection" not in found.flags:
-            own["flags"] = (*found.flags, "injection")
-        judgment = found.model_copy(update=own)
+        verdict = await run.judge_of(task).judge(task)
+        # Third-party judges may set these. They form the row key, so overwrite them.
+        row_fields: dict[str, object] = {"answer_sha": task.answer.sha, "judge": task.judge, "repeat": task.repeat}
+        if is_suspect(task.answer, task.turn) and "injection" not in verdict.flags:
+            row_fields["flags"] = (*verdict.flags, "injection")
+        judgment = verdict.model_copy(update=row_fields)
         run.rows_of(task).append(judgment)
         usage.rows += 1
         usage.failed += judgment.error is not None
@@ -305,6 +307,6 @@ async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None
 
 
 def current_judgments(answers: Sequence[Answer], judgments: Iterator[Judgment]) -> list[Judgment]:
-    """The judgments of these very answers; those of an earlier text of the same draw are left out."""
+    """Return the judgments of the current answers, without those of an earlier text of the same draw."""
     shas = {answer.key: answer.sha for answer in answers}
     return [row for row in judgments if shas.get(f"{row.prompt_id}#{row.index}") == row.answer_sha]

@@ -1,8 +1,8 @@
-"""Stored judgments -> what each question adds to a suite's score, above and below the line. Pure.
+"""Turn stored judgments into each question's contribution to a suite's score. Pure.
 
-Every judged headline but the length-controlled one is a ratio of sums over questions: `QuestionSums` holds the terms.
-Comparison, gate, viewer and leaderboard all read these, so their numbers are the score card's own. No suite data are
-needed; categories are a mapping that the caller brings.
+Every judged headline except the length-controlled one is a ratio of sums over questions; `QuestionSums` contains its
+terms. Comparison, gate, viewer and leaderboard all use them, so their numbers equal the score card's. No suite data are
+needed; the caller passes categories as a mapping.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .stats.intervals import FloatArray
 
 @dataclass(frozen=True)
 class QuestionRule:
-    """How a metric is made of verdicts."""
+    """How a metric is computed from verdicts."""
 
     metric: str
     scale: float
@@ -28,9 +28,9 @@ class QuestionRule:
     turn: int | None = None
     """Only verdicts on this turn count."""
     ordered: bool = True
-    """False: both orders of showing are one slot, as where a question has a single game (AlpacaEval)."""
+    """False: both presentation orders are one slot, for questions with a single game (AlpacaEval)."""
     whole_pairs: bool = False
-    """An answer with a verdict in only one order is left out whole (Arena-Hard v2.0)."""
+    """Leave out an answer that has a verdict in only one order (Arena-Hard v2.0)."""
     category: str | None = None
     """Only this category's questions count (Arena-Hard v2.0's headline)."""
 
@@ -63,25 +63,26 @@ class QuestionSums:
 
     @property
     def value(self) -> float | None:
-        """The metric; None where nothing is scored."""
+        """Return the metric; None if nothing is scored."""
         total = float(self.below.sum())
         return self.scale * float(self.above.sum()) / total if total else None
 
     def of(self, ids: Iterable[str]) -> QuestionSums:
-        """These questions' terms, in the order given; those without a verdict are left out."""
-        place = {one: at for at, one in enumerate(self.ids)}
-        kept = [one for one in ids if one in place]
-        at = np.array([place[one] for one in kept], dtype=np.int64)
+        """Return these questions' terms in the order of `ids`, without questions that have no verdict."""
+        positions = {prompt_id: at for at, prompt_id in enumerate(self.ids)}
+        kept = [prompt_id for prompt_id in ids if prompt_id in positions]
+        at = np.array([positions[prompt_id] for prompt_id in kept], dtype=np.int64)
         return QuestionSums(self.metric, self.scale, tuple(kept), self.above[at], self.below[at])
 
     def scores(self) -> FloatArray:
-        """Each question's own score in the metric's unit, shape (questions,)."""
-        found: FloatArray = self.scale * self.above / self.below
-        return found
+        """Return each question's own score in the metric's unit, shape (questions,)."""
+        values: FloatArray = self.scale * self.above / self.below
+        return values
 
 
 def rules_of(suite: str, headline: str, judgments: Iterable[Judgment]) -> tuple[QuestionRule, ...]:
-    """The suite's metrics; of a suite from elsewhere its headline, a rating's mean or a preference's rate."""
+    """Return the suite's metrics; for third-party suites the headline, as a mean of ratings or a rate of
+    preferences."""
     if suite in RULES:
         return RULES[suite]
     verdict = next((row.verdict for row in judgments if row.verdict is not None), None)
@@ -95,37 +96,42 @@ def question_sums(
     *,
     categories: Mapping[str, str] | None = None,
 ) -> QuestionSums:
-    """The metric's terms, questions in natural order of their ids.
+    """Return the metric's terms, with questions in natural order of their ids.
 
-    `categories`: question id -> category of the questions asked; others are left out. Without it all count, and a rule
-    for one category cannot be followed: the caller compares `value` with the card's.
+    `categories`: question id -> category of the run's questions; others are left out. Without it all questions count,
+    and a
+    rule for one category cannot be applied, so the caller compares `value` with the card's.
     """
-    found = verdicts_by_slot(judgments, answers, ordered=rule.ordered)
-    asked = None if categories is None else _asked(categories, rule.category)
-    return sums_of_units(rule.metric, rule.scale, units(rule, found, asked))
+    verdicts = verdicts_by_slot(judgments, answers, ordered=rule.ordered)
+    prompt_ids = None if categories is None else _prompt_ids(categories, rule.category)
+    return sums_of_units(rule.metric, rule.scale, units(rule, verdicts, prompt_ids))
 
 
-def _asked(categories: Mapping[str, str], category: str | None) -> set[str]:
-    return {one for one, own in categories.items() if category is None or own == category}
+def _prompt_ids(categories: Mapping[str, str], category: str | None) -> set[str]:
+    return {
+        prompt_id
+        for prompt_id, prompt_category in categories.items()
+        if category is None or prompt_category == category
+    }
 
 
-def units(rule: QuestionRule, found: Verdicts, asked: Collection[str] | None = None) -> list[Unit]:
-    """One unit a scored slot; repeats of a judgment count as their mean."""
-    whole = _whole(found) if rule.whole_pairs else None
+def units(rule: QuestionRule, verdicts: Verdicts, prompt_ids: Collection[str] | None = None) -> list[Unit]:
+    """Return one unit per scored slot; repeats of a judgment count as their mean."""
+    whole = _whole(verdicts) if rule.whole_pairs else None
     return [
-        slot_unit(slot.prompt_id, verdicts)
-        for slot, verdicts in found.items()
-        if verdicts
-        and (asked is None or slot.prompt_id in asked)
+        slot_unit(slot.prompt_id, slot_verdicts)
+        for slot, slot_verdicts in verdicts.items()
+        if slot_verdicts
+        and (prompt_ids is None or slot.prompt_id in prompt_ids)
         and (rule.turn is None or slot.turn == rule.turn)
         and (whole is None or (slot.prompt_id, slot.index) in whole)
     ]
 
 
-def _whole(found: Verdicts) -> set[tuple[str, int]]:
-    """Answers with a verdict in both orders."""
+def _whole(verdicts: Verdicts) -> set[tuple[str, int]]:
+    """Return the answers with a verdict in both orders."""
     orders: dict[tuple[str, int], set[str | None]] = defaultdict(set)
-    for slot in (one for one, verdicts in found.items() if verdicts):
+    for slot in (slot for slot, slot_verdicts in verdicts.items() if slot_verdicts):
         orders[slot.prompt_id, slot.index].add(slot.order)
     return {answer for answer, seen in orders.items() if {"ab", "ba"} <= seen}
 
@@ -136,32 +142,32 @@ def sums_of_units(metric: str, scale: float, scored: Iterable[Unit]) -> Question
         sums[unit.prompt_id][0] += unit.value
         sums[unit.prompt_id][1] += unit.weight
     ids = tuple(sorted(sums, key=natural))
-    table = np.array([sums[one] for one in ids], dtype=np.float64).reshape(-1, 2)
+    table = np.array([sums[prompt_id] for prompt_id in ids], dtype=np.float64).reshape(-1, 2)
     return QuestionSums(metric, scale, ids, table[:, 0], table[:, 1])
 
 
 def natural(prompt_id: str) -> tuple[int, int, str]:
-    """Sort key: numbers by value, before words."""
+    """Return a sort key that puts numbers by value before words."""
     return (0, int(prompt_id), "") if prompt_id.isdecimal() and prompt_id.isascii() else (1, 0, prompt_id)
 
 
 def common(parts: Sequence[QuestionSums]) -> list[QuestionSums]:
-    """Each part cut to the questions that all of them have, in one order."""
+    """Return each part reduced to the questions that all have, in one order."""
     shared = set(parts[0].ids).intersection(*(part.ids for part in parts[1:]))
-    ids = [one for one in parts[0].ids if one in shared]
+    ids = [prompt_id for prompt_id in parts[0].ids if prompt_id in shared]
     return [part.of(ids) for part in parts]
 
 
 def disagreements(answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, float]:
-    """Question id -> largest difference between the preferences of its two orders, 0..1; order-consistent ones are 0.
+    """Return question id -> largest difference between the preferences of its two orders, 0..1 (0: consistent).
 
     Only answers judged in both orders count.
     """
-    found = verdicts_by_slot(judgments, answers)
+    verdicts = verdicts_by_slot(judgments, answers)
     spread: dict[str, float] = {}
-    for slot, verdicts in found.items():
-        other = found.get(Slot(slot.prompt_id, slot.index, slot.turn, "ba"), ())
-        if slot.order == "ab" and verdicts and other:
-            means = [sum(verdict.value for verdict in part) / len(part) for part in (verdicts, other)]
+    for slot, slot_verdicts in verdicts.items():
+        reversed_verdicts = verdicts.get(Slot(slot.prompt_id, slot.index, slot.turn, "ba"), ())
+        if slot.order == "ab" and slot_verdicts and reversed_verdicts:
+            means = [sum(verdict.value for verdict in part) / len(part) for part in (slot_verdicts, reversed_verdicts)]
             spread[slot.prompt_id] = max(spread.get(slot.prompt_id, 0.0), abs(means[0] - means[1]))
     return spread

@@ -1,7 +1,7 @@
-"""Judgments -> scores: what the suites' scorers share. Pure.
+"""Turn judgments into scores: what the suites' scorers share. Pure.
 
 A score is a ratio of sums over questions (for a mean, the sum over the count), so that one bootstrap over questions
-serves all suites. What has no verdict is counted as unscored and adds nothing to either sum.
+serves all suites. A slot without a verdict counts as unscored and adds nothing to either sum.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from .records import Answer, Judgment, Order, Preference, Prompt, Score, Verdict
 from .stats.intervals import Interval, ratio_interval
 
 MIN_SCORED = 0.9
-"""A card with a smaller share scored is complete=False and never ranked (specs: 90 %)."""
+"""A card with a smaller scored share has complete=False and is never ranked (specs: 90 %)."""
 
 
 def is_complete(headline: Score) -> bool:
-    """Whether enough was scored to rank a card by this score."""
+    """Return whether enough was scored to rank a card by this score."""
     return headline.value is not None and headline.n >= MIN_SCORED * (headline.n + headline.unscored)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One thing a judge is asked to judge: a turn, a game or an instruction of one answer."""
+    """The unit of judging: a turn, a game or an instruction of one answer."""
 
     prompt_id: str
     index: int = 0
@@ -36,7 +36,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Unit:
-    """One scored slot: what it adds above and below the line."""
+    """One scored slot: its terms of numerator and denominator."""
 
     prompt_id: str
     value: float
@@ -48,25 +48,25 @@ STRONG_WEIGHT = 3.0  # arena-hard-auto show_result.py WEIGHT: a ">>" verdict cou
 
 
 def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, int], Answer]:
-    """(prompt id, index) -> answer; of several the last wins."""
+    """Return (prompt id, index) -> answer; the last answer wins."""
     return {(answer.prompt_id, answer.index): answer for answer in answers}
 
 
 def verdicts_by_slot(judgments: Sequence[Judgment], answers: Iterable[Answer], *, ordered: bool = True) -> Verdicts:
-    """The verdicts of each slot, one a repeat; of several judgments with one key the last wins.
+    """Return the verdicts of each slot, one per repeat; of several judgments with one key the last wins.
 
-    A judgment of another text than the current answer's is left out. `ordered` False: a slot's two orders are one.
+    A judgment of a text other than the current answer's is left out. `ordered` False: a slot's two orders are one.
     """
     named = any(judgment.answer_sha is not None for judgment in judgments)  # else no digest is needed
     current = {key: answer.sha for key, answer in latest_answers(answers).items()} if named else {}
     last = {judgment.key: judgment for judgment in judgments}
-    found: dict[Slot, list[Verdict]] = defaultdict(list)
+    verdicts: dict[Slot, list[Verdict]] = defaultdict(list)
     for _, judgment in sorted(last.items()):  # the order of arrival must not move the last digit of a mean
         stale = judgment.answer_sha not in (None, current.get((judgment.prompt_id, judgment.index)))
         if judgment.verdict is not None and not stale:
             order = judgment.order if ordered else None
-            found[Slot(judgment.prompt_id, judgment.index, judgment.turn, order)].append(judgment.verdict)
-    return found
+            verdicts[Slot(judgment.prompt_id, judgment.index, judgment.turn, order)].append(judgment.verdict)
+    return verdicts
 
 
 def verdict_weight(verdict: Verdict) -> float:
@@ -74,21 +74,22 @@ def verdict_weight(verdict: Verdict) -> float:
 
 
 def slot_unit(prompt_id: str, verdicts: Sequence[Verdict]) -> Unit:
-    """A scored slot: weighted value over weight; repeats of a judgment count as their mean."""
+    """Return a scored slot as weighted value and weight; repeats of a judgment count as their mean."""
     weights = [verdict_weight(verdict) for verdict in verdicts]
     values = [weight * verdict.value for weight, verdict in zip(weights, verdicts, strict=True)]
     return Unit(prompt_id, value=sum(values) / len(values), weight=sum(weights) / len(weights))
 
 
 def draws(answers: Iterable[Answer]) -> int:
-    """Answers per prompt: one more than the highest index; 1 where there is no answer at all."""
+    """Return answers per prompt: one more than the highest index; 1 if there is no answer."""
     return 1 + max((answer.index for answer in answers), default=0)
 
 
 def mean_score(
     units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed: int = 0, intervals: bool = True
 ) -> Score:
-    """scale * sum(values) / sum(weights) with its 95 % interval over questions; no value where nothing is scored."""
+    """Return scale * sum(values) / sum(weights) with its 95 % interval over questions; no value if nothing is
+    scored."""
     unscored = max(0, expected - len(units))
     below = sum(unit.weight for unit in units)
     if not below:
@@ -117,15 +118,15 @@ def _interval(units: Sequence[Unit], seed: int) -> Interval | None:
 
 
 def categories(prompts: Iterable[Prompt]) -> dict[str, list[str]]:
-    """Category -> ids of its prompts, in the prompts' order: a seeded bootstrap depends on it."""
-    found: dict[str, list[str]] = {}
+    """Return category -> ids of its prompts in the prompts' order, because a seeded bootstrap depends on it."""
+    ids_by_category: dict[str, list[str]] = {}
     for prompt in prompts:
-        found.setdefault(prompt.category, []).append(prompt.id)
-    return found
+        ids_by_category.setdefault(prompt.category, []).append(prompt.id)
+    return ids_by_category
 
 
 def unscored_note(score: Score, unit: str) -> tuple[str, ...]:
-    """One sentence for the card where something is unscored, else nothing."""
+    """Return one sentence for the card if something is unscored."""
     if not score.unscored:
         return ()
     return (f"{score.unscored} of {score.n + score.unscored} {unit} are unscored",)

@@ -1,8 +1,9 @@
-"""`harness watch`: which checkpoints of a training folder are whole, which were evaluated, and what came out.
+"""`harness watch`: which checkpoints of a training folder are complete, which were evaluated, and their scores.
 
-A checkpoint is ready when it passes `check_whole` (all shards of the index there, every safetensors file as long as its
-header says) and no file of it changed for a while. What was done is kept in one JSON file beside the results; it only
-saves work, for `harness run` itself resumes.
+A checkpoint is ready if it passes `check_whole` (all shards of the index exist, every safetensors file has the length
+in
+its header) and none of its files changed for a while. Evaluated checkpoints are recorded in one JSON file beside the
+results. The file only saves work, because `harness run` itself resumes.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from .store import dump_json, write_atomic
 from .weights import check_whole
 
 MARKS = ("config.json", "adapter_config.json", "model.safetensors.index.json")
-"""A folder with one of these is, or will be, a checkpoint."""
+"""A folder with one of these is, or will become, a checkpoint."""
 
 
-class Point(Record):
+class HeadlinePoint(Record):
     """One suite's headline at one checkpoint."""
 
     suite: str
@@ -36,7 +37,7 @@ class Point(Record):
     run_id: str
 
 
-class Done(Record):
+class EvaluatedCheckpoint(Record):
     """One evaluated checkpoint."""
 
     checkpoint: str
@@ -44,45 +45,48 @@ class Done(Record):
     step: int | None
     fingerprint: str
     asked: str
-    """Digest of the suites and flags it was evaluated with."""
-    points: tuple[Point, ...]
+    """Digest of the suites and flags of the evaluation."""
+    points: tuple[HeadlinePoint, ...]
 
 
-class Watched(Record):
-    """The state file."""
+class WatchState(Record):
+    """The state file of one training folder."""
 
     folder: str
     """Name of the training folder."""
-    done: tuple[Done, ...] = ()
+    done: tuple[EvaluatedCheckpoint, ...] = ()
 
-    def has(self, candidate: Candidate, asked: str) -> bool:
-        wanted = (candidate.name, candidate.fingerprint, asked)
-        return any((one.checkpoint, one.fingerprint, one.asked) == wanted for one in self.done)
+    def has(self, candidate: Candidate, settings_sha: str) -> bool:
+        wanted = (candidate.name, candidate.fingerprint, settings_sha)
+        return any((done.checkpoint, done.fingerprint, done.asked) == wanted for done in self.done)
 
-    def plus(self, done: Done) -> Watched:
-        """With one more; an earlier state of the same checkpoint makes room."""
-        kept = [one for one in self.done if (one.checkpoint, one.asked) != (done.checkpoint, done.asked)]
+    def plus(self, done: EvaluatedCheckpoint) -> WatchState:
+        """Return the state with one more checkpoint; an earlier entry for the same checkpoint and settings is
+        replaced."""
+        kept = [
+            earlier for earlier in self.done if (earlier.checkpoint, earlier.asked) != (done.checkpoint, done.asked)
+        ]
         return self.model_copy(update={"done": (*kept, done)})
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint folder as it is now."""
+    """A checkpoint folder in its current state."""
 
     path: Path
     step: int | None
-    """The number its name ends in, or that `trainer_state.json` gives; None: neither does."""
+    """The number at the end of its name, or in `trainer_state.json`; None if neither exists."""
     fingerprint: str
-    """Of its files' names, sizes and times."""
+    """Digest of its files' names, sizes and times."""
     changed: float
-    """When a file last changed, seconds since 1970."""
+    """Time of the last change, seconds since 1970."""
 
     @property
     def name(self) -> str:
         return self.path.name
 
     def problem(self, settle: float, now: float | None = None) -> str | None:
-        """Why it is not ready, one sentence; None where it is. `settle`: seconds without a change."""
+        """Return one sentence on why it is not ready, or None if it is. `settle`: required seconds without a change."""
         age = (time.time() if now is None else now) - self.changed
         if age < settle:
             return f"written {max(age, 0):.0f} s ago; ready after {settle:g} s without a change"
@@ -94,22 +98,24 @@ class Candidate:
 
 
 def candidates(folder: Path) -> list[Candidate]:
-    """Checkpoints of a training folder, by step, the folder itself last (the final model); `tmp-*` and dotted folders
-    are still being written. Raises ConfigError where there is no such folder."""
+    """Return the checkpoints of a training folder by step, then the folder itself (the final model).
+
+    Folders named `tmp-*` or with a leading dot are still being written. Raise ConfigError if the folder does not exist.
+    """
     if not folder.is_dir():
         raise ConfigError(f"no training folder {str(folder)!r}")
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "tmp-", "_"))]
-    found = [made for path in inside if (made := _candidate(path)) is not None]
-    found.sort(key=lambda one: (one.step is None, one.step or 0, one.name))
-    own = _candidate(folder.resolve())
-    return [*found, own] if own is not None else found
+    checkpoints = [checkpoint for path in inside if (checkpoint := _candidate(path)) is not None]
+    checkpoints.sort(key=lambda checkpoint: (checkpoint.step is None, checkpoint.step or 0, checkpoint.name))
+    final = _candidate(folder.resolve())
+    return [*checkpoints, final] if final is not None else checkpoints
 
 
 def _candidate(path: Path) -> Candidate | None:
     try:
         files = sorted((file.name, file.stat()) for file in path.iterdir() if file.is_file())
     except OSError:
-        return None  # it went away, as trainers that keep the last few do
+        return None  # removed meanwhile, by a trainer that keeps only the last few
     names = {name for name, _ in files}
     if not names.intersection(MARKS) and not any(name.endswith(".safetensors") for name in names):
         return None
@@ -123,34 +129,34 @@ def _step(path: Path) -> int | None:
     if match:
         return int(match[1])
     try:
-        found = json.loads((path / "trainer_state.json").read_text("utf-8"))["global_step"]
-        return found if isinstance(found, int) else None
+        step = json.loads((path / "trainer_state.json").read_text("utf-8"))["global_step"]
+        return step if isinstance(step, int) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def state_file(results: Path, folder: Path) -> Path:
-    """`results/watch/<name>-<digest of its place>.json`: two training folders of one name are two."""
+    """Return `results/watch/<name>-<digest of its path>.json`, so that two folders of one name have two files."""
     slug = ModelRef(scheme="path", name=folder.resolve().name or "training").slug
     return results / "watch" / f"{slug}-{digest(str(folder.resolve()))[:8]}.json"
 
 
-def read_state(file: Path, folder: Path) -> Watched:
+def read_state(file: Path, folder: Path) -> WatchState:
     try:
-        return Watched.model_validate_json(file.read_bytes())
+        return WatchState.model_validate_json(file.read_bytes())
     except FileNotFoundError:
-        return Watched(folder=folder.resolve().name)
+        return WatchState(folder=folder.resolve().name)
     except (OSError, ValidationError) as error:
-        raise ConfigError(f"{file} is no state of a watch: {str(error).splitlines()[0]}; remove it") from None
+        raise ConfigError(f"{file} is not a valid watch state: {str(error).splitlines()[0]}; remove it") from None
 
 
-def write_state(file: Path, state: Watched) -> None:
+def write_state(file: Path, state: WatchState) -> None:
     write_atomic(file, dump_json(state.model_dump(mode="json")))
 
 
-def evaluated(candidate: Candidate, asked: str, cards: Iterable[ScoreCard]) -> Done:
+def evaluated(candidate: Candidate, settings_sha: str, cards: Iterable[ScoreCard]) -> EvaluatedCheckpoint:
     points = [
-        Point(
+        HeadlinePoint(
             suite=card.suite,
             metric=card.headline,
             judge=card.judge,
@@ -160,23 +166,23 @@ def evaluated(candidate: Candidate, asked: str, cards: Iterable[ScoreCard]) -> D
         )
         for card in cards
     ]
-    return Done(
+    return EvaluatedCheckpoint(
         checkpoint=candidate.name,
         step=candidate.step,
         fingerprint=candidate.fingerprint,
-        asked=asked,
+        asked=settings_sha,
         points=tuple(points),
     )
 
 
-def trends(state: Watched) -> dict[tuple[str, str, str], list[tuple[Done, Point]]]:
-    """(suite, metric, protocol) -> its points in the order of steps: only comparable numbers make one line."""
-    found: dict[tuple[str, str, str], list[tuple[Done, Point]]] = {}
-    for done in sorted(state.done, key=lambda one: (one.step is None, one.step or 0, one.checkpoint)):
+def trends(state: WatchState) -> dict[tuple[str, str, str], list[tuple[EvaluatedCheckpoint, HeadlinePoint]]]:
+    """Return (suite, metric, protocol) -> its points in the order of steps: only comparable numbers form one line."""
+    points_by_metric: dict[tuple[str, str, str], list[tuple[EvaluatedCheckpoint, HeadlinePoint]]] = {}
+    for done in sorted(state.done, key=lambda done: (done.step is None, done.step or 0, done.checkpoint)):
         for point in done.points:
-            found.setdefault((point.suite, point.metric, point.protocol), []).append((done, point))
-    return found
+            points_by_metric.setdefault((point.suite, point.metric, point.protocol), []).append((done, point))
+    return points_by_metric
 
 
-def asked_digest(words: Sequence[str]) -> str:
+def settings_digest(words: Sequence[str]) -> str:
     return digest(list(words))[:16]

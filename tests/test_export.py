@@ -23,7 +23,7 @@ from harness.formats.export_rows import FinishedRun
 from harness.records import Answer, Failure, Judgment, Preference, ScoreCard
 from harness.stats.length_control import control_length
 from harness.suites import pocket
-from harness.suites.alpaca_scores import Judged, length_rows
+from harness.suites.alpaca_scores import JudgedAnswers, length_rows
 from harness.suites.arena_hard import ArenaHard
 
 NAME = 'a"b <c>/=d'
@@ -178,7 +178,7 @@ def test_alpaca_evals_length_controlled_rate_is_ours_in_the_fold_order_of_its_sc
     data = pocket.load("alpaca_eval")
     rows = json.loads((exported.folder / "alpaca_eval/annotations.json").read_text())
     prompts = {prompt.turns[0]: prompt.id for prompt in data.prompts}
-    judged = Judged(
+    judged = JudgedAnswers(
         lengths={prompts[row["instruction"]]: [len(row["output_2"])] for row in rows},
         baseline_lengths={prompts[row["instruction"]]: len(row["output_1"]) for row in rows},
         preferences={

@@ -264,7 +264,7 @@ def test_runs_measured_otherwise_are_refused_unless_forced(tmp_path: Path) -> No
     write_run(tmp_path, BASE)
     write_run(tmp_path, toy_run("cand", mixed(50, 50), protocol={**PROTOCOL, "judge": "other"}))
 
-    with pytest.raises(ConfigError, match="not measured alike: judge"):
+    with pytest.raises(ConfigError, match="not measured the same way: judge"):
         gate_runs("cand", "base", POLICY, GateOptions(tmp_path))
     assert gate_runs("cand", "base", POLICY, GateOptions(tmp_path, force=True)).outcome == "pass"
 

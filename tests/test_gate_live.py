@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Done, harness_process
 
-from harness.compare.inputs import found_runs
+from harness.compare.inputs import find_runs
 from harness.errors import ConfigError
 from harness.gate.baselines import promote
 from harness.protocols import SuiteData
@@ -66,7 +66,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
         *("--edition", "pocket"),
     )
     assert run.code == 0, run.err
-    found = found_runs("good.jsonl", folder / "results")
+    found = find_runs("good.jsonl", folder / "results")
     runs = [(one.card, one.folder) for one in found if one.folder is not None]
     promote(folder / "results", runs, name="default", by="test", why="first")
     return Judged(folder, made.harness("gate", "--candidate", "bad.jsonl", *LIVE, "--json"))
@@ -135,5 +135,5 @@ def test_an_edition_without_words_for_two_answers_says_so() -> None:
     prompt = data.prompts[0]
     answer = Answer(prompt_id=prompt.id, model="m", turns=("a", "b"), finish=("stop", "stop"))
 
-    with pytest.raises(ConfigError, match="no words for comparing two answers"):
+    with pytest.raises(ConfigError, match="no prompts for comparing two answers"):
         HeadToHead(MtBench(data), "m", [answer]).protocol()

@@ -333,5 +333,5 @@ def test_a_row_of_another_form_is_named(run_rule: RunRule, tmp_path: Path, monke
     (tmp_path / "own/rows.jsonl").write_text(json.dumps({"question": "?", "candidate": {"model": "m"}}))
     monkeypatch.setenv("HARNESS_PUBLISHED", str(tmp_path))
 
-    with pytest.raises(UsageError, match=r"rows\.jsonl, row 1 is no comparison \('answer'\)"):
+    with pytest.raises(UsageError, match=r"rows\.jsonl, row 1 is not a comparison \('answer'\)"):
         run_rule(lambda a, b: True, "own", 0)

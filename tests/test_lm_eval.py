@@ -122,7 +122,7 @@ def test_lm_eval_stands_beside_judged_suites_and_its_failure_is_one_sentence(
     [
         ("lm_eval", "suite lm_eval needs a task"),
         ("lm_eval:none.yaml", "no lm-eval task file 'none.yaml'"),
-        ("lm_eval:a b", "'a b' is no lm-eval task name"),
+        ("lm_eval:a b", "'a b' is not an lm-eval task name"),
     ],
 )
 def test_a_suite_that_cannot_be_is_one_sentence(harness: Callable[..., Done], suite: str, sentence: str) -> None:
@@ -201,7 +201,7 @@ def test_a_task_of_log_likelihoods_needs_the_checkpoints_tokenizer(
         done = harness("run", "--model", f"endpoint:fake@{model.url}", "--suite", f"lm_eval:{task}", **offline)
 
     assert done.code == 2
-    assert "compares log-likelihoods, for which the checkpoint's tokenizer is needed" in done.err
+    assert "compares log-likelihoods, which requires the checkpoint's tokenizer" in done.err
     assert model.requests == []
 
 

@@ -176,7 +176,7 @@ def test_what_the_baselines_file_marks_as_failed_is_not_judged(tmp_path: Path) -
     [
         (":none.jsonl", "no file with a baseline's answers: 'none.jsonl'"),
         (":short.jsonl", "has no answer of two turns to 79 questions, e.g. 82"),
-        (":two.jsonl", "holds answers of 2 models"),
+        (":two.jsonl", "contains answers of 2 models"),
     ],
 )
 def test_a_baseline_that_cannot_be_is_one_sentence(

@@ -126,7 +126,7 @@ def test_a_run_lists_its_questions_and_filters_them(client: TestClient, results:
     assert client.get(path, params={"category": "math"}).text.count('class="preview"') < 60
     found = client.get(path, params={"q": "FUDO IN UPPER"}).text
     assert found.count('class="preview"') == 1
-    assert client.get(path, params={"q": "no such words at all"}).text.count("No question is like that.") == 1
+    assert client.get(path, params={"q": "no such words at all"}).text.count("No question matches.") == 1
 
 
 def test_a_question_shows_both_answers_both_orders_and_its_neighbours(client: TestClient, results: Path) -> None:
@@ -146,7 +146,7 @@ def test_two_runs_are_compared_question_by_question(client: TestClient, results:
     page = client.get("/compare", params=names).text
 
     assert "paired by question" in page
-    assert "60 of 60 questions that both have" in page
+    assert "60 of 60 common questions" in page
     changed = client.get("/compare", params={**names, "flag": "changed", "sort": "drop"}).text
     assert 0 < changed.count('class="preview"') < 60
     one = client.get("/compare/question", params={**names, "id": "ph-002"}).text

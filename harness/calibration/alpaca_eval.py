@@ -1,4 +1,4 @@
-"""AlpacaEval's recorded judgments: committed annotations of gpt-4-1106-preview, with both answers' texts."""
+"""AlpacaEval's recorded judgments: published annotations of gpt-4-1106-preview, with the texts of both answers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from ..records import JudgeTask, Prompt
 from ..suites.alpaca_eval import NAMES, load_official, preference_task
 from ..suites.editions import only_template, pinned
 from .data import DataFolder, stored_answer
-from .items import CalibrationSet, Comparison, Item, Rated
+from .items import CalibrationSet, Item, RecordedComparison, RecordedRating
 
 SUITE = "alpaca_eval"
 RETIRED = "gpt-4-1106-preview"
 
 
 def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
-    """Every annotations file of the folder, one model each; the baseline's answer is the file's own."""
+    """Return the annotations of every file in the folder, one model per file; each file holds the baseline's
+    answers."""
     data = load_official(options)
     template = only_template(data)
 
     def tasks(item: Item) -> Sequence[JudgeTask]:
-        if isinstance(item, Rated) or item.answers is None:
+        if isinstance(item, RecordedRating) or item.answers is None:
             return []
         candidate, baseline = item.answers
         return [preference_task(item.prompt, candidate, baseline, order, template) for order in ("ab", "ba")]
@@ -40,30 +41,30 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
     )
 
 
-def _comparisons(folder: DataFolder, prompts: Mapping[str, Prompt]) -> tuple[Comparison, ...]:
-    """One a row with texts, of the instructions that `prompts` knows."""
-    found = []
-    for file in folder.some(f"{SUITE}/annotations/*.json*"):
+def _comparisons(folder: DataFolder, prompts: Mapping[str, Prompt]) -> tuple[RecordedComparison, ...]:
+    """Return one comparison per row that has both texts and an instruction in `prompts`."""
+    comparisons = []
+    for file in folder.matching(f"{SUITE}/annotations/*.json*"):
         model = file.name.removesuffix(".json")
         for row in file.rows:
-            one = read_annotation(row)
-            prompt = prompts.get(one.instruction)
-            if prompt is None or one.output_1 is None or one.output_2 is None:
+            annotation = read_annotation(row)
+            prompt = prompts.get(annotation.instruction)
+            if prompt is None or annotation.output_1 is None or annotation.output_2 is None:
                 continue
-            candidate = stored_answer(model, prompt.id, one.output_2)
-            baseline = stored_answer(_name(row), prompt.id, one.output_1)
-            found.append(
-                Comparison(
+            candidate = stored_answer(model, prompt.id, annotation.output_2)
+            baseline = stored_answer(_name(row), prompt.id, annotation.output_1)
+            comparisons.append(
+                RecordedComparison(
                     id=f"{SUITE}/{prompt.id}/{model}",
                     suite=SUITE,
                     prompt=prompt,
                     candidate=model,
                     baseline=_name(row),
-                    recorded=one.stored,
+                    recorded=annotation.stored,
                     answers=(candidate, baseline) if candidate and baseline else None,
                 )
             )
-    return tuple(found)
+    return tuple(comparisons)
 
 
 def _name(row: Row) -> str:
@@ -72,7 +73,7 @@ def _name(row: Row) -> str:
 
 
 def _board(folder: DataFolder) -> dict[str, float]:
-    """Model -> published win rate, percent."""
+    """Return model -> published win rate, percent."""
     path = folder.find(f"{SUITE}/published_leaderboard.csv")
     if path is None:
         return {}

@@ -1,37 +1,37 @@
-"""Arena-Hard v0.1's recorded judgments: gpt-4-1106-preview's official verdicts, where the answers are at hand."""
+"""Arena-Hard v0.1's recorded judgments: the official verdicts of gpt-4-1106-preview, if the answers are available."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 
-from ..formats.arena_hard_rows import Question, read_questions
+from ..formats.arena_hard_rows import ArenaQuestion, read_questions
 from ..protocols import SuiteOptions
 from ..records import Answer, JudgeTask
 from ..suites.arena_hard import NAMES, ArenaHard, load_official
 from ..suites.editions import pinned
 from .data import DataFolder, stored_answer
-from .items import CalibrationSet, Comparison, Item, Rated, combined
+from .items import CalibrationSet, Item, RecordedComparison, RecordedRating, combined
 
 SUITE = "arena_hard"
 RETIRED = "gpt-4-1106-preview"
 
 
 def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
-    """`official_verdicts*`, the texts from `model_answer*`, the baseline's from the pinned file."""
+    """Read `official_verdicts*`, the texts from `model_answer*` and the baseline's texts from the pinned file."""
     data = load_official(options)
     suite = ArenaHard(data)
     prompts = {prompt.id: prompt for prompt in data.prompts}
     answers = _answers(folder)
-    found = []
-    for question in read_questions(folder.some(f"{SUITE}/official_verdicts*"), strict=False):
+    comparisons = []
+    for question in read_questions(folder.matching(f"{SUITE}/official_verdicts*"), strict=False):
         prompt, baseline = prompts.get(question.id), data.baseline.get(question.id)
         if prompt is None or baseline is None:
             continue
         texts = answers.get((question.model, question.id))
         games = _games(question)
-        found.append(
-            Comparison(
+        comparisons.append(
+            RecordedComparison(
                 id=f"{SUITE}/{question.id}/{question.model}",
                 suite=SUITE,
                 prompt=prompt,
@@ -45,13 +45,17 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
         )
 
     def tasks(item: Item) -> Sequence[JudgeTask]:
-        return [] if isinstance(item, Rated) or item.answers is None else suite.tasks(item.prompt, item.answers[0])
+        return (
+            []
+            if isinstance(item, RecordedRating) or item.answers is None
+            else suite.tasks(item.prompt, item.answers[0])
+        )
 
     return CalibrationSet(
         suite=SUITE,
         retired=RETIRED,
         rule="mean",
-        comparisons=tuple(found),
+        comparisons=tuple(comparisons),
         tasks=tasks,
         board=_board(folder),
         board_name="Arena-Hard v0.1 leaderboard, the latest of published.json",
@@ -60,8 +64,8 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
 
 
 def _answers(folder: DataFolder) -> dict[tuple[str, str], Answer]:
-    found = {}
-    for file in folder.some(f"{SUITE}/model_answer*"):
+    answers = {}
+    for file in folder.matching(f"{SUITE}/model_answer*"):
         for row in file.rows:
             match row:
                 case {
@@ -71,12 +75,12 @@ def _answers(folder: DataFolder) -> dict[tuple[str, str], Answer]:
                 }:
                     answer = stored_answer(model, question, text)
                     if answer is not None:
-                        found[model, question] = answer
-    return found
+                        answers[model, question] = answer
+    return answers
 
 
-def _games(question: Question) -> tuple[float, float] | None:
-    """The candidate's points when shown second, then first."""
+def _games(question: ArenaQuestion) -> tuple[float, float] | None:
+    """Return the candidate's points when shown second, then when shown first."""
     points = [game.points for game in question.games]
     if len(points) != 2 or points[0] is None or points[1] is None:
         return None
@@ -84,7 +88,7 @@ def _games(question: Question) -> tuple[float, float] | None:
 
 
 def _board(folder: DataFolder) -> dict[str, float]:
-    """Model -> published score, percent."""
+    """Return model -> published score, percent."""
     path = folder.find(f"{SUITE}/published.json")
     if path is None:
         return {}

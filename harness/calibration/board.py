@@ -1,4 +1,4 @@
-"""Models' scores under a judge: their order beside the published board, and what people would have said. Pure."""
+"""Score models under a judge: their order against the published board, and estimates of what people would say. Pure."""
 
 from __future__ import annotations
 
@@ -12,70 +12,75 @@ from ..stats.correction import Corrected, JudgedSample, prediction_powered, roga
 from ..stats.intervals import FloatArray, Interval
 from ..stats.rank_correlation import rank_correlation
 from .bias import ENOUGH
-from .items import Comparison, Item
-from .measures import SaidOf, score_of
+from .items import Item, RecordedComparison
+from .measures import ItemVerdicts, score_of
 
 
-def shift(items: Sequence[Item], said: SaidOf, *, scale: float) -> Score:
-    """Mean of the judge's numbers minus the retired judge's on the same items: what changing the judge adds."""
+def shift(items: Sequence[Item], verdicts: ItemVerdicts, *, scale: float) -> Score:
+    """Return the mean difference between the judge's and the retired judge's numbers on the same items."""
     rows = []
     for item in items:
-        value = said[item.id].value if item.id in said else None
+        value = verdicts[item.id].value if item.id in verdicts else None
         if value is not None and item.recorded is not None:
             rows.append((value - item.recorded, item.question))
     return score_of(mean_measure(np.array([row[0] for row in rows]), [row[1] for row in rows]), scale=scale)
 
 
-def board_scores(items: Sequence[Item], said: SaidOf, board: Mapping[str, float]) -> dict[str, Score]:
-    """Spearman and Kendall of the candidates' mean numbers with the published board; {} under three models."""
+def board_scores(items: Sequence[Item], verdicts: ItemVerdicts, board: Mapping[str, float]) -> dict[str, Score]:
+    """Return Spearman and Kendall correlations of the candidates' mean numbers with the published board.
+
+    Empty if fewer than three models are on both.
+    """
     rows = [
-        (_candidate(item), item.question, said[item.id].value)
+        (_candidate(item), item.question, verdicts[item.id].value)
         for item in items
-        if item.id in said and said[item.id].value is not None and _candidate(item) in board
+        if item.id in verdicts and verdicts[item.id].value is not None and _candidate(item) in board
     ]
     models = sorted({model for model, _, _ in rows})
-    questions = {question: place for place, question in enumerate(dict.fromkeys(row[1] for row in rows))}
+    questions = {question: index for index, question in enumerate(dict.fromkeys(row[1] for row in rows))}
     if len(models) < 3:
         return {}
     sums, counts = np.zeros((len(questions), len(models))), np.zeros((len(questions), len(models)))
     for model, question, value in rows:
-        place = questions[question], models.index(model)
-        sums[place] += value or 0.0
-        counts[place] += 1
-    found = rank_correlation(sums, counts, np.array([board[model] for model in models]))
-    return {"spearman_board": score_of(found.spearman), "kendall_board": score_of(found.kendall)}
+        cell = questions[question], models.index(model)
+        sums[cell] += value or 0.0
+        counts[cell] += 1
+    correlations = rank_correlation(sums, counts, np.array([board[model] for model in models]))
+    return {"spearman_board": score_of(correlations.spearman), "kendall_board": score_of(correlations.kendall)}
 
 
 def _candidate(item: Item) -> str:
-    return item.candidate if isinstance(item, Comparison) else item.model
+    return item.candidate if isinstance(item, RecordedComparison) else item.model
 
 
 # --------------------------------------------------------------------------------------------- what people would say
 
 
-def win_rates(comparisons: Sequence[Comparison], said: SaidOf) -> dict[str, dict[str, Score]]:
-    """Model -> its win rate, percent, over all comparisons it is in: the judge's, people's where they voted, and the
-    judge's corrected by them. `judge` and `people` count a tie as half a win; `judge_decided` and `rogan_gladen` leave
-    ties out; `prediction_powered` estimates people's, ties as half."""
-    found = {}
+def win_rates(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, dict[str, Score]]:
+    """Return, per model, its win rate in percent over all comparisons it takes part in.
+
+    `judge` and `people` count a tie as half a win (people: only comparisons with votes). `judge_decided` and
+    `rogan_gladen` leave ties out. `prediction_powered` estimates people's rate from both, with ties as half.
+    """
+    rates = {}
     for model in sorted({name for item in comparisons for name in item.pair}):
-        rows = _rows_of(model, comparisons, said)
+        rows = _rows_of(model, comparisons, verdicts)
         if len(rows.judge) >= ENOUGH and int((~np.isnan(rows.people)).sum()) >= ENOUGH:
-            found[model] = _win_rates(rows)
-    return found
+            rates[model] = _win_rates(rows)
+    return rates
 
 
-def _rows_of(model: str, comparisons: Sequence[Comparison], said: SaidOf) -> JudgedSample:
-    """A row a comparison, from the model's side; people's number is the mean of their votes."""
+def _rows_of(model: str, comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> JudgedSample:
+    """Return one row per comparison, from the model's side; people's number is the mean of their votes."""
     judge, people, questions = [], [], []
     for item in comparisons:
-        value = said[item.id].value if item.id in said else None
+        value = verdicts[item.id].value if item.id in verdicts else None
         if value is None or model not in item.pair:
             continue
         votes = float(np.mean(item.people)) if item.people else float("nan")
-        mine = item.candidate == model
-        judge.append(value if mine else 1 - value)
-        people.append(votes if mine else 1 - votes)
+        is_candidate = item.candidate == model
+        judge.append(value if is_candidate else 1 - value)
+        people.append(votes if is_candidate else 1 - votes)
         questions.append(item.question)
     return JudgedSample(np.array(judge), np.array(people), questions)
 
@@ -85,14 +90,14 @@ def _win_rates(rows: JudgedSample) -> dict[str, Score]:
     decided = rows.judge != 0.5
     return {
         "judge": _share(rows.judge, rows.clusters),
-        "people": _share(rows.people[seen], _some(rows.clusters, seen.tolist())),
+        "people": _share(rows.people[seen], _kept(rows.clusters, seen.tolist())),
         "prediction_powered": _corrected(prediction_powered(rows, tuned=True), int(seen.sum())),
-        "judge_decided": _share(rows.judge[decided], _some(rows.clusters, decided.tolist())),
+        "judge_decided": _share(rows.judge[decided], _kept(rows.clusters, decided.tolist())),
         "rogan_gladen": _corrected(rogan_gladen(rows), int((seen & decided & (rows.people != 0.5)).sum())),
     }
 
 
-def _some(values: Sequence[Hashable], kept: Sequence[bool]) -> list[Hashable]:
+def _kept(values: Sequence[Hashable], kept: Sequence[bool]) -> list[Hashable]:
     return [value for value, keep in zip(values, kept, strict=True) if keep]
 
 
@@ -100,9 +105,9 @@ def _share(values: FloatArray, clusters: Sequence[Hashable]) -> Score:
     return score_of(share_measure(values, clusters), scale=100.0)
 
 
-def _corrected(found: Corrected, n: int) -> Score:
-    """Percent, within 0..100; `n` counts the comparisons that people saw."""
-    interval = found.interval
+def _corrected(corrected: Corrected, n: int) -> Score:
+    """Return a corrected rate in percent, clipped to 0..100; `n` counts the comparisons that people voted on."""
+    interval = corrected.interval
     if interval is not None:
         interval = Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
-    return score_of(Measure(found.value, interval, n), scale=100.0)
+    return score_of(Measure(corrected.value, interval, n), scale=100.0)

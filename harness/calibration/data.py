@@ -1,4 +1,4 @@
-"""Where recorded judgments lie: `--data DIR`, else HARNESS_PUBLISHED. docs/judges.md names the files and sources."""
+"""Locate recorded judgments: `--data DIR`, else HARNESS_PUBLISHED. docs/judges.md lists the files and their sources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKED = ("", ".xz", ".gz")
 
 
 def stored_answer(model: str, prompt_id: str, *turns: str) -> Answer | None:
-    """An answer read from a file of the original tools; None for one that holds the mark of a failed call."""
+    """Return an answer read from a file of the original tools, or None if it has the mark of a failed call."""
     if any(text.strip() == FAILED_CALL for text in turns):
         return None
     return Answer(prompt_id=prompt_id, model=model, turns=turns, finish=tuple("stop" for _ in turns))
@@ -25,14 +25,14 @@ def stored_answer(model: str, prompt_id: str, *turns: str) -> Answer | None:
 
 @dataclass
 class DataFolder:
-    """A folder of recorded judgments, and the digests of what was read from it."""
+    """A folder of recorded judgments, with the digests of the files read from it."""
 
     path: Path
     files: dict[str, str] = field(default_factory=dict)
-    """Name under the folder -> sha256 of the file as it lies there."""
+    """Name under the folder -> sha256 of the file as stored (compressed or not)."""
 
     def find(self, name: str) -> Path | None:
-        """The file of that name, packed or not; its digest is noted."""
+        """Return the path of the file, compressed or not, and record its digest; None if it does not exist."""
         for ending in PACKED:
             path = self.path / (name + ending)
             if path.is_file():
@@ -43,30 +43,31 @@ class DataFolder:
     def need(self, name: str) -> Path:
         path = self.find(name)
         if path is None:
-            raise DataError(f"no {name} (also .xz, .gz) in {self.path}; docs/judges.md says where it comes from")
+            raise DataError(f"no {name} (also .xz, .gz) in {self.path}; docs/judges.md lists its source")
         return path
 
     def rows(self, name: str) -> tuple[dict[str, object], ...]:
-        """The rows of a file that must be there."""
+        """Return the rows of a file; raise DataError if it is missing."""
         (file,) = read_files([self.need(name)])
         return tuple(dict(row) for row in file.rows)
 
-    def some(self, pattern: str) -> Iterator[SourceFile]:
-        """The files, and the files in the folders, of a pattern such as `arena_hard/model_answer*`, by name."""
+    def matching(self, pattern: str) -> Iterator[SourceFile]:
+        """Yield the files that match a pattern such as `arena_hard/model_answer*`, and all files in matching
+        folders."""
         paths = sorted(self.path.glob(pattern))
         for path in paths:
-            inside = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-            self.files |= {str(one.relative_to(self.path)): sha256_of(one) for one in inside}
+            inside = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+            self.files |= {str(file.relative_to(self.path)): sha256_of(file) for file in inside}
         if paths:
             yield from read_files(paths)
 
 
-def data_folder(given: Path | None) -> DataFolder:
-    """Raises DataError where none is given or it is not there."""
-    named = given or (Path(os.environ["HARNESS_PUBLISHED"]) if os.environ.get("HARNESS_PUBLISHED") else None)
+def data_folder(folder: Path | None) -> DataFolder:
+    """Return the data folder; raise DataError if none is configured or it does not exist."""
+    named = folder or (Path(os.environ["HARNESS_PUBLISHED"]) if os.environ.get("HARNESS_PUBLISHED") else None)
     if named is None:
         raise DataError(
-            "no recorded judgments: give --data DIR or set HARNESS_PUBLISHED; docs/judges.md says what belongs there"
+            "no recorded judgments: pass --data DIR or set HARNESS_PUBLISHED; docs/judges.md lists the expected files"
         )
     if not named.is_dir():
         raise DataError(f"no such folder of recorded judgments: {str(named)!r}")

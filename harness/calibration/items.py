@@ -1,4 +1,4 @@
-"""What a judge is calibrated on: recorded comparisons and ratings, and what a judge said of them. Data only."""
+"""Records of calibration: recorded comparisons and ratings, and the judge's verdicts on them. Data only."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Literal
 from ..records import Answer, JudgeTask, Prompt
 
 Rule = Literal["same_or_tie", "mean"]
-"""How two games become one preference. same_or_tie: theirs where they are on one side, else 0.5 (MT-Bench); mean: their
-mean (AlpacaEval, Arena-Hard)."""
+"""How two games become one preference.
+
+same_or_tie: the shared preference if both games favour the same side, else 0.5 (MT-Bench).
+mean: the mean of the two games (AlpacaEval, Arena-Hard)."""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RecordedComparison:
     """Two answers to one question. Preferences are the candidate's: 1 it wins, 0.5 tie, 0 it loses."""
 
     id: str
     suite: str
     prompt: Prompt
-    """As the suite has it."""
+    """The suite's prompt."""
     candidate: str
     baseline: str
     turn: int | None = None
@@ -30,15 +32,15 @@ class Comparison:
     recorded: float | None = None
     """The retired judge's preference."""
     recorded_games: tuple[float, float] | None = None
-    """Its preference when the candidate was shown second, and when shown first; None where only one is recorded."""
+    """Its preference when the candidate was shown second, then first; None if only one preference is recorded."""
     recorded_consistent: bool | None = None
-    """Whether its two games agree; None where that is not recorded."""
+    """Whether its two games agree; None if not recorded."""
     answers: tuple[Answer, Answer] | None = None
-    """The candidate's and the baseline's; None where the texts are not at hand, so that no other judge can be asked."""
+    """The candidate's and the baseline's; None if the texts are missing, so that no other judge can be called."""
 
     @property
     def question(self) -> str:
-        """What is resampled together."""
+        """Return the unit that is resampled together."""
         return f"{self.suite}/{self.prompt.id}"
 
     @property
@@ -47,7 +49,7 @@ class Comparison:
 
     @property
     def lengths(self) -> tuple[int, int] | None:
-        """Characters judged, candidate's and baseline's; of a second turn both turns are shown to the judge."""
+        """Return the judged characters of candidate and baseline; a judge of a second turn sees both turns."""
         if self.answers is None:
             return None
         shown = [answer.turns[: self.turn or len(answer.turns)] for answer in self.answers]
@@ -56,8 +58,8 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Rated:
-    """One answer's turn that the retired judge rated."""
+class RecordedRating:
+    """One turn of an answer that the retired judge rated."""
 
     id: str
     suite: str
@@ -76,7 +78,7 @@ class Rated:
         return (self.model,)
 
 
-Item = Comparison | Rated
+Item = RecordedComparison | RecordedRating
 
 
 @dataclass(frozen=True)
@@ -85,41 +87,41 @@ class CalibrationSet:
 
     suite: str
     retired: str
-    """The judge they are by."""
+    """The judge that gave them."""
     rule: Rule
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[RecordedComparison, ...]
     tasks: Callable[[Item], Sequence[JudgeTask]]
-    """What a judge is asked about an item whose texts are at hand; [] where a text is broken."""
-    ratings: tuple[Rated, ...] = ()
+    """Returns the judge tasks of an item whose texts are available; [] if a text is broken."""
+    ratings: tuple[RecordedRating, ...] = ()
     board: dict[str, float] = field(default_factory=dict)
     """Model -> published score, for rank correlation."""
     board_name: str = ""
     voted_only: bool = False
-    """Whether another judge is asked only about comparisons that people voted on, since there are many others."""
+    """Whether other judges are called only for comparisons with votes, because there are many without."""
     files: dict[str, str] = field(default_factory=dict)
-    """File -> sha256 of what it was read from."""
+    """File name -> sha256 of each source file."""
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the judge under calibration said of one item."""
+class ItemVerdict:
+    """The verdict of the judge under calibration on one item."""
 
     value: float | None
     """Preference of the candidate (0..1) or rating; None: unscored."""
     games: tuple[float, float] | None = None
-    """As `Comparison.recorded_games`."""
+    """As `RecordedComparison.recorded_games`."""
     consistent: bool | None = None
     failures: tuple[str, ...] = ()
-    """Reasons, one a call without a verdict."""
+    """One reason per call without a verdict."""
 
 
 def side(value: float) -> str:
-    """win, tie or loss of the candidate; a probability is its side of 0.5."""
+    """Return the candidate's win, tie or loss; a probability counts by its side of 0.5."""
     return "win" if value > 0.5 else "loss" if value < 0.5 else "tie"
 
 
 def combined(second: float, first: float, rule: Rule) -> float:
-    """One preference from the two games (candidate shown second, shown first), each the mean of its repeats."""
+    """Return one preference from the two games (candidate shown second, then first), each the mean of its repeats."""
     if rule == "mean":
         return (second + first) / 2
     return {"win": 1.0, "tie": 0.5, "loss": 0.0}[side(second)] if side(second) == side(first) else 0.5

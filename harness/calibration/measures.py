@@ -1,6 +1,7 @@
-"""Agreement of a judge with people, with the judge it replaces, and with itself. Pure: items and words in, scores out.
+"""Agreement of a judge with people, with the judge it replaces, and with itself. Pure: items and verdicts in, scores
+out.
 
-Every interval takes a question as the unit: its turns, its pairs of models and its votes move together.
+Every interval resamples whole questions, since a question's turns, model pairs and votes are correlated.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from ..stats.agreement import (
     position_consistency,
     share_measure,
 )
-from .items import Comparison, Item, Rated, Said, side
+from .items import Item, ItemVerdict, RecordedComparison, RecordedRating, side
 
-SaidOf = Mapping[str, Said]
+ItemVerdicts = Mapping[str, ItemVerdict]
 Vote = tuple[str, str, str]
-"""The judge's side, the other's side, the question."""
+"""The judge's side, the reference's side, the question."""
 
 
 def score_of(measure: Measure, *, unscored: int = 0, scale: float = 1.0) -> Score:
-    """A measure as cards have it."""
+    """Return a measure as the `Score` that cards use."""
     if measure.value is None:
         return Score(value=None, n=measure.n, unscored=unscored)
     interval = measure.interval
@@ -45,19 +46,20 @@ def score_of(measure: Measure, *, unscored: int = 0, scale: float = 1.0) -> Scor
     )
 
 
-def with_people(comparisons: Sequence[Comparison], said: SaidOf) -> dict[str, Score]:
-    """One row a vote. `_decided`: neither side says tie (the paper's setup S2), else all (S1).
+def with_people(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, Score]:
+    """Return agreement and kappa with people, one row per vote.
 
-    FastChat compute_agreement counts the same rows; tests hold every figure of its table.
+    `_decided` leaves out rows with a tie on either side (setup S2 of the MT-Bench paper); the others are setup S1.
+    FastChat's compute_agreement counts the same rows; the tests reproduce every number of its table.
     """
-    rows, lost = _people_rows(comparisons, said)
+    rows, lost = _people_rows(comparisons, verdicts)
     return _pair_scores("people", rows, lost)
 
 
-def _people_rows(comparisons: Sequence[Comparison], said: SaidOf) -> tuple[list[Vote], int]:
+def _people_rows(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> tuple[list[Vote], int]:
     rows, lost = [], 0
     for item in comparisons:
-        value = said[item.id].value if item.id in said else None
+        value = verdicts[item.id].value if item.id in verdicts else None
         if value is None:
             lost += len(item.people)
             continue
@@ -65,11 +67,11 @@ def _people_rows(comparisons: Sequence[Comparison], said: SaidOf) -> tuple[list[
     return rows, lost
 
 
-def with_retired(comparisons: Sequence[Comparison], said: SaidOf) -> dict[str, Score]:
-    """One row a comparison that the retired judge decided as well."""
+def with_retired(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, Score]:
+    """Return agreement with the retired judge, one row per comparison that it decided too."""
     rows, lost = [], 0
     for item in comparisons:
-        value = said[item.id].value if item.id in said else None
+        value = verdicts[item.id].value if item.id in verdicts else None
         if item.recorded is None:
             continue
         if value is None:
@@ -81,85 +83,101 @@ def with_retired(comparisons: Sequence[Comparison], said: SaidOf) -> dict[str, S
 
 def _pair_scores(name: str, rows: Sequence[Vote], lost: int) -> dict[str, Score]:
     decided = [row for row in rows if "tie" not in row[:2]]
-    found = {}
-    for ending, some in (("", rows), ("_decided", decided)):
-        both = agreement([row[0] for row in some], [row[1] for row in some], [row[2] for row in some])
-        found[f"agreement_{name}{ending}"] = score_of(both.raw, unscored=lost if not ending else 0)
-        found[f"kappa_{name}{ending}"] = score_of(both.kappa)
-    return found
+    scores = {}
+    for ending, votes in (("", rows), ("_decided", decided)):
+        both = agreement([row[0] for row in votes], [row[1] for row in votes], [row[2] for row in votes])
+        scores[f"agreement_{name}{ending}"] = score_of(both.raw, unscored=lost if not ending else 0)
+        scores[f"kappa_{name}{ending}"] = score_of(both.kappa)
+    return scores
 
 
-def people_among_themselves(comparisons: Sequence[Comparison]) -> dict[str, Score]:
-    """Every pair of votes on one comparison: what a judge's agreement with people is to be compared with."""
+def people_among_themselves(comparisons: Sequence[RecordedComparison]) -> dict[str, Score]:
+    """Return the agreement of every pair of votes on one comparison: the ceiling for a judge's agreement with
+    people."""
     rows = [
-        (side(one), side(other), item.question) for item in comparisons for one, other in combinations(item.people, 2)
+        (side(first_vote), side(second_vote), item.question)
+        for item in comparisons
+        for first_vote, second_vote in combinations(item.people, 2)
     ]
-    found = {
+    scores = {
         name.replace("_others", "_among_people"): score
         for name, score in _pair_scores("others", rows, 0).items()
         if name.startswith("agreement")
     }
     alpha = krippendorff_alpha([[side(vote) for vote in item.people] for item in comparisons])
-    found["alpha_among_people"] = Score(value=alpha, n=sum(len(item.people) > 1 for item in comparisons))
-    return found
+    scores["alpha_among_people"] = Score(value=alpha, n=sum(len(item.people) > 1 for item in comparisons))
+    return scores
 
 
-def with_itself(comparisons: Sequence[Comparison], said: SaidOf) -> dict[str, Score]:
-    """Position consistency, and what share of the points goes to the answer shown first (0.5: no preference)."""
-    known = [(item, said[item.id]) for item in comparisons if item.id in said and said[item.id].consistent is not None]
-    same = np.array([float(bool(one.consistent)) for _, one in known])
-    found = {"position_consistency": score_of(share_measure(same, [item.question for item, _ in known]))}
-    games = [(item.question, one.games) for item, one in known if one.games is not None]
+def with_itself(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, Score]:
+    """Return position consistency and the share of points of the answer shown first (0.5: no position bias)."""
+    known = [
+        (item, verdicts[item.id])
+        for item in comparisons
+        if item.id in verdicts and verdicts[item.id].consistent is not None
+    ]
+    same = np.array([float(bool(verdict.consistent)) for _, verdict in known])
+    scores = {"position_consistency": score_of(share_measure(same, [item.question for item, _ in known]))}
+    games = [(item.question, verdict.games) for item, verdict in known if verdict.games is not None]
     if games:
         table = np.array([pair for _, pair in games])
         shown = position_consistency(table[:, 0], table[:, 1], [question for question, _ in games]).first_shown
-        found["points_of_first_shown"] = score_of(shown)
-    return found
+        scores["points_of_first_shown"] = score_of(shown)
+    return scores
 
 
-def rating_scores(ratings: Sequence[Rated], said: SaidOf) -> dict[str, Score]:
-    """Ratings (1..10) beside the retired judge's: mean difference, mean absolute difference, share equal, alpha."""
+def rating_scores(ratings: Sequence[RecordedRating], verdicts: ItemVerdicts) -> dict[str, Score]:
+    """Compare ratings (1..10) with the retired judge's: mean and mean absolute difference, share equal, alpha."""
     rows = []
     lost = 0
     for item in ratings:
-        value = said[item.id].value if item.id in said else None
+        value = verdicts[item.id].value if item.id in verdicts else None
         if item.recorded is not None and value is None:
             lost += 1
         elif item.recorded is not None and value is not None:
             rows.append((value, item.recorded, item.question))
-    ours, theirs = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    judge_ratings, retired_ratings = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     questions = [row[2] for row in rows]
-    alpha = krippendorff_alpha([[one, other] for one, other, _ in rows], interval_metric=True)
+    alpha = krippendorff_alpha([[rating, retired_rating] for rating, retired_rating, _ in rows], interval_metric=True)
     return {
-        "rating_difference": score_of(mean_measure(ours - theirs, questions), unscored=lost),
-        "rating_distance": score_of(mean_measure(np.abs(ours - theirs), questions)),
-        "ratings_equal": score_of(share_measure((ours == theirs).astype(np.float64), questions)),
+        "rating_difference": score_of(mean_measure(judge_ratings - retired_ratings, questions), unscored=lost),
+        "rating_distance": score_of(mean_measure(np.abs(judge_ratings - retired_ratings), questions)),
+        "ratings_equal": score_of(share_measure((judge_ratings == retired_ratings).astype(np.float64), questions)),
         "rating_alpha": Score(value=alpha, n=len(rows)),
     }
 
 
-def people_by_ratings(comparisons: Sequence[Comparison], ratings: Sequence[Rated], said: SaidOf) -> dict[str, Score]:
-    """Agreement with people of the pairs that two single ratings make: the higher wins, equal ones tie."""
-    by_answer = {(item.model, item.prompt.id, item.turn): said[item.id].value for item in ratings if item.id in said}
-    made = {}
+def people_by_ratings(
+    comparisons: Sequence[RecordedComparison], ratings: Sequence[RecordedRating], verdicts: ItemVerdicts
+) -> dict[str, Score]:
+    """Return agreement with people of the pairs derived from two single ratings: the higher wins, equal ratings tie."""
+    by_answer = {
+        (item.model, item.prompt.id, item.turn): verdicts[item.id].value for item in ratings if item.id in verdicts
+    }
+    derived = {}
     for item in comparisons:
-        place = item.prompt.id, item.turn or 1
-        one, other = by_answer.get((item.candidate, *place)), by_answer.get((item.baseline, *place))
-        if one is not None and other is not None:
-            made[item.id] = Said(float(np.sign(one - other) / 2 + 0.5))
-    rated = [item for item in comparisons if item.id in made and item.people]
-    found = with_people(rated, made)
-    return {name.replace("_people", "_people_by_ratings"): score for name, score in found.items()}
+        turn_key = item.prompt.id, item.turn or 1
+        candidate_rating, baseline_rating = (
+            by_answer.get((item.candidate, *turn_key)),
+            by_answer.get((item.baseline, *turn_key)),
+        )
+        if candidate_rating is not None and baseline_rating is not None:
+            derived[item.id] = ItemVerdict(float(np.sign(candidate_rating - baseline_rating) / 2 + 0.5))
+    rated = [item for item in comparisons if item.id in derived and item.people]
+    scores = with_people(rated, derived)
+    return {name.replace("_people", "_people_by_ratings"): score for name, score in scores.items()}
 
 
 def repeat_flips(items: Sequence[Item], judgments: Sequence[Judgment]) -> dict[str, Score]:
-    """Chance that two repeats of one question (same judge, same order) end otherwise: of comparisons another side,
-    of ratings another number."""
+    """Return the probability that two repeats of one judgment (same judge, same order) differ.
+
+    Comparisons differ by side, ratings by number.
+    """
     questions = {item.id: item.question for item in items}
-    said: dict[tuple[str, str, str | None], list[str]] = defaultdict(list)
+    outcomes: dict[tuple[str, str, str | None], list[str]] = defaultdict(list)
     for row in judgments:
         if row.verdict is not None and row.prompt_id in questions:
             value = row.verdict.value
-            said[row.prompt_id, row.judge, row.order].append(f"{value:g}" if row.order is None else side(value))
-    flips = flip_rate(list(said.values()), [questions[item] for item, _, _ in said])
+            outcomes[row.prompt_id, row.judge, row.order].append(f"{value:g}" if row.order is None else side(value))
+    flips = flip_rate(list(outcomes.values()), [questions[item] for item, _, _ in outcomes])
     return {"flips_between_repeats": score_of(flips)} if flips.n else {}

@@ -1,7 +1,7 @@
-"""MT-Bench's recorded judgments: expert votes, GPT-4's pairwise verdicts, GPT-4's ratings, and the answers they are on.
+"""MT-Bench's recorded judgments: expert votes, GPT-4's pairwise verdicts and ratings, and the judged answers.
 
-Votes and verdicts: lmsys/mt_bench_human_judgments (Zheng et al. 2023, CC-BY-4.0). Only experts' votes count as
-people's, as in FastChat's compute_agreement; authors' are left out.
+Votes and verdicts: lmsys/mt_bench_human_judgments (Zheng et al. 2023, CC-BY-4.0). Only experts' votes count, as in
+FastChat's compute_agreement; the authors' own votes are left out.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from ..suites.mt_bench import MtBench
 from ..suites.mt_bench_data import load_official
 from ..suites.mt_bench_games import pair_tasks, pair_templates
 from .data import DataFolder, stored_answer
-from .items import CalibrationSet, Comparison, Item, Rated
+from .items import CalibrationSet, Item, RecordedComparison, RecordedRating
 
 SUITE = "mt_bench"
 RETIRED = "gpt-4"
 POINTS = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (inconsistent)": 0.5}
 INCONSISTENT = "tie (inconsistent)"
-Place = tuple[str, int, str, str]
+ComparisonKey = tuple[str, int, str, str]
 """Question, turn, and the two models in alphabetical order; the first is the candidate."""
 
 
 def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
-    """Raises DataError where votes or verdicts are missing; without the answers' texts only `recorded` can be asked."""
+    """Raise DataError if votes or verdicts are missing. Without the answers' texts only the judge `recorded` works."""
     data = load_official(options)
     prompts = {prompt.id: prompt for prompt in data.prompts}
     suite, templates = MtBench(data), pair_templates(options)
     answers = _answers(folder)
 
     def tasks(item: Item) -> Sequence[JudgeTask]:
-        if isinstance(item, Rated):
-            found = suite.tasks(item.prompt, item.answer) if item.answer is not None else ()
-            return [task for task in found if task.turn == item.turn]
+        if isinstance(item, RecordedRating):
+            tasks_of_answer = suite.tasks(item.prompt, item.answer) if item.answer is not None else ()
+            return [task for task in tasks_of_answer if task.turn == item.turn]
         if item.answers is None or item.turn is None:
             return []
         candidate, baseline = item.answers
@@ -59,39 +59,39 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
 
 
 def _answers(folder: DataFolder) -> dict[tuple[str, str], Answer]:
-    """(model, question) -> its two turns, of every model whose answers are at hand."""
-    found = {}
-    for file in folder.some(f"{SUITE}/model_answer/official*"):
+    """Return (model, question) -> its two turns, for every model whose answers are available."""
+    answers = {}
+    for file in folder.matching(f"{SUITE}/model_answer/official*"):
         model = file.name.removesuffix(".jsonl")
         for row in file.rows:
             match row:
                 case {"question_id": question, "choices": [{"turns": [str(first), str(second)]}, *_]}:
                     answer = stored_answer(model, str(question), first, second)
                     if answer is not None:
-                        found[model, str(question)] = answer
-    return found
+                        answers[model, str(question)] = answer
+    return answers
 
 
 def _comparisons(
     folder: DataFolder, prompts: Mapping[str, Prompt], answers: Mapping[tuple[str, str], Answer]
-) -> tuple[Comparison, ...]:
-    votes: dict[Place, list[float]] = defaultdict(list)
+) -> tuple[RecordedComparison, ...]:
+    votes: dict[ComparisonKey, list[float]] = defaultdict(list)
     for row in folder.rows(f"{SUITE}/human/human.jsonl"):
         if str(row["judge"]).startswith("expert"):
-            place, points, _ = _vote(row)
-            votes[place].append(points)
+            key, points, _ = _vote(row)
+            votes[key].append(points)
     verdicts = {}
     for row in folder.rows(f"{SUITE}/human/gpt4_pair.jsonl"):
-        place, points, winner = _vote(row)
-        verdicts[place] = (points, winner != INCONSISTENT)
+        key, points, winner = _vote(row)
+        verdicts[key] = (points, winner != INCONSISTENT)
     return tuple(
-        _comparison(place, votes.get(place, ()), verdicts.get(place), prompts, answers)
-        for place in sorted(verdicts.keys() | votes.keys())
+        _comparison(key, votes.get(key, ()), verdicts.get(key), prompts, answers)
+        for key in sorted(verdicts.keys() | votes.keys())
     )
 
 
-def _vote(row: Mapping[str, object]) -> tuple[Place, float, str]:
-    """Where a vote belongs, and its points for the alphabetically first model."""
+def _vote(row: Mapping[str, object]) -> tuple[ComparisonKey, float, str]:
+    """Return a vote's comparison, its points for the alphabetically first model, and its winner field."""
     winner, first, second = str(row["winner"]), str(row["model_a"]), str(row["model_b"])
     if winner not in POINTS:
         raise DataError(f"a vote on question {row['question_id']} says {winner!r}; expected {', '.join(POINTS)}")
@@ -102,15 +102,15 @@ def _vote(row: Mapping[str, object]) -> tuple[Place, float, str]:
 
 
 def _comparison(
-    place: Place,
+    key: ComparisonKey,
     votes: Sequence[float],
     verdict: tuple[float, bool] | None,
     prompts: Mapping[str, Prompt],
     answers: Mapping[tuple[str, str], Answer],
-) -> Comparison:
-    question, turn, candidate, baseline = place
+) -> RecordedComparison:
+    question, turn, candidate, baseline = key
     texts = answers.get((candidate, question)), answers.get((baseline, question))
-    return Comparison(
+    return RecordedComparison(
         id=f"{SUITE}/{question}/turn{turn}/{candidate}/{baseline}",
         suite=SUITE,
         prompt=prompts[question],
@@ -126,15 +126,15 @@ def _comparison(
 
 def _ratings(
     folder: DataFolder, prompts: Mapping[str, Prompt], answers: Mapping[tuple[str, str], Answer]
-) -> tuple[Rated, ...]:
+) -> tuple[RecordedRating, ...]:
     if folder.find(f"{SUITE}/official_scores.jsonl") is None:
         return ()
-    found = []
+    ratings = []
     for row in folder.rows(f"{SUITE}/official_scores.jsonl"):
         model, question, turn = str(row["model"]), question_of({"question_id": str(row["question_id"])}), row["turn"]
         score = float(str(row["score"]))
-        found.append(
-            Rated(
+        ratings.append(
+            RecordedRating(
                 id=f"{SUITE}/{question}/turn{turn}/{model}",
                 suite=SUITE,
                 prompt=prompts[question],
@@ -144,11 +144,11 @@ def _ratings(
                 answer=answers.get((model, question)),
             )
         )
-    return tuple(found)
+    return tuple(ratings)
 
 
 def _board(folder: DataFolder) -> dict[str, float]:
-    """Model -> mean recorded rating: equal to the printed board (tests/test_score_fastchat.py)."""
+    """Return model -> mean recorded rating, which equals the printed board (tests/test_score_fastchat.py)."""
     if folder.find(f"{SUITE}/official_scores.jsonl") is None:
         return {}
     scores: dict[str, list[float]] = defaultdict(list)
@@ -156,4 +156,4 @@ def _board(folder: DataFolder) -> dict[str, float]:
         score = float(str(row["score"]))
         if score != FAILED:
             scores[str(row["model"])].append(score)
-    return {model: sum(some) / len(some) for model, some in scores.items()}
+    return {model: sum(ratings) / len(ratings) for model, ratings in scores.items()}

@@ -1,7 +1,7 @@
-"""Comparisons of one's own, some of them voted on by people: `own/*.jsonl` of the data folder, asked in MT-Bench's
-pairwise words. What a correction is for: the judge decides all, people a part.
+"""Your own comparisons, some with votes of people: `own/*.jsonl` of the data folder, judged with MT-Bench's pairwise
+prompts. They make a correction possible: the judge decides all comparisons, people some of them.
 
-A row: {"question": TEXT or [TURN, TURN], "candidate": {"model", "answer": TEXT or [TURN, TURN]}, "baseline": likewise,
+A row: {"question": TEXT or [TURN, TURN], "candidate": {"model", "answer": TEXT or [TURN, TURN]}, "baseline": (same),
 "votes": ["candidate" | "baseline" | "tie", …], "id": optional}. There is no retired judge.
 """
 
@@ -16,26 +16,28 @@ from ..protocols import SuiteOptions
 from ..records import Answer, JudgeTask, Prompt, digest
 from ..suites.mt_bench_games import pair_tasks, pair_templates
 from .data import DataFolder
-from .items import CalibrationSet, Comparison, Item, Rated
+from .items import CalibrationSet, Item, RecordedComparison, RecordedRating
 
 SUITE = "own"
 POINTS = {"candidate": 1.0, "tie": 0.5, "baseline": 0.0}
-MOST_TURNS = 2  # what the pairwise prompts have places for
+MOST_TURNS = 2  # the pairwise prompts have room for two
 
 
 def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
-    """Raises DataError for a row of another form, with its file and number."""
+    """Return the comparisons of the folder; raise DataError with file and row number if a row has another form."""
     templates = pair_templates(options)
-    found = []
-    for file in folder.some(f"{SUITE}/*.jsonl*"):
+    comparisons = []
+    for file in folder.matching(f"{SUITE}/*.jsonl*"):
         for number, row in enumerate(file.rows, start=1):
             try:
-                found.append(_comparison(row, f"{file.name}:{number}"))
+                comparisons.append(_comparison(row, f"{file.name}:{number}"))
             except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{file.name}, row {number} is no comparison ({error}); see docs/judges.md") from None
+                raise DataError(
+                    f"{file.name}, row {number} is not a comparison ({error}); see docs/judges.md"
+                ) from None
 
     def tasks(item: Item) -> Sequence[JudgeTask]:
-        if isinstance(item, Rated) or item.answers is None:
+        if isinstance(item, RecordedRating) or item.answers is None:
             return []
         return pair_tasks(item.prompt, *item.answers, len(item.prompt.turns), templates)
 
@@ -43,21 +45,21 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
         suite=SUITE,
         retired="none",
         rule="same_or_tie",
-        comparisons=tuple(found),
+        comparisons=tuple(comparisons),
         tasks=tasks,
         files=dict(folder.files),
     )
 
 
-def _comparison(row: Mapping[str, JsonValue], place: str) -> Comparison:
+def _comparison(row: Mapping[str, JsonValue], source: str) -> RecordedComparison:
     question = _turns(row["question"])
-    name = str(row.get("id") or place)
-    prompt = Prompt(id=digest(list(question))[:16], turns=question, category=SUITE)  # equal questions are one cluster
+    name = str(row.get("id") or source)
+    prompt = Prompt(id=digest(list(question))[:16], turns=question, category=SUITE)  # equal questions form one cluster
     candidate, baseline = (_answer(row[side], prompt) for side in ("candidate", "baseline"))
     votes = row.get("votes", [])
     if not isinstance(votes, list) or not all(vote in POINTS for vote in votes):
         raise ValueError(f"votes are {votes!r}, expected any of {', '.join(POINTS)}")
-    return Comparison(
+    return RecordedComparison(
         id=f"{SUITE}/{name}/{candidate.model}/{baseline.model}",
         suite=SUITE,
         prompt=prompt,
@@ -70,7 +72,7 @@ def _comparison(row: Mapping[str, JsonValue], place: str) -> Comparison:
 
 def _answer(side: JsonValue, prompt: Prompt) -> Answer:
     if not isinstance(side, dict):
-        raise TypeError("candidate and baseline are objects of model and answer")
+        raise TypeError("candidate and baseline must be objects with model and answer")
     turns = _turns(side["answer"])
     if len(turns) != len(prompt.turns):
         raise ValueError(f"{len(turns)} answers to {len(prompt.turns)} turns")

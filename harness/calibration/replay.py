@@ -1,4 +1,4 @@
-"""Asks a judge about recorded items, by the pipeline of any run: same rows, same resuming, same limits and failures."""
+"""Run a judge on recorded items with the pipeline of any run: same rows, resuming, limits and failure handling."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..pipeline import ProgressCallback, SuiteRun, evaluate
 from ..protocols import Backend, Judge
 from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, SuiteScores
 from ..store import RunStore
-from .items import CalibrationSet, Comparison, Item, Rule, Said, combined, side
+from .items import CalibrationSet, Item, ItemVerdict, RecordedComparison, Rule, combined, side
 
 
 class ReplaySuite:
-    """Recorded items as a suite: a prompt an item, whose answer is in the store before anything starts."""
+    """Recorded items as a suite with one prompt per item; its answers are stored before the pipeline starts."""
 
     name = "calibration"
     version = "1"
     headline = "agreement"
 
     def __init__(self, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> None:
-        self._sets = {one.suite: one for one in sets}
+        self._sets = {calibration_set.suite: calibration_set for calibration_set in sets}
         self._items = {item.id: item for item in items}
 
     def protocol(self) -> dict[str, JsonValue]:
@@ -34,14 +34,14 @@ class ReplaySuite:
         return [item.prompt.model_copy(update={"id": item.id}) for item in self._items.values()]
 
     def answers(self) -> list[Answer]:
-        """The judged answer of every item, under the item's id."""
+        """Return the judged answer of every item, under the item's id."""
         return [_renamed(_judged(item), item.id) for item in self._items.values()]
 
     def sampling(self, prompt: Prompt) -> Sampling:
         return Sampling(max_tokens=1)  # nothing is generated
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """The suite's own questions; item ids stand for prompt ids, since models share prompts here."""
+        """Return the suite's judge tasks; item ids replace prompt ids, because several models share a prompt here."""
         item = self._items[prompt.id]
         return [
             task.model_copy(
@@ -58,8 +58,8 @@ class ReplaySuite:
 
 
 def _judged(item: Item) -> Answer:
-    answer = item.answers[0] if isinstance(item, Comparison) and item.answers else None
-    answer = answer if isinstance(item, Comparison) else item.answer
+    answer = item.answers[0] if isinstance(item, RecordedComparison) and item.answers else None
+    answer = answer if isinstance(item, RecordedComparison) else item.answer
     assert answer is not None, "only items with texts are replayed"
     return answer
 
@@ -82,7 +82,8 @@ async def replay(
     *,
     repeats: int = 1,
 ) -> None:
-    """Brings the store's judgments up to date. Raises IncompleteError when the judge stays down; rows are kept."""
+    """Judge all items that the store lacks. Raise IncompleteError if the judge stays unavailable; finished rows are
+    kept."""
     for answer in suite.answers():
         if not store.answers.succeeded(answer.key):
             store.answers.append(answer)
@@ -97,27 +98,29 @@ async def replay(
     await evaluate([run], _no_backend, concurrency=1, on_progress=on_progress)
 
 
-# ------------------------------------------------------------------------------------------------- what was said
+# ----------------------------------------------------------------------------------------------------- verdicts
 
 
-def said_by(judgments: Iterable[Judgment], sets: Sequence[CalibrationSet], items: Sequence[Item]) -> dict[str, Said]:
-    """Item id -> what the judge said; unscored where a game failed or is missing. Repeats count as their mean."""
-    rules: Mapping[str, Rule] = {one.suite: one.rule for one in sets}
+def verdicts_by(
+    judgments: Iterable[Judgment], sets: Sequence[CalibrationSet], items: Sequence[Item]
+) -> dict[str, ItemVerdict]:
+    """Return item id -> verdict, without a value if a game failed or is missing. Repeats count as their mean."""
+    rules: Mapping[str, Rule] = {calibration_set.suite: calibration_set.rule for calibration_set in sets}
     rows: dict[str, list[Judgment]] = defaultdict(list)
     for judgment in judgments:
         rows[judgment.prompt_id].append(judgment)
-    return {item.id: _said(item, rows.get(item.id, ()), rules[item.suite]) for item in items}
+    return {item.id: _verdict(item, rows.get(item.id, ()), rules[item.suite]) for item in items}
 
 
-def _said(item: Item, rows: Sequence[Judgment], rule: Rule) -> Said:
+def _verdict(item: Item, rows: Sequence[Judgment], rule: Rule) -> ItemVerdict:
     failures = tuple(row.error.reason for row in rows if row.error is not None) or (() if rows else ("missing",))
-    if not isinstance(item, Comparison):
-        return Said(_mean(rows, None), failures=failures)
+    if not isinstance(item, RecordedComparison):
+        return ItemVerdict(_mean(rows, None), failures=failures)
     second, first = _mean(rows, "ab"), _mean(rows, "ba")  # ab: the baseline is shown first, so the candidate second
     if second is None or first is None:
-        return Said(None, failures=failures)
+        return ItemVerdict(None, failures=failures)
     same = side(second) == side(first)
-    return Said(combined(second, first, rule), games=(second, first), consistent=same, failures=failures)
+    return ItemVerdict(combined(second, first, rule), games=(second, first), consistent=same, failures=failures)
 
 
 def _mean(rows: Sequence[Judgment], order: str | None) -> float | None:
@@ -125,13 +128,13 @@ def _mean(rows: Sequence[Judgment], order: str | None) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def recorded_by(sets: Sequence[CalibrationSet]) -> dict[str, Said]:
-    """What the retired judge said, in the same form: the judge named `recorded`."""
-    found = {}
-    for one in sets:
-        for item in one.comparisons:
+def recorded_verdicts(sets: Sequence[CalibrationSet]) -> dict[str, ItemVerdict]:
+    """Return the retired judge's verdicts in the same form: the judge named `recorded`."""
+    verdicts = {}
+    for calibration_set in sets:
+        for item in calibration_set.comparisons:
             failures = () if item.recorded is not None else ("missing",)
-            found[item.id] = Said(item.recorded, item.recorded_games, item.recorded_consistent, failures)
-        for rated in one.ratings:
-            found[rated.id] = Said(rated.recorded, failures=() if rated.recorded is not None else ("parse",))
-    return found
+            verdicts[item.id] = ItemVerdict(item.recorded, item.recorded_games, item.recorded_consistent, failures)
+        for rated in calibration_set.ratings:
+            verdicts[rated.id] = ItemVerdict(rated.recorded, failures=() if rated.recorded is not None else ("parse",))
+    return verdicts

@@ -1,4 +1,4 @@
-"""All measures of one judge, suite by suite, and what a user should know of them. Pure."""
+"""Compute all measures of one judge, suite by suite, with sentences on what a user should know. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..judging.calibrated import SuiteCalibration, shown
 from ..records import Score
 from .bias import excess_by_model, length_scores, self_preference
 from .board import board_scores, shift, win_rates
-from .items import CalibrationSet, Comparison, Item, Rated
+from .items import CalibrationSet, Item, RecordedComparison, RecordedRating
 from .measures import (
-    SaidOf,
+    ItemVerdicts,
     people_among_themselves,
     people_by_ratings,
     rating_scores,
@@ -21,133 +21,150 @@ from .measures import (
 )
 
 COIN = 0.5
-"""Position consistency of a judge that throws a coin and never says tie."""
+"""Position consistency of a judge that tosses a coin and never says tie."""
 PLACE_MATTERS = 0.05
-"""Points (of 0..1) by which the answer shown first may gain before it is said."""
+"""Points (of 0..1) that the answer shown first may gain before a finding reports it."""
 FAILED_SHARE = 0.01
-"""Share of items without a verdict before it is said."""
+"""Share of items without a verdict above which a finding reports it."""
 
 
 def suite_calibration(
-    one: CalibrationSet, items: Sequence[Item], said: SaidOf, *, judge_model: str, is_retired: bool
+    calibration_set: CalibrationSet,
+    items: Sequence[Item],
+    verdicts: ItemVerdicts,
+    *,
+    judge_model: str,
+    is_retired: bool,
 ) -> SuiteCalibration:
-    """One suite's part. `is_retired`: the judge is the retired one, so that its agreement with itself is left out."""
-    comparisons = [item for item in items if isinstance(item, Comparison)]
-    ratings = [item for item in items if isinstance(item, Rated)]
+    """Return one suite's part. `is_retired`: the judge is the retired one, so its agreement with itself is left out."""
+    comparisons = [item for item in items if isinstance(item, RecordedComparison)]
+    ratings = [item for item in items if isinstance(item, RecordedRating)]
     voted = [item for item in comparisons if item.people]
-    other = "people" if voted else "retired"
-    scores = _comparison_scores(comparisons, said, judge_model, None if is_retired and not voted else other)
+    reference = "people" if voted else "retired"
+    scores = _comparison_scores(comparisons, verdicts, judge_model, None if is_retired and not voted else reference)
     if not is_retired:
-        scores |= _beside_retired(comparisons, ratings, said)
+        scores |= _beside_retired(comparisons, ratings, verdicts)
     if ratings:
-        scores |= people_by_ratings(comparisons, one.ratings, said)
-    if not (is_retired and ratings):  # the board is made of those very ratings
-        scores |= board_scores(ratings or comparisons, said, one.board)
+        scores |= people_by_ratings(comparisons, calibration_set.ratings, verdicts)
+    if not (is_retired and ratings):  # the board is computed from the same ratings
+        scores |= board_scores(ratings or comparisons, verdicts, calibration_set.board)
     scores = {name: score for name, score in scores.items() if score.n or score.unscored}
-    failures = Counter(reason for item in items for reason in said[item.id].failures)
-    found = SuiteCalibration(
-        retired=one.retired,
+    failures = Counter(reason for item in items for reason in verdicts[item.id].failures)
+    part = SuiteCalibration(
+        retired=calibration_set.retired,
         items={
             "comparisons": len(comparisons),
             "votes": sum(len(item.people) for item in comparisons),
             "ratings": len(ratings),
         },
         scores=scores,
-        by_turn=_grouped(comparisons, said, "turn", is_retired=is_retired),
-        by_category=_grouped(comparisons, said, "category", is_retired=is_retired),
-        excess_by_model=excess_by_model(comparisons, said, other) if voted or not is_retired else {},
-        win_rates=win_rates(comparisons, said) if voted else {},
-        board=one.board_name,
+        by_turn=_grouped(comparisons, verdicts, "turn", is_retired=is_retired),
+        by_category=_grouped(comparisons, verdicts, "category", is_retired=is_retired),
+        excess_by_model=excess_by_model(comparisons, verdicts, reference) if voted or not is_retired else {},
+        win_rates=win_rates(comparisons, verdicts) if voted else {},
+        board=calibration_set.board_name,
         failures=dict(sorted(failures.items())),
     )
-    unscored = sum(said[item.id].value is None for item in items) / max(1, len(items))
-    return found.model_copy(update={"findings": tuple(findings(found, other, unscored))})
+    unscored = sum(verdicts[item.id].value is None for item in items) / max(1, len(items))
+    return part.model_copy(update={"findings": tuple(findings(part, reference, unscored))})
 
 
 def _comparison_scores(
-    comparisons: Sequence[Comparison], said: SaidOf, judge_model: str, other: str | None
+    comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, judge_model: str, reference: str | None
 ) -> dict[str, Score]:
     if not comparisons:
         return {}
-    found = with_people(comparisons, said) | people_among_themselves(comparisons) if other == "people" else {}
-    found |= with_itself(comparisons, said)
-    found |= length_scores(comparisons, said, other or "retired")
-    if other is None:
-        return {name: score for name, score in found.items() if not name.endswith("_retired")}
-    return found | self_preference(comparisons, said, judge_model, other)
+    scores = with_people(comparisons, verdicts) | people_among_themselves(comparisons) if reference == "people" else {}
+    scores |= with_itself(comparisons, verdicts)
+    scores |= length_scores(comparisons, verdicts, reference or "retired")
+    if reference is None:
+        return {name: score for name, score in scores.items() if not name.endswith("_retired")}
+    return scores | self_preference(comparisons, verdicts, judge_model, reference)
 
 
-def _beside_retired(comparisons: Sequence[Comparison], ratings: Sequence[Rated], said: SaidOf) -> dict[str, Score]:
-    found: dict[str, Score] = {}
+def _beside_retired(
+    comparisons: Sequence[RecordedComparison], ratings: Sequence[RecordedRating], verdicts: ItemVerdicts
+) -> dict[str, Score]:
+    scores: dict[str, Score] = {}
     if comparisons:
-        found |= with_retired(comparisons, said)
-        found["win_rate_shift"] = shift(comparisons, said, scale=100.0)
-    return found | rating_scores(ratings, said) if ratings else found
+        scores |= with_retired(comparisons, verdicts)
+        scores["win_rate_shift"] = shift(comparisons, verdicts, scale=100.0)
+    return scores | rating_scores(ratings, verdicts) if ratings else scores
 
 
 def _grouped(
-    comparisons: Sequence[Comparison], said: SaidOf, by: str, *, is_retired: bool
+    comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, by: str, *, is_retired: bool
 ) -> dict[str, dict[str, Score]]:
-    """Agreement within each turn, or each category, where there is more than one."""
-    groups: dict[str, list[Comparison]] = {}
+    """Return agreement per turn, or per category, if there is more than one."""
+    groups: dict[str, list[RecordedComparison]] = {}
     for item in comparisons:
         name = f"turn {item.turn}" if by == "turn" else item.prompt.category
         groups.setdefault(name, []).append(item)
     if len(groups) < 2:
         return {}
-    found = {}
-    for name, some in sorted(groups.items()):
-        scores = with_people(some, said) | people_among_themselves(some) if any(item.people for item in some) else {}
-        found[name] = scores if is_retired else scores | with_retired(some, said)
-    return found
+    scores_by_group = {}
+    for name, group in sorted(groups.items()):
+        group_scores = (
+            with_people(group, verdicts) | people_among_themselves(group) if any(item.people for item in group) else {}
+        )
+        scores_by_group[name] = group_scores if is_retired else group_scores | with_retired(group, verdicts)
+    return scores_by_group
 
 
 # -------------------------------------------------------------------------------------------------------- findings
 
 
-def findings(part: SuiteCalibration, other: str, unscored: float) -> list[str]:
-    """Sentences on what the intervals show; nothing where they leave it open."""
-    found = []
+def findings(part: SuiteCalibration, reference: str, unscored: float) -> list[str]:
+    """Return sentences on what the intervals show; nothing if they leave it open."""
+    sentences = []
     scores = part.scores
-    kappa = scores.get(f"kappa_{other}")
+    kappa = scores.get(f"kappa_{reference}")
     if kappa is not None and kappa.ci_low is not None and kappa.ci_low <= 0:
-        found.append(f"agreement with {_named(other, part)} is not shown to be above chance: kappa {shown(kappa)}")
+        sentences.append(
+            f"agreement with {_named(reference, part)} is not shown to be above chance: kappa {shown(kappa)}"
+        )
     same = scores.get("position_consistency")
     if same is not None and same.value is not None and (same.ci_low is None or same.ci_low <= COIN):
-        said = "the order decides" if same.value <= COIN else "too few comparisons to tell it from a coin"
-        found.append(f"{said}: both orders give the same verdict in {shown(same)} of them")
-    place = scores.get("points_of_first_shown")
+        cause = "the order decides" if same.value <= COIN else "too few comparisons to tell it from a coin"
+        sentences.append(f"{cause}: both orders give the same verdict in {shown(same)} of them")
+    first_shown = scores.get("points_of_first_shown")
     if (
-        place is not None
-        and place.value is not None
-        and _beyond(place, COIN)
-        and abs(place.value - COIN) > PLACE_MATTERS
+        first_shown is not None
+        and first_shown.value is not None
+        and _beyond(first_shown, COIN)
+        and abs(first_shown.value - COIN) > PLACE_MATTERS
     ):
-        which = "first" if place.value > COIN else "second"
-        found.append(f"the answer shown {which} is favoured: the first gets {shown(place)} of the points")
-    bias = scores.get(f"length_bias_{other}")
+        position = "first" if first_shown.value > COIN else "second"
+        sentences.append(f"the answer shown {position} is favoured: the first gets {shown(first_shown)} of the points")
+    bias = scores.get(f"length_bias_{reference}")
     if bias is not None and bias.value is not None and _beyond(bias, 0.0):
         kind = "longer" if bias.value > 0 else "shorter"
-        found.append(
-            f"prefers {kind} answers more than {_named(other, part)}: log-odds of the longer {shown(bias)} apart"
+        sentences.append(
+            f"prefers {kind} answers more than {_named(reference, part)}: log-odds of the longer {shown(bias)} apart"
         )
-    own = scores.get(f"self_preference_{other}")
-    if own is not None and own.value is not None and own.value > 0 and _beyond(own, 0.0):
-        found.append(
-            f"gives its own family's answers {shown(own)} points more than {_named(other, part)}; any consistent judge "
+    self_excess = scores.get(f"self_preference_{reference}")
+    if (
+        self_excess is not None
+        and self_excess.value is not None
+        and self_excess.value > 0
+        and _beyond(self_excess, 0.0)
+    ):
+        sentences.append(
+            f"gives its own family's answers {shown(self_excess)} points more than {_named(reference, part)}; any "
+            "consistent judge "
             "favours strong models so: see the excess of the other models"
         )
     if unscored > FAILED_SHARE:
-        found.append(f"{100 * unscored:.1f} % of the items have no verdict: {part.failures}")
-    return found
+        sentences.append(f"{100 * unscored:.1f} % of the items have no verdict: {part.failures}")
+    return sentences
 
 
 def _beyond(score: Score, point: float) -> bool:
-    """Whether the interval leaves the point out."""
+    """Return whether the interval excludes the point."""
     if score.ci_low is None or score.ci_high is None:
         return False
     return score.ci_low > point or score.ci_high < point
 
 
-def _named(other: str, part: SuiteCalibration) -> str:
-    return "people" if other == "people" else part.retired
+def _named(reference: str, part: SuiteCalibration) -> str:
+    return "people" if reference == "people" else part.retired

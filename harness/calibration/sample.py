@@ -1,4 +1,4 @@
-"""Which recorded items are replayed: suites and kinds alike, categories in proportion, model pairs in turn. Pure."""
+"""Choose which recorded items are replayed: equal shares per suite and kind, proportional per category. Pure."""
 
 from __future__ import annotations
 
@@ -7,47 +7,52 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import zip_longest
 
-from .items import CalibrationSet, Comparison, Item
+from .items import CalibrationSet, Item, RecordedComparison
 
 
 def replayable(sets: Sequence[CalibrationSet]) -> list[Item]:
-    """Items that a judge can be asked about: their texts are at hand and something is recorded to compare with."""
-    found: list[Item] = []
-    for one in sets:
-        found += [item for item in one.comparisons if item.answers and (item.people or not one.voted_only)]
-        found += [item for item in one.ratings if item.answer is not None and item.recorded is not None]
-    return found
+    """Return the items a judge can be called for: their texts are available and there is a recorded verdict to
+    compare."""
+    items: list[Item] = []
+    for calibration_set in sets:
+        items += [
+            item
+            for item in calibration_set.comparisons
+            if item.answers and (item.people or not calibration_set.voted_only)
+        ]
+        items += [item for item in calibration_set.ratings if item.answer is not None and item.recorded is not None]
+    return items
 
 
 def stratified(items: Sequence[Item], n: int | None, seed: int) -> list[Item]:
-    """At most `n` items, in their own order; None or more than there are: all.
+    """Return at most `n` items in their original order; all of them if `n` is None or large enough.
 
-    Each suite and kind (comparisons, ratings) gets an equal share, what one cannot fill goes to the others; within,
-    categories by size (largest remainder), and within a category the pairs of models take turns.
+    Each suite and kind (comparisons, ratings) gets an equal share, and what one cannot fill goes to the others. Within
+    a share, categories are proportional to their size (largest remainder); within a category, model pairs take turns.
     """
     if n is None or n >= len(items):
         return list(items)
     groups: dict[Hashable, list[Item]] = defaultdict(list)
     for item in items:
-        groups[item.suite, isinstance(item, Comparison)].append(item)
+        groups[item.suite, isinstance(item, RecordedComparison)].append(item)
     shares = _equal_shares({key: len(group) for key, group in groups.items()}, n)
     chosen: set[str] = set()
     for key, group in groups.items():
         categories: dict[str, list[Item]] = defaultdict(list)
         for item in group:
             categories[item.prompt.category].append(item)
-        parts = _proportional({name: len(some) for name, some in categories.items()}, shares[key])
-        for name, some in categories.items():
-            chosen.update(item.id for item in _in_turns(some, seed)[: parts[name]])
+        parts = _proportional({name: len(members) for name, members in categories.items()}, shares[key])
+        for name, members in categories.items():
+            chosen.update(item.id for item in _in_turns(members, seed)[: parts[name]])
     return [item for item in items if item.id in chosen]
 
 
 def _equal_shares(sizes: Mapping[Hashable, int], n: int) -> dict[Hashable, int]:
-    """The same for all, but no more than a group holds; the rest goes to those that hold more."""
+    """Return equal shares, capped by each group's size; what is left goes to larger groups."""
     shares: dict[Hashable, int] = {}
     left = n
-    for place, key in enumerate(sorted(sizes, key=lambda key: (sizes[key], str(key)))):
-        shares[key] = min(sizes[key], left // (len(sizes) - place))
+    for rank, key in enumerate(sorted(sizes, key=lambda key: (sizes[key], str(key)))):
+        shares[key] = min(sizes[key], left // (len(sizes) - rank))
         left -= shares[key]
     return shares
 
@@ -61,19 +66,21 @@ def _proportional(sizes: Mapping[str, int], n: int) -> dict[str, int]:
 
 
 def _in_turns(items: Sequence[Item], seed: int) -> list[Item]:
-    """Shuffled by seed, then one of each pair of models in turn."""
+    """Shuffle by seed, then take one item of each model pair in turn."""
     pairs: dict[tuple[str, ...], list[Item]] = defaultdict(list)
     for item in sorted(items, key=lambda item: item.id):
         pairs[item.pair].append(item)
-    for pair, some in pairs.items():
-        random.Random(f"{seed}:{'/'.join(pair)}:{some[0].prompt.category}").shuffle(some)
+    for pair, members in pairs.items():
+        random.Random(f"{seed}:{'/'.join(pair)}:{members[0].prompt.category}").shuffle(members)
     order = sorted(pairs)
     random.Random(seed).shuffle(order)
     return [item for row in zip_longest(*(pairs[pair] for pair in order)) for item in row if item is not None]
 
 
 def counted(items: Sequence[Item]) -> dict[str, int]:
-    """Suite and kind -> items, for the report's head."""
+    """Return suite and kind -> number of items, for the head of the report."""
     return dict(
-        Counter(f"{item.suite} {'comparisons' if isinstance(item, Comparison) else 'ratings'}" for item in items)
+        Counter(
+            f"{item.suite} {'comparisons' if isinstance(item, RecordedComparison) else 'ratings'}" for item in items
+        )
     )

@@ -1,4 +1,4 @@
-"""One calibration from names to report: which items, which judge, where the rows go, what is written."""
+"""Run one calibration: choose items and judge, call the judge, keep its rows, write the report."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from ..records import JudgeSpec, Judgment, JuryRule, digest
 from ..store import RunStore, dump_json, write_atomic
 from . import alpaca_eval, arena_hard, mt_bench, own
 from .data import DataFolder
-from .items import CalibrationSet, Comparison, Item, Said
+from .items import CalibrationSet, Item, ItemVerdict, RecordedComparison
 from .measures import repeat_flips
-from .replay import ReplaySuite, recorded_by, replay, said_by
+from .replay import ReplaySuite, recorded_verdicts, replay, verdicts_by
 from .report import suite_calibration
 from .sample import counted, replayable, stratified
 
@@ -39,69 +39,69 @@ LOADERS: dict[str, Loader] = {
     own.SUITE: own.load,
 }
 ALL = (mt_bench.SUITE, alpaca_eval.SUITE, arena_hard.SUITE)
-"""Suites with recorded judgments; comparisons of one's own are asked for by name."""
+"""Suites with published judgments; a user's own comparisons must be named."""
 RECORDED = "recorded"
-"""The retired judge itself, answering from its records."""
+"""Name of the retired judge, which answers from its records."""
 
 
 @dataclass(frozen=True)
 class CalibrationSpec:
-    """What is asked for."""
+    """The options of one calibration."""
 
     judges: tuple[JudgeSpec, ...]
-    """One, or a jury's members; empty: the recorded verdicts themselves."""
+    """One judge or the members of a jury; empty: the recorded verdicts themselves."""
     suites: tuple[str, ...]
     sample: int | None
-    """Items in all; None: every one."""
+    """Number of items in all; None: every item."""
     seed: int = 0
     jury: JuryRule = "mean"
     cache: bool = True
-    """Whether replies are taken from, and put into, the reply cache."""
+    """Whether replies are read from and written to the reply cache."""
     max_cost: float | None = None
-    """US dollars; it stops before crossing."""
+    """US dollars; judging stops before crossing it."""
     repeats: int = 1
-    """Times every judge is asked the same."""
+    """How often each judge repeats each task."""
 
     @cached_property
     def loaded(self) -> tuple[Judge, ...]:
-        return tuple(load_judge(one) for one in self.judges)
+        return tuple(load_judge(judge) for judge in self.judges)
 
     @property
     def protocol(self) -> dict[str, JsonValue]:
-        """The judge's part of the protocol, as cards have it."""
+        """Return the judge part of the protocol, as on cards."""
         if not self.judges:
             return {"name": RECORDED, "kind": RECORDED, "model": None, "params": {}}
         return judge_protocol(self.loaded, self.jury)
 
 
 def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) -> list[CalibrationSet]:
-    """Raises ConfigError for a suite without recorded judgments, DataError where files are missing."""
-    found = []
+    """Raise ConfigError if a suite has no recorded judgments, DataError if files are missing."""
+    sets = []
     for suite in suites:
         if suite not in LOADERS:
             raise ConfigError(f"no recorded judgments of suite {suite!r}; known: {', '.join(LOADERS)}, all")
         try:
-            one = LOADERS[suite](DataFolder(folder.path), options)
+            calibration_set = LOADERS[suite](DataFolder(folder.path), options)
         except KeyError as error:
             raise DataError(f"{suite}: a row of the recorded judgments in {folder.path} has no key {error}") from None
-        if not one.comparisons:
-            raise DataError(f"{suite}: no recorded judgments in {folder.path}; docs/judges.md says what belongs there")
-        found.append(one)
-    return found
+        if not calibration_set.comparisons:
+            raise DataError(f"{suite}: no recorded judgments in {folder.path}; docs/judges.md lists the expected files")
+        sets.append(calibration_set)
+    return sets
 
 
 def chosen_items(spec: CalibrationSpec, sets: Sequence[CalibrationSet]) -> list[Item]:
-    """What is judged: of recorded verdicts everything, else what can be asked again; then the sample."""
+    """Return the sampled items: of all if the verdicts are recorded, else of those a judge can be called for."""
     if spec.judges:
         return stratified(replayable(sets), spec.sample, spec.seed)
     everything: list[Item] = []
-    for one in sets:
-        everything += [*one.comparisons, *one.ratings]
+    for calibration_set in sets:
+        everything += [*calibration_set.comparisons, *calibration_set.ratings]
     return stratified(everything, spec.sample, spec.seed)
 
 
 def manifest(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> dict[str, JsonValue]:
-    """What must be equal for a calibration to be resumed."""
+    """Return the fields that must be equal to resume a calibration."""
     return {
         "schema_version": 1,
         "judge": spec.protocol,
@@ -112,23 +112,23 @@ def manifest(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Seque
     }
 
 
-def folder_of(results: Path, spec: CalibrationSpec, made: Mapping[str, JsonValue]) -> Path:
+def folder_of(results: Path, spec: CalibrationSpec, manifest_fields: Mapping[str, JsonValue]) -> Path:
     name = str(spec.protocol["name"])
     slug = "".join(letter if letter.isalnum() or letter in "._-+" else "_" for letter in name).strip(".") or "judge"
-    return results / FOLDER / slug / digest(made)[:12]
+    return results / FOLDER / slug / digest(manifest_fields)[:12]
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What is still to be asked at most. Tokens are guesses: 4 characters each, 400 of a reply."""
+class CalibrationEstimate:
+    """The calls still to make, at most. Tokens are estimates: 4 characters each, and 400 per reply."""
 
     calls: int
     dollars: float | None
-    """None where a judge has no known price."""
+    """None if a judge has no known price."""
 
 
-def estimate(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> Estimate:
-    """Of a calibration from nothing; 0 calls where the judge is `recorded`."""
+def estimate(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> CalibrationEstimate:
+    """CalibrationEstimate a calibration from scratch; 0 calls if the judge is `recorded`."""
     suite = ReplaySuite(sets, items if spec.judges else ())
     answers = {answer.prompt_id: answer for answer in suite.answers()}
     calls, dollars = 0, 0.0
@@ -138,15 +138,15 @@ def estimate(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Seque
             shown = len(task.template.user) + len(task.template.system or "") + sum(map(len, task.fields.values()))
             reply = min(task.template.max_tokens, 400)
             dollars += spec.repeats * sum(price(judge, shown / 4, reply) or 0.0 for judge in spec.judges)
-    return Estimate(calls, round(dollars, 2) if all(map(priced, spec.judges)) else None)
+    return CalibrationEstimate(calls, round(dollars, 2) if all(map(priced, spec.judges)) else None)
 
 
 def check(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> None:
-    """Raises ConfigError where a judge cannot take what would be asked; nothing is written yet."""
+    """Raise ConfigError if a judge cannot handle one of the tasks; nothing is written."""
     suite = ReplaySuite(sets, items)
     seen: set[tuple[str, bool]] = set()
     for prompt, item, answer in zip(suite.prompts(), items, suite.answers(), strict=True):
-        kind = item.suite, isinstance(item, Comparison)
+        kind = item.suite, isinstance(item, RecordedComparison)
         if kind not in seen:
             seen.add(kind)
             for task in suite.tasks(prompt, answer):
@@ -162,9 +162,10 @@ async def ask(
     store: RunStore,
     on_progress: ProgressCallback = lambda _: None,
 ) -> None:
-    """Brings the store up to date; rows that are there are not asked again, replies in the cache not paid again.
+    """Judge the items that the store lacks; stored rows are not repeated and cached replies cost nothing.
 
-    Raises BudgetReachedError before `max_cost` is crossed, IncompleteError when the judge stays down; rows are kept.
+    Raise BudgetReachedError before `max_cost` is crossed, IncompleteError if the judge stays unavailable. Finished rows
+    are kept.
     """
     budget = Budget(spec.max_cost)
     budget.spent = sum(row.paid or 0.0 for row in store.judgments.every())
@@ -181,11 +182,11 @@ async def ask(
 def report(
     spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item], judgments: Sequence[Judgment]
 ) -> Calibration:
-    """The calibration of what has been said so far; `judgments` are not looked at where the judge is `recorded`."""
+    """Return the calibration by the verdicts so far; `judgments` is ignored if the judge is `recorded`."""
     jury = jury_of({"judge": spec.protocol})
     rows = judgments if jury is None else combine(judgments, jury).judgments
-    said = said_by(rows, sets, items) if spec.judges else recorded_by(sets)
-    parts = {one.suite: _part(spec, one, items, said) for one in sets}
+    verdicts = verdicts_by(rows, sets, items) if spec.judges else recorded_verdicts(sets)
+    parts = {calibration_set.suite: _part(spec, calibration_set, items, verdicts) for calibration_set in sets}
     if spec.repeats > 1:
         parts = {suite: _with_flips(part, suite, items, judgments) for suite, part in parts.items()}
     return Calibration(
@@ -199,20 +200,24 @@ def report(
 
 
 def _part(
-    spec: CalibrationSpec, one: CalibrationSet, items: Sequence[Item], said: Mapping[str, Said]
+    spec: CalibrationSpec, calibration_set: CalibrationSet, items: Sequence[Item], verdicts: Mapping[str, ItemVerdict]
 ) -> SuiteCalibration:
-    own = [item for item in items if item.suite == one.suite]
+    suite_items = [item for item in items if item.suite == calibration_set.suite]
     model = spec.judges[0].model or spec.judges[0].name if len(spec.judges) == 1 else ""
     return suite_calibration(
-        one, own, said, judge_model=model if spec.judges else one.retired, is_retired=not spec.judges
+        calibration_set,
+        suite_items,
+        verdicts,
+        judge_model=model if spec.judges else calibration_set.retired,
+        is_retired=not spec.judges,
     )
 
 
 def _with_flips(
     part: SuiteCalibration, suite: str, items: Sequence[Item], judgments: Sequence[Judgment]
 ) -> SuiteCalibration:
-    own = [item for item in items if item.suite == suite]
-    return part.model_copy(update={"scores": part.scores | repeat_flips(own, judgments)})
+    suite_items = [item for item in items if item.suite == suite]
+    return part.model_copy(update={"scores": part.scores | repeat_flips(suite_items, judgments)})
 
 
 def _usage(judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
@@ -228,7 +233,7 @@ def _usage(judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
 
 
 def _data(sets: Sequence[CalibrationSet]) -> dict[str, str]:
-    return dict(sorted((name, sha) for one in sets for name, sha in one.files.items()))
+    return dict(sorted((name, sha) for calibration_set in sets for name, sha in calibration_set.files.items()))
 
 
 def write(calibration: Calibration, *paths: Path) -> None:

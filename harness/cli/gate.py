@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..compare.inputs import found_runs
+from ..compare.inputs import find_runs
 from ..errors import ConfigError, IncompleteError
 from ..gate.baselines import DEFAULT, baselines_file, promote
 from ..gate.inputs import GateOptions, gate_runs, power_of, read_policy
@@ -186,7 +186,7 @@ def promote_(
     Example: harness gate promote new-model --why "release 1.2"
     """
     suites = tuple(part.strip() for part in suite.split(",")) if suite else ()
-    found = found_runs(run, results, suites)
+    found = find_runs(run, results, suites)
     runs = [(one.card, one.folder) for one in found if one.folder is not None]
     keys = [f"{card.suite}@{card.suite_version}" for card, _ in runs]
     twice = next((key for key in keys if keys.count(key) > 1), None)

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..formats.fastchat_rows import is_single
 from ..formats.files import SourceFile, read_files
 from ..formats.import_pairs import paired_models, read_pairs
-from ..formats.import_rows import READERS, Reader, Wanted
+from ..formats.import_rows import READERS, ImportRequest, Reader
 from ..formats.lm_eval import read_results
 from ..importing import Origin, judgments_card, write_numbers, write_script
 from ..plugins import load_plugin
@@ -59,7 +59,7 @@ def import_(
         names = [suite] if suite else suites_in(file_format, sources, model)
         suites = [suite_named(name, options) for name in names]
         parts = [
-            (made, reader_of(file_format, made.name)(sources, Wanted(made.prompts(), model, judge, baseline)))
+            (made, reader_of(file_format, made.name)(sources, ImportRequest(made.prompts(), model, judge, baseline)))
             for made in suites
         ]
         if not any(found.answers or found.judgments for _, found in parts):

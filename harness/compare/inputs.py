@@ -1,4 +1,4 @@
-"""From names on a command line to comparisons: finds runs, reads their rows, loads the suite's data where it can."""
+"""Turn names from a command line into comparisons: find runs, read their rows, load the suite's data if possible."""
 
 from __future__ import annotations
 
@@ -19,77 +19,84 @@ from .comparison import Comparison, adjusted, compare, differing
 
 log = logging.getLogger(__name__)
 HEAD_TO_HEAD = "head_to_head"
-"""How suites of direct games between two models begin; they are results of a comparison, not what is compared."""
+"""Name prefix of suites of direct games between two models: results of comparisons, not runs to compare."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A card and where its rows are."""
+class StoredRun:
+    """A card and the folder of its rows."""
 
     card: ScoreCard
     folder: Path | None
-    """None: the card is a file on its own."""
+    """None: the card is a single file without rows."""
 
     @property
     def key(self) -> tuple[str, str]:
         return self.card.suite, self.card.suite_version
 
 
-def found_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[Found]:
-    """A run's folder, a card file, or all runs of a model. Raises ConfigError for a name that is none of them."""
+def find_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[StoredRun]:
+    """Return the run of a folder or a card file, or all runs of a model; raise ConfigError for any other name."""
     path = Path(name)
     if (path / "card.json").is_file():
         path = path / "card.json"
     if path.suffix == ".json" and path.is_file():
-        own = path.parent if path.name == "card.json" else None
-        return [Found(read_card(path), own)]
-    found = [Found(read_card(file), file.parent) for file in find_cards(results)]
-    mine = [
-        one
-        for one in found
-        if one.folder is not None
-        and name in (one.card.model, one.folder.parents[1].name)
-        and not one.card.suite.startswith(HEAD_TO_HEAD)
-        and (not suites or one.card.suite in suites)
+        folder = path.parent if path.name == "card.json" else None
+        return [StoredRun(read_card(path), folder)]
+    runs = [StoredRun(read_card(file), file.parent) for file in find_cards(results)]
+    matches = [
+        run
+        for run in runs
+        if run.folder is not None
+        and name in (run.card.model, run.folder.parents[1].name)
+        and not run.card.suite.startswith(HEAD_TO_HEAD)
+        and (not suites or run.card.suite in suites)
     ]
-    if not mine:
-        models = ", ".join(sorted({one.card.model for one in found})[:12]) or "none"
+    if not matches:
+        models = ", ".join(sorted({run.card.model for run in runs})[:12]) or "none"
         kind = f" of {' or '.join(sorted(suites))}" if suites else ""
         raise ConfigError(
-            f"no run{kind} named {name!r}: give its folder, its card, or a model under {results}; there: {models}"
+            f"no run{kind} named {name!r}: pass its folder, its card, or a model under {results}; models there: "
+            f"{models}"
         )
-    return mine
+    return matches
 
 
-def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -> list[list[Found]]:
-    """For each suite that all models have: their runs, in the order of the names.
+def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -> list[list[StoredRun]]:
+    """Return, per suite that all models have, their runs in the order of the names.
 
-    Of several runs of one model those with a protocol that another of the models has are taken. Raises ConfigError
-    where that leaves several, or where there is no common suite.
+    If a model has several runs, those whose protocol another model has too are preferred. Raise ConfigError if several
+    remain, or if there is no common suite.
     """
-    found = [found_runs(name, results, suites) for name in names]
-    keys = [key for key in dict.fromkeys(one.key for one in found[0]) if all(key in _keys(runs) for runs in found)]
+    runs_by_name = [find_runs(name, results, suites) for name in names]
+    keys = [
+        key
+        for key in dict.fromkeys(run.key for run in runs_by_name[0])
+        if all(key in _keys(runs) for runs in runs_by_name)
+    ]
     if not keys:
-        listed = "; ".join(f"{name}: {_listed(runs)}" for name, runs in zip(names, found, strict=True))
+        listed = "; ".join(f"{name}: {_listed(runs)}" for name, runs in zip(names, runs_by_name, strict=True))
         raise ConfigError(f"these runs have no suite (and edition) in common: {listed}")
-    return [_one_each(names, [[one for one in runs if one.key == key] for runs in found]) for key in keys]
+    return [_one_each(names, [[run for run in runs if run.key == key] for runs in runs_by_name]) for key in keys]
 
 
-def _keys(runs: Sequence[Found]) -> set[tuple[str, str]]:
-    return {one.key for one in runs}
+def _keys(runs: Sequence[StoredRun]) -> set[tuple[str, str]]:
+    return {run.key for run in runs}
 
 
-def _listed(runs: Sequence[Found]) -> str:
-    return ", ".join(sorted({"@".join(one.key) for one in runs}))
+def _listed(runs: Sequence[StoredRun]) -> str:
+    return ", ".join(sorted({"@".join(run.key) for run in runs}))
 
 
-def _one_each(names: Sequence[str], found: list[list[Found]]) -> list[Found]:
+def _one_each(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list[StoredRun]:
     chosen = []
-    for at, runs in enumerate(found):
-        others = {one.card.protocol_sha for place, part in enumerate(found) if place != at for one in part}
-        alike = [one for one in runs if one.card.protocol_sha in others] or runs
+    for at, runs in enumerate(runs_by_name):
+        other_protocols = {
+            run.card.protocol_sha for index, part in enumerate(runs_by_name) if index != at for run in part
+        }
+        alike = [run for run in runs if run.card.protocol_sha in other_protocols] or runs
         if len(alike) > 1:
-            folders = ", ".join(str(one.folder) for one in alike[:8])
+            folders = ", ".join(str(run.folder) for run in alike[:8])
             raise ConfigError(
                 f"{names[at]!r} has {len(alike)} runs of {alike[0].card.suite}; name one folder of: {folders}"
             )
@@ -97,34 +104,34 @@ def _one_each(names: Sequence[str], found: list[list[Found]]) -> list[Found]:
     return chosen
 
 
-def run_rows(found: Found, name: str | None = None) -> RunRows:
-    """The run with its rows, as far as they are there; a jury's verdicts as they were scored."""
-    if found.folder is None:
-        return RunRows(name or found.card.model, found.card)
-    answers, rows = read_rows(found.folder)
-    judgments = scored(current_judgments(answers, iter(rows)), found.card.protocol)
-    return RunRows(name or found.card.model, found.card, tuple(answers), judgments)
+def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
+    """Return the run with the rows that exist, and a jury's verdicts as scored."""
+    if run.folder is None:
+        return RunRows(name or run.card.model, run.card)
+    answers, rows = read_rows(run.folder)
+    judgments = scored(current_judgments(answers, iter(rows)), run.card.protocol)
+    return RunRows(name or run.card.model, run.card, tuple(answers), judgments)
 
 
-def shown_names(found: Sequence[Found]) -> list[str]:
-    """The models' names; runs of one name are told apart by their ids."""
-    names = [one.card.model for one in found]
+def shown_names(runs: Sequence[StoredRun]) -> list[str]:
+    """Return the models' names, with run ids if several runs have the same name."""
+    names = [run.card.model for run in runs]
     return [
-        f"{name} ({one.card.provenance.get('run_id', '')})" if names.count(name) > 1 else name
-        for name, one in zip(names, found, strict=True)
+        f"{name} ({run.card.provenance.get('run_id', '')})" if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
     ]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A suite with its data, and the prompts that a run asked; None where the data are not here."""
+    """A suite with its data and the prompts of a run; None if the data are missing."""
 
     suite: Suite | None
     prompts: tuple[Prompt, ...] | None
 
 
 def suite_of(card: ScoreCard, mirror: str | None = None) -> Loaded:
-    """The suite a card is of, in the card's edition."""
+    """Return the suite of a card, in the card's edition."""
     edition = "pocket" if card.suite_version.startswith("pocket") else "official"
     references = card.protocol.get("references")
     options = SuiteOptions(
@@ -152,25 +159,28 @@ def compare_models(
     mirror: str | None = None,
     seed: int = 0,
 ) -> list[Comparison]:
-    """Every model after the first beside the first, suite by suite, Holm over the models.
+    """Compare every model after the first with the first, per suite, with Holm's correction over the models.
 
-    Raises ConfigError where two runs are not comparable, with all that differs, unless `force`.
+    Raise ConfigError with all differences if two runs are not comparable, unless `force`.
     """
-    found = []
+    comparisons = []
     for runs in matched(names, results, suites):
         shown = shown_names(runs)
-        for at, one in enumerate(runs[1:], start=1):
-            refuse_different(runs[0].card, one.card, (shown[0], shown[at]), force=force)
+        for at, run in enumerate(runs[1:], start=1):
+            refuse_different(runs[0].card, run.card, (shown[0], shown[at]), force=force)
         loaded = suite_of(runs[0].card, mirror)
-        rows = [run_rows(one, name) for one, name in zip(runs, shown, strict=True)]
-        found += [compare(rows[0], other, prompts=loaded.prompts, suite=loaded.suite, seed=seed) for other in rows[1:]]
-    return adjusted(found)
+        rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
+        comparisons += [
+            compare(rows[0], row_set, prompts=loaded.prompts, suite=loaded.suite, seed=seed) for row_set in rows[1:]
+        ]
+    return adjusted(comparisons)
 
 
-def refuse_different(first: ScoreCard, other: ScoreCard, names: tuple[str, str], *, force: bool) -> None:
-    apart = differing(first, other)
+def refuse_different(first: ScoreCard, second: ScoreCard, names: tuple[str, str], *, force: bool) -> None:
+    apart = differing(first, second)
     if apart and not force:
         raise ConfigError(
-            f"{names[0]} and {names[1]} were not measured alike on {first.suite}, so a difference would not be the "
-            f"models': {'; '.join(apart)}. --force compares them all the same"
+            f"{names[0]} and {names[1]} were not measured the same way on {first.suite}, so a difference would "
+            "not be due to "
+            f"the models: {'; '.join(apart)}. --force compares them anyway"
         )

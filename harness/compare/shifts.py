@@ -14,27 +14,27 @@ from ..stats.intervals import FloatArray
 from ..stats.paired import paired_difference
 
 RATING_FLIP = 2.0
-"""A question rated so many points better or worse has flipped: twice the step most judges use."""
+"""A question flips if its rating moves by this many points: twice the step that most judges use."""
 CONTRADICTION = 0.5
-"""Two orders whose preferences differ by more contradict each other: a win in one, a loss in the other."""
+"""Two orders contradict each other if their preferences differ by more: a win in one, a loss in the other."""
 
 
 class Flip(Record):
-    """A question that one model wins and the other loses; of ratings, one that moved by two points and more."""
+    """A question that one model wins and the other loses; with ratings, one that moved by two points or more."""
 
     prompt_id: str
     category: str | None
     first: float
     other: float
-    """Scores of this question in the metric's unit."""
+    """The question's scores in the metric's unit."""
     kind: Literal["gained", "lost"]
-    """By the other."""
+    """From the other model's point of view."""
     doubtful: bool = False
-    """The judge contradicted itself between the two orders, for one of the two models."""
+    """The judge contradicted itself between the two orders, for at least one of the two models."""
 
 
-class Shift(Record):
-    """A quantity of the answers that both gave, other minus first, with its 95 % interval."""
+class AnswerShift(Record):
+    """A quantity of the answers that both gave: other minus first, with its 95 % interval."""
 
     name: str
     first: float
@@ -46,40 +46,42 @@ class Shift(Record):
 
 
 class Orders(Record):
-    """How far the verdicts hang on which answer was shown first."""
+    """How much the verdicts depend on which answer was shown first."""
 
     judged_twice: int
-    """Questions that both models have in both orders."""
+    """Questions judged in both orders for both models."""
     first: int
     other: int
-    """Of them, contradictory for this model."""
+    """Of these, contradictory for this model."""
     either: tuple[str, ...]
-    """Ids of those contradictory for one or the other."""
+    """Ids of those contradictory for at least one of the two."""
     without: float | None
-    """The difference without these questions."""
+    """The headline difference without these questions."""
 
 
 def flips(
-    first: QuestionSums, other: QuestionSums, categories: Mapping[str, str], doubts: Orders | None
+    first: QuestionSums, second: QuestionSums, categories: Mapping[str, str], doubts: Orders | None
 ) -> tuple[Flip, ...]:
-    """The largest changes first."""
+    """Return the flipped questions, the largest changes first."""
     rating = first.scale == 1.0
     doubted = set(doubts.either) if doubts is not None else set()
-    found = []
-    for prompt_id, mine, theirs in zip(first.ids, first.scores(), other.scores(), strict=True):
-        crossed = abs(theirs - mine) >= RATING_FLIP if rating else (mine - 50) * (theirs - 50) < 0
+    flipped = []
+    for prompt_id, first_score, second_score in zip(first.ids, first.scores(), second.scores(), strict=True):
+        crossed = (
+            abs(second_score - first_score) >= RATING_FLIP if rating else (first_score - 50) * (second_score - 50) < 0
+        )
         if crossed:
-            found.append(
+            flipped.append(
                 Flip(
                     prompt_id=prompt_id,
                     category=categories.get(prompt_id),
-                    first=float(mine),
-                    other=float(theirs),
-                    kind="gained" if theirs > mine else "lost",
+                    first=float(first_score),
+                    other=float(second_score),
+                    kind="gained" if second_score > first_score else "lost",
                     doubtful=prompt_id in doubted,
                 )
             )
-    return tuple(sorted(found, key=lambda one: -abs(one.other - one.first)))
+    return tuple(sorted(flipped, key=lambda flip: -abs(flip.other - flip.first)))
 
 
 def order_doubts(
@@ -89,52 +91,60 @@ def order_doubts(
     other_judgments: Sequence[Judgment],
     main: tuple[QuestionSums, QuestionSums] | None,
 ) -> Orders | None:
-    """None where no question was judged in both orders for both models."""
-    mine = disagreements(first_answers, first_judgments)
-    theirs = disagreements(other_answers, other_judgments)
-    both = [one for one in mine if one in theirs]
+    """Return doubts about order, or None if no question was judged in both orders for both models."""
+    first_gaps = disagreements(first_answers, first_judgments)
+    second_gaps = disagreements(other_answers, other_judgments)
+    both = [prompt_id for prompt_id in first_gaps if prompt_id in second_gaps]
     if not both or main is None:
         return None
-    doubted = [one for one in both if max(mine[one], theirs[one]) > CONTRADICTION]
-    kept = [one for one in main[0].ids if one not in set(doubted)]
+    doubted = [prompt_id for prompt_id in both if max(first_gaps[prompt_id], second_gaps[prompt_id]) > CONTRADICTION]
+    kept = [prompt_id for prompt_id in main[0].ids if prompt_id not in set(doubted)]
     values = [part.of(kept).value for part in main]
     return Orders(
         judged_twice=len(both),
-        first=sum(mine[one] > CONTRADICTION for one in both),
-        other=sum(theirs[one] > CONTRADICTION for one in both),
+        first=sum(first_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
+        other=sum(second_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
         either=tuple(doubted),
         without=None if values[0] is None or values[1] is None else values[1] - values[0],
     )
 
 
-def shifts(first: Sequence[Answer], other: Sequence[Answer]) -> tuple[Shift, ...]:
-    """Characters, tokens (where both runs have counts) and truncated answers, over the answers both gave."""
-    mine, theirs = latest_answers(first), latest_answers(other)
-    keys = [key for key in mine if key in theirs and mine[key].error is None and theirs[key].error is None]
+def shifts(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[AnswerShift, ...]:
+    """Return shifts of characters, tokens (if both runs count them) and truncation, over the answers that both gave."""
+    first_answers, second_answers = latest_answers(first), latest_answers(second)
+    keys = [
+        key
+        for key in first_answers
+        if key in second_answers and first_answers[key].error is None and second_answers[key].error is None
+    ]
     measures: dict[str, Callable[[Answer], float]] = {
         "characters": lambda answer: sum(map(len, answer.turns)),
         "tokens": lambda answer: sum(answer.completion_tokens),
         "truncated, percent": lambda answer: 100.0 * answer.truncated,
     }
-    found = []
+    measured = []
     for name, measure in measures.items():
-        pair = [np.array([measure(part[key]) for key in keys], dtype=np.float64) for part in (mine, theirs)]
-        known = name != "tokens" or all(mine[key].completion_tokens and theirs[key].completion_tokens for key in keys)
+        pair = [
+            np.array([measure(part[key]) for key in keys], dtype=np.float64) for part in (first_answers, second_answers)
+        ]
+        known = name != "tokens" or all(
+            first_answers[key].completion_tokens and second_answers[key].completion_tokens for key in keys
+        )
         if len(keys) >= 2 and known:
-            found.append(_shift(name, pair[0], pair[1], [key[0] for key in keys]))
-    return tuple(found)
+            measured.append(_shift(name, pair[0], pair[1], [key[0] for key in keys]))
+    return tuple(measured)
 
 
-def _shift(name: str, mine: FloatArray, theirs: FloatArray, clusters: Sequence[str]) -> Shift:
-    ones = np.ones(len(mine))
-    estimate = paired_difference((theirs, ones), (mine, ones), clusters=clusters)
+def _shift(name: str, first: FloatArray, second: FloatArray, clusters: Sequence[str]) -> AnswerShift:
+    weights = np.ones(len(first))
+    estimate = paired_difference((second, weights), (first, weights), clusters=clusters)
     low, high = estimate.interval() if estimate is not None else (None, None)
-    return Shift(
+    return AnswerShift(
         name=name,
-        first=float(mine.mean()),
-        other=float(theirs.mean()),
-        value=float(theirs.mean() - mine.mean()),
+        first=float(first.mean()),
+        other=float(second.mean()),
+        value=float(second.mean() - first.mean()),
         ci_low=low,
         ci_high=high,
-        n=len(mine),
+        n=len(first),
     )

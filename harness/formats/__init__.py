@@ -1,6 +1,6 @@
-"""Official files in and out: one module a format, which turns rows into score cards.
+"""Read and write official files: one module per format, which turns rows into score cards.
 
-Modules are named here and imported on use, so that one format never pays for another's imports.
+Modules are named here and imported on use, so that no format loads another's imports.
 """
 
 from __future__ import annotations
@@ -10,4 +10,4 @@ FORMATS = {
     "alpaca_eval": "harness.formats.alpaca_eval",
     "arena_hard": "harness.formats.arena_hard",
 }
-"""Format name -> module that offers `cards(files, options) -> list[ScoreCard]`."""
+"""Format name -> module with `cards(files, options) -> list[ScoreCard]`."""

@@ -1,4 +1,4 @@
-"""AlpacaEval's annotations.json as score cards, one a model, judge and baseline."""
+"""Turn AlpacaEval's annotations.json into score cards, one per model, judge and baseline."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .options import ScoreOptions
 RULES = "ours: rows deduplicated by instruction (last wins), difficulty by instruction, 90 % must be scored"
 STRICT_RULES = "reference: every row with a preference, difficulty by row position"
 PLACEHOLDER = "example"
-"""Generator name in the packaged example, kept by some who copied it (results/NullModel): it names no model."""
+"""Generator name in the packaged example, kept in some copies (results/NullModel): it names no model."""
 
 
 @dataclass
-class Group:
-    """One model's rows of one judge against one baseline, in the files' order."""
+class AlpacaGroup:
+    """One model's rows by one judge against one baseline, in the files' order."""
 
     rows: list[Annotation] = field(default_factory=list)
     files: dict[str, None] = field(default_factory=dict)
 
 
 def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]:
-    """A card a model, annotator and baseline. Raises ConfigError where no row is a judgment."""
+    """Return one card per model, annotator and baseline; raise ConfigError if no row is a judgment."""
     editions = load_editions(options.mirror)
     instructions = list(editions.official.ids) if editions.official else []
-    groups: dict[tuple[str, str, str], Group] = defaultdict(Group)
+    groups: dict[tuple[str, str, str], AlpacaGroup] = defaultdict(AlpacaGroup)
     names = []
     for file in files:
         names.append(file.name)
@@ -59,7 +59,7 @@ def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]
 
 
 def _model(row: Row, file: str) -> str:
-    """generator_2; where that is a placeholder the file's name, unless that is one as well."""
+    """Return generator_2, or the file's name if that is a placeholder and the file's name is not."""
     name, stem = str(row.get("generator_2") or PLACEHOLDER), file.rsplit(".", 1)[0]
     return stem if name == PLACEHOLDER and stem != "annotations" else name
 
@@ -68,15 +68,15 @@ def _card(
     model: str,
     judge: str,
     baseline: str,
-    group: Group,
+    group: AlpacaGroup,
     editions: Editions,
     options: ScoreOptions,
     lengths: Mapping[str, list[int]],
 ) -> ScoreCard:
     known = editions.of({row.instruction: row.category for row in group.rows})
     strict = options.strict_reference
-    found = score_strictly(group.rows, known, options) if strict else score_ours(group.rows, known, options)
-    scores, notes = dict(found.scores), [*found.notes]
+    suite_scores = score_strictly(group.rows, known, options) if strict else score_ours(group.rows, known, options)
+    scores, notes = dict(suite_scores.scores), [*suite_scores.notes]
     if all(row.output_2 is None for row in group.rows):
         notes.append("the files hold no answers, so there is no length to control for")
     if editions.missing and scores["lc_win_rate"].value is None:
@@ -84,7 +84,7 @@ def _card(
     if model == baseline:
         scores |= against_itself(scores["win_rate"])
         notes.append("the model is the baseline itself: its length-controlled win rate is 50 by definition")
-    scores |= _given_length(model, lengths, scores["avg_length"])
+    scores |= _answer_length(model, lengths, scores["avg_length"])
     protocol: dict[str, JsonValue] = {"baseline": baseline, "fold_order": options.fold_order}
     return card_of(
         FileResult(
@@ -93,7 +93,7 @@ def _card(
             model=model,
             judge=judge,
             headline="lc_win_rate",
-            found=found.model_copy(update={"scores": scores, "notes": tuple(notes)}),
+            suite_scores=suite_scores.model_copy(update={"scores": scores, "notes": tuple(notes)}),
             protocol=protocol | {"rules": STRICT_RULES if strict else RULES},
             files=tuple(group.files),
             counts={"rows": len(group.rows), **_derived(group.rows)},
@@ -103,27 +103,33 @@ def _card(
 
 
 def _derived(rows: Iterable[Annotation]) -> dict[str, JsonValue]:
-    """How many stored preferences could be derived again from log-probabilities, and the largest difference (0..1)."""
+    """Return how many stored preferences log-probabilities can reproduce, and the largest difference (0..1)."""
     pairs = [(row.stored, row.derived) for row in rows]
     gaps = [abs(stored - derived) for stored, derived in pairs if stored is not None and derived is not None]
     return {"derived_again": len(gaps), "largest_difference": max(gaps)} if gaps else {}
 
 
 def _answer_lengths(options: ScoreOptions) -> dict[str, list[int]]:
-    """Generator -> lengths of its answers in characters, from model_outputs.json."""
-    found: dict[str, list[int]] = defaultdict(list)
+    """Return generator -> lengths of its answers in characters, from model_outputs.json."""
+    lengths: dict[str, list[int]] = defaultdict(list)
     for file in read_files(options.answers):
         for row in file.rows:
             output = row.get("output")
             if isinstance(output, str):
-                found[str(row.get("generator"))].append(len(output))
-    return found
+                lengths[str(row.get("generator"))].append(len(output))
+    return lengths
 
 
-def _given_length(model: str, lengths: Mapping[str, list[int]], judged: Score) -> dict[str, Score]:
-    """`avg_length` over all answers given, judged or not, as the board has it."""
-    own = lengths.get(model)
-    if not own:
+def _answer_length(model: str, lengths: Mapping[str, list[int]], judged: Score) -> dict[str, Score]:
+    """Return `avg_length` over all answers, judged or not, as on the board."""
+    model_lengths = lengths.get(model)
+    if not model_lengths:
         return {}
-    asked = judged.n + judged.unscored
-    return {"avg_length": Score(value=float(sum(own) // len(own)), n=len(own), unscored=max(0, asked - len(own)))}
+    expected = judged.n + judged.unscored
+    return {
+        "avg_length": Score(
+            value=float(sum(model_lengths) // len(model_lengths)),
+            n=len(model_lengths),
+            unscored=max(0, expected - len(model_lengths)),
+        )
+    }

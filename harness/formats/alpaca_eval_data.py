@@ -1,4 +1,4 @@
-"""What scoring AlpacaEval files needs beside the files: the instructions' order, their difficulty, the gamed rows."""
+"""Load what scoring AlpacaEval files needs besides the files: the instructions' order, their difficulty, gamed rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..suites.editions import official_files
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """An edition's instructions in order, or none where the rows are of another set."""
+    """The instructions of an edition in order, or of the rows themselves if they belong to no edition."""
 
     version: str
     ids: dict[str, str]
@@ -25,7 +25,7 @@ class InstructionSet:
     categories: dict[str, str]
     """Instruction -> category."""
     difficulty: dict[str, float]
-    """By prompt id: the place in the edition, from 0."""
+    """Prompt id, or position in the edition from 0 -> difficulty."""
     gamed: tuple[tuple[float, float, float], ...]
 
     @cached_property
@@ -36,13 +36,13 @@ class InstructionSet:
 
 
 def official_set(mirror: str | None) -> InstructionSet:
-    """The 805 instructions. Raises DataError or ConfigError where the pinned files are not to be had."""
+    """Return the 805 instructions; raise DataError or ConfigError if the pinned files are unavailable."""
     paths = official_files(SuiteOptions(mirror=mirror), ("alpaca_eval/baseline", "alpaca_eval/gamed"))
     rows = json.loads(paths["alpaca_eval/baseline"].read_text("utf-8"))
     difficulty, gamed = read_gamed(paths["alpaca_eval/gamed"])
     return InstructionSet(
         version="official-1",
-        ids={row["instruction"]: str(place) for place, row in enumerate(rows)},
+        ids={row["instruction"]: str(index) for index, row in enumerate(rows)},
         categories={row["instruction"]: row["dataset"] for row in rows},
         difficulty=difficulty,
         gamed=gamed,
@@ -50,23 +50,26 @@ def official_set(mirror: str | None) -> InstructionSet:
 
 
 def pocket_set() -> InstructionSet:
-    """The pocket edition's instructions, from the package."""
+    """Return the pocket edition's instructions, from the package."""
     data = pocket.load("alpaca_eval")
     return InstructionSet(
         version=data.version,
         ids={prompt.turns[0]: prompt.id for prompt in data.prompts},
         categories={prompt.turns[0]: prompt.category for prompt in data.prompts},
-        difficulty={str(place): data.difficulty[prompt.id] for place, prompt in enumerate(data.prompts)}
+        difficulty={str(index): data.difficulty[prompt.id] for index, prompt in enumerate(data.prompts)}
         | data.difficulty,
         gamed=data.gamed,
     )
 
 
 def other_set(categories: Mapping[str, str], known: InstructionSet | None) -> InstructionSet:
-    """Rows of no known edition: no difficulty by instruction; by position the official one, as the reference has it."""
+    """Return a set for rows of no known edition.
+
+    It has no difficulty by instruction, and the official difficulty by position, as in the reference.
+    """
     return InstructionSet(
         version="files-1",
-        ids={text: f"row {place}" for place, text in enumerate(categories)},
+        ids={text: f"row {index}" for index, text in enumerate(categories)},
         categories=dict(categories),
         difficulty=known.difficulty if known else {},
         gamed=known.gamed if known else (),
@@ -75,22 +78,22 @@ def other_set(categories: Mapping[str, str], known: InstructionSet | None) -> In
 
 @dataclass(frozen=True)
 class Editions:
-    """The editions at hand; `missing` says why the official one is not."""
+    """The available editions; `missing` states why the official one is not available."""
 
     official: InstructionSet | None
     missing: str = ""
 
     def of(self, categories: Mapping[str, str]) -> InstructionSet:
-        """The edition that all instructions are of; `categories`: instruction -> its category by the rows."""
+        """Return the edition that contains all instructions; `categories`: instruction -> its category in the rows."""
         for known in (self.official, None):
-            found = known or pocket_set()
-            if all(text in found.ids for text in categories):
-                return found
+            candidate = known or pocket_set()
+            if all(text in candidate.ids for text in categories):
+                return candidate
         return other_set(categories, self.official)
 
 
 def load_editions(mirror: str | None) -> Editions:
-    """Win rates need no pinned file, so that a missing one takes away the length-controlled rate alone."""
+    """Load the editions. A missing pinned file only removes the length-controlled rate; win rates need none."""
     try:
         return Editions(official_set(mirror))
     except (DataError, ConfigError) as error:

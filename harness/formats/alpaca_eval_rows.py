@@ -1,4 +1,4 @@
-"""Rows of AlpacaEval's annotations.json, and the log-probabilities behind them."""
+"""Parse rows of AlpacaEval's annotations.json, and the log-probabilities behind them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .files import number
 
 Row = Mapping[str, JsonValue]
 LETTERS = ("m", "M")
-"""What the judge is asked to say: m is the answer shown first."""
+"""The judge's possible replies: m is the answer shown first."""
 TIE = 0.5
 AGREES = 1e-6
-"""Largest difference of a stored preference to the one its log-probabilities give; files hold ten decimals."""
+"""Largest difference between a stored preference and its log-probabilities; files contain ten decimals."""
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """One instruction's judgment. Texts are None in files that hold log-probabilities only."""
+    """One instruction's judgment. Texts are None in files that contain log-probabilities only."""
 
     instruction: str
     category: str
@@ -32,16 +32,17 @@ class Annotation:
     output_2: str | None
     """The candidate's."""
     stored: float | None
-    """Probability that the candidate wins, as the file has it; None: no verdict."""
+    """Probability that the candidate wins, as stored; None: no verdict."""
     derived: float | None
-    """The same from the judge's log-probabilities; None where the file has none."""
+    """The same from the judge's log-probabilities; None if the file has none."""
     outside: float | None = None
-    """On the same scale, a stored number that is no preference (a failed row's -1 is -2): the reference's
-    length-controlled fit takes it in."""
+    """A stored number that is not a preference, on the same scale (a failed row's -1 is -2).
+
+    The reference's length-controlled fit includes it."""
 
     @property
     def conflict(self) -> bool:
-        """Whether stored preference and log-probabilities disagree."""
+        """Return whether stored preference and log-probabilities disagree."""
         both = self.stored is not None and self.derived is not None
         return both and abs((self.stored or 0.0) - (self.derived or 0.0)) > AGREES
 
@@ -56,8 +57,10 @@ def is_logprobs(row: Row) -> bool:
 
 
 def read_annotation(row: Row) -> Annotation:
-    """A row of annotations.json; unknown keys are passed over. A row without the key `preference` has the one that its
-    log-probabilities give; a null stays no verdict."""
+    """Return a row of annotations.json; unknown keys are ignored.
+
+    A row without the key `preference` takes the preference of its log-probabilities; null means no verdict.
+    """
     instruction = str(row["instruction"])
     raw, derived = number(row.get("preference")), derived_preference(_top_of(row.get("raw_completion")), instruction)
     return Annotation(
@@ -72,23 +75,24 @@ def read_annotation(row: Row) -> Annotation:
 
 
 def read_logprobs(row: Row, instructions: Sequence[str]) -> Annotation | None:
-    """A row of model, instruction_id, top ([token, logprob] pairs) and preference; None for an unknown instruction."""
-    place, top = row["instruction_id"], row.get("top")
-    if not isinstance(place, int) or not 0 <= place < len(instructions):
+    """Return a row of model, instruction_id, top ([token, logprob] pairs) and preference; None for an unknown id."""
+    index, top = row["instruction_id"], row.get("top")
+    if not isinstance(index, int) or not 0 <= index < len(instructions):
         return None
     pairs = [pair for pair in top if isinstance(pair, list)] if isinstance(top, list) else []
     return Annotation(
-        instruction=instructions[place],
+        instruction=instructions[index],
         category="none",
         output_1=None,
         output_2=None,
         stored=stored_preference(row.get("preference")),
-        derived=None if row.get("same_output") else derived_preference(_pairs(pairs), instructions[place]),
+        derived=None if row.get("same_output") else derived_preference(_pairs(pairs), instructions[index]),
     )
 
 
 def stored_preference(value: JsonValue) -> float | None:
-    """1..2 in the file is 0..1 here; an old 0 is a draw (alpaca_eval metrics/helpers.py); anything else no verdict."""
+    """Map 1..2 of the file to 0..1; an old 0 is a draw (alpaca_eval metrics/helpers.py); anything else is no
+    verdict."""
     value = number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
@@ -104,7 +108,7 @@ def _outside(value: JsonValue) -> float | None:
 
 
 def derived_preference(top: Mapping[str, float], instruction: str) -> float | None:
-    """p(m) / (p(m) + p(M)) turned to the candidate; None without an m or M."""
+    """Return p(m) / (p(m) + p(M)) from the candidate's side; None without an m or M."""
     shown_first = share_of("m", top, LETTERS)
     if shown_first is None:
         return None
@@ -112,14 +116,15 @@ def derived_preference(top: Mapping[str, float], instruction: str) -> float | No
 
 
 def share_of(token: str, top: Mapping[str, float], tokens: Sequence[str]) -> float | None:
-    """p(token) over the sum of p of `tokens`, from log-probabilities; a missing token counts 0. None where none of
-    them has a finite one (completion_parsers.logprob_parser)."""
-    there = {one: top[one] for one in tokens if math.isfinite(top.get(one, -math.inf))}
-    if not there:
+    """Return p(token) over the sum of p of `tokens`, from log-probabilities; a missing token counts as 0.
+
+    None if no token has a finite log-probability (completion_parsers.logprob_parser)."""
+    logprobs = {token_name: top[token_name] for token_name in tokens if math.isfinite(top.get(token_name, -math.inf))}
+    if not logprobs:
         return None
-    highest = max(there.values())
-    total = sum(math.exp(one - highest) for one in there.values())
-    return min(1.0, math.exp(there.get(token, -math.inf) - highest) / total)
+    highest = max(logprobs.values())
+    total = sum(math.exp(logprob - highest) for logprob in logprobs.values())
+    return min(1.0, math.exp(logprobs.get(token, -math.inf) - highest) / total)
 
 
 @lru_cache(maxsize=2048)  # the same for every model
@@ -132,23 +137,25 @@ def _text(value: JsonValue) -> str | None:
 
 
 def _top_of(raw: JsonValue) -> dict[str, float]:
-    """The first token's log-probabilities in a stored OpenAI choice; empty for every other form."""
+    """Return the first token's log-probabilities in a stored OpenAI choice; empty for any other form."""
     logprobs = raw.get("logprobs") if isinstance(raw, dict) else None
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     first = content[0] if isinstance(content, list) and content else None
     top = first.get("top_logprobs") if isinstance(first, dict) else None
     if not isinstance(top, list):
         return {}
-    return _pairs([[one.get("token"), one.get("logprob")] for one in top if isinstance(one, dict) and _letter(one)])
+    return _pairs(
+        [[entry.get("token"), entry.get("logprob")] for entry in top if isinstance(entry, dict) and _letter(entry)]
+    )
 
 
-def _letter(one: Row) -> bool:
-    return one.get("token") in LETTERS
+def _letter(entry: Row) -> bool:
+    return entry.get("token") in LETTERS
 
 
 def _pairs(pairs: Sequence[Sequence[JsonValue]]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    logprobs: dict[str, float] = {}
     for token, logprob in pairs:
         if isinstance(token, str) and isinstance(logprob, int | float):
-            found.setdefault(token, float(logprob))
-    return found
+            logprobs.setdefault(token, float(logprob))
+    return logprobs

@@ -1,4 +1,4 @@
-"""Scores of one model's annotations: by our rules, or by position and whatever is stored, as the reference does."""
+"""Score one model's annotations, by our rules or as the reference does (by position and as stored)."""
 
 from __future__ import annotations
 
@@ -11,73 +11,76 @@ import numpy as np
 from ..protocols import SuiteData
 from ..records import Prompt, Score, SuiteScores
 from ..stats.length_control import LengthRows, control_length
-from ..suites.alpaca_scores import Judged, ScoreRules, reference_score, score_judged
+from ..suites.alpaca_scores import JudgedAnswers, ScoreRules, reference_score, score_judged
 from .alpaca_eval_data import InstructionSet
 from .alpaca_eval_rows import Annotation
 from .options import ScoreOptions
 
 REFERENCE_MIN = 0.0
-"""The reference gives a score however few rows it has; ours needs 90 %."""
+"""The reference scores any number of rows; our rules need 90 %."""
 
 
 def score_ours(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
-    """Each instruction once, difficulty by instruction; with rows missing or moved the reference's rate as well."""
+    """Count each instruction once, with difficulty by instruction; add the reference's rate if rows are missing or
+    moved."""
     last = {row.instruction: row for row in rows}
     prompts = known.prompts
     by_id = {known.ids[text]: row for text, row in last.items()}
     rules = ScoreRules(seed=options.seed, order=options.fold_order, intervals=options.intervals)
-    found = _score(prompts, by_id, known, rules, believed=False)
-    notes = [*found.notes, *_row_notes(len(last), len(rows) - len(last), known)]
+    suite_scores = _score(prompts, by_id, known, rules, believed=False)
+    notes = [*suite_scores.notes, *_row_notes(len(last), len(rows) - len(last), known)]
     conflicts = sum(row.conflict for row in last.values())
     if conflicts:
         notes.append(f"{conflicts} unscored: the stored preference is not what the judge's log-probabilities say")
-    scores = dict(found.scores)
+    scores = dict(suite_scores.scores)
     moved = [known.ids[row.instruction] for row in rows] != [prompt.id for prompt in prompts]
     if moved and known.difficulty:
-        theirs = _reference_rate(rows, known, options, scores["win_rate"])
-        if theirs is not None:
-            scores["lc_win_rate_reference"] = theirs
+        reference_rate = _reference_rate(rows, known, options, scores["win_rate"])
+        if reference_rate is not None:
+            scores["lc_win_rate_reference"] = reference_rate
             notes.append(
                 "rows are missing or moved: lc_win_rate matches difficulty by instruction, "
                 "lc_win_rate_reference by row position, as the reference does"
             )
-    return found.model_copy(update={"scores": scores, "notes": tuple(notes)})
+    return suite_scores.model_copy(update={"scores": scores, "notes": tuple(notes)})
 
 
 def score_strictly(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
-    """Every row counts, difficulty by position."""
-    by_id = {str(place): row for place, row in enumerate(rows)}
+    """Count every row, with difficulty by position."""
+    by_id = {str(index): row for index, row in enumerate(rows)}
     seen = {row.instruction for row in rows}
     absent = [text for text in known.ids if text not in seen]
     prompts = [Prompt(id=key, turns=(row.instruction,), category=row.category) for key, row in by_id.items()]
     prompts += [
-        Prompt(id=f"missing {place}", turns=(text,), category=known.categories.get(text, "none"))
-        for place, text in enumerate(absent)
+        Prompt(id=f"missing {index}", turns=(text,), category=known.categories.get(text, "none"))
+        for index, text in enumerate(absent)
     ]
     rules = ScoreRules(
         seed=options.seed, order=options.fold_order, intervals=options.intervals, min_scored=REFERENCE_MIN
     )
-    found = _score(prompts, by_id, known, rules, believed=True)
+    suite_scores = _score(prompts, by_id, known, rules, believed=True)
     notes = ["scored as the reference does: difficulty by row position, stored preferences are believed"]
-    notes += [*found.notes, *_row_notes(len(seen), 0, known)]
+    notes += [*suite_scores.notes, *_row_notes(len(seen), 0, known)]
     if len(seen) < len(rows):
         notes.append(f"{len(rows) - len(seen)} rows repeat an instruction; they count, too")
-    scores, outside = dict(found.scores), sum(row.outside is not None for row in rows)
+    scores, outside = dict(suite_scores.scores), sum(row.outside is not None for row in rows)
     if outside and known.difficulty:
         believed = [row if row.outside is None else replace(row, stored=row.outside) for row in rows]
-        theirs = _reference_rate(believed, known, options, scores["win_rate"])
-        if theirs is not None:
-            bare = theirs.model_copy(update={"ci_low": None, "ci_high": None, "se": None})  # ours has no such fit
-            scores |= {"lc_win_rate": bare, "lc_win_rate_reference": theirs}
+        reference_rate = _reference_rate(believed, known, options, scores["win_rate"])
+        if reference_rate is not None:
+            bare = reference_rate.model_copy(
+                update={"ci_low": None, "ci_high": None, "se": None}
+            )  # our fit excludes these
+            scores |= {"lc_win_rate": bare, "lc_win_rate_reference": reference_rate}
             notes.append(
                 f"{outside} stored numbers outside 1..2 are in the length-controlled fit and in no other figure, "
                 "as the reference has it"
             )
-    return found.model_copy(update={"scores": scores, "notes": tuple(notes)})
+    return suite_scores.model_copy(update={"scores": scores, "notes": tuple(notes)})
 
 
 def against_itself(win_rate: Score) -> dict[str, Score]:
-    """glm_winrate.py: where both generators are one, 50 without a fit."""
+    """Return a win rate of 50 without a fit for a model against itself (glm_winrate.py)."""
     half = Score(value=50.0, se=0.0, n=win_rate.n, unscored=win_rate.unscored)
     return {"lc_win_rate": half, "lc_win_rate_reference": half}
 
@@ -90,9 +93,9 @@ def _score(
     *,
     believed: bool,
 ) -> SuiteScores:
-    """The suite's own scorer over the rows."""
+    """Score the rows with the suite's own scorer."""
     verdicts = {key: row.stored for key, row in by_id.items() if believed or not row.conflict}
-    judged = Judged(
+    judged = JudgedAnswers(
         lengths={key: [len(row.output_2)] for key, row in by_id.items() if row.output_2 is not None},
         baseline_lengths={key: len(row.output_1) for key, row in by_id.items() if row.output_1 is not None},
         preferences={prompt.id: [] if (value := verdicts.get(prompt.id)) is None else [value] for prompt in prompts},
@@ -110,7 +113,7 @@ def _score(
 def _reference_rate(
     rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions, win_rate: Score
 ) -> Score | None:
-    """The reference's length-controlled rate: rows as they stand, difficulty by position; None where it has none."""
+    """Return the reference's length-controlled rate (rows as stored, difficulty by position); None if it has none."""
     texts = [(row.output_1, row.output_2) for row in rows]
     if win_rate.value is None or len(rows) > len(known.ids):
         return None
@@ -120,7 +123,7 @@ def _reference_rate(
     table = LengthRows(
         preference=np.array([math.nan if row.stored is None else row.stored for row in rows]),
         length_difference=np.array(differences, dtype=np.float64),
-        difficulty=np.array([known.difficulty[str(place)] for place in range(len(rows))]),
+        difficulty=np.array([known.difficulty[str(index)] for index in range(len(rows))]),
     )
     fit = control_length(table, known.gamed, order=options.fold_order)
     return None if fit is None else reference_score(fit, win_rate)

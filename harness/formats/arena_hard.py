@@ -1,7 +1,7 @@
-"""Arena-Hard's own files -> score cards: one a model and judge, with our interval and the reference's beside it.
+"""Turn Arena-Hard's own files into score cards, one per model and judge, with our interval and the reference's.
 
-A broken game is unscored with its reason and counted. Rows for what is read are in `arena_hard_rows`, numbers in
-`arena_hard_scores`; style control is asked for by name and done in `arena_hard_style`.
+A broken game is unscored, with its reason, and counted. `arena_hard_rows` parses rows and `arena_hard_scores` computes
+scores; style control is optional and lives in `arena_hard_style`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,18 @@ from ..records import Score, ScoreCard, SuiteScores, digest
 from ..stats.intervals import ratio_interval
 from .arena_hard_answers import Answers, read_answers
 from .arena_hard_pool import Pooled, pool_scores
-from .arena_hard_rows import ERROR, Game, Question, is_judgment, read_questions
-from .arena_hard_scores import BASELINES, Group, asked, closed_form, reasons, scored, table, v01_reference, v2_reference
+from .arena_hard_rows import ERROR, ArenaQuestion, Game, is_judgment, read_questions
+from .arena_hard_scores import (
+    BASELINES,
+    ArenaGroup,
+    closed_form,
+    expected_games,
+    reasons,
+    scored,
+    table,
+    v01_reference,
+    v2_reference,
+)
 from .arena_hard_style import StyleControl, style_control
 from .cards import FileResult, card_of
 from .files import SourceFile, read_files
@@ -33,38 +43,38 @@ OFFICIAL_IDS = {
 
 
 def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]:
-    """One card a model and judge. Raises ConfigError for files without judgments or answers of Arena-Hard."""
+    """Return one card per model and judge; raise ConfigError for files without Arena-Hard judgments or answers."""
     sources = list(files)
     answers = read_answers([*read_files(options.answers), *sources])
     groups = _grouped(sources, answers, options)
     if not groups:
         raise ConfigError("no Arena-Hard judgment (a row with games) and no answer in these files")
-    found = score_groups(groups, answers, options)
-    return [_card(group, scores, options) for group, scores in zip(groups, found, strict=True)]
+    suite_scores = score_groups(groups, answers, options)
+    return [_card(group, scores, options) for group, scores in zip(groups, suite_scores, strict=True)]
 
 
-def read_groups(sources: Sequence[SourceFile], answers: Answers, options: ScoreOptions) -> list[Group]:
-    """The files' judgments by model and judge, in order of first appearance.
+def read_groups(sources: Sequence[SourceFile], answers: Answers, options: ScoreOptions) -> list[ArenaGroup]:
+    """Return the files' judgments by model and judge, in order of first appearance.
 
-    Of several rows of one question the last counts; under --strict-reference all do, as the reference has no such rule.
+    Of several rows of one question the last counts; with --strict-reference all count, as in the reference.
     """
-    rows: dict[tuple[str, str, str | None, str], list[Question]] = {}
+    rows: dict[tuple[str, str, str | None, str], list[ArenaQuestion]] = {}
     for question in read_questions(sources, strict=options.strict_reference):
         suite = "arena_hard" if question.category == "arena-hard-v0.1" else "arena_hard_v2"
-        baseline = question.baseline if suite == "arena_hard" else None  # v2.0 has one baseline a category
+        baseline = question.baseline if suite == "arena_hard" else None  # v2.0 has one baseline per category
         kept = question if options.strict_reference else _without_broken_answers(question, answers, options)
         rows.setdefault((question.model, question.judge, baseline, suite), []).append(kept)
-    found = []
+    groups = []
     for (model, judge, baseline, _), questions in rows.items():
         latest = {question.id: question for question in questions}
         kept_rows = questions if options.strict_reference else list(latest.values())
         duplicates = len(questions) - len(latest)
-        found.append(Group(model, judge, kept_rows[0].version, baseline, tuple(kept_rows), duplicates))
-    return found
+        groups.append(ArenaGroup(model, judge, kept_rows[0].version, baseline, tuple(kept_rows), duplicates))
+    return groups
 
 
-def _grouped(sources: Sequence[SourceFile], answers: Answers, options: ScoreOptions) -> list[Group]:
-    """Judged models, then those of which the files hold answers alone."""
+def _grouped(sources: Sequence[SourceFile], answers: Answers, options: ScoreOptions) -> list[ArenaGroup]:
+    """Return the judged models, then those with only answers in the files."""
     groups = read_groups(sources, answers, options)
     judged = {group.model for group in groups}
     rest = [
@@ -74,11 +84,11 @@ def _grouped(sources: Sequence[SourceFile], answers: Answers, options: ScoreOpti
     ]
     named = dict.fromkeys(str(row.get("model_id", row.get("model"))) for source in rest for row in source.rows)
     alone = [model for model in named if model in answers and model not in judged]
-    return groups + [Group(model, "none", "v0.1", None, ()) for model in alone]
+    return groups + [ArenaGroup(model, "none", "v0.1", None, ()) for model in alone]
 
 
-def _without_broken_answers(question: Question, answers: Answers, options: ScoreOptions) -> Question:
-    """The question without its games where the judged answer, or the baseline's, is a failed call."""
+def _without_broken_answers(question: ArenaQuestion, answers: Answers, options: ScoreOptions) -> ArenaQuestion:
+    """Return the question without its games if the judged answer, or the baseline's, is a failed call."""
     baseline = question.baseline or options.baseline or BASELINES["arena-hard-v0.1"]
     facts = [answers.get(model, {}).get(question.id) for model in (question.model, baseline)]
     if not any(fact is not None and fact.broken for fact in facts):
@@ -90,8 +100,9 @@ def _without_broken_answers(question: Question, answers: Answers, options: Score
 # ----------------------------------------------------------------------------------------------------------- scores
 
 
-def score_groups(groups: Sequence[Group], answers: Answers, options: ScoreOptions) -> list[SuiteScores]:
-    """The metrics of each group. The reference's v0.1 interval depends on the pool: all v0.1 groups of one judge."""
+def score_groups(groups: Sequence[ArenaGroup], answers: Answers, options: ScoreOptions) -> list[SuiteScores]:
+    """Return the metrics of each group. The reference's v0.1 interval depends on the pool: all v0.1 groups of one
+    judge."""
     headlines = _closed_forms([group.main for group in groups], options)
     references = _references(groups, headlines, options)
     parts = [_by_category(group, options) for group in groups]
@@ -103,7 +114,7 @@ def score_groups(groups: Sequence[Group], answers: Answers, options: ScoreOption
     pooled: Pooled | None = pool_scores(groups, options) if options.pool else None
     if pooled:
         styled = [{**style, **scores} for style, scores in zip(styled, pooled.scores, strict=True)]
-    found = []
+    suite_scores = []
     for group, headline, reference, by_category, style in zip(
         groups, headlines, references, parts, styled, strict=True
     ):
@@ -114,38 +125,38 @@ def score_groups(groups: Sequence[Group], answers: Answers, options: ScoreOption
         if tokens is not None:
             scores["avg_tokens"] = tokens
         notes = _notes(group, options) + (control.notes if control else ()) + (pooled.notes if pooled else ())
-        found.append(SuiteScores(scores=scores | style, by_category=by_category, notes=notes))
-    return found
+        suite_scores.append(SuiteScores(scores=scores | style, by_category=by_category, notes=notes))
+    return suite_scores
 
 
-def _closed_forms(parts: Sequence[Sequence[Question]], options: ScoreOptions) -> list[Score]:
+def _closed_forms(parts: Sequence[Sequence[ArenaQuestion]], options: ScoreOptions) -> list[Score]:
     tables = [table(part) for part in parts]
     intervals = [
         ratio_interval(sums[:, 0], sums[:, 1], seed=options.seed) if options.intervals else None for sums in tables
     ]
-    return [closed_form(*one) for one in zip(parts, tables, intervals, strict=True)]
+    return [closed_form(*arguments) for arguments in zip(parts, tables, intervals, strict=True)]
 
 
-def _references(groups: Sequence[Group], headlines: Sequence[Score], options: ScoreOptions) -> list[Score]:
-    """The reference's interval around the same value; without intervals the value alone."""
+def _references(groups: Sequence[ArenaGroup], headlines: Sequence[Score], options: ScoreOptions) -> list[Score]:
+    """Return the reference's interval around the same value; only the value without intervals."""
     if not options.intervals:
         return list(headlines)
-    found = list(headlines)
+    references = list(headlines)
     pools: dict[tuple[str, str | None], list[int]] = {}
-    for place, group in enumerate(groups):
+    for index, group in enumerate(groups):
         if group.version == "v2.0":
-            found[place] = v2_reference(group.main, headlines[place])
+            references[index] = v2_reference(group.main, headlines[index])
         else:
-            pools.setdefault((group.judge, group.baseline), []).append(place)
-    for places in pools.values():
-        pool, values = [groups[place] for place in places], [headlines[place] for place in places]
+            pools.setdefault((group.judge, group.baseline), []).append(index)
+    for indices in pools.values():
+        pool, values = [groups[index] for index in indices], [headlines[index] for index in indices]
         rated = v01_reference(pool, values, strict=options.strict_reference, anchored=not options.unanchored)
-        for place, score in zip(places, rated, strict=True):
-            found[place] = score
-    return found
+        for index, score in zip(indices, rated, strict=True):
+            references[index] = score
+    return references
 
 
-def _by_category(group: Group, options: ScoreOptions) -> dict[str, dict[str, Score]]:
+def _by_category(group: ArenaGroup, options: ScoreOptions) -> dict[str, dict[str, Score]]:
     parts = group.by_category()
     if len(parts) < 2:
         return {}
@@ -153,13 +164,13 @@ def _by_category(group: Group, options: ScoreOptions) -> dict[str, dict[str, Sco
     return {name: {"arena_hard": score} for name, score in zip(parts, scores, strict=True)}
 
 
-def average_tokens(group: Group, answers: Answers) -> Score | None:
-    """Floor of the mean token count of the model's answers, as the published tables have it; None without answers."""
+def average_tokens(group: ArenaGroup, answers: Answers) -> Score | None:
+    """Return the floor of the mean token count of the model's answers, as in published tables; None without answers."""
     facts = answers.get(group.model)
     if not facts:
         return None
     counts = [fact.tokens for fact in facts.values() if fact.tokens is not None]
-    expected = max(asked(group.questions) // 2, len(facts))
+    expected = max(expected_games(group.questions) // 2, len(facts))
     value = float(sum(counts) // len(counts)) if counts else None
     return Score(value=value, n=len(counts), unscored=expected - len(counts))
 
@@ -167,21 +178,21 @@ def average_tokens(group: Group, answers: Answers) -> Score | None:
 # ------------------------------------------------------------------------------------------------------------ cards
 
 
-def _notes(group: Group, options: ScoreOptions) -> tuple[str, ...]:
+def _notes(group: ArenaGroup, options: ScoreOptions) -> tuple[str, ...]:
     questions, notes = group.questions, []
     if not questions:
         return ("no judgments: the files hold this model's answers alone",)
     left_out = reasons(questions, kept=False)
-    absent = asked(questions) - 2 * len({question.id for question in questions})
+    absent = expected_games(questions) - 2 * len({question.id for question in questions})
     if absent > 0:
         left_out["missing question"] = absent
     if left_out:
-        said = ", ".join(f"{reason} ({count})" for reason, count in left_out.items())
-        notes.append(f"{sum(left_out.values())} of {asked(questions)} games are unscored: {said}")
+        listed = ", ".join(f"{reason} ({count})" for reason, count in left_out.items())
+        notes.append(f"{sum(left_out.values())} of {expected_games(questions)} games are unscored: {listed}")
     kept = reasons(questions, kept=True)
     if kept:
-        said = ", ".join(f"{reason} ({count})" for reason, count in kept.items())
-        notes.append(f"strict reference: {sum(kept.values())} broken games are scored as the reference does: {said}")
+        listed = ", ".join(f"{reason} ({count})" for reason, count in kept.items())
+        notes.append(f"strict reference: {sum(kept.values())} broken games are scored as the reference does: {listed}")
     differing = sum(game.differs for question in questions for game in question.games)
     if differing:
         notes.append(f"{differing} stored verdicts are not the label in the judge's text; the stored one holds")
@@ -193,7 +204,7 @@ def _notes(group: Group, options: ScoreOptions) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _card(group: Group, found: SuiteScores, options: ScoreOptions) -> ScoreCard:
+def _card(group: ArenaGroup, suite_scores: SuiteScores, options: ScoreOptions) -> ScoreCard:
     official = bool(group.questions) and _is_official(group, options.mirror)
     questions = group.questions
     named_baseline = group.baseline or options.baseline or "not stated in the files"
@@ -215,7 +226,7 @@ def _card(group: Group, found: SuiteScores, options: ScoreOptions) -> ScoreCard:
             model=group.model,
             judge=group.judge,
             headline="arena_hard",
-            found=found,
+            suite_scores=suite_scores,
             protocol=protocol,
             files=tuple(dict.fromkeys(question.file for question in questions)),
             counts={
@@ -230,8 +241,9 @@ def _card(group: Group, found: SuiteScores, options: ScoreOptions) -> ScoreCard:
     )
 
 
-def _is_official(group: Group, mirror: str | None) -> bool:
-    """Whether all questions are of the pinned set: known for all of them by digest, for some only with the file."""
+def _is_official(group: ArenaGroup, mirror: str | None) -> bool:
+    """Return whether all questions are pinned ones: by digest if complete, else only if the pinned file is
+    available."""
     ids = {question.id for question in group.questions}
     if digest(sorted(ids)) == OFFICIAL_IDS[group.suite]:
         return True
@@ -242,9 +254,9 @@ def _is_official(group: Group, mirror: str | None) -> bool:
 
 @cache
 def _known_ids(name: str, mirror: str | None) -> frozenset[str] | None:
-    """Ids of the pinned questions where their file is at hand; nothing is fetched from the network for this."""
+    """Return ids of the pinned questions if their file is available; never downloads it."""
     if not is_available_offline(name, mirror):
         return None
-    path = ensure([name], mirror)[name]  # raises DataError for a file that is not the pinned one
+    path = ensure([name], mirror)[name]  # raises DataError if the file is not the pinned one
     [source] = read_files([path])
     return frozenset(str(row.get("question_id", row.get("uid"))) for row in source.rows)

@@ -1,7 +1,7 @@
-"""Arena-Hard's answer files: how long each answer is, how much markdown it has, and whether it is one at all.
+"""Parse Arena-Hard's answer files: the length and markdown of each answer, and whether it is a valid answer.
 
 Reads v0.1 (`choices[0].turns[0]`, `conv_metadata` or an older `token_len`), v2.0 (`messages`, `metadata`) and tables of
-metadata alone. Token counts are the file's own (tiktoken, cl100k_base); nothing is counted here.
+metadata only. Token counts are the file's own (tiktoken, cl100k_base); nothing is counted here.
 """
 
 from __future__ import annotations
@@ -16,37 +16,38 @@ from .arena_hard_rows import ERROR, Row, is_judgment
 from .files import SourceFile
 
 ANSWER_KEYS = {"choices", "messages", "conv_metadata", "metadata"}
-"""A row without any of these is no answer: a judgment that lost its games, say."""
+"""A row without any of these is not an answer, but for example a judgment without games."""
 Style = tuple[float, float, float, float]
 """Tokens, headers, list items, bold spans of one answer."""
 
 
 @dataclass(frozen=True)
 class AnswerFacts:
-    """What an answer file says of one answer."""
+    """The facts that an answer file states about one answer."""
 
     tokens: int | None
     style: Style | None
-    """None where the file holds no markdown counts."""
+    """None if the file has no markdown counts."""
     broken: bool
     """The stored text is the mark of a failed call."""
 
 
 Answers = dict[str, dict[str, AnswerFacts]]
-"""Model -> question id -> facts. A model is found by the name in its rows and by its file's."""
+"""Model -> question id -> facts. A model is listed by the name in its rows and by its file's name."""
 
 
 def read_answers(files: Iterable[SourceFile]) -> Answers:
-    """Facts of all answers in the files; of several rows for one answer the last wins. Other rows are passed over."""
-    found: Answers = {}
+    """Return facts of all answers in the files; of several rows for one answer the last wins. Other rows are
+    skipped."""
+    answers: Answers = {}
     aliases: dict[str, str] = {}
     for file in files:
         for model, question, facts in _facts(file.rows):
-            found.setdefault(model, {})[question] = facts
+            answers.setdefault(model, {})[question] = facts
             aliases.setdefault(PurePath(file.name).stem, model)
     for stem, model in aliases.items():
-        found.setdefault(stem, found[model])
-    return found
+        answers.setdefault(stem, answers[model])
+    return answers
 
 
 def _facts(rows: Iterable[Row]) -> Iterator[tuple[str, str, AnswerFacts]]:
@@ -71,7 +72,7 @@ def _facts(rows: Iterable[Row]) -> Iterator[tuple[str, str, AnswerFacts]]:
 
 
 def _turn(row: Row) -> Row:
-    """The answer's own part: its text, and in older files its token count; empty where there is none."""
+    """Return the answer part of a row (text, and a token count in older files); empty if there is none."""
     match row:
         case {"choices": [{"turns": [dict(turn), *_]}, *_]}:
             return turn
@@ -90,7 +91,7 @@ def _style(counts: Row) -> Style | None:
 
 
 def _total(count: JsonValue) -> float | None:
-    """A count, or the sum of counts by kind (h1…h6; ordered, unordered; ** and __)."""
+    """Return a count, or the sum of counts by kind (h1…h6; ordered, unordered; ** and __)."""
     if isinstance(count, dict):
         return float(sum(value for value in count.values() if isinstance(value, int | float)))
     return float(count) if isinstance(count, int | float) else None

@@ -1,7 +1,7 @@
 """Arena-Hard's style control over a pool of models: `arena_hard_style` with our interval and the reference's.
 
-The score of a model depends on which others are in the pool (their battles set the coefficients and the scaling), so
-pool and scaling are said in the notes.
+A model's score depends on the other models of the pool (their battles set the coefficients and the scaling), so the
+notes state pool and scaling.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from ..stats.style_control import (
     style_rate,
 )
 from .arena_hard_answers import AnswerFacts, Answers, Style
-from .arena_hard_rows import Question
-from .arena_hard_scores import Group, asked, baseline_of
+from .arena_hard_rows import ArenaQuestion
+from .arena_hard_scores import ArenaGroup, baseline_of, expected_games
 from .options import ScoreOptions
 
 FORMULAS: dict[str, tuple[Formula, Elements]] = {
@@ -39,25 +39,25 @@ FORMULAS: dict[str, tuple[Formula, Elements]] = {
     "length": ("v2.0", "length"),
     "markdown": ("v2.0", "markdown"),
 }
-"""What --style-control takes; length and markdown alone are v2.0's."""
+"""Values of --style-control; length and markdown alone exist in v2.0 only."""
 NAMES = ("length", "headers", "lists", "bold")
 REFITS = 200
 """Resamples of questions for our interval."""
 PERCENTILES: dict[Formula, tuple[float, float]] = {"v0.1": (2.5, 97.5), "v2.0": (5.0, 95.0)}
-"""Of the reference's intervals: 95 %, and 90 %."""
+"""Percentiles of the reference's intervals: 95 % and 90 %."""
 
 
 @dataclass(frozen=True)
-class Pool:
+class BattlePool:
     """The battles of one fit."""
 
     battles: StyledBattles
     question: FloatArray
-    """Which question each battle is of, as an index."""
+    """Index of the question of each battle."""
     baseline: tuple[int, ...]
     """Model index of each group's baseline; group i is model i."""
     games: tuple[int, ...]
-    """Games of each group that went in."""
+    """Number of games of each group in the fit."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +68,27 @@ class StyleControl:
     notes: tuple[str, ...]
 
 
-def style_control(groups: Sequence[Group], answers: Answers, options: ScoreOptions) -> StyleControl:
-    """One fit over all groups. Raises ConfigError for an unknown formula, or without the answers' style."""
+def style_control(groups: Sequence[ArenaGroup], answers: Answers, options: ScoreOptions) -> StyleControl:
+    """Fit all groups together; raise ConfigError for an unknown formula, or if the answers' style is missing."""
     if options.style_control not in FORMULAS:
         raise ConfigError(f"no style control {options.style_control!r}; known: {', '.join(FORMULAS)}")
     formula, elements = FORMULAS[options.style_control]
     judged = [group for group in groups if group.main]
     if len({(group.judge, group.suite) for group in judged}) > 1:
-        raise ConfigError("style control is one fit: give the files of one judge and one Arena-Hard version")
+        raise ConfigError("style control is one fit: pass the files of one judge and one Arena-Hard version")
     pool = _pool(judged, answers, options)
     features, scaling = style_features(pool.battles, formula, elements)
     fit = fit_style(pool.battles, features, formula)
     scores = _scores(pool, features, formula, fit, options)
-    found = {
+    scores_by_group = {
         id(group): _named(group, score, reference) for group, (score, reference) in zip(judged, scores, strict=True)
     }
     notes = _notes(judged, elements, options.style_control, fit, scaling)
-    return StyleControl(tuple(found.get(id(group), {}) for group in groups), notes)
+    return StyleControl(tuple(scores_by_group.get(id(group), {}) for group in groups), notes)
 
 
-def _named(group: Group, score: Score, reference: Score) -> dict[str, Score]:
-    rest = {"unscored": max(0, asked(group.main) - score.n)}
+def _named(group: ArenaGroup, score: Score, reference: Score) -> dict[str, Score]:
+    rest = {"unscored": max(0, expected_games(group.main) - score.n)}
     return {
         "arena_hard_style": score.model_copy(update=rest),
         "arena_hard_style_reference": reference.model_copy(update=rest),
@@ -96,25 +96,30 @@ def _named(group: Group, score: Score, reference: Score) -> dict[str, Score]:
 
 
 def _scores(
-    pool: Pool, features: FloatArray, formula: Formula, fit: StyleFit, options: ScoreOptions
+    pool: BattlePool, features: FloatArray, formula: Formula, fit: StyleFit, options: ScoreOptions
 ) -> list[tuple[Score, Score]]:
-    """Each group's score with our interval, and with the reference's (whose v2.0 value is the rounds' median)."""
+    """Return each group's score with our interval and with the reference's (whose v2.0 value is the rounds' median)."""
     battles, groups = pool.battles, len(pool.games)
     value = _rates(fit.strengths[None], pool)[0]
     if not options.intervals:
-        plain = [Score(value=float(value[place]), n=pool.games[place]) for place in range(groups)]
+        plain = [Score(value=float(value[index]), n=pool.games[index]) for index in range(groups)]
         return [(score, score) for score in plain]
     question = pool.question.astype(np.int64)
     drawn = resampling_weights(int(question.max()) + 1, REFITS, np.random.default_rng(options.seed))
     ours_weights = (battles.weight * row[question] for block in drawn for row in block)
-    ours = _rates(refits(battles, features, formula, fit, ours_weights), pool)
-    theirs = _rates(refits(battles, features, formula, fit, row_resamples(battles, ROUNDS, SEED)), pool)
-    middle = np.median(theirs, axis=0) if formula == "v2.0" else value
-    found = []
-    for place in range(groups):
-        own = _score(float(value[place]), ours[:, place], (2.5, 97.5), pool.games[place])
-        found.append((own, _score(float(middle[place]), theirs[:, place], PERCENTILES[formula], pool.games[place])))
-    return found
+    our_rates = _rates(refits(battles, features, formula, fit, ours_weights), pool)
+    reference_rates = _rates(refits(battles, features, formula, fit, row_resamples(battles, ROUNDS, SEED)), pool)
+    middle = np.median(reference_rates, axis=0) if formula == "v2.0" else value
+    pairs = []
+    for index in range(groups):
+        our_score = _score(float(value[index]), our_rates[:, index], (2.5, 97.5), pool.games[index])
+        pairs.append(
+            (
+                our_score,
+                _score(float(middle[index]), reference_rates[:, index], PERCENTILES[formula], pool.games[index]),
+            )
+        )
+    return pairs
 
 
 def _score(value: float, rounds: FloatArray, percentiles: tuple[float, float], games: int) -> Score:
@@ -122,22 +127,22 @@ def _score(value: float, rounds: FloatArray, percentiles: tuple[float, float], g
     return Score(value=value, ci_low=float(low), ci_high=float(high), se=float(np.std(rounds, ddof=1)), n=games)
 
 
-def _rates(strengths: FloatArray, pool: Pool) -> FloatArray:
-    """Win rates in percent of each group against its own baseline; shape (fits, groups)."""
-    rates = [style_rate(strengths, base)[:, place] for place, base in enumerate(pool.baseline)]
+def _rates(strengths: FloatArray, pool: BattlePool) -> FloatArray:
+    """Return win rates in percent of each group against its baseline, shape (fits, groups)."""
+    rates = [style_rate(strengths, base)[:, index] for index, base in enumerate(pool.baseline)]
     return np.column_stack(rates)
 
 
 # ------------------------------------------------------------------------------------------------------------- pool
 
 
-def _pool(groups: Sequence[Group], answers: Answers, options: ScoreOptions) -> Pool:
-    models: dict[str, int] = {f"{group.model}\n{place}": place for place, group in enumerate(groups)}
+def _pool(groups: Sequence[ArenaGroup], answers: Answers, options: ScoreOptions) -> BattlePool:
+    models: dict[str, int] = {f"{group.model}\n{index}": index for index, group in enumerate(groups)}
     questions: dict[str, int] = {}
     rows: list[tuple[int, int, float, int, int]] = []
     styles: list[tuple[Style, Style]] = []
     baselines, games = [], []
-    for place, group in enumerate(groups):
+    for index, group in enumerate(groups):
         base = baseline_of(group, options.baseline)
         baselines.append(models.setdefault(base, len(models)))
         before = len(rows)
@@ -148,7 +153,7 @@ def _pool(groups: Sequence[Group], answers: Answers, options: ScoreOptions) -> P
             number = questions.setdefault(question.id, len(questions))
             for game in question.games:
                 if game.points is not None:
-                    rows.append((place, baselines[-1], game.points, game.weight, number))
+                    rows.append((index, baselines[-1], game.points, game.weight, number))
                     styles.append(pair)
         games.append(len(rows) - before)
         if not games[-1]:
@@ -167,20 +172,20 @@ def _pool(groups: Sequence[Group], answers: Answers, options: ScoreOptions) -> P
         first_style=style[:, 0],
         second_style=style[:, 1],
     )
-    return Pool(battles, columns[:, 4], tuple(baselines), tuple(games))
+    return BattlePool(battles, columns[:, 4], tuple(baselines), tuple(games))
 
 
 def _pair(
-    question: Question, ours: Mapping[str, AnswerFacts], theirs: Mapping[str, AnswerFacts]
+    question: ArenaQuestion, candidate_facts: Mapping[str, AnswerFacts], baseline_facts: Mapping[str, AnswerFacts]
 ) -> tuple[Style, Style] | None:
-    mine, other = ours.get(question.id), theirs.get(question.id)
-    if mine is None or other is None or mine.style is None or other.style is None:
+    candidate, baseline = candidate_facts.get(question.id), baseline_facts.get(question.id)
+    if candidate is None or baseline is None or candidate.style is None or baseline.style is None:
         return None
-    return mine.style, other.style
+    return candidate.style, baseline.style
 
 
 def _notes(
-    groups: Sequence[Group], elements: Elements, asked_for: str, fit: StyleFit, scaling: Scaling
+    groups: Sequence[ArenaGroup], elements: Elements, asked_for: str, fit: StyleFit, scaling: Scaling
 ) -> tuple[str, ...]:
     names = [NAMES[column] for column in COLUMNS[elements]]
     parts = ", ".join(

@@ -1,4 +1,4 @@
-"""The score card of a model whose judgments came from files: the same record as a run's, said to be from files."""
+"""Build the score card of a model judged in files: the same record as a run's, marked as coming from files."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from ..scoring import is_complete
 
 @dataclass(frozen=True)
 class FileResult:
-    """What one model's rows came to."""
+    """The scores of one model's rows."""
 
     suite: str
     suite_version: str
-    """`official-1` where the rows' questions are the official ones, else `files-1`."""
+    """`official-1` if the rows' questions are the official ones, else `files-1`."""
     model: str
     judge: str
     headline: str
-    found: SuiteScores
+    suite_scores: SuiteScores
     protocol: Mapping[str, JsonValue]
-    """What the format knows of how the numbers came about; `source: files` and the version are added."""
+    """The format's part of the protocol; `source: files` and the version are added."""
     files: tuple[str, ...] = ()
-    """Names of the files that the rows came from."""
+    """Names of the source files."""
     counts: Mapping[str, JsonValue] = field(default_factory=dict)
     seed: int = 0
 
 
 def card_of(result: FileResult) -> ScoreCard:
-    """The card; incomplete, with a note, where under 90 % are scored."""
-    head = result.found.scores[result.headline]
+    """Return the card; if less than 90 % is scored it is incomplete, with a note."""
+    head = result.suite_scores.scores[result.headline]
     complete = is_complete(head)
-    notes = result.found.notes
+    notes = result.suite_scores.notes
     if not complete:
         notes = (*notes, f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")
     named: dict[str, JsonValue] = {
@@ -52,8 +52,8 @@ def card_of(result: FileResult) -> ScoreCard:
         complete=complete,
         protocol=named | dict(result.protocol),
         sampling={},
-        scores=result.found.scores,
-        by_category=result.found.by_category,
+        scores=result.suite_scores.scores,
+        by_category=result.suite_scores.by_category,
         counts=dict(result.counts),
         notes=notes,
         provenance={"files": list(result.files), "harness": VERSION, "seed": result.seed},

@@ -1,4 +1,4 @@
-"""Which formats a run can be exported to, and of which suites; modules are imported on use."""
+"""List the formats that a run can be exported to, per suite; modules are imported on use."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ EXPORTERS = {
 
 
 def suites_of(file_format: str) -> tuple[str, ...]:
-    """Suites that can be exported to a format; raises ConfigError for an unknown one."""
+    """Return the suites that can be exported to a format; raise ConfigError for an unknown format."""
     if file_format not in EXPORTERS:
         raise ConfigError(f"no format {file_format!r}; known: {', '.join(EXPORTERS)}")
     return tuple(EXPORTERS[file_format])
 
 
 def exporter(file_format: str, suite: str) -> Exporter:
-    """Raises ConfigError for a suite that has no such files."""
+    """Return the exporter of a suite; raise ConfigError if the format has no files for it."""
     if suite not in suites_of(file_format):
         fits = ", ".join(name for name, suites in EXPORTERS.items() if suite in suites) or "none"
         raise ConfigError(f"a run of {suite!r} has no {file_format} files; formats for it: {fits}")
     module, _, function = EXPORTERS[file_format][suite].partition(":")
-    found: Exporter = getattr(import_module(f".{module}", __package__), function)
-    return found
+    export_function: Exporter = getattr(import_module(f".{module}", __package__), function)
+    return export_function

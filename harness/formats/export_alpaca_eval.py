@@ -1,8 +1,8 @@
-"""A run of AlpacaEval as its own files: `model_outputs.json`, `annotations.json` and a row of the leaderboard.
+"""Export a run of AlpacaEval as `model_outputs.json`, `annotations.json` and a row of the leaderboard.
 
-Rows as alpaca_eval's PairwiseAnnotator returns them: a preference is 1 (the baseline) to 2 (the model), null where the
-judge gave none. The further key `index` is the instruction's place in the suite: with it alpaca_eval's metrics look up
-the difficulty of that instruction even where rows before it are missing, instead of counting rows.
+Rows have the form of alpaca_eval's PairwiseAnnotator: a preference is 1 (the baseline) to 2 (the model), null if the
+judge gave none. The extra key `index` is the instruction's position in the suite. With it alpaca_eval's metrics find
+the difficulty of the instruction even if earlier rows are missing, instead of counting rows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODE = "community"  # alpaca_eval main.evaluate, current_leaderboard_mode
 
 
 def export(run: FinishedRun) -> dict[str, str]:
-    """Path below the output folder -> text."""
+    """Return path below the output folder -> text."""
     return {
         "model_outputs.json": _dump(list(_outputs(run))),
         "annotations.json": _dump(list(_annotations(run))),
@@ -48,7 +48,7 @@ def _dump(rows: list[Line]) -> str:
 
 
 def _outputs(run: FinishedRun) -> Iterator[Line]:
-    """An answer that is not there has no row: alpaca_eval joins on the instruction, and passes over it."""
+    """Yield the answers; a missing answer gets no row, because alpaca_eval joins on the instruction."""
     for prompt in run.prompts():
         for answer in run.answers_to(prompt):
             if answer.error is None:
@@ -61,13 +61,18 @@ def _outputs(run: FinishedRun) -> Iterator[Line]:
 
 
 def _annotations(run: FinishedRun) -> Iterator[Line]:
-    places = {prompt.id: place for place, prompt in enumerate(run.suite.prompts())}
+    positions = {prompt.id: position for position, prompt in enumerate(run.suite.prompts())}
     for prompt in run.prompts():
         for answer in run.answers_to(prompt):
             for task, judgments in run.judged(prompt, answer):
                 if task.baseline is not None:
                     facts: Line = {"instruction": prompt.turns[0], "dataset": prompt.category}
-                    yield facts | _pair(run, task.baseline, answer) | _verdict(judgments) | {"index": places[prompt.id]}
+                    yield (
+                        facts
+                        | _pair(run, task.baseline, answer)
+                        | _verdict(judgments)
+                        | {"index": positions[prompt.id]}
+                    )
 
 
 def _pair(run: FinishedRun, baseline: Answer, answer: Answer) -> Line:
@@ -81,7 +86,7 @@ def _pair(run: FinishedRun, baseline: Answer, answer: Answer) -> Line:
 
 
 def _verdict(judgments: list[Judgment]) -> Line:
-    """Repeats count as their mean, as on the card."""
+    """Return the verdict; repeats count as their mean, as on the card."""
     values = [row.verdict.value for row in judgments if isinstance(row.verdict, Preference)]
     costs = [row.cost for row in judgments if row.cost is not None]
     return {
@@ -93,24 +98,24 @@ def _verdict(judgments: list[Judgment]) -> Line:
 
 
 def _raw(judgment: Judgment) -> JsonValue:
-    """The part of the judge's completion that `logprob_parser` reads."""
+    """Return the part of the judge's completion that `logprob_parser` reads."""
     tops: list[JsonValue] = [{"token": top.token, "logprob": top.logprob} for top in judgment.logprobs]
     return {"text": judgment.reply, "logprobs": {"content": [{"top_logprobs": tops}]}} if tops else judgment.reply
 
 
 def _leaderboard(run: FinishedRun) -> str:
-    """A header and one line, the columns of alpaca_eval's own leaderboards."""
+    """Return a header and one line with the columns of alpaca_eval's own leaderboards."""
     scores = run.card.scores
-    found: dict[str, float | int | str | None] = {}
+    cells: dict[str, float | int | str | None] = {}
     for column, metric in COLUMNS.items():
         value = scores[metric].value if metric in scores else None
-        found[column] = int(value) if value is not None and column in COUNTS else value
-    found["n_total"] = scores["win_rate"].n
-    found["mode"] = MODE
+        cells[column] = int(value) if value is not None and column in COUNTS else value
+    cells["n_total"] = scores["win_rate"].n
+    cells["mode"] = MODE
     reference = scores.get("lc_win_rate_reference")
-    found["lc_standard_error"] = reference.se if reference is not None else None
+    cells["lc_standard_error"] = reference.se if reference is not None else None
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["", *found])
-    writer.writerow([run.card.model, *("" if value is None else value for value in found.values())])
+    writer.writerow(["", *cells])
+    writer.writerow([run.card.model, *("" if value is None else value for value in cells.values())])
     return text.getvalue()

@@ -1,8 +1,7 @@
-"""A run of Arena-Hard as arena-hard-auto's files: `model_answer/NAME.jsonl` and `model_judgment/JUDGE/NAME.jsonl`.
+"""Export a run of Arena-Hard as `model_answer/NAME.jsonl` and `model_judgment/JUDGE/NAME.jsonl`.
 
-v0.1 rows as its gen_answer.py and gen_judgment.py write them, v2.0 rows for the suite of that name. A game without a
-verdict keeps its place with score null, which the tools leave out; an answer that is not there is `$ERROR$`, and has no
-judgment.
+v0.1 rows have the form of gen_answer.py and gen_judgment.py, v2.0 rows that of the later suite. A game without a
+verdict keeps its position with score null, which the tools leave out. A missing answer is `$ERROR$` without a judgment.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from ..records import Answer, JudgeTask, Judgment, Order, Preference, Prompt
-from .export_rows import BROKEN, FinishedRun, Line, asked, json_lines, said, slug
+from .export_rows import BROKEN, FinishedRun, Line, json_lines, reply_text, slug, user_prompt_of
 
 LABELS = {(1.0, 2): "A>>B", (1.0, 1): "A>B", (0.5, 1): "A=B", (0.0, 1): "B>A", (0.0, 2): "B>>A"}
 """(preference for the answer shown first, strength) -> label."""
 
 
 def export(run: FinishedRun) -> dict[str, str]:
-    """v0.1: path below the output folder -> text."""
+    """Return path below the output folder -> text, for v0.1."""
     name, judge = slug(run.card.model), slug(run.card.judge)
     return {
         f"model_answer/{name}.jsonl": json_lines(_answers(run)),
@@ -28,7 +27,7 @@ def export(run: FinishedRun) -> dict[str, str]:
 
 
 def export_v2(run: FinishedRun) -> dict[str, str]:
-    """v2.0: the same paths, its own keys."""
+    """Return path below the output folder -> text, for v2.0: the same paths with v2.0's keys."""
     name, judge = slug(run.card.model), slug(run.card.judge)
     return {
         f"model_answer/{name}.jsonl": json_lines(_answers_v2(run)),
@@ -37,7 +36,7 @@ def export_v2(run: FinishedRun) -> dict[str, str]:
 
 
 def _first(run: FinishedRun) -> Iterator[tuple[Prompt, Answer]]:
-    """Each prompt's first draw: the tools know no other."""
+    """Yield each prompt's first draw, because the tools support only one."""
     for prompt in run.prompts():
         yield prompt, run.answers_to(prompt)[0]
 
@@ -90,8 +89,8 @@ def _judgments(run: FinishedRun) -> Iterator[Line]:
 def _game(task: JudgeTask, judgments: list[Judgment]) -> Line:
     last = judgments[-1] if judgments else None
     return {
-        "user_prompt": asked(task),
-        "judgment": said(last) if last is not None else BROKEN,
+        "user_prompt": user_prompt_of(task),
+        "judgment": reply_text(last) if last is not None else BROKEN,
         "score": _label(last, task.order),
     }
 
@@ -112,18 +111,18 @@ def _judgments_v2(run: FinishedRun) -> Iterator[Line]:
 
 
 def _game_v2(task: JudgeTask, judgments: list[Judgment]) -> Line | None:
-    """None for a game without a reply, as v2.0's gen_judgment.py stores a failed call."""
+    """Return a game, or None without a reply, as v2.0's gen_judgment.py stores a failed call."""
     last = judgments[-1] if judgments else None
     if last is None or last.reply is None:
         return None
-    prompt: list[JsonValue] = [{"role": "user", "content": asked(task)}]
+    prompt: list[JsonValue] = [{"role": "user", "content": user_prompt_of(task)}]
     if task.template.system is not None:
         prompt.insert(0, {"role": "system", "content": task.template.system})
     return {"score": _label(last, task.order), "judgment": {"answer": last.reply}, "prompt": prompt}
 
 
 def _label(judgment: Judgment | None, order: Order | None) -> str | None:
-    """The label as the judge saw the answers: A is the first."""
+    """Return the label as the judge saw the answers: A is the first."""
     verdict = judgment.verdict if judgment is not None else None
     if not isinstance(verdict, Preference):
         return None

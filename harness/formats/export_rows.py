@@ -1,4 +1,4 @@
-"""What every export starts from: a finished run's rows in the order of its prompts, and how they become text."""
+"""What all exports share: a finished run's rows in the order of its prompts, and their conversion to text."""
 
 from __future__ import annotations
 
@@ -15,62 +15,62 @@ from ..records import Answer, JudgeTask, Judgment, Prompt, ScoreCard
 
 Line = dict[str, JsonValue]
 Exporter = Callable[["FinishedRun"], dict[str, str]]
-"""A run -> the text of each file, by path below the output folder."""
+"""Turns a run into the text of each file, by path below the output folder."""
 
 BROKEN = "$ERROR$"
-"""What FastChat and Arena-Hard store in place of an answer or a judgment that did not come."""
+"""Stored by FastChat and Arena-Hard in place of a missing answer or judgment."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run as it lies in its folder, with the suite that asked it."""
+    """A run from its folder, with its suite."""
 
     card: ScoreCard
     suite: Suite
     answers: tuple[Answer, ...]
     judgments: tuple[Judgment, ...]
-    """Those of these answers only."""
+    """Judgments of these answers only."""
 
     def prompts(self) -> Iterator[Prompt]:
-        """Those that have an answer row, in the suite's order."""
-        there = {answer.prompt_id for answer in self.answers}
-        return (prompt for prompt in self.suite.prompts() if prompt.id in there)
+        """Return the prompts with an answer row, in the suite's order."""
+        answered = {answer.prompt_id for answer in self.answers}
+        return (prompt for prompt in self.suite.prompts() if prompt.id in answered)
 
     def answers_to(self, prompt: Prompt) -> list[Answer]:
-        """By draw."""
+        """Return the answers to a prompt, by draw."""
         return sorted((row for row in self.answers if row.prompt_id == prompt.id), key=lambda row: row.index)
 
     def judged(self, prompt: Prompt, answer: Answer) -> list[tuple[JudgeTask, list[Judgment]]]:
-        """What the judge was asked about an answer, with what it said: nothing, or a judgment a repeat."""
-        own = [row for row in self.judgments if (row.prompt_id, row.index) == (prompt.id, answer.index)]
+        """Return the judge tasks of an answer with their judgments: none, or one per repeat."""
+        of_answer = [row for row in self.judgments if (row.prompt_id, row.index) == (prompt.id, answer.index)]
         return [
-            (task, [row for row in own if (row.turn, row.order) == (task.turn, task.order)])
+            (task, [row for row in of_answer if (row.turn, row.order) == (task.turn, task.order)])
             for task in self.suite.tasks(prompt, answer)
         ]
 
 
 def question_id(prompt: Prompt) -> int | str:
-    """A number where it is one, as in the official MT-Bench files."""
+    """Return a number if the id is one, as in the official MT-Bench files."""
     return int(prompt.id) if prompt.id.isascii() and prompt.id.isdigit() else prompt.id
 
 
 def slug(name: str) -> str:
-    """A file name made of a model's or judge's name."""
+    """Return a file name for a model's or judge's name."""
     return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip(".") or "model"
 
 
-def asked(task: JudgeTask) -> str:
-    """The judge prompt's user text. Raises ConfigError for a template that the task's fields do not fill."""
+def user_prompt_of(task: JudgeTask) -> str:
+    """Return the judge prompt's user text; raise ConfigError if the task's fields do not fill the template."""
     try:
         return task.template.user.format(**task.fields)
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(f"judge template {task.template.name!r} cannot be filled: {error!r}") from None
 
 
-def said(judgment: Judgment) -> str:
+def reply_text(judgment: Judgment) -> str:
     return judgment.reply if judgment.reply is not None else BROKEN
 
 
 def json_lines(rows: Iterable[Mapping[str, JsonValue]]) -> str:
-    """ASCII only: what a model wrote may hold any character, a lone surrogate included."""
+    """Return ASCII JSON lines: a model's text may contain any character, even a lone surrogate."""
     return "".join(json.dumps(row) + "\n" for row in rows)

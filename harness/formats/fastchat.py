@@ -1,4 +1,5 @@
-"""FastChat's MT-Bench judgments (`JUDGE_single.jsonl`, `JUDGE_pair.jsonl`) as score cards, one a model and judge."""
+"""Turn FastChat's MT-Bench judgments (`JUDGE_single.jsonl`, `JUDGE_pair.jsonl`) into score cards per model and
+judge."""
 
 from __future__ import annotations
 
@@ -39,23 +40,23 @@ STRICT_RULES = "reference: every stored score but -1, duplicates included"
 
 
 @dataclass
-class Group:
-    """One model's rows of one judge, in the files' order."""
+class FastChatGroup:
+    """One model's rows by one judge, in the files' order."""
 
     rows: list[Row] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
 
 def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]:
-    """A card a model and judge, of ratings and of pairs apart. Raises ConfigError where no row is a judgment."""
-    single: dict[tuple[str, str], Group] = defaultdict(Group)
+    """Return one card per model and judge, ratings and pairs separately; raise ConfigError if no row is a judgment."""
+    single: dict[tuple[str, str], FastChatGroup] = defaultdict(FastChatGroup)
     pairs: list[tuple[str, Row]] = []
     names = []
     for file in files:
         names.append(file.name)
         for row in file.rows:
             if is_single(row):
-                # show_result.py does not look at the judge: all rows of a model are one mean
+                # show_result.py ignores the judge: all rows of a model form one mean
                 judge = "" if options.strict_reference else judge_name(row)
                 group = single[str(row["model"]), judge]
                 group.rows.append(row)
@@ -66,24 +67,24 @@ def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]
     if not single and not pairs:
         raise ConfigError(f"no FastChat judgment in {', '.join(names)}")
     answers = read_answers(read_files(options.answers))
-    found = [_single_card(model, group, answers, options) for (model, _), group in single.items()]
-    return found + pair_cards(pairs, answers, options)
+    single_cards = [_single_card(model, group, answers, options) for (model, _), group in single.items()]
+    return single_cards + pair_cards(pairs, answers, options)
 
 
-def _single_card(model: str, group: Group, answers: Answers, options: ScoreOptions) -> ScoreCard:
+def _single_card(model: str, group: FastChatGroup, answers: Answers, options: ScoreOptions) -> ScoreCard:
     seen = dict.fromkeys(question_of(row) for row in group.rows)
     turns = max(2, *(turn_of(row) for row in group.rows)) if is_official(seen) else None
     prompts = questions(seen, turns or max(turn_of(row) for row in group.rows))
     strict = options.strict_reference
     failed = [judged_failure(row, answers) for row in group.rows]
     if strict:
-        found = _strict(prompts, group.rows, sum(failed), options)
+        suite_scores = _strict(prompts, group.rows, sum(failed), options)
     else:
-        found = _ours(model, prompts, list(zip(group.rows, failed, strict=True)), options)
-    others = judged_others(group.rows, answers)
-    if others:
-        found = found.model_copy(
-            update={"notes": (*found.notes, f"{others} judgments are of other answers than given")}
+        suite_scores = _ours(model, prompts, list(zip(group.rows, failed, strict=True)), options)
+    mismatched = judged_others(group.rows, answers)
+    if mismatched:
+        suite_scores = suite_scores.model_copy(
+            update={"notes": (*suite_scores.notes, f"{mismatched} judgments are of other answers than given")}
         )
     judges = sorted({judge_name(row) for row in group.rows})
     references = reference_set(group.rows, options.mirror)
@@ -99,7 +100,7 @@ def _single_card(model: str, group: Group, answers: Answers, options: ScoreOptio
             model=model,
             judge="+".join(judges),
             headline="mt_bench",
-            found=found,
+            suite_scores=suite_scores,
             protocol=protocol,
             files=tuple(group.files),
             counts={"rows": len(group.rows)},
@@ -114,18 +115,18 @@ def _single_card(model: str, group: Group, answers: Answers, options: ScoreOptio
 def _ours(
     model: str, prompts: Sequence[Prompt], rows: Sequence[tuple[Row, bool]], options: ScoreOptions
 ) -> SuiteScores:
-    """The suite's own scorer over the rows as judgments; True beside a row: a failed call was judged."""
+    """Score the rows as judgments with the suite's own scorer; True beside a row: a failed call was judged."""
     last = {(question_of(row), turn_of(row)): (row, failed) for row, failed in rows}
     judgments = [_judgment(model, row, failed=failed) for row, failed in last.values()]
     data = SuiteData(version="files-1", prompts=tuple(prompts), templates={})
     suite = MtBench(data, seed=options.seed, intervals=options.intervals)
-    found = suite.score(prompts, [], judgments)
-    notes = [*found.notes]
+    suite_scores = suite.score(prompts, [], judgments)
+    notes = [*suite_scores.notes]
     if len(last) < len(rows):
         notes.append(f"{len(rows) - len(last)} duplicated rows dropped: of one question and turn the last wins")
     reasons = Counter(row.error.message for row in judgments if row.error is not None)
     notes += [f"{count} unscored: {why}" for why, count in reasons.items()]
-    return found.model_copy(update={"notes": tuple(notes)})
+    return suite_scores.model_copy(update={"notes": tuple(notes)})
 
 
 def _judgment(model: str, row: Row, *, failed: bool) -> Judgment:
@@ -147,15 +148,17 @@ def _judgment(model: str, row: Row, *, failed: bool) -> Judgment:
 
 
 def _strict(prompts: Sequence[Prompt], rows: Sequence[Row], failed: int, options: ScoreOptions) -> SuiteScores:
-    """What show_result.py prints: means over stored rows, whatever they hold."""
+    """Return what show_result.py prints: means over stored rows, valid or not."""
     scores = _stored_means(prompts, rows, options)
     legacy = [Unit(question_of(row), score) for row in rows if (score := stored_score(row)) is not None]
-    asked = scores["mt_bench"].n + scores["mt_bench"].unscored
-    scores["legacy_mean"] = mean_score(legacy, asked, seed=options.seed, intervals=options.intervals)
+    expected = scores["mt_bench"].n + scores["mt_bench"].unscored
+    scores["legacy_mean"] = mean_score(legacy, expected, seed=options.seed, intervals=options.intervals)
     by_category = {}
     for category, ids in categories(prompts).items():
-        some = [row for row in rows if question_of(row) in ids]
-        by_category[category] = _stored_means([one for one in prompts if one.id in ids], some, options)
+        category_rows = [row for row in rows if question_of(row) in ids]
+        by_category[category] = _stored_means(
+            [prompt for prompt in prompts if prompt.id in ids], category_rows, options
+        )
     notes = _strict_notes(scores["mt_bench"], rows)
     if failed:
         notes += (f"{failed} scored all the same: the answer judged is {FAILED_CALL}",)
@@ -163,15 +166,17 @@ def _strict(prompts: Sequence[Prompt], rows: Sequence[Row], failed: int, options
 
 
 def _stored_means(prompts: Sequence[Prompt], rows: Sequence[Row], options: ScoreOptions) -> dict[str, Score]:
-    found = {}
-    there = {(question_of(row), turn_of(row)) for row in rows}
+    means = {}
+    judged_slots = {(question_of(row), turn_of(row)) for row in rows}
     for name, turn in (("mt_bench", None), ("turn_1", 1), ("turn_2", 2)):
-        some = [row for row in rows if turn in (None, turn_of(row))]
+        turn_rows = [row for row in rows if turn in (None, turn_of(row))]
         slots = {(prompt.id, at) for prompt in prompts for at in range(1, len(prompt.turns) + 1) if turn in (None, at)}
-        units = [Unit(question_of(row), score) for row in some if (score := stored_score(row)) not in (None, FAILED)]
-        asked = len(some) + len(slots - there)
-        found[name] = mean_score(units, asked, seed=options.seed, intervals=options.intervals)
-    return found
+        units = [
+            Unit(question_of(row), score) for row in turn_rows if (score := stored_score(row)) not in (None, FAILED)
+        ]
+        expected = len(turn_rows) + len(slots - judged_slots)
+        means[name] = mean_score(units, expected, seed=options.seed, intervals=options.intervals)
+    return means
 
 
 def _strict_notes(head: Score, rows: Sequence[Row]) -> tuple[str, ...]:

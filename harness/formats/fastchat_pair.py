@@ -1,4 +1,4 @@
-"""FastChat's pair files: each row two games of two models, so each model gets a card against its opponents."""
+"""Turn FastChat's pair files into cards: each row has two games of two models, and each model gets a card."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STRICT_RULES = "reference: stored winners, duplicates included; two games that d
 
 
 def pair_cards(named: Sequence[tuple[str, Row]], answers: Answers, options: ScoreOptions) -> list[ScoreCard]:
-    """A card a model and judge; a model's rows against all its opponents count together, as show_result.py has it."""
+    """Return one card per model and judge; rows against all opponents count together, as in show_result.py."""
     groups: dict[tuple[str, str], list[tuple[str, Row]]] = defaultdict(list)
     for name, row in named:
         judge = "" if options.strict_reference else judge_name(row)
@@ -37,17 +37,17 @@ def _card(model: str, named: Sequence[tuple[str, Row]], answers: Answers, option
     ids = dict.fromkeys(question_of(row) for row in kept)
     opponents = sorted({_opponent(model, row) for row in kept})
     prompts = questions(ids, 2)
-    # The official questions are judged in both turns against each opponent; of others only what is there is known.
+    # The official questions are judged in both turns against each opponent; for others only existing rows are known.
     slots = {_key(row)[:4] for row in kept}
     expected = max(len(kept), 2 * len(prompts) * len(opponents) + len(kept) - len(slots)) if is_official(ids) else 0
     readings = [_readings(row, failed=not strict and judged_failure(row, answers), strict=strict) for row in kept]
-    games = [_games(model, row, found) for row, found in zip(kept, readings, strict=True)]
+    games = [_games(model, row, suite_scores) for row, suite_scores in zip(kept, readings, strict=True)]
     seed, intervals = options.seed, options.intervals
-    found = score_pairs(prompts, games, expected or len(kept), seed=seed, intervals=intervals)
-    notes = [*found.notes]
+    suite_scores = score_pairs(prompts, games, expected or len(kept), seed=seed, intervals=intervals)
+    notes = [*suite_scores.notes]
     if len(kept) < len(rows):
         notes.append(f"{len(rows) - len(kept)} duplicated rows dropped: the last wins")
-    reasons = Counter(one.why for pair in readings for one in pair if one.value is None)
+    reasons = Counter(reading.why for pair in readings for reading in pair if reading.value is None)
     notes += [f"{count} games unscored: {why}" for why, count in reasons.items()]
     protocol: dict[str, JsonValue] = {"mode": "pairwise", "rules": STRICT_RULES if strict else RULES}
     return card_of(
@@ -57,7 +57,7 @@ def _card(model: str, named: Sequence[tuple[str, Row]], answers: Answers, option
             model=model,
             judge="+".join(sorted({judge_name(row) for row in kept})),
             headline="win_rate_adjusted",
-            found=found.model_copy(update={"notes": tuple(notes)}),
+            suite_scores=suite_scores.model_copy(update={"notes": tuple(notes)}),
             protocol=protocol | {"opponents": list(opponents), "references": reference_set(kept, options.mirror)},
             files=tuple(dict.fromkeys(name for name, _ in named)),
             counts={"rows": len(rows)},
@@ -83,8 +83,8 @@ def _readings(row: Row, *, failed: bool, strict: bool) -> tuple[Reading, Reading
 
 
 def _games(model: str, row: Row, readings: tuple[Reading, Reading]) -> Games:
-    """The two games as the model's own preferences."""
-    first, second = (_preference(one, flipped=row["model_1"] != model) for one in readings)
+    """Return the two games as the model's own preferences."""
+    first, second = (_preference(reading, flipped=row["model_1"] != model) for reading in readings)
     return Games(prompt_id=question_of(row), turn=turn_of(row), first=first, second=second)
 
 

@@ -1,7 +1,7 @@
-"""Rows of FastChat's judgment files, and how far they are believed.
+"""Parse rows of FastChat's judgment files, and decide which to trust.
 
-The reference believes what is stored. Ours also reads the judge's words, where they are there: a row whose words and
-stored score disagree, or whose words hold no verdict by our rules, has no verdict.
+The reference trusts stored values. We also read the judge's reply if the row has it: a row whose reply contradicts the
+stored score, or contains no verdict by our rules, has no verdict.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Reason = Literal["parse", "conflict", "http", "empty", "answer"]
 
 RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]", re.ASCII)  # common.py:34 one_score_pattern; ASCII digits only
 FAILED = -1
-"""What FastChat stores where it found no rating."""
+"""Stored by FastChat if it finds no rating."""
 BROKEN_GAME = "error"
-"""What FastChat stores as the winner where it found no verdict."""
+"""Stored by FastChat as the winner if it finds no verdict."""
 FAILED_CALL = "$ERROR$"
 LOWEST, HIGHEST = 1, 10
 LETTERS = {"A": 1.0, "B": 0.0, "C": 0.5}
@@ -32,7 +32,7 @@ LETTERS = {"A": 1.0, "B": 0.0, "C": 0.5}
 
 @dataclass(frozen=True)
 class Reading:
-    """What one judgment says: a value, or why there is none."""
+    """The content of one judgment: a value, or the reason why there is none."""
 
     value: float | None = None
     reason: Reason = "parse"
@@ -48,7 +48,7 @@ def is_pair(row: Row) -> bool:
 
 
 def judge_name(row: Row) -> str:
-    """`judge` is [model, prompt name], or in some tools' files the model alone."""
+    """Return the judge of [model, prompt name]; some tools' files have the model only."""
     judge = row.get("judge")
     if isinstance(judge, list):
         judge = judge[0] if judge else None
@@ -66,7 +66,7 @@ def question_of(row: Row) -> str:
 
 
 def stored_score(row: Row) -> float | None:
-    """The stored number; None where there is none (the reference's mean leaves it out, too)."""
+    """Return the stored number; None if there is none (the reference's mean leaves it out too)."""
     score = number(row.get("score"))
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
         return None
@@ -74,19 +74,19 @@ def stored_score(row: Row) -> float | None:
 
 
 def read_rating(row: Row) -> Reading:
-    """The rating by our rules: 1..10, from the first `[[n]]` of the judge's words, equal to what is stored."""
+    """Return the rating by our rules: 1..10, from the first `[[n]]` of the reply, equal to the stored score."""
     stored, words = stored_score(row), row.get("judgment")
     if isinstance(words, str):
         if words.strip() in ("", FAILED_CALL):
             return Reading(reason="http" if words.strip() else "empty", why="the judge's call failed")
-        found = RATING.search(words)
-        if found is None:
+        match = RATING.search(words)
+        if match is None:
             scored = "" if stored in (None, FAILED) else f", though {stored:g} is stored"
             return Reading(why=f"no [[rating]] in the judge's words{scored}")
-        said = float(found[1])
-        if stored is not None and stored != said:
-            return Reading(reason="conflict", why=f"{stored:g} is stored, the judge's words say {said:g}")
-        stored = said
+        rating = float(match[1])
+        if stored is not None and stored != rating:
+            return Reading(reason="conflict", why=f"{stored:g} is stored, the judge's words say {rating:g}")
+        stored = rating
     if stored is None or stored == FAILED:
         return Reading(why="no rating is stored")
     if not LOWEST <= stored <= HIGHEST:
@@ -95,9 +95,9 @@ def read_rating(row: Row) -> Reading:
 
 
 def stored_game(row: Row, game: Literal[1, 2]) -> Reading:
-    """The stored winner of a game as points of model_1: model_1 1, model_2 0, tie 0.5, anything else none.
+    """Return the stored winner of a game as points of model_1: model_1 1, model_2 0, tie 0.5, else none.
 
-    The reference counts every winner but "model_1", "tie" and "error" as model_2's; no other word is ever stored.
+    The reference counts every winner except "model_1", "tie" and "error" as model_2's; no other word is ever stored.
     """
     winner = row.get(f"g{game}_winner")
     points = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5}
@@ -107,7 +107,7 @@ def stored_game(row: Row, game: Literal[1, 2]) -> Reading:
 
 
 def read_game(row: Row, game: Literal[1, 2]) -> Reading:
-    """The winner by our rules: one letter in the judge's words, equal to what is stored."""
+    """Return the winner by our rules: exactly one letter in the judge's reply, equal to the stored winner."""
     stored, words = stored_game(row, game), row.get(f"g{game}_judgment")
     if not isinstance(words, str):
         return stored

@@ -1,4 +1,4 @@
-"""Rows of the files that the original tools write: .json and .jsonl, packed or not, alone, in a folder or in a tar."""
+"""Read rows of the original tools' files: .json and .jsonl, compressed or not, single, in a folder or in a tar."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..errors import ConfigError
 ROWS = (".json", ".jsonl")
 PACKED = (".xz", ".gz")
 AHEAD = 2
-"""Files unpacked while another is parsed."""
+"""Files decompressed while another is parsed."""
 NUMBER = re.compile(r"-?\d+(\.\d*)?(e-?\d+)?", re.ASCII)
 TARS = (".tar", ".tar.xz", ".tar.gz", ".tgz")
 
@@ -36,46 +36,47 @@ class SourceFile:
 
 
 def read_files(paths: Iterable[Path]) -> Iterator[SourceFile]:
-    """Each file named, found in a named folder (at any depth, by name) or packed in a named tar.
+    """Yield each named file, and each file in a named folder (at any depth, by name) or tar.
 
-    In folders and tars, what is no file of rows is passed over. Raises ConfigError for a path that is not there or
-    cannot be read, and for a line that is not JSON, with its number.
+    Other files in folders and tars are skipped. Raise ConfigError if a path is missing or unreadable, or with its
+    number
+    if a line is not JSON.
     """
-    found = [place for path in paths for place in _places(path)]
-    with ThreadPoolExecutor(AHEAD) as pool:  # unpacking needs no interpreter lock: the next file while one is parsed
+    inputs = [input_file for path in paths for input_file in _input_files(path)]
+    with ThreadPoolExecutor(AHEAD) as pool:  # decompression releases the interpreter lock: read ahead while parsing
         waiting: deque[Future[list[_Content]]] = deque()
-        for at, place in enumerate(found):
-            while len(waiting) < AHEAD and at + len(waiting) < len(found):
-                waiting.append(pool.submit(_read, found[at + len(waiting)].path))
+        for at, input_file in enumerate(inputs):
+            while len(waiting) < AHEAD and at + len(waiting) < len(inputs):
+                waiting.append(pool.submit(_read, inputs[at + len(waiting)].path))
             for content in waiting.popleft().result():
-                yield from _parse(content, named=place.named and not place.path.name.endswith(TARS))
+                yield from _parse(content, named=input_file.named and not input_file.path.name.endswith(TARS))
 
 
 def number(value: JsonValue) -> JsonValue:
-    """A number written as a string as that number, as pandas reads it for the references; all else as it is."""
+    """Return a number written as a string as a number, as pandas reads it for the references; all else unchanged."""
     return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
 @dataclass(frozen=True)
-class _Place:
+class _InputFile:
     path: Path
     named: bool
-    """Given by name, not found in a folder."""
+    """Named explicitly, not found in a folder."""
 
 
 @dataclass(frozen=True)
 class _Content:
-    """One file, unpacked."""
+    """One decompressed file."""
 
     name: str
-    place: str
-    """Path, and place in a tar, for messages."""
+    location: str
+    """Path, and position in a tar, for messages."""
     data: bytes
 
 
-def _places(path: Path) -> list[_Place]:
+def _input_files(path: Path) -> list[_InputFile]:
     if path.is_dir():
-        inside = [_Place(file, False) for file in sorted(path.rglob("*")) if file.is_file() and _known(file.name)]
+        inside = [_InputFile(file, False) for file in sorted(path.rglob("*")) if file.is_file() and _known(file.name)]
         if not inside:
             raise ConfigError(f"no {' or '.join(ROWS)} file, packed or not, in {path}")
         return inside
@@ -83,7 +84,7 @@ def _places(path: Path) -> list[_Place]:
         raise ConfigError(f"no such file or folder: {str(path)!r}")
     if not _known(path.name):
         raise ConfigError(f"{path}: expected {', '.join(ROWS)} (also .xz, .gz), or a .tar, .tar.xz, .tar.gz")
-    return [_Place(path, True)]
+    return [_InputFile(path, True)]
 
 
 def _known(name: str) -> bool:
@@ -104,54 +105,55 @@ def _read(path: Path) -> list[_Content]:
 
 
 def _read_tar(path: Path) -> list[_Content]:
-    found = []
+    contents = []
     with tarfile.open(path) as tar:
         for member in tar:
             name = PurePosixPath(member.name).name
             content = tar.extractfile(member) if member.isfile() else None
-            # ._NAME is what macOS's tar adds beside each file
+            # macOS's tar adds a ._NAME beside each file
             if content is not None and not name.startswith("._") and _unpacked_name(name).endswith(ROWS):
-                found.append(_unpacked(name, f"{path}:{member.name}", content.read()))
-    return found
+                contents.append(_unpacked(name, f"{path}:{member.name}", content.read()))
+    return contents
 
 
-def _unpacked(name: str, place: str, data: bytes) -> _Content:
+def _unpacked(name: str, location: str, data: bytes) -> _Content:
     if name.endswith(".xz"):
         data = lzma.decompress(data)
     elif name.endswith(".gz"):
         data = gzip.decompress(data)
-    return _Content(_unpacked_name(name), place, data)
+    return _Content(_unpacked_name(name), location, data)
 
 
 def _parse(content: _Content, *, named: bool) -> Iterator[SourceFile]:
-    """The file's rows; nothing for an unnamed .json that is no list of rows (settings, a manifest)."""
+    """Yield the file's rows; nothing for an unnamed .json that is not a list of rows (settings, a manifest)."""
     try:
         text = content.data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"cannot read {content.place}: {error}") from None
+        raise ConfigError(f"cannot read {content.location}: {error}") from None
     if content.name.endswith(".jsonl"):
-        yield SourceFile(content.name, tuple(_lines(text, content.place)))
+        yield SourceFile(content.name, tuple(_lines(text, content.location)))
         return
-    found = _json(text, content.place)
-    if isinstance(found, list) and all(isinstance(row, dict) for row in found):
-        yield SourceFile(content.name, tuple(row for row in found if isinstance(row, dict)))
+    document = _json(text, content.location)
+    if isinstance(document, list) and all(isinstance(row, dict) for row in document):
+        yield SourceFile(content.name, tuple(row for row in document if isinstance(row, dict)))
     elif named:
-        raise ConfigError(f"{content.place}: expected a list of objects")
+        raise ConfigError(f"{content.location}: expected a list of objects")
 
 
-def _lines(text: str, place: str) -> Iterator[dict[str, JsonValue]]:
-    """One object a line, blank lines passed over; split at newlines only, as texts may hold other line breaks."""
+def _lines(text: str, location: str) -> Iterator[dict[str, JsonValue]]:
+    """Yield one object per line, skipping blank lines; split at newlines only, as texts may contain other line
+    breaks."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            row = _json(line, f"{place}, line {number}")
+            row = _json(line, f"{location}, line {number}")
             if not isinstance(row, dict):
-                raise ConfigError(f"{place}, line {number}: expected an object, found {line[:40]!r}")
+                raise ConfigError(f"{location}, line {number}: expected an object, found {line[:40]!r}")
             yield row
 
 
-def _json(text: str, place: str) -> JsonValue:
+def _json(text: str, location: str) -> JsonValue:
     try:
-        found: JsonValue = json.loads(text)
+        document: JsonValue = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{place}: not JSON: {error}") from None
-    return found
+        raise ConfigError(f"{location}: not JSON: {error}") from None
+    return document

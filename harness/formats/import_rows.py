@@ -1,6 +1,6 @@
-"""Rows of the original tools' files -> our answers and judgments of one model, for the prompts of one suite.
+"""Import rows of the original tools' files as answers and judgments of one model, for the prompts of one suite.
 
-How a verdict is read is the business of each format's own reader; what it does not believe is a failure here as there.
+Each format's own reader interprets verdicts; a verdict that it rejects becomes a failure here too.
 """
 
 from __future__ import annotations
@@ -15,65 +15,65 @@ from ..errors import ConfigError
 from ..records import Answer, Failure, Finish, Judgment, Order, Preference, Prompt, Rating
 from .alpaca_eval_rows import stored_preference
 from .arena_hard_answers import read_answers
-from .arena_hard_rows import ERROR, Question, read_questions
+from .arena_hard_rows import ERROR, ArenaQuestion, read_questions
 from .fastchat_rows import is_single, judge_name, question_of, read_rating, turn_of
 from .files import SourceFile
 
 Row = dict[str, JsonValue]
 ORDERS: tuple[Order, Order] = ("ab", "ba")
-"""Of Arena-Hard's two games."""
+"""Orders of Arena-Hard's two games."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What the files hold of one model."""
+    """The files' content about one model."""
 
     answers: dict[str, Answer]
     """By prompt id."""
     judgments: tuple[Judgment, ...]
     baseline: str | None = None
-    """Where the files name it."""
+    """None if the files do not name it."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is looked for: one model's rows by one judge, about these prompts."""
+class ImportRequest:
+    """The request: one model's rows by one judge, about these prompts."""
 
     prompts: Sequence[Prompt]
     model: str
-    """Its name here. Where no row has that name, the files' only model is meant."""
+    """The model's name in the results. If no row has that name, the files' only model is used."""
     judge: str | None = None
     """None: the only judge in the files."""
     baseline: str | None = None
-    """Of pair files: the other model; None: the only one that this model met."""
+    """For pair files: the other model; None: the only opponent of this model."""
 
 
-Reader = Callable[[Sequence[SourceFile], Wanted], Imported]
+Reader = Callable[[Sequence[SourceFile], ImportRequest], Imported]
 
 
-def only(kind: str, found: Iterable[str], wanted: str | None) -> str:
-    """The wanted name, or the only one there is; raises ConfigError for several."""
-    names = sorted(set(found))
-    if wanted in names or not names:
-        return wanted or ""
-    if len(names) == 1 and (kind == "model" or wanted is None):
+def only(kind: str, candidates: Iterable[str], wanted_name: str | None) -> str:
+    """Return the wanted_name name, or the only one there is; raise ConfigError if there are several."""
+    names = sorted(set(candidates))
+    if wanted_name in names or not names:
+        return wanted_name or ""
+    if len(names) == 1 and (kind == "model" or wanted_name is None):
         return names[0]
-    raise ConfigError(f"the files hold {len(names)} {kind}s, none named {wanted!r}: {', '.join(names[:10])}")
+    raise ConfigError(f"the files contain {len(names)} {kind}s, none named {wanted_name!r}: {', '.join(names[:10])}")
 
 
 def check_questions(ids: Iterable[str], prompts: Sequence[Prompt]) -> None:
-    """Raises ConfigError for ids that are no prompt's."""
+    """Raise ConfigError if an id is not that of a prompt."""
     known = {prompt.id for prompt in prompts}
-    strange = [found for found in dict.fromkeys(ids) if found not in known]
+    strange = [question_id for question_id in dict.fromkeys(ids) if question_id not in known]
     if strange:
-        shown = ", ".join(repr(found[:40]) for found in strange[:3])
+        shown = ", ".join(repr(question_id[:40]) for question_id in strange[:3])
         raise ConfigError(
             f"{len(strange)} questions of the files are not the suite's, e.g. {shown}; another --edition?"
         )
 
 
 def _answer(prompt_id: str, model: str, turns: Sequence[str]) -> Answer:
-    """A failed call's mark is no answer."""
+    """Return an answer; a failed call's mark becomes a failure."""
     if not turns or any(text.strip() == ERROR for text in turns):
         failure = Failure(reason="other", message=f"the file holds {ERROR} for an answer")
         return Answer(prompt_id=prompt_id, model=model, error=failure)
@@ -90,8 +90,9 @@ def _sha(answers: dict[str, Answer], prompt_id: str) -> str | None:
 
 
 def _answer_rows(files: Sequence[SourceFile]) -> Iterator[tuple[str, str, list[str]]]:
-    """(model, question, turns) of answer files: FastChat's, Arena-Hard v0.1's and v2.0's. A row without a model's name
-    is of the model that the file is named after."""
+    """Yield (model, question, turns) of answer files: FastChat's, Arena-Hard v0.1's and v2.0's.
+
+    A row without a model's name belongs to the model that the file is named after."""
     for file in files:
         for row in file.rows:
             model = row.get("model_id", row.get("model", PurePath(file.name).stem))
@@ -103,38 +104,38 @@ def _answer_rows(files: Sequence[SourceFile]) -> Iterator[tuple[str, str, list[s
 
 
 def _text(turn: JsonValue) -> str:
-    found = turn.get("content", turn.get("answer")) if isinstance(turn, dict) else turn
-    return found if isinstance(found, str) else ERROR
+    text = turn.get("content", turn.get("answer")) if isinstance(turn, dict) else turn
+    return text if isinstance(text, str) else ERROR
 
 
-def answers_of(files: Sequence[SourceFile], wanted: Wanted) -> dict[str, Answer]:
-    """The model's answers by question. Raises ConfigError for several models, none of its name."""
+def answers_of(files: Sequence[SourceFile], request: ImportRequest) -> dict[str, Answer]:
+    """Return the model's answers by question; raise ConfigError for several models, none with its name."""
     rows = list(_answer_rows(files))
-    model = only("model", (row[0] for row in rows), wanted.model)
-    found = {question: _answer(question, wanted.model, turns) for name, question, turns in rows if name == model}
-    check_questions(found, wanted.prompts)
-    return found
+    model = only("model", (row[0] for row in rows), request.model)
+    answers = {question: _answer(question, request.model, turns) for name, question, turns in rows if name == model}
+    check_questions(answers, request.prompts)
+    return answers
 
 
-def read_fastchat(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
-    """Answers, and ratings of single answers; of several ratings of one turn the last wins."""
-    answers = answers_of(files, wanted)
+def read_fastchat(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
+    """Return answers, and ratings of single answers; of several ratings of one turn the last wins."""
+    answers = answers_of(files, request)
     rows = [row for file in files for row in file.rows if is_single(row) and "choices" not in row]
-    model = only("model", (str(row["model"]) for row in rows), wanted.model)
+    model = only("model", (str(row["model"]) for row in rows), request.model)
     rows = [row for row in rows if row["model"] == model]
-    judge = only("judge", map(judge_name, rows), wanted.judge)
+    judge = only("judge", map(judge_name, rows), request.judge)
     rows = [row for row in rows if judge_name(row) == judge]
-    check_questions(map(question_of, rows), wanted.prompts)
+    check_questions(map(question_of, rows), request.prompts)
     last = {(question_of(row), turn_of(row)): row for row in rows}
-    return Imported(answers, tuple(_rating(row, wanted, judge, answers) for row in last.values()))
+    return Imported(answers, tuple(_rating(row, request, judge, answers) for row in last.values()))
 
 
-def _rating(row: Row, wanted: Wanted, judge: str, answers: dict[str, Answer]) -> Judgment:
+def _rating(row: Row, request: ImportRequest, judge: str, answers: dict[str, Answer]) -> Judgment:
     reading, words = read_rating(row), row.get("judgment")
     prompt_id = question_of(row)
     return Judgment(
         prompt_id=prompt_id,
-        model=wanted.model,
+        model=request.model,
         judge=judge,
         template_sha="unknown",
         answer_sha=_sha(answers, prompt_id),
@@ -145,30 +146,32 @@ def _rating(row: Row, wanted: Wanted, judge: str, answers: dict[str, Answer]) ->
     )
 
 
-def read_arena_hard(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
-    """Answers, and two games a question; v0.1's and v2.0's files."""
-    answers = _counted(answers_of([SourceFile(file.name, _not_games(file)) for file in files], wanted), files, wanted)
+def read_arena_hard(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
+    """Return answers, and two games per question, from v0.1's or v2.0's files."""
+    answers = _counted(answers_of([SourceFile(file.name, _not_games(file)) for file in files], request), files, request)
     questions = list(read_questions(files, strict=False))
-    model = only("model", (question.model for question in questions), wanted.model)
+    model = only("model", (question.model for question in questions), request.model)
     questions = [question for question in questions if question.model == model]
-    judge = only("judge", (question.judge for question in questions), wanted.judge)
+    judge = only("judge", (question.judge for question in questions), request.judge)
     last = {question.id: question for question in questions if question.judge == judge}
-    check_questions(last, wanted.prompts)
-    judgments = tuple(row for question in last.values() for row in _games(question, wanted, answers))
+    check_questions(last, request.prompts)
+    judgments = tuple(row for question in last.values() for row in _games(question, request, answers))
     baselines = {question.baseline for question in last.values()}
     return Imported(answers, judgments, baselines.pop() if len(baselines) == 1 else None)
 
 
-def _counted(answers: dict[str, Answer], files: Sequence[SourceFile], wanted: Wanted) -> dict[str, Answer]:
-    """The answers with the token counts of their rows, which `avg_tokens` is the mean of."""
+def _counted(answers: dict[str, Answer], files: Sequence[SourceFile], request: ImportRequest) -> dict[str, Answer]:
+    """Return the answers with the token counts of their rows, which `avg_tokens` averages."""
     facts = read_answers(files)
-    own = facts.get(wanted.model) or (next(iter(facts.values())) if len({*map(id, facts.values())}) == 1 else {})
-    tokens = {name: fact.tokens for name, fact in own.items() if fact.tokens is not None}
+    model_facts = facts.get(request.model) or (
+        next(iter(facts.values())) if len({*map(id, facts.values())}) == 1 else {}
+    )
+    tokens = {name: fact.tokens for name, fact in model_facts.items() if fact.tokens is not None}
     return {
-        name: one.model_copy(update={"completion_tokens": (tokens[name],)})
-        if one.error is None and name in tokens
-        else one
-        for name, one in answers.items()
+        name: answer.model_copy(update={"completion_tokens": (tokens[name],)})
+        if answer.error is None and name in tokens
+        else answer
+        for name, answer in answers.items()
     }
 
 
@@ -176,7 +179,7 @@ def _not_games(file: SourceFile) -> tuple[Row, ...]:
     return tuple(row for row in file.rows if "games" not in row and "winner" not in row)
 
 
-def _games(question: Question, wanted: Wanted, answers: dict[str, Answer]) -> Iterator[Judgment]:
+def _games(question: ArenaQuestion, request: ImportRequest, answers: dict[str, Answer]) -> Iterator[Judgment]:
     for order, game in zip(ORDERS, question.games, strict=False):
         failure = Failure(reason="missing" if game.reason == "missing game" else "parse", message=game.reason or "")
         verdict = None
@@ -184,7 +187,7 @@ def _games(question: Question, wanted: Wanted, answers: dict[str, Answer]) -> It
             verdict = Preference(value=game.points, strength=2 if game.weight > 1 else 1)
         yield Judgment(
             prompt_id=question.id,
-            model=wanted.model,
+            model=request.model,
             baseline=question.baseline,
             judge=question.judge,
             template_sha="unknown",
@@ -198,34 +201,35 @@ def _games(question: Question, wanted: Wanted, answers: dict[str, Answer]) -> It
 # -------------------------------------------------------------------------------------------------------- AlpacaEval
 
 
-def read_alpaca_eval(files: Sequence[SourceFile], wanted: Wanted) -> Imported:
-    """Answers of `model_outputs.json`, and answers with preferences of `annotations.json`; found by instruction."""
-    ids = {prompt.turns[0]: prompt.id for prompt in wanted.prompts}
+def read_alpaca_eval(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
+    """Return answers of `model_outputs.json`, and answers with preferences of `annotations.json`, matched by
+    instruction."""
+    ids = {prompt.turns[0]: prompt.id for prompt in request.prompts}
     rows = [row for file in files for row in file.rows if isinstance(row.get("instruction"), str)]
     outputs = [row for row in rows if isinstance(row.get("output"), str)]
     annotations = [row for row in rows if isinstance(row.get("output_2"), str)]
     named = [str(row["generator"]) for row in outputs if "generator" in row]
     named += [str(row.get("generator_2")) for row in annotations]
-    model = only("model", named, wanted.model)
-    judge = only("judge", (str(row.get("annotator", "unknown")) for row in annotations), wanted.judge)
+    model = only("model", named, request.model)
+    judge = only("judge", (str(row.get("annotator", "unknown")) for row in annotations), request.judge)
     outputs = [row for row in outputs if row.get("generator", model) == model]
     annotations = [row for row in annotations if row.get("generator_2") == model]
     annotations = [row for row in annotations if str(row.get("annotator", "unknown")) == judge]
-    asked = [str(row["instruction"]) for row in (*outputs, *annotations)]
-    check_questions((ids.get(text, text) for text in asked), wanted.prompts)
+    instructions = [str(row["instruction"]) for row in (*outputs, *annotations)]
+    check_questions((ids.get(text, text) for text in instructions), request.prompts)
     texts = {ids[str(row["instruction"])]: str(row.get("output", row.get("output_2"))) for row in outputs + annotations}
-    answers = {prompt_id: _answer(prompt_id, wanted.model, [text]) for prompt_id, text in texts.items()}
+    answers = {prompt_id: _answer(prompt_id, request.model, [text]) for prompt_id, text in texts.items()}
     last = {ids[str(row["instruction"])]: row for row in annotations}
-    judgments = tuple(_preference(prompt_id, row, wanted, judge, answers) for prompt_id, row in last.items())
+    judgments = tuple(_preference(prompt_id, row, request, judge, answers) for prompt_id, row in last.items())
     baselines = {str(row.get("generator_1")) for row in annotations}
     return Imported(answers, judgments, baselines.pop() if len(baselines) == 1 else None)
 
 
-def _preference(prompt_id: str, row: Row, wanted: Wanted, judge: str, answers: dict[str, Answer]) -> Judgment:
+def _preference(prompt_id: str, row: Row, request: ImportRequest, judge: str, answers: dict[str, Answer]) -> Judgment:
     value = stored_preference(row.get("preference"))
     return Judgment(
         prompt_id=prompt_id,
-        model=wanted.model,
+        model=request.model,
         baseline=str(row.get("generator_1")),
         judge=judge,
         template_sha="unknown",

@@ -1,4 +1,4 @@
-"""lm-eval's output files: `results_*.json` as they are, `samples_*.jsonl` where no results file has the task."""
+"""Read lm-eval's output: `results_*.json`, or `samples_*.jsonl` for tasks without a results file."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from .files import read_files
 
 
 def read_results(paths: Sequence[Path]) -> list[Numbers]:
-    """A result a task: of results files, and of samples files for tasks that no results file has.
+    """Return one result per task, from results files, or from samples files for tasks without one.
 
-    Raises ConfigError for files that are neither.
+    Raise ConfigError if the files are neither.
     """
     unfolded = _unfolded(paths)
     results = [path for path in unfolded if path.name.endswith(".json")]
     samples = [path for path in unfolded if path not in results]
-    found = [task for path in results for task in task_results(load_results(path), str(path))]
-    there = {task.suite for task in found}
-    found += [task for task in _of_samples(samples) if task.suite not in there]
-    if not found:
+    tasks = [task for path in results for task in task_results(load_results(path), str(path))]
+    reported = {task.suite for task in tasks}
+    tasks += [task for task in _of_samples(samples) if task.suite not in reported]
+    if not tasks:
         raise ConfigError("no lm-eval results in these files; expected results_*.json or samples_*.jsonl")
-    return found
+    return tasks
 
 
 def _unfolded(paths: Iterable[Path]) -> list[Path]:
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(path.rglob("results_*.json")) + sorted(path.rglob("samples_*.jsonl"))
+            files += sorted(path.rglob("results_*.json")) + sorted(path.rglob("samples_*.jsonl"))
         else:
-            found.append(path)
-    return found
+            files.append(path)
+    return files
 
 
 def _of_samples(paths: Sequence[Path]) -> list[Numbers]:
-    """Means over a samples file's rows with their standard errors, as lm-eval computes them for mean metrics."""
-    found = []
+    """Return means over a samples file's rows with standard errors, as lm-eval computes them for mean metrics."""
+    results = []
     for file in read_files(paths):
         values: dict[str, list[float]] = defaultdict(list)
         for row in file.rows:
@@ -53,8 +53,8 @@ def _of_samples(paths: Sequence[Path]) -> list[Numbers]:
                     values[f"{metric},{row.get('filter', 'none')}"].append(number)
         if not values:
             raise ConfigError(f"{file.name}: no row has `metrics`; expected lm-eval's samples_*.jsonl")
-        found.append(_samples_result(_task_name(file.name), values))
-    return found
+        results.append(_samples_result(_task_name(file.name), values))
+    return results
 
 
 def _samples_result(task: str, values: Mapping[str, Sequence[float]]) -> Numbers:
@@ -88,7 +88,7 @@ def _mean(numbers: Sequence[float]) -> Score:
 
 
 def _task_name(file: str) -> str:
-    """samples_TASK_2026-01-31T12-00-00.000000.jsonl -> TASK."""
+    """Return TASK of samples_TASK_2026-01-31T12-00-00.000000.jsonl."""
     stem = file.removesuffix(".jsonl").removeprefix("samples_")
     head, _, tail = stem.rpartition("_")
     return head if head and tail[:4].isdigit() and "T" in tail else stem

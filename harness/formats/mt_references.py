@@ -1,4 +1,4 @@
-"""Which reference answers an MT-Bench judge was shown, read from the stored judge prompts."""
+"""Determine which reference answers an MT-Bench judge was shown, from the stored judge prompts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from .mt_questions import OFFICIAL
 
 NOT_STATED, UNKNOWN, OTHER, MIXED = "not stated", "unknown", "other", "mixed"
 References = dict[str, tuple[str, ...]]
-"""Question id -> reference answers, one a turn."""
+"""Question id -> reference answers, one per turn."""
 
 
 def reference_set(rows: Iterable[Row], mirror: str | None) -> str:
-    """`official` or `pr3158` where every prompt that has to show a reference shows that set's; `mixed` for both.
+    """Return `official` or `pr3158` if every prompt that needs a reference shows that set's; `mixed` for both.
 
-    `other` where one shows neither; `not stated`: no row holds such a prompt; `unknown`: no pinned file is at hand.
+    `other` if a prompt shows neither; `not stated` if no row has such a prompt; `unknown` if no pinned file is
+    available.
     """
     shown = [
         (question_of(row), turn_of(row), prompt)
@@ -32,7 +33,7 @@ def reference_set(rows: Iterable[Row], mirror: str | None) -> str:
     known = {name: references for name in REFERENCE_SETS if (references := _references(name, mirror))}
     if not known:
         return UNKNOWN
-    fits = [{name for name, references in known.items() if _is_shown(*one, references)} for one in shown]
+    fits = [{name for name, references in known.items() if _is_shown(*prompt_row, references)} for prompt_row in shown]
     everywhere = set.intersection(*fits)  # a short answer of one set may be part of the other's
     if everywhere:
         return min(everywhere)
@@ -46,14 +47,14 @@ def _is_shown(question: str, turn: int, prompt: str, references: References) -> 
 
 @cache
 def _references(name: str, mirror: str | None) -> References:
-    """Empty where the set's file is not at hand; nothing is fetched for this."""
+    """Return the set's references; empty if its file is not available, since nothing is downloaded for this."""
     file = f"mt_bench/references/{name}"
     if not is_available_offline(file, mirror):
         return {}
     [source] = read_files([ensure([file], mirror)[file]])
-    found: References = {}
+    references: References = {}
     for row in source.rows:
         match row:
             case {"question_id": _, "choices": [{"turns": [str(first), str(second)]}, *_]}:
-                found[question_of(row)] = (first, second)
-    return found
+                references[question_of(row)] = (first, second)
+    return references

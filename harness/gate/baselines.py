@@ -1,7 +1,7 @@
-"""`results/baselines.yaml`: which run is the baseline of which suite, who said so, when and why.
+"""`results/baselines.yaml`: which run is the baseline of which suite, decided by whom, when and why.
 
 baselines:
-  default:                     # a name; --baseline NAME finds it
+  default:                     # a name, used by --baseline NAME
     arena_hard@official-1:
       run: runs/model/arena_hard@official-1/0123456789ab
       model: model
@@ -9,7 +9,7 @@ baselines:
       by: a person
       when: 2026-01-31T12:00:00+00:00
       why: release 1.2
-history: [...]                 # what was replaced, oldest first
+history: [...]                 # replaced baselines, oldest first
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ DEFAULT = "default"
 
 
 class Promoted(Record):
-    """A run that was made a baseline."""
+    """A run promoted to baseline."""
 
     run: str
-    """Folder, relative to the results folder where it lies in it."""
+    """Its folder, relative to the results folder if inside it."""
     model: str
     protocol: str
     by: str
@@ -57,15 +57,15 @@ def baselines_file(results: Path) -> Path:
 
 
 def read_baselines(results: Path) -> Baselines:
-    """Empty where there is no file; raises ConfigError for a broken one."""
+    """Return the baselines; empty if the file does not exist. Raise ConfigError if it is invalid."""
     path = baselines_file(results)
     return checked(Baselines, read_yaml(path), str(path)) if path.exists() else Baselines()
 
 
 def baseline_folders(results: Path, name: str) -> list[Path]:
-    """The runs of a baseline's name; empty where there is no such name."""
-    found = read_baselines(results).baselines.get(name, {})
-    return [_place(results, one.run) for one in found.values()]
+    """Return the run folders of a named baseline; empty if there is no such name."""
+    promoted = read_baselines(results).baselines.get(name, {})
+    return [_place(results, run.run) for run in promoted.values()]
 
 
 def _place(results: Path, run: str) -> Path:
@@ -81,15 +81,15 @@ def promote(
     why: str,
     now: datetime | None = None,
 ) -> Baselines:
-    """Names these runs (card, folder) as baselines of their suites; what they replace goes into the history.
+    """Make these runs (card, folder) the baselines of their suites; replaced ones move to the history.
 
-    The file is replaced whole. Raises ConfigError without a reason or for an incomplete run.
+    The file is replaced atomically. Raise ConfigError without a reason or if a run is incomplete.
     """
     if not why.strip() or not by.strip():
-        raise ConfigError("a baseline is promoted with --why and --by: who decided it, and for what reason")
+        raise ConfigError("promoting a baseline needs --why and --by: the reason, and who decided")
     incomplete = next((card for card, _ in runs if not card.complete), None)
     if incomplete is not None:
-        raise ConfigError(f"the run of {incomplete.model} on {incomplete.suite} is incomplete and is no baseline")
+        raise ConfigError(f"the run of {incomplete.model} on {incomplete.suite} is incomplete and cannot be a baseline")
     make_folder(results)
     with locked(results / ".baselines.lock"):  # each promotion reads what it replaces
         return _promoted(results, runs, name, (by, why), now)
@@ -103,10 +103,10 @@ def _promoted(
     now: datetime | None,
 ) -> Baselines:
     by, why = decided
-    there = read_baselines(results)
+    current = read_baselines(results)
     when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    table = dict(there.baselines.get(name, {}))
-    history = list(there.history)
+    table = dict(current.baselines.get(name, {}))
+    history = list(current.history)
     for card, folder in runs:
         key = f"{card.suite}@{card.suite_version}"
         if key in table:
@@ -114,10 +114,10 @@ def _promoted(
         table[key] = Promoted(
             run=_shown(results, folder), model=card.model, protocol=card.protocol_sha, by=by, when=when, why=why
         )
-    found = Baselines(baselines={**there.baselines, name: table}, history=tuple(history))
-    text = yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    updated = Baselines(baselines={**current.baselines, name: table}, history=tuple(history))
+    text = yaml.safe_dump(updated.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_atomic(baselines_file(results), text)
-    return found
+    return updated
 
 
 def _shown(results: Path, folder: Path) -> str:

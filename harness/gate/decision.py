@@ -1,9 +1,9 @@
-"""Candidate beside baseline, by a policy: pass, fail, inconclusive or invalid. Pure: comparisons in, a report out.
+"""Compare candidate and baseline by a policy: pass, fail, inconclusive or invalid. Pure: comparisons in, a report out.
 
-A check is *safe* where the one-sided 1 - alpha lower bound of the difference is above -margin; all critical checks must
-be, so each is tested at alpha (an intersection-union test: Berger 1982, Technometrics 24:295). It is *worse* where the
-drop is beyond the margin with a p-value that stays under alpha after Holm within its tier: any one would fail the
-candidate, so false alarms add up and must be held down together. Else it is *undecided*.
+A check is *safe* if the one-sided 1 - alpha lower bound of the difference is above -margin. All critical checks must be
+safe, so each is tested at alpha (an intersection-union test: Berger 1982, Technometrics 24:295). It is *worse* if the
+drop exceeds the margin with a p-value below alpha after Holm within its tier: any single one fails the candidate, so
+false alarms add up and must be controlled together. Otherwise it is *undecided*.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from ..stats.paired import ClusteredEstimate
 from ..stats.power import required_repeats
 from ..stats.significance import benjamini_hochberg, holm
 from .policy import DEFAULT_CHECKS, GateCheck, GatePolicy
-from .records import CheckResult, Evidence, Found, GateReport, LimitResult, Outcome
+from .records import CheckFinding, CheckResult, Evidence, GateReport, LimitResult, Outcome
 
 
 def checks_of(policy: GatePolicy, suites: Sequence[str]) -> tuple[GateCheck, ...]:
-    """The policy's checks, or the default ones of these suites."""
+    """Return the policy's checks, or the default checks of these suites."""
     return policy.checks or tuple(check for check in DEFAULT_CHECKS if check.suite in suites)
 
 
 def judge_gate(
     candidate: str, baseline: str, policy: GatePolicy, evidence: Mapping[str, Evidence], notes: Sequence[str] = ()
 ) -> GateReport:
-    """The report on `evidence`, suite by suite."""
+    """Return the gate's report on `evidence`, per suite."""
     checks = checks_of(policy, list(evidence))
     results = _multiplicity([_checked(check, evidence.get(check.suite), policy) for check in checks], policy)
-    results = [_sequenced(one, evidence.get(one.suite)) for one in results]
-    limits = [row for suite, one in evidence.items() for row in _limits(suite, one, policy, candidate, baseline)]
+    results = [_sequenced(result, evidence.get(result.suite)) for result in results]
+    limits = [
+        row
+        for suite, suite_evidence in evidence.items()
+        for row in _limits(suite, suite_evidence, policy, candidate, baseline)
+    ]
     outcome, reasons = _verdict(results, limits, evidence, policy)
     return GateReport(
         candidate=candidate,
@@ -88,39 +92,40 @@ def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: Gate
 
 
 def _above_floor(check: GateCheck, row: Difference, card: ScoreCard | None, policy: GatePolicy) -> bool | None:
-    """By the candidate's own interval: one-sided bounds of its value."""
+    """Return whether the candidate's own one-sided bounds are above the floor; None if undecided."""
     scores = None if card is None else card.scores if check.category is None else card.by_category.get(check.category)
     score = None if scores is None else scores.get(row.metric)
     if check.floor is None or score is None or score.value is None or score.se is None:
         return None
-    own = ClusteredEstimate(score.value, score.se, row.df, score.n)
-    if own.lower(policy.alpha) >= check.floor:
+    estimate = ClusteredEstimate(score.value, score.se, row.df, score.n)
+    if estimate.lower(policy.alpha) >= check.floor:
         return True
-    return False if own.upper(policy.alpha) < check.floor else None
+    return False if estimate.upper(policy.alpha) < check.floor else None
 
 
 def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckResult]:
-    """`p_worse` adjusted within each tier; a check that was worse by itself alone may become undecided."""
-    found = list(results)
+    """Adjust `p_worse` within each tier; a check that was worse on its own may become undecided."""
+    adjusted = list(results)
     for tier in ("critical", "supporting", "advisory"):
-        at = [place for place, one in enumerate(found) if one.tier == tier and one.p_worse is not None]
+        at = [index for index, result in enumerate(adjusted) if result.tier == tier and result.p_worse is not None]
         adjust = benjamini_hochberg if tier == "advisory" else holm
-        for place, p in zip(at, adjust([found[place].p_worse or 0.0 for place in at]), strict=True):
+        for index, p in zip(at, adjust([adjusted[index].p_worse or 0.0 for index in at]), strict=True):
             worse = p <= policy.alpha
-            now: Found = found[place].found
+            now: CheckFinding = adjusted[index].found
             if now == "worse" and not worse:
                 now = "undecided"
-            found[place] = found[place].model_copy(update={"p_worse": p, "found": now})
-    return found
+            adjusted[index] = adjusted[index].model_copy(update={"p_worse": p, "found": now})
+    return adjusted
 
 
-def _sequenced(one: CheckResult, evidence: Evidence | None) -> CheckResult:
-    """Where judging could stop early the confidence sequence decides: a fixed-n test would be looked at too often."""
-    step = None if evidence is None else evidence.steps.get(one.metric)
-    if step is None or one.category is not None or one.found == "missing":
-        return one
-    now: Found = "undecided" if step == "open" else step
-    return one.model_copy(update={"found": now})
+def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
+    """Let the confidence sequence decide if judging could stop early: a fixed-n test must not be repeated after
+    looks."""
+    step = None if evidence is None else evidence.steps.get(result.metric)
+    if step is None or result.category is not None or result.found == "missing":
+        return result
+    now: CheckFinding = "undecided" if step == "open" else step
+    return result.model_copy(update={"found": now})
 
 
 def _limits(suite: str, evidence: Evidence, policy: GatePolicy, candidate: str, baseline: str) -> list[LimitResult]:
@@ -149,68 +154,79 @@ def truncated_share(card: ScoreCard) -> float | None:
     return truncated / answers
 
 
-def named(one: CheckResult) -> str:
-    return f"{one.suite} {one.metric}" + (f" ({one.category})" if one.category else "")
+def named(result: CheckResult) -> str:
+    return f"{result.suite} {result.metric}" + (f" ({result.category})" if result.category else "")
 
 
 def _verdict(
     results: Sequence[CheckResult], limits: Sequence[LimitResult], evidence: Mapping[str, Evidence], policy: GatePolicy
 ) -> tuple[Outcome, list[str]]:
     invalid = [
-        f"{named(one)}: nothing to compare" for one in results if one.found == "missing" and one.tier != "advisory"
+        f"{named(result)}: nothing to compare"
+        for result in results
+        if result.found == "missing" and result.tier != "advisory"
     ]
     invalid += [] if results else ["no check: the policy names none, and there is no default for these suites"]
     invalid += [
-        f"{one.suite}: {one.name} {one.value:.1%} of {one.run}, over the limit of {one.limit:.1%}"
-        for one in limits
-        if not one.kept and one.name in ("unscored", "judge_failures")
+        f"{limit.suite}: {limit.name} {limit.value:.1%} of {limit.run}, over the limit of {limit.limit:.1%}"
+        for limit in limits
+        if not limit.kept and limit.name in ("unscored", "judge_failures")
     ]
     if invalid:
         return "invalid", invalid
     failed = _failures(results, limits)
-    drifted = [one.drifted for one in evidence.values() if one.drifted is not None]
-    if drifted:  # a difference may be the judge's: neither a pass nor a fail is to be trusted
+    drifted = [suite_evidence.drifted for suite_evidence in evidence.values() if suite_evidence.drifted is not None]
+    if drifted:  # a difference may be caused by the judge: neither a pass nor a fail can be trusted
         return "inconclusive", drifted + failed
     if failed:
         return "fail", failed
-    undecided = [sentence(one, policy) for one in results if one.tier == "critical" and one.found == "undecided"]
+    undecided = [
+        sentence(result, policy) for result in results if result.tier == "critical" and result.found == "undecided"
+    ]
     undecided += [
-        f"{named(one)}: whether the floor of {one.floor:g} is reached is not decided"
-        for one in results
-        if one.tier == "critical" and one.floor is not None and one.above_floor is None
+        f"{named(result)}: whether the floor of {result.floor:g} is reached is not decided"
+        for result in results
+        if result.tier == "critical" and result.floor is not None and result.above_floor is None
     ]
     if undecided:
         return "inconclusive", undecided
-    return "pass", [sentence(one, policy) for one in results if one.tier == "critical"] or ["no critical check"]
+    return "pass", [sentence(result, policy) for result in results if result.tier == "critical"] or [
+        "no critical check"
+    ]
 
 
 def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult]) -> list[str]:
-    deciding = [one for one in results if one.tier != "advisory"]
+    deciding = [result for result in results if result.tier != "advisory"]
     failed = [
-        f"{named(one)}: {one.difference.value:+.2f}, a drop beyond the margin of {one.margin:g} (p {one.p_worse:.2g})"
-        for one in deciding
-        if one.found == "worse" and one.difference is not None
+        f"{named(result)}: {result.difference.value:+.2f}, a drop beyond the margin of {result.margin:g} (p "
+        f"{result.p_worse:.2g})"
+        for result in deciding
+        if result.found == "worse" and result.difference is not None
     ]
-    failed += [f"{named(one)}: below the floor of {one.floor:g}" for one in deciding if one.above_floor is False]
     failed += [
-        f"{one.suite}: {one.name} {one.value:.1%} of {one.run}, over the limit of {one.limit:.1%}"
-        for one in limits
-        if not one.kept and one.name.startswith("truncated")
+        f"{named(result)}: below the floor of {result.floor:g}" for result in deciding if result.above_floor is False
+    ]
+    failed += [
+        f"{limit.suite}: {limit.name} {limit.value:.1%} of {limit.run}, over the limit of {limit.limit:.1%}"
+        for limit in limits
+        if not limit.kept and limit.name.startswith("truncated")
     ]
     return failed
 
 
-def sentence(one: CheckResult, policy: GatePolicy) -> str:
-    """One check in words."""
-    if one.difference is None or one.lower is None:
-        return f"{named(one)}: nothing to compare"
-    bound = f"{one.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence above {one.lower:+.2f}"
-    if one.found == "safe":
-        return f"{named(one)}: {bound}: no drop of {one.margin:g}"
-    if one.needed is None:
-        return f"{named(one)}: {bound}; right at the margin of {one.margin:g}, where no number of questions decides"
-    repeats = f", or {one.repeats} judgments of each question" if one.repeats else ""
+def sentence(result: CheckResult, policy: GatePolicy) -> str:
+    """Return one check as a sentence."""
+    if result.difference is None or result.lower is None:
+        return f"{named(result)}: nothing to compare"
+    bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence above {result.lower:+.2f}"
+    if result.found == "safe":
+        return f"{named(result)}: {bound}: no drop of {result.margin:g}"
+    if result.needed is None:
+        return (
+            f"{named(result)}: {bound}; right at the margin of {result.margin:g}, where no number of questions decides"
+        )
+    repeats = f", or {result.repeats} judgments of each question" if result.repeats else ""
     return (
-        f"{named(one)}: {bound}; a drop of {one.margin:g} is not ruled out with {one.difference.n} questions: "
-        f"about {one.needed} would decide{repeats}"
+        f"{named(result)}: {bound}; a drop of {result.margin:g} is not ruled out with {result.difference.n} questions: "
+        f"about {result.needed} would decide{repeats}"
     )

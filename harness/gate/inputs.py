@@ -1,4 +1,4 @@
-"""From names to a gate's report: finds the runs of candidate and baseline, and shows the gate what they hold."""
+"""Turn names into a gate's report: find the runs of candidate and baseline, and collect the evidence from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..compare.comparison import Comparison, compare, differing
-from ..compare.inputs import Found, Loaded, found_runs, run_rows, suite_of
+from ..compare.inputs import Loaded, StoredRun, find_runs, run_rows, suite_of
 from ..config import checked, read_yaml
 from ..errors import ConfigError
 from ..protocols import RunRows
@@ -27,7 +27,7 @@ from .sequential import replay, tier_sizes, watched
 
 @dataclass(frozen=True)
 class GateOptions:
-    """What the command line says besides the two runs."""
+    """The options of the command line besides the two runs."""
 
     results: Path
     force: bool = False
@@ -37,30 +37,30 @@ class GateOptions:
 
 
 def read_policy(path: Path | None) -> GatePolicy:
-    """The policy of a file; the default one for None. Raises ConfigError with the first thing wrong."""
+    """Return the policy of a file, or the default policy for None; raise ConfigError with the first error."""
     return GatePolicy() if path is None else checked(GatePolicy, read_yaml(path), str(path))
 
 
-def baseline_runs(name: str | None, results: Path, suites: Sequence[str]) -> list[Found]:
-    """The runs of a name in baselines.yaml, else a run, a card or a model; None: the baseline called "default"."""
+def baseline_runs(name: str | None, results: Path, suites: Sequence[str]) -> list[StoredRun]:
+    """Return the runs of a name in baselines.yaml, else of a run, card or model; None means the baseline "default"."""
     folders = baseline_folders(results, name or DEFAULT)
     if folders:
-        found = [Found(read_card(folder / "card.json"), folder) for folder in folders]
-        return [one for one in found if not suites or one.card.suite in suites]
+        runs = [StoredRun(read_card(folder / "card.json"), folder) for folder in folders]
+        return [run for run in runs if not suites or run.card.suite in suites]
     if name is None:
         raise ConfigError(
-            f"no baseline: give --baseline RUN or MODEL, or name one with `harness gate promote` (no {DEFAULT!r} in "
+            f"no baseline: pass --baseline RUN or MODEL, or promote one with `harness gate promote` (no {DEFAULT!r} in "
             f"{results / 'baselines.yaml'})"
         )
-    return found_runs(name, results, suites)
+    return find_runs(name, results, suites)
 
 
 def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options: GateOptions) -> GateReport:
-    """The report on runs that are judged already."""
+    """Return the report on runs that are already judged."""
     suites = list(dict.fromkeys(check.suite for check in policy.checks))
     before = baseline_runs(baseline, options.results, suites)
-    after = found_runs(candidate, options.results, suites)
-    names = suites or [suite for suite in dict.fromkeys(one.card.suite for one in after) if _has(before, suite)]
+    after = find_runs(candidate, options.results, suites)
+    names = suites or [suite for suite in dict.fromkeys(run.card.suite for run in after) if _has(before, suite)]
     if not names:
         raise ConfigError(
             f"{candidate} and {baseline or DEFAULT} have no suite in common: {_listed(after)}; {_listed(before)}"
@@ -84,89 +84,95 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
     return report.model_copy(update={"sequential": tuple(reports)})
 
 
-def _has(runs: Sequence[Found], suite: str) -> bool:
-    return any(one.card.suite == suite for one in runs)
+def _has(runs: Sequence[StoredRun], suite: str) -> bool:
+    return any(run.card.suite == suite for run in runs)
 
 
-def _listed(runs: Sequence[Found]) -> str:
-    return ", ".join(sorted({one.card.suite for one in runs}))
+def _listed(runs: Sequence[StoredRun]) -> str:
+    return ", ".join(sorted({run.card.suite for run in runs}))
 
 
-def _pair(before: Sequence[Found], after: Sequence[Found], suite: str) -> tuple[Found, Found] | None:
-    """The suite's two runs; of several those of one protocol. Raises ConfigError where that leaves several."""
+def _pair(before: Sequence[StoredRun], after: Sequence[StoredRun], suite: str) -> tuple[StoredRun, StoredRun] | None:
+    """Return the suite's two runs, preferring pairs of one protocol; raise ConfigError if several pairs remain."""
     pairs = [(a, b) for a in before for b in after if a.card.suite == b.card.suite == suite]
     alike = [pair for pair in pairs if not differing(pair[0].card, pair[1].card)] or pairs
     if len(alike) > 1:
-        listed = ", ".join(sorted({str(one.folder) for pair in alike for one in pair}))
-        raise ConfigError(f"{suite}: more than one pair of runs could be meant; name two folders of: {listed}")
+        listed = ", ".join(sorted({str(run.folder) for pair in alike for run in pair}))
+        raise ConfigError(f"{suite}: more than one pair of runs matches; pass two of these folders: {listed}")
     return alike[0] if alike else None
 
 
-def show_suite(first: RunRows, other: RunRows, loaded: Loaded, options: GateOptions) -> Evidence:
-    """One suite's evidence. Runs that are not comparable are none, unless forced: the gate is then invalid."""
-    apart = differing(first.card, other.card)
+def show_suite(baseline: RunRows, candidate: RunRows, loaded: Loaded, options: GateOptions) -> Evidence:
+    """Return one suite's evidence; raise ConfigError for runs that are not comparable, unless forced."""
+    apart = differing(baseline.card, candidate.card)
     if apart and not options.force:
         raise ConfigError(
-            f"{first.card.suite}: baseline and candidate were not measured alike: {'; '.join(apart)}. "
-            "--force gates them all the same"
+            f"{baseline.card.suite}: baseline and candidate were not measured the same way: {'; '.join(apart)}. "
+            "--force gates them anyway"
         )
-    comparison: Comparison = compare(first, other, prompts=loaded.prompts, suite=loaded.suite, seed=options.seed)
+    comparison: Comparison = compare(baseline, candidate, prompts=loaded.prompts, suite=loaded.suite, seed=options.seed)
     return Evidence(
         comparison=comparison,
-        baseline=first.card,
-        candidate=other.card,
-        drifted=drift_of(first.card, other.card),
-        within=within_of(first, other),
+        baseline=baseline.card,
+        candidate=candidate.card,
+        drifted=drift_of(baseline.card, candidate.card),
+        within=within_of(baseline, candidate),
     )
 
 
-def drift_of(first: ScoreCard, other: ScoreCard) -> str | None:
-    """A sentence where the anchors of one of the runs say that the judge moved since they were recorded."""
+def drift_of(baseline: ScoreCard, candidate: ScoreCard) -> str | None:
+    """Return a sentence if the anchors of a run show that the judge moved since they were recorded."""
     moved = {
         f"{card.model}: {name}"
-        for card in (first, other)
+        for card in (baseline, candidate)
         for name in (card.judging.drifted if card.judging is not None else ())
     }
     if not moved:
         return None
-    return f"{first.suite}: the judge has moved since its anchors were recorded ({', '.join(sorted(moved))})"
+    return f"{baseline.suite}: the judge has moved since its anchors were recorded ({', '.join(sorted(moved))})"
 
 
-def within_of(first: RunRows, other: RunRows) -> Mapping[str, float]:
-    """Metric -> variance between repeats of a question's difference, where both runs were judged repeatedly."""
-    mine, theirs = judge_variance(first), judge_variance(other)
-    return {metric: value + theirs[metric] for metric, value in mine.items() if metric in theirs}
+def within_of(baseline: RunRows, candidate: RunRows) -> Mapping[str, float]:
+    """Return metric -> variance between repeats of a question's difference, if both runs were judged repeatedly."""
+    baseline_variance, candidate_variance = judge_variance(baseline), judge_variance(candidate)
+    return {
+        metric: value + candidate_variance[metric]
+        for metric, value in baseline_variance.items()
+        if metric in candidate_variance
+    }
 
 
 def judge_variance(run: RunRows) -> dict[str, float]:
-    """Metric -> mean over questions of the variance between repeats of the question's linearised score, in the
-    metric's unit squared; empty where nothing was judged twice. One repeat's variance, not that of their mean."""
+    """Return metric -> mean over questions of the variance between repeats of the question's linearised score.
+
+    In the metric's unit squared, for one repeat, not for their mean; empty if nothing was judged twice.
+    """
     by_repeat: dict[int, list[Judgment]] = defaultdict(list)
     for row in run.judgments:
         by_repeat[row.repeat].append(row)
     if len(by_repeat) < 2:
         return {}
-    found = {}
+    variances = {}
     for rule in rules_of(run.card.suite, run.card.headline, run.judgments):
         tables = [question_sums(rule, run.answers, rows) for rows in by_repeat.values()]
-        shared = set.intersection(*(set(one.ids) for one in tables))
-        ids = [one for one in tables[0].ids if one in shared]
+        shared = set.intersection(*(set(table.ids) for table in tables))
+        ids = [prompt_id for prompt_id in tables[0].ids if prompt_id in shared]
         if ids:
-            scores = np.array([part.of(ids).scores() for part in tables])
-            found[rule.metric] = float(scores.var(axis=0, ddof=1).mean())
-    return found
+            scores = np.array([table.of(ids).scores() for table in tables])
+            variances[rule.metric] = float(scores.var(axis=0, ddof=1).mean())
+    return variances
 
 
 def replayed(
-    first: RunRows, other: RunRows, checks: Sequence[GateCheck], policy: GatePolicy, seed: int
+    baseline: RunRows, candidate: RunRows, checks: Sequence[GateCheck], policy: GatePolicy, seed: int
 ) -> SequentialReport:
-    """What stopping early would have saved on runs that are judged whole."""
-    own = [check for check in checks if check.suite == first.card.suite]
-    ready = watched(own, first.card, first)
-    calls = len(other.judgments)
+    """Return what stopping early would have saved on completely judged runs."""
+    suite_checks = [check for check in checks if check.suite == baseline.card.suite]
+    ready = watched(suite_checks, baseline.card, baseline)
+    calls = len(candidate.judgments)
     if ready is None or not calls:
         return SequentialReport(
-            suite=first.card.suite,
+            suite=baseline.card.suite,
             questions=0,
             of=0,
             steps={},
@@ -176,10 +182,10 @@ def replayed(
             replayed=True,
             note="no early stop: a deciding check is no sum over all questions (or the run has no judgments)",
         )
-    stop = replay(ready, first, other, policy=policy, peers=tier_sizes(checks), seed=seed)
+    stop = replay(ready, baseline, candidate, policy=policy, peers=tier_sizes(checks), seed=seed)
     needed = round(calls * stop.questions / max(1, stop.of))
     return SequentialReport(
-        suite=first.card.suite,
+        suite=baseline.card.suite,
         questions=stop.questions,
         of=stop.of,
         steps=stop.steps,
@@ -200,33 +206,35 @@ def power_of(
     questions: int | None,
     seed: int,
 ) -> list[PowerRow]:
-    """The gate's self-test on pairs of real runs, one set of rows a check that is a sum over questions.
+    """Run the gate's self-test on pairs of real runs: one set of rows per check that is a sum over questions.
 
-    `candidates` empty: every other run of the baseline's protocol. Raises ConfigError without a pair.
+    If `candidates` is empty, use every other run of the baseline's protocol. Raise ConfigError without a pair.
     """
     rows: list[PowerRow] = []
-    for found in found_runs(baseline, results, [check.suite for check in policy.checks]):
-        others = _partners(found, candidates, results)
-        if not others:
+    for baseline_run in find_runs(baseline, results, [check.suite for check in policy.checks]):
+        partners = _partners(baseline_run, candidates, results)
+        if not partners:
             continue
-        first = run_rows(found)
+        first = run_rows(baseline_run)
         rules = {rule.metric: rule for rule in rules_of(first.card.suite, first.card.headline, first.judgments)}
-        mine = {name: question_sums(rule, first.answers, first.judgments) for name, rule in rules.items()}
-        runs = [run_rows(one) for one in others]
+        baseline_sums = {name: question_sums(rule, first.answers, first.judgments) for name, rule in rules.items()}
+        runs = [run_rows(partner) for partner in partners]
         for check in checks_of(policy, [first.card.suite]):
             rule = rules.get(check.metric or first.card.headline)
             if check.suite != first.card.suite or rule is None:
                 continue
-            pairs = [(mine[rule.metric], question_sums(rule, run.answers, run.judgments)) for run in runs]
+            pairs = [(baseline_sums[rule.metric], question_sums(rule, run.answers, run.judgments)) for run in runs]
             rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
     if not rows:
-        raise ConfigError(f"no run under {results} can be paired with {baseline}: import or run one of its protocol")
+        raise ConfigError(
+            f"no run under {results} can be paired with {baseline}: import or run one of the same protocol"
+        )
     return rows
 
 
-def _partners(found: Found, candidates: Sequence[str], results: Path) -> list[Found]:
+def _partners(baseline_run: StoredRun, candidates: Sequence[str], results: Path) -> list[StoredRun]:
     if candidates:
-        runs = [one for name in candidates for one in found_runs(name, results)]
+        runs = [run for name in candidates for run in find_runs(name, results)]
     else:
-        runs = [Found(read_card(file), file.parent) for file in find_cards(results)]
-    return [one for one in runs if one.folder != found.folder and not differing(one.card, found.card)]
+        runs = [StoredRun(read_card(file), file.parent) for file in find_cards(results)]
+    return [run for run in runs if run.folder != baseline_run.folder and not differing(run.card, baseline_run.card)]

@@ -1,4 +1,4 @@
-"""What a gate holds a candidate to: checks with margins, in tiers, and limits on what may be missing. Data only."""
+"""The gate's policy: checks with margins, in tiers, and limits on missing data. Data only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from ..records import Record
 
 Tier = Literal["critical", "supporting", "advisory"]
-"""critical: must be shown safe; supporting: must not be shown worse; advisory: is reported, and decides nothing."""
+"""critical: must be shown safe; supporting: must not be shown worse; advisory: reported, decides nothing."""
 
 
 class GateCheck(Record):
@@ -21,22 +21,22 @@ class GateCheck(Record):
     category: str | None = None
     tier: Tier = "critical"
     margin: float = Field(gt=0)
-    """The largest drop that is put up with, in the metric's unit."""
+    """The largest tolerated drop, in the metric's unit."""
     floor: float | None = None
-    """An absolute value that the candidate must reach, whatever the baseline."""
+    """An absolute value that the candidate must reach, independent of the baseline."""
 
 
 class GateLimits(Record):
     """Shares, 0..1; None: no limit."""
 
     unscored: float | None = Field(default=0.02, ge=0, le=1)
-    """Of what should have been scored, in either run; above it the gate is invalid."""
+    """Of questions without a score, in either run; above it the gate is invalid."""
     judge_failures: float | None = Field(default=0.02, ge=0, le=1)
     """Of judgments without a verdict, in either run; above it the gate is invalid."""
     truncated: float | None = Field(default=0.1, ge=0, le=1)
     """Of the candidate's answers; above it the candidate fails."""
     truncated_rise: float | None = Field(default=0.05, ge=0, le=1)
-    """Candidate's share less the baseline's; above it the candidate fails."""
+    """Candidate's share minus the baseline's; above it the candidate fails."""
 
 
 class GatePolicy(Record):
@@ -47,17 +47,17 @@ class GatePolicy(Record):
     """One-sided: how often a candidate exactly at the margin may pass; and, for each of the two deciding tiers, how
     often one that is no worse than the margin anywhere may fail."""
     power: float = Field(default=0.8, gt=0.5, lt=1)
-    """With which the number of questions that would decide is worked out."""
+    """Power used to compute the number of questions that would decide."""
     strict: bool = False
-    """Any drop that is certain fails, however small."""
+    """Whether any certain drop fails, however small."""
     checks: tuple[GateCheck, ...] = ()
     """Empty: the default checks of the suites that both runs have."""
     limits: GateLimits = GateLimits()
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        seen = [(one.suite, one.metric, one.category) for one in self.checks]
-        twice = next((one for one in seen if seen.count(one) > 1), None)
+        seen = [(check.suite, check.metric, check.category) for check in self.checks]
+        twice = next((key for key in seen if seen.count(key) > 1), None)
         if twice is not None:
             raise ValueError(f"two checks of {twice[0]} {twice[1] or 'headline'} {twice[2] or ''}".rstrip())
         return self
@@ -70,5 +70,5 @@ DEFAULT_CHECKS = (
     GateCheck(suite="arena_hard", margin=6.5),
     GateCheck(suite="arena_hard_v2", margin=6.5),
 )
-"""Margins that a benchmark of that size can tell: two equal models pass about nine times in ten (docs/gate.md,
-measured by `python -m benchmarks.gate`). Smaller ones need more questions, repeats, or head-to-head games."""
+"""Margins that a benchmark of this size can resolve: two equal models pass about nine times in ten (docs/gate.md,
+measured by `python -m benchmarks.gate`). Smaller margins need more questions, repeats, or head-to-head games."""

@@ -1,8 +1,8 @@
-"""The gate's self-test: known drops put into real paired questions, and what the gate then says. Pure.
+"""The gate's self-test: inject known drops into real paired questions and count the gate's verdicts. Pure.
 
-From a real pair of models: questions are drawn with replacement, whose answer is whose is swapped by a coin, so that
-the true difference is exactly 0 while ties, weights and the correlation of the two stay real; then each question of the
-candidate is lost with probability q = drop / (rate - lowest), which makes the true drop exactly that (injected flips,
+Questions of a real pair of models are drawn with replacement and a coin decides whose answer is whose. The true
+difference is then exactly 0, while ties, weights and the correlation of the two stay real. Then each question of the
+candidate is lost with probability q = drop / (rate - lowest), so that the true drop is exactly that (injected flips,
 as in AMD Hyperloom issue 1539; specs/statistics 4.14).
 """
 
@@ -22,18 +22,18 @@ from ..stats.paired import paired_difference
 from .policy import GatePolicy
 
 DROPS = (0.0, 0.5, 1.0, 2.0)
-"""Times the margin."""
+"""In multiples of the margin."""
 LOWEST_RATING = 1.0
 TRIALS = 400
 
 
 class PowerRow(Record):
-    """How often each verdict was given at one true drop; shares of `trials`, 0..1."""
+    """How often each verdict occurred at one true drop; shares of `trials`, 0..1."""
 
     metric: str
     margin: float
     drop: float
-    """True, in the metric's unit."""
+    """True drop in the metric's unit."""
     questions: int
     trials: int
     passed: float
@@ -42,17 +42,17 @@ class PowerRow(Record):
 
 
 @dataclass(frozen=True)
-class Pair:
+class RunPair:
     """Two models on the same questions."""
 
     first: QuestionSums
-    other: QuestionSums
+    second: QuestionSums
 
     @property
     def room(self) -> float:
-        """How far the two models' mean is above the lowest score."""
-        above = float((self.first.above + self.other.above).sum())
-        below = float((self.first.below + self.other.below).sum())
+        """Return how far the mean of both models is above the lowest score."""
+        above = float((self.first.above + self.second.above).sum())
+        below = float((self.first.below + self.second.below).sum())
         return self.first.scale * above / below - self.lowest if below else 0.0
 
     @property
@@ -69,20 +69,20 @@ def power_rows(
     questions: int | None = None,
     seed: int = 0,
 ) -> list[PowerRow]:
-    """One row a drop, all pairs together; `questions`: drawn each time, None: as many as the pair has.
+    """Return one row per drop, over all pairs; `questions` are drawn per trial (None: as many as the pair has).
 
-    Pairs too weak to lose twice the margin are left out; raises ConfigError where none is left.
+    Pairs too weak to lose twice the margin are left out; raise ConfigError if none is left.
     """
-    shared = [pair for pair in (Pair(*common(pair)) for pair in pairs) if pair.room > max(DROPS) * margin]
+    shared = [pair for pair in (RunPair(*common(pair)) for pair in pairs) if pair.room > max(DROPS) * margin]
     if not shared:
         raise ConfigError(f"no pair of runs scores high enough to lose {max(DROPS) * margin:g}")
     rng = np.random.default_rng(seed)
     rows = []
     for times in DROPS:
-        found: Counter[str] = Counter()
+        outcomes: Counter[str] = Counter()
         for pair in shared:
-            found.update(_answers(pair, times * margin, margin, policy, trials, questions, rng))
-        total = found.total()
+            outcomes.update(_answers(pair, times * margin, margin, policy, trials, questions, rng))
+        total = outcomes.total()
         rows.append(
             PowerRow(
                 metric=shared[0].first.metric,
@@ -90,16 +90,16 @@ def power_rows(
                 drop=times * margin,
                 questions=questions or round(float(np.mean([len(pair.first.ids) for pair in shared]))),
                 trials=total,
-                passed=found["safe"] / total,
-                failed=found["worse"] / total,
-                inconclusive=found["undecided"] / total,
+                passed=outcomes["safe"] / total,
+                failed=outcomes["worse"] / total,
+                inconclusive=outcomes["undecided"] / total,
             )
         )
     return rows
 
 
 def _answers(
-    pair: Pair,
+    pair: RunPair,
     drop: float,
     margin: float,
     policy: GatePolicy,
@@ -110,7 +110,7 @@ def _answers(
     scale = pair.first.scale
     size = questions or len(pair.first.ids)
     lost = drop / pair.room
-    table = np.column_stack([pair.first.above, pair.first.below, pair.other.above, pair.other.below])
+    table = np.column_stack([pair.first.above, pair.first.below, pair.second.above, pair.second.below])
     answers: list[str] = []
     for _ in range(trials):
         drawn = table[rng.integers(len(table), size=size)]

@@ -1,4 +1,4 @@
-"""What a gate is shown and what it finds: records alone."""
+"""The gate's evidence and report. Records only."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..records import Record, ScoreCard
 from .policy import GatePolicy, Tier
 
 Outcome = Literal["pass", "fail", "inconclusive", "invalid"]
-Found = Literal["safe", "worse", "undecided", "missing"]
+CheckFinding = Literal["safe", "worse", "undecided", "missing"]
 Step = Literal["safe", "worse", "open"]
 EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "invalid": 4}
 
 
 class CheckResult(Record):
-    """What became of one check."""
+    """The outcome of one check."""
 
     suite: str
     metric: str
     category: str | None
     tier: Tier
     margin: float
-    found: Found
+    found: CheckFinding
     difference: Difference | None = None
     lower: float | None = None
     """The difference is above this with confidence 1 - alpha."""
@@ -33,9 +33,9 @@ class CheckResult(Record):
     p_worse: float | None = None
     """Of "the drop is no more than the margin", after Holm within the tier (advisory: Benjamini-Hochberg)."""
     needed: int | None = None
-    """Questions that would decide, were the difference the one seen."""
+    """Questions that would decide, if the true difference were the observed one."""
     repeats: int | None = None
-    """Judgments of each question that would decide on these questions; None: unknown, or no number would."""
+    """Judgments per question that would decide on these questions; None: unknown, or no number would."""
     floor: float | None = None
     above_floor: bool | None = None
     """None: no floor, or not decided by this run."""
@@ -51,25 +51,25 @@ class LimitResult(Record):
 
 
 class SequentialReport(Record):
-    """What stopping early came to, for one suite."""
+    """The result of stopping early, for one suite."""
 
     suite: str
     questions: int
-    """Judged when it stopped."""
+    """Number judged when it stopped."""
     of: int
     steps: Mapping[str, Step]
-    """Metric -> what its confidence sequence said then."""
+    """Metric -> state of its confidence sequence at that point."""
     calls: int
     """Judge calls made (replayed: that would have been made)."""
     calls_saved: int
     seed: int
     replayed: bool
-    """The run was judged whole: this is what stopping would have saved, and the verdict is of all questions."""
+    """The run was judged completely: this shows what stopping would have saved; the verdict uses all questions."""
     note: str | None = None
 
 
 class GateReport(Record):
-    """What `harness gate` found, and why."""
+    """The verdict of `harness gate`, with reasons."""
 
     schema_version: Literal[1] = 1
     candidate: str
@@ -89,15 +89,15 @@ class GateReport(Record):
 
 
 class Evidence(Record):
-    """What the gate is shown of one suite."""
+    """The gate's evidence on one suite."""
 
     comparison: Comparison | None
     """None: one of the two has no run of the suite."""
     baseline: ScoreCard | None
     candidate: ScoreCard | None
     drifted: str | None = None
-    """A sentence, where anchors say that the judge has moved."""
+    """A sentence, if anchors show that the judge has moved."""
     steps: Mapping[str, Step] = {}
-    """Metric -> what its confidence sequence says, where judging could stop early."""
+    """Metric -> state of its confidence sequence, if judging could stop early."""
     within: Mapping[str, float] = {}
-    """Metric -> variance, between repeats of one question's judgment, of the difference; where there were repeats."""
+    """Metric -> variance of the difference between repeats of one question's judgment, if there were repeats."""

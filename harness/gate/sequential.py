@@ -1,8 +1,8 @@
-"""Judging that stops as soon as the verdict is safe: one step of the decision, and its replay on judged runs. Pure.
+"""Stop judging as soon as the verdict is safe: one step of the decision, and its replay on judged runs. Pure.
 
 Questions come in an order shuffled by seed. After each block the confidence sequence of every check of the suite is
-looked at: above -margin is safe, below it is worse. The sequence holds at every look, at alpha for safe and at alpha
-shared out over the tier's checks (Bonferroni) for worse. Only sums over all questions have one: a suite with a fitted
+evaluated: above -margin is safe, below it is worse. The sequence is valid at every look, at alpha for safe and at alpha
+shared by the tier's checks (Bonferroni) for worse. Only sums over all questions have a sequence: a suite with a fitted
 metric (length control) or a category in a deciding tier is judged to the end.
 """
 
@@ -26,8 +26,8 @@ BLOCK = 20
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A check that can be decided early, and how its metric is summed."""
+class SequentialCheck:
+    """A check that can be decided early, and the rule that sums its metric."""
 
     check: GateCheck
     rule: QuestionRule
@@ -35,42 +35,42 @@ class Watched:
 
 @dataclass(frozen=True)
 class Stop:
-    """Where a suite's judging ends."""
+    """The point at which a suite's judging ends."""
 
     questions: int
     of: int
     steps: dict[str, Step]
-    """Metric -> what its sequence says there."""
+    """Metric -> state of its sequence at that point."""
 
 
 def order_of(ids: Sequence[str], suite: str, seed: int) -> list[str]:
-    """The order in which questions are judged: by seed and suite alone."""
+    """Return the order in which questions are judged; it depends on seed and suite only."""
     shuffled = sorted(ids)
     random.Random(f"{seed}:{suite}").shuffle(shuffled)
     return shuffled
 
 
 def looks(questions: int) -> list[int]:
-    """After how many questions the verdict is looked at."""
+    """Return the numbers of questions after which the verdict is evaluated."""
     return [*range(min(FIRST, questions), questions, BLOCK), questions]
 
 
-def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[Watched] | None:
-    """The suite's deciding checks with their rules; None where one of them has no confidence sequence."""
+def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[SequentialCheck] | None:
+    """Return the suite's deciding checks with their rules; None if one of them has no confidence sequence."""
     rules = {rule.metric: rule for rule in rules_of(card.suite, card.headline, run.judgments)}
-    found = []
+    watched_checks = []
     for check in checks:
         if check.tier == "advisory":
             continue
         rule = rules.get(check.metric or card.headline)
         if rule is None or rule.category is not None or check.category is not None:
             return None
-        found.append(Watched(check, rule))
-    return found or None
+        watched_checks.append(SequentialCheck(check, rule))
+    return watched_checks or None
 
 
 def step(
-    one: Watched,
+    watched_check: SequentialCheck,
     baseline: QuestionSums,
     candidate: QuestionSums,
     *,
@@ -78,42 +78,46 @@ def step(
     policy: GatePolicy,
     peers: Mapping[Tier, int],
 ) -> Step:
-    """What a check's sequence says of the questions so far; `peers`: checks of each tier, over all suites."""
-    first, other = common([baseline, candidate])
-    if len(first.ids) < FIRST:
+    """Return the state of a check's sequence on the questions so far; `peers`: checks per tier, over all suites."""
+    baseline_sums, candidate_sums = common([baseline, candidate])
+    if len(baseline_sums.ids) < FIRST:
         return "open"
-    found = paired_difference((other.above, other.below), (first.above, first.below), scale=first.scale)
-    if found is None:
+    estimate = paired_difference(
+        (candidate_sums.above, candidate_sums.below),
+        (baseline_sums.above, baseline_sums.below),
+        scale=baseline_sums.scale,
+    )
+    if estimate is None:
         return "open"
-    limit = 0.0 if policy.strict else -one.check.margin
+    limit = 0.0 if policy.strict else -watched_check.check.margin
     bounds = one_sided_bounds(
-        found.n,
-        found.value,
-        found.se,
+        estimate.n,
+        estimate.value,
+        estimate.se,
         planned=planned,
         alpha_low=policy.alpha,
-        alpha_high=policy.alpha / max(1, peers.get(one.check.tier, 1)),
+        alpha_high=policy.alpha / max(1, peers.get(watched_check.check.tier, 1)),
     )
     if bounds.high < limit:
         return "worse"
-    return "safe" if bounds.low > -one.check.margin and not policy.strict else "open"
+    return "safe" if bounds.low > -watched_check.check.margin and not policy.strict else "open"
 
 
 def tier_sizes(checks: Sequence[GateCheck]) -> Mapping[Tier, int]:
-    """Checks of each tier, over all suites: what the level of "worse" is shared out over."""
+    """Return the number of checks per tier, over all suites, which share the level of "worse"."""
     return Counter(check.tier for check in checks)
 
 
 def settled(steps: Sequence[tuple[GateCheck, Step]]) -> bool:
-    """Whether a suite's judging can stop: one deciding check is worse, or every critical one is safe."""
-    if any(found == "worse" for _, found in steps):
+    """Return whether a suite's judging can stop: one deciding check is worse, or every critical one is safe."""
+    if any(state == "worse" for _, state in steps):
         return True
-    critical = [found for check, found in steps if check.tier == "critical"]
-    return bool(critical) and all(found == "safe" for found in critical)
+    critical = [state for check, state in steps if check.tier == "critical"]
+    return bool(critical) and all(state == "safe" for state in critical)
 
 
 def replay(
-    checks: Sequence[Watched],
+    checks: Sequence[SequentialCheck],
     baseline: RunRows,
     candidate: RunRows,
     *,
@@ -121,24 +125,36 @@ def replay(
     peers: Mapping[Tier, int],
     seed: int,
 ) -> Stop:
-    """Where judging would have stopped, had it been done in blocks; on runs that are judged already."""
+    """Return where judging in blocks would have stopped, for runs that are already judged."""
     pairs = [
         (
-            one,
-            question_sums(one.rule, baseline.answers, baseline.judgments),
-            question_sums(one.rule, candidate.answers, candidate.judgments),
+            watched_check,
+            question_sums(watched_check.rule, baseline.answers, baseline.judgments),
+            question_sums(watched_check.rule, candidate.answers, candidate.judgments),
         )
-        for one in checks
+        for watched_check in checks
     ]
     order = order_of(common([pairs[0][1], pairs[0][2]])[0].ids, baseline.card.suite, seed)
     steps: dict[str, Step] = {}
     for n in looks(len(order)):
         seen = order[:n]
-        found = [
-            (one.check, step(one, first.of(seen), other.of(seen), planned=len(order), policy=policy, peers=peers))
-            for one, first, other in pairs
+        check_steps = [
+            (
+                watched_check.check,
+                step(
+                    watched_check,
+                    baseline_sums.of(seen),
+                    candidate_sums.of(seen),
+                    planned=len(order),
+                    policy=policy,
+                    peers=peers,
+                ),
+            )
+            for watched_check, baseline_sums, candidate_sums in pairs
         ]
-        steps = {one.rule.metric: answer for one, (_, answer) in zip(checks, found, strict=True)}
-        if settled(found):
+        steps = {
+            watched_check.rule.metric: answer for watched_check, (_, answer) in zip(checks, check_steps, strict=True)
+        }
+        if settled(check_steps):
             return Stop(n, len(order), steps)
     return Stop(len(order), len(order), steps)

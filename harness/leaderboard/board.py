@@ -1,4 +1,4 @@
-"""A results folder -> its leaderboard: reads cards, answers, judgments, reported figures; writes nothing."""
+"""Read the leaderboard of a results folder from cards, answers, judgments and reported figures; writes nothing."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ class Board:
     reported: tuple[ReportedTable, ...]
     cards: tuple[ScoreCard, ...]
     broken: tuple[str, ...]
-    """A sentence for each card that could not be read."""
+    """One sentence per card that could not be read."""
 
 
 def read_board(results: Path, *, reported: bool = True, paired: bool = True) -> Board:
-    """All cards of a results folder, ranked. `paired`: compare question by question where a run's rows are there.
+    """Return the leaderboard of all cards in a results folder.
 
-    Raises ConfigError where there is no card at all.
+    `paired` compares question by question if a run's rows exist. Raise ConfigError if there is no card.
     """
     paths = find_cards(results)
     if not paths:
-        raise ConfigError(f"no score cards under {results / 'runs'}; `harness run --model DIR` makes them")
-    found, broken = readable(paths)
-    cards = [card for _, card in found]
-    questions = read_questions(found) if paired else {}
+        raise ConfigError(f"no score cards under {results / 'runs'}; `harness run --model DIR` creates them")
+    readable_cards, broken = readable(paths)
+    cards = [card for _, card in readable_cards]
+    questions = read_questions(readable_cards) if paired else {}
     tables = rank(cards, questions, read_fusion(results))
     beside = reported_beside(cards, load_reported()) if reported else []
     return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken))
 
 
 def readable(paths: Iterable[Path]) -> tuple[list[tuple[Path, ScoreCard]], list[str]]:
-    """The cards with their files, and a sentence for each file that is none."""
-    found, broken = [], []
+    """Return the readable cards with their files, and one sentence per unreadable file."""
+    readable_cards, broken = [], []
     for path in paths:
         try:
-            found.append((path, read_card(path)))
+            readable_cards.append((path, read_card(path)))
         except ConfigError as error:
             broken.append(str(error))
-    return found, broken
+    return readable_cards, broken
 
 
-def read_questions(found: Iterable[tuple[Path, ScoreCard]]) -> dict[str, QuestionSums]:
-    """Run id -> terms by question, of the runs whose answers and judgments are there and say what the card says."""
+def read_questions(readable_cards: Iterable[tuple[Path, ScoreCard]]) -> dict[str, QuestionSums]:
+    """Return run id -> terms per question, for runs whose rows exist and reproduce the card's score."""
     questions = {}
-    for path, card in found:
+    for path, card in readable_cards:
         sums = _sums(path.parent, card)
         if sums is not None:
             questions[run_id(card)] = sums
@@ -70,11 +70,11 @@ def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
     try:
         answers, judgments = read_rows(folder)
     except ConfigError:
-        return None  # a damaged file makes a comparison unpaired; `harness run` says how to mend it
+        return None  # a damaged file makes a comparison unpaired; `harness run` tells how to repair it
     rule = rules_of(card.suite, card.headline, judgments)[0]
     sums = question_sums(rule, answers, scored(judgments, card.protocol))
     stated = card.scores[rule.metric].value if rule.metric in card.scores else None
-    # rows that came after the card, or a rule that needs the categories: the card's number is the one that counts
+    # rows added after the card, or a rule that needs categories: the card's number is authoritative
     if sums.value is None or stated is None or abs(sums.value - stated) > 1e-6 * rule.scale:
         return None
     return sums

@@ -1,7 +1,7 @@
-"""Score cards -> ranked tables, one a protocol. Pure: cards in, tables out.
+"""Rank score cards in tables, one per protocol. Pure: cards in, tables out.
 
-Two cards stand in one table only when suite, version and every protocol field are equal; an incomplete card is listed
-below the ranked ones, never among them. What others reported stands apart (`reported_tables`).
+Two cards share a table only if suite, version and every protocol field are equal. An incomplete card is listed below
+the ranked ones, never among them. Figures that others reported are kept apart (`reported_tables`).
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from pydantic import JsonValue
 from ..questions import QuestionSums
 from ..records import LARGEST, Record, Score, ScoreCard
 from ..store.fusion import Fusion
-from .standing import Against, RankRange, against, rank_ranges
+from .standing import HeadlineDifference, RankRange, against, rank_ranges
 
 NO_QUESTIONS: Mapping[str, QuestionSums] = {}
 NO_FUSION: Mapping[str, Fusion] = {}
 
 
-class Row(Record):
+class BoardRow(Record):
     """One card in a table."""
 
     rank: int | None
     """1 is best; None: not ranked (incomplete)."""
     rank_range: RankRange | None = None
-    """None: not ranked, or a card has no standard error."""
+    """None: not ranked, or one of the cards has no standard error."""
     model: str
     run_id: str
     score: Score
     """The headline."""
-    above: Against | None = None
-    """Against the row above it; None for the first and the unranked."""
+    above: HeadlineDifference | None = None
+    """Compared with the row above; None for the first and the unranked."""
     others: dict[str, Score]
     categories: dict[str, Score] = {}
     """`Table.category_metric` by category."""
@@ -48,12 +48,12 @@ class Row(Record):
     date: str | None = None
     """Day the run ended, UTC, YYYY-MM-DD."""
     fusion: Fusion | None = None
-    """How the model was made, where its makers said so."""
+    """How the model was made, if its makers stated it."""
     notes: tuple[str, ...] = ()
 
 
 class Table(Record):
-    """Cards that can be compared, best first, the unranked last."""
+    """Comparable cards, best first, unranked ones last."""
 
     suite: str
     suite_version: str
@@ -61,11 +61,11 @@ class Table(Record):
     headline: str
     judge: str
     differs: dict[str, JsonValue] = {}
-    """Protocol fields in which this table is unlike the others of the same suite and version."""
+    """Protocol fields that differ between this table and others of the same suite and version."""
     category_metric: str = ""
-    """Metric of `Row.categories`: the headline, or the first a category has."""
+    """Metric of `BoardRow.categories`: the headline, or the first metric that a category has."""
     length_unit: Literal["characters", "tokens"] = "tokens"
-    rows: tuple[Row, ...]
+    rows: tuple[BoardRow, ...]
 
     @property
     def title(self) -> str:
@@ -73,7 +73,7 @@ class Table(Record):
 
     @property
     def anchor(self) -> str:
-        """Unique among tables: a fragment of a page's address, the start of a file's name."""
+        """Return an id that is unique among tables, for page fragments and file names."""
         safe = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in self.suite)
         return f"{safe}-{self.protocol_sha}"
 
@@ -83,10 +83,11 @@ def rank(
     questions: Mapping[str, QuestionSums] = NO_QUESTIONS,
     fusion: Mapping[str, Fusion] = NO_FUSION,
 ) -> list[Table]:
-    """One table a protocol, ordered by suite, version and protocol digest.
+    """Return one table per protocol, ordered by suite, version and protocol digest.
 
-    `questions`: run id -> the headline's terms by question, which make a comparison paired; `fusion`: model -> how it
-    was made, over what its card says.
+    `questions`: run id -> the headline's terms per question, for paired comparisons. `fusion`: model -> how it was
+    made;
+    it overrides the card's own statement.
     """
     groups: dict[tuple[str, str, str], list[ScoreCard]] = {}
     for card in cards:
@@ -106,16 +107,18 @@ def _table(
     ranked = [card for card in ordered if card.complete]
     ranges = rank_ranges(ranked, questions)
     metric = _category_metric(first)
-    rows: list[Row] = []
-    for place, card in enumerate(ordered):
+    rows: list[BoardRow] = []
+    for position, card in enumerate(ordered):
         row = _row(card, metric, fusion)
         if card.complete:
             tied = bool(rows) and _value(card) == rows[-1].score.value
-            above = against(card, ordered[place - 1], questions) if place else None
-            changed = {"rank": rows[-1].rank if tied else place + 1, "rank_range": ranges[place], "above": above}
+            above = against(card, ordered[position - 1], questions) if position else None
+            changed = {"rank": rows[-1].rank if tied else position + 1, "rank_range": ranges[position], "above": above}
             row = row.model_copy(update=changed)
         rows.append(row)
-    siblings = [group[0].protocol for other, group in groups.items() if other[:2] == key[:2] and other != key]
+    siblings = [
+        group[0].protocol for sibling_key, group in groups.items() if sibling_key[:2] == key[:2] and sibling_key != key
+    ]
     differs = {
         name: value for name, value in first.protocol.items() if any(sibling.get(name) != value for sibling in siblings)
     }
@@ -132,14 +135,14 @@ def _table(
     )
 
 
-def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> Row:
-    return Row(
+def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> BoardRow:
+    return BoardRow(
         rank=None,
         model=card.model,
         run_id=run_id(card),
         score=card.scores[card.headline],
         others={name: score for name, score in card.scores.items() if name != card.headline},
-        categories={name: found[metric] for name, found in card.by_category.items() if metric in found},
+        categories={name: metrics[metric] for name, metrics in card.by_category.items() if metric in metrics},
         truncated=int(_number(card.counts.get("truncated")) or 0),
         answers=int(_number(card.counts.get("answers")) or 0),
         length=_length(card),
@@ -152,12 +155,12 @@ def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> Row:
 
 
 def _category_metric(card: ScoreCard) -> str:
-    metrics = [name for found in card.by_category.values() for name in found]
+    metrics = [name for metrics_of_category in card.by_category.values() for name in metrics_of_category]
     return card.headline if card.headline in metrics or not metrics else metrics[0]
 
 
 def _length(card: ScoreCard) -> float | None:
-    """AlpacaEval's characters or Arena-Hard's tokens, else tokens per answer by the server's count."""
+    """Return AlpacaEval's characters or Arena-Hard's tokens, else tokens per answer as counted by the server."""
     for name in ("avg_length", "avg_tokens"):
         if name in card.scores:
             return card.scores[name].value
@@ -166,15 +169,15 @@ def _length(card: ScoreCard) -> float | None:
 
 
 def _number(value: JsonValue) -> float | None:
-    """None for what no measurement is, NaN and infinity too."""
+    """Return None for anything but a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) < LARGEST else None
 
 
 def _date(value: JsonValue) -> str | None:
-    found = re.match(r"\d{4}-\d{2}-\d{2}", value) if isinstance(value, str) else None
-    return found[0] if found else None
+    match = re.match(r"\d{4}-\d{2}-\d{2}", value) if isinstance(value, str) else None
+    return match[0] if match else None
 
 
 def _value(card: ScoreCard) -> float:

@@ -1,6 +1,6 @@
-"""Reported figures: what papers and boards published, each with its source and protocol. Read from YAML, never ranked.
+"""Reported figures: numbers that papers and boards published, with source and protocol. Read from YAML, never ranked.
 
-The files are `results/reported/*.yaml` of a checkout; the wheel carries them as `harness/reported_data`.
+The files are `results/reported/*.yaml` of a checkout; the wheel contains them as `harness/reported_data`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..records import Record
 
 
-class Figure(Record):
+class ReportedFigure(Record):
     """One published number, in the unit of the metric of that name on a card."""
 
     value: float
@@ -28,14 +28,14 @@ class Figure(Record):
 
 
 class ReportedProtocol(Record):
-    """How a source measured one suite: what of a card's protocol it states."""
+    """How a source measured one suite: the parts of a card's protocol that it states."""
 
     suite: str
     suite_version: str
     judge: str | None
-    """The judge's model name; None: the source does not say, and nothing measured is compared with it."""
+    """The judge's model name; None: the source does not state it, so no measured card is compared with it."""
     judge_aliases: tuple[str, ...] = ()
-    """What the original tools call that judge in their files: AlpacaEval's annotator name."""
+    """Names of that judge in files of the original tools, such as AlpacaEval's annotator name."""
     baseline: str | None = None
     references: str | None = None
     """MT-Bench's reference set; None: not stated."""
@@ -46,20 +46,20 @@ class ReportedModel(Record):
     aliases: tuple[str, ...] = ()
     """Other names of the same weights: repository, board."""
     size: str | None = None
-    scores: dict[str, dict[str, Figure]] = Field(min_length=1)
+    scores: dict[str, dict[str, ReportedFigure]] = Field(min_length=1)
     """Suite -> metric -> figure."""
 
     def is_named(self, name: str) -> bool:
-        """Whether a card's model name means this model: letters and digits compared, case aside."""
+        """Return whether a card's model name means this model, comparing letters and digits without case."""
         return _plain(name) in {_plain(known) for known in (self.model, *self.aliases)}
 
 
 class ReportedSource(Record):
-    """One file: a table somebody published."""
+    """One file: a published table."""
 
     source: str
     reference: str
-    """Where exactly: paper and table, or repository, revision and file."""
+    """Exact location: paper and table, or repository, revision and file."""
     url: str
     note: str | None = None
     protocols: tuple[ReportedProtocol, ...] = Field(min_length=1)
@@ -77,15 +77,17 @@ class ReportedSource(Record):
 
 
 def reported_folder() -> Path:
-    """The files of the installed package, else of the checkout this package is imported from."""
+    """Return the folder of the installed package, else of the checkout that this package is imported from."""
     package = Path(__file__).parent.parent
     carried = package / "reported_data"
     return carried if carried.is_dir() else package.parent / "results" / "reported"
 
 
 def load_reported(folder: Path | None = None) -> list[ReportedSource]:
-    """All sources, by file name; none where there is no folder. Raises ConfigError for a file that is not as it should
-    be, unknown keys included."""
+    """Return all sources by file name; none if the folder does not exist.
+
+    Raise ConfigError for an invalid file, including unknown keys.
+    """
     return [_read(path) for path in sorted((folder or reported_folder()).glob("*.yaml"))]
 
 

@@ -1,6 +1,6 @@
-"""What papers and boards report, as tables beside the measured ones, never ranked. Pure.
+"""Show what papers and boards report as tables beside the measured ones, never ranked. Pure.
 
-A complete card of the same model and protocol shows how far it is from the reported figure.
+A complete card of the same model and protocol shows its difference from the reported figure.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..records import Record, ScoreCard
-from .reported import Figure, ReportedModel, ReportedProtocol, ReportedSource
+from .reported import ReportedFigure, ReportedModel, ReportedProtocol, ReportedSource
 
 
-class Difference(Record):
-    """Measured minus reported, of one metric of one card. The reported figure is taken as it stands, so the interval
-    (95 %) is the measured one's alone."""
+class ReportedDifference(Record):
+    """Measured minus reported, for one metric of one card.
+
+    The reported figure counts as exact, so the 95 % interval is the measured one's alone."""
 
     metric: str
     model: str
@@ -23,15 +24,15 @@ class Difference(Record):
     ci_low: float | None = None
     ci_high: float | None = None
     unstated: tuple[str, ...] = ()
-    """Protocol fields the source says nothing about, so that equality is not certain."""
+    """Protocol fields that the source does not state, so that equality is uncertain."""
 
 
 class ReportedRow(Record):
     model: str
     size: str | None = None
-    figures: dict[str, Figure]
+    figures: dict[str, ReportedFigure]
     """By metric; a metric may be missing."""
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[ReportedDifference, ...] = ()
 
 
 class ReportedTable(Record):
@@ -54,7 +55,7 @@ class ReportedTable(Record):
 
 
 def reported_beside(cards: Iterable[ScoreCard], sources: Iterable[ReportedSource]) -> list[ReportedTable]:
-    """The tables of the suites and editions that are on the board, ordered by suite, then by source."""
+    """Return the tables of suites and editions on the board, ordered by suite, then by source."""
     measured = list(cards)
     known = {(card.suite, card.suite_version) for card in measured}
     tables = [
@@ -86,20 +87,22 @@ def _reported_table(source: ReportedSource, protocol: ReportedProtocol, cards: l
 def _reported_row(model: ReportedModel, protocol: ReportedProtocol, alike: list[ScoreCard]) -> ReportedRow:
     figures = model.scores[protocol.suite]
     differences = [
-        found
+        difference
         for card in alike
         if model.is_named(card.model)
         for metric, figure in figures.items()
-        if (found := _difference(card, metric, figure, protocol)) is not None
+        if (difference := _difference(card, metric, figure, protocol)) is not None
     ]
     return ReportedRow(model=model.model, size=model.size, figures=figures, differences=tuple(differences))
 
 
-def _difference(card: ScoreCard, metric: str, figure: Figure, protocol: ReportedProtocol) -> Difference | None:
+def _difference(
+    card: ScoreCard, metric: str, figure: ReportedFigure, protocol: ReportedProtocol
+) -> ReportedDifference | None:
     score = card.scores.get(metric)
     if score is None or score.value is None:
         return None
-    return Difference(
+    return ReportedDifference(
         metric=metric,
         model=card.model,
         run_id=str(card.provenance.get("run_id", "")),
@@ -111,7 +114,8 @@ def _difference(card: ScoreCard, metric: str, figure: Figure, protocol: Reported
 
 
 def _same_protocol(card: ScoreCard, protocol: ReportedProtocol) -> bool:
-    """Whether a complete card was measured as the source says: suite, version, judge, and what else it states."""
+    """Return whether a complete card was measured as the source states: suite, version, judge and other stated
+    fields."""
     if not card.complete or protocol.judge is None or "limit" in card.protocol or "sampling_deviation" in card.protocol:
         return False
     if (card.suite, card.suite_version) != (protocol.suite, protocol.suite_version):

@@ -1,4 +1,4 @@
-"""A calibration as tables: rich for a terminal, Markdown for a page. Pure."""
+"""Format a calibration as tables: rich for a terminal, Markdown for a page. Pure."""
 
 from __future__ import annotations
 
@@ -46,64 +46,67 @@ MEANING = {
     "spearman_board": "Spearman with the board",
     "kendall_board": "Kendall's tau-b with the board",
 }
-"""Metric -> what it says, in the order of the tables."""
+"""Metric -> its label, in the order of the tables."""
 WIN_RATES = ("judge", "people", "prediction_powered", "judge_decided", "rogan_gladen")
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table: its title, its columns (texts first, numbers after), its rows."""
+class CalibrationGrid:
+    """A table: title, columns (texts first, then numbers) and rows."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
-def grids(calibration: Calibration) -> list[Grid]:
-    """Every table of a calibration, suite by suite."""
-    found = []
+def grids(calibration: Calibration) -> list[CalibrationGrid]:
+    """Return every table of a calibration, suite by suite."""
+    tables = []
     for suite, part in calibration.suites.items():
         counts = ", ".join(f"{n} {kind}" for kind, n in part.items.items() if n)
         title = f"{suite}: judge {calibration.judge['name']}, {counts}; retired judge {part.retired}"
         rows = [(MEANING.get(name, name), *_cells(part.scores[name])) for name in _ordered(part.scores)]
         rows += [(f"calls without a verdict: {reason}", str(n), "", "") for reason, n in part.failures.items()]
-        found += [Grid(title, ("measure", "value [95 %]", "n", "unscored"), tuple(rows)), *_groups(suite, part)]
-        found += _models(suite, part)
-    return found
+        tables += [
+            CalibrationGrid(title, ("measure", "value [95 %]", "n", "unscored"), tuple(rows)),
+            *_groups(suite, part),
+        ]
+        tables += _models(suite, part)
+    return tables
 
 
 def remarks(calibration: Calibration) -> list[str]:
-    """What the intervals show, suite by suite, then what it took."""
-    found = [f"{suite}: {finding}" for suite, part in calibration.suites.items() for finding in part.findings]
+    """Return the findings of each suite, then usage and cost."""
+    sentences = [f"{suite}: {finding}" for suite, part in calibration.suites.items() for finding in part.findings]
     usage = calibration.usage
     cost = "" if usage.get("cost") is None else f", ${usage['cost']:g} at list price, ${usage['paid']:g} paid"
     tokens = f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
-    asked = f"{usage['judgments']} judgments, {usage['failed']} without a verdict, {tokens}{cost}"
-    return [*found, f"calibration {calibration.sha}" + (f": {asked}" if usage["judgments"] else "")]
+    usage_text = f"{usage['judgments']} judgments, {usage['failed']} without a verdict, {tokens}{cost}"
+    return [*sentences, f"calibration {calibration.sha}" + (f": {usage_text}" if usage["judgments"] else "")]
 
 
-def _models(suite: str, part: SuiteCalibration) -> list[Grid]:
-    """What single models gain or lose by this judge."""
-    found = []
+def _models(suite: str, part: SuiteCalibration) -> list[CalibrationGrid]:
+    """Return the tables of what single models gain or lose by this judge."""
+    tables = []
     if part.win_rates:
         rates = tuple((model, *(shown(rate[name], 1) for name in WIN_RATES)) for model, rate in part.win_rates.items())
-        found.append(Grid(f"{suite}: win rates of models, percent", ("model", *WIN_RATES), rates))
+        tables.append(CalibrationGrid(f"{suite}: win rates of models, percent", ("model", *WIN_RATES), rates))
     if part.excess_by_model:
         excess = tuple((model, *_cells(score)[:2]) for model, score in part.excess_by_model.items())
         versus = "people" if part.items["votes"] else part.retired
         title = f"{suite}: points a model gets beyond those of {versus}"
-        found.append(Grid(title, ("model", "points", "n"), excess))
-    return found
+        tables.append(CalibrationGrid(title, ("model", "points", "n"), excess))
+    return tables
 
 
-def _groups(suite: str, part: SuiteCalibration) -> list[Grid]:
-    found = []
+def _groups(suite: str, part: SuiteCalibration) -> list[CalibrationGrid]:
+    tables = []
     for kind, groups in (("turn", part.by_turn), ("category", part.by_category)):
         names = [name for name in MEANING if any(name in scores for scores in groups.values()) and "agreement" in name]
         if names:
             rows = tuple((group, *(_with_n(scores.get(name)) for name in names)) for group, scores in groups.items())
-            found.append(Grid(f"{suite}: by {kind}", (kind, *(MEANING[name] for name in names)), rows))
-    return found
+            tables.append(CalibrationGrid(f"{suite}: by {kind}", (kind, *(MEANING[name] for name in names)), rows))
+    return tables
 
 
 def _with_n(score: Score | None) -> str:
@@ -119,19 +122,19 @@ def _cells(score: Score) -> tuple[str, str, str]:
     return shown(score), str(score.n), str(score.unscored)
 
 
-def rich_grid(grid: Grid) -> RichTable:
-    """For a terminal; names go in as text, never as markup."""
+def rich_grid(grid: CalibrationGrid) -> RichTable:
+    """Return a table for a terminal; names are added as text, never as markup."""
     table = RichTable(title=Text(plain(grid.title)), title_justify="left")
-    for place, name in enumerate(grid.columns):
-        table.add_column(Text(name), justify="right" if place else "left", overflow="fold")
+    for index, name in enumerate(grid.columns):
+        table.add_column(Text(name), justify="right" if index else "left", overflow="fold")
     for row in grid.rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
     return table
 
 
-def markdown_grid(grid: Grid) -> str:
-    """The table in GitHub's Markdown under its title in bold."""
+def markdown_grid(grid: CalibrationGrid) -> str:
+    """Return the table in GitHub's Markdown under its title in bold."""
     lines = [f"**{escape_markdown(grid.title)}**", "", "| " + " | ".join(map(escape_markdown, grid.columns)) + " |"]
-    lines.append("| " + " | ".join("---:" if place else "---" for place in range(len(grid.columns))) + " |")
+    lines.append("| " + " | ".join("---:" if index else "---" for index in range(len(grid.columns))) + " |")
     lines += ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in grid.rows]
     return "\n".join(lines) + "\n"

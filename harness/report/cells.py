@@ -1,4 +1,4 @@
-"""One score, one text, one card's table: as plain text, Markdown or CSV. Pure, and light: no statistics are loaded."""
+"""Format one score, one text or one card as plain text, Markdown or CSV. Pure; imports no statistics."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ UNSEEN = re.compile(f"(?:{INVISIBLE.pattern}|[\t\n])+")
 
 
 def number(score: Score | None, name: str) -> str:
-    """`7.36`, whole for counts and average lengths, or a dash where there is no value."""
+    """Return `7.36`, whole numbers for counts and average lengths, or a dash if there is no value."""
     if score is None or score.value is None:
         return "-"
     return f"{score.value:.0f}" if name.startswith(("n_", "avg_")) else f"{score.value:.2f}"
 
 
 def interval(score: Score, name: str) -> str:
-    """`7.36 [7.10, 7.61]`; without an interval the value alone."""
+    """Return `7.36 [7.10, 7.61]`, or only the value without an interval."""
     if score.value is None or score.ci_low is None or score.ci_high is None:
         return number(score, name)
     return f"{score.value:.2f} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
 
 
 def card_table(cards: list[ScoreCard]) -> RichTable:
-    """All scores of some cards, for the end of a run."""
+    """Return all scores of the cards, for the end of a run."""
     rich = RichTable(title="Scores (95 % intervals)", title_justify="left")
     for name in ("suite", "model", "judge", "metric"):
         rich.add_column(name, overflow="fold")
@@ -45,16 +45,16 @@ def card_table(cards: list[ScoreCard]) -> RichTable:
 
 
 def plain(text: str) -> str:
-    """The text without what `visible` shows as signs (ANSI codes, direction marks), on one line."""
+    """Return the text on one line, without what `visible` shows as signs (ANSI codes, direction marks)."""
     return UNSEEN.sub(" ", text)
 
 
 def escape_markdown(text: str) -> str:
-    """Literal in a Markdown table: no HTML, emphasis, cell breaks, and no link but a bare address."""
+    """Return the text literally for a Markdown table: no HTML, emphasis or cell breaks, and only bare links."""
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def harmless(text: str) -> str:
-    """A CSV cell that no spreadsheet runs: a leading = + - @, or their wide forms, gets an apostrophe."""
+    """Return a CSV cell that no spreadsheet executes: a leading = + - @, or their wide forms, gets an apostrophe."""
     text = plain(text)
     return "'" + text if text.lstrip()[:1] in tuple("=+-@＝＋－＠") else text

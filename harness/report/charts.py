@@ -1,23 +1,23 @@
-"""Figures of a leaderboard table: forest plot, length against score, categories, scaling, trend. Pure."""
+"""Draw the figures of a leaderboard table: forest plot, length against score, categories, scaling, trend. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..leaderboard.ranking import Row, Table
+from ..leaderboard.ranking import BoardRow, Table
 from ..records import Score
 from .svg import COLOURS, Axis, Drawing, axis, width_of
 
 WIDTH = 680.0
 ROW = 22.0
 SERIES = len(COLOURS)
-"""Models told apart by colour and shape in one figure; more would not be."""
+"""Models that colour and shape can tell apart in one figure."""
 
 
 @dataclass(frozen=True)
-class Point:
-    """One mark, with its 95 % interval where there is one."""
+class ChartPoint:
+    """One mark, with its 95 % interval if there is one."""
 
     label: str
     x: float
@@ -26,8 +26,8 @@ class Point:
     high: float | None = None
 
 
-def said(score: Score) -> str:
-    """`55.9 [53.1, 58.7]`."""
+def score_text(score: Score) -> str:
+    """Return `55.9 [53.1, 58.7]`."""
     value = "-" if score.value is None else f"{score.value:.2f}"
     return (
         value if score.ci_low is None or score.ci_high is None else f"{value} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
@@ -35,7 +35,7 @@ def said(score: Score) -> str:
 
 
 def forest(table: Table) -> Drawing | None:
-    """Value and 95 % interval of each row, best at the top; None without a value."""
+    """Draw value and 95 % interval of each row, best at the top; None without a value."""
     rows = [row for row in table.rows if row.score.value is not None]
     if not rows:
         return None
@@ -45,16 +45,16 @@ def forest(table: Table) -> Drawing | None:
     drawing = Drawing(WIDTH, 52 + ROW * len(rows), f"{table.headline} with 95 % intervals: {table.title}")
     drawing.text(left, 14, f"{table.headline}, 95 % interval", css="title")
     _x_axis(drawing, scale, 24, 24 + ROW * len(rows))
-    for place, row in enumerate(rows):
-        y = 24 + ROW * (place + 0.5)
+    for index, row in enumerate(rows):
+        y = 24 + ROW * (index + 0.5)
         drawing.text(left - 12, y + 4, _short(row.model), anchor="end", css="" if row.rank else "muted")
-        whisker(drawing, scale, row.score, y, hint=f"{row.model}: {said(row.score)}")
-        drawing.text(WIDTH - 4, y + 4, said(row.score), anchor="end", css="small muted")
+        whisker(drawing, scale, row.score, y, hint=f"{row.model}: {score_text(row.score)}")
+        drawing.text(WIDTH - 4, y + 4, score_text(row.score), anchor="end", css="small muted")
     return drawing
 
 
 def whisker(drawing: Drawing, scale: Axis, score: Score, y: float, *, hint: str = "") -> None:
-    """The interval as a line, the value as a dot."""
+    """Draw the interval as a line and the value as a dot."""
     if score.ci_low is not None and score.ci_high is not None:
         low, high = scale(score.ci_low), scale(score.ci_high)
         drawing.line(low, y, high, y, "whisker")
@@ -64,9 +64,9 @@ def whisker(drawing: Drawing, scale: Axis, score: Score, y: float, *, hint: str 
         drawing.mark(scale(score.value), y, hint=hint)
 
 
-def cell(row: Row, scale: Axis) -> str:
-    """A row's own interval on the table's common axis, for a table cell; the numbers stand beside it."""
-    drawing = Drawing(scale.end + 6, 20, said(row.score))
+def cell(row: BoardRow, scale: Axis) -> str:
+    """Return a row's interval on the table's common axis, for a table cell next to the numbers."""
+    drawing = Drawing(scale.end + 6, 20, score_text(row.score))
     for tick in scale.ticks(5):
         drawing.line(scale(tick), 0, scale(tick), 20, "grid")
     whisker(drawing, scale, row.score, 10)
@@ -78,9 +78,9 @@ def cell_axis(table: Table) -> Axis:
 
 
 def length_against_score(table: Table) -> Drawing | None:
-    """Mean answer length across, the headline upwards; None with fewer than two rows that have both."""
+    """Draw the headline against mean answer length; None with fewer than two rows that have both."""
     points = [
-        Point(row.model, row.length, row.score.value, row.score.ci_low, row.score.ci_high)
+        ChartPoint(row.model, row.length, row.score.value, row.score.ci_low, row.score.ci_high)
         for row in table.rows
         if row.length is not None and row.score.value is not None
     ]
@@ -90,8 +90,8 @@ def length_against_score(table: Table) -> Drawing | None:
     return scatter(points, title, f"mean answer length, {table.length_unit}", table.headline)
 
 
-def scatter(points: Sequence[Point], title: str, across: str, upwards: str) -> Drawing:
-    """Labelled marks with vertical intervals."""
+def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str) -> Drawing:
+    """Draw labelled marks with vertical intervals."""
     height = 360.0
     drawing = Drawing(WIDTH, height, title)
     x = axis([point.x for point in points], 56, WIDTH - 150, pad=0.08)
@@ -112,15 +112,15 @@ def scatter(points: Sequence[Point], title: str, across: str, upwards: str) -> D
 
 
 def _free(taken: list[tuple[float, float, float]], x: float, y: float, width: float) -> float:
-    """The nearest height downwards where a label of this width covers no earlier one."""
-    while any(abs(y - other) < 12 and x < end and start < x + width for other, start, end in taken):
+    """Return the nearest height downwards at which a label of this width overlaps no earlier one."""
+    while any(abs(y - taken_y) < 12 and x < end and start < x + width for taken_y, start, end in taken):
         y += 4
     taken.append((y, x, x + width))
     return y
 
 
 def categories(table: Table) -> Drawing | None:
-    """A line a category, a mark a model (the first eight with values); None with fewer than two categories."""
+    """Draw one line per category and one mark per model (the first eight); None with fewer than two categories."""
     rows = [row for row in table.rows if row.categories][:SERIES]
     names = list(dict.fromkeys(name for row in rows for name in row.categories))
     names = [name for name in names if any(_value(row, name) is not None for row in rows)]
@@ -134,51 +134,51 @@ def categories(table: Table) -> Drawing | None:
     scale = axis(values, left, WIDTH - 12)
     drawing.text(left, 14, f"{table.category_metric} by category", css="title")
     _x_axis(drawing, scale, 24, bottom)
-    for place, name in enumerate(names):
-        y = 24 + ROW * (place + 0.5)
+    for index, name in enumerate(names):
+        y = 24 + ROW * (index + 0.5)
         drawing.line(left, y, WIDTH - 12, y, "grid")
         drawing.text(left - 12, y + 4, _short(name), anchor="end")
         for series, row in enumerate(rows):
             value = _value(row, name)
             if value is not None:
-                hint = f"{row.model}, {name}: {said(row.categories[name])}"
+                hint = f"{row.model}, {name}: {score_text(row.categories[name])}"
                 drawing.mark(scale(value), y, series, hint=hint, css=f"m{series + 1}")
     _legend(drawing, [row.model for row in rows], left, bottom + 40)
     return drawing
 
 
-def curves(series: Sequence[tuple[str, Sequence[Point]]], title: str, across: str, upwards: str) -> Drawing:
-    """Lines with marks and intervals, one a series, x in ascending order."""
+def curves(series: Sequence[tuple[str, Sequence[ChartPoint]]], title: str, across: str, upwards: str) -> Drawing:
+    """Draw lines with marks and intervals, one per series, x in ascending order."""
     height = 300.0 + 18 * len(series)
     bottom = 248.0
     drawing = Drawing(WIDTH, height, title)
-    points = [point for _, found in series for point in found]
+    points = [point for _, marks in series for point in marks]
     x = axis([point.x for point in points], 56, WIDTH - 12, pad=0.06)
     y = axis([end for point in points for end in (point.low, point.y, point.high) if end is not None], bottom, 28)
     _x_axis(drawing, x, 28, bottom)
     _y_axis(drawing, y, 56, WIDTH - 12)
     drawing.text(56, 14, f"{upwards} by {across}", css="title")
     drawing.text((56 + WIDTH) / 2, bottom + 36, across, anchor="middle", css="muted")
-    for place, (name, found) in enumerate(series):
-        number = place % SERIES + 1
-        ordered = sorted(found, key=lambda point: point.x)
+    for index, (name, marks) in enumerate(series):
+        number = index % SERIES + 1
+        ordered = sorted(marks, key=lambda point: point.x)
         drawing.path([(x(point.x), y(point.y)) for point in ordered], f"line l{number}")
         for point in ordered:
             if point.low is not None and point.high is not None:
                 drawing.line(x(point.x), y(point.low), x(point.x), y(point.high), f"l{number}")
-            drawing.mark(x(point.x), y(point.y), place, hint=f"{name}, {point.label}: {point.y:.2f}", css=f"m{number}")
+            drawing.mark(x(point.x), y(point.y), index, hint=f"{name}, {point.label}: {point.y:.2f}", css=f"m{number}")
     _legend(drawing, [name for name, _ in series], 56, bottom + 58)
     return drawing
 
 
 def scaling(table: Table) -> list[Drawing]:
-    """The headline against the number of source models, and against alpha, of models that say how they were fused.
+    """Draw the headline against the number of source models and against alpha, for models with a fusion record.
 
-    A line joins models of one method that are alike in the other of the two.
+    A line joins models of one method that have the other of the two in common.
     """
     fused = [(row, row.fusion) for row in table.rows if row.fusion is not None and row.score.value is not None]
-    by_sources: dict[str, list[Point]] = {}
-    by_alpha: dict[str, list[Point]] = {}
+    by_sources: dict[str, list[ChartPoint]] = {}
+    by_alpha: dict[str, list[ChartPoint]] = {}
     for row, fusion in fused:
         count, alpha = len(fusion.sources), fusion.alpha
         if count:
@@ -187,19 +187,19 @@ def scaling(table: Table) -> list[Drawing]:
         if alpha is not None:
             name = f"{fusion.method}, {count} source{'' if count == 1 else 's'}" if count else fusion.method
             by_alpha.setdefault(name, []).append(_point(row, alpha))
-    found = []
+    drawings = []
     for across, series in (("number of source models", by_sources), ("alpha", by_alpha)):
         if len({point.x for points in series.values() for point in points}) > 1:
             title = f"{table.headline} against {across}: {table.title}"
-            found.append(curves(sorted(series.items()), title, across, table.headline))
-    return found
+            drawings.append(curves(sorted(series.items()), title, across, table.headline))
+    return drawings
 
 
-def _point(row: Row, x: float) -> Point:
-    return Point(row.model, x, row.score.value or 0.0, row.score.ci_low, row.score.ci_high)
+def _point(row: BoardRow, x: float) -> ChartPoint:
+    return ChartPoint(row.model, x, row.score.value or 0.0, row.score.ci_low, row.score.ci_high)
 
 
-def _value(row: Row, category: str) -> float | None:
+def _value(row: BoardRow, category: str) -> float | None:
     return row.categories[category].value if category in row.categories else None
 
 
@@ -225,7 +225,7 @@ def _y_axis(drawing: Drawing, scale: Axis, left: float, right: float) -> None:
 
 
 def _legend(drawing: Drawing, names: Sequence[str], left: float, top: float) -> None:
-    for place, name in enumerate(names):
-        y = top + 18 * place
-        drawing.mark(left + 4, y - 4, place, css=f"m{place % SERIES + 1}")
+    for index, name in enumerate(names):
+        y = top + 18 * index
+        drawing.mark(left + 4, y - 4, index, css=f"m{index % SERIES + 1}")
         drawing.text(left + 16, y, _short(name, 60), css="small")

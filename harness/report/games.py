@@ -1,4 +1,4 @@
-"""Head-to-head games as tables and words. Pure: cards in, text out."""
+"""Format head-to-head games as tables and sentences. Pure: cards in, text out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GAMES_HEAD = ("suite", "model", "against", "category", "win rate [95 %]", "games
 
 
 def games_cells(cards: Sequence[ScoreCard]) -> list[list[str]]:
-    """Rows under `GAMES_HEAD`: all questions of a suite, then its categories."""
+    """Return rows under `GAMES_HEAD`: all questions of a suite, then its categories."""
     rows = []
     for card in cards:
         total = card.scores["win_rate"]
@@ -26,16 +26,16 @@ def games_cells(cards: Sequence[ScoreCard]) -> list[list[str]]:
 
 
 def games_verdict(card: ScoreCard) -> str:
-    """One sentence: who wins, if that is sure."""
-    score, other = card.scores["win_rate"], str(card.protocol.get("baseline"))
+    """Return one sentence on who wins, if that is certain."""
+    score, baseline = card.scores["win_rate"], str(card.protocol.get("baseline"))
     if score.value is None or score.ci_low is None or score.ci_high is None:
         return f"{card.suite}: too few games to say who wins"
     span = f"{score.value:.1f} % of the points [{score.ci_low:.1f}, {score.ci_high:.1f}]"
     if score.ci_low > 50:
-        return f"{card.suite}: {card.model} beats {other}: {span}"
+        return f"{card.suite}: {card.model} beats {baseline}: {span}"
     if score.ci_high < 50:
-        return f"{card.suite}: {card.model} loses to {other}: {span}"
-    return f"{card.suite}: {card.model} and {other} are not told apart: {span}"
+        return f"{card.suite}: {card.model} loses to {baseline}: {span}"
+    return f"{card.suite}: {card.model} and {baseline} are not told apart: {span}"
 
 
 def games_markdown(cards: Sequence[ScoreCard]) -> str:

@@ -1,7 +1,7 @@
-"""The leaderboard as one HTML file that needs no network, and what its template shares with the viewer.
+"""Build the leaderboard as one HTML file that needs no network, and the helpers its template shares with the viewer.
 
-Names and texts are untrusted: autoescaped, invisible characters shown. The page's own Content-Security-Policy allows
-its one script and one style by their hashes, and nothing from anywhere else.
+Names and texts are untrusted: they are autoescaped, and invisible characters are shown. The page's own
+Content-Security-Policy allows its one script and one style by their hashes, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..leaderboard.ranking import Row, Table
+from ..leaderboard.ranking import BoardRow, Table
 from ..leaderboard.reported_tables import ReportedTable
 from ..store.fusion import Fusion
 from . import charts, reported
@@ -29,14 +29,14 @@ from .text import visible
 
 
 @dataclass(frozen=True)
-class Column:
-    place: int
+class TableColumn:
+    position: int
     name: str
     numeric: bool = True
     first: str = ""
-    """Direction of the first sorting, "ascending" or "descending"; empty: not sortable."""
+    """First sorting direction, "ascending" or "descending"; empty: not sortable."""
     wide: bool = False
-    """Over the whole width on a phone."""
+    """Full width on a phone."""
     strong: bool = False
 
 
@@ -44,12 +44,12 @@ class Column:
 class Cell:
     text: str
     key: str = ""
-    """What it sorts by; empty: last."""
+    """Sort key; empty: last."""
     small: str = ""
 
 
 def page(tables: Sequence[Table], beside: Sequence[ReportedTable]) -> str:
-    """The whole file."""
+    """Return the whole file."""
     style, script = asset("style.css"), asset("report.js")
     policy = content_policy(style, script)
     template = environment().get_template("leaderboard.html")
@@ -57,14 +57,14 @@ def page(tables: Sequence[Table], beside: Sequence[ReportedTable]) -> str:
 
 
 def content_policy(style: str, script: str) -> str:
-    """A Content-Security-Policy for a page with this one style and this one script, and nothing else."""
+    """Return a Content-Security-Policy for a page with only this style and this script."""
     allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
 @cache
 def asset(name: str) -> str:
-    """A file of the templates folder, as it is."""
+    """Return the text of a file in the templates folder."""
     return files("harness.report").joinpath("templates", name).read_text("utf-8")
 
 
@@ -74,16 +74,16 @@ def _hash(text: str) -> str:
 
 @cache
 def environment() -> Environment:
-    """Templates with escaping always on; an undefined name is an error."""
-    made = Environment(
+    """Return the template environment: escaping always on, undefined names are errors."""
+    templates = Environment(
         loader=PackageLoader("harness.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"visible": visible, "is_number": is_number, "pretty": pretty}
-    made.globals |= {
+    templates.filters |= {"visible": visible, "is_number": is_number, "pretty": pretty}
+    templates.globals |= {
         "columns_of": columns_of,
         "cell_of": cell_of,
         "forest_cell": lambda table, row: Markup(
@@ -97,7 +97,7 @@ def environment() -> Environment:
         "reported_columns": reported.columns,
         "reported_cells": reported.cells,
     }
-    return made
+    return templates
 
 
 def is_number(text: str) -> bool:
@@ -108,8 +108,8 @@ def pretty(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def columns_of(table: Table) -> list[Column]:
-    """What no row of the table has is left out."""
+def columns_of(table: Table) -> list[TableColumn]:
+    """Return the columns of the table, without those that no row has a value for."""
     described = [
         ("rank", True, "ascending", False, False),
         ("model", False, "ascending", True, False),
@@ -121,11 +121,11 @@ def columns_of(table: Table) -> list[Column]:
         ("n", True, "descending", False, False),
         ("run", False, "", False, False),
     ]
-    return [Column(place, *column) for place, column in enumerate(described)]
+    return [TableColumn(position, *column) for position, column in enumerate(described)]
 
 
-def cell_of(table: Table, row: Row, name: str) -> Cell:
-    """The text of a row under a column."""
+def cell_of(table: Table, row: BoardRow, name: str) -> Cell:
+    """Return the cell of a row under a column."""
     score = row.score
     if name == "rank":
         span = f"{row.rank_range.low}-{row.rank_range.high}" if row.rank_range else ""
@@ -137,19 +137,19 @@ def cell_of(table: Table, row: Row, name: str) -> Cell:
         return _above(row)
     if name == "n":
         lost = [
-            f"{count} {what}" for count, what in ((score.unscored, "unscored"), (row.truncated, "truncated")) if count
+            f"{count} {kind}" for count, kind in ((score.unscored, "unscored"), (row.truncated, "truncated")) if count
         ]
         return Cell(str(score.n), str(score.n), ", ".join(lost))
     if name in row.others:
-        other = row.others[name]
-        return Cell(number(other, name), "" if other.value is None else str(other.value))
+        metric_score = row.others[name]
+        return Cell(number(metric_score, name), "" if metric_score.value is None else str(metric_score.value))
     if name == "run":
         return Cell(row.run_id, row.run_id)
     texts = dict(measured(table)).get(name, {})
     return Cell(texts.get(row.run_id, "-"), texts.get(row.run_id, ""))
 
 
-def _above(row: Row) -> Cell:
+def _above(row: BoardRow) -> Cell:
     if row.above is None:
         return Cell("-")
     step = row.above
@@ -160,12 +160,12 @@ def _above(row: Row) -> Cell:
 
 
 def fusion_text(fusion: Fusion) -> str:
-    """`wrpo, 4 sources, alpha 0.1`."""
+    """Return `wrpo, 4 sources, alpha 0.1`."""
     sources = f"{len(fusion.sources)} source{'' if len(fusion.sources) == 1 else 's'}" if fusion.sources else ""
     alpha = "" if fusion.alpha is None else f"alpha {fusion.alpha:g}"
     return ", ".join(part for part in (fusion.method, sources, alpha) if part)
 
 
 def drawings_of(table: Table) -> list[Drawing]:
-    found = [charts.length_against_score(table), charts.categories(table), *charts.scaling(table)]
-    return [drawing for drawing in found if drawing is not None]
+    drawings = [charts.length_against_score(table), charts.categories(table), *charts.scaling(table)]
+    return [drawing for drawing in drawings if drawing is not None]

@@ -1,4 +1,4 @@
-"""How far a card's verdicts can be trusted, as one table. Pure: cards in, rich tables out."""
+"""Show how far a card's verdicts can be trusted, as one table. Pure: cards in, rich tables out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Line = tuple[str, str, str, str]
 
 
 def judging_table(cards: list[ScoreCard]) -> RichTable | None:
-    """What is known of the judges of these cards; None where nothing is."""
+    """Return what is known about the judges of these cards, or None."""
     rich = RichTable(title="Judging (95 % intervals)", title_justify="left")
     for name in ("suite", "measure", "judge"):
         rich.add_column(name, overflow="fold")
@@ -30,9 +30,9 @@ def judging_table(cards: list[ScoreCard]) -> RichTable | None:
 
 
 def judging_lines(card: ScoreCard) -> list[Line]:
-    """Each measure of the card's judging in words."""
-    found = card.judging
-    return [] if found is None else [*_jury(card, found), *_flips(found), *_variance(found), *_anchors(found)]
+    """Return one line per measure of the card's judging."""
+    judging = card.judging
+    return [] if judging is None else [*_jury(card, judging), *_flips(judging), *_variance(judging), *_anchors(judging)]
 
 
 def _line(measure: str, judge: str, score: Score | None) -> Iterator[Line]:
@@ -40,33 +40,33 @@ def _line(measure: str, judge: str, score: Score | None) -> Iterator[Line]:
         yield (measure, judge, interval(score, measure), str(score.n))
 
 
-def _jury(card: ScoreCard, found: Judging) -> Iterator[Line]:
-    for name, score in found.members.items():
+def _jury(card: ScoreCard, judging: Judging) -> Iterator[Line]:
+    for name, score in judging.members.items():
         yield from _line(f"{card.headline} by one judge", name, score)
-    if found.jury is not None:
-        counts = found.jury
+    if judging.jury is not None:
+        counts = judging.jury
         verdicts = f"all {counts.full}, some {counts.part}, too few {counts.short}"
-        yield (f"jury ({found.rule}): questions judged by", card.judge, verdicts, str(counts.questions))
-        if found.rule == "majority":
+        yield (f"jury ({judging.rule}): questions judged by", card.judge, verdicts, str(counts.questions))
+        if judging.rule == "majority":
             yield ("no majority", card.judge, str(counts.undecided), str(counts.questions))
-    for pair in found.agreement:
+    for pair in judging.agreement:
         both = f"{pair.one}, {pair.other}"
         yield from _line("agreement, %", both, pair.agreement)
         yield from _line("kappa", both, pair.kappa)
-    yield from _line("questions on which judges differ, %", card.judge, found.differing)
+    yield from _line("questions on which judges differ, %", card.judge, judging.differing)
 
 
-def _flips(found: Judging) -> Iterator[Line]:
-    for name, score in found.order_flips.items():
+def _flips(judging: Judging) -> Iterator[Line]:
+    for name, score in judging.order_flips.items():
         yield from _line("verdicts that flip with the order, %", name, score)
-    for name, score in found.first_shown.items():
+    for name, score in judging.first_shown.items():
         yield from _line("points to the answer shown first, %", name, score)
-    for name, score in found.repeat_flips.items():
+    for name, score in judging.repeat_flips.items():
         yield from _line("verdicts that flip when repeated, %", name, score)
 
 
-def _variance(found: Judging) -> Iterator[Line]:
-    parts = found.variance
+def _variance(judging: Judging) -> Iterator[Line]:
+    parts = judging.variance
     if parts is None:
         return
     levels = {"question": parts.question, "draw": parts.generation, "judge": parts.judge, "repeat": parts.repeat}
@@ -75,8 +75,8 @@ def _variance(found: Judging) -> Iterator[Line]:
     yield ("judge noise share of the squared error, %", "", f"{parts.judge_share:.1f}", str(parts.questions))
 
 
-def _anchors(found: Judging) -> Iterator[Line]:
-    for name, check in found.anchors.items():
+def _anchors(judging: Judging) -> Iterator[Line]:
+    for name, check in judging.anchors.items():
         yield (f"shift on anchors, {check.unit}", name, _shift(check), str(check.n))
 
 

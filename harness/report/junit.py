@@ -1,8 +1,8 @@
-"""A gate's report as JUnit XML, the form CI systems read. Pure.
+"""Format a gate's report as JUnit XML, which CI systems read. Pure.
 
-Schema: the common one of Jenkins' xunit plugin (junit-10.xsd). One test case a check and a limit: worse and broken
-limits of the candidate are failures; what makes the gate invalid, and what a critical check leaves undecided, is an
-error; other undecided checks are skipped. Characters that XML 1.0 forbids are dropped.
+Schema: the common one of Jenkins' xunit plugin (junit-10.xsd). There is one test case per check and per limit. Worse
+checks and the candidate's broken limits are failures. What makes the gate invalid, and undecided critical checks, are
+errors; other undecided checks are skipped. Characters that XML 1.0 forbids are dropped.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(report: GateReport) -> str:
-    """The XML text, with declaration."""
+    """Return the XML text with declaration."""
     suite = ElementTree.Element("testsuite", name=_text(f"harness gate {report.candidate} {report.baseline}"))
     cases = [_verdict(report)]
-    cases += [_check(one, report) for one in report.checks]
-    cases += [_limit(one) for one in report.limits]
+    cases += [_check(check, report) for check in report.checks]
+    cases += [_limit(limit) for limit in report.limits]
     for case in cases:
         suite.append(case)
     suite.set("tests", str(len(cases)))
@@ -52,20 +52,20 @@ def _verdict(report: GateReport) -> ElementTree.Element:
     return _case("gate", f"verdict: {report.outcome}", tag, "; ".join(report.reasons))
 
 
-def _check(one: CheckResult, report: GateReport) -> ElementTree.Element:
-    words = sentence(one, report.policy)
-    name = f"{named(one)}, margin {one.margin:g}"
-    classname = f"gate.{one.tier}.{one.suite}"
-    if one.found == "missing":
-        return _case(classname, name, "skipped" if one.tier == "advisory" else "error", words)
-    if (one.found == "worse" or one.above_floor is False) and one.tier != "advisory":
+def _check(check: CheckResult, report: GateReport) -> ElementTree.Element:
+    words = sentence(check, report.policy)
+    name = f"{named(check)}, margin {check.margin:g}"
+    classname = f"gate.{check.tier}.{check.suite}"
+    if check.found == "missing":
+        return _case(classname, name, "skipped" if check.tier == "advisory" else "error", words)
+    if (check.found == "worse" or check.above_floor is False) and check.tier != "advisory":
         return _case(classname, name, "failure", words)
-    if one.found == "undecided":
-        return _case(classname, name, "error" if one.tier == "critical" else "skipped", words)
-    return _case(classname, name, "skipped" if one.found == "worse" else None, words)
+    if check.found == "undecided":
+        return _case(classname, name, "error" if check.tier == "critical" else "skipped", words)
+    return _case(classname, name, "skipped" if check.found == "worse" else None, words)
 
 
-def _limit(one: LimitResult) -> ElementTree.Element:
-    tag = None if one.kept else "failure" if one.name.startswith("truncated") else "error"
-    words = f"{one.value:.2%}, limit {one.limit:.2%}"
-    return _case(f"gate.limits.{one.suite}", f"{one.name} of {one.run}", tag, words)
+def _limit(limit: LimitResult) -> ElementTree.Element:
+    tag = None if limit.kept else "failure" if limit.name.startswith("truncated") else "error"
+    words = f"{limit.value:.2%}, limit {limit.limit:.2%}"
+    return _case(f"gate.limits.{limit.suite}", f"{limit.name} of {limit.run}", tag, words)

@@ -1,4 +1,4 @@
-"""Reported figures as text: sections and lines of their own, below what was measured. Pure: records in, text out."""
+"""Format reported figures as text: own sections and lines below the measured ones. Pure: records in, text out."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pydantic import JsonValue
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..leaderboard.reported_tables import Difference, ReportedRow, ReportedTable
+from ..leaderboard.reported_tables import ReportedDifference, ReportedRow, ReportedTable
 from .cells import escape_markdown, harmless, plain
 from .tables import Cell
 
 
 def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[RichTable]:
-    """For a terminal; texts go in as Text, never as markup."""
+    """Yield tables for a terminal; texts are added as Text, never as markup."""
     for table in tables:
         rich = RichTable(title=Text(plain(table.title)), title_justify="left", caption=Text(plain(table.reference)))
         for name in columns(table):
@@ -25,7 +25,7 @@ def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[RichTable]:
 
 
 def markdown_reported(tables: Iterable[ReportedTable]) -> str:
-    """One section a source and suite; empty text for none."""
+    """Return one section per source and suite; empty text if there is none."""
     parts: list[str] = []
     for table in tables:
         names = columns(table)
@@ -39,7 +39,7 @@ def markdown_reported(tables: Iterable[ReportedTable]) -> str:
 
 
 def csv_lines(tables: Iterable[ReportedTable]) -> Iterator[list[Cell]]:
-    """Lines under `tables.CSV_HEAD`: one a figure, or one a run that is compared with it; never with a rank."""
+    """Yield lines under `tables.CSV_HEAD`: one per figure, or one per run compared with it; never with a rank."""
     for table in tables:
         source = harmless(f"reported: {table.source}")
         fixed = [harmless(table.suite), harmless(table.suite_version), "", harmless(table.judge or ""), ""]
@@ -57,9 +57,13 @@ def csv_lines(tables: Iterable[ReportedTable]) -> Iterator[list[Cell]]:
                     *[""] * 12,
                     source,
                 ]
-                compared = [found for found in row.differences if found.metric == metric]
-                for found in compared:
-                    yield [*line, harmless(found.run_id), *_filled(found.value, found.ci_low, found.ci_high)]
+                compared = [difference for difference in row.differences if difference.metric == metric]
+                for difference in compared:
+                    yield [
+                        *line,
+                        harmless(difference.run_id),
+                        *_filled(difference.value, difference.ci_low, difference.ci_high),
+                    ]
                 if not compared:
                     yield [*line, "", "", "", ""]
 
@@ -69,26 +73,26 @@ def json_value(tables: Iterable[ReportedTable]) -> list[JsonValue]:
 
 
 def columns(table: ReportedTable) -> list[str]:
-    """Column names."""
+    """Return the column names."""
     return ["model", "size", *table.metrics, "measured here, minus reported [95 %]"]
 
 
 def cells(table: ReportedTable, row: ReportedRow) -> list[str]:
-    """The row's texts under `columns(table)`."""
+    """Return the row's texts under `columns(table)`."""
     figures = [_short(row.figures[name].value) if name in row.figures else "-" for name in table.metrics]
-    return [row.model, row.size or "-", *figures, "; ".join(map(_said, row.differences)) or "-"]
+    return [row.model, row.size or "-", *figures, "; ".join(map(_difference_text, row.differences)) or "-"]
 
 
 def _short(value: float) -> str:
-    """At most two decimals: boards give fifteen, papers one."""
+    """Return at most two decimals: boards give fifteen, papers one."""
     return f"{round(value, 2):g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _said(found: Difference) -> str:
-    """`lc_win_rate -0.80 [-3.40, 1.90] in run 0123`, and what the source does not state."""
-    interval = "" if found.ci_low is None or found.ci_high is None else f" [{found.ci_low:.2f}, {found.ci_high:.2f}]"
-    unstated = f" (source states no {', '.join(found.unstated)})" if found.unstated else ""
-    return f"{found.metric} {found.value:+.2f}{interval} in run {found.run_id or found.model}{unstated}"
+def _difference_text(row: ReportedDifference) -> str:
+    """Return `lc_win_rate -0.80 [-3.40, 1.90] in run 0123`, and what the source does not state."""
+    interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"
+    unstated = f" (source states no {', '.join(row.unstated)})" if row.unstated else ""
+    return f"{row.metric} {row.value:+.2f}{interval} in run {row.run_id or row.model}{unstated}"
 
 
 def _filled(*values: float | None) -> list[Cell]:

@@ -1,7 +1,7 @@
-"""Drawing: SVG elements from numbers and texts, axes with round ticks. Every text is escaped; looks are CSS classes.
+"""Draw SVG elements from numbers and texts, and axes with round ticks. All text is escaped; CSS classes set the looks.
 
-A figure carries no colours: the page that holds it styles the classes (light and dark), and `standalone` puts the
-print colours into a file of its own.
+A figure has no colours of its own: the page that contains it styles the classes (light and dark), and `standalone` adds
+print colours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from html import escape
 from .text import visible
 
 COLOURS = ("#0b6e75", "#bd5217", "#5b4fa8", "#2f7d32", "#b0306a", "#7a6a00", "#1f5fb4", "#6b6b6b")
-"""Marks 1 to 8: each at least 4.5:1 against white; shapes tell them apart where colours do not."""
+"""Marks 1 to 8: each has at least 4.5:1 contrast on white; shapes differ too."""
 PRINT_STYLE = (
     "text{font:12px 'DejaVu Sans','Helvetica Neue',Arial,sans-serif;fill:#1c1e21}"
     ".small{font-size:10.5px}.muted{fill:#5c6169}.title{font-size:13px;font-weight:bold}"
@@ -26,7 +26,7 @@ PRINT_STYLE = (
     + ".thin{stroke-width:.75;opacity:.4}"
 )
 CHARACTER = 6.7
-"""Width of a character at 12 px, about the mean of DejaVu Sans over letters and digits (6.9), for room."""
+"""Estimated width of a character at 12 px, about the mean of DejaVu Sans over letters and digits (6.9)."""
 
 
 def number(value: float) -> str:
@@ -39,18 +39,18 @@ def width_of(text: str) -> float:
 
 @dataclass
 class Drawing:
-    """A figure that is being drawn; lengths in pixels, y downwards."""
+    """A figure being drawn; lengths in pixels, y downwards."""
 
     width: float
     height: float
     title: str
-    """What a screen reader says of it."""
+    """Label for screen readers."""
     parts: list[str] = field(default_factory=list)
 
     def text(self, x: float, y: float, text: str, *, css: str = "", anchor: str = "start") -> None:
         style = f' class="{css}"' if css else ""
-        place = f'x="{number(x)}" y="{number(y)}" text-anchor="{anchor}"'
-        self.parts.append(f"<text {place}{style}>{escape(visible(text))}</text>")
+        position = f'x="{number(x)}" y="{number(y)}" text-anchor="{anchor}"'
+        self.parts.append(f"<text {position}{style}>{escape(visible(text))}</text>")
 
     def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
         ends = f'x1="{number(x1)}" y1="{number(y1)}" x2="{number(x2)}" y2="{number(y2)}"'
@@ -74,11 +74,11 @@ class Drawing:
         self.parts.append(f"{shape}<title>{escape(visible(hint))}</title></{tag}>" if hint else f"{shape}</{tag}>")
 
     def inline(self) -> str:
-        """For a page that styles the classes."""
+        """Return the figure for a page that styles the classes."""
         return self._document("")
 
     def standalone(self) -> str:
-        """A file of its own, on white, in print colours."""
+        """Return a file of its own, on white, in print colours."""
         return self._document(f'<style>{PRINT_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>')
 
     def _document(self, head: str) -> str:
@@ -91,7 +91,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values low..high onto pixels start..end."""
+    """A linear scale from values low..high to pixels start..end."""
 
     low: float
     high: float
@@ -102,17 +102,17 @@ class Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, wanted: int = 5) -> list[float]:
-        """Round numbers inside low..high, about `wanted` of them: steps of 1, 2 or 5 times a power of ten."""
+        """Return about `wanted` round numbers inside low..high, in steps of 1, 2 or 5 times a power of ten."""
         raw = (self.high - self.low) / max(wanted, 1)
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
-        return [round(step * place, 10) for place in range(first, last + 1)]
+        return [round(step * index, 10) for index in range(first, last + 1)]
 
 
 def axis(values: list[float], start: float, end: float, *, pad: float = 0.05) -> Axis:
-    """An axis over the values with some room at both ends; never of width zero."""
+    """Return an axis over the values with some room at both ends; never of width zero."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     room = (high - low) * pad or max(abs(high) * pad, 0.5)
     return Axis(low - room, high + room, start, end)

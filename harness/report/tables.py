@@ -1,4 +1,4 @@
-"""Leaderboard tables and cards as text, Markdown, CSV and rich tables. Pure: records in, text out."""
+"""Format leaderboard tables and cards as text, Markdown, CSV and rich tables. Pure: records in, text out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..leaderboard.ranking import Row, Table
+from ..leaderboard.ranking import BoardRow, Table
 from .cells import escape_markdown, harmless, interval, number, plain
 
 SHOWN = {
@@ -18,25 +18,25 @@ SHOWN = {
     "alpaca_eval": ("win_rate", "avg_length"),
     "arena_hard": ("avg_tokens",),
 }
-"""Secondary metrics that fit a narrow table; CSV and JSON hold all."""
+"""Secondary metrics that fit a narrow table; CSV and JSON contain all."""
 CSV_HEAD = (
     *("suite", "suite_version", "protocol", "judge", "rank", "model", "run", "metric"),
     *("value", "ci_low", "ci_high", "se", "n", "unscored"),
     *("rank_low", "rank_high", "above", "above_low", "above_high", "above_p", "above_paired"),
     *("length", "length_unit", "cost", "tokens_per_second", "date"),
-    # "measured", or "reported: " and where; then what a measured run of a reported model differs by
+    # "measured", or "reported: " and the source; then the difference of a measured run of a reported model
     *("source", "compared_run", "difference", "difference_low", "difference_high"),
 )
 Cell = str | int | float
 MARKDOWN_HEAD = (
-    "One table a protocol: numbers of different tables are not comparable. In brackets after a rank: the ranks that",
+    "One table per protocol: numbers of different tables are not comparable. In brackets after a rank: the ranks that",
     "comparisons with all other rows at once leave open (95 %). Against the row above: difference, 95 % interval,",
     "two-sided p; a star marks p < 0.05; *unpaired* ones are made from the two standard errors alone.",
 )
 
 
 def columns(table: Table) -> list[str]:
-    """Column names; what no row of the table has is left out."""
+    """Return the column names, without columns that no row has a value for."""
     head = ["rank", "model", f"{table.headline} [95 %]", "against the row above"]
     return [*head, *shown_metrics(table), *(name for name, _ in measured(table)), "n", "unscored", "truncated", "run"]
 
@@ -46,26 +46,26 @@ def shown_metrics(table: Table) -> list[str]:
 
 
 def measured(table: Table) -> list[tuple[str, dict[str, str]]]:
-    """What a run cost and when it was: (column, run id -> text) of those that any row has."""
+    """Return cost, length, speed and date of runs as (column, run id -> text), if any row has them."""
     length = "avg_tokens" if table.length_unit == "tokens" else "avg_length"
-    found = [
+    column_texts = [
         (length, {row.run_id: f"{row.length:.0f}" for row in table.rows if row.length is not None}),
         ("cost $", {row.run_id: f"{row.cost:.2f}" for row in table.rows if row.cost is not None}),
         ("tokens/s", {row.run_id: f"{row.tokens_per_second:.0f}" for row in table.rows if row.tokens_per_second}),
         ("date", {row.run_id: row.date for row in table.rows if row.date}),
     ]
-    return [(name, texts) for name, texts in found if texts and name not in shown_metrics(table)]
+    return [(name, texts) for name, texts in column_texts if texts and name not in shown_metrics(table)]
 
 
-def rank_text(row: Row) -> str:
-    """`2 (1-3)`: the rank and those the intervals leave open; a dash where there is none."""
+def rank_text(row: BoardRow) -> str:
+    """Return `2 (1-3)`: the rank and the ranks that the intervals leave open; a dash if there is none."""
     if row.rank is None:
         return "-"
     return f"{row.rank} ({row.rank_range.low}-{row.rank_range.high})" if row.rank_range else str(row.rank)
 
 
-def above_text(row: Row) -> str:
-    """`-1.20 [-3.00, 0.60] p 0.190`; a star where p < 0.05, `unpaired` where questions were not compared."""
+def above_text(row: BoardRow) -> str:
+    """Return `-1.20 [-3.00, 0.60] p 0.190`; a star if p < 0.05, `unpaired` if questions were not compared."""
     if row.above is None:
         return "-"
     step = row.above
@@ -75,8 +75,8 @@ def above_text(row: Row) -> str:
     return f"{step.difference:+.2f} [{step.ci_low:.2f}, {step.ci_high:.2f}] {p}{star}{kind}"
 
 
-def cells(table: Table, row: Row) -> list[str]:
-    """The row's texts under `columns(table)`."""
+def cells(table: Table, row: BoardRow) -> list[str]:
+    """Return the row's texts under `columns(table)`."""
     values = [number(row.others.get(name), name) for name in shown_metrics(table)]
     values += [texts.get(row.run_id, "-") for _, texts in measured(table)]
     counts = [str(row.score.n), str(row.score.unscored), str(row.truncated)]
@@ -92,20 +92,20 @@ def cells(table: Table, row: Row) -> list[str]:
 
 
 def rich_tables(tables: list[Table]) -> list[RichTable]:
-    """For a terminal; untrusted text goes in as Text, never as markup."""
-    found = []
+    """Return tables for a terminal; untrusted text is added as Text, never as markup."""
+    rendered = []
     for table in tables:
         rich = RichTable(title=Text(plain(table.title)), title_justify="left")
         for name in columns(table):
             rich.add_column(Text(plain(name)), justify="left" if name in ("model", "run") else "right", overflow="fold")
         for row in table.rows:
             rich.add_row(*(Text(plain(cell)) for cell in cells(table, row)))
-        found.append(rich)
-    return found
+        rendered.append(rich)
+    return rendered
 
 
 def markdown(tables: list[Table]) -> str:
-    """The leaderboard as GitHub Markdown, one section a protocol."""
+    """Return the leaderboard as GitHub Markdown, one section per protocol."""
     parts = ["# Leaderboard", "", *MARKDOWN_HEAD, ""]
     for table in tables:
         parts += [f"## {escape_markdown(table.title)}", ""]
@@ -123,8 +123,9 @@ def markdown(tables: list[Table]) -> str:
 
 
 def csv_text(tables: list[Table], reported: Iterable[Sequence[Cell]] = ()) -> str:
-    """One line a card and metric, full precision; no cell can be a spreadsheet formula. `reported` are lines of
-    `report.reported.csv_lines`, put below the measured ones."""
+    """Return one line per card and metric in full precision; no cell can be a spreadsheet formula.
+
+    `reported` are lines of `report.reported.csv_lines`, appended below the measured ones."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_HEAD)
@@ -132,9 +133,9 @@ def csv_text(tables: list[Table], reported: Iterable[Sequence[Cell]] = ()) -> st
         for row in table.rows:
             for name, score in {table.headline: row.score, **row.others}.items():
                 fixed = [table.suite, table.suite_version, table.protocol_sha, table.judge]
-                place = "" if row.rank is None else row.rank
+                rank = "" if row.rank is None else row.rank
                 numbers = [score.value, score.ci_low, score.ci_high, score.se, score.n, score.unscored]
-                named = [*map(harmless, fixed), place, harmless(row.model), harmless(row.run_id), harmless(name)]
+                named = [*map(harmless, fixed), rank, harmless(row.model), harmless(row.run_id), harmless(name)]
                 extra = _extra(table, row) if name == table.headline else [None] * 12
                 filled: list[Cell] = ["" if value is None else value for value in (*numbers, *extra)]
                 writer.writerow([*named, *filled, "measured", "", "", "", ""])
@@ -142,8 +143,8 @@ def csv_text(tables: list[Table], reported: Iterable[Sequence[Cell]] = ()) -> st
     return out.getvalue()
 
 
-def _extra(table: Table, row: Row) -> list[Cell | None]:
-    """Of the headline's line alone: rank range, the row above, and what the run cost."""
+def _extra(table: Table, row: BoardRow) -> list[Cell | None]:
+    """Return the extra columns of the headline's line: rank range, the row above, and the run's cost."""
     ranks: list[Cell | None] = [row.rank_range.low, row.rank_range.high] if row.rank_range else [None, None]
     step = row.above
     above = [step.difference, step.ci_low, step.ci_high, step.p, int(step.paired)] if step else [None] * 5

@@ -1,4 +1,4 @@
-"""Untrusted text made visible: control characters and direction marks become signs that can be seen."""
+"""Make untrusted text visible: control characters and direction marks become visible signs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ INVISIBLE = re.compile(
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 """Control characters (ANSI codes begin with one), zero-width and direction marks, tags, lone surrogates, and
-what XML forbids."""
+characters that XML forbids."""
 
 
 def visible(text: str) -> str:
-    """The text with what cannot be seen as `␛` or `⟨U+202E⟩`; newlines and tabs stay."""
+    """Return the text with invisible characters as `␛` or `⟨U+202E⟩`; newlines and tabs stay."""
     return INVISIBLE.sub(_sign, text.replace("\r\n", "\n"))
 
 

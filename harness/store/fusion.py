@@ -1,5 +1,5 @@
-"""How a fused model was made, as its makers state it: `fusion.json` in the checkpoint, or `fusion.yaml` of a results
-folder (model name -> the same keys), for models that are no folder here. Shown, never part of a protocol."""
+"""How a fused model was made, as stated by its makers: `fusion.json` in the checkpoint, or `fusion.yaml` in a results
+folder (model name -> the same keys) for models without a local folder. Displayed, never part of a protocol."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Fusion(Record):
 
     @classmethod
     def of(cls, value: JsonValue) -> Fusion | None:
-        """What a card carries; None where it carries nothing readable (another version's card)."""
+        """Return the fusion of a card; None if it is missing or unreadable (a card of another version)."""
         try:
             return None if value is None else cls.model_validate(value)
         except ValidationError:
@@ -35,29 +35,29 @@ class Fusion(Record):
 
 
 def read_checkpoint_fusion(folder: Path) -> Fusion | None:
-    """`fusion.json` of a checkpoint folder, None without one; raises ConfigError for a wrong one."""
+    """Return `fusion.json` of a checkpoint folder, or None without one; raise ConfigError if it is invalid."""
     path = folder / FILE
     try:
         return Fusion.model_validate(json.loads(path.read_text("utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # ValidationError is a ValueError
-        raise ConfigError(f"{path}: {_said(error)}; keys: {', '.join(Fusion.model_fields)}") from None
+        raise ConfigError(f"{path}: {_reason(error)}; keys: {', '.join(Fusion.model_fields)}") from None
 
 
 def read_fusion(results: Path) -> dict[str, Fusion]:
-    """`fusion.yaml` of a results folder: model name -> how it was made. Raises ConfigError for a wrong one."""
+    """Return `fusion.yaml` of a results folder, model name -> fusion; raise ConfigError if it is invalid."""
     path = results / "fusion.yaml"
     try:
-        found = yaml.safe_load(path.read_text("utf-8")) or {}
-        return {str(name): Fusion.model_validate(value) for name, value in dict(found).items()}
+        document = yaml.safe_load(path.read_text("utf-8")) or {}
+        return {str(name): Fusion.model_validate(value) for name, value in dict(document).items()}
     except FileNotFoundError:
         return {}
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {_said(error)}; expected MODEL: {{method, sources, alpha, target}}") from None
+        raise ConfigError(f"{path}: {_reason(error)}; expected MODEL: {{method, sources, alpha, target}}") from None
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)

@@ -1,7 +1,7 @@
 """AlpacaEval 2: 805 instructions, one weighted preference each against the baseline, length-controlled.
 
 Source of every rule: alpaca_eval at the pinned revision. The judge's prompt is read from the installed alpaca-eval
-package, which is found but never imported (importing it takes seconds and writes into site-packages).
+package, which is located but never imported (importing it takes seconds and writes into site-packages).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .editions import load_edition, official_files, only_template, pinned, templ
 MAX_TOKENS = 4096
 TEMPERATURE = 0.7
 TOP_P = 1.0
-"""AlpacaEval prescribes no answer settings; these are ours (design, Contracts)."""
+"""AlpacaEval prescribes no answer settings; these are our choice (design, Contracts)."""
 TEMPLATE_FILE = "evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"
 TEMPLATE_SHA256 = "784227e6dc2832fc08c43d2c8ea3a308e7523780187a1aaad2f85e30bac85f62"
 BASELINE = "gpt4_1106_preview"
@@ -39,14 +39,16 @@ CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 
 def build(options: SuiteOptions) -> AlpacaEval:
-    """`fusion_harness.suites` entry point. Raises DataError without data or the alpaca-eval package, ConfigError for
-    an unknown edition."""
+    """Build the suite (`fusion_harness.suites` entry point).
+
+    Raise DataError without data or the alpaca-eval package, ConfigError for an unknown edition.
+    """
     data = load_edition("alpaca_eval", options, load_official)
     return AlpacaEval(data, generation_config=options.generation_config)
 
 
 class AlpacaEval:
-    """The suite over any data of its form: one-turn prompts, a baseline's answers, one template read by m or M."""
+    """The suite over any suitable data: one-turn prompts, a baseline's answers, one template with the reply m or M."""
 
     name = "alpaca_eval"
     headline = "lc_win_rate"
@@ -62,7 +64,7 @@ class AlpacaEval:
         self._seed = seed
 
     def protocol(self) -> dict[str, JsonValue]:
-        """Answer settings are named by rule, not by value: the checkpoint's own are part of the checkpoint."""
+        """Return the protocol. Answer settings are named by rule, because their values belong to the checkpoint."""
         settings = f"max_tokens {MAX_TOKENS}; generation_config, else temperature {TEMPERATURE}, top_p {TOP_P}"
         return {
             "data": dict(self._data.files),
@@ -79,44 +81,45 @@ class AlpacaEval:
         return self._sampling
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """One preference; none for a failed answer or where the baseline has none."""
+        """Return one preference task; none for a failed answer or without a baseline answer."""
         baseline = self._data.baseline.get(prompt.id)
         if answer.error is not None or baseline is None:
             return ()
         return [preference_task(prompt, answer, baseline, shown_order(prompt.turns[0]), self._template)]
 
-    def games(self, prompt: Prompt, answer: Answer, other: Answer) -> Sequence[JudgeTask]:
-        """Two answers, whoever's, shown in both orders."""
-        return [preference_task(prompt, answer, other, order, self._template) for order in get_args(Order)]
+    def games(self, prompt: Prompt, answer: Answer, opponent: Answer) -> Sequence[JudgeTask]:
+        """Return the tasks for two answers of any models, shown in both orders."""
+        return [preference_task(prompt, answer, opponent, order, self._template) for order in get_args(Order)]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
         return score_preferences(self._data, prompts, answers, judgments, ScoreRules(seed=self._seed))
 
-    def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, other: RunRows) -> Refits | None:
-        """The length-controlled win rate of two models, to be compared."""
-        return paired_length_control(self._data, prompts, first, other, seed=self._seed)
+    def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, second: RunRows) -> Refits | None:
+        """Return the refitted length-controlled win rates of two models for a comparison."""
+        return paired_length_control(self._data, prompts, first, second, seed=self._seed)
 
 
 def preference_task(
     prompt: Prompt, answer: Answer, baseline: Answer, order: Order, template: JudgeTemplate
 ) -> JudgeTask:
-    """The one question about an answer, in the given order."""
+    """Return the judge task for an answer in the given order."""
     first, second = (baseline, answer) if order == "ab" else (answer, baseline)
     fields = {"instruction": prompt.turns[0], "output_1": first.turns[0], "output_2": second.turns[0]}
     return JudgeTask(prompt=prompt, answer=answer, baseline=baseline, order=order, template=template, fields=fields)
 
 
 def shown_order(instruction: str, seed: int = 0) -> Order:
-    """Which answer is shown first: by the instruction alone, so the same for every model.
+    """Return which answer is shown first; it depends on the instruction only, so it is the same for every model.
 
-    alpaca_eval processors.RandomSwitchTwoColumnsProcessor: switched means the candidate comes first.
+    Source: alpaca_eval processors.RandomSwitchTwoColumnsProcessor; switched means the candidate comes first.
     """
     switched = random.Random(f"is_switched_outputs{instruction}{seed}").choices([False, True], k=1)[0]
     return "ba" if switched else "ab"
 
 
 def _answer_settings(generation_config: Mapping[str, JsonValue]) -> Sampling:
-    """Ours, unless the checkpoint's generation_config says otherwise; `do_sample: false` there means greedy."""
+    """Return our settings, unless the checkpoint's generation_config overrides them; `do_sample: false` means
+    greedy."""
     temperature, top_p = generation_config.get("temperature"), generation_config.get("top_p")
     if generation_config.get("do_sample") is False:
         return Sampling(temperature=0.0, max_tokens=MAX_TOKENS)
@@ -132,16 +135,16 @@ def _answer_settings(generation_config: Mapping[str, JsonValue]) -> Sampling:
 
 
 def load_official(options: SuiteOptions) -> SuiteData:
-    """The baseline's file, which holds the instructions, the gamed rows, and the installed package's prompt."""
+    """Load the baseline's file, which contains the instructions, the gamed rows, and the installed package's prompt."""
     template = _installed_template()
     paths = official_files(options, NAMES)
     rows = json.loads(paths["alpaca_eval/baseline"].read_text("utf-8"))
     prompts = tuple(
-        Prompt(id=str(place), turns=(row["instruction"],), category=row["dataset"]) for place, row in enumerate(rows)
+        Prompt(id=str(index), turns=(row["instruction"],), category=row["dataset"]) for index, row in enumerate(rows)
     )
     baseline = {
-        str(place): Answer(prompt_id=str(place), model=BASELINE, turns=(row["output"],), finish=("stop",))
-        for place, row in enumerate(rows)
+        str(index): Answer(prompt_id=str(index), model=BASELINE, turns=(row["output"],), finish=("stop",))
+        for index, row in enumerate(rows)
     }
     difficulty, gamed = read_gamed(paths["alpaca_eval/gamed"])
     return SuiteData(
@@ -157,7 +160,7 @@ def load_official(options: SuiteOptions) -> SuiteData:
 
 
 def read_gamed(path: Path) -> tuple[dict[str, float], tuple[tuple[float, float, float], ...]]:
-    """Instruction difficulty by prompt id (the file's `index`), and the regularisation rows in the file's order."""
+    """Return instruction difficulty by prompt id (the file's `index`), and the regularisation rows in file order."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     difficulty = {row["index"]: float(row["instruction_difficulty"]) for row in rows}
@@ -169,8 +172,8 @@ def read_gamed(path: Path) -> tuple[dict[str, float], tuple[tuple[float, float, 
 
 def _installed_template() -> JudgeTemplate:
     spec = find_spec("alpaca_eval")
-    places = list(spec.submodule_search_locations or ()) if spec is not None else []
-    path = Path(places[0]) / TEMPLATE_FILE if places else None
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    path = Path(folders[0]) / TEMPLATE_FILE if folders else None
     if path is None or not path.is_file():
         raise DataError(
             "AlpacaEval's judge prompt comes from the alpaca-eval package, which is not installed: "
@@ -182,10 +185,10 @@ def _installed_template() -> JudgeTemplate:
 
 
 def read_chatml(text: str, *, name: str) -> JudgeTemplate:
-    """A ChatML prompt of one system and one user message as a template; texts are stripped, as the reference does.
+    """Return a ChatML prompt of one system and one user message as a template, with stripped texts as in the reference.
 
-    The reference fills the slots before it splits the messages, so that an answer holding `<|im_end|>` cuts the prompt
-    short; here the split comes first and such an answer stays text.
+    The reference fills the slots before it splits the messages, so an answer that contains `<|im_end|>` truncates the
+    prompt. We split first, so such an answer stays text.
     """
     parts = {role: content.strip() for role, content in CHATML.findall(text)}
     if set(parts) != {"system", "user"}:

@@ -1,4 +1,4 @@
-"""Two models' length-controlled win rates on the same instructions, refitted on resamples that both share. Pure."""
+"""Refit two models' length-controlled win rates on resamples of the same instructions. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from .alpaca_scores import judged_of, length_rows
 
 
 def paired_length_control(
-    data: SuiteData, prompts: Sequence[Prompt], first: RunRows, other: RunRows, *, seed: int = 0
+    data: SuiteData, prompts: Sequence[Prompt], first: RunRows, second: RunRows, *, seed: int = 0
 ) -> Refits | None:
-    """`lc_win_rate` of both over the instructions that both answered; None where one cannot be fitted, or where a fit
-    found no pattern (all coefficients 0), whose refits would say nothing."""
-    judged = [judged_of(data, prompts, run.answers, run.judgments) for run in (first, other)]
-    both = [prompt for prompt in prompts if all(one.lengths.get(prompt.id) for one in judged)]
+    """Return `lc_win_rate` of both models over the instructions that both answered.
+
+    None if one cannot be fitted, or if a fit has only zero coefficients, whose refits would be meaningless."""
+    judged = [judged_of(data, prompts, run.answers, run.judgments) for run in (first, second)]
+    both = [prompt for prompt in prompts if all(part.lengths.get(prompt.id) for part in judged)]
     values, replicates = [], []
-    for own in judged:
-        rows = length_rows(data, both, own)
+    for part in judged:
+        rows = length_rows(data, both, part)
         fit = None if rows is None else control_length(rows, data.gamed)
         if rows is None or fit is None or not any(fit.coefficients):
             return None

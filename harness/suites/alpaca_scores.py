@@ -1,4 +1,4 @@
-"""AlpacaEval's numbers from preferences: win rates, counts, and the length-controlled win rate. Pure."""
+"""Compute AlpacaEval's scores from preferences: win rates, counts, and the length-controlled win rate. Pure."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from ..stats.folds import FoldOrder
 from ..stats.length_control import LengthControl, LengthRows, control_length, control_length_interval
 
 MIN_SCORED = 0.9
-"""Under this share of verdicts there is no rate (spec: "with fewer than 90 % scored there is no score")."""
+"""Below this share of verdicts there is no rate (spec: "with fewer than 90 % scored there is no score")."""
 NORMAL_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
 class ScoreRules:
-    """What of the scoring is a choice."""
+    """The options of the scoring."""
 
     seed: int = 0
-    """Of every bootstrap."""
+    """Seed of every bootstrap."""
     order: FoldOrder = "published"
     intervals: bool = True
-    """False: point estimates and the reference's errors only."""
+    """False: only point estimates and the reference's errors."""
     min_scored: float = MIN_SCORED
-    """Share of the instructions that must have a verdict for a rate to be given."""
+    """Share of the instructions that must have a verdict for a rate."""
 
 
 DEFAULT_RULES = ScoreRules()
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What scoring needs of one model's answers and judgments."""
+class JudgedAnswers:
+    """What scoring needs from one model's answers and judgments."""
 
     lengths: Mapping[str, Sequence[int]]
     """Prompt id -> characters of the candidate's answers."""
     baseline_lengths: Mapping[str, int]
     preferences: Mapping[str, Sequence[float]]
-    """Prompt id -> one preference an answer, in the prompts' order: a seeded bootstrap depends on it."""
+    """Prompt id -> one preference per answer, in the prompts' order, because a seeded bootstrap depends on it."""
     times: int = 1
-    """Answers asked for a prompt."""
+    """Answers per prompt."""
 
 
 def score_preferences(
@@ -56,14 +56,14 @@ def score_preferences(
     judgments: Sequence[Judgment],
     rules: ScoreRules = DEFAULT_RULES,
 ) -> SuiteScores:
-    """All metrics of one model; rates in percent, counts and lengths as they are."""
+    """Return all metrics of one model; rates in percent, counts and lengths unscaled."""
     return score_judged(data, prompts, judged_of(data, prompts, answers, judgments), rules)
 
 
 def judged_of(
     data: SuiteData, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]
-) -> Judged:
-    return Judged(
+) -> JudgedAnswers:
+    return JudgedAnswers(
         lengths=_lengths(prompts, answers),
         baseline_lengths={prompt_id: len(answer.turns[0]) for prompt_id, answer in data.baseline.items()},
         preferences=_preferences(prompts, answers, judgments),
@@ -71,8 +71,8 @@ def judged_of(
     )
 
 
-def score_judged(data: SuiteData, prompts: Sequence[Prompt], judged: Judged, rules: ScoreRules) -> SuiteScores:
-    """`score_preferences` of what is known already."""
+def score_judged(data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswers, rules: ScoreRules) -> SuiteScores:
+    """Return all metrics from lengths and preferences."""
     preferences = judged.preferences
     expected = len(prompts) * judged.times
     units = [Unit(prompt_id, value) for prompt_id, values in preferences.items() for value in values]
@@ -113,27 +113,27 @@ def _too_few(scored: int, rules: ScoreRules) -> str:
 
 
 def _lengths(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, list[int]]:
-    asked = {prompt.id for prompt in prompts}
-    found: dict[str, list[int]] = defaultdict(list)
+    prompt_ids = {prompt.id for prompt in prompts}
+    lengths: dict[str, list[int]] = defaultdict(list)
     for (prompt_id, _), answer in sorted(latest_answers(answers).items()):
-        if prompt_id in asked and answer.error is None:
-            found[prompt_id].append(len(answer.turns[0]))
-    return found
+        if prompt_id in prompt_ids and answer.error is None:
+            lengths[prompt_id].append(len(answer.turns[0]))
+    return lengths
 
 
 def _preferences(
     prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]
 ) -> dict[str, list[float]]:
-    """Prompt id -> one preference an answer, in the prompts' order; repeats of a judgment count as their mean."""
-    found: dict[str, list[float]] = {prompt.id: [] for prompt in prompts}
+    """Return prompt id -> one preference per answer, in the prompts' order; repeats count as their mean."""
+    preferences: dict[str, list[float]] = {prompt.id: [] for prompt in prompts}
     for slot, verdicts in verdicts_by_slot(judgments, answers, ordered=False).items():
-        if slot.prompt_id in found:
-            found[slot.prompt_id].append(sum(verdict.value for verdict in verdicts) / len(verdicts))
-    return found
+        if slot.prompt_id in preferences:
+            preferences[slot.prompt_id].append(sum(verdict.value for verdict in verdicts) / len(verdicts))
+    return preferences
 
 
 def _counted(units: Sequence[Unit], win_rate: Score, rules: ScoreRules) -> dict[str, Score]:
-    """The reference's other figures (alpaca_eval metrics/winrate.py)."""
+    """Return the reference's other metrics (alpaca_eval metrics/winrate.py)."""
     values = [unit.value for unit in units]
     rounded = [Unit(unit.prompt_id, float(unit.value > 0.5) if unit.value != 0.5 else 0.5) for unit in units]
     n, unscored = win_rate.n, win_rate.unscored
@@ -149,17 +149,17 @@ def _counted(units: Sequence[Unit], win_rate: Score, rules: ScoreRules) -> dict[
 
 
 def _average_length(by_prompt: Mapping[str, Sequence[int]], win_rate: Score) -> Score:
-    """Floor of the mean answer length in characters, over all answers whether judged or not."""
-    lengths = [length for found in by_prompt.values() for length in found]
+    """Return the floor of the mean answer length in characters, over all answers, judged or not."""
+    lengths = [length for prompt_lengths in by_prompt.values() for length in prompt_lengths]
     expected = win_rate.n + win_rate.unscored
     value = float(sum(lengths) // len(lengths)) if lengths else None
     return Score(value=value, n=len(lengths), unscored=max(0, expected - len(lengths)))
 
 
 def _length_controlled(
-    data: SuiteData, prompts: Sequence[Prompt], judged: Judged, win_rate: Score, rules: ScoreRules
+    data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswers, win_rate: Score, rules: ScoreRules
 ) -> tuple[dict[str, Score], tuple[str, ...]]:
-    """`lc_win_rate` with the refit interval, `lc_win_rate_reference` with the reference's error; and notes."""
+    """Return `lc_win_rate` with the refit interval, `lc_win_rate_reference` with the reference's error, and notes."""
     none = Score(value=None, n=win_rate.n, unscored=win_rate.unscored)
     without = {"lc_win_rate": none, "lc_win_rate_reference": none}
     rows = length_rows(data, prompts, judged)
@@ -168,7 +168,7 @@ def _length_controlled(
     fit = control_length(rows, data.gamed, order=rules.order)
     if fit is None:
         return without, ("no length-controlled win rate: too few verdicts, or all answers equally long",)
-    # With the C that found nothing every refit finds nothing: its interval would be of width zero.
+    # With a C that gives zero coefficients every refit does the same: the interval would have width zero.
     found_nothing = not any(fit.coefficients)
     skip = found_nothing or not rules.intervals
     interval = None if skip else control_length_interval(rows, data.gamed, fit, seed=rules.seed)
@@ -180,7 +180,7 @@ def _length_controlled(
 
 
 def reference_score(fit: LengthControl, win_rate: Score) -> Score:
-    """The length-controlled win rate with the reference's own standard error, n as the win rate's."""
+    """Return the length-controlled win rate with the reference's own standard error and the win rate's n."""
     half = NORMAL_95 * fit.reference_se
     return Score(
         value=fit.win_rate,
@@ -192,17 +192,19 @@ def reference_score(fit: LengthControl, win_rate: Score) -> Score:
     )
 
 
-def length_rows(data: SuiteData, prompts: Sequence[Prompt], judged: Judged) -> LengthRows | None:
-    """One row a prompt that both sides answered, difficulty by prompt id; None where a difficulty is missing."""
+def length_rows(data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswers) -> LengthRows | None:
+    """Return one row per prompt that both sides answered; None if a prompt has no difficulty."""
     rows = []
     for prompt in prompts:
-        own, other = judged.lengths.get(prompt.id), judged.baseline_lengths.get(prompt.id)
-        if not own or other is None:
+        candidate_lengths, baseline_length = judged.lengths.get(prompt.id), judged.baseline_lengths.get(prompt.id)
+        if not candidate_lengths or baseline_length is None:
             continue
         if prompt.id not in data.difficulty:
             return None
-        found = judged.preferences.get(prompt.id, ())
-        preference = sum(found) / len(found) if found else math.nan
-        rows.append((preference, other - sum(own) / len(own), data.difficulty[prompt.id]))
+        preferences = judged.preferences.get(prompt.id, ())
+        preference = sum(preferences) / len(preferences) if preferences else math.nan
+        rows.append(
+            (preference, baseline_length - sum(candidate_lengths) / len(candidate_lengths), data.difficulty[prompt.id])
+        )
     table = np.array(rows, dtype=np.float64).reshape(-1, 3)
     return LengthRows(preference=table[:, 0], length_difference=table[:, 1], difficulty=table[:, 2])

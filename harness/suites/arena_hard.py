@@ -43,7 +43,7 @@ from ..stats.bradley_terry import row_interval
 from .editions import load_edition, official_files, only_template, pinned, read_json_lines, template_shas
 
 ORDERS: tuple[Order, ...] = get_args(Order)
-"""Game 0 shows the baseline as A, game 1 the candidate."""
+"""Game 0 shows the baseline as A, game 1 shows the candidate as A."""
 MAX_TOKENS = 4096  # gen_answer.py
 BASELINE = "gpt-4-0314"
 REASK = "continue your judgment and finish by outputting a final verdict label"  # gen_judgment.py, second attempt
@@ -51,12 +51,13 @@ NAMES = ("arena_hard/questions", "arena_hard/baseline", "arena_hard/judge_config
 
 
 def build(options: SuiteOptions) -> ArenaHard:
-    """`fusion_harness.suites` entry point. Raises DataError without data, ConfigError for an unknown edition."""
+    """Build the suite (`fusion_harness.suites` entry point); DataError without data, ConfigError for an unknown
+    edition."""
     return ArenaHard(load_edition("arena_hard", options, load_official))
 
 
 class ArenaHard:
-    """The suite over any data of its form: one-turn prompts, a baseline's answers, one template of five labels."""
+    """The suite over any suitable data: one-turn prompts, a baseline's answers, one template with five labels."""
 
     name = "arena_hard"
     headline = "arena_hard"
@@ -83,38 +84,39 @@ class ArenaHard:
         return Sampling(temperature=0.0, max_tokens=MAX_TOKENS)
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """Both games; none for a failed answer or where the baseline has none."""
+        """Return both games; none for a failed answer or without a baseline answer."""
         baseline = self._data.baseline.get(prompt.id)
         return () if answer.error is not None or baseline is None else self.games(prompt, answer, baseline)
 
-    def games(self, prompt: Prompt, answer: Answer, other: Answer) -> Sequence[JudgeTask]:
-        """Two answers, whoever's, shown in both orders."""
+    def games(self, prompt: Prompt, answer: Answer, opponent: Answer) -> Sequence[JudgeTask]:
+        """Return the games of two answers of any models, shown in both orders."""
         return [
             JudgeTask(
                 prompt=prompt,
                 answer=answer,
-                baseline=other,
+                baseline=opponent,
                 order=order,
                 template=self._template,
-                fields=_fields(prompt, other, answer, order),
+                fields=_fields(prompt, opponent, answer, order),
             )
             for order in ORDERS
         ]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        """`arena_hard` = 100 * (wins + draws / 2) / games, where a ">>" verdict counts three times. A question with
-        one broken game keeps the other."""
-        found = verdicts_by_slot(judgments, answers)
+        """Return `arena_hard` = 100 * (wins + draws / 2) / games, where a ">>" verdict counts three times.
+
+        If one game of a question is broken, the other still counts."""
+        verdicts = verdicts_by_slot(judgments, answers)
         times = draws(answers)
-        headline = self._score(prompts, found, times)
+        headline = self._score(prompts, verdicts, times)
         by_id = {prompt.id: prompt for prompt in prompts}
         groups = categories(prompts)
         by_category = {
-            category: {"arena_hard": self._score([by_id[prompt_id] for prompt_id in ids], found, times)}
+            category: {"arena_hard": self._score([by_id[prompt_id] for prompt_id in ids], verdicts, times)}
             for category, ids in groups.items()
             if len(groups) > 1
         }
-        reference = _reference(prompts, found, times, headline)
+        reference = _reference(prompts, verdicts, times, headline)
         tokens = average_tokens(prompts, answers, times)
         notes = (*unscored_note(headline, "games"), *reference_note(reference))
         if tokens.value is not None:
@@ -124,9 +126,9 @@ class ArenaHard:
         scores = {"arena_hard": headline, "arena_hard_reference": reference, "avg_tokens": tokens}
         return SuiteScores(scores=scores, by_category=by_category, notes=notes)
 
-    def _score(self, prompts: Sequence[Prompt], found: Verdicts, times: int) -> Score:
+    def _score(self, prompts: Sequence[Prompt], verdicts: Verdicts, times: int) -> Score:
         slots = _slots(prompts, times)
-        units = [slot_unit(slot.prompt_id, found[slot]) for slot in slots if found.get(slot)]
+        units = [slot_unit(slot.prompt_id, verdicts[slot]) for slot in slots if verdicts.get(slot)]
         return mean_score(units, len(slots), scale=100.0, seed=self._seed)
 
 
@@ -134,10 +136,10 @@ def _slots(prompts: Sequence[Prompt], times: int) -> list[Slot]:
     return [Slot(prompt.id, index, order=order) for prompt in prompts for index in range(times) for order in ORDERS]
 
 
-def _reference(prompts: Sequence[Prompt], found: Verdicts, times: int, headline: Score) -> Score:
-    """The score with the reference's interval: rows after weighting, 100 rounds, numpy seed 42, this model alone."""
-    verdicts = battles([found.get(slot, ()) for slot in _slots(prompts, times)])
-    interval = row_interval([verdict.value for verdict in verdicts], [verdict_weight(verdict) for verdict in verdicts])
+def _reference(prompts: Sequence[Prompt], verdicts: Verdicts, times: int, headline: Score) -> Score:
+    """Return the score with the reference's interval: weighted rows, 100 rounds, numpy seed 42, this model alone."""
+    rows = battles([verdicts.get(slot, ()) for slot in _slots(prompts, times)])
+    interval = row_interval([verdict.value for verdict in rows], [verdict_weight(verdict) for verdict in rows])
     limits: dict[str, float | None] = {"ci_low": None, "ci_high": None, "se": None}
     if interval is not None:
         limits = {"ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
@@ -145,15 +147,17 @@ def _reference(prompts: Sequence[Prompt], found: Verdicts, times: int, headline:
 
 
 def reference_note(reference: Score) -> tuple[str, ...]:
-    """Why the reference's interval is not there, where its score is."""
+    """Return a note on why the reference's interval is missing, if its score is not."""
     if reference.value is None or reference.ci_low is not None:
         return ()
     return ("arena_hard_reference has no interval: the reference's is of one verdict a game, here there are several",)
 
 
 def battles(games: Sequence[Sequence[Verdict]]) -> list[Verdict]:
-    """The games as rows of the reference's interval: one verdict each, won, drawn or lost. None at all where a game has
-    several verdicts (repeats, a jury's mean) or a fraction: as rows of their own they would count as independent."""
+    """Return the games as rows of the reference's interval: one verdict each, won, drawn or lost.
+
+    Empty if a game has several verdicts (repeats) or a fraction (a jury's mean), which would count as independent rows.
+    """
     verdicts = [verdict for game in games for verdict in game]
     single = all(len(game) <= 1 for game in games) and all(verdict.value in (0.0, 0.5, 1.0) for verdict in verdicts)
     return verdicts if single else []
@@ -165,14 +169,14 @@ def _fields(prompt: Prompt, baseline: Answer, answer: Answer, order: Order) -> d
 
 
 def average_tokens(prompts: Sequence[Prompt], answers: Sequence[Answer], times: int) -> Score:
-    """Floor of the mean answer length in tokens, as the published tables have it; of answers with a token count."""
-    asked = {prompt.id for prompt in prompts}
+    """Return the floor of the mean answer length in tokens, as in published tables, over answers with a token count."""
+    prompt_ids = {prompt.id for prompt in prompts}
     counts = [
         sum(answer.completion_tokens)
         for (prompt_id, _), answer in latest_answers(answers).items()
-        if prompt_id in asked and answer.error is None and answer.completion_tokens
+        if prompt_id in prompt_ids and answer.error is None and answer.completion_tokens
     ]
-    unscored = len(asked) * times - len(counts)
+    unscored = len(prompt_ids) * times - len(counts)
     return Score(value=float(sum(counts) // len(counts)) if counts else None, n=len(counts), unscored=unscored)
 
 
@@ -180,7 +184,7 @@ def average_tokens(prompts: Sequence[Prompt], answers: Sequence[Answer], times: 
 
 
 def load_official(options: SuiteOptions) -> SuiteData:
-    """The pinned questions, the baseline's answers, and the judge's prompt."""
+    """Load the pinned questions, the baseline's answers, and the judge's prompt."""
     paths = official_files(options, NAMES)
     prompts = tuple(
         Prompt(
@@ -212,16 +216,16 @@ def load_official(options: SuiteOptions) -> SuiteData:
 
 
 def _read_template(path: Path) -> JudgeTemplate:
-    found = yaml.safe_load(path.read_text("utf-8"))
+    config = yaml.safe_load(path.read_text("utf-8"))
     try:
         return JudgeTemplate(
-            name=found["bench_name"],
-            system=found["system_prompt"],
-            user=found["prompt_template"][0],
+            name=config["bench_name"],
+            system=config["system_prompt"],
+            user=config["prompt_template"][0],
             parser="arena_label",
             reask=REASK,
-            temperature=found["temperature"],
-            max_tokens=found["max_tokens"],
+            temperature=config["temperature"],
+            max_tokens=config["max_tokens"],
         )
     except (KeyError, IndexError, TypeError) as error:
         raise DataError(f"{path} is not Arena-Hard's judge configuration: {error!r}") from None

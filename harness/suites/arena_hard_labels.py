@@ -1,4 +1,4 @@
-"""Arena-Hard's verdict labels: which there are, what each means, and how a judge's text is searched for one.
+"""Arena-Hard's verdict labels: their meaning, and how to find one in a judge's text.
 
 v0.1: config/judge_config.yaml and gen_judgment.py at efc012e. v2.0: config/arena-hard-v2.0.yaml, gen_judgment.py and
 show_result.py at 196f6b8.
@@ -27,16 +27,16 @@ V2_LABELS: dict[str, tuple[float, int]] = V01_LABELS | {
     "B<A": (1.0, 1),
     "B<<A": (1.0, STRONG_WEIGHT),
 }
-"""The mirrored spellings count in v2.0 alone."""
+"""The mirrored spellings count in v2.0 only."""
 
 
 def v01_labels(text: str) -> list[str]:
-    """The distinct labels in a text, sorted; v0.1 takes one that stands alone."""
+    """Return the distinct labels in a text, sorted; v0.1 accepts a verdict with exactly one."""
     return sorted(set(DOUBLE.findall(text)))
 
 
 def v2_label(text: str) -> str | None:
-    """The last label in double brackets, else the last in single ones, whatever the case; None where there is none."""
+    """Return the last label in double brackets, else the last in single ones, in upper case; None if there is none."""
     upper = text.upper()
-    found = DOUBLE.findall(upper) or SINGLE.findall(upper)
-    return str(found[-1]) if found else None
+    labels = DOUBLE.findall(upper) or SINGLE.findall(upper)
+    return str(labels[-1]) if labels else None

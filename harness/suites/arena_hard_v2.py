@@ -1,8 +1,9 @@
 """Arena-Hard v2.0: 500 hard prompts against o3-mini, 250 of creative writing against gemini-2.0-flash.
 
 Source of every rule: arena-hard-auto at 196f6b8 (gen_judgment.py, show_result.py; specs/arena_hard). The two categories
-have different baselines, so they are never pooled: the headline is the hard prompts'. A question with either game
-broken is dropped whole. The judge's words are string constants of upstream's utils/judge_utils.py, read, never run.
+have different baselines, so they are never pooled: the headline covers the hard prompts. A question with one broken
+game is dropped completely. The judge's prompts are string constants of upstream's utils/judge_utils.py (never
+executed).
 """
 
 from __future__ import annotations
@@ -55,18 +56,19 @@ NAMES = (
     "arena_hard_v2/baseline/creative_writing",
 )
 SETTINGS = "JUDGE_SETTINGS"
-"""The constant of judge_utils.py that gives each category its baseline and its judge's system prompt."""
+"""The constant of judge_utils.py with each category's baseline and system prompt."""
 
 
 def build(options: SuiteOptions) -> ArenaHardV2:
-    """`fusion_harness.suites` entry point. Raises DataError without data, ConfigError for another edition."""
+    """Build the suite (`fusion_harness.suites` entry point); DataError without data, ConfigError for another
+    edition."""
     if options.edition != "official":
         raise ConfigError(f"arena_hard_v2 has no edition {options.edition!r}; editions: official")
     return ArenaHardV2(load_official(options))
 
 
 class ArenaHardV2:
-    """The suite over any data of its form: a template for each category, a baseline's answer for each prompt."""
+    """The suite over any suitable data: a template per category, a baseline answer per prompt."""
 
     name = "arena_hard_v2"
     headline = "arena_hard"
@@ -94,37 +96,38 @@ class ArenaHardV2:
         return self._data.prompts
 
     def sampling(self, prompt: Prompt) -> Sampling:
-        """v2.0 leaves the settings to each model's endpoint; these are v0.1's."""
+        """Return v0.1's settings, because v2.0 leaves them to each model's endpoint."""
         return Sampling(temperature=0.0, max_tokens=MAX_TOKENS)
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """Both games; none for a failed answer or where the baseline has none."""
+        """Return both games; none for a failed answer or without a baseline answer."""
         baseline = self._data.baseline.get(prompt.id)
         return () if answer.error is not None or baseline is None else self.games(prompt, answer, baseline)
 
-    def games(self, prompt: Prompt, answer: Answer, other: Answer) -> Sequence[JudgeTask]:
-        """Two answers, whoever's, shown in both orders."""
+    def games(self, prompt: Prompt, answer: Answer, opponent: Answer) -> Sequence[JudgeTask]:
+        """Return the games of two answers of any models, shown in both orders."""
         return [
             JudgeTask(
                 prompt=prompt,
                 answer=answer,
-                baseline=other,
+                baseline=opponent,
                 order=order,
                 template=self._data.templates[prompt.category],
-                fields=_fields(prompt, other, answer, order),
+                fields=_fields(prompt, opponent, answer, order),
             )
             for order in ORDERS
         ]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        """`arena_hard`: 100 * (wins + draws / 2) / battles of hard prompts; `creative_writing`: of the others."""
-        found, times = verdicts_by_slot(judgments, answers), draws(answers)
+        """Return `arena_hard` (100 * (wins + draws / 2) / battles of hard prompts) and the same for
+        `creative_writing`."""
+        verdicts, times = verdicts_by_slot(judgments, answers), draws(answers)
         by_id = {prompt.id: prompt for prompt in prompts}
-        parts = {name: [by_id[one] for one in ids] for name, ids in categories(prompts).items()}
-        by_category = {name: {"arena_hard": self._score(part, found, times)} for name, part in parts.items()}
+        parts = {name: [by_id[prompt_id] for prompt_id in ids] for name, ids in categories(prompts).items()}
+        by_category = {name: {"arena_hard": self._score(part, verdicts, times)} for name, part in parts.items()}
         main = parts.get(HEADLINE_CATEGORY, [])
-        headline = self._score(main, found, times)
-        scores = {"arena_hard": headline, "arena_hard_reference": _reference(main, found, times, headline)}
+        headline = self._score(main, verdicts, times)
+        scores = {"arena_hard": headline, "arena_hard_reference": _reference(main, verdicts, times, headline)}
         if "creative_writing" in by_category:
             scores["creative_writing"] = by_category["creative_writing"]["arena_hard"]
         scores["avg_tokens"] = average_tokens(prompts, answers, times)
@@ -132,26 +135,26 @@ class ArenaHardV2:
         notes = (*unscored_note(headline, "games of hard prompts"), *_creative_note(scores), *missing)
         return SuiteScores(scores=scores, by_category=by_category, notes=notes)
 
-    def _score(self, prompts: Sequence[Prompt], found: Verdicts, times: int) -> Score:
-        pairs = [pair for prompt in prompts for pair in _whole(prompt, found, times)]
+    def _score(self, prompts: Sequence[Prompt], verdicts: Verdicts, times: int) -> Score:
+        pairs = [pair for prompt in prompts for pair in _whole(prompt, verdicts, times)]
         units: list[Unit] = [slot_unit(prompt_id, game) for prompt_id, game in pairs]
         return mean_score(units, 2 * times * len(prompts), scale=100.0, seed=self._seed)
 
 
-def _whole(prompt: Prompt, found: Verdicts, times: int) -> list[tuple[str, Sequence[Verdict]]]:
-    """The games of a prompt's answers that have a verdict in both orders."""
+def _whole(prompt: Prompt, verdicts: Verdicts, times: int) -> list[tuple[str, Sequence[Verdict]]]:
+    """Return the games of a prompt's answers that have a verdict in both orders."""
     games = []
     for index in range(times):
-        pair = [found.get(Slot(prompt.id, index, order=order), ()) for order in ORDERS]
+        pair = [verdicts.get(Slot(prompt.id, index, order=order), ()) for order in ORDERS]
         if all(pair):
-            games += [(prompt.id, verdicts) for verdicts in pair]
+            games += [(prompt.id, game) for game in pair]
     return games
 
 
-def _reference(prompts: Sequence[Prompt], found: Verdicts, times: int, headline: Score) -> Score:
-    """The mean of 100 resamples of rows with its 90 % interval, as v2.0's table has it."""
-    verdicts = battles([game for prompt in prompts for _, game in _whole(prompt, found, times)])
-    interval = v2_row_interval([verdict.value for verdict in verdicts], [verdict_weight(one) for one in verdicts])
+def _reference(prompts: Sequence[Prompt], verdicts: Verdicts, times: int, headline: Score) -> Score:
+    """Return the mean of 100 resamples of rows with its 90 % interval, as in v2.0's table."""
+    rows = battles([game for prompt in prompts for _, game in _whole(prompt, verdicts, times)])
+    interval = v2_row_interval([verdict.value for verdict in rows], [verdict_weight(verdict) for verdict in rows])
     if interval is None:
         return headline.model_copy(update={"ci_low": None, "ci_high": None, "se": None})
     update = {"value": interval.middle, "ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
@@ -172,7 +175,7 @@ def _fields(prompt: Prompt, baseline: Answer, answer: Answer, order: Order) -> d
 
 
 def load_official(options: SuiteOptions) -> SuiteData:
-    """The pinned questions, both baselines' answers, the judge's words; DataError for files of another form."""
+    """Load the pinned questions, both baselines' answers and the judge's prompts; DataError for an invalid file."""
     paths = official_files(options, NAMES)
     settings = read_judge_settings(paths["arena_hard_v2/judge_prompts"].read_text("utf-8"))
     prompts = tuple(
@@ -181,9 +184,9 @@ def load_official(options: SuiteOptions) -> SuiteData:
     )
     baseline: dict[str, Answer] = {}
     for category in CATEGORIES:
-        asked = {prompt.id for prompt in prompts if prompt.category == category}
+        prompt_ids = {prompt.id for prompt in prompts if prompt.category == category}
         rows = read_json_lines(paths[f"arena_hard_v2/baseline/{category}"])
-        baseline |= {row["uid"]: answer(row) for row in rows if row["uid"] in asked}
+        baseline |= {row["uid"]: answer(row) for row in rows if row["uid"] in prompt_ids}
     return SuiteData(
         version="official-1",
         prompts=prompts,
@@ -202,17 +205,17 @@ def answer(row: dict[str, Any]) -> Answer:
 
 
 def read_templates(config: Path, settings: Mapping[str, Mapping[str, str]]) -> dict[str, JudgeTemplate]:
-    """One a category: the config's user text and parameters, the settings' system text."""
-    found = yaml.safe_load(config.read_text("utf-8"))
+    """Return one template per category: the config's user text and parameters, the settings' system text."""
+    settings_file = yaml.safe_load(config.read_text("utf-8"))
     try:
         return {
             category: JudgeTemplate(
-                name=f"{found['bench_name']}/{category}",
+                name=f"{settings_file['bench_name']}/{category}",
                 system=settings[category]["system_prompt"],
-                user=found["prompt_template"],
+                user=settings_file["prompt_template"],
                 parser="arena_label_v2",
-                temperature=found["temperature"],
-                max_tokens=found["max_tokens"],
+                temperature=settings_file["temperature"],
+                max_tokens=settings_file["max_tokens"],
             )
             for category in CATEGORIES
         }
@@ -221,9 +224,9 @@ def read_templates(config: Path, settings: Mapping[str, Mapping[str, str]]) -> d
 
 
 def read_judge_settings(source: str) -> dict[str, dict[str, str]]:
-    """Category -> name -> text, from the text of judge_utils.py: its string constants alone, nothing is executed.
+    """Return category -> name -> text from the source of judge_utils.py; only string constants are read, nothing runs.
 
-    Raises DataError where the constant is missing, or is more than names and strings.
+    Raise DataError if the constant is missing or contains anything but names and strings.
     """
     try:
         tree = ast.parse(source)
@@ -250,13 +253,13 @@ def _items(table: ast.expr) -> list[tuple[str, ast.expr]]:
 
 
 def _strings(table: ast.expr, texts: Mapping[str, str]) -> dict[str, str]:
-    found = {}
+    strings = {}
     for key, value in _items(table):
         match value:
             case ast.Constant(value=str(text)):
-                found[key] = text
+                strings[key] = text
             case ast.Name(id=name) if name in texts:
-                found[key] = texts[name]
+                strings[key] = texts[name]
             case _:
                 raise DataError(f"{SETTINGS}: {key!r} is neither a text nor the name of one")
-    return found
+    return strings

@@ -1,8 +1,8 @@
-"""lm-eval's tasks (`lm_eval:TASK`, `lm_eval:FILE.yaml`): the installed lm-eval asks the model that we serve.
+"""Run lm-eval's tasks (`lm_eval:TASK`, `lm_eval:FILE.yaml`): the installed lm-eval queries the model that we serve.
 
-Tasks that generate are asked by chat completions, so that the server applies the chat template. Tasks that compare
-log-likelihoods need the prompt's own log-probabilities, which only text completions give: those are asked without a
-chat template, as lm-eval does by default, with the checkpoint's tokenizer; the card's protocol says which.
+Generation tasks use chat completions, so that the server applies the chat template. Tasks that compare log-likelihoods
+need the prompt's own log-probabilities, which only text completions return. These use no chat template, as is lm-eval's
+default, and the checkpoint's tokenizer; the card's protocol records which.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ log = logging.getLogger(__name__)
 CHAT, TEXT = "local-chat-completions", "local-completions"
 NO_LIKELIHOODS = "not supported for chat completions"  # lm_eval models/openai_completions.py, LocalChatCompletion
 OUTPUT_TYPE = re.compile(r"^output_type:\s*[\"']?(\w+)", re.MULTILINE)
-TAIL = 400  # characters of lm-eval's log that an error shows
+TAIL = 400  # characters of lm-eval's log in an error
 EVERY = 10.0
-"""Seconds between two lines of progress."""
+"""Seconds between two progress lines."""
 REQUESTS = re.compile(r"\b(\d+/\d+) \[")
 """The count of a tqdm bar: `25%|##   | 1/4 [00:01<...`."""
 TASK_NAME = re.compile(r"[\w.-]+")
 
 
 class LmEval:
-    """`fusion_harness.suites` entry point. Raises ConfigError without a task, its file or the lm-eval package."""
+    """The suite (`fusion_harness.suites` entry point); ConfigError without a task, its file or the lm-eval package."""
 
     judged = False
 
@@ -50,7 +50,7 @@ class LmEval:
         if self._file is not None and not self._file.is_file():
             raise ConfigError(f"no lm-eval task file {self.task!r}")
         if self._file is None and not TASK_NAME.fullmatch(self.task):
-            raise ConfigError(f"{self.task!r} is no lm-eval task name; `lm-eval ls tasks` lists them")
+            raise ConfigError(f"{self.task!r} is not an lm-eval task name; `lm-eval ls tasks` lists them")
         try:
             self.version = version("lm_eval")
         except PackageNotFoundError:
@@ -58,30 +58,30 @@ class LmEval:
         self.name = f"lm_eval:{self._file.stem if self._file is not None else self.task}"
 
     def protocol(self) -> dict[str, JsonValue]:
-        found: dict[str, JsonValue] = {"suite": self.name, "lm_eval": self.version}
+        fields: dict[str, JsonValue] = {"suite": self.name, "lm_eval": self.version}
         if self._file is not None:
-            found["task_file"] = file_sha256(self._file)
-        return found
+            fields["task_file"] = file_sha256(self._file)
+        return fields
 
-    async def run(self, server: Served, own: OwnRun) -> Numbers:
-        """Asks by chat where the task allows it, and reads lm-eval's results. Raises IncompleteError where it fails."""
+    async def run(self, server: Served, job: OwnRun) -> Numbers:
+        """Query by chat if the task allows it, and return lm-eval's results; raise IncompleteError if it fails."""
         for model in self._ways():
-            code = await self._lm_eval(model, server, own)
+            code = await self._lm_eval(model, server, job)
             if code == 0:
-                return self._numbers(own.work_dir, own)
-            if model == CHAT and NO_LIKELIHOODS in _log(own.work_dir):
+                return self._numbers(job.work_dir, job)
+            if model == CHAT and NO_LIKELIHOODS in _log(job.work_dir):
                 continue
             break
-        raise IncompleteError(f"lm-eval failed on {self.task!r} (exit {code}): {_last_lines(own.work_dir)}")
+        raise IncompleteError(f"lm-eval failed on {self.task!r} (exit {code}): {_last_lines(job.work_dir)}")
 
     def _ways(self) -> tuple[str, ...]:
-        found = OUTPUT_TYPE.search(self._file.read_text("utf-8")) if self._file is not None else None
-        return (TEXT,) if found is not None and found[1] != "generate_until" else (CHAT, TEXT)
+        match = OUTPUT_TYPE.search(self._file.read_text("utf-8")) if self._file is not None else None
+        return (TEXT,) if match is not None and match[1] != "generate_until" else (CHAT, TEXT)
 
-    async def _lm_eval(self, model: str, server: Served, own: OwnRun) -> int:
-        """lm-eval's exit status. It runs under the warden, so it ends when we do, however we end."""
-        argv = [*_command(model, server, own), "--tasks", self.task]
-        with (own.work_dir / "lm_eval.log").open("wb") as log:
+    async def _lm_eval(self, model: str, server: Served, job: OwnRun) -> int:
+        """Return lm-eval's exit status. It runs under the warden, so it always ends with this process."""
+        argv = [*_command(model, server, job), "--tasks", self.task]
+        with (job.work_dir / "lm_eval.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "harness.backends.warden", *argv),
                 stdin=asyncio.subprocess.PIPE,
@@ -90,7 +90,7 @@ class LmEval:
                 env=_environment(server),
             )
             assert process.stdin is not None
-            reporting = asyncio.create_task(_report(self.name, own.work_dir))
+            reporting = asyncio.create_task(_report(self.name, job.work_dir))
             try:
                 return await process.wait()
             finally:
@@ -98,19 +98,19 @@ class LmEval:
                 process.stdin.close()  # the warden stops what still runs
                 await process.wait()
 
-    def _numbers(self, folder: Path, own: OwnRun) -> Numbers:
+    def _numbers(self, folder: Path, job: OwnRun) -> Numbers:
         files = sorted(folder.rglob("results_*.json"), key=lambda file: file.stat().st_mtime)
         if not files:
             raise IncompleteError(f"lm-eval wrote no results for {self.task!r}: {_last_lines(folder)}")
         wanted = None if self._file is not None else [self.task]
         (numbers, *_) = task_results(load_results(files[-1]), str(files[-1]), wanted)
-        if own.sampling:
-            numbers.protocol["sampling_deviation"] = dict(own.sampling)
+        if job.sampling:
+            numbers.protocol["sampling_deviation"] = dict(job.sampling)
         return numbers
 
 
 async def _report(name: str, folder: Path) -> None:
-    """Logs how far lm-eval's own progress bar is, now and then."""
+    """Log the state of lm-eval's own progress bar regularly."""
     last = ""
     while True:
         await asyncio.sleep(EVERY)
@@ -120,35 +120,33 @@ async def _report(name: str, folder: Path) -> None:
             log.info("%s: %s requests", name, last)
 
 
-def _command(model: str, server: Served, own: OwnRun) -> list[str]:
+def _command(model: str, server: Served, job: OwnRun) -> list[str]:
     chat = model == CHAT
-    asked: dict[str, JsonValue] = {
+    model_args: dict[str, JsonValue] = {
         "model": server.name,
         "base_url": f"{server.url}/{'chat/completions' if chat else 'completions'}",
         "num_concurrent": server.concurrency,
         "tokenizer_backend": None if chat else "huggingface",
     }
     if server.max_model_len is not None:
-        asked["max_length"] = server.max_model_len
+        model_args["max_length"] = server.max_model_len
     if not chat:
         if server.tokenizer is None:
-            raise ConfigError(
-                "this lm-eval task compares log-likelihoods, for which the checkpoint's tokenizer is needed"
-            )
-        asked["tokenizer"] = str(server.tokenizer)
-    argv = [sys.executable, "-m", "lm_eval", "run", "--model", model, "--model_args", json.dumps(asked)]
+            raise ConfigError("this lm-eval task compares log-likelihoods, which requires the checkpoint's tokenizer")
+        model_args["tokenizer"] = str(server.tokenizer)
+    argv = [sys.executable, "-m", "lm_eval", "run", "--model", model, "--model_args", json.dumps(model_args)]
     argv += ["--apply_chat_template"] if chat else []
-    argv += ["--limit", str(own.limit)] if own.limit is not None else []
+    argv += ["--limit", str(job.limit)] if job.limit is not None else []
     names = {"max_tokens": "max_gen_toks"}
-    settings = {names.get(name, name): value for name, value in own.sampling.items()}
+    settings = {names.get(name, name): value for name, value in job.sampling.items()}
     argv += ["--gen_kwargs", json.dumps(settings)] if settings else []
-    argv += ["--seed", str(own.seed)] if own.seed else []
-    argv += ["--use_cache", str(own.work_dir / f"replies-{model}")]  # a run that was stopped goes on from there
-    return [*argv, "--output_path", str(own.work_dir / "output"), "--log_samples"]
+    argv += ["--seed", str(job.seed)] if job.seed else []
+    argv += ["--use_cache", str(job.work_dir / f"replies-{model}")]  # an interrupted run resumes from there
+    return [*argv, "--output_path", str(job.work_dir / "output"), "--log_samples"]
 
 
 def _environment(server: Served) -> dict[str, str]:
-    """Ours, with the key for this server and no other, and no proxy before a server on this machine."""
+    """Return our environment with only this server's key, and without a proxy for servers on this machine."""
     local = {"NO_PROXY": f"{os.environ.get('NO_PROXY', '')},127.0.0.1,localhost".lstrip(",")}
     return {**os.environ, **local, "OPENAI_API_KEY": server.key or "none", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -158,6 +156,6 @@ def _log(folder: Path) -> str:
 
 
 def _last_lines(folder: Path) -> str:
-    """The end of lm-eval's log on one line."""
+    """Return the end of lm-eval's log on one line."""
     words = " ".join(_log(folder)[-4 * TAIL :].split())
     return f"…{words[-TAIL:]} ({folder / 'lm_eval.log'})"

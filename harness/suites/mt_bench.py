@@ -32,8 +32,9 @@ MAX_TOKENS = 1024  # gen_model_answer.py --max-new-token
 
 
 def build(options: SuiteOptions) -> MtBench:
-    """`fusion_harness.suites` entry point. Raises DataError without data, ConfigError for an unknown edition or
-    reference set."""
+    """Build the suite (`fusion_harness.suites` entry point).
+
+    Raise DataError without data, ConfigError for an unknown edition or reference set."""
     if options.edition == "pocket" and options.references != "official":
         raise ConfigError(f"--references {options.references!r} is for the official edition; pocket has one set")
     pairs = (lambda: pair_templates(options)) if options.edition == "official" else None
@@ -41,7 +42,7 @@ def build(options: SuiteOptions) -> MtBench:
 
 
 class MtBench:
-    """The suite over any data of its form: prompts of one or two turns, the four single-answer templates."""
+    """The suite over any suitable data: prompts of one or two turns, the four single-answer templates."""
 
     name = "mt_bench"
     headline = "mt_bench"
@@ -55,7 +56,7 @@ class MtBench:
         intervals: bool = True,
         pairs: Callable[[], dict[str, JudgeTemplate]] | None = None,
     ) -> None:
-        """`pairs`: gives the templates that compare two answers; read when first needed."""
+        """`pairs` returns the templates that compare two answers; it is called on first use."""
         self._pairs = pairs
         self._pair_templates: dict[str, JudgeTemplate] = {}
         self.version = data.version
@@ -66,7 +67,8 @@ class MtBench:
 
     @property
     def official_judges(self) -> tuple[str, ...]:
-        """gpt-4-0613 made all published results (FastChat issue 2284); the corrected references go with the other."""
+        """gpt-4-0613 made all published results (FastChat issue 2284); the corrected references belong to the other
+        judge."""
         return ("gpt-4-0125-preview",) if self._references == "pr3158" else ("gpt-4-0613", "gpt-4")
 
     def protocol(self) -> dict[str, JsonValue]:
@@ -81,11 +83,12 @@ class MtBench:
         return self._data.prompts
 
     def sampling(self, prompt: Prompt) -> Sampling:
-        """Temperature by category; top_p and the rest are the checkpoint's own, as in the reference."""
+        """Return the temperature by category; top_p and other settings are the checkpoint's own, as in the
+        reference."""
         return Sampling(temperature=TEMPERATURES.get(prompt.category, OTHER_TEMPERATURE), max_tokens=MAX_TOKENS)
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """One rating a turn."""
+        """Return one rating task per turn."""
         if answer.error is not None:
             return ()
         return [
@@ -99,60 +102,63 @@ class MtBench:
             for turn in range(1, min(len(answer.turns), len(prompt.turns)) + 1)
         ]
 
-    def games(self, prompt: Prompt, answer: Answer, other: Answer) -> Sequence[JudgeTask]:
-        """Each turn of two answers, whoever's, shown in both orders. Raises ConfigError for an edition without words
-        for it."""
+    def games(self, prompt: Prompt, answer: Answer, opponent: Answer) -> Sequence[JudgeTask]:
+        """Return each turn of two answers of any models, shown in both orders; ConfigError if the edition lacks the
+        prompts."""
         if self._pairs is None:
-            raise ConfigError(f"mt_bench ({self.version}) has no words for comparing two answers")
+            raise ConfigError(f"mt_bench ({self.version}) has no prompts for comparing two answers")
         self._pair_templates = self._pair_templates or self._pairs()
-        turns = range(1, 1 + min(len(prompt.turns), len(answer.turns), len(other.turns)))
-        return [task for turn in turns for task in pair_tasks(prompt, answer, other, turn, self._pair_templates)]
+        turns = range(1, 1 + min(len(prompt.turns), len(answer.turns), len(opponent.turns)))
+        return [task for turn in turns for task in pair_tasks(prompt, answer, opponent, turn, self._pair_templates)]
 
     def _template(self, prompt: Prompt, turn: int) -> JudgeTemplate:
         kind = "single-math-v1" if prompt.category in REFERENCED else "single-v1"
         return self._data.templates[kind if turn == 1 else f"{kind}-multi-turn"]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        """`mt_bench` is the pooled mean of the scored turns, not the mean of the two turn means (show_result.py).
+        """Return all metrics; `mt_bench` is the mean of all scored turns, not of the two turn means (show_result.py).
 
-        `legacy_mean` counts a judgment without a verdict as -1, as the leaderboard of June 2023 did (before FastChat
-        PR 2074); it is there to be compared with those figures.
+        `legacy_mean` counts a judgment without a verdict as -1, like the leaderboard of June 2023 (before FastChat PR
+        2074),
+        for comparison with its numbers.
         """
-        found = verdicts_by_slot(judgments, answers)
+        verdicts = verdicts_by_slot(judgments, answers)
         times = draws(answers)
-        scores = self._scores(prompts, found, times)
-        scores["legacy_mean"] = self._legacy_mean(prompts, found, judgments, times)
+        scores = self._scores(prompts, verdicts, times)
+        scores["legacy_mean"] = self._legacy_mean(prompts, verdicts, judgments, times)
         by_id = {prompt.id: prompt for prompt in prompts}
         by_category = {
-            category: self._scores([by_id[prompt_id] for prompt_id in ids], found, times)
+            category: self._scores([by_id[prompt_id] for prompt_id in ids], verdicts, times)
             for category, ids in categories(prompts).items()
         }
         return SuiteScores(scores=scores, by_category=by_category, notes=unscored_note(scores["mt_bench"], "turns"))
 
-    def _scores(self, prompts: Sequence[Prompt], found: Verdicts, times: int) -> dict[str, Score]:
+    def _scores(self, prompts: Sequence[Prompt], verdicts: Verdicts, times: int) -> dict[str, Score]:
         slots = _slots(prompts, times)
-        wanted = {
+        slots_by_metric = {
             "mt_bench": slots,
             "turn_1": [slot for slot in slots if slot.turn == 1],
             "turn_2": [slot for slot in slots if slot.turn == 2],
         }
         return {
-            name: mean_score(_units(some, found), len(some), seed=self._seed, intervals=self._intervals)
-            for name, some in wanted.items()
+            name: mean_score(
+                _units(metric_slots, verdicts), len(metric_slots), seed=self._seed, intervals=self._intervals
+            )
+            for name, metric_slots in slots_by_metric.items()
         }
 
     def _legacy_mean(
-        self, prompts: Sequence[Prompt], found: Verdicts, judgments: Sequence[Judgment], times: int
+        self, prompts: Sequence[Prompt], verdicts: Verdicts, judgments: Sequence[Judgment], times: int
     ) -> Score:
         slots = _slots(prompts, times)
         judged = {Slot(row.prompt_id, row.index, row.turn) for row in judgments}
-        failed = [Unit(slot.prompt_id, -1.0) for slot in slots if slot in judged and slot not in found]
-        units = [*_units(slots, found), *failed]
+        failed = [Unit(slot.prompt_id, -1.0) for slot in slots if slot in judged and slot not in verdicts]
+        units = [*_units(slots, verdicts), *failed]
         return mean_score(units, len(slots), seed=self._seed, intervals=self._intervals)
 
 
 def _slots(prompts: Sequence[Prompt], times: int) -> list[Slot]:
-    """What a judge is asked: every turn of every draw."""
+    """Return the slots a judge rates: every turn of every draw."""
     return [
         Slot(prompt.id, index, turn)
         for prompt in prompts
@@ -161,18 +167,18 @@ def _slots(prompts: Sequence[Prompt], times: int) -> list[Slot]:
     ]
 
 
-def _units(slots: Sequence[Slot], found: Verdicts) -> list[Unit]:
-    """One unit a scored turn; repeats of a judgment count as their mean."""
+def _units(slots: Sequence[Slot], verdicts: Verdicts) -> list[Unit]:
+    """Return one unit per scored turn; repeats of a judgment count as their mean."""
     units = []
     for slot in slots:
-        ratings = [verdict.value for verdict in found.get(slot, ())]
+        ratings = [verdict.value for verdict in verdicts.get(slot, ())]
         if ratings:
             units.append(Unit(slot.prompt_id, sum(ratings) / len(ratings)))
     return units
 
 
 def _fields(prompt: Prompt, answer: Answer, turn: int) -> dict[str, str]:
-    """The slots of the template for one turn; a second turn is shown with the first."""
+    """Return the template's slots for one turn; a second turn is shown together with the first."""
     if turn == 1:
         fields = {"question": prompt.turns[0], "answer": answer.turns[0]}
     else:

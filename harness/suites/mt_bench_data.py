@@ -21,7 +21,7 @@ REFERENCE_SETS = ("official", "pr3158")
 
 
 def load_official(options: SuiteOptions) -> SuiteData:
-    """The pinned questions and judge prompts, and the reference answers asked for."""
+    """Load the pinned questions and judge prompts, and the requested reference answers."""
     names = ["mt_bench/questions", "mt_bench/judge_prompts"]
     paths = official_files(options, names)
     files = pinned(names)
@@ -58,7 +58,7 @@ def _reference_file(options: SuiteOptions) -> Path:
 
 
 def _read_references(path: Path) -> dict[int, tuple[str, ...]]:
-    """Question id -> reference answers, one a turn, from a file in FastChat's answer format."""
+    """Return question id -> reference answers, one per turn, from a file in FastChat's answer format."""
     try:
         return {row["question_id"]: tuple(row["choices"][0]["turns"]) for row in read_json_lines(path)}
     except (KeyError, IndexError, TypeError) as error:
@@ -74,7 +74,7 @@ def _reference_of(question: int, category: str, references: dict[int, tuple[str,
 
 
 def read_templates(path: Path, names: Sequence[str], parser: str) -> dict[str, JudgeTemplate]:
-    """The named judge prompts of the pinned file, with the reference's request parameters."""
+    """Return the named judge prompts of the pinned file, with the reference's request parameters."""
     rows = {row["name"]: row for row in read_json_lines(path)}
     return {
         name: JudgeTemplate(

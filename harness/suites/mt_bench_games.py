@@ -1,4 +1,4 @@
-"""MT-Bench's pairwise words: two answers shown side by side, in both orders, turn by turn. Scored by mt_bench_pairs.
+"""MT-Bench's pairwise prompts: two answers side by side, in both orders, per turn. Scored by mt_bench_pairs.
 
 Source: FastChat llm_judge at the pinned revision (gen_judgment.py make_match; common.py run_judge_pair).
 """
@@ -17,13 +17,13 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 def pair_templates(options: SuiteOptions) -> dict[str, JudgeTemplate]:
-    """The four pairwise prompts of the pinned file, by name. Raises DataError where it cannot be had."""
+    """Return the four pairwise prompts of the pinned file by name; raise DataError if it is unavailable."""
     path = official_files(options, ["mt_bench/judge_prompts"])["mt_bench/judge_prompts"]
     return read_templates(path, NAMES, "pair_letter")
 
 
 def pair_template_name(prompt: Prompt, turn: int) -> str:
-    """Which of the four words a turn of this question is judged in."""
+    """Return the name of the prompt for a turn of this question."""
     kind = "pair-math-v1" if prompt.category in REFERENCED else "pair-v2"
     return kind if turn == 1 else f"{kind}-multi-turn"
 
@@ -31,7 +31,7 @@ def pair_template_name(prompt: Prompt, turn: int) -> str:
 def pair_tasks(
     prompt: Prompt, answer: Answer, baseline: Answer, turn: int, templates: dict[str, JudgeTemplate]
 ) -> list[JudgeTask]:
-    """Both games of one turn; a second turn is shown with the first."""
+    """Return both games of one turn; a second turn is shown together with the first."""
     template = templates[pair_template_name(prompt, turn)]
     return [
         JudgeTask(

@@ -1,7 +1,8 @@
-"""MT-Bench against a baseline: the pairwise mode of MT-Bench as a suite, `mt_bench_pairs` or `mt_bench_pairs:FILE`.
+"""MT-Bench against a baseline: its pairwise mode as a suite, `mt_bench_pairs` or `mt_bench_pairs:FILE`.
 
-Source: FastChat gen_judgment.py --mode pairwise-baseline at the pinned revision. FILE holds the baseline's answers in
-FastChat's form; without one it is the official baseline, gpt-3.5-turbo. Questions and answer settings are MT-Bench's.
+Source: FastChat gen_judgment.py --mode pairwise-baseline at the pinned revision. FILE contains the baseline's answers
+in
+FastChat's format; the default is the official baseline, gpt-3.5-turbo. Questions and answer settings are MT-Bench's.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from .mt_bench_pairs import Games, score_pairs
 
 BASELINE_FILE = "mt_bench_pairs/baseline"
 """Answers of gpt-3.5-turbo: gen_judgment.py --baseline-model."""
-FAILED_CALL = "$ERROR$"  # common.py API_ERROR_OUTPUT: what gen_api_answer.py stores where a call failed
+FAILED_CALL = "$ERROR$"  # common.py API_ERROR_OUTPUT, stored by gen_api_answer.py for a failed call
 
 
 def build(options: SuiteOptions) -> MtBenchPairs:
-    """`fusion_harness.suites` entry point. Raises ConfigError for another edition or without the baseline's file,
-    DataError for one of another form."""
+    """Build the suite (`fusion_harness.suites` entry point).
+
+    Raise ConfigError for another edition or a missing baseline file, DataError for an invalid one."""
     if options.edition != "official":
         raise ConfigError(f"mt_bench_pairs has no edition {options.edition!r}; editions: official")
     data, path = load_official(options), _baseline_file(options)
@@ -51,7 +53,7 @@ def build(options: SuiteOptions) -> MtBenchPairs:
 
 
 def without_baseline(options: SuiteOptions) -> MtBenchPairs:
-    """For verdicts made elsewhere, against whatever baseline: knows the questions and the scoring, asks no judge."""
+    """Build the suite for imported verdicts against any baseline: it has questions and scoring, but no judge tasks."""
     if options.edition != "official":
         raise ConfigError(f"mt_bench_pairs has no edition {options.edition!r}; editions: official")
     return MtBenchPairs(replace(load_official(options), templates={}), references=options.references)
@@ -62,29 +64,29 @@ def _baseline_file(options: SuiteOptions) -> Path:
         return official_files(options, [BASELINE_FILE])[BASELINE_FILE]
     path = Path(options.argument)
     if not path.is_file():
-        raise ConfigError(f"no file with a baseline's answers: {options.argument!r}; give mt_bench_pairs:FILE.jsonl")
+        raise ConfigError(f"no file with a baseline's answers: {options.argument!r}; use mt_bench_pairs:FILE.jsonl")
     return path
 
 
 def read_answers(path: Path) -> tuple[str, dict[str, Answer]]:
-    """The model's name and its first answer to each question, from a file in FastChat's answer format."""
-    found: dict[str, Answer] = {}
+    """Return the model's name and its first answer to each question, from a file in FastChat's answer format."""
+    answers: dict[str, Answer] = {}
     names: set[str] = set()
     for row in read_json_lines(path):
         match row:
             case {"question_id": question, "choices": [{"turns": [str(first), str(second)]}, *_]}:
                 name = str(row.get("model_id", path.stem))
                 names.add(name)
-                found[str(question)] = Answer(
+                answers[str(question)] = Answer(
                     prompt_id=str(question), model=name, turns=(first, second), finish=("stop", "stop")
                 )
     if len(names) != 1:
-        raise DataError(f"{path} holds answers of {len(names)} models in FastChat's format; expected one")
-    return names.pop(), found
+        raise DataError(f"{path} contains answers of {len(names)} models in FastChat's format; expected one")
+    return names.pop(), answers
 
 
 class MtBenchPairs:
-    """Each turn of each question judged twice, the answers swapped; two games that differ are a tie."""
+    """Each turn of each question judged twice with swapped answers; two games that differ are a tie."""
 
     name = "mt_bench_pairs"
     headline = "win_rate_adjusted"
@@ -106,21 +108,22 @@ class MtBenchPairs:
         return self._bench.sampling(prompt)
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """Both games of each turn; none from the first turn on that the baseline's file marks as failed."""
+        """Return both games of each turn, up to the first turn that the baseline's file marks as failed."""
         if answer.error is not None:
             return ()
         baseline, tasks = self._data.baseline[prompt.id], []
-        for turn, theirs in enumerate(baseline.turns[: len(answer.turns)], start=1):
-            if theirs.strip() == FAILED_CALL:
+        for turn, baseline_turn in enumerate(baseline.turns[: len(answer.turns)], start=1):
+            if baseline_turn.strip() == FAILED_CALL:
                 break
             tasks += pair_tasks(prompt, answer, baseline, turn, self._data.templates)
         return tasks
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        """`win_rate` and `win_rate_adjusted` of all pairs of games that both have a winner (show_result.py)."""
-        found = verdicts_by_slot(judgments, answers)
+        """Return `win_rate` and `win_rate_adjusted` over all pairs of games that both have a winner
+        (show_result.py)."""
+        verdicts = verdicts_by_slot(judgments, answers)
         games = [
-            Games(prompt.id, turn, *(_verdict(found, Slot(prompt.id, index, turn, order)) for order in ORDERS))
+            Games(prompt.id, turn, *(_verdict(verdicts, Slot(prompt.id, index, turn, order)) for order in ORDERS))
             for prompt in prompts
             for index in range(draws(answers))
             for turn in range(1, len(prompt.turns) + 1)
@@ -128,9 +131,9 @@ class MtBenchPairs:
         return score_pairs(prompts, games, len(games), seed=self._seed)
 
 
-def _verdict(found: Verdicts, slot: Slot) -> Preference | None:
-    """One game's winner; of several verdicts (repeats, a jury) the side that most of them are on."""
-    values = [verdict.value for verdict in found.get(slot, ())]
+def _verdict(verdicts: Verdicts, slot: Slot) -> Preference | None:
+    """Return one game's winner; for several verdicts (repeats, a jury) the side of the majority."""
+    values = [verdict.value for verdict in verdicts.get(slot, ())]
     if not values:
         return None
     mean = sum(values) / len(values)

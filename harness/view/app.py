@@ -1,4 +1,4 @@
-"""The pages of `harness view` and their addresses. Every route reads; none writes."""
+"""The pages of `harness view` and their addresses. All routes are read-only."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .lists import CHANGES, DIFFERENCE_SORTS, SORTS, Choice, chosen, chosen_pair
 from .question import question, whole_text
 
 ASSETS = {"style.css": "text/css", "view.css": "text/css", "report.js": "text/javascript", "view.js": "text/javascript"}
-COMPARED: dict[str, str] = {**CHANGES, **{str(flag): said for flag, said in FLAGS.items()}}
+COMPARED: dict[str, str] = {**CHANGES, **{str(flag): label for flag, label in FLAGS.items()}}
 RUN = "/run/{model}/{suite}/{run_id}"
 
 
 def build_app(results: Path, token: str | None = None) -> Starlette:
-    """The application; `token` as `Guard` has it."""
+    """Return the application; `token` as in `Guard`."""
     library = Library(results)
 
     def route(path: str, page: Callable[[Library, Request], Response]) -> Route:
@@ -72,7 +72,7 @@ def static(library: Library, request: Request) -> Response:
 
 
 def home(library: Library, request: Request) -> Response:
-    """All runs, ranked by protocol, from the cards alone."""
+    """Render all runs, ranked per protocol, from the cards only."""
     runs = library.runs()
     tables = library.tables(runs)
     links = {run_id(run.card): run.address for run in runs}
@@ -89,13 +89,13 @@ def _chosen_ids(library: Library, run: Run, choice: Choice) -> set[str] | None:
 
 
 def run_page(library: Library, request: Request) -> Response:
-    """One run: its card, and its questions as chosen."""
+    """Render one run: its card and the chosen questions."""
     run = _run(library, request)
     if run is None:
         return missing()
     choice = Choice.of(request.query_params)
     index = library.index(run)
-    others = [other for other in library.runs() if _comparable(run, other) and other.key != run.key]
+    other_runs = [candidate for candidate in library.runs() if _comparable(run, candidate) and candidate.key != run.key]
     return render(
         "view_run.html",
         run=run,
@@ -105,16 +105,16 @@ def run_page(library: Library, request: Request) -> Response:
         counts=index.counts(),
         flags=FLAGS,
         sorts=SORTS,
-        others=others,
+        other_runs=other_runs,
     )
 
 
-def _comparable(run: Run, other: Run) -> bool:
-    return (run.card.suite, run.card.suite_version) == (other.card.suite, other.card.suite_version)
+def _comparable(run: Run, candidate: Run) -> bool:
+    return (run.card.suite, run.card.suite_version) == (candidate.card.suite, candidate.card.suite_version)
 
 
 def question_page(library: Library, request: Request) -> Response:
-    """One question of a run, with its neighbours in the list it was chosen from."""
+    """Render one question of a run, with its neighbours in the chosen list."""
     run, prompt_id = _run(library, request), request.query_params.get("id", "")
     markdown = request.query_params.get("as") != "text"
     draw = request.query_params.get("draw", "")
@@ -124,7 +124,7 @@ def question_page(library: Library, request: Request) -> Response:
     choice = Choice.of(request.query_params)
     index = library.index(run)
     lines = chosen(index, choice, _chosen_ids(library, run, choice))
-    previous, following, place = _neighbours([line.id for line in lines], prompt_id)
+    previous, following, position = _neighbours([line.id for line in lines], prompt_id)
     return render(
         "view_question.html",
         run=run,
@@ -135,48 +135,48 @@ def question_page(library: Library, request: Request) -> Response:
         choice=choice,
         previous=previous,
         following=following,
-        place=place,
+        position=position,
         total=len(lines),
         markdown=markdown,
         flags=FLAGS,
     )
 
 
-def _neighbours(ids: list[str], here: str) -> tuple[str | None, str | None, int | None]:
-    """The ids before and after, and the place from 1; all None for one that is not in the list."""
-    if here not in ids:
+def _neighbours(ids: list[str], current: str) -> tuple[str | None, str | None, int | None]:
+    """Return the ids before and after, and the position from 1; all None for an id that is not in the list."""
+    if current not in ids:
         return None, ids[0] if ids else None, None
-    place = ids.index(here)
-    return ids[place - 1] if place else None, ids[place + 1] if place + 1 < len(ids) else None, place + 1
+    index = ids.index(current)
+    return ids[index - 1] if index else None, ids[index + 1] if index + 1 < len(ids) else None, index + 1
 
 
 def text_page(library: Library, request: Request) -> Response:
-    """The whole of one text, as plain text."""
+    """Return one complete text as plain text."""
     run, prompt_id = _run(library, request), request.query_params.get("id", "")
     text = None if run is None else whole_text(library, run, prompt_id, request.query_params.get("part", ""))
     return missing() if text is None else PlainTextResponse(text.encode("utf-8", "replace"))
 
 
 def _two(library: Library, request: Request) -> tuple[Run, Run] | None:
-    found = [library.run(request.query_params.get(name, "")) for name in ("a", "b")]
-    return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+    runs = [library.run(request.query_params.get(name, "")) for name in ("a", "b")]
+    return (runs[0], runs[1]) if runs[0] is not None and runs[1] is not None else None
 
 
 def compare_page(library: Library, request: Request) -> Response:
-    """Two runs question by question."""
+    """Render two runs question by question."""
     two = _two(library, request)
     if two is None:
         return missing()
     a, b = two
     choice = Choice.of(request.query_params)
-    found = pairs(library.index(a), library.index(b), middle=_middle(a))
+    all_pairs = pairs(library.index(a), library.index(b), middle=_middle(a))
     return render(
         "view_compare.html",
         a=a,
         b=b,
         choice=choice,
-        pairs=chosen_pairs(found, choice, _pair_ids(library, a, b, choice)),
-        all=found,
+        pairs=chosen_pairs(all_pairs, choice, _pair_ids(library, a, b, choice)),
+        all=all_pairs,
         metric=library.index(a).metric,
         step=against(b.card, a.card, library.sums(a) | library.sums(b)) if _alike(a, b) else None,
         alike=_alike(a, b),
@@ -192,7 +192,7 @@ def _alike(a: Run, b: Run) -> bool:
 
 
 def _middle(run: Run) -> float | None:
-    """Half of the rates' scale; None where questions are rated."""
+    """Return half of a rate's scale; None if questions are rated."""
     return None if run.card.suite.startswith("mt_bench") else 50.0
 
 
@@ -205,7 +205,7 @@ def _names(a: Run, b: Run) -> str:
 
 
 def compare_question_page(library: Library, request: Request) -> Response:
-    """One question of two runs."""
+    """Render one question of two runs."""
     two, prompt_id = _two(library, request), request.query_params.get("id", "")
     markdown = request.query_params.get("as") != "text"
     shown = [question(library, run, prompt_id, markdown=markdown) for run in two or ()]
@@ -213,20 +213,20 @@ def compare_question_page(library: Library, request: Request) -> Response:
         return missing()
     a, b = two
     choice = Choice.of(request.query_params)
-    found = pairs(library.index(a), library.index(b), middle=_middle(a))
-    kept = chosen_pairs(found, choice, _pair_ids(library, a, b, choice))
-    previous, following, place = _neighbours([pair.a.id for pair in kept], prompt_id)
+    all_pairs = pairs(library.index(a), library.index(b), middle=_middle(a))
+    kept = chosen_pairs(all_pairs, choice, _pair_ids(library, a, b, choice))
+    previous, following, position = _neighbours([pair.a.id for pair in kept], prompt_id)
     return render(
         "view_compare_question.html",
         a=a,
         b=b,
         id=prompt_id,
         shown=shown,
-        pair=next((pair for pair in found if pair.a.id == prompt_id), None),
+        pair=next((pair for pair in all_pairs if pair.a.id == prompt_id), None),
         choice=choice,
         previous=previous,
         following=following,
-        place=place,
+        position=position,
         total=len(kept),
         markdown=markdown,
         query=_names(a, b),

@@ -1,7 +1,7 @@
 """Who may see the pages, and what the browser may do with them: host check, token, headers. ASGI, around the app.
 
-On loopback every request must name a loopback host: a page of another site that had its name resolve to 127.0.0.1 (DNS
-rebinding) names its own. Elsewhere a token is asked for once and kept in a cookie that only this host gets back.
+On loopback every request must name a loopback host. A page of another site whose name resolves to 127.0.0.1 (DNS
+rebinding) names its own host. Elsewhere a token is required once and stored in a cookie for this host only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address, without a port, is this machine's own."""
+    """Return whether a host name or address, without a port, belongs to this machine."""
     bare = host.strip("[]").lower()
     try:
         return ipaddress.ip_address(bare).is_loopback
@@ -41,12 +41,13 @@ def is_loopback(host: str) -> bool:
 
 
 def host_of(header: str) -> str:
-    """A Host header's name without its port."""
+    """Return a Host header's name without its port."""
     return header[: header.find("]") + 1] if header.startswith("[") else header.partition(":")[0]
 
 
 class Guard:
-    """`token` None: only requests that name a loopback host; else only those that bring the token or its cookie."""
+    """With `token` None, allow only requests that name a loopback host; else only those with the token or its
+    cookie."""
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app
@@ -71,7 +72,7 @@ class Guard:
         if self._token is None:
             if is_loopback(host_of(Headers(scope=request.scope).get("host", ""))):
                 return None
-            return PlainTextResponse("this viewer answers to localhost and loopback addresses only", 421)
+            return PlainTextResponse("this viewer serves localhost and loopback addresses only", 421)
         if self._equal(request.cookies.get(COOKIE, "")):
             return None
         if self._equal(request.query_params.get("token", "")):
@@ -79,7 +80,7 @@ class Guard:
             reply = RedirectResponse(request.url.path + (f"?{urlencode(kept)}" if kept else ""), 303)
             reply.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
             return reply
-        return PlainTextResponse("a token is needed: open the address with ?token=TOKEN once", 401)
+        return PlainTextResponse("a token is required: open the address with ?token=TOKEN once", 401)
 
-    def _equal(self, given: str) -> bool:
-        return secrets.compare_digest(given.encode(), (self._token or "").encode())
+    def _equal(self, candidate: str) -> bool:
+        return secrets.compare_digest(candidate.encode(), (self._token or "").encode())

@@ -1,4 +1,4 @@
-"""One run's questions at a glance: score, verdicts, flags. Holds no long text."""
+"""An overview of one run's questions: score, verdicts, flags. Contains no long text."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ FLAGS: dict[Flag, str] = {
     "injection": "injection flag",
 }
 RATINGS_APART = 1.0
-"""Points of ten that judges or repeats may lie apart without being in disagreement."""
+"""Points of ten by which judges or repeats may differ without disagreement."""
 PREVIEW = 140
-"""Characters of a question in a list."""
+"""Characters of a question shown in a list."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Index:
     sums: QuestionSums
     lines: tuple[Line, ...]
     note: str | None
-    """What could not be read."""
+    """What could not be read, if anything."""
 
     @property
     def categories(self) -> list[str]:
@@ -64,7 +64,7 @@ class Index:
 
 
 def build_index(card: ScoreCard, answers: Sequence[Answer], judgments: Sequence[Judgment], texts: SuiteTexts) -> Index:
-    """Every question that was asked or answered, the suite's order where it is known."""
+    """Return the index of every question with an answer or a judgment, in the suite's order if known."""
     rule = rules_of(card.suite, card.headline, judgments)[0]
     sums = question_sums(rule, answers, scored(judgments, card.protocol))
     scores = dict(zip(sums.ids, sums.scores().tolist(), strict=True))
@@ -76,7 +76,9 @@ def build_index(card: ScoreCard, answers: Sequence[Answer], judgments: Sequence[
         judged[row.prompt_id].append(row)
     ids = [prompt_id for prompt_id in texts.prompts if prompt_id in answered or prompt_id in judged]
     ids += sorted((answered.keys() | judged.keys()) - set(ids), key=natural)
-    lines = [_line(one, answered[one], judged[one], scores.get(one), texts) for one in ids]
+    lines = [
+        _line(prompt_id, answered[prompt_id], judged[prompt_id], scores.get(prompt_id), texts) for prompt_id in ids
+    ]
     return Index(metric=rule.metric, sums=sums, lines=tuple(lines), note=texts.note)
 
 
@@ -89,16 +91,16 @@ def _line(
         category=prompt.category if prompt else "",
         preview=" ".join(prompt.turns[0][: 4 * PREVIEW].split())[:PREVIEW] if prompt else "",
         score=score,
-        verdicts=tuple(_said(row) for row in judgments)[:6],
+        verdicts=tuple(_verdict_text(row) for row in judgments)[:6],
         flags=frozenset(_flags(answers, judgments, score)),
         length=sum(len(text) for answer in answers for text in answer.turns),
     )
 
 
-def _said(row: Judgment) -> str:
-    where = row.order or (f"turn {row.turn}" if row.turn else "")
-    what = "unscored" if row.verdict is None else f"{row.verdict.value:.3g}"
-    return f"{where} {what}".strip()
+def _verdict_text(row: Judgment) -> str:
+    slot = row.order or (f"turn {row.turn}" if row.turn else "")
+    value = "unscored" if row.verdict is None else f"{row.verdict.value:.3g}"
+    return f"{slot} {value}".strip()
 
 
 def _flags(answers: list[Answer], judgments: list[Judgment], score: float | None) -> Iterable[Flag]:
@@ -110,9 +112,9 @@ def _flags(answers: list[Answer], judgments: list[Judgment], score: float | None
     orders = {key[:2] for key in sides if key[2] == "ab" and (*key[:2], "ba") in sides}
     if any(sides[*key, "ab"] != sides[*key, "ba"] for key in orders):
         yield "flip"
-    if any(max(found) - min(found) > apart for found in sides.values()):
+    if any(max(values) - min(values) > apart for values in sides.values()):
         yield "disagreement"
-    if score is None or any(row.error is not None for row in judgments) or any(one.error for one in answers):
+    if score is None or any(row.error is not None for row in judgments) or any(answer.error for answer in answers):
         yield "unscored"
     if any(answer.truncated for answer in answers):
         yield "truncated"
@@ -121,21 +123,21 @@ def _flags(answers: list[Answer], judgments: list[Judgment], score: float | None
 
 
 def side(verdict: Verdict) -> float:
-    """Win 1, loss 0, draw 0.5 of a preference; a rating is its own side."""
+    """Return win 1, loss 0 or draw 0.5 of a preference; a rating counts as its own side."""
     if isinstance(verdict, Preference):
         return 0.5 if verdict.value == 0.5 else float(verdict.value > 0.5)
     return verdict.value
 
 
 def matching(folder: Path, wanted: str, texts: SuiteTexts) -> set[str]:
-    """Ids of the questions whose prompt, answers or judge's replies hold these words, case aside."""
+    """Return ids of questions whose prompt, answers or judge replies contain these words, ignoring case."""
     needle = wanted.casefold()
-    found = {
+    prompt_ids = {
         prompt.id
         for prompt in texts.prompts.values()
         if needle in prompt.id.casefold() or any(needle in turn.casefold() for turn in prompt.turns)
     }
     answers = JsonlRows(folder / "answers.jsonl", Answer).read()
     judgments = JsonlRows(folder / "judgments.jsonl", Judgment).read()
-    found |= {row.prompt_id for row in answers if any(needle in turn.casefold() for turn in row.turns)}
-    return found | {row.prompt_id for row in judgments if row.reply and needle in row.reply.casefold()}
+    prompt_ids |= {row.prompt_id for row in answers if any(needle in turn.casefold() for turn in row.turns)}
+    return prompt_ids | {row.prompt_id for row in judgments if row.reply and needle in row.reply.casefold()}

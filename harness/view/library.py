@@ -1,6 +1,6 @@
-"""The runs of a results folder, by the last three parts of their place; indexes are built when looked at and kept.
+"""The runs of a results folder, keyed by the last three parts of their path; indexes are built on demand and cached.
 
-A run's key is looked up among the folders that exist: no part of an address ever becomes a path.
+A run's key is looked up among the existing folders: no part of an address ever becomes a path.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .index import Index, build_index, matching
 from .suites import SuiteTexts, suite_texts
 
 KEPT = 64
-"""Indexes in memory; one of 800 questions is about 0.6 MB."""
+"""Indexes in memory; an index of 800 questions takes about 0.6 MB."""
 Stamp = tuple[int, ...]
 
 
@@ -49,15 +49,15 @@ class Library:
         self.broken: list[str] = []
 
     def runs(self) -> list[Run]:
-        """All runs with a readable card, now; a card is read again only when it changed."""
-        found, broken = [], []
+        """Return all runs that have a readable card now; cards are re-read only if they changed."""
+        readable, broken = [], []
         for path in find_cards(self.results):
             try:
-                found.append(Run("/".join(path.parts[-4:-1]), path.parent, self._card(path)))
+                readable.append(Run("/".join(path.parts[-4:-1]), path.parent, self._card(path)))
             except ConfigError as error:
                 broken.append(str(error))
         self.broken = broken
-        return found
+        return readable
 
     def _card(self, path: Path) -> ScoreCard:
         stamp = _stamp([path])
@@ -70,7 +70,7 @@ class Library:
         return known[1]
 
     def tables(self, runs: Sequence[Run]) -> list[Table]:
-        """The runs ranked from their cards alone; made again only when a card or fusion.yaml changed."""
+        """Return the runs ranked from their cards only; recomputed only if a card or fusion.yaml changed."""
         stamp = _stamp([*(run.folder / "card.json" for run in runs), self.results / "fusion.yaml"])
         ranked = self._ranked
         if ranked is None or ranked[0] != stamp:
@@ -82,7 +82,7 @@ class Library:
         return next((run for run in self.runs() if run.key == key), None)
 
     def index(self, run: Run) -> Index:
-        """Raises ConfigError for a damaged file, with its line."""
+        """Return a run's index; raise ConfigError with the line number for a damaged file."""
         stamp = _stamp([run.folder / name for name in ("card.json", "answers.jsonl", "judgments.jsonl")])
         with self._lock:
             known = self._indexes.get(run.key)
@@ -96,7 +96,7 @@ class Library:
         return known[1]
 
     def sums(self, run: Run) -> dict[str, QuestionSums]:
-        """Run id -> terms by question, for a paired comparison."""
+        """Return run id -> terms per question, for a paired comparison."""
         return {run_id(run.card): self.index(run).sums}
 
     def texts(self, run: Run) -> SuiteTexts:
@@ -106,16 +106,16 @@ class Library:
         return matching(run.folder, wanted, self.texts(run))
 
     def rows(self, run: Run, prompt_id: str) -> tuple[list[Answer], list[Judgment]]:
-        """One question's answers and judgments."""
+        """Return one question's answers and judgments."""
         return read_question(run.folder, prompt_id)
 
 
 def _stamp(paths: list[Path]) -> Stamp:
-    found: list[int] = []
+    stamps: list[int] = []
     for path in paths:
         try:
             status = path.stat()
-            found += [status.st_mtime_ns, status.st_size]
+            stamps += [status.st_mtime_ns, status.st_size]
         except OSError:
-            found.append(0)
-    return tuple(found)
+            stamps.append(0)
+    return tuple(stamps)

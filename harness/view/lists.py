@@ -1,4 +1,4 @@
-"""Which questions a list shows, in which order: the choices of an address, applied to an index. Pure."""
+"""Choose which questions a list shows, and in which order, from the query of an address. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SORTS = {"": "as asked", "score": "lowest score", "-score": "highest score", "-l
 
 @dataclass(frozen=True)
 class Choice:
-    """What a list was asked to show; unknown values show everything."""
+    """The choices of a list; unknown values show everything."""
 
     category: str = ""
     flag: str = ""
@@ -31,19 +31,19 @@ class Choice:
         )
 
     def query(self, **more: str) -> str:
-        """The choice as the query part of an address, with more parameters before it."""
+        """Return the choice as a URL query, with more parameters before it."""
         named = {"category": self.category, "flag": self.flag, "q": self.words, "sort": self.sort}
         return urlencode({name: value for name, value in {**more, **named}.items() if value})
 
 
-def chosen(index: Index, choice: Choice, found: Collection[str] | None) -> list[Line]:
-    """The lines of a choice; `found`: ids that hold its words, None where it has none."""
+def chosen(index: Index, choice: Choice, ids: Collection[str] | None) -> list[Line]:
+    """Return the lines of a choice; `ids`: questions that contain its words, None without words."""
     lines = [
         line
         for line in index.lines
         if (not choice.category or line.category == choice.category)
         and (not choice.flag or choice.flag in line.flags)
-        and (found is None or line.id in found)
+        and (ids is None or line.id in ids)
     ]
     if choice.sort in ("score", "-score"):
         sign = -1 if choice.sort == "-score" else 1
@@ -60,7 +60,7 @@ DIFFERENCE_SORTS = {"": "as asked", "drop": "largest drop", "gain": "largest gai
 
 
 @dataclass(frozen=True)
-class Pair:
+class LinePair:
     """One question of two runs."""
 
     a: Line
@@ -68,25 +68,25 @@ class Pair:
     difference: float | None
     """B's score minus A's."""
     changed: bool
-    """One wins what the other does not (preferences), or the rating moves by 3 or more."""
+    """One wins what the other does not (preferences), or the rating changes by 3 or more."""
 
 
-def pairs(a: Index, b: Index, *, middle: float | None) -> list[Pair]:
-    """Questions that both runs have, in A's order. `middle`: the score of a draw; None for ratings."""
-    others = {line.id: line for line in b.lines}
-    found = []
+def pairs(a: Index, b: Index, *, middle: float | None) -> list[LinePair]:
+    """Return the questions that both runs have, in A's order. `middle`: the score of a draw; None for ratings."""
+    lines_b = {line.id: line for line in b.lines}
+    matched = []
     for line in a.lines:
-        other = others.get(line.id)
-        if other is None:
+        line_b = lines_b.get(line.id)
+        if line_b is None:
             continue
-        both = line.score is not None and other.score is not None
-        difference = (other.score or 0.0) - (line.score or 0.0) if both else None
-        found.append(Pair(line, other, difference, _changed(line.score, other.score, middle)))
-    return found
+        both = line.score is not None and line_b.score is not None
+        difference = (line_b.score or 0.0) - (line.score or 0.0) if both else None
+        matched.append(LinePair(line, line_b, difference, _changed(line.score, line_b.score, middle)))
+    return matched
 
 
 RATING_STEP = 3.0
-"""Points of ten; repeated ratings of one answer seldom differ by more than two."""
+"""Points of ten; repeated ratings of one answer rarely differ by more than two."""
 
 
 def _changed(a: float | None, b: float | None, middle: float | None) -> bool:
@@ -95,10 +95,10 @@ def _changed(a: float | None, b: float | None, middle: float | None) -> bool:
     return abs(a - b) >= RATING_STEP if middle is None else (a > middle) != (b > middle)
 
 
-def chosen_pairs(found: Sequence[Pair], choice: Choice, ids: Collection[str] | None) -> list[Pair]:
+def chosen_pairs(candidates: Sequence[LinePair], choice: Choice, ids: Collection[str] | None) -> list[LinePair]:
     kept = [
         pair
-        for pair in found
+        for pair in candidates
         if (not choice.category or pair.a.category == choice.category)
         and (ids is None or pair.a.id in ids)
         and _is(pair, choice.flag)
@@ -109,7 +109,7 @@ def chosen_pairs(found: Sequence[Pair], choice: Choice, ids: Collection[str] | N
     return kept
 
 
-def _is(pair: Pair, flag: str) -> bool:
+def _is(pair: LinePair, flag: str) -> bool:
     if flag == "changed":
         return pair.changed
     if flag in ("worse", "better"):

@@ -1,4 +1,4 @@
-"""One question as a page shows it: turns, the answer, what it was judged against, and every verdict."""
+"""One question as a page shows it: turns, the answer, the baseline or reference, and every verdict."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Text:
 
     title: str
     html: Markup | None
-    """None: there is no text, and `missing` says why."""
+    """None: there is no text, and `missing` states why."""
     missing: str = ""
     whole: str = ""
-    """Address of the whole text where it is cut."""
+    """Address of the complete text if it is cut."""
     notes: tuple[str, ...] = ()
 
 
@@ -31,11 +31,11 @@ class Text:
 class Turn:
     user: Text
     answers: tuple[Text, ...]
-    """The candidate's first, then what it is judged against."""
+    """The candidate's first, then the baseline or reference."""
 
 
 @dataclass(frozen=True)
-class Reply:
+class JudgmentView:
     """One judgment."""
 
     title: str
@@ -47,18 +47,18 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionView:
     prompt: Prompt | None
     turns: tuple[Turn, ...]
-    replies: tuple[Reply, ...]
+    replies: tuple[JudgmentView, ...]
     draw: int = 0
-    """Which of several answers is shown."""
+    """Index of the shown answer."""
     draws: tuple[int, ...] = ()
-    """All there are."""
+    """All available indices."""
 
 
-def question(library: Library, run: Run, prompt_id: str, *, markdown: bool, draw: str = "") -> Question | None:
-    """None where the run has no such question. `draw`: which of several answers; the first for a wrong one."""
+def question(library: Library, run: Run, prompt_id: str, *, markdown: bool, draw: str = "") -> QuestionView | None:
+    """Return the question, or None if the run lacks it. `draw`: index of the answer; an unknown one shows the first."""
     answers, judgments = library.rows(run, prompt_id)
     texts = library.texts(run)
     prompt = texts.prompts.get(prompt_id)
@@ -67,15 +67,15 @@ def question(library: Library, run: Run, prompt_id: str, *, markdown: bool, draw
     answer = next((row for row in answers if str(row.index) == draw), answers[0] if answers else None)
     index = answer.index if answer else 0
     judgments = [row for row in judgments if row.index == index]
-    here = Box(run, prompt_id, markdown)
-    turns = tuple(here.turns(texts, prompt, answer))
-    replies = tuple(here.reply(row, index, place) for place, row in enumerate(judgments))
-    return Question(prompt, turns, replies, index, tuple(sorted(row.index for row in answers)))
+    box = Box(run, prompt_id, markdown)
+    turns = tuple(box.turns(texts, prompt, answer))
+    replies = tuple(box.reply(row, index, position) for position, row in enumerate(judgments))
+    return QuestionView(prompt, turns, replies, index, tuple(sorted(row.index for row in answers)))
 
 
 @dataclass(frozen=True)
 class Box:
-    """Makes texts of one question of one run."""
+    """Creates the texts of one question of one run."""
 
     run: Run
     prompt_id: str
@@ -91,50 +91,50 @@ class Box:
         tasks = list(texts.tasks(self.prompt_id, answer)) if answer is not None and answer.error is None else []
         baseline = next((task.baseline for task in tasks if task.baseline is not None), None)
         count = max(len(prompt.turns) if prompt else 0, len(answer.turns) if answer else 0, 1)
-        found = []
-        for place in range(count):
-            user = prompt.turns[place] if prompt and place < len(prompt.turns) else None
-            number = f", turn {place + 1}" if count > 1 else ""
-            asked = self.text(
-                f"Question{number}", user, f"prompt-{place}", missing="the question is not on this machine"
+        shown_turns = []
+        for index in range(count):
+            user = prompt.turns[index] if prompt and index < len(prompt.turns) else None
+            number = f", turn {index + 1}" if count > 1 else ""
+            user_text = self.text(
+                f"QuestionView{number}", user, f"prompt-{index}", missing="the question is not on this machine"
             )
-            boxes = [self._answer(f"{self.run.card.model}{number}", answer, place)]
+            boxes = [self._answer(f"{self.run.card.model}{number}", answer, index)]
             if baseline is not None:
-                text = baseline.turns[place] if place < len(baseline.turns) else None
-                boxes.append(self.text(f"baseline {baseline.model}{number}", text, f"baseline-{place}"))
-            elif prompt is not None and place < len(prompt.reference):
-                boxes.append(self.text(f"reference{number}", prompt.reference[place], f"reference-{place}"))
-            found.append(Turn(asked, tuple(boxes)))
-        return found
+                text = baseline.turns[index] if index < len(baseline.turns) else None
+                boxes.append(self.text(f"baseline {baseline.model}{number}", text, f"baseline-{index}"))
+            elif prompt is not None and index < len(prompt.reference):
+                boxes.append(self.text(f"reference{number}", prompt.reference[index], f"reference-{index}"))
+            shown_turns.append(Turn(user_text, tuple(boxes)))
+        return shown_turns
 
-    def _answer(self, title: str, answer: Answer | None, place: int) -> Text:
+    def _answer(self, title: str, answer: Answer | None, index: int) -> Text:
         if answer is None:
             return Text(title, None, "the answer is not stored: only its judgments were imported")
         if answer.error is not None:
             return Text(title, None, f"no answer ({answer.error.reason}): {answer.error.message[:500]}")
         notes = []
-        if place < len(answer.finish) and answer.finish[place] == "length":
+        if index < len(answer.finish) and answer.finish[index] == "length":
             notes.append("truncated")
-        if place < len(answer.completion_tokens):
-            notes.append(f"{answer.completion_tokens[place]} tokens")
-        text = answer.turns[place] if place < len(answer.turns) else None
+        if index < len(answer.completion_tokens):
+            notes.append(f"{answer.completion_tokens[index]} tokens")
+        text = answer.turns[index] if index < len(answer.turns) else None
         notes.append(f"{len(text or '')} characters")
-        return self.text(title, text, f"answer-{answer.index}-{place}", tuple(notes))
+        return self.text(title, text, f"answer-{answer.index}-{index}", tuple(notes))
 
-    def reply(self, row: Judgment, draw: int, place: int) -> Reply:
+    def reply(self, row: Judgment, draw: int, position: int) -> JudgmentView:
         notes = [*row.flags, *([f"repeat {row.repeat}"] if row.repeat else [])]
         if row.cost:
             notes.append(f"${row.cost:.4f}")
-        where = {"ab": "baseline shown first", "ba": "candidate shown first"}.get(row.order or "", "")
+        order = {"ab": "baseline shown first", "ba": "candidate shown first"}.get(row.order or "", "")
         turn = f"turn {row.turn}" if row.turn else ""
         number = f"answer {row.index}" if row.index else ""
-        title = ", ".join(part for part in (row.judge, turn, number, where) if part)
-        text = self.text("reply", row.reply, f"reply-{draw}-{place}", missing="no reply is stored")
-        return Reply(title, outcome(row), _good(row), tuple(notes), text)
+        title = ", ".join(part for part in (row.judge, turn, number, order) if part)
+        text = self.text("reply", row.reply, f"reply-{draw}-{position}", missing="no reply is stored")
+        return JudgmentView(title, outcome(row), _good(row), tuple(notes), text)
 
 
 def outcome(row: Judgment) -> str:
-    """`candidate wins, clearly`, `draw`, `7 of 10`, or why there is none."""
+    """Return `candidate wins, clearly`, `draw`, `7 of 10`, or why there is no verdict."""
     if row.error is not None:
         return f"unscored ({row.error.reason}): {row.error.message[:300]}"
     if isinstance(row.verdict, Preference):
@@ -154,7 +154,7 @@ def _good(row: Judgment) -> bool | None:
 
 
 def whole_text(library: Library, run: Run, prompt_id: str, part: str) -> str | None:
-    """The whole of one text by the name `Box.text` gave it; None where there is none."""
+    """Return a complete text by the name that `Box.text` assigned; None if it does not exist."""
     kind, *numbers = part.split("-")
     if not all(number.isdecimal() and len(number) < 10 for number in numbers) or not numbers:
         return None
@@ -174,5 +174,5 @@ def whole_text(library: Library, run: Run, prompt_id: str, part: str) -> str | N
     return None
 
 
-def _at(texts: Sequence[str], place: int) -> str | None:
-    return texts[place] if place < len(texts) else None
+def _at(texts: Sequence[str], index: int) -> str | None:
+    return texts[index] if index < len(texts) else None

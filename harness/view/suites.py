@@ -1,4 +1,4 @@
-"""A suite's questions and baseline answers for the viewer: from package or cache, never from the network."""
+"""Load a suite's questions and baseline answers for the viewer: from package or cache, never from the network."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..records import Answer, JudgeTask, Prompt, ScoreCard
 
 @dataclass(frozen=True)
 class SuiteTexts:
-    """`suite` None: the questions are not at hand, and `note` says what would bring them."""
+    """`suite` None: the questions are not available, and `note` states how to get them."""
 
     suite: Suite | None = None
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
     note: str | None = None
 
     def tasks(self, prompt_id: str, answer: Answer) -> Sequence[JudgeTask]:
-        """What a judge was asked about an answer: holds the baseline's answer."""
+        """Return the judge tasks of an answer, which contain the baseline's answer."""
         prompt = self.prompts.get(prompt_id)
         return () if self.suite is None or prompt is None else self.suite.tasks(prompt, answer)
 
 
 def suite_texts(card: ScoreCard) -> SuiteTexts:
-    """Questions of the card's suite and edition."""
+    """Return the questions of the card's suite and edition."""
     edition = "pocket" if card.suite_version.startswith("pocket") else "official"
     return _load(card.suite, card.suite_version, edition)
 
@@ -42,16 +42,16 @@ def _load(name: str, version: str, edition: str) -> SuiteTexts:
     try:
         if edition == "official" and not _at_hand(plugin):
             return SuiteTexts(note=f"the questions are not on this machine: harness data pull {plugin}")
-        found = load_plugin("suites", plugin)(SuiteOptions(edition=edition, argument=argument))
-        if not hasattr(found, "prompts") or found.version != version:
+        suite = load_plugin("suites", plugin)(SuiteOptions(edition=edition, argument=argument))
+        if not hasattr(suite, "prompts") or suite.version != version:
             return SuiteTexts(note=f"questions of {version} are not shown")
-        return SuiteTexts(found, {prompt.id: prompt for prompt in found.prompts()})
+        return SuiteTexts(suite, {prompt.id: prompt for prompt in suite.prompts()})
     except HarnessError as error:
         return SuiteTexts(note=str(error))
 
 
 def _at_hand(suite: str) -> bool:
-    """Whether all of a suite's files are in the cache, or a local mirror can fill it."""
+    """Return whether all of a suite's files are in the cache, or a local mirror can fill it."""
     mirror = os.environ.get("HARNESS_MIRROR", "")
     if mirror and "://" not in mirror:
         return True

@@ -1,4 +1,4 @@
-"""What a model or a judge wrote, as HTML that can do nothing: text, or Markdown without links, images, HTML."""
+"""Render untrusted text as harmless HTML: plain text, or Markdown without links, images and HTML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from ..report.text import visible
 
 SHOWN = 20_000
-"""Characters of one text on a page; the rest is behind a link to the whole text, as plain text."""
+"""Characters of one text on a page; a link leads to the complete text as plain text."""
 TAGS = {
     *("p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "div"),
     *("table", "thead", "tbody", "tr", "th", "td"),
@@ -19,7 +19,7 @@ TAGS = {
 
 
 def shown(text: str, *, markdown: bool) -> Markup:
-    """The text's first characters as HTML; everything else in it is literal."""
+    """Return the text's first characters as HTML; all else in it is literal."""
     cut = visible(text[:SHOWN])
     html = _markdown(cut) if markdown else None
     if html is None:
@@ -32,14 +32,14 @@ def is_cut(text: str) -> bool:
 
 
 def _markdown(text: str) -> str | None:
-    """None for blocks nested deeper than the parser follows: it would leave out what is inside them."""
+    """Return HTML; None for blocks nested deeper than the parser's limit, because it would drop their content."""
     parser = _parser()
     tokens = parser.parse(text)
     if any(token.level + (token.nesting == 1) >= parser.options["maxNesting"] for token in tokens):
         return None
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
-            token.tag = "div"  # a model's headings are none of the page's
+            token.tag = "div"  # a model's headings must not become the page's
             if token.type == "heading_open":
                 token.attrSet("class", "heading")
     html = parser.renderer.render(tokens, parser.options, {})
@@ -48,6 +48,6 @@ def _markdown(text: str) -> str | None:
 
 @cache
 def _parser() -> MarkdownIt:
-    """CommonMark with tables; links, images and raw HTML stay the characters they are."""
+    """Return a CommonMark parser with tables; links, images and raw HTML stay literal characters."""
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     return parser.disable(["link", "image", "autolink", "html_inline", "html_block", "reference", "entity"])

@@ -1,4 +1,4 @@
-// Sorting, filtering and the theme of the leaderboard page. The page is whole without it.
+// Sorting, filtering and the theme of the leaderboard page. The page works without it.
 "use strict";
 (() => {
   const state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
@@ -24,7 +24,7 @@
 
   const key = (row, column) => row.children[column].dataset.key ?? row.children[column].textContent.trim();
   const compare = (a, b) => {
-    if (a === "" || b === "") return a === b ? 0 : a === "" ? Infinity : -Infinity; // what is missing comes last
+    if (a === "" || b === "") return a === b ? 0 : a === "" ? Infinity : -Infinity; // missing values come last
     const x = Number(a), y = Number(b);
     return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y;
   };
@@ -32,15 +32,15 @@
     const sign = direction === "descending" ? -1 : 1;
     const body = table.tBodies[0];
     const rows = [...body.rows].sort((a, b) => {
-      const found = compare(key(a, column), key(b, column));
-      return Math.abs(found) === Infinity ? Math.sign(found) : sign * found;
+      const order = compare(key(a, column), key(b, column));
+      return Math.abs(order) === Infinity ? Math.sign(order) : sign * order;
     });
     body.append(...rows);
-    [...table.tHead.rows[0].cells].forEach((cell, place) => {
-      if (place === column) cell.setAttribute("aria-sort", direction); else cell.removeAttribute("aria-sort");
+    [...table.tHead.rows[0].cells].forEach((cell, index) => {
+      if (index === column) cell.setAttribute("aria-sort", direction); else cell.removeAttribute("aria-sort");
     });
-    const say = document.getElementById("said");
-    if (say) say.textContent = `sorted by ${table.tHead.rows[0].cells[column].textContent.trim()}, ${direction}`;
+    const status = document.getElementById("status");
+    if (status) status.textContent = `sorted by ${table.tHead.rows[0].cells[column].textContent.trim()}, ${direction}`;
   };
   document.querySelectorAll("table.sortable").forEach((table) => {
     [...table.tHead.rows[0].cells].forEach((cell, column) => {
@@ -48,8 +48,8 @@
       if (!button) return;
       button.addEventListener("click", () => {
         const first = cell.dataset.first || "ascending";
-        const other = first === "ascending" ? "descending" : "ascending";
-        const direction = cell.getAttribute("aria-sort") === first ? other : first;
+        const opposite = first === "ascending" ? "descending" : "ascending";
+        const direction = cell.getAttribute("aria-sort") === first ? opposite : first;
         sort(table, column, direction);
         remember("sort", `${table.id}.${column}.${direction}`);
       });
@@ -70,14 +70,14 @@
   const filter = document.getElementById("filter");
   if (filter) {
     const apply = () => {
-      const wanted = filter.value.trim().toLowerCase();
+      const text = filter.value.trim().toLowerCase();
       let shown = 0, all = 0;
       document.querySelectorAll("tr[data-model]").forEach((row) => {
-        row.hidden = !row.dataset.model.toLowerCase().includes(wanted);
+        row.hidden = !row.dataset.model.toLowerCase().includes(text);
         all += 1;
         shown += row.hidden ? 0 : 1;
       });
-      document.getElementById("said").textContent = wanted ? `${shown} of ${all} rows` : "";
+      document.getElementById("status").textContent = text ? `${shown} of ${all} rows` : "";
     };
     filter.value = state.get("filter") || "";
     if (filter.value) apply();

@@ -1,4 +1,4 @@
-// Keys: j and k move among questions, u goes up to the list, / searches. The pages are whole without it.
+// Keys: j and k move among questions, u goes up to the list, / searches. The pages work without it.
 "use strict";
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -10,8 +10,8 @@ document.addEventListener("keydown", (event) => {
   };
   const move = (step) => {
     const links = [...document.querySelectorAll(".questions a")];
-    const here = links.indexOf(document.activeElement);
-    const next = links[here < 0 ? 0 : Math.min(Math.max(here + step, 0), links.length - 1)];
+    const current = links.indexOf(document.activeElement);
+    const next = links[current < 0 ? 0 : Math.min(Math.max(current + step, 0), links.length - 1)];
     if (next) next.focus();
   };
   if (event.key === "j" || event.key === "ArrowRight") { if (!go("next") && event.key === "j") move(1); }

@@ -1,6 +1,6 @@
-"""The words an LLM judge is asked in about pocket answers: names, slots and parsers as official, the text our own.
+"""The pocket edition's judge prompts: names, slots and parsers as official, with text of our own.
 
-The reference judge only looks at the parser; an LLM judge reads all of it.
+The reference judge uses the parser only; an LLM judge reads the whole prompt.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ COMPARED = (
 
 
 def mt_bench_templates() -> tuple[JudgeTemplate, ...]:
-    """The four single-answer templates; those with -math- hold gold answers (math, reasoning, coding)."""
+    """Return the four single-answer templates; those with -math- contain gold answers (math, reasoning, coding)."""
     return (
         _rating("single-v1", RATE, SINGLE),
         _rating("single-math-v1", RATE, SINGLE_GOLD),
