@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fake_openai import FakeOpenAI
 
-pytest_plugins = ("browser",)
+from tests import ROOT
+from tests.fakes.openai_server import FakeOpenAI
 
-ROOT = Path(__file__).parent.parent
 KEYS = ("OPENAI_API_KEY", "HARNESS_JUDGE", "HARNESS_JUDGE_KEY", "HARNESS_ENDPOINT_KEY", "HARNESS_RESULTS")
 
 # A shell's background job is started with SIGINT ignored, and so would be every process that tests start and interrupt.
