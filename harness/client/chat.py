@@ -6,13 +6,11 @@ import asyncio
 import json
 import random
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 from pydantic import JsonValue
-from yarl import URL
 
 from ..errors import ReplyError
 from ..records import Access, Reason
@@ -30,6 +28,9 @@ from .replies import (
     tokens_to_come,
     tokens_used,
 )
+
+if TYPE_CHECKING:
+    from yarl import URL
 
 MAX_WAIT = 60.0
 """Seconds between two tries of one call, at most, unless the server says otherwise."""
@@ -93,6 +94,8 @@ class ChatClient:
     ) -> None:
         """`patience`: seconds the endpoint may stay down before calls raise EndpointDownError; None, for a server of
         our own: nothing is learned about it, and every call fails for itself after `attempts`."""
+        import aiohttp  # deferred, so that a command's help does not wait for it
+
         self.base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._access = access
@@ -147,6 +150,8 @@ class ChatClient:
 
     async def _once(self, path: str, payload: bytes, launch: Launch) -> dict[str, Any] | Failed:
         """The reply, or what failed in a way that another try may mend. Tells the endpoint how the call ended."""
+        import aiohttp
+
         assert self._endpoint is not None
         try:
             answered = await self._send(path, payload)
@@ -178,6 +183,8 @@ class ChatClient:
     def _url(self, path: str) -> URL:
         found = self._urls.get(path)
         if found is None:
+            from yarl import URL
+
             found = self._urls[path] = URL(self.base_url + path).update_query(self._access.query)
         return found
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import JsonValue, ValidationError
 
 from ..errors import ConfigError
 from ..protocols import Suite
 from ..records import AnchorCheck, Answer, JudgeTask, Judgment, Prompt, Rating, Record, Score, ScoreCard, digest
-from ..stats.drift import ALPHA, Shift, shift
 from .jury import outcome_of
+
+if TYPE_CHECKING:
+    from ..stats.drift import Shift
 
 MIN_JUDGED = 0.9
 """With a smaller share of the anchors judged again nothing is said: what fails may be what moved."""
@@ -138,6 +139,10 @@ def anchor_tasks(suite: Suite, anchors: AnchorSet, judges: Iterable[str]) -> tup
 
 def check(anchors: AnchorSet, judge: dict[str, JsonValue], rows: Iterable[Judgment]) -> AnchorCheck:
     """A judge's verdicts now against those recorded. `judge`: its part of the protocol; `rows`: its judgments now."""
+    import numpy as np  # deferred with scipy, so that a command's help does not wait for them
+
+    from ..stats.drift import ALPHA, shift
+
     name = str(judge["name"])
     recorded: dict[tuple[str, ...], list[Judgment]] = defaultdict(list)
     for anchor in anchors.anchors:
