@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import special
 
 from .intervals import RESAMPLES, FloatArray, Interval, percentile_interval, resampling_weights
 
@@ -48,6 +47,9 @@ def bca_interval(estimate: float, replicates: FloatArray, left_out: FloatArray) 
     Ties with the estimate count half (heavy ties would shift z0 otherwise). Where all replicates lie on one side of the
     estimate the correction is unbounded, and the percentile interval is returned.
     """
+
+    from scipy import special
+
     sound = replicates[np.isfinite(replicates)]
     plain = percentile_interval(sound)
     share = float(np.mean(sound < estimate) + np.mean(sound == estimate) / 2) if len(sound) else 0.0

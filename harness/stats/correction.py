@@ -10,7 +10,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from .clustered import CONFIDENCE, clustered_interval
 from .intervals import FloatArray, Interval
@@ -93,6 +92,8 @@ def _clipped(interval: Interval) -> Interval:
 
 
 def _lang_reiczigel(wins: float, n: int, sensitivity: Hits, specificity: Hits) -> Interval | None:
+    from scipy import special
+
     z = float(special.ndtri(0.5 + CONFIDENCE / 2))
     trials, p = n + z**2, (wins + z**2 / 2) / (n + z**2)
     m1, q1 = sensitivity.n + 2, (sensitivity.right + 1) / (sensitivity.n + 2)

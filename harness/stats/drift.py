@@ -6,8 +6,6 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from scipy import special  # scipy.stats takes a second to import, and every card imports this
-
 from .clustered import clustered_interval
 from .intervals import FloatArray, Interval
 
@@ -31,6 +29,9 @@ class Shift:
 
 def shift(differences: FloatArray, questions: Sequence[Hashable]) -> Shift | None:
     """`differences` (now less before), shape (rows,), and each row's question; None where there is no row."""
+
+    from scipy import special
+
     n = len(differences)
     if not n:
         return None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-from scipy import special
-
 
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Interval of a share, in [0, 1] (Wilson 1927): the shares that a score test does not reject.
 
     (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n). All of [0, 1] for n = 0.
     """
+
+    from scipy import special
+
     if n == 0:
         return 0.0, 1.0
     z = float(special.ndtri(0.5 + level / 2))

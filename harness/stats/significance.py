@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
 
 from .intervals import FloatArray
 
@@ -51,6 +50,9 @@ def mcnemar(only_first: int, only_second: int, *, mid_p: bool = False) -> float:
     `mid_p` counts the observed outcome half: closer to the nominal rate, no longer guaranteed (Fagerland, Lydersen and
     Laake 2013, doi 10.1186/1471-2288-13-91).
     """
+
+    from scipy import special
+
     total, least = only_first + only_second, min(only_first, only_second)
     if total == 0:
         return 1.0
