@@ -18,7 +18,7 @@ import pytest
 
 from harness.leaderboard.board import read_board
 from harness.report.html import page as leaderboard_page
-from tests.conftest import harness_process
+from tests.fakes.commands import harness_process
 from tests.fakes.made_runs import make_run, pocket
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Done
+from tests.fakes.commands import Done
 
 COMMANDS = (
     "run",

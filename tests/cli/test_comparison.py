@@ -13,7 +13,7 @@ from harness.compare.inputs import compare_models
 from harness.errors import ConfigError
 from harness.report.comparison import markdown, verdict
 from harness.run_rows import RunRows
-from tests.conftest import Done
+from tests.fakes.commands import Done
 from tests.fakes.deciding import LOSS, PROTOCOL, TIE, WIN, games, mixed, prompts_of, toy_run, write_run
 
 

@@ -25,7 +25,7 @@ from harness.report.gate import gate_markdown, summary_line
 from harness.report.junit import junit
 from harness.run_rows import RunRows
 from harness.store import read_card
-from tests.conftest import Done
+from tests.fakes.commands import Done
 from tests.fakes.deciding import LOSS, PROTOCOL, WIN, mixed, toy_run, write_run
 
 CHECK = GateCheck(suite="arena_hard", margin=10.0)

@@ -22,7 +22,7 @@ from harness.formats.import_rows import Imported, Wanted
 from harness.protocols import SuiteData
 from harness.records import Preference, Prompt
 from harness.suites.mt_bench_pairwise import MtBenchPairs
-from tests.conftest import Done
+from tests.fakes.commands import Done
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED", "")
 needs_published = pytest.mark.skipif(

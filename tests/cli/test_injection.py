@@ -18,7 +18,7 @@ from harness.pipeline import SuiteRun, evaluate
 from harness.records import Answer, JudgeTask, JudgeTemplate, Preference, Prompt, Rating, Sampling
 from harness.store import RunStore
 from judges.parsing import read_reply
-from tests.conftest import Done
+from tests.fakes.commands import Done
 from tests.fakes.toys import TEMPLATE, ToyBackend, ToyJudge, ToySuite
 
 PUBLISHED = Path(os.environ["HARNESS_PUBLISHED"]) if "HARNESS_PUBLISHED" in os.environ else None

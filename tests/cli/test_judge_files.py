@@ -20,7 +20,7 @@ from harness.protocols import SuiteOptions
 from harness.records import Answer, JudgeSpec, JudgeTask, Judgment, Prompt, Rating
 from harness.suites import alpaca_eval, arena_hard, mt_bench
 from judges.llm import LlmJudge
-from tests.conftest import Done
+from tests.fakes.commands import Done
 from tests.fakes.toys import TEMPLATE, ToySuite
 
 MIRROR = os.environ.get("HARNESS_MIRROR")

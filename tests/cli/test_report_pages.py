@@ -24,7 +24,7 @@ from harness.report import charts
 from harness.report.figures import figures, png
 from harness.report.html import page
 from harness.report.svg import Axis, Drawing
-from tests.conftest import Done
+from tests.fakes.commands import Done
 from tests.fakes.made_runs import make_run, pocket
 from tests.unit.test_leaderboard import card
 

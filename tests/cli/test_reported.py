@@ -20,7 +20,7 @@ from harness.records import Score, ScoreCard
 from harness.report.reported import csv_lines, markdown_reported
 from harness.report.tables import csv_text
 from harness.store import run_dir, write_atomic
-from tests.conftest import Done
+from tests.fakes.commands import Done
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
 GPT4 = "gpt-4-1106-preview"

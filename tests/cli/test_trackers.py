@@ -17,7 +17,7 @@ import pytest
 from harness.errors import ConfigError, IncompleteError
 from harness.leaderboard.board import read_board
 from harness.leaderboard.trackers import TRACKERS, log_scores, log_step, tracker_names
-from tests.conftest import Done
+from tests.fakes.commands import Done
 from tests.fakes.made_runs import make_run, pocket
 
 STAND_IN = """

@@ -13,7 +13,7 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.watch import candidates
-from tests.conftest import Done
+from tests.fakes.commands import Done
 
 BACKEND = '''
 import json, pathlib

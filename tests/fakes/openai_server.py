@@ -18,7 +18,9 @@ import random
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -201,6 +203,21 @@ class FakeOpenAI:
         response = _respond(record, reply, self.model)
         response.headers.update(dict(reply.headers))
         return response
+
+
+@contextmanager
+def serving(fake: FakeOpenAI) -> Iterator[FakeOpenAI]:
+    """Runs the fake in a thread of its own, so that the test can wait for processes meanwhile."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(fake.__aenter__(), loop).result(30)
+        yield fake
+        asyncio.run_coroutine_threadsafe(fake.__aexit__(None, None, None), loop).result(30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
 
 
 def _error(status: int, message: str, retry_after: float | None = None) -> web.Response:

@@ -22,8 +22,8 @@ from harness.cli.main import app
 from harness.official import FILES
 from harness.suites.arena_hard_v2 import read_judge_settings
 from harness.suites.editions import read_json_lines
-from tests.conftest import harness_process, serving
-from tests.fakes.openai_server import FakeOpenAI, Request
+from tests.fakes.commands import harness_process
+from tests.fakes.openai_server import FakeOpenAI, Request, serving
 from tests.unit.test_arena_hard_v2 import JUDGE_UTILS
 
 MIRROR = os.environ.get("HARNESS_MIRROR", "")

@@ -17,7 +17,7 @@ import pytest
 
 from harness.cli.calibrate import calibrate
 from harness.errors import UsageError
-from tests.conftest import Done, harness_process
+from tests.fakes.commands import Done, harness_process
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")

@@ -22,8 +22,8 @@ from harness.protocols import SuiteOptions
 from harness.records import Answer, Failure, Judgment, Preference
 from harness.suites.mt_bench_pairwise import MtBenchPairs, build
 from tests import ROOT
-from tests.conftest import Done, serving
-from tests.fakes.openai_server import FakeOpenAI, Request
+from tests.fakes.commands import Done
+from tests.fakes.openai_server import FakeOpenAI, Request, serving
 
 MIRROR = os.environ.get("HARNESS_MIRROR", "")
 pytestmark = pytest.mark.skipif(not MIRROR, reason="HARNESS_MIRROR is not set: no upstream files at hand")
@@ -70,7 +70,7 @@ def test_a_run_sends_the_320_requests_that_fastchat_sends(harness: Callable[...,
     answered = FakeOpenAI(reply=lambda request: f"{{question}} {len(request.messages)} to {request.last[:40]}  \n")
     with serving(answered) as model, serving(FakeOpenAI(reply=letter)) as judge:
         words = ("run", "--model", f"endpoint:fake@{model.url}", "--judge", f"endpoint:gpt-4@{judge.url}", "--json")
-        done = harness(*words, "--suite", f"mt_bench_pairs:{baseline}", timeout=200)
+        done = harness(*words, "--suite", f"mt_bench_pairs:{baseline}")
 
     assert len(model.requests) == 160
     folder = next((tmp_path / "results/runs/fake").glob("mt_bench_pairs@official-1/*"))

@@ -23,8 +23,8 @@ import yaml
 
 from harness.official import FILES
 from tests import ROOT
-from tests.conftest import harness_process, serving
-from tests.fakes.openai_server import FakeOpenAI, Reply, Request, judge_reply
+from tests.fakes.commands import harness_process
+from tests.fakes.openai_server import FakeOpenAI, Reply, Request, judge_reply, serving
 
 MIRROR = os.environ.get("HARNESS_MIRROR", "")
 pytestmark = pytest.mark.skipif(not MIRROR, reason="HARNESS_MIRROR is not set: no upstream files at hand")

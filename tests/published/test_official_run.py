@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Done, serving
-from tests.fakes.openai_server import FakeOpenAI, judge_reply
+from tests.fakes.commands import Done
+from tests.fakes.openai_server import FakeOpenAI, judge_reply, serving
 
 MIRROR = os.environ.get("HARNESS_MIRROR", "")
 needs_mirror = pytest.mark.skipif(not MIRROR, reason="HARNESS_MIRROR is not set: no upstream files at hand")

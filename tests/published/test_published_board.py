@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Done
+from tests.fakes.commands import Done
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED", "")
 pytestmark = [

@@ -22,9 +22,9 @@ from harness.judging.cache import request_key
 from harness.judging.calls import Call
 from harness.records import JudgeSpec
 from harness.store import find_cards
-from tests.conftest import Done, harness_process, serving
 from tests.fakes.batch_server import FakeBatchOpenAI
-from tests.fakes.openai_server import FakeOpenAI, Reply, Request, judge_reply
+from tests.fakes.commands import Done, harness_process
+from tests.fakes.openai_server import FakeOpenAI, Reply, Request, judge_reply, serving
 from tests.servers.test_cost import usage
 
 CALLS = 64

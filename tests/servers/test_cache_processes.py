@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Done, harness_process, serving
+from tests.fakes.commands import Done, harness_process
 from tests.fakes.disks import small_disk
-from tests.fakes.openai_server import FakeOpenAI, judge_reply
+from tests.fakes.openai_server import FakeOpenAI, judge_reply, serving
 
 IN_FLIGHT = 4
 """The judge's concurrency: what one kill can make void."""

@@ -21,8 +21,8 @@ from harness.judging.calls import Call, CallOptions, Calls
 from harness.judging.pricing import worst_case
 from harness.records import JudgeSpec
 from harness.store import find_cards
-from tests.conftest import Done, serving
-from tests.fakes.openai_server import FakeOpenAI, judge_reply
+from tests.fakes.commands import Done
+from tests.fakes.openai_server import FakeOpenAI, judge_reply, serving
 
 SPEC = JudgeSpec(name="j", kind="llm", model="m", url="http://h/v1", price_in=1.0, price_out=10.0)
 

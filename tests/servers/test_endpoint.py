@@ -16,8 +16,7 @@ from harness.client.flow import Flow
 from harness.client.headers import Told, duration, retry_after
 from harness.client.pace import Bucket, Pace, Refusal
 from harness.errors import EndpointDownError, ReplyError
-from tests.conftest import serving
-from tests.fakes.openai_server import BAD_429, BAD_500, FakeOpenAI, Reply, Request
+from tests.fakes.openai_server import BAD_429, BAD_500, FakeOpenAI, Reply, Request, serving
 
 BODY: dict[str, JsonValue] = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
 

@@ -23,8 +23,8 @@ from harness.stats.length_control import control_length
 from harness.suites import pocket
 from harness.suites.alpaca_scores import Judged, length_rows
 from harness.suites.arena_hard import ArenaHard
-from tests.conftest import Done, harness_process, serving
-from tests.fakes.openai_server import FakeOpenAI, Reply, Request, chat_reply, judge_reply
+from tests.fakes.commands import Done, harness_process
+from tests.fakes.openai_server import FakeOpenAI, Reply, Request, chat_reply, judge_reply, serving
 
 NAME = 'a"b <c>/=d'
 """A model's name with what breaks CSV, HTML and file names."""

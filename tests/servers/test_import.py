@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Done, harness_process, serving
-from tests.fakes.openai_server import FakeOpenAI, judge_reply
+from tests.fakes.commands import Done, harness_process
+from tests.fakes.openai_server import FakeOpenAI, judge_reply, serving
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED", "")
 needs_published = pytest.mark.skipif(

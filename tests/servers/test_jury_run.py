@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from harness.store import find_cards
-from tests.conftest import Done, harness_process, serving
-from tests.fakes.openai_server import FakeOpenAI, Reply, Request, judge_reply
+from tests.fakes.commands import Done, harness_process
+from tests.fakes.openai_server import FakeOpenAI, Reply, Request, judge_reply, serving
 
 LIMIT = 10
 

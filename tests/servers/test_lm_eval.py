@@ -19,8 +19,8 @@ from harness.errors import ConfigError, IncompleteError
 from harness.own import run_own
 from harness.protocols import Numbers, OwnRun, Served
 from harness.records import Score, SuiteScores
-from tests.conftest import Done, harness_process, serving
-from tests.fakes.openai_server import FakeOpenAI, Reply, Request
+from tests.fakes.commands import Done, harness_process
+from tests.fakes.openai_server import FakeOpenAI, Reply, Request, serving
 from tests.fakes.processes import gone, running
 
 pytest.importorskip("lm_eval")
@@ -279,7 +279,7 @@ def test_real_vllm_answers_chat_and_log_likelihood_tasks(
     said, compared = write_task(tmp_path, "said"), write_task(tmp_path, "compared", choices=True)
     words = ("run", "--model", str(vllm_checkpoint), "--suite", f"lm_eval:{said}+{compared}", "--json")
 
-    found = cards(harness(*words, timeout=500, **offline))
+    found = cards(harness(*words, **offline))
 
     assert {name: card["protocol"]["chat_template"] for name, card in found.items()} == {
         "lm_eval:said": "server",

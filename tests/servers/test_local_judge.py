@@ -303,7 +303,7 @@ params: {{max_tokens: 16, structured_outputs: {{choice: ["[[7]]", "[[3]]"]}}}}
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")
 def test_a_real_vllm_judges_and_is_gone_after(vllm_checkpoint: Path, tmp_path: Path) -> None:
     """The candidate is recorded, so that the judge is the one server that is started."""
-    from tests.conftest import harness_process
+    from tests.fakes.commands import harness_process
 
     (tmp_path / "judge.yaml").write_text(YAML.format(model=vllm_checkpoint))
     words = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket")

@@ -19,11 +19,12 @@ from harness.cluster import Need, RayCluster
 from recipes.stages.rewards import source_reward_steps
 from recipes.steps import run_step
 from tests import ROOT
-from tests.conftest import RealRun, harness_process
+from tests.fakes.commands import harness_process
 from tests.fakes.processes import gone, running
 from tests.fakes.ray_driver import DRAWS, PROMPTS
 from tests.fakes.ray_nodes import Nodes, two_nodes
 from tests.fakes.recipe_files import answers_step, prompt_rows, prompts_step, recipe
+from tests.servers.conftest import RealRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")]
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from harness.store import find_cards
-from tests.conftest import RealRun, harness_process
+from tests.fakes.commands import harness_process
 from tests.fakes.processes import gone, running
+from tests.servers.conftest import RealRun
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ import pytest
 
 from harness.records import Answer, Judgment
 from harness.store import find_cards
-from tests.conftest import RealRun
 from tests.fakes.processes import running
+from tests.servers.conftest import RealRun
 
 ROWS = {"mt_bench": (80, 160), "alpaca_eval": (120, 120), "arena_hard": (60, 120)}
 

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from harness.store import find_cards
-from tests.conftest import Done, harness_process, serving
-from tests.fakes.openai_server import FakeOpenAI, Reply, chat_reply, judge_reply
+from tests.fakes.commands import Done, harness_process
+from tests.fakes.openai_server import FakeOpenAI, Reply, chat_reply, judge_reply, serving
 
 ANSWERING = 4
 JUDGING = 4

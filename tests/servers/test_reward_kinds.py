@@ -16,8 +16,8 @@ from harness.records import Failure, Prompt
 from harness.rewards import RewardOptions
 from recipes.records import PromptRow
 from recipes.rewards.scorer import Item, Scorer
-from tests.conftest import serving as serving_judge
 from tests.fakes.openai_server import FakeOpenAI, judge_reply
+from tests.fakes.openai_server import serving as serving_judge
 
 TOO_LONG = "This model's maximum context length is 40 tokens. However, your request has 52 input tokens."
 """As vLLM 0.32 says it."""

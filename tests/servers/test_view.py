@@ -20,7 +20,7 @@ from harness.view.index import build_index
 from harness.view.lists import Choice, chosen, pairs
 from harness.view.suites import SuiteTexts
 from harness.view.texts import shown
-from tests.conftest import Done, harness_process
+from tests.fakes.commands import Done, harness_process
 from tests.fakes.made_runs import make_run, pocket
 
 TOKEN = "a-long-enough-token"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.repocard import metadata_load
 
-from tests.conftest import Done
+from tests.fakes.commands import Done
 from tests.fakes.hub_server import FakeHub
 from tests.fakes.tiny_models import make_checkpoint
 

@@ -13,7 +13,7 @@ from harness.config import find_judge
 from harness.errors import ConfigError
 from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Rating
 from judges.replay import ReplayJudge
-from tests.conftest import Done
+from tests.fakes.commands import Done
 from tests.fakes.toys import TEMPLATE
 
 
