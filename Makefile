@@ -1,13 +1,14 @@
 # make demo     set up, train two embedded checkpoints, serve, ask, judge, rank them
 # make demo-fusion   the whole WRPO recipe with tiny models: docs/pocket_fusion.md
-# make test     set up, then everything quick; one real vLLM server is shared by the tests that need it
+# make test     set up, then the quick tests, on two processes; one real vLLM server is shared by the tests that need it
+# make test-all everything; make test-slow is what it adds to make test
 # make bench-official   published numbers and times beside the original tools; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks
 # make bench-judges     what recorded judgments say of judges, written into docs/judges.md; HARNESS_PUBLISHED
 # make bench-judging    what a call of ours costs against a mock server, beside inspect_ai, evalscope, alpaca_eval
 # make bench-training   a WRPO training step beside the official layout: time and memory
 # make bench-gate       how often the gate is wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
-# make test-slow, make check, make setup
+# make check    format, lint, types, layers; make setup installs .venv
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -20,7 +21,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo demo-fusion test test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
+.PHONY: setup demo demo-fusion test test-all test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -51,11 +52,18 @@ demo-fusion: $(READY)
 	$(BIN)/harness pocket-models --out models/pocket-fusion
 	$(BIN)/harness train pocket --jobs 2
 
+# A worker's numerical libraries use one thread: two workers share the cores with the servers that they start.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
+
+test-all: $(READY)
+	$(PYTEST)
 
 bench-official: $(READY)
 	$(BIN)/python -m benchmarks.official

@@ -1,14 +1,14 @@
 """`harness doctor`: each check on facts given to it, and the command as a whole in its two forms."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.cli import doctor
 from harness.cli.doctor import GIB, collisions, memory, processor, python
+from tests.fakes.commands import Done
 
 HOME = Path("site")
 HOMES = {"harness": HOME, "judges": HOME, "recipes": HOME}
@@ -70,13 +70,11 @@ def test_missing_data_is_a_warning_that_says_how_to_pull(monkeypatch: pytest.Mon
     assert "mt_bench" in found.found
 
 
-def test_the_command_prints_json_and_ends_by_what_it_found() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.cli.main", "doctor", "--json"], capture_output=True, text=True, timeout=300
-    )
+def test_the_command_prints_json_and_ends_by_what_it_found(harness: Callable[..., Done]) -> None:
+    done = harness("doctor", "--json")
 
-    found = json.loads(done.stdout)
-    assert done.returncode == (0 if found["ok"] else 2)
+    found = json.loads(done.out)
+    assert done.code == (0 if found["ok"] else 2)
     assert {"python", "packages", "names", "processor", "vllm", "memory", "disk", "data"} <= {
         check["name"] for check in found["checks"]
     }

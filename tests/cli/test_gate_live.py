@@ -17,7 +17,7 @@ from harness.records import Answer
 from harness.suites import pocket
 from harness.suites.head_to_head import HeadToHead
 from harness.suites.mt_bench import MtBench
-from tests.fakes.commands import Done, harness_process
+from tests.fakes.commands import Done, run_command
 
 POLICY = "checks: [{suite: mt_bench, margin: 1.0}, {suite: arena_hard, margin: 15}]\n"
 GAMES = ("compare", "bad.jsonl", "good.jsonl", "--suite", "arena_hard", "--head-to-head", "--judge", "reference")
@@ -49,9 +49,7 @@ class Judged:
     gate: Done
 
     def harness(self, *words: str) -> Done:
-        process = harness_process(*words, cwd=self.folder)
-        out, err = process.communicate(timeout=300)
-        return Done(process.returncode, out, err)
+        return run_command(*words, cwd=self.folder)
 
 
 @pytest.fixture(scope="module")

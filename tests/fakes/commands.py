@@ -44,6 +44,12 @@ def harness_process(*words: str, cwd: Path, **environment: str) -> subprocess.Po
     )
 
 
+def ended(process: subprocess.Popen[str], timeout: float = 120) -> Done:
+    """Wait for a process and return how it ended."""
+    out, err = process.communicate(timeout=timeout)
+    return Done(process.returncode, out, err)
+
+
 def run_command(*words: str, cwd: Path, **environment: str) -> Done:
     """Run the command in this process as its console script does, and leave nothing of it behind."""
     from harness.cli.main import run

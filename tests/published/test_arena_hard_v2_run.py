@@ -22,7 +22,7 @@ from harness.cli.main import app
 from harness.official import FILES
 from harness.suites.arena_hard_v2 import read_judge_settings
 from harness.suites.editions import read_json_lines
-from tests.fakes.commands import harness_process
+from tests.fakes.commands import run_command
 from tests.fakes.openai_server import FakeOpenAI, Request, serving
 from tests.unit.test_arena_hard_v2 import JUDGE_UTILS
 
@@ -69,13 +69,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     answer = FakeOpenAI(reply=lambda request: f"## {{QUESTION}} to {request.last[:40]} **end**")
     with serving(answer) as model, serving(FakeOpenAI(reply=judge)) as judging:
         words = ("run", "--model", f"endpoint:fake@{model.url}", "--judge", f"endpoint:gpt-4.1@{judging.url}")
-        process = harness_process(
+        done = run_command(
             *words, "--suite", "arena_hard_v2", "--mirror", str(folder / "mirror"), "--json", cwd=folder,
             HARNESS_CACHE=str(folder / "cache"),
         )  # fmt: skip
-        out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    [card] = json.loads(out)["cards"]
+    assert done.code == 0, done.err
+    [card] = json.loads(done.out)["cards"]
     place = next((folder / "results/runs/fake").glob("arena_hard_v2@official-1/*"))
     rows = [json.loads(line) for line in (place / "answers.jsonl").read_text("utf-8").split("\n")[:-1]]
     return Run(folder, card, {row["prompt_id"]: row["turns"][0] for row in rows}, list(judging.requests))

@@ -17,7 +17,7 @@ import pytest
 
 from harness.cli.calibrate import calibrate
 from harness.errors import UsageError
-from tests.fakes.commands import Done, harness_process
+from tests.fakes.commands import Done, harness_process, run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
@@ -42,9 +42,7 @@ def calibrated(done: Done) -> dict[str, Any]:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("recorded")
     words = ("--judge", "recorded", "--suite", "mt_bench,arena_hard", "--json")
-    process = harness_process("judge", "calibrate", *words, cwd=folder)
-    out, err = process.communicate(timeout=300)
-    return calibrated(Done(process.returncode, out, err))
+    return calibrated(run_command("judge", "calibrate", *words, cwd=folder))
 
 
 NAMES = {

@@ -23,7 +23,7 @@ import yaml
 
 from harness.official import FILES
 from tests import ROOT
-from tests.fakes.commands import harness_process
+from tests.fakes.commands import run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, judge_reply, serving
 
 MIRROR = os.environ.get("HARNESS_MIRROR", "")
@@ -83,10 +83,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> OfficialRun:
     model, judge = FakeOpenAI(reply=awkward_answer), FakeOpenAI(reply=undecided_now_and_then)
     with serving(model), serving(judge):
         words = ("run", "--model", f"endpoint:fake@{model.url}", "--judge", f"endpoint:gpt-4@{judge.url}")
-        process = harness_process(*words, "--suite", "all", "--edition", "official", "--json", cwd=folder)
-        out, err = process.communicate(timeout=500)
-    assert process.returncode == 0, err
-    cards = {card["suite"]: card for card in json.loads(out)["cards"]}
+        done = run_command(*words, "--suite", "all", "--edition", "official", "--json", cwd=folder)
+    assert done.code == 0, done.err
+    cards = {card["suite"]: card for card in json.loads(done.out)["cards"]}
     folders = {suite: next((folder / "results" / "runs").glob(f"*/{suite}@*/*/")) for suite in cards}
     return OfficialRun(cards, folders, list(model.requests), list(judge.requests))
 

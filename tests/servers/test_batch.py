@@ -23,7 +23,7 @@ from harness.judging.calls import Call
 from harness.records import JudgeSpec
 from harness.store import find_cards
 from tests.fakes.batch_server import FakeBatchOpenAI
-from tests.fakes.commands import Done, harness_process
+from tests.fakes.commands import Done, ended, harness_process, run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, judge_reply, serving
 from tests.servers.test_cost import usage
 
@@ -170,6 +170,7 @@ class World:
     def __init__(self, model: FakeOpenAI, judge: FakeBatchOpenAI, folder: Path) -> None:
         self.model, self.judge, self.folder = model, judge, folder
         self.process: Any = None
+        self.killing = False
         prices = "price_in: 1.0, price_out: 10.0"
         (folder / "harness.yaml").write_text(
             f"judges: {{fake: {{kind: llm, model: fake, url: '{judge.url}', {prices}}}}}\n"
@@ -178,9 +179,11 @@ class World:
     def run(self, *more: str) -> Done:
         words = ("run", "--model", f"endpoint:fake@{self.model.url}", "--edition", "pocket", "--judge", "fake")
         suites = ("--suite", "mt_bench,arena_hard", "--limit", "16")
-        self.process = harness_process(*words, *suites, "--transport", "batch", *more, cwd=self.folder)
-        out, err = self.process.communicate(timeout=120)
-        return Done(self.process.returncode, out, err)
+        command = (*words, *suites, "--transport", "batch", *more)
+        if not self.killing:
+            return run_command(*command, cwd=self.folder)
+        self.process = harness_process(*command, cwd=self.folder)
+        return ended(self.process)
 
     def kill_at(self, wanted: str) -> None:
         """Kills the running command when the server has done this step, before its reply."""
@@ -189,8 +192,10 @@ class World:
             if step == wanted and self.process.poll() is None:
                 os.kill(self.process.pid, signal.SIGKILL)
                 self.judge.on_step = lambda _: None
+                self.killing = False
 
         self.judge.on_step = on_step
+        self.killing = True
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.commands import Done, harness_process
+from tests.fakes.commands import Done, harness_process, run_command
 from tests.fakes.disks import small_disk
 from tests.fakes.openai_server import FakeOpenAI, judge_reply, serving
 
@@ -41,9 +41,7 @@ class World:
         return harness_process(*self.words(*more), cwd=self.folder, HARNESS_REPLY_CACHE=str(self.replies))
 
     def run(self, *more: str) -> Done:
-        process = self.start(*more)
-        out, err = process.communicate(timeout=180)
-        return Done(process.returncode, out, err)
+        return run_command(*self.words(*more), cwd=self.folder, HARNESS_REPLY_CACHE=str(self.replies))
 
     @property
     def asked(self) -> int:

@@ -23,7 +23,7 @@ from harness.stats.length_control import control_length
 from harness.suites import pocket
 from harness.suites.alpaca_scores import Judged, length_rows
 from harness.suites.arena_hard import ArenaHard
-from tests.fakes.commands import Done, harness_process
+from tests.fakes.commands import Done, run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, chat_reply, judge_reply, serving
 
 NAME = 'a"b <c>/=d'
@@ -65,9 +65,7 @@ class Exported:
             assert done.code == 0, done.err
 
     def call(self, *words: str) -> Done:
-        process = harness_process(*words, cwd=self.folder)
-        out, err = process.communicate(timeout=300)
-        return Done(process.returncode, out, err)
+        return run_command(*words, cwd=self.folder)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]

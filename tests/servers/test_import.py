@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.commands import Done, harness_process
+from tests.fakes.commands import Done, run_command
 from tests.fakes.openai_server import FakeOpenAI, judge_reply, serving
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED", "")
@@ -20,9 +20,7 @@ needs_published = pytest.mark.skipif(
 
 
 def call(folder: Path, *words: str, **environment: str) -> Done:
-    process = harness_process(*words, cwd=folder, **environment)
-    out, err = process.communicate(timeout=300)
-    return Done(process.returncode, out, err)
+    return run_command(*words, cwd=folder, **environment)
 
 
 def cards(done: Done) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.store import find_cards
-from tests.fakes.commands import Done, harness_process
+from tests.fakes.commands import Done, harness_process, run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, judge_reply, serving
 
 LIMIT = 10
@@ -58,9 +58,8 @@ class World:
         return harness_process(*words, cwd=self.folder, HARNESS_REPLY_CACHE=cache)
 
     def run(self, *more: str, suite: str = "mt_bench", results: str = "results") -> Done:
-        process = self.start(*more, suite=suite, results=results)
-        out, err = process.communicate(timeout=120)
-        return Done(process.returncode, out, err)
+        words = self.words(*more, suite=suite, results=results)
+        return run_command(*words, cwd=self.folder, HARNESS_REPLY_CACHE=str(self.folder / f"{results}.sqlite"))
 
     def asked(self) -> dict[str, int]:
         return {name: len(one.requests) for name, one in self.judges.items()}
@@ -96,10 +95,9 @@ def test_a_jury_scores_the_mean_and_shows_each_member_and_their_disagreement(wor
     assert "questions on which judges differ" in done.out
     assert world.asked() == {"a": 2 * LIMIT, "b": 2 * LIMIT}
     (path,) = find_cards(world.folder / "results")
-    export = harness_process("export", str(path), "--format", "fastchat", "--out", "files", cwd=world.folder)
-    _, err = export.communicate(timeout=60)
-    assert export.returncode == 2
-    assert "a+b is a jury" in err
+    export = run_command("export", str(path), "--format", "fastchat", "--out", "files", cwd=world.folder)
+    assert export.code == 2
+    assert "a+b is a jury" in export.err
 
 
 @pytest.mark.slow
@@ -216,10 +214,9 @@ def test_a_wrong_jury_is_one_sentence_and_nothing_is_written(world: World, words
 def frozen(world: World, *words: str, suite: str = "mt_bench") -> str:
     """The anchor file of the finished run."""
     (path,) = find_cards(world.folder / "results")
-    process = harness_process("judge", "anchors", str(path), "--n", "8", "--out", "anchors.json", cwd=world.folder)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "8 answers of fake" in out
+    done = run_command("judge", "anchors", str(path), "--n", "8", "--out", "anchors.json", cwd=world.folder)
+    assert done.code == 0, done.err
+    assert "8 answers of fake" in done.out
     return "anchors.json"
 
 
@@ -278,8 +275,7 @@ def test_anchors_are_named_in_the_file_and_counted_in_the_estimate(world: World)
     words = world.words("--judge", "a", "--dry-run", "--json", results="later")
     with (world.folder / "harness.yaml").open("a") as yaml:
         yaml.write(f"anchors: {file}\n")
-    process = harness_process(*words, cwd=world.folder, HARNESS_REPLY_CACHE=str(world.folder / "other.sqlite"))
-    out, err = process.communicate(timeout=120)
+    done = run_command(*words, cwd=world.folder, HARNESS_REPLY_CACHE=str(world.folder / "other.sqlite"))
 
-    assert process.returncode == 0, err
-    assert json.loads(out)["dry_run"][0]["judge_calls"] == 2 * LIMIT + 2 * 8
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["dry_run"][0]["judge_calls"] == 2 * LIMIT + 2 * 8

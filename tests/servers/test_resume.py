@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from harness.store import find_cards
-from tests.fakes.commands import Done, harness_process
+from tests.fakes.commands import Done, ended, harness_process, run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, chat_reply, judge_reply, serving
 
 ANSWERING = 4
@@ -58,9 +58,11 @@ class World:
         return self.process
 
     def run(self, results: str) -> Done:
-        process = self.start(results)
-        out, err = process.communicate(timeout=120)
-        return Done(process.returncode, out, err)
+        """As a process if it is to be killed."""
+        if self.kill_at:
+            return ended(self.start(results))
+        replies = str(self.folder / f"{results}.sqlite")
+        return run_command(*self.words(results), cwd=self.folder, HARNESS_REPLY_CACHE=replies)
 
     @property
     def requests(self) -> int:
@@ -167,11 +169,10 @@ def test_a_second_process_on_the_same_run_is_refused(world: World) -> None:
     first = world.start("results")
     wait_until(lambda: world.requests > 0)
 
-    second = harness_process(*world.words("results"), cwd=world.folder)
-    _, err = second.communicate(timeout=60)
+    second = run_command(*world.words("results"), cwd=world.folder)
 
-    assert second.returncode == 2
-    assert f"another process (pid {first.pid}) works on" in err
+    assert second.code == 2
+    assert f"another process (pid {first.pid}) works on" in second.err
     first.kill()
     first.communicate()
 
@@ -224,8 +225,7 @@ def test_another_judge_of_the_same_name_does_not_inherit_verdicts(world: World) 
 
 
 def test_a_judges_key_is_not_sent_to_the_model(world: World) -> None:
-    process = harness_process(*world.words("results"), "--limit", "8", cwd=world.folder, OPENAI_API_KEY="sk-judge")
-    process.communicate(timeout=120)
+    run_command(*world.words("results"), "--limit", "8", cwd=world.folder, OPENAI_API_KEY="sk-judge")
 
     assert {request.key for request in world.model.requests} == {None}
 
