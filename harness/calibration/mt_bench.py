@@ -148,7 +148,7 @@ def _ratings(
 
 
 def _board(folder: DataFolder) -> dict[str, float]:
-    """Return model -> mean recorded rating, which equals the printed board (tests/test_score_fastchat.py)."""
+    """Return model -> mean recorded rating, which equals the printed board (tests/cli/test_score_fastchat.py)."""
     if folder.find(f"{SUITE}/official_scores.jsonl") is None:
         return {}
     scores: dict[str, list[float]] = defaultdict(list)

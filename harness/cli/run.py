@@ -36,7 +36,6 @@ from ..plan import Plan, plan
 from ..records import ModelRef, ScoreCard
 from ..report.cells import card_table, plain
 from ..report.judging import judging_table
-from ..run import execute, opened
 from ..store import make_folder
 from .cost import announce, print_cost, print_estimate
 from .progress import progress, set_up_logging
@@ -236,6 +235,8 @@ def retirements(made: Plan, today: date) -> list[str]:
 
 def work(made: Plan, console: Console, estimates: Sequence[Estimate], *, fresh: bool) -> list[ScoreCard]:
     """Runs the pipeline; Ctrl-C and SIGTERM stop it cleanly and say how to go on."""
+    from ..run import execute, opened  # deferred: it needs numpy, and the command's help does not
+
     with opened(made, fresh=fresh) as runs:
         make_folder(made.spec.results / "runs" / made.spec.model.slug / "logs")
         totals = totals_of(estimates, runs)

@@ -6,13 +6,11 @@ import asyncio
 import json
 import random
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 from pydantic import JsonValue
-from yarl import URL
 
 from ..errors import ReplyError
 from ..records import Access, Reason
@@ -30,6 +28,9 @@ from .replies import (
     tokens_to_come,
     tokens_used,
 )
+
+if TYPE_CHECKING:
+    from yarl import URL
 
 MAX_WAIT = 60.0
 """Longest wait in seconds between two tries of one call, unless the server asks for more."""
@@ -95,6 +96,8 @@ class ChatClient:
 
         None is for a server of our own: nothing is learned about it, and every call fails by itself after `attempts`.
         """
+        import aiohttp  # deferred, so that a command's help does not wait for it
+
         self.base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._access = access
@@ -150,6 +153,8 @@ class ChatClient:
 
     async def _once(self, path: str, payload: bytes, launch: Launch) -> dict[str, Any] | FailedTry:
         """Return the reply, or a failure that another try may overcome. Reports to the endpoint how the call ended."""
+        import aiohttp
+
         assert self._endpoint is not None
         try:
             answered = await self._send(path, payload)
@@ -181,6 +186,8 @@ class ChatClient:
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
         if url is None:
+            from yarl import URL
+
             url = self._urls[path] = URL(self.base_url + path).update_query(self._access.query)
         return url
 

@@ -13,8 +13,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NoReturn
 
-import aiohttp
-
 from ..errors import EndpointDownError
 from .breaker import Breaker
 from .flow import Flow, Launch
@@ -53,6 +51,8 @@ class Endpoint:
     """The state that clients share from `join` to `leave`."""
 
     def __init__(self, url: str) -> None:
+        import aiohttp  # deferred, so that a command's help does not wait for it
+
         self.url = url
         self.session = aiohttp.ClientSession(
             # calls in flight are limited here, so connections need no limit of their own

@@ -18,8 +18,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import special
-
 from .intervals import FloatArray
 
 
@@ -46,15 +44,21 @@ class CrossedMean:
         return self._interval(level, self.se_questions, self.questions - 1)
 
     def _interval(self, level: float, se: float, df: float) -> tuple[float, float]:
+        from scipy import special
+
         half = float(special.stdtrit(df, 0.5 + level / 2)) * se
         return self.value - half, self.value + half
 
     def detectable(self, power: float = 0.8) -> float:
         """Return the smallest true mean that such data distinguish from 0 with this power, at 5 %, two-sided."""
+        from scipy import special
+
         return float(special.stdtrit(self.df, 0.975) + special.ndtri(power)) * self.se
 
     def p_two_sided(self) -> float:
         """Return the p-value of a true mean of 0."""
+        from scipy import special
+
         if self.se == 0:
             return 1.0 if self.value == 0 else 0.0
         return float(2 * special.stdtr(self.df, -abs(self.value) / self.se))

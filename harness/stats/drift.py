@@ -6,8 +6,6 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from scipy import special  # scipy.stats takes a second to import, and every card imports this
-
 from .clustered import clustered_interval
 from .intervals import FloatArray, Interval
 
@@ -32,6 +30,8 @@ class PairedShift:
 def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift | None:
     """Return the mean of `differences` (now minus before), shape (rows,), over each row's question; None without
     rows."""
+    from scipy import special
+
     n = len(differences)
     if not n:
         return None

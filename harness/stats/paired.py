@@ -19,7 +19,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from .intervals import FloatArray
 
@@ -62,10 +61,14 @@ class ClusteredEstimate:
 
 def t_quantile(level: float, df: int) -> float:
     """Return the quantile of Student's t; `df` of 0 or less means infinitely many (normal)."""
+    from scipy import special
+
     return float(special.ndtri(level) if df <= 0 else special.stdtrit(df, level))
 
 
 def _t_cdf(distance: float, se: float, df: int) -> float:
+    from scipy import special
+
     if se == 0:  # no spread at all: certain, or exactly at the bound
         return 0.5 if distance == 0 else float(distance > 0)
     return float(special.ndtr(distance / se) if df <= 0 else special.stdtr(df, distance / se))

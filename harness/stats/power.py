@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 
-from scipy import special
-
 ALPHA = 0.05
 POWER = 0.8
 
 
 def quantiles(alpha: float = ALPHA, power: float = POWER) -> float:
     """Return z_(1-alpha) + z_power: 2.486 for 5 %, one-sided, and 80 %."""
+    from scipy import special
+
     return float(special.ndtri(1 - alpha) + special.ndtri(power))
 
 
