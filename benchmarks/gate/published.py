@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from harness.formats.files import SourceFile, read_files
-from harness.formats.import_rows import READERS, ImportRequest
-from harness.gate.policy import DEFAULT_CHECKS
-from harness.plan import load_suite
-from harness.protocols import OwnRunner, SuiteOptions
-from harness.questions import RULES, QuestionSums, question_sums
+from harness.analysis.gate.policy import DEFAULT_CHECKS
+from harness.records.protocols import OwnRunner, SuiteOptions
+from harness.run.plan import load_suite
+from harness.suites.files import SourceFile, read_files
+from harness.suites.importing import READERS, ImportRequest
+from harness.suites.scoring import RULES, QuestionSums, question_sums
 
 FILES = {
     "mt_bench": ("fastchat", "mt_bench/official_scores.jsonl.xz"),

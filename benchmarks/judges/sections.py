@@ -13,21 +13,26 @@ from statistics import mean
 
 import numpy as np
 
-from harness.calibration.data import DataFolder
-from harness.calibration.items import side
-from harness.calibration.measures import people_among_themselves, people_by_ratings, with_people
-from harness.calibration.replay import recorded_verdicts
-from harness.calibration.session import ALL, CalibrationSpec, chosen_items, estimate, load_sets, report
-from harness.config import find_judge, judge_files
-from harness.formats.files import read_files
+from harness.analysis.calibrate import (
+    ALL,
+    CalibrationSpec,
+    chosen_items,
+    estimate,
+    load_sets,
+    recorded_verdicts,
+    report,
+)
+from harness.analysis.calibration import people_among_themselves, people_by_ratings, with_people
 from harness.judging.calibrated import Calibration, shown
-from harness.protocols import SuiteOptions
+from harness.pages.judging import CalibrationGrid, grids, markdown_grid, remarks
+from harness.pages.tables import escape_markdown
 from harness.records import Score
-from harness.report.calibration import CalibrationGrid, grids, markdown_grid, remarks
-from harness.report.cells import escape_markdown
-from harness.stats.agreement import flip_rate
-from harness.stats.rank_correlation import rank_correlation
-from harness.suites.arena_hard_labels import V01_LABELS
+from harness.records.judge_choice import find_judge, judge_files
+from harness.records.protocols import SuiteOptions
+from harness.stats.agreement import flip_rate, rank_correlation
+from harness.suites.arena_hard.rows import V01_LABELS
+from harness.suites.files import read_files
+from harness.suites.recorded import DataFolder, side
 
 FEW = 10
 """Questions asked twice below which a judge gets no line."""

@@ -12,19 +12,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..errors import ConfigError
-from ..formats.fastchat_rows import is_single
-from ..formats.files import SourceFile, read_files
-from ..formats.import_pairs import paired_models, read_pairs
-from ..formats.import_rows import READERS, ImportRequest, Reader
-from ..formats.lm_eval import read_results
-from ..importing import Origin, judgments_card, write_numbers, write_script
-from ..plugins import load_plugin
-from ..protocols import Suite, SuiteOptions
+from ..pages.judging import judging_table
+from ..pages.tables import card_table, plain
 from ..records import ScoreCard
-from ..report.cells import card_table, plain
-from ..report.judging import judging_table
-from ..suites.mt_bench_pairwise import without_baseline
+from ..records.errors import ConfigError
+from ..records.protocols import Suite, SuiteOptions, load_plugin
+from ..run.importing import Origin, judgments_card, write_numbers, write_script
+from ..suites.files import SourceFile, read_files
+from ..suites.importing import READERS, ImportRequest, Reader
+from ..suites.lm_eval.files import read_results
+from ..suites.mt_bench.exchange import paired_models, read_pairs
+from ..suites.mt_bench.pairs import without_baseline
+from ..suites.mt_bench.rows import is_single
 
 SUITE_OF = {"fastchat": "mt_bench", "alpaca_eval": "alpaca_eval", "arena_hard": "arena_hard"}
 PAIRS = "mt_bench_pairs"

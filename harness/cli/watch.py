@@ -16,14 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..config import suite_names
-from ..errors import ConfigError, IncompleteError
-from ..leaderboard.trackers import log_step, tracker_names
-from ..records import ScoreCard
-from ..report import charts
-from ..report.cells import interval, plain
-from ..store import make_folder, write_atomic
-from ..watch import (
+from ..analysis.trackers import log_step, tracker_names
+from ..analysis.watch import (
     Candidate,
     WatchState,
     candidates,
@@ -34,7 +28,13 @@ from ..watch import (
     trends,
     write_state,
 )
-from .progress import set_up_logging
+from ..pages import charts
+from ..pages.tables import interval, plain
+from ..records import ScoreCard
+from ..records.errors import ConfigError, IncompleteError
+from ..records.judge_choice import suite_names
+from ..store import make_folder, write_atomic
+from .console import set_up_logging
 
 log = logging.getLogger(__name__)
 TRIES = 3

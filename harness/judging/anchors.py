@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue, ValidationError
 
-from ..errors import ConfigError
-from ..protocols import Suite
 from ..records import AnchorCheck, Answer, JudgeTask, Judgment, Prompt, Rating, Record, Score, ScoreCard, digest
+from ..records.errors import ConfigError
+from ..records.protocols import Suite
 from .jury import outcome_of
 
 if TYPE_CHECKING:
-    from ..stats.drift import PairedShift
+    from ..stats.variance import PairedShift
+
 
 MIN_JUDGED = 0.9
 """If a smaller share of the anchors was judged again, the check is inconclusive: the missing ones may have moved."""
@@ -150,7 +151,7 @@ def check(anchors: AnchorSet, judge: dict[str, JsonValue], rows: Iterable[Judgme
     """
     import numpy as np  # deferred with scipy, so that a command's help does not wait for them
 
-    from ..stats.drift import ALPHA, shift
+    from ..stats.variance import ALPHA, shift
 
     name = str(judge["name"])
     recorded: dict[tuple[str, ...], list[Judgment]] = defaultdict(list)

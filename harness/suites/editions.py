@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from .. import official
-from ..config import EDITIONS
-from ..errors import ConfigError, DataError
-from ..protocols import SuiteData, SuiteOptions
 from ..records import JudgeTemplate
+from ..records.errors import ConfigError, DataError
+from ..records.protocols import SuiteData, SuiteOptions
+from ..records.settings import EDITIONS
+from ..store import official
 from . import pocket
 
 

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from pydantic import JsonValue
 
 from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, Score, SuiteScores, digest
-from ..scoring import Unit, categories, draws, mean_score, unscored_note, verdicts_by_slot
+from .scoring import Unit, categories, draws, mean_score, unscored_note, verdicts_by_slot
 
 PREFIX = "head_to_head_"
 

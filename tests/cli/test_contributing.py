@@ -55,7 +55,7 @@ def test_the_printed_suite_judge_and_backend_run(tmp_path: Path) -> None:
 
 
 ASK = """
-from harness.rewards import RewardOptions
+from harness import RewardOptions
 from harness.records import Prompt
 from recipes.records import PromptRow
 from recipes.rewards.scorer import RewardItem, Scorer

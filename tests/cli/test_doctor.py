@@ -9,7 +9,7 @@ import pytest
 
 from harness.cli import doctor
 from harness.cli.doctor import GIB, collisions, memory, processor, python
-from harness.install import DISTRIBUTION, install_command
+from harness.store.provenance import DISTRIBUTION, install_command
 from tests.fakes.commands import Done
 
 HOME = Path("site")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.compare.inputs import find_runs
-from harness.errors import ConfigError
-from harness.gate.baselines import promote
-from harness.protocols import SuiteData
+from harness.analysis.compare import find_runs
+from harness.analysis.gate.inputs import promote
 from harness.records import Answer
+from harness.records.errors import ConfigError
+from harness.records.protocols import SuiteData
 from harness.suites import pocket
 from harness.suites.head_to_head import HeadToHead
-from harness.suites.mt_bench import MtBench
+from harness.suites.mt_bench.suite import MtBench
 from tests.fakes.commands import Done, run_command
 
 POLICY = "checks: [{suite: mt_bench, margin: 1.0}, {suite: arena_hard, margin: 15}]\n"
@@ -113,8 +113,8 @@ def test_the_same_commands_ask_nothing_twice(judged: Judged) -> None:
 
 
 def test_both_orders_are_asked_and_the_candidate_is_shown_first_in_one() -> None:
-    from harness.protocols import SuiteOptions
-    from harness.suites.alpaca_eval import build
+    from harness.records.protocols import SuiteOptions
+    from harness.suites.alpaca_eval.suite import build
 
     suite = build(SuiteOptions(edition="pocket"))
     prompt = suite.prompts()[0]

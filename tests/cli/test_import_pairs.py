@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from harness.cli.importing import suites_in
-from harness.errors import ConfigError
-from harness.formats.files import SourceFile
-from harness.formats.import_pairs import read_pairs
-from harness.formats.import_rows import Imported, ImportRequest
-from harness.protocols import SuiteData
 from harness.records import Preference, Prompt
-from harness.suites.mt_bench_pairwise import MtBenchPairs
+from harness.records.errors import ConfigError
+from harness.records.protocols import SuiteData
+from harness.suites.files import SourceFile
+from harness.suites.importing import Imported, ImportRequest
+from harness.suites.mt_bench.exchange import read_pairs
+from harness.suites.mt_bench.pairs import MtBenchPairs
 from tests.fakes.commands import Done
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED", "")

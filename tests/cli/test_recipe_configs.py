@@ -9,11 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.main import app
-from harness.config.specs import read_yaml
-from harness.errors import ConfigError
 from harness.records import ModelRef
-from recipes.read import read_recipe
-from recipes.shipped import CONFIGS, about, launch_path, recipe_path, shipped_recipes
+from harness.records.errors import ConfigError
+from harness.records.settings import read_yaml
+from recipes.spec import CONFIGS, about, launch_path, read_recipe, recipe_path, shipped_recipes
 from recipes.training.settings import check_training
 
 FAMILY = {"dpo", "simpo", "ipo", "lndpo", "wrpo", "wrpo-static", "wrpo-simpo", "wrpo-ipo"}

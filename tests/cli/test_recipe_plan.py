@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError
-from recipes.planning.items import total
-from recipes.planning.plan import RecipePlan, make_plan
-from recipes.planning.table import quantity
-from recipes.read import read_recipe
-from recipes.recipe import Recipe
+from harness.records.errors import ConfigError
+from recipes.plan import RecipePlan, make_plan, quantity, total
+from recipes.spec import read_recipe
+from recipes.steps import Recipe
 from recipes.train import narrow
 
 RECIPE = """
@@ -111,7 +109,7 @@ def test_what_was_measured_goes_before_what_was_given(toy: Recipe) -> None:
 
 def _with_done(toy: Recipe, stage: str, counts: Mapping[str, float]) -> RecipePlan:
     """The plan with one step done, whatever it was made from."""
-    from recipes.planning import plan
+    from recipes import plan
 
     finish(toy.seed(42) / stage, stage, counts)
     with pytest.MonkeyPatch.context() as patch:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness.errors import ConfigError, IncompleteError
-from harness.leaderboard.board import read_board
-from harness.leaderboard.trackers import TRACKERS, log_scores, log_step, tracker_names
+from harness.analysis.leaderboard import read_board
+from harness.analysis.trackers import TRACKERS, log_scores, log_step, tracker_names
+from harness.records.errors import ConfigError, IncompleteError
 from tests.fakes.commands import Done
 from tests.fakes.made_runs import make_run, pocket
 

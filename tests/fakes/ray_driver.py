@@ -9,8 +9,8 @@ import logging
 import sys
 from pathlib import Path
 
-from harness.config import ServeSpec
 from harness.records import ModelRef, Prompt, Sampling
+from harness.records.settings import ServeSpec
 from recipes.sampling import AnswerFile, Sampler, sample
 
 PROMPTS, DRAWS = 600, 2

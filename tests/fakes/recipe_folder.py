@@ -9,12 +9,10 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from harness.records import Answer, Failure, Prompt
-from recipes.read import read_recipe
-from recipes.recipe import Recipe
 from recipes.records import Chosen, Part, PreferencePair, PromptRow, RewardRow
-from recipes.report.rows import temperature_folder
-from recipes.spec import RecipeSpec
-from recipes.steps import BEGUN, Counts, Step, run_step
+from recipes.report.board import temperature_folder
+from recipes.spec import RecipeSpec, read_recipe
+from recipes.steps import BEGUN, Counts, Recipe, Step, run_step
 
 RECIPE = """
 name: toy

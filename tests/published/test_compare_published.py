@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.compare.inputs import compare_models
-from harness.formats.files import read_files
-from harness.formats.import_rows import READERS, ImportRequest
-from harness.importing import Origin, judgments_card
-from harness.plan import load_suite
-from harness.protocols import OwnRunner, SuiteOptions
+from harness.analysis.compare import compare_models
+from harness.records.protocols import OwnRunner, SuiteOptions
+from harness.run.importing import Origin, judgments_card
+from harness.run.plan import load_suite
+from harness.suites.files import read_files
+from harness.suites.importing import READERS, ImportRequest
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
 pytestmark = pytest.mark.skipif(

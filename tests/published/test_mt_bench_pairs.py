@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from harness.official import FILES
-from harness.protocols import SuiteOptions
 from harness.records import Answer, Failure, Judgment, Preference
-from harness.suites.mt_bench_pairwise import MtBenchPairs, build
+from harness.records.protocols import SuiteOptions
+from harness.store.official import FILES
+from harness.suites.mt_bench.pairs import MtBenchPairs, build
 from tests import ROOT
 from tests.fakes.commands import Done
 from tests.fakes.openai_server import FakeOpenAI, Request, serving

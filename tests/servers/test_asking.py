@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from harness.backends import fastchat
+from harness.backends import served as fastchat
 from harness.backends.chat import Asker, ChatCompletions, ContextWindow, Message, request_seed
 from harness.client import ChatClient
-from harness.errors import CheckpointError
 from harness.records import Answer, Prompt, Sampling
+from harness.records.errors import CheckpointError
 from tests.fakes.openai_server import BAD_429, BAD_500, TOO_LONG, FakeOpenAI, Reply, Request
 from tests.fakes.toys import GREEDY, prompt
 

@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from harness.batch import wire as wire_module
-from harness.batch.lines import chunks, request_line
-from harness.batch.wire import BatchWire
 from harness.client import ChatReply
-from harness.errors import JudgeUnavailableError, ReplyError
+from harness.judging import batch as wire_module
+from harness.judging.batch import BatchWire, chunks, request_line
 from harness.judging.cache import request_key
 from harness.judging.calls import Call
 from harness.records import JudgeSpec
+from harness.records.errors import JudgeUnavailableError, ReplyError
 from harness.store import find_cards
 from tests.fakes.batch_server import FakeBatchOpenAI
 from tests.fakes.commands import Done, ended, harness_process, run_command

@@ -11,11 +11,9 @@ import pytest
 from pydantic import JsonValue
 
 from harness.client import ChatClient
-from harness.client.breaker import Breaker
-from harness.client.flow import Flow
-from harness.client.headers import RateLimitHints, duration, retry_after
-from harness.client.pace import Bucket, Pace, RefusalKind
-from harness.errors import EndpointDownError, ReplyError
+from harness.client.endpoint import Breaker
+from harness.client.flow import Bucket, Flow, Pace, RateLimitHints, RefusalKind, duration, retry_after
+from harness.records.errors import EndpointDownError, ReplyError
 from tests.fakes.openai_server import BAD_429, BAD_500, FakeOpenAI, Reply, Request, serving
 
 BODY: dict[str, JsonValue] = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}

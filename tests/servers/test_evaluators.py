@@ -12,15 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.config import find_judge
-from harness.errors import ConfigError, VerdictParseError
 from harness.records import Answer, JudgeTask, JudgeTemplate, Order, Preference, Prompt, TokenLogprob
-from judges.alpaca_eval import AlpacaEvalJudge, completed
+from harness.records.errors import ConfigError, VerdictParseError
+from harness.records.judge_choice import find_judge
 from judges.completions import chain_name, read_completion
 from judges.evaluators import mapped_names, read_evaluator
-from judges.llm import request_body
+from judges.llm import AlpacaEvalJudge, completed, render, request_body
 from judges.parsing import read_verdict
-from judges.prompting import render
 
 pytestmark = pytest.mark.skipif(find_spec("alpaca_eval") is None, reason="alpaca-eval is not installed")
 ANY = JudgeTemplate(name="suite's own", user="{x}", parser="arena_label")
@@ -95,7 +93,7 @@ def test_the_parameters_are_the_configurations_with_the_decoders_defaults() -> N
 
 
 def test_the_official_evaluator_is_the_suites_own_template_to_the_digest() -> None:
-    from harness.suites.alpaca_eval import _installed_template
+    from harness.suites.alpaca_eval.suite import _installed_template
 
     assert read_evaluator("weighted_alpaca_eval_gpt4_turbo").template.sha == _installed_template().sha
 

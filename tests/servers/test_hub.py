@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, EndpointDownError, IncompleteError
+from harness.records.errors import ConfigError, EndpointDownError, IncompleteError
 from recipes.hub import Push, check_token, files_of, push, pushes
-from recipes.recipe import Recipe
+from recipes.steps import Recipe
 from tests.fakes.hub_server import FakeHub
 from tests.fakes.recipe_folder import RECIPE, toy_recipe, write_checkpoint
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from harness.config import is_judged, suite_names
-from harness.errors import ConfigError, IncompleteError
-from harness.own import run_own
-from harness.protocols import Numbers, OwnRun, Served
 from harness.records import Score, SuiteScores
+from harness.records.errors import ConfigError, IncompleteError
+from harness.records.judge_choice import is_judged, suite_names
+from harness.records.protocols import Numbers, OwnRun, Served
+from harness.run.execute import run_own
 from tests.fakes.commands import Done, harness_process
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, serving
 from tests.fakes.processes import gone, running

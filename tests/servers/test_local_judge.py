@@ -20,17 +20,18 @@ from pydantic import JsonValue
 from harness.backends.chat import ContextWindow, Dialogue
 from harness.backends.served import ServedBackend
 from harness.backends.server import ServerCommand
-from harness.config import ServeSpec, find_judge, with_devices
-from harness.errors import ConfigError
-from harness.judging.identity import judge_protocol
-from harness.judging.prefixes import in_prefix_order
-from harness.pipeline import SuiteRun, evaluate
-from harness.protocols import SuiteOptions
+from harness.judging.jury import judge_protocol
 from harness.records import Answer, JudgeSpec, JudgeTask, Judgment, Rating
+from harness.records.errors import ConfigError
+from harness.records.judge_choice import find_judge, with_devices
+from harness.records.protocols import SuiteOptions
+from harness.records.settings import ServeSpec
+from harness.run.pipeline import SuiteRun, evaluate, in_prefix_order
 from harness.store import RunStore
-from harness.suites import arena_hard, mt_bench
-from judges import local
-from judges.prompting import render
+from harness.suites.arena_hard import suite as arena_hard
+from harness.suites.mt_bench import suite as mt_bench
+from judges import llm as local
+from judges.llm import render
 from tests.fakes import openai_server
 from tests.fakes.processes import running
 from tests.fakes.toys import ToyBackend, ToyJudge, ToySuite

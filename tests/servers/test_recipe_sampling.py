@@ -15,16 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import ServeSpec
-from harness.errors import ConfigError, IncompleteError
 from harness.records import Answer, ModelRef, Sampling
+from harness.records.errors import ConfigError, IncompleteError
+from harness.records.settings import ServeSpec
 from harness.store import JsonlRows
-from recipes.recipe import Recipe
 from recipes.sampling import AnswerFile, Sampler, answer_counts, sample
 from recipes.spec import SamplingSpec
 from recipes.stages.sources import source_steps
 from recipes.stages.target import target_step
-from recipes.steps import Counts, Step, is_done, run_step
+from recipes.steps import Counts, Recipe, Step, is_done, run_step
 from tests import ROOT
 from tests.fakes import openai_server
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request
@@ -188,7 +187,7 @@ SAMPLED = Sampling(temperature=0.8, top_p=0.95, max_tokens=12, n=3, seed=5)
 KILLED = """
 from pathlib import Path
 from tests.fakes.tiny_models import random_prompts
-from harness.config import ServeSpec
+from harness.records.settings import ServeSpec
 from harness.records import ModelRef, Sampling
 from recipes.sampling import Sampler, AnswerFile, sample
 folder = Path({folder!r})

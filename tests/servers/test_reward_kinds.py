@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
-from harness.errors import ConfigError, EndpointDownError, JudgeUnavailableError
 from harness.records import Failure, Prompt
-from harness.rewards import RewardOptions
+from harness.records.errors import ConfigError, EndpointDownError, JudgeUnavailableError
+from harness.records.protocols import RewardOptions
 from recipes.records import PromptRow
 from recipes.rewards.scorer import RewardItem, Scorer
 from tests.fakes.openai_server import FakeOpenAI, judge_reply

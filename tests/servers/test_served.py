@@ -12,12 +12,11 @@ import pytest
 from pydantic import JsonValue
 
 from harness.backends.chat import ContextWindow, Dialogue
-from harness.backends.logs import reason, tail
 from harness.backends.served import ServedBackend
-from harness.backends.server import ServerCommand
-from harness.errors import CheckpointError, ServerError
-from harness.protocols import ServeOptions
+from harness.backends.server import ServerCommand, reason, tail
 from harness.records import Answer, ModelRef
+from harness.records.errors import CheckpointError, ServerError
+from harness.records.protocols import ServeOptions
 from tests import ROOT
 from tests.fakes import openai_server
 from tests.fakes.processes import gone, running

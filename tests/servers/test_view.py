@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from harness.pages.tables import visible
+from harness.pages.viewer.app import build_app
+from harness.pages.viewer.guard import is_loopback
+from harness.pages.viewer.library import Choice, SuiteTexts, build_index, chosen, pairs
+from harness.pages.viewer.question import shown
 from harness.records import Judgment, Preference, Rating
-from harness.report.text import visible
 from harness.store import read_card
-from harness.view.app import build_app
-from harness.view.guard import is_loopback
-from harness.view.index import build_index
-from harness.view.lists import Choice, chosen, pairs
-from harness.view.suites import SuiteTexts
-from harness.view.texts import shown
 from tests.fakes.commands import Done, harness_process
 from tests.fakes.made_runs import make_run, pocket
 

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-from harness.errors import CheckpointError, ConfigError
 from harness.records import Failure, Prompt
-from harness.rewards import RewardOptions
+from harness.records.errors import CheckpointError, ConfigError
+from harness.records.protocols import RewardOptions
 from recipes.records import PromptRow
 from recipes.rewards.armorm import GATING_TOKENS, ArmoRM, prompt_end
 from recipes.rewards.scorer import Outcome, RewardItem, Scorer

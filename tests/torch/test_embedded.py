@@ -16,13 +16,11 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.cli.main import load_command
-from harness.errors import ConfigError
+from harness.records.errors import ConfigError
 from harness.suites.pocket import first_questions
 from harness.suites.pocket.skills import SKILLS, Task
-from recipes.embedded.byte_tokenizer import build_tokenizer
-from recipes.embedded.checkpoint import EmbeddedSettings, rate_at, train
-from recipes.embedded.lessons import RowWriter, draw_task
-from recipes.embedded.muon import orthogonal
+from recipes.worlds.embedded import EmbeddedSettings, RowWriter, draw_task, rate_at, train
+from recipes.worlds.tiny import build_tokenizer, orthogonal
 
 TINY = EmbeddedSettings(steps=3, rows=8, width=32, layers=1)
 
@@ -136,7 +134,7 @@ def test_a_training_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     def die(*_: object, **__: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recipes.embedded.checkpoint.fit", die)
+    monkeypatch.setattr("recipes.worlds.embedded.fit", die)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "x", TINY)
     assert list(tmp_path.iterdir()) == []

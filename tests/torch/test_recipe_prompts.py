@@ -8,11 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import CheckpointError, ConfigError, DataError
 from harness.records import Prompt
-from recipes.prompts.dataset import PromptError, load_rows, prompt_in
-from recipes.prompts.decontamination import Questions, suite_questions, words_of
-from recipes.prompts.prompt_set import duplicates, normalised, read_prompts
+from harness.records.errors import CheckpointError, ConfigError, DataError
+from recipes.prompts import (
+    PromptError,
+    Questions,
+    duplicates,
+    load_rows,
+    normalised,
+    prompt_in,
+    read_prompts,
+    suite_questions,
+    words_of,
+)
 from recipes.records import Dropped, PromptRow
 from recipes.spec import PromptsSpec
 from recipes.stages.prompts import prompts_step
@@ -273,8 +281,7 @@ def test_scripts_without_spaces_are_compared_by_character() -> None:
 def test_the_suites_own_questions_are_dropped(tmp_path: Path, target: Path) -> None:
     index, versions = suite_questions(("mt_bench", "alpaca_eval", "arena_hard"), "pocket")
     assert versions == dict.fromkeys(("mt_bench", "alpaca_eval", "arena_hard"), "pocket-1")
-    from harness.plugins import load_plugin
-    from harness.protocols import SuiteOptions
+    from harness.records.protocols import SuiteOptions, load_plugin
 
     turn = load_plugin("suites", "mt_bench")(SuiteOptions(edition="pocket")).prompts()[0].turns[0]
     data = [*questions(5), {"prompt": turn.upper()}]

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from recipes.recipe import Recipe  # noqa: E402
+from recipes.steps import Recipe  # noqa: E402
 from tests.fakes.recipe_files import recipe  # noqa: E402
 from tests.fakes.training_steps import REWARD, one_thread, sft, target  # noqa: E402
 
@@ -21,7 +21,7 @@ __all__ = ["one_thread", "sft", "target"]  # fixtures
 
 
 def refused(recipe: Recipe) -> str:
-    from harness.errors import ConfigError
+    from harness.records.errors import ConfigError
     from recipes.training.settings import check_training
 
     with pytest.raises(ConfigError) as raised:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import find_judge
-from harness.errors import CheckpointError, ConfigError, IncompleteError
-from harness.plugins import load_plugin
 from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, Order, Preference, Prompt
-from harness.rewards import RewardOptions
+from harness.records.errors import CheckpointError, ConfigError, IncompleteError
+from harness.records.judge_choice import find_judge
+from harness.records.protocols import RewardOptions, load_plugin
 from harness.store import JsonlRows
 from judges.reward_model import NOTE, RewardModel, RewardModelJudge
 from recipes.records import RewardRow

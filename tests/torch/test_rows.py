@@ -6,9 +6,9 @@ pytest.importorskip("transformers")
 
 from transformers import PreTrainedTokenizerFast
 
-from harness.errors import ConfigError
-from recipes.embedded.byte_tokenizer import BOS, EOS, build_tokenizer
-from recipes.rows import PreferenceRow, Rendering, check_tokenizer, render
+from harness.records.errors import ConfigError
+from recipes.training.templates import PreferenceRow, Rendering, check_tokenizer, render
+from recipes.worlds.tiny import BOS, EOS, build_tokenizer
 
 CHATML = """\
 {%- for message in messages -%}

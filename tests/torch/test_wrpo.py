@@ -12,10 +12,13 @@ pytest.importorskip("trl")
 from datasets import Dataset  # noqa: E402
 from transformers import LlamaForCausalLM  # noqa: E402
 
-from harness.errors import ConfigError  # noqa: E402
-from recipes.packing import PreferenceCollator  # noqa: E402
-from recipes.reference import with_reference  # noqa: E402
-from recipes.wrpo import WRPOConfig, WRPOTrainer  # noqa: E402
+from harness.records.errors import ConfigError  # noqa: E402
+from recipes.training.packing import PreferenceCollator  # noqa: E402
+from recipes.training.trainer import (  # noqa: E402
+    WRPOConfig,
+    WRPOTrainer,
+    with_reference,
+)
 from tests.fakes.tiny_trainer import (  # noqa: E402
     ANSWERS,
     CONFIG,
@@ -196,7 +199,7 @@ def test_official_evaluation_stands_at_the_moving_alpha(weights: dict[str, Any],
 
 
 def test_pivot_accuracies_compare_each_prompt_with_itself(weights: dict[str, Any], tmp_path: Path) -> None:
-    from recipes.wrpo import measures
+    from recipes.training.trainer import measures
 
     rewards = torch.tensor([[0.0, 0.0], [1.0, 3.0], [2.0, 0.0]])  # target over rejected: no, yes
 

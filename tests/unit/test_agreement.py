@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from harness.stats.agreement import agreement, flip_rate, krippendorff_alpha, position_consistency
-from harness.stats.correction import JudgedSample, prediction_powered, rogan_gladen
-from harness.stats.rank_correlation import rank_correlation
+from harness.stats.agreement import (
+    JudgedSample,
+    agreement,
+    flip_rate,
+    krippendorff_alpha,
+    position_consistency,
+    prediction_powered,
+    rank_correlation,
+    rogan_gladen,
+)
 
 CELLS = [("win", "win")] * 20 + [("win", "loss")] * 5 + [("loss", "win")] * 10 + [("loss", "loss")] * 15
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from harness.errors import ConfigError
 from harness.judging.anchors import Anchor, AnchorSet, check, members_of, read_anchors
 from harness.records import AnchorCheck, Answer, Judgment, Rating
-from harness.stats.drift import shift
+from harness.records.errors import ConfigError
+from harness.stats.variance import shift
 
 JUDGE: dict[str, JsonValue] = {"name": "j", "kind": "llm", "model": "m", "params": {}}
 

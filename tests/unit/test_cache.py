@@ -10,9 +10,9 @@ import pytest
 from pydantic import JsonValue
 
 from harness.client import ChatReply
-from harness.errors import ConfigError, ReplyError, StoreError
 from harness.judging.cache import ReplyCache, kept, prune, request_key, shares
 from harness.records import TokenLogprob
+from harness.records.errors import ConfigError, ReplyError, StoreError
 
 ASKED: list[JsonValue] = [{"role": "user", "content": "2+2?"}]
 BODY: dict[str, JsonValue] = {"model": "m", "messages": ASKED, "temperature": 0}

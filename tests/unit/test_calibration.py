@@ -10,23 +10,24 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from harness.calibration.bias import family, length_scores, self_preference
-from harness.calibration.board import board_scores, shift
-from harness.calibration.items import CalibrationSet, ItemVerdict, RecordedComparison, RecordedRating
-from harness.calibration.measures import (
+from harness.analysis.calibrate import CalibrationSpec, replayable, stratified, verdicts_by, write
+from harness.analysis.calibration import (
+    board_scores,
+    family,
+    length_scores,
     people_among_themselves,
     people_by_ratings,
     repeat_flips,
+    self_preference,
+    shift,
+    suite_calibration,
     with_itself,
     with_people,
 )
-from harness.calibration.replay import verdicts_by
-from harness.calibration.report import suite_calibration
-from harness.calibration.sample import replayable, stratified
-from harness.calibration.session import CalibrationSpec, write
-from harness.errors import ConfigError
 from harness.judging.calibrated import Calibration, SuiteCalibration, cite, read_calibration, sentence
 from harness.records import Answer, Failure, Judgment, Preference, Prompt, Score
+from harness.records.errors import ConfigError
+from harness.suites.recorded import CalibrationSet, ItemVerdict, RecordedComparison, RecordedRating
 
 
 def text(model: str, words: str) -> Answer:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import digests
-from harness.checkpoint import inspect_checkpoint, resolve
-from harness.errors import CheckpointError
 from harness.records import ModelRef
+from harness.records.errors import CheckpointError
+from harness.store import files as digests
+from harness.store.checkpoint import inspect_checkpoint, resolve
 
 
 def write_safetensors(file: Path, payload: bytes = b"\0" * 8) -> None:

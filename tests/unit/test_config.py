@@ -6,20 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import (
-    FileSpec,
-    RunSpec,
-    ServeSpec,
-    choose_judges,
-    find_judge,
-    find_jury,
-    read_file_spec,
-    split_jury,
-    suite_names,
-)
-from harness.errors import ConfigError, PluginError
-from harness.plugins import load_plugin
 from harness.records import ModelRef
+from harness.records.errors import ConfigError, PluginError
+from harness.records.judge_choice import choose_judges, find_judge, find_jury, split_jury, suite_names
+from harness.records.protocols import load_plugin
+from harness.records.settings import FileSpec, RunSpec, ServeSpec, read_file_spec
 
 SUITES = ("mt_bench", "arena_hard")
 

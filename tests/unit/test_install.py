@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import __version__
-from harness.install import DISTRIBUTION, install_command, is_checkout
+from harness.store.provenance import DISTRIBUTION, install_command, is_checkout
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

@@ -13,11 +13,10 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from harness.client import REFUSALS_TO_STOP, ChatClient
-from harness.config import find_judge, judge_files
-from harness.errors import ConfigError, JudgeUnavailableError
 from harness.records import Answer, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Preference, Prompt, Rating
-from judges.llm import LlmJudge
-from judges.prompting import render
+from harness.records.errors import ConfigError, JudgeUnavailableError
+from harness.records.judge_choice import find_judge, judge_files
+from judges.llm import LlmJudge, render
 
 RATE = JudgeTemplate(name="rate", system="Be just.", user="Q {question} A {answer}", parser="rating", extra={"n": 1})
 LABEL = JudgeTemplate(name="label", user="{answer_1} / {answer_2}", parser="arena_label", reask="go on")

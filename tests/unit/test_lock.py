@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import RunLockedError, StoreError
+from harness.records.errors import RunLockedError, StoreError
 from harness.store import LOCK_FILES, FolderLock, locked
 
 WITHOUT_FLOCK = pytest.mark.parametrize("missing", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import ConfigError, VerdictParseError
 from harness.records import Preference, Rating, TokenLogprob
+from harness.records.errors import ConfigError, VerdictParseError
 from judges.parsing import PARSERS, read_verdict
 
 

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.backends.cluster import ActorRefusal, RayCluster
 from harness.backends.ray import Engine, EngineActor, RayBackend
-from harness.cluster import ActorRefusal, RayCluster
-from harness.errors import ConfigError, ServerError
-from harness.plugins import load_plugin
-from harness.protocols import ServeOptions
 from harness.records import ModelRef
-from harness.rewards import RewardOptions
+from harness.records.errors import ConfigError, ServerError
+from harness.records.protocols import RewardOptions, ServeOptions, load_plugin
 from recipes.rewards.on_ray import ScorerActor, ScoringFailure
 from recipes.rewards.scorer import RewardItem, Scorer
 from tests.fakes.recipe_files import prompt_rows

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError
 from harness.records import Answer, Prompt
+from harness.records.errors import ConfigError
 from harness.store import JsonlRows
 from recipes.records import Part, PromptRow
 from recipes.stages.sources import source_steps

@@ -11,11 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import ConfigError, IncompleteError
 from harness.records import Prompt
-from recipes.pairs.best import RewardedAnswer, best_source_answers
-from recipes.pairs.data import PairData, spread
-from recipes.pairs.pairing import DroppedPair, extremes, paired
+from harness.records.errors import ConfigError, IncompleteError
+from recipes.pairs import DroppedPair, PairData, RewardedAnswer, best_source_answers, extremes, paired, spread
 from recipes.records import Chosen, PreferencePair
 from recipes.spec import PairsSpec
 from recipes.stages.pairs import pairs_steps

@@ -11,15 +11,12 @@ from huggingface_hub import ModelCard
 from scipy import stats
 
 from harness.store import dump_json
-from harness.weights import weights_digest
-from recipes.pairs.data import PairTally, Tally
-from recipes.recipe import Recipe
+from harness.store.checkpoint import weights_digest
+from recipes.pairs import PairTally, Tally
 from recipes.records import PromptRow
-from recipes.report.curves import read_log, training_curves
-from recipes.report.data import data_grids
-from recipes.report.gather import read_data
+from recipes.report.data import data_grids, read_data, read_log, training_curves
 from recipes.stages.report import report_step
-from recipes.steps import run_step
+from recipes.steps import Recipe, run_step
 from tests.fakes.recipe_folder import (
     finish,
     pair,

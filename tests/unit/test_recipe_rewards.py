@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, IncompleteError, PluginError
+from harness.records.errors import ConfigError, IncompleteError, PluginError
 from harness.store import JsonlRows
 from recipes.records import RewardRow
 from recipes.rewards.scoring import check_reward

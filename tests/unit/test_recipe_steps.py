@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, UsageError
+from harness.records.errors import ConfigError, UsageError
 from recipes import pipeline
 from recipes.pipeline import all_steps, before, train, up_to
-from recipes.read import read_recipe
-from recipes.recipe import Recipe
-from recipes.steps import Counts, Step, finished, is_done, run_step, undo
+from recipes.spec import read_recipe
+from recipes.steps import Counts, Recipe, Step, finished, is_done, run_step, undo
 
 RECIPE = """
 name: toy

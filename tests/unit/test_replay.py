@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import find_judge
-from harness.errors import ConfigError
 from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Rating
+from harness.records.errors import ConfigError
+from harness.records.judge_choice import find_judge
 from judges.replay import ReplayJudge
 from tests.fakes.commands import Done
 from tests.fakes.toys import TEMPLATE

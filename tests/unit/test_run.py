@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import RunSpec, SamplingOverride
-from harness.estimate import estimate
-from harness.plan import Plan, folder_of, limited, manifest, protocol
 from harness.records import JudgeSpec, ModelRef, ScoreCard
-from harness.run import execute, opened
+from harness.records.settings import RunSpec, SamplingOverride
+from harness.run.estimate import estimate
+from harness.run.execute import execute, opened
+from harness.run.plan import Plan, folder_of, limited, manifest, protocol
 from harness.store import find_cards, read_card
 from tests.fakes.toys import ToyBackend, ToyJudge, ToySuite, toy_prompts
 

@@ -10,9 +10,7 @@ import pytest
 from benchmarks.stats import coverage
 from benchmarks.stats.games import play, truth
 from benchmarks.stats.methods import confidence_sequence, half_width
-from harness.stats.noninferiority import non_inferiority
-from harness.stats.paired import ClusteredEstimate
-from harness.stats.power import detectable, required_n, required_repeats
+from harness.stats.paired import ClusteredEstimate, detectable, non_inferiority, required_n, required_repeats
 from harness.stats.sequential import best_ratio
 
 SETS = 300

@@ -10,9 +10,18 @@ from scipy import stats
 
 from benchmarks.stats.methods import bca_interval, jackknife, mcnemar, newcombe_paired, ratio_replicates, wilson
 from harness.stats.intervals import percentile_interval, ratio_interval
-from harness.stats.paired import clustered_se, correlation, paired_difference, ratio_estimate
-from harness.stats.ranks import RankInterval, rank_intervals
-from harness.stats.significance import benjamini_hochberg, holm, swap_test, two_sided_p
+from harness.stats.paired import (
+    RankInterval,
+    benjamini_hochberg,
+    clustered_se,
+    correlation,
+    holm,
+    paired_difference,
+    rank_intervals,
+    ratio_estimate,
+    swap_test,
+    two_sided_p,
+)
 
 RNG = np.random.default_rng(5)
 FIRST, SECOND = RNG.normal(7, 2, 60), RNG.normal(6.5, 2, 60)

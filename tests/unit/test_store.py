@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, RunLockedError, StoreError
 from harness.records import Answer, Failure
+from harness.records.errors import ConfigError, RunLockedError, StoreError
 from harness.store import JsonlRows, RunStore, archive_run, find_cards, write_atomic
 
 

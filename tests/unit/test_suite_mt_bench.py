@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.protocols import SuiteData
 from harness.records import JudgeTemplate, Prompt, Rating
-from harness.suites.mt_bench import MtBench
-from harness.suites.mt_bench_data import TEMPLATES
+from harness.records.protocols import SuiteData
+from harness.suites.mt_bench.suite import TEMPLATES, MtBench
 from tests.fakes.suite_rows import judged, said, value
 
 

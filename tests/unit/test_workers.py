@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.cluster import Need, check_room
-from harness.errors import ConfigError, ServerError
-from harness.workers import ATTEMPTS, WorkerGoneError, WorkerLostError, WorkerPool
+from harness.backends.cluster import ATTEMPTS, Need, WorkerGoneError, WorkerLostError, WorkerPool, check_room
+from harness.records.errors import ConfigError, ServerError
 
 
 class Doubling:
@@ -79,7 +78,7 @@ def test_a_lost_worker_that_comes_back_works_on() -> None:
 
 
 def test_work_that_loses_every_worker_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.workers.LOOK_AGAIN", 0.0)
+    monkeypatch.setattr("harness.backends.cluster.LOOK_AGAIN", 0.0)
 
     def before(work: int) -> None:
         if work == 2:

@@ -11,11 +11,11 @@ import json
 from importlib.resources import files
 from typing import Literal
 
-from harness.errors import DataError
-from harness.protocols import SuiteData
 from harness.records import Answer, JudgeTemplate, Prompt
+from harness.records.errors import DataError
+from harness.records.protocols import SuiteData
 
-from .templates import alpaca_eval_templates, arena_hard_templates, mt_bench_templates
+from .edition import alpaca_eval_templates, arena_hard_templates, mt_bench_templates
 
 SuiteName = Literal["mt_bench", "alpaca_eval", "arena_hard"]
 VERSION = "pocket-1"
