@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from harness.analysis.gate.policy import DEFAULT_CHECKS
+from harness.analysis.gate.policy import default_checks
 from harness.records.protocols import OwnRunner, SuiteOptions
 from harness.run.plan import load_suite
 from harness.suites.files import SourceFile, read_files
@@ -49,7 +49,7 @@ def published(root: Path, suite: str) -> Published:
         rows = READERS[file_format](files, ImportRequest(prompts, name, None))
         found[name] = question_sums(RULES[suite][0], list(rows.answers.values()), list(rows.judgments))
     ordered = dict(sorted(found.items(), key=lambda item: item[1].value or 0.0))
-    check = next(check for check in DEFAULT_CHECKS if check.suite == suite)
+    check = default_checks([suite])[0]
     return Published(suite, check.margin, ordered)
 
 

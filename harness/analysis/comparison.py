@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from ..records import Answer, Judgment, Prompt, Record, Score, ScoreCard
+from ..records.facts import facts_of
 from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..stats.intervals import FloatArray, percentile_interval
 from ..stats.paired import (
@@ -430,8 +431,9 @@ def _notes(
         notes.append("no judgments of one run: nothing is paired, so the intervals are wide")
     elif categories is None:
         notes.append("the suite's data are not here: no categories")
-    if first.judgments and fits is None and first.card.headline == "lc_win_rate":
-        notes.append("the length-controlled win rate could not be refitted for both")
+    facts, headline = facts_of(first.card.suite), first.card.headline
+    if first.judgments and fits is None and facts.rules and all(rule.metric != headline for rule in facts.rules):
+        notes.append(f"the {facts.metric(headline).title} could not be refitted for both")
     unknown = sorted(key for key, value in first.card.protocol.items() if "unknown" in repr(value))
     if unknown:
         notes.append(f"not known of these runs, so equality is not certain: {', '.join(unknown)}")

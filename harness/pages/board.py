@@ -17,6 +17,7 @@ from markupsafe import Markup
 from ..analysis.leaderboard import BoardRow, Table
 from ..analysis.reported import ReportedTable
 from ..records.errors import ConfigError
+from ..records.facts import facts_of
 from ..store.checkpoint import Fusion
 from ..store.provenance import install_command
 from . import charts, reported
@@ -167,7 +168,11 @@ def cell_of(table: Table, row: BoardRow, name: str) -> Cell:
         return Cell("-" if row.rank is None else str(row.rank), "" if row.rank is None else str(row.rank), span)
     if name == table.headline:
         interval = "" if score.ci_low is None or score.ci_high is None else f"[{score.ci_low:.2f}, {score.ci_high:.2f}]"
-        return Cell(number(score, name), "" if score.value is None else str(score.value), interval)
+        return Cell(
+            number(score, facts_of(table.suite).metric(name).decimals),
+            "" if score.value is None else str(score.value),
+            interval,
+        )
     if name == "against the rank above":
         return _above(row)
     if name == "n":
@@ -177,7 +182,8 @@ def cell_of(table: Table, row: BoardRow, name: str) -> Cell:
         return Cell(str(score.n), str(score.n), ", ".join(lost))
     if name in row.others:
         metric_score = row.others[name]
-        return Cell(number(metric_score, name), "" if metric_score.value is None else str(metric_score.value))
+        decimals = facts_of(table.suite).metric(name).decimals
+        return Cell(number(metric_score, decimals), "" if metric_score.value is None else str(metric_score.value))
     if name == "run":
         return Cell(row.run_id, row.run_id)
     texts = dict(measured(table)).get(name, {})

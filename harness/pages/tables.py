@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..analysis.leaderboard import BoardRow, Table
 from ..records import Score, ScoreCard
+from ..records.facts import facts_of
 
 INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
@@ -38,17 +39,15 @@ def _sign(match: re.Match[str]) -> str:
 UNSEEN = re.compile(f"(?:{INVISIBLE.pattern}|[\t\n])+")
 
 
-def number(score: Score | None, name: str) -> str:
-    """Return `7.36`, whole numbers for counts and average lengths, or a dash if there is no value."""
-    if score is None or score.value is None:
-        return "-"
-    return f"{score.value:.0f}" if name.startswith(("n_", "avg_")) else f"{score.value:.2f}"
+def number(score: Score | None, decimals: int = 2) -> str:
+    """Return `7.36`, or a dash if there is no value."""
+    return "-" if score is None or score.value is None else f"{score.value:.{decimals}f}"
 
 
-def interval(score: Score, name: str) -> str:
+def interval(score: Score, decimals: int = 2) -> str:
     """Return `7.36 [7.10, 7.61]`, or only the value without an interval."""
     if score.value is None or score.ci_low is None or score.ci_high is None:
-        return number(score, name)
+        return number(score, decimals)
     return f"{score.value:.2f} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
 
 
@@ -60,9 +59,17 @@ def card_table(cards: list[ScoreCard]) -> RichTable:
     for name in ("value", "n", "unscored"):
         rich.add_column(name, justify="right")
     for card in cards:
-        suite = f"{card.suite}@{card.suite_version}"
+        suite, facts = f"{card.suite}@{card.suite_version}", facts_of(card.suite)
         for name, score in card.scores.items():
-            texts = (suite, card.model, card.judge, name, interval(score, name), str(score.n), str(score.unscored))
+            texts = (
+                suite,
+                card.model,
+                card.judge,
+                name,
+                interval(score, facts.metric(name).decimals),
+                str(score.n),
+                str(score.unscored),
+            )
             style = "bold" if name == card.headline else ""
             rich.add_row(*(Text(plain(text), style=style) for text in texts))
             suite = ""
@@ -89,13 +96,6 @@ def harmless(text: str) -> str:
 # Format leaderboard tables and cards as text, Markdown, CSV and rich tables. Pure: records in, text out.
 
 
-SHOWN = {
-    "mt_bench": ("turn_1", "turn_2"),
-    "mt_bench_pairs": ("win_rate",),
-    "alpaca_eval": ("win_rate", "avg_length"),
-    "arena_hard": ("avg_tokens",),
-}
-"""Secondary metrics that fit a narrow table; CSV and JSON contain all."""
 CSV_HEAD = (
     *("suite", "suite_version", "protocol", "judge", "rank", "model", "run", "metric"),
     *("value", "ci_low", "ci_high", "se", "n", "unscored"),
@@ -119,14 +119,15 @@ def columns(table: Table) -> list[str]:
 
 
 def shown_metrics(table: Table) -> list[str]:
-    return [name for name in SHOWN.get(table.suite, ()) if any(name in row.others for row in table.rows)]
+    return [name for name in facts_of(table.suite).columns if any(name in row.others for row in table.rows)]
 
 
 def measured(table: Table) -> list[tuple[str, dict[str, str]]]:
     """Return cost, length, speed and date of runs as (column, run id -> text), if any row has them."""
-    length = "avg_tokens" if table.length_unit == "tokens" else "avg_length"
+    length = facts_of(table.suite).length_of(table.rows[0].others) if table.rows else None
+    length_name = length.name if length else "avg_tokens" if table.length_unit == "tokens" else "avg_length"
     column_texts = [
-        (length, {row.run_id: f"{row.length:.0f}" for row in table.rows if row.length is not None}),
+        (length_name, {row.run_id: f"{row.length:.0f}" for row in table.rows if row.length is not None}),
         ("cost $", {row.run_id: f"{row.cost:.2f}" for row in table.rows if row.cost is not None}),
         ("tokens/s", {row.run_id: f"{row.tokens_per_second:.0f}" for row in table.rows if row.tokens_per_second}),
         ("date", {row.run_id: row.date for row in table.rows if row.date}),
@@ -154,13 +155,14 @@ def above_text(row: BoardRow) -> str:
 
 def cells(table: Table, row: BoardRow) -> list[str]:
     """Return the row's texts under `columns(table)`."""
-    values = [number(row.others.get(name), name) for name in shown_metrics(table)]
+    facts = facts_of(table.suite)
+    values = [number(row.others.get(name), facts.metric(name).decimals) for name in shown_metrics(table)]
     values += [texts.get(row.run_id, "-") for _, texts in measured(table)]
     counts = [str(row.score.n), str(row.score.unscored), str(row.truncated)]
     return [
         rank_text(row),
         row.model,
-        interval(row.score, table.headline),
+        interval(row.score, facts.metric(table.headline).decimals),
         above_text(row),
         *values,
         *counts,

@@ -13,7 +13,7 @@ from harness.records import Answer, Failure, Judgment, Preference, Verdict
 from harness.records.errors import ConfigError, DataError, VerdictParseError
 from harness.records.protocols import SuiteOptions
 from harness.store import official
-from harness.store.official import FILES, OfficialFile
+from harness.store.official import OfficialFile, pinned_files
 from harness.suites.arena_hard import suite_v2 as arena_hard_v2
 from harness.suites.arena_hard.suite_v2 import ArenaHardV2, read_judge_settings
 from harness.suites.editions import read_json_lines
@@ -64,14 +64,14 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArenaHardV2:
         "baseline/hard_prompt": answers("o3-mini", "h1", "h2", "c1"),
         "baseline/creative_writing": answers("gemini", "c1"),
     }
-    files = dict(FILES)
+    files = dict(pinned_files())
     for name, text in contents.items():
-        pinned = FILES[f"arena_hard_v2/{name}"]
+        pinned = pinned_files()[f"arena_hard_v2/{name}"]
         files[pinned.name] = replace(pinned, sha256=None, size=None, source="http://127.0.0.1:9/none")
         place = tmp_path / "mirror" / pinned.path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
-    monkeypatch.setattr(official, "FILES", files)
+    monkeypatch.setattr(official, "pinned_files", lambda: files)
     monkeypatch.delenv("HARNESS_MIRROR", raising=False)
     return arena_hard_v2.build(SuiteOptions(mirror=str(tmp_path / "mirror"), cache_dir=tmp_path / "cache"))
 
@@ -115,7 +115,7 @@ def test_each_category_has_its_own_baseline_and_judges_words(suite: ArenaHardV2)
 
 def test_files_without_a_pinned_hash_are_held_to_their_first_download(suite: ArenaHardV2, tmp_path: Path) -> None:
     name = "arena_hard_v2/judge_prompts"
-    file: OfficialFile = official.FILES[name]
+    file: OfficialFile = official.pinned_files()[name]
     recorded = official.expected_sha256(file, tmp_path / "cache")
 
     assert recorded == official.sha256_of(official.cached_path(file, tmp_path / "cache"))
@@ -189,7 +189,7 @@ def test_what_is_no_v2_label_is_no_verdict(reply: str) -> None:
 
 @pytest.mark.skipif(not MIRROR, reason="HARNESS_MIRROR names the folder of pinned upstream files")
 def test_the_pinned_questions_and_hard_baseline_have_the_form_the_suite_reads(tmp_path: Path) -> None:
-    names = [name for name in arena_hard_v2.NAMES if not FILES[name].optional]
+    names = [name for name in arena_hard_v2.NAMES if not pinned_files()[name].optional]
 
     paths = official.ensure(names, MIRROR, cache_dir=tmp_path)
 

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from ...analysis.leaderboard import against, run_id
 from ...records.errors import HarnessError
+from ...records.facts import facts_of
 from ..board import asset, environment
 from .guard import Guard
 from .library import CHANGES, DIFFERENCE_SORTS, FLAGS, SORTS, Choice, Library, Run, chosen, chosen_pairs, pairs
@@ -189,8 +190,7 @@ def _alike(a: Run, b: Run) -> bool:
 
 
 def _middle(run: Run) -> float | None:
-    """Return half of a rate's scale; None if questions are rated."""
-    return None if run.card.suite.startswith("mt_bench") else 50.0
+    return facts_of(run.card.suite).neutral
 
 
 def _pair_ids(library: Library, a: Run, b: Run, choice: Choice) -> set[str] | None:

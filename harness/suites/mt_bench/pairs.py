@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from ...records import Answer, JudgeTask, Judgment, Preference, Prompt, Sampling, Score, SuiteScores
 from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteData, SuiteOptions
-from ...store.official import FILES, expected_sha256, sha256_of
+from ...store.official import expected_sha256, pinned_files, sha256_of
 from ..editions import official_files, read_json_lines
 from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
 from .suite import ORDERS, MtBench, load_official, pair_tasks, pair_templates
@@ -82,7 +82,7 @@ def build(options: SuiteOptions) -> MtBenchPairs:
     if options.edition != "official":
         raise ConfigError(f"mt_bench_pairs has no edition {options.edition!r}; editions: official")
     data, path = load_official(options), _baseline_file(options)
-    sha = sha256_of(path) if options.argument else expected_sha256(FILES[BASELINE_FILE], options.cache_dir)
+    sha = sha256_of(path) if options.argument else expected_sha256(pinned_files()[BASELINE_FILE], options.cache_dir)
     name, answers = read_answers(path)
     missing = [prompt.id for prompt in data.prompts if prompt.id not in answers]
     if missing:

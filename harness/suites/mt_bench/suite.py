@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from ...records import Answer, JudgeTask, JudgeTemplate, Judgment, Order, Prompt, Sampling, Score, SuiteScores
 from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteData, SuiteOptions
-from ...store.official import FILES, sha256_of
+from ...store.official import pinned_files, sha256_of
 from ..editions import load_edition, official_files, pinned, read_json_lines, template_shas
 from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
 
@@ -51,7 +51,7 @@ def load_official(options: SuiteOptions) -> SuiteData:
 
 def _reference_file(options: SuiteOptions) -> Path:
     name = f"mt_bench/references/{options.references}"
-    if name in FILES:
+    if name in pinned_files():
         return official_files(options, [name])[name]
     path = Path(options.references)
     if path.is_file():
