@@ -1,6 +1,7 @@
 # make demo     set up, train two embedded checkpoints, serve, ask, judge, rank them
 # make demo-fusion   the whole WRPO recipe with tiny models: docs/pocket_fusion.md
-# make test     set up, then everything quick; one real vLLM server is shared by the tests that need it
+# make test     set up, then the quick tests, on two processes; one real vLLM server is shared by the tests that need it
+# make test-all everything; make test-slow is what it adds to make test
 # make bench-official   published numbers and times beside the original tools; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks
 # make bench-judges     what recorded judgments say of judges, written into docs/judges.md; HARNESS_PUBLISHED
@@ -8,7 +9,7 @@
 # make bench-training   a WRPO training step beside the official layout: time and memory
 # make bench-gate       how often the gate is wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make test-python PYTHON=python3.13   unit tests of the core package, without torch and vLLM, on another Python
-# make test-slow, make check, make setup
+# make check    format, lint, types, layers; make setup installs .venv
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -21,7 +22,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo demo-fusion test test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
+.PHONY: setup demo demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -52,20 +53,27 @@ demo-fusion: $(READY)
 	$(BIN)/harness pocket-models --out models/pocket-fusion
 	$(BIN)/harness train pocket --jobs 2
 
-test: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow"
+# A worker's numerical libraries use one thread: two workers share the cores with the servers that they start.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-CORE := install agreement anchors bradley_terry comparison config consistency crossed jury newton_l1 parsing saddlepoint \
+test: $(READY)
+	$(PYTEST) -m "not slow"
+
+CORE := install agreement anchors bradley_terry config consistency crossed jury newton_l1 parsing saddlepoint \
 	scoring standing stats_deciding stats_paired store style_control variance
 CORE_VENV = .venv-core-$(notdir $(PYTHON))
 
 test-python:
 	$(PYTHON) -m venv $(CORE_VENV)
 	$(CORE_VENV)/bin/pip install -q -e . hypothesis pytest pytest-timeout
-	$(CORE_VENV)/bin/python -m pytest -q -p no:cacheprovider $(CORE:%=tests/test_%.py)
+	$(CORE_VENV)/bin/python -m pytest -q -p no:cacheprovider $(CORE:%=tests/unit/test_%.py)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
+
+test-all: $(READY)
+	$(PYTEST)
 
 bench-official: $(READY)
 	$(BIN)/python -m benchmarks.official

@@ -15,9 +15,9 @@ from functools import lru_cache
 
 from pydantic import JsonValue
 
-from harness.errors import ConfigError, VerdictParseError
-from harness.formats.alpaca_eval_rows import share_of
 from harness.records import Preference, TokenLogprob
+from harness.records.errors import ConfigError, VerdictParseError
+from harness.suites.alpaca_eval.rows import share_of
 
 PREFIX = "alpaca_eval:"
 LONGEST = 20_000

@@ -19,9 +19,9 @@ from pathlib import Path
 import yaml
 from pydantic import JsonValue
 
-from harness.errors import ConfigError
-from harness.install import install_command
 from harness.records import JudgeTask, JudgeTemplate, Record
+from harness.records.errors import ConfigError
+from harness.store.provenance import install_command
 
 from .completions import Arguments, Steps, chain_name, known_parsers
 

@@ -1,27 +1,72 @@
-"""Judge through an OpenAI-compatible chat endpoint: ask, read the reply, ask once more if the protocol says so.
-
-This module owns the conversation and its cost. Prompts come from the template, verdicts from `judges.parsing`,
-connections and retries from `harness.client`.
-"""
+"""Turn a judge task into chat messages by filling its template. Pure."""
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, Protocol, Self
 
 from pydantic import JsonValue
 
+from harness.backends.vllm import VllmBackend
 from harness.client import ChatClient, ChatReply
-from harness.errors import ConfigError, EndpointDownError, JudgeUnavailableError, ReplyError, VerdictParseError
 from harness.judging.calls import Call, CallOptions, Calls
-from harness.judging.pricing import reply_price
-from harness.records import Failure, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Preference, TokenLogprob, Verdict
+from harness.judging.cost import reply_price
+from harness.records import (
+    Failure,
+    JudgeSpec,
+    JudgeTask,
+    JudgeTemplate,
+    Judgment,
+    ModelRef,
+    Preference,
+    TokenLogprob,
+    Verdict,
+    base_url,
+    digest,
+)
+from harness.records.errors import ConfigError, EndpointDownError, JudgeUnavailableError, ReplyError, VerdictParseError
+from harness.records.protocols import ServeOptions
+from harness.records.settings import ServeSpec, checked
 
-from .evaluators import read_evaluator
+from .evaluators import OPENAI_URL, mapped_names, read_evaluator
 from .parsing import read_reply
-from .prompting import Message, render
+
+Message = dict[str, JsonValue]
+
+
+def render(task: JudgeTask) -> list[Message]:
+    """Return the messages of the first request: the system text, if there is one, and the filled user text."""
+    user: Message = {"role": "user", "content": fill(task.template, task.fields)}
+    if task.template.system is None:
+        return [user]
+    return [{"role": "system", "content": task.template.system}, user]
+
+
+def fill(template: JudgeTemplate, fields: dict[str, str]) -> str:
+    """Return the user text with its slots filled. Raise ConfigError if a slot has no field.
+
+    Only braces in the template are slots, never those in answers. The exception is "replace" filling: as in
+    alpaca_eval, the name of a later slot inside an earlier text counts as that slot.
+    """
+    if template.filling == "replace":
+        text = template.user
+        for slot, content in fields.items():
+            text = text.replace("{" + slot + "}", content, 1)
+        return text
+    try:
+        return template.user.format(**fields)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(f"judge template {template.name!r} cannot be filled: {error!r}") from None
+
+
+# ----------------------------------------------------------------------------------------------------
+# Judge through an OpenAI-compatible chat endpoint: ask, read the reply, ask once more if the protocol says so. This
+# module owns the conversation and its cost. Prompts come from the template, verdicts from `judges.parsing`,
+# connections and retries from `harness.client`.
+
 
 Flag = Literal["truncated", "reasked", "identical", "injection"]
 
@@ -228,3 +273,94 @@ def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Messag
         body |= {"logprobs": True, "top_logprobs": template.top_logprobs}
     body |= spec.params
     return {name: value for name, value in body.items() if value is not None}
+
+
+# ----------------------------------------------------------------------------------------------------
+# `--judge local:PATH`: judge with a checkpoint that our own vLLM backend serves. This is an LLM judge that starts its
+# server on entry and stops it on exit; the server is watched, restarted and identified like the candidate's. Without
+# its own devices it waits until the candidate's server has stopped.
+
+
+class ServedClient:
+    """Sends the judge's calls to our own server, which runs inside the `async with`."""
+
+    def __init__(self, backend: VllmBackend) -> None:
+        self.backend = backend
+
+    async def __aenter__(self) -> Self:
+        await self.backend.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.backend.__aexit__(*exc)
+
+    async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
+        return await self.backend.chat(body)
+
+
+class LocalJudge(LlmJudge):
+    """`fusion_harness.judges` entry point "local". Raises ConfigError or CheckpointError if it cannot be served."""
+
+    local = True
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        if not spec.model:
+            raise ConfigError(f"judge {spec.name!r} needs `model`: a folder, or hf:ORG/NAME@REVISION")
+        self._ref = ModelRef.parse(spec.model)
+        serving = checked(ServeSpec, spec.serve, f"judge {spec.name!r}: serve")
+        self._options = ServeOptions(log_dir=Path("logs"), **serving.model_dump())
+        self._served = ServedClient(VllmBackend(self._ref, self._options))
+        self.beside = serving.devices is not None
+        free = {"price_in": spec.price_in or 0.0, "price_out": spec.price_out or 0.0}
+        named = spec.model_copy(update={"model": self._ref.label, **free})  # keeps local paths out of the cards
+        super().__init__(named, self._served, endpoint=f"local:{digest(self._served.backend.identity())}")
+
+    def logs_to(self, folder: Path) -> None:
+        """Write the server's logs to a folder for this judge below `folder`."""
+        self._options = replace(self._options, log_dir=folder / f"judge-{self._ref.slug}")
+        self._served.backend = VllmBackend(self._ref, self._options)
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Return weights, chat template and engine as for a candidate; the folder appears by name, without its path."""
+        return {**super().identity(), "served": self._served.backend.identity()}
+
+
+# ----------------------------------------------------------------------------------------------------
+# `--judge alpaca_eval:NAME`: judge with an evaluator of the installed alpaca-eval package at its own endpoint.
+
+
+class AlpacaEvalJudge(LlmJudge):
+    """`fusion_harness.judges` entry point "alpaca_eval".
+
+    Model, address and price default to the configuration's. Raises ConfigError if the configuration cannot be mapped
+    or its API key is missing.
+    """
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        super().__init__(completed(spec))
+
+
+def completed(spec: JudgeSpec) -> JudgeSpec:
+    """Return the spec with its open fields filled from the configuration.
+
+    A key is sent only where it belongs: OPENAI_API_KEY to OpenAI, HARNESS_JUDGE_KEY to any other address.
+    """
+    if spec.evaluator is None:
+        raise ConfigError(f"judge {spec.name!r} needs `evaluator`, one of: {', '.join(mapped_names())}")
+    evaluator = read_evaluator(spec.evaluator)
+    url = spec.url or evaluator.url
+    if url is None:
+        raise ConfigError(
+            f"evaluator {spec.evaluator!r} uses a server that is not OpenAI-compatible or not public; name one that "
+            f"is: --judge alpaca_eval:{spec.evaluator}@http://HOST:PORT/v1"
+        )
+    own_key = "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
+    key_env = spec.key_env or ("OPENAI_API_KEY" if url == OPENAI_URL else own_key)
+    changed: dict[str, JsonValue] = {
+        "url": base_url(url),
+        "model": spec.model or evaluator.model,
+        "key_env": key_env,
+    }
+    if spec.price_in is None and spec.price_out is None and spec.url is None:
+        changed |= {"price_in": evaluator.price, "price_out": evaluator.price}
+    return spec.model_copy(update=changed)

@@ -9,19 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from harness.errors import ConfigError, VerdictParseError
-from harness.formats.alpaca_eval_rows import share_of
-from harness.formats.fastchat_rows import HIGHEST, LETTERS, LOWEST, RATING
 from harness.records import JudgeTask, Order, Preference, Rating, TokenLogprob, Verdict
-from harness.suites.arena_hard_labels import (
-    DOUBLE,
-    SINGLE,
-    STRONG_WEIGHT,
-    V01_LABELS,
-    V2_LABELS,
-    v01_labels,
-    v2_label,
-)
+from harness.records.errors import ConfigError, VerdictParseError
+from harness.suites.alpaca_eval.rows import share_of
+from harness.suites.arena_hard.rows import DOUBLE, SINGLE, STRONG_WEIGHT, V01_LABELS, V2_LABELS, v01_labels, v2_label
+from harness.suites.mt_bench.rows import HIGHEST, LETTERS, LOWEST, RATING
 
 from .completions import PREFIX, read_completion
 

@@ -12,9 +12,9 @@ from typing import Self
 
 from pydantic import JsonValue, ValidationError
 
-from harness.digests import file_sha256
-from harness.errors import ConfigError
 from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, Order
+from harness.records.errors import ConfigError
+from harness.store.files import file_sha256
 
 Place = tuple[str, int, int | None, Order | None, int]
 """Which judgment it is: prompt, draw, turn, order, repeat."""

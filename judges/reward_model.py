@@ -18,12 +18,12 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from harness.checkpoint import Checkpoint, inspect_checkpoint, resolve
-from harness.config import ServeSpec, checked
-from harness.errors import CheckpointError, ConfigError, PluginError, ServerError
-from harness.install import install_command
 from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, ModelRef, Preference
-from harness.rewards import RewardOptions
+from harness.records.errors import CheckpointError, ConfigError, PluginError, ServerError
+from harness.records.protocols import RewardOptions
+from harness.records.settings import ServeSpec, checked
+from harness.store.checkpoint import Checkpoint, inspect_checkpoint, resolve
+from harness.store.provenance import install_command
 
 Conversation = tuple[tuple[str, str], ...]
 """(role, text) a message, ending with the answer that is scored."""

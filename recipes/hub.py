@@ -11,10 +11,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import ConfigError, EndpointDownError, IncompleteError
+from harness.records.errors import ConfigError, EndpointDownError, IncompleteError
 
-from .recipe import Recipe
-from .report.gather import record_in
+from .report.data import record_in
+from .steps import Recipe
 
 log = logging.getLogger(__name__)
 

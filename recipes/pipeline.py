@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import yaml
 
-from harness.checkpoint import resolve
-from harness.errors import CheckpointError, ConfigError, RunLockedError, UsageError
-from harness.plugins import installed, load_plugin
 from harness.records import ModelRef
+from harness.records.errors import CheckpointError, ConfigError, RunLockedError, UsageError
+from harness.records.protocols import installed, load_plugin
 from harness.store import LOCK, LOCK_FILES, FolderLock, write_atomic
+from harness.store.checkpoint import resolve
 
-from .jobs import side_by_side
-from .recipe import STAGES, Recipe, check_span
 from .rewards.scoring import check_reward
 from .stages.align import align_steps
 from .stages.evaluate import held_out_steps, suite_steps
@@ -32,7 +35,20 @@ from .stages.rewards import source_reward_steps, target_reward_step
 from .stages.sft import sft_step
 from .stages.sources import source_steps
 from .stages.target import target_step
-from .steps import DONE, Outcome, Step, check_unowned, finished, is_done, run_step, undo
+from .steps import (
+    DONE,
+    STAGES,
+    Outcome,
+    Recipe,
+    Step,
+    StepRecord,
+    check_span,
+    check_unowned,
+    finished,
+    is_done,
+    run_step,
+    undo,
+)
 
 log = logging.getLogger(__name__)
 RESOLVED = "resolved.yaml"
@@ -224,3 +240,79 @@ def _check_places(recipe: Recipe, to_do: set[str]) -> None:
     for source in needed:
         if source.answers is not None and not source.answers.startswith("hf:") and not Path(source.answers).is_file():
             raise ConfigError(f"source {source.name!r}: no such file of answers: {source.answers!r}")
+
+
+# ----------------------------------------------------------------------------------------------------
+# Run steps in parallel processes, each as soon as its inputs are finished. This module only decides when a step runs;
+# the step works and resumes as it does without `--jobs`. A step with `alone` runs in this process while no other step
+# runs.
+
+
+FORMAT, DATE = "%(asctime)s %(message)s", "%H:%M:%S"
+
+
+def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]], jobs: int) -> Iterator[Outcome]:
+    """Run the steps and yield each outcome when the step ends. Inputs must come before their users.
+
+    `make_steps` makes all of the recipe's steps again in each process, so it must be picklable: a module's function,
+    or a partial of one. If one step fails, wait for the running ones, then re-raise.
+    """
+    waiting, unfinished = list(steps), {step.name for step in steps}
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    started = (make_steps, os.getpid(), max(1, (os.cpu_count() or 1) // jobs))
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=started) as pool:
+        running: dict[Future[StepRecord], Step] = {}
+        while waiting or running:
+            for step in _ready(waiting, unfinished):
+                if is_done(step):
+                    waiting.remove(step)
+                    unfinished.remove(step.name)
+                    yield Outcome(step, _record(step), skipped=True)
+                elif step.alone and not running:
+                    waiting.remove(step)
+                    yield Outcome(step, run_step(step), skipped=False)
+                    unfinished.remove(step.name)
+                elif not step.alone and len(running) < jobs:
+                    waiting.remove(step)
+                    running[pool.submit(_do, step.name)] = step
+            if running:
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    step = running.pop(future)
+                    yield Outcome(step, future.result(), skipped=False)
+                    unfinished.remove(step.name)
+
+
+def _ready(waiting: Sequence[Step], unfinished: set[str]) -> list[Step]:
+    """Return the steps whose inputs are all finished."""
+    return [step for step in waiting if not any(earlier.name in unfinished for earlier in step.inputs)]
+
+
+def _record(step: Step) -> StepRecord:
+    record = finished(step)
+    assert record is not None
+    return record
+
+
+# ------------------------------------------------------------------------------------------------- in a process
+
+
+_STEPS: dict[str, Step] = {}
+
+
+def _begin(make_steps: Callable[[], Sequence[Step]], parent: int, threads: int) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    logging.basicConfig(level=logging.INFO, format=FORMAT, datefmt=DATE)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _STEPS.update({step.name: step for step in make_steps()})
+
+
+def _do(name: str) -> StepRecord:
+    return run_step(_STEPS[name])
+
+
+def _end_with(parent: int) -> None:
+    """End this process if its parent is gone, e.g. after kill -9, because a new run may resume the same steps."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)

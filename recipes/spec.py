@@ -6,13 +6,15 @@ extend transformers' TrainingArguments. `training.settings` checks them against 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from harness.config.specs import ServeSpec
 from harness.records import Record, Sampling
+from harness.records.errors import ConfigError
+from harness.records.settings import ServeSpec, checked, read_yaml
 
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
@@ -221,3 +223,148 @@ class RecipeSpec(Record):
     """
     chat_template: str | None = None
     pad_token: str | None = None
+
+
+# ----------------------------------------------------------------------------------------------------
+# Read a recipe file into its specification: fill in `base:`, expand sweeps, check names.
+
+
+def read_recipe(path: Path) -> RecipeSpec:
+    """Return the recipe in a YAML file, with sweeps expanded. Raise ConfigError that names the wrong key.
+
+    `base: NAME` or `base: FILE` adds the sections of another recipe that this file lacks.
+    """
+    sections = _with_base(path)
+    if isinstance(sections.get("variants"), dict):
+        sections["variants"] = _swept(sections["variants"], str(path))
+    spec = checked(RecipeSpec, sections, str(path))
+    _check_names(spec, str(path))
+    return spec
+
+
+def _with_base(path: Path) -> dict[str, Any]:
+    sections = dict(read_yaml(path))
+    base = sections.pop("base", None)
+    if base is None:
+        return sections
+    below = recipe_path(str(base), path.parent)
+    under = dict(read_yaml(below))
+    if "base" in under:
+        raise ConfigError(f"{path}: base {base!r} has a base itself; name that recipe instead")
+    return {**under, **sections}
+
+
+SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
+"""Keys of a variant that may be lists; they give one variant per value."""
+
+
+def _swept(variants: dict[str, Any], where: str) -> dict[str, Any]:
+    """Expand lists: `wrpo: {training: {alpha: [0.1, 0.5]}}` gives wrpo-alpha0.1 and wrpo-alpha0.5."""
+    out: dict[str, Any] = {}
+    for name, entry in variants.items():
+        for key, variant in _expanded(str(name), entry).items():
+            if key in out:
+                raise ConfigError(f"{where}: two variants are named {key!r}; rename one")
+            out[key] = variant
+    return out
+
+
+def _expanded(name: str, entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        return {name: entry or {}}
+    training = entry.get("training") or {}
+    if not isinstance(training, dict):
+        return {name: entry}
+    for key in SWEPT:
+        section = entry if key == "sources" else training
+        values = section.get(key)
+        if isinstance(values, list):
+            out: dict[str, Any] = {}
+            for value in values:
+                single = {**entry, key: value} if key == "sources" else {**entry, "training": {**training, key: value}}
+                out |= _expanded(f"{name}-{key}{value}", single)
+            return out
+    return {name: entry}
+
+
+RESERVED = frozenset({"all", "best", "sft", "target"})
+
+
+def _check_names(spec: RecipeSpec, where: str) -> None:
+    if len(set(spec.seeds)) < len(spec.seeds):
+        raise ConfigError(f"{where}: seeds = {list(spec.seeds)} contains a seed twice; remove one")
+    names = [source.name for source in spec.sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{where}: two sources are named {twice[0]!r}; rename one")
+    if taken := sorted(set(spec.variants) & RESERVED):
+        raise ConfigError(f"{where}: a variant may not be named {taken[0]!r}: the name is reserved; rename it")
+    for source in spec.sources:
+        if (source.model is None) == (source.answers is None):
+            raise ConfigError(f"{where}: source {source.name!r} needs exactly one of `model` and `answers`")
+    known = (*spec.variants, "sft", "target")
+    for name in (*(spec.evaluate.baselines or ()), *spec.evaluate.models):
+        if name not in (*known, "all", "best"):
+            raise ConfigError(f"{where}: evaluate names {name!r}, which is not a variant; models: {', '.join(known)}")
+    generation = spec.rates.generation
+    if isinstance(generation, dict) and (odd := sorted(set(generation) - {*names, "target"})):
+        raise ConfigError(f"{where}: rates.generation names {odd[0]!r}; models are target, {', '.join(names)}")
+    for name, variant in spec.variants.items():
+        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+            raise ConfigError(
+                f"{where}: variant name {name!r}: use letters, digits, `.`, `_` and `-`, not starting with `.`"
+            )
+        if variant.sources is not None and variant.sources > len(spec.sources):
+            count = len(spec.sources)
+            raise ConfigError(f"{where}: variant {name!r} needs {variant.sources} sources, but the recipe has {count}")
+
+
+# ----------------------------------------------------------------------------------------------------
+# Find the recipes and accelerate configurations that are shipped with the package, by name.
+
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the shipped recipes as name -> file, sorted by name."""
+    return {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"), key=lambda file: file.stem)}
+
+
+def recipe_path(recipe: str, beside: Path = Path()) -> Path:
+    """Return the file of a recipe: a path relative to `beside`, or the name of a shipped recipe.
+
+    Raise ConfigError if it is neither.
+    """
+    path = beside / recipe
+    if path.is_file():
+        return path
+    known = shipped_recipes()
+    if recipe in known:
+        return known[recipe]
+    raise ConfigError(f"no recipe {recipe!r}: neither a file nor one of {', '.join(known)}")
+
+
+def launch_path(launch: str) -> Path:
+    """Return the accelerate configuration for `launch:`: a file, or the name of a shipped one (ddp, fsdp2, zero3).
+
+    Raise ConfigError if it is neither.
+    """
+    path = Path(launch).expanduser()
+    if path.is_file():
+        return path
+    known = {file.stem: file for file in sorted((CONFIGS / "accelerate").glob("*.yaml"))}
+    if launch in known:
+        return known[launch]
+    raise ConfigError(f"launch = {launch!r} is neither a file nor one of {', '.join(known)}")
+
+
+def about(path: Path) -> str:
+    """Return the first sentence of a recipe file's opening comment, or "" if there is no comment."""
+    lines = []
+    for line in path.read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    sentence = " ".join(lines).partition(". ")[0]
+    return sentence and sentence.rstrip(".") + "."

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import JsonValue
 
-from harness.errors import ConfigError
+from harness.records.errors import ConfigError
 
-from .read import read_recipe
-from .recipe import STAGES, Recipe
-from .shipped import about, recipe_path, shipped_recipes
-from .spec import RecipeSpec
+from .spec import RecipeSpec, about, read_recipe, recipe_path, shipped_recipes
+from .steps import STAGES, Recipe
 
 if TYPE_CHECKING:
     from .hub import Push
@@ -110,8 +108,7 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
 def _dry_run(recipe: Recipe, first: str | None, last: str | None, *, as_json: bool) -> None:
     from rich.console import Console
 
-    from .planning.plan import make_plan
-    from .planning.table import plan_tables
+    from .plan import make_plan, plan_tables
 
     plan = make_plan(recipe, first=first, last=last)
     if as_json:
@@ -144,8 +141,7 @@ def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
     """Return the leaderboard of variants as the report stage wrote it, and print it if `shown`."""
     from rich.console import Console
 
-    from .report.records import VariantBoard
-    from .report.tables import rich_tables
+    from .report.tables import VariantBoard, rich_tables
     from .stages.report import BOARD
 
     board = VariantBoard.model_validate_json((recipe.report / BOARD).read_bytes())

@@ -1,24 +1,24 @@
-"""Fixtures that several files share: a cache of their own, fake servers, the real run and its checkpoint."""
+"""Fixtures that several folders share, and the order in which the workers of pytest-xdist take the tests."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from fake_openai import FakeOpenAI
+from filelock import FileLock
 
-pytest_plugins = ("browser",)
+from tests import ROOT
+from tests.fakes.commands import Done, run_command
+from tests.fakes.openai_server import FakeOpenAI, serving
 
-ROOT = Path(__file__).parent.parent
+FOLDERS = ("torch", "servers", "published", "browser", "cli", "unit")
+"""Slowest first."""
 KEYS = ("OPENAI_API_KEY", "HARNESS_JUDGE", "HARNESS_JUDGE_KEY", "HARNESS_ENDPOINT_KEY", "HARNESS_RESULTS")
 
 # A shell's background job is started with SIGINT ignored, and so would be every process that tests start and interrupt.
@@ -39,85 +39,59 @@ def _own_replies(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("HARNESS_REPLY_CACHE", str(tmp_path_factory.mktemp("replies") / "replies.sqlite"))
 
 
-@contextmanager
-def serving(fake: FakeOpenAI) -> Iterator[FakeOpenAI]:
-    """Runs the fake in a thread of its own, so that the test can wait for processes meanwhile."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        asyncio.run_coroutine_threadsafe(fake.__aenter__(), loop).result(30)
-        yield fake
-        asyncio.run_coroutine_threadsafe(fake.__aexit__(None, None, None), loop).result(30)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(30)
-
-
 @pytest.fixture
 def serve() -> Callable[[FakeOpenAI], AbstractContextManager[FakeOpenAI]]:
     return serving
 
 
-def harness_process(*words: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """The real command, as a user starts it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness.cli.main", *words],
-        cwd=cwd,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def harness(tmp_path: Path) -> Callable[..., Done]:
-    """`harness("run", "--model", ...)` in an empty folder."""
+    """`harness("run", "--model", ...)` in an empty folder, in this process."""
 
-    def call(*words: str, timeout: float = 300, **environment: str) -> Done:
-        process = harness_process(*words, cwd=tmp_path, **environment)
-        out, err = process.communicate(timeout=timeout)
-        return Done(process.returncode, out, err)
+    def call(*words: str, **environment: str) -> Done:
+        return run_command(*words, cwd=tmp_path, **environment)
 
     return call
 
 
-# --------------------------------------------------------------------------------------------------- the real thing
+# ------------------------------------------------------------------------------------------------------- real servers
 
 
 @pytest.fixture(scope="session")
-def vllm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small trained checkpoint: the demo's weak one where `make demo` has made it, else trained now."""
-    there = ROOT / "models" / "pocket-weak"
-    if (there / "training.json").exists():
-        return there
-    out = tmp_path_factory.mktemp("models") / "pocket-weak"
-    command = [sys.executable, "-m", "harness.cli.main", "embedded", "--effort", "weak", "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-    return out
+def vllm_checkpoint(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A small trained checkpoint: the weak one of `make demo` if it is there, else trained once for all workers."""
+    made_by_demo = ROOT / "models" / "pocket-weak"
+    if (made_by_demo / "training.json").exists():
+        return made_by_demo
+    base = tmp_path_factory.getbasetemp()
+    checkpoint = (base if worker_id == "master" else base.parent) / "models" / "pocket-weak"
+    checkpoint.parent.mkdir(exist_ok=True)
+    with FileLock(f"{checkpoint}.lock"):
+        if not (checkpoint / "training.json").exists():
+            command = [
+                sys.executable,
+                "-m",
+                "harness.cli.main",
+                "embedded",
+                "--effort",
+                "weak",
+                "--out",
+                str(checkpoint),
+            ]
+            subprocess.run([sys.executable, "-m", "harness.cli.main", *command], check=True, capture_output=True)
+    return checkpoint
 
 
-@dataclass(frozen=True)
-class RealRun:
-    """One `harness run --suite all --edition pocket` through a real vLLM, shared by the session."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a module's tests on one worker, and those that start a real vLLM on the first one, from the beginning.
 
-    done: Done
-    results: Path
-    model: Path
+    Two real servers at once would share two cores and need twice the memory. The rest starts with the tests that
+    take longest, so that both workers end at about the same time.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=lambda item: (group_of(item) != "vllm", FOLDERS.index(item.path.parent.name)))
 
 
-@pytest.fixture(scope="session")
-def real_run(vllm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> RealRun:
-    folder = tmp_path_factory.mktemp("real")
-    words = ("run", "--model", str(vllm_checkpoint), "--suite", "all", "--edition", "pocket", "--json")
-    process = harness_process(*words, cwd=folder)
-    out, err = process.communicate(timeout=600)
-    return RealRun(Done(process.returncode, out, err), folder / "results", vllm_checkpoint)
+def group_of(item: pytest.Item) -> str:
+    return "vllm" if "vllm_checkpoint" in getattr(item, "fixturenames", ()) else str(item.path)

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.stats.intervals import FloatArray, percentile_interval, ratio_interval
-from harness.stats.noninferiority import non_inferiority
-from harness.stats.paired import paired_difference, ratio_estimate
-from harness.stats.ranks import rank_intervals
+from harness.stats.paired import non_inferiority, paired_difference, rank_intervals, ratio_estimate, swap_test
 from harness.stats.sequential import FIRST, one_sided_bounds
-from harness.stats.significance import swap_test
 
 from .games import Sums, play, truth
 from .methods import (

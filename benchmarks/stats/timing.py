@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from harness.stats.intervals import RESAMPLES, FloatArray
-from harness.stats.ranks import rank_intervals
+from harness.stats.paired import rank_intervals
 
 from .games import play
 from .methods import ratio_replicates

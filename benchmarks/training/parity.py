@@ -12,8 +12,8 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-TESTS = ("tests/test_losses.py", "tests/test_wrpo.py", "tests/test_wrpo_parity.py")
-SLOW = "tests/test_distributed.py"
+TESTS = ("tests/torch/test_losses.py", "tests/torch/test_wrpo.py", "tests/torch/test_wrpo_parity.py")
+SLOW = "tests/torch/test_distributed.py"
 
 
 def main() -> int:

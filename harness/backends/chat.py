@@ -1,25 +1,56 @@
-"""Ask one prompt, turn by turn, of an OpenAI-compatible server: messages, seeds, room in the context.
-
-The context rule: a prompt is never cut. If its UTF-8 bytes (an upper bound of its tokens) and the answer's limit
-certainly fit, it is sent as it is. Otherwise the server counts the prompt's tokens; if the room left is smaller than
-the answer's limit, the limit is lowered to it, down to MIN_ROOM tokens; below that the answer fails as `context`. An
-empty text is an answer: the judge sees it.
-"""
+"""Reject options that a backend cannot honour: an option that is silently ignored gives a wrong score."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, cast, get_args
 
 from pydantic import JsonValue
 
 from ..client import ChatClient, ChatReply, read_chat_reply
-from ..errors import ReplyError
 from ..records import Answer, Failure, Prompt, Reason, Sampling
+from ..records.errors import ConfigError, ReplyError
+from ..records.protocols import ServeOptions
+
+COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed"})
+"""Fields that every backend takes."""
+
+
+def refuse_unknown(options: ServeOptions, backend: str, understood: Iterable[str]) -> None:
+    """Raise ConfigError if a field outside `understood` has another value than its default."""
+    known = COMMON | frozenset(understood)
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in known and value != field.default:
+            flag = "--" + field.name.replace("_", "-")
+            raise ConfigError(f"backend {backend!r} cannot honour {flag} {value!r}; leave it out or use --backend vllm")
+
+
+def pairs(engine_args: Iterable[str], backend: str, known: Iterable[str]) -> dict[str, str]:
+    """Return the `NAME=VALUE` engine arguments of a backend without a server of its own.
+
+    Raise ConfigError for a name outside `known`.
+    """
+    values = {}
+    for word in engine_args:
+        name, sign, value = word.lstrip("-").partition("=")
+        if name not in known or not sign:
+            raise ConfigError(f"backend {backend!r} has no engine argument {word!r}; it knows: {', '.join(known)}")
+        values[name] = value
+    return values
+
+
+# ----------------------------------------------------------------------------------------------------
+# Ask one prompt, turn by turn, of an OpenAI-compatible server: messages, seeds, room in the context. The context
+# rule: a prompt is never cut. If its UTF-8 bytes (an upper bound of its tokens) and the answer's limit certainly fit,
+# it is sent as it is. Otherwise the server counts the prompt's tokens; if the room left is smaller than the answer's
+# limit, the limit is lowered to it, down to MIN_ROOM tokens; below that the answer fails as `context`. An empty text
+# is an answer: the judge sees it.
+
 
 MIN_ROOM = 256  # tokens; a shorter answer would not represent the model
 SEEDS = 1 << 31  # every known server accepts smaller seeds

@@ -15,11 +15,10 @@ import aiohttp
 from pydantic import JsonValue
 
 from ..client import ChatClient, server_sentence
-from ..errors import ConfigError, ReplyError, ServerError
-from ..protocols import Served, ServeOptions
 from ..records import ModelRef
-from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow
-from .options import refuse_unknown
+from ..records.errors import ConfigError, ReplyError, ServerError
+from ..records.protocols import Served, ServeOptions
+from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, refuse_unknown
 
 KEY = "HARNESS_ENDPOINT_KEY"
 OPENAI_HOST = "api.openai.com"

@@ -21,13 +21,11 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from ..cluster import ActorRefusal, ActorWorker, Need, RayCluster, node_name, whole_path
-from ..errors import ConfigError, HarnessError, UsageError
-from ..plugins import load_plugin
-from ..protocols import Backend, Draw, ServeOptions
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling
-from ..workers import WorkerLostError, WorkerPool
-from .options import pairs
+from ..records.errors import ConfigError, HarnessError, UsageError
+from ..records.protocols import Backend, Draw, ServeOptions, load_plugin
+from .chat import pairs
+from .cluster import ActorRefusal, ActorWorker, Need, RayCluster, WorkerLostError, WorkerPool, node_name, whole_path
 
 OURS = ("ray.worker", "ray.cpus", "ray.gpus")
 """Engine arguments: the workers' backend; CPUs and GPUs that Ray reserves for each."""

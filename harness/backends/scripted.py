@@ -16,10 +16,10 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from ..errors import CheckpointError, ConfigError
-from ..protocols import ServeOptions
 from ..records import Answer, Failure, Finish, ModelRef, Prompt, Sampling, digest
-from .options import pairs, refuse_unknown
+from ..records.errors import CheckpointError, ConfigError
+from ..records.protocols import ServeOptions
+from .chat import pairs, refuse_unknown
 
 ECHO = "echo"
 

@@ -17,12 +17,11 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from ..errors import CheckpointError, ConfigError
-from ..install import install_command
-from ..protocols import ServeOptions
 from ..records import ModelRef, digest
-from .chat import ChatCompletions, ContextWindow, Dialogue, Message
-from .options import refuse_unknown
+from ..records.errors import CheckpointError, ConfigError
+from ..records.protocols import ServeOptions
+from ..store.provenance import install_command
+from .chat import ChatCompletions, ContextWindow, Dialogue, Message, refuse_unknown
 from .served import ServedBackend
 from .server import ServerCommand
 

@@ -16,13 +16,12 @@ from pathlib import Path
 import aiohttp
 from pydantic import JsonValue
 
-from ..errors import CheckpointError, ConfigError, ServerError
-from ..install import install_command
-from ..protocols import ServeOptions
 from ..records import ModelRef
+from ..records.errors import CheckpointError, ConfigError, ServerError
+from ..records.protocols import ServeOptions
+from ..store.provenance import install_command
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message
-from .fastchat import FastChatCompletions
-from .served import ServedBackend
+from .served import FastChatCompletions, ServedBackend
 from .server import ServerCommand
 
 UNDERSTOOD_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks

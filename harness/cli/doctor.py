@@ -17,9 +17,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..digests import cache_folder
-from ..install import DISTRIBUTION, install_command
-from ..official import FILES, cached_path
+from ..store.files import cache_folder
+from ..store.official import FILES, cached_path
+from ..store.provenance import DISTRIBUTION, install_command
 
 TOP_LEVEL = ("harness", "judges", "recipes")
 OPTIONAL = {

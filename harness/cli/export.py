@@ -9,14 +9,13 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError
-from ..formats.export import EXPORTERS, exporter, suites_of
-from ..formats.export_rows import FinishedRun
 from ..judging.jury import jury_of
-from ..pipeline import current_judgments
-from ..plan import suite_of_card
-from ..runs import find_run, read_rows
+from ..records.errors import ConfigError
+from ..run.pipeline import current_judgments
+from ..run.plan import suite_of_card
 from ..store import read_card, write_atomic
+from ..store.runs import find_run, read_rows
+from ..suites.exporting import EXPORTERS, FinishedRun, exporter, suites_of
 
 
 def export(

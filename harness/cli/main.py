@@ -9,9 +9,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..errors import HarnessError
-from ..plugins import installed
-from ..provenance import VERSION
+from ..records.errors import HarnessError
+from ..records.protocols import installed
+from ..store.provenance import VERSION
 from .groups import SETTINGS
 
 COMMANDS = {

@@ -4,7 +4,6 @@ It decides when to wait and which error to raise, but knows no prompts, judges o
 `endpoint` what all clients of one endpoint share; `flow`, `pace`, `breaker`, `headers` and `replies` are pure.
 """
 
-from .chat import REFUSALS_TO_STOP, ChatClient
-from .replies import ChatReply, read_chat_reply, server_sentence
+from .chat import REFUSALS_TO_STOP, ChatClient, ChatReply, read_chat_reply, server_sentence
 
 __all__ = ["REFUSALS_TO_STOP", "ChatClient", "ChatReply", "read_chat_reply", "server_sentence"]

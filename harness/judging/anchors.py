@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import JsonValue, ValidationError
 
-from ..errors import ConfigError
-from ..protocols import Suite
 from ..records import AnchorCheck, Answer, JudgeTask, Judgment, Prompt, Rating, Record, Score, ScoreCard, digest
-from ..stats.drift import ALPHA, PairedShift, shift
+from ..records.errors import ConfigError
+from ..records.protocols import Suite
 from .jury import outcome_of
+
+if TYPE_CHECKING:
+    from ..stats.variance import PairedShift
+
 
 MIN_JUDGED = 0.9
 """If a smaller share of the anchors was judged again, the check is inconclusive: the missing ones may have moved."""
@@ -147,6 +149,10 @@ def check(anchors: AnchorSet, judge: dict[str, JsonValue], rows: Iterable[Judgme
 
     `judge`: its part of the protocol; `rows`: its judgments now.
     """
+    import numpy as np  # deferred with scipy, so that a command's help does not wait for them
+
+    from ..stats.variance import ALPHA, shift
+
     name = str(judge["name"])
     recorded: dict[tuple[str, ...], list[Judgment]] = defaultdict(list)
     for anchor in anchors.anchors:

@@ -24,9 +24,9 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from ..client import ChatReply
-from ..digests import cache_folder
-from ..errors import ConfigError, StoreError
 from ..records import TokenLogprob, digest
+from ..records.errors import ConfigError, StoreError
+from ..store.files import cache_folder
 
 SCHEMA = 1
 BUSY_SECONDS = 30.0

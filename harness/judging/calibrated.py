@@ -1,6 +1,6 @@
 """Read a judge's calibration (`calibration.json`) and cite it on a card in one sentence.
 
-`harness.calibration` writes it. Agreement is 0..1, kappa -1..1, win rates are percent.
+`harness judge calibrate` writes it. Agreement is 0..1, kappa -1..1, win rates are percent.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydantic import JsonValue, ValidationError
 
-from ..errors import ConfigError
 from ..records import Record, Score, digest
+from ..records.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,8 @@ from pydantic import JsonValue
 
 from ..client import ChatReply
 from ..records import JudgeSpec, JudgeTask
-from .budget import Budget
 from .cache import ReplyCache, request_key
-from .pricing import reply_price, worst_case
+from .cost import Budget, reply_price, worst_case
 
 FRESH = -1
 """Repeat number in the key of a call that bypasses the cache, so that no cached reply has its key."""

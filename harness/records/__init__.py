@@ -4,8 +4,7 @@ A record is validated when it is created and when it is read from a file. Text f
 are untrusted and must be escaped wherever they are shown.
 """
 
-from .asking import Answer, Failure, Finish, ModelRef, Prompt, Reason, Sampling
-from .base import Record, base_url, digest
+from .asking import Answer, Failure, Finish, ModelRef, Prompt, Reason, Record, Sampling, base_url, digest
 from .judging import (
     Access,
     Filling,

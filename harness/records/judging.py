@@ -7,8 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from .asking import Answer, Failure, Prompt
-from .base import Record, digest
+from .asking import Answer, Failure, Prompt, Record, digest
 
 
 class Preference(Record):

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import JsonValue, model_validator
 
-from .base import Record, digest
+from .asking import Record, digest
 from .judging import JuryRule
 
 LARGEST = 1e15

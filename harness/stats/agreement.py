@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .clustered import CONFIDENCE, clustered_interval
-from .intervals import FloatArray, Interval
-from .paired import t_quantile
+from .intervals import FloatArray, Interval, percentile_interval, resampling_weights
+from .paired import CONFIDENCE, clustered_interval, t_quantile
 
 
 @dataclass(frozen=True)
@@ -168,3 +168,172 @@ def _unequal_share(verdicts: Sequence[Hashable]) -> float:
     n = len(verdicts)
     equal = sum(times * (times - 1) for times in Counter(verdicts).values())
     return 1.0 - equal / (n * (n - 1))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Measure whether two scores rank models alike: Spearman's rho and Kendall's tau-b, with intervals. Pure.
+
+
+RESAMPLES = 2000
+"""Enough for a correlation's interval, whose ends then vary by about 0.04 standard errors."""
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Both coefficients; their values are None with fewer than three models, or if a side ranks all models equal."""
+
+    spearman: Measure
+    kendall: Measure
+
+
+def rank_correlation(sums: FloatArray, counts: FloatArray, board: FloatArray, *, seed: int = 0) -> RankCorrelation:
+    """Correlate each model's mean over questions with `board`, shape (models,), ignoring the board's own noise.
+
+    `sums` and `counts`, shape (questions, models): a question's contribution to a model's score and its number of
+    verdicts. Questions are resampled; a resample that leaves a model without any is skipped.
+    """
+    models = len(board)
+    total = counts.sum(axis=0)
+    if models < 3 or not total.all():
+        return RankCorrelation(Measure(None, None, models), Measure(None, None, models))
+    drawn = []
+    for weights in resampling_weights(len(sums), RESAMPLES, np.random.default_rng(seed)):
+        below = weights @ counts
+        whole = below.all(axis=1)
+        drawn.append((weights @ sums)[whole] / below[whole])
+    point, scores = (sums.sum(axis=0) / total)[None, :], np.concatenate(drawn)
+    return RankCorrelation(
+        *(
+            _measure(coefficient(point, board), coefficient(scores, board), models)
+            for coefficient in (_spearman, _kendall)
+        )
+    )
+
+
+def _measure(point: FloatArray, resampled: FloatArray, models: int) -> Measure:
+    if np.isnan(point[0]):
+        return Measure(None, None, models)
+    value, interval = float(point[0]), percentile_interval(resampled[~np.isnan(resampled)])
+    if interval is not None:  # resampling adds noise, which pulls a correlation to 0, so the estimate may exceed all
+        interval = Interval(low=min(interval.low, value), high=max(interval.high, value), se=interval.se)
+    return Measure(value, interval, models)
+
+
+def _spearman(scores: FloatArray, board: FloatArray) -> FloatArray:
+    """Return Pearson's correlation of the ranks (mean ranks for ties) for each row; NaN for a row of ties only."""
+    ranks, board_ranks = _ranks(scores), _ranks(board[None, :])[0]
+    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    board_ranks = board_ranks - board_ranks.mean()
+    norm = np.sqrt((ranks**2).sum(axis=1) * (board_ranks**2).sum())
+    return _ratio(ranks @ board_ranks, norm)
+
+
+def _ranks(rows: FloatArray) -> FloatArray:
+    """Return the ranks within each row, from 1, with ties at their mean.
+
+    Compared pair by pair, because scipy.stats.rankdata takes a second to import.
+    """
+    below = (rows[:, :, None] > rows[:, None, :]).sum(axis=2)
+    level = (rows[:, :, None] == rows[:, None, :]).sum(axis=2)
+    ranks: FloatArray = below + (level + 1) / 2
+    return ranks
+
+
+def _kendall(scores: FloatArray, board: FloatArray) -> FloatArray:
+    """Return tau-b = (concordant - discordant) / sqrt(pairs untied in scores * pairs untied in board) for each row."""
+    lower, upper = np.triu_indices(len(board), 1)
+    signs, board_signs = np.sign(scores[:, lower] - scores[:, upper]), np.sign(board[lower] - board[upper])
+    return _ratio(signs @ board_signs, np.sqrt((signs**2).sum(axis=1) * (board_signs**2).sum()))
+
+
+def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> FloatArray:
+    ratio: FloatArray = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+    return ratio
+
+
+# ----------------------------------------------------------------------------------------------------
+# Estimate people's verdicts from a judge's verdicts and a sample judged by both. Pure. Two corrections: Rogan-Gladen
+# for won-or-lost verdicts, prediction-powered inference (PPI) for any number. Both assume that the judge errs on new
+# answers as it did on the calibration sample, which the data cannot show.
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """An estimate after correction, with a 95 % interval that includes the calibration's own noise."""
+
+    value: float | None
+    """None if the judge is no better than chance, or the calibration has too few cases."""
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class JudgedSample:
+    """Rows judged by a judge and partly by people; all arrays of shape (rows,)."""
+
+    judge: FloatArray
+    """The judge's values, e.g. preferences 0..1."""
+    people: FloatArray
+    """People's values in the same unit; NaN for rows that they did not judge."""
+    clusters: Sequence[Hashable]
+    """Question of each row."""
+
+
+def rogan_gladen(rows: JudgedSample) -> Corrected:
+    """Return people's win share (0..1) over all rows that the judge decided.
+
+    theta = (p + q0 - 1) / (q0 + q1 - 1), with p the judge's win share, q1 the share of wins (as people see them) that
+    the judge calls wins and q0 that of losses it calls losses (Rogan and Gladen 1978; for judges Lee et al.,
+    arXiv 2511.21140). Clipped to 0..1. The interval is first-order and clustered, since the judge's win share and the
+    calibration are from the same questions: d theta = [dp + (1 - theta) dq0 - theta dq1] / (q0 + q1 - 1). Values above
+    0.5 are wins, below it losses; a tie of either side is left out.
+    """
+    judged = rows.judge != 0.5
+    both = judged & ~np.isnan(rows.people) & (rows.people != 0.5)
+    won, lost = both & (rows.people > 0.5), both & (rows.people < 0.5)
+    if not (won.any() and lost.any()):
+        return Corrected(None, None)
+    wins = (rows.judge > 0.5).astype(np.float64)
+    p, q1, q0 = float(wins[judged].mean()), float(wins[won].mean()), float(1 - wins[lost].mean())
+    power = q0 + q1 - 1
+    if power <= 0:
+        return Corrected(None, None)
+    theta = (p + q0 - 1) / power
+    influence = np.where(judged, (wins - p) / judged.sum(), 0.0)
+    influence -= np.where(won, theta * (wins - q1) / won.sum(), 0.0)
+    influence += np.where(lost, (1 - theta) * (1 - wins - q0) / lost.sum(), 0.0)
+    interval = clustered_interval(theta, influence / power, rows.clusters)
+    return Corrected(float(np.clip(theta, 0, 1)), interval and _clipped(interval))
+
+
+def _clipped(interval: Interval) -> Interval:
+    return Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
+
+
+def prediction_powered(rows: JudgedSample, *, tuned: bool = False) -> Corrected:
+    """Return people's mean over all rows: mean(judge over all) + mean(people - judge over rows with both).
+
+    `tuned` weights the judge by the lambda of least variance, mean(people) + lambda * (mean judge over all - mean judge
+    over calibration), so that a useless judge does no harm. Angelopoulos et al. 2023 (arXiv 2301.09633) and 2023b
+    (PPI++, arXiv 2311.01453). The interval is clustered: a question contributes to both means, so their
+    covariance counts.
+    """
+    both = ~np.isnan(rows.people)
+    total, seen = len(rows.judge), int(both.sum())
+    if seen < 2:
+        return Corrected(None, None)
+    judge, people = rows.judge[both], rows.people[both]
+    weight = _best_weight(judge, people) if tuned else 1.0
+    value = float(people.mean() + weight * (rows.judge.mean() - judge.mean()))
+    influence = weight * (rows.judge - rows.judge.mean()) / total
+    difference = people - weight * judge
+    influence[both] += (difference - difference.mean()) / seen
+    return Corrected(value, clustered_interval(value, influence, rows.clusters))
+
+
+def _best_weight(judge: FloatArray, people: FloatArray) -> float:
+    """Return cov(people, judge) / var(judge), clipped to 0..1: PPI++'s lambda if all rows include the calibration's."""
+    variance = float(np.var(judge))
+    if not variance:
+        return 0.0
+    covariance = float(np.mean((judge - judge.mean()) * (people - people.mean())))
+    return float(np.clip(covariance / variance, 0, 1))

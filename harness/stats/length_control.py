@@ -1,25 +1,186 @@
-"""AlpacaEval's length-controlled win rate: what the win rate would be if both answers were equally long.
+"""Assign rows to cross-validation folds, as part of AlpacaEval's protocol: the published numbers depend on it.
 
-A logistic model of the preference, without intercept, with three features per row (alpaca_eval metrics/glm_winrate.py,
-"length_controlled_v1"): tanh of the standardised length difference, the instruction's difficulty, and 1. Rows of two
-gamed baselines with small weight and a zero third feature regularise the length coefficient. The strength of the
-L1 penalty is chosen by cross-validation. The win rate is the model's with the length term set to zero.
-
-To equal published digits, the headline needs liblinear's own path, tolerance and random stream, so it is fitted by
-`harness.stats.newton_l1`. The bootstrap refits with the exact solver of `harness.stats.soft_logistic`.
+GroupKFold distributes equally large groups round-robin over the folds, in the reverse order of an argsort of equal
+keys. Up to scikit-learn 1.8 that argsort was not stable: the published board was made with numpy's scalar introsort,
+whose permutation of equal keys depends on their number alone. From 1.9 on the order is the stable one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .folds import FoldOrder, assign_folds
 from .intervals import FloatArray, Interval, percentile_interval, resampling_weights
 from .newton_l1 import Fits, SoftRows
-from .soft_logistic import fit_replicates, sigmoid
+
+FoldOrder = Literal["published", "stable"]
+SMALL = 15  # numpy npysort SMALL_QUICKSORT is 16: ranges of up to 16 keys are insertion-sorted
+
+
+def assign_folds(rows: int, folds: int = 5, order: FoldOrder = "published") -> NDArray[np.int64]:
+    """Return the fold number of each of `rows` rows, shape (rows,), values 0..folds-1."""
+    ranks = introsort_of_equal_keys(rows) if order == "published" else np.arange(rows)
+    assigned = np.empty(rows, dtype=np.int64)
+    assigned[ranks[::-1]] = np.arange(rows) % folds
+    return assigned
+
+
+def introsort_of_equal_keys(rows: int) -> NDArray[np.int64]:
+    """Return the permutation numpy's scalar quicksort argsort makes of `rows` equal keys.
+
+    Every comparison is "not less", so each partition step moves the pivot out of the way, swaps position by position
+    from both ends until they meet, and puts the pivot back; short ranges are left alone.
+    """
+    order = list(range(rows))
+    pending = [(0, rows - 1)] if rows else []
+    while pending:
+        low, high = pending.pop()
+        if high - low > SMALL:
+            meeting = _partition_equal(order, low, high)
+            pending += [(low, meeting - 1), (meeting + 1, high)]
+    return np.array(order, dtype=np.int64)
+
+
+def _partition_equal(order: list[int], low: int, high: int) -> int:
+    """Do one partition step over order[low..high] and return the pivot's final position."""
+    middle = low + (high - low) // 2
+    left, right = low, high - 1
+    order[middle], order[right] = order[right], order[middle]
+    while True:
+        left += 1
+        right -= 1
+        if left >= right:
+            break
+        order[left], order[right] = order[right], order[left]
+    order[left], order[high - 1] = order[high - 1], order[left]
+    return left
+
+
+# ----------------------------------------------------------------------------------------------------
+# L1-penalised logistic regression on soft labels, many weighted replicates at once: the bootstrap's solver. Minimises
+# C * sum_i w_i * cross_entropy(p_i, sigmoid(x_i . b)) + |b|_1 for each replicate by proximal Newton steps; three
+# features, so each step's quadratic problem is solved by a few dozen coordinate sweeps on arrays of replicates.
+
+
+STEPS = 30
+SWEEPS = 60
+TOLERANCE = 1e-8
+"""Largest change of a coefficient at which all replicates are done."""
+SMALLEST_CURVATURE = 1e-12
+
+
+def sigmoid(values: FloatArray) -> FloatArray:
+    """Return 1 / (1 + exp(-x)) without overflow, for any shape."""
+    probabilities: FloatArray = 0.5 * (1.0 + np.tanh(0.5 * values))
+    return probabilities
+
+
+def fit_replicates(
+    *,
+    varying: FloatArray,
+    shared: FloatArray,
+    target: FloatArray,
+    weight: FloatArray,
+    start: FloatArray,
+    strength: float,
+) -> FloatArray:
+    """Return the fitted coefficients, shape (3, replicates).
+
+    varying (rows, replicates): the first feature, which differs between replicates; shared (rows, 2): the other two;
+    target (rows,): probabilities; weight (rows, replicates); start (3,); strength: C.
+    """
+    replicates = varying.shape[1]
+    coefficients = np.repeat(start[:, None], replicates, axis=1)
+    loss = _loss(varying, shared, target, weight, coefficients, strength)
+    for _ in range(STEPS):
+        gradient, curvature = _derivatives(varying, shared, target, weight, coefficients, strength)
+        step = _solve_quadratic(gradient, curvature, coefficients) - coefficients
+        scale = np.ones(replicates)
+        for _ in range(20):
+            tried = coefficients + scale * step
+            tried_loss = _loss(varying, shared, target, weight, tried, strength)
+            worse = tried_loss > loss + 1e-10 * np.abs(loss)
+            if not worse.any():
+                break
+            scale = np.where(worse, scale / 2, scale)
+        moved = np.max(np.abs(tried - coefficients))
+        coefficients, loss = tried, tried_loss
+        if moved < TOLERANCE:
+            break
+    return coefficients
+
+
+def _logits(varying: FloatArray, shared: FloatArray, coefficients: FloatArray) -> FloatArray:
+    logits: FloatArray = varying * coefficients[0] + shared @ coefficients[1:]
+    return logits
+
+
+def _loss(
+    varying: FloatArray,
+    shared: FloatArray,
+    target: FloatArray,
+    weight: FloatArray,
+    coefficients: FloatArray,
+    strength: float,
+) -> FloatArray:
+    """Return the penalised loss of each replicate, shape (replicates,)."""
+    logits = _logits(varying, shared, coefficients)
+    # cross entropy of a soft label: log(1 + exp(z)) - p z
+    entropy = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - target[:, None] * logits
+    loss: FloatArray = strength * np.einsum("ij,ij->j", weight, entropy) + np.abs(coefficients).sum(axis=0)
+    return loss
+
+
+def _derivatives(
+    varying: FloatArray,
+    shared: FloatArray,
+    target: FloatArray,
+    weight: FloatArray,
+    coefficients: FloatArray,
+    strength: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Return gradient (3, replicates) and Hessian (3, 3, replicates) of the loss without the penalty."""
+    fitted = sigmoid(_logits(varying, shared, coefficients))
+    residual = strength * weight * (fitted - target[:, None])
+    bend = strength * weight * fitted * (1 - fitted)
+    gradient = np.concatenate([np.einsum("ij,ij->j", varying, residual)[None], shared.T @ residual])
+    hessian = np.empty((3, 3, varying.shape[1]))
+    hessian[0, 0] = np.einsum("ij,ij,ij->j", varying, varying, bend)
+    hessian[0, 1:] = hessian[1:, 0] = shared.T @ (varying * bend)
+    for feature in range(2):
+        hessian[1 + feature, 1:] = (shared * shared[:, feature : feature + 1]).T @ bend
+    return gradient, hessian
+
+
+def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) -> FloatArray:
+    """Return the b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1 in each replicate: coordinate
+    descent."""
+    solution = at.copy()
+    for _ in range(SWEEPS):
+        before = solution.copy()
+        for k in range(3):
+            slope = gradient[k] + np.einsum("ij,ij->j", hessian[k], solution - at)
+            bend = np.maximum(hessian[k, k], SMALLEST_CURVATURE)
+            free = solution[k] - slope / bend
+            solution[k] = np.sign(free) * np.maximum(np.abs(free) - 1.0 / bend, 0.0)
+        if np.max(np.abs(solution - before)) < TOLERANCE / 10:
+            break
+    return solution
+
+
+# ----------------------------------------------------------------------------------------------------
+# AlpacaEval's length-controlled win rate: what the win rate would be if both answers were equally long. A logistic
+# model of the preference, without intercept, with three features per row (alpaca_eval metrics/glm_winrate.py,
+# "length_controlled_v1"): tanh of the standardised length difference, the instruction's difficulty, and 1. Rows of
+# two gamed baselines with small weight and a zero third feature regularise the length coefficient. The strength of
+# the L1 penalty is chosen by cross-validation. The win rate is the model's with the length term set to zero. To equal
+# published digits, the headline needs liblinear's own path, tolerance and random stream, so it is fitted by
+# `harness.stats.newton_l1`. The bootstrap refits with the exact solver of `harness.stats.length_control`.
+
 
 STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn LogisticRegressionCV, Cs=10
 GAMED_WEIGHT = 0.1  # glm_winrate.py: regularize_to_baseline_lambda 0.2, halved for two gamed baselines

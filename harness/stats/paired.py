@@ -17,11 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from scipy import special
+from numpy.typing import NDArray
 
-from .intervals import FloatArray
+from .intervals import FloatArray, Interval
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,14 @@ class ClusteredEstimate:
 
 def t_quantile(level: float, df: int) -> float:
     """Return the quantile of Student's t; `df` of 0 or less means infinitely many (normal)."""
+    from scipy import special
+
     return float(special.ndtri(level) if df <= 0 else special.stdtrit(df, level))
 
 
 def _t_cdf(distance: float, se: float, df: int) -> float:
+    from scipy import special
+
     if se == 0:  # no spread at all: certain, or exactly at the bound
         return 0.5 if distance == 0 else float(distance > 0)
     return float(special.ndtr(distance / se) if df <= 0 else special.stdtr(df, distance / se))
@@ -140,3 +145,247 @@ def correlation(first: FloatArray, second: FloatArray) -> float | None:
     if len(first) < 2 or not np.ptp(first) or not np.ptp(second):
         return None
     return float(np.corrcoef(first, second)[0, 1])
+
+
+# ----------------------------------------------------------------------------------------------------
+# Intervals of linearised statistics with the question as the unit, as rows of one cluster may be correlated.
+
+
+CONFIDENCE = 0.95
+
+
+def cluster_numbers(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Number the clusters from 0 in the order of their first appearance; shape (rows,)."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
+
+
+def clustered_interval(value: float, influence: FloatArray, clusters: Sequence[Hashable]) -> Interval | None:
+    """Return value +- t * SE with SE = sqrt(G/(G-1) * sum over clusters of (sum of influence)^2).
+
+    None with fewer than two clusters. `influence`, shape (rows,): a row's first-order contribution to the estimate's
+    error, in the estimate's own unit ((s_i - mean)/n for a mean). G clusters, G-1 degrees of freedom. Miller 2024
+    (arXiv 2411.00640) appendix A, with the finite-cluster factor.
+    """
+    numbers = cluster_numbers(clusters)
+    groups = int(numbers.max()) + 1 if len(numbers) else 0
+    if groups < 2:
+        return None
+    sums = np.bincount(numbers, weights=influence, minlength=groups)
+    se = float(np.sqrt(groups / (groups - 1) * np.sum(sums**2)))
+    half = t_quantile(0.5 + CONFIDENCE / 2, groups - 1) * se
+    return Interval(low=value - half, high=value + half, se=se)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Intervals of a model's rank from simultaneous comparisons with all others. Model j's rank is between 1 + (models
+# significantly better) and k - (models significantly worse). Significance is a two-sided test of all k - 1 paired
+# differences at once: |d_jk| / se_jk above the 95 % quantile of its largest value over k, taken from bootstrap
+# replicates with shared questions (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91:476). Each
+# model's interval contains its true rank with a probability of at least 95 %; ties widen it.
+
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class RankInterval:
+    best: int
+    """1 is the highest value."""
+    worst: int
+
+
+def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float = LEVEL) -> list[RankInterval]:
+    """Return each model's rank interval, from estimates (models,) and replicates (resamples, models) with shared
+    questions.
+
+    Replicates with a NaN are ignored. A single model has rank 1.
+    """
+    sound = replicates[np.isfinite(replicates).all(axis=1)]
+    intervals = []
+    for model in range(len(estimates)):
+        rivals = np.delete(np.arange(len(estimates)), model)
+        if len(rivals) == 0:
+            intervals.append(RankInterval(1, 1))
+            continue
+        apart = estimates[rivals] - estimates[model]
+        drawn = sound[:, rivals] - sound[:, [model]]
+        spread = drawn.std(axis=0, ddof=1) if len(sound) > 1 else np.full(len(rivals), np.inf)
+        spread = np.where(spread > 0, spread, np.inf)  # models that answer all alike are never distinguished
+        largest = (np.abs(drawn - apart) / spread).max(axis=1) if len(sound) else np.array([np.inf])
+        bar = float(np.quantile(largest, level))
+        with np.errstate(invalid="ignore"):  # 0 * inf if all answer alike: NaN, which is neither above nor below
+            reach = bar * spread
+        better, worse = int(np.sum(apart > reach)), int(np.sum(apart < -reach))
+        intervals.append(RankInterval(1 + better, len(estimates) - worse))
+    return intervals
+
+
+# ----------------------------------------------------------------------------------------------------
+# Exact and resampling tests for paired data, and the adjustment of p-values for several tests.
+
+
+FLIPS = 10_000
+CELLS = 2_000_000
+"""Signs drawn at a time."""
+SMALLEST = 1e-12
+
+
+def swap_test(
+    first: tuple[FloatArray, FloatArray],
+    second: tuple[FloatArray, FloatArray],
+    *,
+    flips: int = FLIPS,
+    seed: int = 0,
+) -> float:
+    """Return the two-sided permutation p of "the two models are exchangeable", swapping their answers by cluster.
+
+    Each is (above, below) of shape (clusters,), already summed within a cluster; the statistic is the difference of the
+    two ratios. p = (1 + swaps at least as far from 0 as the observed value) / (flips + 1), so it is never 0 and the
+    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test of the
+    differences.
+    """
+    rng = np.random.default_rng(seed)
+    seen = abs(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum())
+    totals = np.array([part.sum() for part in (*first, *second)])
+    change = np.column_stack([second[0] - first[0], second[1] - first[1]])
+    clusters, done, hits = len(change), 0, 0
+    block = max(1, CELLS // max(1, clusters))
+    while done < flips:
+        rows = min(block, flips - done)
+        moved = rng.integers(0, 2, size=(rows, clusters), dtype=np.int8).astype(np.float64) @ change
+        with np.errstate(invalid="ignore", divide="ignore"):
+            first_ratio = (totals[0] + moved[:, 0]) / (totals[1] + moved[:, 1])
+            second_ratio = (totals[2] - moved[:, 0]) / (totals[3] - moved[:, 1])
+            hits += int(np.sum(~(np.abs(first_ratio - second_ratio) < seen - SMALLEST)))  # NaN counts against us
+        done += rows
+    return (1 + hits) / (flips + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted to bound the chance of any false alarm (Holm 1979): max over j <= i of (m - j) p_(j)."""
+    order = np.argsort(p_values, kind="stable")
+    count = len(order)
+    adjusted, highest = [0.0] * count, 0.0
+    for rank, at in enumerate(order):
+        highest = max(highest, min(1.0, (count - rank) * float(p_values[at])))
+        adjusted[at] = highest
+    return adjusted
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted to bound the expected share of false alarms: min over j >= i of m p_(j) / j.
+
+    Benjamini and Hochberg 1995.
+    """
+    order = np.argsort(p_values, kind="stable")
+    count = len(order)
+    adjusted, lowest = [0.0] * count, 1.0
+    for rank in range(count - 1, -1, -1):
+        lowest = min(lowest, count * float(p_values[order[rank]]) / (rank + 1))
+        adjusted[order[rank]] = lowest
+    return adjusted
+
+
+def two_sided_p(replicates: FloatArray, estimate: float) -> float:
+    """Return the normal two-sided p of "the true value is 0" for a refitted statistic, from its replicates' spread."""
+    sound = replicates[np.isfinite(replicates)]
+    spread = float(np.std(sound, ddof=1)) if len(sound) > 1 else 0.0
+    if spread == 0:
+        return 1.0 if estimate == 0 else 0.0
+    return math.erfc(abs(estimate) / spread / math.sqrt(2))
+
+
+# ----------------------------------------------------------------------------------------------------
+# The power of a paired comparison: the smallest detectable difference, and the questions or repeats that one needs.
+# With omega^2 the variance between questions of the true difference, and s_A^2 / K_A, s_B^2 / K_B the variances
+# within a question of each model's score over K answers or judgments: delta_min = (z_(1-alpha) + z_power) * sqrt(
+# (omega^2 + s_A^2 / K_A + s_B^2 / K_B) / n ) (Miller 2024, arXiv 2411.00640, section 5). Alpha is one-sided, as a
+# gate looks for a drop. Limits: it uses normal quantiles, good from about 30 questions, and takes the variances as
+# known.
+
+
+ALPHA = 0.05
+POWER = 0.8
+
+
+def quantiles(alpha: float = ALPHA, power: float = POWER) -> float:
+    """Return z_(1-alpha) + z_power: 2.486 for 5 %, one-sided, and 80 %."""
+    from scipy import special
+
+    return float(special.ndtri(1 - alpha) + special.ndtri(power))
+
+
+def detectable(se: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
+    """Return the smallest true difference detected with this power, in the unit of its standard error."""
+    return quantiles(alpha, power) * se
+
+
+def required_n(n: int, se: float, distance: float, *, alpha: float = ALPHA, power: float = POWER) -> int | None:
+    """Return the questions needed to distinguish a value from a bound `distance` away; None if the distance is 0.
+
+    n questions of the same kind have the standard error `se`.
+    """
+    if distance == 0:
+        return None
+    return max(2, math.ceil(n * (quantiles(alpha, power) * se / distance) ** 2))
+
+
+def required_repeats(
+    between: float,
+    within: float,
+    n: int,
+    distance: float,
+    *,
+    alpha: float = ALPHA,
+    power: float = POWER,
+) -> int | None:
+    """Return the repeats per question needed on the same n questions; None if no number of repeats is enough.
+
+    between: variance over questions of the true difference (omega^2); within: variance of one repeat's difference about
+    its question's own (s_A^2 + s_B^2).
+    """
+    room = n * (distance / quantiles(alpha, power)) ** 2 - between
+    if room <= 0:
+        return None
+    return max(1, math.ceil(within / room))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Test whether a difference is no worse than a margin. The answer is safe, worse or undecided. H0 "the true difference
+# is -margin or less" is rejected if the lower one-sided bound is above -margin: safe. H0 "it is -margin or more" is
+# rejected if the upper one-sided bound is below -margin: worse. Neither: undecided (Schuirmann 1987 for the two one-
+# sided tests).
+
+
+Answer = Literal["safe", "worse", "undecided"]
+
+
+@dataclass(frozen=True)
+class NonInferiority:
+    """A paired difference compared with a margin; bounds are one-sided, p-values not adjusted."""
+
+    answer: Answer
+    lower: float
+    upper: float
+    p_safe: float
+    """p-value of "the drop is the margin or more": small means safe."""
+    p_worse: float
+    """p-value of "the drop is the margin or less": small means worse."""
+    needed: int | None
+    """Questions needed for a decision if the true difference is the observed one; None if that equals the margin."""
+
+
+def non_inferiority(
+    difference: ClusteredEstimate, margin: float, *, alpha: float = ALPHA, power: float = POWER, strict: bool = False
+) -> NonInferiority:
+    """Compare a difference with `margin` >= 0 in its unit. `strict`: any drop is worse, so the upper limit is 0."""
+    limit = 0.0 if strict else -margin
+    lower, upper = difference.lower(alpha), difference.upper(alpha)
+    answer: Answer = "undecided"
+    if upper < limit:  # tested first: under `strict` a small but certain drop is within the margin, too
+        answer = "worse"
+    elif lower > -margin:
+        answer = "safe"
+    needed = required_n(difference.n, difference.se, difference.value + margin, alpha=alpha, power=power)
+    return NonInferiority(answer, lower, upper, difference.p_above(-margin), difference.p_below(limit), needed)

@@ -8,14 +8,16 @@ level's sum of squares has an expectation that is linear in the components of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import FloatArray
+from .intervals import FloatArray, Interval
+from .paired import clustered_interval
 
 IntArray = NDArray[np.int64]
 
@@ -123,3 +125,120 @@ def centred(values: FloatArray, facets: IntArray) -> FloatArray:
     means = _sums(values, group) / np.bincount(group)
     moved: FloatArray = values - means[group] + values.mean()
     return moved
+
+
+# ----------------------------------------------------------------------------------------------------
+# Test whether the same answers get other verdicts than before: a paired test over questions. Pure.
+
+
+ALPHA = 0.01
+"""Chance of a false alarm. Every run makes a check, and 5 % would be one alarm in twenty runs."""
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class PairedShift:
+    """The mean of paired differences, in their own unit."""
+
+    value: float
+    interval: Interval | None
+    """95 %; None with fewer than two questions."""
+    p: float | None
+    """Two-sided paired t-test that the mean is 0, questions as the unit; None with fewer than two."""
+    detectable: float | None
+    """Mean that the test at `ALPHA` detects with a probability of `POWER`; None if all differences are equal."""
+
+
+def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift | None:
+    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question; None without
+    rows."""
+    from scipy import special
+
+    n = len(differences)
+    if not n:
+        return None
+    value = float(differences.mean())
+    interval = clustered_interval(value, (differences - value) / n, questions)
+    if interval is None:
+        return PairedShift(value, None, None, None)
+    if interval.se < 1e-12 * max(1.0, abs(value)):  # all equal: the shift is certain, or there is none
+        return PairedShift(value, interval, 0.0 if value else 1.0, None)
+    freedom = len(set(questions)) - 1
+    p = 2 * float(special.stdtr(freedom, -abs(value) / interval.se))
+    detectable = float(special.ndtri(1 - ALPHA / 2) + special.ndtri(POWER)) * interval.se
+    return PairedShift(value, interval, p if math.isfinite(p) else None, detectable)
+
+
+# ----------------------------------------------------------------------------------------------------
+# A mean over crossed questions and repeats: every question occurs in every repeat (e.g. a training seed), and both
+# questions and repeats are samples from larger populations. With x of shape (Q questions, R repeats), MS_q, MS_r and
+# MS_qr the mean squares of a two-way layout without replication, Var(mean) = V_q + V_r - V_qr, V_q = MS_q / (Q R),
+# V_r = MS_r / (Q R), V_qr = MS_qr / (Q R) which is unbiased under additive random effects (Searle, Casella and
+# McCulloch 1992, chapter 4), but at least V_q and V_r; degrees of freedom by Satterthwaite (1946). An interval over
+# questions alone ignores that another seed trains another model; one over repeats alone ignores that other questions
+# might have been asked. Coverage is measured by `python -m benchmarks.stats.crossed` (docs/statistics.md): near 95 %
+# with three repeats, less with two if they are nearly all of the variance; an interval over questions alone can cover
+# as little as a fifth.
+
+
+@dataclass(frozen=True)
+class CrossedMean:
+    """A mean with its standard errors, all in the values' unit."""
+
+    value: float
+    se: float
+    """Standard error over questions and repeats; over questions alone if there is one repeat."""
+    df: float
+    """Satterthwaite's degrees of freedom of `se`."""
+    se_questions: float
+    """Standard error over questions alone, as if the repeats were fixed."""
+    questions: int
+    repeats: int
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the two-sided t interval."""
+        return self._interval(level, self.se, self.df)
+
+    def interval_questions(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the two-sided t interval over questions alone."""
+        return self._interval(level, self.se_questions, self.questions - 1)
+
+    def _interval(self, level: float, se: float, df: float) -> tuple[float, float]:
+        from scipy import special
+
+        half = float(special.stdtrit(df, 0.5 + level / 2)) * se
+        return self.value - half, self.value + half
+
+    def detectable(self, power: float = 0.8) -> float:
+        """Return the smallest true mean that such data distinguish from 0 with this power, at 5 %, two-sided."""
+        from scipy import special
+
+        return float(special.stdtrit(self.df, 0.975) + special.ndtri(power)) * self.se
+
+    def p_two_sided(self) -> float:
+        """Return the p-value of a true mean of 0."""
+        from scipy import special
+
+        if self.se == 0:
+            return 1.0 if self.value == 0 else 0.0
+        return float(2 * special.stdtr(self.df, -abs(self.value) / self.se))
+
+
+def crossed_mean(values: FloatArray) -> CrossedMean | None:
+    """Return the mean of a table of shape (questions, repeats); None with fewer than two questions."""
+    questions, repeats = values.shape
+    if questions < 2 or repeats < 1:
+        return None
+    mean = float(values.mean())
+    rows, columns = values.mean(axis=1) - mean, values.mean(axis=0) - mean
+    by_question = float(rows @ rows) / (questions - 1) / questions
+    if repeats == 1:
+        se = math.sqrt(by_question)
+        return CrossedMean(mean, se, questions - 1, se, questions, repeats)
+    by_repeat = float(columns @ columns) / (repeats - 1) / repeats
+    rest = values - mean - rows[:, None] - columns[None, :]
+    both = float((rest**2).sum()) / ((questions - 1) * (repeats - 1)) / (questions * repeats)
+    variance = max(by_question + by_repeat - both, by_question, by_repeat)
+    spread = by_question**2 / (questions - 1) + by_repeat**2 / (repeats - 1)
+    df = variance**2 / spread if spread else questions - 1
+    return CrossedMean(mean, math.sqrt(variance), df, math.sqrt(by_question), questions, repeats)

@@ -13,9 +13,13 @@ wins. A row with a failure is not done: the same command asks again.
 """
 
 from .files import (
+    LOCK,
+    LOCK_FILES,
+    FolderLock,
     archive_run,
     dump_json,
     find_cards,
+    locked,
     make_folder,
     read_card,
     run_dir,
@@ -23,9 +27,7 @@ from .files import (
     write_bytes,
     write_lines,
 )
-from .lock import LOCK, LOCK_FILES, FolderLock, locked
-from .rows import JsonlRows, Row
-from .run_store import RunStore
+from .runs import JsonlRows, Row, RunStore
 
 __all__ = [
     "LOCK",

@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from pydantic import JsonValue
 
-from harness.backends.chat import MIN_ROOM
-from harness.backends.options import pairs, refuse_unknown
-from harness.checkpoint import inspect_checkpoint, resolve
-from harness.errors import ConfigError
-from harness.protocols import Draw, ServeOptions
+from harness.backends.chat import MIN_ROOM, pairs, refuse_unknown
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling
+from harness.records.errors import ConfigError
+from harness.records.protocols import Draw, ServeOptions
+from harness.store.checkpoint import inspect_checkpoint, resolve
 
 if TYPE_CHECKING:
-    from .generation import Request
-    from .local_model import LocalModel
+    from .model import LocalModel, Request
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -86,7 +85,7 @@ class InProcessBackend:
         self._thread.shutdown(wait=True)
         self._loaded, self._serving, self._waiting = None, None, []
         gc.collect()
-        from .local_model import free_device_memory
+        from .model import free_device_memory
 
         free_device_memory()
 
@@ -126,7 +125,7 @@ class InProcessBackend:
 
     def _answers(self, draws: Sequence[Draw]) -> list[Answer]:
         """Return the answers to these draws, generating one turn of all draws at a time. Runs in the model's thread."""
-        from .local_model import Talk
+        from .model import Talk
 
         begin = time.monotonic()
         model = self._model
@@ -149,7 +148,7 @@ class InProcessBackend:
         return [talk.answer(self.label, seconds) for talk in talks]
 
     def _request(self, draw: Draw, turn: int, ids: Sequence[int]) -> Request | Failure:
-        from .generation import Request
+        from .model import Request
 
         sampling, defaults = draw.sampling, self.checkpoint.generation_config
         limit = self.options.max_model_len or self.checkpoint.max_position
@@ -182,7 +181,7 @@ class InProcessBackend:
         return self._loaded
 
     def _load(self) -> LocalModel:
-        from .local_model import LocalModel
+        from .model import LocalModel
 
         return LocalModel.load(self.checkpoint, self.options)
 

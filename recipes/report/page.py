@@ -7,14 +7,11 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader
 
-from harness.report.charts import WIDTH, whisker
-from harness.report.html import asset, content_policy, environment
-from harness.report.svg import Drawing, axis, width_of
+from harness.pages.board import asset, content_policy, environment
+from harness.pages.charts import WIDTH, Drawing, axis, whisker, width_of
 
 from .data import DataReport, data_grids
-from .records import ModelRow, VariantBoard
-from .sentences import at
-from .tables import HEAD, TextGrid, grids, score_text
+from .tables import HEAD, ModelRow, TextGrid, VariantBoard, at, grids, score_text
 
 ROW = 22.0
 TICK = 5.0

@@ -1,18 +1,159 @@
-"""Write the leaderboard of variants as text, Markdown and rich tables. Pure."""
+"""Records of the leaderboard of variants: models, their differences, and the conclusions in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from harness.records import Score
-from harness.report.cells import escape_markdown, plain
+from harness.pages.tables import escape_markdown, plain
+from harness.records import Record, Score
 
-from .records import ModelRow, VariantBoard, Versus
-from .sentences import at, difference_text, signed
+Verdict = Literal["better", "worse", "not shown", "incomplete"]
+
+
+class ModelRow(Record):
+    """One model at one temperature, on the test prompts."""
+
+    model: str
+    temperature: float
+    reward: Score
+    """Mean over prompts and seeds; `n` counts scored answers."""
+    by_seed: dict[int, float]
+    """Mean of each seed."""
+    seed_scores: dict[int, Score] = {}
+    """The same with intervals over prompts; each describes one checkpoint."""
+    validation: float | None
+    """Mean over validation prompts and seeds, which decides which variant is `best`."""
+    tokens: float | None
+    """Mean length of the answers in tokens."""
+    truncated: int
+    complete: bool
+    """At least 90 % of the answers have a reward."""
+
+
+class Versus(Record):
+    """A model minus a baseline at one temperature, over the test prompts that have rewards for both in every seed."""
+
+    model: str
+    baseline: str
+    temperature: float
+    value: float
+    ci_low: float
+    ci_high: float
+    """95 % interval over prompts and seeds, or over prompts alone if there is only one seed."""
+    prompts_low: float
+    prompts_high: float
+    """95 % interval over prompts alone."""
+    se: float
+    df: float
+    by_seed: dict[int, float]
+    prompts: int
+    p: float
+    """Two-sided p-value of "no difference", over prompts and seeds."""
+    p_adjusted: float
+    detectable: float
+    """Smallest true difference that such a comparison detects with 80 % power, before the Holm adjustment."""
+    verdict: Verdict
+
+
+class VariantBoard(Record):
+    """`report/variants.json`: the leaderboard of variants."""
+
+    recipe: str
+    baselines: tuple[str, ...]
+    seeds: tuple[int, ...]
+    prompts: int
+    """Number of test prompts."""
+    models: tuple[ModelRow, ...]
+    """Grouped by temperature, best first."""
+    differences: tuple[Versus, ...]
+    sentences: tuple[str, ...]
+    """One per preference variant, which says whether it beats the baselines."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        return tuple(dict.fromkeys(row.temperature for row in self.models))
+
+    def rows(self, temperature: float) -> list[ModelRow]:
+        return [row for row in self.models if row.temperature == temperature]
+
+    def versus(self, temperature: float, baseline: str) -> list[Versus]:
+        """Return all models minus this baseline at this temperature."""
+        return [
+            difference
+            for difference in self.differences
+            if (difference.temperature, difference.baseline) == (temperature, baseline)
+        ]
+
+
+# ----------------------------------------------------------------------------------------------------
+# State the results in words: one plain sentence per variant. Pure.
+
+
+def sentence(model: str, baselines: Sequence[str], differences: Sequence[Versus]) -> str:
+    """Return how a model compares with each baseline, e.g. `wrpo: beats dpo at T 0.3, not shown at T 0 (...); ....`
+
+    Baselines that are variants come first, and the models that all variants started from come last.
+    """
+    parts = []
+    for baseline in baselines:
+        matches = [
+            difference for difference in differences if (difference.model, difference.baseline) == (model, baseline)
+        ]
+        if matches:
+            parts.append(_part(baseline, matches))
+    return f"{model}: " + "; ".join(parts) + "." if parts else f"{model}: not compared with any baseline."
+
+
+def _part(baseline: str, matches: Sequence[Versus]) -> str:
+    figures = ", ".join(f"{at(difference.temperature)} {difference_text(difference)}" for difference in matches)
+    temperatures = {
+        verdict: [at(difference.temperature) for difference in matches if difference.verdict == verdict]
+        for verdict in ("better", "worse", "not shown", "incomplete")
+    }
+    every = len(matches)
+    if len(temperatures["better"]) == every:
+        claim = f"beats {baseline}"
+    elif len(temperatures["worse"]) == every:
+        claim = f"is worse than {baseline}"
+    elif len(temperatures["not shown"]) == every:
+        claim = f"not shown to beat {baseline}"
+    else:
+        clauses = [
+            (temperatures["better"], f"beats {baseline} at"),
+            (temperatures["worse"], "is worse at" if temperatures["better"] else f"does not beat {baseline}: worse at"),
+            (temperatures["not shown"], "not shown at" if temperatures["better"] else "not shown to be better at"),
+            (temperatures["incomplete"], "too many answers unscored at"),
+        ]
+        claim = ", ".join(f"{words} {' and '.join(names)}" for names, words in clauses if names)
+        if not temperatures["better"] and not temperatures["worse"]:
+            claim = f"not shown to beat {baseline}: {claim}"
+    return f"{claim} ({figures})"
+
+
+def at(temperature: float) -> str:
+    """Return a temperature as text, e.g. `T 0.3`."""
+    return "T 0" if temperature == 0 else f"T {temperature:g}"
+
+
+def difference_text(difference: Versus) -> str:
+    """Return a difference with its interval, e.g. `+0.120 [0.040, 0.200]`."""
+    return f"{signed(difference.value)} [{difference.ci_low:.3f}, {difference.ci_high:.3f}]"
+
+
+def signed(value: float) -> str:
+    """Return the value with its sign, e.g. `+0.120`; a value that rounds to zero gets no minus."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Write the leaderboard of variants as text, Markdown and rich tables. Pure.
+
 
 PARENTS = ("sft", "target")
 """Models that the variants started from. As baselines they say less than another variant does."""

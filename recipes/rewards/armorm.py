@@ -19,19 +19,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import JsonValue
 
-from harness.checkpoint import inspect_checkpoint, resolve
-from harness.config import ServeSpec, checked
-from harness.errors import CheckpointError, ConfigError, PluginError
-from harness.install import install_command
 from harness.records import Failure, ModelRef
-from harness.rewards import RewardOptions
+from harness.records.errors import CheckpointError, ConfigError, PluginError
+from harness.records.protocols import RewardOptions
+from harness.records.settings import ServeSpec, checked
+from harness.store.checkpoint import inspect_checkpoint, resolve
+from harness.store.provenance import install_command
 
-from .options import refuse
+from .function import refuse
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from transformers import LlamaConfig, LlamaModel
+
 
 SERVE = frozenset({"chat_template", "devices", "dtype", "max_model_len"})
 """Options of `serve:` that are honoured."""

@@ -1,9 +1,4 @@
-"""Kind `function`: score with a Python function that has the signature of TRL's reward functions.
-
-`reward: {kind: function, model: FILE.py:NAME}` or `module:NAME`. It is called as `f(prompts, completions, **columns)`,
-with only the columns that it accepts, and returns one number per answer. `async def` works too. Prompts and completions
-are strings; with `params: {conversational: true}` they are lists of messages, as TRL passes conversational data.
-"""
+"""Reject options that a kind does not support: silently ignoring one would give wrong rewards."""
 
 from __future__ import annotations
 
@@ -19,11 +14,28 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from harness.digests import file_sha256
-from harness.errors import ConfigError
-from harness.rewards import RewardOptions
+from harness.records.errors import ConfigError
+from harness.records.protocols import RewardOptions
+from harness.store.files import file_sha256
 
-from .options import refuse
+QUEUE = 8
+"""Answers per call and request in flight for rewards that use a server: each call waits for its slowest request."""
+
+
+def refuse(options: RewardOptions, *names: str) -> None:
+    """Raise ConfigError if one of these fields is set."""
+    for name in names:
+        if getattr(options, name):
+            value = getattr(options, name)
+            shown = ", ".join(sorted(value)) if isinstance(value, dict) else repr(value)
+            raise ConfigError(f"reward kind {options.kind} does not support `{name}` ({shown}); leave it out")
+
+
+# ----------------------------------------------------------------------------------------------------
+# Kind `function`: score with a Python function that has the signature of TRL's reward functions. `reward: {kind:
+# function, model: FILE.py:NAME}` or `module:NAME`. It is called as `f(prompts, completions, **columns)`, with only
+# the columns that it accepts, and returns one number per answer. `async def` works too. Prompts and completions are
+# strings; with `params: {conversational: true}` they are lists of messages, as TRL passes conversational data.
 
 
 class FunctionReward:

@@ -14,17 +14,16 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from harness.config import checked, find_judge
-from harness.errors import ConfigError
 from harness.judging.cache import ReplyCache, cache_path
 from harness.judging.calls import Calling, CallOptions
-from harness.plugins import load_plugin
-from harness.protocols import Checking, Identified, Judge, LoadedJudge, SuiteOptions
 from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Record
-from harness.rewards import RewardOptions
+from harness.records.errors import ConfigError
+from harness.records.judge_choice import find_judge
+from harness.records.protocols import Checking, Identified, Judge, LoadedJudge, RewardOptions, SuiteOptions, load_plugin
+from harness.records.settings import checked
 from harness.suites.head_to_head import PlaysGames
 
-from .options import QUEUE, refuse
+from .function import QUEUE, refuse
 
 
 class JudgeParams(Record):

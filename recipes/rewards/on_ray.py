@@ -14,11 +14,10 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from harness.cluster import ActorRefusal, ActorWorker, Need, RayCluster, node_name, whole_path
-from harness.config import ServeSpec, checked
-from harness.errors import ConfigError, HarnessError, IncompleteError
-from harness.rewards import RewardOptions
-from harness.workers import WorkerPool
+from harness.backends.cluster import ActorRefusal, ActorWorker, Need, RayCluster, WorkerPool, node_name, whole_path
+from harness.records.errors import ConfigError, HarnessError, IncompleteError
+from harness.records.protocols import RewardOptions
+from harness.records.settings import ServeSpec, checked
 
 from .scorer import Outcome, RewardItem, Scorer
 

@@ -20,13 +20,12 @@ from pydantic import JsonValue
 from harness.backends.server import ServerCommand
 from harness.backends.vllm import VllmBackend
 from harness.client import ChatClient
-from harness.config import ServeSpec, checked
-from harness.errors import ConfigError, ReplyError
-from harness.protocols import ServeOptions
 from harness.records import Failure, ModelRef, base_url
-from harness.rewards import RewardOptions
+from harness.records.errors import ConfigError, ReplyError
+from harness.records.protocols import RewardOptions, ServeOptions
+from harness.records.settings import ServeSpec, checked
 
-from .options import QUEUE, refuse
+from .function import QUEUE, refuse
 
 Messages = Sequence[dict[str, str]]
 Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]

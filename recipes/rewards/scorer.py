@@ -14,11 +14,9 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from harness.errors import HarnessError, IncompleteError
-from harness.plugins import load_plugin
-from harness.protocols import Identified
 from harness.records import Failure
-from harness.rewards import Reward, RewardOptions
+from harness.records.errors import HarnessError, IncompleteError
+from harness.records.protocols import Identified, Reward, RewardOptions, load_plugin
 
 from ..records import PromptRow
 

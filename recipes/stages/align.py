@@ -7,13 +7,11 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from ..recipe import Recipe
 from ..records import PreferencePair
 from ..spec import VariantSpec
-from ..steps import Counts, Step, finished
-from ..training.job import TrainingJob
-from ..training.settings import PREFERENCE_DEFAULTS, decisive, renamed, variant_settings
-from ..training.step import KEEP, do_job, evaluation_of, fusion_of
+from ..steps import Counts, Recipe, Step, finished
+from ..training.launch import KEEP, do_job, evaluation_of, fusion_of
+from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, renamed, variant_settings
 
 PAIRS = "pairs.jsonl"
 
@@ -46,10 +44,9 @@ def _step(recipe: Recipe, seed: int, name: str, variant: VariantSpec, sft: Step,
 
 
 def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Step, sft: Step, pairs: Step) -> Counts:
-    from ..rows import Rendering
-    from ..tokenizer import load_tokenizer
     from ..training.rows import preference_rows, rows_folder
     from ..training.settings import settings as checked
+    from ..training.templates import Rendering, load_tokenizer
 
     where = f"variants.{name}.training"
     hyperparameters = checked(variant_settings(recipe.spec, variant), variant.method, where)

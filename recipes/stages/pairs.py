@@ -10,16 +10,25 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import ConfigError
+from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic, write_lines
 
-from ..pairs.best import ANSWERS, PROMPTS, REWARDS, best_by_prompt, rated, read_prompts
-from ..pairs.data import PairTally, Tally
-from ..pairs.pairing import DroppedPair, extremes, paired
-from ..recipe import Recipe
+from ..pairs import (
+    ANSWERS,
+    PROMPTS,
+    REWARDS,
+    DroppedPair,
+    PairTally,
+    Tally,
+    best_by_prompt,
+    extremes,
+    paired,
+    rated,
+    read_prompts,
+)
 from ..records import PreferencePair
 from ..spec import PairsSpec
-from ..steps import Counts, Step
+from ..steps import Counts, Recipe, Step
 
 log = logging.getLogger(__name__)
 

@@ -10,18 +10,25 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from harness.errors import ConfigError
 from harness.records import ModelRef, Prompt, Record
+from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic
 
-from ..pairs.best import PROMPTS
-from ..prompts.dataset import Row, load_rows, portable_name
-from ..prompts.decontamination import Questions, suite_questions
-from ..prompts.prompt_set import Kept, duplicates, read_prompts, with_parts
-from ..recipe import Recipe
+from ..pairs import PROMPTS
+from ..prompts import (
+    Kept,
+    Questions,
+    Row,
+    duplicates,
+    load_rows,
+    portable_name,
+    read_prompts,
+    suite_questions,
+    with_parts,
+)
 from ..records import PromptRow
 from ..sampling import model_name
-from ..steps import Counts, Step
+from ..steps import Counts, Recipe, Step
 
 DROPPED, ORIGIN = "dropped.jsonl", "origin.json"
 CHUNK = 1000
@@ -84,7 +91,7 @@ def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
     """
     from jinja2 import TemplateError
 
-    from ..tokenizer import load_tokenizer
+    from ..training.templates import load_tokenizer
 
     spec = recipe.spec
     tokenizer = load_tokenizer(spec.target, chat_template=spec.chat_template, pad_token=spec.pad_token)

@@ -14,30 +14,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.leaderboard.board import read_questions
-from harness.leaderboard.ranking import rank
+from harness.analysis.leaderboard import rank, read_questions
+from harness.pages.charts import Drawing
 from harness.records import ScoreCard
-from harness.report.svg import Drawing
 from harness.store import dump_json, write_atomic
 
-from ..recipe import Recipe
 from ..report.board import variant_board
-from ..report.card import model_card
-from ..report.card_text import CardFacts
-from ..report.curves import training_curves
-from ..report.data import data_markdown
-from ..report.gather import (
+from ..report.card import CardFacts, model_card
+from ..report.data import (
     FinishedCheckpoint,
     baselines,
     checkpoints,
+    data_markdown,
     read_all_measured,
     read_data,
     read_logs,
     read_suites,
+    training_curves,
 )
-from ..report.records import VariantBoard
-from ..report.tables import markdown
-from ..steps import Counts, Step
+from ..report.tables import VariantBoard, markdown
+from ..steps import Counts, Recipe, Step
 
 BOARD = "variants.json"
 CURVES = "training_curves.svg"
@@ -88,8 +84,8 @@ def write_report(recipe: Recipe, folder: Path) -> Counts:
 def _write_suites(results: Sequence[tuple[Path, ScoreCard]], folder: Path) -> None:
     if not results:
         return
-    from harness.report.html import page
-    from harness.report.tables import markdown as leaderboard
+    from harness.pages.board import page
+    from harness.pages.tables import markdown as leaderboard
 
     tables = rank([card for _, card in results], read_questions(results))
     write_atomic(folder / "suites.md", leaderboard(tables))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..pairs.best import ANSWERS, PROMPTS
-from ..recipe import Recipe
+from ..pairs import ANSWERS, PROMPTS
 from ..rewards.scoring import reward_settings, score_answers
-from ..steps import Counts, Step
+from ..steps import Counts, Recipe, Step
 
 
 def source_reward_steps(recipe: Recipe, prompts: Step, answers: Sequence[Step]) -> list[Step]:

@@ -9,12 +9,10 @@ from pydantic import JsonValue
 
 from harness.records import ModelRef
 
-from ..pairs.best import ANSWERS, PROMPTS, REWARDS, best_source_answers
-from ..recipe import Recipe
-from ..steps import Counts, Step, input_digests
-from ..training.job import TrainingJob
-from ..training.settings import decisive, sft_settings
-from ..training.step import KEEP, do_job, evaluation_of, fusion_of
+from ..pairs import ANSWERS, PROMPTS, REWARDS, best_source_answers
+from ..steps import Counts, Recipe, Step, input_digests
+from ..training.launch import KEEP, do_job, evaluation_of, fusion_of
+from ..training.settings import TrainingJob, decisive, sft_settings
 
 
 def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], rewards: Sequence[Step]) -> Step:
@@ -43,11 +41,10 @@ def _train(
 ) -> Counts:
     from harness.records import digest
 
-    from ..rows import Rendering
-    from ..tokenizer import load_tokenizer
     from ..training.checkpoint import model_folder
     from ..training.rows import answer_rows, rows_folder
     from ..training.settings import settings as checked
+    from ..training.templates import Rendering, load_tokenizer
 
     spec = recipe.spec
     hyperparameters = checked(sft_settings(spec), "sft", "sft")

@@ -9,14 +9,12 @@ from pydantic import JsonValue
 
 from harness.records import ModelRef
 
-from ..existing import take_answers
-from ..pairs.best import ANSWERS, PROMPTS
-from ..prompts.dataset import load_rows, portable_name
-from ..recipe import Recipe
+from ..pairs import ANSWERS, PROMPTS
+from ..prompts import load_rows, portable_name
 from ..records import Part
-from ..sampling import IDENTITY, AnswerFile, Sampler, prompts_of, sample
+from ..sampling import IDENTITY, AnswerFile, Sampler, prompts_of, sample, take_answers
 from ..spec import SourceSpec
-from ..steps import Counts, Step
+from ..steps import Counts, Recipe, Step
 
 PARTS: tuple[Part, ...] = ("sft", "preference")
 """Parts that sources answer. Held-out prompts only evaluate the trained models, so sources skip them."""

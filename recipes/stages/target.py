@@ -6,10 +6,9 @@ from pathlib import Path
 
 from harness.records import ModelRef
 
-from ..pairs.best import ANSWERS, PROMPTS
-from ..recipe import Recipe
+from ..pairs import ANSWERS, PROMPTS
 from ..sampling import IDENTITY, AnswerFile, Sampler, prompts_of, sample
-from ..steps import Counts, Step
+from ..steps import Counts, Recipe, Step
 
 NAME = "target"
 """The model's name in answers and rewards."""

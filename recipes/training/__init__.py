@@ -1,1 +1,1 @@
-"""Train a recipe's models: settings, rows, jobs in one or several processes, checkpoint folders."""
+"""The trainer of the WRPO family: rows, packing, losses, runs and launch."""

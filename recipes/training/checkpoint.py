@@ -9,23 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from harness.checkpoint import resolve
-from harness.errors import ConfigError
 from harness.records import ModelRef
+from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic
-from harness.store.fusion import FILE as FUSION_FILE
-from harness.store.fusion import Fusion
+from harness.store.checkpoint import FILE as FUSION_FILE
+from harness.store.checkpoint import Fusion, resolve
 
-from .job import ADAPTER
-from .settings import TrainingSettings, model_config
+from .settings import ADAPTER, TrainingSettings, model_config
 
 
 def model_folder(target: str) -> Path:

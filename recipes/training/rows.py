@@ -17,13 +17,13 @@ from pathlib import Path
 from datasets import Dataset, disable_progress_bars, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
-from harness.errors import IncompleteError, StoreError
 from harness.records import Prompt, Record, digest
+from harness.records.errors import IncompleteError, StoreError
 from harness.store import dump_json, locked, make_folder, write_atomic
 
-from ..packing import IGNORED
 from ..records import PreferencePair
-from ..rows import Rendering, check_tokenizer, render, render_answers
+from .packing import IGNORED
+from .templates import Rendering, check_tokenizer, render, render_answers
 
 log = logging.getLogger(__name__)
 FACTS = "rows.json"

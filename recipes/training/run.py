@@ -1,40 +1,229 @@
-"""Run one training job in this process: load, train, save. `accelerate launch` runs it in several at once."""
+"""Trainer callbacks: mark complete checkpoints, log the loss, and stop if the loss is not finite."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import math
 import os
+import random
+import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from pydantic import JsonValue
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Trainer, set_seed
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers import TrainingArguments as Arguments
 from transformers.utils.logging import disable_progress_bar
 from trl import SFTTrainer
 
-from harness.errors import StoreError
-from harness.records import Record, digest
-from harness.store import dump_json, write_atomic
+from harness.records import ModelRef, Record, ScoreCard, digest
+from harness.records.errors import ConfigError, HarnessError, IncompleteError, StoreError
+from harness.records.judge_choice import choose_judges, suite_names
+from harness.records.settings import RunSpec
+from harness.run.execute import execute, opened
+from harness.run.plan import plan
+from harness.store import dump_json, make_folder, write_atomic
 
-from ..logps import default_layout
-from ..reference import weights_digest, with_reference
-from ..tokenizer import load_tokenizer
-from ..wrpo import WRPOTrainer
-from .callbacks import LossLogger, WholeCheckpoints, check_finite, last_whole
+from ..spec import EvaluateEverySpec
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
-from .evaluation import EvaluateEvery
-from .job import LOG, TrainingJob
+from .packing import default_layout
 from .rows import Rows, completions
-from .settings import trainer_config
+from .settings import LOG, Evaluation, TrainingJob, trainer_config
+from .templates import load_tokenizer
+from .trainer import WRPOTrainer, weights_digest, with_reference
 
 log = logging.getLogger(__name__)
+WHOLE = "whole.json"
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Mark a checkpoint as complete once every process has written its part. Training resumes only from marked ones."""
+
+    def __init__(self, digest: str, processes: int, barrier: Any) -> None:
+        self._facts = {"digest": digest, "processes": processes}
+        self._barrier = barrier
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        self._barrier()
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            write_atomic(folder / WHOLE, dump_json(self._facts))
+
+
+def last_whole(checkpoints: Path, digest: str, processes: int) -> Path | None:
+    """Return the newest complete checkpoint, or None. Newer ones that a kill left incomplete are removed.
+
+    Raise ConfigError if it was made with different settings, rows or a different number of processes.
+    """
+    folders = sorted(checkpoints.glob("checkpoint-*"), key=_step, reverse=True)
+    for folder in folders:
+        facts = _facts(folder)
+        if facts is None:
+            log.warning("removed %s: it is incomplete", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        expected = {"digest": digest, "processes": processes}
+        if facts != expected:
+            changed = "settings or rows" if facts.get("digest") != digest else "a number of processes"
+            detail = "" if changed == "settings or rows" else f" ({facts.get('processes')}, now {processes})"
+            raise ConfigError(
+                f"{folder} was made with {changed}{detail} that differ; restore them, or remove {checkpoints} to start "
+                "over"
+            )
+        return folder
+    return None
+
+
+def _facts(folder: Path) -> dict[str, object] | None:
+    try:
+        facts: dict[str, object] = json.loads((folder / WHOLE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts
+
+
+def _step(folder: Path) -> int:
+    match = re.search(r"(\d+)$", folder.name)
+    return int(match[1]) if match else -1
+
+
+class LossLogger(TrainerCallback):
+    """Log the step and the loss whenever the trainer logs."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        if state.is_world_process_zero:
+            log.info("%s: step %d of %d, loss %.4f", self._name, state.global_step, state.max_steps, logs["loss"])
+
+
+def check_finite(name: str, step: int, loss: float) -> None:
+    """Raise IncompleteError if the loss is NaN or infinite: no later step would learn anything."""
+    if math.isfinite(loss):
+        return
+    raise IncompleteError(
+        f"{name}: the loss at step {step + 1} is {loss}; nothing was saved after the last complete checkpoint. Lower "
+        "learning_rate or max_grad_norm, or train with bf16 instead of fp16"
+    )
+
+
+# ----------------------------------------------------------------------------------------------------
+# Run suites while training: every N steps, score the current weights as `harness run` would and add them to the
+# board. The main process writes the weights to a folder and runs the suites; the other processes wait. Evaluation
+# does not change the random numbers that training draws. If an evaluation fails, it is logged as a warning and
+# training continues.
+
+
+class EvaluateEvery(TrainerCallback):
+    """Put the scores of step N on the board as LABEL-stepN and in the training log as `suite/NAME/METRIC`."""
+
+    def __init__(
+        self, job: TrainingJob, evaluation: Evaluation, trainer: Trainer, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self._job = job
+        self._evaluation = evaluation
+        self._trainer = trainer
+        self._tokenizer = tokenizer
+
+    def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        if state.global_step % self._evaluation.spec.steps or state.global_step >= state.max_steps:
+            return
+        folder = self._job.checkpoints / "evaluated" / f"{self._evaluation.label}-step{state.global_step}"
+        with randomness_kept():
+            write_weights(self._trainer, folder, self._job.model, self._tokenizer)
+            if state.is_world_process_zero:
+                scores = self._scores(folder)
+                if scores:
+                    entry = {"step": state.global_step, "epoch": state.epoch, **scores}
+                    state.log_history.append(entry)
+                    due = control.should_log  # on_log clears this flag, and the trainer's own log may still be due
+                    self._trainer.callback_handler.on_log(args, state, control, dict(scores))
+                    control.should_log = due
+                shutil.rmtree(folder)
+        self._trainer.accelerator.wait_for_everyone()
+
+    def _scores(self, folder: Path) -> dict[str, float]:
+        evaluation = self._evaluation
+        try:
+            cards = run_suites(folder, evaluation.spec, evaluation.results, seed=evaluation.seed)
+        except HarnessError as error:
+            log.warning("%s: no scores: %s", folder.name, error)
+            return {}
+        values = {f"suite/{card.suite}/{card.headline}": card.scores[card.headline].value for card in cards}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def run_suites(folder: Path, spec: EvaluateEverySpec, results: Path, *, seed: int) -> list[ScoreCard]:
+    """Run the suites on a model folder and return one card per suite; calling it again resumes.
+
+    Files are written to `results` exactly as `harness run` writes them.
+    """
+    suites = suite_names(spec.suite)
+    run = RunSpec(
+        model=ModelRef(scheme="path", name=str(folder)),
+        suites=suites,
+        edition=spec.edition,
+        backend=spec.backend,
+        judges=choose_judges(suites, spec.judge, edition=spec.edition, own_judges={}),
+        limit=spec.limit,
+        seed=seed,
+        results=results,
+        serve=spec.serve,
+    )
+    logs = results / "runs" / run.model.slug / "logs"
+    run_plan = plan(run, log_dir=logs)
+    with opened(run_plan, fresh=False) as runs:
+        make_folder(logs)
+        return asyncio.run(execute(run_plan, runs))
+
+
+@contextmanager
+def randomness_kept() -> Iterator[None]:
+    """Restore the state of Python's, numpy's and torch's random generators afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Run one training job in this process: load, train, save. `accelerate launch` runs it in several at once.
+
+
 DONE = "trained.json"
 SESSION = ("num_tokens",)
 """Keys of the trainer's log that restart with each session, so they would differ after a resume."""

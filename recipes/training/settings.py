@@ -11,16 +11,17 @@ import difflib
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
-from harness.config import choose_judges, suite_names
-from harness.errors import ConfigError
-from harness.records import Record
+from harness.records import Record, digest
+from harness.records.errors import ConfigError
+from harness.records.judge_choice import choose_judges, suite_names
+from harness.store.checkpoint import Fusion
 
-from ..shipped import launch_path
-from ..spec import Method, RecipeSpec, Training, VariantSpec
+from ..spec import EvaluateEverySpec, Method, RecipeSpec, Training, VariantSpec, launch_path
 
 SFT_DEFAULTS: Training = {
     # WRPO release, llama-3-8b-instruct-sft.yaml
@@ -192,8 +193,8 @@ def _check_key(key: str, methods: tuple[Method, ...], where: str) -> None:
 def _readers(method: Method) -> Mapping[str, Mapping[str, TypeAdapter[Any]]]:
     from trl import ModelConfig, SFTConfig
 
-    from ..rows import Rendering
-    from ..wrpo import WRPOConfig
+    from .templates import Rendering
+    from .trainer import WRPOConfig
 
     trainer = _adapters(WRPOConfig if method == "preference" else SFTConfig)
     rendering = {key: adapter for key, adapter in _adapters(Rendering).items() if key in RENDERING_KEYS}
@@ -262,7 +263,7 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
     import torch
     from trl import SFTConfig
 
-    from ..wrpo import WRPOConfig
+    from .trainer import WRPOConfig
 
     device = torch.accelerator.is_available() and not keys.trainer.get("use_cpu")
     defaults: dict[str, Any] = {
@@ -291,3 +292,69 @@ def model_config(keys: TrainingSettings) -> Any:
     from trl import ModelConfig
 
     return ModelConfig(**keys.model)
+
+
+# ----------------------------------------------------------------------------------------------------
+# A training job: everything a process needs to train one model. It is passed to other processes as a JSON file.
+
+
+CHECKPOINTS = "checkpoints"
+"""Subfolder for the trainer's intermediate checkpoints."""
+LOG = "training_log.jsonl"
+ADAPTER = "adapter"
+
+
+class Evaluation(Record):
+    """Suites to run while training, and where their results go."""
+
+    spec: EvaluateEverySpec
+    results: Path
+    label: str
+    """The board lists the weights of step N as LABEL-stepN."""
+    seed: int
+
+
+class TrainingJob(Record):
+    """One training whose checkpoint is written to `folder`.
+
+    Paths are local to this machine, so a job never enters the digest of a step.
+    """
+
+    method: Method
+    name: str
+    """Used in messages."""
+    model: Path
+    """Folder of the weights that training starts from."""
+    rows: Path
+    """Folder of the rendered rows (`rows.Rows`)."""
+    answer: Literal["source", "target"] = "source"
+    """Method sft only: whose answers are learned."""
+    reference: Path | None = None
+    """Method preference only: file of the reference's log-probabilities, which may not exist yet."""
+    folder: Path
+    settings: TrainingSettings
+    seed: int = Field(ge=0)
+    chat_template: str | None = None
+    """Jinja file that replaces the tokenizer's chat template."""
+    pad_token: str | None = None
+    fusion: Fusion
+    evaluation: Evaluation | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / CHECKPOINTS
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex characters over everything that affects the losses. Training resumes only if it is unchanged.
+
+        Paths, logging and evaluation are left out.
+        """
+        facts: dict[str, JsonValue] = {
+            "method": self.method,
+            "rows": self.rows.name,
+            "answer": self.answer,
+            "settings": self.settings.decisive(),
+            "seed": self.seed,
+        }
+        return digest(facts)[:16]

@@ -1,1 +1,0 @@
-"""Estimate what a recipe will take: `harness train --dry-run`. It needs no torch and no model, and writes nothing."""

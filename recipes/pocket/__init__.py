@@ -1,1 +1,0 @@
-"""The pocket fusion recipe's world: prompts and reward (`world`), and the target and source models (`models`)."""

@@ -1,0 +1,101 @@
+"""`harness doctor`: each check on facts given to it, and the command as a whole in its two forms."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.cli import doctor
+from harness.cli.doctor import GIB, collisions, memory, processor, python
+from harness.store.provenance import DISTRIBUTION, install_command
+from tests.fakes.commands import Done
+
+HOME = Path("site")
+HOMES = {"harness": HOME, "judges": HOME, "recipes": HOME}
+
+
+def test_an_old_python_is_a_failure() -> None:
+    assert python((3, 10, 4)).status == "fail"
+    assert python((3, 11, 0)).status == "ok"
+
+
+def test_a_foreign_judges_package_is_named_with_its_cure() -> None:
+    owners = {
+        "harness": ["llm-fusion-harness"],
+        "judges": ["llm-fusion-harness", "judges"],
+        "recipes": ["llm-fusion-harness"],
+    }
+
+    found = collisions(owners, HOMES)
+
+    assert found.status == "fail"
+    assert "judges overwrites our package judges" in found.found
+    assert found.mend == f"pip uninstall -y judges && {install_command(reinstall=True)}"
+
+
+def test_the_package_that_has_our_name_on_pypi_is_removed_and_never_installed() -> None:
+    found = collisions({"harness": ["fusion-harness"]}, HOMES)
+
+    assert "fusion-harness overwrites our package harness" in found.found
+    assert found.mend == f"pip uninstall -y fusion-harness && {install_command(reinstall=True)}"
+
+
+def test_no_advice_installs_a_strangers_package() -> None:
+    checks = [collisions({}, {**HOMES, "judges": Path("work")}), *doctor.optional_packages(), doctor.transformers()]
+    texts = [check.mend for check in checks] + list(doctor.OPTIONAL.values())
+
+    assert not [text for text in texts if re.search(r"install\b.*[ '](fusion-harness|judges|recipes|harness)\b", text)]
+
+
+def test_torchtune_is_named_where_it_brings_recipes() -> None:
+    found = collisions({"recipes": ["torchtune"]}, HOMES)
+
+    assert "torchtune overwrites our package recipes" in found.found
+
+
+def test_our_own_packages_collide_with_nothing() -> None:
+    assert collisions({}, HOMES).status == "ok"  # an editable install lists no top-level packages
+    assert collisions({"judges": [DISTRIBUTION]}, HOMES).status == "ok"
+
+
+def test_a_package_imported_from_elsewhere_is_a_collision() -> None:
+    found = collisions({}, {**HOMES, "judges": Path("work")})
+
+    assert (found.status, found.found) == ("fail", "'judges' is imported from work")
+
+
+def test_a_processor_without_avx2_is_pointed_at_transformers() -> None:
+    found = processor(frozenset({"sse4_2"}), "x86_64")
+
+    assert found.status == "warn"
+    assert "--backend transformers" in found.mend
+    assert processor(frozenset({"avx2"}), "x86_64").status == "ok"
+    assert processor(frozenset(), "aarch64").status == "ok"
+
+
+def test_memory_thresholds() -> None:
+    assert [memory(size).status for size in (GIB, 4 * GIB, 8 * GIB)] == ["fail", "warn", "ok"]
+    assert memory(None).status == "warn"
+
+
+def test_missing_data_is_a_warning_that_says_how_to_pull(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+
+    found = doctor.data()
+
+    assert found.status == "warn"
+    assert "harness data pull" in found.mend
+    assert "mt_bench" in found.found
+
+
+def test_the_command_prints_json_and_ends_by_what_it_found(harness: Callable[..., Done]) -> None:
+    done = harness("doctor", "--json")
+
+    found = json.loads(done.out)
+    assert done.code == (0 if found["ok"] else 2)
+    assert {"python", "packages", "names", "processor", "vllm", "memory", "disk", "data"} <= {
+        check["name"] for check in found["checks"]
+    }
+    assert all(check["mend"] for check in found["checks"] if check["status"] == "fail")

@@ -1,0 +1,343 @@
+"""The gate's verdict, its exit code and its files, on runs worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from lxml import etree
+from pydantic import ValidationError
+
+from harness.analysis.comparison import compare
+from harness.analysis.gate.decision import judge_gate
+from harness.analysis.gate.inputs import GateOptions, gate_runs, promote, read_baselines, read_policy
+from harness.analysis.gate.policy import Evidence, GateCheck, GateLimits, GatePolicy, GateReport, Step
+from harness.analysis.gate.power import power_rows
+from harness.analysis.gate.sequential import looks, order_of, replay, watched
+from harness.pages.decisions import gate_markdown, junit, summary_line
+from harness.records import AnchorCheck, Judging, Score
+from harness.records.errors import ConfigError
+from harness.records.protocols import RunRows
+from harness.store import read_card
+from harness.suites.scoring import RULES, question_sums
+from tests.fakes.commands import Done
+from tests.fakes.deciding import LOSS, PROTOCOL, WIN, mixed, toy_run, write_run
+
+CHECK = GateCheck(suite="arena_hard", margin=10.0)
+POLICY = GatePolicy(checks=(CHECK,))
+BASE = toy_run("base", mixed(50, 50))
+
+
+def report(candidate: RunRows, policy: GatePolicy = POLICY, *, base: RunRows = BASE, **more: object) -> GateReport:
+    shown = Evidence(comparison=compare(base, candidate), baseline=base.card, candidate=candidate.card)
+    return judge_gate(candidate.name, base.name, policy, {"arena_hard": shown.model_copy(update=more)})
+
+
+def changed(lost: int, won: int = 0) -> RunRows:
+    """BASE's 100 questions, of its 50 wins `lost` lost, of its 50 losses `won` won."""
+    return toy_run("cand", [LOSS] * lost + [WIN] * (50 - lost) + [WIN] * won + [LOSS] * (50 - won))
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def test_a_model_that_answers_alike_passes() -> None:
+    found = report(changed(0))
+
+    assert (found.outcome, found.exit_code) == ("pass", 0)
+
+
+def test_a_certain_drop_beyond_the_margin_fails() -> None:
+    # 40 of 100 questions lost: -40 with se 100 * sqrt(0.4 * 0.6 / 99) = 4.92; -40 + 1.66 * 4.92 = -31.8 < -10
+    found = report(changed(40))
+
+    assert (found.outcome, found.exit_code) == ("fail", 1)
+    assert found.checks[0].found == "worse"
+
+
+def test_a_drop_that_may_be_either_is_inconclusive_and_says_how_many_questions_would_decide() -> None:
+    # 12 lost, 6 won: -6, sum of squares 18 - 0.36: se 100 * sqrt((18 - 0.36) / 99) / 10 = 4.22; -6 - 7.0 < -10
+    found = report(changed(12, 6))
+    (check,) = found.checks
+
+    assert (found.outcome, found.exit_code) == ("inconclusive", 3)
+    # distance to the margin 4: 100 * (2.4865 * 4.221 / 4)^2 = 688.5
+    assert check.needed == pytest.approx(689, abs=1)
+    assert "about" in found.reasons[0]
+
+
+def test_a_suite_without_a_run_makes_the_gate_invalid() -> None:
+    policy = GatePolicy(checks=(CHECK, GateCheck(suite="mt_bench", margin=0.5)))
+    found = report(changed(0), policy)
+
+    assert (found.outcome, found.exit_code) == ("invalid", 4)
+
+
+@pytest.mark.parametrize("broken", [{"unscored": 20}, {"unjudged": 20}])
+def test_too_much_unscored_or_unjudged_is_invalid_and_never_a_pass(broken: dict[str, int]) -> None:
+    candidate = toy_run("cand", mixed(50, 50), **broken)  # type: ignore[arg-type]  # one keyword of toy_run
+
+    assert report(candidate).outcome == "invalid"
+    assert report(changed(0), base=toy_run("base", mixed(50, 50), **broken)).outcome == "invalid"  # type: ignore[arg-type]  # likewise
+
+
+def test_an_advisory_check_with_nothing_to_compare_decides_nothing() -> None:
+    policy = GatePolicy(checks=(CHECK, GateCheck(suite="arena_hard", category="gone", tier="advisory", margin=1.0)))
+
+    found = report(changed(0), policy)
+
+    assert found.outcome == "pass"
+    assert [check.found for check in found.checks] == ["safe", "missing"]
+
+
+def test_too_many_truncated_answers_fail_the_candidate_alone() -> None:
+    cut = toy_run("cand", mixed(50, 50), truncated=12)
+    lenient = POLICY.model_copy(update={"limits": GateLimits(truncated=None, truncated_rise=None)})
+
+    assert report(cut).outcome == "fail"
+    assert report(cut, lenient).outcome == "pass"
+    assert report(changed(0), base=toy_run("base", mixed(50, 50), truncated=12)).outcome == "pass"
+
+
+def test_a_judge_that_moved_is_never_a_pass() -> None:
+    moved = AnchorCheck(
+        anchors="a", n=40, unscored=0, unit="percent", shift=Score(value=9.0, n=40), p=0.001, drifted=True
+    )
+    still = moved.model_copy(update={"drifted": False})
+    for check, outcome in ((moved, "inconclusive"), (still, "pass")):
+        candidate = toy_run("cand", mixed(50, 50), judging=Judging(anchors={"toy": check}))
+        drift = gate_runs_of(candidate)
+        assert drift.outcome == outcome
+
+
+def gate_runs_of(candidate: RunRows) -> GateReport:
+    from harness.analysis.gate.inputs import drift_of
+
+    return report(candidate, drifted=drift_of(BASE.card, candidate.card))
+
+
+def test_holm_within_a_tier_needs_more_of_one_bad_metric_among_many() -> None:
+    # One check at p just under 5 %: alone it is worse; with three others of its tier it is not.
+    candidate = changed(17)  # -17, se 3.78; -17 + 10 = -7: t = -1.85, p = 0.033
+    alone = report(candidate)
+    others = [GateCheck(suite="arena_hard", category=name, margin=10.0) for name in ("x", "y", "z")]
+    rows = compare(BASE, candidate).differences
+    same = compare(BASE, changed(0)).differences[0]
+    comparison = compare(BASE, candidate).model_copy(
+        update={"differences": (*rows, *(same.model_copy(update={"category": one.category}) for one in others))}
+    )
+    together = report(candidate, GatePolicy(checks=(CHECK, *others)), comparison=comparison)
+
+    assert alone.checks[0].p_worse == pytest.approx(0.033, abs=0.002)
+    assert alone.outcome == "fail"
+    assert together.checks[0].p_worse == pytest.approx(4 * (alone.checks[0].p_worse or 0))
+    assert together.outcome == "inconclusive"
+
+
+def test_tiers_decide_what_a_drop_does() -> None:
+    bad, unsure = changed(40), changed(12, 6)
+    of = {
+        tier: GatePolicy(checks=(GateCheck(suite="arena_hard", margin=10.0, tier=tier),))
+        for tier in ("critical", "supporting", "advisory")
+    }
+
+    assert [report(bad, policy).outcome for policy in of.values()] == ["fail", "fail", "pass"]
+    assert [report(unsure, policy).outcome for policy in of.values()] == ["inconclusive", "pass", "pass"]
+
+
+def test_a_floor_holds_whatever_the_baseline() -> None:
+    def floor(value: float) -> GatePolicy:
+        return GatePolicy(checks=(GateCheck(suite="arena_hard", margin=10.0, floor=value),))
+
+    # 50 with se 5.03: bounds at 95 %, one-sided, about 41.6 and 58.4
+    assert report(changed(0), floor(40)).outcome == "pass"
+    assert report(changed(0), floor(50)).outcome == "inconclusive"
+    assert report(changed(0), floor(60)).outcome == "fail"
+
+
+def test_strict_fails_a_small_but_certain_drop() -> None:
+    base = toy_run("base", mixed(500, 0))
+    slightly = toy_run("cand", mixed(490, 10))
+
+    assert report(slightly, base=base).outcome == "pass"
+    assert report(slightly, POLICY.model_copy(update={"strict": True}), base=base).outcome == "fail"
+
+
+def test_a_sequence_decides_where_judging_could_stop_early() -> None:
+    def steps(step: Step) -> str:
+        return report(changed(0), steps={"arena_hard": step}).outcome
+
+    assert [steps("safe"), steps("open"), steps("worse")] == ["pass", "inconclusive", "fail"]
+
+
+def test_repeats_that_would_decide_are_named_where_the_judges_noise_is_known() -> None:
+    # variance of the 100 differences: 100^2 * 17.64 / 99 = 1781.8; if 1700 of it is the judge's, 81.8 is between:
+    # n (d / 2.4865)^2 = 100 * (4 / 2.4865)^2 = 258.8; 1700 / (258.8 - 81.8) = 9.6 -> 10 judgments
+    found = report(changed(12, 6), within={"arena_hard": 1700.0})
+
+    assert found.checks[0].repeats == 10
+    assert "10 judgments of each question" in found.reasons[0]
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">
+ <xs:complexType name="note"><xs:simpleContent><xs:extension base="xs:string">
+   <xs:attribute name="type" type="xs:string"/><xs:attribute name="message" type="xs:string"/>
+ </xs:extension></xs:simpleContent></xs:complexType>
+ <xs:element name="testcase"><xs:complexType>
+   <xs:choice minOccurs="0" maxOccurs="unbounded">
+     <xs:element name="skipped" type="note"/><xs:element name="error" type="note"/>
+     <xs:element name="failure" type="note"/><xs:element name="system-out" type="xs:string"/>
+   </xs:choice>
+   <xs:attribute name="name" type="xs:string" use="required"/><xs:attribute name="classname" type="xs:string"/>
+   <xs:attribute name="time" type="xs:decimal"/>
+ </xs:complexType></xs:element>
+ <xs:element name="testsuite"><xs:complexType>
+   <xs:sequence><xs:element ref="testcase" minOccurs="0" maxOccurs="unbounded"/></xs:sequence>
+   <xs:attribute name="name" type="xs:string" use="required"/>
+   <xs:attribute name="tests" type="xs:nonNegativeInteger" use="required"/>
+   <xs:attribute name="failures" type="xs:nonNegativeInteger"/>
+   <xs:attribute name="errors" type="xs:nonNegativeInteger"/>
+   <xs:attribute name="skipped" type="xs:nonNegativeInteger"/><xs:attribute name="time" type="xs:decimal"/>
+ </xs:complexType></xs:element>
+ <xs:element name="testsuites"><xs:complexType>
+   <xs:sequence><xs:element ref="testsuite" minOccurs="0" maxOccurs="unbounded"/></xs:sequence>
+ </xs:complexType></xs:element>
+</xs:schema>"""
+"""The elements and attributes of Jenkins' junit-10.xsd that a report of ours may use, in words of our own."""
+
+
+def test_junit_is_valid_and_counts_add_up() -> None:
+    schema = etree.XMLSchema(etree.fromstring(XSD))
+    for candidate in (changed(0), changed(40), changed(12, 6), toy_run("cand", mixed(50, 50), unscored=50)):
+        tree = etree.fromstring(junit(report(candidate)).encode())
+        schema.assertValid(tree)
+        (suite,) = tree
+        for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+            assert int(suite.get(name)) == len(suite.findall(f"testcase/{tag}"))
+        assert int(suite.get("tests")) == len(suite)
+
+
+def test_hostile_names_stay_text_in_every_file() -> None:
+    evil = '</testcase><script>alert("1")</script>\x1b[31m\x00\ufffe|`#'
+    found = report(RunRows(evil, changed(0).card, changed(0).answers, changed(0).judgments))
+
+    tree = etree.fromstring(junit(found).encode())
+    assert not tree.xpath("//script")
+    assert "<script>" not in gate_markdown(found)
+    assert "\x1b" not in summary_line(found) + gate_markdown(found) + junit(found)
+
+
+def test_the_last_line_says_it_all(harness: Callable[..., Done], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    write_run(results, BASE)
+    write_run(results, changed(40))
+    words = ("gate", "--candidate", "cand", "--baseline", "base", "--policy", "gate.yaml")
+    (tmp_path / "gate.yaml").write_text("checks: [{suite: arena_hard, margin: 10}]\n")
+
+    done = harness(*words, "--junit", "out.xml", "--json-file", "out.json", "--summary", "out.md")
+
+    assert done.code == 1, done.err
+    assert done.out.splitlines()[-1].startswith("FAIL (exit 1): cand against base: arena_hard")
+    assert GateReport.model_validate_json((tmp_path / "out.json").read_text()).outcome == "fail"
+    assert (tmp_path / "out.md").read_text().startswith("# Gate: FAIL")
+    assert etree.parse(tmp_path / "out.xml").getroot().tag == "testsuites"
+
+
+def test_a_policy_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "gate.yaml"
+    path.write_text("checks: [{suite: arena_hard, margin: 5, marign: 3}]\n")
+
+    with pytest.raises(ConfigError, match="unknown key"):
+        read_policy(path)
+    with pytest.raises(ValidationError, match="two checks of arena_hard headline"):
+        GatePolicy(checks=(CHECK, CHECK))
+
+
+def test_runs_measured_otherwise_are_refused_unless_forced(tmp_path: Path) -> None:
+    write_run(tmp_path, BASE)
+    write_run(tmp_path, toy_run("cand", mixed(50, 50), protocol={**PROTOCOL, "judge": "other"}))
+
+    with pytest.raises(ConfigError, match="not measured the same way: judge"):
+        gate_runs("cand", "base", POLICY, GateOptions(tmp_path))
+    assert gate_runs("cand", "base", POLICY, GateOptions(tmp_path, force=True)).outcome == "pass"
+
+
+def test_a_run_is_no_baseline_of_itself(tmp_path: Path) -> None:
+    write_run(tmp_path, BASE)
+
+    with pytest.raises(ConfigError, match="the same run"):
+        gate_runs("base", "base", POLICY, GateOptions(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------------------ baselines
+
+
+def test_a_baseline_is_promoted_with_who_when_and_why(tmp_path: Path) -> None:
+    first, second = write_run(tmp_path, BASE), write_run(tmp_path, changed(0))
+
+    promote(tmp_path, [(read_card(first / "card.json"), first)], name="default", by="ann", why="first")
+    promote(tmp_path, [(read_card(second / "card.json"), second)], name="default", by="bob", why="better")
+
+    found = read_baselines(tmp_path)
+    now = found.baselines["default"]["arena_hard@toy-1"]
+    assert (now.model, now.by, now.why) == ("cand", "bob", "better")
+    assert [(one.model, one.by) for one in found.history] == [("base", "ann")]
+    assert yaml.safe_load((tmp_path / "baselines.yaml").read_text())["baselines"]["default"]
+    assert gate_runs("base", None, POLICY, GateOptions(tmp_path)).baseline == "cand"
+    assert not list(tmp_path.glob(".baselines.yaml.*"))  # written whole
+
+
+def test_a_baseline_without_a_reason_is_refused(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, BASE)
+
+    with pytest.raises(ConfigError, match="--why"):
+        promote(tmp_path, [(BASE.card, folder)], name="default", by="ann", why=" ")
+    assert not (tmp_path / "baselines.yaml").exists()
+
+
+# ------------------------------------------------------------------------------------------------ early stop and power
+
+
+def test_the_order_of_questions_is_the_seeds_alone() -> None:
+    ids = [f"q{number}" for number in range(50)]
+
+    assert order_of(ids, "arena_hard", 1) == order_of(ids[::-1], "arena_hard", 1)
+    assert order_of(ids, "arena_hard", 1) != order_of(ids, "arena_hard", 2)
+    assert looks(100) == [40, 60, 80, 100]
+    assert looks(30) == [30]
+
+
+def test_a_clear_drop_stops_early_and_a_close_call_does_not() -> None:
+    base = toy_run("base", mixed(300, 100))
+    broken, close = toy_run("bad", mixed(0, 400)), toy_run("close", [LOSS] * 60 + [WIN] * 260 + [LOSS] * 80)
+    ready = watched([CHECK], base.card, base)
+
+    assert ready is not None
+    stop = replay(ready, base, broken, policy=POLICY, peers={"critical": 1}, seed=0)
+    assert (stop.questions, stop.steps) == (40, {"arena_hard": "worse"})
+    late = replay(ready, base, close, policy=POLICY, peers={"critical": 1}, seed=0)
+    assert (late.questions, late.steps) == (400, {"arena_hard": "open"})
+
+
+def test_a_fitted_metric_or_a_category_has_no_early_stop() -> None:
+    assert watched([GateCheck(suite="arena_hard", category="x", margin=1.0)], BASE.card, BASE) is None
+    assert watched([GateCheck(suite="arena_hard", metric="lc_win_rate", margin=1.0)], BASE.card, BASE) is None
+
+
+def test_known_drops_are_missed_and_alarmed_at_their_nominal_rates() -> None:
+    rule = RULES["arena_hard"][0]
+    runs = [toy_run("a", mixed(200, 100, 100)), toy_run("b", mixed(180, 120, 100))]
+    pair = tuple(question_sums(rule, run.answers, run.judgments) for run in runs)
+
+    rows = power_rows([(pair[0], pair[1])], 8.0, GatePolicy(), trials=300)
+
+    assert [row.drop for row in rows] == [0.0, 4.0, 8.0, 16.0]
+    assert rows[0].failed <= 0.02  # no drop: almost never a false alarm
+    assert 0.01 <= rows[2].passed <= 0.10  # just the margin: 5 % pass, 5 % fail
+    assert 0.01 <= rows[2].failed <= 0.10
+    assert rows[3].passed <= 0.01
+    assert all(row.passed + row.failed + row.inconclusive == pytest.approx(1) for row in rows)

@@ -1,0 +1,168 @@
+"""harness train --dry-run: numbers worked out by hand, what is done costs nothing, nothing is written or loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from harness.records.errors import ConfigError
+from recipes.plan import RecipePlan, make_plan, quantity, total
+from recipes.spec import read_recipe
+from recipes.steps import Recipe
+from recipes.train import narrow
+
+RECIPE = """
+name: toy
+output_dir: {folder}/out
+target: {folder}/target
+prompts: {{dataset: {folder}/prompts.jsonl, validation: 1, test: 2, decontaminate: []}}
+sources:
+  - {{name: a, model: {folder}/a, serve: {{tensor_parallel: 2}}}}
+  - {{name: b, model: "endpoint:b@http://127.0.0.1:9/v1", price_in: 1, price_out: 2}}
+sampling: {{n: 2}}
+reward: {{kind: armorm, model: "hf:org/armorm"}}
+sft: {{num_train_epochs: 2}}
+variants: {{wrpo: {{}}, sft-cont: {{method: sft}}}}
+evaluate: {{temperatures: [0.0, 0.8], samples: 2}}
+rates: {{answer_tokens: 20, generation: {{a: 10, target: 5}}, reward: 100, training: 50, gpu_hour_price: 3600}}
+"""
+# 12 prompts of 40 characters: 10 tokens each. 3 are held out; of the other 9, 3 are for SFT and 6 for preferences.
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Recipe:
+    return made(tmp_path)
+
+
+def made(folder: Path, before: str = "", after: str = "") -> Recipe:
+    rows = [{"prompt": f"{number:02}" + "x" * 38} for number in range(12)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder).replace(before or "\0", after))
+    return narrow(read_recipe(folder / "recipe.yaml"), None, None)
+
+
+def seconds(plan: RecipePlan, name: str) -> float:
+    """Device time of a step."""
+    (item,) = [item for item in plan.items if item.name == name]
+    assert item.gpu_hours is not None
+    return item.gpu_hours * 3600
+
+
+def finish(folder: Path, stage: str, counts: Mapping[str, float]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"stage": stage, "settings": {}, "inputs": {}, "outputs": {}, "counts": dict(counts), "seconds": 1.0}
+    (folder / "step.json").write_text(json.dumps(facts))
+
+
+def test_every_stage_by_hand(toy: Recipe) -> None:
+    plan = make_plan(toy)
+
+    times = {item.name: round((item.gpu_hours or 0) * 3600, 6) for item in plan.items if item.gpu_hours}
+    assert times == pytest.approx(
+        {
+            "sources/a": 9 * 2 * 20 / 10,
+            "rewards/a": 18 * 30 / 100,
+            "rewards/b": 18 * 30 / 100,
+            "seed-42/sft": 3 * 30 * 2 / 50,
+            "seed-42/target": 6 * 2 * 20 / 5,
+            "seed-42/target-rewards": 12 * 30 / 100,
+            "seed-42/reference": 6 * (10 + 3 * 20) / 50 / 3,  # one pass forward
+            "seed-42/align/wrpo": 6 * (10 + 3 * 20) / 50,
+            "seed-42/align/sft-cont": 6 * 30 / 50,
+            # greedy once and two samples of 3 prompts: 9 answers, written and rewarded
+            **dict.fromkeys((f"seed-42/held-out/{m}" for m in ("target", "sft", "wrpo", "sft-cont")), 36 + 2.7),
+        }
+    )
+    sources = {item.name: item for item in plan.items if item.stage == "sources"}
+    assert sources["sources/a"].hours == pytest.approx(0.01 / 2)  # two devices
+    assert sources["sources/a"].dollars == pytest.approx(36)  # a dollar a device's second
+    assert sources["sources/b"].dollars == pytest.approx((18 * 10 * 1 + 18 * 20 * 2) / 1e6)
+
+
+def test_what_is_there_is_not_counted_again(toy: Recipe) -> None:
+    folder = toy.source("a")
+    folder.mkdir(parents=True)
+    (folder / "answers.jsonl").write_text("{}\n" * 5)
+    (folder / "begun.json").write_text("{}")
+
+    (item,) = [item for item in make_plan(toy).items if item.name == "sources/a"]
+
+    assert (item.calls, item.calls_done) == (13, 5)
+    (again,) = [item for item in make_plan(toy, first="sources").items if item.name == "sources/a"]
+    assert again.calls == 18
+
+
+def test_what_was_measured_goes_before_what_was_given(toy: Recipe) -> None:
+    (toy.seed(42) / "sft").mkdir(parents=True)
+    # 60 tokens, 2 epochs (8 steps of 3 rows over 12), 4 s, 3 processes: 10 a second and device
+    counts = {"rows": 12, "steps": 8, "batch": 3, "tokens": 60, "train_seconds": 4, "processes": 3}
+    plan = _with_done(toy, "sft", counts)
+
+    assert seconds(plan, "seed-42/sft") == 0
+    assert seconds(plan, "seed-42/align/sft-cont") == pytest.approx(6 * 30 / 10)
+
+
+def _with_done(toy: Recipe, stage: str, counts: Mapping[str, float]) -> RecipePlan:
+    """The plan with one step done, whatever it was made from."""
+    from recipes import plan
+
+    finish(toy.seed(42) / stage, stage, counts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_check_what_is_done", lambda recipe, start: None)
+        return make_plan(toy)
+
+
+def test_a_step_made_with_other_settings_is_refused_as_the_run_would(toy: Recipe) -> None:
+    finish(toy.prompts, "prompts", {})
+
+    with pytest.raises(ConfigError, match="was made with"):
+        make_plan(toy)
+
+
+def test_without_a_rate_time_is_not_known_and_never_zero(tmp_path: Path) -> None:
+    toy = made(tmp_path, "training: 50, ", "")
+
+    sums = total(item for item in make_plan(toy).items if item.stage == "align")
+
+    assert (sums["gpu_hours"], sums["gpu_hours_unknown"]) == (0, 3)
+
+
+def test_a_data_set_that_is_not_here_needs_its_number_of_prompts(tmp_path: Path) -> None:
+    toy = made(tmp_path, f"{tmp_path}/prompts.jsonl", "hf:org/data")
+
+    with pytest.raises(ConfigError, match=r"give rates.prompts \(or prompts.limit\)"):
+        make_plan(toy)
+
+
+def test_a_rate_of_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rates\.generation names 'c'; models are target, a, b"):
+        made(tmp_path, "{a: 10,", "{c: 10,")
+
+
+def test_nothing_is_written_and_torch_is_not_loaded(toy: Recipe, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    code = (
+        "import sys\nfrom harness.cli.main import app\n"
+        "try:\n    app(['train', 'recipe.yaml', '--dry-run', '--json'])\n"
+        "except SystemExit:\n    pass\nassert not {'torch', 'transformers', 'vllm'} & set(sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["by_stage"]["sources"]["calls"] == 36
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_quantities_are_short() -> None:
+    assert [quantity(value) for value in (999, 46_325, 194_335, 583_000_000, 1.458e9)] == [
+        "999",
+        "46,325",
+        "194 k",
+        "583 M",
+        "1.46 G",
+    ]

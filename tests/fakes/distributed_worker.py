@@ -1,0 +1,63 @@
+"""One process of a distributed training: `torchrun tests/fakes/distributed_worker.py OUT PER_DEVICE [resume]`.
+
+accelerate shards on accelerators only; FSDP_ON_CPU makes it take this machine's processors for some, with gloo.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from transformers import LlamaForCausalLM
+
+from recipes.training.checkpoint import write_weights
+from recipes.training.trainer import with_reference
+from tests.fakes.tiny_trainer import CONFIG, ROWS, TOKENIZER, logged, model_of, trainer_of
+
+
+def shard_on_processors() -> None:
+    plain = PartialState.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        plain(self, *args, **kwargs)
+        if self._shared_state.get("distributed_type") == DistributedType.MULTI_CPU:
+            self._shared_state["distributed_type"] = DistributedType.MULTI_XPU
+
+    PartialState.__init__ = init
+
+
+def main(out: Path, per_device: int, resume: bool) -> None:
+    if os.environ.get("FSDP_ON_CPU"):
+        shard_on_processors()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    weights = LlamaForCausalLM(CONFIG).state_dict()
+    trainer = trainer_of(
+        weights,
+        out,
+        reference=True,
+        per_device_train_batch_size=per_device,
+        ddp_backend="gloo",
+        save_strategy="steps",
+        save_steps=2,
+    )
+    stored = with_reference(
+        Dataset.from_list([dict(row) for row in ROWS]),
+        model_of(weights),
+        layout="shared",
+    )
+    trainer.train(resume_from_checkpoint=str(out / "checkpoint-2") if resume else None)
+    model_of(weights).save_pretrained(out / f"parent-{trainer.args.process_index}")  # for its dtype
+    write_weights(trainer, out / "final", out / f"parent-{trainer.args.process_index}", TOKENIZER)
+    if trainer.is_world_process_zero():
+        facts = {"loss": logged(trainer), "sharded": type(next(trainer.model.parameters())).__name__ == "DTensor"}
+        (out / "log.json").write_text(json.dumps({**facts, "reference": list(stored["ref_logps"])}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), "resume" in sys.argv[3:])

@@ -1,0 +1,131 @@
+"""The pocket recipe end to end, made smaller: all its stages but the suites, and the same files after kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recipes.spec import read_recipe, recipe_path
+from recipes.train import narrow
+from recipes.worlds.pocket import TARGET, course, finished, make_models, teach
+from recipes.worlds.pocket_task import SPECIALISTS
+
+SCALE = 0.02
+"""Of the models' training steps: they know nothing yet, but answer."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models")
+    for name in (TARGET, *SPECIALISTS):
+        teach(out, name, course(name, scale=SCALE))
+    return out
+
+
+def small_recipe(folder: Path, models: Path, **changes: Any) -> Path:
+    """pocket.yaml with few prompts and steps, one seed, two variants, no suites."""
+    found = yaml.safe_load(recipe_path("pocket").read_text())
+    found |= {"output_dir": str(folder / "out"), "target": str(models / TARGET), "seeds": [1]}
+    found["prompts"] |= {"limit": 90, "validation": 15, "test": 15}
+    found["sources"] = [one | {"model": str(models / one["name"])} for one in found["sources"]]
+    found["sampling"] |= {"n": 3, "max_tokens": 8, "max_failed": 1.0}
+    found["sft"] |= {"num_train_epochs": 1}
+    found["training"] |= {"per_device_train_batch_size": 8}
+    found["variants"] = {name: found["variants"][name] for name in ("wrpo", "sft-cont")}
+    found["evaluate"] = {"temperatures": [0.8]}  # greedily, untaught models say nothing
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(found | changes))
+    return path
+
+
+def test_the_recipe_goes_from_prompts_to_a_board_of_variants(tmp_path: Path, models: Path) -> None:
+    from recipes.pipeline import train
+
+    recipe = narrow(read_recipe(small_recipe(tmp_path, models)), None, None)
+
+    done = {one.step.name: one.record.counts for one in train(recipe)}
+
+    assert next(iter(done)) == "prompts"
+    assert list(done)[-1] == "report"
+    assert done["prompts"]["sft"] == 20  # 90 less 30 held out: a third, and two thirds
+    assert done["prompts"]["preference"] == 40
+    assert {"seed-1/align/wrpo", "seed-1/align/sft-cont", "seed-1/held-out/wrpo", "held-out/target"} <= set(done)
+    board = json.loads((tmp_path / "out" / "report" / "variants.json").read_text())
+    assert {"target", "sft", "wrpo", "sft-cont"} <= set(json.dumps(board).split('"'))
+    parts: dict[str, set[str]] = {}
+    for line in (tmp_path / "out" / "prompts" / "prompts.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        parts.setdefault(row["part"], set()).add(row["prompt"]["turns"][0])
+    assert sum(map(len, parts.values())) == len(set().union(*parts.values())) == 90
+
+
+def test_models_that_are_there_are_taken_as_they_are_and_others_refused(tmp_path: Path, models: Path) -> None:
+    from harness.records.errors import ConfigError
+
+    before = (models / TARGET / "model.safetensors").stat().st_mtime_ns
+
+    assert teach(models, TARGET, course(TARGET, scale=SCALE)) == finished(models / TARGET)
+    assert (models / TARGET / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="already contains a model of a different course"):
+        teach(models, TARGET, course(TARGET, seed=1, scale=SCALE))
+
+
+@pytest.mark.slow
+def test_two_at_a_time_make_the_same_models_as_one_after_the_other(tmp_path: Path, models: Path) -> None:
+    make_models(tmp_path, scale=SCALE)
+
+    for name in (TARGET, *SPECIALISTS):
+        assert (tmp_path / name / "model.safetensors").read_bytes() == (
+            models / name / "model.safetensors"
+        ).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_same_command_after_kill_9_gives_the_same_digests(tmp_path: Path, models: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole, cut = small_recipe(tmp_path / "a", models), small_recipe(tmp_path / "b", models)
+    run(whole)
+    seconds = random.Random().uniform(4.0, 14.0)
+
+    started = begin(cut)
+    time.sleep(seconds)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    run(cut)
+
+    assert digests(tmp_path / "a" / "out") == digests(tmp_path / "b" / "out"), f"killed after {seconds:.1f} s"
+
+
+def begin(recipe: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "harness.cli.main", "train", str(recipe), "--jobs", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (recipe.parent / "log").open("ab") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def run(recipe: Path) -> None:
+    assert begin(recipe).wait(timeout=180) == 0, (recipe.parent / "log").read_text()[-2000:]
+
+
+def digests(out: Path) -> dict[str, dict[str, str]]:
+    """Step -> file -> sha256, of answers, rewards, pairs and weights."""
+    found = {}
+    for path in sorted(out.rglob("step.json")):
+        step = json.loads(path.read_text())
+        if step["stage"] != "report":
+            files = {name: one["sha256"] for name, one in step["outputs"].items()}
+            found[str(path.parent.relative_to(out))] = {
+                name: sha for name, sha in files.items() if name.endswith((".safetensors", "pairs.jsonl"))
+            }
+    return found

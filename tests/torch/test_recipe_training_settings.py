@@ -1,0 +1,90 @@
+"""Training keys of a recipe: what is understood, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from recipes.steps import Recipe  # noqa: E402
+from tests.fakes.recipe_files import recipe  # noqa: E402
+from tests.fakes.training_steps import REWARD, one_thread, sft, target  # noqa: E402
+
+__all__ = ["one_thread", "sft", "target"]  # fixtures
+
+
+# ------------------------------------------------------------------------------------------------------- settings
+
+
+def refused(recipe: Recipe) -> str:
+    from harness.records.errors import ConfigError
+    from recipes.training.settings import check_training
+
+    with pytest.raises(ConfigError) as raised:
+        check_training(recipe.spec)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"sft": {"learning_rat": 1e-5}}, "sft: unknown key 'learning_rat'; did you mean learning_rate?"),
+        ({"sft": {"beta": 0.1}}, "sft: beta is a key of method 'preference', but the method is 'sft'"),
+        ({"training": {"output_dir": "x"}}, "output_dir cannot be set here: set the recipe's `output_dir`"),
+        ({"training": {"hub_token": "x"}}, "tokens are read from the environment only"),
+        ({"training": {"learning_rate": "fast"}}, "learning_rate = 'fast': Input should be a valid number"),
+        ({"training": {"learning_rate": 0}}, "learning_rate = 0.0 must be above 0"),
+        ({"training": {"alpha": 1.5}}, "variants.wrpo.training: alpha = 1.5 is outside 0.0..1.0"),
+        ({"training": {"loss_type": "dpo"}}, "loss_type = 'dpo': Input should be 'sigmoid', 'unweighted', "),
+        ({"training": {"lr_scheduler_type": "cosin"}}, "cosin is not a valid SchedulerType"),
+        (
+            {"variants": {"rft": {"method": "sft", "training": {"alpha": 0}}}},
+            "variants.rft.training: alpha is a key of",
+        ),
+        (
+            {"training": {"report_to": "tensorbord"}},
+            "variants.wrpo.training: report_to = 'tensorbord' is not installed",
+        ),
+        ({"launch": "fsdp3"}, "launch = 'fsdp3' is neither a file nor one of ddp, fsdp2, zero3"),
+        ({"evaluate_every": {"steps": 5, "suite": "mtbench"}}, "no suite named 'mtbench'"),
+    ],
+)
+def test_a_wrong_training_key_is_one_sentence_before_anything_runs(
+    tmp_path: Path, keys: dict[str, Any], sentence: str
+) -> None:
+    assert sentence in refused(recipe(tmp_path, REWARD, **keys))
+
+
+def test_bf16_without_a_gpu_is_refused_where_this_machine_trains(tmp_path: Path) -> None:
+    from recipes.training.settings import check_training
+
+    given = recipe(tmp_path, REWARD, sft={"bf16": True})
+    if not torch.accelerator.is_available():
+        assert refused(given) == "sft: bf16 = True needs a GPU; set bf16: false to train on processors"
+    check_training(given.spec, trains_here=False)
+
+
+def test_keys_of_earlier_versions_and_numbers_that_yaml_reads_as_text_are_understood() -> None:
+    from recipes.training.settings import renamed, settings
+
+    keys = renamed({"warmup_ratio": 0.1, "torch_dtype": "bfloat16", "learning_rate": "5e-7"})
+    found = settings({**keys, "use_peft": True, "lora_target_modules": "all-linear"}, "preference", "training")
+
+    assert found.trainer == {"warmup_steps": 0.1, "learning_rate": 5e-7}
+    assert found.model == {"dtype": "bfloat16", "use_peft": True, "lora_target_modules": ["all-linear"]}
+
+
+def test_a_variant_differs_from_the_recipe_where_it_says_so(tmp_path: Path) -> None:
+    from recipes.training.settings import variant_settings
+
+    given = recipe(
+        tmp_path, REWARD, training={"beta": 2, "alpha": 0.5}, variants={"wrpo": {}, "dpo": {"training": {"alpha": 0}}}
+    )
+    wrpo, dpo = (variant_settings(given.spec, variant) for variant in given.spec.variants.values())
+
+    assert (wrpo["beta"], wrpo["alpha"], wrpo["max_length"]) == (2, 0.5, 2048)
+    assert (dpo["beta"], dpo["alpha"]) == (2, 0)

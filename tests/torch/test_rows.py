@@ -1,0 +1,133 @@
+"""Preference rows as token ids: one BOS, one end token, nothing of the template scored; cut without losing the end."""
+
+import pytest
+
+pytest.importorskip("transformers")
+
+from transformers import PreTrainedTokenizerFast
+
+from harness.records.errors import ConfigError
+from recipes.training.templates import PreferenceRow, Rendering, check_tokenizer, render
+from recipes.worlds.tiny import BOS, EOS, build_tokenizer
+
+CHATML = """\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
+"""
+NO_END = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}{% endfor %}"
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+def row_of(
+    tokenizer: PreTrainedTokenizerFast, answers: tuple[str, str, str], how: Rendering | None = None
+) -> PreferenceRow:
+    row = render([{"role": "user", "content": "hi"}], answers, tokenizer, how or Rendering())
+    assert row is not None
+    return row
+
+
+def chatml() -> PreTrainedTokenizerFast:
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def test_the_prompt_holds_one_bos_and_the_assistants_header(tokenizer: PreTrainedTokenizerFast) -> None:
+    row = row_of(tokenizer, ("one", "two", "three"))
+
+    assert tokenizer.decode(row.prompt_ids) == f"{BOS}<|user|>hi<|assistant|>"
+
+
+def test_an_answer_ends_in_exactly_one_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    row = row_of(tokenizer, ("one", "two", "three"))
+
+    assert [tokenizer.decode(ids) for ids in row.answers] == [f"one{EOS}", f"two{EOS}", f"three{EOS}"]
+
+
+def test_the_line_break_after_chatmls_end_token_is_not_scored() -> None:
+    tokenizer = chatml()
+    row = row_of(tokenizer, ("one", "two\n", "three"))
+
+    assert [tokenizer.decode(ids) for ids in row.answers] == ["one<|im_end|>", "two\n<|im_end|>", "three<|im_end|>"]
+
+
+def test_a_template_without_end_token_is_given_eos(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = NO_END + "{% if add_generation_prompt %}assistant: {% endif %}"
+    row = row_of(tokenizer, ("one", "two", "three"))
+
+    assert tokenizer.decode(row.source_ids) == f"one{EOS}"
+
+
+def test_an_answer_too_long_is_cut_for_itself_and_keeps_its_end(tokenizer: PreTrainedTokenizerFast) -> None:
+    head = len(row_of(tokenizer, ("a", "b", "c")).prompt_ids)
+    row = row_of(tokenizer, ("x" * 50, "yes", "z" * 11), Rendering(max_length=head + 12))
+
+    assert tokenizer.decode(row.source_ids) == "x" * 11 + EOS
+    assert tokenizer.decode(row.target_ids) == f"yes{EOS}"
+    assert tokenizer.decode(row.rejected_ids) == "z" * 11 + EOS
+    assert row.truncated == 1
+
+
+def test_a_row_with_an_answer_too_long_is_dropped_where_asked(tokenizer: PreTrainedTokenizerFast) -> None:
+    how = Rendering(max_length=20, overlong="drop")
+
+    assert render([{"role": "user", "content": "hi"}], ("x" * 50, "y", "z"), tokenizer, how) is None
+
+
+def test_a_prompt_too_long_drops_the_row(tokenizer: PreTrainedTokenizerFast) -> None:
+    how = Rendering(max_length=64, max_prompt_length=10)
+
+    assert render([{"role": "user", "content": "x" * 11}], ("a", "b", "c"), tokenizer, how) is None
+
+
+def test_a_template_that_rewrites_the_prompt_once_answered_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = "{{ messages | length }}" + NO_END
+
+    with pytest.raises(ConfigError, match="renders a prompt differently"):
+        row_of(tokenizer, ("a", "b", "c"))
+
+
+def test_two_bos_tokens_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = "{{ bos_token }}{{ bos_token }}" + NO_END
+
+    with pytest.raises(ConfigError, match="two BOS"):
+        row_of(tokenizer, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize(("name", "word"), [("chat_template", "chat template"), ("pad_token", "pad token")])
+def test_a_tokenizer_that_cannot_render_rows_is_refused(
+    tokenizer: PreTrainedTokenizerFast, name: str, word: str
+) -> None:
+    setattr(tokenizer, name, None)
+
+    with pytest.raises(ConfigError, match=word):
+        check_tokenizer(tokenizer)
+
+
+# -------------------------------------------------------------------------------- the WRPO release, quirks and all
+
+
+def test_official_rows_score_the_header_and_end_twice(tokenizer: PreTrainedTokenizerFast) -> None:
+    row = row_of(tokenizer, ("one", "two", "three"), Rendering(official_compat=True))
+
+    assert tokenizer.decode(row.prompt_ids) == f"{BOS}<|user|>hi"
+    assert tokenizer.decode(row.source_ids) == f"<|assistant|>one{EOS}{EOS}"
+
+
+def test_official_rows_cut_every_answer_where_one_overflows(tokenizer: PreTrainedTokenizerFast) -> None:
+    """The release's defaults, 2048 and 1800: prompt 300, answers of 1801, 102 and 402 tokens keep 248, 102, 248."""
+    prompt = [{"role": "user", "content": "p" * 298}]  # BOS and the user's header make it 300
+    answers = ("s" * 1798, "t" * 99, "r" * 399)  # header and two end tokens make three more
+
+    row = render(prompt, answers, tokenizer, Rendering(official_compat=True))
+
+    assert row is not None
+    assert len(row.prompt_ids) == 300
+    assert [len(ids) for ids in row.answers] == [248, 102, 248]

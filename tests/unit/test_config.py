@@ -1,0 +1,217 @@
+"""Flags and YAML become one RunSpec; a wrong key or name is one sentence that lists what exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.records import ModelRef
+from harness.records.errors import ConfigError, PluginError
+from harness.records.judge_choice import choose_judges, find_judge, find_jury, split_jury, suite_names
+from harness.records.protocols import load_plugin
+from harness.records.settings import FileSpec, RunSpec, ServeSpec, read_file_spec
+
+SUITES = ("mt_bench", "arena_hard")
+
+
+@pytest.fixture(autouse=True)
+def _no_judge_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HARNESS_JUDGE", "HARNESS_JUDGE_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def yaml_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "harness.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("text", ["./ckpt", "hf:org/name", "hf:org/name@abc123", "endpoint:m@http://127.0.0.1:8000/v1"])
+def test_a_model_reference_is_read_and_written_alike(text: str) -> None:
+    assert str(ModelRef.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "hf:name", "hf:a/b/c", "endpoint:m", "endpoint:@http://x", "endpoint:m@ftp://x"])
+def test_a_malformed_model_reference_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        ModelRef.parse(text)
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@host/v1", "https://host/v1?api-key=secret"])
+def test_a_url_that_carries_a_secret_is_refused_and_not_repeated(url: str) -> None:
+    for read in (lambda: ModelRef.parse(f"endpoint:m@{url}"), lambda: find_judge(f"endpoint:m@{url}", {})):
+        with pytest.raises(ConfigError, match="environment variables") as error:
+            read()
+        assert "secret" not in str(error.value)
+    with pytest.raises(ConfigError, match="environment variables"):
+        find_judge("mine", {"mine": {"kind": "llm", "model": "m", "url": url}})
+
+
+@pytest.mark.parametrize(("name", "slug"), [("../../etc", "etc"), ("a b/..", "model"), ("x/über:1", "_ber_1")])
+def test_a_slug_is_never_a_path(name: str, slug: str) -> None:
+    assert ModelRef(scheme="path", name=name).slug == slug
+
+
+def test_an_unknown_key_is_named_with_those_that_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'serve\.tensor_paralel'; known: .*tensor_parallel"):
+        read_file_spec(yaml_file(tmp_path, "serve: {tensor_paralel: 2}"))
+
+
+def test_a_wrong_value_is_shown_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"serve\.tensor_parallel = 0"):
+        read_file_spec(yaml_file(tmp_path, "serve: {tensor_parallel: 0}"))
+
+
+@pytest.mark.parametrize("text", ["- a\n- b", "a: [1", "\x00"])
+def test_a_file_that_is_no_mapping_is_one_sentence(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"harness\.yaml"):
+        read_file_spec(yaml_file(tmp_path, text))
+
+
+def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        read_file_spec(yaml_file(tmp_path, "model: !!python/object/apply:os.system ['true']"))
+
+
+def test_all_means_the_three_benchmarks_and_a_suite_is_run_once() -> None:
+    assert suite_names("all") == ("mt_bench", "alpaca_eval", "arena_hard")
+    assert suite_names("arena_hard,all") == ("arena_hard", "mt_bench", "alpaca_eval")
+
+
+def test_an_unknown_suite_lists_what_is_installed() -> None:
+    with pytest.raises(ConfigError, match="no suite named 'mtbench'; installed: alpaca_eval, arena_hard"):
+        suite_names("mtbench")
+
+
+def test_an_unknown_backend_lists_what_is_installed() -> None:
+    with pytest.raises(PluginError, match=r"no backend named 'vlm'; installed: .*vllm"):
+        load_plugin("backends", "vlm")
+
+
+def test_pocket_brings_its_own_judge_and_official_needs_one() -> None:
+    assert choose_judges(SUITES, None, edition="pocket", own_judges={})["mt_bench"][0].name == "reference"
+    with pytest.raises(ConfigError, match=r"--judge endpoint:MODEL@URL.*--edition pocket"):
+        choose_judges(SUITES, None, edition="official", own_judges={})
+
+
+def test_a_providers_key_chooses_a_judge_that_is_still_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+
+    judges = choose_judges(SUITES, None, edition="official", own_judges={})
+
+    assert {judge.name for jury in judges.values() for judge in jury} == {"gpt-4.1"}
+    assert "sk-secret" not in str(judges)
+
+
+def test_a_named_judge_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_JUDGE", "gpt-4.1")
+
+    judges = choose_judges(SUITES, "mt_bench=endpoint:j@http://127.0.0.1:1/v1", edition="official", own_judges={})
+
+    assert judges["mt_bench"][0].url == "http://127.0.0.1:1/v1"
+    assert judges["arena_hard"][0].name == "gpt-4.1"
+
+
+URL = "http://127.0.0.1:1/v1"
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a+b+c", ["a", "b", "c"]),
+        (f"endpoint:M@{URL}+endpoint:org/N@{URL}", [f"endpoint:M@{URL}", f"endpoint:org/N@{URL}"]),
+        (f"endpoint:big+small@{URL}+gpt-4.1", [f"endpoint:big+small@{URL}", "gpt-4.1"]),
+        ("mine+yours+a", ["mine+yours", "a"]),  # a judge of harness.yaml may have that name
+        ("local:hf:org/name@sha+a", ["local:hf:org/name@sha", "a"]),
+    ],
+)
+def test_a_jury_is_split_where_no_name_or_url_breaks(name: str, parts: list[str]) -> None:
+    assert split_jury(name, {"mine+yours": {}}) == parts
+
+
+def test_a_file_with_a_plus_in_its_name_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a+b.yaml").write_text("kind: reference")
+
+    assert split_jury("a+b.yaml+reference", {}) == ["a+b.yaml", "reference"]
+
+
+def test_members_of_a_jury_stand_in_the_order_of_their_names() -> None:
+    judges = choose_judges(SUITES, f"reference+endpoint:m@{URL}", edition="pocket", own_judges={})
+
+    assert [judge.name for judge in judges["mt_bench"]] == ["m", "reference"]
+
+
+def test_each_suite_may_have_a_jury_of_its_own() -> None:
+    given = f"mt_bench=reference+endpoint:m@{URL},arena_hard=reference"
+
+    judges = choose_judges(SUITES, given, edition="pocket", own_judges={})
+
+    assert {suite: [judge.name for judge in jury] for suite, jury in judges.items()} == {
+        "mt_bench": ["m", "reference"],
+        "arena_hard": ["reference"],
+    }
+
+
+@pytest.mark.parametrize("name", ["reference+reference", f"endpoint:m@{URL}+endpoint:m@http://127.0.0.1:2/v1"])
+def test_two_members_of_one_name_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="two members are called"):
+        find_jury(name, {})
+
+
+@pytest.mark.parametrize("name", ["a++b", "+a", "a+"])
+def test_a_jury_with_an_empty_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="empty name"):
+        split_jury(name, {})
+
+
+def test_the_file_may_name_judges_for_suites_that_are_not_run_today() -> None:
+    given = {"mt_bench": "reference", "alpaca_eval": "gpt-4.1", "arena_hard": "reference"}
+
+    assert set(choose_judges(SUITES, given, edition="official", own_judges={})) == set(SUITES)
+
+
+def test_an_own_judge_cannot_take_the_name_of_one_that_ships() -> None:
+    with pytest.raises(ConfigError, match="has the name of a shipped judge"):
+        find_judge("gpt-4.1", {"gpt-4.1": {"kind": "llm", "model": "other", "url": "http://127.0.0.1:1/v1"}})
+
+
+def test_a_judge_for_a_suite_that_is_not_run_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'alpaca_eval', which is not part of this run: mt_bench, arena_hard"):
+        choose_judges(SUITES, "alpaca_eval=reference", edition="pocket", own_judges={})
+
+
+def test_an_unknown_judge_lists_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match=r"no judge named 'gpt-9'; known: mine, .*gpt-4\.1.*reference"):
+        find_judge("gpt-9", {"mine": {"kind": "llm"}})
+
+
+def test_own_judges_of_the_file_are_found_and_checked() -> None:
+    own = {"mine": {"kind": "llm", "model": "m", "url": "http://127.0.0.1:1/v1", "price_in": -1}}
+    with pytest.raises(ConfigError, match="price_in = -1"):
+        find_judge("mine", own)
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults() -> None:
+    from harness.cli.run import resolve
+
+    file = FileSpec(model="./from-file", edition="pocket", seed=3, serve=ServeSpec(concurrency=8, dtype="float32"))
+    names = ("model", "suite", "judge", "backend", "edition", "references", "limit", "seed", "results", "mirror")
+    flags = dict.fromkeys(names) | {"suite": "mt_bench", "seed": 5}
+
+    spec = resolve(file, flags, {"concurrency": 2, "dtype": None}, {"temperature": None})
+
+    assert isinstance(spec, RunSpec)
+    assert (spec.model.name, spec.seed, spec.suites) == ("./from-file", 5, ("mt_bench",))
+    assert (spec.serve.concurrency, spec.serve.dtype) == (2, "float32")
+    assert spec.backend == "vllm"
+
+
+def test_an_endpoint_model_needs_no_backend_flag() -> None:
+    from harness.cli.run import resolve
+
+    flags = {"model": "endpoint:m@http://127.0.0.1:1/v1", "suite": None, "judge": None, "backend": None}
+    spec = resolve(FileSpec(edition="pocket"), flags | {"edition": None}, {}, {})
+
+    assert spec.backend == "endpoint"

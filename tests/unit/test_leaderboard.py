@@ -1,0 +1,128 @@
+"""Cards of one protocol are ranked together, of two never; what is printed cannot be markup or a formula."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from pydantic import ValidationError
+
+from harness.analysis.leaderboard import rank
+from harness.pages.board import figures
+from harness.pages.tables import csv_text, escape_markdown, harmless, markdown, rich_tables
+from harness.records import Score, ScoreCard
+from harness.records.errors import ConfigError
+from harness.store import read_card
+
+
+def card(model: str, value: float | None, *, judge: str = "j", complete: bool = True, n: int = 10) -> ScoreCard:
+    return ScoreCard(
+        suite="toy",
+        suite_version="1",
+        model=model,
+        judge=judge,
+        headline="mean",
+        complete=complete,
+        protocol={"suite": "toy", "judge": judge},
+        sampling={},
+        scores={"mean": Score(value=value, ci_low=value, ci_high=value, n=n), "other": Score(value=1.0, n=n)},
+        counts={"answers": n, "truncated": 2},
+        provenance={"run_id": f"run-{model}"},
+    )
+
+
+def test_the_best_comes_first_and_equal_values_share_a_rank() -> None:
+    (table,) = rank([card("low", 1.0), card("high", 3.0), card("tie", 3.0)])
+
+    assert [(row.rank, row.model) for row in table.rows] == [(1, "high"), (1, "tie"), (3, "low")]
+
+
+def test_two_protocols_are_two_tables_that_say_how_they_differ() -> None:
+    tables = rank([card("a", 1.0, judge="x"), card("b", 2.0, judge="y")])
+
+    assert [[row.model for row in table.rows] for table in tables].count(["a"]) == 1
+    assert sorted(str(table.differs["judge"]) for table in tables) == ["x", "y"]
+
+
+def test_an_incomplete_card_is_listed_last_without_a_rank() -> None:
+    (table,) = rank([card("broken", 100.0, complete=False), card("none", None, complete=False), card("good", 5.0)])
+
+    assert [(row.rank, row.model) for row in table.rows] == [(1, "good"), (None, "broken"), (None, "none")]
+
+
+def test_a_card_without_its_headline_is_no_card() -> None:
+    with pytest.raises(ValidationError, match="headline"):
+        ScoreCard.model_validate(card("a", 1.0).model_dump() | {"headline": "other-metric"})
+
+
+def test_a_models_name_is_literal_in_markdown() -> None:
+    text = markdown(rank([card("<script>|[x](y)*b*", 1.0)]))
+
+    assert "&lt;script>" in text
+    assert r"\|\[x\](y)\*b\*" in text
+    assert escape_markdown("a\x1b[31m\u202eb") == "a \\[31m b"
+
+
+def test_no_csv_cell_is_a_formula() -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(rank([card("=HYPERLINK(1)", 1.5)])))))
+
+    assert rows[0]["model"] == "'=HYPERLINK(1)"
+    assert [(row["metric"], row["value"]) for row in rows] == [("mean", "1.5"), ("other", "1.0")]
+    assert harmless("-1") == "'-1"
+
+
+@pytest.mark.parametrize("text", ["=1", " =1", "\t=1", "+1", "@SUM(1)", "＝1"])
+def test_a_cell_that_a_spreadsheet_would_run_starts_with_an_apostrophe(text: str) -> None:
+    assert harmless(text).startswith("'")
+
+
+def test_a_date_or_metric_that_is_a_formula_reaches_no_csv_cell() -> None:
+    made = card("a", 1.5)
+    hostile = made.model_copy(
+        update={"usage": {"ended": "=1+1"}, "scores": made.scores | {"=evil()": Score(value=1.0, n=1)}}
+    )
+    text = csv_text(rank([hostile]))
+
+    assert ",=" not in text
+    assert "'=evil()" in text
+
+
+def test_numbers_that_are_none_are_left_out_of_a_row() -> None:
+    usage = {"judgment_cost": float("nan"), "tokens_per_second": float("inf"), "ended": {"a": 1}}
+    ((row,),) = [table.rows for table in rank([card("a", 1.0).model_copy(update={"usage": usage})])]
+
+    assert (row.cost, row.tokens_per_second, row.date) == (None, None, None)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308])
+def test_a_card_with_a_number_that_is_none_is_named_with_its_metric(tmp_path: Path, value: float) -> None:
+    made = card("a", 1.0)
+    wrong = made.model_copy(update={"scores": made.scores | {"mean": Score(value=value, n=1)}})
+    file = tmp_path / "card.json"
+    file.write_text(json.dumps(wrong.model_dump()))
+
+    with pytest.raises(ConfigError, match="mean: not a finite number"):
+        read_card(file)
+
+
+def test_a_torn_card_says_where_it_is_torn(tmp_path: Path) -> None:
+    file = tmp_path / "card.json"
+    file.write_text(card("a", 1.0).model_dump_json()[:40])
+
+    with pytest.raises(ConfigError, match="no score card: Invalid JSON: EOF"):
+        read_card(file)
+
+
+def test_a_figure_of_any_name_is_well_formed() -> None:
+    for figure in figures(rank([card("x\uffff\ufffe\x00<&", 1.0)])):
+        ElementTree.fromstring(figure.drawing.standalone())
+
+
+def test_a_judges_name_cannot_command_the_terminal() -> None:
+    (shown,) = rich_tables(rank([card("a", 1.0, judge="\x1b[31mj")]))
+
+    assert "\x1b" not in str(shown.title)

@@ -1,0 +1,136 @@
+"""What a run is, what it would cost, and what its card says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from harness.records import JudgeSpec, ModelRef, ScoreCard
+from harness.records.settings import RunSpec, SamplingOverride
+from harness.run.estimate import estimate
+from harness.run.execute import execute, opened
+from harness.run.plan import Plan, folder_of, limited, manifest, protocol
+from harness.store import find_cards, read_card
+from tests.fakes.toys import ToyBackend, ToyJudge, ToySuite, toy_prompts
+
+
+def made(results: Path, *, backend: ToyBackend | None = None, judge: ToyJudge | None = None, **changes: object) -> Plan:
+    suite = ToySuite()
+    spec = RunSpec(
+        model=ModelRef.parse("./toy-model"),
+        suites=("toy",),
+        judges={"toy": (JudgeSpec(name="toy", kind="toy", price_in=1.0, price_out=2.0),)},
+        results=results,
+    ).model_copy(update=changes)
+    backend = backend or ToyBackend()
+    prompts = {"toy": limited(suite.prompts(), spec.limit, spec.seed)}
+    return Plan(spec, (suite,), {"toy": (judge or ToyJudge(),)}, prompts, backend, backend.identity())
+
+
+def run(plan: Plan, *, fresh: bool = False) -> ScoreCard:
+    with opened(plan, fresh=fresh) as runs:
+        (card,) = asyncio.run(execute(plan, runs))
+    return card
+
+
+def test_a_limit_is_drawn_by_category_in_proportion_and_seeded() -> None:
+    prompts = toy_prompts(40)
+
+    chosen = limited(prompts, 10, seed=0)
+
+    assert Counter(prompt.category for prompt in chosen) == {"even": 5, "odd": 5}
+    assert chosen == limited(prompts, 10, seed=0) != limited(prompts, 10, seed=1)
+    assert [prompt.id for prompt in chosen] == sorted(prompt.id for prompt in chosen)
+    assert len(limited(prompts, 7, seed=0)) == 7
+    assert limited(prompts, 99, seed=0) == prompts
+
+
+def test_seed_and_weights_make_another_run_of_the_same_protocol(tmp_path: Path) -> None:
+    first, second = made(tmp_path), made(tmp_path, seed=1)
+
+    assert protocol(first, first.suites[0]) == protocol(second, second.suites[0])
+    assert folder_of(first, first.suites[0]) != folder_of(second, second.suites[0])
+
+
+def test_limit_and_changed_answer_settings_are_part_of_the_protocol(tmp_path: Path) -> None:
+    plain = made(tmp_path)
+    short = made(tmp_path, limit=4)
+    hot = made(tmp_path, sampling=SamplingOverride(temperature=1.0))
+
+    assert protocol(short, short.suites[0])["limit"] == {"n": 4, "seed": 0}
+    assert protocol(hot, hot.suites[0])["sampling_deviation"] == {"temperature": 1.0}
+    assert "limit" not in protocol(plain, plain.suites[0])
+    assert hot.sampling(hot.suites[0])(hot.prompts["toy"][0]).temperature == 1.0
+
+
+def test_one_judge_asked_once_has_the_protocol_it_had_before_juries(tmp_path: Path) -> None:
+    plain = made(tmp_path)
+    often = made(tmp_path, repeats=3)
+    found = protocol(plain, plain.suites[0])
+
+    assert found["judge"] == {"name": "toy", "kind": "toy", "model": None, "params": {}}
+    assert "judge_repeats" not in found
+    assert protocol(often, often.suites[0]) == found | {"judge_repeats": 3}
+    assert manifest(plain, plain.suites[0])["judge_url"] is None
+
+
+def test_the_manifest_holds_no_path_of_the_machine(tmp_path: Path) -> None:
+    plan = made(tmp_path, model=ModelRef.parse("/some/where/toy-model"))
+
+    assert manifest(plan, plan.suites[0])["model"] == "toy-model"
+
+
+def test_the_estimate_counts_calls_and_prices_them(tmp_path: Path) -> None:
+    (found,) = estimate(made(tmp_path))
+
+    assert (found.prompts, found.generation_calls, found.judge_calls) == (20, 20, 20)
+    # 1,501 answer + 14 template characters at 4 a token, 4 tokens round each of the three texts, at $1/M; and 400 reply
+    # tokens at $2/M; twenty times
+    assert found.judge_cost == pytest.approx(20 * (1515 / 4 + 12 + 800) / 1e6)
+    assert found.judge_cost_open == found.judge_cost
+    assert "4 characters per token" in found.tokens_by
+
+
+def test_a_card_counts_failures_by_reason_and_is_not_ranked_under_nine_tenths(tmp_path: Path) -> None:
+    backend, judge = ToyBackend(fails=["p001", "p002"]), ToyJudge(fails=["p003"])
+
+    card = run(made(tmp_path, backend=backend, judge=judge))
+
+    assert card.counts["unanswered"] == {"timeout": 2}
+    assert card.counts["unjudged"] == {"parse": 1}
+    assert (card.scores["mean"].n, card.scores["mean"].unscored, card.scores["mean"].value) == (17, 3, 7.0)
+    assert not card.complete
+    assert any("never ranked" in note for note in card.notes)
+
+
+def test_a_second_run_mends_the_first_and_its_card_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:
+    run(made(tmp_path / "a", backend=ToyBackend(fails=["p001"]), judge=ToyJudge(fails=["p003"])))
+    mended = run(made(tmp_path / "a"))
+    undisturbed = run(made(tmp_path / "b"))
+
+    assert mended.complete
+    left_out = {"usage", "provenance"}
+    assert mended.model_dump(exclude=left_out) == undisturbed.model_dump(exclude=left_out)
+    assert mended.provenance["run_id"] == undisturbed.provenance["run_id"]
+    assert mended.usage["sessions"] == 2
+
+
+def test_the_card_on_disk_is_the_card_returned(tmp_path: Path) -> None:
+    card = run(made(tmp_path))
+
+    (path,) = find_cards(tmp_path)
+    assert read_card(path) == card
+
+
+def test_fresh_asks_everything_again_and_keeps_the_old_rows_aside(tmp_path: Path) -> None:
+    run(made(tmp_path))
+    backend = ToyBackend()
+
+    run(made(tmp_path, backend=backend), fresh=True)
+
+    assert len(backend.asked) == 20
+    assert len(find_cards(tmp_path)) == 1
+    assert len(list((tmp_path / "runs/toy-model/toy@toy-1").iterdir())) == 2

@@ -1,0 +1,177 @@
+"""Standard errors, bootstrap, tests and intervals against statsmodels, scipy and numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.stats.methods import bca_interval, jackknife, mcnemar, newcombe_paired, ratio_replicates, wilson
+from harness.stats.intervals import percentile_interval, ratio_interval
+from harness.stats.paired import (
+    RankInterval,
+    benjamini_hochberg,
+    clustered_se,
+    correlation,
+    holm,
+    paired_difference,
+    rank_intervals,
+    ratio_estimate,
+    swap_test,
+    two_sided_p,
+)
+
+RNG = np.random.default_rng(5)
+FIRST, SECOND = RNG.normal(7, 2, 60), RNG.normal(6.5, 2, 60)
+ONES = np.ones(60)
+
+
+def test_a_mean_has_the_textbook_error() -> None:
+    found = ratio_estimate(FIRST, ONES)
+
+    assert found is not None
+    assert found.se == pytest.approx(np.std(FIRST, ddof=1) / math.sqrt(60))
+    assert found.interval() == pytest.approx(stats.ttest_1samp(FIRST, 0).confidence_interval(0.95))
+
+
+def test_the_paired_difference_is_the_paired_t_test() -> None:
+    found, theirs = paired_difference((FIRST, ONES), (SECOND, ONES)), stats.ttest_rel(FIRST, SECOND)
+
+    assert found is not None
+    assert found.p_two_sided() == pytest.approx(theirs.pvalue)
+    assert found.interval() == pytest.approx(theirs.confidence_interval(0.95))
+    assert found.p_below(0.0) == pytest.approx(stats.ttest_rel(FIRST, SECOND, alternative="less").pvalue)
+    assert found.p_above(0.0) == pytest.approx(stats.ttest_rel(FIRST, SECOND, alternative="greater").pvalue)
+
+
+def test_clustered_errors_are_statsmodels_without_its_factor_for_regressors() -> None:
+    sm = pytest.importorskip("statsmodels.api")
+    clusters = [number // 4 for number in range(60)]
+    fit = sm.OLS(FIRST, np.ones((60, 1))).fit(cov_type="cluster", cov_kwds={"groups": np.array(clusters)})
+    # statsmodels multiplies by (n - 1) / (n - k), which is 1 for a mean (k = 1), and by G / (G - 1), as we do
+    ours, df = clustered_se(FIRST - FIRST.mean(), clusters)
+
+    assert ours == pytest.approx(float(fit.bse[0]))
+    assert df == 14
+
+
+def test_a_ratio_with_weights_is_linearised() -> None:
+    above, below = np.array([3.0, 0.0, 1.0]), np.array([4.0, 1.0, 1.0])
+    found = ratio_estimate(above, below)
+    # r = 4/6, mean(below) = 2: u = (3 - 8/3, 0 - 2/3, 1 - 2/3) / 2 = (1/6, -1/3, 1/6)
+    # SE = sqrt(3/2 * (1/36 + 4/36 + 1/36)) / 3 = 0.5 / 3
+
+    assert found is not None
+    assert found.value == pytest.approx(2 / 3)
+    assert found.se == pytest.approx(1 / 6)
+
+
+def test_one_question_or_one_cluster_has_no_error() -> None:
+    assert ratio_estimate(np.ones(1), np.ones(1)) is None
+    assert paired_difference((FIRST, ONES), (SECOND, ONES), clusters=["a"] * 60) is None
+    with pytest.raises(ValueError, match="two clusters"):
+        clustered_se(np.zeros(3), ["a", "a", "a"])
+
+
+def test_models_that_answer_alike_differ_by_nothing_for_certain() -> None:
+    found = paired_difference((FIRST, ONES), (FIRST, ONES))
+
+    assert found is not None
+    assert (found.value, found.se, found.p_two_sided()) == (0.0, 0.0, 1.0)
+
+
+def test_replicates_of_many_models_are_those_of_each_alone() -> None:
+    above, below = np.column_stack([FIRST, SECOND]), np.ones((60, 2))
+    drawn = ratio_replicates(above, below, resamples=20_000, seed=3)
+    together, alone = percentile_interval(drawn[:, 1]), ratio_interval(SECOND, ONES)
+
+    assert together is not None
+    assert alone is not None
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high), abs=0.02)
+    assert together.se == pytest.approx(alone.se, rel=0.02)
+
+
+def test_bca_is_scipys() -> None:
+    skewed = np.random.default_rng(1).exponential(size=40)
+    theirs = stats.bootstrap((skewed,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(1))
+    drawn = ratio_replicates(skewed[:, None], np.ones((40, 1)), resamples=20_000, seed=1)[:, 0]
+    ours = bca_interval(float(skewed.mean()), drawn, jackknife(skewed, np.ones(40)))
+
+    assert ours is not None
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.01)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.01)
+
+
+def test_bca_without_spread_is_the_percentile_interval() -> None:
+    same = np.full(100, 2.0)
+    found = bca_interval(2.0, same, np.full(10, 2.0))
+
+    assert found is not None
+    assert (found.low, found.high) == (2.0, 2.0)
+    assert two_sided_p(same, 2.0) == 0.0
+    assert two_sided_p(np.zeros(9), 0.0) == 1.0
+
+
+def test_the_swap_test_is_the_exact_sign_flip_test() -> None:
+    first, second = FIRST[:8], SECOND[:8]
+    exact = stats.permutation_test((first, second), lambda a, b: np.mean(a - b), permutation_type="samples")
+    ours = swap_test((first, np.ones(8)), (second, np.ones(8)), flips=20_000)
+
+    assert ours == pytest.approx(exact.pvalue, abs=0.01)
+
+
+def test_the_swap_test_is_never_zero_and_says_nothing_of_equals() -> None:
+    assert swap_test((np.ones(30), np.ones(30)), (np.zeros(30), np.ones(30)), flips=99) == 0.01
+    assert swap_test((FIRST, ONES), (FIRST, ONES), flips=99) == 1.0
+
+
+def test_mcnemar_and_newcombe_give_the_published_example() -> None:
+    # Bentur et al.: 21 children, 1 both, 1 only before, 7 only after, 12 neither, as worked out in Fagerland, Lydersen
+    # and Laake 2014 (exact p 0.070, mid-p 0.039). By hand: 2 (C(8,0) + C(8,1)) / 2^8 = 18/256; mid-p less C(8,1) / 2^8.
+    assert mcnemar(1, 7) == pytest.approx(18 / 256)
+    assert mcnemar(1, 7, mid_p=True) == pytest.approx(18 / 256 - 8 / 256)
+    assert newcombe_paired(1, 1, 7, 12) == pytest.approx((-0.507, -0.026), abs=0.0006)
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(4, 4) == 1.0
+
+
+def test_mcnemar_is_the_binomial_test_and_statsmodels() -> None:
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+    for b, c in ((0, 5), (3, 9), (12, 12), (40, 22)):
+        assert mcnemar(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue)
+        assert mcnemar(b, c) == pytest.approx(tables.mcnemar([[5, b], [c, 5]], exact=True).pvalue)
+
+
+def test_wilson_is_scipys() -> None:
+    for successes, n in ((0, 10), (3, 10), (10, 10), (250, 500)):
+        theirs = stats.binomtest(successes, n).proportion_ci(method="wilson")
+        assert wilson(successes, n) == pytest.approx((theirs.low, theirs.high))
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_holm_and_benjamini_hochberg_are_statsmodels() -> None:
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    p_values = [0.01, 0.04, 0.03, 0.005, 0.5, 0.04]
+    # by hand, Holm: 6 * 0.005, 5 * 0.01, 4 * 0.03, then 3 * 0.04 = 0.12 twice (never falling), 0.5
+
+    assert holm(p_values) == pytest.approx([0.05, 0.12, 0.12, 0.03, 0.5, 0.12])
+    assert holm(p_values) == pytest.approx(list(multitest.multipletests(p_values, method="holm")[1]))
+    assert benjamini_hochberg(p_values) == pytest.approx(list(stats.false_discovery_control(p_values)))
+    assert holm([]) == benjamini_hochberg([]) == []
+
+
+def test_ranks_are_certain_far_apart_and_open_between_equals() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (2000, 3))
+    estimates = np.array([50.0, 30.0, 30.1])
+
+    found = rank_intervals(estimates, estimates + noise)
+
+    assert found == [RankInterval(1, 1), RankInterval(2, 3), RankInterval(2, 3)]
+    assert rank_intervals(np.array([1.0]), np.ones((5, 1))) == [RankInterval(1, 1)]
+
+
+def test_correlation_of_a_constant_is_none() -> None:
+    assert correlation(FIRST, FIRST) == pytest.approx(1.0)
+    assert correlation(FIRST, ONES) is None

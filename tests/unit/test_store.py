@@ -1,0 +1,189 @@
+"""Rows are appended whole, found again, mended after a kill, and one process works on a run at a time."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.records import Answer, Failure
+from harness.records.errors import ConfigError, RunLockedError, StoreError
+from harness.store import JsonlRows, RunStore, archive_run, find_cards, write_atomic
+
+
+def answer(prompt_id: str, text: str = "hello") -> Answer:
+    return Answer(prompt_id=prompt_id, model="m", turns=(text,), finish=("stop",))
+
+
+def failed(prompt_id: str) -> Answer:
+    return Answer(prompt_id=prompt_id, model="m", error=Failure(reason="timeout", message="late"))
+
+
+def opened(folder: Path) -> RunStore:
+    return RunStore(folder).open({"run": 1})
+
+
+def test_rows_are_there_after_reopening(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run")
+    store.answers.append(answer("a", "über\nzwei"))
+    store.close()
+
+    again = opened(tmp_path / "run")
+
+    assert again.answers.get("a#0") == answer("a", "über\nzwei")
+    again.close()
+
+
+def test_a_failure_is_not_done_and_the_last_row_of_a_key_wins(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run")
+    store.answers.append(failed("a"))
+    assert not store.answers.succeeded("a#0")
+
+    store.answers.append(answer("a"))
+
+    assert store.answers.succeeded("a#0")
+    assert [row.error for row in store.answers.all()] == [None]
+    store.close()
+
+
+@pytest.mark.parametrize("cut", [1, 10, 40])
+def test_a_torn_last_line_is_dropped_and_the_rest_kept(tmp_path: Path, cut: int) -> None:
+    store = opened(tmp_path / "run")
+    store.answers.append(answer("a"))
+    store.answers.append(answer("b"))
+    store.close()
+    path = tmp_path / "run" / "answers.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+
+    again = opened(tmp_path / "run")
+    again.answers.append(answer("c"))
+
+    assert [row.prompt_id for row in again.answers.all()] == ["a", "c"]
+    again.close()
+    assert [json.loads(line)["prompt_id"] for line in path.read_text().splitlines()] == ["a", "c"]
+
+
+def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "answers.jsonl").write_text('{"prompt_id": "a"' + "x" * 200_000)
+
+    store = opened(folder)
+
+    assert len(store.answers) == 0
+    assert (folder / "answers.jsonl").read_bytes() == b""
+    store.close()
+
+
+def test_a_line_that_is_no_row_names_file_and_line(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "answers.jsonl").write_text('{"prompt_id": "a"}\n')
+
+    with pytest.raises(ConfigError, match=r"answers\.jsonl, line 1"):
+        opened(folder)
+
+
+def _hold(folder: Path, ready: object, go: object) -> None:
+    store = opened(folder)
+    ready.set()  # type: ignore[attr-defined]  # a multiprocessing event has no public type
+    go.wait()  # type: ignore[attr-defined]
+    store.close()
+
+
+def test_a_second_process_is_refused_with_the_holders_pid(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path / "run", ready, go))
+    holder.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(RunLockedError, match=f"pid {holder.pid}"):
+            opened(tmp_path / "run")
+    finally:
+        go.set()
+        holder.join()
+    opened(tmp_path / "run").close()
+
+
+def test_a_run_without_a_row_leaves_nothing(tmp_path: Path) -> None:
+    opened(tmp_path / "runs" / "m" / "toy@1" / "abc").close()
+
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_fresh_start_is_refused_while_another_process_works_there(tmp_path: Path) -> None:
+    holder = opened(tmp_path / "run")
+    holder.answers.append(answer("a"))
+
+    with pytest.raises(RunLockedError):
+        RunStore(tmp_path / "run").open({"run": 1}, fresh=True)
+
+    assert holder.answers.get("a#0") == answer("a")
+    holder.close()
+    fresh = RunStore(tmp_path / "run").open({"run": 1}, fresh=True)
+    assert len(fresh.answers) == 0
+    fresh.close()
+
+
+def test_another_manifest_is_refused_and_names_what_differs(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "run").open({"seed": 0, "model": "a"})
+    store.answers.append(answer("a"))
+    store.close()
+
+    with pytest.raises(ConfigError, match="another seed"):
+        RunStore(tmp_path / "run").open({"seed": 1, "model": "a"})
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(tmp_path / "run")
+    store.answers.append(answer("a"))
+    before = (tmp_path / "run" / "answers.jsonl").read_bytes()
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:5]))
+
+    with pytest.raises(StoreError, match="No space left"):
+        store.answers.append(answer("b"))
+
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "answers.jsonl").read_bytes() == before
+    store.answers.append(answer("c"))
+    assert [row.prompt_id for row in store.answers.all()] == ["a", "c"]
+    store.close()
+
+
+def test_an_atomic_write_that_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ConfigError, match="it is a folder"):
+        write_atomic(tmp_path / "folder", "text")
+    with pytest.raises(ConfigError, match="should be its folder is a file"):
+        write_atomic(tmp_path / "file" / "deep", "text")
+    with pytest.raises(ConfigError, match="should be its folder is a file"):
+        write_atomic(tmp_path / "file" / "deep" / "deeper", "text")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_run_set_aside_is_kept_but_not_found(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "m" / "toy@1" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text("{}")
+    assert find_cards(tmp_path) == [folder / "card.json"]
+
+    aside = archive_run(folder)
+
+    assert aside is not None
+    assert (aside / "card.json").exists()
+    assert find_cards(tmp_path) == []
+
+
+def test_rows_that_cannot_be_opened_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").mkdir()
+
+    with pytest.raises(ConfigError, match=r"cannot read .*answers\.jsonl: Is a directory"):
+        JsonlRows(tmp_path / "answers.jsonl", Answer).read()
