@@ -60,7 +60,7 @@ def run_command(*words: str, cwd: Path, **environment: str) -> Done:
         for context in (as_process(words, cwd, environment), redirect_stdout(out), redirect_stderr(err)):
             stack.enter_context(context)
         code = exit_code(run)
-    return Done(code, *(stream.buffer.getvalue().decode("utf-8", "replace") for stream in (out, err)))  # type: ignore[attr-defined]
+    return Done(code, *(stream.buffer.getvalue().decode("utf-8", "replace") for stream in (out, err)))
 
 
 def exit_code(run: object) -> int:
