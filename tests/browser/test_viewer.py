@@ -100,6 +100,7 @@ def test_axe_finds_no_serious_violation(open_page: Any, report: str, site: str, 
     }
 
 
+@pytest.mark.slow
 def test_eight_hundred_questions_of_twenty_models_open(
     open_page: Any, serve_results: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

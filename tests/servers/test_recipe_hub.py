@@ -17,6 +17,8 @@ FILE = {"type": "file", "path": "train.jsonl", "size": len(DATA), "oid": "b" * 4
 REPOSITORY = {"id": "org/name", "sha": REVISION, "siblings": [{"rfilename": "train.jsonl"}], "private": False}
 CODE = """
 import json
+import pytest
+
 from harness.errors import DataError
 from recipes.prompts.dataset import load_rows
 for split in ("train", "nope"):
@@ -57,6 +59,7 @@ class Hub(BaseHTTPRequestHandler):
         """Silent."""
 
 
+@pytest.mark.slow
 def test_rows_come_from_the_hub_and_a_wrong_split_is_one_sentence(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     Thread(target=server.serve_forever, daemon=True).start()
