@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pytest
+
 REVISION = "a" * 40
 ROWS = [{"prompt": "one"}, {"prompt": "two"}]
 DATA = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -17,8 +19,6 @@ FILE = {"type": "file", "path": "train.jsonl", "size": len(DATA), "oid": "b" * 4
 REPOSITORY = {"id": "org/name", "sha": REVISION, "siblings": [{"rfilename": "train.jsonl"}], "private": False}
 CODE = """
 import json
-import pytest
-
 from harness.errors import DataError
 from recipes.prompts.dataset import load_rows
 for split in ("train", "nope"):
