@@ -8,6 +8,7 @@
 # make bench-judging    what a call of ours costs against a mock server, beside inspect_ai, evalscope, alpaca_eval
 # make bench-training   a WRPO training step beside the official layout: time and memory
 # make bench-gate       how often the gate is wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
+# make test-python PYTHON=python3.13   unit tests of the core package, without torch and vLLM, on another Python
 # make check    format, lint, types, layers; make setup installs .venv
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo demo-fusion test test-all test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
+.PHONY: setup demo demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -58,6 +59,15 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadg
 
 test: $(READY)
 	$(PYTEST) -m "not slow"
+
+CORE := install agreement anchors bradley_terry config consistency crossed jury newton_l1 parsing saddlepoint \
+	scoring standing stats_deciding stats_paired store style_control variance
+CORE_VENV = .venv-core-$(notdir $(PYTHON))
+
+test-python:
+	$(PYTHON) -m venv $(CORE_VENV)
+	$(CORE_VENV)/bin/pip install -q -e . hypothesis pytest pytest-timeout
+	$(CORE_VENV)/bin/python -m pytest -q -p no:cacheprovider $(CORE:%=tests/unit/test_%.py)
 
 test-slow: $(READY)
 	$(PYTEST) -m slow

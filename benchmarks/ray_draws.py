@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from harness.backends.ray import RayBackend
-from harness.protocols import Draw, ServeOptions
 from harness.records import ModelRef, Prompt, Sampling
+from harness.records.protocols import Draw, ServeOptions
 
 DRAWS, WORKERS, CONCURRENCY = 4000, 2, 128
 TEXT = "word " * 200

@@ -1,3 +1,130 @@
-"""Evaluate a model on MT-Bench, AlpacaEval 2 and Arena-Hard, with scores that can be trusted, resumed and compared."""
+"""Evaluate a model on MT-Bench, AlpacaEval 2 and Arena-Hard, with scores that can be trusted, resumed and compared.
 
-__version__ = "0.1.0"
+The names below are what a plug-in needs; they stay when modules move:
+
+>>> from harness import Prompt
+>>> Prompt(id="1", turns=("What is 2 + 2?",), category="math").turns
+('What is 2 + 2?',)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .records import (
+        Answer,
+        Failure,
+        JudgeSpec,
+        JudgeTask,
+        JudgeTemplate,
+        Judgment,
+        ModelRef,
+        Preference,
+        Prompt,
+        Rating,
+        Sampling,
+        Score,
+        ScoreCard,
+        SuiteScores,
+    )
+    from .records.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        HarnessError,
+        IncompleteError,
+        PluginError,
+        ReplyError,
+        ServerError,
+        VerdictParseError,
+    )
+    from .records.protocols import (
+        Backend,
+        BulkBackend,
+        Draw,
+        Judge,
+        Numbers,
+        OwnRun,
+        OwnRunner,
+        Reward,
+        RewardOptions,
+        Served,
+        ServeOptions,
+        Serving,
+        Suite,
+        SuiteData,
+        SuiteOptions,
+    )
+    from .suites.scoring import mean_score, verdicts_by_slot
+
+__all__ = [
+    "Answer",
+    "Backend",
+    "BulkBackend",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Draw",
+    "Failure",
+    "HarnessError",
+    "IncompleteError",
+    "Judge",
+    "JudgeSpec",
+    "JudgeTask",
+    "JudgeTemplate",
+    "Judgment",
+    "ModelRef",
+    "Numbers",
+    "OwnRun",
+    "OwnRunner",
+    "PluginError",
+    "Preference",
+    "Prompt",
+    "Rating",
+    "ReplyError",
+    "Reward",
+    "RewardOptions",
+    "Sampling",
+    "Score",
+    "ScoreCard",
+    "ServeOptions",
+    "Served",
+    "ServerError",
+    "Serving",
+    "Suite",
+    "SuiteData",
+    "SuiteOptions",
+    "SuiteScores",
+    "VerdictParseError",
+    "__version__",
+    "mean_score",
+    "verdicts_by_slot",
+]
+
+_HOMES = {
+    ".records": (
+        "Answer Failure JudgeSpec JudgeTask JudgeTemplate Judgment ModelRef Preference Prompt Rating Sampling "
+        "Score ScoreCard SuiteScores"
+    ),
+    ".records.errors": (
+        "CheckpointError ConfigError DataError HarnessError IncompleteError PluginError ReplyError "
+        "ServerError VerdictParseError"
+    ),
+    ".records.protocols": (
+        "Backend BulkBackend Draw Judge Numbers OwnRun OwnRunner Reward RewardOptions ServeOptions Served "
+        "Serving Suite SuiteData SuiteOptions"
+    ),
+    ".suites.scoring": "mean_score verdicts_by_slot",
+}
+"""Module -> its public names. They are imported on first use, so that `import harness` costs nothing."""
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return import_module(".store.provenance", __name__).VERSION
+    for module, names in _HOMES.items():
+        if name in names.split():
+            return getattr(import_module(module, __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

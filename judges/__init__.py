@@ -1,1 +1,1 @@
-"""Turn (prompt, answers) into a verdict. Knows records and protocols of `harness`, nothing of suites or recipes."""
+"""Judges turn a prompt and its answers into a verdict. They know `harness`, but no suite's rules and no recipes."""

@@ -1,8 +1,8 @@
-"""AlpacaEval's completion parsers: a judge's whole reply -> the preference for the answer shown first. Pure.
+"""Read a judge's whole reply with AlpacaEval's completion parsers. Pure.
 
-Source: alpaca_eval 0.6.6, completion_parsers.py, whose annotations (1: first better, 2: second, 0 or 1.5: a draw,
-between: a share) become probabilities that the first wins. What the reference stores as missing is an error here.
-A parser is written into its template's `parser` as `alpaca_eval:[[NAME, ARGUMENTS], …]`: a chain of steps.
+Source: alpaca_eval 0.6.6, completion_parsers.py. Its annotations (1: first better, 2: second better, 0 or 1.5: a draw,
+values in between: a share) become the probability that the answer shown first wins. A reply that the reference stores
+as missing is an error here. A template names its parser as a chain of steps: `alpaca_eval:[[NAME, ARGUMENTS], …]`.
 """
 
 from __future__ import annotations
@@ -15,40 +15,43 @@ from functools import lru_cache
 
 from pydantic import JsonValue
 
-from harness.errors import ConfigError, VerdictParseError
-from harness.formats.alpaca_eval_rows import share_of
 from harness.records import Preference, TokenLogprob
+from harness.records.errors import ConfigError, VerdictParseError
+from harness.suites.alpaca_eval.rows import share_of
 
 PREFIX = "alpaca_eval:"
 LONGEST = 20_000
-"""Characters of a reply that are read as a Python or JSON value; the official judges' limit is 2,048 tokens."""
+"""Longest reply, in characters, that is parsed as Python or JSON; the official judges stop at 2,048 tokens."""
 Arguments = Mapping[str, JsonValue]
 Steps = tuple[tuple[str, Arguments], ...]
 
 
 class _UnreadableError(Exception):
-    """Internal: a step found nothing it can read."""
+    """Internal: a step cannot read the reply."""
 
 
 def chain_name(steps: Steps) -> str:
-    """The `JudgeTemplate.parser` of a chain."""
+    """Return the chain as a `JudgeTemplate.parser`."""
     return PREFIX + json.dumps([[name, dict(arguments)] for name, arguments in steps], sort_keys=True)
 
 
 def read_completion(name: str, reply: str, logprobs: tuple[TokenLogprob, ...]) -> Preference:
-    """The preference by the chain of that name. Raises VerdictParseError, and ConfigError for a chain that is none."""
+    """Return the preference for the answer shown first, in 0..1, as the named chain reads it.
+
+    Raises VerdictParseError if the reply has no single preference, ConfigError if the name is not a valid chain.
+    """
     steps = _steps(name)
     try:
         if steps[0][0] == "logprob_parser":
             return Preference(value=_logprob(steps[0][1], logprobs))
-        found = _run(steps, reply)
+        preferences = _run(steps, reply)
     except _UnreadableError as error:
         raise VerdictParseError(f"{steps[0][0]}: {error}: {reply[-80:]!r}") from None
-    if len(found) != 1:
+    if len(preferences) != 1:
         raise VerdictParseError(
-            f"{len(found)} preferences in the judge's reply where one was asked for: {reply[-80:]!r}"
+            f"{len(preferences)} preferences in the judge's reply, but 1 was expected: {reply[-80:]!r}"
         )
-    return Preference(value=_first_wins(found[0], reply))
+    return Preference(value=_first_wins(preferences[0], reply))
 
 
 @lru_cache(maxsize=64)
@@ -58,26 +61,27 @@ def _steps(name: str) -> Steps:
     except (ValueError, TypeError):
         steps = ()
     if not steps or any(step not in STEPS and step != "logprob_parser" for step, _ in steps):
-        raise ConfigError(f"{name!r} is no chain of AlpacaEval's parsers; known: {', '.join(known_parsers())}")
+        raise ConfigError(f"{name!r} is not a chain of AlpacaEval parsers; known parsers: {', '.join(known_parsers())}")
     return steps
 
 
 def known_parsers() -> list[str]:
+    """Return the names of the supported parsers, sorted."""
     return sorted([*STEPS, "logprob_parser"])
 
 
 def _run(steps: Steps, value: JsonValue) -> list[JsonValue]:
-    """The first step's values, each run through the rest: a chain that ends in one value gives one."""
+    """Return the results of the whole chain: each result of the first step goes through the remaining steps."""
     (name, arguments), rest = steps[0], steps[1:]
     if value == "":
         raise _UnreadableError("the reply is empty")
-    found = STEPS[name](value, arguments)
-    return [last for one in found for last in _run(rest, one)] if rest else found
+    results = STEPS[name](value, arguments)
+    return [last for result in results for last in _run(rest, result)] if rest else results
 
 
 def _first_wins(annotation: JsonValue, reply: str) -> float:
     if isinstance(annotation, bool) or not isinstance(annotation, int | float):
-        raise VerdictParseError(f"the preference {str(annotation)[:40]!r} is no number: {reply[-80:]!r}")
+        raise VerdictParseError(f"the preference {str(annotation)[:40]!r} is not a number: {reply[-80:]!r}")
     if annotation == 0:
         return 0.5
     if not 1 <= annotation <= 2:
@@ -89,19 +93,19 @@ def _first_wins(annotation: JsonValue, reply: str) -> float:
 
 
 def _regex(value: JsonValue, arguments: Arguments) -> list[JsonValue]:
-    """Keys of `outputs_to_match` ([key, pattern] pairs) in the order in which their patterns match."""
+    """Return the keys of `outputs_to_match` ([key, pattern] pairs) in the order in which their patterns match."""
     text, pairs = _text(value), arguments["outputs_to_match"]
     assert isinstance(pairs, list)
-    found: list[JsonValue] = []
+    keys: list[JsonValue] = []
     while True:
         matches = [(match, key) for key, pattern in map(_pair, pairs) if (match := re.search(pattern, text))]
         if not matches:
-            return found
-        match, key = min(matches, key=lambda one: one[0].start())
+            return keys
+        match, key = min(matches, key=lambda hit: hit[0].start())
         if not match.end():
-            raise _UnreadableError("a pattern matches nothing at all")
-        found.append(key)
-        text = text[match.end() :]  # so that "^" holds after a match, as in the reference
+            raise _UnreadableError("a pattern matches the empty string")
+        keys.append(key)
+        text = text[match.end() :]  # lets "^" match after the previous match, as in the reference
 
 
 def _pair(pair: JsonValue) -> tuple[JsonValue, str]:
@@ -110,59 +114,62 @@ def _pair(pair: JsonValue) -> tuple[JsonValue, str]:
 
 
 def _lmsys(value: JsonValue, arguments: Arguments) -> list[JsonValue]:
-    """Two scores on the first line, with a blank or a comma between them."""
+    """Compare the two scores on the first line, separated by a space or a comma."""
     words = _text(value).split("\n")[0].replace(",", " ").split(" ")
     try:
         first, second = (float(word) for word in words)
     except ValueError:
         raise _UnreadableError("the first line is not two scores") from None
     if first != first or second != second:
-        raise _UnreadableError("a score is no number")
+        raise _UnreadableError("a score is not a number")
     return [1 if first > second else 2 if first < second else 0]
 
 
 def _ranking(value: JsonValue, arguments: Arguments) -> list[JsonValue]:
-    """The rank (1 or 2) of `model_1_name` in a list of {model, rank}."""
+    """Return the rank (1 or 2) of `model_1_name` in a list of {model, rank}."""
     ordered = _literal(value) if isinstance(value, str) else value
     name = arguments.get("model_1_name", "model_1")
-    ranks = [one["rank"] for one in _dicts(ordered) if one.get("model") == name and "rank" in one]
+    ranks = [entry["rank"] for entry in _dicts(ordered) if entry.get("model") == name and "rank" in entry]
     if not ranks or isinstance(ranks[0], bool) or ranks[0] not in (1, 2):
-        raise _UnreadableError(f"no rank 1 or 2 of {name!r}")
+        raise _UnreadableError(f"no rank 1 or 2 for {name!r}")
     return [ranks[0]]
 
 
-def _dicts(found: JsonValue) -> list[dict[str, JsonValue]]:
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list | tuple) else []
+def _dicts(values: JsonValue) -> list[dict[str, JsonValue]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list | tuple) else []
 
 
 def _json(value: JsonValue, arguments: Arguments) -> list[JsonValue]:
-    """`annotation_key` of a JSON object, or of each in a list; a ```json block alone where there is one."""
+    """Return `annotation_key` of a JSON object, or of each object in a list.
+
+    If the reply has a ```json block, only that is read.
+    """
     text = _text(value)
     if "```json" in text:
         block = re.search(r"```json(.*?)```", text, re.DOTALL)
         text = block[1] if block else ""
     try:
-        found = json.loads(_short(text))
+        parsed = json.loads(_short(text))
     except (ValueError, RecursionError):
         raise _UnreadableError("not JSON") from None
     key = arguments.get("annotation_key")
-    several = [found] if isinstance(found, dict) else found
+    several = [parsed] if isinstance(parsed, dict) else parsed
     if key is None:
         return list(several) if isinstance(several, list) else [several]
-    values = [one[str(key)] for one in _dicts(several) if str(key) in one]
+    values = [entry[str(key)] for entry in _dicts(several) if str(key) in entry]
     if not values:
         raise _UnreadableError(f"no {key!r} in the JSON")
     return values
 
 
 def _eval(value: JsonValue, arguments: Arguments) -> list[JsonValue]:
-    """A Python literal; a list's members."""
-    found = _literal(_text(value))
-    return found if isinstance(found, list) else [found]
+    """Return a Python literal; a list counts as its members."""
+    literal = _literal(_text(value))
+    return literal if isinstance(literal, list) else [literal]
 
 
 def _replace(value: JsonValue, arguments: Arguments) -> list[JsonValue]:
-    """`replacer` ([from, to] pairs) of the whole value; `default_replacer`, else itself, for another."""
+    """Map the whole value through `replacer` ([from, to] pairs); default to `default_replacer`, or keep the value."""
     pairs = arguments["replacer"]
     assert isinstance(pairs, list)
     default = arguments.get("default_replacer", "auto")
@@ -181,23 +188,23 @@ STEPS: dict[str, Callable[[JsonValue, Arguments], list[JsonValue]]] = {
 
 
 def _logprob(arguments: Arguments, logprobs: Sequence[TokenLogprob]) -> float:
-    """p(numerator) over p(denominators) of the first token; 1 or 0 where it is to be binarized."""
+    """Return p(numerator) / sum of p(denominators) for the first token, as 1 or 0 if `is_binarize` is set."""
     token, tokens = str(arguments["numerator_token"]), arguments["denominator_tokens"]
     assert isinstance(tokens, list)
-    names = [str(one) for one in tokens]
-    top = {one.token: one.logprob for one in logprobs if one.token in (token, *names)}
+    names = [str(name) for name in tokens]
+    top = {entry.token: entry.logprob for entry in logprobs if entry.token in (token, *names)}
     share = share_of(token, top, names)
     if share is None:
         raise _UnreadableError(f"none of {', '.join(names)} among the first token's log-probabilities")
     if not arguments.get("is_binarize", True):
         return share
-    others = [top[name] for name in names if name != token and name in top]
-    return float(token in top and all(top[token] > other for other in others))
+    rivals = [top[name] for name in names if name != token and name in top]
+    return float(token in top and all(top[token] > rival for rival in rivals))
 
 
 def _text(value: JsonValue) -> str:
     if not isinstance(value, str):
-        raise _UnreadableError(f"a text was expected, not a {type(value).__name__}")
+        raise _UnreadableError(f"expected text, not {type(value).__name__}")
     return value
 
 
@@ -209,7 +216,7 @@ def _short(text: str) -> str:
 
 def _literal(text: str) -> JsonValue:
     try:
-        found: JsonValue = ast.literal_eval(_short(text))
+        literal: JsonValue = ast.literal_eval(_short(text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise _UnreadableError("not a Python literal") from None
-    return found
+    return literal

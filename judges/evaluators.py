@@ -1,9 +1,11 @@
-"""AlpacaEval's evaluator configurations as judge templates: words, parameters and parser of the installed package.
+"""Read AlpacaEval's evaluator configurations as judge templates: prompt, parameters and parser.
 
-`--judge alpaca_eval:NAME` uses one as it is; `evaluator: NAME` in a judge's YAML file gives its words to any judge.
+`--judge alpaca_eval:NAME` uses a configuration as it is; `evaluator: NAME` in a judge's YAML file applies its prompt
+to any judge.
 
-Its files are read at run time and never copied; the package is found, not imported (importing it takes seconds and
-writes into site-packages). What our request cannot express is refused with one sentence.
+The files are read from the installed package at run time and never copied. The package is located but not imported,
+because importing it takes seconds and writes into site-packages. A configuration that our request cannot express is
+rejected with one sentence.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from pathlib import Path
 import yaml
 from pydantic import JsonValue
 
-from harness.errors import ConfigError
 from harness.records import JudgeTask, JudgeTemplate, Record
+from harness.records.errors import ConfigError
+from harness.store.provenance import install_command
 
 from .completions import Arguments, Steps, chain_name, known_parsers
 
@@ -27,7 +30,7 @@ SLOT = re.compile(r"{([^ \s]+?)}")  # alpaca_eval utils.make_prompts
 FIELDS = ("instruction", "output_1", "output_2")
 OPENAI_URL = "https://api.openai.com/v1"
 UNMAPPED = ("tokens_to_favor", "tokens_to_avoid")
-"""Need the model's tokenizer, to become a logit_bias."""
+"""Unsupported: turning these into a logit_bias needs the model's tokenizer."""
 OWN = ("model_name", "max_tokens", "temperature", "logprobs", "top_logprobs", "requires_chatml", "price_per_token")
 LOCAL = (*OWN, "max_new_tokens", "max_tokens_to_sample", "model_kwargs", "is_chatml_prompt", "batch_size")
 
@@ -35,45 +38,45 @@ LOCAL = (*OWN, "max_new_tokens", "max_tokens_to_sample", "model_kwargs", "is_cha
 OFFICIAL_STEPS: Steps = (
     ("logprob_parser", {"numerator_token": "m", "denominator_tokens": ["m", "M"], "is_binarize": False}),
 )
-"""AlpacaEval 2's own parser: the template is then the suite's own, down to its digest."""
+"""AlpacaEval 2's official parser. With it, the template equals the suite's own, digest included."""
 
 
 class Evaluator(Record):
-    """One evaluator configuration, mapped."""
+    """One evaluator configuration, mapped to our records."""
 
     name: str
     template: JudgeTemplate
     model: str
     url: str | None
-    """None: the configuration asks in another way than by an OpenAI-compatible server."""
+    """None if the configuration does not use an OpenAI-compatible server."""
     price: float | None = None
-    """US dollars a million tokens, in and out."""
+    """US dollars per million tokens, input and output alike."""
 
     def identity(self) -> dict[str, JsonValue]:
-        """For the card's protocol; the digest covers words, parser and parameters."""
+        """Return what the card's protocol records; the digest covers prompt, parser and parameters."""
         return {"evaluator": self.name, "template": self.template.sha[:12]}
 
-    def asked(self, task: JudgeTask) -> JudgeTask:
-        """The task in the evaluator's words. Raises ConfigError for one that does not compare two answers."""
+    def rephrase(self, task: JudgeTask) -> JudgeTask:
+        """Return the task with the evaluator's prompt. Raise ConfigError unless it compares two single-turn answers."""
         if task.baseline is None or task.order is None or len(task.prompt.turns) > 1:
             raise ConfigError(
-                f"evaluator {self.name!r} compares two answers of one turn, and {task.template.name!r} asks for "
-                "something else; give another judge for that suite: --judge SUITE=JUDGE,SUITE=JUDGE"
+                f"evaluator {self.name!r} compares two single-turn answers, which {task.template.name!r} does not "
+                "ask for; choose another judge for that suite: --judge SUITE=JUDGE,SUITE=JUDGE"
             )
-        mine, other = task.answer.turns[0], task.baseline.turns[0]
-        first, second = (other, mine) if task.order == "ab" else (mine, other)
+        candidate, baseline = task.answer.turns[0], task.baseline.turns[0]
+        first, second = (baseline, candidate) if task.order == "ab" else (candidate, baseline)
         texts = {"instruction": task.prompt.turns[0], "output_1": first, "output_2": second}
         fields = {slot: texts[slot] for slot in dict.fromkeys(SLOT.findall(self.template.user))}
         return task.model_copy(update={"template": self.template, "fields": fields})
 
 
 def evaluator_names() -> list[str]:
-    """All configurations of the installed package, mapped or not."""
+    """Return the names of all configurations in the installed package, supported or not."""
     return sorted(path.parent.name for path in _folder().glob("*/configs.yaml"))
 
 
 def mapped_names() -> list[str]:
-    """Those that can be used as they are."""
+    """Return the names of the configurations that work as they are."""
     return [name for name in evaluator_names() if _is_mapped(name)]
 
 
@@ -85,12 +88,11 @@ def _is_mapped(name: str) -> bool:
 
 
 def read_evaluator(name: str) -> Evaluator:
-    """The configuration of that name. Raises ConfigError where there is none, or it cannot be mapped, with those that
-    can."""
+    """Return the named configuration. Raise ConfigError with the supported names if it is unknown or unsupported."""
     try:
         return _read(name)
     except _UnmappedError as error:
-        raise ConfigError(f"{error}; these can be: {', '.join(mapped_names())}") from None
+        raise ConfigError(f"{error}; supported evaluators: {', '.join(mapped_names())}") from None
 
 
 @lru_cache(maxsize=64)
@@ -98,10 +100,10 @@ def _read(name: str) -> Evaluator:
     folder = _folder()
     if name not in evaluator_names():
         raise ConfigError(f"alpaca-eval has no evaluator {name!r}; it has: {', '.join(evaluator_names())}")
-    found = yaml.safe_load((folder / name / "configs.yaml").read_text("utf-8"))
-    if len(found) != 1:
-        raise _refusal(name, f"is a mixture of {len(found)} annotators")
-    (config,) = found.values()
+    configs = yaml.safe_load((folder / name / "configs.yaml").read_text("utf-8"))
+    if len(configs) != 1:
+        raise _refusal(name, f"is a mixture of {len(configs)} annotators")
+    (config,) = configs.values()
     _refuse_unmapped(name, config)
     kwargs = dict(config["completions_kwargs"])
     client = kwargs.pop("client_kwargs", {})
@@ -118,21 +120,21 @@ def _read(name: str) -> Evaluator:
 
 def _folder() -> Path:
     spec = find_spec("alpaca_eval")
-    places = list(spec.submodule_search_locations or ()) if spec is not None else []
-    if not places:
+    locations = list(spec.submodule_search_locations or ()) if spec is not None else []
+    if not locations:
         raise ConfigError(
-            "--judge alpaca_eval:NAME reads the alpaca-eval package, which is not installed: "
-            "pip install 'fusion-harness[alpaca-eval]'"
+            "--judge alpaca_eval:NAME needs the alpaca-eval package, which is not installed: "
+            + install_command("alpaca-eval")
         )
-    return Path(places[0]) / "evaluators_configs"
+    return Path(locations[0]) / "evaluators_configs"
 
 
 class _UnmappedError(Exception):
-    """Internal: our request cannot say what this configuration asks for."""
+    """Internal: our request cannot express this configuration."""
 
 
 def _refusal(name: str, why: str) -> _UnmappedError:
-    return _UnmappedError(f"evaluator {name!r} {why}, which cannot be mapped")
+    return _UnmappedError(f"evaluator {name!r} {why}, which is not supported")
 
 
 def _refuse_unmapped(name: str, config: Mapping[str, JsonValue]) -> None:
@@ -154,9 +156,9 @@ def _template(name: str, config: Mapping[str, JsonValue], kwargs: Mapping[str, J
     text = (_folder() / str(config["prompt_template"])).read_text("utf-8")
     messages = [(role, content.strip()) for role, content in CHATML.findall(text)]
     if [role for role, _ in messages] not in (["system", "user"], ["user"]):
-        raise _refusal(name, "has a prompt that is not one system and one user message")
+        raise _refusal(name, "has a prompt that is not an optional system message and one user message")
     if sorted(SLOT.findall(messages[-1][1])) != sorted(FIELDS):
-        raise _refusal(name, f"has other slots than {', '.join(FIELDS)}")
+        raise _refusal(name, f"has slots other than {', '.join(FIELDS)}")
     steps = _steps(name, config)
     is_official = steps == OFFICIAL_STEPS
     tops = kwargs.get("top_logprobs")
@@ -185,13 +187,13 @@ def _steps(name: str, config: Mapping[str, JsonValue]) -> Steps:
     assert isinstance(chain, dict)
     unknown = [step for step in chain if step not in known_parsers()]
     if unknown:
-        raise _refusal(name, f"has the parser {unknown[0]!r}")
-    return tuple((step, _as_json(given if isinstance(given, dict) else {})) for step, given in chain.items())
+        raise _refusal(name, f"uses the parser {unknown[0]!r}")
+    return tuple((step, _as_json(options if isinstance(options, dict) else {})) for step, options in chain.items())
 
 
 def _as_json(arguments: Mapping[str, JsonValue]) -> Arguments:
-    """Tables become lists of pairs: their keys are numbers, which JSON objects cannot have."""
+    """Turn tables into lists of pairs, because their keys are numbers and JSON objects only have string keys."""
     return {
-        key: [[one, to] for one, to in value.items()] if isinstance(value, dict) else value
+        key: [[source, target] for source, target in value.items()] if isinstance(value, dict) else value
         for key, value in arguments.items()
     }

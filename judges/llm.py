@@ -1,55 +1,100 @@
-"""A judge behind an OpenAI-compatible chat endpoint: asks, reads, asks once more where the protocol does so.
-
-It owns the conversation and what it cost. Words come from the template, verdicts from `judges.parsing`, connections
-and retries from `harness.client`.
-"""
+"""Turn a judge task into chat messages by filling its template. Pure."""
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, Protocol, Self
 
 from pydantic import JsonValue
 
+from harness.backends.vllm import VllmBackend
 from harness.client import ChatClient, ChatReply
-from harness.errors import ConfigError, EndpointDownError, JudgeUnavailableError, ReplyError, VerdictParseError
 from harness.judging.calls import Call, CallOptions, Calls
-from harness.judging.pricing import reply_price
-from harness.records import Failure, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Preference, TokenLogprob, Verdict
+from harness.judging.cost import reply_price
+from harness.records import (
+    Failure,
+    JudgeSpec,
+    JudgeTask,
+    JudgeTemplate,
+    Judgment,
+    ModelRef,
+    Preference,
+    TokenLogprob,
+    Verdict,
+    base_url,
+    digest,
+)
+from harness.records.errors import ConfigError, EndpointDownError, JudgeUnavailableError, ReplyError, VerdictParseError
+from harness.records.protocols import ServeOptions
+from harness.records.settings import ServeSpec, checked
 
-from .evaluators import read_evaluator
+from .evaluators import OPENAI_URL, mapped_names, read_evaluator
 from .parsing import read_reply
-from .prompting import Message, render
+
+Message = dict[str, JsonValue]
+
+
+def render(task: JudgeTask) -> list[Message]:
+    """Return the messages of the first request: the system text, if there is one, and the filled user text."""
+    user: Message = {"role": "user", "content": fill(task.template, task.fields)}
+    if task.template.system is None:
+        return [user]
+    return [{"role": "system", "content": task.template.system}, user]
+
+
+def fill(template: JudgeTemplate, fields: dict[str, str]) -> str:
+    """Return the user text with its slots filled. Raise ConfigError if a slot has no field.
+
+    Only braces in the template are slots, never those in answers. The exception is "replace" filling: as in
+    alpaca_eval, the name of a later slot inside an earlier text counts as that slot.
+    """
+    if template.filling == "replace":
+        text = template.user
+        for slot, content in fields.items():
+            text = text.replace("{" + slot + "}", content, 1)
+        return text
+    try:
+        return template.user.format(**fields)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(f"judge template {template.name!r} cannot be filled: {error!r}") from None
+
+
+# ----------------------------------------------------------------------------------------------------
+# Judge through an OpenAI-compatible chat endpoint: ask, read the reply, ask once more if the protocol says so. This
+# module owns the conversation and its cost. Prompts come from the template, verdicts from `judges.parsing`,
+# connections and retries from `harness.client`.
+
 
 Flag = Literal["truncated", "reasked", "identical", "injection"]
 
 
 @dataclass
 class Conversation:
-    """What has been said about one task so far."""
+    """The messages exchanged about one task so far, and what they cost."""
 
     messages: list[Message]
     replies: list[str] = field(default_factory=list)
     logprobs: tuple[TokenLogprob, ...] = ()
     flags: list[Flag] = field(default_factory=list)
     answered: list[Call] = field(default_factory=list)
-    """The calls that the replies are to."""
+    """The calls that produced the replies."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = 0.0
     paid: float | None = 0.0
-    """US dollars; None once a reply came whose price is not known."""
+    """US dollars; None once any reply has an unknown price."""
     calls: int = 0
 
     @property
     def text(self) -> str | None:
-        """All replies as the reference joins them; None where none came."""
+        """All replies joined as the reference does; None if there are none."""
         return "\n".join(self.replies) if self.replies else None
 
     def hear(self, reply: ChatReply, template: JudgeTemplate, dollars: float | None) -> None:
-        """`dollars`: what the reply cost when it was asked for."""
+        """Add a reply. `dollars` is what it cost when it was first requested."""
         if not self.replies:
             self.logprobs = reply.logprobs
         self.replies.append(reply.text)
@@ -59,48 +104,53 @@ class Conversation:
         if not reply.cached:
             self.calls += 1
             self.paid = None if self.paid is None or dollars is None else self.paid + dollars
-        # A reply that is read from its first token's log-probabilities is always cut after it.
+        # Replies read from the first token's log-probabilities are always cut there, so that is no truncation.
         if reply.finish == "length" and template.top_logprobs is None and "truncated" not in self.flags:
             self.flags.append("truncated")
 
     def ask_again(self, words: str) -> None:
+        """Append the last reply and a new user message with `words`."""
         self.messages.append({"role": "assistant", "content": self.replies[-1]})
         self.messages.append({"role": "user", "content": words})
         self.flags.append("reasked")
 
 
 class Client(Protocol):
-    """What answers the judge's calls, for the time of an `async with`: an endpoint's client, or a server of our own."""
+    """Answers the judge's calls inside an `async with`: the client of an endpoint, or our own server."""
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        """Raises ReplyError."""
+        """Return the reply to one request. Raise ReplyError if there is none."""
         ...
 
 
 class LlmJudge:
-    """`fusion_harness.judges` entry point "llm". Raises ConfigError at once for a spec that cannot work."""
+    """`fusion_harness.judges` entry point "llm". Raises ConfigError on construction if the spec cannot work."""
 
     def __init__(self, spec: JudgeSpec, client: Client | None = None, *, endpoint: str | None = None) -> None:
-        """`client` None: that of the spec's endpoint. `endpoint` stands for it in the cache of replies; None: its
-        URL."""
+        """Create the judge. `client` defaults to one for the spec's endpoint.
+
+        `endpoint` identifies the server in the reply cache and defaults to the spec's URL.
+        """
         self.spec = spec
         self._evaluator = None if spec.evaluator is None else read_evaluator(spec.evaluator)
         self._client = endpoint_client(spec) if client is None else client
         self._calls = Calls(spec, endpoint or spec.url or "", self._client, CallOptions())
 
     def use(self, options: CallOptions) -> None:
+        """Set the options of all later calls, e.g. their cache and budget."""
         self._calls = Calls(self.spec, self._calls.endpoint, self._client, options)
 
     def first_call(self, task: JudgeTask) -> Call | None:
+        """Return the first request about a task, or None if it is a draw without asking."""
         task = self._in_own_words(task)
         return None if is_drawn(task) else self._next_call(task, render(task))
 
     def _in_own_words(self, task: JudgeTask) -> JudgeTask:
-        return task if self._evaluator is None else self._evaluator.asked(task)
+        return task if self._evaluator is None else self._evaluator.rephrase(task)
 
     def _next_call(self, task: JudgeTask, messages: list[Message]) -> Call:
         body = request_body(self.spec, task.template, messages)
@@ -114,16 +164,16 @@ class LlmJudge:
         await self._client.__aexit__(*exc)
 
     def identity(self) -> dict[str, JsonValue]:
-        """What decides verdicts besides the spec: an evaluator's words, parser and parameters."""
+        """Return what decides verdicts besides the spec: an evaluator's prompt, parser and parameters."""
         return {} if self._evaluator is None else self._evaluator.identity()
 
     def check(self, task: JudgeTask) -> None:
-        """Raises ConfigError for a kind of task that this judge cannot take."""
+        """Raise ConfigError if this judge cannot handle the task."""
         if self._evaluator is not None:
-            self._evaluator.asked(task)
+            self._evaluator.rephrase(task)
 
     async def judge(self, task: JudgeTask) -> Judgment:
-        """The verdict, or why there is none. Raises JudgeUnavailableError once the endpoint is known to be down."""
+        """Return the verdict, or the reason why there is none. Raise JudgeUnavailableError if the endpoint is down."""
         started = time.monotonic()
         task = self._in_own_words(task)
         if is_drawn(task):
@@ -135,7 +185,7 @@ class LlmJudge:
         except VerdictParseError as error:
             empty = error.reason == "parse" and not (talk.text or "").strip() and not talk.logprobs
             failure = Failure.model_validate({"reason": "empty" if empty else error.reason, "message": str(error)})
-            await self._calls.forget(talk.answered)  # a failure is not kept: the same command asks again
+            await self._calls.forget(talk.answered)  # failures are not cached, so the same command asks again
             return self._judgment(task, talk, started, failure)
         except ReplyError as error:
             failure = Failure.model_validate({"reason": error.reason, "message": str(error)})
@@ -143,7 +193,7 @@ class LlmJudge:
         return self._judgment(task, talk, started, verdict)
 
     async def _ask(self, task: JudgeTask, talk: Conversation) -> Verdict:
-        """Asks, and where the first reply holds no verdict and the template says so, once more."""
+        """Ask, and ask once more if the first reply has no verdict and the template allows it."""
         template = task.template
         await self._call(task, talk)
         try:
@@ -166,7 +216,7 @@ class LlmJudge:
         talk.hear(reply, task.template, reply_price(self.spec, reply))
 
     def _judgment(self, task: JudgeTask, talk: Conversation, started: float, outcome: Verdict | Failure) -> Judgment:
-        found = Judgment.of(task, self.spec.name, outcome, reply=talk.text, logprobs=talk.logprobs)
+        judgment = Judgment.of(task, self.spec.name, outcome, reply=talk.text, logprobs=talk.logprobs)
         spent = {
             "flags": tuple(talk.flags),
             "prompt_tokens": talk.prompt_tokens,
@@ -176,11 +226,11 @@ class LlmJudge:
             "calls": talk.calls,
             "seconds": time.monotonic() - started,
         }
-        return found.model_copy(update=spent)
+        return judgment.model_copy(update=spent)
 
 
 def endpoint_client(spec: JudgeSpec) -> ChatClient:
-    """The client of the spec's endpoint. Raises ConfigError where model, URL or key are missing."""
+    """Return a client for the spec's endpoint. Raise ConfigError if model, URL or key is missing."""
     if not spec.model or not spec.url:
         raise ConfigError(f"judge {spec.name!r} needs `model` and `url` (an OpenAI-compatible base URL)")
     key = os.environ.get(spec.key_env) if spec.key_env else None
@@ -199,19 +249,22 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
 
 
 def is_drawn(task: JudgeTask) -> bool:
-    """Whether the protocol calls this a draw without asking."""
+    """Return whether the protocol counts this as a draw without asking."""
     return bool(
         task.template.identical_is_draw and task.baseline is not None and task.answer.turns == task.baseline.turns
     )
 
 
 def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Message]) -> dict[str, JsonValue]:
-    """The chat-completions body: the template's official parameters, then the judge's own; a null leaves one out."""
+    """Return the chat-completions body: the template's official parameters, overridden by the judge's own.
+
+    A parameter set to null is left out.
+    """
     temperature = template.temperature
     body: dict[str, JsonValue] = {
         "model": spec.model,
         "messages": list(messages),
-        # 0, not 0.0: the bytes the original tools send
+        # 0 instead of 0.0, to send the same bytes as the original tools
         "temperature": int(temperature) if temperature.is_integer() else temperature,
         "max_tokens": template.max_tokens,
         **template.extra,
@@ -220,3 +273,94 @@ def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Messag
         body |= {"logprobs": True, "top_logprobs": template.top_logprobs}
     body |= spec.params
     return {name: value for name, value in body.items() if value is not None}
+
+
+# ----------------------------------------------------------------------------------------------------
+# `--judge local:PATH`: judge with a checkpoint that our own vLLM backend serves. This is an LLM judge that starts its
+# server on entry and stops it on exit; the server is watched, restarted and identified like the candidate's. Without
+# its own devices it waits until the candidate's server has stopped.
+
+
+class ServedClient:
+    """Sends the judge's calls to our own server, which runs inside the `async with`."""
+
+    def __init__(self, backend: VllmBackend) -> None:
+        self.backend = backend
+
+    async def __aenter__(self) -> Self:
+        await self.backend.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.backend.__aexit__(*exc)
+
+    async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
+        return await self.backend.chat(body)
+
+
+class LocalJudge(LlmJudge):
+    """`fusion_harness.judges` entry point "local". Raises ConfigError or CheckpointError if it cannot be served."""
+
+    local = True
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        if not spec.model:
+            raise ConfigError(f"judge {spec.name!r} needs `model`: a folder, or hf:ORG/NAME@REVISION")
+        self._ref = ModelRef.parse(spec.model)
+        serving = checked(ServeSpec, spec.serve, f"judge {spec.name!r}: serve")
+        self._options = ServeOptions(log_dir=Path("logs"), **serving.model_dump())
+        self._served = ServedClient(VllmBackend(self._ref, self._options))
+        self.beside = serving.devices is not None
+        free = {"price_in": spec.price_in or 0.0, "price_out": spec.price_out or 0.0}
+        named = spec.model_copy(update={"model": self._ref.label, **free})  # keeps local paths out of the cards
+        super().__init__(named, self._served, endpoint=f"local:{digest(self._served.backend.identity())}")
+
+    def logs_to(self, folder: Path) -> None:
+        """Write the server's logs to a folder for this judge below `folder`."""
+        self._options = replace(self._options, log_dir=folder / f"judge-{self._ref.slug}")
+        self._served.backend = VllmBackend(self._ref, self._options)
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Return weights, chat template and engine as for a candidate; the folder appears by name, without its path."""
+        return {**super().identity(), "served": self._served.backend.identity()}
+
+
+# ----------------------------------------------------------------------------------------------------
+# `--judge alpaca_eval:NAME`: judge with an evaluator of the installed alpaca-eval package at its own endpoint.
+
+
+class AlpacaEvalJudge(LlmJudge):
+    """`fusion_harness.judges` entry point "alpaca_eval".
+
+    Model, address and price default to the configuration's. Raises ConfigError if the configuration cannot be mapped
+    or its API key is missing.
+    """
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        super().__init__(completed(spec))
+
+
+def completed(spec: JudgeSpec) -> JudgeSpec:
+    """Return the spec with its open fields filled from the configuration.
+
+    A key is sent only where it belongs: OPENAI_API_KEY to OpenAI, HARNESS_JUDGE_KEY to any other address.
+    """
+    if spec.evaluator is None:
+        raise ConfigError(f"judge {spec.name!r} needs `evaluator`, one of: {', '.join(mapped_names())}")
+    evaluator = read_evaluator(spec.evaluator)
+    url = spec.url or evaluator.url
+    if url is None:
+        raise ConfigError(
+            f"evaluator {spec.evaluator!r} uses a server that is not OpenAI-compatible or not public; name one that "
+            f"is: --judge alpaca_eval:{spec.evaluator}@http://HOST:PORT/v1"
+        )
+    own_key = "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
+    key_env = spec.key_env or ("OPENAI_API_KEY" if url == OPENAI_URL else own_key)
+    changed: dict[str, JsonValue] = {
+        "url": base_url(url),
+        "model": spec.model or evaluator.model,
+        "key_env": key_env,
+    }
+    if spec.price_in is None and spec.price_out is None and spec.url is None:
+        changed |= {"price_in": evaluator.price, "price_out": evaluator.price}
+    return spec.model_copy(update=changed)

@@ -1,26 +1,19 @@
-"""How a judge's reply is read: one pure function a verdict grammar, failing closed.
+"""Read a judge's reply: one pure function per verdict grammar, each failing closed.
 
-A parser reads a reply as the judge saw the answers: its preference is the probability that the answer *shown first*
-wins. `read_verdict` turns that to the candidate. Nothing here repairs a reply: what is not a verdict is an error.
+A parser sees the answers in the order the judge saw them: its preference is the probability that the answer *shown
+first* wins, and `read_verdict` turns that into the candidate's. Nothing here repairs a reply: anything that is not a
+verdict is an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from harness.errors import ConfigError, VerdictParseError
-from harness.formats.alpaca_eval_rows import share_of
-from harness.formats.arena_hard_labels import (
-    DOUBLE,
-    SINGLE,
-    STRONG_WEIGHT,
-    V01_LABELS,
-    V2_LABELS,
-    v01_labels,
-    v2_label,
-)
-from harness.formats.fastchat_rows import HIGHEST, LETTERS, LOWEST, RATING
 from harness.records import JudgeTask, Order, Preference, Rating, TokenLogprob, Verdict
+from harness.records.errors import ConfigError, VerdictParseError
+from harness.suites.alpaca_eval.rows import share_of
+from harness.suites.arena_hard.rows import DOUBLE, SINGLE, STRONG_WEIGHT, V01_LABELS, V2_LABELS, v01_labels, v2_label
+from harness.suites.mt_bench.rows import HIGHEST, LETTERS, LOWEST, RATING
 
 from .completions import PREFIX, read_completion
 
@@ -28,10 +21,10 @@ Parser = Callable[[str, tuple[TokenLogprob, ...]], Verdict]
 
 
 def read_verdict(parser: str, reply: str, logprobs: tuple[TokenLogprob, ...], order: Order | None) -> Verdict:
-    """The verdict in a reply, with preferences turned to the candidate.
+    """Return the verdict in a reply; a preference is the probability that the candidate wins.
 
     `order` says which answer was shown first: "ab" the baseline (so A and m are the baseline), "ba" the candidate.
-    Raises VerdictParseError when there is no verdict, ConfigError for an unknown parser or a preference without order.
+    Raises VerdictParseError if there is no verdict, ConfigError if the parser is unknown or a preference has no order.
     """
     if parser.startswith(PREFIX):
         shown: Verdict = read_completion(parser, reply, logprobs)
@@ -42,51 +35,54 @@ def read_verdict(parser: str, reply: str, logprobs: tuple[TokenLogprob, ...], or
     if isinstance(shown, Rating):
         return shown
     if order is None:
-        raise ConfigError(f"parser {parser!r} gives a preference, and the task does not say which answer came first")
+        raise ConfigError(f"parser {parser!r} gives a preference, but the task does not say which answer came first")
     return shown if order == "ba" else shown.model_copy(update={"value": 1.0 - shown.value})
 
 
 def read_reply(task: JudgeTask, reply: str, logprobs: tuple[TokenLogprob, ...]) -> Verdict:
-    """The verdict on a task, as `read_verdict`; a conflict, too, where the judge's words hold several marks and one of
-    them stands in an answer it was shown: it may be quoting, and no rule of first or last can tell."""
+    """Return the verdict on a task, as `read_verdict` does, but reject marks that may be quotations.
+
+    If the reply has several marks and one of them also appears in an answer the judge saw, the judge may be quoting it,
+    and no first-or-last rule can tell. That is a VerdictParseError with the reason "conflict".
+    """
     parser = task.template.parser
     verdict = read_verdict(parser, reply, logprobs, task.order)
     if parser in MARKS:
         marks = MARKS[parser](reply)
-        shown = [text for one in (task.answer, task.baseline) if one is not None for text in one.turns]
+        shown = [text for record in (task.answer, task.baseline) if record is not None for text in record.turns]
         quoted = sorted(marks & set[str]().union(*map(MARKS[parser], shown)))
         if len(marks) > 1 and quoted:
             raise VerdictParseError(
-                f"several marks in one reply, and {quoted[0][:20]!r} stands in an answer as well: perhaps a quotation",
+                f"several marks in one reply, and {quoted[0][:20]!r} is in an answer too, so it may be a quotation",
                 reason="conflict",
             )
     return verdict
 
 
 def rating(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Rating:
-    """The first `[[n]]`, 1..10. The reference's backup form `[n]` is not trusted: it also matches `arr[0]`."""
-    found = RATING.search(reply)
-    if found is None:
+    """Return the first `[[n]]`, 1..10. The reference's fallback `[n]` is not used, because it also matches `arr[0]`."""
+    match = RATING.search(reply)
+    if match is None:
         raise VerdictParseError(f"no [[rating]] in the judge's reply: {_tail(reply)}", reaskable=True)
-    value = float(found[1])
+    value = float(match[1])
     if not LOWEST <= value <= HIGHEST:
-        raise VerdictParseError(f"rating {found[1][:20]} is outside {LOWEST:g}..{HIGHEST:g}")
+        raise VerdictParseError(f"rating {match[1][:20]} is outside {LOWEST:g}..{HIGHEST:g}")
     return Rating(value=value)
 
 
 def arena_label(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preference:
-    """The one label in a reply, Arena-Hard v0.1's rule: the same label may stand there twice, two different may not."""
+    """Return the only label in a reply (Arena-Hard v0.1). Repeats are fine, but two different labels are a conflict."""
     labels = v01_labels(reply)
     if not labels:
         raise VerdictParseError(f"no verdict label in the judge's reply: {_tail(reply)}", reaskable=True)
     if len(labels) > 1:
-        said = ", ".join(f"[[{label}]]" for label in labels)
-        raise VerdictParseError(f"different verdict labels in one reply: {said}", reason="conflict")
+        listed = ", ".join(f"[[{label}]]" for label in labels)
+        raise VerdictParseError(f"different verdict labels in one reply: {listed}", reason="conflict")
     return _labelled(labels[0], V01_LABELS)
 
 
 def arena_label_v2(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preference:
-    """The last label in a reply, Arena-Hard v2.0's rule: in any case, in double brackets or else in single ones."""
+    """Return the last label in a reply (Arena-Hard v2.0), in any letter case, in double or else single brackets."""
     label = v2_label(reply)
     if label is None:
         raise VerdictParseError(f"no verdict label in the judge's reply: {_tail(reply)}", reaskable=True)
@@ -95,34 +91,34 @@ def arena_label_v2(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Prefe
 
 def _labelled(label: str, labels: Mapping[str, tuple[float, int]]) -> Preference:
     if label not in labels:
-        raise VerdictParseError(f"label [[{label}]] is none of {', '.join(labels)}")
+        raise VerdictParseError(f"label [[{label}]] is not one of {', '.join(labels)}")
     points, weight = labels[label]
     return Preference(value=points, strength=2 if weight == STRONG_WEIGHT else 1)
 
 
 def pair_letter(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preference:
-    """The one of [[A]], [[B]] and [[C]] (a tie) in a reply, MT-Bench's pairwise form.
+    """Return which of [[A]], [[B]] and [[C]] (a tie) a reply contains, MT-Bench's pairwise form.
 
-    FastChat common.py run_judge_pair takes the first of the three, in this order, that stands anywhere; here two are a
-    conflict.
+    FastChat common.py run_judge_pair takes the first of the three, in this order, that appears anywhere; here two of
+    them are a conflict.
     """
     letters = [letter for letter in LETTERS if f"[[{letter}]]" in reply]
     if not letters:
         raise VerdictParseError(f"no [[A]], [[B]] or [[C]] in the judge's reply: {_tail(reply)}", reaskable=True)
     if len(letters) > 1:
-        said = ", ".join(f"[[{letter}]]" for letter in letters)
-        raise VerdictParseError(f"different verdicts in one reply: {said}", reason="conflict")
+        listed = ", ".join(f"[[{letter}]]" for letter in letters)
+        raise VerdictParseError(f"different verdicts in one reply: {listed}", reason="conflict")
     return Preference(value=LETTERS[letters[0]])
 
 
 def letter_logprob(reply: str, logprobs: tuple[TokenLogprob, ...]) -> Preference:
-    """p(m) / (p(m) + p(M)) over the first token's top log-probabilities; exact tokens only, a missing one counts 0.
+    """Return p(m) / (p(m) + p(M)) from the first token's top log-probabilities; a missing token counts as 0.
 
-    alpaca_eval completion_parsers.logprob_parser with numerator "m", denominators "m" and "M".
+    Same as alpaca_eval completion_parsers.logprob_parser with numerator "m" and denominators "m" and "M".
     """
     value = share_of("m", {top.token: top.logprob for top in reversed(logprobs)}, ("m", "M"))
     if value is None:
-        tokens = ", ".join(repr(top.token) for top in logprobs) or "none given"
+        tokens = ", ".join(repr(top.token) for top in logprobs) or "none"
         raise VerdictParseError(f"neither m nor M among the first token's log-probabilities ({tokens})")
     return Preference(value=value)
 
@@ -135,7 +131,7 @@ MARKS: dict[str, Callable[[str], set[str]]] = {
     "rating": lambda text: set(RATING.findall(text)),
     "arena_label_v2": lambda text: set(DOUBLE.findall(text.upper())) or set(SINGLE.findall(text.upper())),
 }
-"""Parsers that take the first or the last of several marks -> all the marks in a text."""
+"""Maps each parser that takes the first or last of several marks to a function returning all marks in a text."""
 
 PARSERS: dict[str, Parser] = {
     "rating": rating,

@@ -1,42 +1,73 @@
-"""The reference judge: compares an answer with the gold answer by written rules, and replies as any judge does.
+"""Mark an answer against a gold answer, from 1 (nothing in common) to 10 (identical). Pure.
 
-Marks come from `judges.marking` (10 exactly the gold answer, 7 and less with text around it, at most 5
-otherwise, 1 for an empty one; docs/pocket.md spells it out). What the marks become depends on the template's parser:
-
-- rating: `[[mark]]` of the judged turn.
-- arena_label: `[[A=B]]` for equal marks, `>` for a difference under 4, `>>` from 4 up.
-- letter_logprob: log-probabilities of m and M; the odds of the better answer are exp(difference / 2).
-
-The reply is read by the same parsers as an LLM judge's. It calls no model, costs nothing and is deterministic. A
-prompt without a gold answer is not judged.
+1. Leading and trailing spaces are dropped, runs of spaces become one, and one final full stop is dropped if the gold
+   answer has none. If the result equals the gold answer, letter case included, the mark is 10.
+2. An empty answer gets 1.
+3. An answer that contains the gold answer as a separate word, with other text around it, gets 7, minus one mark per 20
+   characters of other text, but at least 2.
+4. Any other answer gets 1 + 4 s, rounded down to a half, where s in [0, 1] is the similarity of the two texts
+   (difflib's ratio: twice the matching characters divided by the characters of both). So at most 5.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from dataclasses import dataclass
 from typing import Self
 
-from harness.errors import ConfigError, VerdictParseError
 from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, TokenLogprob, Verdict
+from harness.records.errors import ConfigError, VerdictParseError
 
-from .marking import mark
 from .parsing import read_verdict
 
+BEST, WORST = 10.0, 1.0
+
+
+def mark(answer: str, gold: str) -> float:
+    """Return the mark of an answer, 1..10, by the rules above."""
+    text, wanted = _tidy(answer, gold), " ".join(gold.split())
+    if text == wanted:
+        return BEST
+    if not text or not wanted:
+        return WORST
+    if re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text):
+        return float(max(2, 7 - (len(text) - len(wanted)) // 20))
+    # autojunk would ignore frequent characters in texts of 200 characters or more
+    similarity = difflib.SequenceMatcher(None, text[:2000], wanted, autojunk=False).ratio()
+    return 1 + math.floor(2 * 4 * similarity) / 2
+
+
+def _tidy(answer: str, gold: str) -> str:
+    text = " ".join(answer.split())
+    return text[:-1].rstrip() if text.endswith(".") and not gold.rstrip().endswith(".") else text
+
+
+# ----------------------------------------------------------------------------------------------------
+# The reference judge compares an answer with the gold answer by fixed rules and replies in an LLM judge's format.
+# Marks come from `judges.reference`: 10 for exactly the gold answer, at most 7 with text around it, at most 5
+# otherwise, 1 for an empty answer (docs/pocket.md explains the rules). The template's parser decides what the reply
+# looks like: - rating: `[[mark]]` of the judged turn. - arena_label: `[[A=B]]` for equal marks, `>` for a difference
+# under 4, `>>` from 4 up. - letter_logprob: log-probabilities of m and M; the odds of the better answer are
+# exp(difference / 2). The same parsers read this reply and an LLM judge's. No model is called, so it is free and
+# deterministic. A prompt without a gold answer is not judged.
+
+
 MUCH_BETTER = 4.0
-"""Difference of marks from which the better answer is "significantly better"."""
+"""Smallest difference of marks that counts as "significantly better"."""
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What the judge says, in the form an LLM's reply has."""
+class RuleReply:
+    """The judge's reply, in the format of an LLM's reply."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class ReferenceJudge:
-    """Rule-based judge for prompts with gold answers; a judge like any other."""
+    """Rule-based judge for prompts with gold answers, with the same interface as any other judge."""
 
     def __init__(self, spec: JudgeSpec) -> None:
         self.spec = spec
@@ -48,16 +79,18 @@ class ReferenceJudge:
         return None
 
     def check(self, task: JudgeTask) -> None:
-        """Raises ConfigError for a template whose parser this judge has no reply for."""
+        """Raise ConfigError if this judge has no reply for the template's parser."""
         if task.template.parser not in REPLIES:
             known = ", ".join(REPLIES)
             raise ConfigError(
-                f"the reference judge cannot answer for parser {task.template.parser!r}; it knows {known}"
+                f"the reference judge does not support parser {task.template.parser!r}; supported: {known}"
             )
 
     async def judge(self, task: JudgeTask) -> Judgment:
-        """The judgment of one task; an error in it where there is nothing to compare. Raises ConfigError for a template
-        whose parser this judge has no reply for."""
+        """Return the judgment of one task, with an error in it if there is nothing to compare.
+
+        Raises ConfigError if this judge has no reply for the template's parser.
+        """
         self.check(task)
         failure = _not_comparable(task)
         if failure is not None:
@@ -69,38 +102,41 @@ class ReferenceJudge:
             return self._judgment(task, Failure(reason="parse", message=str(error)), reply)
         return self._judgment(task, verdict, reply)
 
-    def _judgment(self, task: JudgeTask, outcome: Verdict | Failure, reply: Reply | None = None) -> Judgment:
-        said, tops = (reply.text, reply.logprobs) if reply else (None, ())
-        return Judgment.of(task, self.spec.name, outcome, reply=said, logprobs=tops)
+    def _judgment(self, task: JudgeTask, outcome: Verdict | Failure, reply: RuleReply | None = None) -> Judgment:
+        text, tops = (reply.text, reply.logprobs) if reply else (None, ())
+        return Judgment.of(task, self.spec.name, outcome, reply=text, logprobs=tops)
 
 
 def gold_answer(task: JudgeTask) -> str:
-    """The gold answer of the judged turn (1-based; the first where the whole answer is judged)."""
+    """Return the gold answer of the judged turn (1-based; the first if the whole answer is judged)."""
     return task.prompt.reference[(task.turn or 1) - 1]
 
 
-def rated(task: JudgeTask) -> Reply:
+def rated(task: JudgeTask) -> RuleReply:
+    """Return a reply with the mark of the candidate's judged turn as its rating."""
     value = _mark(task, task.answer)
-    return Reply(f"Compared with the gold answer by rule. Rating: [[{value:g}]]")
+    return RuleReply(f"Compared with the gold answer by rule. Rating: [[{value:g}]]")
 
 
-def labelled(task: JudgeTask) -> Reply:
+def labelled(task: JudgeTask) -> RuleReply:
+    """Return a reply with an Arena-Hard label for the difference of the two marks."""
     first, second = _marks_as_shown(task)
     sign = ">>" if abs(first - second) >= MUCH_BETTER else ">" if first != second else "="
     label = f"B{sign}A" if second > first else f"A{sign}B"
-    return Reply(f"Marks by rule: A {first:g}, B {second:g}. My final verdict is: [[{label}]]")
+    return RuleReply(f"Marks by rule: A {first:g}, B {second:g}. My final verdict is: [[{label}]]")
 
 
-def lettered(task: JudgeTask) -> Reply:
+def lettered(task: JudgeTask) -> RuleReply:
+    """Return a reply with log-probabilities of m and M whose odds follow the difference of the two marks."""
     first, second = _marks_as_shown(task)
     lead = (first - second) / 2
     tops = (TokenLogprob(token="m", logprob=_log_sigmoid(lead)), TokenLogprob(token="M", logprob=_log_sigmoid(-lead)))
     likeliest_first = tops if first >= second else tops[::-1]
-    return Reply(likeliest_first[0].token, likeliest_first)
+    return RuleReply(likeliest_first[0].token, likeliest_first)
 
 
 REPLIES = {"rating": rated, "arena_label": labelled, "letter_logprob": lettered}
-"""Template parser -> the reply it can read."""
+"""Maps a template's parser to a function that writes a reply for it."""
 
 
 def _not_comparable(task: JudgeTask) -> Failure | None:
@@ -122,7 +158,7 @@ def _mark(task: JudgeTask, answer: Answer) -> float:
 
 
 def _marks_as_shown(task: JudgeTask) -> tuple[float, float]:
-    """Marks of the answers shown first and second."""
+    """Return the marks of the answers shown first and second."""
     assert task.baseline is not None, "checked before"
     candidate, baseline = _mark(task, task.answer), _mark(task, task.baseline)
     return (candidate, baseline) if task.order == "ba" else (baseline, candidate)

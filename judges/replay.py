@@ -1,8 +1,8 @@
-"""`--judge replay:RUN`: verdicts that were given before, looked up instead of asked for.
+"""`--judge replay:RUN`: look up recorded verdicts instead of asking a judge.
 
-RUN is a run's folder or its judgments.jsonl; files of the original tools become one by `harness import`. A verdict is
-taken only for the very text it was about; where the recorded run did not keep the text (imported files may not), for
-the same model's answer. What is not there is unscored, never guessed.
+RUN is a run's folder or its judgments.jsonl; `harness import` converts files of the original tools. A verdict is
+reused only for exactly the text it was about, or for the same model's answer if the recorded run did not keep a digest
+of the text (imported files may not). A missing verdict leaves the task unscored; it is never guessed.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Self
 
 from pydantic import JsonValue, ValidationError
 
-from harness.digests import file_sha256
-from harness.errors import ConfigError
 from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, Order
+from harness.records.errors import ConfigError
+from harness.store.files import file_sha256
 
 Place = tuple[str, int, int | None, Order | None, int]
-"""Prompt, draw, turn, order, repeat."""
+"""Which judgment it is: prompt, draw, turn, order, repeat."""
 
 
 class ReplayJudge:
-    """`fusion_harness.judges` entry point "replay". Raises ConfigError where there is no such file of judgments."""
+    """`fusion_harness.judges` entry point "replay". Raises ConfigError if the file of judgments does not exist."""
 
     def __init__(self, spec: JudgeSpec) -> None:
         if not spec.model:
@@ -31,7 +31,7 @@ class ReplayJudge:
         self._found = _read(self._path)
 
     def identity(self) -> dict[str, JsonValue]:
-        """The recorded judges and a digest of the file; its place is nobody's business."""
+        """Return the recorded judges and a digest of the file, without its path."""
         judges: list[JsonValue] = list(dict.fromkeys(row.judge for row in self._found.values()))
         return {"model": None, "recorded": judges, "file": file_sha256(self._path)}
 
@@ -42,33 +42,35 @@ class ReplayJudge:
         return None
 
     async def judge(self, task: JudgeTask) -> Judgment:
-        """The recorded judgment, at no cost; "missing" where there is none of this answer in these words."""
-        place = (task.prompt.id, task.answer.index, task.turn, task.order, task.repeat)
-        row = self._found.get(place)
-        why = "no verdict on this is recorded" if row is None else _mismatch(row, task)
-        own = {"judge": self.spec.name, "cost": 0.0, "paid": 0.0, "calls": 0, "seconds": 0.0}
+        """Return the recorded judgment at no cost, or the failure "missing" if there is none for this very answer."""
+        key = (task.prompt.id, task.answer.index, task.turn, task.order, task.repeat)
+        row = self._found.get(key)
+        why = "no verdict is recorded for this task" if row is None else _mismatch(row, task)
+        overrides = {"judge": self.spec.name, "cost": 0.0, "paid": 0.0, "calls": 0, "seconds": 0.0}
         if row is not None and why is None:
-            return row.model_copy(update=own)
+            return row.model_copy(update=overrides)
         failure = Failure(reason="missing", message=f"{why}: {self._path.name}")
         return Judgment.of(task, self.spec.name, failure)
 
 
 def _mismatch(row: Judgment, task: JudgeTask) -> str | None:
     if row.answer_sha is None:
-        return None if row.model == task.answer.model else "the recorded verdict is on another model's answer"
-    return None if row.answer_sha == task.answer.sha else "the recorded verdict is on another text"
+        return None if row.model == task.answer.model else "the recorded verdict is about another model's answer"
+    return None if row.answer_sha == task.answer.sha else "the recorded verdict is about a different text"
 
 
 def _file(path: Path) -> Path:
-    found = path / "judgments.jsonl" if path.is_dir() else path
-    if not found.is_file():
-        raise ConfigError(f"--judge replay:{path}: no file of judgments there; give a run's folder or judgments.jsonl")
-    return found
+    file = path / "judgments.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        raise ConfigError(
+            f"--judge replay:{path}: there is no file of judgments; give a run's folder or its judgments.jsonl"
+        )
+    return file
 
 
 def _read(path: Path) -> dict[Place, Judgment]:
-    """Of several judgments of one place the last that holds a verdict wins."""
-    found: dict[Place, Judgment] = {}
+    """Return the judgments by key; of several with the same key, the last one with a verdict wins."""
+    judgments: dict[Place, Judgment] = {}
     judges = set()
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
@@ -77,13 +79,15 @@ def _read(path: Path) -> dict[Place, Judgment]:
             row = Judgment.model_validate_json(line)
         except ValidationError as error:
             raise ConfigError(
-                f"{path}, line {number} is no judgment: {error.errors()[0]['msg']}; files of the original tools become "
-                "a run's folder by `harness import`"
+                f"{path}, line {number} is not a judgment: {error.errors()[0]['msg']}; convert files of the original "
+                "tools with `harness import`"
             ) from None
         judges.add(row.judge)
-        place = (row.prompt_id, row.index, row.turn, row.order, row.repeat)
-        if place not in found or row.error is None:
-            found[place] = row
+        key = (row.prompt_id, row.index, row.turn, row.order, row.repeat)
+        if key not in judgments or row.error is None:
+            judgments[key] = row
     if len(judges) > 1:
-        raise ConfigError(f"{path} holds verdicts of {len(judges)} judges ({', '.join(sorted(judges))}); one is wanted")
-    return found
+        raise ConfigError(
+            f"{path} has verdicts of {len(judges)} judges ({', '.join(sorted(judges))}); replay needs exactly one"
+        )
+    return judgments

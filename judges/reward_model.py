@@ -8,23 +8,25 @@ rate one answer are refused. It sees no judge prompt: the suite's words and the 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 from pydantic import JsonValue
 
-from harness.checkpoint import Checkpoint, inspect_checkpoint, resolve
-from harness.config import ServeSpec, checked
-from harness.errors import CheckpointError, ConfigError, PluginError, ServerError
 from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, ModelRef, Preference
-from harness.rewards import RewardOptions
+from harness.records.errors import CheckpointError, ConfigError, PluginError, ServerError
+from harness.records.protocols import RewardOptions
+from harness.records.settings import ServeSpec, checked
+from harness.store.checkpoint import Checkpoint, inspect_checkpoint, resolve
+from harness.store.provenance import install_command
 
-if TYPE_CHECKING:
-    from .rewarding import Conversation, Scorer
-
+Conversation = tuple[tuple[str, str], ...]
+"""(role, text) a message, ending with the answer that is scored."""
 RULE = "sigmoid of the difference of two rewards (Bradley-Terry)"
 NOTE = f"judged by a reward model: a preference is the {RULE}; it read no judge prompt, and never says 'much better'"
 Said = str | Sequence[Mapping[str, str]]
@@ -139,7 +141,7 @@ class RewardModel:
         folder = resolve(self._ref)
         self._checkpoint: Checkpoint = inspect_checkpoint(folder, chat_template=self.serving.chat_template)
         _check_head(self._checkpoint)
-        self._scorer: Scorer | None = None
+        self._network: RewardNetwork | None = None
 
     def identity(self) -> dict[str, JsonValue]:
         found = self._checkpoint
@@ -152,13 +154,14 @@ class RewardModel:
             "rule": RULE,
         }
 
-    def load(self) -> Scorer:
+    def load(self) -> RewardNetwork:
         """Raises PluginError without transformers, CheckpointError where the model cannot be loaded."""
-        if self._scorer is None:
+        if self._network is None:
             try:
-                from .rewarding import Loading, Scorer
+                import torch  # noqa: F401
+                import transformers  # noqa: F401
             except ImportError as error:
-                raise PluginError(f"a reward model needs {error.name}: pip install 'fusion-harness[train]'") from None
+                raise PluginError(f"a reward model needs {error.name}: {install_command('train')}") from None
             devices = self.serving.devices
             loading = Loading(
                 folder=self._checkpoint.path,
@@ -169,30 +172,28 @@ class RewardModel:
                 trust_remote_code=self.serving.trust_remote_code,
             )
             try:
-                self._scorer = Scorer(loading)
+                self._network = RewardNetwork(loading)
             except (ValueError, OSError, RuntimeError) as error:
                 reason = " ".join(str(error).split())[:300]
                 raise CheckpointError(f"reward model {self._ref.label!r} cannot be loaded: {reason}") from None
-        return self._scorer
+        return self._network
 
     def close(self) -> None:
-        if self._scorer is not None:
-            self._scorer.close()
-            self._scorer = None
+        if self._network is not None:
+            self._network.close()
+            self._network = None
 
     def rewards(self, conversations: Sequence[Conversation]) -> list[float | str]:
         """One reward a conversation, or the sentence why there is none. Raises ServerError where the model fails."""
-        from .rewarding import TooLongError
-
-        scorer, rows = self.load(), []
+        network, rows = self.load(), []
         found: list[float | str] = [""] * len(conversations)
         for place, conversation in enumerate(conversations):
             try:
-                rows.append((place, scorer.tokens(conversation)))
+                rows.append((place, network.tokens(conversation)))
             except TooLongError as error:
                 found[place] = str(error)
         try:
-            scores = scorer.scores([row for _, row in rows])
+            scores = network.scores([row for _, row in rows])
         except RuntimeError as error:  # torch's, e.g. out of memory
             raise ServerError(
                 f"reward model {self._ref.label!r} failed: {' '.join(str(error).split())[:300]}"
@@ -259,3 +260,94 @@ def _conversation(task: JudgeTask, turns: Sequence[str]) -> Conversation:
 
 def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+# ------------------------------------------------------------------------------------------------------- the network
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How the model is loaded."""
+
+    folder: Path
+    chat_template: str | None
+    device: int | None = None
+    """Number of the GPU; None: the first one, or the CPU where there is none."""
+    dtype: str | None = None
+    """None: float32 on a CPU, the checkpoint's own on a GPU."""
+    batch_size: int = 8
+    trust_remote_code: bool = False
+
+
+class TooLongError(Exception):
+    """A conversation is longer than the model's context."""
+
+
+class RewardNetwork:
+    """A loaded sequence-classification model: conversations in, one number each out.
+
+    Raises ValueError for a model that gives another number of scores than one.
+    """
+
+    def __init__(self, loading: Loading) -> None:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        cuda = torch.cuda.is_available()
+        self._device = torch.device(f"cuda:{loading.device or 0}" if cuda else "cpu")
+        dtype = loading.dtype or ("auto" if cuda else "float32")
+        options = {"local_files_only": True, "trust_remote_code": loading.trust_remote_code}
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(loading.folder, **options)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            loading.folder, dtype=dtype, use_safetensors=True, **options
+        )
+        if model.config.num_labels != 1:
+            raise ValueError(f"{model.config.num_labels} scores an answer; a reward model gives one")
+        self._model: Any = model.to(self._device).eval()
+        self._template = loading.chat_template
+        self._batch_size = loading.batch_size
+        self._limit = getattr(model.config, "max_position_embeddings", None)
+
+    def tokens(self, conversation: Conversation) -> list[int]:
+        """The conversation as the chat template writes it. Raises TooLongError; nothing is ever cut."""
+        messages = [{"role": role, "content": text} for role, text in conversation]
+        text = self._tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False)
+        found = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._limit is not None and len(found) > self._limit:
+            raise TooLongError(f"the conversation's {len(found)} tokens are more than the {self._limit} of the model")
+        return found
+
+    def scores(self, rows: Sequence[list[int]]) -> list[float]:
+        """One reward a row of token ids, on the model's own scale, in the rows' order. What else is in a batch changes
+        a reward by rounding alone."""
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        found = [0.0] * len(rows)
+        for start in range(0, len(order), self._batch_size):
+            places = order[start : start + self._batch_size]
+            for place, score in zip(places, self._batch([rows[place] for place in places]), strict=True):
+                found[place] = score
+        return found
+
+    def _batch(self, rows: Sequence[list[int]]) -> list[float]:
+        import torch
+
+        longest = max(map(len, rows))
+        # The model scores the last token that is not padding, and tells padding by its id: a tokenizer whose padding is
+        # its end-of-text token would have it score another token. So padding is an id that no row holds.
+        used = {token for row in rows for token in row}
+        padding = next(token for token in range(len(used) + 1) if token not in used)
+        self._model.config.pad_token_id = padding
+        ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=self._device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self._device)
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids, attention_mask=mask).logits  # (batch, 1)
+        return [float(score) for score in logits[:, 0].float().cpu()]
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        import torch
+
+        self._model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

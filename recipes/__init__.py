@@ -1,1 +1,1 @@
-"""Make a checkpoint, then hand it to the harness by the same door as any other model."""
+"""Make a fused checkpoint with a recipe, and evaluate it with the harness like any other model."""

@@ -1,7 +1,7 @@
-"""`--push-to-hub`: a finished checkpoint to the Hugging Face Hub, with its card; the token comes from HF_TOKEN alone.
+"""`--push-to-hub`: upload a finished checkpoint and its card to the Hugging Face Hub, with the token in HF_TOKEN.
 
-Only files that make the model go: no intermediate checkpoint, optimizer state, log or record of this machine. What was
-uploaded when a push stopped is not sent again: the Hub knows files by their digest.
+Only the files of the model are uploaded: no intermediate checkpoints, optimizer state, logs or local records. A push
+that is repeated skips files that were already uploaded, because the Hub compares digests.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import ConfigError, EndpointDownError, IncompleteError
+from harness.records.errors import ConfigError, EndpointDownError, IncompleteError
 
-from .recipe import Recipe
-from .report.gather import record_in
+from .report.data import record_in
+from .steps import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -25,92 +25,102 @@ PUSHED = (
     *("tokenizer*", "*.jinja", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
     *("*.tiktoken", "preprocessor_config.json", "processor_config.json"),
 )
-"""Patterns of the files that go, of the folder itself; `/` below it never matches, see `files_of`."""
+"""Patterns of files to upload. They match only in the folder itself, never in subfolders (see `files_of`)."""
 
 
 @dataclass(frozen=True)
 class Push:
-    """One checkpoint and where it goes."""
+    """One checkpoint and its repository."""
 
     folder: Path
     repo: str
     """ORG/NAME."""
 
 
-def pushes(recipe: Recipe, given: str) -> list[Push]:
-    """The recipe's variants of every seed, as ORG/RECIPE-VARIANT, with `-seedN` where the recipe has several seeds.
-    `given`: ORG, or ORG/NAME where there is one checkpoint. Raises ConfigError for a name that cannot be."""
+def pushes(recipe: Recipe, destination: str) -> list[Push]:
+    """Return one upload per variant and seed, to ORG/RECIPE-VARIANT, with `-seedN` if the recipe has several seeds.
+
+    `destination` is ORG, or ORG/NAME if there is only one checkpoint. Raises ConfigError if a name is not valid.
+    """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
 
     chosen = [(name, seed) for seed in recipe.seeds for name in recipe.variants]
-    if "/" in given and len(chosen) > 1:
+    if "/" in destination and len(chosen) > 1:
         raise ConfigError(
-            f"--push-to-hub {given!r} is one repository for {len(chosen)} checkpoints; give ORG alone, or choose one "
-            "by --variant and --seed"
+            f"--push-to-hub {destination!r} is one repository for {len(chosen)} checkpoints; use only ORG, or select "
+            "one checkpoint with --variant and --seed"
         )
     several = len(recipe.spec.seeds) > 1
-    found = []
+    planned = []
     for name, seed in chosen:
         suffix = f"-seed{seed}" if several else ""
-        repo = given if "/" in given else f"{given}/{recipe.spec.name}-{name}{suffix}"
+        repo = destination if "/" in destination else f"{destination}/{recipe.spec.name}-{name}{suffix}"
         try:
             validate_repo_id(repo)
         except HFValidationError as error:
-            raise ConfigError(f"--push-to-hub {given!r}: {repo!r} is no name of a repository: {error}") from None
-        found.append(Push(recipe.variant(name, seed), repo))
-    return found
+            raise ConfigError(
+                f"--push-to-hub {destination!r}: {repo!r} is not a valid repository name: {error}"
+            ) from None
+        planned.append(Push(recipe.variant(name, seed), repo))
+    return planned
 
 
 def check_token() -> None:
-    """Raises ConfigError where HF_TOKEN is not set or the Hub is switched off, before hours of training."""
+    """Raise ConfigError, before hours of training, if HF_TOKEN is not set or the Hub is switched off."""
     from huggingface_hub import constants
 
     if not os.environ.get(TOKEN):
-        raise ConfigError(f"--push-to-hub needs a token that may write, in the environment variable {TOKEN}")
+        raise ConfigError(f"--push-to-hub needs a token with write access in the environment variable {TOKEN}")
     if constants.is_offline_mode():
         raise ConfigError("--push-to-hub: the Hub is switched off by HF_HUB_OFFLINE; unset it")
 
 
 def files_of(folder: Path) -> list[str]:
-    """Names of the files that are pushed."""
+    """Return the names of the files to upload."""
     return sorted({path.name for pattern in PUSHED for path in folder.glob(pattern) if path.is_file()})
 
 
-def push(one: Push, *, public: bool = False) -> str:
-    """Makes the repository (private unless `public`; one that exists stays as it is) and uploads. Returns its address.
+def push(upload: Push, *, public: bool = False) -> str:
+    """Create the repository if it does not exist (private unless `public`), upload, and return its address.
 
-    Raises ConfigError for an unfinished checkpoint or a refused token, EndpointDownError where the Hub is away.
+    Raises ConfigError if the checkpoint is unfinished or the token is rejected, EndpointDownError if the Hub cannot be
+    reached, IncompleteError if the Hub rejects the upload.
     """
     from huggingface_hub import HfApi, errors
 
-    if record_in(one.folder) is None:
+    if record_in(upload.folder) is None:
         raise ConfigError(
-            f"{one.folder} is not finished: run harness train without --push-to-hub first, or --until align"
+            f"{upload.folder} is not finished; first run harness train without --push-to-hub, or with --until align"
         )
     check_token()
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ[TOKEN])
     try:
-        made = api.create_repo(one.repo, private=not public, exist_ok=True)
-        files = files_of(one.folder)
+        address = api.create_repo(upload.repo, private=not public, exist_ok=True)
+        files = files_of(upload.folder)
         api.upload_folder(
-            repo_id=one.repo, folder_path=one.folder, allow_patterns=files, commit_message="fusion-harness checkpoint"
+            repo_id=upload.repo,
+            folder_path=upload.folder,
+            allow_patterns=files,
+            commit_message="fusion-harness checkpoint",
         )
     except errors.HfHubHTTPError as error:
-        raise _refused(one.repo, error) from None
-    # its HTTP client's own base class, whichever client this version has
+        raise _refused(upload.repo, error) from None
+    # the base class of its HTTP client, whichever client this version uses
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # imported there, not exported
         raise EndpointDownError(
-            f"the Hub cannot be reached ({type(error).__name__}); the same command goes on"
+            f"the Hub cannot be reached ({type(error).__name__}); the same command resumes"
         ) from None
-    log.info("%s: %d files", one.repo, len(files))
-    return str(made)
+    log.info("%s: %d files", upload.repo, len(files))
+    return str(address)
 
 
 def _refused(repo: str, error: Exception) -> ConfigError | IncompleteError:
-    """One sentence, without what was sent: a header of the request holds the token."""
+    """Return an error without the request, because its headers contain the token."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
-        return ConfigError(f"the Hub refuses to write {repo} with the token in {TOKEN} (HTTP {status})")
-    said = getattr(error, "server_message", None) or "no reason given"
-    return IncompleteError(f"the Hub did not take {repo} (HTTP {status}: {said[:200]}); the same command goes on")
+        return ConfigError(f"the Hub rejected the token in {TOKEN} for writing to {repo} (HTTP {status})")
+    reason = getattr(error, "server_message", None) or "no reason given"
+    return IncompleteError(
+        f"the Hub rejected the upload to {repo} (HTTP {status}: {reason[:200]}); the same command resumes"
+    )

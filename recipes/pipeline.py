@@ -1,22 +1,30 @@
-"""A recipe's steps in their order, and the run through them.
+"""Order the steps of a recipe and run them.
 
-It owns which step builds on which. What a step does is in `stages`; how a step is done once and resumed, in `steps`.
+This module decides which step uses which. `stages` defines what a step does, `steps` how it runs once and resumes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from harness.checkpoint import resolve
-from harness.errors import CheckpointError, ConfigError, RunLockedError, UsageError
-from harness.plugins import installed, load_plugin
-from harness.records import ModelRef
-from harness.store import dump_json, write_atomic
+import yaml
 
-from .jobs import side_by_side
-from .recipe import STAGES, Recipe, check_span
+from harness.records import ModelRef
+from harness.records.errors import CheckpointError, ConfigError, RunLockedError, UsageError
+from harness.records.protocols import installed, load_plugin
+from harness.store import LOCK, LOCK_FILES, FolderLock, write_atomic
+from harness.store.checkpoint import resolve
+
 from .rewards.scoring import check_reward
 from .stages.align import align_steps
 from .stages.evaluate import held_out_steps, suite_steps
@@ -27,14 +35,29 @@ from .stages.rewards import source_reward_steps, target_reward_step
 from .stages.sft import sft_step
 from .stages.sources import source_steps
 from .stages.target import target_step
-from .steps import Outcome, Step, finished, is_done, run_step, undo
+from .steps import (
+    DONE,
+    STAGES,
+    Outcome,
+    Recipe,
+    Step,
+    StepRecord,
+    check_span,
+    check_unowned,
+    finished,
+    is_done,
+    run_step,
+    undo,
+)
 
 log = logging.getLogger(__name__)
-RESOLVED = "recipe.yaml"
+RESOLVED = "resolved.yaml"
+"""Not `recipe.yaml`, which is what users call the file they write."""
+SIGNATURE = "# Written by harness train; a changed copy belongs under another name. sha256 of the rest: "
 
 
 def all_steps(recipe: Recipe) -> list[Step]:
-    """Every step of the recipe, each after those it builds on. Nothing is read or written."""
+    """Return every step of the recipe, each after its inputs. Nothing is read or written."""
     prompts = prompts_step(recipe)
     answers = source_steps(recipe, prompts)
     rewards = source_reward_steps(recipe, prompts, answers)
@@ -61,42 +84,48 @@ def train(
     jobs: int = 1,
     on_step: Callable[[Step], None] = lambda _: None,
 ) -> Iterator[Outcome]:
-    """Runs the steps up to and with stage `last`; those of stage `first` and later are set aside and made anew.
+    """Run the steps up to and including stage `last`, `jobs` of them in parallel, and yield their outcomes.
 
-    `jobs`: steps that run side by side.
+    Steps of stage `first` and later are archived and start over.
     """
     check_span(first, last)
     steps = all_steps(recipe)
     kept = before(steps, first)
+    wanted = steps if last is None else up_to(steps, last)
     _check_settings(recipe, steps, kept, last)
+    resolved = _Resolved(recipe)
+    for step in wanted:
+        check_unowned(step)
     for step in reversed(steps):
         if step not in kept:
             undo(step)
-    wanted = steps if last is None else up_to(steps, last)
+    absent = [path for path in _traces(recipe.out, wanted) if not path.exists()]
     try:
-        write_atomic(recipe.out / RESOLVED, dump_json(recipe.spec.model_dump(mode="json")))
-        yield from side_by_side(recipe, wanted, jobs) if jobs > 1 else _one_by_one(wanted, on_step)
+        resolved.write()
+        yield from side_by_side(wanted, partial(all_steps, recipe), jobs) if jobs > 1 else _one_by_one(wanted, on_step)
     except RunLockedError:
-        raise  # what is there is another's
+        raise  # what is there belongs to another process
     except UsageError:
-        _leave_nothing(recipe.out)
+        if not _has_made(wanted, absent):
+            resolved.restore()
+            _remove(absent)
         raise
 
 
 def before(steps: Sequence[Step], first: str | None) -> list[Step]:
-    """Those before stage `first`, less what builds on steps made anew: the target's rewards go with its answers."""
+    """Return the steps before stage `first` that use no later step: the target's rewards go with its answers."""
     if first is None:
         return list(steps)
     return _without(steps, lambda step: STAGES.index(step.stage) >= STAGES.index(first))
 
 
 def up_to(steps: Sequence[Step], last: str) -> list[Step]:
-    """Those up to and with stage `last`, less what builds on later ones: no rewards of a target not yet asked."""
+    """Return the steps up to stage `last` that use no later step, e.g. no rewards of a target not sampled yet."""
     return _without(steps, lambda step: STAGES.index(step.stage) > STAGES.index(last))
 
 
 def _without(steps: Sequence[Step], is_out: Callable[[Step], bool]) -> list[Step]:
-    """The steps but those that are out, and those that build on them."""
+    """Return the steps except those that are out and those that use them, directly or not."""
     out: set[str] = set()
     for step in steps:
         if is_out(step) or any(earlier.name in out for earlier in step.inputs):
@@ -111,22 +140,80 @@ def _one_by_one(steps: Sequence[Step], on_step: Callable[[Step], None]) -> Itera
         yield Outcome(step, run_step(step), skipped)
 
 
-def _leave_nothing(out: Path) -> None:
-    """Takes away what a recipe refused at its first step has left: its own file, locks, empty folders."""
-    files = [path for path in out.rglob("*") if not path.is_dir()]
-    if any(path.name not in (RESOLVED, ".lock") for path in files):
-        return
-    for path in files:
-        path.unlink(missing_ok=True)
-    folders = sorted((path for path in out.rglob("*")), reverse=True)  # the deepest first
-    for folder in (*folders, out):
-        folder.rmdir()
+class _Resolved:
+    """The resolved specification in the output folder.
+
+    Raises ConfigError if a file of that name is there that harness train did not write, or that was edited since.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._path = recipe.out / RESOLVED
+        self._text = _signed(yaml.safe_dump(recipe.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        try:
+            self._before: str | None = self._path.read_text("utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            self._before = None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self._path} cannot be read: {error}; move it away") from None
+        if self._before is not None and self._before != _signed(self._before.partition("\n")[2]):
+            raise ConfigError(
+                f"{self._path} was not written by harness train, or was edited since; rename it, or give another "
+                "output_dir"
+            )
+
+    def write(self) -> None:
+        if self._text != self._before:
+            write_atomic(self._path, self._text)
+
+    def restore(self) -> None:
+        """Put back what was there before `write`."""
+        if self._before is None:
+            self._path.unlink(missing_ok=True)
+        elif self._text != self._before:
+            write_atomic(self._path, self._before)
+
+
+def _signed(text: str) -> str:
+    return f"{SIGNATURE}{hashlib.sha256(text.encode('utf-8')).hexdigest()}\n{text}"
+
+
+def _traces(out: Path, steps: Sequence[Step]) -> list[Path]:
+    """Return the paths that show what a run did, each before the folder it is in: the steps' lock files and records,
+    their folders, the output folder, and the folders above it."""
+    folders = {out, *out.parents}
+    for step in steps:
+        folders |= {step.folder, *step.folder.parents}
+    files = [step.folder / name for step in steps for name in (*LOCK_FILES, DONE)]
+    return [*files, *sorted(folders, key=lambda folder: len(folder.parts), reverse=True)]
+
+
+def _has_made(steps: Sequence[Step], absent: Sequence[Path]) -> bool:
+    """Whether a step is finished that was not, or has left more than its lock in a new folder."""
+    if any((step.folder / DONE).exists() for step in steps if step.folder / DONE in absent):
+        return True
+    new = [step.folder for step in steps if step.folder in absent]
+    return any(path.name not in LOCK_FILES for folder in new for path in folder.rglob("*") if not path.is_dir())
+
+
+def _remove(absent: Sequence[Path]) -> None:
+    """Remove those of the paths that are there: lock files that nobody holds, and folders that are empty."""
+    for path in absent:
+        if not path.exists():
+            continue
+        with suppress(OSError, RunLockedError):
+            if path.name == LOCK:
+                with FolderLock(path.parent):
+                    path.unlink()
+            else:
+                path.rmdir()
 
 
 def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step], last: str | None) -> None:
-    """Raises ConfigError for a wrong training key, or for a reward that is not there or not what scored the answers so
-    far, before anything is asked or set aside rather than hours later. Training keys need torch, so not where all
-    training is done; a reward may need a download, so not where the run ends before it."""
+    """Raise ConfigError now instead of hours later if a training key or the reward is wrong.
+
+    The reward must exist and be the one that scored the existing answers. Checking training keys imports torch, so it
+    is skipped if all training is done. Checking a reward may download it, so it is skipped if the run ends earlier.
+    """
     to_do = {step.stage for step in steps if step not in kept or finished(step) is None}
     _check_places(recipe, {step.name for step in steps if step not in kept or finished(step) is None})
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
@@ -136,21 +223,96 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
         from .training.settings import check_training
 
         trains = last is None or STAGES.index(last) >= STAGES.index("sft")
-        check_training(recipe.spec, here=trains)
+        check_training(recipe.spec, trains_here=trains)
 
 
 def _check_places(recipe: Recipe, to_do: set[str]) -> None:
-    """Raises UsageError for a model's folder, a file of answers or a backend that is not there, where it is still
-    needed."""
+    """Raise UsageError if a model folder, a file of answers or a backend is still needed but does not exist."""
     spec = recipe.spec
     for name in {*(source.backend for source in spec.sources), spec.target_backend, spec.evaluate.backend}:
         if name not in installed("backends"):
-            load_plugin("backends", name)  # raises the sentence with those that are
+            load_plugin("backends", name)  # raises an error that lists the installed ones
     needed = [source for source in spec.sources if f"sources/{source.name}" in to_do]
     for text in (spec.target if "prompts" in to_do else None, *(source.model for source in needed)):
         model = None if text is None else ModelRef.parse(text)
         if model is not None and model.scheme == "path" and not resolve(model).is_dir():
-            raise CheckpointError(f"no such model folder: {text!r}; give a folder or hf:ORG/NAME")
+            raise CheckpointError(f"no such model folder: {text!r}; use an existing folder or hf:ORG/NAME")
     for source in needed:
         if source.answers is not None and not source.answers.startswith("hf:") and not Path(source.answers).is_file():
             raise ConfigError(f"source {source.name!r}: no such file of answers: {source.answers!r}")
+
+
+# ----------------------------------------------------------------------------------------------------
+# Run steps in parallel processes, each as soon as its inputs are finished. This module only decides when a step runs;
+# the step works and resumes as it does without `--jobs`. A step with `alone` runs in this process while no other step
+# runs.
+
+
+FORMAT, DATE = "%(asctime)s %(message)s", "%H:%M:%S"
+
+
+def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]], jobs: int) -> Iterator[Outcome]:
+    """Run the steps and yield each outcome when the step ends. Inputs must come before their users.
+
+    `make_steps` makes all of the recipe's steps again in each process, so it must be picklable: a module's function,
+    or a partial of one. If one step fails, wait for the running ones, then re-raise.
+    """
+    waiting, unfinished = list(steps), {step.name for step in steps}
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    started = (make_steps, os.getpid(), max(1, (os.cpu_count() or 1) // jobs))
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=started) as pool:
+        running: dict[Future[StepRecord], Step] = {}
+        while waiting or running:
+            for step in _ready(waiting, unfinished):
+                if is_done(step):
+                    waiting.remove(step)
+                    unfinished.remove(step.name)
+                    yield Outcome(step, _record(step), skipped=True)
+                elif step.alone and not running:
+                    waiting.remove(step)
+                    yield Outcome(step, run_step(step), skipped=False)
+                    unfinished.remove(step.name)
+                elif not step.alone and len(running) < jobs:
+                    waiting.remove(step)
+                    running[pool.submit(_do, step.name)] = step
+            if running:
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    step = running.pop(future)
+                    yield Outcome(step, future.result(), skipped=False)
+                    unfinished.remove(step.name)
+
+
+def _ready(waiting: Sequence[Step], unfinished: set[str]) -> list[Step]:
+    """Return the steps whose inputs are all finished."""
+    return [step for step in waiting if not any(earlier.name in unfinished for earlier in step.inputs)]
+
+
+def _record(step: Step) -> StepRecord:
+    record = finished(step)
+    assert record is not None
+    return record
+
+
+# ------------------------------------------------------------------------------------------------- in a process
+
+
+_STEPS: dict[str, Step] = {}
+
+
+def _begin(make_steps: Callable[[], Sequence[Step]], parent: int, threads: int) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    logging.basicConfig(level=logging.INFO, format=FORMAT, datefmt=DATE)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _STEPS.update({step.name: step for step in make_steps()})
+
+
+def _do(name: str) -> StepRecord:
+    return run_step(_STEPS[name])
+
+
+def _end_with(parent: int) -> None:
+    """End this process if its parent is gone, e.g. after kill -9, because a new run may resume the same steps."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)

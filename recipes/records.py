@@ -1,4 +1,4 @@
-"""What passes between stages: prompts with their part, rewards of answers, preference pairs."""
+"""Records that stages exchange: prompts with their part, rewards of answers, preference pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from harness.records import Failure, Prompt, Record
 
 Part = Literal["sft", "preference", "validation", "test"]
-"""What a prompt is for. sft: the best source answer is learned; preference: pairs; validation and test: held out."""
+"""Use of a prompt. sft: learn the best source answer; preference: form pairs; validation and test: held out."""
 
 
 class PromptRow(Record):
@@ -18,27 +18,27 @@ class PromptRow(Record):
     prompt: Prompt
     part: Part
     columns: dict[str, str] = {}
-    """Further fields of the data set's row, for reward functions that ask for them."""
+    """Additional fields of the data set's row, for reward functions that use them."""
 
 
 class Dropped(Record):
-    """One line of `dropped.jsonl`: what did not come through a stage, and why."""
+    """One line of `dropped.jsonl`: a prompt that a stage dropped, and why."""
 
     id: str
     reason: str
     detail: str = ""
 
 
-class Reward(Record):
-    """One line of `rewards.jsonl`: what the reward model gave one answer, or why it gave none."""
+class RewardRow(Record):
+    """One line of `rewards.jsonl`: the reward of one answer, or why there is none."""
 
     prompt_id: str
     model: str
-    """Who answered: a source's name, or the target's."""
+    """Who answered, e.g. the name of a source."""
     index: int = 0
     """`Answer.index`."""
     answer_sha: str
-    """`Answer.sha`: the reward of another text of the same draw is not its own."""
+    """`Answer.sha`, so that a draw with a new text does not reuse the old reward."""
     value: float | None = Field(default=None, allow_inf_nan=False)
     error: Failure | None = None
 
@@ -54,7 +54,7 @@ class Reward(Record):
 
 
 class Chosen(Record):
-    """An answer picked for training, and who gave it."""
+    """An answer chosen for training, and who gave it."""
 
     text: str
     model: str
@@ -62,13 +62,13 @@ class Chosen(Record):
     reward: float
 
 
-class Pair(Record):
-    """One line of `pairs.jsonl`: y_ws, y_wt, y_l of one prompt."""
+class PreferencePair(Record):
+    """One line of `pairs.jsonl`: y_ws, y_wt and y_l of one prompt."""
 
     prompt: Prompt
     source: Chosen
-    """The best answer of all sources."""
+    """y_ws: the best answer of all sources."""
     target: Chosen
-    """The best of the target's own samples."""
+    """y_wt: the best of the target's own samples."""
     rejected: Chosen
-    """The worst of the target's own samples."""
+    """y_l: the worst of the target's own samples."""

@@ -1,7 +1,8 @@
-"""Answers of one model to many prompts -> JSONL, resumed where it stopped: what sources, target and held-out share.
+"""Sample one model's answers to many prompts into JSONL files, and resume where an earlier run stopped.
 
-A draw is a (prompt, index). One that failed, or gave an empty text, is asked again by the next run of the same
-command. The server is started only when something is missing, and stopped before anything else is.
+The stages `sources`, `target` and `evaluate` share this module. A draw is one (prompt, index). The next run of the same
+command retries draws that failed or gave an empty text. The server starts only if answers are missing, and it stops
+before another one starts.
 """
 
 from __future__ import annotations
@@ -9,22 +10,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
-from harness.config import ServeSpec
-from harness.errors import ConfigError, HarnessError, IncompleteError
-from harness.pipeline import DONE_FAILURES, first_error
-from harness.plugins import load_plugin
-from harness.protocols import Backend, BulkBackend, Draw, ServeOptions
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling
+from harness.records.errors import ConfigError, HarnessError, IncompleteError, first_error
+from harness.records.protocols import Backend, BulkBackend, Draw, ServeOptions, load_plugin
+from harness.records.settings import ServeSpec
+from harness.run.pipeline import DONE_FAILURES
 from harness.store import JsonlRows, dump_json, write_atomic
 
+from .prompts import PromptError, Row, prompt_in
 from .records import Part, PromptRow
 from .steps import Counts
 
@@ -32,9 +36,9 @@ log = logging.getLogger(__name__)
 
 IDENTITY = "identity.json"
 BULK = 4096
-"""Draws handed to a bulk backend at once."""
+"""Number of draws passed to a bulk backend at once."""
 REPORT = 60.0
-"""Seconds between two lines of progress."""
+"""Seconds between two progress lines."""
 DECIDING = (
     "chat_template",
     "dtype",
@@ -44,39 +48,40 @@ DECIDING = (
     "engine_args",
     "trust_remote_code",
 )
-"""Fields of `serve:` that can change an answer; the others say where and how fast."""
+"""Fields of `serve:` that can change an answer; the others only change where and how fast it is generated."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Who is asked, and how it is served."""
+    """Which model answers, and how it is served."""
 
     name: str
-    """Stands in the answers as `model`."""
+    """Value of `model` in the answers."""
     model: ModelRef
     backend: str
     serve: ServeSpec = field(default_factory=ServeSpec)
     seed: int = 0
     max_failed: float = 0.05
-    """Share of the draws, see `SamplingSpec.max_failed`."""
+    """Tolerated share of failed draws, see `SamplingSpec.max_failed`."""
 
     def settings(self) -> dict[str, JsonValue]:
-        """What of it decides the answers, for a step's settings; digests of the weights are kept beside the answers."""
+        """Return the settings that decide the answers. Digests of the weights are stored beside the answers."""
         serve = self.serve.model_dump(mode="json", include=set(DECIDING), exclude_defaults=True)
         if "chat_template" in serve:
             serve["chat_template"] = Path(serve["chat_template"]).name
-        return {"model": named(self.model), "backend": self.backend, "serve": serve, "max_failed": self.max_failed}
+        return {"model": model_name(self.model), "backend": self.backend, "serve": serve, "max_failed": self.max_failed}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Answers that are to be in one file."""
+class AnswerFile:
+    """One file of answers: the prompts it must answer, and how to sample them."""
 
     path: Path
     prompts: Sequence[Prompt]
     sampling: Sampling
 
     def draws(self) -> Iterator[Draw]:
+        """Yield every draw that the file must answer."""
         for prompt in self.prompts:
             for index in range(self.sampling.n):
                 yield Draw(prompt, self.sampling, index)
@@ -88,17 +93,18 @@ class Wanted:
 
 @dataclass
 class Session:
-    """What this process took."""
+    """What this process did, and how long it took."""
 
     answers: int = 0
     completion_tokens: int = 0
     start_seconds: float = 0.0
-    """Until the model could be asked."""
+    """Time until the model was ready."""
     seconds: float = 0.0
-    """Asking."""
+    """Time spent sampling."""
     _reported: float = field(default_factory=time.monotonic)
 
     def note(self, answer: Answer, name: str, wanted: int) -> None:
+        """Count an answer, and log the progress once per REPORT seconds."""
         self.answers += 1
         self.completion_tokens += sum(answer.completion_tokens)
         if time.monotonic() - self._reported > REPORT:
@@ -107,35 +113,35 @@ class Session:
 
 
 def prompts_of(path: Path, *parts: Part) -> list[Prompt]:
-    """The prompts of these parts in a `prompts.jsonl`, in its order."""
+    """Return the prompts of these parts in a `prompts.jsonl`, in its order."""
     with path.open("rb") as file:
         rows = [PromptRow.model_validate_json(line) for line in file]
     return [row.prompt for row in rows if row.part in parts]
 
 
-def named(model: ModelRef) -> str:
-    """The model without the place it lies at: a folder's last part, `hf:ORG/NAME@REVISION`, `endpoint:NAME`."""
+def model_name(model: ModelRef) -> str:
+    """Return the model's name without local paths: a folder's name, `hf:ORG/NAME@REVISION` or `endpoint:NAME`."""
     return {"path": model.label, "hf": str(model), "endpoint": f"endpoint:{model.name}"}[model.scheme]
 
 
-def sample(sampler: Sampler, wanted: Sequence[Wanted], folder: Path) -> Counts:
-    """Brings every file up to date; logs and the model's identity go into `folder`. Counts are over all files.
+def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Counts:
+    """Complete every file, write logs and the model's identity to `folder`, and return counts over all files.
 
-    Raises IncompleteError where the model's server died, or more than `max_failed` of the draws have no answer; what
-    there is stays. Raises ConfigError for a folder whose answers another model gave.
+    Raises IncompleteError if the model's server died or more than `max_failed` of the draws have no answer; existing
+    answers are kept. Raises ConfigError if the folder has answers of another model.
     """
-    files = [(one, JsonlRows(one.path, Answer)) for one in wanted]
+    files = [(file, JsonlRows(file.path, Answer)) for file in wanted]
     try:
         for _, rows in files:
             rows.open()
-        missing = [(draw, rows) for one, rows in files for draw in one.draws() if not _done(rows, draw)]
+        missing = [(draw, rows) for file, rows in files for draw in file.draws() if not _done(rows, draw)]
         session = asyncio.run(_ask(sampler, missing, folder)) if missing else Session()
         counts = _counts([rows for _, rows in files], session)
     except IncompleteError as error:
-        there = sum(rows.count_succeeded for _, rows in files)
-        total = sum(one.count for one in wanted)
+        answered = sum(rows.count_succeeded for _, rows in files)
+        total = sum(file.count for file in wanted)
         raise IncompleteError(
-            f"{sampler.name}: {error}; {there} of {total} answers are kept, and the same command goes on"
+            f"{sampler.name}: {error}; {answered} of {total} answers are kept, and the same command resumes"
         ) from error
     finally:
         for _, rows in files:
@@ -145,17 +151,17 @@ def sample(sampler: Sampler, wanted: Sequence[Wanted], folder: Path) -> Counts:
 
 
 def check_identity(folder: Path, identity: dict[str, JsonValue], name: str) -> None:
-    """Raises ConfigError where the answers in the folder were given by something else."""
+    """Raise ConfigError if the answers in the folder come from another model or other settings."""
     try:
-        there = json.loads((folder / IDENTITY).read_text("utf-8"))
+        recorded = json.loads((folder / IDENTITY).read_text("utf-8"))
     except FileNotFoundError:
         return
-    changed = sorted(key for key in there | identity if there.get(key) != identity.get(key))
+    changed = sorted(key for key in recorded | identity if recorded.get(key) != identity.get(key))
     if changed:
-        before, now = (str(one.get(changed[0]))[:80] for one in (there, identity))
+        before, now = (str(facts.get(changed[0]))[:80] for facts in (recorded, identity))
         raise ConfigError(
-            f"{folder} holds answers of {name!r} with {changed[0]} {before!r}, now {now!r}; restore that, or move the "
-            "folder away"
+            f"{folder} has answers of {name!r} with {changed[0]} {before!r}, which is now {now!r}; restore the old "
+            "value, or move the folder away"
         )
 
 
@@ -194,13 +200,13 @@ Keep = Callable[[Answer, JsonlRows[Answer]], None]
 
 async def _ask_in_bulk(server: BulkBackend, missing: Sequence[Missing], keep: Keep) -> None:
     for rows in {id(rows): rows for _, rows in missing}.values():
-        draws = [draw for draw, its in missing if its is rows]
+        draws = [draw for draw, owner in missing if owner is rows]
         for start in range(0, len(draws), BULK):
             async for answer in server.answer_many(draws[start : start + BULK]):
                 keep(answer, rows)
 
 
-async def _ask_by_workers(server: Backend, missing: Sequence[Missing], keep: Keep, places: int) -> None:
+async def _ask_by_workers(server: Backend, missing: Sequence[Missing], keep: Keep, concurrency: int) -> None:
     open_draws = iter(missing)
 
     async def work() -> None:
@@ -208,7 +214,7 @@ async def _ask_by_workers(server: Backend, missing: Sequence[Missing], keep: Kee
             keep(await server.answer(draw.prompt, draw.sampling, draw.index), rows)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(places, len(missing))):
+        for _ in range(min(concurrency, len(missing))):
             group.create_task(work())
 
 
@@ -221,7 +227,7 @@ def _done(rows: JsonlRows[Answer], draw: Draw) -> bool:
 
 
 def _kept(answer: Answer, name: str) -> Answer:
-    """As it goes into the file: under our name for the model; an empty text is a failure, there is nothing to learn."""
+    """Return the answer under our name for the model; an empty text becomes a failure, as it teaches nothing."""
     if answer.error is None and not any(text.strip() for text in answer.turns):
         failure = Failure(reason="empty", message="the model wrote nothing")
         return Answer(prompt_id=answer.prompt_id, model=name, index=answer.index, seconds=answer.seconds, error=failure)
@@ -229,8 +235,10 @@ def _kept(answer: Answer, name: str) -> Answer:
 
 
 def _counts(files: Sequence[JsonlRows[Answer]], session: Session) -> Counts:
-    """Of all answers that are there, and of this session's time: `session_completion_tokens / session_seconds` is a
-    rate for --dry-run."""
+    """Return counts of all answers and of this session.
+
+    --dry-run uses `session_completion_tokens / session_seconds` as the rate.
+    """
     answers = [answer for rows in files for answer in rows.all()]
     counts = answer_counts(answers)
     return counts | {
@@ -242,7 +250,7 @@ def _counts(files: Sequence[JsonlRows[Answer]], session: Session) -> Counts:
 
 
 def answer_counts(answers: Sequence[Answer]) -> Counts:
-    """answers, truncated, failed (and why), tokens, and `identical`: prompts whose draws are several and all alike."""
+    """Return counts of answers, truncations, failures by reason, tokens, and prompts with only `identical` draws."""
     good = [answer for answer in answers if answer.error is None]
     texts: dict[str, list[tuple[str, ...]]] = {}
     for answer in good:
@@ -267,5 +275,107 @@ def _check_failures(sampler: Sampler, counts: Counts) -> None:
         why = ", ".join(f"{key[7:]} {value}" for key, value in counts.items() if key.startswith("failed_"))
         raise IncompleteError(
             f"{sampler.name}: {failed} of {failed + good} answers failed ({why}), more than `sampling.max_failed` = "
-            f"{sampler.max_failed:g} allows; the same command asks for them again"
+            f"{sampler.max_failed:g} allows; the same command retries them"
         )
+
+
+# ----------------------------------------------------------------------------------------------------
+# Import existing answers into answers.jsonl, in our own format or in that of released preference data sets. Released
+# formats: SimPO's (`prompt`, `all_generated_responses`; princeton-nlp/llama3-ultrafeedback-armorm) and WRPO's
+# (`prompt` as a message, `chosen` = [y_ws, y_wt]; AALF/ultrafeedback_wrpo), whose first chosen answer is the
+# sources'.
+
+
+KNOWN = "`prompt_id` and `turns` (our format), or `prompt` with `all_generated_responses` or `chosen`"
+SPACE = re.compile(r"\s+")
+
+
+def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, path: Path, *, where: str) -> Counts:
+    """Write the answers to these prompts under the source's name, and keep existing ones.
+
+    Rows in our format match a prompt by id, others by text, ignoring white space. Raises ConfigError if a row has an
+    unknown format or no row matches a prompt.
+    """
+    finder = _Finder(prompts)
+    counted: dict[str, int] = {}
+    unknown = 0
+    file = JsonlRows(path, Answer)
+    file.open()
+    with closing(file):
+        for number, row in enumerate(rows, start=1):
+            texts = _texts(row, f"{where}, row {number}")
+            prompt = finder.find(row)
+            if prompt is None:
+                unknown += len(texts)
+                continue
+            for text in texts:
+                index = counted.get(prompt.id, 0)
+                counted[prompt.id] = index + 1
+                if f"{prompt.id}#{index}" not in file:
+                    file.append(_answer(prompt, source, index, text))
+        answers = list(file.all())
+    if not answers:
+        raise ConfigError(f"{where}: none of its {unknown} answers matches one of this recipe's {len(prompts)} prompts")
+    return answer_counts(answers) | {
+        "not_among_the_prompts": unknown,
+        "prompts_without_answer": sum(prompt.id not in counted for prompt in prompts),
+    }
+
+
+class _Finder:
+    """Finds the prompt that a row answers."""
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self._by_id = {prompt.id: prompt for prompt in prompts}
+        self._by_text = {_plain(prompt.turns[-1]): prompt for prompt in prompts}
+
+    def find(self, row: Row) -> Prompt | None:
+        """Return the prompt that the row answers, or None."""
+        if "turns" in row and row.get("prompt_id") in self._by_id:
+            return self._by_id[row["prompt_id"]]
+        try:
+            _, words = prompt_in(row, "prompt")
+        except PromptError:
+            return None
+        return self._by_text.get(_plain(words))
+
+
+def _texts(row: Row, where: str) -> list[str]:
+    """Return the answers in one row; a failed one in our format is "". Raise ConfigError if the format is unknown."""
+    responses: Any = row.get("all_generated_responses")
+    if (
+        isinstance(responses, Sequence)
+        and not isinstance(responses, str)
+        and all(isinstance(text, str) for text in responses)
+    ):
+        return list(responses)
+    turns = row.get("turns")
+    if "prompt_id" in row and isinstance(turns, Sequence) and not isinstance(turns, str):
+        return [str(turns[0])] if turns else [""]
+    chosen = row.get("chosen")
+    if isinstance(chosen, str):
+        return [chosen]
+    if isinstance(chosen, Sequence):
+        answers = list(_assistants(chosen))
+        if answers:
+            return answers[:1]
+    raise ConfigError(
+        f"{where} has no answers; expected {KNOWN}, but its fields are: {', '.join(sorted(row)) or 'none'}"
+    )
+
+
+def _assistants(messages: Sequence[Any]) -> Iterator[str]:
+    for message in messages:
+        if isinstance(message, Mapping) and message.get("role") == "assistant":
+            yield str(message.get("content") or "")
+
+
+def _answer(prompt: Prompt, source: str, index: int, text: str) -> Answer:
+    if not text.strip():
+        failure = Failure(reason="empty", message="the answer is empty")
+        return Answer(prompt_id=prompt.id, model=source, index=index, error=failure)
+    return Answer(prompt_id=prompt.id, model=source, index=index, turns=(text,), finish=("stop",))
+
+
+def _plain(text: str) -> str:
+    return SPACE.sub(" ", text).strip()

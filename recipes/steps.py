@@ -1,8 +1,20 @@
-"""One step of a recipe: files into a folder of its own, once, restartable.
+"""Locate the files of a recipe: its specification, and the folder of every stage.
 
-`step.json` is written last and says what the step was made from and what it made; a folder without it is unfinished,
-and the same command goes on in it. `begun.json` is written first: a folder begun with other settings is not gone on
-with. The work itself resumes by its own rows or checkpoints.
+OUT/resolved.yaml                     the specification, names, sweeps and defaults written out
+OUT/prompts/prompts.jsonl             PromptRow
+OUT/sources/NAME/answers.jsonl        Answer, every one of a source
+OUT/rewards/NAME/rewards.jsonl        RewardRow, of a source's answers
+OUT/seed-N/sft/                       checkpoint
+OUT/seed-N/target/answers.jsonl       Answer, of the SFT model
+OUT/seed-N/target-rewards/rewards.jsonl
+OUT/seed-N/pairs/[sources-K/]pairs.jsonl   PreferencePair
+OUT/seed-N/align/VARIANT/             checkpoint
+OUT/seed-N/held-out/MODEL/tT/         answers to held-out prompts at temperature T, and their rewards
+OUT/held-out/target/tT/               the target's
+OUT/seed-N/suites/MODEL/              scores on the suites
+OUT/models/RECIPE-MODEL-seedN         links to the checkpoints, by their names on the suites' leaderboard
+OUT/results/                          results of `harness run`
+OUT/report/                           leaderboard of variants, data report, figures
 """
 
 from __future__ import annotations
@@ -16,21 +28,98 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from harness.digests import file_sha256
-from harness.errors import ConfigError, IncompleteError, UsageError
-from harness.provenance import packages
 from harness.records import Record, digest
-from harness.store import FolderLock, dump_json, set_aside, write_atomic
+from harness.records.errors import ConfigError, IncompleteError, UsageError
+from harness.store import FolderLock, archive_run, dump_json, write_atomic
+from harness.store.files import file_sha256
+from harness.store.provenance import packages
+
+from .spec import RecipeSpec, VariantSpec
+
+STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "align", "evaluate", "report")
+"""Stages in the order in which they run; --from and --until use these names."""
+
+
+def check_span(first: str | None, last: str | None) -> None:
+    """Raise ConfigError if --from comes after --until."""
+    if first is not None and last is not None and STAGES.index(first) > STAGES.index(last):
+        raise ConfigError(f"--from {first} comes after --until {last}: nothing would run; stages: {', '.join(STAGES)}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A specification, and the variants and seeds that the command line selects."""
+
+    spec: RecipeSpec
+    variants: dict[str, VariantSpec]
+    """The selected variants."""
+    seeds: tuple[int, ...]
+
+    @property
+    def out(self) -> Path:
+        return self.spec.output_dir
+
+    @property
+    def prompts(self) -> Path:
+        return self.out / "prompts"
+
+    def source(self, name: str) -> Path:
+        return self.out / "sources" / name
+
+    def source_rewards(self, name: str) -> Path:
+        return self.out / "rewards" / name
+
+    def seed(self, seed: int) -> Path:
+        return self.out / f"seed-{seed}"
+
+    def variant(self, name: str, seed: int) -> Path:
+        return self.seed(seed) / "align" / name
+
+    def checkpoint(self, model: str, seed: int) -> Path | None:
+        """Return the folder of `sft` or a variant; None for `target`, which the specification names."""
+        if model == "target":
+            return None
+        return self.seed(seed) / "sft" if model == "sft" else self.variant(model, seed)
+
+    def label(self, model: str, seed: int) -> str:
+        """Return a checkpoint's name on the suites' leaderboard."""
+        return f"{self.spec.name}-{model}-seed{seed}"
+
+    def held_out(self, model: str, seed: int) -> Path:
+        return self._measured("held-out", model, seed)
+
+    def suites(self, model: str, seed: int) -> Path:
+        return self._measured("suites", model, seed)
+
+    def _measured(self, kind: str, model: str, seed: int) -> Path:
+        """Return a model's folder; the target has one for all seeds."""
+        return (self.out if model == "target" else self.seed(seed)) / kind / model
+
+    @property
+    def results(self) -> Path:
+        return self.out / "results"
+
+    @property
+    def report(self) -> Path:
+        return self.out / "report"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Run one step of a recipe: it writes files into its own folder, once, and can be resumed. `step.json` is written last
+# and records the step's settings, inputs and outputs. A folder without it is unfinished, and the same command resumes
+# it. `begun.json` is written first, so that a folder started with other settings is not resumed. The work itself
+# resumes from its own rows or checkpoints.
+
 
 log = logging.getLogger(__name__)
 
 DONE, BEGUN, CARD = "step.json", "begun.json", "README.md"
 Counts = dict[str, JsonValue]
-"""What a step says of what it did: prompts kept and dropped, answers, seconds of training."""
+"""Figures that a step reports: prompts kept and dropped, answers, seconds of training."""
 
 
 Origin = dict[str, dict[str, JsonValue]]
-"""What a step is made from: its settings, and the digests of its inputs."""
+"""What decides a step's outputs: its settings, and the digests of its inputs."""
 
 
 class Output(Record):
@@ -39,58 +128,58 @@ class Output(Record):
 
 
 class StepRecord(Record):
-    """`step.json`."""
+    """`step.json`: what a finished step was made from, and what it wrote."""
 
     stage: str
     settings: dict[str, JsonValue]
     inputs: dict[str, str]
-    """Name of an earlier step -> its digest."""
+    """Digests of earlier steps by name."""
     outputs: dict[str, Output]
-    """File, relative to the folder."""
+    """Output files by their path relative to the folder."""
     counts: Counts = {}
     seconds: float
-    """Wall time of the session that finished it."""
+    """Wall time of the session that finished the step."""
     packages: dict[str, JsonValue] = {}
 
     @property
     def digest(self) -> str:
-        """Over what was made and from what; 16 hex characters. Neither time nor versions nor counts are part of it."""
+        """16 hex characters over stage, settings, inputs and outputs, without time, versions and counts."""
         facts = self.model_dump(mode="json", include={"stage", "settings", "inputs", "outputs"})
         return digest(facts)[:16]
 
 
 @dataclass(frozen=True)
 class Step:
-    """`work(folder)` makes the outputs, resuming what it finds there, and returns counts."""
+    """One step. `work(folder)` resumes in the folder, writes the outputs and returns counts."""
 
     stage: str
     name: str
-    """For messages and for later steps' inputs: unique in a recipe, e.g. `sources/qwen`."""
+    """Unique in a recipe, e.g. `sources/qwen`; used in messages and as the key of an input."""
     folder: Path
     settings: dict[str, JsonValue]
-    """All that decides what is made, inputs aside."""
+    """Everything that decides the outputs, except the inputs."""
     work: Callable[[Path], Counts] = field(compare=False)
     inputs: tuple[Step, ...] = ()
     keep: tuple[str, ...] = ("*.jsonl", "*.json", "*.safetensors", "*.jinja", "*.model", "*.md", "*.svg")
-    """Patterns of the files that count as made; checkpoints of training and logs do not."""
+    """Patterns of output files. Training checkpoints and logs are not outputs."""
     always: bool = False
-    """A summary of what is there: made anew each time, whatever it was made from before."""
+    """Whether to run the step every time, as for a summary of the current files."""
     alone: bool = False
-    """Needs the machine to itself: no other step runs beside it (`--jobs`)."""
+    """Whether no other step may run at the same time (`--jobs`)."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A step after its turn."""
+    """A finished step and its record."""
 
     step: Step
     record: StepRecord
     skipped: bool
-    """It was done already."""
+    """Whether the step was already done."""
 
 
 def finished(step: Step) -> StepRecord | None:
-    """What `step.json` says, None where there is none. Raises ConfigError where it cannot be read."""
+    """Return the step's `step.json`, or None if it is unfinished. Raise ConfigError if the file cannot be read."""
     path = step.folder / DONE
     try:
         return StepRecord.model_validate_json(path.read_text("utf-8"))
@@ -102,8 +191,12 @@ def finished(step: Step) -> StepRecord | None:
 
 
 def is_done(step: Step) -> bool:
-    """Whether the step was finished from these settings and inputs, its files still there. Raises ConfigError where it
-    was finished or begun from others."""
+    """Return whether the step is finished and its files are still there.
+
+    Raise ConfigError if it was started or finished with other settings or inputs, if an output has changed, or if its
+    folder has files of the user.
+    """
+    check_unowned(step)
     if step.always:
         return False
     record = finished(step)
@@ -111,27 +204,27 @@ def is_done(step: Step) -> bool:
         _check_begun(step)
         return False
     wanted = _origin(step)
-    there: Origin = {"settings": record.settings, "inputs": dict(record.inputs)}
-    if wanted != there:
-        raise ConfigError(_mismatch(step, there, wanted))
-    gone = [name for name, out in record.outputs.items() if _size(step.folder / name) != out.size]
-    if gone:
+    recorded: Origin = {"settings": record.settings, "inputs": dict(record.inputs)}
+    if wanted != recorded:
+        raise ConfigError(_mismatch(step, recorded, wanted))
+    altered = [name for name, out in record.outputs.items() if _size(step.folder / name) != out.size]
+    if altered:
         raise ConfigError(
-            f"{step.folder / gone[0]} is not as the step {step.name!r} left it; restore it, or make it anew with "
-            f"--from {step.stage}"
+            f"{step.folder / altered[0]} has changed since the step {step.name!r} wrote it; restore it, or write it "
+            f"again with --from {step.stage}"
         )
     return True
 
 
 def run_step(step: Step) -> StepRecord:
-    """Does the step where it is not done; a later reader finds all of it or `step.json` missing.
+    """Run the step unless it is done, and return its record. `step.json` exists only if all outputs do.
 
-    Raises RunLockedError where another process works in the folder.
+    Raises RunLockedError if another process works in the folder.
     """
     if is_done(step):
-        found = finished(step)
-        assert found is not None
-        return found
+        earlier = finished(step)
+        assert earlier is not None
+        return earlier
     with FolderLock(step.folder):
         started = time.monotonic()
         write_atomic(step.folder / BEGUN, dump_json(_origin(step)))
@@ -154,77 +247,97 @@ def _work(step: Step) -> Counts:
     try:
         return step.work(step.folder)
     except UsageError:
-        # the recipe must be mended: what was begun with it, and made nothing, must not stand in the way
-        if not any(path.stat().st_size for path in _made(step)):
+        # The user must fix the recipe. A start that wrote nothing must not block the fixed settings.
+        if not any(path.stat().st_size for path in _output_files(step)):
             (step.folder / BEGUN).unlink(missing_ok=True)
         raise
 
 
 def undo(step: Step) -> Path | None:
-    """Moves a step's folder aside (`--from`); nothing is deleted."""
-    return set_aside(step.folder)
+    """Archive a step's folder (`--from`) and return its new path, None if no step wrote there. Nothing is deleted."""
+    # a folder without our records holds the user's files, if any: run_step refuses it instead
+    return archive_run(step.folder) if _is_ours(step) else None
 
 
 def input_digests(step: Step) -> dict[str, str]:
-    found = {}
+    """Return the digest of each input by name. Raise IncompleteError if one is unfinished."""
+    digests = {}
     for earlier in step.inputs:
         record = finished(earlier)
         if record is None:
             raise IncompleteError(f"step {step.name!r} needs {earlier.name!r}, which is not finished")
-        found[earlier.name] = record.digest
-    return found
+        digests[earlier.name] = record.digest
+    return digests
 
 
 def _check_begun(step: Step) -> None:
     path = step.folder / BEGUN
     try:
-        there = json.loads(path.read_text("utf-8"))
+        recorded = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; move {step.folder} away") from None
     wanted = _origin(step)
-    if there != wanted:
-        raise ConfigError(_mismatch(step, there, wanted))
+    if recorded != wanted:
+        raise ConfigError(_mismatch(step, recorded, wanted))
+
+
+def check_unowned(step: Step) -> None:
+    """Raise ConfigError if the folder of a step that never started has files that the step could overwrite."""
+    if _is_ours(step):
+        return
+    unowned = next((path for path in [*_output_files(step), step.folder / CARD] if _size(path) > 0), None)
+    if unowned is not None:
+        raise ConfigError(
+            f"{unowned} was not written by harness train, and step {step.name!r} could overwrite it; move it away, or "
+            "give another output_dir"
+        )
+
+
+def _is_ours(step: Step) -> bool:
+    return any((step.folder / name).exists() for name in (DONE, BEGUN))
 
 
 def _origin(step: Step) -> Origin:
     return {"settings": _plain(step.settings), "inputs": dict(input_digests(step))}
 
 
-def _mismatch(step: Step, there: Origin, wanted: Origin) -> str:
+def _mismatch(step: Step, recorded: Origin, wanted: Origin) -> str:
     changed = []
     for part in ("settings", "inputs"):
-        before, now = _flat(there[part]), _flat(wanted[part])
+        before, now = _flat(recorded[part]), _flat(wanted[part])
         keys = sorted(key for key in before | now if before.get(key) != now.get(key))
         changed += [f"{key} = {before.get(key)!r}, now {now.get(key)!r}" for key in keys]
     shown = changed[0] if len(changed[0]) < 200 else changed[0].partition(" = ")[0]
     return (
-        f"{step.folder} was made with {shown}; restore that, or use --from {step.stage} to set it aside and make it "
-        "anew, or give another output_dir"
+        f"{step.folder} was made with {shown}; restore the old value, use --from {step.stage} to archive the folder "
+        "and start it over, or choose another output_dir"
     )
 
 
-def _flat(found: JsonValue, at: str = "") -> dict[str, JsonValue]:
-    """Keys of nested settings with dots between them."""
-    if not isinstance(found, dict) or not found:
-        return {at: found}
-    return {key: value for name, one in found.items() for key, value in _flat(one, f"{at}.{name}".strip(".")).items()}
+def _flat(settings: JsonValue, at: str = "") -> dict[str, JsonValue]:
+    """Return nested settings as one level, with keys joined by dots."""
+    if not isinstance(settings, dict) or not settings:
+        return {at: settings}
+    return {
+        key: leaf for name, nested in settings.items() for key, leaf in _flat(nested, f"{at}.{name}".strip(".")).items()
+    }
 
 
 def _outputs(step: Step) -> dict[str, Output]:
     return {
         str(path.relative_to(step.folder)): Output(size=path.stat().st_size, sha256=file_sha256(path))
-        for path in _made(step)
+        for path in _output_files(step)
     }
 
 
-def _made(step: Step) -> list[Path]:
-    return sorted({path for pattern in step.keep for path in step.folder.glob(pattern)} - _own(step))
+def _output_files(step: Step) -> list[Path]:
+    return sorted({path for pattern in step.keep for path in step.folder.glob(pattern)} - _bookkeeping(step))
 
 
-def _own(step: Step) -> set[Path]:
-    """Not outputs: the records, and the model card, which the report writes anew."""
+def _bookkeeping(step: Step) -> set[Path]:
+    """Return the files that are not outputs: the records, and the model card, which every report rewrites."""
     return {step.folder / DONE, step.folder / BEGUN, step.folder / CARD}
 
 
@@ -236,6 +349,6 @@ def _size(path: Path) -> int:
 
 
 def _plain(settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """As it is read back from JSON: lists for tuples, strings for paths."""
-    found: dict[str, JsonValue] = json.loads(json.dumps(settings))
-    return found
+    """Return the settings as they read back from JSON, e.g. with lists instead of tuples."""
+    plain: dict[str, JsonValue] = json.loads(json.dumps(settings))
+    return plain

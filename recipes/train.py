@@ -1,4 +1,4 @@
-"""`harness train`: runs a recipe's stages. Imports torch only where a stage needs it."""
+"""`harness train`: run the stages of a recipe. torch is imported only if a stage needs it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import JsonValue
 
-from harness.errors import ConfigError
+from harness.records.errors import ConfigError
 
-from .read import read_recipe
-from .recipe import STAGES, Recipe
-from .shipped import about, recipe_path, shipped_recipes
-from .spec import RecipeSpec
+from .spec import RecipeSpec, about, read_recipe, recipe_path, shipped_recipes
+from .steps import STAGES, Recipe
 
 if TYPE_CHECKING:
     from .hub import Push
@@ -24,28 +22,38 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[str | None, typer.Argument(help="YAML file, or the name of a shipped recipe.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Only these of its variants: wrpo,dpo,…")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Only these of its seeds; repeatable.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Only these variants: wrpo,dpo,…")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None,
     from_stage: Annotated[
-        str | None, typer.Option("--from", help=f"Set aside and make anew from a stage on: {', '.join(STAGES)}.")
+        str | None,
+        typer.Option(
+            "--from", help=f"Archive this stage and all later ones, and start them over: {', '.join(STAGES)}."
+        ),
     ] = None,
-    until: Annotated[str | None, typer.Option(help="The last stage to run.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder instead of the file's output_dir.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last stage to run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; defaults to the recipe's output_dir.")] = None,
     jobs: Annotated[
         int,
-        typer.Option(min=1, help="Steps side by side, a process each: for models so small that one takes one core."),
+        typer.Option(
+            min=1, help="Steps to run in parallel, one process each; for models so small that one core is enough."
+        ),
     ] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; run nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate the cost without running anything.")] = False,
     push_to_hub: Annotated[
-        str | None, typer.Option(help="Then upload the variants to ORG (as ORG/RECIPE-VARIANT), or one to ORG/NAME.")
+        str | None,
+        typer.Option(
+            help="Upload the variants to ORG (as ORG/RECIPE-VARIANT) afterwards, or a single one to ORG/NAME."
+        ),
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="New repositories are public; else private.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Create public repositories; the default is private.")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the shipped recipes and their variants.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
 ) -> None:
-    """Run a fusion recipe: prompts, source answers, rewards, SFT, pairs, every variant, their evaluation.
+    """Run a fusion recipe: prompts, source answers, rewards, SFT, pairs, all variants and their evaluation.
 
-    The same command again goes on where it stopped.
+    Running the same command again resumes where it stopped.
 
     Examples: harness train recipes/configs/pocket.yaml --variant wrpo,dpo;
     harness train my.yaml --variant wrpo --push-to-hub my-org
@@ -54,7 +62,7 @@ def train(
         _list(as_json=as_json)
         return
     if recipe is None:
-        raise ConfigError(f"which recipe? Give a YAML file or one of {', '.join(shipped_recipes())}")
+        raise ConfigError(f"no recipe given; pass a YAML file or one of {', '.join(shipped_recipes())}")
     for name in (from_stage, until):
         if name is not None and name not in STAGES:
             raise ConfigError(f"no stage named {name!r}; stages: {', '.join(STAGES)}")
@@ -73,35 +81,34 @@ def train(
 
 
 def _list(*, as_json: bool) -> None:
-    found = [
+    recipes = [
         {"name": name, "about": about(path), "file": str(path), "variants": list(read_recipe(path).variants)}
         for name, path in shipped_recipes().items()
     ]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(recipes, indent=2))
         return
-    for one in found:
-        typer.echo(f"{one['name']}: {one['about']}\n  variants: {', '.join(one['variants'])}\n  {one['file']}")
+    for entry in recipes:
+        typer.echo(f"{entry['name']}: {entry['about']}\n  variants: {', '.join(entry['variants'])}\n  {entry['file']}")
 
 
 def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Recipe:
-    """The recipe with the variants and seeds asked for; raises ConfigError for one it does not have."""
+    """Return the recipe with the selected variants and seeds. Raise ConfigError if it does not have one of them."""
     names = list(spec.variants) if variant is None else [name.strip() for name in variant.split(",")]
     for name in names:
         if name not in spec.variants:
             raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(spec.variants)}")
     chosen = spec.seeds if seeds is None else tuple(seeds)
-    for one in chosen:
-        if one not in spec.seeds:
-            raise ConfigError(f"{spec.name} has no seed {one}; seeds: {', '.join(map(str, spec.seeds))}")
+    for chosen_seed in chosen:
+        if chosen_seed not in spec.seeds:
+            raise ConfigError(f"{spec.name} has no seed {chosen_seed}; seeds: {', '.join(map(str, spec.seeds))}")
     return Recipe(spec, {name: spec.variants[name] for name in names}, chosen)
 
 
 def _dry_run(recipe: Recipe, first: str | None, last: str | None, *, as_json: bool) -> None:
     from rich.console import Console
 
-    from .planning.plan import make_plan
-    from .planning.table import plan_tables
+    from .plan import make_plan, plan_tables
 
     plan = make_plan(recipe, first=first, last=last)
     if as_json:
@@ -113,7 +120,7 @@ def _dry_run(recipe: Recipe, first: str | None, last: str | None, *, as_json: bo
 
 
 def _run(recipe: Recipe, first: str | None, last: str | None, jobs: int, *, as_json: bool) -> dict[str, JsonValue]:
-    """The steps' records and the leaderboard of variants, None where the report was not made."""
+    """Return the records of the steps, and the leaderboard of variants or None if no report was written."""
     from .pipeline import train as run_stages
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -123,7 +130,7 @@ def _run(recipe: Recipe, first: str | None, last: str | None, jobs: int, *, as_j
         stage = done.step.stage
         records.append(done.record.model_dump(mode="json") | {"step": done.step.name, "skipped": done.skipped})
         if not as_json:
-            took = "already there" if done.skipped else f"{done.record.seconds:.1f} s"
+            took = "already done" if done.skipped else f"{done.record.seconds:.1f} s"
             counts = ", ".join(f"{name} {value}" for name, value in done.record.counts.items() if value is not None)
             typer.echo(f"{done.step.name}: {took}{'; ' + counts if counts else ''}")
     board = _board(recipe, shown=not as_json) if stage == "report" else None
@@ -131,11 +138,10 @@ def _run(recipe: Recipe, first: str | None, last: str | None, jobs: int, *, as_j
 
 
 def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
-    """The leaderboard of variants as the report stage wrote it."""
+    """Return the leaderboard of variants as the report stage wrote it, and print it if `shown`."""
     from rich.console import Console
 
-    from .report.records import VariantBoard
-    from .report.tables import rich_tables
+    from .report.tables import VariantBoard, rich_tables
     from .stages.report import BOARD
 
     board = VariantBoard.model_validate_json((recipe.report / BOARD).read_bytes())
@@ -146,26 +152,26 @@ def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
         for sentence in (*board.sentences, *board.notes):
             typer.echo(sentence)
         typer.echo(f"report: {recipe.report / 'variants.html'}")
-    found: JsonValue = board.model_dump(mode="json")
-    return found
+    record: JsonValue = board.model_dump(mode="json")
+    return record
 
 
-def _checked_pushes(recipe: Recipe, given: str, until: str | None) -> list[Push]:
-    """What is to be uploaded; what would stop it is said before anything runs."""
+def _checked_pushes(recipe: Recipe, destination: str, until: str | None) -> list[Push]:
+    """Return the planned uploads. Raise ConfigError before anything runs if they cannot work."""
     from .hub import check_token, pushes
 
     if until is not None and STAGES.index(until) < STAGES.index("align"):
-        raise ConfigError(f"--push-to-hub needs trained variants, and --until {until} ends before them")
+        raise ConfigError(f"--push-to-hub needs trained variants, but --until {until} stops before they are trained")
     check_token()
-    return pushes(recipe, given)
+    return pushes(recipe, destination)
 
 
 def _push(pushed: list[Push], *, public: bool, as_json: bool) -> list[JsonValue]:
     from .hub import push
 
     pages: list[JsonValue] = []
-    for one in pushed:
-        pages.append(push(one, public=public))
+    for upload in pushed:
+        pages.append(push(upload, public=public))
         if not as_json:
             typer.echo(f"pushed: {pages[-1]}")
     return pages

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.gate.policy import GateCheck, GatePolicy
-from harness.gate.power import power_rows
-from harness.gate.sequential import Watched, looks, order_of, settled, step
-from harness.questions import RULES, QuestionSums, common
-from harness.report.comparison import markdown_table
-from harness.report.gate import POWER_HEAD, power_cells
-from harness.stats.paired import correlation, paired_difference, ratio_estimate
-from harness.stats.power import detectable
+from harness.analysis.gate.policy import GateCheck, GatePolicy
+from harness.analysis.gate.power import power_rows
+from harness.analysis.gate.sequential import SequentialCheck, looks, order_of, settled, step
+from harness.pages.decisions import POWER_HEAD, markdown_table, power_cells
+from harness.stats.paired import correlation, detectable, paired_difference, ratio_estimate
+from harness.suites.scoring import RULES, QuestionSums, common
 
 from .published import FILES, Published, published
 
@@ -86,7 +84,7 @@ def stopping(part: Published, policy: GatePolicy) -> list[str]:
 
 def stopped(part: Published, first: QuestionSums, other: QuestionSums, policy: GatePolicy, seed: int) -> int:
     check = GateCheck(suite=part.suite, metric=first.metric, margin=part.margin)
-    one = Watched(check, RULES[part.suite][0])
+    one = SequentialCheck(check, RULES[part.suite][0])
     order = order_of(first.ids, part.suite, seed)
     for n in looks(len(order)):
         seen = order[:n]

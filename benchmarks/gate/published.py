@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from harness.formats.files import SourceFile, read_files
-from harness.formats.import_rows import READERS, Wanted
-from harness.gate.policy import DEFAULT_CHECKS
-from harness.plan import load_suite
-from harness.protocols import OwnRunner, SuiteOptions
-from harness.questions import RULES, QuestionSums, question_sums
+from harness.analysis.gate.policy import DEFAULT_CHECKS
+from harness.records.protocols import OwnRunner, SuiteOptions
+from harness.run.plan import load_suite
+from harness.suites.files import SourceFile, read_files
+from harness.suites.importing import READERS, ImportRequest
+from harness.suites.scoring import RULES, QuestionSums, question_sums
 
 FILES = {
     "mt_bench": ("fastchat", "mt_bench/official_scores.jsonl.xz"),
@@ -46,7 +46,7 @@ def published(root: Path, suite: str) -> Published:
     files = list(read_files([root / place]))
     prompts, found = made.prompts(), {}
     for name in _models(file_format, files):
-        rows = READERS[file_format](files, Wanted(prompts, name, None))
+        rows = READERS[file_format](files, ImportRequest(prompts, name, None))
         found[name] = question_sums(RULES[suite][0], list(rows.answers.values()), list(rows.judgments))
     ordered = dict(sorted(found.items(), key=lambda item: item[1].value or 0.0))
     check = next(check for check in DEFAULT_CHECKS if check.suite == suite)

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from harness.protocols import SuiteOptions
+from harness.records.protocols import SuiteOptions
 
 from .sections import SECTIONS, Sources
 

@@ -13,21 +13,26 @@ from statistics import mean
 
 import numpy as np
 
-from harness.calibration.data import DataFolder
-from harness.calibration.items import side
-from harness.calibration.measures import people_among_themselves, people_by_ratings, with_people
-from harness.calibration.replay import recorded_by
-from harness.calibration.session import ALL, CalibrationSpec, chosen_items, estimate, load_sets, report
-from harness.config import find_judge, judge_files
-from harness.formats.arena_hard_labels import V01_LABELS
-from harness.formats.files import read_files
+from harness.analysis.calibrate import (
+    ALL,
+    CalibrationSpec,
+    chosen_items,
+    estimate,
+    load_sets,
+    recorded_verdicts,
+    report,
+)
+from harness.analysis.calibration import people_among_themselves, people_by_ratings, with_people
 from harness.judging.calibrated import Calibration, shown
-from harness.protocols import SuiteOptions
+from harness.pages.judging import CalibrationGrid, grids, markdown_grid, remarks
+from harness.pages.tables import escape_markdown
 from harness.records import Score
-from harness.report.calibration import Grid, grids, markdown_grid, remarks
-from harness.report.cells import escape_markdown
-from harness.stats.agreement import flip_rate
-from harness.stats.rank_correlation import rank_correlation
+from harness.records.judge_choice import find_judge, judge_files
+from harness.records.protocols import SuiteOptions
+from harness.stats.agreement import flip_rate, rank_correlation
+from harness.suites.arena_hard.rows import V01_LABELS
+from harness.suites.files import read_files
+from harness.suites.recorded import DataFolder, side
 
 FEW = 10
 """Questions asked twice below which a judge gets no line."""
@@ -85,7 +90,9 @@ def twice(sources: Sources) -> str:
         "opposite side",
         "mean distance",
     )
-    return markdown_grid(Grid("The same prompt, judged more than once, in other words each time", columns, tuple(rows)))
+    return markdown_grid(
+        CalibrationGrid("The same prompt, judged more than once, in other words each time", columns, tuple(rows))
+    )
 
 
 def _ratings(folder: Path) -> Iterable[Reply]:
@@ -157,7 +164,9 @@ def boards(sources: Sources) -> str:
         ("mean absolute difference", f"{np.abs(ours - theirs).mean():.1f} points"),
         *((f"{name}: Gemini-2.5, GPT-4.1", f"{gemini[name]:.1f}, {gpt[name]:.1f}") for name in (apart[0], apart[-1])),
     ]
-    return markdown_grid(Grid("Arena-Hard v2.0, hard prompts, 2025-05-01: two judges", ("", "value"), tuple(rows)))
+    return markdown_grid(
+        CalibrationGrid("Arena-Hard v2.0, hard prompts, 2025-05-01: two judges", ("", "value"), tuple(rows))
+    )
 
 
 def evaluators(sources: Sources) -> str:
@@ -176,7 +185,7 @@ def evaluators(sources: Sources) -> str:
         agreed = f"{float(row['Human agreement']):.1f} %"
         rows.append((name, agreed, f"{float(price):.2f}" if price else "-", f"{spearman:.2f}", f"{longer:.2f}"))
     columns = ("evaluator", "agrees with people", "dollars per 1,000", "Spearman of models", "prefers the longer")
-    return markdown_grid(Grid("alpaca-eval 0.6.6, leaderboards/evaluators", columns, tuple(rows)))
+    return markdown_grid(CalibrationGrid("alpaca-eval 0.6.6, leaderboards/evaluators", columns, tuple(rows)))
 
 
 # ------------------------------------------------------------------------------------------------------- and money
@@ -197,13 +206,13 @@ def prices(sources: Sources) -> str:
             cells.append(f"{found.calls:,} calls, ${found.dollars:,.2f}")
         rows.append((name, *cells))
     columns = ("judge", "--sample 100", "--sample 500", "--sample 0: everything")
-    return markdown_grid(Grid("Estimated calls and cost of a calibration", columns, tuple(rows)))
+    return markdown_grid(CalibrationGrid("Estimated calls and cost of a calibration", columns, tuple(rows)))
 
 
 def headline(sources: Sources) -> str:
     """Who agrees with whom on MT-Bench; pairwise verdicts and single ratings also on the same votes."""
     (one,) = load_sets(["mt_bench"], DataFolder(sources.published), sources.options)
-    said = recorded_by([one])
+    said = recorded_verdicts([one])
     rated = {item.model for item in one.ratings}
     same = [item for item in one.comparisons if rated.issuperset(item.pair)]
     pairs, singles = with_people(one.comparisons, said), people_by_ratings(same, one.ratings, said)
@@ -215,7 +224,7 @@ def headline(sources: Sources) -> str:
         _agreements("GPT-4's ratings there, and people", singles, "agreement_people_by_ratings"),
     ]
     columns = ("", "all votes [95 %]", "n", "neither says tie [95 %]", "n")
-    return markdown_grid(Grid("MT-Bench: who agrees with whom", columns, tuple(rows)))
+    return markdown_grid(CalibrationGrid("MT-Bench: who agrees with whom", columns, tuple(rows)))
 
 
 def _agreements(text: str, scores: Mapping[str, Score], name: str) -> tuple[str, ...]:

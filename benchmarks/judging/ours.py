@@ -17,14 +17,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.cli.progress import PlainProgress, set_up_logging
-from harness.config import RunSpec, ServeSpec
-from harness.pipeline import Progress, SuiteRun, evaluate
-from harness.plan import Plan, plan
-from harness.protocols import SuiteData
+from harness.cli.console import PlainProgress, set_up_logging
 from harness.records import Answer, JudgeSpec, JudgeTemplate, ModelRef, Prompt
-from harness.run import opened
-from harness.suites.alpaca_eval import AlpacaEval
+from harness.records.protocols import SuiteData
+from harness.records.settings import RunSpec, ServeSpec
+from harness.run.execute import opened
+from harness.run.pipeline import Progress, SuiteRun, evaluate
+from harness.run.plan import Plan, plan
+from harness.suites.alpaca_eval.suite import AlpacaEval
 
 TEMPLATE = JudgeTemplate(
     name="bench",

@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.formats import alpaca_eval as ours
-from harness.formats.files import read_files
-from harness.formats.options import ScoreOptions
-from harness.official import FILES
-from harness.stats.folds import FoldOrder
-from harness.stats.length_control import REFITS, LengthRows, control_length, control_length_interval
-from harness.suites.alpaca_eval import read_gamed
+from harness.stats.length_control import REFITS, FoldOrder, LengthRows, control_length, control_length_interval
+from harness.store.official import FILES
+from harness.suites.alpaca_eval import files as ours
+from harness.suites.alpaca_eval.suite import read_gamed
+from harness.suites.files import ScoreOptions, read_files
 
 from .lines import Line, timed
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.formats import arena_hard
-from harness.formats.arena_hard_scores import Group, pooled_battles, table
-from harness.formats.files import read_files
-from harness.formats.options import ScoreOptions
 from harness.stats.bradley_terry import ROUNDS, SEED, Battles, reference_interval, reference_rounds
 from harness.stats.intervals import FloatArray, ratio_interval
+from harness.suites.arena_hard import files as arena_hard
+from harness.suites.arena_hard.scores import ArenaGroup, pooled_battles, table
+from harness.suites.files import ScoreOptions, read_files
 
 from .lines import Line, T, Timed, timed
 
@@ -57,7 +56,7 @@ def _image_arena(folder: Path) -> list[Line]:
     ]
 
 
-def _each_alone(groups: list[Group]) -> list[Line]:
+def _each_alone(groups: list[ArenaGroup]) -> list[Line]:
     """The same with each file scored by itself, as a user with one new model does: 100 rounds, all of them timed.
 
     scikit-learn's fits alone are timed, without the tables that the reference builds in pandas around each.

@@ -10,9 +10,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
-from harness.formats import fastchat
-from harness.formats.files import read_files
-from harness.formats.options import ScoreOptions
+from harness.suites.files import ScoreOptions, read_files
+from harness.suites.mt_bench import files as fastchat
 
 from .lines import Line, timed
 

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.stats.bootstrap import bca_interval, jackknife, ratio_replicates
 from harness.stats.intervals import FloatArray, percentile_interval, ratio_interval
-from harness.stats.noninferiority import non_inferiority
-from harness.stats.paired import paired_difference, ratio_estimate
-from harness.stats.proportions import newcombe_paired, wilson
-from harness.stats.ranks import rank_intervals
-from harness.stats.sequential import FIRST, confidence_sequence, one_sided_bounds
-from harness.stats.significance import mcnemar, swap_test
+from harness.stats.paired import non_inferiority, paired_difference, rank_intervals, ratio_estimate, swap_test
+from harness.stats.sequential import FIRST, one_sided_bounds
 
 from .games import Sums, play, truth
+from .methods import (
+    bca_interval,
+    confidence_sequence,
+    jackknife,
+    mcnemar,
+    newcombe_paired,
+    ratio_replicates,
+    wilson,
+)
 
 LEVELS = (0.0, -0.2)
 NULL = (0.1, 0.1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.stats.crossed import crossed_mean
+from harness.stats.variance import crossed_mean
 
 DATA_SETS = 4000
 DESIGNS = ((200, 3), (50, 3), (100, 2), (200, 5))

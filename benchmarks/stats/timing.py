@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 
-from harness.stats.bootstrap import ratio_replicates
 from harness.stats.intervals import RESAMPLES, FloatArray
-from harness.stats.ranks import rank_intervals
+from harness.stats.paired import rank_intervals
 
 from .games import play
+from .methods import ratio_replicates
 
 MODELS, QUESTIONS = 92, 500
 

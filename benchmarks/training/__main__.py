@@ -26,9 +26,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from recipes.logps import batch_logps
-from recipes.losses import preference_loss, rewards
-from recipes.packing import PreferenceCollator, RowIds
+from recipes.training.losses import preference_loss, rewards
+from recipes.training.packing import PreferenceCollator, RowIds, batch_logps
 
 LENGTHS = {"prompt_ids": (160, 1.0), "source_ids": (420, 0.6), "target_ids": (380, 0.6), "rejected_ids": (330, 0.6)}
 """Mean tokens and sigma of the logarithm: a short prompt, three answers of a few hundred tokens."""

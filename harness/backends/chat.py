@@ -1,30 +1,62 @@
-"""Asking one prompt, turn by turn, over an OpenAI-compatible server: messages, seeds, room in the context.
-
-The context rule: a prompt is never cut. When its UTF-8 bytes (no tokenizer makes more tokens than that) and the
-answer's limit surely fit, it is just sent. Otherwise the server counts the prompt's tokens; if the room left is smaller
-than the answer's limit, the limit is lowered to it, down to MIN_ROOM tokens; below that the answer fails as `context`.
-An empty text is an answer: the judge sees it.
-"""
+"""Reject options that a backend cannot honour: an option that is silently ignored gives a wrong score."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, cast, get_args
 
 from pydantic import JsonValue
 
-from ..client import ChatReply, read_chat_reply
-from ..errors import ReplyError
+from ..client import ChatClient, ChatReply, read_chat_reply
 from ..records import Answer, Failure, Prompt, Reason, Sampling
+from ..records.errors import ConfigError, ReplyError
+from ..records.protocols import ServeOptions
 
-MIN_ROOM = 256  # tokens; an answer cut shorter than this says nothing of the model
-SEEDS = 1 << 31  # what every known server takes
+COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed"})
+"""Fields that every backend takes."""
+
+
+def refuse_unknown(options: ServeOptions, backend: str, understood: Iterable[str]) -> None:
+    """Raise ConfigError if a field outside `understood` has another value than its default."""
+    known = COMMON | frozenset(understood)
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in known and value != field.default:
+            flag = "--" + field.name.replace("_", "-")
+            raise ConfigError(f"backend {backend!r} cannot honour {flag} {value!r}; leave it out or use --backend vllm")
+
+
+def pairs(engine_args: Iterable[str], backend: str, known: Iterable[str]) -> dict[str, str]:
+    """Return the `NAME=VALUE` engine arguments of a backend without a server of its own.
+
+    Raise ConfigError for a name outside `known`.
+    """
+    values = {}
+    for word in engine_args:
+        name, sign, value = word.lstrip("-").partition("=")
+        if name not in known or not sign:
+            raise ConfigError(f"backend {backend!r} has no engine argument {word!r}; it knows: {', '.join(known)}")
+        values[name] = value
+    return values
+
+
+# ----------------------------------------------------------------------------------------------------
+# Ask one prompt, turn by turn, of an OpenAI-compatible server: messages, seeds, room in the context. The context
+# rule: a prompt is never cut. If its UTF-8 bytes (an upper bound of its tokens) and the answer's limit certainly fit,
+# it is sent as it is. Otherwise the server counts the prompt's tokens; if the room left is smaller than the answer's
+# limit, the limit is lowered to it, down to MIN_ROOM tokens; below that the answer fails as `context`. An empty text
+# is an answer: the judge sees it.
+
+
+MIN_ROOM = 256  # tokens; a shorter answer would not represent the model
+SEEDS = 1 << 31  # every known server accepts smaller seeds
 
 Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
-"""POST a JSON body to a path below the server's root; returns the JSON object, raises ReplyError."""
+"""POSTs a JSON body to a path below the server's root and returns the JSON object, or raises ReplyError."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +71,16 @@ class Dialogue(Protocol):
     async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply: ...
 
     async def count(self, messages: Sequence[Message]) -> int | None:
-        """The prompt's tokens, template included; None where the server cannot say."""
+        """Return the prompt's tokens, template included; None if the server cannot say."""
         ...
 
 
 @dataclass(frozen=True)
-class Context:
+class ContextWindow:
     """The room a model has."""
 
     max_model_len: int | None
-    """Tokens, prompt and answer together; None: unknown, the server has to object."""
+    """Tokens, prompt and answer together. None: unknown, so the server has to reject what does not fit."""
     overhead: int = 256
     """Tokens, at most, that the template adds to a conversation of one message."""
     per_message: int = 64
@@ -72,7 +104,7 @@ class ChatCompletions:
     tokenize: bool = False
     """Whether the server has vLLM's /tokenize."""
     counter: Callable[[Sequence[Message]], int] | None = None
-    """Counts where the server cannot."""
+    """Counts tokens if the server cannot."""
 
     async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply:
         body = {"model": self.model, "messages": _json(messages), **params}
@@ -84,15 +116,15 @@ class ChatCompletions:
         return self.counter(messages) if self.counter is not None else None
 
     async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
-        """(token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
+        """Return (token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
         body: dict[str, JsonValue] = {
             "model": self.model,
             "messages": _json(messages),
             "add_generation_prompt": True,
             "return_token_strs": True,
         }
-        found = await self.post("/tokenize", body)
-        return list(found["tokens"]), list(found.get("token_strs") or [])
+        reply = await self.post("/tokenize", body)
+        return list(reply["tokens"]), list(reply.get("token_strs") or [])
 
 
 def _json(messages: Sequence[Message]) -> JsonValue:
@@ -100,7 +132,10 @@ def _json(messages: Sequence[Message]) -> JsonValue:
 
 
 def request_seed(seed: int, prompt_id: str, turn: int, index: int) -> int:
-    """Same arguments, same seed, on every machine; other arguments, an independent one. `turn` is 0-based."""
+    """Return the seed of one turn of one draw: the same on every machine, independent for other arguments.
+
+    `turn` is 0-based.
+    """
     words = f"{seed}|{prompt_id}|{turn}|{index}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(words).digest()[:8], "big") % SEEDS
 
@@ -110,13 +145,13 @@ class Asker:
     """Asks prompts of one model. `label` is the model's name in the answers."""
 
     dialogue: Dialogue
-    context: Context
+    context: ContextWindow
     label: str
     seed: int | None = None
-    """Used where the sampling has none; None: send no seed."""
+    """Used if the sampling has none. None: send no seed."""
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        """All turns; a ReplyError becomes the answer's error."""
+        """Ask all turns of one prompt; a ReplyError becomes the answer's error."""
         begin = time.monotonic()
         try:
             replies = await self._turns(prompt, sampling, index)
@@ -147,7 +182,7 @@ class Asker:
         return replies
 
     async def room(self, messages: Sequence[Message], max_tokens: int) -> int:
-        """The answer's limit in tokens, at most `max_tokens`; raises ReplyError where there is no room."""
+        """Return the answer's limit in tokens, at most `max_tokens`. Raise ReplyError if there is no room."""
         if self.context.max_model_len is None or self.context.surely_fits(messages, max_tokens):
             return max_tokens
         count = await self.dialogue.count(messages)
@@ -162,7 +197,7 @@ class Asker:
         return min(max_tokens, room)
 
     def _params(self, sampling: Sampling, room: int, prompt_id: str, turn: int, index: int) -> dict[str, JsonValue]:
-        """Request parameters; what the sampling leaves open is not sent."""
+        """Return the request parameters; what the sampling leaves open is not sent."""
         params: dict[str, JsonValue] = {"max_tokens": room}
         if sampling.temperature is not None:
             params["temperature"] = sampling.temperature
@@ -174,6 +209,26 @@ class Asker:
         if seed is not None:
             params["seed"] = request_seed(seed, prompt_id, turn, index)
         return params
+
+
+class ChatBackend:
+    """A backend that asks through an `Asker`, which a subclass makes in `__aenter__`.
+
+    A subclass puts what it opens there on the stack, which is closed at the end.
+    """
+
+    def __init__(self) -> None:
+        self._client: ChatClient | None = None
+        self._asker: Asker | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
+        """All turns; a ReplyError becomes the answer's error."""
+        assert self._asker is not None, "use `async with`"
+        return await self._asker.answer(prompt, sampling, index)
 
 
 def _reason(word: str) -> Reason:

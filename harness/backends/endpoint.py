@@ -1,7 +1,7 @@
-"""A server that already runs and speaks the OpenAI protocol: asked, never started or stopped.
+"""A server that already runs and speaks the OpenAI protocol: it is asked, never started or stopped.
 
-The key comes from HARNESS_ENDPOINT_KEY, or for OpenAI's own host from OPENAI_API_KEY, and goes nowhere but into the
-request: a judge's key is never sent to a model's server.
+The key comes from HARNESS_ENDPOINT_KEY, or for OpenAI's own host from OPENAI_API_KEY, and goes only into the
+request. A judge's key is never sent to a model's server.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import aiohttp
 from pydantic import JsonValue
 
 from ..client import ChatClient, server_sentence
-from ..errors import ConfigError, ReplyError, ServerError
-from ..protocols import Served, ServeOptions
-from ..records import Answer, ModelRef, Prompt, Sampling
-from .chat import Asker, ChatCompletions, Context
-from .options import refuse_unknown
+from ..records import ModelRef
+from ..records.errors import ConfigError, ReplyError, ServerError
+from ..records.protocols import Served, ServeOptions
+from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, refuse_unknown
 
 KEY = "HARNESS_ENDPOINT_KEY"
 OPENAI_HOST = "api.openai.com"
 PROBE_LIMIT = aiohttp.ClientTimeout(total=20)
 
 
-class EndpointBackend:
+class EndpointBackend(ChatBackend):
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
+        super().__init__()
         if model.scheme != "endpoint" or model.url is None:
             raise ConfigError(f"backend 'endpoint' needs --model endpoint:NAME@http://HOST:PORT/v1, not {str(model)!r}")
         refuse_unknown(options, "endpoint", ("max_model_len", "rpm", "tpm"))
@@ -35,17 +35,14 @@ class EndpointBackend:
         self.options = options
         self._url = model.url
         self._key = _key_for(model.url)
-        self._client: ChatClient | None = None
-        self._asker: Asker | None = None
-        self._stack = AsyncExitStack()
 
     def identity(self) -> dict[str, JsonValue]:
-        """Name and host: what stands behind an endpoint cannot be known."""
+        """Return name and host: what stands behind an endpoint cannot be known."""
         parts = urlsplit(self._url)
-        found: dict[str, JsonValue] = {"backend": "endpoint", "model": self.model.name, "host": parts.hostname}
+        facts: dict[str, JsonValue] = {"backend": "endpoint", "model": self.model.name, "host": parts.hostname}
         if self.options.max_model_len is not None:
-            found["max_model_len"] = self.options.max_model_len
-        return found
+            facts["max_model_len"] = self.options.max_model_len
+        return facts
 
     async def __aenter__(self) -> Self:
         limit = await self._probe()
@@ -62,23 +59,16 @@ class EndpointBackend:
             self._client = await stack.enter_async_context(client)
             dialogue = ChatCompletions(self._post, self.model.name, base="")
             # no seed unless the sampling has one: not every server takes it
-            self._asker = Asker(dialogue, Context(self.options.max_model_len or limit), self.model.label)
+            self._asker = Asker(dialogue, ContextWindow(self.options.max_model_len or limit), self.model.label)
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self._stack.aclose()
-
-    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        assert self._asker is not None, "use `async with`"
-        return await self._asker.answer(prompt, sampling, index)
-
     def served(self) -> Served:
-        length, places = self.options.max_model_len, self.options.concurrency
-        return Served(self.model.name, self._url, key=self._key, max_model_len=length, concurrency=places)
+        length, concurrency = self.options.max_model_len, self.options.concurrency
+        return Served(self.model.name, self._url, key=self._key, max_model_len=length, concurrency=concurrency)
 
     async def revive(self) -> bool:
-        """Never: it is not ours to start. Raises ServerError where it is gone."""
+        """Return False, as the server is not ours to restart. Raise ServerError if it is gone."""
         await self._probe()
         return False
 
@@ -88,14 +78,16 @@ class EndpointBackend:
             return await self._client.post(path, body)
         except ReplyError as error:
             if error.status in (401, 403):
-                raise ServerError(f"{self._url} refuses the key: {error}; set {KEY}") from None
+                raise ServerError(f"{self._url} rejects the key: {error}; set {KEY}") from None
             if error.reason == "transport":
                 await self._probe()  # an endpoint that is gone stops the run; it would fail every prompt left
             raise
 
     async def _probe(self) -> int | None:
-        """The model's context length where GET /models tells; raises ConfigError for a model the server does not list,
-        ServerError where there is no server."""
+        """Return the model's context length if GET /models states it.
+
+        Raise ConfigError for a model that the server does not list, ServerError if there is no server.
+        """
         loopback = urlsplit(self._url).hostname in ("127.0.0.1", "localhost", "::1")
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
@@ -104,17 +96,17 @@ class EndpointBackend:
                 session.get(self._url + "/models", allow_redirects=False) as reply,
             ):
                 if reply.status in (401, 403):
-                    said = server_sentence(await reply.read())
-                    raise ConfigError(f"{self._url} refuses the key (HTTP {reply.status}: {said}); set {KEY}")
-                found = await reply.json(content_type=None) if reply.status == 200 else None
+                    sentence = server_sentence(await reply.read())
+                    raise ConfigError(f"{self._url} rejects the key (HTTP {reply.status}: {sentence}); set {KEY}")
+                listing = await reply.json(content_type=None) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerError(f"no server at {self._url}: {str(error) or type(error).__name__}") from None
         except ValueError:
             return None
-        return self._max_model_len(found)
+        return self._max_model_len(listing)
 
-    def _max_model_len(self, found: object) -> int | None:
-        listed = found.get("data") if isinstance(found, dict) else None
+    def _max_model_len(self, listing: object) -> int | None:
+        listed = listing.get("data") if isinstance(listing, dict) else None
         models = {entry.get("id"): entry for entry in listed if isinstance(entry, dict)} if listed else {}
         if models and self.model.name not in models:
             known = ", ".join(sorted(str(name) for name in models)[:10])
@@ -124,5 +116,5 @@ class EndpointBackend:
 
 
 def _key_for(url: str) -> str | None:
-    own = os.environ.get(KEY)
-    return own or (os.environ.get("OPENAI_API_KEY") if urlsplit(url).hostname == OPENAI_HOST else None)
+    key = os.environ.get(KEY)
+    return key or (os.environ.get("OPENAI_API_KEY") if urlsplit(url).hostname == OPENAI_HOST else None)

@@ -1,12 +1,12 @@
-"""Many engines on a Ray cluster: each worker is a Ray actor that owns another backend of the harness, vLLM by default.
+"""Many engines on a Ray cluster: each worker is a Ray actor that runs another backend of the harness, vLLM by default.
 
 `serve.data_parallel` is the number of workers and `tensor_parallel` x `pipeline_parallel` the GPUs of each, all on one
-node. Engine arguments beginning with `ray.` are read here (OURS), the others go to the workers' backend. A worker
-whose process or node dies is placed anew by Ray, and what it had in flight is asked of whoever is free; an answer's
-seed is the draw's own, so it is nobody's matter who gives it.
+node. Engine arguments beginning with `ray.` are read here (OURS), the others go to the workers' backend. If a
+worker's process or node dies, Ray places it again, and the requests it had in flight go to whichever worker is free.
+An answer's seed belongs to the draw, so the answer does not depend on the worker that gives it.
 
-The worker runs the very backend that is used without Ray, not vLLM's engine in the actor's own process: what that does
-about templates, seeds, room and an engine that crashes holds here too, and an engine's crash costs no actor.
+The worker runs the same backend that is used without Ray, not vLLM's engine in the actor's own process. So templates,
+seeds, context room and restarts work as they do there, and an engine's crash costs no actor.
 """
 
 from __future__ import annotations
@@ -21,80 +21,79 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from ..cluster import ActorWorker, Need, RayCluster, Refusal, node_name, whole_path
-from ..errors import ConfigError, HarnessError, UsageError
-from ..plugins import load_plugin
-from ..protocols import Backend, Draw, ServeOptions
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling
-from ..workers import Pool, WorkerLostError
-from .options import pairs
+from ..records.errors import ConfigError, HarnessError, UsageError
+from ..records.protocols import Backend, Draw, ServeOptions, load_plugin
+from .chat import pairs
+from .cluster import ActorRefusal, ActorWorker, Need, RayCluster, WorkerLostError, WorkerPool, node_name, whole_path
 
 OURS = ("ray.worker", "ray.cpus", "ray.gpus")
 """Engine arguments: the workers' backend; CPUs and GPUs that Ray reserves for each."""
 NOT_WORKERS = ("endpoint", "ray")
 MARGIN = 30.0
-"""Seconds beyond `start_timeout`, so that an engine that does not start has said so before the pool gives up."""
+"""Seconds beyond `start_timeout`, so that an engine that does not start reports why before the pool gives up."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What a worker needs to make its backend, on whatever node."""
+    """What a worker needs to make its backend, on any node."""
 
     backend: str
     model: ModelRef
     options: ServeOptions
     identity: dict[str, JsonValue]
-    """As this machine sees the model; a worker that sees another refuses."""
+    """The model as this machine sees it; a worker that sees a different one stops."""
 
-    def made(self) -> Backend:
-        made: Backend = load_plugin("backends", self.backend)(self.model, self.options)
-        return made
+    def make_backend(self) -> Backend:
+        backend: Backend = load_plugin("backends", self.backend)(self.model, self.options)
+        return backend
 
 
 class EngineActor:
-    """In a Ray worker: one backend, entered by `start`, left by `stop` or with the process."""
+    """One backend in a Ray worker, entered by `start`, left by `stop` or with the process."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._backend: Backend | None = None
         self._stack = AsyncExitStack()
 
-    async def start(self) -> Refusal | None:
+    async def start(self) -> ActorRefusal | None:
         if self._backend is not None:
             return None
         try:
             self._engine.options.log_dir.mkdir(parents=True, exist_ok=True)
-            made = self._engine.made()
-            if made.identity() != self._engine.identity:
+            backend = self._engine.make_backend()
+            if backend.identity() != self._engine.identity:
                 raise ConfigError(
-                    f"{str(self._engine.model)!r} is another model, or is served otherwise, than where the run began"
+                    f"{str(self._engine.model)!r} is another model here, or is served with other settings, than where "
+                    "the run started"
                 )
-            self._backend = await self._stack.enter_async_context(made)
+            self._backend = await self._stack.enter_async_context(backend)
         except HarnessError as error:
             return self._refusal(error)
         except OSError as error:
             return self._refusal(ConfigError(f"cannot write its log: {error}"))
         return None
 
-    async def work(self, draws: Sequence[Draw]) -> list[Answer] | Refusal:
+    async def work(self, draws: Sequence[Draw]) -> list[Answer] | ActorRefusal:
         backend = self._backend
         assert backend is not None, "start first"
         try:
-            return await asyncio.gather(*(backend.answer(one.prompt, one.sampling, one.index) for one in draws))
+            return await asyncio.gather(*(backend.answer(draw.prompt, draw.sampling, draw.index) for draw in draws))
         except HarnessError as error:
             return self._refusal(error)
 
     async def stop(self) -> None:
         await self._stack.aclose()
 
-    def _refusal(self, error: HarnessError) -> Refusal:
+    def _refusal(self, error: HarnessError) -> ActorRefusal:
         where = "model, packages and harness must be the same on every node, at the same paths"
-        return Refusal(f"{error}" if not isinstance(error, UsageError) else f"({where}) {error}", node_name())
+        return ActorRefusal(f"{error}" if not isinstance(error, UsageError) else f"({where}) {error}", node_name())
 
 
 class RayBackend:
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
-        RayCluster()  # raises where Ray is not installed
+        RayCluster()  # raises ConfigError if Ray is not installed
         words = [word for word in options.engine_args if word.lstrip("-").startswith("ray.")]
         ours = pairs(words, "ray", OURS)
         worker = ours.get("ray.worker", "vllm")
@@ -104,7 +103,7 @@ class RayBackend:
             )
         if options.devices is not None:
             raise ConfigError(
-                f"backend 'ray' cannot honour --devices {options.devices!r}: Ray says which GPUs a worker uses"
+                f"backend 'ray' cannot honour --devices {options.devices!r}: Ray decides which GPUs a worker uses"
             )
         self.label = model.label
         self.workers = options.data_parallel
@@ -119,17 +118,17 @@ class RayBackend:
             chat_template=whole_path(options.chat_template) if options.chat_template else None,
             log_dir=options.log_dir.resolve(),
         )
-        # its last part, by which it is called, stays
+        # the last part of the path, which is the model's label, stays the same
         placed = model.model_copy(update={"name": whole_path(model.name)}) if model.scheme == "path" else model
         self._engine = Engine(worker, placed, inner, {})
-        self._engine = replace(self._engine, identity=self._engine.made().identity())
+        self._engine = replace(self._engine, identity=self._engine.make_backend().identity())
         self._cpus = _number(ours, "ray.cpus", 1.0)
         self._gpus = _number(ours, "ray.gpus", -1.0)
-        self._pool: Pool[Sequence[Draw], list[Answer]] | None = None
+        self._pool: WorkerPool[Sequence[Draw], list[Answer]] | None = None
         self._stack = AsyncExitStack()
 
     def identity(self) -> dict[str, JsonValue]:
-        """The workers' own: how many there are changes no answer."""
+        """Return the workers' identity: how many there are changes no answer."""
         return {**self._engine.identity, "backend": "ray", "worker": self._engine.backend}
 
     async def __aenter__(self) -> Self:
@@ -140,9 +139,9 @@ class RayBackend:
                 for rank in range(self.workers)
             ]
             calls = 2 * self._places + 1  # two for each place, and `stop`
-            actors = cluster.actors(EngineActor, [(one,) for one in engines], self._need(cluster), calls=calls)
+            actors = cluster.actors(EngineActor, [(engine,) for engine in engines], self._need(cluster), calls=calls)
             workers = [ActorWorker[Sequence[Draw], list[Answer]](actor) for actor in actors]
-            pool = Pool(f"{self._engine.backend} on Ray", workers, places=self._places, patience=self._patience)
+            pool = WorkerPool(f"{self._engine.backend} on Ray", workers, capacity=self._places, patience=self._patience)
             self._pool = await stack.enter_async_context(pool)
             self._stack = stack.pop_all()
         return self
@@ -151,25 +150,28 @@ class RayBackend:
         await self._stack.aclose()
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        (found,) = await self._asked([Draw(prompt, sampling, index)], weight=1.0)
-        return found
+        (reply,) = await self._ask_pool([Draw(prompt, sampling, index)], weight=1.0)
+        return reply
 
     async def answer_many(self, draws: Sequence[Draw]) -> AsyncIterator[Answer]:
-        """In chunks, an eighth of a worker's places each, as they come back; what is large in one goes through Ray's
-        object store. A worker has twice its places in flight, so that its engine never waits for a chunk's slowest."""
+        """Yield the answers in chunks as they come back, an eighth of a worker's places each.
+
+        Large chunks go through Ray's object store. A worker has twice its places in flight, so that its engine never
+        waits for the slowest answer of a chunk.
+        """
         size = max(1, self._places // 8)
         chunks = [draws[start : start + size] for start in range(0, len(draws), size)]
-        asked = [asyncio.create_task(self._asked(chunk, weight=len(chunk) / 2)) for chunk in chunks]
+        tasks = [asyncio.create_task(self._ask_pool(chunk, weight=len(chunk) / 2)) for chunk in chunks]
         try:
-            for task in asyncio.as_completed(asked):
+            for task in asyncio.as_completed(tasks):
                 for answer in await task:
                     yield answer
         finally:
-            for one in asked:
-                one.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            for pending in tasks:
+                pending.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _asked(self, draws: Sequence[Draw], *, weight: float) -> list[Answer]:
+    async def _ask_pool(self, draws: Sequence[Draw], *, weight: float) -> list[Answer]:
         assert self._pool is not None, "use `async with`"
         try:
             return await self._pool.ask(draws, weight=weight)
@@ -180,7 +182,7 @@ class RayBackend:
             ]
 
     def _need(self, cluster: RayCluster) -> Need:
-        """GPUs only where the cluster has any: on CPUs an engine runs without."""
+        """Return what a worker reserves: GPUs only if the cluster has any, as an engine on CPUs runs without."""
         gpus = self._gpus
         if gpus < 0:
             options = self._engine.options
@@ -191,8 +193,8 @@ class RayBackend:
         return self._engine.options.log_dir / f"worker-{rank}"
 
 
-def _number(found: dict[str, str], name: str, default: float) -> float:
-    text = found.get(name)
+def _number(engine_args: dict[str, str], name: str, default: float) -> float:
+    text = engine_args.get(name)
     if text is None:
         return default
     try:
@@ -200,5 +202,5 @@ def _number(found: dict[str, str], name: str, default: float) -> float:
     except ValueError:
         number = -1.0
     if not (math.isfinite(number) and number >= 0):
-        raise ConfigError(f"engine argument {name}={text!r} is no number from 0")
+        raise ConfigError(f"engine argument {name}={text!r} is not a number of 0 or more")
     return number

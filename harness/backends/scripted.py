@@ -1,7 +1,8 @@
-"""Answers that are known beforehand: a JSONL file of them, or an echo. For tests, demonstrations and replays.
+"""Answers that are known in advance: a JSONL file of them, or an echo. For tests, demonstrations and replays.
 
-The model is a file of rows `{"prompt_id": …, "turns": […]}` (an optional `index` tells draws apart), or the word
-`echo`. A file whose rows say `"imported": FORMAT` (`harness import` writes it) has answer settings that nobody knows.
+The model is a file of rows `{"prompt_id": …, "turns": […]}` (an optional `index` distinguishes draws), or the word
+`echo`. If the
+rows have `"imported": FORMAT` (`harness import` writes it), the answer settings are unknown.
 `--engine-arg latency=SECONDS` makes each turn wait; it changes no answer.
 """
 
@@ -15,10 +16,10 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from ..errors import CheckpointError, ConfigError
-from ..protocols import ServeOptions
 from ..records import Answer, Failure, Finish, ModelRef, Prompt, Sampling, digest
-from .options import pairs, refuse_unknown
+from ..records.errors import CheckpointError, ConfigError
+from ..records.protocols import ServeOptions
+from .chat import pairs, refuse_unknown
 
 ECHO = "echo"
 
@@ -36,14 +37,14 @@ class ScriptedBackend:
 
     def identity(self) -> dict[str, JsonValue]:
         rows = None if self._texts is None else sorted([*key, *turns] for key, turns in self._texts.items())
-        found: dict[str, JsonValue] = {
+        facts: dict[str, JsonValue] = {
             "backend": "scripted",
             "weights": digest(rows if rows is not None else ECHO),
             "chat_template": None,
         }
         if self._imported:
-            found |= {"imported": "+".join(sorted(self._imported)), "answer_settings": "unknown"}
-        return found
+            facts |= {"imported": "+".join(sorted(self._imported)), "answer_settings": "unknown"}
+        return facts
 
     async def __aenter__(self) -> Self:
         return self
@@ -60,14 +61,14 @@ class ScriptedBackend:
         if turns is None:
             failure = Failure(reason="missing", message=f"the script has no answer to {prompt.id!r}")
             return Answer(prompt_id=prompt.id, model=self.label, index=index, seconds=seconds, error=failure)
-        asked = _running_totals([len(text.split()) for text in prompt.turns])
+        prompt_words = _running_totals([len(text.split()) for text in prompt.turns])
         return Answer(
             prompt_id=prompt.id,
             model=self.label,
             index=index,
             turns=turns,
             finish=tuple[Finish, ...]("stop" for _ in turns),
-            prompt_tokens=asked[: len(turns)],
+            prompt_tokens=prompt_words[: len(turns)],
             completion_tokens=tuple(len(text.split()) for text in turns),
             seconds=seconds,
         )
@@ -79,35 +80,35 @@ class ScriptedBackend:
 
 
 def _read(file: Path, imported: set[str]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(prompt id, index or "") -> the answer's turns; formats that rows were imported from go into `imported`.
+    """Return (prompt id, index or "") -> the answer's turns, and add the formats of imported rows to `imported`.
 
-    Raises CheckpointError with the line at fault.
+    Raise CheckpointError with the number of the first wrong line.
     """
     try:
         lines = file.read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"script {str(file)!r} cannot be read: {error}; give a JSONL file or {ECHO!r}") from None
-    found = {}
+    texts = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             turns = tuple(str(text) for text in row["turns"])
-            found[str(row["prompt_id"]), str(row.get("index", ""))] = turns
+            texts[str(row["prompt_id"]), str(row.get("index", ""))] = turns
             imported.update([str(row["imported"])] if "imported" in row else [])
         except (ValueError, KeyError, TypeError):
             raise CheckpointError(
                 f'{file}:{number}: not an answer; a row is {{"prompt_id": "81", "turns": ["text", …]}}'
             ) from None
-    return found
+    return texts
 
 
 def _seconds(text: str) -> float:
     try:
         return max(0.0, float(text))
     except ValueError:
-        raise ConfigError(f"engine argument latency={text!r} is no number of seconds") from None
+        raise ConfigError(f"engine argument latency={text!r} is not a number of seconds") from None
 
 
 def _running_totals(counts: list[int]) -> tuple[int, ...]:

@@ -1,59 +1,211 @@
-"""A checkpoint served by a process of our own: what `vllm` and `transformers` share.
-
-Starts the server, asks it, and when it dies in mid-run starts it again and asks anew what was in flight.
-"""
+"""Who may ask a server at the same time: many requests together, or one suspected of killing it, alone."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 from abc import ABC, abstractmethod
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pydantic import JsonValue
 
-from ..checkpoint import FASTCHAT, Checkpoint, inspect_checkpoint, resolve
-from ..client import ChatClient, ChatReply
-from ..errors import CheckpointError, ConfigError, ReplyError, ServerError
-from ..protocols import Served, ServeOptions
-from ..records import Answer, ModelRef, Prompt, Sampling
-from .chat import Asker, ChatCompletions, Context, Dialogue, Message
-from .door import Door
-from .fastchat import FastChatCompletions, template_digest
-from .server import Launch, ModelServer, ServerDiedError
+from ..client import ChatClient, ChatReply, read_chat_reply
+from ..records import ModelRef
+from ..records.errors import CheckpointError, ConfigError, ReplyError, ServerError
+from ..records.protocols import Served, ServeOptions
+from ..store.checkpoint import FASTCHAT, Checkpoint, inspect_checkpoint, resolve
+from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, Dialogue, Message, Post
+from .server import ModelServer, ServerCommand, ServerDiedError
+
+
+class Door:
+    """A lock for many or one. A request that waits to go alone gets in before others that come later."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._inside = 0
+        self._waiting_alone = 0
+        self._alone = False
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._alone and not self._waiting_alone)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            await self._leave()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        async with self._changed:
+            self._waiting_alone += 1
+            try:
+                await self._changed.wait_for(lambda: not self._alone and not self._inside)
+            finally:
+                self._waiting_alone -= 1
+                self._changed.notify_all()
+            self._alone = True
+            self._inside += 1
+        try:
+            yield
+        finally:
+            self._alone = False
+            await self._leave()
+
+    async def _leave(self) -> None:
+        self._inside -= 1
+        async with self._changed:
+            self._changed.notify_all()
+
+
+# ----------------------------------------------------------------------------------------------------
+# Prompts from fschat's named conversation templates, for checkpoints without a chat template of their own. Those
+# templates are Python, not Jinja: the prompt is rendered here and sent to /v1/completions with the template's own
+# stop strings. Blanks around the answer are removed, as fschat does. fschat is imported only when it is used.
+
+
+SHOWN = 12  # template names in an error
+
+
+def conversation(name: str) -> Any:
+    """Return a fresh `fastchat.conversation.Conversation`. Raise CheckpointError for an unknown name or without
+    fschat."""
+    try:
+        from fastchat.conversation import conv_templates, get_conv_template
+    except ImportError:
+        raise CheckpointError(f"--chat-template fastchat:{name} needs fschat: pip install fschat==0.2.36") from None
+    if name not in conv_templates:
+        examples = ", ".join(sorted(conv_templates)[:SHOWN])
+        raise CheckpointError(
+            f"fschat has no conversation template {name!r}; some of its {len(conv_templates)}: {examples}; all: "
+            "python -c 'from fastchat.conversation import conv_templates as c; print(*sorted(c))'"
+        )
+    return get_conv_template(name)
+
+
+def render(name: str, messages: Sequence[Message]) -> str:
+    """Return the prompt's text, ending where the model's answer starts."""
+    dialogue = conversation(name)
+    for message in messages:
+        if message.role == "system":
+            dialogue.set_system_message(message.content)
+        else:
+            # an empty message means "the model's turn" to fschat: an empty earlier answer becomes a blank
+            dialogue.append_message(dialogue.roles[message.role == "assistant"], message.content or " ")
+    dialogue.append_message(dialogue.roles[1], None)
+    try:
+        return str(dialogue.get_prompt())
+    except ValueError:  # fschat keeps some names for hosted models only, without a text form
+        raise CheckpointError(
+            f"fschat's template {name!r} has no text form; choose one made for a local model"
+        ) from None
+
+
+def template_digest(name: str) -> str:
+    """Return the sha256 of the template's rendering of a fixed two-turn conversation and of its stops.
+
+    It identifies the wording, not fschat's version.
+    """
+    probe = [Message("system", "s"), Message("user", "u"), Message("assistant", "a"), Message("user", "v")]
+    template = conversation(name)
+    words = [render(name, probe[1:]), render(name, probe), template.stop_str, template.stop_token_ids]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class FastChatCompletions:
+    """`/v1/completions` with prompts of a FastChat template."""
+
+    post: Post
+    model: str
+    template: str
+    bos_token: str | None
+    """No second one is added if the template's text begins with it."""
+    tokenize: bool = True
+    """Whether the server is vLLM: has /tokenize, `add_special_tokens` and `stop_token_ids`."""
+
+    async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply:
+        body = {"model": self.model, **self._prompt(messages), **params}
+        template = conversation(self.template)
+        stop_str = [template.stop_str] if isinstance(template.stop_str, str) else list(template.stop_str or ())
+        sampling_stops = params.get("stop")
+        stops = [*(sampling_stops if isinstance(sampling_stops, list) else []), *stop_str]
+        if stops:
+            body["stop"] = stops
+        if template.stop_token_ids and self.tokenize:
+            body["stop_token_ids"] = list(template.stop_token_ids)
+        return read_completion(await self.post("/v1/completions", body))
+
+    async def count(self, messages: Sequence[Message]) -> int | None:
+        return len((await self.tokens(messages))[0]) if self.tokenize else None
+
+    async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
+        """Return (token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
+        body = {"model": self.model, "return_token_strs": True, **self._prompt(messages)}
+        reply = await self.post("/tokenize", body)
+        return list(reply["tokens"]), list(reply.get("token_strs") or [])
+
+    def _prompt(self, messages: Sequence[Message]) -> dict[str, JsonValue]:
+        text = render(self.template, messages)
+        if not self.tokenize:
+            return {"prompt": text}
+        has_bos = self.bos_token is not None and text.startswith(self.bos_token)
+        return {"prompt": text, "add_special_tokens": not has_bos}
+
+
+def read_completion(body: dict[str, Any]) -> ChatReply:
+    """Return the first choice of a text completion, stripped of blanks. Raise ReplyError if there is none."""
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    as_chat = {"message": {"content": first["text"]} if "text" in first else None, **first, "logprobs": None}
+    reply = read_chat_reply({**body, "choices": [as_chat]})
+    return replace(reply, text=reply.text.strip())
+
+
+# ----------------------------------------------------------------------------------------------------
+# A checkpoint served by a child process: what `vllm` and `transformers` share. Starts the server and asks it. If the
+# server dies in mid-run, restarts it and repeats the requests that were in flight.
+
 
 log = logging.getLogger(__name__)
 
 DEATHS_TO_STOP = 4
-"""So many in a row, without one answer between them: the server cannot be brought back."""
+"""Deaths in a row, without an answer between them, after which the server counts as beyond repair."""
 MAX_RESTARTS = 20
-"""In one run; each costs a start. The same command goes on."""
+"""Restarts in one run; each costs a start-up. The same command resumes."""
 SUSPECT, CULPRIT = 2, 3
-"""Deaths that a request was in flight at: after SUSPECT it is asked alone, after CULPRIT it has failed."""
+"""Deaths during which a request was in flight: after SUSPECT it is sent alone, after CULPRIT it fails."""
 ATTEMPTS = 3
-"""Times one request is sent to a server that is alive but fails it."""
+"""Times one request is sent to a server that is alive but fails to answer it."""
 
 
 class _RevivedError(Exception):
     """Internal: the server died while a request was in flight, and was started again."""
 
 
-class ServedBackend(ABC):
-    """Subclasses say how the server is launched (`launch`) and what it can be asked (`prepare`)."""
+class ServedBackend(ChatBackend, ABC):
+    """Subclasses define how the server is launched (`launch`) and how much room it has (`prepare`)."""
 
     name = "served"
     has_tokenize = False
 
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
+        super().__init__()
         if model.scheme == "endpoint":
             raise ConfigError(f"{str(model)!r} is served already: use --backend endpoint, not {self.name}")
         folder = resolve(model, allow_pickle=options.allow_pickle)
         template = options.chat_template
-        found = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
+        checkpoint = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
         if template is not None and template.startswith(FASTCHAT):
-            found = found.model_copy(update={"template_digest": template_digest(template[len(FASTCHAT) :])})
-        self.checkpoint: Checkpoint = found
+            checkpoint = checkpoint.model_copy(update={"template_digest": template_digest(template[len(FASTCHAT) :])})
+        self.checkpoint: Checkpoint = checkpoint
         self.label = model.label
         self.options = options
         self.server = ModelServer(
@@ -63,27 +215,24 @@ class ServedBackend(ABC):
             start_timeout=options.start_timeout,
         )
         self.restarts = 0
-        self._asker: Asker | None = None
-        self._client: ChatClient | None = None
-        self._stack = AsyncExitStack()
         self._reviving = asyncio.Lock()
         self._door = Door()
         self._epoch = 0
         self._deaths = 0
 
-    # what a subclass says
+    # what a subclass defines
 
     @abstractmethod
-    def launch(self, port: int) -> Launch:
-        """The command that serves on 127.0.0.1:`port`."""
+    def launch(self, port: int) -> ServerCommand:
+        """Return the command that serves on 127.0.0.1:`port`."""
 
     @abstractmethod
     def engine(self) -> dict[str, JsonValue]:
-        """What can change an answer besides weights and template: for the run's id."""
+        """Return what can change an answer besides weights and template: part of the run's id."""
 
     @abstractmethod
-    async def prepare(self, dialogue: Dialogue) -> Context:
-        """Asks the fresh server what room there is; raises CheckpointError where the template is at fault."""
+    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+        """Ask the fresh server how much room there is. Raise CheckpointError if the template is wrong."""
 
     # the Backend protocol
 
@@ -97,28 +246,25 @@ class ServedBackend(ABC):
                 await self.server.start()
             except ServerDiedError as error:
                 raise CheckpointError(str(error)) from None
-            places, timeout = self.options.concurrency, self.options.timeout
-            client = ChatClient(self.server.root_url, concurrency=places, timeout=timeout, attempts=2, patience=None)
+            concurrency, timeout = self.options.concurrency, self.options.timeout
+            client = ChatClient(
+                self.server.root_url, concurrency=concurrency, timeout=timeout, attempts=2, patience=None
+            )
             self._client = await stack.enter_async_context(client)
             dialogue = self.dialogue()
             self._asker = Asker(dialogue, await self.prepare(dialogue), self.label, seed=self.options.seed)
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self._stack.aclose()
-
-    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        assert self._asker is not None, "use `async with`"
-        return await self._asker.answer(prompt, sampling, index)
-
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        """A chat-completions body as another client would send it, asked of this model under its own name. Its
-        `max_tokens` is lowered to the room left; raises ReplyError ("context") where there is too little."""
+        """Answer a chat-completions body from another client with this model, under its own name.
+
+        `max_tokens` is lowered to the room left. Raise ReplyError ("context") if there is too little.
+        """
         assert self._asker is not None, "use `async with`"
-        found = body["messages"]
-        assert isinstance(found, list)
-        messages = [Message(str(one["role"]), str(one["content"])) for one in found if isinstance(one, dict)]
+        entries = body["messages"]
+        assert isinstance(entries, list)
+        messages = [Message(str(entry["role"]), str(entry["content"])) for entry in entries if isinstance(entry, dict)]
         params = {name: value for name, value in body.items() if name not in ("model", "messages")}
         limit = params.get("max_tokens")
         if isinstance(limit, int):
@@ -126,24 +272,28 @@ class ServedBackend(ABC):
         return await self._asker.dialogue.complete(messages, params)
 
     def served(self) -> Served:
-        """Where others can ask this model, while it is up."""
-        found = self.checkpoint
-        folder = found.path if found.base is None or (found.path / "tokenizer_config.json").is_file() else found.base
+        """Return how other clients can reach this model while it is up."""
+        checkpoint = self.checkpoint
+        folder = (
+            checkpoint.path
+            if checkpoint.base is None or (checkpoint.path / "tokenizer_config.json").is_file()
+            else checkpoint.base
+        )
         return Served(
             self.served_name,
             self.server.root_url + "/v1",
             tokenizer=folder.resolve(),
-            max_model_len=self.options.max_model_len or found.max_position,
+            max_model_len=self.options.max_model_len or checkpoint.max_position,
             concurrency=self.options.concurrency,
         )
 
     # staying alive
 
     async def revive(self) -> bool:
-        return await self._revived(self._epoch)
+        return await self._restart_if_dead(self._epoch)
 
     def dialogue(self) -> Dialogue:
-        """How this server is asked: by its own chat template, or by one of fschat's."""
+        """Return how this server is asked: by its own chat template, or by one of fschat's."""
         source = self.checkpoint.template_source
         if not source.startswith(FASTCHAT):
             return ChatCompletions(self.post, self.served_name, tokenize=self.has_tokenize)
@@ -157,17 +307,20 @@ class ServedBackend(ABC):
 
     @property
     def served_name(self) -> str:
-        """What requests call the model."""
+        """Return the name of the model in requests."""
         return self.label
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
-        """POST below the server's root. A server that died meanwhile is restarted and asked again; raises ReplyError
-        for a request a live server refuses or that kills it each time, ServerError when it cannot be brought back."""
+        """POST below the server's root; if the server dies, restart it and repeat the request.
+
+        Raise ReplyError for a request that a live server rejects or that kills it each time, ServerError if the server
+        cannot be restarted.
+        """
         attempt, deaths = 1, 0
         while True:
             async with self._door.alone() if deaths >= SUSPECT else self._door.together():
                 try:
-                    return await self._sent(path, body)
+                    return await self._send(path, body)
                 except _RevivedError:
                     deaths += 1
                 except ReplyError as error:
@@ -175,24 +328,24 @@ class ServedBackend(ABC):
                     if attempt > ATTEMPTS or (error.reason != "transport" and (error.status or 0) < 500):
                         raise
             if deaths >= CULPRIT:
-                raise ReplyError(f"the server died {deaths} times of this request, the last time alone", reason="other")
+                raise ReplyError(f"this request killed the server {deaths} times, the last time alone", reason="other")
 
-    async def _sent(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
-        """One attempt; raises _RevivedError where the server died of it or beside it, and is up again."""
+    async def _send(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
+        """Send the request once. Raise _RevivedError if the server died meanwhile and is up again."""
         assert self._client is not None, "use `async with`"
         epoch = self._epoch
         try:
-            found = await self._client.post(path, body)
+            reply = await self._client.post(path, body)
         except ReplyError as error:
             lost = error.reason == "transport" or (error.status or 0) >= 500
-            if lost and await self._revived(epoch):
+            if lost and await self._restart_if_dead(epoch):
                 raise _RevivedError from None
             raise
         self._deaths = 0
-        return found
+        return reply
 
-    async def _revived(self, epoch: int) -> bool:
-        """True when the server has been restarted since `epoch`, by us or by another request; False when it is well."""
+    async def _restart_if_dead(self, epoch: int) -> bool:
+        """Return True if the server was restarted since `epoch`, here or by another request; False if it is healthy."""
         async with self._reviving:
             if self._epoch != epoch:
                 return True

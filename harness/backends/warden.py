@@ -1,8 +1,9 @@
 """A tiny process between the harness and a model server, so that no server outlives the harness.
 
-Run as a file: `python -I warden.py COMMAND…`. Its standard input is a pipe that only the harness holds open; when that
-closes (asked to stop, crashed, killed with -9) every process below the warden is stopped: SIGTERM, then SIGKILL. Ends
-with the command's exit status (128 + signal where one killed it). Standard library only; starts in 30 ms.
+Run as a file: `python -I warden.py COMMAND…`. Its standard input is a pipe that only the harness keeps open. When the
+pipe closes (the harness stopped, crashed or was killed with -9), every process below the warden is stopped: SIGTERM,
+then SIGKILL. Its exit status is the command's (128 + signal if a signal killed it). Standard library only; starts in
+30 ms.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from pathlib import Path
 from types import FrameType
 
 GRACE = 3.0
-"""Seconds between SIGTERM and SIGKILL: Ctrl-C has to be done within 5."""
+"""Seconds between SIGTERM and SIGKILL: Ctrl-C must finish within 5."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 def main(command: list[str]) -> int:
-    """Exit status of `command`, run until it ends or standard input closes."""
+    """Run `command` until it ends or standard input closes, and return its exit status."""
     closed, closing = os.pipe()
     os.set_inheritable(closing, False)
 
@@ -33,7 +34,9 @@ def main(command: list[str]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)  # what the server leaves behind becomes our child, and is found below
+    _prctl(
+        PR_SET_CHILD_SUBREAPER, 1
+    )  # processes that the server leaves behind become our children, so that `below` lists them
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, 9)
     )
@@ -43,7 +46,7 @@ def main(command: list[str]) -> int:
 
 
 def _wait(child: subprocess.Popen[bytes], closed: int) -> None:
-    """Returns when the child has ended, standard input is closed, or a signal asked us to stop."""
+    """Wait until the child has ended, standard input is closed, or a signal asked us to stop."""
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)
         selector.register(closed, selectors.EVENT_READ)
@@ -57,7 +60,10 @@ def _wait(child: subprocess.Popen[bytes], closed: int) -> None:
 
 
 def _stop_all(child: subprocess.Popen[bytes]) -> None:
-    """Ends every process below this one, politely first; the group is asked so that none can fork away meanwhile."""
+    """Stop every process below this one, first by SIGTERM, then by SIGKILL.
+
+    The whole group gets the signal, so that none can fork away meanwhile.
+    """
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 2.0)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, number)
@@ -79,7 +85,7 @@ def _gone(child: subprocess.Popen[bytes], until: float) -> bool:
 
 
 def _reap(child: subprocess.Popen[bytes]) -> None:
-    """Collects adopted processes that have ended; the command itself is left to `child.poll`."""
+    """Collect adopted processes that have ended; the command itself is left to `child.poll`."""
     for pid in _children(os.getpid()):
         if pid != child.pid:
             with contextlib.suppress(ChildProcessError):
@@ -87,11 +93,11 @@ def _reap(child: subprocess.Popen[bytes]) -> None:
 
 
 def below(root: int) -> list[int]:
-    """Descendants of a process, its children first."""
-    found = _children(root)
-    for pid in found:
-        found.extend(_children(pid))
-    return found
+    """Return the descendants of a process, its children first."""
+    descendants = _children(root)
+    for pid in descendants:
+        descendants.extend(_children(pid))
+    return descendants
 
 
 def _children(root: int) -> list[int]:
@@ -99,17 +105,17 @@ def _children(root: int) -> list[int]:
 
 
 def processes() -> dict[int, int]:
-    """Process id -> its parent's, of all processes of this machine."""
-    found = {}
+    """Return process id -> parent's id of all processes of this machine."""
+    parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            # the command's name, in brackets, may hold spaces; the parent is the second field after it
-            found[int(entry.parent.name)] = int(entry.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
-    return found
+            # the command's name, in brackets, may contain spaces; the parent is the second field after it
+            parents[int(entry.parent.name)] = int(entry.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
+    return parents
 
 
 def _prctl(option: int, value: int) -> None:
-    """Linux only; elsewhere the process group has to do."""
+    """Call prctl on Linux; elsewhere the process group has to suffice."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import ConfigError
 from ..judging import cache
+from ..records.errors import ConfigError
 from .groups import command_group
 
 cache_app = command_group("Judges' replies kept for later runs: stats, prune.")

@@ -11,13 +11,22 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..compare.comparison import Comparison
-from ..compare.inputs import compare_models, matched
-from ..errors import ConfigError
+from ..analysis.compare import compare_models, matched
+from ..analysis.comparison import Comparison
+from ..pages.decisions import (
+    GAMES_HEAD,
+    games_cells,
+    games_markdown,
+    games_verdict,
+    markdown,
+    other_lines,
+    rich_comparison,
+    rich_table,
+    verdict,
+)
+from ..pages.tables import plain
 from ..records import ScoreCard
-from ..report.cells import plain
-from ..report.comparison import markdown, other_lines, rich_comparison, rich_table, verdict
-from ..report.games import GAMES_HEAD, games_cells, games_markdown, games_verdict
+from ..records.errors import ConfigError
 from ..store import write_atomic
 
 FORMATS = ("table", "md", "json")
@@ -89,10 +98,9 @@ def play(
     mirror: str | None,
 ) -> list[ScoreCard]:
     """Every model's answers against the first's: a run of its own each, suite by suite."""
-    from ..compare.head_to_head import head_to_head_plan
-    from ..estimate import estimate
-    from .cost import announce
-    from .progress import set_up_logging
+    from ..analysis.compare import head_to_head_plan
+    from ..run.estimate import estimate
+    from .console import announce, set_up_logging
     from .run import work
 
     console = Console(stderr=True)

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from .. import official
-from ..digests import cache_folder
-from ..errors import DataError
+from ..records.errors import DataError
+from ..store import official
+from ..store.files import cache_folder
 from .groups import command_group
 
 data_app = command_group("Official benchmark files: list, pull, verify.")

@@ -17,19 +17,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..digests import cache_folder
-from ..official import FILES, cached_path
+from ..store.files import cache_folder
+from ..store.official import FILES, cached_path
+from ..store.provenance import DISTRIBUTION, install_command
 
-OURS = "fusion-harness"
 TOP_LEVEL = ("harness", "judges", "recipes")
 OPTIONAL = {
     "torch": "pip install torch==2.13.0",
-    "transformers": "pip install 'fusion-harness[transformers]'",
+    "transformers": install_command("transformers"),
     "huggingface_hub": "pip install huggingface_hub  (for --model hf:…)",
-    "alpaca-eval": "pip install 'fusion-harness[alpaca-eval]'  (AlpacaEval's judge prompts)",
-    "fschat": "pip install 'fusion-harness[fastchat]'  (--chat-template fastchat:NAME)",
-    "peft": "pip install 'fusion-harness[train]'",
-    "trl": "pip install 'fusion-harness[train]'",
+    "alpaca-eval": f"{install_command('alpaca-eval')}  (AlpacaEval's judge prompts)",
+    "fschat": f"{install_command('fastchat')}  (--chat-template fastchat:NAME)",
+    "peft": install_command("train"),
+    "trl": install_command("train"),
 }
 """Distribution -> how to get it; each is needed by some command only."""
 WITHOUT_VLLM = "or serve with --backend transformers, or an endpoint:NAME@URL that runs elsewhere"
@@ -105,13 +105,13 @@ def python(running: tuple[int, ...]) -> Check:
 
 def core_packages() -> list[Check]:
     try:
-        wanted = [line for line in requires(OURS) or () if "extra ==" not in line]
+        wanted = [line for line in requires(DISTRIBUTION) or () if "extra ==" not in line]
     except PackageNotFoundError:
-        return [Check("packages", "fail", f"{OURS} is not installed", "pip install -e .")]
+        return [Check("packages", "fail", f"{DISTRIBUTION} is not installed", install_command())]
     names = [found[0] for line in wanted if (found := re.match(r"[\w.-]+", line))]
     missing = [name for name in names if _version(name) is None]
     if missing:
-        return [Check("packages", "fail", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")]
+        return [Check("packages", "fail", f"missing: {', '.join(missing)}", install_command())]
     return [Check("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in sorted(names)))]
 
 
@@ -136,14 +136,19 @@ def collisions(owners: Mapping[str, Sequence[str]], homes: Mapping[str, Path | N
     `owners` maps a top-level package to the distributions that hold files of it, `homes` to the folder it is imported
     from.
     """
-    intruders = sorted({name for top in TOP_LEVEL for name in owners.get(top, ()) if name != OURS})
+    intruders = sorted({name for top in TOP_LEVEL for name in owners.get(top, ()) if name != DISTRIBUTION})
     if intruders:
-        mend = f"pip uninstall -y {' '.join(intruders)} && pip install --force-reinstall --no-deps {OURS}"
-        where = [top for top in TOP_LEVEL if set(owners.get(top, ())) - {OURS}]
+        mend = f"pip uninstall -y {' '.join(intruders)} && {install_command(reinstall=True)}"
+        where = [top for top in TOP_LEVEL if set(owners.get(top, ())) - {DISTRIBUTION}]
         return Check("names", "fail", f"{', '.join(intruders)} overwrites our package {', '.join(where)}", mend)
     strays = [top for top in TOP_LEVEL if homes.get(top) != homes.get("harness")]
     if strays:
-        return Check("names", "fail", f"{strays[0]!r} is imported from {homes[strays[0]]}", f"reinstall {OURS}")
+        return Check(
+            "names",
+            "fail",
+            f"{strays[0]!r} is imported from {homes[strays[0]]}",
+            f"unset PYTHONPATH, or {install_command(reinstall=True)}",
+        )
     return Check("names", "ok", "harness, judges and recipes are ours")
 
 
@@ -187,7 +192,9 @@ def gpus() -> Check:
 
 def vllm() -> Check:
     if importlib.util.find_spec("vllm") is None:
-        return Check("vllm", "warn", "not installed", f"pip install vllm (GPU), make setup (CPU), {WITHOUT_VLLM}")
+        return Check(
+            "vllm", "warn", "not installed", f"{install_command('vllm')} (GPU), make setup (CPU), {WITHOUT_VLLM}"
+        )
     try:
         done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_LIMIT)
     except subprocess.TimeoutExpired:
@@ -206,7 +213,7 @@ def transformers() -> Check:
 
     absent = [name for name in NEEDS if importlib.util.find_spec(name) is None]
     if absent:
-        mend = "pip install 'fusion-harness[transformers]'"
+        mend = install_command("transformers")
         return Check("transformers", "warn", f"--backend transformers lacks {', '.join(absent)}", mend)
     return Check("transformers", "ok", "--backend transformers can be used")
 

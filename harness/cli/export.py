@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError
-from ..formats.export import EXPORTERS, exporter, suites_of
-from ..formats.export_rows import FinishedRun
 from ..judging.jury import jury_of
-from ..pipeline import current_judgments
-from ..plugins import load_plugin
-from ..protocols import Suite, SuiteOptions
-from ..records import ScoreCard
-from ..runs import find_run, read_rows
+from ..records.errors import ConfigError
+from ..run.pipeline import current_judgments
+from ..run.plan import suite_of_card
 from ..store import read_card, write_atomic
-from ..suites.mt_bench_pairwise import without_baseline
+from ..store.runs import find_run, read_rows
+from ..suites.exporting import EXPORTERS, FinishedRun, exporter, suites_of
 
 
 def export(
@@ -36,7 +33,7 @@ def export(
     folder = find_run(run, results, suites_of(file_format))
     card = read_card(folder / "card.json")
     make = exporter(file_format, card.suite)
-    suite = suite_of(card, references=references, mirror=mirror)
+    suite = suite_of_card(card, references=references, mirror=mirror)
     if jury_of(card.protocol) is not None:
         raise ConfigError(
             f"{card.judge} is a jury, which {file_format} files have no place for; export a run of one judge"
@@ -49,25 +46,16 @@ def export(
     finished = FinishedRun(card, suite, tuple(answers), tuple(current_judgments(answers, iter(judgments))))
     if card.suite.startswith("arena_hard") and any(answer.index for answer in answers):
         print("harness: Arena-Hard's files hold one answer a prompt: only the first draw is written", file=sys.stderr)
-    for name, text in make(finished).items():
-        write_atomic(out / name, text)
-        print(f"wrote {out / name}")
+    files = {out / name: text for name, text in make(finished).items()}
+    _check_overwrites(files)
+    for path, text in files.items():
+        write_atomic(path, text)
+        print(f"wrote {path}")
 
 
-def suite_of(card: ScoreCard, *, references: str, mirror: str | None) -> Suite:
-    """The suite that asked this run. Raises ConfigError where its data here are not the run's."""
-    if card.suite == "mt_bench_pairs":  # its files hold no judge prompts, so nothing has to be rebuilt
-        return without_baseline(SuiteOptions(mirror=mirror))
-    named = str(card.protocol.get("references", "official"))
-    options = SuiteOptions(
-        edition=card.suite_version.rpartition("-")[0],
-        references=references or (named if named in ("official", "pr3158") else "official"),
-        mirror=mirror,
-    )
-    suite: Suite = load_plugin("suites", card.suite)(options)
-    for key in ("data", "references", "templates"):
-        theirs, here = card.protocol.get(key), suite.protocol().get(key)
-        if theirs not in (None, "unknown", here):
-            hint = "; give --references FILE" if named == "file" else ""
-            raise ConfigError(f"the run's {key} are not those at hand, so its judge prompts cannot be rebuilt{hint}")
-    return suite
+def _check_overwrites(files: Mapping[Path, str]) -> None:
+    """Raise ConfigError if one of the files exists with other content: a folder of the original tool may have other
+    models' judgments under the same name."""
+    for path, text in files.items():
+        if path.is_file() and path.read_bytes() != text.encode("utf-8"):
+            raise ConfigError(f"{path} exists and differs; move it away, or give another --out")

@@ -13,31 +13,30 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..compare.inputs import found_runs
-from ..errors import ConfigError, IncompleteError
-from ..gate.baselines import DEFAULT, baselines_file, promote
-from ..gate.inputs import GateOptions, gate_runs, power_of, read_policy
-from ..gate.policy import GatePolicy
-from ..gate.records import GateReport
-from ..report.cells import plain
-from ..report.comparison import rich_table
-from ..report.gate import (
-    HEAD,
+from ..analysis.compare import find_runs
+from ..analysis.gate.inputs import DEFAULT, GateOptions, baselines_file, gate_runs, power_of, promote, read_policy
+from ..analysis.gate.policy import GatePolicy, GateReport
+from ..pages.decisions import (
+    GATE_HEAD,
     POWER_HEAD,
     check_cells,
     gate_markdown,
+    junit,
     power_cells,
+    rich_table,
     sequential_line,
     summary_line,
 )
-from ..report.junit import junit
-from ..run_rows import RunRows
+from ..pages.tables import plain
+from ..records.errors import ConfigError, IncompleteError
+from ..records.protocols import RunRows
 from ..store import dump_json, write_atomic
+from .console import set_up_logging
 from .groups import SETTINGS
-from .progress import set_up_logging
 
 if TYPE_CHECKING:
-    from ..plan import Plan
+    from ..run.plan import Plan
+
 
 gate_app = typer.Typer(invoke_without_command=True, **SETTINGS)
 LIVE = "With --live (also harness.yaml, as in harness run)"
@@ -102,10 +101,10 @@ def _live(
     flags: dict[str, str | int | None],
     config: Path | None,
 ) -> GateReport:
-    from ..config import read_file_spec
-    from ..gate.inputs import baseline_runs
-    from ..gate.live import baselines_of
-    from ..plan import plan
+    from ..analysis.gate.inputs import baseline_runs
+    from ..analysis.gate.live import baselines_of
+    from ..records.settings import read_file_spec
+    from ..run.plan import plan
     from .run import resolve
 
     set_up_logging(Console(stderr=True), verbose=False)
@@ -123,12 +122,11 @@ def _live(
 
 def _judged(made: Plan, baselines: dict[str, RunRows], rules: GatePolicy, options: GateOptions) -> GateReport:
     """The report after judging; Ctrl-C and SIGTERM stop it cleanly."""
-    from ..estimate import estimate
-    from ..gate.live import gate_live
-    from ..run import opened
+    from ..analysis.gate.live import gate_live
+    from ..run.estimate import estimate
+    from ..run.execute import opened
     from ..store import make_folder
-    from .cost import announce
-    from .progress import progress
+    from .console import announce, progress
     from .run import stoppable, totals_of
 
     estimates = estimate(made)
@@ -163,7 +161,7 @@ def show(report: GateReport, *, as_json: bool) -> None:
         print(summary_line(report), file=sys.stderr)
         return
     console = Console(width=None if os.isatty(1) else 140)
-    console.print(rich_table("Checks", HEAD, [check_cells(one) for one in report.checks]))
+    console.print(rich_table("Checks", GATE_HEAD, [check_cells(one) for one in report.checks]))
     for one in report.limits:
         if not one.kept:
             console.print(Text(plain(f"over its limit: {one.suite} {one.name} of {one.run}: {one.value:.1%}")))
@@ -186,7 +184,7 @@ def promote_(
     Example: harness gate promote new-model --why "release 1.2"
     """
     suites = tuple(part.strip() for part in suite.split(",")) if suite else ()
-    found = found_runs(run, results, suites)
+    found = find_runs(run, results, suites)
     runs = [(one.card, one.folder) for one in found if one.folder is not None]
     keys = [f"{card.suite}@{card.suite_version}" for card, _ in runs]
     twice = next((key for key in keys if keys.count(key) > 1), None)

@@ -12,19 +12,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..errors import ConfigError
-from ..formats.fastchat_rows import is_single
-from ..formats.files import SourceFile, read_files
-from ..formats.import_pairs import paired_models, read_pairs
-from ..formats.import_rows import READERS, Reader, Wanted
-from ..formats.lm_eval import read_results
-from ..importing import Origin, judgments_card, write_numbers, write_script
-from ..plugins import load_plugin
-from ..protocols import Suite, SuiteOptions
+from ..pages.judging import judging_table
+from ..pages.tables import card_table, plain
 from ..records import ScoreCard
-from ..report.cells import card_table, plain
-from ..report.judging import judging_table
-from ..suites.mt_bench_pairwise import without_baseline
+from ..records.errors import ConfigError
+from ..records.protocols import Suite, SuiteOptions, load_plugin
+from ..run.importing import Origin, judgments_card, write_numbers, write_script
+from ..suites.files import SourceFile, read_files
+from ..suites.importing import READERS, ImportRequest, Reader
+from ..suites.lm_eval.files import read_results
+from ..suites.mt_bench.exchange import paired_models, read_pairs
+from ..suites.mt_bench.pairs import without_baseline
+from ..suites.mt_bench.rows import is_single
 
 SUITE_OF = {"fastchat": "mt_bench", "alpaca_eval": "alpaca_eval", "arena_hard": "arena_hard"}
 PAIRS = "mt_bench_pairs"
@@ -59,7 +58,7 @@ def import_(
         names = [suite] if suite else suites_in(file_format, sources, model)
         suites = [suite_named(name, options) for name in names]
         parts = [
-            (made, reader_of(file_format, made.name)(sources, Wanted(made.prompts(), model, judge, baseline)))
+            (made, reader_of(file_format, made.name)(sources, ImportRequest(made.prompts(), model, judge, baseline)))
             for made in suites
         ]
         if not any(found.answers or found.judgments for _, found in parts):

@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..errors import ConfigError, IncompleteError, StaleError
-from ..leaderboard.board import Board, read_board
-from ..leaderboard.trackers import log_scores, tracker_names
-from ..report.reported import csv_lines, json_value, markdown_reported, rich_reported
-from ..report.tables import csv_text, markdown, rich_tables
+from ..analysis.leaderboard import Board, read_board
+from ..analysis.trackers import log_scores, tracker_names
+from ..pages.reported import csv_lines, json_value, markdown_reported, rich_reported
+from ..pages.tables import csv_text, markdown, rich_tables
+from ..records.errors import ConfigError, IncompleteError, StaleError
 from ..store import make_folder, write_atomic, write_bytes
 
 FORMATS = ("table", "md", "csv", "json", "html")
@@ -84,7 +84,7 @@ def compare_with(file: Path, wanted: str, flags: str) -> None:
 
 
 def write_figures(folder: Path, board: Board) -> None:
-    from ..report.figures import figures, png
+    from ..pages.board import figures, png
 
     found = list(figures(board.tables))
     files = [(figure.name, figure.drawing.standalone(), png(figure.drawing)) for figure in found]
@@ -117,7 +117,7 @@ def render(board: Board, output_format: str) -> str:
         found = {"tables": [table.model_dump(mode="json") for table in tables], "reported": json_value(board.reported)}
         return json.dumps(found, indent=2) + "\n"
     if output_format == "html":
-        from ..report.html import page
+        from ..pages.board import page
 
         return page(tables, board.reported)
     return markdown(tables) + markdown_reported(board.reported)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..config import judge_files
-from ..errors import ConfigError
-from ..plugins import Group, installed
+from ..records.errors import ConfigError
+from ..records.judge_choice import judge_files
+from ..records.protocols import Group, installed
 
 GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards")}
 

@@ -9,9 +9,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from .. import __version__
-from ..errors import HarnessError
-from ..plugins import installed
+from ..records.errors import HarnessError
+from ..records.protocols import installed
+from ..store.provenance import VERSION
 from .groups import SETTINGS
 
 COMMANDS = {
@@ -72,7 +72,7 @@ app = typer.Typer(cls=LazyGroup, no_args_is_help=True, **SETTINGS)
 
 def _version(value: bool) -> None:
     if value:
-        print(__version__)
+        print(VERSION)
         raise typer.Exit
 
 

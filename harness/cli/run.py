@@ -16,29 +16,19 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..config import (
-    FileSpec,
-    RunSpec,
-    SamplingOverride,
-    ServeSpec,
-    checked,
-    choose_judges,
-    read_file_spec,
-    suite_names,
-    with_devices,
-)
-from ..errors import ConfigError, IncompleteError
-from ..estimate import Estimate, estimate
-from ..judging.identity import judge_differences
-from ..leaderboard.trackers import log_scores, tracker_names
-from ..pipeline import SuiteRun
-from ..plan import Plan, plan
+from ..analysis.trackers import log_scores, tracker_names
+from ..judging.jury import judge_differences
+from ..pages.judging import judging_table
+from ..pages.tables import card_table, plain
 from ..records import ModelRef, ScoreCard
-from ..report.cells import card_table, plain
-from ..report.judging import judging_table
+from ..records.errors import ConfigError, IncompleteError
+from ..records.judge_choice import choose_judges, suite_names, with_devices
+from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked, read_file_spec
+from ..run.estimate import Estimate, estimate
+from ..run.pipeline import SuiteRun
+from ..run.plan import Plan, plan
 from ..store import make_folder
-from .cost import announce, print_cost, print_estimate
-from .progress import progress, set_up_logging
+from .console import announce, print_cost, print_estimate, progress, set_up_logging
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +184,7 @@ def resolve(file: FileSpec, flags: dict[str, Any], serve: dict[str, Any], sampli
     model = ModelRef.parse(chosen.pop("model"))
     suites = suite_names(chosen.pop("suite") or "all")
     edition = chosen["edition"] or "official"
-    judges = choose_judges(suites, chosen.pop("judge"), edition=edition, own=file.judges)
+    judges = choose_judges(suites, chosen.pop("judge"), edition=edition, own_judges=file.judges)
     if isinstance(chosen.get("anchors"), str):
         chosen["anchors"] = [chosen["anchors"]]
     if chosen["backend"] is None and model.scheme == "endpoint":
@@ -235,7 +225,7 @@ def retirements(made: Plan, today: date) -> list[str]:
 
 def work(made: Plan, console: Console, estimates: Sequence[Estimate], *, fresh: bool) -> list[ScoreCard]:
     """Runs the pipeline; Ctrl-C and SIGTERM stop it cleanly and say how to go on."""
-    from ..run import execute, opened  # deferred: it needs numpy, and the command's help does not
+    from ..run.execute import execute, opened  # deferred: it needs numpy, and the command's help does not
 
     with opened(made, fresh=fresh) as runs:
         make_folder(made.spec.results / "runs" / made.spec.model.slug / "logs")

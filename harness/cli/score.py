@@ -15,13 +15,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..errors import ConfigError
-from ..formats import FORMATS
-from ..formats.files import SourceFile, read_files
-from ..formats.options import ScoreOptions
+from ..pages.tables import card_table, plain
 from ..records import ScoreCard
-from ..report.cells import card_table, plain
-from ..stats.folds import FoldOrder
+from ..records.errors import ConfigError
+from ..stats.length_control import FoldOrder
+from ..suites.files import FORMATS, ScoreOptions, SourceFile, read_files
 
 
 class FormatModule(Protocol):

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError
+from ..records.errors import ConfigError
+from ..store.provenance import install_command
 
 TOKEN = "HARNESS_VIEW_TOKEN"
 MIN_TOKEN = 16
@@ -29,10 +30,10 @@ def view(
     try:
         import uvicorn
 
-        from ..view.app import build_app
-        from ..view.guard import is_loopback
+        from ..pages.viewer.app import build_app
+        from ..pages.viewer.guard import is_loopback
     except ImportError as error:
-        raise ConfigError(f"harness view needs {error.name}: pip install 'fusion-harness[view]'") from None
+        raise ConfigError(f"harness view needs {error.name}: {install_command('view')}") from None
     if not results.is_dir():
         raise ConfigError(f"no results folder {str(results)!r}; `harness run` makes one")
     token = os.environ.get(TOKEN) or None

@@ -16,25 +16,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..config import suite_names
-from ..errors import ConfigError, IncompleteError
-from ..leaderboard.trackers import log_step, tracker_names
-from ..records import ScoreCard
-from ..report import charts
-from ..report.cells import interval, plain
-from ..store import make_folder, write_atomic
-from ..watch import (
+from ..analysis.trackers import log_step, tracker_names
+from ..analysis.watch import (
     Candidate,
-    Watched,
-    asked_digest,
+    WatchState,
     candidates,
     evaluated,
     read_state,
+    settings_digest,
     state_file,
     trends,
     write_state,
 )
-from .progress import set_up_logging
+from ..pages import charts
+from ..pages.tables import interval, plain
+from ..records import ScoreCard
+from ..records.errors import ConfigError, IncompleteError
+from ..records.judge_choice import suite_names
+from ..store import make_folder, write_atomic
+from .console import set_up_logging
 
 log = logging.getLogger(__name__)
 TRIES = 3
@@ -88,7 +88,7 @@ class Watching:
     ) -> None:
         self._folder, self._results, self._words, self._settle = folder, results, words, settle
         self._trackers = trackers
-        self._asked = asked_digest(words)
+        self._asked = settings_digest(words)
         self._file = state_file(results, folder)
         self._said: dict[str, str] = {}
         self._tries: dict[tuple[str, str], int] = {}
@@ -136,12 +136,12 @@ class Watching:
         return None
 
 
-def draw(state: Watched, file: Path) -> None:
+def draw(state: WatchState, file: Path) -> None:
     """One SVG a suite and protocol beside the state file: the headline against the training step."""
     make_folder(file.parent)
     for (suite, metric, protocol), found in trends(state).items():
         points = [
-            charts.Point(done.checkpoint, float(done.step), score.value, score.ci_low, score.ci_high)
+            charts.ChartPoint(done.checkpoint, float(done.step), score.value, score.ci_low, score.ci_high)
             for done, point in found
             for score in [point.score]
             if done.step is not None and score.value is not None
@@ -153,7 +153,7 @@ def draw(state: Watched, file: Path) -> None:
             write_atomic(file.with_name(f"{file.stem}-{slug}-{protocol}.svg"), drawing.standalone() + "\n")
 
 
-def show(state: Watched) -> None:
+def show(state: WatchState) -> None:
     """A table a suite and protocol, in the order of steps."""
     console = Console(width=None if os.isatty(1) else 140)
     for (suite, metric, protocol), found in trends(state).items():

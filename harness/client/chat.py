@@ -1,10 +1,12 @@
-"""The client: one call, asked again until it is answered, refused for good, or its endpoint is given up."""
+"""Read a server's reply: a completion, or why there is none, in the server's own words. Pure."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -12,57 +14,154 @@ from urllib.request import getproxies, proxy_bypass
 
 from pydantic import JsonValue
 
-from ..errors import ReplyError
-from ..records import Access, Reason
+from ..records import Access, Finish, Reason, TokenLogprob
+from ..records.errors import ReplyError, printable
 from .endpoint import Endpoint, Terms, join, leave
-from .flow import Launch
-from .headers import Told, read_headers
-from .replies import (
-    PARAMETER_WORDS,
-    QUOTA_WORDS,
-    TOO_LARGE_WORDS,
-    ChatReply,
-    read_chat_reply,
-    refusal_reason,
-    server_sentence,
-    tokens_to_come,
-    tokens_used,
-)
+from .flow import Launch, RateLimitHints, read_headers
 
 if TYPE_CHECKING:
     from yarl import URL
 
+
+CONTEXT_WORDS = re.compile(r"context length|maximum context|context_length_exceeded|max_model_len|too long", re.I)
+FILTER_WORDS = re.compile(r"content[ _](filter|policy|management)", re.I)
+QUOTA_WORDS = re.compile(r"insufficient_quota|exceeded your current quota|billing_hard_limit|credit balance", re.I)
+TOO_LARGE_WORDS = re.compile(r"request too large", re.I)
+PARAMETER_WORDS = re.compile(
+    r"(unsupported|unrecognized|unknown|unexpected|invalid)[ _](request[ _])?"
+    r"(parameter|value|argument|keyword|field|key)"
+    r"|not (supported|permitted|allowed)|does not support|extra (inputs|fields|forbidden)",
+    re.I,
+)
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """One completion. `text` may be empty; `finish` is "length" when the token limit cut it."""
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Top log-probabilities of the first token."""
+    price_share: float = 1.0
+    """Share of the list price that it cost when it was requested: 0.5 in a batch."""
+    cached: bool = False
+    """Taken from the reply cache: this run paid nothing for it."""
+
+
+def refusal_reason(status: int, message: str) -> Reason:
+    """Return why a request was rejected for good."""
+    if status == 400 and CONTEXT_WORDS.search(message):
+        return "context"
+    return "content_filter" if FILTER_WORDS.search(message) else "http"
+
+
+def server_sentence(raw: bytes) -> str:
+    """Return the server's own words in an error reply, at most 500 characters, on one line."""
+    text = raw.decode("utf-8", "replace")
+    try:
+        content = json.loads(text)
+        for key in ("error", "message", "detail"):
+            if isinstance(content, dict) and key in content:
+                content = content[key]
+        text = content if isinstance(content, str) else json.dumps(content)
+    except (ValueError, RecursionError):
+        pass
+    return " ".join(printable(text).split())[:500]
+
+
+def read_chat_reply(body: dict[str, Any]) -> ChatReply:
+    """Return the first choice of a chat completion.
+
+    Raise ReplyError if it was filtered, has no message, or has a field of a wrong type. Surrogates, which no file can
+    store, become question marks.
+    """
+    try:
+        choice = body["choices"][0]
+        text = choice["message"].get("content") or _called_with(choice["message"])
+        if not isinstance(text, str):
+            raise TypeError("content is not text")
+        finish = choice.get("finish_reason")
+        usage = body.get("usage") or {}
+        reply = ChatReply(
+            text=text.encode("utf-8", "replace").decode("utf-8"),
+            finish="length" if finish == "length" else "stop",
+            prompt_tokens=int(usage.get("prompt_tokens") or 0),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
+            logprobs=_top_logprobs(choice),
+        )
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError):
+        raise ReplyError(
+            f"not a chat completion: {printable(json.dumps(body))[:200]}", reason="http", status=200
+        ) from (None)
+    if finish == "content_filter":
+        raise ReplyError("the server withheld the reply (content_filter)", reason="content_filter", status=200)
+    return reply
+
+
+def _called_with(message: dict[str, Any]) -> Any:
+    """Return the arguments of the function call in a reply without text, which is how some judges return JSON."""
+    calls = message.get("tool_calls") or []
+    return (calls[0]["function"].get("arguments") or "") if calls else ""
+
+
+def _top_logprobs(choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
+    """Return the top log-probabilities of the first token, without infinite ones."""
+    tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
+    tops = [top for top in tops if isinstance(top["logprob"], int | float) and math.isfinite(top["logprob"])]
+    return tuple(TokenLogprob(token=top["token"], logprob=top["logprob"]) for top in tops)
+
+
+def tokens_to_come(body: dict[str, JsonValue], usual: float) -> float:
+    """Estimate a reply's tokens: as many as usual, within the request's own limit."""
+    limits = [body.get("max_tokens"), body.get("max_completion_tokens")]
+    return min([usual, *(float(limit) for limit in limits if isinstance(limit, int))])
+
+
+def tokens_used(body: dict[str, Any]) -> float | None:
+    """Return the tokens of prompt and reply by the server's count; None if it has no count."""
+    usage = body.get("usage")
+    total = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return float(total) if isinstance(total, int) else None
+
+
+# ----------------------------------------------------------------------------------------------------
+# The client: it repeats a call until it is answered, rejected for good, or its endpoint is given up.
+
+
 MAX_WAIT = 60.0
-"""Seconds between two tries of one call, at most, unless the server says otherwise."""
+"""Longest wait in seconds between two tries of one call, unless the server asks for more."""
 MAX_RETRY_AFTER = 900.0
-"""Seconds a server's Retry-After is waited for; a longer one stops the run."""
+"""Longest Retry-After in seconds that is waited for; a longer one stops the run."""
 TIMEOUTS = 2
-"""Times one call may run into its time limit: each try may be paid for."""
+"""Times one call may time out: each try may cost money."""
 REJECTIONS = 100
-"""429s of one call, with others answered in between, after which it is the call that is at fault."""
+"""429s of one call, with others answered in between, after which the call itself must be wrong."""
 REFUSALS_TO_STOP = 8
-"""Calls refused in a row (4xx, each for good), no call taken between: the endpoint refuses whatever we ask."""
+"""Calls in a row rejected for good (4xx), with none accepted between: the endpoint rejects whatever is asked."""
 FATAL_STATUS = frozenset({401, 403, 404})
-"""A refused key or an unknown model: no other call can fare better."""
+"""A rejected key or an unknown model: no other call can succeed."""
 PASSING_REASONS = frozenset({"context", "content_filter"})
-"""Refusals that belong to one call, not to the endpoint."""
-HINT = "if the model refuses a parameter, set it under `params:` in the judge's YAML (null leaves it out)"
+"""Rejections that concern one call, not the endpoint."""
+HINT = "if the model rejects a parameter, set it under `params:` in the judge's YAML (null leaves it out)"
 
 BEARER = Access()
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What came back."""
+class RawReply:
+    """One HTTP reply, not yet parsed."""
 
     status: int
     raw: bytes
-    told: Told
+    hints: RateLimitHints
 
 
 @dataclass
 class Tries:
-    """What one call has been through."""
+    """How often one call has failed so far, by kind."""
 
     failures: int = 0
     timeouts: int = 0
@@ -72,10 +171,10 @@ class Tries:
 class ChatClient:
     """POSTs to one base URL (ending in /v1).
 
-    Transport errors, 408, 409, 425, 429 and 5xx are asked again with exponential back-off and jitter, Retry-After
-    honoured; a 429 for as long as the endpoint takes other calls or says when it will. Any other status raises
-    ReplyError at once with the server's own sentence. Places, pace, limits and the circuit breaker are the endpoint's,
-    shared with all clients of the same URL and key.
+    Transport errors, 408, 409, 425, 429 and 5xx are retried with exponential back-off and jitter, and Retry-After is
+    honoured; a 429 is retried as long as the endpoint accepts other calls or announces when it will. Any other status
+    raises ReplyError at once with the server's own sentence. Places, pace, limits and the circuit breaker belong to the
+    endpoint: all clients of the same URL and key share them.
     """
 
     def __init__(
@@ -92,8 +191,10 @@ class ChatClient:
         first_wait: float = 0.5,
         patience: float | None = 60.0,
     ) -> None:
-        """`patience`: seconds the endpoint may stay down before calls raise EndpointDownError; None, for a server of
-        our own: nothing is learned about it, and every call fails for itself after `attempts`."""
+        """`patience`: seconds the endpoint may stay down before calls raise EndpointDownError.
+
+        None is for a server of our own: nothing is learned about it, and every call fails by itself after `attempts`.
+        """
         import aiohttp  # deferred, so that a command's help does not wait for it
 
         self.base_url = base_url.rstrip("/")
@@ -105,7 +206,7 @@ class ChatClient:
         self._timeout = timeout
         self._attempts = attempts
         self._first_wait = first_wait
-        self._jitter = random.Random(base_url)  # only spreads retries; no score depends on it
+        self._jitter = random.Random(base_url)  # it only spreads retries; no score depends on it
         self._headers = {"Content-Type": "application/json", **key_headers(api_key, access)}
         self._urls: dict[str, URL] = {}
         self._endpoint: Endpoint | None = None
@@ -125,14 +226,15 @@ class ChatClient:
             await leave(endpoint, self._terms)
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        """POST /chat/completions; raises ReplyError, and EndpointDownError once there is no use in asking."""
+        """POST /chat/completions. Raise ReplyError if the call failed, EndpointDownError if no call can succeed any
+        more."""
         reply = read_chat_reply(await self.post("/chat/completions", body))
         if self._endpoint is not None:
             self._endpoint.reply_tokens += 0.05 * (reply.completion_tokens - self._endpoint.reply_tokens)
         return reply
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
-        """The JSON object the server answers with; raises ReplyError when retries are used up or make no sense."""
+        """Return the JSON object in the server's reply. Raise ReplyError if retries are used up or pointless."""
         assert self._endpoint is not None, "use `async with`"
         payload = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         tokens = len(payload) / 4 + tokens_to_come(body, self._endpoint.reply_tokens)
@@ -140,24 +242,24 @@ class ChatClient:
         while True:
             async with self._places:
                 launch = await self._endpoint.place(tokens, again=tries.failures + tries.rejections > 0)
-                found = await self._once(path, payload, launch)
-            if isinstance(found, dict):
-                return found
-            wait = self._after(found, tries)
+                outcome = await self._once(path, payload, launch)
+            if isinstance(outcome, dict):
+                return outcome
+            wait = self._after(outcome, tries)
             await asyncio.sleep(wait)  # without a place
 
     # one try
 
-    async def _once(self, path: str, payload: bytes, launch: Launch) -> dict[str, Any] | Failed:
-        """The reply, or what failed in a way that another try may mend. Tells the endpoint how the call ended."""
+    async def _once(self, path: str, payload: bytes, launch: Launch) -> dict[str, Any] | FailedTry:
+        """Return the reply, or a failure that another try may overcome. Reports to the endpoint how the call ended."""
         import aiohttp
 
         assert self._endpoint is not None
         try:
             answered = await self._send(path, payload)
         except TimeoutError:
-            what = f"no answer from {self.base_url} in {self._timeout:.0f} s"
-            return self._failed(launch, "timeout", what)
+            message = f"no answer from {self.base_url} in {self._timeout:.0f} s"
+            return self._failed(launch, "timeout", message)
         except (aiohttp.ClientError, OSError) as error:
             detail = str(error) or type(error).__name__
             return self._failed(launch, "transport", f"cannot reach {self.base_url}: {detail}")
@@ -168,7 +270,7 @@ class ChatClient:
             return self._read(answered, launch)
         return self._turned_down(answered, launch)
 
-    async def _send(self, path: str, payload: bytes) -> Answered:
+    async def _send(self, path: str, payload: bytes) -> RawReply:
         assert self._endpoint is not None
         async with self._endpoint.session.post(
             self._url(path),
@@ -178,84 +280,86 @@ class ChatClient:
             proxy=self._proxy,
             timeout=self._limit,
         ) as reply:
-            return Answered(reply.status, await reply.read(), read_headers(reply.headers))
+            return RawReply(reply.status, await reply.read(), read_headers(reply.headers))
 
     def _url(self, path: str) -> URL:
-        found = self._urls.get(path)
-        if found is None:
+        url = self._urls.get(path)
+        if url is None:
             from yarl import URL
 
-            found = self._urls[path] = URL(self.base_url + path).update_query(self._access.query)
-        return found
+            url = self._urls[path] = URL(self.base_url + path).update_query(self._access.query)
+        return url
 
-    def _failed(self, launch: Launch, reason: Reason, message: str, status: int | None = None) -> Failed:
+    def _failed(self, launch: Launch, reason: Reason, message: str, status: int | None = None) -> FailedTry:
         assert self._endpoint is not None
         self._endpoint.failed(launch, message)
-        return Failed(ReplyError(message, reason=reason, status=status), counts=not self._endpoint.breaker.is_tripped)
+        return FailedTry(
+            ReplyError(message, reason=reason, status=status), counts=not self._endpoint.breaker.is_tripped
+        )
 
-    def _read(self, answered: Answered, launch: Launch) -> dict[str, Any] | Failed:
+    def _read(self, answered: RawReply, launch: Launch) -> dict[str, Any] | FailedTry:
         assert self._endpoint is not None
         try:
-            found = json.loads(answered.raw)
+            reply = json.loads(answered.raw)
         except (ValueError, RecursionError):
-            what = f"{self.base_url} sent a reply that is not JSON: {answered.raw[:120]!r}"
-            return self._failed(launch, "http", what, 200)
-        if not isinstance(found, dict):
-            self._endpoint.taken(launch, answered.told, None)
-            raise ReplyError(f"{self.base_url} sent a reply that is no JSON object", reason="http", status=200)
+            message = f"{self.base_url} sent a reply that is not JSON: {answered.raw[:120]!r}"
+            return self._failed(launch, "http", message, 200)
+        if not isinstance(reply, dict):
+            self._endpoint.taken(launch, answered.hints, None)
+            raise ReplyError(f"{self.base_url} sent a reply that is not a JSON object", reason="http", status=200)
         self._refusals, self._was_taken = 0, True
-        self._endpoint.taken(launch, answered.told, tokens_used(found))
-        return found
+        self._endpoint.taken(launch, answered.hints, tokens_used(reply))
+        return reply
 
-    def _turned_down(self, answered: Answered, launch: Launch) -> Failed:
-        """A status other than 200. Raises ReplyError where another try makes no sense."""
+    def _turned_down(self, answered: RawReply, launch: Launch) -> FailedTry:
+        """Handle a status other than 200. Raise ReplyError if another try is pointless."""
         assert self._endpoint is not None
-        status, told = answered.status, answered.told
+        status, hints = answered.status, answered.hints
         message = f"HTTP {status}: {server_sentence(answered.raw)}"
         if self._api_key:
-            message = message.replace(self._api_key, "***")  # some servers repeat the key they refuse
+            message = message.replace(self._api_key, "***")  # some servers repeat the rejected key
         error = ReplyError(message, reason=refusal_reason(status, message), status=status)
         if status == 429 and not TOO_LARGE_WORDS.search(message):
             if QUOTA_WORDS.search(message):
-                self._give_up(launch, told, f"{self.base_url} takes no more calls: {error}")
-            self._endpoint.refused(launch, told, self._backoff(4))
-            return Failed(error, told.retry_after)
+                self._give_up(launch, hints, f"{self.base_url} accepts no more calls: {error}")
+            self._endpoint.refused(launch, hints, self._backoff(4))
+            return FailedTry(error, hints.retry_after)
         if status == 408 or status >= 500:
-            return self._failed(launch, "http", message, status).after(told.retry_after)
+            return self._failed(launch, "http", message, status).after(hints.retry_after)
         if status in (409, 425):
-            self._endpoint.taken(launch, told, None)
-            return Failed(error, told.retry_after)
-        self._refuse(error, launch, told)
+            self._endpoint.taken(launch, hints, None)
+            return FailedTry(error, hints.retry_after)
+        self._refuse(error, launch, hints)
         raise error
 
-    def _refuse(self, error: ReplyError, launch: Launch, told: Told) -> None:
-        """Counts what was refused for good; raises EndpointDownError once all that comes will be."""
+    def _refuse(self, error: ReplyError, launch: Launch, hints: RateLimitHints) -> None:
+        """Count a rejection. Raise EndpointDownError if every further call would be rejected too."""
         assert self._endpoint is not None
         if error.reason in PASSING_REASONS or self._terms.patience is None:
-            self._endpoint.taken(launch, told, None)
+            self._endpoint.taken(launch, hints, None)
             return
         self._refusals += 1
         if error.status in FATAL_STATUS:
-            self._give_up(launch, told, f"{self.base_url} cannot be used: {error}")
+            self._give_up(launch, hints, f"{self.base_url} cannot be used: {error}")
         if not self._was_taken and PARAMETER_WORDS.search(str(error)):
-            self._give_up(launch, told, f"{self.base_url} refuses the request: {error}; {HINT}")
+            self._give_up(launch, hints, f"{self.base_url} rejects the request: {error}; {HINT}")
         if self._refusals >= REFUSALS_TO_STOP:
-            self._give_up(launch, told, f"{self.base_url} refused {self._refusals} calls in a row: {error}; {HINT}")
-        self._endpoint.taken(launch, told, None)
+            self._give_up(launch, hints, f"{self.base_url} rejected {self._refusals} calls in a row: {error}; {HINT}")
+        self._endpoint.taken(launch, hints, None)
 
-    def _give_up(self, launch: Launch, told: Told, why: str) -> None:
+    def _give_up(self, launch: Launch, hints: RateLimitHints, why: str) -> None:
         assert self._endpoint is not None
-        self._endpoint.taken(launch, told, None)
+        self._endpoint.taken(launch, hints, None)
         self._endpoint.give_up(why)
 
     # between two tries
 
-    def _after(self, failed: Failed, tries: Tries) -> float:
-        """Seconds until the next try; raises the error where there is none."""
+    def _after(self, failed: FailedTry, tries: Tries) -> float:
+        """Return the seconds until the next try. Raise the call's error if there is none."""
         assert self._endpoint is not None
         error = failed.error
         if (failed.wait or 0.0) > MAX_RETRY_AFTER:
-            self._endpoint.give_up(f"{self.base_url} asks to come back in {failed.wait:.0f} s: {error}")
+            self._endpoint.give_up(f"{self.base_url} asks to wait {failed.wait:.0f} s: {error}")
         if error.status == 429:
             tries.rejections += 1
             tried = tries.rejections
@@ -276,21 +380,21 @@ class ChatClient:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A try that failed in a way that another may mend."""
+class FailedTry:
+    """A failed try that another try may make good."""
 
     error: ReplyError
     wait: float | None = None
     """Seconds the server asks to wait."""
     counts: bool = True
-    """Whether it uses up an attempt of the call; not so while the endpoint as a whole is down."""
+    """Whether it uses up an attempt of the call; it does not while the endpoint as a whole is down."""
 
-    def after(self, wait: float | None) -> Failed:
-        return Failed(self.error, wait, self.counts)
+    def after(self, wait: float | None) -> FailedTry:
+        return FailedTry(self.error, wait, self.counts)
 
 
 def key_headers(api_key: str | None, access: Access) -> dict[str, str]:
-    """The request header that carries the key; none without one."""
+    """Return the request header that carries the key; empty without a key."""
     if not api_key:
         return {}
     bearer = access.key_header.lower() == "authorization"
@@ -298,7 +402,8 @@ def key_headers(api_key: str | None, access: Access) -> dict[str, str]:
 
 
 def _proxy_for(url: str) -> str | None:
-    """The proxy the environment names for this URL. Never .netrc: its logins are for other programs."""
+    """Return the proxy that the environment names for this URL. It ignores .netrc, whose logins are for other
+    programs."""
     parts = urlsplit(url)
     if proxy_bypass(parts.netloc):
         return None

@@ -1,8 +1,4 @@
-"""One endpoint of this process (base URL and key), shared by every client that asks it: its connections, its queue.
-
-A call waits here for its turn, and holds a place only while it is out. What is learned about the endpoint, and what a
-user said about it, holds for all its clients together.
-"""
+"""Decide whether an endpoint is still worth asking. Pure, like `pace`."""
 
 from __future__ import annotations
 
@@ -13,20 +9,79 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ..errors import EndpointDownError
-from .breaker import Breaker
-from .flow import Flow, Launch
-from .headers import Told
-from .pace import Bucket
+from ..records.errors import EndpointDownError
+from .flow import Bucket, Flow, Launch, RateLimitHints
+
+TRIP = 8
+"""Failures in a row, with no answer between them, after which the endpoint is only probed: one call at a time."""
+PROBE_SECONDS = (0.5, 10.0)
+"""Least and longest wait before a probe, which is half the time that the endpoint has been down."""
+NEVER_WELL = 0.25
+"""Share of the patience for an endpoint that has never answered: its address is probably wrong."""
+REFUSED_PATIENCE = 900.0
+"""Seconds of nothing but 429s after which a run stops."""
+
+
+class Breaker:
+    """Counts failures since the last answer. `patience`: seconds an endpoint may stay down; None: forever."""
+
+    def __init__(self, patience: float | None) -> None:
+        self.patience = patience
+        self.failures = 0
+        self._since = 0.0
+        self._refused_since: float | None = None
+        self._was_well = False
+
+    @property
+    def is_tripped(self) -> bool:
+        return self.patience is not None and self.failures >= TRIP
+
+    def taken(self) -> None:
+        self.failures = 0
+        self._refused_since = None
+        self._was_well = True
+
+    def failed(self, now: float) -> None:
+        if self.failures == 0:
+            self._since = now
+        self.failures += 1
+
+    def refused(self, now: float) -> None:
+        """Note a 429, which shows that the endpoint is up."""
+        self.failures = 0
+        if self._refused_since is None:
+            self._refused_since = now
+
+    def hold(self, now: float) -> float:
+        """Return the seconds until the next probe; 0 while not tripped."""
+        least, most = PROBE_SECONDS
+        return min(most, max(least, (now - self._since) / 2)) if self.is_tripped else 0.0
+
+    def down_for(self, now: float) -> float | None:
+        """Return the seconds it has been down if that exceeds the patience, else None."""
+        if self.patience is None:
+            return None
+        if self.is_tripped:
+            seconds = now - self._since
+            return seconds if seconds >= self.patience * (1.0 if self._was_well else NEVER_WELL) else None
+        seconds = 0.0 if self._refused_since is None else now - self._refused_since
+        return seconds if seconds >= max(REFUSED_PATIENCE, self.patience) else None
+
+
+# ----------------------------------------------------------------------------------------------------
+# One endpoint of this process (base URL and key), its connections and its queue, shared by all its clients. A call
+# waits here for its turn and occupies a place only while it is in flight. Learned and configured limits apply to all
+# clients of the endpoint together.
+
 
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE = 75.0
 """Seconds an idle connection is kept."""
 LONG_HOLD = 10.0
-"""Seconds of waiting that are worth a line in the log."""
+"""Seconds of waiting from which on the log reports it."""
 FIRST_GUESS = 400.0
-"""Tokens of a reply before any was seen: the mean of the official judges' replies is 200 to 900 (specs)."""
+"""Expected tokens of the first reply: the mean of the official judges' replies is 200 to 900."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +93,7 @@ class Terms:
     tpm: float | None = None
     patience: float | None = 60.0
     """Seconds the endpoint may stay down before all calls end with EndpointDownError. None: a server of our own, which
-    others look after: no limits are learned and nothing is given up here."""
+    its backend watches, so no limits are learned and no call is given up here."""
 
 
 @dataclass
@@ -48,7 +103,7 @@ class Waiting:
 
 
 class Endpoint:
-    """Made by `join`; every client that joined leaves again."""
+    """The state that clients share from `join` to `leave`."""
 
     def __init__(self, url: str) -> None:
         import aiohttp  # deferred, so that a command's help does not wait for it
@@ -74,25 +129,25 @@ class Endpoint:
         self._agree()
 
     def remove(self, terms: Terms) -> bool:
-        """Whether nobody is left."""
+        """Remove a client and return whether it was the last."""
         self._terms.remove(terms)
         if self._terms:
             self._agree()
         return not self._terms
 
     def _agree(self) -> None:
-        """The places that all ask for together (each keeps to its own), the smallest limits, the longest patience."""
+        """Combine the clients' terms: the sum of their places, the smallest limits, the longest patience."""
         terms = self._terms
-        patience = [one.patience for one in terms if one.patience is not None]
+        patience = [client.patience for client in terms if client.patience is not None]
         self.breaker.patience = max(patience) if patience else None
-        self.flow.agree(sum(one.concurrency for one in terms), adaptive=bool(patience))
-        rpm = min((one.rpm for one in terms if one.rpm is not None), default=None)
-        tpm = min((one.tpm for one in terms if one.tpm is not None), default=None)
+        self.flow.agree(sum(client.concurrency for client in terms), adaptive=bool(patience))
+        rpm = min((client.rpm for client in terms if client.rpm is not None), default=None)
+        tpm = min((client.tpm for client in terms if client.tpm is not None), default=None)
         self.flow.requests = _bucket(self.flow.requests, rpm)
         self.flow.tokens = _bucket(self.flow.tokens, tpm)
 
     async def place(self, tokens: float, *, again: bool) -> Launch:
-        """Waits for a turn; `again` goes first. Raises EndpointDownError once the endpoint is given up."""
+        """Wait for a turn; `again` goes first. Raise EndpointDownError once the endpoint is given up."""
         if self._down is not None:
             raise EndpointDownError(self._down)
         if not self._waiting and self._delay(tokens) <= 0:
@@ -116,7 +171,7 @@ class Endpoint:
         return self.flow.wait(self._loop.time(), tokens)
 
     def _pump(self) -> None:
-        """Sends out who may go; sets a clock for the next."""
+        """Launch the calls that may go now and set a timer for the next one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -135,39 +190,39 @@ class Endpoint:
 
     # how a call ended
 
-    def taken(self, launch: Launch, told: Told, tokens: float | None) -> None:
-        """Answered. `tokens`: what it took by the server's count."""
+    def taken(self, launch: Launch, hints: RateLimitHints, tokens: float | None) -> None:
+        """Note an answered call. `tokens`: its tokens by the server's count."""
         now = self._loop.time()
         self.breaker.taken()
         self.flow.taken(launch, now, tokens)
-        self._hear(launch, told, now)
+        self._hear(launch, hints, now)
         self._pump()
 
-    def refused(self, launch: Launch, told: Told, backoff: float) -> None:
-        """A 429."""
+    def refused(self, launch: Launch, hints: RateLimitHints, backoff: float) -> None:
+        """Note a 429."""
         now = self._loop.time()
         self.breaker.refused(now)
-        self.flow.refused(launch, now, told, backoff)
-        self._hear(launch, told, now)
+        self.flow.refused(launch, now, hints, backoff)
+        self._hear(launch, hints, now)
         self._check(now, "HTTP 429")
 
-    def failed(self, launch: Launch, what: str) -> None:
-        """No answer, or a 5xx."""
+    def failed(self, launch: Launch, message: str) -> None:
+        """Note a call without an answer, or with a 5xx."""
         now = self._loop.time()
         self.breaker.failed(now)
         self.flow.failed(launch, now)
         if self.breaker.is_tripped:
             self.flow.hold(now, self.breaker.hold(now))
-        self._check(now, what)
+        self._check(now, message)
 
     def dropped(self) -> None:
-        """The caller gave up."""
+        """Note that the caller gave up."""
         self.flow.dropped()
         self._pump()
 
     def give_up(self, why: str) -> NoReturn:
-        """Ends every call that waits, and all that come."""
-        why += "; what arrived is kept, and the same command goes on from there"
+        """End every call that waits now or comes later, with EndpointDownError."""
+        why += "; what arrived is kept, and the same command resumes from there"
         self._down = why
         while self._waiting:
             waiting = self._waiting.popleft()
@@ -178,12 +233,12 @@ class Endpoint:
     def _check(self, now: float, last: str) -> None:
         seconds = self.breaker.down_for(now)
         if seconds is not None:
-            self.give_up(f"{self.url} stays down: no answer for {seconds:.0f} s, the last try with: {last}")
+            self.give_up(f"{self.url} stays down: no answer for {seconds:.0f} s; the last try failed with: {last}")
         self._pump()
 
-    def _hear(self, launch: Launch, told: Told, now: float) -> None:
+    def _hear(self, launch: Launch, hints: RateLimitHints, now: float) -> None:
         held = self.flow.held_until
-        self.flow.heard(launch, now, told)
+        self.flow.heard(launch, now, hints)
         if self.flow.held_until - max(now, held) > LONG_HOLD:
             log.info("%s: its rate limit is used up, waiting %.0f s", self.url, self.flow.held_until - now)
 
@@ -200,11 +255,11 @@ def _bucket(old: Bucket | None, per_minute: float | None) -> Bucket | None:
 
 
 _endpoints: dict[tuple[asyncio.AbstractEventLoop, str, str | None], Endpoint] = {}
-"""Those in use now. The loop is part of the name: connections cannot move to another one."""
+"""Endpoints in use. The event loop is part of the key because connections cannot move to another one."""
 
 
 def join(url: str, key: str | None, terms: Terms) -> Endpoint:
-    """The endpoint of this URL and key, made for its first client."""
+    """Return the endpoint of this URL and key; the first client creates it."""
     name = (asyncio.get_running_loop(), url, key)
     endpoint = _endpoints.get(name)
     if endpoint is None:
@@ -214,8 +269,8 @@ def join(url: str, key: str | None, terms: Terms) -> Endpoint:
 
 
 async def leave(endpoint: Endpoint, terms: Terms) -> None:
-    """Closes the connections after the last client."""
+    """Leave the endpoint; the last client closes its connections."""
     if endpoint.remove(terms):
-        for name in [name for name, one in _endpoints.items() if one is endpoint]:
+        for name in [name for name, joined in _endpoints.items() if joined is endpoint]:
             del _endpoints[name]
         await endpoint.close()

@@ -1,1 +1,1 @@
-"""What stands between a judge and a score: cost, cache, juries, consistency, what judges are known for."""
+"""Everything between a judge and a score: cost, cache, juries, consistency, calibration."""

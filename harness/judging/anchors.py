@@ -1,6 +1,6 @@
-"""Anchors: recorded answers with a judge's verdicts, judged again in later runs to see whether it moved. Pure.
+"""Anchors: recorded answers with a judge's verdicts, judged again in later runs to see whether the judge moved. Pure.
 
-An anchor check changes no score, so it is no part of a protocol: a card names the anchors' digest beside their figures.
+An anchor check changes no score, so it is not part of a protocol: a card states the anchors' digest beside the results.
 """
 
 from __future__ import annotations
@@ -12,56 +12,58 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue, ValidationError
 
-from ..errors import ConfigError
-from ..protocols import Suite
 from ..records import AnchorCheck, Answer, JudgeTask, Judgment, Prompt, Rating, Record, Score, ScoreCard, digest
+from ..records.errors import ConfigError
+from ..records.protocols import Suite
 from .jury import outcome_of
 
 if TYPE_CHECKING:
-    from ..stats.drift import Shift
+    from ..stats.variance import PairedShift
+
 
 MIN_JUDGED = 0.9
-"""With a smaller share of the anchors judged again nothing is said: what fails may be what moved."""
+"""If a smaller share of the anchors was judged again, the check is inconclusive: the missing ones may have moved."""
 MIN_ANCHORS = 5
-"""Under so many a t-test over them is a guess."""
+"""Least number of anchors for a meaningful t-test."""
 
 
 class Anchor(Record):
-    """One answer, and what each judge said of it when it was recorded."""
+    """One answer with each judge's recorded verdicts on it."""
 
     answer: Answer
     judgments: tuple[Judgment, ...]
-    """Verdicts only; the judges' words are left out."""
+    """Verdicts only, without the judges' replies."""
 
 
 class AnchorSet(Record):
-    """What an anchor file holds."""
+    """The contents of an anchor file."""
 
     schema_version: Literal[1] = 1
     suite: str
     suite_version: str
     judges: dict[str, dict[str, JsonValue]]
-    """Judge -> name, kind, model and params, as in the protocol of the run that the anchors were taken from."""
+    """Judge -> name, kind, model and params, from the protocol of the run that the anchors come from."""
     model: str
-    """Whose answers these are."""
+    """The model that gave the answers."""
     run_id: str
     anchors: tuple[Anchor, ...]
 
     @property
     def sha(self) -> str:
-        """First 12 hex characters of the digest."""
+        """Return the first 12 hex characters of the digest."""
         return digest(self.model_dump(mode="json"))[:12]
 
 
 def read_anchors(path: Path) -> AnchorSet:
-    """Raises ConfigError for a file that is no anchor set."""
+    """Read an anchor file. Raise ConfigError if it is not one."""
     try:
         return AnchorSet.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read the anchors {path}: {error.strerror}") from error
     except ValidationError as error:
         raise ConfigError(
-            f"{path} is no anchor file: {error.errors()[0]['msg']}; `harness judge anchors RUN --out FILE` makes one"
+            f"{path} is not an anchor file: {error.errors()[0]['msg']}; "
+            "`harness judge anchors RUN --out FILE` makes one"
         ) from error
 
 
@@ -71,9 +73,9 @@ Choose = Callable[[Sequence[Prompt]], Sequence[Prompt]]
 def anchor_set(
     card: ScoreCard, suite: Suite, answers: Iterable[Answer], judgments: Iterable[Judgment], choose: Choose
 ) -> AnchorSet:
-    """Anchors from a run: first draws on which every judge gave all its verdicts, of the prompts that `choose` picks.
+    """Make anchors from a run: first draws on which every judge gave all its verdicts, for the prompts `choose` picks.
 
-    Raises ConfigError where there is none.
+    Raise ConfigError if there is none.
     """
     judges = members_of(card.protocol)
     rows: dict[tuple[str, str], list[Judgment]] = defaultdict(list)
@@ -106,42 +108,50 @@ def anchor_set(
 
 
 def members_of(protocol: dict[str, JsonValue]) -> dict[str, dict[str, JsonValue]]:
-    """Judge name -> its part of the protocol, of one judge or of a jury's members. ConfigError where none is known."""
+    """Return judge name -> its part of the protocol, for one judge or a jury's members.
+
+    Raise ConfigError if the protocol does not state it.
+    """
     judge = protocol.get("judge")
-    found = judge.get("members", [judge]) if isinstance(judge, dict) else []
-    members = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    if members and all(isinstance(one.get("params"), dict) for one in members):
-        return {str(one["name"]): one for one in members}
-    raise ConfigError("this run's judge settings are not known, so its verdicts cannot be anchors")
+    parts = judge.get("members", [judge]) if isinstance(judge, dict) else []
+    members = [member for member in parts if isinstance(member, dict)] if isinstance(parts, list) else []
+    if members and all(isinstance(member.get("params"), dict) for member in members):
+        return {str(member["name"]): member for member in members}
+    raise ConfigError("this run's judge settings are unknown, so its verdicts cannot be anchors")
 
 
 def _is_whole(suite: Suite, prompt: Prompt, answer: Answer, rows: Sequence[Judgment], judges: Iterable[str]) -> bool:
-    told = {(row.judge, row.turn, row.order) for row in rows}
-    return all((judge, task.turn, task.order) in told for task in suite.tasks(prompt, answer) for judge in judges)
+    slots = {(row.judge, row.turn, row.order) for row in rows}
+    return all((judge, task.turn, task.order) in slots for task in suite.tasks(prompt, answer) for judge in judges)
 
 
 # ---------------------------------------------------------------------------------------------------------- checks
 
 
 def anchor_tasks(suite: Suite, anchors: AnchorSet, judges: Iterable[str]) -> tuple[JudgeTask, ...]:
-    """What those judges are asked that the anchors have verdicts of. Raises ConfigError for a prompt that is not the
-    suite's."""
+    """Return the tasks for those judges of whom the anchors have verdicts.
+
+    Raise ConfigError for a prompt that is not in the suite.
+    """
     prompts = {prompt.id: prompt for prompt in suite.prompts()}
-    asked = [judge for judge in judges if judge in anchors.judges]
-    found = []
+    known = [judge for judge in judges if judge in anchors.judges]
+    tasks = []
     for anchor in anchors.anchors:
         if anchor.answer.prompt_id not in prompts:
-            raise ConfigError(f"the anchors hold prompt {anchor.answer.prompt_id!r}, which {suite.name} does not ask")
+            raise ConfigError(f"the anchors contain prompt {anchor.answer.prompt_id!r}, which is not in {suite.name}")
         for task in suite.tasks(prompts[anchor.answer.prompt_id], anchor.answer):
-            found += [task.model_copy(update={"judge": judge, "anchor": True}) for judge in asked]
-    return tuple(found)
+            tasks += [task.model_copy(update={"judge": judge, "anchor": True}) for judge in known]
+    return tuple(tasks)
 
 
 def check(anchors: AnchorSet, judge: dict[str, JsonValue], rows: Iterable[Judgment]) -> AnchorCheck:
-    """A judge's verdicts now against those recorded. `judge`: its part of the protocol; `rows`: its judgments now."""
+    """Compare a judge's verdicts now with those recorded.
+
+    `judge`: its part of the protocol; `rows`: its judgments now.
+    """
     import numpy as np  # deferred with scipy, so that a command's help does not wait for them
 
-    from ..stats.drift import ALPHA, shift
+    from ..stats.variance import ALPHA, shift
 
     name = str(judge["name"])
     recorded: dict[tuple[str, ...], list[Judgment]] = defaultdict(list)
@@ -150,14 +160,14 @@ def check(anchors: AnchorSet, judge: dict[str, JsonValue], rows: Iterable[Judgme
             if row.judge == name:
                 recorded[_place(row)].append(row)
     now = {_place(row): row for row in rows if row.judge == name and row.verdict is not None}
-    pairs = [(old, now[place]) for place, old in recorded.items() if place in now]
+    pairs = [(old, now[slot]) for slot, old in recorded.items() if slot in now]
     alike = [(old, new) for old, new in pairs if old[0].template_sha == new.template_sha]
     questions = [new.prompt_id for _, new in alike]
     rating = any(isinstance(row.verdict, Rating) for old in recorded.values() for row in old)
     scale = 1.0 if rating else 100.0
     differences = np.array([scale * (_value(new) - float(np.mean([_value(row) for row in old]))) for old, new in alike])
     moved = shift(differences, questions)
-    judged, total = len(set(questions)), len({place[0] for place in recorded})
+    judged, total = len(set(questions)), len({slot[0] for slot in recorded})
     reason = _reason(anchors, judge, judged, total, changed_words=len(alike) < len(pairs))
     p = None if moved is None else moved.p
     return AnchorCheck(
@@ -188,7 +198,7 @@ def _outcome(row: Judgment) -> float:
     return outcome_of(row.verdict)
 
 
-def _score(moved: Shift | None, judged: int, total: int) -> Score:
+def _score(moved: PairedShift | None, judged: int, total: int) -> Score:
     if moved is None:
         return Score(value=None, n=0, unscored=total)
     interval = moved.interval
@@ -202,7 +212,7 @@ def _score(moved: Shift | None, judged: int, total: int) -> Score:
 def _reason(
     anchors: AnchorSet, judge: dict[str, JsonValue], judged: int, total: int, *, changed_words: bool
 ) -> str | None:
-    """Why the check says nothing; None where it can."""
+    """Return why the check is inconclusive; None if it is not."""
     then = anchors.judges.get(str(judge["name"]))
     if then is None:
         return f"the anchors hold verdicts of {', '.join(anchors.judges)} only"

@@ -1,9 +1,9 @@
-"""Replies kept by what was asked, shared by runs and processes: no question is paid for twice.
+"""A cache of judges' replies by request, shared by runs and processes, so that no question is paid for twice.
 
 One SQLite file (write-ahead log). A key is the digest of endpoint, every request parameter, all messages and the
-repeat number; a reply is handed on only once it is committed, so that a killed process loses what was in flight and
-nothing else. All SQL runs in one thread that takes what has gathered as one transaction: the event loop never waits
-for a disk. It knows no judges, prices or verdicts, and keeps no question's text. Failures are never put here.
+repeat number; a reply is returned only after it is committed, so that a killed process loses only what was in flight.
+All SQL runs in one thread, which commits all waiting statements as one transaction, so the event loop never waits for
+a disk. It knows no judges, prices or verdicts, and stores no question's text. Failures are never cached.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from ..client import ChatReply
-from ..digests import cache_folder
-from ..errors import ConfigError, StoreError
 from ..records import TokenLogprob, digest
+from ..records.errors import ConfigError, StoreError
+from ..store.files import cache_folder
 
 SCHEMA = 1
 BUSY_SECONDS = 30.0
-"""How long another process's transaction is waited for; ours take milliseconds."""
+"""Seconds to wait for another process's transaction; ours take milliseconds."""
 CREATE = """
 CREATE TABLE IF NOT EXISTS replies (
     key BLOB PRIMARY KEY, judge TEXT NOT NULL, text TEXT NOT NULL, finish TEXT NOT NULL,
@@ -43,22 +43,22 @@ DELETE = "DELETE FROM replies WHERE key = ?"
 
 
 def cache_path() -> Path:
-    """`HARNESS_REPLY_CACHE`, or `replies.sqlite` beside the official data (`harness data`); may not exist yet."""
-    own = os.environ.get("HARNESS_REPLY_CACHE")
-    return Path(own) if own else cache_folder() / "replies.sqlite"
+    """Return `HARNESS_REPLY_CACHE`, or `replies.sqlite` beside the official data; it may not exist yet."""
+    configured = os.environ.get("HARNESS_REPLY_CACHE")
+    return Path(configured) if configured else cache_folder() / "replies.sqlite"
 
 
 def request_key(endpoint: str, body: dict[str, JsonValue], repeat: int) -> bytes:
-    """32 bytes: sha256 of who is asked, everything that is sent, and which repeat this is."""
+    """Return the sha256 (32 bytes) of the endpoint, everything that is sent, and the repeat number."""
     return bytes.fromhex(digest({"schema": SCHEMA, "endpoint": endpoint, "body": body, "repeat": repeat}))
 
 
 def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
-    """An open cache in autocommit mode. Raises StoreError when it cannot be written, ConfigError when it is none."""
+    """Open the cache in autocommit mode. Raise StoreError if it is not writable, ConfigError if it is not a cache."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = "rwc" if create else "rw"
-        found = sqlite3.connect(
+        connection = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode={mode}",
             uri=True,
             timeout=BUSY_SECONDS,
@@ -68,44 +68,48 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise StoreError(_sentence(path, error)) from error
     try:
-        version = found.execute("PRAGMA user_version").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA):
-            raise ConfigError(f"the reply cache {path} is of version {version}, this harness writes {SCHEMA}; {MEND}")
-        found.execute("PRAGMA journal_mode = WAL")
-        found.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last replies, never the file
+            raise ConfigError(
+                f"the reply cache {path} has version {version}, but this harness writes {SCHEMA}; {CACHE_HINT}"
+            )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last replies, never the file
         if version == 0:
-            found.execute(CREATE)
-            found.execute(f"PRAGMA user_version = {SCHEMA}")
+            connection.execute(CREATE)
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
     except sqlite3.Error as error:
-        found.close()
+        connection.close()
         raise cache_error(path, error) from error
     except ConfigError:
-        found.close()
+        connection.close()
         raise
-    return found
+    return connection
 
 
-MEND = "move it away, or name another file in HARNESS_REPLY_CACHE, or use --no-cache"
+CACHE_HINT = "move it away, or set HARNESS_REPLY_CACHE to another file, or use --no-cache"
 
 
 def cache_error(path: Path, error: sqlite3.Error) -> ConfigError | StoreError:
-    """One sentence: a file that is no cache is for the user to move (exit 2), a full or locked one ends it (exit 4)."""
+    """Return the error for a broken file, which the user must move (exit 2), or for a full or locked one (exit 4)."""
     if isinstance(error, sqlite3.OperationalError):
         return StoreError(_sentence(path, error))
-    return ConfigError(f"the reply cache {path} is damaged or no cache ({error}); {MEND}")
+    return ConfigError(f"the reply cache {path} is damaged or not a cache ({error}); {CACHE_HINT}")
 
 
 def _sentence(path: Path, error: Exception) -> str:
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"cannot use the reply cache {path}: {why}; free space or unlock it, then run the same command ({MEND})"
+    return (
+        f"cannot use the reply cache {path}: {why}; free space or unlock it, then run the same command ({CACHE_HINT})"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ while running
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One piece of work for the thread, and who waits for it."""
+class _Statement:
+    """One SQL statement for the thread, and the future that waits for it."""
 
     sql: str
     values: tuple[object, ...]
@@ -113,15 +117,15 @@ class _Job:
 
 
 class ReplyCache:
-    """The cache for the time of an `async with`; `path` None: nothing is kept (`--no-cache`)."""
+    """The cache for the duration of an `async with`; `path` None: nothing is cached (`--no-cache`)."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Statement | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._broken: StoreError | ConfigError | None = None
         self._asking: dict[bytes, asyncio.Future[None]] = {}
-        """Keys that are being asked now; done when their reply is there or has failed."""
+        """Keys that are being asked now; a future is done when its reply has arrived or failed."""
 
     async def __aenter__(self) -> Self:
         if self.path is not None:
@@ -138,36 +142,40 @@ class ReplyCache:
             self._thread = None
 
     async def reply(self, key: bytes, judge: str, ask: Callable[[], Awaitable[ChatReply]]) -> ChatReply:
-        """The kept reply (`cached` set), else what `ask` returns, kept. Two that ask the same at once make one call.
+        """Return the cached reply (`cached` set), else cache and return what `ask` returns.
+
+        Simultaneous requests with the same key make one call.
 
         Raises what `ask` raises, and StoreError once the cache can no longer be written.
         """
         if self._thread is None:
             return await ask()
-        while (other := self._asking.get(key)) is not None:
-            await asyncio.wait([other])
+        while (earlier := self._asking.get(key)) is not None:
+            await asyncio.wait([earlier])
         asking = self._asking[key] = self._loop.create_future()
         try:
-            found = await self._do(SELECT, (key,))
+            chat_reply = await self._do(SELECT, (key,))
             if self._broken is not None:
                 raise self._broken
-            if found is None:
-                found = await ask()
-                await self._keep(key, judge, found)
-            return found
+            if chat_reply is None:
+                chat_reply = await ask()
+                await self._keep(key, judge, chat_reply)
+            return chat_reply
         finally:
             del self._asking[key]
             asking.set_result(None)
 
     async def _keep(self, key: bytes, judge: str, reply: ChatReply) -> None:
-        """Returns once the reply is committed. A full disk is noted, not raised: the reply is paid for and still
-        reaches whoever asked; the next question is not asked any more."""
+        """Wait until the reply is committed. A full disk is noted, not raised.
+
+        The reply is paid for and still reaches the caller, but the next question is not asked any more.
+        """
         tops = json.dumps([[top.token, top.logprob] for top in reply.logprobs]) if reply.logprobs else ""
         values = (key, judge, reply.text, reply.finish, reply.prompt_tokens, reply.completion_tokens, tops)
         await self._do(INSERT, (*values, reply.price_share, time.time()))
 
     async def forget(self, keys: Iterable[bytes]) -> None:
-        """Drops replies that held no verdict: the same question is asked anew."""
+        """Drop replies without a verdict, so that the same question is asked again."""
         for key in keys:
             await self._do(DELETE, (key,))
 
@@ -175,33 +183,33 @@ class ReplyCache:
         if self._thread is None:
             return None
         waiter: asyncio.Future[ChatReply | None] = self._loop.create_future()
-        self._jobs.put(_Job(sql, values, waiter))
+        self._jobs.put(_Statement(sql, values, waiter))
         return await waiter
 
     # ------------------------------------------------------------------------------------------------- in the thread
 
     def _work(self, database: sqlite3.Connection) -> None:
-        going_on = True
-        while going_on:
+        open_for_jobs = True
+        while open_for_jobs:
             jobs = [self._jobs.get()]
             while not self._jobs.empty():
                 jobs.append(self._jobs.get())
-            going_on = None not in jobs
-            asked = [job for job in jobs if job is not None]
-            done = self._serve(database, asked)
+            open_for_jobs = None not in jobs
+            statements = [job for job in jobs if job is not None]
+            done = self._serve(database, statements)
             if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(_resolve, asked, done)
+                self._loop.call_soon_threadsafe(_resolve, statements, done)
         database.close()
 
-    def _serve(self, database: sqlite3.Connection, jobs: list[_Job]) -> list[ChatReply | None]:
-        """The answers to these jobs, everything they write committed; all None after a failure, which is noted."""
+    def _serve(self, database: sqlite3.Connection, jobs: list[_Statement]) -> list[ChatReply | None]:
+        """Run the jobs in one transaction and return their results; all None after a failure, which is noted."""
         if self._broken is not None:
             return [None] * len(jobs)
         writes = any(job.sql is not SELECT for job in jobs)
         try:
             if writes:
                 database.execute("BEGIN IMMEDIATE")
-            found = [_read(database.execute(job.sql, job.values).fetchone()) for job in jobs]
+            replies = [_read(database.execute(job.sql, job.values).fetchone()) for job in jobs]
             if writes:
                 database.execute("COMMIT")
         except sqlite3.Error as error:
@@ -210,12 +218,12 @@ class ReplyCache:
             with suppress(sqlite3.Error):  # SQLite rolls back by itself after most of these
                 database.execute("ROLLBACK")
             return [None] * len(jobs)
-        return found
+        return replies
 
 
-def _resolve(jobs: list[_Job], found: list[ChatReply | None]) -> None:
-    for job, reply in zip(jobs, found, strict=True):
-        if not job.waiter.done():  # a cancelled one waits no more
+def _resolve(jobs: list[_Statement], replies: list[ChatReply | None]) -> None:
+    for job, reply in zip(jobs, replies, strict=True):
+        if not job.waiter.done():  # a cancelled caller no longer waits
             job.waiter.set_result(reply)
 
 
@@ -234,12 +242,12 @@ def _read(row: tuple[str, str, int, int, str, float] | None) -> ChatReply | None
     )
 
 
-# --------------------------------------------------------------------------------------------------- looked at later
+# --------------------------------------------------------------------------------------------------- inspection
 
 
 @dataclass(frozen=True)
 class CacheShare:
-    """What one judge has in the cache."""
+    """One judge's part of the cache."""
 
     judge: str
     replies: int
@@ -252,16 +260,16 @@ class CacheShare:
 
 
 def shares(path: Path) -> list[CacheShare]:
-    """By judge, the largest first; empty where there is no cache."""
+    """Return each judge's share, the largest first; empty if there is no cache."""
     sums = "COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(LENGTH(text)), MIN(created), MAX(created)"
     rows = _one_statement(path, f"SELECT judge, {sums} FROM replies GROUP BY judge ORDER BY 2 DESC, 1", ())
     return [CacheShare(*row) for row in rows]
 
 
 def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
-    """Removes replies that are older (seconds) and of this judge (part of its name), and gives their space back.
+    """Remove replies older than so many seconds and of this judge (part of its name), and free their space.
 
-    Returns how many; both None: all of them.
+    Returns the number removed. Both None: remove all.
     """
     before = time.time() - older_than if older_than is not None else float("inf")
     where = "WHERE created < ? AND INSTR(judge, ?) > 0"
@@ -272,13 +280,13 @@ def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
 
 
 def kept(path: Path, keys: Iterable[bytes]) -> set[bytes]:
-    """Those of these requests that need no call."""
+    """Return the keys whose reply is cached, so that they need no call."""
     if not path.exists():
         return set()
     database = connect(path, create=False)
-    there = "SELECT 1 FROM replies WHERE key = ?"
+    query = "SELECT 1 FROM replies WHERE key = ?"
     try:
-        return {key for key in keys if database.execute(there, (key,)).fetchone() is not None}
+        return {key for key in keys if database.execute(query, (key,)).fetchone() is not None}
     except sqlite3.Error as error:
         raise cache_error(path, error) from error
     finally:

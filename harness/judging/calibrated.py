@@ -1,6 +1,6 @@
-"""What is known of a judge: `calibration.json`, where it is found, and the sentence by which a card cites it.
+"""Read a judge's calibration (`calibration.json`) and cite it on a card in one sentence.
 
-Made by `harness.calibration`; read by cards. Agreement and kappa are 0..1 and -1..1, win rates percent.
+`harness judge calibrate` writes it. Agreement is 0..1, kappa -1..1, win rates are percent.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Literal
 
 from pydantic import JsonValue, ValidationError
 
-from ..errors import ConfigError
 from ..records import Record, Score, digest
+from ..records.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 FOLDER = "calibrations"
-"""Under the results folder: a calibration's rows and report, and any report put there by hand."""
+"""Folder under the results, for calibrations' rows and reports and for reports put there by hand."""
 
 SAME_WORDS = {"mt_bench_pairs": "mt_bench"}
-"""Suite -> the one whose recorded judgments are in its words."""
+"""Suite -> the suite whose recorded judgments use the same judge prompts."""
 
 
 class SuiteCalibration(Record):
@@ -31,17 +31,17 @@ class SuiteCalibration(Record):
     retired: str
     """The judge whose recorded verdicts it is compared with."""
     items: dict[str, int]
-    """comparisons, votes and ratings looked at."""
+    """Numbers of comparisons, votes and ratings."""
     scores: dict[str, Score]
     """Metric -> value with a 95 % interval over questions."""
     by_turn: dict[str, dict[str, Score]] = {}
     by_category: dict[str, dict[str, Score]] = {}
     excess_by_model: dict[str, Score] = {}
-    """Points (0..1) the judge gives a model beyond what people, or else the retired judge, give it."""
+    """Points (0..1) that the judge gives a model beyond what people, or else the retired judge, give it."""
     win_rates: dict[str, dict[str, Score]] = {}
     """Model -> judge's, people's, corrected; percent."""
     board: str = ""
-    """What the rank correlation is with."""
+    """Leaderboard with which ranks are correlated."""
     failures: dict[str, int] = {}
     """Calls without a verdict, by reason."""
     findings: tuple[str, ...] = ()
@@ -49,84 +49,86 @@ class SuiteCalibration(Record):
 
 
 class Calibration(Record):
-    """A judge beside people and the judge it replaces."""
+    """A judge compared with people and with the judge it replaces."""
 
     schema_version: Literal[1] = 1
     judge: dict[str, JsonValue]
-    """The judge's part of a card's protocol; a card with the same cites this."""
+    """The judge's part of a card's protocol; a card with the same part cites this calibration."""
     suites: dict[str, SuiteCalibration]
     sample: dict[str, JsonValue]
-    """n (null: all), seed, items by suite and kind."""
+    """n (null: all), seed, and items by suite and kind."""
     usage: dict[str, JsonValue]
     """Judgments, tokens, dollars."""
     data: dict[str, str]
-    """File -> sha256 of everything it was made from."""
+    """File -> sha256 of everything it was computed from."""
     harness: str
-    """Our version."""
+    """Version of the harness."""
 
     @property
     def sha(self) -> str:
-        """First 12 hex characters of the digest of what was measured; what it cost does not count."""
+        """Return the first 12 hex characters of the digest of what was measured, without its cost."""
         return digest(self.model_dump(mode="json", exclude={"usage", "harness"}))[:12]
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Raises ConfigError when the file is no calibration."""
+    """Read a calibration. Raise ConfigError if the file is not one."""
     try:
         return Calibration.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise ConfigError(f"{path} is no calibration: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path} is not a valid calibration: {str(error).splitlines()[0]}") from error
 
 
 def find_calibrations(results: Path) -> list[Path]:
-    """Every report under `results/calibrations`: a replay's own, or `NAME.json` put there by hand."""
+    """Return every report under `results/calibrations`: a replay's own, or `NAME.json` put there by hand."""
     folder = results / FOLDER
     return sorted([*folder.glob("*/*/calibration.json"), *folder.glob("*.json")])
 
 
 @dataclass(frozen=True)
 class Citation:
-    """What a card says of its judge's calibration."""
+    """A card's note and provenance about its judge's calibration."""
 
     note: str
     provenance: dict[str, JsonValue]
 
 
 def cite(results: Path, suite: str, judge: Mapping[str, JsonValue]) -> Citation | None:
-    """The citation for this suite and this very judge, from the calibration with the most items; None without one."""
-    suite, found = SAME_WORDS.get(suite, suite), []
+    """Return the citation for this suite and this very judge, from the calibration with the most items; None without
+    one."""
+    suite, calibrations = SAME_WORDS.get(suite, suite), []
     for path in find_calibrations(results):
         try:
-            one = read_calibration(path)
+            calibration = read_calibration(path)
         except ConfigError as error:
-            log.warning("%s", error)  # a card does not fail for it
+            log.warning("%s", error)  # a broken calibration must not fail a card
             continue
-        if suite in one.suites and one.judge == judge:
-            found.append(one)
-    if not found:
+        if suite in calibration.suites and calibration.judge == judge:
+            calibrations.append(calibration)
+    if not calibrations:
         return None
-    best = max(found, key=lambda one: (sum(one.suites[suite].items.values()), one.sha))
+    best = max(calibrations, key=lambda calibration: (sum(calibration.suites[suite].items.values()), calibration.sha))
     return Citation(sentence(best, suite), {"sha": best.sha, "items": dict(best.suites[suite].items)})
 
 
 def sentence(calibration: Calibration, suite: str) -> str:
-    """`judge calibrated on 250 recorded comparisons: agrees with people 0.66 [0.61, 0.71] (n = 412, kappa 0.43), …`"""
+    """Return `judge calibrated on 250 recorded comparisons: agrees with people 0.66 [0.61, 0.71] (n = 412, kappa 0.43),
+    …`"""
     part = calibration.suites[suite]
     kinds = [f"{n} recorded {kind}" for kind, n in part.items.items() if n and kind != "votes"]
-    said = []
-    for name, other in (
+    parts = []
+    for name, peer in (
         ("people", "people"),
         ("people_by_ratings", "people by its ratings"),
         ("retired", part.retired),
     ):
         score, kappa = part.scores.get(f"agreement_{name}"), part.scores.get(f"kappa_{name}")
         if score is not None and score.value is not None:
-            said.append(f"agrees with {other} {shown(score)} (n = {score.n}{_kappa(kappa)})")
+            parts.append(f"agrees with {peer} {shown(score)} (n = {score.n}{_kappa(kappa)})")
     consistency = part.scores.get("position_consistency")
     if consistency is not None and consistency.value is not None:
-        said.append(f"same verdict in both orders {shown(consistency)}")
-    what = ", ".join(said) or "nothing scored"
-    return f"judge calibrated on {' and '.join(kinds)}: {what}; calibration {calibration.sha}"
+        parts.append(f"same verdict in both orders {shown(consistency)}")
+    summary = ", ".join(parts) or "nothing scored"
+    return f"judge calibrated on {' and '.join(kinds)}: {summary}; calibration {calibration.sha}"
 
 
 def _kappa(score: Score | None) -> str:
@@ -134,7 +136,7 @@ def _kappa(score: Score | None) -> str:
 
 
 def shown(score: Score, digits: int = 2) -> str:
-    """`0.66 [0.61, 0.71]`, a dash where there is no value."""
+    """Return `0.66 [0.61, 0.71]`, or a dash if there is no value."""
     if score.value is None:
         return "-"
     if score.ci_low is None or score.ci_high is None:

@@ -1,6 +1,6 @@
-"""What stands between a judge and the wire: a call is looked up in the cache, else set against the budget and made.
+"""Make a judge's calls: look up the cache, else reserve the cost in the budget and send the request.
 
-It owns the order of these and what a run's judges share. Words and verdicts are the judge's.
+It decides the order of these steps and what a run's judges share. Prompts and verdicts are the judge's.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from pydantic import JsonValue
 
 from ..client import ChatReply
 from ..records import JudgeSpec, JudgeTask
-from .budget import Budget
 from .cache import ReplyCache, request_key
-from .pricing import reply_price, worst_case
+from .cost import Budget, reply_price, worst_case
 
 FRESH = -1
-"""Stands for the repeat number in the key of a call that is not cached, so that no cached reply has that key."""
+"""Repeat number in the key of a call that bypasses the cache, so that no cached reply has its key."""
 
 
 @dataclass(frozen=True)
@@ -28,32 +27,32 @@ class Call:
     key: bytes
     body: dict[str, JsonValue]
     fresh: bool = False
-    """Its reply is neither taken from the cache nor kept there."""
+    """Whether to bypass the cache, both reading and writing."""
 
 
 class Wire(Protocol):
-    """Whatever answers a request: a chat endpoint, or a batch."""
+    """Something that answers requests: a chat endpoint, or a batch."""
 
     price_share: float
     """Share of the list price that a reply costs."""
 
     async def send(self, call: Call) -> ChatReply:
-        """Raises ReplyError for a call that failed."""
+        """Return the reply. Raise ReplyError if the call failed."""
         ...
 
     def forget(self, call: Call) -> None:
-        """The reply held no verdict: it is not to be handed out again."""
+        """Drop a reply without a verdict, so that it is not returned again."""
         ...
 
 
 class Chat(Protocol):
-    """What `ChatClient` does."""
+    """The part of `ChatClient` that a wire uses."""
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply: ...
 
 
 class LiveWire:
-    """Asks at once."""
+    """Sends each call at once."""
 
     price_share = 1.0
 
@@ -64,17 +63,17 @@ class LiveWire:
         return await self._client.chat(call.body)
 
     def forget(self, call: Call) -> None:
-        """Nothing is kept here."""
+        """Do nothing, as nothing is stored here."""
 
 
 @dataclass(frozen=True)
 class CallOptions:
-    """What the judges of a run share."""
+    """Cache, budget and transport that the judges of a run share."""
 
     cache: ReplyCache = field(default_factory=lambda: ReplyCache(None))
     budget: Budget = field(default_factory=Budget)
     wire: Callable[[JudgeSpec, Chat], Wire] = lambda spec, client: LiveWire(client)
-    """What a judge's calls go through, given its spec and its own client."""
+    """Returns the wire for a judge's calls, given its spec and client."""
 
 
 @runtime_checkable
@@ -84,7 +83,7 @@ class Calling(Protocol):
     def use(self, options: CallOptions) -> None: ...
 
     def first_call(self, task: JudgeTask) -> Call | None:
-        """The first request of a task, for estimates; None where none is needed."""
+        """Return the first request of a task, for estimates; None if the task needs no call."""
         ...
 
 
@@ -92,8 +91,8 @@ class Calls:
     """One judge's calls to one endpoint."""
 
     def __init__(self, spec: JudgeSpec, endpoint: str, client: Chat, options: CallOptions) -> None:
-        """`endpoint` tells one judge's replies from another's: its base URL, or what stands for a server whose address
-        changes with every run (a digest of the weights it serves)."""
+        """`endpoint` distinguishes one judge's replies from another's: its base URL, or, for a server whose address
+        changes with every run, a digest of the weights it serves."""
         self.endpoint = endpoint
         self._spec = spec
         self._wire = options.wire(spec, client)
@@ -104,7 +103,8 @@ class Calls:
         return Call(request_key(self.endpoint, body, FRESH if fresh else repeat), body, fresh)
 
     async def chat(self, call: Call) -> ChatReply:
-        """Raises ReplyError; BudgetReachedError, StoreError where no further call can be made."""
+        """Return the reply. Raise ReplyError if it failed, BudgetReachedError or StoreError if no further call can be
+        made."""
         if call.fresh:
             return await self._pay(call)
         return await self._options.cache.reply(call.key, self._label, lambda: self._pay(call))
@@ -116,11 +116,11 @@ class Calls:
         async with self._options.budget.charge(most) as charge:
             reply = await self._wire.send(call)
             paid = reply_price(self._spec, reply)
-            charge.dollars = most if paid is None else paid  # a server that counts no tokens: the worst is assumed
+            charge.dollars = most if paid is None else paid  # if a server counts no tokens, assume the worst case
             return reply
 
     async def forget(self, calls: Sequence[Call]) -> None:
-        """Replies that held no verdict are failures, and a failure is not kept."""
+        """Drop replies without a verdict: they are failures, and failures are not cached."""
         for call in calls:
             self._wire.forget(call)
         await self._options.cache.forget(call.key for call in calls)

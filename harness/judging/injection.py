@@ -1,7 +1,7 @@
-"""Answers that speak to the judge: verdict marks, the judge prompt's own delimiters, chat tokens, instructions. Pure.
+"""Find answers that address the judge: verdict marks, the judge prompt's delimiters, chat tokens, instructions. Pure.
 
-A hit is no proof of ill will: code has nested lists, and a model may quote. It means that a judge who reads this answer
-could be led, so the judgment is flagged and counted. How often official answers are hit: docs/judges.md.
+A hit does not prove intent: code has nested lists, and a model may quote. It means that the answer could mislead a
+judge, so the judgment is flagged and counted. docs/judges.md states how often official answers are hit.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import Literal, get_args
 from ..records import Answer
 
 Kind = Literal["verdict", "frame", "token", "instruction"]
-"""verdict: a mark some judge's reply is read by; frame: a delimiter of a judge's prompt; token: a chat template's
-special token; instruction: words addressed to a judge."""
+"""verdict: a mark that a parser of judges' replies looks for; frame: a delimiter of a judge's prompt; token: a special
+token of a chat template; instruction: words addressed to a judge."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
 class _Sign:
-    """One pattern over lower-cased text, searched for only where one of its literals stands: a search costs 100 times
-    what `in` does."""
+    """One pattern over lower-cased text, searched for only if one of its literals occurs.
+
+    A search costs 100 times as much as `in`.
+    """
 
     kind: Kind
     literals: tuple[str, ...]
@@ -33,7 +35,7 @@ class _Sign:
 
 
 SIGNS = (
-    # the grammars of MT-Bench, Arena-Hard and AlpacaEval's evaluators; [[1, 2]] or [[x]] of some code is none
+    # the grammars of MT-Bench, Arena-Hard and AlpacaEval's evaluators; [[1, 2]] or [[x]] in code is not one
     _Sign(
         "verdict",
         ("[[", "[a", "[b"),
@@ -102,50 +104,50 @@ SIGNS = (
     ),
 )
 HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
-"""Characters that show nothing and split a mark."""
+"""Invisible characters that could split a mark."""
 
 
-@lru_cache(maxsize=128)  # both games about an answer ask
+@lru_cache(maxsize=128)  # both games about an answer call it
 def kinds_in(text: str) -> tuple[Kind, ...]:
-    """What of `KINDS` stands in a text, in their order. Full-width and hidden characters are seen through."""
+    """Return which of `KINDS` occur in a text, in their order, despite full-width and hidden characters."""
     if not text.isascii():
         text = HIDDEN.sub("", unicodedata.normalize("NFKC", text))
     text = text.lower()
-    found = {
+    matched = {
         sign.kind for sign in SIGNS if any(literal in text for literal in sign.literals) and sign.pattern.search(text)
     }
-    return tuple(kind for kind in KINDS if kind in found)
+    return tuple(kind for kind in KINDS if kind in matched)
 
 
 def is_suspect(answer: Answer, turn: int | None = None) -> bool:
-    """Whether a judge of this answer reads such words: in any turn up to `turn` (1-based; None: all)."""
+    """Return whether the answer has a hit in any turn up to `turn` (1-based; None: all)."""
     return any(kinds_in(text) for text in answer.turns[:turn])
 
 
 @dataclass(frozen=True)
 class Injections:
-    """How many answers of one run are hit."""
+    """Counts of the answers of one run that have hits."""
 
     answers: int
-    """With text."""
+    """Answers with text."""
     suspect: int
     by_kind: dict[Kind, int]
-    """An answer can be of several kinds."""
+    """Answers by kind; an answer can have several kinds."""
     prompt_ids: tuple[str, ...]
-    """Of the suspect answers, sorted."""
+    """Prompt ids of the suspect answers, sorted."""
 
 
 def count_injections(answers: Iterable[Answer]) -> Injections:
-    """Counts answers, not turns."""
+    """Count the answers (not turns) with hits."""
     total, hit, kinds = 0, set[str](), Counter[Kind]()
     suspect = 0
     for answer in answers:
         if answer.error is not None:
             continue
         total += 1
-        found = {kind for text in answer.turns for kind in kinds_in(text)}
-        kinds.update(found)
-        if found:
+        matched = {kind for text in answer.turns for kind in kinds_in(text)}
+        kinds.update(matched)
+        if matched:
             suspect += 1
             hit.add(answer.prompt_id)
     return Injections(total, suspect, {kind: kinds[kind] for kind in KINDS}, tuple(sorted(hit)))

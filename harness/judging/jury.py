@@ -1,16 +1,4 @@
-"""Several judges' verdicts on one question -> the one that is scored. Pure.
-
-A question is one answer to be judged: its turn, its order of showing, its repeat. A verdict of more than half of the
-members is needed, else the question is unscored: a failure is no verdict, and a jury of two that lost one is no jury.
-From those there are:
-
-- mean: all of them reach the scorer, which averages within a slot as it does repeats. Arena-Hard's weights count.
-- majority: of preferences, the outcome (win, draw, loss) that more than half give, as 1, 0.5 or 0; strong where more
-  than half of those who give it call it strong; without a majority a draw. Of ratings, the one that more than half
-  give; without a majority the median.
-- median: of preferences in the order of their side and strength, the middle one; of an even number the mean of the
-  middle two, strong where both are, on one side. Of ratings the median.
-"""
+"""A judge's part of the protocol, and how it differs from the benchmark's official judge. Pure."""
 
 from __future__ import annotations
 
@@ -21,14 +9,114 @@ from statistics import median
 
 from pydantic import JsonValue
 
-from ..records import Failure, Judgment, JuryCounts, JuryRule, Order, Preference, Rating, Verdict
+from ..records import (
+    Answer,
+    Failure,
+    JudgeSpec,
+    Judgment,
+    JuryCounts,
+    JuryRule,
+    Order,
+    Preference,
+    Prompt,
+    Rating,
+    Verdict,
+)
+from ..records.protocols import Checking, Identified, Judge, Suite
+
+
+def judge_protocol(judges: Sequence[Judge], rule: JuryRule) -> dict[str, JsonValue]:
+    """Return a judge's part of the protocol; for a jury, its members' parts and the rule that combines their
+    verdicts."""
+    members: list[JsonValue] = [_member(judge) for judge in judges]
+    if len(members) == 1 and isinstance(members[0], dict):
+        return members[0]
+    return {"name": judge_label([judge.spec for judge in judges]), "kind": "jury", "rule": rule, "members": members}
+
+
+def _member(judge: Judge) -> dict[str, JsonValue]:
+    spec = judge.spec
+    identity: dict[str, JsonValue] = {"name": spec.name, "kind": spec.kind, "model": spec.model, "params": spec.params}
+    return identity | (judge.identity() if isinstance(judge, Identified) else {})
+
+
+def judge_label(judges: Sequence[JudgeSpec]) -> str:
+    """Return the name of the judge on a card: its own, or `A+B+C` for a jury."""
+    return "+".join(judge.name for judge in judges)
+
+
+def judge_differences(suite: Suite, judges: Sequence[Judge]) -> tuple[str, ...]:
+    """Return how the judging differs from the benchmark's own, one sentence per difference.
+
+    Empty for a suite without an official judge (`official_judges`) and outside the official edition.
+    """
+    official = getattr(suite, "official_judges", ())
+    if not official or not suite.version.startswith("official"):
+        return ()
+    differences = []
+    for judge in judges:
+        differences += _differences(judge, official, suite.protocol().get("templates"))
+    if len(judges) > 1:
+        differences.append(f"a jury of {len(judges)} instead of one judge")
+    return tuple(dict.fromkeys(differences))
+
+
+def _differences(judge: Judge, official: Sequence[str], templates: JsonValue) -> list[str]:
+    spec = judge.spec
+    differences = []
+    member = _member(judge)
+    if spec.kind not in ("llm", "alpaca_eval") or spec.model not in official:
+        shown = member["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
+        differences.append(f"judge {shown} instead of the official {' or '.join(official)}")
+    if spec.params:
+        changed = (
+            f"{name} left out" if value is None else f"{name} = {value!r}" for name, value in spec.params.items()
+        )
+        differences.append(f"judge {spec.name}: {', '.join(changed)}, instead of the official request parameters")
+    known = templates.values() if isinstance(templates, dict) else ()
+    if "template" in member and member["template"] not in known:
+        differences.append(
+            f"judge {spec.name}: words, parser and parameters of evaluator {spec.evaluator}, not the official"
+        )
+    return differences
+
+
+def check_judges(suite: Suite, judges: Sequence[Judge]) -> None:
+    """Raise ConfigError if a judge cannot handle the suite's tasks, before anything is answered."""
+    for prompt in suite.prompts()[:1]:
+        for task in suite.tasks(prompt, stand_in(prompt)):
+            for judge in judges:
+                if isinstance(judge, Checking):
+                    judge.check(task)
+
+
+def stand_in(prompt: Prompt) -> Answer:
+    """Return a placeholder answer of 1,500 characters per turn, for estimates and checks."""
+    return Answer(
+        prompt_id=prompt.id,
+        model="estimate",
+        turns=tuple(f"{number} " + "x" * 1500 for number, _ in enumerate(prompt.turns)),
+        finish=tuple("stop" for _ in prompt.turns),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------
+# Combine several judges' verdicts on one question into the one that is scored. Pure. A question is one answer to be
+# judged: its turn, its order, its repeat. Verdicts from more than half of the members are needed, else the question
+# is unscored: a failure is not a verdict, and half of a jury of two is not enough. From the verdicts there are: -
+# mean: all of them reach the scorer, which averages within a slot as it does for repeats. Arena-Hard's weights count.
+# - majority: for preferences, the outcome (win, draw, loss) that more than half give, as 1, 0.5 or 0; strong if more
+# than half of those who give it call it strong; a draw without a majority. For ratings, the one that more than half
+# give; the median without a majority. - median: for preferences, sorted by side and strength, the middle one; for an
+# even number the mean of the middle two, strong if both are strong and on one side. For ratings, the median.
+
 
 Question = tuple[str, int, int | None, Order | None, int]
 
 
 @dataclass(frozen=True)
 class Jury:
-    """Who judges, and how their verdicts become one."""
+    """The judges, and the rule that combines their verdicts."""
 
     members: tuple[str, ...]
     rule: JuryRule
@@ -39,19 +127,19 @@ class Jury:
 
 
 def jury_of(protocol: Mapping[str, JsonValue]) -> Jury | None:
-    """The jury that a card's or a manifest's protocol names; None where one judge alone judged."""
+    """Return the jury in a card's or a manifest's protocol; None for a single judge."""
     match protocol.get("judge"):
         case {"kind": "jury", "rule": "mean" | "majority" | "median" as rule, "members": [*members]}:
-            return Jury(tuple(str(one["name"]) for one in members if isinstance(one, dict)), rule)
+            return Jury(tuple(str(member["name"]) for member in members if isinstance(member, dict)), rule)
     return None
 
 
 @dataclass(frozen=True)
 class Combined:
-    """What a jury's verdicts come to."""
+    """A jury's combined verdicts."""
 
     judgments: tuple[Judgment, ...]
-    """What a scorer is given: by the rule mean the members' own, else one a question, or its failure."""
+    """Input of the scorer: with the rule mean the members' own judgments, else one judgment or failure per question."""
     counts: JuryCounts
 
 
@@ -60,15 +148,15 @@ def question_of(row: Judgment) -> Question:
 
 
 def by_question(judgments: Sequence[Judgment]) -> dict[Question, list[Judgment]]:
-    """The rows of each question, in the order of their first appearance."""
-    found: dict[Question, list[Judgment]] = defaultdict(list)
+    """Return the rows of each question, in the order of their first appearance."""
+    groups: dict[Question, list[Judgment]] = defaultdict(list)
     for row in judgments:
-        found[question_of(row)].append(row)
-    return found
+        groups[question_of(row)].append(row)
+    return groups
 
 
 def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
-    """The members' judgments (one a member and question, of the current answers) as the jury's."""
+    """Combine the members' judgments (one per member and question, of the current answers) into the jury's."""
     kept: list[Judgment] = []
     sizes: Counter[str] = Counter()
     for rows in by_question(judgments).values():
@@ -94,36 +182,36 @@ def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
 
 
 def scored(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> tuple[Judgment, ...]:
-    """A stored run's judgments as its scorer was given them."""
+    """Return a stored run's judgments as its scorer was given them."""
     jury = jury_of(protocol)
     return tuple(judgments) if jury is None else combine(judgments, jury).judgments
 
 
 def agreed(verdicts: Sequence[Verdict], rule: JuryRule) -> Verdict:
-    """One verdict of several by the rule majority or median."""
+    """Return one verdict of several by the rule majority or median."""
     if rule == "majority":
-        found = majority(verdicts)
-        if found is not None:
-            return found
+        verdict = majority(verdicts)
+        if verdict is not None:
+            return verdict
         if isinstance(verdicts[0], Preference):
             return Preference(value=0.5)
     return _median(verdicts)
 
 
 def majority(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """What more than half say; None where no verdict has so many."""
-    outcome, times = Counter(outcome_of(one) for one in verdicts).most_common(1)[0]
+    """Return the verdict that more than half give; None if there is none."""
+    outcome, times = Counter(outcome_of(verdict) for verdict in verdicts).most_common(1)[0]
     if 2 * times <= len(verdicts):
         return None
-    same = [one for one in verdicts if outcome_of(one) == outcome]
+    same = [verdict for verdict in verdicts if outcome_of(verdict) == outcome]
     if isinstance(same[0], Rating):
         return same[0]
-    strong = sum(one.strength == 2 for one in same if isinstance(one, Preference))
+    strong = sum(verdict.strength == 2 for verdict in same if isinstance(verdict, Preference))
     return Preference(value=outcome, strength=2 if 2 * strong > len(same) else 1)
 
 
 def outcome_of(verdict: Verdict) -> float:
-    """What is compared between judges, orders and repeats: 1 win, 0.5 draw, 0 loss; of a rating its value."""
+    """Return what is compared between judges, orders and repeats: 1 win, 0.5 draw, 0 loss, or a rating's value."""
     if isinstance(verdict, Rating):
         return verdict.value
     return 0.5 if verdict.value == 0.5 else float(verdict.value > 0.5)
@@ -132,9 +220,9 @@ def outcome_of(verdict: Verdict) -> float:
 def _median(verdicts: Sequence[Verdict]) -> Verdict:
     first = verdicts[0]
     if isinstance(first, Rating):
-        return first.model_copy(update={"value": float(median(one.value for one in verdicts))})
-    preferences = [one for one in verdicts if isinstance(one, Preference)]
-    ordered = sorted(preferences, key=lambda one: (2 * one.value - 1) * one.strength)
+        return first.model_copy(update={"value": float(median(verdict.value for verdict in verdicts))})
+    preferences = [verdict for verdict in verdicts if isinstance(verdict, Preference)]
+    ordered = sorted(preferences, key=lambda verdict: (2 * verdict.value - 1) * verdict.strength)
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     strong = low.strength == high.strength == 2 and outcome_of(low) == outcome_of(high)
     return Preference(value=(low.value + high.value) / 2, strength=2 if strong else 1)

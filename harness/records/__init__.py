@@ -1,11 +1,10 @@
-"""Frozen records: everything that crosses a file or a function boundary, and nothing that acts.
+"""Frozen records: the data that crosses file and module boundaries, without behaviour.
 
-A record is validated when it is made, and again when it is read from a file. Text fields are what a model or a
-judge wrote: untrusted, to be escaped wherever they are shown.
+A record is validated when it is created and when it is read from a file. Text fields come from a model or a judge: they
+are untrusted and must be escaped wherever they are shown.
 """
 
-from .asking import Answer, Failure, Finish, ModelRef, Prompt, Reason, Sampling
-from .base import Record, base_url, digest
+from .asking import Answer, Failure, Finish, ModelRef, Prompt, Reason, Record, Sampling, base_url, digest
 from .judging import (
     Access,
     Filling,

@@ -1,18 +1,49 @@
-"""What is asked and answered: models, prompts, settings, answers, failures."""
+"""The basis of all records: the frozen base class, the canonical digest, the check of a base URL."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..errors import ConfigError
-from .base import Record, base_url, digest
+from .errors import ConfigError
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def base_url(text: str) -> str:
+    """Return an http(s) base URL without its last slash. Raise ConfigError if it has credentials or a query."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises unless it is a number up to 65535
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not a base URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{text!r} is not a base URL; expected http://HOST:PORT/v1")
+    if parts.username or parts.password or parts.query:
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise ConfigError(f"the URL {shown!r} has a credential or a query; give keys in environment variables")
+    return text.rstrip("/")
+
+
+def digest(value: object) -> str:
+    """Return the sha256 (64 hex characters) of a value's canonical JSON: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# ----------------------------------------------------------------------------------------------------
+# Records of asking and answering: models, prompts, sampling settings, answers, failures.
 
 
 class ModelRef(Record):
-    """Which model: a folder, a Hub repository, or a server that already runs."""
+    """A reference to a model: a folder, a Hub repository, or a server that already runs."""
 
     scheme: Literal["path", "hf", "endpoint"]
     name: str
@@ -24,7 +55,7 @@ class ModelRef(Record):
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
-        """`DIR`, `hf:ORG/NAME[@REVISION]` or `endpoint:NAME@URL`; raises ConfigError on anything else."""
+        """Parse `DIR`, `hf:ORG/NAME[@REVISION]` or `endpoint:NAME@URL`. Raise ConfigError for anything else."""
         if text.startswith("hf:"):
             name, _, revision = text[3:].partition("@")
             if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -46,17 +77,17 @@ class ModelRef(Record):
 
     @property
     def label(self) -> str:
-        """The short name shown in tables: the folder's last part, or the repository or served name."""
+        """Return the short name shown in tables: the folder's last part, or the repository or served name."""
         return self.name.rstrip("/").rsplit("/", 1)[-1] if self.scheme == "path" else self.name
 
     @property
     def slug(self) -> str:
-        """A folder name made of the label: letters, digits, `.`, `_`, `-` only, never empty, `.` or `..`."""
+        """Return a folder name made of the label: letters, digits, `.`, `_`, `-` only, never empty, `.` or `..`."""
         return re.sub(r"[^\w.-]+", "_", self.label, flags=re.ASCII).strip(".") or "model"
 
 
 class Sampling(Record):
-    """How answers are drawn; what is None is not sent, so the server's default (generation_config) holds."""
+    """How answers are drawn. None is not sent, so that the server's default (generation_config) applies."""
 
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -74,10 +105,10 @@ class Prompt(Record):
     turns: tuple[str, ...] = Field(min_length=1)
     category: str
     reference: tuple[str, ...] = ()
-    """Gold or reference answers, one a turn; empty where the suite has none."""
+    """Gold or reference answers, one per turn; empty if the suite has none."""
     system: str | None = None
     cluster: str | None = None
-    """Prompts of one cluster are resampled together where the suite says so."""
+    """Prompts of one cluster are resampled together if the suite requests it."""
 
 
 Finish = Literal["stop", "length"]
@@ -85,27 +116,27 @@ Finish = Literal["stop", "length"]
 Reason = Literal[
     "context",  # the prompt leaves no room to answer
     "empty",  # the model or the judge wrote nothing
-    "http",  # the server refused the request
+    "http",  # the server rejected the request
     "timeout",
     "transport",  # connection broken after all retries
     "content_filter",
     "parse",  # no verdict in the judge's reply
     "conflict",  # two different verdicts in one reply
     "answer",  # the answer to be judged is itself broken
-    "missing",  # a row that should be there is not
+    "missing",  # an expected row does not exist
     "other",
 ]
 
 
 class Failure(Record):
-    """Why there is no answer or no verdict. Counted and shown, never turned into a number."""
+    """The reason for a missing answer or verdict. It is counted and shown, never turned into a score."""
 
     reason: Reason
     message: str
 
 
 class Answer(Record):
-    """What a model said to one prompt: a text a turn, or a failure.
+    """A model's answer to one prompt: one text per turn, or a failure.
 
     A truncated answer (`finish` "length") is an answer: it is judged and counted as truncated.
     """
@@ -116,10 +147,10 @@ class Answer(Record):
     """Which of `Sampling.n` draws."""
     turns: tuple[str, ...] = ()
     finish: tuple[Finish, ...] = ()
-    """One a turn."""
+    """Finish reasons, one per turn."""
     prompt_tokens: tuple[int, ...] = ()
     completion_tokens: tuple[int, ...] = ()
-    """Tokens by the server's count, one entry a turn."""
+    """Tokens by the server's count, one entry per turn."""
     seconds: float = 0.0
     """Wall time of all turns, waiting for a place included."""
     error: Failure | None = None
@@ -140,5 +171,5 @@ class Answer(Record):
 
     @property
     def sha(self) -> str:
-        """First 16 hex characters of the digest of the texts."""
+        """Return the first 16 hex characters of the digest of the texts."""
         return digest(list(self.turns))[:16]

@@ -1,4 +1,4 @@
-"""What a judge is asked, and what it said."""
+"""Records of judging: templates, tasks, verdicts, judgments, and a judge's configuration."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from .asking import Answer, Failure, Prompt
-from .base import Record, digest
+from .asking import Answer, Failure, Prompt, Record, digest
 
 
 class Preference(Record):
@@ -16,7 +15,7 @@ class Preference(Record):
     value: float = Field(ge=0, le=1)
     """Probability that the *candidate* beats the baseline, whatever the order shown."""
     strength: int = Field(default=1, ge=1, le=2)
-    """2 where the judge said "significantly better" (Arena-Hard's `>>`), else 1."""
+    """2 if the verdict is "significantly better" (Arena-Hard's `>>`), else 1."""
 
 
 class Rating(Record):
@@ -38,11 +37,11 @@ Order = Literal["ab", "ba"]
 """ab: the baseline is shown first (as A, or m); ba: the candidate is."""
 
 Filling = Literal["format", "replace"]
-"""How slots are filled: str.format, or str.replace once a slot in the order of `JudgeTask.fields`."""
+"""How slots are filled: by str.format, or by str.replace once per slot in the order of `JudgeTask.fields`."""
 
 
 class JudgeTemplate(Record):
-    """The words a judge is asked in, how its reply is read, and the official request parameters."""
+    """A judge's prompt, the parser of its reply, and the official request parameters."""
 
     name: str
     system: str | None = None
@@ -51,14 +50,14 @@ class JudgeTemplate(Record):
     parser: str
     """A name in `judges.parsing.PARSERS`: rating, arena_label, letter_logprob, …"""
     reask: str | None = None
-    """Sent once more as a user turn when the reply holds no verdict; None: no second attempt."""
+    """Sent as a second user turn if the reply has no verdict; None: no second attempt."""
     temperature: float = 0.0
     max_tokens: int = 2048
     top_logprobs: int | None = None
     extra: dict[str, JsonValue] = {}
     """Further request parameters of the official protocol, e.g. top_p."""
     identical_is_draw: bool = False
-    """Equal answers are a draw (0.5) without a call, as AlpacaEval has it."""
+    """Whether equal answers are a draw (0.5) without a call, as in AlpacaEval."""
 
     @property
     def sha(self) -> str:
@@ -66,28 +65,28 @@ class JudgeTemplate(Record):
 
 
 class JudgeTask(Record):
-    """One question to a judge: this answer (against that one), in this order, in these words."""
+    """One question to a judge: an answer, maybe against a baseline's, in one order and one prompt."""
 
     prompt: Prompt
     answer: Answer
     baseline: Answer | None = None
-    """None where the verdict is a rating."""
+    """None if the verdict is a rating."""
     turn: int | None = None
-    """1-based turn that is judged; None: the whole answer."""
+    """Judged turn, from 1; None: the whole answer."""
     order: Order | None = None
     repeat: int = 0
     template: JudgeTemplate
     fields: dict[str, str]
-    """The template's slots and their texts, the order of the two answers already applied."""
+    """Slot -> text, with the order of the two answers already applied."""
     judge: str = ""
     """`JudgeSpec.name` of the judge that is asked: a jury asks each member. Set by the pipeline, not by a suite."""
     anchor: bool = False
-    """A recorded answer judged once more, to see whether the judge has moved: its reply is neither taken from a cache
-    of replies nor put there."""
+    """Whether it is a recorded answer that is judged again to see whether the judge has moved. If so, its reply
+    bypasses the reply cache."""
 
     @property
     def key(self) -> str:
-        """Same for the same question asked in another session: what resuming compares."""
+        """Return the key that is the same for the same question in another session; resuming compares it."""
         return _key(self.answer.key, self.turn, self.order, self.repeat, self.answer.sha, self.judge)
 
 
@@ -101,7 +100,7 @@ class TokenLogprob(Record):
 
 
 class Judgment(Record):
-    """A verdict or a failure, with all that is needed to read it again."""
+    """A verdict or a failure, with everything needed to parse the reply again."""
 
     prompt_id: str
     index: int = 0
@@ -111,23 +110,23 @@ class Judgment(Record):
     judge: str
     template_sha: str
     answer_sha: str | None = None
-    """`Answer.sha` of the answer judged: a judgment of another text is never taken for this one's."""
+    """`Answer.sha` of the answer judged, so that a judgment of another text is never used."""
     order: Order | None = None
     turn: int | None = None
     repeat: int = 0
     verdict: Verdict | None = None
     reply: str | None = None
-    """The judge's own words (all attempts, joined by newlines); None where none came."""
+    """The judge's reply (all attempts, joined by newlines); None if none arrived."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Top log-probabilities of the first reply token, where asked for."""
+    """Top log-probabilities of the first reply token, if requested."""
     flags: tuple[Literal["truncated", "reasked", "identical", "injection"], ...] = ()
     error: Failure | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = None
-    """US dollars that its replies cost when they were asked for; None where the judge has no known price."""
+    """US dollars that its replies cost when they were requested; None if the judge has no known price."""
     paid: float | None = None
-    """What of `cost` was paid for this row: 0 where every reply came from the cache."""
+    """The part of `cost` paid for this row: 0 if every reply came from the cache."""
     calls: int = 0
     """Requests sent for this row: a reply from the cache needs none."""
     seconds: float = 0.0
@@ -143,7 +142,8 @@ class Judgment(Record):
         logprobs: tuple[TokenLogprob, ...] = (),
         cost: float | None = 0.0,
     ) -> Self:
-        """What `judge` says of a task. `cost` and what was paid are the same: 0 for a judge that calls nobody."""
+        """Return the judgment of a task by `judge`. `paid` equals `cost`, which is 0 for a judge that makes no
+        calls."""
         return cls(
             prompt_id=task.prompt.id,
             index=task.answer.index,
@@ -171,57 +171,57 @@ class Judgment(Record):
 
     @property
     def key(self) -> str:
-        """Equals `JudgeTask.key` of the task it answers, once `answer_sha` is set (the pipeline does)."""
+        """Return `JudgeTask.key` of the task that it answers, once the pipeline has set `answer_sha`."""
         answer = f"{self.prompt_id}#{self.index}"
         return _key(answer, self.turn, self.order, self.repeat, self.answer_sha or "", self.judge)
 
 
 JuryRule = Literal["mean", "majority", "median"]
-"""How several judges' verdicts on one thing become one; `harness.judging.jury` says what each means."""
+"""How several judges' verdicts on one question become one; `harness.judging.jury` defines the rules."""
 
 
 class Access(Record):
-    """How an endpoint wants to be addressed, where `Authorization: Bearer KEY` and a plain path are not enough."""
+    """How to address an endpoint if `Authorization: Bearer KEY` and a plain path are not enough."""
 
     key_header: str = "Authorization"
-    """Any other header (Azure: `api-key`) carries the bare key."""
+    """Header of the key; any other than Authorization (Azure: `api-key`) gets the bare key."""
     query: dict[str, str] = {}
     """Added to every request's URL, e.g. Azure's api-version; never a key."""
 
 
 class JudgeSpec(Record):
-    """A judge's configuration, as `judges/configs/NAME.yaml` or `harness.yaml` gives it."""
+    """A judge's configuration, from `judges/configs/NAME.yaml` or `harness.yaml`."""
 
     name: str
     kind: str
     """Entry point in `fusion_harness.judges`: llm, reference, …"""
     model: str | None = None
-    """Model name the endpoint knows."""
+    """Model name at the endpoint."""
     url: str | None = None
     """Base URL of an OpenAI-compatible server, ending in /v1."""
     key_env: str | None = None
-    """Environment variable that holds the API key; the key itself is never in a file."""
+    """Environment variable with the API key; the key itself is never in a file."""
     access: Access = Access()
     evaluator: str | None = None
-    """kind alpaca_eval: the evaluator configuration whose words and parser replace the suite's."""
+    """kind alpaca_eval: the evaluator configuration whose prompt and parser replace the suite's."""
     serve: dict[str, JsonValue] = {}
-    """A judge this harness serves itself: its server's options, as `serve:` of harness.yaml has them."""
+    """Options of the server if the harness serves the judge itself, as under `serve:` in harness.yaml."""
     params: dict[str, JsonValue] = {}
     """Request parameters that replace the template's (`null` leaves one out), e.g. max_completion_tokens."""
     price_in: float | None = Field(default=None, ge=0)
     price_out: float | None = Field(default=None, ge=0)
     """US dollars per million tokens."""
     concurrency: int = Field(default=32, ge=1)
-    """Calls in flight, at most; the endpoint may be found to take fewer."""
+    """Most calls in flight; fewer if the endpoint accepts fewer."""
     rpm: float | None = Field(default=None, gt=0)
-    """Requests a minute, at most; judges of one endpoint (URL and key) share the smallest that any of them gives."""
+    """Most requests per minute; judges of one endpoint (URL and key) share the smallest of their limits."""
     tpm: float | None = Field(default=None, gt=0)
-    """Tokens a minute, prompts and replies together; shared likewise."""
+    """Tokens per minute, prompts and replies together; shared likewise."""
     timeout: float = Field(default=300.0, gt=0)
     """Seconds a call may take."""
     patience: float = Field(default=60.0, gt=0)
     """Seconds the endpoint may stay down before the run stops with what it has."""
     retired: date | None = None
-    """Day on which the provider shut this snapshot down, or will; the note says who says so."""
+    """Day on which the provider shut this snapshot down, or will; the note names the source."""
     note: str | None = None
-    """Shown on every card of this judge, e.g. that it is rule-based."""
+    """Text shown on every card of this judge, e.g. that it is rule-based."""

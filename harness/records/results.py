@@ -1,4 +1,4 @@
-"""What a run comes to: scores with their intervals, and the card that holds them."""
+"""Records of results: scores with their intervals, and the score card."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Literal, Self
 
 from pydantic import JsonValue, model_validator
 
-from .base import Record, digest
+from .asking import Record, digest
 from .judging import JuryRule
 
 LARGEST = 1e15
-"""No number of a card is larger; whole ones are exact below 2**53, about 9e15."""
+"""Bound of a card's numbers; integers are exact below 2**53, about 9e15."""
 
 
 class Score(Record):
-    """One number with its interval. `value` None: it cannot be given; the card's notes say why."""
+    """One number with its interval. `value` is None if it cannot be computed; the card's notes state why."""
 
     value: float | None
     ci_low: float | None = None
@@ -22,13 +22,13 @@ class Score(Record):
     """95 % interval unless the metric's name says otherwise; same unit as `value`."""
     se: float | None = None
     n: int
-    """What was scored, in the suite's own unit (turns, instructions, games)."""
+    """Number of scored items, in the suite's own unit (turns, instructions, games)."""
     unscored: int = 0
-    """The rest of what should have been asked."""
+    """Items that should have been scored but were not."""
 
 
 class SuiteScores(Record):
-    """What a suite's scorer returns: metrics by name, overall and by category, and notes for the reader."""
+    """The result of a suite's scorer: metrics by name, overall and by category, and notes for the reader."""
 
     scores: dict[str, Score]
     by_category: dict[str, dict[str, Score]] = {}
@@ -36,15 +36,15 @@ class SuiteScores(Record):
 
 
 class JuryCounts(Record):
-    """How many verdicts a jury's questions got. A question is one answer (turn, order, repeat) to be judged."""
+    """How many verdicts a jury's questions got. A question is one answer to be judged (turn, order, repeat)."""
 
     questions: int
     full: int
     """All members gave a verdict."""
     part: int
-    """More than half of them, not all: combined from those there are."""
+    """More than half of the members gave a verdict, but not all; those given were combined."""
     short: int
-    """Half of them or fewer: unscored."""
+    """At most half of the members gave a verdict: unscored."""
     undecided: int = 0
     """No majority: a draw for preferences, the median for ratings."""
 
@@ -63,8 +63,8 @@ class PairAgreement(Record):
 class VarianceParts(Record):
     """Where the headline's sampling error comes from: components of variance of one verdict, and their effect.
 
-    In the square of `unit`; None where the design cannot tell a level from the one above it (one draw, one judge and
-    order, one repeat), which then holds both. Negative estimates are 0 and named in `truncated`.
+    In the square of `unit`; None if the design cannot tell a level from the one above it (one draw, one judge and
+    order, one repeat), which then includes both. Negative estimates are 0 and listed in `truncated`.
     """
 
     unit: Literal["percent", "points"]
@@ -78,13 +78,13 @@ class VarianceParts(Record):
     """Between repeats of one judge in one order on one answer."""
     truncated: tuple[Literal["question", "generation", "judge", "repeat"], ...] = ()
     se: float
-    """Standard error of the mean over questions that the components imply."""
+    """Standard error of the mean over questions implied by the components."""
     judge_share: float
-    """Percent of its square that is the judges': `judge` and `repeat`, with the verdicts there are."""
+    """Percent of its square that is due to the judges (`judge` and `repeat`)."""
 
 
 class AnchorCheck(Record):
-    """One judge's verdicts on the anchor set now, against those recorded with it."""
+    """One judge's verdicts on the anchor set now, compared with the recorded ones."""
 
     anchors: str
     """First 12 characters of the anchor file's digest."""
@@ -96,34 +96,34 @@ class AnchorCheck(Record):
     shift: Score
     """Mean of now less recorded, question as the unit: percent points of preference, or rating points."""
     p: float | None = None
-    """Of the paired t-test that the shift is 0; None where it cannot be made."""
+    """p-value of the paired t-test that the shift is 0; None if it cannot be computed."""
     changed: float | None = None
     """Percent of verdicts with another outcome (win, draw, loss) or rating than recorded."""
     detectable: float | None = None
-    """Shift that such a check notices with a probability of 80 %, same unit."""
+    """Shift that such a check detects with a probability of 80 %, same unit."""
     drifted: bool | None = None
-    """True: the judge moved (p under 0.01). None: cannot be told, see `reason`."""
+    """True: the judge moved (p under 0.01). None: unknown, see `reason`."""
     reason: str | None = None
 
 
 class Judging(Record):
-    """How far the verdicts can be trusted. Shares are percent with 95 % intervals, the question being the unit."""
+    """How far the verdicts can be trusted. Shares are percent with 95 % intervals over questions."""
 
     rule: JuryRule | None = None
     """None: one judge."""
     repeats: int = 1
     members: dict[str, Score] = {}
-    """Of a jury: the headline by each member's verdicts alone."""
+    """Jury member -> the headline by its verdicts alone."""
     jury: JuryCounts | None = None
     agreement: tuple[PairAgreement, ...] = ()
     differing: Score | None = None
-    """Questions with two verdicts or more on which members differ."""
+    """Percent of questions with two verdicts or more on which members differ."""
     alpha: float | None = None
     """Krippendorff's, interval metric, over all members."""
     order_flips: dict[str, Score] = {}
     """By judge: answers whose outcome changes with the order they are shown in."""
     first_shown: dict[str, Score] = {}
-    """By judge: share of the points that the answer shown first gets; 50 is no preference for a place."""
+    """By judge: share of the points that the answer shown first gets; 50 is no position bias."""
     repeat_flips: dict[str, Score] = {}
     """By judge: chance that two repeats of one question differ."""
     variance: VarianceParts | None = None
@@ -132,12 +132,12 @@ class Judging(Record):
 
     @property
     def drifted(self) -> tuple[str, ...]:
-        """Judges that moved: a gate must not pass on them."""
+        """Return the judges that moved, on which a gate must not pass."""
         return tuple(name for name, check in self.anchors.items() if check.drifted)
 
 
 class ScoreCard(Record):
-    """One model on one suite under one protocol: what the leaderboard and the gate read."""
+    """The scores of one model on one suite under one protocol, as the leaderboard and the gate read them."""
 
     schema_version: Literal[1] = 1
     suite: str
@@ -147,21 +147,21 @@ class ScoreCard(Record):
     headline: str
     """The metric of `scores` that ranks."""
     complete: bool
-    """False where too little was scored (under 90 %) to rank this card."""
+    """False if too little was scored (under 90 %) to rank this card."""
     protocol: dict[str, JsonValue]
-    """Everything that makes two numbers comparable; cards with unequal protocols are never ranked together."""
+    """Everything that makes two scores comparable; cards with unequal protocols are never ranked together."""
     sampling: dict[str, JsonValue]
     scores: dict[str, Score]
     by_category: dict[str, dict[str, Score]] = {}
     counts: dict[str, JsonValue] = {}
-    """Asked, answered, truncated, unscored by reason, and the like."""
+    """Numbers of prompts asked, answered, truncated, unscored by reason, and the like."""
     notes: tuple[str, ...] = ()
     provenance: dict[str, JsonValue]
-    """Digests, versions, git state, seeds: what produced the numbers."""
+    """What produced the scores: digests, versions, git state, seeds."""
     judging: Judging | None = None
-    """Jury, flips, variance, drift; None on cards that no pipeline of ours judged."""
+    """Jury, flips, variance, drift; None on cards whose judgments did not come from this pipeline."""
     usage: dict[str, JsonValue] = {}
-    """Seconds, tokens and dollars by stage: measured, so not equal between two runs."""
+    """Seconds, tokens and dollars by stage; as they are measured, they differ between runs."""
 
     @model_validator(mode="after")
     def _has_its_headline(self) -> Self:
@@ -170,11 +170,13 @@ class ScoreCard(Record):
         return self
 
     def unreadable(self) -> str | None:
-        """The first metric with a number that is none (NaN, infinity), as a card from elsewhere may have; else None."""
+        """Return the first metric with a NaN or an infinity, which foreign cards may have; else None."""
         for scores in (self.scores, *self.by_category.values()):
             for name, score in scores.items():
-                given = [one for one in (score.value, score.ci_low, score.ci_high, score.se) if one is not None]
-                if not all(abs(one) < LARGEST for one in given):
+                numbers = [
+                    number for number in (score.value, score.ci_low, score.ci_high, score.se) if number is not None
+                ]
+                if not all(abs(number) < LARGEST for number in numbers):
                     return name
         return None
 

@@ -1,1 +1,1 @@
-"""Pure numbers: arrays in, numbers out. No files, no clock, no global random state."""
+"""Statistics as pure functions of arrays: no files, no clock, no global random state."""

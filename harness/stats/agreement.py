@@ -1,7 +1,7 @@
-"""How far two judges agree: raw, beyond chance (kappa, alpha), between the two orders, between repeats. Pure.
+"""Measure how far judges agree: raw, beyond chance (kappa, alpha), between the two orders, between repeats. Pure.
 
-A verdict is any hashable label ("first", "tie", 0.5, …); only equality counts, but for alpha's interval metric.
-Intervals are 95 % and take a row's cluster (its question) as the unit.
+A verdict is any hashable label ("first", "tie", 0.5, …). Only equality matters, except for alpha's interval metric.
+Intervals are 95 %, with a row's cluster (its question) as the unit.
 """
 
 from __future__ import annotations
@@ -12,43 +12,44 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .clustered import CONFIDENCE, clustered_interval
-from .intervals import FloatArray, Interval
-from .paired import t_quantile
+from .intervals import FloatArray, Interval, percentile_interval, resampling_weights
+from .paired import CONFIDENCE, clustered_interval, t_quantile
 
 
 @dataclass(frozen=True)
 class Measure:
-    """An estimate with its interval; `value` None where the rows do not define it."""
+    """An estimate with its interval; `value` is None if the rows do not define it."""
 
     value: float | None
     interval: Interval | None
     n: int
-    """Rows it was made from."""
+    """Number of rows."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two judges' verdicts on the same things."""
+    """Agreement of two judges' verdicts on the same items."""
 
     raw: Measure
     """Share of equal verdicts, 0..1."""
     kappa: Measure
-    """Cohen's kappa, -1..1: 0 is chance given both judges' own frequencies. None where both say one thing only."""
+    """Cohen's kappa, -1..1: 0 is chance given both judges' frequencies. None if both always give the same verdict."""
 
 
 def agreement(
     first: Sequence[Hashable], second: Sequence[Hashable], clusters: Sequence[Hashable] | None = None
 ) -> Agreement:
-    """Raw agreement and Cohen's kappa of paired verdicts. Without `clusters` every row stands for itself."""
+    """Return raw agreement and Cohen's kappa of paired verdicts. Without `clusters` every row is its own
+    cluster."""
     units = range(len(first)) if clusters is None else clusters
-    same = np.array([one == other for one, other in zip(first, second, strict=True)], dtype=np.float64)
+    same = np.array([left == right for left, right in zip(first, second, strict=True)], dtype=np.float64)
     return Agreement(raw=share_measure(same, units), kappa=_kappa(first, second, same, units))
 
 
 def mean_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
-    """The mean of `values`, shape (rows,), with its clustered interval."""
+    """Return the mean of `values`, shape (rows,), with its clustered interval."""
     n = len(values)
     if not n:
         return Measure(None, None, 0)
@@ -57,42 +58,45 @@ def mean_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
 
 
 def share_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
-    """The mean of `values` within 0..1, shape (rows,), with an interval that stays there.
+    """Return the mean of `values` within 0..1, shape (rows,), with an interval that stays there.
 
-    Wilson's, of the effective number of rows p(1 - p)/SE^2 (as Korn and Graubard 1998 have it for Clopper-Pearson's),
-    with the clustered SE, and Student's t for z. Where all rows are 0 or all 1 a cluster counts as one row.
+    Wilson's interval of the effective number of rows p(1 - p)/SE^2 (Korn and Graubard 1998 do so for
+    Clopper-Pearson's), with the clustered SE and Student's t for z. If all rows are 0 or all are 1, a cluster counts as
+    one row.
     """
-    found = mean_measure(values, clusters)
-    if found.value is None or found.interval is None:
-        return found
-    p, se, groups = found.value, found.interval.se, len(set(clusters))
+    mean = mean_measure(values, clusters)
+    if mean.value is None or mean.interval is None:
+        return mean
+    p, se, groups = mean.value, mean.interval.se, len(set(clusters))
     rows = p * (1 - p) / se**2 if se > 0 else groups
     t2 = t_quantile(0.5 + CONFIDENCE / 2, groups - 1) ** 2
     centre = (p + t2 / (2 * rows)) / (1 + t2 / rows)
     half = float(np.sqrt(t2 * (p * (1 - p) + t2 / (4 * rows)) / rows)) / (1 + t2 / rows)
     low, high = max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
-    return Measure(p, Interval(low=low, high=high, se=se), found.n)
+    return Measure(p, Interval(low=low, high=high, se=se), mean.n)
 
 
 def _kappa(
     first: Sequence[Hashable], second: Sequence[Hashable], same: FloatArray, clusters: Sequence[Hashable]
 ) -> Measure:
-    """kappa = (po - pe) / (1 - pe).
+    """Return Cohen's kappa = (po - pe) / (1 - pe).
 
     A row's influence is the derivative of kappa at its cell, [d(1 - pe) - (1 - po)(p_.i + p_j.)] / (1 - pe)^2, centred;
-    with one row a cluster this gives the large-sample variance of Fleiss, Cohen and Everitt 1969 (eq. 13), but for the
-    factor G/(G-1).
+    with one row per cluster this gives the large-sample variance of Fleiss, Cohen and Everitt 1969 (eq. 13), except for
+    the factor G/(G-1).
     """
     n = len(first)
     if not n:
         return Measure(None, None, 0)
-    ours, theirs = Counter(first), Counter(second)
-    expected = sum(ours[label] * theirs[label] for label in ours) / n**2
+    first_counts, second_counts = Counter(first), Counter(second)
+    expected = sum(first_counts[label] * second_counts[label] for label in first_counts) / n**2
     if expected == 1.0:
         return Measure(None, None, n)
     observed = float(same.mean())
     value = (observed - expected) / (1 - expected)
-    margins = np.array([(theirs[one] + ours[other]) / n for one, other in zip(first, second, strict=True)])
+    margins = np.array(
+        [(second_counts[left] + first_counts[right]) / n for left, right in zip(first, second, strict=True)]
+    )
     slope = (same * (1 - expected) - (1 - observed) * margins) / (1 - expected) ** 2
     interval = clustered_interval(value, (slope - slope.mean()) / n, clusters)
     if interval is not None:
@@ -101,10 +105,10 @@ def _kappa(
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Hashable]], *, interval_metric: bool = False) -> float | None:
-    """Krippendorff's alpha = 1 - Do/De of any number of raters; a unit holds the verdicts it got, missing left out.
+    """Return Krippendorff's alpha = 1 - Do/De of any number of raters; a unit lists its verdicts, without missing ones.
 
-    Nominal metric, or squared differences of numbers (`interval_metric`). Units with one verdict count for nothing.
-    None where fewer than two verdicts can be paired or all are the same. Krippendorff 2011, Computing Krippendorff's
+    Nominal metric, or squared differences of numbers (`interval_metric`). Units with one verdict are ignored.
+    None if fewer than two verdicts can be paired or all are the same. Krippendorff 2011, Computing Krippendorff's
     Alpha-Reliability, sections C and D.
     """
     paired = [unit for unit in units if len(unit) > 1]
@@ -117,30 +121,30 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable]], *, interval_metric: 
 
 
 def _disagreement(counts: Counter[Hashable], interval_metric: bool) -> float:
-    """Sum of the metric over ordered pairs of single verdicts."""
+    """Return the sum of the metric over ordered pairs of single verdicts."""
     total = 0.0
-    for (one, times), (other, others) in combinations(counts.items(), 2):
-        distance = (float(str(one)) - float(str(other))) ** 2 if interval_metric else 1.0
-        total += 2 * times * others * distance
+    for (left, left_count), (right, right_count) in combinations(counts.items(), 2):
+        distance = (float(str(left)) - float(str(right))) ** 2 if interval_metric else 1.0
+        total += 2 * left_count * right_count * distance
     return total
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """One judge, both orders. Verdicts name the answer, not its place."""
+    """One judge's consistency over both orders. Verdicts name the answer, not its position."""
 
     consistent: Measure
     """Share of pairs of games with the same verdict, 0..1."""
     first_shown: Measure
-    """Share of the games' points given to the answer shown first; 0.5 is no preference for a place."""
+    """Share of the games' points given to the answer shown first; 0.5 is no position bias."""
 
 
 def position_consistency(
     candidate_second: FloatArray, candidate_first: FloatArray, clusters: Sequence[Hashable]
 ) -> Consistency:
-    """From the candidate's preference (0..1) when shown second and when shown first; both of shape (pairs,).
+    """Compare the candidate's preference (0..1) when shown second and when shown first; both of shape (pairs,).
 
-    Verdicts are the same where they fall on the same side of 0.5 (or both on it), so that probabilities compare too.
+    Verdicts are the same if they are on the same side of 0.5 (or both at 0.5), so that probabilities compare too.
     """
     same = (np.sign(candidate_second - 0.5) == np.sign(candidate_first - 0.5)).astype(np.float64)
     shown_first = (candidate_first + 1.0 - candidate_second) / 2
@@ -148,16 +152,188 @@ def position_consistency(
 
 
 def flip_rate(repeats: Sequence[Sequence[Hashable]], clusters: Sequence[Hashable] | None = None) -> Measure:
-    """Probability that two repeats of one question differ: the mean, over questions, of the share of unequal pairs.
+    """Return the probability that two repeats of one question differ: the mean over questions of the share of unequal
+    pairs.
 
     Questions with fewer than two verdicts are left out; `n` counts the others.
     """
     units = list(range(len(repeats)) if clusters is None else clusters)
-    kept = [(_unequal_share(said), unit) for said, unit in zip(repeats, units, strict=True) if len(said) > 1]
+    kept = [
+        (_unequal_share(verdicts), unit) for verdicts, unit in zip(repeats, units, strict=True) if len(verdicts) > 1
+    ]
     return share_measure(np.array([share for share, _ in kept], dtype=np.float64), [unit for _, unit in kept])
 
 
-def _unequal_share(said: Sequence[Hashable]) -> float:
-    n = len(said)
-    equal = sum(times * (times - 1) for times in Counter(said).values())
+def _unequal_share(verdicts: Sequence[Hashable]) -> float:
+    n = len(verdicts)
+    equal = sum(times * (times - 1) for times in Counter(verdicts).values())
     return 1.0 - equal / (n * (n - 1))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Measure whether two scores rank models alike: Spearman's rho and Kendall's tau-b, with intervals. Pure.
+
+
+RESAMPLES = 2000
+"""Enough for a correlation's interval, whose ends then vary by about 0.04 standard errors."""
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Both coefficients; their values are None with fewer than three models, or if a side ranks all models equal."""
+
+    spearman: Measure
+    kendall: Measure
+
+
+def rank_correlation(sums: FloatArray, counts: FloatArray, board: FloatArray, *, seed: int = 0) -> RankCorrelation:
+    """Correlate each model's mean over questions with `board`, shape (models,), ignoring the board's own noise.
+
+    `sums` and `counts`, shape (questions, models): a question's contribution to a model's score and its number of
+    verdicts. Questions are resampled; a resample that leaves a model without any is skipped.
+    """
+    models = len(board)
+    total = counts.sum(axis=0)
+    if models < 3 or not total.all():
+        return RankCorrelation(Measure(None, None, models), Measure(None, None, models))
+    drawn = []
+    for weights in resampling_weights(len(sums), RESAMPLES, np.random.default_rng(seed)):
+        below = weights @ counts
+        whole = below.all(axis=1)
+        drawn.append((weights @ sums)[whole] / below[whole])
+    point, scores = (sums.sum(axis=0) / total)[None, :], np.concatenate(drawn)
+    return RankCorrelation(
+        *(
+            _measure(coefficient(point, board), coefficient(scores, board), models)
+            for coefficient in (_spearman, _kendall)
+        )
+    )
+
+
+def _measure(point: FloatArray, resampled: FloatArray, models: int) -> Measure:
+    if np.isnan(point[0]):
+        return Measure(None, None, models)
+    value, interval = float(point[0]), percentile_interval(resampled[~np.isnan(resampled)])
+    if interval is not None:  # resampling adds noise, which pulls a correlation to 0, so the estimate may exceed all
+        interval = Interval(low=min(interval.low, value), high=max(interval.high, value), se=interval.se)
+    return Measure(value, interval, models)
+
+
+def _spearman(scores: FloatArray, board: FloatArray) -> FloatArray:
+    """Return Pearson's correlation of the ranks (mean ranks for ties) for each row; NaN for a row of ties only."""
+    ranks, board_ranks = _ranks(scores), _ranks(board[None, :])[0]
+    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    board_ranks = board_ranks - board_ranks.mean()
+    norm = np.sqrt((ranks**2).sum(axis=1) * (board_ranks**2).sum())
+    return _ratio(ranks @ board_ranks, norm)
+
+
+def _ranks(rows: FloatArray) -> FloatArray:
+    """Return the ranks within each row, from 1, with ties at their mean.
+
+    Compared pair by pair, because scipy.stats.rankdata takes a second to import.
+    """
+    below = (rows[:, :, None] > rows[:, None, :]).sum(axis=2)
+    level = (rows[:, :, None] == rows[:, None, :]).sum(axis=2)
+    ranks: FloatArray = below + (level + 1) / 2
+    return ranks
+
+
+def _kendall(scores: FloatArray, board: FloatArray) -> FloatArray:
+    """Return tau-b = (concordant - discordant) / sqrt(pairs untied in scores * pairs untied in board) for each row."""
+    lower, upper = np.triu_indices(len(board), 1)
+    signs, board_signs = np.sign(scores[:, lower] - scores[:, upper]), np.sign(board[lower] - board[upper])
+    return _ratio(signs @ board_signs, np.sqrt((signs**2).sum(axis=1) * (board_signs**2).sum()))
+
+
+def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> FloatArray:
+    ratio: FloatArray = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+    return ratio
+
+
+# ----------------------------------------------------------------------------------------------------
+# Estimate people's verdicts from a judge's verdicts and a sample judged by both. Pure. Two corrections: Rogan-Gladen
+# for won-or-lost verdicts, prediction-powered inference (PPI) for any number. Both assume that the judge errs on new
+# answers as it did on the calibration sample, which the data cannot show.
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """An estimate after correction, with a 95 % interval that includes the calibration's own noise."""
+
+    value: float | None
+    """None if the judge is no better than chance, or the calibration has too few cases."""
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class JudgedSample:
+    """Rows judged by a judge and partly by people; all arrays of shape (rows,)."""
+
+    judge: FloatArray
+    """The judge's values, e.g. preferences 0..1."""
+    people: FloatArray
+    """People's values in the same unit; NaN for rows that they did not judge."""
+    clusters: Sequence[Hashable]
+    """Question of each row."""
+
+
+def rogan_gladen(rows: JudgedSample) -> Corrected:
+    """Return people's win share (0..1) over all rows that the judge decided.
+
+    theta = (p + q0 - 1) / (q0 + q1 - 1), with p the judge's win share, q1 the share of wins (as people see them) that
+    the judge calls wins and q0 that of losses it calls losses (Rogan and Gladen 1978; for judges Lee et al.,
+    arXiv 2511.21140). Clipped to 0..1. The interval is first-order and clustered, since the judge's win share and the
+    calibration are from the same questions: d theta = [dp + (1 - theta) dq0 - theta dq1] / (q0 + q1 - 1). Values above
+    0.5 are wins, below it losses; a tie of either side is left out.
+    """
+    judged = rows.judge != 0.5
+    both = judged & ~np.isnan(rows.people) & (rows.people != 0.5)
+    won, lost = both & (rows.people > 0.5), both & (rows.people < 0.5)
+    if not (won.any() and lost.any()):
+        return Corrected(None, None)
+    wins = (rows.judge > 0.5).astype(np.float64)
+    p, q1, q0 = float(wins[judged].mean()), float(wins[won].mean()), float(1 - wins[lost].mean())
+    power = q0 + q1 - 1
+    if power <= 0:
+        return Corrected(None, None)
+    theta = (p + q0 - 1) / power
+    influence = np.where(judged, (wins - p) / judged.sum(), 0.0)
+    influence -= np.where(won, theta * (wins - q1) / won.sum(), 0.0)
+    influence += np.where(lost, (1 - theta) * (1 - wins - q0) / lost.sum(), 0.0)
+    interval = clustered_interval(theta, influence / power, rows.clusters)
+    return Corrected(float(np.clip(theta, 0, 1)), interval and _clipped(interval))
+
+
+def _clipped(interval: Interval) -> Interval:
+    return Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
+
+
+def prediction_powered(rows: JudgedSample, *, tuned: bool = False) -> Corrected:
+    """Return people's mean over all rows: mean(judge over all) + mean(people - judge over rows with both).
+
+    `tuned` weights the judge by the lambda of least variance, mean(people) + lambda * (mean judge over all - mean judge
+    over calibration), so that a useless judge does no harm. Angelopoulos et al. 2023 (arXiv 2301.09633) and 2023b
+    (PPI++, arXiv 2311.01453). The interval is clustered: a question contributes to both means, so their
+    covariance counts.
+    """
+    both = ~np.isnan(rows.people)
+    total, seen = len(rows.judge), int(both.sum())
+    if seen < 2:
+        return Corrected(None, None)
+    judge, people = rows.judge[both], rows.people[both]
+    weight = _best_weight(judge, people) if tuned else 1.0
+    value = float(people.mean() + weight * (rows.judge.mean() - judge.mean()))
+    influence = weight * (rows.judge - rows.judge.mean()) / total
+    difference = people - weight * judge
+    influence[both] += (difference - difference.mean()) / seen
+    return Corrected(value, clustered_interval(value, influence, rows.clusters))
+
+
+def _best_weight(judge: FloatArray, people: FloatArray) -> float:
+    """Return cov(people, judge) / var(judge), clipped to 0..1: PPI++'s lambda if all rows include the calibration's."""
+    variance = float(np.var(judge))
+    if not variance:
+        return 0.0
+    covariance = float(np.mean((judge - judge.mean()) * (people - people.mean())))
+    return float(np.clip(covariance / variance, 0, 1))

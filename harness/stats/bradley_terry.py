@@ -1,7 +1,7 @@
 """Bradley-Terry strengths of models from battles: the converged fit, its closed form, and the reference's bootstrap.
 
-The model: log-odds that the first of two wins = strength(first) - strength(second), natural logarithms. Where all
-battles share one opponent the fit is the logit of each model's own win rate. Elo = 400 / ln 10 * strength + 1000
+The model: log-odds that the first of two wins = strength(first) - strength(second), natural logarithms. If all
+battles share one opponent, the fit is the logit of each model's win rate. Elo = 400 / ln 10 * strength + 1000
 (arena-hard-auto show_result.py, compute_mle_elo: SCALE 400, BASE 10, INIT_RATING 1000).
 """
 
@@ -24,11 +24,12 @@ SEED = 42  # show_result.py: np.random.seed(42)
 PERCENTILES = (2.5, 97.5)
 V2_PERCENTILES = (5.0, 95.0)  # show_result.py of v2.0: a 90 % interval
 CERTAIN = 1e-6
-"""A win rate of 0 or 1 counts as this far from it: strength stays finite, the win rate prints as 0.00 or 100.00."""
+"""A win rate of 0 or 1 is moved inward by this much: the strength stays finite, and it still prints as 0.00 or
+100.00."""
 STEPS = 100
 TOLERANCE = 1e-10
 LONGEST_STEP = 5.0
-"""Logits a Newton step may change a strength by."""
+"""Largest change of a strength in one Newton step, in logits."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +49,29 @@ class Battles:
 
 
 def counted(battles: Battles, weights: FloatArray | None = None) -> FloatArray:
-    """Points[i, j] that model i took from model j, a tie half to each; shape (models, models), diagonal zero."""
+    """Return the points [i, j] that model i took from model j, half each for a tie; shape (models, models), diagonal
+    0."""
     models = len(battles.names)
     points = battles.result / 2.0
     weight = np.ones(len(battles)) if weights is None else weights
     forward = np.bincount(battles.first * models + battles.second, weight * points, models**2).astype(np.float64)
     back = np.bincount(battles.second * models + battles.first, weight * (1.0 - points), models**2)
     table: FloatArray = (forward + back).reshape(models, models)
-    np.fill_diagonal(table, 0.0)  # a battle of a model against itself says nothing about it
+    np.fill_diagonal(table, 0.0)  # a battle of a model against itself carries no information
     return table
 
 
 def fit_strengths(points: FloatArray, anchor: int = 0) -> FloatArray:
-    """Maximum-likelihood strengths in logits, zero at `anchor`; shape (models,). `points` as `counted` gives them.
+    """Return the maximum-likelihood strengths in logits, zero at `anchor`; shape (models,). `points` comes from
+    `counted`.
 
-    NaN for a model that no chain of won and lost points ties to the anchor: its strength is unbounded or unknown.
+    NaN for a model that no chain of won and lost points connects with the anchor: its strength is unbounded or unknown.
     """
     inside = np.flatnonzero(_tied_to(points, anchor))
-    found = np.full(len(points), np.nan)
-    found[anchor] = 0.0
+    strengths = np.full(len(points), np.nan)
+    strengths[anchor] = 0.0
     if len(inside) == 1:
-        return found
+        return strengths
     table = points[np.ix_(inside, inside)]
     games, won = table + table.T, table.sum(axis=1)
     strength = np.zeros(len(inside))
@@ -82,12 +85,12 @@ def fit_strengths(points: FloatArray, anchor: int = 0) -> FloatArray:
         strength += np.clip(step, -LONGEST_STEP, LONGEST_STEP)
         if np.max(np.abs(step), initial=0.0) < TOLERANCE:
             break
-    found[inside] = strength - strength[np.flatnonzero(inside == anchor)[0]]
-    return found
+    strengths[inside] = strength - strength[np.flatnonzero(inside == anchor)[0]]
+    return strengths
 
 
 def _tied_to(points: FloatArray, anchor: int) -> NDArray[np.bool_]:
-    """Which models take points from the anchor and lose points to it, over chains of others; shape (models,)."""
+    """Return which models take points from the anchor and lose points to it, over chains of others; shape (models,)."""
     reach = (points > 0) | np.eye(len(points), dtype=np.bool_)
     for _ in range(len(points).bit_length()):
         reach = (reach.astype(np.float64) @ reach) > 0
@@ -96,10 +99,10 @@ def _tied_to(points: FloatArray, anchor: int) -> NDArray[np.bool_]:
 
 
 def star_strengths(points: FloatArray, centre: int) -> FloatArray:
-    """`fit_strengths` where every battle is against `centre`: the logit of each win rate.
+    """Return `fit_strengths` for battles that are all against `centre`: the logit of each win rate.
 
-    `points` of shape (..., models, 2): won, lost against the centre. NaN without a battle; a clean sweep is held at
-    `CERTAIN`.
+    `points` has shape (..., models, 2): won and lost against the centre. NaN without a battle; a clean sweep is clipped
+    by `CERTAIN`.
     """
     won, lost = points[..., 0], points[..., 1]
     with np.errstate(invalid="ignore"):
@@ -110,26 +113,26 @@ def star_strengths(points: FloatArray, centre: int) -> FloatArray:
 
 
 def hub(battles: Battles) -> int | None:
-    """The one model that takes part in every battle between two; None where there is no such model."""
+    """Return the one model that takes part in every battle between two; None if there is no such model."""
     apart = battles.first != battles.second
     first, second = battles.first[apart], battles.second[apart]
     if not len(first):
         return None
-    for one in (int(first[0]), int(second[0])):
-        if np.all((first == one) | (second == one)):
-            return one
+    for model in (int(first[0]), int(second[0])):
+        if np.all((first == model) | (second == model)):
+            return model
     return None
 
 
 def reference_rounds(
     battles: Battles, *, rounds: int = ROUNDS, seed: int = SEED, baseline: str | None = None
 ) -> FloatArray:
-    """Elo of each model in each of the reference's bootstrap rounds; shape (rounds, models).
+    """Return the Elo of each model in each of the reference's bootstrap rounds; shape (rounds, models).
 
     A round draws as many rows as there are, of all models together, exactly as `numpy.random.seed(seed)` and pandas'
-    `sample(frac=1, replace=True)` do. `baseline` None: rounds with mean 1000 instead of a model at 1000, which is what
-    the reference's v0.1 does with a baseline of one's own (its name never reaches the bootstrap). NaN for a model that
-    a round left out.
+    `sample(frac=1, replace=True)` do. `baseline` None: rounds have mean 1000 instead of a model at 1000, as the
+    reference's v0.1 does with a custom baseline (whose name never reaches the bootstrap). NaN for a model without
+    rows in a round.
     """
     centre = hub(battles)
     if centre is not None and len(battles.names) == 2:
@@ -145,7 +148,8 @@ def reference_rounds(
 
 
 def _rounds(battles: Battles, rounds: int, seed: int, centre: int | None) -> Iterator[FloatArray]:
-    """Strengths of each round. Rows with the same two models and result are alike, so a round is their counts."""
+    """Yield each round's strengths. Rows with the same models and result are equal, so a round is a vector of
+    counts."""
     models = len(battles.names)
     kinds, row_kind = np.unique((battles.first * models + battles.second) * 3 + battles.result, return_inverse=True)
     row_kind = row_kind.astype(np.int32)  # half the memory traffic of the gather below
@@ -161,19 +165,19 @@ def _rounds(battles: Battles, rounds: int, seed: int, centre: int | None) -> Ite
 
 
 def _two_models(battles: Battles, rounds: int, seed: int, centre: int) -> FloatArray:
-    """`_rounds` of one model and its baseline: a round is the sum of the points drawn."""
-    other = 1 - centre
-    points = np.where(battles.first == other, battles.result, 2 - battles.result)  # in half points
+    """Return `_rounds` for one model and its baseline, where a round is the sum of the points drawn."""
+    model = 1 - centre
+    points = np.where(battles.first == model, battles.result, 2 - battles.result)  # in half points
     apart = battles.first != battles.second
     won = drawn_sums(np.where(apart, points, 0), rounds, seed) / 2.0
     games = float(len(battles)) if apart.all() else drawn_sums(apart.astype(np.int64), rounds, seed)
     table = np.zeros((rounds, 2, 2))
-    table[:, other, 0], table[:, other, 1] = won, games - won
+    table[:, model, 0], table[:, model, 1] = won, games - won
     return star_strengths(table, centre)
 
 
 def drawn_sums(values: IntArray, rounds: int, seed: int) -> FloatArray:
-    """Sum of `len(values)` values drawn with replacement, once a round; shape (rounds,). Values 0..127.
+    """Return the sum of `len(values)` values drawn with replacement, once per round; shape (rounds,). Values 0..127.
 
     The draws are those of `RandomState(seed).randint(0, n, n)` in a third of its time: 32-bit words cut to the bits of
     n - 1, words of n and above left out (numpy's legacy masked rejection).
@@ -190,13 +194,13 @@ def drawn_sums(values: IntArray, rounds: int, seed: int) -> FloatArray:
 
 
 def win_rate(elo: FloatArray, baseline_elo: FloatArray | float = ELO_ORIGIN) -> FloatArray:
-    """Probability, in percent, of beating a baseline of that Elo."""
+    """Return the probability, in percent, of beating a baseline of that Elo."""
     rate: FloatArray = 100.0 / (1.0 + 10.0 ** ((baseline_elo - elo) / 400.0))
     return rate
 
 
 def reference_interval(rounds: FloatArray) -> FloatArray:
-    """Win rates in percent at the 2.5 and 97.5 percentiles of anchored rounds, shape (2, models).
+    """Return the win rates in percent at the 2.5 and 97.5 percentiles of anchored rounds, shape (2, models).
 
     A model missing from one round has no percentile, which the reference prints as 50; here it is NaN.
     """
@@ -205,31 +209,32 @@ def reference_interval(rounds: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class RowInterval(Interval):
-    """Percent; `middle` is what v2.0 prints as the score."""
+    """An interval in percent; v2.0 prints `middle` as the score."""
 
     middle: float
     """Mean of the resamples."""
 
 
 def _rows(values: Sequence[float], weights: Sequence[float]) -> FloatArray:
-    """A candidate's points row by row, each game as often as it counts; shape (rows,)."""
+    """Return a candidate's points row by row, each game as often as it counts; shape (rows,)."""
     return np.repeat(np.array(values, dtype=np.float64), np.array(weights, dtype=np.int64))
 
 
 def row_interval(values: Sequence[float], weights: Sequence[float]) -> Interval | None:
-    """v0.1's interval, in percent, of one model by itself against its baseline; None where a round has no rows."""
+    """Return v0.1's interval, in percent, of one model alone against its baseline; None without rows."""
     rows = _rows(values, weights)
     if not len(rows):
         return None
-    one = np.ones(len(rows), dtype=np.int64)
-    battles = Battles(("baseline", "model"), 0 * one, one, np.rint(2.0 - 2.0 * rows).astype(np.int64))
+    unit = np.ones(len(rows), dtype=np.int64)
+    battles = Battles(("baseline", "model"), 0 * unit, unit, np.rint(2.0 - 2.0 * rows).astype(np.int64))
     rounds = reference_rounds(battles, baseline="baseline")
     low, high = reference_interval(rounds)[:, 1]
     return Interval(float(low), float(high), float(np.std(win_rate(rounds[:, 1]), ddof=1)))
 
 
 def v2_row_interval(values: Sequence[float], weights: Sequence[float]) -> RowInterval | None:
-    """v2.0's mean and 90 % interval, in percent, of 100 resamples of rows; upstream sets no seed, here it is 42."""
+    """Return v2.0's mean and 90 % interval, in percent, of 100 resamples of rows. Upstream sets no seed; here it is
+    42."""
     rows = _rows(values, weights)
     if not len(rows):
         return None

@@ -1,6 +1,6 @@
 """Percentile bootstrap of ratios over questions: all rows of one question are resampled together.
 
-Percentiles are computed where they can be (`saddlepoint`), and drawn with a seed where questions are few or lopsided.
+Percentiles are computed if possible (`saddlepoint`), and drawn with a seed if questions are few or skewed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float64]
 NORMAL_95 = (-1.959963984540054, 1.959963984540054)
 RESAMPLES = 10_000  # specs/statistics: B = 10k; the interval's ends then move by about 0.02 standard errors
 CELLS = 250_000
-"""Weights drawn at a time (resamples x questions): 2 MB, which stays in the processor's cache."""
+"""Weights drawn at a time (resamples x questions): 2 MB, which fits into the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,25 @@ class Interval:
 
 
 def resampling_weights(questions: int, resamples: int, rng: np.random.Generator) -> Iterator[FloatArray]:
-    """How often each question is drawn: blocks of shape (some resamples, questions), each row summing to `questions`.
+    """Yield how often each question is drawn: blocks of shape (some resamples, questions), rows summing to `questions`.
 
-    Multinomial counts, counted from drawn places: seven times as fast as drawing them as such.
+    Multinomial counts from drawn indices: seven times as fast as drawing the counts themselves.
     """
     block = max(1, CELLS // questions)
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
-        places = rng.integers(questions, size=(rows, questions)) + np.arange(rows)[:, None] * questions
-        counts = np.bincount(places.ravel(), minlength=rows * questions)
+        cells = rng.integers(questions, size=(rows, questions)) + np.arange(rows)[:, None] * questions
+        counts = np.bincount(cells.ravel(), minlength=rows * questions)
         yield counts.reshape(rows, questions).astype(np.float64)
 
 
 def ratio_interval(
     numerators: FloatArray, denominators: FloatArray, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval | None:
-    """Interval of sum(numerators) / sum(denominators); both of shape (questions,), summed within a question.
+    """Return the interval of sum(numerators) / sum(denominators); both of shape (questions,), summed within a question.
 
     A mean over rows is the ratio of row sums to row counts. None with fewer than two questions. `resamples` and `seed`
-    matter only where the percentiles are drawn.
+    matter only if the percentiles are drawn.
     """
     if len(numerators) < 2:
         return None
@@ -66,14 +66,15 @@ def ratio_interval(
 
 
 def ratio_error(numerators: FloatArray, denominators: FloatArray) -> float:
-    """Standard error of the ratio over resampled questions, linearised (statistics: u = (S - r C) / mean(C))."""
+    """Return the standard error of the ratio over resampled questions, linearised by u = (S - r C) / mean(C)."""
     ratio = numerators.sum() / denominators.sum()
     rest = numerators - ratio * denominators
     return float(np.sqrt(rest @ rest) / denominators.sum())
 
 
 def percentile_interval(estimates: FloatArray) -> Interval | None:
-    """2.5 % and 97.5 % percentiles and standard deviation of bootstrap estimates; None with fewer than two."""
+    """Return the 2.5 % and 97.5 % percentiles and standard deviation of bootstrap estimates; None with fewer than
+    two."""
     if len(estimates) < 2:
         return None
     low, high = np.percentile(estimates, [2.5, 97.5])

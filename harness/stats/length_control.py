@@ -1,25 +1,186 @@
-"""AlpacaEval's length-controlled win rate: what the win rate would be if both answers were equally long.
+"""Assign rows to cross-validation folds, as part of AlpacaEval's protocol: the published numbers depend on it.
 
-A logistic model of the preference, without intercept, of three features a row (alpaca_eval metrics/glm_winrate.py,
-"length_controlled_v1"): tanh of the standardised length difference, the instruction's difficulty, and 1. Rows of two
-gamed baselines with small weight and a zero third feature hold the length coefficient in place. The strength of the
-L1 penalty is chosen by cross-validation. Read out with the length term set to zero.
-
-The headline needs liblinear's own path, tolerance and random stream to equal published digits, so it is fitted by
-`harness.stats.newton_l1`. The bootstrap refits with the exact solver of `harness.stats.soft_logistic`.
+GroupKFold distributes equally large groups round-robin over the folds, in the reverse order of an argsort of equal
+keys. Up to scikit-learn 1.8 that argsort was not stable: the published board was made with numpy's scalar introsort,
+whose permutation of equal keys depends on their number alone. From 1.9 on the order is the stable one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .folds import FoldOrder, assign_folds
 from .intervals import FloatArray, Interval, percentile_interval, resampling_weights
 from .newton_l1 import Fits, SoftRows
-from .soft_logistic import fit_replicates, sigmoid
+
+FoldOrder = Literal["published", "stable"]
+SMALL = 15  # numpy npysort SMALL_QUICKSORT is 16: ranges of up to 16 keys are insertion-sorted
+
+
+def assign_folds(rows: int, folds: int = 5, order: FoldOrder = "published") -> NDArray[np.int64]:
+    """Return the fold number of each of `rows` rows, shape (rows,), values 0..folds-1."""
+    ranks = introsort_of_equal_keys(rows) if order == "published" else np.arange(rows)
+    assigned = np.empty(rows, dtype=np.int64)
+    assigned[ranks[::-1]] = np.arange(rows) % folds
+    return assigned
+
+
+def introsort_of_equal_keys(rows: int) -> NDArray[np.int64]:
+    """Return the permutation numpy's scalar quicksort argsort makes of `rows` equal keys.
+
+    Every comparison is "not less", so each partition step moves the pivot out of the way, swaps position by position
+    from both ends until they meet, and puts the pivot back; short ranges are left alone.
+    """
+    order = list(range(rows))
+    pending = [(0, rows - 1)] if rows else []
+    while pending:
+        low, high = pending.pop()
+        if high - low > SMALL:
+            meeting = _partition_equal(order, low, high)
+            pending += [(low, meeting - 1), (meeting + 1, high)]
+    return np.array(order, dtype=np.int64)
+
+
+def _partition_equal(order: list[int], low: int, high: int) -> int:
+    """Do one partition step over order[low..high] and return the pivot's final position."""
+    middle = low + (high - low) // 2
+    left, right = low, high - 1
+    order[middle], order[right] = order[right], order[middle]
+    while True:
+        left += 1
+        right -= 1
+        if left >= right:
+            break
+        order[left], order[right] = order[right], order[left]
+    order[left], order[high - 1] = order[high - 1], order[left]
+    return left
+
+
+# ----------------------------------------------------------------------------------------------------
+# L1-penalised logistic regression on soft labels, many weighted replicates at once: the bootstrap's solver. Minimises
+# C * sum_i w_i * cross_entropy(p_i, sigmoid(x_i . b)) + |b|_1 for each replicate by proximal Newton steps; three
+# features, so each step's quadratic problem is solved by a few dozen coordinate sweeps on arrays of replicates.
+
+
+STEPS = 30
+SWEEPS = 60
+TOLERANCE = 1e-8
+"""Largest change of a coefficient at which all replicates are done."""
+SMALLEST_CURVATURE = 1e-12
+
+
+def sigmoid(values: FloatArray) -> FloatArray:
+    """Return 1 / (1 + exp(-x)) without overflow, for any shape."""
+    probabilities: FloatArray = 0.5 * (1.0 + np.tanh(0.5 * values))
+    return probabilities
+
+
+def fit_replicates(
+    *,
+    varying: FloatArray,
+    shared: FloatArray,
+    target: FloatArray,
+    weight: FloatArray,
+    start: FloatArray,
+    strength: float,
+) -> FloatArray:
+    """Return the fitted coefficients, shape (3, replicates).
+
+    varying (rows, replicates): the first feature, which differs between replicates; shared (rows, 2): the other two;
+    target (rows,): probabilities; weight (rows, replicates); start (3,); strength: C.
+    """
+    replicates = varying.shape[1]
+    coefficients = np.repeat(start[:, None], replicates, axis=1)
+    loss = _loss(varying, shared, target, weight, coefficients, strength)
+    for _ in range(STEPS):
+        gradient, curvature = _derivatives(varying, shared, target, weight, coefficients, strength)
+        step = _solve_quadratic(gradient, curvature, coefficients) - coefficients
+        scale = np.ones(replicates)
+        for _ in range(20):
+            tried = coefficients + scale * step
+            tried_loss = _loss(varying, shared, target, weight, tried, strength)
+            worse = tried_loss > loss + 1e-10 * np.abs(loss)
+            if not worse.any():
+                break
+            scale = np.where(worse, scale / 2, scale)
+        moved = np.max(np.abs(tried - coefficients))
+        coefficients, loss = tried, tried_loss
+        if moved < TOLERANCE:
+            break
+    return coefficients
+
+
+def _logits(varying: FloatArray, shared: FloatArray, coefficients: FloatArray) -> FloatArray:
+    logits: FloatArray = varying * coefficients[0] + shared @ coefficients[1:]
+    return logits
+
+
+def _loss(
+    varying: FloatArray,
+    shared: FloatArray,
+    target: FloatArray,
+    weight: FloatArray,
+    coefficients: FloatArray,
+    strength: float,
+) -> FloatArray:
+    """Return the penalised loss of each replicate, shape (replicates,)."""
+    logits = _logits(varying, shared, coefficients)
+    # cross entropy of a soft label: log(1 + exp(z)) - p z
+    entropy = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - target[:, None] * logits
+    loss: FloatArray = strength * np.einsum("ij,ij->j", weight, entropy) + np.abs(coefficients).sum(axis=0)
+    return loss
+
+
+def _derivatives(
+    varying: FloatArray,
+    shared: FloatArray,
+    target: FloatArray,
+    weight: FloatArray,
+    coefficients: FloatArray,
+    strength: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Return gradient (3, replicates) and Hessian (3, 3, replicates) of the loss without the penalty."""
+    fitted = sigmoid(_logits(varying, shared, coefficients))
+    residual = strength * weight * (fitted - target[:, None])
+    bend = strength * weight * fitted * (1 - fitted)
+    gradient = np.concatenate([np.einsum("ij,ij->j", varying, residual)[None], shared.T @ residual])
+    hessian = np.empty((3, 3, varying.shape[1]))
+    hessian[0, 0] = np.einsum("ij,ij,ij->j", varying, varying, bend)
+    hessian[0, 1:] = hessian[1:, 0] = shared.T @ (varying * bend)
+    for feature in range(2):
+        hessian[1 + feature, 1:] = (shared * shared[:, feature : feature + 1]).T @ bend
+    return gradient, hessian
+
+
+def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) -> FloatArray:
+    """Return the b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1 in each replicate: coordinate
+    descent."""
+    solution = at.copy()
+    for _ in range(SWEEPS):
+        before = solution.copy()
+        for k in range(3):
+            slope = gradient[k] + np.einsum("ij,ij->j", hessian[k], solution - at)
+            bend = np.maximum(hessian[k, k], SMALLEST_CURVATURE)
+            free = solution[k] - slope / bend
+            solution[k] = np.sign(free) * np.maximum(np.abs(free) - 1.0 / bend, 0.0)
+        if np.max(np.abs(solution - before)) < TOLERANCE / 10:
+            break
+    return solution
+
+
+# ----------------------------------------------------------------------------------------------------
+# AlpacaEval's length-controlled win rate: what the win rate would be if both answers were equally long. A logistic
+# model of the preference, without intercept, with three features per row (alpaca_eval metrics/glm_winrate.py,
+# "length_controlled_v1"): tanh of the standardised length difference, the instruction's difficulty, and 1. Rows of
+# two gamed baselines with small weight and a zero third feature regularise the length coefficient. The strength of
+# the L1 penalty is chosen by cross-validation. The win rate is the model's with the length term set to zero. To equal
+# published digits, the headline needs liblinear's own path, tolerance and random stream, so it is fitted by
+# `harness.stats.newton_l1`. The bootstrap refits with the exact solver of `harness.stats.length_control`.
+
 
 STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn LogisticRegressionCV, Cs=10
 GAMED_WEIGHT = 0.1  # glm_winrate.py: regularize_to_baseline_lambda 0.2, halved for two gamed baselines
@@ -31,11 +192,11 @@ REFITS = 400
 
 @dataclass(frozen=True)
 class LengthRows:
-    """One model's rows, in the baseline's order; all arrays of shape (rows,)."""
+    """One model's rows in the baseline's order; all arrays of shape (rows,)."""
 
     preference: FloatArray
-    """Probability that the model wins, 0..1; NaN where there is no verdict. `control_length` takes other numbers, too,
-    as the reference does."""
+    """Probability that the model wins, 0..1; NaN if there is no verdict. `control_length` also accepts values
+    outside 0..1, as the reference does."""
     length_difference: FloatArray
     """Characters of the baseline's answer minus characters of the model's."""
     difficulty: FloatArray
@@ -44,14 +205,14 @@ class LengthRows:
 
 @dataclass(frozen=True)
 class LengthControl:
-    """The fit: win rate in percent, its reference standard error, and what it was read from."""
+    """The fit: win rate in percent, its reference standard error, and the fitted parameters."""
 
     win_rate: float
     reference_se: float
-    """100 * standard error of the mean over instructions of the fitted probabilities, as the reference prints it. It
-    measures the spread of difficulty, not the uncertainty of the fit."""
+    """100 * standard error over instructions of the mean fitted probability, as the reference prints it. It measures
+    the spread of difficulty, not the uncertainty of the fit."""
     coefficients: tuple[float, float, float]
-    """Of length, difficulty and model."""
+    """Coefficients of length, difficulty and model."""
     strength: float
     """The C that cross-validation chose."""
 
@@ -59,9 +220,9 @@ class LengthControl:
 def control_length(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]], *, order: FoldOrder = "published"
 ) -> LengthControl | None:
-    """The length-controlled win rate; None where it cannot be fitted (under ten verdicts, or no spread of lengths).
+    """Return the length-controlled win rate; None if it cannot be fitted (under ten verdicts, or no spread of lengths).
 
-    `gamed` holds (preference, standardised length difference, difficulty).
+    `gamed` lists (preference, standardised length difference, difficulty).
     """
     design = _design(rows, gamed)
     if design is None:
@@ -86,10 +247,12 @@ def control_length_interval(
     refits: int = REFITS,
     seed: int = 0,
 ) -> Interval | None:
-    """Interval of the length-controlled win rate, in percent: instructions resampled, lengths standardised anew and
-    the model refitted each time, with the headline's C."""
-    found = control_length_replicates(rows, gamed, fit, refits=refits, seed=seed)
-    return None if found is None else percentile_interval(found)
+    """Return the interval of the length-controlled win rate, in percent.
+
+    For each resample of instructions, lengths are standardised and the model is refitted, with the headline's C.
+    """
+    replicates = control_length_replicates(rows, gamed, fit, refits=refits, seed=seed)
+    return None if replicates is None else percentile_interval(replicates)
 
 
 def control_length_replicates(
@@ -100,9 +263,9 @@ def control_length_replicates(
     refits: int = REFITS,
     seed: int = 0,
 ) -> FloatArray | None:
-    """Win rates of the refits, in percent, shape (refits,); None with fewer than two rows.
+    """Return the win rates of the refits, in percent, shape (refits,); None with fewer than two rows.
 
-    Equally many rows and the same seed draw the same instructions, so that two models' replicates are paired.
+    The same number of rows and the same seed draw the same instructions, so that two models' replicates are paired.
     """
     if len(rows.preference) < 2:
         return None
@@ -115,7 +278,8 @@ def control_length_replicates(
 def _design(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]]
 ) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """Features (rows, 3), preference (rows,) and weight (rows,): gamed rows first, rows without verdict left out."""
+    """Return features (rows, 3), preference (rows,) and weight (rows,): gamed rows first, without rows lacking a
+    verdict."""
     valid = ~np.isnan(rows.preference)
     if valid.sum() < 2 * FOLDS:
         return None
@@ -123,30 +287,33 @@ def _design(
     if not spread > 0:
         return None
     length = np.tanh(rows.length_difference / spread)
-    own = np.column_stack([length, rows.difficulty, np.ones_like(length)])[valid]
+    model_rows = np.column_stack([length, rows.difficulty, np.ones_like(length)])[valid]
     fixed = np.array(gamed, dtype=np.float64).reshape(-1, 3)
     regular = np.column_stack([np.tanh(fixed[:, 1]), fixed[:, 2], np.zeros(len(fixed))])
-    features = np.concatenate([regular, own])
+    features = np.concatenate([regular, model_rows])
     preference = np.concatenate([fixed[:, 0], rows.preference[valid]])
-    weight = np.concatenate([np.full(len(fixed), GAMED_WEIGHT), np.ones(len(own))])
+    weight = np.concatenate([np.full(len(fixed), GAMED_WEIGHT), np.ones(len(model_rows))])
     return features, preference, weight
 
 
 def _soft(features: FloatArray, preference: FloatArray, weight: FloatArray) -> SoftRows:
-    """Rows as liblinear sees them: each stands for a win of weight p and a loss of weight 1 - p, and one of no positive
-    weight is dropped, so that a p below 0 is a loss alone, of weight 1 - p, and one above 1 a win of weight p."""
+    """Return the rows as liblinear sees them: each stands for a win of weight p and a loss of weight 1 - p.
+
+    liblinear drops rows without a positive weight, so p below 0 is only a loss, of weight 1 - p, and p above 1 only a
+    win, of weight p.
+    """
     heavier = np.maximum(1.0, np.maximum(preference, 1.0 - preference))
     return SoftRows(features, np.clip(preference, 0.0, 1.0), weight * heavier)
 
 
 def _choose_strength(features: FloatArray, preference: FloatArray, weight: FloatArray, order: FoldOrder) -> float:
-    """The C of the best mean log-likelihood over folds; the first of equals."""
+    """Return the C with the best mean log-likelihood over folds; the first one if several are equal."""
     fold = assign_folds(len(preference), FOLDS, order)
     scores = np.empty((FOLDS, len(STRENGTHS)))
     for number in range(FOLDS):
         held_out = fold == number
         kept, true = _soft(features[~held_out], preference[~held_out], weight[~held_out]), preference[held_out]
-        fits = Fits(SEED)  # one stream for all Cs of a fold: it decides digits
+        fits = Fits(SEED)  # one stream for all Cs of a fold: it changes published digits
         for at, strength in enumerate(STRENGTHS):
             coefficients = fits.fit(replace(kept, weight=kept.weight * strength))
             fitted = np.clip(sigmoid(features[held_out] @ coefficients), CLIP, 1 - CLIP)
@@ -158,7 +325,7 @@ def _choose_strength(features: FloatArray, preference: FloatArray, weight: Float
 def _refit(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]], fit: LengthControl, drawn: FloatArray
 ) -> FloatArray:
-    """Win rates in percent, shape (replicates,), of the samples whose row counts are `drawn` (replicates, rows)."""
+    """Return the win rates in percent, shape (replicates,), of samples with row counts `drawn` (replicates, rows)."""
     counts = drawn.T
     total = counts.sum(axis=0)
     mean = rows.length_difference @ counts / total

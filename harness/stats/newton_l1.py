@@ -1,12 +1,13 @@
-"""L1-penalised logistic regression along liblinear's own path: tolerances, shrinking and random order included.
+"""L1-penalised logistic regression along liblinear's own path, with its tolerances, shrinking and random order.
 
 Published length-controlled win rates are not at the optimum but where liblinear stopped, up to 0.016 points away, and
-which C cross-validation picks hangs on it. So this follows the newGLMNET algorithm (Yuan, Ho and Lin 2012, "An Improved
-GLMNET for L1-regularized Logistic Regression", algorithm 2) as liblinear's solve_l1r_lr runs it, constants and all.
+the C that cross-validation picks depends on it. So this module follows the newGLMNET algorithm (Yuan, Ho and Lin 2012,
+"An Improved GLMNET for L1-regularized Logistic Regression", algorithm 2) as liblinear's solve_l1r_lr runs it, constants
+and all.
 
 A row with target p stands for two of liblinear's, a win of weight w * p and a loss of weight w * (1 - p); their sums
-are taken together. The quadratic problem of a step needs no rows, only the (features, features) curvature: with three
-features its coordinate steps are plain floats, which is what makes this quicker than the compiled original.
+are computed together. The quadratic problem of a step needs no rows, only the (features, features) curvature: with
+three features its coordinate steps are plain floats, which makes it faster than the compiled original.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ class SoftRows:
     target: FloatArray
     """Shape (rows,), 0..1."""
     weight: FloatArray
-    """Shape (rows,), C included."""
+    """Shape (rows,), including C."""
 
     @property
     def wins(self) -> int:
-        """Rows with a share of a win: liblinear leaves out what weighs nothing."""
+        """Return the number of rows with a share of a win; liblinear ignores rows of weight 0."""
         return int(np.count_nonzero(self.weight * self.target))
 
     @property
@@ -53,7 +54,7 @@ class SoftRows:
 
 
 class Draws:
-    """The order of coordinates: liblinear's bounded integers from a Mersenne twister (scikit-learn, newrand.h)."""
+    """Random orders of coordinates: liblinear's bounded integers from a Mersenne twister (scikit-learn, newrand.h)."""
 
     def __init__(self, seed: int) -> None:
         self._words = self._twister(seed)
@@ -65,17 +66,17 @@ class Draws:
             yield from np.frombuffer(state.bytes(256), dtype="<u4").tolist()
 
     def below(self, bound: int) -> int:
-        """An integer of 0..bound-1 by Lemire's multiplication."""
+        """Return an integer in 0..bound-1 by Lemire's multiplication."""
         product = next(self._words) * bound
         while product % WORD < (WORD - bound) % bound:
             product = next(self._words) * bound
         return product // WORD
 
     def shuffle(self, order: list[int], size: int) -> None:
-        """The first `size` entries, in place."""
+        """Shuffle the first `size` entries in place."""
         for at in range(size):
-            other = at + self.below(size - at)
-            order[at], order[other] = order[other], order[at]
+            partner = at + self.below(size - at)
+            order[at], order[partner] = order[partner], order[at]
 
 
 class Fits:
@@ -85,7 +86,7 @@ class Fits:
         self._stream = np.random.RandomState(seed)
 
     def fit(self, rows: SoftRows) -> FloatArray:
-        """Coefficients, shape (features,), where liblinear stops."""
+        """Return the coefficients, shape (features,), at which liblinear stops."""
         return np.array(_Path(rows, Draws(int(self._stream.randint(INT_MAX)))).run())
 
 
@@ -127,11 +128,11 @@ class _Path:
         return self._now
 
     def _shrink(self, gradient: list[float], margin: float) -> tuple[int, float, float]:
-        """Coordinates left after those surely zero are moved to the end; sum and largest of their violations."""
+        """Move surely-zero coordinates to the end; return the number left, and sum and maximum of their violations."""
         active, total, largest, at = self._size, 0.0, 0.0, 0
         while at < active:
-            one = self._order[at]
-            violation = _violation(self._now[one], gradient[one], margin)
+            coordinate = self._order[at]
+            violation = _violation(self._now[coordinate], gradient[coordinate], margin)
             if violation is None:
                 active -= 1
                 self._order[at], self._order[active] = self._order[active], self._order[at]
@@ -142,30 +143,30 @@ class _Path:
     def _solve(
         self, gradient: list[float], curvature: list[list[float]], active: int, first: float
     ) -> tuple[list[float], int]:
-        """Coordinate sweeps over the quadratic model: how far each coordinate moved, and the number of sweeps."""
+        """Sweep over the coordinates of the quadratic model; return each coordinate's move and the number of sweeps."""
         moved = [0.0] * self._size
         left, largest = active, float("inf")
         for sweep in range(1, SWEEPS + 1):
             self._draws.shuffle(self._order, left)
             margin, largest, total, at = largest / max(self._count, 1), 0.0, 0.0, 0
             while at < left:
-                one = self._order[at]
-                slope = gradient[one] + (self._next[one] - self._now[one]) * RIDGE
-                slope += sum(map(mul, curvature[one], moved))
-                violation = _violation(self._next[one], slope, margin)
+                coordinate = self._order[at]
+                slope = gradient[coordinate] + (self._next[coordinate] - self._now[coordinate]) * RIDGE
+                slope += sum(map(mul, curvature[coordinate], moved))
+                violation = _violation(self._next[coordinate], slope, margin)
                 if violation is None:
                     left -= 1
                     self._order[at], self._order[left] = self._order[left], self._order[at]
                     continue
                 at += 1
-                change = _minimum(self._next[one], slope, curvature[one][one] + RIDGE)
+                change = _minimum(self._next[coordinate], slope, curvature[coordinate][coordinate] + RIDGE)
                 if abs(change) < SMALLEST_STEP:
                     continue
                 change = min(max(change, -LARGEST_STEP), LARGEST_STEP)
                 self._idle = 0
                 largest, total = max(largest, violation), total + violation
-                self._next[one] += change
-                moved[one] += change
+                self._next[coordinate] += change
+                moved[coordinate] += change
             if total <= self._inner_tolerance * first:
                 if left == active:
                     return moved, sweep
@@ -173,7 +174,8 @@ class _Path:
         return moved, SWEEPS
 
     def _search(self, odds: FloatArray, gradient: list[float], moved: list[float]) -> FloatArray:
-        """The step, halved until the objective falls enough: the new odds exp(x . b), the old ones if it never does."""
+        """Halve the step until the objective falls enough; return the new odds exp(x . b), or the old ones if it never
+        does."""
         weight = self._rows.weight
         norm = sum(map(abs, self._now))
         norm_next = sum(map(abs, self._next))
@@ -195,7 +197,7 @@ class _Path:
 
 
 def _violation(value: float, slope: float, margin: float) -> float | None:
-    """How far a coordinate is from its optimality condition; None for one that is zero and surely stays so."""
+    """Return how far a coordinate is from its optimality condition; None if it is zero and surely stays so."""
     if value > 0:
         return abs(slope + 1)
     if value < 0:
@@ -208,7 +210,7 @@ def _violation(value: float, slope: float, margin: float) -> float | None:
 
 
 def _minimum(value: float, slope: float, bend: float) -> float:
-    """The step to the minimum of slope * z + bend * z^2 / 2 + |value + z|."""
+    """Return the step to the minimum of slope * z + bend * z^2 / 2 + |value + z|."""
     if slope + 1 < bend * value:
         return -(slope + 1) / bend
     if slope - 1 > bend * value:

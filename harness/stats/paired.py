@@ -1,15 +1,15 @@
 """Standard errors over clusters, of one ratio and of the difference of two: t intervals, p-values.
 
-A statistic is r = sum(above) / sum(below) with one row a question; a mean is the case below = 1. Its linearised terms
+A statistic is r = sum(above) / sum(below) with one row per question; a mean is the case below = 1. Its linearised terms
 u_i = (above_i - r * below_i) / mean(below) sum to zero, and
 
     SE = sqrt( G / (G - 1) * sum over clusters of (sum of u_i in the cluster)^2 ) / n,   df = G - 1
 
 (Miller 2024, arXiv 2411.00640, appendix A, with the finite-cluster factor G / (G - 1); Cochran 1977, section 6.3 for
-ratios). The terms of a paired difference are the difference of the terms, so that what both share cancels. Without
+ratios). The terms of a paired difference are the difference of the terms, so that common variation cancels. Without
 clusters each question is its own, and with below = 1 the paired difference is the paired t test.
 
-Limits: needs two clusters; the linearisation is first order, good from about 30 questions on (`make bench-stats`).
+Limits: it needs two clusters, and the first-order linearisation is good from about 30 questions (`make bench-stats`).
 """
 
 from __future__ import annotations
@@ -17,50 +17,52 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .intervals import FloatArray
+from .intervals import FloatArray, Interval
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ClusteredEstimate:
     """A value with its standard error, in the value's unit, and the degrees of freedom of that error."""
 
     value: float
     se: float
     df: int
     n: int
-    """Questions."""
+    """Number of questions."""
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided t interval."""
+        """Return the two-sided t interval."""
         half = t_quantile(0.5 + level / 2, self.df) * self.se
         return self.value - half, self.value + half
 
     def lower(self, alpha: float) -> float:
-        """The value is above this with confidence 1 - alpha, one-sided."""
+        """Return the one-sided lower bound with confidence 1 - alpha."""
         return self.value - t_quantile(1 - alpha, self.df) * self.se
 
     def upper(self, alpha: float) -> float:
-        """The value is below this with confidence 1 - alpha, one-sided."""
+        """Return the one-sided upper bound with confidence 1 - alpha."""
         return self.value + t_quantile(1 - alpha, self.df) * self.se
 
     def p_below(self, bound: float) -> float:
-        """One-sided p of "the true value is at least `bound`" against "it is below"."""
+        """Return the one-sided p of "the true value is at least `bound`" against "it is below"."""
         return _t_cdf(self.value - bound, self.se, self.df)
 
     def p_above(self, bound: float) -> float:
-        """One-sided p of "the true value is at most `bound`" against "it is above"."""
+        """Return the one-sided p of "the true value is at most `bound`" against "it is above"."""
         return _t_cdf(bound - self.value, self.se, self.df)
 
-    def p_two_sided(self, bound: float = 0.0) -> float:
-        return min(1.0, 2 * min(self.p_below(bound), self.p_above(bound)))
+    def p_two_sided(self) -> float:
+        """Two-sided p of "the true value is 0"."""
+        return min(1.0, 2 * min(self.p_below(0.0), self.p_above(0.0)))
 
 
 def t_quantile(level: float, df: int) -> float:
-    """Student's t; `df` 0 or less stands for infinitely many (normal)."""
-
+    """Return the quantile of Student's t; `df` of 0 or less means infinitely many (normal)."""
     from scipy import special
 
     return float(special.ndtri(level) if df <= 0 else special.stdtrit(df, level))
@@ -75,16 +77,16 @@ def _t_cdf(distance: float, se: float, df: int) -> float:
 
 
 def terms(above: FloatArray, below: FloatArray) -> FloatArray:
-    """The linearised terms of sum(above) / sum(below), shape (questions,); their sum is zero."""
+    """Return the linearised terms of sum(above) / sum(below), shape (questions,); their sum is zero."""
     ratio = above.sum() / below.sum()
-    found: FloatArray = (above - ratio * below) / below.mean()
-    return found
+    linearised: FloatArray = (above - ratio * below) / below.mean()
+    return linearised
 
 
 def clustered_se(centred: FloatArray, clusters: Sequence[Hashable] | None = None) -> tuple[float, int]:
-    """Standard error of a mean whose terms, less the mean, are `centred` (questions,); and its degrees of freedom.
+    """Return the standard error of a mean with terms minus mean `centred` (questions,), and its degrees of freedom.
 
-    Raises ValueError with fewer than two clusters.
+    Raise ValueError if there are fewer than two clusters.
     """
     sums = centred if clusters is None else cluster_sums(centred, clusters)
     groups = len(sums)
@@ -94,21 +96,22 @@ def clustered_se(centred: FloatArray, clusters: Sequence[Hashable] | None = None
 
 
 def cluster_sums(values: FloatArray, clusters: Sequence[Hashable]) -> FloatArray:
-    """Sum of the values of each cluster, in order of first appearance."""
-    place: dict[Hashable, int] = {}
-    at = [place.setdefault(cluster, len(place)) for cluster in clusters]
-    found: FloatArray = np.bincount(at, values, len(place)).astype(np.float64)
-    return found
+    """Return the sum of the values of each cluster, in order of first appearance."""
+    numbers: dict[Hashable, int] = {}
+    at = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    sums: FloatArray = np.bincount(at, values, len(numbers)).astype(np.float64)
+    return sums
 
 
 def ratio_estimate(
     above: FloatArray, below: FloatArray, *, clusters: Sequence[Hashable] | None = None, scale: float = 1.0
-) -> Estimate | None:
-    """scale * sum(above) / sum(below) with its clustered error; None with fewer than two questions or clusters."""
+) -> ClusteredEstimate | None:
+    """Return scale * sum(above) / sum(below) with its clustered error; None with fewer than two questions or
+    clusters."""
     if _too_few(len(above), clusters):
         return None
     se, df = clustered_se(terms(above, below), clusters)
-    return Estimate(scale * float(above.sum() / below.sum()), scale * se, df, len(above))
+    return ClusteredEstimate(scale * float(above.sum() / below.sum()), scale * se, df, len(above))
 
 
 def paired_difference(
@@ -117,8 +120,9 @@ def paired_difference(
     *,
     clusters: Sequence[Hashable] | None = None,
     scale: float = 1.0,
-) -> Estimate | None:
-    """Ratio of `first` less ratio of `second`, each (above, below) over the same questions in the same order.
+) -> ClusteredEstimate | None:
+    """Return the ratio of `first` minus that of `second`, each (above, below) over the same questions in the same
+    order.
 
     None with fewer than two questions or clusters.
     """
@@ -126,7 +130,7 @@ def paired_difference(
         return None
     se, df = clustered_se(terms(*first) - terms(*second), clusters)
     value = first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum()
-    return Estimate(scale * float(value), scale * se, df, len(first[0]))
+    return ClusteredEstimate(scale * float(value), scale * se, df, len(first[0]))
 
 
 def _too_few(questions: int, clusters: Sequence[Hashable] | None) -> bool:
@@ -134,7 +138,254 @@ def _too_few(questions: int, clusters: Sequence[Hashable] | None) -> bool:
 
 
 def correlation(first: FloatArray, second: FloatArray) -> float | None:
-    """Pearson's, of two models' question scores; None where one has no spread. What pairing gains: var(a - b)."""
+    """Return Pearson's correlation of two models' question scores; None if one has no spread.
+
+    The higher it is, the more pairing reduces var(a - b).
+    """
     if len(first) < 2 or not np.ptp(first) or not np.ptp(second):
         return None
     return float(np.corrcoef(first, second)[0, 1])
+
+
+# ----------------------------------------------------------------------------------------------------
+# Intervals of linearised statistics with the question as the unit, as rows of one cluster may be correlated.
+
+
+CONFIDENCE = 0.95
+
+
+def cluster_numbers(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Number the clusters from 0 in the order of their first appearance; shape (rows,)."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
+
+
+def clustered_interval(value: float, influence: FloatArray, clusters: Sequence[Hashable]) -> Interval | None:
+    """Return value +- t * SE with SE = sqrt(G/(G-1) * sum over clusters of (sum of influence)^2).
+
+    None with fewer than two clusters. `influence`, shape (rows,): a row's first-order contribution to the estimate's
+    error, in the estimate's own unit ((s_i - mean)/n for a mean). G clusters, G-1 degrees of freedom. Miller 2024
+    (arXiv 2411.00640) appendix A, with the finite-cluster factor.
+    """
+    numbers = cluster_numbers(clusters)
+    groups = int(numbers.max()) + 1 if len(numbers) else 0
+    if groups < 2:
+        return None
+    sums = np.bincount(numbers, weights=influence, minlength=groups)
+    se = float(np.sqrt(groups / (groups - 1) * np.sum(sums**2)))
+    half = t_quantile(0.5 + CONFIDENCE / 2, groups - 1) * se
+    return Interval(low=value - half, high=value + half, se=se)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Intervals of a model's rank from simultaneous comparisons with all others. Model j's rank is between 1 + (models
+# significantly better) and k - (models significantly worse). Significance is a two-sided test of all k - 1 paired
+# differences at once: |d_jk| / se_jk above the 95 % quantile of its largest value over k, taken from bootstrap
+# replicates with shared questions (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91:476). Each
+# model's interval contains its true rank with a probability of at least 95 %; ties widen it.
+
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class RankInterval:
+    best: int
+    """1 is the highest value."""
+    worst: int
+
+
+def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float = LEVEL) -> list[RankInterval]:
+    """Return each model's rank interval, from estimates (models,) and replicates (resamples, models) with shared
+    questions.
+
+    Replicates with a NaN are ignored. A single model has rank 1.
+    """
+    sound = replicates[np.isfinite(replicates).all(axis=1)]
+    intervals = []
+    for model in range(len(estimates)):
+        rivals = np.delete(np.arange(len(estimates)), model)
+        if len(rivals) == 0:
+            intervals.append(RankInterval(1, 1))
+            continue
+        apart = estimates[rivals] - estimates[model]
+        drawn = sound[:, rivals] - sound[:, [model]]
+        spread = drawn.std(axis=0, ddof=1) if len(sound) > 1 else np.full(len(rivals), np.inf)
+        spread = np.where(spread > 0, spread, np.inf)  # models that answer all alike are never distinguished
+        largest = (np.abs(drawn - apart) / spread).max(axis=1) if len(sound) else np.array([np.inf])
+        bar = float(np.quantile(largest, level))
+        with np.errstate(invalid="ignore"):  # 0 * inf if all answer alike: NaN, which is neither above nor below
+            reach = bar * spread
+        better, worse = int(np.sum(apart > reach)), int(np.sum(apart < -reach))
+        intervals.append(RankInterval(1 + better, len(estimates) - worse))
+    return intervals
+
+
+# ----------------------------------------------------------------------------------------------------
+# Exact and resampling tests for paired data, and the adjustment of p-values for several tests.
+
+
+FLIPS = 10_000
+CELLS = 2_000_000
+"""Signs drawn at a time."""
+SMALLEST = 1e-12
+
+
+def swap_test(
+    first: tuple[FloatArray, FloatArray],
+    second: tuple[FloatArray, FloatArray],
+    *,
+    flips: int = FLIPS,
+    seed: int = 0,
+) -> float:
+    """Return the two-sided permutation p of "the two models are exchangeable", swapping their answers by cluster.
+
+    Each is (above, below) of shape (clusters,), already summed within a cluster; the statistic is the difference of the
+    two ratios. p = (1 + swaps at least as far from 0 as the observed value) / (flips + 1), so it is never 0 and the
+    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test of the
+    differences.
+    """
+    rng = np.random.default_rng(seed)
+    seen = abs(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum())
+    totals = np.array([part.sum() for part in (*first, *second)])
+    change = np.column_stack([second[0] - first[0], second[1] - first[1]])
+    clusters, done, hits = len(change), 0, 0
+    block = max(1, CELLS // max(1, clusters))
+    while done < flips:
+        rows = min(block, flips - done)
+        moved = rng.integers(0, 2, size=(rows, clusters), dtype=np.int8).astype(np.float64) @ change
+        with np.errstate(invalid="ignore", divide="ignore"):
+            first_ratio = (totals[0] + moved[:, 0]) / (totals[1] + moved[:, 1])
+            second_ratio = (totals[2] - moved[:, 0]) / (totals[3] - moved[:, 1])
+            hits += int(np.sum(~(np.abs(first_ratio - second_ratio) < seen - SMALLEST)))  # NaN counts against us
+        done += rows
+    return (1 + hits) / (flips + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted to bound the chance of any false alarm (Holm 1979): max over j <= i of (m - j) p_(j)."""
+    order = np.argsort(p_values, kind="stable")
+    count = len(order)
+    adjusted, highest = [0.0] * count, 0.0
+    for rank, at in enumerate(order):
+        highest = max(highest, min(1.0, (count - rank) * float(p_values[at])))
+        adjusted[at] = highest
+    return adjusted
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted to bound the expected share of false alarms: min over j >= i of m p_(j) / j.
+
+    Benjamini and Hochberg 1995.
+    """
+    order = np.argsort(p_values, kind="stable")
+    count = len(order)
+    adjusted, lowest = [0.0] * count, 1.0
+    for rank in range(count - 1, -1, -1):
+        lowest = min(lowest, count * float(p_values[order[rank]]) / (rank + 1))
+        adjusted[order[rank]] = lowest
+    return adjusted
+
+
+def two_sided_p(replicates: FloatArray, estimate: float) -> float:
+    """Return the normal two-sided p of "the true value is 0" for a refitted statistic, from its replicates' spread."""
+    sound = replicates[np.isfinite(replicates)]
+    spread = float(np.std(sound, ddof=1)) if len(sound) > 1 else 0.0
+    if spread == 0:
+        return 1.0 if estimate == 0 else 0.0
+    return math.erfc(abs(estimate) / spread / math.sqrt(2))
+
+
+# ----------------------------------------------------------------------------------------------------
+# The power of a paired comparison: the smallest detectable difference, and the questions or repeats that one needs.
+# With omega^2 the variance between questions of the true difference, and s_A^2 / K_A, s_B^2 / K_B the variances
+# within a question of each model's score over K answers or judgments: delta_min = (z_(1-alpha) + z_power) * sqrt(
+# (omega^2 + s_A^2 / K_A + s_B^2 / K_B) / n ) (Miller 2024, arXiv 2411.00640, section 5). Alpha is one-sided, as a
+# gate looks for a drop. Limits: it uses normal quantiles, good from about 30 questions, and takes the variances as
+# known.
+
+
+ALPHA = 0.05
+POWER = 0.8
+
+
+def quantiles(alpha: float = ALPHA, power: float = POWER) -> float:
+    """Return z_(1-alpha) + z_power: 2.486 for 5 %, one-sided, and 80 %."""
+    from scipy import special
+
+    return float(special.ndtri(1 - alpha) + special.ndtri(power))
+
+
+def detectable(se: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
+    """Return the smallest true difference detected with this power, in the unit of its standard error."""
+    return quantiles(alpha, power) * se
+
+
+def required_n(n: int, se: float, distance: float, *, alpha: float = ALPHA, power: float = POWER) -> int | None:
+    """Return the questions needed to distinguish a value from a bound `distance` away; None if the distance is 0.
+
+    n questions of the same kind have the standard error `se`.
+    """
+    if distance == 0:
+        return None
+    return max(2, math.ceil(n * (quantiles(alpha, power) * se / distance) ** 2))
+
+
+def required_repeats(
+    between: float,
+    within: float,
+    n: int,
+    distance: float,
+    *,
+    alpha: float = ALPHA,
+    power: float = POWER,
+) -> int | None:
+    """Return the repeats per question needed on the same n questions; None if no number of repeats is enough.
+
+    between: variance over questions of the true difference (omega^2); within: variance of one repeat's difference about
+    its question's own (s_A^2 + s_B^2).
+    """
+    room = n * (distance / quantiles(alpha, power)) ** 2 - between
+    if room <= 0:
+        return None
+    return max(1, math.ceil(within / room))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Test whether a difference is no worse than a margin. The answer is safe, worse or undecided. H0 "the true difference
+# is -margin or less" is rejected if the lower one-sided bound is above -margin: safe. H0 "it is -margin or more" is
+# rejected if the upper one-sided bound is below -margin: worse. Neither: undecided (Schuirmann 1987 for the two one-
+# sided tests).
+
+
+Answer = Literal["safe", "worse", "undecided"]
+
+
+@dataclass(frozen=True)
+class NonInferiority:
+    """A paired difference compared with a margin; bounds are one-sided, p-values not adjusted."""
+
+    answer: Answer
+    lower: float
+    upper: float
+    p_safe: float
+    """p-value of "the drop is the margin or more": small means safe."""
+    p_worse: float
+    """p-value of "the drop is the margin or less": small means worse."""
+    needed: int | None
+    """Questions needed for a decision if the true difference is the observed one; None if that equals the margin."""
+
+
+def non_inferiority(
+    difference: ClusteredEstimate, margin: float, *, alpha: float = ALPHA, power: float = POWER, strict: bool = False
+) -> NonInferiority:
+    """Compare a difference with `margin` >= 0 in its unit. `strict`: any drop is worse, so the upper limit is 0."""
+    limit = 0.0 if strict else -margin
+    lower, upper = difference.lower(alpha), difference.upper(alpha)
+    answer: Answer = "undecided"
+    if upper < limit:  # tested first: under `strict` a small but certain drop is within the margin, too
+        answer = "worse"
+    elif lower > -margin:
+        answer = "safe"
+    needed = required_n(difference.n, difference.se, difference.value + margin, alpha=alpha, power=power)
+    return NonInferiority(answer, lower, upper, difference.p_above(-margin), difference.p_below(limit), needed)

@@ -1,8 +1,8 @@
-"""The bootstrap's percentiles of a ratio of sums without drawing: what infinitely many resamples of questions give.
+"""The bootstrap's percentiles of a ratio of sums without drawing, as infinitely many resamples would give them.
 
 P*(A / B <= r) = P*(sum of (a - r b) <= 0) over resampled questions, and a sum of independent draws has a saddlepoint
 approximation whose error here is far below the noise of 10,000 draws (Davison and Hinkley 1988, Biometrika 75, 417,
-section 3; tail formula r* of Barndorff-Nielsen 1986). Neither a seed nor time to speak of.
+section 3; tail formula r* of Barndorff-Nielsen 1986). It needs no seed and almost no time.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 FEWEST = 50
-"""Questions below which the percentiles of a bootstrap are too grainy to be approximated: they are drawn."""
+"""Number of questions below which a bootstrap's percentiles are too discrete to approximate, so they are drawn."""
 MOST_SKEWED = 0.2
-"""Skewness of the mean above which a few questions decide, and draws are taken instead."""
+"""Skewness of the mean above which a few questions dominate, so the percentiles are drawn."""
 STEPS = 30
 TOLERANCE = 1e-6
-"""Of a percentile, in standard normal units."""
+"""Tolerance of a percentile, in standard normal units."""
 NEAR_CENTRE = 1e-4
 """|z| below which the tail formula is 0 / 0 and its limit is used."""
 
 
 def ratio_quantiles(above: FloatArray, below: FloatArray, normal: tuple[float, ...]) -> list[float] | None:
-    """Bootstrap quantiles of sum(above) / sum(below); both of shape (questions,), `below` positive.
+    """Return the bootstrap quantiles of sum(above) / sum(below); both of shape (questions,), `below` positive.
 
-    `normal`: the quantiles' standard normal deviates, e.g. -1.96. None where the approximation is not to be trusted:
-    few questions, a skewed sum, or no convergence.
+    `normal`: the quantiles' standard normal deviates, e.g. -1.96. None if the approximation is unreliable: few
+    questions, a skewed sum, or no convergence.
     """
     n = len(above)
     ratio = float(above.sum() / below.sum())
@@ -43,14 +43,14 @@ def ratio_quantiles(above: FloatArray, below: FloatArray, normal: tuple[float, .
     if abs(skewness) > MOST_SKEWED:
         return None
     error = math.sqrt(squares) / float(below.sum())
-    found = [_quantile(above, below, ratio, error, skewness, z) for z in normal]
-    return None if any(math.isnan(value) for value in found) else found
+    quantiles = [_quantile(above, below, ratio, error, skewness, z) for z in normal]
+    return None if any(math.isnan(value) for value in quantiles) else quantiles
 
 
 def _quantile(
     above: FloatArray, below: FloatArray, ratio: float, error: float, skewness: float, wanted: float
 ) -> float:
-    """The r at which the distribution function is that of a standard normal at `wanted`; NaN without convergence."""
+    """Return the r whose probability is that of a standard normal at `wanted`; NaN without convergence."""
     previous, before = ratio, skewness / 6.0  # the median's deviate is about a sixth of the skewness
     r = ratio + error * (wanted + skewness * (wanted**2 - 1.0) / 6.0)  # Cornish and Fisher's first term
     for _ in range(STEPS):
@@ -66,7 +66,7 @@ def _quantile(
 
 
 def _deviate(values: FloatArray, skewness: float) -> float:
-    """r*: P*(sum(values) <= 0) as a standard normal deviate; NaN where zero is outside what sums can be."""
+    """Return r*, P*(sum(values) <= 0) as a standard normal deviate; NaN if zero is outside the range of sums."""
     n, tilt = len(values), 0.0
     for _ in range(STEPS):
         weights = np.exp(tilt * values)

@@ -1,15 +1,16 @@
-"""Looking at a difference after each question without fooling oneself: the normal mixture's confidence sequence.
+"""Test a difference after each question without inflating errors: the normal mixture's confidence sequence.
 
 The mixture sequential probability ratio test (Robbins 1970; Johari, Pekelis and Walsh, arXiv 1512.04922) puts a normal
 prior of variance tau^2 on the difference; Lambda_n of a difference d0 from terms of mean dbar and variance v is
 
     Lambda_n = sqrt(v / (v + n tau^2)) * exp( n^2 tau^2 (dbar - d0)^2 / (2 v (v + n tau^2)) )
 
-and never reaches 1 / alpha with more than probability alpha if d0 is true, at whatever n one stops. What it does not
-reject is the confidence sequence dbar +- sqrt( v (v + n tau^2) / (n^2 tau^2) * ln((v + n tau^2) / (v alpha^2)) ).
+and reaches 1 / alpha with a probability of at most alpha if d0 is true, at whatever n one stops. The values that it
+does not reject are the confidence sequence dbar +- sqrt( v (v + n tau^2) / (n^2 tau^2) * ln((v + n tau^2) / (v
+alpha^2)) ).
 
 v is estimated from the questions so far, so the guarantee is asymptotic (Waudby-Smith, Arbour, Sinha, Kennedy and
-Ramdas, arXiv 2103.06476); `FIRST` questions are waited for. Questions must come in an order that has nothing to do with
+Ramdas, arXiv 2103.06476); the test waits for `FIRST` questions. The order of the questions must be independent of
 their answers (here: shuffled by seed).
 """
 
@@ -19,12 +20,12 @@ import math
 from dataclasses import dataclass
 
 FIRST = 40
-"""No verdict before so many questions: the variance must be known about (`make bench-stats` measures it)."""
+"""Least questions before a verdict, as the variance must be roughly known (`make bench-stats` measures it)."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the confidence sequence says after n questions, in the unit of the terms."""
+    """The confidence sequence after n questions, in the unit of the terms."""
 
     n: int
     low: float
@@ -32,20 +33,16 @@ class Bounds:
 
 
 def best_ratio(n: int, alpha: float) -> float:
-    """tau^2 / v for which the sequence is narrowest at n questions (arXiv 2103.06476, appendix B.2):
-    (-2 ln alpha + ln(-2 ln alpha + 1)) / n."""
+    """Return the tau^2 / v for which the sequence is narrowest at n questions.
+
+    (-2 ln alpha + ln(-2 ln alpha + 1)) / n (arXiv 2103.06476, appendix B.2).
+    """
     c = -2 * math.log(alpha)
     return (c + math.log(c + 1)) / n
 
 
-def half_width(n: int, variance: float, ratio: float, alpha: float) -> float:
-    """Half of the confidence sequence's width after n terms of this variance; `ratio` is tau^2 / v."""
-    grown = 1 + n * ratio
-    return math.sqrt(variance * grown / (n * n * ratio) * math.log(grown / (alpha * alpha)))
-
-
 def one_sided_half_width(n: int, variance: float, ratio: float, alpha: float) -> float:
-    """Distance from the mean to a bound of one side alone, which holds at every n with probability 1 - alpha.
+    """Return the distance from the mean to a one-sided bound, which holds at every n with probability 1 - alpha.
 
     The prior is the half of the normal on that side (arXiv 2103.06476, appendix B.1):
     sqrt( 2 v (1 + n ratio) / (n^2 ratio) * ln(1 + sqrt(1 + n ratio) / (2 alpha)) ).
@@ -54,28 +51,14 @@ def one_sided_half_width(n: int, variance: float, ratio: float, alpha: float) ->
     return math.sqrt(2 * variance * grown / (n * n * ratio) * math.log1p(math.sqrt(grown) / (2 * alpha)))
 
 
-def likelihood_ratio(n: int, distance: float, variance: float, ratio: float) -> float:
-    """Lambda_n of a difference `distance` away from the mean of n terms."""
-    grown = 1 + n * ratio
-    return math.exp(n * n * ratio * distance * distance / (2 * variance * grown)) / math.sqrt(grown)
-
-
-def confidence_sequence(n: int, value: float, se: float, *, planned: int, alpha: float = 0.05) -> Bounds:
-    """The interval that holds at every n at once with probability 1 - alpha.
-
-    value, se: the estimate from the first n questions and its standard error (sqrt(v / n)); `planned`: questions there
-    are in all, half of which the sequence is tuned to. Without bounds before `FIRST` questions.
-    """
-    if n < FIRST:
-        return Bounds(n, -math.inf, math.inf)
-    half = half_width(n, se * se * n, best_ratio(max(FIRST, planned // 2), alpha), alpha)
-    return Bounds(n, value - half, value + half)
-
-
 def one_sided_bounds(
     n: int, value: float, se: float, *, planned: int, alpha_low: float = 0.05, alpha_high: float = 0.05
 ) -> Bounds:
-    """A lower and an upper bound, each by itself of its own level at every n at once; arguments as above."""
+    """Return a lower and an upper bound, each with its own level at every n simultaneously.
+
+    value, se: the estimate from the first n questions and its standard error (sqrt(v / n)); `planned`: total number of
+    questions; the bounds are narrowest at half of them. Infinite before `FIRST` questions.
+    """
     if n < FIRST:
         return Bounds(n, -math.inf, math.inf)
     tuned, variance = max(FIRST, planned // 2), se * se * n

@@ -1,4 +1,4 @@
-"""Bradley-Terry with style: strengths of models once answer length and markdown are held equal.
+"""Bradley-Terry with style: the strengths of models if answer length and markdown were equal.
 
 Log-odds that the first answer wins = strength(first) - strength(second) + coefficients . features. Two formulas, both
 of arena-hard-auto show_result.py: v0.1 (at the pinned efc012e) and v2.0 (196f6b8). They differ in the features, their
@@ -19,23 +19,23 @@ from .intervals import FloatArray
 
 Formula = Literal["v0.1", "v2.0"]
 Elements = Literal["style", "length", "markdown"]
-"""Which features: all four, length alone, or headers, lists and bold."""
+"""The features: all four, length alone, or headers, lists and bold."""
 COLUMNS: dict[Elements, tuple[int, ...]] = {"style": (0, 1, 2, 3), "length": (0,), "markdown": (1, 2, 3)}
 STEPS = 200
 TOLERANCE = 1e-9
 HALVINGS = 30
 ROUNDING = 1e-10
-"""Share of a loss that is its rounding error: so much it may seem to rise at the minimum."""
+"""Relative rounding error of a loss, by which it may seem to rise at the minimum."""
 RIDGE = 1e-9
-"""Added to the curvature, not to the loss: a model that a resample left out, or that won all, keeps steps finite."""
+"""Added to the curvature, not to the loss, so that steps stay finite for a model that won all or was not drawn."""
 PENALTY = 1.0  # v0.1: scikit-learn LogisticRegression's default, C = 1
 COPIES = 2.0  # v0.1: battles are concatenated with themselves, so that a tie is a win and a loss
-LOG_10 = float(np.log(10.0))  # v0.1: one-hot columns hold ln 10
+LOG_10 = float(np.log(10.0))  # v0.1: one-hot columns contain ln 10
 
 
 @dataclass(frozen=True)
 class StyledBattles:
-    """Battles with the style of both answers; arrays over battles, a battle of weight 3 stands once."""
+    """Battles with the style of both answers; arrays over battles, a battle of weight 3 is listed once."""
 
     models: int
     first: IntArray
@@ -43,9 +43,9 @@ class StyledBattles:
     second: IntArray
     """Index of the second model; v2.0: the baseline."""
     points: FloatArray
-    """What the first won: 0, 0.5 or 1."""
+    """Points of the first: 0, 0.5 or 1."""
     weight: FloatArray
-    """How many rows the battle is in the reference: 1, or 3 for a ">>" verdict."""
+    """Rows of the battle in the reference: 1, or 3 for a ">>" verdict."""
     first_style: FloatArray
     """Tokens, headers, list items, bold spans of the first's answer; shape (battles, 4)."""
     second_style: FloatArray
@@ -64,31 +64,31 @@ class StyleFit:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What the features were centred and divided by: the pool's, so the scores depend on the pool."""
+    """Mean and spread used to standardise the features; they come from the pool, so the scores depend on the pool."""
 
     mean: FloatArray
     spread: FloatArray
 
 
 def raw_features(battles: StyledBattles, formula: Formula) -> FloatArray:
-    """Unscaled features, shape (battles, 4): length, headers, lists, bold of the first against the second.
+    """Return the unscaled features, shape (battles, 4): length, headers, lists, bold of the first against the second.
 
     v0.1: (a - b) / (a + b + 1). v2.0: (a - b) / (a + b) for length; for the others the same as v0.1 of densities
     d = count / (tokens + 1).
     """
-    ours, theirs = battles.first_style, battles.second_style
+    first, second = battles.first_style, battles.second_style
     if formula == "v0.1":
-        return (ours - theirs) / (ours + theirs + 1.0)
-    length = (ours[:, 0] - theirs[:, 0]) / np.maximum(ours[:, 0] + theirs[:, 0], 1.0)
-    our_density, their_density = ours[:, 1:] / (ours[:, :1] + 1.0), theirs[:, 1:] / (theirs[:, :1] + 1.0)
-    rest = (our_density - their_density) / (our_density + their_density + 1.0)
+        return (first - second) / (first + second + 1.0)
+    length = (first[:, 0] - second[:, 0]) / np.maximum(first[:, 0] + second[:, 0], 1.0)
+    first_density, second_density = first[:, 1:] / (first[:, :1] + 1.0), second[:, 1:] / (second[:, :1] + 1.0)
+    rest = (first_density - second_density) / (first_density + second_density + 1.0)
     return np.column_stack((length, rest))
 
 
 def scale(features: FloatArray, weight: FloatArray, formula: Formula) -> tuple[FloatArray, Scaling]:
-    """Features with mean 0 and standard deviation 1 over all rows (v0.1: population, v2.0: sample), and by what.
+    """Return the features with mean 0 and standard deviation 1 over all rows (v0.1: population, v2.0: sample).
 
-    A feature that never varies becomes 0.
+    A feature that never varies becomes 0. The second value is the scaling.
     """
     total = float(weight.sum())
     mean = weight @ features / total
@@ -98,7 +98,7 @@ def scale(features: FloatArray, weight: FloatArray, formula: Formula) -> tuple[F
 
 
 def style_features(battles: StyledBattles, formula: Formula, elements: Elements) -> tuple[FloatArray, Scaling]:
-    """Scaled features of the formula, shape (battles, 4, 1 or 3), and their scaling over this pool."""
+    """Return the formula's scaled features, shape (battles, 4, 1 or 3), and their scaling over this pool."""
     columns = list(COLUMNS[elements])
     return scale(raw_features(battles, formula)[:, columns], battles.weight, formula)
 
@@ -111,7 +111,7 @@ def fit_style(
     weight: FloatArray | None = None,
     start: StyleFit | None = None,
 ) -> StyleFit:
-    """The minimum of the formula's loss. `weight`: rows per battle of a resample; `start`: where to begin.
+    """Return the minimum of the formula's loss. `weight`: rows per battle of a resample; `start`: initial values.
 
     v0.1: the log loss of both copies of the battles, plus half the squared norm of its parameters, which are strengths
     / ln 10 and the coefficients. v2.0: the log loss alone, so strengths have mean 0.
@@ -166,13 +166,14 @@ class _Problem:
         return likely + 0.5 * self.penalty * float(self._unit(at) @ at**2)
 
     def _unit(self, at: FloatArray) -> FloatArray:
-        """Squared norm of the penalised parameters per squared logit: strengths count as strength / ln 10."""
+        """Return the squared norm of the penalised parameters per squared logit: strengths count as strength / ln
+        10."""
         return np.concatenate((np.full(self.models, LOG_10**-2), np.ones(len(at) - self.models)))
 
     def derivatives(self, at: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Gradient and Hessian of the loss at (strengths, coefficients).
+        """Return gradient and Hessian of the loss at (strengths, coefficients).
 
-        The one-hot columns are never written out: their part of the Hessian is counted, not multiplied.
+        The one-hot columns are never built: their part of the Hessian is counted, not multiplied.
         """
         size, first, second = self.models, self.first, self.second
         logit = at[first] - at[second] + self.features @ at[size:]
@@ -189,25 +190,29 @@ class _Problem:
         unit = self._unit(at)
         slope += self.penalty * unit * at
         bend[np.diag_indices_from(bend)] += self.penalty * unit + RIDGE
-        if not self.penalty:  # only differences of strengths matter: hold their mean where it is
+        if not self.penalty:  # only differences of strengths matter, so fix their mean
             bend[:size, :size] += 1.0
         return slope, bend
 
     def _spread(self, values: FloatArray) -> FloatArray:
-        """Sums of a battle-wise quantity by model, taken off the second's; shape (models,)."""
+        """Return each model's sum of a battle-wise quantity, added for the first and subtracted for the second;
+        (models,)."""
         size = self.models
         taken: FloatArray = np.bincount(self.second, values, size).astype(np.float64)
         return np.bincount(self.first, values, size).astype(np.float64) - taken
 
 
 def style_rate(strengths: FloatArray, baseline: int) -> FloatArray:
-    """Style-controlled win rates against the baseline in percent; shape (..., models)."""
+    """Return the style-controlled win rates against the baseline in percent; shape (..., models)."""
     rate: FloatArray = 100.0 / (1.0 + np.exp(strengths[..., [baseline]] - strengths))
     return rate
 
 
 def row_resamples(battles: StyledBattles, rounds: int, seed: int) -> Iterator[FloatArray]:
-    """Rows per battle in each of the reference's resamples: rows of all models together, each of a battle's 3 alone."""
+    """Yield the rows per battle in each of the reference's resamples.
+
+    The rows of all models are drawn together, and each of a battle's 3 rows separately.
+    """
     row_battle = np.repeat(np.arange(len(battles.weight)), battles.weight.astype(np.int64))
     rng = np.random.RandomState(seed)
     for _ in range(rounds):
@@ -222,5 +227,6 @@ def refits(
     fit: StyleFit,
     weights: Iterable[FloatArray],
 ) -> FloatArray:
-    """Strengths of refits to resampled rows, shape (resamples, models); the features keep the pool's scaling."""
+    """Return the strengths refitted to resampled rows, shape (resamples, models); the features keep the pool's
+    scaling."""
     return np.array([fit_style(battles, features, formula, weight=weight, start=fit).strengths for weight in weights])

@@ -1,26 +1,28 @@
-"""Variance of verdicts split by where it comes from: questions, answers drawn, judges and orders, repeats. Pure.
+"""Split the variance of verdicts by its source: questions, answers drawn, judges and orders, repeats. Pure.
 
-The model is nested and random: a verdict is a mean plus one effect for each level, y = mu + a_question + b_draw + ... +
-e, of variance zero-centred and independent. Components come from the analysis of variance by the method of moments,
+The model is nested and random: a verdict is a mean plus one independent, zero-centred effect per level,
+y = mu + a_question + b_draw + ... + e. Components come from the analysis of variance by the method of moments,
 which is unbiased for any numbers of draws and verdicts (Searle, Casella, McCulloch 1992, Variance Components, 3.5): a
 level's sum of squares has an expectation that is linear in the components of that level and those below.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import FloatArray
+from .intervals import FloatArray, Interval
+from .paired import clustered_interval
 
 IntArray = NDArray[np.int64]
 
 ROUNDING = 1e-12
-"""Of the total sum of squares: a level's share is a difference of such sums, and below this it is their rounding."""
+"""Share of the total sum of squares below which a level's share, a difference of such sums, is rounding error."""
 
 
 @dataclass(frozen=True)
@@ -28,49 +30,49 @@ class Split:
     """Components of variance, the top level first, in the square of the values' unit."""
 
     raw: tuple[float, ...]
-    """As estimated: unbiased, and below zero by chance where a level adds nothing."""
+    """Unbiased estimates, which may be below zero by chance if a level adds nothing."""
     weights: tuple[float, ...]
-    """What a component counts for in the variance of one question's mean: 1/K for K draws of equal size, and so on."""
+    """Weight of each component in the variance of one question's mean: 1/K for K draws of equal size, and so on."""
     questions: int
 
     @property
     def components(self) -> tuple[float, ...]:
-        """With negative estimates at 0, as a variance must be."""
+        """Return the components with negative estimates set to 0."""
         return tuple(max(0.0, value) for value in self.raw)
 
     @property
     def truncated(self) -> tuple[int, ...]:
-        """Levels whose estimate was below zero."""
+        """Return the levels whose estimate is below zero."""
         return tuple(level for level, value in enumerate(self.raw) if value < 0)
 
     @property
     def parts(self) -> tuple[float, ...]:
-        """What each level adds to the variance of the mean over questions: component * weight / questions."""
+        """Return each level's part of the variance of the mean over questions: component * weight / questions."""
         return tuple(
             component * weight / self.questions for component, weight in zip(self.components, self.weights, strict=True)
         )
 
 
 def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: Sequence[int] = ()) -> Split | None:
-    """The components of `levels`, top (questions) first; the last level is the single value.
+    """Return the components of `levels`, top (questions) first; the last level is the single value.
 
-    `values`, shape (rows,); each level's labels, shape (rows,), nested in the level above. A level must have more
-    groups than the one above, or there is nothing to tell apart: None then. `removed`: degrees of freedom of each level
-    that the caller used up by subtracting means of fixed effects (exact where the design is balanced).
+    `values`, shape (rows,); each level's labels, shape (rows,), nested in the level above. None if a level does not
+    have more groups than the one above, which makes the two indistinguishable. `removed`: degrees of freedom of each
+    level that the caller used up by subtracting means of fixed effects (exact if the design is balanced).
     """
     rows = len(values)
-    places = [np.zeros(rows, dtype=np.int64), *(_numbered(level) for level in levels)]
-    counts = [np.bincount(place) if rows else np.zeros(0, dtype=np.int64) for place in places]
+    groups = [np.zeros(rows, dtype=np.int64), *(_numbered(level) for level in levels)]
+    counts = [np.bincount(group) if rows else np.zeros(0, dtype=np.int64) for group in groups]
     sizes = [len(count) for count in counts]
     if not rows or any(below <= above for above, below in pairwise(sizes)):
         return None
     depth = len(levels)
     table = np.array(
-        [[_spread(places, counts, upper, lower) for lower in range(1, depth + 1)] for upper in range(depth + 1)]
+        [[_spread(groups, counts, upper, lower) for lower in range(1, depth + 1)] for upper in range(depth + 1)]
     )
     expected = np.diff(table, axis=0)
     squares = np.diff(
-        [float(np.sum(_sums(values, place) ** 2 / count)) for place, count in zip(places, counts, strict=True)]
+        [float(np.sum(_sums(values, group) ** 2 / count)) for group, count in zip(groups, counts, strict=True)]
     )
     squares[np.abs(squares) <= ROUNDING * float(np.sum(values**2))] = 0.0
     freedom = np.diff(sizes).astype(np.float64)
@@ -83,39 +85,160 @@ def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: S
         raw[level] = (squares[level] * freedom[level] / (freedom[level] - lost[level]) - explained) / expected[
             level, level
         ]
-    weights = [_weight(places[1], counts[1], place, count) for place, count in zip(places[1:], counts[1:], strict=True)]
+    weights = [_weight(groups[1], counts[1], group, count) for group, count in zip(groups[1:], counts[1:], strict=True)]
     return Split(tuple(float(value) for value in raw), tuple(weights), sizes[1])
 
 
 def _numbered(labels: IntArray) -> IntArray:
-    found: IntArray = np.unique(labels, return_inverse=True)[1].astype(np.int64)
-    return found
+    numbers: IntArray = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    return numbers
 
 
-def _sums(values: FloatArray, place: IntArray) -> FloatArray:
-    return np.bincount(place, weights=values).astype(np.float64)
+def _sums(values: FloatArray, group: IntArray) -> FloatArray:
+    return np.bincount(group, weights=values).astype(np.float64)
 
 
-def _spread(places: Sequence[IntArray], counts: Sequence[IntArray], upper: int, lower: int) -> float:
-    """Sum over groups of level `lower` of n^2 / n of their group of level `upper`: how often a component of `lower`
-    is in the uncorrected sum of squares of `upper`."""
+def _spread(groups: Sequence[IntArray], counts: Sequence[IntArray], upper: int, lower: int) -> float:
+    """Return how often a component of `lower` is in the uncorrected sum of squares of `upper`.
+
+    It is the sum, over groups of level `lower`, of n^2 divided by the n of their group of level `upper`.
+    """
     inner, outer = (lower, upper) if lower > upper else (upper, upper)
     above = np.zeros(len(counts[inner]), dtype=np.int64)
-    above[places[inner]] = places[outer]
+    above[groups[inner]] = groups[outer]
     return float(np.sum(counts[inner] ** 2 / counts[outer][above]))
 
 
-def _weight(question: IntArray, questions: IntArray, place: IntArray, count: IntArray) -> float:
-    """Mean over questions of the sum of squared shares of the groups in it."""
+def _weight(question: IntArray, questions: IntArray, group: IntArray, count: IntArray) -> float:
+    """Return the mean over questions of the sum of squared shares of their groups."""
     above = np.zeros(len(count), dtype=np.int64)
-    above[place] = question
+    above[group] = question
     return float(np.sum((count / questions[above]) ** 2) / len(questions))
 
 
 def centred(values: FloatArray, facets: IntArray) -> FloatArray:
-    """The values with each facet's mean moved to the mean of all: a judge that is harsher, or the first place's
-    advantage, then is no variance. Shape (rows,)."""
-    place = _numbered(facets)
-    means = _sums(values, place) / np.bincount(place)
-    moved: FloatArray = values - means[place] + values.mean()
+    """Return the values with each facet's mean moved to the overall mean, shape (rows,).
+
+    A harsher judge or the advantage of the first position then adds no variance.
+    """
+    group = _numbered(facets)
+    means = _sums(values, group) / np.bincount(group)
+    moved: FloatArray = values - means[group] + values.mean()
     return moved
+
+
+# ----------------------------------------------------------------------------------------------------
+# Test whether the same answers get other verdicts than before: a paired test over questions. Pure.
+
+
+ALPHA = 0.01
+"""Chance of a false alarm. Every run makes a check, and 5 % would be one alarm in twenty runs."""
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class PairedShift:
+    """The mean of paired differences, in their own unit."""
+
+    value: float
+    interval: Interval | None
+    """95 %; None with fewer than two questions."""
+    p: float | None
+    """Two-sided paired t-test that the mean is 0, questions as the unit; None with fewer than two."""
+    detectable: float | None
+    """Mean that the test at `ALPHA` detects with a probability of `POWER`; None if all differences are equal."""
+
+
+def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift | None:
+    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question; None without
+    rows."""
+    from scipy import special
+
+    n = len(differences)
+    if not n:
+        return None
+    value = float(differences.mean())
+    interval = clustered_interval(value, (differences - value) / n, questions)
+    if interval is None:
+        return PairedShift(value, None, None, None)
+    if interval.se < 1e-12 * max(1.0, abs(value)):  # all equal: the shift is certain, or there is none
+        return PairedShift(value, interval, 0.0 if value else 1.0, None)
+    freedom = len(set(questions)) - 1
+    p = 2 * float(special.stdtr(freedom, -abs(value) / interval.se))
+    detectable = float(special.ndtri(1 - ALPHA / 2) + special.ndtri(POWER)) * interval.se
+    return PairedShift(value, interval, p if math.isfinite(p) else None, detectable)
+
+
+# ----------------------------------------------------------------------------------------------------
+# A mean over crossed questions and repeats: every question occurs in every repeat (e.g. a training seed), and both
+# questions and repeats are samples from larger populations. With x of shape (Q questions, R repeats), MS_q, MS_r and
+# MS_qr the mean squares of a two-way layout without replication, Var(mean) = V_q + V_r - V_qr, V_q = MS_q / (Q R),
+# V_r = MS_r / (Q R), V_qr = MS_qr / (Q R) which is unbiased under additive random effects (Searle, Casella and
+# McCulloch 1992, chapter 4), but at least V_q and V_r; degrees of freedom by Satterthwaite (1946). An interval over
+# questions alone ignores that another seed trains another model; one over repeats alone ignores that other questions
+# might have been asked. Coverage is measured by `python -m benchmarks.stats.crossed` (docs/statistics.md): near 95 %
+# with three repeats, less with two if they are nearly all of the variance; an interval over questions alone can cover
+# as little as a fifth.
+
+
+@dataclass(frozen=True)
+class CrossedMean:
+    """A mean with its standard errors, all in the values' unit."""
+
+    value: float
+    se: float
+    """Standard error over questions and repeats; over questions alone if there is one repeat."""
+    df: float
+    """Satterthwaite's degrees of freedom of `se`."""
+    se_questions: float
+    """Standard error over questions alone, as if the repeats were fixed."""
+    questions: int
+    repeats: int
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the two-sided t interval."""
+        return self._interval(level, self.se, self.df)
+
+    def interval_questions(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the two-sided t interval over questions alone."""
+        return self._interval(level, self.se_questions, self.questions - 1)
+
+    def _interval(self, level: float, se: float, df: float) -> tuple[float, float]:
+        from scipy import special
+
+        half = float(special.stdtrit(df, 0.5 + level / 2)) * se
+        return self.value - half, self.value + half
+
+    def detectable(self, power: float = 0.8) -> float:
+        """Return the smallest true mean that such data distinguish from 0 with this power, at 5 %, two-sided."""
+        from scipy import special
+
+        return float(special.stdtrit(self.df, 0.975) + special.ndtri(power)) * self.se
+
+    def p_two_sided(self) -> float:
+        """Return the p-value of a true mean of 0."""
+        from scipy import special
+
+        if self.se == 0:
+            return 1.0 if self.value == 0 else 0.0
+        return float(2 * special.stdtr(self.df, -abs(self.value) / self.se))
+
+
+def crossed_mean(values: FloatArray) -> CrossedMean | None:
+    """Return the mean of a table of shape (questions, repeats); None with fewer than two questions."""
+    questions, repeats = values.shape
+    if questions < 2 or repeats < 1:
+        return None
+    mean = float(values.mean())
+    rows, columns = values.mean(axis=1) - mean, values.mean(axis=0) - mean
+    by_question = float(rows @ rows) / (questions - 1) / questions
+    if repeats == 1:
+        se = math.sqrt(by_question)
+        return CrossedMean(mean, se, questions - 1, se, questions, repeats)
+    by_repeat = float(columns @ columns) / (repeats - 1) / repeats
+    rest = values - mean - rows[:, None] - columns[None, :]
+    both = float((rest**2).sum()) / ((questions - 1) * (repeats - 1)) / (questions * repeats)
+    variance = max(by_question + by_repeat - both, by_question, by_repeat)
+    spread = by_question**2 / (questions - 1) + by_repeat**2 / (repeats - 1)
+    df = variance**2 / spread if spread else questions - 1
+    return CrossedMean(mean, math.sqrt(variance), df, math.sqrt(by_question), questions, repeats)

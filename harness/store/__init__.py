@@ -1,43 +1,48 @@
-"""The only writer of results: one folder a run, append-only JSONL, atomic whole files, one process at a time.
+"""The only writer of results: one folder per run, append-only JSONL, atomic whole files, one process at a time.
 
     results/runs/<model>/<suite>@<version>/<run-id>/
         manifest.json     what the run is; written before the first row
-        answers.jsonl     one Answer a line, appended as it arrives
-        judgments.jsonl   one Judgment a line, likewise
-        anchors.jsonl     one Judgment a line, of recorded answers judged again; only where a run has anchors
+        answers.jsonl     one Answer per line, appended as it arrives
+        judgments.jsonl   one Judgment per line, likewise
+        anchors.jsonl     one Judgment per line, of recorded answers judged again; only if the run has anchors
         sessions.jsonl    seconds and tokens of each process that worked here and ended
         card.json         the ScoreCard; written last
 
-Rows are found again by key and byte offset, so memory holds keys, never texts. Where a key occurs twice the last row
-wins. A row that holds a failure is not done: the same command asks again.
+Rows are looked up by key and byte offset, so only keys are in memory, never texts. If a key occurs twice, the last row
+wins. A row with a failure is not done: the same command asks again.
 """
 
 from .files import (
+    LOCK,
+    LOCK_FILES,
+    FolderLock,
+    archive_run,
     dump_json,
     find_cards,
+    locked,
     make_folder,
     read_card,
     run_dir,
-    set_aside,
     write_atomic,
     write_bytes,
     write_lines,
 )
-from .lock import FolderLock
-from .rows import JsonlRows, Row
-from .run_store import RunStore
+from .runs import JsonlRows, Row, RunStore
 
 __all__ = [
+    "LOCK",
+    "LOCK_FILES",
     "FolderLock",
     "JsonlRows",
     "Row",
     "RunStore",
+    "archive_run",
     "dump_json",
     "find_cards",
+    "locked",
     "make_folder",
     "read_card",
     "run_dir",
-    "set_aside",
     "write_atomic",
     "write_bytes",
     "write_lines",

@@ -1,35 +1,75 @@
-"""Whole files and folders of results: written atomically or not at all."""
+"""sha256 of files, cached: 16 GB of weights are read once, not in every run."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import logging
 import os
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import ValidationError
 
-from ..errors import ConfigError, StoreError
 from ..records import ScoreCard
+from ..records.errors import ConfigError, RunLockedError, StoreError
+
+REMEMBERED = 8_000_000  # bytes; smaller files are read again in milliseconds
+
+
+def cache_folder() -> Path:
+    """Return `HARNESS_CACHE`, or `fusion-harness` in the user's cache folder; it may not exist yet."""
+    if configured := os.environ.get("HARNESS_CACHE"):
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusion-harness"
+
+
+def file_sha256(file: Path) -> str:
+    """Return the hex digest of a file's content, from the cache while path, size and modification time are
+    unchanged."""
+    facts = file.stat()
+    if facts.st_size < REMEMBERED:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    key = hashlib.sha256(f"{file.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
+    note = cache_folder() / "digests" / key
+    with suppress(OSError):
+        known = note.read_text("ascii")
+        if len(known) == 64:
+            return known
+    with file.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    with suppress(OSError):  # a cache that cannot be written only costs time
+        note.parent.mkdir(parents=True, exist_ok=True)
+        draft = note.with_name(f"{key}.{os.getpid()}")
+        draft.write_text(sha256, "ascii")
+        draft.replace(note)
+    return sha256
+
+
+# ----------------------------------------------------------------------------------------------------
+# Write whole files and folders of results, atomically or not at all.
 
 
 def run_dir(results: Path, *, model: str, suite: str, version: str, run_id: str) -> Path:
-    """Where a run lives; `model` is a `ModelRef.slug`."""
+    """Return the folder of a run; `model` is a `ModelRef.slug`."""
     return results / "runs" / model / f"{suite}@{version}" / run_id
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes a whole file so that a reader sees the old one or the new one.
+    """Write a whole file so that a reader sees either the old or the new one.
 
-    Raises ConfigError where the path cannot be a file's (a folder, or below a file), StoreError where writing fails.
+    Raise ConfigError if the path cannot be a file (a folder, or below a file), StoreError if writing fails.
     """
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """As `write_atomic`, of bytes."""
+    """Write bytes like `write_atomic`."""
     _replace(path, (content,))
 
 
@@ -43,7 +83,7 @@ def _replace(path: Path, content: Iterable[bytes]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):  # it may be below a file, or in a folder that is closed to us
+        with suppress(OSError):  # it may be below a file, or in a folder without permission
             temporary.unlink()
         if path.is_dir():
             raise ConfigError(f"cannot write {path}: it is a folder; name a file") from error
@@ -53,12 +93,12 @@ def _replace(path: Path, content: Iterable[bytes]) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """As `write_atomic`, of lines that need not all be in memory."""
+    """Write lines like `write_atomic`, without having them all in memory."""
     _replace(path, (f"{line}\n".encode() for line in lines))
 
 
 def make_folder(path: Path) -> None:
-    """Raises StoreError when it cannot."""
+    """Make a folder. Raise StoreError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,8 +109,9 @@ def dump_json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Moves a run's folder out of the way (`--fresh`); None where there is none. Nothing is deleted."""
+def archive_run(folder: Path) -> Path | None:
+    """Rename a run's folder to a hidden one (`--fresh`) and return that, or None if there is none. Nothing is
+    deleted."""
     if not folder.exists():
         return None
     aside = folder.with_name(f".{folder.name}.{time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}")
@@ -79,25 +120,130 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def read_card(path: Path) -> ScoreCard:
-    """Raises ConfigError when the file is no score card."""
+    """Read a score card. Raise ConfigError if the file is not one."""
     try:
         card = ScoreCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "".join(f"{part}: " for part in first["loc"])
-        raise ConfigError(f"{path} is no score card: {where}{first['msg']}") from error
+        raise ConfigError(f"{path} is not a score card: {where}{first['msg']}") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     wrong = card.unreadable()
     if wrong is not None:
-        raise ConfigError(f"{path} is no score card: {wrong}: not a finite number")
+        raise ConfigError(f"{path} is not a valid score card: {wrong}: not a finite number")
     return card
 
 
 def find_cards(results: Path) -> list[Path]:
-    """Every card under `results/runs`, sorted; folders set aside are left out."""
+    """Return every card under `results/runs`, sorted, without those of archived folders."""
     return sorted(
         path
         for path in (results / "runs").glob("*/*@*/*/card.json")
         if not any(part.startswith(".") for part in path.relative_to(results).parts)
     )
+
+
+# ----------------------------------------------------------------------------------------------------
+# Locks between processes, on files: the operating system's flock, or a marker file if the file system has none. with
+# locked(results / ".baselines.lock"): ...
+
+
+log = logging.getLogger(__name__)
+NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+"""What flock fails with on file systems without it, such as some network and FUSE mounts."""
+LOCK = ".lock"
+MARKER_SUFFIX = ".soft"
+LOCK_FILES = (LOCK, LOCK + MARKER_SUFFIX)
+"""Files that a `FolderLock` may leave in its folder."""
+PATIENCE = 0.2
+"""Seconds a `FolderLock` tries: its holder may be removing the lock file, with the folder, at this moment."""
+
+
+def acquire(path: Path, *, timeout: float = -1) -> BaseFileLock:
+    """Return the lock on `path`, held; links are not followed. A negative timeout waits for as long as it takes.
+
+    Raises filelock.Timeout if another process still has it after `timeout` seconds, OSError if the file cannot be
+    opened. If the file system has no flock, the lock is the existence of `<path>.soft`, which outlives a process that
+    was killed on another machine; the log says so.
+    """
+    lock = FileLock(path, timeout=timeout, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as error:  # Timeout too; it has no errno
+        if error.errno not in NO_FLOCK:
+            raise
+    else:
+        return lock
+    # not the same file: flock's attempt has just made it, and a marker locks by its existence
+    marker = path.with_name(path.name + MARKER_SUFFIX)
+    log.warning("%s: this file system has no file locks; while %s exists, others wait for it", path.parent, marker.name)
+    lock = SoftFileLock(marker, timeout=timeout, thread_local=False)
+    lock.acquire()
+    return lock
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock on `path` inside the block; wait for other processes before it."""
+    lock = acquire(path)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class FolderLock:
+    """A folder's lock, for `with`, or `take` and `release`. Its lock file names the holder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: BaseFileLock | None = None
+
+    @property
+    def held(self) -> bool:
+        return self._lock is not None
+
+    def take(self) -> None:
+        """Make the folder if necessary and lock it.
+
+        Raises RunLockedError if another process works here, StoreError if the folder or its lock cannot be made.
+        """
+        path = self.folder / LOCK
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {self.folder}: {error.strerror}") from error
+        try:
+            self._lock = acquire(path, timeout=PATIENCE)
+            if not isinstance(self._lock, SoftFileLock):  # a marker has its holder's pid already
+                path.write_text(str(os.getpid()), encoding="ascii")
+        except Timeout as error:
+            raise RunLockedError(
+                f"another process (pid {_holder(Path(error.lock_file))}) works on {self.folder}; wait for it, or stop "
+                "it and run this again"
+            ) from None
+        except OSError as error:
+            self.release()
+            raise StoreError(f"cannot lock {path}: {error.strerror}") from error
+
+    def release(self) -> None:
+        """Unlock the folder; its lock file stays."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        self.take()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+def _holder(lock_file: Path) -> str:
+    try:
+        lines = lock_file.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return lines[0].strip() if lines and lines[0].strip() else "unknown"

@@ -1,1 +1,1 @@
-"""Benchmarks: what is asked, what the judge is asked about an answer, and what the verdicts come to."""
+"""Benchmarks: their prompts, their judge tasks, and the scores of verdicts."""

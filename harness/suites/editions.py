@@ -1,4 +1,4 @@
-"""Where a suite's contents come from: pinned official files, or the pocket edition of this package."""
+"""Load a suite's data: pinned official files, or the pocket edition of this package."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from .. import official
-from ..errors import ConfigError, DataError
-from ..protocols import SuiteData, SuiteOptions
 from ..records import JudgeTemplate
+from ..records.errors import ConfigError, DataError
+from ..records.protocols import SuiteData, SuiteOptions
+from ..records.settings import EDITIONS
+from ..store import official
 from . import pocket
-
-EDITIONS = ("official", "pocket")
 
 
 def load_edition(
     suite: pocket.SuiteName, options: SuiteOptions, load_official: Callable[[SuiteOptions], SuiteData]
 ) -> SuiteData:
-    """The suite's data in the edition asked for; raises ConfigError on an unknown edition."""
+    """Return the suite's data in the requested edition; raise ConfigError for an unknown edition."""
     if options.edition == "official":
         return load_official(options)
     if options.edition == "pocket":
@@ -34,24 +33,24 @@ def official_files(options: SuiteOptions, names: Iterable[str]) -> dict[str, Pat
 
 
 def pinned(names: Iterable[str], cache_dir: Path | None = None) -> dict[str, str]:
-    """Name -> sha256, pinned or recorded, for the card's protocol."""
+    """Return name -> sha256, pinned or recorded, for the card's protocol."""
     return {name: official.expected_sha256(official.FILES[name], cache_dir) or "unknown" for name in names}
 
 
 def template_shas(templates: Mapping[str, JudgeTemplate]) -> dict[str, JsonValue]:
-    """Template name -> first 12 characters of its sha256, for the card's protocol."""
+    """Return template name -> first 12 characters of its sha256, for the card's protocol."""
     return {name: template.sha[:12] for name, template in sorted(templates.items())}
 
 
 def only_template(data: SuiteData) -> JudgeTemplate:
-    """The one template of a suite that asks in one way; raises DataError for none or several."""
+    """Return the template of a suite that has only one; raise DataError for none or several."""
     if len(data.templates) != 1:
         raise DataError(f"expected one judge template, got {', '.join(data.templates) or 'none'}")
     return next(iter(data.templates.values()))
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file, blank lines left out; raises DataError with the line's number."""
+    """Return the objects of a JSON Lines file without blank lines; raise DataError with the line's number."""
     rows = []
     for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
         if not line.strip():

@@ -1,7 +1,7 @@
-"""Two models' answers shown to the judge side by side, in both orders: far sharper than two win rates against a third.
+"""Show the judge two models' answers side by side, in both orders: far sharper than two win rates against a third.
 
-Words and parsers are those of the suite whose questions are asked; a game is worth the candidate's preference (1 win,
-0.5 tie, 0 loss), whatever the suite's own weights, and the win rate is the mean over games, question the unit.
+Prompts and parsers are those of the questions' suite. A game counts as the candidate's preference (1 win, 0.5 tie,
+0 loss), without the suite's own weights; the win rate is the mean over games, with questions as the unit.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Protocol, runtime_checkable
 from pydantic import JsonValue
 
 from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, Score, SuiteScores, digest
-from ..scoring import Unit, categories, draws, mean_score, unscored_note, verdicts_by_slot
+from .scoring import Unit, categories, draws, mean_score, unscored_note, verdicts_by_slot
 
 PREFIX = "head_to_head_"
 
 
 @runtime_checkable
 class PlaysGames(Protocol):
-    """A suite with words for a comparison of two answers."""
+    """A suite with prompts for comparing two answers."""
 
     name: str
     version: str
@@ -28,53 +28,56 @@ class PlaysGames(Protocol):
 
     def sampling(self, prompt: Prompt) -> Sampling: ...
 
-    def games(self, prompt: Prompt, answer: Answer, other: Answer) -> Sequence[JudgeTask]:
-        """Every game of these two answers, in both orders; `other` is the tasks' baseline. Raises ConfigError or
-        DataError where this edition has no words for it."""
+    def games(self, prompt: Prompt, answer: Answer, opponent: Answer) -> Sequence[JudgeTask]:
+        """Return every game of these two answers, in both orders; `opponent` is the tasks' baseline.
+
+        Raise ConfigError or DataError if this edition has no prompts for it.
+        """
         ...
 
 
 class HeadToHead:
-    """A suite's questions, one model's answers against another's."""
+    """A suite's questions, with one model's answers judged against another's."""
 
     headline = "win_rate"
 
-    def __init__(self, suite: PlaysGames, other: str, answers: Sequence[Answer], *, seed: int = 0) -> None:
+    def __init__(self, suite: PlaysGames, opponent: str, answers: Sequence[Answer], *, seed: int = 0) -> None:
         self.name = f"{PREFIX}{suite.name}"
         self.version = suite.version
         self._suite = suite
-        self._other = other
-        self._answers: Mapping[str, Answer] = {one.key: one for one in answers if one.error is None}
+        self._opponent = opponent
+        self._answers: Mapping[str, Answer] = {answer.key: answer for answer in answers if answer.error is None}
         self._seed = seed
 
     def protocol(self) -> dict[str, JsonValue]:
-        """The other model's answers are part of it; the words are named by their digests."""
-        answers = digest(sorted([one.key, one.sha] for one in self._answers.values()))[:12]
+        """Return the protocol; it includes digests of the other model's answers and of the templates."""
+        answers = digest(sorted([answer.key, answer.sha] for answer in self._answers.values()))[:12]
         templates = sorted({task.template.sha[:12] for prompt in self.prompts() for task in self._example(prompt)})
-        return {"baseline": self._other, "baseline_answers": answers, "templates": list(templates)}
+        return {"baseline": self._opponent, "baseline_answers": answers, "templates": list(templates)}
 
     def _example(self, prompt: Prompt) -> Sequence[JudgeTask]:
-        other = self._of(prompt.id, 0)
-        return self._suite.games(prompt, other, other) if other is not None else ()
+        opponent = self._of(prompt.id, 0)
+        return self._suite.games(prompt, opponent, opponent) if opponent is not None else ()
 
     def prompts(self) -> Sequence[Prompt]:
         return self._suite.prompts()
 
     def sampling(self, prompt: Prompt) -> Sampling:
-        """One draw: what is asked is recorded already."""
+        """Return settings for one draw, because the answers are recorded already."""
         return self._suite.sampling(prompt).model_copy(update={"n": 1})
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        other = self._of(prompt.id, answer.index)
-        if answer.error is not None or other is None:
+        opponent = self._of(prompt.id, answer.index)
+        if answer.error is not None or opponent is None:
             return ()
-        return self._suite.games(prompt, answer, other)
+        return self._suite.games(prompt, answer, opponent)
 
     def _of(self, prompt_id: str, index: int) -> Answer | None:
         return self._answers.get(f"{prompt_id}#{index}") or self._answers.get(f"{prompt_id}#0")
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        """`win_rate`: percent of the games' points; `n_won`, `n_tied`, `n_lost`: questions, over all their games."""
+        """Return `win_rate` (percent of the games' points) and `n_won`, `n_tied`, `n_lost` (questions, over all
+        games)."""
         units = _units(answers, judgments)
         expected = {prompt.id: 2 * len(prompt.turns) * draws(answers) for prompt in prompts}
         total = self._rate(units, [prompt.id for prompt in prompts], expected)
@@ -86,23 +89,23 @@ class HeadToHead:
         return SuiteScores(scores=scores, by_category=by_category, notes=unscored_note(total, "games"))
 
     def _rate(self, units: Sequence[Unit], ids: Sequence[str], expected: Mapping[str, int]) -> Score:
-        asked = set(ids)
-        some = [unit for unit in units if unit.prompt_id in asked]
-        return mean_score(some, sum(expected[one] for one in ids), scale=100.0, seed=self._seed)
+        prompt_ids = set(ids)
+        category_units = [unit for unit in units if unit.prompt_id in prompt_ids]
+        return mean_score(category_units, sum(expected[prompt_id] for prompt_id in ids), scale=100.0, seed=self._seed)
 
 
 def _units(answers: Sequence[Answer], judgments: Sequence[Judgment]) -> list[Unit]:
-    """One a game; repeats and a jury's members count as their mean."""
-    found = verdicts_by_slot(judgments, answers)
+    """Return one unit per game; repeats and a jury's members count as their mean."""
+    verdicts = verdicts_by_slot(judgments, answers)
     return [
-        Unit(slot.prompt_id, sum(verdict.value for verdict in verdicts) / len(verdicts))
-        for slot, verdicts in found.items()
-        if verdicts
+        Unit(slot.prompt_id, sum(verdict.value for verdict in slot_verdicts) / len(slot_verdicts))
+        for slot, slot_verdicts in verdicts.items()
+        if slot_verdicts
     ]
 
 
 def _won(units: Sequence[Unit], total: Score) -> dict[str, Score]:
-    """Questions won, tied and lost over all their games."""
+    """Return questions won, tied and lost over all their games."""
     points: dict[str, list[float]] = {}
     for unit in units:
         points.setdefault(unit.prompt_id, []).append(unit.value)

@@ -1,1 +1,1 @@
-"""Judge configurations: one JudgeSpec a YAML file."""
+"""Judge configurations: one JudgeSpec per YAML file."""

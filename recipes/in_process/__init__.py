@@ -1,1 +1,1 @@
-"""A checkpoint that answers in this process: the backend `in_process`."""
+"""The backend `in_process`, which runs a checkpoint in this process."""

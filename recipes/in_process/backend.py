@@ -1,7 +1,7 @@
-"""Backend `in_process`: a checkpoint loaded by transformers here, without a server; made for small models.
+"""Backend `in_process`: load a checkpoint with transformers in this process, without a server; meant for small models.
 
-It owns how prompts become batches: what is asked at the same time is generated together, and `answer_many` takes
-thousands at once. A text depends on (seed, prompt, turn, index) alone. torch is imported when the model is loaded.
+This module forms the batches: requests that wait at the same time are generated together, and `answer_many` takes
+thousands at once. A text depends only on (seed, prompt, turn, index). torch is imported when the model is loaded.
 """
 
 from __future__ import annotations
@@ -16,26 +16,25 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from pydantic import JsonValue
 
-from harness.backends.chat import MIN_ROOM
-from harness.backends.options import pairs, refuse_unknown
-from harness.checkpoint import inspect_checkpoint, resolve
-from harness.errors import ConfigError
-from harness.protocols import Draw, ServeOptions
+from harness.backends.chat import MIN_ROOM, pairs, refuse_unknown
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling
+from harness.records.errors import ConfigError
+from harness.records.protocols import Draw, ServeOptions
+from harness.store.checkpoint import inspect_checkpoint, resolve
 
 if TYPE_CHECKING:
-    from .generation import Request
-    from .local_model import LocalModel
+    from .model import LocalModel, Request
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
 HONOURED = ("chat_template", "dtype", "devices", "max_model_len", "engine_args", "allow_pickle", "trust_remote_code")
 NOT_HONOURED = {"repetition_penalty": 1.0, "min_p": 0.0}
-"""Sampling defaults of a checkpoint that servers apply and this loop does not -> what they are when they do nothing."""
+"""Sampling defaults of a checkpoint that servers apply and this backend does not -> their neutral values."""
 MEMORY = 2**30
-"""Bytes that the KV cache and the logits of one batch may take."""
+"""Maximum bytes for the KV cache and the logits of one batch."""
 MOST = 512
-"""Rows of a batch at most: with many more, copying the cache of a small model costs more than a step."""
+"""Maximum rows of a batch: beyond it, copying the cache of a small model costs more than a step."""
 
 
 class InProcessBackend:
@@ -44,7 +43,7 @@ class InProcessBackend:
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         refuse_unknown(options, self.name, HONOURED)
         if model.scheme == "endpoint":
-            raise ConfigError(f"{str(model)!r} is served already: use --backend endpoint, not {self.name}")
+            raise ConfigError(f"{str(model)!r} is a server: use --backend endpoint, not {self.name}")
         folder, template = resolve(model, allow_pickle=options.allow_pickle), options.chat_template
         self.checkpoint = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
         if self.checkpoint.template is None:
@@ -79,19 +78,19 @@ class InProcessBackend:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Frees the model; what is still being generated ends at its next token."""
+        """Free the model. Generation that is still running stops at its next token."""
         self._stopping = True
         if self._serving is not None:
             self._serving.cancel()
         self._thread.shutdown(wait=True)
         self._loaded, self._serving, self._waiting = None, None, []
         gc.collect()
-        from .local_model import free_device_memory
+        from .model import free_device_memory
 
         free_device_memory()
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        """Waits for the batch that is running, then goes with all that wait by then."""
+        """Return one answer. It is generated in the next batch, with every other request that waits by then."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((Draw(prompt, sampling, index), future))
         if self._serving is None or self._serving.done():
@@ -99,7 +98,7 @@ class InProcessBackend:
         return await future
 
     async def answer_many(self, draws: Sequence[Draw]) -> AsyncIterator[Answer]:
-        """One answer a draw, those to short prompts first."""
+        """Yield one answer per draw, in order of prompt length, shortest first."""
         ordered = await self._run(self._model.by_length, draws)
         start = 0
         while start < len(ordered):
@@ -109,13 +108,13 @@ class InProcessBackend:
                 yield answer
 
     async def _serve(self) -> None:
-        await asyncio.sleep(0)  # whoever asks in this turn of the event loop comes along
+        await asyncio.sleep(0)  # let every task of this event loop iteration add its request first
         while self._waiting:
             size = self._rows([draw for draw, _ in self._waiting[:MOST]])
             batch, self._waiting = self._waiting[:size], self._waiting[size:]
             try:
                 answers = await self._run(self._answers, [draw for draw, _ in batch])
-            except Exception as error:  # whatever it is, it belongs to those who wait for these answers
+            except Exception as error:  # the callers that wait for these answers must get it, whatever it is
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
@@ -125,33 +124,33 @@ class InProcessBackend:
                     future.set_result(answer)
 
     def _answers(self, draws: Sequence[Draw]) -> list[Answer]:
-        """The answers to these draws, turn by turn, each turn generated together. Runs in the model's thread."""
-        from .local_model import Talk
+        """Return the answers to these draws, generating one turn of all draws at a time. Runs in the model's thread."""
+        from .model import Talk
 
         begin = time.monotonic()
         model = self._model
         talks = [Talk(draw) for draw in draws]
         for turn in range(max(len(draw.prompt.turns) for draw in draws)):
-            asked = [talk for talk in talks if talk.asks(turn)]
-            rendered = [model.prompt_ids(talk.draw.prompt) for talk in asked] if turn == 0 else None
+            pending = [talk for talk in talks if talk.asks(turn)]
+            rendered = [model.prompt_ids(talk.draw.prompt) for talk in pending] if turn == 0 else None
             requests = []
-            for talk, ids in zip(asked, rendered or model.render([talk.messages() for talk in asked]), strict=True):
+            for talk, ids in zip(pending, rendered or model.render([talk.messages() for talk in pending]), strict=True):
                 request = self._request(talk.draw, turn, ids)
                 if isinstance(request, Failure):
                     talk.failure = request
                 else:
                     requests.append((talk, request))
-            made = model.generate([request for _, request in requests], lambda: self._stopping) if requests else []
-            texts = model.texts([one.ids for one in made])
-            for (talk, request), one, text in zip(requests, made, texts, strict=True):
-                talk.add(one, text, prompt_tokens=len(request.ids))
+            generated = model.generate([request for _, request in requests], lambda: self._stopping) if requests else []
+            texts = model.texts([result.ids for result in generated])
+            for (talk, request), result, text in zip(requests, generated, texts, strict=True):
+                talk.add(result, text, prompt_tokens=len(request.ids))
         seconds = time.monotonic() - begin
         return [talk.answer(self.label, seconds) for talk in talks]
 
     def _request(self, draw: Draw, turn: int, ids: Sequence[int]) -> Request | Failure:
-        from .generation import Request
+        from .model import Request
 
-        sampling, own = draw.sampling, self.checkpoint.generation_config
+        sampling, defaults = draw.sampling, self.checkpoint.generation_config
         limit = self.options.max_model_len or self.checkpoint.max_position
         room = sampling.max_tokens if limit is None else limit - len(ids)
         if room < min(sampling.max_tokens, MIN_ROOM):
@@ -162,14 +161,14 @@ class InProcessBackend:
             tuple(ids),
             min(room, sampling.max_tokens),
             key=stream_key(seed, draw.prompt.id, turn, draw.index),
-            temperature=_given(sampling.temperature, own.get("temperature"), 1.0),
-            top_p=_given(sampling.top_p, own.get("top_p"), 1.0),
-            top_k=max(0, int(_given(own.get("top_k"), 0))),
+            temperature=_first_number(sampling.temperature, defaults.get("temperature"), 1.0),
+            top_p=_first_number(sampling.top_p, defaults.get("top_p"), 1.0),
+            top_k=max(0, int(_first_number(defaults.get("top_k"), 0))),
             ended=self._model.ended(sampling.stop) if sampling.stop else None,
         )
 
     def _rows(self, draws: Sequence[Draw]) -> int:
-        """How many of these draws go into one batch: as many as MEMORY has room for."""
+        """Return how many of these draws fit into one batch, limited by MEMORY."""
         if self._batch_size is not None:
             return self._batch_size
         most = max(draw.sampling.max_tokens for draw in draws)
@@ -182,28 +181,27 @@ class InProcessBackend:
         return self._loaded
 
     def _load(self) -> LocalModel:
-        from .local_model import LocalModel
+        from .model import LocalModel
 
         return LocalModel.load(self.checkpoint, self.options)
 
-    async def _run(self, work: Callable[P, R], *given: P.args, **named: P.kwargs) -> R:
-        """Calls `work` in the model's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*given, **named))
+    async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `work` in the model's thread and return its result."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
 
 def stream_key(seed: int, prompt_id: str, turn: int, index: int) -> int:
-    """Start of the random stream of one turn of one draw, 64 bits; the same on every machine."""
+    """Return the 64-bit key of the random stream for one turn of one draw; the same on every machine."""
     words = f"{seed}|{prompt_id}|{turn}|{index}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(words).digest()[:8], "big")
 
 
-def _given(*values: JsonValue) -> float:
-    """The first that is a number."""
+def _first_number(*values: JsonValue) -> float:
     return float(next(value for value in values if isinstance(value, int | float)))
 
 
 def _batch_size(options: ServeOptions) -> int | None:
     text = pairs(options.engine_args, InProcessBackend.name, ("batch_size",)).get("batch_size")
     if text is not None and not (text.isdecimal() and int(text) > 0):
-        raise ConfigError(f"engine argument batch_size={text!r} is no number of rows; give 1 or more")
+        raise ConfigError(f"engine argument batch_size={text!r} is not a number of rows; give 1 or more")
     return None if text is None else int(text)

@@ -1,1 +1,1 @@
-"""What a recipe came to: leaderboard of variants, data report, training curves, model cards. Reads stages' files."""
+"""Report a recipe's results: leaderboard of variants, data report, training curves and model cards."""

@@ -1,24 +1,144 @@
-"""The leaderboard of variants: mean reward on test prompts, and every model against the baselines. Pure.
+"""Reduce answers to held-out prompts to one mean reward per prompt, by model, seed and temperature.
 
-Differences are paired by prompt and seed. Their interval is over prompts and seeds at once (`harness.stats.crossed`),
-so that it says what another seed and other prompts would show; the interval over prompts alone and the seeds' own
-differences stand beside it. p-values are adjusted (Holm) over the models compared with one baseline at one temperature.
+A draw without an answer or without a reward is counted as unscored and never enters a mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from harness.records import Score
-from harness.scoring import is_complete
-from harness.stats.crossed import CrossedMean, crossed_mean
-from harness.stats.significance import holm
+from harness.records import Answer, Score
+from harness.stats.paired import holm
+from harness.stats.variance import CrossedMean, crossed_mean
+from harness.store import JsonlRows
+from harness.suites.scoring import is_complete
 
-from .records import ModelRow, VariantBoard, Verdict, Versus
-from .rows import Measured, score_of
-from .sentences import at, sentence
+from ..pairs import ANSWERS, REWARDS
+from ..records import Part, PromptRow, RewardRow
+from ..spec import EvaluateSpec
+from .tables import ModelRow, VariantBoard, Verdict, Versus, at, sentence
+
+HELD_OUT: tuple[Part, ...] = ("validation", "test")
+
+
+def draws(evaluate: EvaluateSpec) -> dict[float, int]:
+    """Return the number of answers per prompt at each temperature: 1 at temperature 0, else `samples`."""
+    return {temperature: 1 if temperature == 0 else evaluate.samples for temperature in evaluate.temperatures}
+
+
+def temperature_folder(folder: Path, temperature: float) -> Path:
+    """Return the subfolder of a held-out folder with the answers and rewards of one temperature."""
+    return folder / f"t{temperature:g}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rewards of one model and seed on one part of the prompts at one temperature."""
+
+    model: str
+    seed: int
+    part: Part
+    temperature: float
+    rewards: dict[str, float]
+    """Mean reward over the scored draws of each prompt id; prompts without one are left out."""
+    scored: int
+    """Number of draws with a reward."""
+    unscored: int
+    truncated: int
+    tokens: float | None
+    """Mean length of the answers in tokens, as counted by the backend."""
+
+    @property
+    def mean(self) -> float | None:
+        return sum(self.rewards.values()) / len(self.rewards) if self.rewards else None
+
+
+@dataclass
+class _Sums:
+    rewards: dict[str, list[float]] = field(default_factory=dict)
+    truncated: int = 0
+    tokens: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Which model answered the held-out prompts, and how."""
+
+    model: str
+    seed: int
+    temperature: float
+    samples: int
+    """Number of answers requested per prompt."""
+
+
+def measured(
+    run: HeldOut, prompts: Iterable[PromptRow], answers: Iterable[Answer], rewards: Iterable[RewardRow]
+) -> list[Measured]:
+    """Return the rewards of the held-out prompts, one record per part."""
+    parts = {row.prompt.id: row.part for row in prompts if row.part in HELD_OUT}
+    reward_by_key = {row.key: row.value for row in rewards}
+    sums: dict[Part, _Sums] = {}
+    for prompt_id, part in parts.items():
+        sums.setdefault(part, _Sums()).rewards[prompt_id] = []
+    for answer in answers:
+        if answer.prompt_id not in parts or answer.index >= run.samples or answer.error is not None:
+            continue
+        totals = sums[parts[answer.prompt_id]]
+        totals.truncated += answer.truncated
+        totals.tokens.append(sum(answer.completion_tokens))
+        reward = reward_by_key.get(f"{answer.key}|{answer.sha}")
+        if reward is not None:
+            totals.rewards[answer.prompt_id].append(reward)
+    return [_measured(run, part, part_sums) for part, part_sums in sums.items()]
+
+
+def _measured(run: HeldOut, part: Part, sums: _Sums) -> Measured:
+    scored = sum(len(values) for values in sums.rewards.values())
+    return Measured(
+        model=run.model,
+        seed=run.seed,
+        part=part,
+        temperature=run.temperature,
+        rewards={name: sum(values) / len(values) for name, values in sums.rewards.items() if values},
+        scored=scored,
+        unscored=len(sums.rewards) * run.samples - scored,
+        truncated=sums.truncated,
+        tokens=sum(sums.tokens) / len(sums.tokens) if any(sums.tokens) else None,
+    )
+
+
+def read_measured(
+    folder: Path, model: str, seed: int, prompts: Sequence[PromptRow], evaluate: EvaluateSpec
+) -> list[Measured]:
+    """Return the rewards in a finished held-out folder, at every temperature."""
+    results: list[Measured] = []
+    for temperature, samples in draws(evaluate).items():
+        source = temperature_folder(folder, temperature)
+        answers = JsonlRows(source / ANSWERS, Answer).read()
+        rewards = JsonlRows(source / REWARDS, RewardRow).read()
+        results += measured(HeldOut(model, seed, temperature, samples), prompts, answers, rewards)
+    return results
+
+
+def score_of(
+    value: float | None, interval: tuple[float, float] | None, se: float | None, *, n: int, lost: int
+) -> Score:
+    """Return a mean and its interval as a score card's `Score`."""
+    low, high = interval if interval is not None else (None, None)
+    return Score(value=value, ci_low=low, ci_high=high, se=se, n=n, unscored=lost)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Build the leaderboard of variants: mean reward on test prompts, and every model against the baselines. Pure.
+# Differences are paired by prompt and seed. Their interval is over prompts and seeds at once
+# (`harness.stats.variance`), so it predicts what another seed and other prompts would show; the interval over prompts
+# alone and the difference of each seed are listed beside it. p-values are adjusted (Holm) over the models compared
+# with one baseline at one temperature.
+
 
 ALPHA = 0.05
 Key = tuple[str, float]
@@ -27,19 +147,27 @@ Key = tuple[str, float]
 def variant_board(
     recipe: str, measured: Iterable[Measured], *, baselines: Sequence[str], preference: Sequence[str]
 ) -> VariantBoard:
-    """`baselines`: models that all others are compared with; those not measured are named in a note. `preference`:
-    variants that get a sentence."""
-    found = _grouped(measured)
-    models = [_row(name, temperature, parts) for (name, temperature), parts in found.items()]
-    order = {temperature: place for place, temperature in enumerate(dict.fromkeys(row.temperature for row in models))}
+    """Return the leaderboard of all measured models.
+
+    `baselines` are the models that all others are compared with; a note names those that were not measured.
+    `preference` are the variants that get a sentence.
+    """
+    groups = _grouped(measured)
+    models = [_row(name, temperature, parts) for (name, temperature), parts in groups.items()]
+    order = {temperature: rank for rank, temperature in enumerate(dict.fromkeys(row.temperature for row in models))}
     models.sort(key=lambda row: (order[row.temperature], not row.complete, -(row.reward.value or 0.0), row.model))
     known = [name for name in baselines if any(row.model == name for row in models)]
-    differences = [one for base in known for temperature in order for one in _against(found, models, base, temperature)]
-    test = {name for parts in found.values() for one in parts.get("test", ()) for name in one.rewards}
+    differences = [
+        difference
+        for base in known
+        for temperature in order
+        for difference in _against(groups, models, base, temperature)
+    ]
+    test = {name for parts in groups.values() for result in parts.get("test", ()) for name in result.rewards}
     return VariantBoard(
         recipe=recipe,
         baselines=tuple(known),
-        seeds=tuple(sorted({one.seed for parts in found.values() for one in parts.get("test", ())})),
+        seeds=tuple(sorted({result.seed for parts in groups.values() for result in parts.get("test", ())})),
         prompts=len(test),
         models=tuple(models),
         differences=tuple(differences),
@@ -49,13 +177,13 @@ def variant_board(
 
 
 def best_by_validation(measured: Iterable[Measured]) -> list[str]:
-    """Models by mean validation reward over seeds, at the first temperature, best first."""
+    """Return the models, best first, by mean validation reward over seeds at the first temperature."""
     first: float | None = None
     means: dict[str, list[float]] = {}
-    for one in measured:
-        first = one.temperature if first is None else first
-        if one.part == "validation" and one.temperature == first and one.mean is not None:
-            means.setdefault(one.model, []).append(one.mean)
+    for result in measured:
+        first = result.temperature if first is None else first
+        if result.part == "validation" and result.temperature == first and result.mean is not None:
+            means.setdefault(result.model, []).append(result.mean)
     return sorted(means, key=lambda name: (-sum(means[name]) / len(means[name]), name))
 
 
@@ -63,58 +191,58 @@ def best_by_validation(measured: Iterable[Measured]) -> list[str]:
 
 
 def _grouped(measured: Iterable[Measured]) -> dict[Key, dict[str, list[Measured]]]:
-    found: dict[Key, dict[str, list[Measured]]] = {}
-    for one in measured:
-        found.setdefault((one.model, one.temperature), {}).setdefault(one.part, []).append(one)
-    return found
+    groups: dict[Key, dict[str, list[Measured]]] = {}
+    for result in measured:
+        groups.setdefault((result.model, result.temperature), {}).setdefault(result.part, []).append(result)
+    return groups
 
 
 def _row(model: str, temperature: float, parts: Mapping[str, list[Measured]]) -> ModelRow:
     test, validation = parts.get("test", []), parts.get("validation", [])
-    mean = _crossed([one.rewards for one in test])
-    by_seed = {one.seed: one.mean for one in test if one.mean is not None}
+    mean = _crossed([result.rewards for result in test])
+    by_seed = {result.seed: result.mean for result in test if result.mean is not None}
     value = sum(by_seed.values()) / len(by_seed) if by_seed else None
     interval = None if mean is None or value is None else _around(mean, value)
     reward = score_of(
         value,
         interval,
         None if mean is None else mean.se,
-        n=sum(one.scored for one in test),
-        lost=sum(one.unscored for one in test),
+        n=sum(result.scored for result in test),
+        lost=sum(result.unscored for result in test),
     )
-    held = [one.mean for one in validation if one.mean is not None]
-    tokens = [one.tokens for one in test if one.tokens is not None]
+    held = [result.mean for result in validation if result.mean is not None]
+    tokens = [result.tokens for result in test if result.tokens is not None]
     return ModelRow(
         model=model,
         temperature=temperature,
         reward=reward,
         by_seed=by_seed,
-        seed_scores={one.seed: _seed_score(one) for one in test},
+        seed_scores={result.seed: _seed_score(result) for result in test},
         validation=sum(held) / len(held) if held else None,
         tokens=sum(tokens) / len(tokens) if tokens else None,
-        truncated=sum(one.truncated for one in test),
+        truncated=sum(result.truncated for result in test),
         complete=is_complete(reward),
     )
 
 
-def _seed_score(one: Measured) -> Score:
-    mean = _crossed([one.rewards])
+def _seed_score(result: Measured) -> Score:
+    mean = _crossed([result.rewards])
     interval, se = (None, None) if mean is None else (mean.interval(), mean.se)
-    return score_of(one.mean, interval, se, n=one.scored, lost=one.unscored)
+    return score_of(result.mean, interval, se, n=result.scored, lost=result.unscored)
 
 
 def _around(mean: CrossedMean, value: float) -> tuple[float, float]:
-    """The interval about the mean of all scored prompts, whose error is that of the prompts scored in every seed."""
+    """Return the interval centred on the mean of all scored prompts, as wide as over prompts scored in all seeds."""
     low, high = mean.interval()
     return low - mean.value + value, high - mean.value + value
 
 
 def _crossed(by_seed: Sequence[Mapping[str, float]]) -> CrossedMean | None:
-    """Over the prompts that every seed has."""
+    """Return the mean over the prompts that every seed has; None if there are no seeds."""
     if not by_seed:
         return None
-    shared = [name for name in by_seed[0] if all(name in one for one in by_seed)]
-    table = np.array([[one[name] for one in by_seed] for name in shared], dtype=np.float64)
+    shared = [name for name in by_seed[0] if all(name in rewards for rewards in by_seed)]
+    table = np.array([[rewards[name] for rewards in by_seed] for name in shared], dtype=np.float64)
     return crossed_mean(table.reshape(len(shared), len(by_seed)))
 
 
@@ -122,14 +250,14 @@ def _crossed(by_seed: Sequence[Mapping[str, float]]) -> CrossedMean | None:
 
 
 def _against(
-    found: Mapping[Key, Mapping[str, list[Measured]]], models: Sequence[ModelRow], baseline: str, temperature: float
+    groups: Mapping[Key, Mapping[str, list[Measured]]], models: Sequence[ModelRow], baseline: str, temperature: float
 ) -> list[Versus]:
-    """Every other model minus the baseline, best first."""
+    """Return every other model minus the baseline, best first."""
     complete = {row.model: row.complete for row in models if row.temperature == temperature}
     names = [name for name in complete if name != baseline]
-    base = found[baseline, temperature].get("test", [])
-    made = [_difference(found[name, temperature].get("test", []), base) for name in names]
-    pairs = [(name, one) for name, one in zip(names, made, strict=True) if one is not None]
+    base = groups[baseline, temperature].get("test", [])
+    differences = [_difference(groups[name, temperature].get("test", []), base) for name in names]
+    pairs = [(name, difference) for name, difference in zip(names, differences, strict=True) if difference is not None]
     adjusted = holm([mean.p_two_sided() for _, (mean, _) in pairs])
     return [
         _versus(name, baseline, temperature, mean, by_seed, p, whole=complete[name] and complete[baseline])
@@ -138,11 +266,14 @@ def _against(
 
 
 def _difference(first: list[Measured], base: list[Measured]) -> tuple[CrossedMean, dict[int, float]] | None:
-    """Paired by seed; a model of one seed (the target) stands beside every seed of the other."""
+    """Return the difference paired by seed and prompt, and that of each seed; None if no seed or prompt is shared.
+
+    The target has one seed, which is paired with every seed of the other model.
+    """
     pairs = _seed_pairs(first, base)
     by_seed = [
-        {name: one.rewards[name] - other.rewards[name] for name in one.rewards if name in other.rewards}
-        for _, one, other in pairs
+        {name: result.rewards[name] - baseline.rewards[name] for name in result.rewards if name in baseline.rewards}
+        for _, result, baseline in pairs
     ]
     mean = _crossed(by_seed)
     if mean is None:
@@ -155,12 +286,12 @@ def _difference(first: list[Measured], base: list[Measured]) -> tuple[CrossedMea
 
 
 def _seed_pairs(first: list[Measured], base: list[Measured]) -> list[tuple[int, Measured, Measured]]:
-    mine, theirs = {one.seed: one for one in first}, {one.seed: one for one in base}
-    if len(theirs) == 1 and base[0].model == "target":
-        return [(seed, one, base[0]) for seed, one in sorted(mine.items())]
-    if len(mine) == 1 and first[0].model == "target":
-        return [(seed, first[0], other) for seed, other in sorted(theirs.items())]
-    return [(seed, mine[seed], theirs[seed]) for seed in sorted(mine) if seed in theirs]
+    first_by_seed, base_by_seed = {result.seed: result for result in first}, {result.seed: result for result in base}
+    if len(base_by_seed) == 1 and base[0].model == "target":
+        return [(seed, result, base[0]) for seed, result in sorted(first_by_seed.items())]
+    if len(first_by_seed) == 1 and first[0].model == "target":
+        return [(seed, first[0], result) for seed, result in sorted(base_by_seed.items())]
+    return [(seed, first_by_seed[seed], base_by_seed[seed]) for seed in sorted(first_by_seed) if seed in base_by_seed]
 
 
 def _versus(
@@ -208,12 +339,14 @@ def _names(models: Sequence[ModelRow]) -> set[str]:
 
 
 def _notes(models: Sequence[ModelRow], baselines: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    notes = [f"{name} was not measured: nothing is compared with it" for name in baselines if name not in known]
+    notes = [f"{name} was not measured, so nothing is compared with it" for name in baselines if name not in known]
     seeds = {seed for row in models for seed in row.by_seed if row.model != "target"}
     if len(seeds) == 1:
-        notes.append("one seed: the intervals say nothing of what another seed would give")
+        notes.append("only one seed, so the intervals do not cover what another seed would give")
     for row in models:
         if not row.complete:
-            lost, asked = row.reward.unscored, row.reward.n + row.reward.unscored
-            notes.append(f"{row.model} at {at(row.temperature)}: {lost} of {asked} answers unscored, so not compared")
+            lost, total = row.reward.unscored, row.reward.n + row.reward.unscored
+            notes.append(
+                f"{row.model} at {at(row.temperature)}: {lost} of {total} answers are unscored, so it is not compared"
+            )
     return tuple(notes)

@@ -1,26 +1,247 @@
-"""The model card of a checkpoint: README.md with the metadata that the Hub reads, made anew whenever the report is.
+"""Write the Markdown of a model card: sources and licences, scores, settings, data, limits. Pure.
 
-It holds names, digests, settings and scores; no path of this machine. `huggingface_hub` is loaded when a card is made.
+It never contains a local path.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.scoring import is_complete
+from pydantic import JsonValue
 
-from .card_text import CardFacts, card_text, dataset_id, hub_id
-from .sentences import at
+from harness.pages.tables import escape_markdown
+from harness.records import ModelRef, ScoreCard
+from harness.suites.scoring import is_complete
+
+from ..spec import RecipeSpec, SourceSpec
+from .tables import ModelRow, TextGrid, VariantBoard, at, markdown_grid, p_text, score_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
+
+PAPER = "https://arxiv.org/abs/2412.03187"
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Everything a model card reports."""
+
+    spec: RecipeSpec
+    model: str
+    """`sft` or the name of a variant."""
+    seed: int
+    method: str
+    """preference or sft."""
+    settings: dict[str, JsonValue]
+    """Training settings from the step's record."""
+    digests: dict[str, str]
+    """Maps each step that this checkpoint comes from to the digest of its outputs."""
+    board: VariantBoard
+    suites: tuple[ScoreCard, ...] = ()
+    """Cards of exactly this checkpoint."""
+    adapter: bool = False
+    curves: bool = False
+    """Whether training_curves.svg is in the same folder."""
+
+
+def hub_id(text: str) -> str | None:
+    """Return `ORG/NAME` of `hf:ORG/NAME[@REVISION]`, or None for a folder or an endpoint."""
+    ref = ModelRef.parse(text)
+    return ref.name if ref.scheme == "hf" else None
+
+
+def shown_name(text: str) -> str:
+    """Return a model's name for the card, without local paths."""
+    ref = ModelRef.parse(text)
+    revision = f" at {ref.revision}" if ref.revision else ""
+    return ref.label + revision
+
+
+def dataset_id(spec: RecipeSpec) -> str | None:
+    """Return `ORG/NAME` of the recipe's data set on the Hub, or None for a file or a function."""
+    text = spec.prompts.dataset
+    return text[3:].partition("@")[0] if text.startswith("hf:") else None
+
+
+def card_text(facts: CardFacts) -> str:
+    """Return the Markdown of the card below its metadata."""
+    spec = facts.spec
+    parts = [
+        f"# {escape_markdown(spec.name)}-{escape_markdown(facts.model)}",
+        "",
+        _introduction(facts),
+        "",
+        "## Sources",
+        "",
+        markdown_grid(_sources(spec.sources)),
+        "This model was trained on answers of these models and contains none of their weights. Their licences may "
+        "restrict models trained on their answers.",
+        "",
+        "## Scores",
+        "",
+        *_scores(facts),
+        "## Training",
+        "",
+        markdown_grid(_settings_grid(facts.settings)),
+        "![training curves](training_curves.svg)" if facts.curves else "",
+        "",
+        "## Data",
+        "",
+        *_data(spec),
+        markdown_grid(TextGrid("", ("step", "digest"), tuple(facts.digests.items()), numbers=False)),
+        "## Limits",
+        "",
+        *(f"- {line}" for line in _limits(facts)),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _introduction(facts: CardFacts) -> str:
+    target = escape_markdown(shown_name(facts.spec.target))
+    recipe = f"the recipe `{facts.spec.name}` of fusion-harness"
+    if facts.model == "sft":
+        return f"{target}, fine-tuned on the best answers of several source models (seed {facts.seed}), by {recipe}."
+    if facts.method == "sft":
+        return f"{target}, fine-tuned twice on answers chosen by a reward model (seed {facts.seed}), by {recipe}."
+    return (
+        f"{target}, fine-tuned on the best answers of several source models, then trained on preferences in the family "
+        f"of [WRPO]({PAPER}) (seed {facts.seed}), by {recipe}."
+    )
+
+
+def _sources(sources: Sequence[SourceSpec]) -> TextGrid:
+    rows = tuple((source.name, _origin(source), source.license or "not stated") for source in sources)
+    return TextGrid("", ("source", "from", "licence"), rows, numbers=False)
+
+
+def _origin(source: SourceSpec) -> str:
+    if source.model is not None:
+        return shown_name(source.model)
+    text = source.answers or ""
+    return f"answers of {text[3:]}" if text.startswith("hf:") else f"answers in {text.rsplit('/', 1)[-1]}"
+
+
+def _scores(facts: CardFacts) -> list[str]:
+    rows = [row for row in facts.board.models if row.model == facts.model]
+    parts = []
+    if rows:
+        columns = ("temperature", "this checkpoint [95 % over prompts]", "all seeds [95 % over prompts and seeds]")
+        seeds = ", ".join(map(str, facts.board.seeds))
+        rewards = tuple(
+            (at(row.temperature), _seed_score_text(row, facts.seed), score_text(row.reward)) for row in rows
+        )
+        parts = [
+            f"Mean reward ({escape_markdown(facts.spec.reward.kind)}) on {facts.board.prompts} held-out test prompts; "
+            f"seeds of the recipe: {seeds}.",
+            "",
+            markdown_grid(TextGrid("", columns, rewards)),
+        ]
+    compared = [difference for difference in facts.board.differences if difference.model == facts.model]
+    if compared:
+        head = ("against", "temperature", "difference [95 %]", "p (Holm)", "verdict")
+        cells = tuple(
+            (
+                difference.baseline,
+                at(difference.temperature),
+                f"{difference.value:+.3f} [{difference.ci_low:.3f}, {difference.ci_high:.3f}]",
+                p_text(difference.p_adjusted),
+                difference.verdict,
+            )
+            for difference in compared
+        )
+        parts += [
+            "Differences over all seeds, paired by prompt and seed:",
+            "",
+            markdown_grid(TextGrid("", head, cells)),
+        ]
+    if facts.suites:
+        suites = tuple(
+            (f"{card.suite} {card.suite_version}", card.judge, card.headline, _headline(card)) for card in facts.suites
+        )
+        parts += [
+            "Scores on the suites:",
+            "",
+            markdown_grid(TextGrid("", ("suite", "judge", "metric", "score [95 %]"), suites)),
+        ]
+    return parts or ["Not measured.", ""]
+
+
+def _seed_score_text(row: ModelRow, seed: int) -> str:
+    return score_text(row.seed_scores[seed]) if seed in row.seed_scores else "-"
+
+
+def _headline(card: ScoreCard) -> str:
+    return score_text(card.scores[card.headline]) + ("" if card.complete else " (incomplete)")
+
+
+def _settings_grid(settings: Mapping[str, JsonValue]) -> TextGrid:
+    rows = tuple((name, _plain(value)) for name, value in _flat(settings))
+    return TextGrid("", ("setting", "value"), rows, numbers=False)
+
+
+def _flat(settings: Mapping[str, JsonValue], under: str = "") -> Iterable[tuple[str, JsonValue]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{under}{name}.")
+        else:
+            yield f"{under}{name}", value
+
+
+def _plain(value: JsonValue) -> str:
+    """Return the value as text, with paths cut to their last part, because a card must not reveal local paths."""
+    if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
+        return value.rstrip("/").rsplit("/", 1)[-1]
+    return str(value)
+
+
+def _data(spec: RecipeSpec) -> list[str]:
+    prompts, sampling = spec.prompts, spec.sampling
+    share = f"{100 * prompts.sft_share:.0f} %"
+    name = dataset_id(spec) or prompts.dataset.rsplit("/", 1)[-1]
+    suites = ", ".join(prompts.decontaminate)
+    return [
+        f"Prompts from {escape_markdown(name)}, {share} of them for SFT, the rest for preferences"
+        + (f"; prompts that contain questions of {suites} were removed." if suites else "."),
+        f"{sampling.n} answers per prompt from every source and from the SFT model (temperature "
+        f"{sampling.temperature:g}, top-p {sampling.top_p:g}), scored by `{spec.reward.kind}`"
+        + (f" ({escape_markdown(shown_reward(spec))})." if spec.reward.model else "."),
+        "",
+    ]
+
+
+def shown_reward(spec: RecipeSpec) -> str:
+    """Return the name of the reward model, without local paths."""
+    return (spec.reward.model or "").removeprefix("hf:").rsplit("/", 1)[-1]
+
+
+def _limits(facts: CardFacts) -> list[str]:
+    lines = [
+        "Training optimized the reward measured on held-out prompts, so a higher reward does not prove better answers.",
+        "Flaws that the sources share and that the reward does not detect are learned too.",
+    ]
+    verdicts = {difference.verdict for difference in facts.board.differences if difference.model == facts.model}
+    if facts.method == "preference" and facts.model != "sft" and "better" not in verdicts:
+        lines.append("It was not shown to be better than any baseline that it was compared with.")
+    if len(facts.board.seeds) < 3:
+        lines.append(f"Only {len(facts.board.seeds)} seed(s) were trained; another seed may give a different result.")
+    lines += [escape_markdown(note) for note in facts.board.notes]
+    return lines
+
+
+# ----------------------------------------------------------------------------------------------------
+# Write the model card of a checkpoint: README.md with the Hub's metadata, rewritten with every report. It contains
+# names, digests, settings and scores, but no local paths. `huggingface_hub` is imported only to write a card.
+
+
 LEVEL = 95
-"""Percent, of the intervals."""
+"""Confidence level of the intervals, in percent."""
 
 
 def model_card(facts: CardFacts) -> str:
-    """The README.md: YAML metadata, then Markdown."""
+    """Return the text of README.md: YAML metadata, then Markdown."""
     from huggingface_hub import ModelCardData
 
     spec = facts.spec
@@ -29,7 +250,7 @@ def model_card(facts: CardFacts) -> str:
         model_name=f"{spec.name}-{facts.model}",
         base_model=base,
         license=spec.target_license,
-        datasets=[found] if (found := dataset_id(spec)) else None,
+        datasets=[dataset] if (dataset := dataset_id(spec)) else None,
         library_name="peft" if facts.adapter else "transformers",
         pipeline_tag="text-generation",
         tags=_tags(facts),
@@ -49,14 +270,14 @@ def _tags(facts: CardFacts) -> list[str]:
 
 
 def _results(facts: CardFacts) -> list[EvalResult] | None:
-    """`model-index` entries, of this very checkpoint; the interval, over prompts, is in the metric's `args`."""
+    """Return `model-index` entries for exactly this checkpoint; the metric's `args` have the interval over prompts."""
     from huggingface_hub import EvalResult
 
-    found: list[EvalResult] = []
+    entries: list[EvalResult] = []
     for row in facts.board.models:
         score = row.seed_scores.get(facts.seed)
         if row.model == facts.model and score is not None and score.value is not None and is_complete(score):
-            found.append(
+            entries.append(
                 EvalResult(
                     task_type="text-generation",
                     task_name="Text generation",
@@ -73,7 +294,7 @@ def _results(facts: CardFacts) -> list[EvalResult] | None:
     for card in facts.suites:
         score = card.scores[card.headline]
         if card.complete and score.value is not None:
-            found.append(
+            entries.append(
                 EvalResult(
                     task_type="text-generation",
                     task_name="Text generation",
@@ -85,7 +306,7 @@ def _results(facts: CardFacts) -> list[EvalResult] | None:
                     metric_args=_interval(score.ci_low, score.ci_high, score.n),
                 )
             )
-    return found or None
+    return entries or None
 
 
 def _interval(low: float | None, high: float | None, n: int) -> dict[str, float | int]:

@@ -1,4 +1,4 @@
-"""The recipe's report as one HTML file that needs no network: leaderboard of variants, curves, data."""
+"""Write a recipe's report as one HTML file that needs no network: leaderboard of variants, curves, data."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader
 
-from harness.report.charts import WIDTH, whisker
-from harness.report.html import asset, content_policy, environment
-from harness.report.svg import Drawing, axis, width_of
+from harness.pages.board import asset, content_policy, environment
+from harness.pages.charts import WIDTH, Drawing, axis, whisker, width_of
 
 from .data import DataReport, data_grids
-from .records import ModelRow, VariantBoard
-from .sentences import at
-from .tables import HEAD, Grid, grids, score_text
+from .tables import HEAD, ModelRow, TextGrid, VariantBoard, at, grids, score_text
 
 ROW = 22.0
 TICK = 5.0
-"""Height of the tick that a seed's own mean has above the whisker."""
+"""Height of the tick above the whisker that marks one seed's mean."""
 
 
 def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing]) -> str:
-    """The whole file; names are untrusted and escaped."""
+    """Return the HTML of the report. Names are untrusted and escaped."""
     style, script = asset("style.css"), asset("report.js")
     template = _environment().get_template("recipe.html")
-    found = template.render(
+    html = template.render(
         board=board,
         head=HEAD,
         tables={temperature: _tables(board, temperature) for temperature in board.temperatures},
@@ -36,29 +33,31 @@ def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing]) -> st
         script=script,
         policy=content_policy(style, script),
     )
-    return found + "\n"
+    return html + "\n"
 
 
 @cache
 def _environment() -> Environment:
-    made = environment().overlay()
-    made.loader = PackageLoader("recipes.report")
-    made.globals = {**made.globals, "at": at}
-    return made
+    jinja = environment().overlay()
+    jinja.loader = PackageLoader("recipes.report")
+    jinja.globals = {**jinja.globals, "at": at}
+    return jinja
 
 
-def _tables(board: VariantBoard, temperature: float) -> list[Grid]:
+def _tables(board: VariantBoard, temperature: float) -> list[TextGrid]:
     only = board.model_copy(
         update={
             "models": tuple(board.rows(temperature)),
-            "differences": tuple(one for one in board.differences if one.temperature == temperature),
+            "differences": tuple(
+                difference for difference in board.differences if difference.temperature == temperature
+            ),
         }
     )
     return grids(only)
 
 
 def forest(rows: Sequence[ModelRow], temperature: float) -> Drawing:
-    """Each model's mean reward with its interval, and above it a tick a seed."""
+    """Draw each model's mean reward with its interval, and above it one tick per seed."""
     shown = [row for row in rows if row.reward.value is not None]
     left = min(max((width_of(row.model) for row in shown), default=0.0) + 24, 300)
     right = 160.0
@@ -73,8 +72,8 @@ def forest(rows: Sequence[ModelRow], temperature: float) -> Drawing:
         drawing.line(scale(tick), 24, scale(tick), height, "grid")
         drawing.text(scale(tick), height + 16, f"{tick:g}", anchor="middle", css="small muted")
     drawing.line(scale.start, height, scale.end, height, "axis")
-    for place, row in enumerate(shown):
-        y = 24 + ROW * (place + 0.5)
+    for position, row in enumerate(shown):
+        y = 24 + ROW * (position + 0.5)
         name = row.model if len(row.model) <= 40 else row.model[:39] + "…"
         drawing.text(left - 12, y + 4, name, anchor="end", css="" if row.complete else "muted")
         whisker(drawing, scale, row.reward, y, hint=f"{row.model}: {score_text(row.reward)}")

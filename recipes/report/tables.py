@@ -1,61 +1,204 @@
-"""The leaderboard of variants as text, Markdown and rich tables. Pure."""
+"""Records of the leaderboard of variants: models, their differences, and the conclusions in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from harness.records import Score
-from harness.report.cells import escape_markdown, plain
+from harness.pages.tables import escape_markdown, plain
+from harness.records import Record, Score
 
-from .records import ModelRow, VariantBoard, Versus
-from .sentences import at, difference_text, signed
+Verdict = Literal["better", "worse", "not shown", "incomplete"]
+
+
+class ModelRow(Record):
+    """One model at one temperature, on the test prompts."""
+
+    model: str
+    temperature: float
+    reward: Score
+    """Mean over prompts and seeds; `n` counts scored answers."""
+    by_seed: dict[int, float]
+    """Mean of each seed."""
+    seed_scores: dict[int, Score] = {}
+    """The same with intervals over prompts; each describes one checkpoint."""
+    validation: float | None
+    """Mean over validation prompts and seeds, which decides which variant is `best`."""
+    tokens: float | None
+    """Mean length of the answers in tokens."""
+    truncated: int
+    complete: bool
+    """At least 90 % of the answers have a reward."""
+
+
+class Versus(Record):
+    """A model minus a baseline at one temperature, over the test prompts that have rewards for both in every seed."""
+
+    model: str
+    baseline: str
+    temperature: float
+    value: float
+    ci_low: float
+    ci_high: float
+    """95 % interval over prompts and seeds, or over prompts alone if there is only one seed."""
+    prompts_low: float
+    prompts_high: float
+    """95 % interval over prompts alone."""
+    se: float
+    df: float
+    by_seed: dict[int, float]
+    prompts: int
+    p: float
+    """Two-sided p-value of "no difference", over prompts and seeds."""
+    p_adjusted: float
+    detectable: float
+    """Smallest true difference that such a comparison detects with 80 % power, before the Holm adjustment."""
+    verdict: Verdict
+
+
+class VariantBoard(Record):
+    """`report/variants.json`: the leaderboard of variants."""
+
+    recipe: str
+    baselines: tuple[str, ...]
+    seeds: tuple[int, ...]
+    prompts: int
+    """Number of test prompts."""
+    models: tuple[ModelRow, ...]
+    """Grouped by temperature, best first."""
+    differences: tuple[Versus, ...]
+    sentences: tuple[str, ...]
+    """One per preference variant, which says whether it beats the baselines."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        return tuple(dict.fromkeys(row.temperature for row in self.models))
+
+    def rows(self, temperature: float) -> list[ModelRow]:
+        return [row for row in self.models if row.temperature == temperature]
+
+    def versus(self, temperature: float, baseline: str) -> list[Versus]:
+        """Return all models minus this baseline at this temperature."""
+        return [
+            difference
+            for difference in self.differences
+            if (difference.temperature, difference.baseline) == (temperature, baseline)
+        ]
+
+
+# ----------------------------------------------------------------------------------------------------
+# State the results in words: one plain sentence per variant. Pure.
+
+
+def sentence(model: str, baselines: Sequence[str], differences: Sequence[Versus]) -> str:
+    """Return how a model compares with each baseline, e.g. `wrpo: beats dpo at T 0.3, not shown at T 0 (...); ....`
+
+    Baselines that are variants come first, and the models that all variants started from come last.
+    """
+    parts = []
+    for baseline in baselines:
+        matches = [
+            difference for difference in differences if (difference.model, difference.baseline) == (model, baseline)
+        ]
+        if matches:
+            parts.append(_part(baseline, matches))
+    return f"{model}: " + "; ".join(parts) + "." if parts else f"{model}: not compared with any baseline."
+
+
+def _part(baseline: str, matches: Sequence[Versus]) -> str:
+    figures = ", ".join(f"{at(difference.temperature)} {difference_text(difference)}" for difference in matches)
+    temperatures = {
+        verdict: [at(difference.temperature) for difference in matches if difference.verdict == verdict]
+        for verdict in ("better", "worse", "not shown", "incomplete")
+    }
+    every = len(matches)
+    if len(temperatures["better"]) == every:
+        claim = f"beats {baseline}"
+    elif len(temperatures["worse"]) == every:
+        claim = f"is worse than {baseline}"
+    elif len(temperatures["not shown"]) == every:
+        claim = f"not shown to beat {baseline}"
+    else:
+        clauses = [
+            (temperatures["better"], f"beats {baseline} at"),
+            (temperatures["worse"], "is worse at" if temperatures["better"] else f"does not beat {baseline}: worse at"),
+            (temperatures["not shown"], "not shown at" if temperatures["better"] else "not shown to be better at"),
+            (temperatures["incomplete"], "too many answers unscored at"),
+        ]
+        claim = ", ".join(f"{words} {' and '.join(names)}" for names, words in clauses if names)
+        if not temperatures["better"] and not temperatures["worse"]:
+            claim = f"not shown to beat {baseline}: {claim}"
+    return f"{claim} ({figures})"
+
+
+def at(temperature: float) -> str:
+    """Return a temperature as text, e.g. `T 0.3`."""
+    return "T 0" if temperature == 0 else f"T {temperature:g}"
+
+
+def difference_text(difference: Versus) -> str:
+    """Return a difference with its interval, e.g. `+0.120 [0.040, 0.200]`."""
+    return f"{signed(difference.value)} [{difference.ci_low:.3f}, {difference.ci_high:.3f}]"
+
+
+def signed(value: float) -> str:
+    """Return the value with its sign, e.g. `+0.120`; a value that rounds to zero gets no minus."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Write the leaderboard of variants as text, Markdown and rich tables. Pure.
+
 
 PARENTS = ("sft", "target")
-"""What the variants started from: baselines that say less than another variant does."""
+"""Models that the variants started from. As baselines they say less than another variant does."""
 HEAD = (
-    "Rewards are means over test prompts and seeds. Differences are paired by prompt and seed. Intervals are 95 %, "
-    "over prompts and seeds at once: what other prompts and another seed would show. p is two-sided and adjusted "
-    '(Holm) over the models compared with one baseline at one temperature; "better" and "worse" are p < 0.05, all '
-    "else is not shown."
+    "Rewards are means over test prompts and seeds. Differences are paired by prompt and seed. Intervals are 95 % "
+    "over prompts and seeds at once, so they cover other prompts and another seed. p is two-sided and adjusted "
+    '(Holm) over the models compared with one baseline at one temperature. "better" and "worse" mean p < 0.05; any '
+    'other difference is "not shown".'
 )
 
 
 @dataclass(frozen=True)
-class Grid:
-    """One table as texts."""
+class TextGrid:
+    """One table of texts."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: bool = True
-    """All columns but the first are numbers: right-aligned."""
+    """Whether all columns but the first are numbers, which are right-aligned."""
     folded: bool = False
-    """Shown on demand where that can be."""
+    """Whether the table is collapsed at first, in formats that can do so."""
 
 
-def grids(board: VariantBoard) -> list[Grid]:
-    """Of each temperature: the models, then their differences to each baseline; to those that all variants started from
-    folded."""
-    found = []
+def grids(board: VariantBoard) -> list[TextGrid]:
+    """Return the tables of each temperature: the models, then their differences to each baseline.
+
+    Differences to the models that all variants started from are folded.
+    """
+    tables = []
     for temperature in board.temperatures:
-        found.append(_models(board, temperature))
-        found += [
+        tables.append(_models(board, temperature))
+        tables += [
             _differences(baseline, temperature, rows)
             for baseline in board.baselines
             if (rows := board.versus(temperature, baseline))
         ]
-    return found
+    return tables
 
 
-def _models(board: VariantBoard, temperature: float) -> Grid:
+def _models(board: VariantBoard, temperature: float) -> TextGrid:
     rows = board.rows(temperature)
     lengths = any(row.tokens is not None for row in rows)
     head = ["model", "reward [95 %]", "each seed", "validation", *(["tokens"] if lengths else []), "truncated"]
-    return Grid(
+    return TextGrid(
         title=f"Test reward, {at(temperature)} ({board.prompts} prompts, seeds {_list(board.seeds)})",
         head=(*head, "unscored"),
         rows=tuple(_model_cells(row, lengths) for row in rows),
@@ -71,7 +214,7 @@ def _model_cells(row: ModelRow, lengths: bool) -> tuple[str, ...]:
 
 
 def score_text(score: Score) -> str:
-    """`0.843 [0.801, 0.885]`."""
+    """Return a score with its interval, e.g. `0.843 [0.801, 0.885]`; "-" if there is none."""
     if score.value is None:
         return "-"
     if score.ci_low is None or score.ci_high is None:
@@ -79,27 +222,36 @@ def score_text(score: Score) -> str:
     return f"{score.value:.3f} [{score.ci_low:.3f}, {score.ci_high:.3f}]"
 
 
-def _differences(baseline: str, temperature: float, rows: Sequence[Versus]) -> Grid:
-    return Grid(
+def _differences(baseline: str, temperature: float, rows: Sequence[Versus]) -> TextGrid:
+    return TextGrid(
         title=f"Difference to {baseline}, {at(temperature)}",
-        head=("model", "difference [95 %]", "over prompts alone", "each seed", "seen at 80 %", "p (Holm)", "verdict"),
+        head=(
+            "model",
+            "difference [95 %]",
+            "over prompts alone",
+            "each seed",
+            "detectable at 80 % power",
+            "p (Holm)",
+            "verdict",
+        ),
         rows=tuple(
             (
-                one.model,
-                difference_text(one),
-                f"[{one.prompts_low:.3f}, {one.prompts_high:.3f}]",
-                " ".join(signed(value) for value in one.by_seed.values()),
-                f"{one.detectable:.3f}",
-                p_text(one.p_adjusted),
-                one.verdict,
+                difference.model,
+                difference_text(difference),
+                f"[{difference.prompts_low:.3f}, {difference.prompts_high:.3f}]",
+                " ".join(signed(value) for value in difference.by_seed.values()),
+                f"{difference.detectable:.3f}",
+                p_text(difference.p_adjusted),
+                difference.verdict,
             )
-            for one in rows
+            for difference in rows
         ),
         folded=baseline in PARENTS,
     )
 
 
 def p_text(p: float) -> str:
+    """Return a p-value as text, at least `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -108,33 +260,34 @@ def _list(seeds: Sequence[int]) -> str:
 
 
 def rich_tables(board: VariantBoard) -> list[RichTable]:
-    """For a terminal, without the folded ones; names go in as Text, never as markup."""
-    found = []
+    """Return the tables for a terminal, without the folded ones. Names are passed as Text, never as markup."""
+    tables = []
     for grid in grids(board):
         if grid.folded:
             continue
         rich = RichTable(title=Text(plain(grid.title)), title_justify="left")
-        for place, name in enumerate(grid.head):
-            rich.add_column(Text(name), justify="right" if place else "left", overflow="fold")
+        for column, name in enumerate(grid.head):
+            rich.add_column(Text(name), justify="right" if column else "left", overflow="fold")
         for row in grid.rows:
             rich.add_row(*(Text(plain(cell)) for cell in row))
-        found.append(rich)
-    return found
+        tables.append(rich)
+    return tables
 
 
 def markdown(board: VariantBoard) -> str:
-    """GitHub Markdown: the sentences first."""
+    """Return the leaderboard as GitHub Markdown, with the sentences first."""
     parts = [f"# {escape_markdown(board.recipe)}: variants", "", HEAD, ""]
-    parts += [f"- {escape_markdown(one)}" for one in (*board.sentences, *board.notes)]
+    parts += [f"- {escape_markdown(line)}" for line in (*board.sentences, *board.notes)]
     for grid in grids(board):
         parts += ["", f"## {escape_markdown(grid.title)}", "", markdown_grid(grid).rstrip()]
     return "\n".join(parts) + "\n"
 
 
-def markdown_grid(grid: Grid) -> str:
+def markdown_grid(grid: TextGrid) -> str:
+    """Return the table as GitHub Markdown, with all cells escaped."""
     lines = [
         "| " + " | ".join(map(escape_markdown, grid.head)) + " |",
-        "| " + " | ".join("---:" if place and grid.numbers else "---" for place in range(len(grid.head))) + " |",
+        "| " + " | ".join("---:" if column and grid.numbers else "---" for column in range(len(grid.head))) + " |",
         *("| " + " | ".join(map(escape_markdown, row)) + " |" for row in grid.rows),
     ]
     return "\n".join(lines) + "\n"

@@ -1,1 +1,1 @@
-"""What scores answers: the kinds of `reward:`. Each is a `fusion_harness.rewards` entry point."""
+"""Score answers with the kinds of `reward:`, each of which is a `fusion_harness.rewards` entry point."""

@@ -1,31 +1,44 @@
-"""Kind `armorm`: RLHFlow/ArmoRM-Llama3-8B-v0.1 and what has its form. The head is `recipes.armorm`; tokens are here.
+"""Reward kind `armorm`: RLHFlow/ArmoRM-Llama3-8B-v0.1 and checkpoints of its form, on plain transformers.
 
 `reward: {kind: armorm, model: FOLDER or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1}`. Nothing is cut: an answer that does not fit
-has no reward. The gate reads the end of the prompt, so exactly one assistant turn may stand in a conversation.
+has no reward. The gate reads the end of the prompt, so a conversation may have exactly one assistant turn.
+
+The checkpoint ships code that no longer imports (transformers 5) and that has to be trusted. `ArmoRM` is its arithmetic
+alone, from its published description (arXiv 2406.12845, section 3): 19 objectives, weighed by a gate that reads the
+prompt. Weights are taken by their names from the checkpoint's safetensors.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import JsonValue
 
-from harness.checkpoint import inspect_checkpoint, resolve
-from harness.config import ServeSpec, checked
-from harness.errors import CheckpointError, ConfigError, PluginError
 from harness.records import Failure, ModelRef
-from harness.rewards import RewardOptions
+from harness.records.errors import CheckpointError, ConfigError, PluginError
+from harness.records.protocols import RewardOptions
+from harness.records.settings import ServeSpec, checked
+from harness.store.checkpoint import inspect_checkpoint, resolve
+from harness.store.provenance import install_command
 
-from .options import refuse
+from .function import refuse
 
 if TYPE_CHECKING:
-    from ..armorm import ArmoRM
+    import torch
+    from torch import Tensor
+    from transformers import LlamaConfig, LlamaModel
+
 
 SERVE = frozenset({"chat_template", "devices", "dtype", "max_model_len"})
 """Options of `serve:` that are honoured."""
 Messages = Sequence[dict[str, str]]
+GATING_TOKENS = (128009, 128006, 78191, 128007, 271)
+"""<|eot_id|> <|start_header_id|> assistant <|end_header_id|> "\\n\\n" of Llama 3: where the prompt ends."""
 
 
 class ArmoRMReward:
@@ -68,12 +81,11 @@ class ArmoRMReward:
 
     def __enter__(self) -> Self:
         try:
+            import safetensors  # noqa: F401  (which ArmoRM.from_folder reads the weights with)
             import torch
             from transformers import AutoTokenizer
-
-            from ..armorm import ArmoRM
         except ImportError as error:
-            raise PluginError(f"ArmoRM needs {error.name}: pip install 'fusion-harness[train]'") from None
+            raise PluginError(f"ArmoRM needs {error.name}: {install_command('train')}") from None
         cuda = torch.cuda.is_available()
         # bfloat16 is the checkpoint's, and what SimPO scored with; on a CPU it would only cost time and digits
         dtype = getattr(torch, self._serve.dtype or ("bfloat16" if cuda else "float32"))
@@ -110,8 +122,6 @@ class ArmoRMReward:
 
     def _tokens(self, messages: Messages) -> list[int] | Failure:
         """The conversation as the chat template writes it, its one BOS included."""
-        from ..armorm import GATING_TOKENS
-
         assert self._tokenizer is not None, "use `with`"
         text = self._tokenizer.apply_chat_template(messages, chat_template=self._found.template, tokenize=False)
         ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -133,9 +143,118 @@ class ArmoRMReward:
         import torch
 
         assert self._model is not None, "use `with`"
-        device = next(self._model.parameters()).device
+        device = self._model.device
         longest = max(map(len, rows))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
         rewards: list[float] = self._model(ids, mask).float().cpu().tolist()
         return rewards
+
+
+# --------------------------------------------------------------------------------------------------------- the model
+
+
+class ArmoRM:
+    """`model(input_ids, attention_mask)` of right-padded conversations -> one reward each (B,), in about 0..0.3."""
+
+    def __init__(self, body: LlamaModel, head: dict[str, Tensor], *, temperature: float) -> None:
+        """`head`: the tensors that `head_shapes` names."""
+        self._body = body
+        self._head = head
+        self._layers = sum(name.startswith("gating.layers.") for name in head) // 2  # each has a weight and a bias
+        self._temperature = temperature
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, dtype: torch.dtype) -> Self:
+        """Load the checkpoint in a folder. Raise ConfigError if it is no ArmoRM."""
+        import torch
+        from safetensors import safe_open
+        from transformers import LlamaConfig, LlamaModel
+
+        try:
+            config = LlamaConfig(**json.loads((folder / "config.json").read_text("utf-8")))
+            with torch.device("meta"):
+                body = LlamaModel(config)
+        except (OSError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{folder} is no ArmoRM checkpoint: {error}") from error
+        stored: dict[str, Tensor] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as weights:
+                stored |= {name: weights.get_tensor(name).to(dtype) for name in weights.keys()}  # noqa: SIM118
+        shapes = head_shapes(config)
+        lacking = sorted({*shapes, *(f"model.{name}" for name in body.state_dict())} - set(stored))
+        if lacking:
+            raise ConfigError(f"{folder} is no ArmoRM checkpoint: it lacks the weights {', '.join(lacking[:3])}")
+        for name, shape in shapes.items():
+            if tuple(stored[name].shape) != shape:
+                raise ConfigError(
+                    f"{folder} is no ArmoRM checkpoint: {name} has the shape {tuple(stored[name].shape)}, not {shape}"
+                )
+        body.load_state_dict(
+            {name.removeprefix("model."): tensor for name, tensor in stored.items() if name.startswith("model.")},
+            assign=True,
+            strict=False,
+        )
+        body.rotary_emb = type(body.rotary_emb)(config)  # its buffers are computed, not stored
+        body.eval()
+        temperature = float(getattr(config, "gating_temperature", 10))  # default: the checkpoint's modeling_custom.py
+        return cls(body, {name: stored[name] for name in shapes}, temperature=temperature)
+
+    @property
+    def device(self) -> torch.device:
+        return self._head["reward_transform_matrix"].device
+
+    def to(self, device: str) -> Self:
+        self._body.to(device)
+        self._head = {name: tensor.to(device) for name, tensor in self._head.items()}
+        return self
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Raise ValueError if a conversation has no assistant turn (it was cut away)."""
+        import torch
+
+        with torch.no_grad():
+            hidden_BTH = self._body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            rows = torch.arange(len(input_ids), device=input_ids.device)
+            last_B = attention_mask.sum(1) - 1
+            prompt_B = torch.tensor([prompt_end(ids) for ids in input_ids.tolist()]).to(rows.device)
+            rewards_BK = torch.nn.functional.linear(hidden_BTH[rows, last_B], self._head["regression_layer.weight"])
+            rewards_BK = rewards_BK @ self._head["reward_transform_matrix"]
+            weights_BK = self._gate(hidden_BTH[rows, prompt_B])
+            return (weights_BK.float() * rewards_BK.float()).sum(-1)
+
+    def _gate(self, prompt_BH: Tensor) -> Tensor:
+        """Prompt embedding -> a weight for each objective, summing to `logit_scale`."""
+        import torch
+
+        x = prompt_BH
+        for layer in range(self._layers):
+            weight, bias = (self._head[f"gating.layers.{layer}.{part}"] for part in ("weight", "bias"))
+            x = torch.nn.functional.linear(torch.relu(x) if layer else x, weight, bias)
+        weights_BK: Tensor = torch.softmax(x / self._temperature, dim=-1) * self._head["gating.logit_scale"][0]
+        return weights_BK
+
+
+def head_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of the weights that ArmoRM adds to Llama; defaults are those of its modeling_custom.py."""
+    objectives = int(getattr(config, "num_objectives", 19))
+    hidden = int(getattr(config, "gating_hidden_dim", 1024))
+    depth = int(getattr(config, "gating_n_hidden", 3))
+    sizes = [config.hidden_size, *[hidden] * depth, objectives]
+    shapes: dict[str, tuple[int, ...]] = {
+        "gating.logit_scale": (1,),
+        "regression_layer.weight": (objectives, config.hidden_size),
+        "reward_transform_matrix": (objectives, objectives),
+    }
+    for layer, (width, height) in enumerate(itertools.pairwise(sizes)):
+        shapes |= {f"gating.layers.{layer}.weight": (height, width), f"gating.layers.{layer}.bias": (height,)}
+    return shapes
+
+
+def prompt_end(ids: Sequence[int], tokens: Sequence[int] = GATING_TOKENS) -> int:
+    """Index of the first token of the last GATING_TOKENS; raises ValueError where there are none."""
+    width = len(tokens)
+    for start in range(len(ids) - width, -1, -1):
+        if tuple(ids[start : start + width]) == tuple(tokens):
+            return start
+    raise ValueError("no assistant turn in a conversation to be rewarded; was it cut to the model's length?")

@@ -1,10 +1,4 @@
-"""Kind `function`: a Python function with the signature of TRL's reward functions.
-
-`reward: {kind: function, model: FILE.py:NAME}` or `module:NAME`. It is called as
-`f(prompts, completions, **columns)`, of the columns with those that it takes, and returns a number an answer; `async
-def` works too. Prompts and completions are strings; with `params: {conversational: true}` they are lists of messages,
-as TRL hands over conversational data.
-"""
+"""Reject options that a kind does not support: silently ignoring one would give wrong rewards."""
 
 from __future__ import annotations
 
@@ -20,15 +14,32 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from harness.digests import file_sha256
-from harness.errors import ConfigError
-from harness.rewards import RewardOptions
+from harness.records.errors import ConfigError
+from harness.records.protocols import RewardOptions
+from harness.store.files import file_sha256
 
-from .options import refuse
+QUEUE = 8
+"""Answers per call and request in flight for rewards that use a server: each call waits for its slowest request."""
+
+
+def refuse(options: RewardOptions, *names: str) -> None:
+    """Raise ConfigError if one of these fields is set."""
+    for name in names:
+        if getattr(options, name):
+            value = getattr(options, name)
+            shown = ", ".join(sorted(value)) if isinstance(value, dict) else repr(value)
+            raise ConfigError(f"reward kind {options.kind} does not support `{name}` ({shown}); leave it out")
+
+
+# ----------------------------------------------------------------------------------------------------
+# Kind `function`: score with a Python function that has the signature of TRL's reward functions. `reward: {kind:
+# function, model: FILE.py:NAME}` or `module:NAME`. It is called as `f(prompts, completions, **columns)`, with only
+# the columns that it accepts, and returns one number per answer. `async def` works too. Prompts and completions are
+# strings; with `params: {conversational: true}` they are lists of messages, as TRL passes conversational data.
 
 
 class FunctionReward:
-    """`fusion_harness.rewards` entry point "function". Raises ConfigError where there is no such function."""
+    """`fusion_harness.rewards` entry point "function". Raises ConfigError if the function does not exist."""
 
     def __init__(self, options: RewardOptions) -> None:
         refuse(options, "url", "key_env", "serve")
@@ -37,20 +48,22 @@ class FunctionReward:
             raise ConfigError(f"reward function: unknown param {unknown[0]!r}; known: conversational")
         self.conversational = bool(options.params.get("conversational", False))
         self._name = options.model or ""
-        place, _, name = self._name.rpartition(":")
-        if not place or not name:
-            raise ConfigError(f"reward model = {self._name!r} is no function; give FILE.py:NAME or module:NAME")
-        self._module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place)
-        found = getattr(self._module, name, None)
-        if not callable(found):
-            there = [key for key, value in vars(self._module).items() if inspect.isfunction(value)]
-            raise ConfigError(f"{place} has no function {name!r}; it has: {', '.join(there) or 'none'}")
-        self._function: Callable[..., Any] = found
-        self._takes = _takes(found)
+        module, _, name = self._name.rpartition(":")
+        if not module or not name:
+            raise ConfigError(
+                f"reward model = {self._name!r} does not name a function; use FILE.py:NAME or module:NAME"
+            )
+        self._module = _from_file(Path(module)) if module.endswith(".py") else _from_module(module)
+        function = getattr(self._module, name, None)
+        if not callable(function):
+            functions = [key for key, value in vars(self._module).items() if inspect.isfunction(value)]
+            raise ConfigError(f"{module} has no function {name!r}; it has: {', '.join(functions) or 'none'}")
+        self._function: Callable[..., Any] = function
+        self._takes = _takes(function)
         self._runner: asyncio.Runner | None = None
 
     def identity(self) -> dict[str, JsonValue]:
-        """Its name and a digest of the file it stands in; what that file imports is not part of it."""
+        """Return the function's name and a digest of its file; imports of that file are not covered."""
         source = inspect.getsourcefile(self._module)
         return {
             "function": self._name.rsplit("/", 1)[-1],
@@ -59,7 +72,9 @@ class FunctionReward:
         }
 
     def __enter__(self) -> Self:
-        self._runner = asyncio.Runner()  # one loop for all calls: a client that the function keeps stays usable
+        self._runner = (
+            asyncio.Runner()
+        )  # one event loop for all calls, so a client that the function keeps open stays usable
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -69,25 +84,25 @@ class FunctionReward:
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[str]) -> Any:
         taken = columns if self._takes is None else {name: columns[name] for name in self._takes if name in columns}
-        found = self._function(prompts=prompts, completions=completions, **taken)
-        if not inspect.isawaitable(found):
-            return found
-        return asyncio.run(_awaited(found)) if self._runner is None else self._runner.run(_awaited(found))
+        returned = self._function(prompts=prompts, completions=completions, **taken)
+        if not inspect.isawaitable(returned):
+            return returned
+        return asyncio.run(_awaited(returned)) if self._runner is None else self._runner.run(_awaited(returned))
 
 
-async def _awaited(found: Any) -> Any:
-    return await found
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
 
 
 def _takes(function: Callable[..., Any]) -> frozenset[str] | None:
-    """The columns it names; None: it takes all, by `**columns`."""
+    """Return the columns that the function accepts, or None if it accepts all by `**columns`."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some callables written in C do not say
+    except (TypeError, ValueError):  # some callables written in C have no signature
         return None
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
-    return frozenset(one.name for one in parameters)
+    return frozenset(parameter.name for parameter in parameters)
 
 
 def _from_module(name: str) -> ModuleType:
@@ -95,18 +110,18 @@ def _from_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"reward function: no module {error.name!r} can be imported; install it, or give FILE.py:NAME"
+            f"reward function: module {error.name!r} cannot be imported; install it, or use FILE.py:NAME"
         ) from None
 
 
 def _from_file(path: Path) -> ModuleType:
-    """The file as a module of a name of its own; what lies beside it can be imported by it."""
+    """Import the file under a unique module name. It can import its neighbours."""
     path = path.expanduser().resolve()
     spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ConfigError(f"reward function: there is no file {str(path)!r}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickles look their module up by name
+    sys.modules[spec.name] = module  # dataclasses and pickle look up their module by name
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     try:

@@ -1,9 +1,9 @@
-"""Kind `judge`: any of the harness's judges as a reward. It rates each answer, or compares it with a baseline.
+"""Kind `judge`: use any of the harness's judges as a reward. It rates each answer, or compares it with a baseline.
 
-`reward: {kind: judge, model: JUDGE}`, where JUDGE is what `harness run --judge` takes: a name, FILE.yaml, local:PATH, …
-The words are a suite's (`params: {suite: mt_bench, edition: official}`): its rating of one answer, 1 to 10; with
-`params: {baseline: COLUMN}` its comparison with the text in that column of the data set, in both orders, and the reward
-is the mean preference, 0 to 1.
+`reward: {kind: judge, model: JUDGE}`, where JUDGE is anything that `harness run --judge` accepts: a name, FILE.yaml,
+local:PATH, … The prompts are those of a suite (`params: {suite: mt_bench, edition: official}`), and the reward is its
+rating of one answer, 1 to 10. With `params: {baseline: COLUMN}` the answer is compared with the text in that column of
+the data set, in both orders, and the reward is the mean preference, 0 to 1.
 """
 
 from __future__ import annotations
@@ -14,36 +14,37 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from harness.config import checked, find_judge
-from harness.errors import ConfigError
 from harness.judging.cache import ReplyCache, cache_path
 from harness.judging.calls import Calling, CallOptions
-from harness.plugins import load_plugin
-from harness.protocols import Checking, Identified, Judge, LoadedJudge, SuiteOptions
 from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Record
-from harness.rewards import RewardOptions
+from harness.records.errors import ConfigError
+from harness.records.judge_choice import find_judge
+from harness.records.protocols import Checking, Identified, Judge, LoadedJudge, RewardOptions, SuiteOptions, load_plugin
+from harness.records.settings import checked
 from harness.suites.head_to_head import PlaysGames
 
-from .options import QUEUE, refuse
+from .function import QUEUE, refuse
 
 
 class JudgeParams(Record):
-    """`params:` of this kind."""
+    """`params:` of the reward kind `judge`."""
 
     suite: str = "mt_bench"
     edition: str = "official"
     baseline: str | None = None
-    """Column of the data set with the text that an answer is compared with."""
+    """Column of the data set with the texts to compare answers with."""
 
 
 class JudgeReward:
-    """`fusion_harness.rewards` entry point "judge". Raises ConfigError for a judge that is not there, DataError where
-    the suite's words are not at hand. `batch_size` is the number of calls in flight; replies are kept in the cache that
-    `harness run` has."""
+    """`fusion_harness.rewards` entry point "judge".
+
+    `batch_size` is the number of calls in flight. Replies go into the same cache as those of `harness run`. Raises
+    ConfigError if the judge does not exist, DataError if the suite's prompts are not available.
+    """
 
     def __init__(self, options: RewardOptions) -> None:
         if not options.model:
-            raise ConfigError("reward kind judge needs `model`: a judge as `harness run --judge` takes it")
+            raise ConfigError("reward kind judge needs `model`: a judge, as for `harness run --judge`")
         refuse(options, "url", "key_env", "serve")
         self._params = checked(JudgeParams, options.params, "reward: params")
         spec = find_judge(options.model, {})
@@ -57,10 +58,11 @@ class JudgeReward:
         self._runner: asyncio.Runner | None = None
 
     def identity(self) -> dict[str, JsonValue]:
+        """Return what the rewards depend on: the judge, its parameters and the suite's prompts."""
         spec = self._judge.spec
-        own = self._judge.identity() if isinstance(self._judge, Identified) else {}
+        judge_identity = self._judge.identity() if isinstance(self._judge, Identified) else {}
         words = {"suite": self._suite.name, "version": self._suite.version, "baseline": self._params.baseline}
-        return {"judge": spec.name, "model": spec.model, "params": spec.params, **own, **words}
+        return {"judge": spec.name, "model": spec.model, "params": spec.params, **judge_identity, **words}
 
     def __enter__(self) -> Self:
         self._runner = asyncio.Runner()
@@ -86,52 +88,56 @@ class JudgeReward:
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[str]
     ) -> list[float | Failure]:
-        """The mean of a rating's or a comparison's verdicts; a Failure where any of them has none."""
+        """Return the mean of each answer's verdicts, or a Failure if any of them has none."""
         assert self._runner is not None, "use `with`"
         tasks = [
-            self._tasks(prompts[place], completions[place], {name: of[place] for name, of in columns.items()})
-            for place in range(len(prompts))
+            self._tasks(prompts[index], completions[index], {name: values[index] for name, values in columns.items()})
+            for index in range(len(prompts))
         ]
-        return self._runner.run(self._judged(tasks))
+        return self._runner.run(self._judge_all(tasks))
 
     def _tasks(self, prompt: str, completion: str, columns: dict[str, str]) -> Sequence[JudgeTask]:
         gold = columns.get("reference")
-        asked = Prompt(
+        question = Prompt(
             id=columns["prompt_id"],
             turns=(prompt,),
-            category="general",  # a suite's own categories ask for reference answers
+            category="general",  # other categories make MT-Bench ask for reference answers
             reference=() if gold is None else (gold,),
             system=columns.get("system") or None,
         )
-        answer = _answer(asked, "candidate", completion)
-        tasks = self._rating(asked, answer) if self._params.baseline is None else self._games(asked, answer, columns)
+        answer = _answer(question, "candidate", completion)
+        tasks = (
+            self._rating(question, answer) if self._params.baseline is None else self._games(question, answer, columns)
+        )
         for task in tasks:
             if isinstance(self._judge, Checking):
                 self._judge.check(task)
         return [task.model_copy(update={"judge": self._judge.spec.name}) for task in tasks]
 
-    def _rating(self, asked: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        tasks: Sequence[JudgeTask] = self._suite.tasks(asked, answer)
+    def _rating(self, question: Prompt, answer: Answer) -> Sequence[JudgeTask]:
+        tasks: Sequence[JudgeTask] = self._suite.tasks(question, answer)
         if not tasks or any(task.baseline is not None for task in tasks):
             raise ConfigError(
-                f"suite {self._params.suite!r} rates no single answer; use mt_bench, or compare with a column of the "
-                "data set by `params: {baseline: COLUMN}`"
+                f"suite {self._params.suite!r} does not rate single answers; use mt_bench, or compare with a column of "
+                "the data set: `params: {baseline: COLUMN}`"
             )
         return tasks
 
-    def _games(self, asked: Prompt, answer: Answer, columns: dict[str, str]) -> Sequence[JudgeTask]:
+    def _games(self, question: Prompt, answer: Answer, columns: dict[str, str]) -> Sequence[JudgeTask]:
         name = self._params.baseline or ""
         if not columns.get(name):
-            raise ConfigError(f"prompt {asked.id!r} has no column {name!r} to compare with; it has {sorted(columns)}")
+            raise ConfigError(
+                f"prompt {question.id!r} has no column {name!r} to compare with; it has {sorted(columns)}"
+            )
         if not isinstance(self._suite, PlaysGames):
-            raise ConfigError(f"suite {self._params.suite!r} has no words for comparing two answers")
-        return self._suite.games(asked, answer, _answer(asked, "baseline", columns[name]))
+            raise ConfigError(f"suite {self._params.suite!r} has no prompt for comparing two answers")
+        return self._suite.games(question, answer, _answer(question, "baseline", columns[name]))
 
-    async def _judged(self, tasks: Sequence[Sequence[JudgeTask]]) -> list[float | Failure]:
-        # gather, not a TaskGroup: what stops the judge rises as it is
-        found = await asyncio.gather(*(self._verdict(task) for some in tasks for task in some))
-        rows = iter(found)
-        return [_mean([next(rows) for _ in some]) for some in tasks]
+    async def _judge_all(self, tasks: Sequence[Sequence[JudgeTask]]) -> list[float | Failure]:
+        # gather instead of a TaskGroup, so that an error is raised as it is, outside an ExceptionGroup
+        judgments = await asyncio.gather(*(self._verdict(task) for group in tasks for task in group))
+        rows = iter(judgments)
+        return [_mean([next(rows) for _ in group]) for group in tasks]
 
     async def _verdict(self, task: JudgeTask) -> Judgment:
         async with self._places:

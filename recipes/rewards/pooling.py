@@ -1,9 +1,9 @@
-"""Kind `pooling`: a sequence-classification reward model behind vLLM's /classify, ours or one that runs already.
+"""Kind `pooling`: score with a sequence-classification reward model behind vLLM's /classify.
 
-`reward: {kind: pooling, model: FOLDER or hf:…}` starts a vLLM for the time it is needed and stops it; with `url` the
-server there is asked for `model` under the name it knows. The score is the head's own number: the activation, a sigmoid
-by default, is turned off in every request. The server writes the chat template; what is longer than its context it
-refuses, and that answer has no reward.
+`reward: {kind: pooling, model: FOLDER or hf:…}` starts a vLLM server, uses it and stops it. With `url`, a server that
+already runs is asked for `model` by its served name. The score is the raw output of the head: every request turns off
+the activation, a sigmoid by default. The server applies the chat template. It rejects conversations longer than its
+context, and those answers have no reward.
 """
 
 from __future__ import annotations
@@ -17,40 +17,43 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from harness.backends.server import Launch
+from harness.backends.server import ServerCommand
 from harness.backends.vllm import VllmBackend
 from harness.client import ChatClient
-from harness.config import ServeSpec, checked
-from harness.errors import ConfigError, ReplyError
-from harness.protocols import ServeOptions
 from harness.records import Failure, ModelRef, base_url
-from harness.rewards import RewardOptions
+from harness.records.errors import ConfigError, ReplyError
+from harness.records.protocols import RewardOptions, ServeOptions
+from harness.records.settings import ServeSpec, checked
 
-from .options import QUEUE, refuse
+from .function import QUEUE, refuse
 
 Messages = Sequence[dict[str, str]]
 Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
 
 
 class PoolingServer(VllmBackend):
-    """vLLM with its pooling runner: it classifies and writes nothing."""
+    """vLLM with its pooling runner, which classifies instead of generating."""
 
     name = "vllm-pooling"
 
-    def launch(self, port: int) -> Launch:
-        found = super().launch(port)
-        return Launch((*found.argv, "--runner=pooling"), found.env)
+    def launch(self, port: int) -> ServerCommand:
+        command = super().launch(port)
+        return ServerCommand((*command.argv, "--runner=pooling"), command.env)
 
 
 class PoolingReward:
-    """`fusion_harness.rewards` entry point "pooling". Raises ConfigError or CheckpointError for what cannot be asked or
-    served. `batch_size` is the number of requests in flight."""
+    """`fusion_harness.rewards` entry point "pooling". `batch_size` is the number of requests in flight.
+
+    Raises ConfigError or CheckpointError on construction if the options or the model cannot work.
+    """
 
     conversational = True
 
     def __init__(self, options: RewardOptions) -> None:
         if not options.model:
-            raise ConfigError("reward kind pooling needs `model`: a folder or hf:ORG/NAME, or with `url` a served name")
+            raise ConfigError(
+                "reward kind pooling needs `model`: a folder, hf:ORG/NAME or, with `url`, the served name"
+            )
         refuse(options, "params", *(("serve",) if options.url else ("key_env",)))
         self._places = options.batch_size
         self.at_once = QUEUE * options.batch_size
@@ -66,7 +69,7 @@ class PoolingReward:
             self._server = PoolingServer(ModelRef.parse(options.model), ServeOptions(log_dir, **serve.model_dump()))
             self._name = self._server.served_name
         self.cacheable = self._server is not None
-        """Whose weights a server has that others run, nobody here knows."""
+        """False with `url`: the weights behind another server are unknown and may change."""
         self._runner: asyncio.Runner | None = None
         self._stack = AsyncExitStack()
         self._post: Post | None = None
@@ -99,35 +102,35 @@ class PoolingReward:
     ) -> list[float | Failure]:
         assert self._runner is not None, "use `with`"
         talks = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-        return self._runner.run(self._all(talks))
+        return self._runner.run(self._score_all(talks))
 
-    async def _all(self, talks: Sequence[Messages]) -> list[float | Failure]:
-        return await asyncio.gather(*map(self._one, talks))  # not a TaskGroup: what stops it rises as it is
+    async def _score_all(self, talks: Sequence[Messages]) -> list[float | Failure]:
+        return await asyncio.gather(*map(self._score, talks))  # not a TaskGroup, so errors are raised as they are
 
-    async def _one(self, talk: Messages) -> float | Failure:
-        """The head's number, or why the server gave none. Raises ConfigError for a model with several."""
+    async def _score(self, talk: Messages) -> float | Failure:
+        """Return the score, or why the server gave none. Raise ConfigError if the model gives several scores."""
         assert self._post is not None
         body: dict[str, JsonValue] = {
             "model": self._name,
             "messages": [dict(message) for message in talk],
-            "use_activation": False,  # a server that takes messages here knows it (vLLM 0.12)
+            "use_activation": False,  # every server that accepts messages here supports it (vLLM 0.12)
         }
         try:
-            found = await self._post("/classify", body)
+            reply = await self._post("/classify", body)
         except ReplyError as error:
             return Failure.model_validate({"reason": error.reason, "message": str(error)})
         try:
-            (row,) = found["data"]
+            (row,) = reply["data"]
             numbers = [float(number) for number in row["probs"]]
         except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"{self._name!r} at /classify sent no scores: {str(found)[:200]}") from None
+            raise ConfigError(f"{self._name!r} returned no scores from /classify: {str(reply)[:200]}") from None
         if len(numbers) != 1:
-            raise ConfigError(f"{self._name!r} gives {len(numbers)} scores an answer; a reward model gives one")
+            raise ConfigError(f"{self._name!r} gives {len(numbers)} scores per answer; a reward model gives one")
         return numbers[0]
 
 
 def _key(name: str | None) -> str | None:
-    """The key in that environment variable; raises ConfigError where it is not set."""
+    """Return the key in that environment variable. Raise ConfigError if it is not set."""
     if name is None:
         return None
     if not os.environ.get(name):

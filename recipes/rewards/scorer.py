@@ -1,6 +1,6 @@
-"""One reward, loaded and called: the plug-in of `reward:`, and what it returns checked.
+"""Load and call the plug-in of `reward:`, and check what it returns.
 
-Made from plain data and called with plain data, so that it can live in another process. It knows no files.
+Options and items are plain data, so a scorer can live in another process. It reads no files.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from harness.errors import HarnessError, IncompleteError
-from harness.plugins import load_plugin
-from harness.protocols import Identified
 from harness.records import Failure
-from harness.rewards import Reward, RewardOptions
+from harness.records.errors import HarnessError, IncompleteError
+from harness.records.protocols import Identified, Reward, RewardOptions, load_plugin
 
 from ..records import PromptRow
 
 log = logging.getLogger(__name__)
 
 Outcome = float | Failure
-"""A reward, or why there is none."""
+"""A reward, or the reason why there is none."""
 SHOWN = 80
-"""Characters of a wrong value that are quoted."""
+"""Characters of an invalid value that an error quotes."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """What is scored: one answer to one prompt."""
+class RewardItem:
+    """One answer to one prompt, to be scored."""
 
     row: PromptRow
     completion: str
 
 
 class Scorer:
-    """The reward for the time of a `with`. Raises ConfigError, PluginError or CheckpointError at once for settings that
-    cannot work; nothing large is loaded before it is entered."""
+    """A reward, usable inside a `with`. Nothing large is loaded before it is entered.
+
+    Raises ConfigError, PluginError or CheckpointError on construction if the settings cannot work.
+    """
 
     def __init__(self, options: RewardOptions) -> None:
         self._name = f"{options.kind} {options.model or options.url}" if options.model or options.url else options.kind
         self._reward: Reward = load_plugin("rewards", options.kind)(options)
         self.kind = options.kind
         self.at_once = int(getattr(self._reward, "at_once", options.batch_size))
-        """Answers that one call of `score` is best given: a batch, or more where the reward has a queue of its own."""
+        """Best number of answers per call of `score`: one batch, or more if the reward has its own queue."""
 
     def identity(self) -> dict[str, JsonValue]:
-        """What its numbers depend on: digests and settings, no places of this machine."""
+        """Return what the rewards depend on: digests and settings, without local paths."""
         return self._reward.identity() if isinstance(self._reward, Identified) else {}
 
     @property
     def cacheable(self) -> bool:
-        """Whether its numbers depend on nothing but `identity()`, prompt, answer and columns."""
+        """Whether the rewards depend only on `identity()`, prompt, answer and columns."""
         return isinstance(self._reward, Identified) and bool(getattr(self._reward, "cacheable", False))
 
     def __enter__(self) -> Self:
@@ -67,55 +67,56 @@ class Scorer:
         if isinstance(self._reward, AbstractContextManager):
             self._reward.__exit__(None, None, None)
 
-    def score(self, items: Sequence[Item]) -> list[Outcome]:
-        """One outcome an item. Raises IncompleteError for a reward that fails, or returns what is no number."""
+    def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
+        """Return one outcome per item. Raise IncompleteError if the reward fails or returns something invalid."""
         talks = bool(getattr(self._reward, "conversational", False))
         prompts = [_messages(item.row) if talks else item.row.prompt.turns[0] for item in items]
         completions = [
             [{"role": "assistant", "content": item.completion}] if talks else item.completion for item in items
         ]
         try:
-            found = self._reward(prompts, completions, **_columns(items))
+            returned = self._reward(prompts, completions, **_columns(items))
         except HarnessError:
             raise
-        except Exception as error:  # the plug-in is not our code: whatever it raises is told in one sentence
+        except Exception as error:  # third-party code: report whatever it raises in one sentence
             log.exception("%s failed", self._name)
             raise IncompleteError(
                 f"reward {self._name} raised {type(error).__name__} ({' '.join(str(error).split())[:300]}) for "
-                f"{_of(items)}; the rewards before it are kept"
+                f"{_describe(items)}; earlier rewards are kept"
             ) from error
-        return self._checked(items, found)
+        return self._checked(items, returned)
 
-    def _checked(self, items: Sequence[Item], found: Any) -> list[Outcome]:
+    def _checked(self, items: Sequence[RewardItem], returned: Any) -> list[Outcome]:
         try:
-            values = list(found)
+            values = list(returned)
         except TypeError:
             raise IncompleteError(
-                f"reward {self._name} returned {repr(found)[:SHOWN]} for {_of(items)}; a list of numbers is expected"
+                f"reward {self._name} returned {repr(returned)[:SHOWN]} for {_describe(items)}; a list of numbers is "
+                "expected"
             ) from None
         if len(values) != len(items):
             raise IncompleteError(
-                f"reward {self._name} returned {len(values)} rewards for {len(items)} answers ({_of(items)}); one an "
-                "answer is expected"
+                f"reward {self._name} returned {len(values)} rewards for {len(items)} answers ({_describe(items)}); "
+                "one per answer is expected"
             )
         return [self._number(item, value) for item, value in zip(items, values, strict=True)]
 
-    def _number(self, item: Item, value: Any) -> Outcome:
+    def _number(self, item: RewardItem, value: Any) -> Outcome:
         if isinstance(value, Failure):
             return value
         try:
-            number = math.nan if isinstance(value, str) else float(value)  # numpy's and torch's scalars too
+            number = math.nan if isinstance(value, str) else float(value)  # also converts scalars of numpy and torch
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
             raise IncompleteError(
                 f"reward {self._name} gave {repr(value)[:SHOWN]} for an answer to prompt {item.row.prompt.id!r}; a "
-                "finite number is expected, and the rewards before it are kept"
+                "finite number is expected; earlier rewards are kept"
             )
         return number
 
 
-def _of(items: Sequence[Item]) -> str:
+def _describe(items: Sequence[RewardItem]) -> str:
     first, rest = items[0].row.prompt.id, len(items) - 1
     return f"prompt {first!r}" + (f" and {rest} more" if rest else "")
 
@@ -125,8 +126,11 @@ def _messages(row: PromptRow) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": row.prompt.turns[0]}]
 
 
-def _columns(items: Sequence[Item]) -> dict[str, list[str]]:
-    """Column -> one text an item, "" for a row that lacks it; `system` and `reference` where any prompt has one."""
+def _columns(items: Sequence[RewardItem]) -> dict[str, list[str]]:
+    """Return one text per item for each column, "" if a row lacks it.
+
+    `system` and `reference` are included if any prompt has one.
+    """
     rows = [item.row for item in items]
     columns = {name: [row.columns.get(name, "") for row in rows] for row in rows for name in row.columns}
     if any(row.prompt.system is not None for row in rows):

@@ -1,46 +1,129 @@
-"""Answers in a file -> rewards in a file: batched by length, resumed by rows, equal answers scored once.
+"""Cache rewards in one SQLite file that recipes, seeds and processes share.
 
-It owns which answers still need a reward and what becomes of one that gets none. What scores them is `scorer`.
+A key is the digest of the reward's identity, the prompt, the answer and its columns; no text is stored. The cache only
+saves time: if the file cannot be used, a warning is logged and every answer is scored.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from pydantic import JsonValue
 
-from harness.errors import ConfigError, IncompleteError
-from harness.records import Answer, Failure
-from harness.rewards import RewardOptions
+from harness.records import Answer, Failure, digest
+from harness.records.errors import ConfigError, IncompleteError
+from harness.records.protocols import RewardOptions
 from harness.store import JsonlRows, Row, dump_json, write_atomic
+from harness.store.files import cache_folder
 
-from ..pairs.best import REWARDS
-from ..records import PromptRow, Reward
+from ..pairs import REWARDS
+from ..records import PromptRow, RewardRow
 from ..spec import RewardSpec
 from ..steps import Counts
-from .cache import RewardCache, cache_path, reward_key
-from .scorer import Item, Outcome, Scorer
+from .scorer import Outcome, RewardItem, Scorer
 
 log = logging.getLogger(__name__)
 
+CREATE = "CREATE TABLE IF NOT EXISTS rewards (key BLOB PRIMARY KEY, value REAL NOT NULL)"
+BUSY_SECONDS = 30.0
+"""How long to wait for another process's transaction; ours take milliseconds."""
+
+
+def cache_path() -> Path:
+    """Return `HARNESS_REWARD_CACHE`, or `rewards.sqlite` beside the official data. It may not exist yet."""
+    configured = os.environ.get("HARNESS_REWARD_CACHE")
+    return Path(configured) if configured else cache_folder() / "rewards.sqlite"
+
+
+def reward_key(identity: Mapping[str, JsonValue], item: RewardItem) -> bytes:
+    """Return the SHA-256 (32 bytes) of the reward's identity and the scored item."""
+    prompt = item.row.prompt
+    question = {"system": prompt.system, "prompt": prompt.turns[0], "columns": item.row.columns}
+    return bytes.fromhex(digest({"by": dict(identity), "answer": item.completion, **question}))
+
+
+class RewardCache:
+    """The cache, open inside a `with`. If `path` is None, nothing is cached."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._database: sqlite3.Connection | None = None
+
+    def __enter__(self) -> Self:
+        if self._path is not None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute("PRAGMA synchronous = NORMAL")
+                self._database.execute(CREATE)
+            except (OSError, sqlite3.Error) as error:
+                self._give_up(error)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def get(self, key: bytes) -> float | None:
+        """Return the cached reward, or None if there is none."""
+        if self._database is None:
+            return None
+        try:
+            row = self._database.execute("SELECT value FROM rewards WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return None
+        return None if row is None else float(row[0])
+
+    def put(self, rows: Sequence[tuple[bytes, float]]) -> None:
+        """Store all rows in one transaction."""
+        if self._database is None or not rows:
+            return
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany("INSERT OR REPLACE INTO rewards VALUES (?, ?)", rows)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        log.warning("the reward cache %s is not used: %s", self._path, error)
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+
+# ----------------------------------------------------------------------------------------------------
+# Score the answers in a file: batch by length, resume by rows, score equal answers once. This module decides which
+# answers still need a reward and what happens to one that gets none; `scorer` scores them.
+
+
 REWARD = "reward.json"
-"""What the rewards of a folder depend on: the kind and its identity."""
+"""Records what the rewards of a folder depend on: the kind and its identity."""
 SAY_EVERY = 10.0
-"""Seconds between lines that say how far it is."""
+"""Seconds between two progress lines."""
 DECIDING = ("chat_template", "dtype", "quantization", "max_model_len", "engine_args", "trust_remote_code")
-"""Options of `serve:` that can change a reward; the others say where and how fast it is made."""
+"""Options of `serve:` that can change a reward; the others only change where and how fast it is computed."""
 
 
 def reward_settings(spec: RewardSpec) -> dict[str, JsonValue]:
-    """What of `reward:` decides the rewards, without this machine's folders. `overlong` is not among them: a step that
-    finished under `fail` is the same under `drop`, and one that stopped goes on."""
+    """Return the part of `reward:` that decides the rewards, without local paths.
+
+    `overlong` is not part of it: a step that finished under `fail` would be the same under `drop`, and one that
+    stopped under `fail` can resume under `drop`.
+    """
     serve = spec.serve.model_dump(mode="json")
     deciding: dict[str, JsonValue] = {name: serve[name] for name in DECIDING if serve[name]}
     if spec.serve.chat_template is not None:
@@ -50,11 +133,12 @@ def reward_settings(spec: RewardSpec) -> dict[str, JsonValue]:
 
 
 def short_name(model: str) -> str:
-    """A folder's or file's last part; a Hub's or an endpoint's name as it is."""
+    """Return the last part of a path, and the name of a Hub model or an endpoint as it is."""
     return model if model.startswith("hf:") or "://" in model else model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def options_of(spec: RewardSpec, log_dir: Path | None) -> RewardOptions:
+    """Return the recipe's `reward:` as the options of its plug-in."""
     return RewardOptions(
         kind=spec.kind,
         model=spec.model,
@@ -68,7 +152,7 @@ def options_of(spec: RewardSpec, log_dir: Path | None) -> RewardOptions:
 
 
 def scorer_of(spec: RewardSpec, log_dir: Path | None) -> Scorer:
-    """What scores: this process, or as many Ray workers as the recipe says; the rewards are the same."""
+    """Return a scorer in this process or in the recipe's Ray workers; the rewards are the same."""
     options = options_of(spec, log_dir)
     if not spec.workers:
         return Scorer(options)
@@ -78,18 +162,21 @@ def scorer_of(spec: RewardSpec, log_dir: Path | None) -> Scorer:
 
 
 def check_reward(spec: RewardSpec, folders: Iterable[Path] = ()) -> None:
-    """Raises ConfigError, PluginError, CheckpointError or DataError for a reward that cannot be made, or that is not
-    the one which scored what is in these folders; loads none."""
+    """Check the reward without loading it.
+
+    Raises ConfigError, PluginError, CheckpointError or DataError if it cannot be created, and ConfigError if another
+    reward scored the answers in these folders.
+    """
     scorer = scorer_of(spec, None)
     for folder in folders:
         _check_identity(folder, scorer)
 
 
 def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str, folder: Path) -> Counts:
-    """Rewards of every answer in a file -> `rewards.jsonl` in a folder; what is there already stays.
+    """Write a reward for every answer in a file to `rewards.jsonl` in a folder, and keep existing rewards.
 
-    `model`: who answered, for the rows. Failed answers get no row. Raises IncompleteError where the reward fails, where
-    no answer gets one, or where one is too long and `overlong` says `fail`.
+    The rows name `model` as the one that answered. Failed answers get no row. Raises IncompleteError if the reward
+    fails, if no answer gets one, or if an answer is too long and `overlong` is `fail`.
     """
     scorer = scorer_of(spec, folder)
     _check_identity(folder, scorer)
@@ -99,8 +186,8 @@ def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str,
             spec=spec,
             model=model,
             rows=read_rows(prompts),
-            asked=stack.enter_context(opened(JsonlRows(answers, Answer))),
-            done=stack.enter_context(opened(JsonlRows(folder / REWARDS, Reward))),
+            answers=stack.enter_context(opened(JsonlRows(answers, Answer))),
+            done=stack.enter_context(opened(JsonlRows(folder / REWARDS, RewardRow))),
             scorer=scorer,
             cache=stack.enter_context(RewardCache(cache_path() if scorer.cacheable else None)),
             stack=stack,
@@ -110,7 +197,7 @@ def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str,
 
 
 def read_rows(prompts: Path) -> dict[str, PromptRow]:
-    """Prompt id -> its row."""
+    """Return the rows by prompt id."""
     with prompts.open("rb") as file:
         rows = [PromptRow.model_validate_json(line) for line in file]
     return {row.prompt.id: row for row in rows}
@@ -118,6 +205,7 @@ def read_rows(prompts: Path) -> dict[str, PromptRow]:
 
 @contextmanager
 def opened(rows: JsonlRows[Row]) -> Iterator[JsonlRows[Row]]:
+    """Open a file of rows for the time of a `with`."""
     rows.open()
     try:
         yield rows
@@ -126,21 +214,21 @@ def opened(rows: JsonlRows[Row]) -> Iterator[JsonlRows[Row]]:
 
 
 def _check_identity(folder: Path, scorer: Scorer) -> None:
-    """Raises ConfigError where the folder's rewards are of another reward, e.g. of a function edited since."""
+    """Raise ConfigError if another reward scored the folder, e.g. a function that was edited since."""
     path = folder / REWARD
     if not path.exists() or not _has_rows(folder / REWARDS):
         return
     if json.loads(path.read_text("utf-8")) != _facts(scorer):
         raise ConfigError(
-            f"the rewards in {folder} are of another {scorer.kind} reward than the one there now; restore it, or use "
-            "--from rewards to set them aside and score anew"
+            f"the rewards in {folder} come from a different {scorer.kind} reward than the current one; restore it, or "
+            "use --from rewards to archive them and score again"
         )
 
 
 def _facts(scorer: Scorer) -> dict[str, JsonValue]:
-    """As they are read back from JSON."""
-    found: dict[str, JsonValue] = json.loads(json.dumps({"kind": scorer.kind, "identity": scorer.identity()}))
-    return found
+    """Return the kind and identity as they read back from JSON."""
+    facts: dict[str, JsonValue] = json.loads(json.dumps({"kind": scorer.kind, "identity": scorer.identity()}))
+    return facts
 
 
 def _has_rows(path: Path) -> bool:
@@ -149,22 +237,22 @@ def _has_rows(path: Path) -> bool:
 
 @dataclass
 class _Work:
-    """One file's scoring while it lasts."""
+    """The state of scoring one file."""
 
     spec: RewardSpec
     model: str
     rows: dict[str, PromptRow]
-    asked: JsonlRows[Answer]
-    done: JsonlRows[Reward]
+    answers: JsonlRows[Answer]
+    done: JsonlRows[RewardRow]
     scorer: Scorer
     cache: RewardCache
     stack: ExitStack
-    """Holds the reward once it is loaded."""
+    """Closes the reward if it was loaded."""
     loaded: bool = False
     seconds: float = 0.0
-    """In the reward's calls."""
+    """Time spent in the reward's calls."""
     start_seconds: float = 0.0
-    """Until it was loaded."""
+    """Time spent loading the reward."""
     tally: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -172,19 +260,21 @@ class _Work:
 
     def run(self) -> None:
         groups = self._groups()
-        said = time.monotonic()
+        reported = time.monotonic()
         for start in range(0, len(groups), self.scorer.at_once):
             self._batch(groups[start : start + self.scorer.at_once])
-            if time.monotonic() - said > SAY_EVERY:
-                said = time.monotonic()
-                log.info("%s: %d of %d answers rewarded", self.model, len(self.done), len(self.asked))
+            if time.monotonic() - reported > SAY_EVERY:
+                reported = time.monotonic()
+                log.info("%s: %d of %d answers rewarded", self.model, len(self.done), len(self.answers))
 
     def _groups(self) -> list[list[str]]:
-        """Answers without a reward, those of the same text to the same prompt together, by length: what is batched
-        together needs little padding, and the same answers make the same batches."""
+        """Return the keys of answers without a reward, sorted by length and grouped by prompt and text.
+
+        Sorting keeps padding small, and makes the same answers form the same batches.
+        """
         groups: dict[str, list[str]] = {}
         lengths: dict[str, int] = {}
-        for answer in self.asked.all():
+        for answer in self.answers.all():
             if answer.error is not None:
                 self.tally["answers_failed"] += 1
             elif not self._is_done(answer):
@@ -194,7 +284,7 @@ class _Work:
         return [groups[group] for group in sorted(groups, key=lambda group: lengths[group])]
 
     def _is_done(self, answer: Answer) -> bool:
-        """A failed call is asked again, an answer that is too long stays so."""
+        """Return whether an answer needs no call: failed calls are retried, answers that are too long are not."""
         key = f"{answer.key}|{answer.sha}"
         if self.done.succeeded(key):
             return True
@@ -203,12 +293,12 @@ class _Work:
 
     def _row(self, answer: Answer) -> PromptRow:
         if answer.prompt_id not in self.rows:
-            raise ConfigError(f"{self.asked.path}: there is no prompt {answer.prompt_id!r} in this recipe")
+            raise ConfigError(f"{self.answers.path}: this recipe has no prompt {answer.prompt_id!r}")
         return self.rows[answer.prompt_id]
 
     def _batch(self, groups: Sequence[Sequence[str]]) -> None:
-        firsts = [answer for keys in groups if (answer := self.asked.get(keys[0])) is not None]
-        items = [Item(self._row(answer), answer.turns[0]) for answer in firsts]
+        firsts = [answer for keys in groups if (answer := self.answers.get(keys[0])) is not None]
+        items = [RewardItem(self._row(answer), answer.turns[0]) for answer in firsts]
         outcomes = self._outcomes(items, [_tokens(answer) for answer in firsts])
         for group, first, outcome in zip(groups, firsts, outcomes, strict=True):
             if not self._stops(outcome):
@@ -217,30 +307,30 @@ class _Work:
             if self._stops(outcome) and isinstance(outcome, Failure):
                 raise IncompleteError(
                     f"the answer of {self.model!r} to prompt {first.prompt_id!r} (draw {first.index}) is too long for "
-                    f"the reward model: {outcome.message}; with `overlong: drop` under `reward:` such answers are left "
+                    f"the reward model: {outcome.message}; set `overlong: drop` under `reward:` to leave such answers "
                     "out"
                 )
 
     def _stops(self, outcome: Outcome) -> bool:
         return isinstance(outcome, Failure) and outcome.reason == "context" and self.spec.overlong == "fail"
 
-    def _outcomes(self, items: Sequence[Item], tokens: Sequence[int]) -> list[Outcome]:
-        """Of the cache, or scored and put there."""
+    def _outcomes(self, items: Sequence[RewardItem], tokens: Sequence[int]) -> list[Outcome]:
+        """Return outcomes from the cache; score the missing ones and cache them."""
         if not self.scorer.cacheable:
             return self._score(items, sum(tokens))
         keys = [reward_key(self.identity, item) for item in items]
-        found: dict[int, Outcome] = {
-            place: value for place, key in enumerate(keys) if (value := self.cache.get(key)) is not None
+        outcomes: dict[int, Outcome] = {
+            index: value for index, key in enumerate(keys) if (value := self.cache.get(key)) is not None
         }
-        lacking = [place for place in range(len(items)) if place not in found]
-        self.tally["from_cache"] += len(found)
-        read = sum(tokens[place] for place in lacking)
-        fresh = dict(zip(lacking, self._score([items[place] for place in lacking], read), strict=True))
-        self.cache.put([(keys[place], value) for place, value in fresh.items() if isinstance(value, float)])
-        found |= fresh
-        return [found[place] for place in range(len(items))]
+        lacking = [index for index in range(len(items)) if index not in outcomes]
+        self.tally["from_cache"] += len(outcomes)
+        read = sum(tokens[index] for index in lacking)
+        fresh = dict(zip(lacking, self._score([items[index] for index in lacking], read), strict=True))
+        self.cache.put([(keys[index], value) for index, value in fresh.items() if isinstance(value, float)])
+        outcomes |= fresh
+        return [outcomes[index] for index in range(len(items))]
 
-    def _score(self, items: Sequence[Item], tokens: int) -> list[Outcome]:
+    def _score(self, items: Sequence[RewardItem], tokens: int) -> list[Outcome]:
         if not items:
             return []
         begin = time.monotonic()
@@ -249,24 +339,24 @@ class _Work:
             self.loaded = True
             self.start_seconds = time.monotonic() - begin
             begin = time.monotonic()
-        found = self.scorer.score(items)
+        outcomes = self.scorer.score(items)
         self.seconds += time.monotonic() - begin
         self.tally["scored"] += len(items)
         self.tally["tokens"] += tokens
-        return found
+        return outcomes
 
     def _append(self, group: Sequence[str], first: Answer, outcome: Outcome) -> None:
-        """A row for each answer of this text."""
+        """Append one row for each answer with this text."""
         value, error = (None, outcome) if isinstance(outcome, Failure) else (outcome, None)
         for key in group:
             index = int(key.rpartition("#")[2])
             facts = {"prompt_id": first.prompt_id, "model": self.model, "index": index, "answer_sha": first.sha}
-            self.done.append(Reward.model_validate(facts | {"value": value, "error": error}))
+            self.done.append(RewardRow.model_validate(facts | {"value": value, "error": error}))
 
     def counts(self) -> Counts:
-        """Of all answers, and of this session's work: `session_tokens / session_seconds` is a rate for --dry-run.
+        """Return counts of all answers and of this session; --dry-run uses `session_tokens / session_seconds` as rate.
 
-        Raises IncompleteError where no answer got a reward.
+        Raises IncompleteError if no answer got a reward.
         """
         errors = Counter[str](row.error.reason for row in self.done.all() if row.error is not None)
         rewarded = self.done.count_succeeded
@@ -275,7 +365,7 @@ class _Work:
             why = ", ".join(f"{count} {name}" for name, count in failed.items() if count)
             raise IncompleteError(f"no answer of {self.model!r} got a reward ({why or 'there are no answers'})")
         return {
-            "answers": len(self.asked),
+            "answers": len(self.answers),
             "rewarded": rewarded,
             "answers_failed": self.tally["answers_failed"],
             "overlong": errors.pop("context", 0),
@@ -289,5 +379,5 @@ class _Work:
 
 
 def _tokens(answer: Answer) -> int:
-    """Prompt and answer, as the server that gave it counted; 0 where it did not."""
+    """Return the tokens of prompt and answer as the server counted them, 0 if it did not."""
     return sum(answer.prompt_tokens) + sum(answer.completion_tokens)

@@ -1,1 +1,1 @@
-"""The stages of a recipe, a file each: what its steps are made from, and what they do."""
+"""The stages of a recipe, one file each: the settings and inputs of its steps, and what they do."""

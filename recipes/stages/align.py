@@ -1,4 +1,4 @@
-"""Stage `align`: every variant trained from the SFT checkpoint on the pairs -> a checkpoint each."""
+"""Stage `align`: train every variant from the SFT checkpoint on the pairs; each gives a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from ..recipe import Recipe
-from ..records import Pair
+from ..records import PreferencePair
 from ..spec import VariantSpec
-from ..steps import Counts, Step, finished
-from ..training.job import TrainingJob
-from ..training.settings import PREFERENCE_DEFAULTS, decisive, renamed, variant_settings
-from ..training.step import KEEP, do_job, evaluation_of, fusion_of
+from ..steps import Counts, Recipe, Step, finished
+from ..training.launch import KEEP, do_job, evaluation_of, fusion_of
+from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, renamed, variant_settings
 
 PAIRS = "pairs.jsonl"
 
 
 def align_steps(recipe: Recipe, seed: int, sft: Step, pairs: Mapping[int, Step]) -> list[Step]:
-    """One step a variant. `pairs`: number of sources -> the step with their pairs."""
+    """Return one step per variant. `pairs` maps a number of sources to the step with their pairs."""
     every = len(recipe.spec.sources)
     return [
         _step(recipe, seed, name, variant, sft, pairs[variant.sources or every])
@@ -46,24 +44,23 @@ def _step(recipe: Recipe, seed: int, name: str, variant: VariantSpec, sft: Step,
 
 
 def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Step, sft: Step, pairs: Step) -> Counts:
-    from ..rows import Rendering
-    from ..tokenizer import load_tokenizer
     from ..training.rows import preference_rows, rows_folder
     from ..training.settings import settings as checked
+    from ..training.templates import Rendering, load_tokenizer
 
     where = f"variants.{name}.training"
-    found = checked(variant_settings(recipe.spec, variant), variant.method, where)
-    # all variants of a recipe train on the same ids, the SFT ones included: equal prompts, equal steps
+    hyperparameters = checked(variant_settings(recipe.spec, variant), variant.method, where)
+    # All variants train on the same token ids, SFT variants too, so they see equal prompts in equal steps.
     shared = checked(PREFERENCE_DEFAULTS | renamed(recipe.spec.training), "preference", "training")
-    rendering = shared.rendering | found.rendering
-    compat = bool(found.trainer.get("official_compat", shared.trainer.get("official_compat", False)))
-    how = Rendering(max_prompt_length=recipe.spec.prompts.max_prompt_length, official_compat=compat, **rendering)  # type: ignore[arg-type]
+    style = shared.rendering | hyperparameters.rendering
+    compat = bool(hyperparameters.trainer.get("official_compat", shared.trainer.get("official_compat", False)))
+    rendering = Rendering(max_prompt_length=recipe.spec.prompts.max_prompt_length, official_compat=compat, **style)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(str(sft.folder))
     record = finished(pairs)
-    assert record is not None  # the step is not begun before its inputs are finished
-    folder = rows_folder(recipe.seed(seed) / "rows", texts=record.digest, tokenizer=tokenizer, how=how)
-    rows = preference_rows(folder, read_pairs(pairs.folder / PAIRS), tokenizer, how)
-    alpha = float(found.trainer.get("alpha", 0.1)) if variant.method == "preference" else None  # type: ignore[arg-type]
+    assert record is not None  # a step only starts when its inputs are finished
+    folder = rows_folder(recipe.seed(seed) / "rows", texts=record.digest, tokenizer=tokenizer, how=rendering)
+    rows = preference_rows(folder, read_pairs(pairs.folder / PAIRS), tokenizer, rendering)
+    alpha = float(hyperparameters.trainer.get("alpha", 0.1)) if variant.method == "preference" else None  # type: ignore[arg-type]
     job = TrainingJob(
         method=variant.method,
         name=step.name,
@@ -71,7 +68,7 @@ def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Ste
         rows=rows.folder,
         answer=variant.answers,
         folder=step.folder,
-        settings=found,
+        settings=hyperparameters,
         seed=seed,
         fusion=fusion_of(recipe, name, sources=variant.sources, alpha=alpha),
         evaluation=evaluation_of(recipe, name, seed),
@@ -79,7 +76,8 @@ def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Ste
     return do_job(recipe, job, rows)
 
 
-def read_pairs(path: Path) -> Iterator[Pair]:
+def read_pairs(path: Path) -> Iterator[PreferencePair]:
+    """Yield the pairs in a `pairs.jsonl`."""
     with path.open("rb") as file:
         for line in file:
-            yield Pair.model_validate_json(line)
+            yield PreferencePair.model_validate_json(line)

@@ -1,31 +1,129 @@
-"""Stage `evaluate`: held-out prompts answered and rewarded, and `harness run` on the suites.
+"""Run a recipe's checkpoints through `harness run`, into the recipe's own results folder.
 
-A held-out folder has a folder a temperature (`t0`, `t0.3`), each with answers.jsonl and rewards.jsonl.
+A checkpoint is served through a link `models/RECIPE-MODEL-seedN`, whose last part becomes its name on the leaderboard.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from harness.analysis.leaderboard import run_id
 from harness.records import ModelRef
+from harness.records.errors import ConfigError, IncompleteError
+from harness.records.judge_choice import choose_judges, suite_names
+from harness.records.settings import RunSpec, checked
+from harness.run.execute import execute, opened
+from harness.run.plan import plan
+from harness.store import make_folder, write_atomic
 
-from ..pairs.best import ANSWERS, PROMPTS, REWARDS
-from ..recipe import Recipe
-from ..report.rows import HELD_OUT, draws, place
+from ..pairs import ANSWERS, PROMPTS, REWARDS
+from ..report.board import HELD_OUT, best_by_validation, draws, temperature_folder
+from ..report.data import SCORES, SuiteRuns, read_all_measured
 from ..rewards.scoring import reward_settings, score_answers
-from ..sampling import Sampler, Wanted, prompts_of, sample
+from ..sampling import AnswerFile, Sampler, prompts_of, sample
 from ..spec import RecipeSpec
-from ..steps import Counts, Step
-from ..suites import check_suites, run_suites, suite_settings
+from ..steps import Counts, Recipe, Step
+
+
+def check_suites(spec: RecipeSpec) -> None:
+    """Raise ConfigError if a suite or judge does not exist, or if `best` has no validation prompts to choose by."""
+    evaluate = spec.evaluate
+    suites = suite_names(evaluate.suite or "all")
+    if evaluate.judge is not None:  # otherwise the environment may set it, perhaps only in a later session
+        choose_judges(suites, evaluate.judge, edition=evaluate.edition, own_judges={})
+    if "best" in evaluate.models and not spec.prompts.validation:
+        raise ConfigError("evaluate.models has `best`, which needs validation prompts: set prompts.validation")
+
+
+def suite_spec(spec: RecipeSpec, model: ModelRef, results: Path) -> RunSpec:
+    """Return the recipe's `evaluate:` as the options of `harness run`. Raise ConfigError if they are not valid.
+
+    All models use the first seed, because it decides which prompts `limit` draws.
+    """
+    evaluate = spec.evaluate
+    suites = suite_names(evaluate.suite or "all")
+    judges = choose_judges(suites, evaluate.judge, edition=evaluate.edition, own_judges={})
+    options = {
+        "model": model,
+        "suites": suites,
+        "judges": judges,
+        "edition": evaluate.edition,
+        "backend": "endpoint" if model.scheme == "endpoint" else evaluate.backend,
+        "limit": evaluate.limit,
+        "seed": spec.seeds[0],
+        "results": results,
+        "serve": evaluate.serve,
+    }
+    return checked(RunSpec, options, "evaluate")
+
+
+def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue]:
+    """Return the settings that decide the scores, without local paths."""
+    settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
+    target = ModelRef.parse(recipe.spec.target)
+    name = target.label if target.scheme == "path" else str(target)
+    return settings | {"model": name if model == "target" else recipe.label(model, seed)}
+
+
+def run_suites(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
+    """Serve the model, run the suites and write the ids of its runs; resume an earlier run.
+
+    Raises IncompleteError if too many answers are unscored for a score to be ranked.
+    """
+    chosen = best_variant(recipe) if model == "best" else model
+    ref = _served(recipe, chosen, seed)
+    run_plan = plan(suite_spec(recipe.spec, ref, recipe.results), log_dir=recipe.results / "runs" / ref.slug / "logs")
+    with opened(run_plan, fresh=False) as runs:
+        make_folder(recipe.results / "runs" / ref.slug / "logs")
+        cards = asyncio.run(execute(run_plan, runs))
+    broken = [card.suite for card in cards if not card.complete]
+    if broken:
+        raise IncompleteError(
+            f"{ref.label}: too many answers are unscored in {', '.join(broken)}; the same command retries them"
+        )
+    suite_runs = SuiteRuns(model=ref.label, runs=tuple(run_id(card) for card in cards))
+    write_atomic(folder / SCORES, suite_runs.model_dump_json(indent=2) + "\n")
+    return {"model": ref.label, **{card.suite: card.scores[card.headline].value for card in cards}}
+
+
+def best_variant(recipe: Recipe) -> str:
+    """Return the variant with the highest mean validation reward over seeds, at the first temperature."""
+    ranked = [name for name in best_by_validation(read_all_measured(recipe)) if name in recipe.spec.variants]
+    if not ranked:
+        raise IncompleteError("no variant has a reward on the validation prompts, so there is no best one")
+    return ranked[0]
+
+
+def _served(recipe: Recipe, model: str, seed: int) -> ModelRef:
+    """Return the model to serve, for a checkpoint the link to it."""
+    folder = recipe.checkpoint(model, seed)
+    if folder is None:
+        return ModelRef.parse(recipe.spec.target)
+    link = recipe.out / "models" / recipe.label(model, seed)
+    make_folder(link.parent)
+    goal = os.path.relpath(folder, link.parent)
+    if not link.is_symlink():
+        link.symlink_to(goal, target_is_directory=True)
+    elif os.readlink(link) != goal:
+        raise ConfigError(f"{link} points to {os.readlink(link)!r} instead of {goal!r}; move it away")
+    return ModelRef(scheme="path", name=str(link))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Stage `evaluate`: answer and reward the held-out prompts, and do `harness run` on the suites. A held-out folder has
+# one subfolder per temperature (`t0`, `t0.3`), each with answers.jsonl and rewards.jsonl.
+
 
 KEPT = (f"*/{ANSWERS}", f"*/{REWARDS}", "*.json")
 
 
 def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[Step]) -> list[Step]:
-    """One step a model: the target (once, with the first seed), the SFT model and every variant."""
+    """Return one step per model: the target (once, with the first seed), the SFT model and every variant."""
     spec = recipe.spec
     if not (spec.prompts.validation or spec.prompts.test):
         return []
@@ -38,21 +136,21 @@ def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[St
     ]
 
 
-def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, made: Step | None) -> Step:
-    """`made`: the step with the checkpoint; None: the target as it came."""
+def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Step | None) -> Step:
+    """Return the step of one model. `trained` is the step with its checkpoint, or None for the original target."""
     spec = recipe.spec
-    sampler = _sampler(spec, model, seed, made)
+    sampler = _sampler(spec, model, seed, trained)
 
     def work(folder: Path) -> Counts:
-        asked = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
-        wanted = []
+        held_out = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
+        files = []
         for temperature, samples in draws(spec.evaluate).items():
             sampling = spec.sampling.of(seed).model_copy(update={"temperature": temperature, "n": samples})
-            where = place(folder, temperature)
-            where.mkdir(exist_ok=True)
-            wanted.append(Wanted(where / ANSWERS, asked, sampling))
-        counts = sample(sampler, wanted, folder)
-        rewarded = [_score(spec, prompts.folder / PROMPTS, one.path, model) for one in wanted]
+            subfolder = temperature_folder(folder, temperature)
+            subfolder.mkdir(exist_ok=True)
+            files.append(AnswerFile(subfolder / ANSWERS, held_out, sampling))
+        counts = sample(sampler, files, folder)
+        rewarded = [_score(spec, prompts.folder / PROMPTS, file.path, model) for file in files]
         return counts | {"rewarded": sum(rewarded)}
 
     settings: dict[str, JsonValue] = {
@@ -61,22 +159,25 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, made: Step |
         "sampling": spec.sampling.of(seed).model_dump(mode="json", exclude={"temperature", "n"}),
         "reward": reward_settings(spec.reward),
     }
-    name = "held-out/target" if made is None else f"seed-{seed}/held-out/{model}"
-    inputs = (prompts,) if made is None else (prompts, made)
+    name = "held-out/target" if trained is None else f"seed-{seed}/held-out/{model}"
+    inputs = (prompts,) if trained is None else (prompts, trained)
     return Step("evaluate", name, recipe.held_out(model, seed), settings, work, inputs, KEPT)
 
 
-def _sampler(spec: RecipeSpec, model: str, seed: int, made: Step | None) -> Sampler:
-    """What fails is reported beside the scores, however much it is: a variant may have collapsed."""
+def _sampler(spec: RecipeSpec, model: str, seed: int, trained: Step | None) -> Sampler:
+    """Return a sampler that tolerates any number of failures, because a variant may have collapsed.
+
+    Failures are reported beside the scores.
+    """
     serve = spec.target_serve
-    if made is None and serve.chat_template is None and spec.chat_template is not None:
+    if trained is None and serve.chat_template is None and spec.chat_template is not None:
         serve = serve.model_copy(update={"chat_template": spec.chat_template})
-    name = spec.target if made is None else str(made.folder)
+    name = spec.target if trained is None else str(trained.folder)
     return Sampler(model, ModelRef.parse(name), spec.target_backend, serve, seed, max_failed=1.0)
 
 
 def _score(spec: RecipeSpec, prompts: Path, answers: Path, model: str) -> int:
-    """Number of answers with a reward; nothing is asked where no answer came."""
+    """Return the number of answers with a reward; without any answer, the reward is not loaded."""
     with answers.open("rb") as file:
         if not any(b'"error":null' in line for line in file):
             return 0
@@ -87,9 +188,9 @@ def _score(spec: RecipeSpec, prompts: Path, answers: Path, model: str) -> int:
 
 
 def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
-    """One step a model that goes through the suites; empty where the recipe names none.
+    """Return one step per model that runs the suites, or none if the recipe names no suite.
 
-    Raises ConfigError for a suite or judge that there is not, before anything is trained.
+    Raises ConfigError before anything is trained if a suite or judge does not exist.
     """
     spec = recipe.spec
     if spec.evaluate.suite is None:
@@ -104,17 +205,17 @@ def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
                 continue
             needed = _needed(recipe, model, seed, by_folder)
             if model == "best":
-                needed += tuple(steps)  # one of them may be the same run
+                needed += tuple(steps)  # `best` may be the same run as one of them
             steps.append(_suite(recipe, model, seed, needed))
     return steps
 
 
 def _chosen(recipe: Recipe) -> list[str]:
-    """`best` last: it is another's name, known when the held-out prompts are answered."""
-    given = recipe.spec.evaluate.models
+    """Return the models to evaluate, `best` last: which variant it is depends on the held-out rewards."""
+    requested = recipe.spec.evaluate.models
     every = ("target", "sft", *recipe.variants)
-    names = [name for name in every if "all" in given or name in given]
-    return [*names, "best"] if "best" in given else names
+    names = [name for name in every if "all" in requested or name in requested]
+    return [*names, "best"] if "best" in requested else names
 
 
 def _needed(recipe: Recipe, model: str, seed: int, by_folder: dict[Path, Step]) -> tuple[Step, ...]:
@@ -130,5 +231,5 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
 
     name = "suites/target" if model == "target" else f"seed-{seed}/suites/{model}"
     settings = suite_settings(recipe, model, seed)
-    best = model == "best"  # found anew each time: more variants may be there, and a run that is there is not repeated
+    best = model == "best"  # chosen again each time, as there may be new variants; existing runs are not repeated
     return Step("evaluate", name, recipe.suites(model, seed), settings, work, inputs, always=best, alone=True)

@@ -1,7 +1,7 @@
-"""Stage `pairs`: y_ws, y_wt, y_l of every preference prompt -> pairs.jsonl, dropped.jsonl, data.json.
+"""Stage `pairs`: choose y_ws, y_wt and y_l of every preference prompt; write pairs.jsonl, dropped.jsonl, data.json.
 
-Every answer and every reward stays where it was made: another reward, other sources or another margin give other pairs
-from the same files.
+Answers and rewards stay in their folders, so another reward, other sources or another margin can form new pairs from
+the same files.
 """
 
 from __future__ import annotations
@@ -10,16 +10,25 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import ConfigError
+from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic, write_lines
 
-from ..pairs.best import ANSWERS, PROMPTS, REWARDS, best_by_prompt, rated, read_prompts
-from ..pairs.data import PairTally, Tally
-from ..pairs.pairing import DroppedPair, extremes, paired
-from ..recipe import Recipe
-from ..records import Pair
+from ..pairs import (
+    ANSWERS,
+    PROMPTS,
+    REWARDS,
+    DroppedPair,
+    PairTally,
+    Tally,
+    best_by_prompt,
+    extremes,
+    paired,
+    rated,
+    read_prompts,
+)
+from ..records import PreferencePair
 from ..spec import PairsSpec
-from ..steps import Counts, Step
+from ..steps import Counts, Recipe, Step
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +36,10 @@ PAIRS, DROPPED, DATA = "pairs.jsonl", "dropped.jsonl", "data.json"
 
 
 def pairs_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Step]) -> dict[int, Step]:
-    """Number of sources -> the step with their pairs: one for each number that a variant asks for.
+    """Return the step with the pairs for each number of sources that a variant uses.
 
-    `answered`: the sources' answers and their rewards in the recipe's order, then the target's answers and rewards.
+    `answered` has the steps of the sources' answers and of their rewards in the recipe's order, then those of the
+    target's answers and rewards.
     """
     every = len(recipe.spec.sources)
     answers, rewards, target = answered[:every], answered[every : 2 * every], answered[2 * every :]
@@ -37,10 +47,12 @@ def pairs_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Ste
     wanted = sorted({variant.sources or every for variant in recipe.variants.values()}, reverse=True)
     steps = {}
     for count in wanted:
-        place, called = (folder, name) if count == every else (folder / f"sources-{count}", f"{name}/sources-{count}")
+        subfolder, step_name = (
+            (folder, name) if count == every else (folder / f"sources-{count}", f"{name}/sources-{count}")
+        )
         inputs = (prompts, *answers[:count], *rewards[:count], *target)
         steps[count] = _step(
-            recipe.spec.pairs, [one.name for one in recipe.spec.sources[:count]], inputs, place, called
+            recipe.spec.pairs, [source.name for source in recipe.spec.sources[:count]], inputs, subfolder, step_name
         )
     return steps
 
@@ -58,52 +70,56 @@ def _step(spec: PairsSpec, sources: Sequence[str], inputs: tuple[Step, ...], fol
 def make_pairs(
     spec: PairsSpec, prompts: Path, sources: Sequence[str], answered: Sequence[Path], folder: Path
 ) -> Counts:
-    """Writes the pairs, those dropped and why, and what both were made from; each file whole or not at all.
+    """Write the pairs, the dropped prompts with reasons, and the data report. Each file is written atomically.
 
-    `answered`: folders of each source's answers, of each source's rewards, of the target's answers and rewards. Raises
-    ConfigError where no pair is left.
+    `answered` has the folders of each source's answers, of each source's rewards, and of the target's answers and
+    rewards. Raises ConfigError if no pair is left.
     """
     rows = read_prompts(prompts, "preference")
     wanted = frozenset(row.prompt.id for row in rows)
-    answers = [place / ANSWERS for place in answered[: len(sources)]]
-    rewards = [place / REWARDS for place in answered[len(sources) : 2 * len(sources)]]
+    answers = [source / ANSWERS for source in answered[: len(sources)]]
+    rewards = [source / REWARDS for source in answered[len(sources) : 2 * len(sources)]]
     tallies = [Tally(name, wanted) for name in sources]
     seen = [tally.add for tally in tallies]
     best = best_by_prompt(answers, rewards, wanted, drop_truncated=spec.drop_truncated, seen=seen)
     target = Tally("target", wanted)
     samples = rated(answered[-2] / ANSWERS, answered[-1] / REWARDS, drop_truncated=spec.drop_truncated, seen=target.add)
-    own = extremes(samples)
-    found = [paired(row.prompt, best.get(row.prompt.id), own.get(row.prompt.id), spec) for row in rows]
-    counted = PairTally()
-    for one in found:
-        counted.add(one)
-    _check_any(counted, spec)
-    write_lines(folder / PAIRS, (one.model_dump_json() for one in found if isinstance(one, Pair)))
-    write_lines(folder / DROPPED, (one.model_dump_json() for one in found if isinstance(one, DroppedPair)))
-    write_atomic(folder / DATA, dump_json(counted.data(tallies, target).model_dump(mode="json")))
+    target_extremes = extremes(samples)
+    outcomes = [paired(row.prompt, best.get(row.prompt.id), target_extremes.get(row.prompt.id), spec) for row in rows]
+    tally = PairTally()
+    for outcome in outcomes:
+        tally.add(outcome)
+    _check_any(tally, spec)
+    write_lines(
+        folder / PAIRS, (outcome.model_dump_json() for outcome in outcomes if isinstance(outcome, PreferencePair))
+    )
+    write_lines(
+        folder / DROPPED, (outcome.model_dump_json() for outcome in outcomes if isinstance(outcome, DroppedPair))
+    )
+    write_atomic(folder / DATA, dump_json(tally.data(tallies, target).model_dump(mode="json")))
     return {
         "prompts": len(rows),
-        "pairs": len(counted.margins),
-        **{f"dropped_{reason}": count for reason, count in sorted(counted.dropped.items())},
+        "pairs": len(tally.margins),
+        **{f"dropped_{reason}": count for reason, count in sorted(tally.dropped.items())},
     }
 
 
-def _check_any(counted: PairTally, spec: PairsSpec) -> None:
-    """Raises ConfigError where every prompt was dropped, with the reasons."""
-    if counted.margins:
+def _check_any(tally: PairTally, spec: PairsSpec) -> None:
+    """Raise ConfigError with the reasons if every prompt was dropped."""
+    if tally.margins:
         return
-    why = ", ".join(f"{reason} {count}" for reason, count in counted.dropped.most_common())
-    most = counted.dropped.most_common(1)[0][0]
-    raise ConfigError(f"no pair is left of {counted.dropped.total()} prompts ({why}): {HINTS[most]}")
+    why = ", ".join(f"{reason} {count}" for reason, count in tally.dropped.most_common())
+    most = tally.dropped.most_common(1)[0][0]
+    raise ConfigError(f"no pair is left from {tally.dropped.total()} prompts ({why}): {HINTS[most]}")
 
 
 HINTS = {
     "no_source_answer": "no source's answer has a reward",
     "no_target_answer": "no answer of the target has a reward",
-    "one_target_answer": "pairs need at least two samples a prompt; raise `sampling: n`",
-    "identical": "the target says the same every time; raise `sampling: temperature`",
-    "equal_rewards": "the reward gives the target's samples the same number; it tells nothing apart",
+    "one_target_answer": "pairs need at least two samples per prompt; raise `sampling: n`",
+    "identical": "the target gives the same answer every time; raise `sampling: temperature`",
+    "equal_rewards": "the reward gives all of the target's samples the same number; use a reward that tells them apart",
     "margin_low": "lower `pairs: min_margin`",
     "margin_high": "raise `pairs: max_margin`",
 }
-"""Reason -> what would help where it is the most frequent."""
+"""What to do if this is the most frequent reason."""

@@ -1,4 +1,4 @@
-"""Stage `prompts`: load, dedupe, decontaminate, split -> prompts.jsonl, dropped.jsonl."""
+"""Stage `prompts`: load, deduplicate, decontaminate and split; write prompts.jsonl and dropped.jsonl."""
 
 from __future__ import annotations
 
@@ -10,33 +10,41 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from harness.errors import ConfigError
 from harness.records import ModelRef, Prompt, Record
+from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic
 
-from ..pairs.best import PROMPTS
-from ..prompts.dataset import Row, load_rows, place_free
-from ..prompts.decontamination import Questions, suite_questions
-from ..prompts.prompt_set import Kept, duplicates, read_prompts, with_parts
-from ..recipe import Recipe
+from ..pairs import PROMPTS
+from ..prompts import (
+    Kept,
+    Questions,
+    Row,
+    duplicates,
+    load_rows,
+    portable_name,
+    read_prompts,
+    suite_questions,
+    with_parts,
+)
 from ..records import PromptRow
-from ..sampling import named
-from ..steps import Counts, Step
+from ..sampling import model_name
+from ..steps import Counts, Recipe, Step
 
 DROPPED, ORIGIN = "dropped.jsonl", "origin.json"
 CHUNK = 1000
-"""Prompts tokenized at once."""
+"""Number of prompts tokenized at once."""
 
 
 def prompts_step(recipe: Recipe) -> Step:
+    """Return the step that writes the recipe's prompts."""
     spec = recipe.spec
 
     def work(folder: Path) -> Counts:
         return make_prompts(recipe, folder)
 
     settings: dict[str, JsonValue] = spec.prompts.model_dump(mode="json") | {
-        "dataset": place_free(spec.prompts.dataset),
-        "target": named(ModelRef.parse(spec.target)),
+        "dataset": portable_name(spec.prompts.dataset),
+        "target": model_name(ModelRef.parse(spec.target)),
         "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
         "pad_token": spec.pad_token,
     }
@@ -44,7 +52,7 @@ def prompts_step(recipe: Recipe) -> Step:
 
 
 def make_prompts(recipe: Recipe, folder: Path) -> Counts:
-    """Writes the prompts, and what was dropped and why. Made anew as a whole: a half-written file is never seen."""
+    """Write the prompts, and the dropped ones with reasons. Files are written atomically, never in part."""
     spec = recipe.spec.prompts
     rows = load_rows(spec.dataset, spec.split)
     kept = read_prompts(rows, spec)
@@ -53,41 +61,41 @@ def make_prompts(recipe: Recipe, folder: Path) -> Counts:
     kept.sift(contaminated(questions))
     long = too_long(recipe, [prompt for prompt, _ in kept.prompts])
     kept.sift(lambda prompt: ("too_long", f"{long[prompt.id]} tokens") if prompt.id in long else None)
-    found = with_parts(kept, spec)
+    prompt_rows = with_parts(kept, spec)
     origin: dict[str, JsonValue] = {
-        "dataset": place_free(spec.dataset),
+        "dataset": portable_name(spec.dataset),
         "rows": len(rows),
         "sha256": _sha256(rows),
         "suites": dict(versions),
     }
     write_atomic(folder / ORIGIN, dump_json(origin))
     write_atomic(folder / DROPPED, _lines(kept.dropped))
-    write_atomic(folder / PROMPTS, _lines(found))
-    return _counts(len(rows), found, kept)
+    write_atomic(folder / PROMPTS, _lines(prompt_rows))
+    return _counts(len(rows), prompt_rows, kept)
 
 
 def contaminated(questions: Questions) -> Callable[[Prompt], tuple[str, str] | None]:
-    """For `Kept.sift`: a prompt that holds a benchmark's question; the detail names the question."""
+    """Return a filter for `Kept.sift` that drops prompts with a benchmark's question; the detail names it."""
 
     def why(prompt: Prompt) -> tuple[str, str] | None:
-        question = questions.found_in(prompt.turns[0])
+        question = questions.lookup(prompt.turns[0])
         return None if question is None else ("contaminated", question)
 
     return why
 
 
 def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
-    """Id -> tokens, by the target's tokenizer and template, of the prompts above max_prompt_length.
+    """Return the number of tokens, by the target's tokenizer and template, of each prompt above max_prompt_length.
 
-    Raises ConfigError for a template that refuses one of the prompts.
+    Raises ConfigError if the template rejects a prompt.
     """
     from jinja2 import TemplateError
 
-    from ..tokenizer import load_tokenizer
+    from ..training.templates import load_tokenizer
 
     spec = recipe.spec
     tokenizer = load_tokenizer(spec.target, chat_template=spec.chat_template, pad_token=spec.pad_token)
-    found = {}
+    lengths = {}
     for start in range(0, len(prompts), CHUNK):
         chunk = prompts[start : start + CHUNK]
         try:
@@ -95,11 +103,11 @@ def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
                 [_messages(prompt) for prompt in chunk], tokenize=True, add_generation_prompt=True, return_dict=True
             )["input_ids"]
         except TemplateError as error:
-            raise ConfigError(f"the chat template of {spec.target!r} refuses a prompt: {error}") from None
+            raise ConfigError(f"the chat template of {spec.target!r} rejects a prompt: {error}") from None
         for prompt, row in zip(chunk, ids, strict=True):
             if len(row) > spec.prompts.max_prompt_length:
-                found[prompt.id] = len(row)
-    return found
+                lengths[prompt.id] = len(row)
+    return lengths
 
 
 def _messages(prompt: Prompt) -> list[dict[str, str]]:
@@ -107,10 +115,10 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": prompt.turns[0]}]
 
 
-def _counts(rows: int, found: Sequence[PromptRow], kept: Kept) -> Counts:
-    parts = Counter(row.part for row in found)
-    reasons = Counter(one.reason for one in kept.dropped)
-    counts: Counts = {"rows": rows, "prompts": len(found)}
+def _counts(rows: int, prompt_rows: Sequence[PromptRow], kept: Kept) -> Counts:
+    parts = Counter(row.part for row in prompt_rows)
+    reasons = Counter(record.reason for record in kept.dropped)
+    counts: Counts = {"rows": rows, "prompts": len(prompt_rows)}
     counts |= {part: parts[part] for part in ("sft", "preference", "validation", "test")}
     return counts | {f"dropped_{reason}": number for reason, number in sorted(reasons.items())}
 
@@ -120,7 +128,7 @@ def _lines(records: Iterable[Record]) -> str:
 
 
 def _sha256(rows: Iterable[Row]) -> str:
-    """Of the data as they were read, whatever file they came in."""
+    """Return a digest of the rows as they were read, whatever the file format."""
     total = hashlib.sha256()
     for row in rows:
         line = json.dumps(dict(row), sort_keys=True, ensure_ascii=False, default=str)

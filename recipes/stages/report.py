@@ -1,12 +1,12 @@
-"""Stage `report`: the leaderboard of variants with paired differences, data report, figures, model cards.
+"""Stage `report`: write the leaderboard of variants with paired differences, data report, figures and model cards.
 
-Made anew every time, from all that is finished in the recipe's folder: it is cheap, and a summary is of what is there.
+The report is cheap, so it is rewritten every time, from everything that is finished in the recipe's folder.
 
-report/variants.{json,md,html}   leaderboard of variants; the page has curves and data too
+report/variants.{json,md,html}   leaderboard of variants; the page also has curves and data
 report/data.{json,md}            what the pairs were made from
-report/curves-MODEL.svg          training curves, all seeds
-report/suites.{md,html}          the suites' leaderboard, where suites were run
-CHECKPOINT/README.md             model card, and its training_curves.svg
+report/curves-MODEL.svg          training curves of all seeds
+report/suites.{md,html}          leaderboard of the suites, if any were run
+CHECKPOINT/README.md             model card, with training_curves.svg beside it
 """
 
 from __future__ import annotations
@@ -14,36 +14,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.leaderboard.board import read_questions
-from harness.leaderboard.ranking import rank
+from harness.analysis.leaderboard import rank, read_questions
+from harness.pages.charts import Drawing
 from harness.records import ScoreCard
-from harness.report.svg import Drawing
 from harness.store import dump_json, write_atomic
 
-from ..recipe import Recipe
 from ..report.board import variant_board
-from ..report.card import model_card
-from ..report.card_text import CardFacts
-from ..report.curves import training_curves
-from ..report.data import data_markdown
-from ..report.gather import (
-    Checkpoint,
+from ..report.card import CardFacts, model_card
+from ..report.data import (
+    FinishedCheckpoint,
     baselines,
     checkpoints,
+    data_markdown,
     read_all_measured,
     read_data,
     read_logs,
     read_suites,
+    training_curves,
 )
-from ..report.records import VariantBoard
-from ..report.tables import markdown
-from ..steps import Counts, Step
+from ..report.tables import VariantBoard, markdown
+from ..steps import Counts, Recipe, Step
 
 BOARD = "variants.json"
 CURVES = "training_curves.svg"
 
 
 def report_step(recipe: Recipe, steps: Sequence[Step]) -> Step:
+    """Return the step that writes the report after all of `steps`."""
+
     def work(folder: Path) -> Counts:
         return write_report(recipe, folder)
 
@@ -52,7 +50,7 @@ def report_step(recipe: Recipe, steps: Sequence[Step]) -> Step:
 
 
 def read_variant_board(recipe: Recipe) -> VariantBoard:
-    """From the answers and rewards that are there."""
+    """Return the leaderboard of variants from the answers and rewards so far."""
     preference = [name for name, variant in recipe.spec.variants.items() if variant.method == "preference"]
     return variant_board(
         recipe.spec.name, read_all_measured(recipe), baselines=baselines(recipe.spec), preference=preference
@@ -60,7 +58,8 @@ def read_variant_board(recipe: Recipe) -> VariantBoard:
 
 
 def write_report(recipe: Recipe, folder: Path) -> Counts:
-    from ..report.page import page  # loads the templates
+    """Write the whole report and the model cards; return the number of models, figures and cards."""
+    from ..report.page import page  # imports jinja2
 
     board, data = read_variant_board(recipe), read_data(recipe)
     curves = {model: drawn for model, logs in read_logs(recipe).items() if (drawn := training_curves(model, logs))}
@@ -74,50 +73,54 @@ def write_report(recipe: Recipe, folder: Path) -> Counts:
     suites = read_suites(recipe)
     _write_suites(suites, folder)
     cards = 0
-    for one in checkpoints(recipe):
-        name = recipe.label(one.model, one.seed)
-        its = [card for _, card in suites if card.model == name]
-        _write_card(recipe, one, board, its, curves.get(one.model))
+    for checkpoint in checkpoints(recipe):
+        name = recipe.label(checkpoint.model, checkpoint.seed)
+        model_cards = [card for _, card in suites if card.model == name]
+        _write_card(recipe, checkpoint, board, model_cards, curves.get(checkpoint.model))
         cards += 1
     return {"models": len({row.model for row in board.models}), "figures": len(curves), "model_cards": cards}
 
 
-def _write_suites(found: Sequence[tuple[Path, ScoreCard]], folder: Path) -> None:
-    if not found:
+def _write_suites(results: Sequence[tuple[Path, ScoreCard]], folder: Path) -> None:
+    if not results:
         return
-    from harness.report.html import page
-    from harness.report.tables import markdown as leaderboard
+    from harness.pages.board import page
+    from harness.pages.tables import markdown as leaderboard
 
-    tables = rank([card for _, card in found], read_questions(found))
+    tables = rank([card for _, card in results], read_questions(results))
     write_atomic(folder / "suites.md", leaderboard(tables))
     write_atomic(folder / "suites.html", page(tables, ()))
 
 
 def _write_card(
-    recipe: Recipe, one: Checkpoint, board: VariantBoard, suites: Sequence[ScoreCard], curves: Drawing | None
+    recipe: Recipe,
+    checkpoint: FinishedCheckpoint,
+    board: VariantBoard,
+    suites: Sequence[ScoreCard],
+    curves: Drawing | None,
 ) -> None:
     facts = CardFacts(
         spec=recipe.spec,
-        model=one.model,
-        seed=one.seed,
-        method="sft" if one.model == "sft" else recipe.spec.variants[one.model].method,
-        settings=one.record.settings,
-        digests=_digests(recipe, one),
+        model=checkpoint.model,
+        seed=checkpoint.seed,
+        method="sft" if checkpoint.model == "sft" else recipe.spec.variants[checkpoint.model].method,
+        settings=checkpoint.record.settings,
+        digests=_digests(recipe, checkpoint),
         board=board,
         suites=tuple(suites),
-        adapter=(one.folder / "adapter_config.json").exists(),
+        adapter=(checkpoint.folder / "adapter_config.json").exists(),
         curves=curves is not None,
     )
     if curves is not None:
-        write_atomic(one.folder / CURVES, curves.standalone() + "\n")
-    write_atomic(one.folder / "README.md", model_card(facts))
+        write_atomic(checkpoint.folder / CURVES, curves.standalone() + "\n")
+    write_atomic(checkpoint.folder / "README.md", model_card(facts))
 
 
-def _digests(recipe: Recipe, one: Checkpoint) -> dict[str, str]:
-    """Of every step it comes from, of its own, and of its weights."""
-    earlier = next((o for o in checkpoints(recipe) if (o.model, o.seed) == ("sft", one.seed)), None)
-    found = dict(earlier.record.inputs) if earlier is not None else {}
-    found |= one.record.inputs
-    found[one.model] = one.record.digest
-    weights = {name: out.sha256 for name, out in one.record.outputs.items() if name.endswith(".safetensors")}
-    return found | weights
+def _digests(recipe: Recipe, checkpoint: FinishedCheckpoint) -> dict[str, str]:
+    """Return the digests of all steps that the checkpoint comes from, of its own step and of its weights."""
+    earlier = next((o for o in checkpoints(recipe) if (o.model, o.seed) == ("sft", checkpoint.seed)), None)
+    digests = dict(earlier.record.inputs) if earlier is not None else {}
+    digests |= checkpoint.record.inputs
+    digests[checkpoint.model] = checkpoint.record.digest
+    weights = {name: out.sha256 for name, out in checkpoint.record.outputs.items() if name.endswith(".safetensors")}
+    return digests | weights

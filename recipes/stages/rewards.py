@@ -1,18 +1,17 @@
-"""Stage `rewards`: a reward of every answer -> rewards.jsonl, one step a source and one for the target."""
+"""Stage `rewards`: score every answer; write rewards.jsonl, in one step per source and one for the target."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..pairs.best import ANSWERS, PROMPTS
-from ..recipe import Recipe
+from ..pairs import ANSWERS, PROMPTS
 from ..rewards.scoring import reward_settings, score_answers
-from ..steps import Counts, Step
+from ..steps import Counts, Recipe, Step
 
 
 def source_reward_steps(recipe: Recipe, prompts: Step, answers: Sequence[Step]) -> list[Step]:
-    """`answers`: one step a source, in the recipe's order."""
+    """Return one step per source. `answers` has the steps with their answers, in the recipe's order."""
     return [
         _step(recipe, source.name, f"rewards/{source.name}", recipe.source_rewards(source.name), (prompts, step))
         for source, step in zip(recipe.spec.sources, answers, strict=True)
@@ -20,6 +19,7 @@ def source_reward_steps(recipe: Recipe, prompts: Step, answers: Sequence[Step]) 
 
 
 def target_reward_step(recipe: Recipe, seed: int, prompts: Step, target: Step) -> Step:
+    """Return the step that scores the target's answers of one seed."""
     folder = recipe.seed(seed) / "target-rewards"
     return _step(recipe, "target", f"seed-{seed}/target-rewards", folder, (prompts, target))
 

@@ -1,4 +1,4 @@
-"""Stage `sft`: the target learns the best source answers of its part of the prompts -> a checkpoint."""
+"""Stage `sft`: fine-tune the target on the best source answers to the `sft` prompts; it gives a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from pydantic import JsonValue
 
 from harness.records import ModelRef
 
-from ..pairs.best import ANSWERS, PROMPTS, REWARDS, best_source_answers
-from ..recipe import Recipe
-from ..steps import Counts, Step, input_digests
-from ..training.job import TrainingJob
-from ..training.settings import decisive, sft_settings
-from ..training.step import KEEP, do_job, evaluation_of, fusion_of
+from ..pairs import ANSWERS, PROMPTS, REWARDS, best_source_answers
+from ..steps import Counts, Recipe, Step, input_digests
+from ..training.launch import KEEP, do_job, evaluation_of, fusion_of
+from ..training.settings import TrainingJob, decisive, sft_settings
 
 
 def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], rewards: Sequence[Step]) -> Step:
-    """`answers` and `rewards`: one step a source each, in the recipe's order."""
+    """Return the step. `answers` and `rewards` have one step per source, in the recipe's order."""
     spec = recipe.spec
     settings: dict[str, JsonValue] = {
         "target": ModelRef.parse(spec.target).label,
@@ -43,34 +41,33 @@ def _train(
 ) -> Counts:
     from harness.records import digest
 
-    from ..rows import Rendering
-    from ..tokenizer import load_tokenizer
     from ..training.checkpoint import model_folder
     from ..training.rows import answer_rows, rows_folder
     from ..training.settings import settings as checked
+    from ..training.templates import Rendering, load_tokenizer
 
     spec = recipe.spec
-    found = checked(sft_settings(spec), "sft", "sft")
+    hyperparameters = checked(sft_settings(spec), "sft", "sft")
     model = model_folder(spec.target)
     tokenizer = load_tokenizer(str(model), chat_template=spec.chat_template, pad_token=spec.pad_token)
-    how = Rendering(max_prompt_length=spec.prompts.max_prompt_length, **found.rendering)  # type: ignore[arg-type]
+    rendering = Rendering(max_prompt_length=spec.prompts.max_prompt_length, **hyperparameters.rendering)  # type: ignore[arg-type]
     best = best_source_answers(
         prompts.folder / PROMPTS,
-        [one.folder / ANSWERS for one in answers],
-        [one.folder / REWARDS for one in rewards],
+        [source.folder / ANSWERS for source in answers],
+        [source.folder / REWARDS for source in rewards],
         "sft",
         drop_truncated=spec.pairs.drop_truncated,
     )
     texts = digest({"inputs": input_digests(step), "drop_truncated": spec.pairs.drop_truncated})
-    folder = rows_folder(recipe.seed(seed) / "rows", texts=texts, tokenizer=tokenizer, how=how)
-    rows = answer_rows(folder, ((prompt, chosen.text) for prompt, chosen in best), tokenizer, how)
+    folder = rows_folder(recipe.seed(seed) / "rows", texts=texts, tokenizer=tokenizer, how=rendering)
+    rows = answer_rows(folder, ((prompt, chosen.text) for prompt, chosen in best), tokenizer, rendering)
     job = TrainingJob(
         method="sft",
         name=step.name,
         model=model,
         rows=rows.folder,
         folder=step.folder,
-        settings=found,
+        settings=hyperparameters,
         seed=seed,
         chat_template=spec.chat_template,
         pad_token=spec.pad_token,

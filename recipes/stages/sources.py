@@ -1,4 +1,4 @@
-"""Stage `sources`: n answers a prompt from every source model -> answers.jsonl, one step a source."""
+"""Stage `sources`: sample n answers per prompt from every source model; write answers.jsonl, one step per source."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from pydantic import JsonValue
 
 from harness.records import ModelRef
 
-from ..existing import take_answers
-from ..pairs.best import ANSWERS, PROMPTS
-from ..prompts.dataset import load_rows, place_free
-from ..recipe import Recipe
+from ..pairs import ANSWERS, PROMPTS
+from ..prompts import load_rows, portable_name
 from ..records import Part
-from ..sampling import IDENTITY, Sampler, Wanted, prompts_of, sample
+from ..sampling import IDENTITY, AnswerFile, Sampler, prompts_of, sample, take_answers
 from ..spec import SourceSpec
-from ..steps import Counts, Step
+from ..steps import Counts, Recipe, Step
 
 PARTS: tuple[Part, ...] = ("sft", "preference")
-"""What source answers are learned from; held-out prompts are none of a source's business."""
+"""Parts that sources answer. Held-out prompts only evaluate the trained models, so sources skip them."""
 
 
 def source_steps(recipe: Recipe, prompts: Step) -> list[Step]:
+    """Return one step per source, which samples its model or imports its existing answers."""
     return [
         _existing(recipe, source, prompts) if source.answers is not None else _sampled(recipe, source, prompts)
         for source in recipe.spec.sources
@@ -38,8 +37,8 @@ def _sampled(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
     sampler = Sampler(source.name, model, backend, source.serve, spec.sampling.seed, spec.sampling.max_failed)
 
     def work(folder: Path) -> Counts:
-        asked = prompts_of(prompts.folder / PROMPTS, *PARTS)
-        return sample(sampler, [Wanted(folder / ANSWERS, asked, sampling)], folder)
+        questions = prompts_of(prompts.folder / PROMPTS, *PARTS)
+        return sample(sampler, [AnswerFile(folder / ANSWERS, questions, sampling)], folder)
 
     settings = sampler.settings() | {"sampling": sampling.model_dump(mode="json")}
     return _step(recipe, source, prompts, settings, work)
@@ -47,13 +46,13 @@ def _sampled(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
 
 def _existing(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
     assert source.answers is not None
-    given, split = source.answers, recipe.spec.prompts.split
+    dataset, split = source.answers, recipe.spec.prompts.split
 
     def work(folder: Path) -> Counts:
-        asked = prompts_of(prompts.folder / PROMPTS, *PARTS)
-        return take_answers(load_rows(given, split), asked, source.name, folder / ANSWERS, where=given)
+        questions = prompts_of(prompts.folder / PROMPTS, *PARTS)
+        return take_answers(load_rows(dataset, split), questions, source.name, folder / ANSWERS, where=dataset)
 
-    return _step(recipe, source, prompts, {"answers": place_free(given), "split": split}, work)
+    return _step(recipe, source, prompts, {"answers": portable_name(dataset), "split": split}, work)
 
 
 def _step(

@@ -1,4 +1,4 @@
-"""Stage `target`: n answers a preference prompt from the SFT model -> answers.jsonl."""
+"""Stage `target`: sample n answers per preference prompt from the SFT model; write answers.jsonl."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from pathlib import Path
 
 from harness.records import ModelRef
 
-from ..pairs.best import ANSWERS, PROMPTS
-from ..recipe import Recipe
-from ..sampling import IDENTITY, Sampler, Wanted, prompts_of, sample
-from ..steps import Counts, Step
+from ..pairs import ANSWERS, PROMPTS
+from ..sampling import IDENTITY, AnswerFile, Sampler, prompts_of, sample
+from ..steps import Counts, Recipe, Step
 
 NAME = "target"
-"""Who answered, in answers and rewards."""
+"""The model's name in answers and rewards."""
 
 
 def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step) -> Step:
+    """Return the step that samples the SFT model of one seed."""
     spec = recipe.spec
     sampling = spec.sampling.of(seed)
     sampler = Sampler(
@@ -23,8 +23,8 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step) -> Step:
     )
 
     def work(folder: Path) -> Counts:
-        asked = prompts_of(prompts.folder / PROMPTS, "preference")
-        return sample(sampler, [Wanted(folder / ANSWERS, asked, sampling)], folder)
+        questions = prompts_of(prompts.folder / PROMPTS, "preference")
+        return sample(sampler, [AnswerFile(folder / ANSWERS, questions, sampling)], folder)
 
     return Step(
         "target",

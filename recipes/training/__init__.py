@@ -1,1 +1,1 @@
-"""Training of a recipe's models: settings, rows, one job, several processes, what a checkpoint folder holds."""
+"""The trainer of the WRPO family: rows, packing, losses, runs and launch."""

@@ -1,4 +1,4 @@
-"""A model folder in and out: tokenizer, weights, adapter, and what says how the model was made."""
+"""Load a model folder for training and write one: weights, adapter, tokenizer, and the record of the fusion."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from harness.checkpoint import resolve
-from harness.errors import ConfigError
-from harness.leaderboard.fusion import FILE as FUSION_FILE
-from harness.leaderboard.fusion import Fusion
 from harness.records import ModelRef
+from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic
+from harness.store.checkpoint import FILE as FUSION_FILE
+from harness.store.checkpoint import Fusion, resolve
 
-from .job import ADAPTER
-from .settings import Settings, model_config
+from .settings import ADAPTER, TrainingSettings, model_config
 
 
 def model_folder(target: str) -> Path:
-    """The folder of `DIR` or `hf:ORG/NAME[@REVISION]`, downloaded if need be. Raises ConfigError, CheckpointError."""
+    """Return the local folder of `DIR` or `hf:ORG/NAME[@REVISION]`, downloading it if needed.
+
+    Raise ConfigError for an endpoint and CheckpointError if there is no such model.
+    """
     ref = ModelRef.parse(target)
     if ref.scheme == "endpoint":
-        raise ConfigError(f"target {target!r} is served elsewhere; training needs its weights: DIR or hf:ORG/NAME")
+        raise ConfigError(f"target {target!r} is a server; training needs its weights: give a folder or hf:ORG/NAME")
     return resolve(ref)
 
 
-def load_model(folder: Path, settings: Settings, pad_token_id: int) -> PreTrainedModel:
-    """The weights in `dtype` (float32 unless the recipe says otherwise: bf16 is then the arithmetic's alone)."""
+def load_model(folder: Path, settings: TrainingSettings, pad_token_id: int) -> PreTrainedModel:
+    """Load the model in the recipe's `dtype`.
+
+    The default is float32, so that `bf16: true` affects the arithmetic and not the stored weights. Raise ConfigError
+    if the folder cannot be loaded.
+    """
     wanted = model_config(settings)
     kwargs: dict[str, Any] = {"dtype": wanted.dtype}
     if wanted.attn_implementation is not None:
@@ -54,8 +53,8 @@ def load_model(folder: Path, settings: Settings, pad_token_id: int) -> PreTraine
     return model
 
 
-def adapted(model: PreTrainedModel, settings: Settings) -> nn.Module:
-    """The model with a LoRA adapter where the recipe asks for one (`use_peft`)."""
+def adapted(model: PreTrainedModel, settings: TrainingSettings) -> nn.Module:
+    """Return the model, wrapped in a LoRA adapter if the recipe sets `use_peft`."""
     from trl import get_peft_config
 
     config = get_peft_config(model_config(settings))
@@ -70,9 +69,9 @@ def adapted(model: PreTrainedModel, settings: Settings) -> nn.Module:
 
 
 def write_weights(trainer: Trainer, folder: Path, parent: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The trainer's weights as they are, whole whatever sharded them, as an ordinary folder; the main process writes.
+    """Write the trainer's current weights as an ordinary, unsharded model folder. Only the main process writes.
 
-    An adapter lies in `adapter/` and, worked into its parent's weights, in the folder itself.
+    An adapter is written to `adapter/`, and merged into its parent's weights in the folder itself.
     """
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -86,7 +85,7 @@ def write_weights(trainer: Trainer, folder: Path, parent: Path, tokenizer: PreTr
 
 
 def merge_adapter(adapter: Path, parent: Path, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The parent with a LoRA adapter worked into its weights, as a checkpoint of its own."""
+    """Merge a LoRA adapter into its parent's weights and write the result as a model folder."""
     from peft import PeftModel
 
     base = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.float32)
@@ -97,7 +96,7 @@ def merge_adapter(adapter: Path, parent: Path, folder: Path, tokenizer: PreTrain
 def _save(
     folder: Path, model: PreTrainedModel, state: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, parent: Path
 ) -> None:
-    """An ordinary Hugging Face folder, in the parent's dtype, with the parent's generation settings as they are."""
+    # The parent's generation settings are copied byte for byte: save_pretrained would rewrite or reject them.
     before, dtype = model.config.dtype, AutoConfig.from_pretrained(parent).dtype or torch.float32
     model.config.dtype = dtype
     try:
@@ -110,13 +109,13 @@ def _save(
 
 
 def _in_dtype(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tied weights stay one tensor, which is written once."""
-    made: dict[tuple[int, torch.Size], Tensor] = {}
+    # Tied weights must stay one tensor, or they would be written twice.
+    converted: dict[tuple[int, torch.Size], Tensor] = {}
     for value in state.values():
         key = (value.data_ptr(), value.shape)
-        if key not in made:
-            made[key] = value.to(dtype) if value.is_floating_point() else value
-    return {name: made[value.data_ptr(), value.shape] for name, value in state.items()}
+        if key not in converted:
+            converted[key] = value.to(dtype) if value.is_floating_point() else value
+    return {name: converted[value.data_ptr(), value.shape] for name, value in state.items()}
 
 
 def write_fusion(folder: Path, fusion: Fusion) -> None:
@@ -124,7 +123,7 @@ def write_fusion(folder: Path, fusion: Fusion) -> None:
 
 
 def free_memory() -> None:
-    """What the objects of the last training held."""
+    """Release the memory of the previous training's objects, on the device too."""
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.memory.empty_cache()

@@ -1,7 +1,7 @@
-"""A job in several processes: `accelerate launch` with the recipe's configuration, and what each process runs.
+"""Train in several processes: start `accelerate launch` with the recipe's configuration, and run one of its processes.
 
-The job passes through a file; the main process writes the checkpoint. A sentence that ends a process comes back in
-`failed.json`, everything else in the log.
+The job is passed as a file, and the main process writes the checkpoint. A process that fails with one of our errors
+writes it to `failed.json`, so that the caller can raise it again; everything else goes to the log.
 """
 
 from __future__ import annotations
@@ -14,29 +14,40 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import CheckpointError, ConfigError, HarnessError, IncompleteError, StoreError
+from harness.records import ModelRef
+from harness.records.errors import CheckpointError, ConfigError, HarnessError, IncompleteError, StoreError
 from harness.store import make_folder, write_atomic
+from harness.store.checkpoint import Fusion
 
-from .job import TrainingJob
+from ..spec import launch_path
+from ..steps import Counts, Recipe
+from .settings import Evaluation, TrainingJob
 
 if TYPE_CHECKING:
+    from .rows import Rows
     from .run import Trained
+
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
 SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "FSDP_CPU_RAM_EFFICIENT_LOADING")
-"""What makes a process shard a model; the reference is whole in each, as it only goes forward once."""
-RAISED: dict[str, type[HarnessError]] = {one.__name__: one for one in (ConfigError, CheckpointError, StoreError)}
+"""Variables that make a process shard the model. The reference runs unsharded: one forward pass needs little memory."""
+RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StoreError)}
 
 
 def launch(job: TrainingJob, config: Path) -> Trained:
-    """Trains by `accelerate launch`; raises what the processes ended with."""
+    """Train a job with `accelerate launch` and return its record, or the existing record if the job is finished.
+
+    Raise the HarnessError that ended a process, or IncompleteError if the processes failed in another way.
+    """
     from .run import trained
 
     if (before := trained(job)) is not None:
         return before
     if not config.is_file():
-        raise ConfigError(f"launch: no accelerate configuration {str(config)!r}")
+        raise ConfigError(
+            f"launch: there is no accelerate configuration {str(config)!r}; give a file or a shipped name"
+        )
     make_folder(job.checkpoints)
     path = job.checkpoints / "job.json"
     write_atomic(path, job.model_dump_json(indent=2) + "\n")
@@ -49,36 +60,37 @@ def launch(job: TrainingJob, config: Path) -> Trained:
     return done
 
 
-def _launch(job: TrainingJob, config: Path, what: str, path: Path) -> None:
-    failed, printed = job.checkpoints / FAILED, job.checkpoints / f"{what}.log"
+def _launch(job: TrainingJob, config: Path, task: str, path: Path) -> None:
+    failed, printed = job.checkpoints / FAILED, job.checkpoints / f"{task}.log"
     failed.unlink(missing_ok=True)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     if "main_process_port" not in config.read_text("utf-8"):
-        command += ["--main_process_port", "0"]  # a free one: two recipes on one machine do not meet
-    command += ["-m", "recipes.training.launch", what, str(path)]
-    log.info("%s: accelerate launch with %s (%s)", job.name, config.name, what)
+        command += ["--main_process_port", "0"]  # any free port, so that two recipes can train on one machine
+    command += ["-m", "recipes.training.launch", task, str(path)]
+    log.info("%s: accelerate launch with %s (%s)", job.name, config.name, task)
     with printed.open("ab") as output:
         ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
     if ended.returncode == 0:
         return
     try:
-        said = json.loads(failed.read_text("utf-8"))
+        failure = json.loads(failed.read_text("utf-8"))
     except (OSError, ValueError):
-        raise IncompleteError(f"{job.name}: accelerate launch ended with {ended.returncode}; see {printed}") from None
-    raise RAISED.get(said["error"], IncompleteError)(said["message"])
+        message = f"{job.name}: accelerate launch exited with code {ended.returncode}; see {printed}"
+        raise IncompleteError(message) from None
+    raise RAISED.get(failure["error"], IncompleteError)(failure["message"])
 
 
-def main(what: str, path: Path) -> int:
-    """One process of the launch; `what`: reference or train."""
+def main(task: str, path: Path) -> int:
+    """Run one launched process and return its exit code. `task` is `reference` or `train`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if what == "reference":
+    if task == "reference":
         for name in SHARDING:
             os.environ.pop(name, None)
     from .run import store_reference, train
 
     job = TrainingJob.model_validate_json(path.read_text("utf-8"))
     try:
-        (store_reference if what == "reference" else train)(job)
+        (store_reference if task == "reference" else train)(job)
     except HarnessError as error:
         log.error("%s", error)
         facts = {"error": type(error).__name__, "message": str(error)}
@@ -89,3 +101,59 @@ def main(what: str, path: Path) -> int:
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Run a training as the work of a recipe step, and return the step's counts. Imports torch only when it trains.
+
+
+KEEP = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
+    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "fusion.json", "*.jsonl",
+)  # fmt: skip
+"""Files of a checkpoint folder that belong to the step. The model card does not: it is written later."""
+
+
+def fusion_of(recipe: Recipe, method: str, *, sources: int | None = None, alpha: float | None = None) -> Fusion:
+    """Return the record of how a model was fused, for the leaderboard. `sources`: only the first so many."""
+    names = tuple(source.name for source in recipe.spec.sources[:sources])
+    return Fusion(method=method, sources=names, alpha=alpha, target=ModelRef.parse(recipe.spec.target).label)
+
+
+def evaluation_of(recipe: Recipe, model: str, seed: int) -> Evaluation | None:
+    """Return the evaluation to run while `model` trains, or None if the recipe has no `evaluate_every`."""
+    spec = recipe.spec.evaluate_every
+    if spec is None:
+        return None
+    label = recipe.label(model, seed)
+    # One seed for all models: it decides which questions `limit` draws, so scores can be compared.
+    return Evaluation(spec=spec, results=recipe.results, label=label, seed=recipe.spec.seeds[0])
+
+
+def do_job(recipe: Recipe, job: TrainingJob, rows: Rows) -> Counts:
+    """Train in this process or with `accelerate launch`, and return the step's counts: rows, tokens, time, loss."""
+    from .run import reference_path, store_reference, train
+
+    job = job.model_copy(update={"reference": reference_path(job)})
+    if recipe.spec.launch is not None:
+        done = launch(job, launch_path(recipe.spec.launch))
+    else:
+        if job.reference is not None:
+            store_reference(job)
+        done = train(job)
+    return _counts(job, rows, done)
+
+
+def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
+    facts = rows.facts
+    learned = ("prompt_ids", f"{job.answer}_ids") if job.method == "sft" else tuple(facts.tokens)
+    return {
+        **facts.model_dump(mode="json", exclude={"tokens"}),
+        "steps": done.steps,
+        "tokens": sum(facts.tokens[name] for name in learned),
+        "train_seconds": done.seconds,
+        "batch": done.batch,
+        "processes": done.processes,
+        "final_loss": done.final_loss,
+    }

@@ -1,12 +1,11 @@
-"""Training rows on disk: prompts and answers as token ids, rendered once for all that train on them.
+"""Training rows on disk: prompts and answers as token ids, rendered once and shared by every variant.
 
-OUT/seed-N/rows/DIGEST/ holds an Arrow data set, what was dropped (rows.json), and the reference's log-probabilities
-(reference-DIGEST.json). The digest covers texts, tokenizer, template and lengths. It owns no training.
+OUT/seed-N/rows/DIGEST/ contains an Arrow data set (data/), counts of what was dropped (rows.json), and the reference's
+log-probabilities (reference-DIGEST.json). The digest covers texts, tokenizer, template and lengths.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -18,27 +17,27 @@ from pathlib import Path
 from datasets import Dataset, disable_progress_bars, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
-from harness.errors import IncompleteError, StoreError
 from harness.records import Prompt, Record, digest
-from harness.store import dump_json, make_folder, write_atomic
+from harness.records.errors import IncompleteError, StoreError
+from harness.store import dump_json, locked, make_folder, write_atomic
 
-from ..packing import IGNORED
-from ..records import Pair
-from ..rows import Rendering, check_tokenizer, render, render_answers
+from ..records import PreferencePair
+from .packing import IGNORED
+from .templates import Rendering, check_tokenizer, render, render_answers
 
 log = logging.getLogger(__name__)
 FACTS = "rows.json"
 
 
 class RowFacts(Record):
-    """`rows.json`."""
+    """Content of `rows.json`, which is written last: a folder without it is incomplete."""
 
     rows: int
     dropped_too_long: int = 0
-    """Prompts, or where asked rows, longer than allowed."""
+    """Rows dropped because the prompt (or, with `overlong: drop`, an answer) is too long."""
     truncated_answers: int = 0
     tokens: dict[str, int] = {}
-    """Column -> its tokens."""
+    """Column -> number of tokens in it, over all rows."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +55,30 @@ class Rows:
 
 
 def rows_folder(parent: Path, *, texts: str, tokenizer: PreTrainedTokenizerBase, how: Rendering) -> Path:
-    """Where the rows of these texts (a digest) lie under `parent`."""
+    """Return the folder under `parent` for rows rendered from these texts (given by their digest)."""
     facts = {"texts": texts, "tokenizer": tokenizer_digest(tokenizer), "rendering": vars(how)}
     return parent / digest(facts)[:16]
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Over the vocabulary with its merges, the special tokens and the chat template."""
+    """Return 16 hex characters over the vocabulary with its merges, the special tokens and the chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     words = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
     special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
     return digest({"words": words, "special": special, "template": tokenizer.chat_template})[:16]
 
 
-def preference_rows(folder: Path, pairs: Iterable[Pair], tokenizer: PreTrainedTokenizerBase, how: Rendering) -> Rows:
-    """prompt_ids, source_ids, target_ids, rejected_ids of every pair that fits; made once."""
-    if (made := _made(folder)) is not None:
-        return made
+def preference_rows(
+    folder: Path, pairs: Iterable[PreferencePair], tokenizer: PreTrainedTokenizerBase, how: Rendering
+) -> Rows:
+    """Render every pair that fits as prompt_ids, source_ids, target_ids and rejected_ids, or return existing rows.
+
+    Raise ConfigError if the tokenizer cannot render rows, and IncompleteError if no row is left.
+    """
+    if (existing := _made(folder)) is not None:
+        return existing
     check_tokenizer(tokenizer)
-    found, dropped, truncated = [], 0, 0
+    rows, dropped, truncated = [], 0, 0
     for pair in pairs:
         answers = (pair.source.text, pair.target.text, pair.rejected.text)
         row = render(messages(pair.prompt), answers, tokenizer, how)
@@ -82,44 +86,47 @@ def preference_rows(folder: Path, pairs: Iterable[Pair], tokenizer: PreTrainedTo
             dropped += 1
             continue
         truncated += row.truncated
-        found.append({
+        rows.append({
             "prompt_ids": row.prompt_ids,
             "source_ids": row.source_ids,
             "target_ids": row.target_ids,
             "rejected_ids": row.rejected_ids,
         })  # fmt: skip
-    return _write(folder, found, dropped, truncated)
+    return _write(folder, rows, dropped, truncated)
 
 
 def answer_rows(
     folder: Path, answered: Iterable[tuple[Prompt, str]], tokenizer: PreTrainedTokenizerBase, how: Rendering
 ) -> Rows:
-    """prompt_ids and source_ids of every prompt with its answer; made once."""
-    if (made := _made(folder)) is not None:
-        return made
+    """Render every prompt with its answer as prompt_ids and source_ids, or return existing rows.
+
+    Raise ConfigError if the tokenizer cannot render rows, and IncompleteError if no row is left.
+    """
+    if (existing := _made(folder)) is not None:
+        return existing
     check_tokenizer(tokenizer)
-    found, dropped, truncated = [], 0, 0
+    rows, dropped, truncated = [], 0, 0
     for prompt, text in answered:
         row = render_answers(messages(prompt), (text,), tokenizer, how)
         if row is None:
             dropped += 1
             continue
         truncated += row.truncated
-        found.append({"prompt_ids": row.prompt_ids, "source_ids": row.answers[0]})
-    return _write(folder, found, dropped, truncated)
+        rows.append({"prompt_ids": row.prompt_ids, "source_ids": row.answers[0]})
+    return _write(folder, rows, dropped, truncated)
 
 
 def completions(rows: Dataset, answer: str) -> Dataset:
-    """Rows as TRL's SFTTrainer takes them, tokenised: input_ids, and labels on one column's answer alone."""
+    """Return the rows as TRL's SFTTrainer takes them: input_ids, and labels on the tokens of one answer only."""
     ids = [
-        {"input_ids": prompt + given, "labels": [IGNORED] * len(prompt) + given}
-        for prompt, given in zip(rows["prompt_ids"], rows[f"{answer}_ids"], strict=True)
+        {"input_ids": prompt + answer_ids, "labels": [IGNORED] * len(prompt) + answer_ids}
+        for prompt, answer_ids in zip(rows["prompt_ids"], rows[f"{answer}_ids"], strict=True)
     ]
     return Dataset.from_list(ids)
 
 
 def messages(prompt: Prompt) -> list[dict[str, str]]:
-    """The conversation that is answered. A recipe's prompts have one turn."""
+    """Return the conversation to answer. A recipe's prompts have one turn."""
     system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
     return [*system, {"role": "user", "content": prompt.turns[0]}]
 
@@ -128,31 +135,31 @@ def _made(folder: Path) -> Rows | None:
     return Rows(folder) if (folder / FACTS).is_file() else None
 
 
-def _write(folder: Path, found: list[dict[str, tuple[int, ...]]], dropped: int, truncated: int) -> Rows:
-    if not found:
+def _write(folder: Path, rows: list[dict[str, tuple[int, ...]]], dropped: int, truncated: int) -> Rows:
+    if not rows:
         raise IncompleteError(
-            f"no row is left to train on: all {dropped} prompts are longer than max_length or max_prompt_length allow"
+            f"no row is left to train on: all {dropped} are longer than max_length or max_prompt_length; raise them"
             if dropped
-            else "no row to train on"
+            else "there is no row to train on"
         )
-    tokens = {name: sum(len(row[name]) for row in found) for name in found[0]}
-    facts = RowFacts(rows=len(found), dropped_too_long=dropped, truncated_answers=truncated, tokens=tokens)
+    tokens = {name: sum(len(row[name]) for row in rows) for name in rows[0]}
+    facts = RowFacts(rows=len(rows), dropped_too_long=dropped, truncated_answers=truncated, tokens=tokens)
     make_folder(folder)
-    with (folder / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another variant's step may be making the same rows (`--jobs`)
-        if (made := _made(folder)) is None:
-            _save(folder, found)
+    with locked(folder / ".lock"):  # with `--jobs`, another variant's step may be writing the same rows
+        if (existing := _made(folder)) is None:
+            _save(folder, rows)
             write_atomic(folder / FACTS, dump_json(facts.model_dump(mode="json")))
-    return made or Rows(folder)
+    return existing or Rows(folder)
 
 
-def _save(folder: Path, found: list[dict[str, tuple[int, ...]]]) -> None:
+def _save(folder: Path, rows: list[dict[str, tuple[int, ...]]]) -> None:
     data, fresh = folder / "data", folder / f".data.{os.getpid()}"
-    shutil.rmtree(data, ignore_errors=True)  # of a process that was stopped before it wrote FACTS
+    shutil.rmtree(data, ignore_errors=True)  # left by a process that was killed before it wrote FACTS
     disable_progress_bars()
     try:
-        Dataset.from_list(found).save_to_disk(str(fresh))
+        Dataset.from_list(rows).save_to_disk(str(fresh))
         fresh.rename(data)
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise StoreError(f"cannot write {data}: {error.strerror or error}; free space, then run the same") from error
+        reason = error.strerror or error
+        raise StoreError(f"cannot write {data}: {reason}; free some space, then run the same command") from error

@@ -1,61 +1,250 @@
-"""One job in this process (one of several where `accelerate launch` started it): load, train, save."""
+"""Trainer callbacks: mark complete checkpoints, log the loss, and stop if the loss is not finite."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import math
 import os
+import random
+import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from pydantic import JsonValue
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Trainer, set_seed
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers import TrainingArguments as Arguments
 from transformers.utils.logging import disable_progress_bar
 from trl import SFTTrainer
 
-from harness.errors import StoreError
-from harness.records import Record, digest
-from harness.store import dump_json, write_atomic
+from harness.records import ModelRef, Record, ScoreCard, digest
+from harness.records.errors import ConfigError, HarnessError, IncompleteError, StoreError
+from harness.records.judge_choice import choose_judges, suite_names
+from harness.records.settings import RunSpec
+from harness.run.execute import execute, opened
+from harness.run.plan import plan
+from harness.store import dump_json, make_folder, write_atomic
 
-from ..logps import default_layout
-from ..reference import weights_digest, with_reference
-from ..tokenizer import load_tokenizer
-from ..wrpo import WRPOTrainer
-from .callbacks import Logged, WholeCheckpoints, check_finite, last_whole
+from ..spec import EvaluateEverySpec
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
-from .evaluation import EvaluateEvery
-from .job import LOG, TrainingJob
+from .packing import default_layout
 from .rows import Rows, completions
-from .settings import trainer_config
+from .settings import LOG, Evaluation, TrainingJob, trainer_config
+from .templates import load_tokenizer
+from .trainer import WRPOTrainer, weights_digest, with_reference
 
 log = logging.getLogger(__name__)
+WHOLE = "whole.json"
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Mark a checkpoint as complete once every process has written its part. Training resumes only from marked ones."""
+
+    def __init__(self, digest: str, processes: int, barrier: Any) -> None:
+        self._facts = {"digest": digest, "processes": processes}
+        self._barrier = barrier
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        self._barrier()
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            write_atomic(folder / WHOLE, dump_json(self._facts))
+
+
+def last_whole(checkpoints: Path, digest: str, processes: int) -> Path | None:
+    """Return the newest complete checkpoint, or None. Newer ones that a kill left incomplete are removed.
+
+    Raise ConfigError if it was made with different settings, rows or a different number of processes.
+    """
+    folders = sorted(checkpoints.glob("checkpoint-*"), key=_step, reverse=True)
+    for folder in folders:
+        facts = _facts(folder)
+        if facts is None:
+            log.warning("removed %s: it is incomplete", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        expected = {"digest": digest, "processes": processes}
+        if facts != expected:
+            changed = "settings or rows" if facts.get("digest") != digest else "a number of processes"
+            detail = "" if changed == "settings or rows" else f" ({facts.get('processes')}, now {processes})"
+            raise ConfigError(
+                f"{folder} was made with {changed}{detail} that differ; restore them, or remove {checkpoints} to start "
+                "over"
+            )
+        return folder
+    return None
+
+
+def _facts(folder: Path) -> dict[str, object] | None:
+    try:
+        facts: dict[str, object] = json.loads((folder / WHOLE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts
+
+
+def _step(folder: Path) -> int:
+    match = re.search(r"(\d+)$", folder.name)
+    return int(match[1]) if match else -1
+
+
+class LossLogger(TrainerCallback):
+    """Log the step and the loss whenever the trainer logs."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        if state.is_world_process_zero:
+            log.info("%s: step %d of %d, loss %.4f", self._name, state.global_step, state.max_steps, logs["loss"])
+
+
+def check_finite(name: str, step: int, loss: float) -> None:
+    """Raise IncompleteError if the loss is NaN or infinite: no later step would learn anything."""
+    if math.isfinite(loss):
+        return
+    raise IncompleteError(
+        f"{name}: the loss at step {step + 1} is {loss}; nothing was saved after the last complete checkpoint. Lower "
+        "learning_rate or max_grad_norm, or train with bf16 instead of fp16"
+    )
+
+
+# ----------------------------------------------------------------------------------------------------
+# Run suites while training: every N steps, score the current weights as `harness run` would and add them to the
+# board. The main process writes the weights to a folder and runs the suites; the other processes wait. Evaluation
+# does not change the random numbers that training draws. If an evaluation fails, it is logged as a warning and
+# training continues.
+
+
+class EvaluateEvery(TrainerCallback):
+    """Put the scores of step N on the board as LABEL-stepN and in the training log as `suite/NAME/METRIC`."""
+
+    def __init__(
+        self, job: TrainingJob, evaluation: Evaluation, trainer: Trainer, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self._job = job
+        self._evaluation = evaluation
+        self._trainer = trainer
+        self._tokenizer = tokenizer
+
+    def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        if state.global_step % self._evaluation.spec.steps or state.global_step >= state.max_steps:
+            return
+        folder = self._job.checkpoints / "evaluated" / f"{self._evaluation.label}-step{state.global_step}"
+        with randomness_kept():
+            write_weights(self._trainer, folder, self._job.model, self._tokenizer)
+            if state.is_world_process_zero:
+                scores = self._scores(folder)
+                if scores:
+                    entry = {"step": state.global_step, "epoch": state.epoch, **scores}
+                    state.log_history.append(entry)
+                    due = control.should_log  # on_log clears this flag, and the trainer's own log may still be due
+                    self._trainer.callback_handler.on_log(args, state, control, dict(scores))
+                    control.should_log = due
+                shutil.rmtree(folder)
+        self._trainer.accelerator.wait_for_everyone()
+
+    def _scores(self, folder: Path) -> dict[str, float]:
+        evaluation = self._evaluation
+        try:
+            cards = run_suites(folder, evaluation.spec, evaluation.results, seed=evaluation.seed)
+        except HarnessError as error:
+            log.warning("%s: no scores: %s", folder.name, error)
+            return {}
+        values = {f"suite/{card.suite}/{card.headline}": card.scores[card.headline].value for card in cards}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def run_suites(folder: Path, spec: EvaluateEverySpec, results: Path, *, seed: int) -> list[ScoreCard]:
+    """Run the suites on a model folder and return one card per suite; calling it again resumes.
+
+    Files are written to `results` exactly as `harness run` writes them.
+    """
+    suites = suite_names(spec.suite)
+    run = RunSpec(
+        model=ModelRef(scheme="path", name=str(folder)),
+        suites=suites,
+        edition=spec.edition,
+        backend=spec.backend,
+        judges=choose_judges(suites, spec.judge, edition=spec.edition, own_judges={}),
+        limit=spec.limit,
+        seed=seed,
+        results=results,
+        serve=spec.serve,
+    )
+    logs = results / "runs" / run.model.slug / "logs"
+    run_plan = plan(run, log_dir=logs)
+    with opened(run_plan, fresh=False) as runs:
+        make_folder(logs)
+        return asyncio.run(execute(run_plan, runs))
+
+
+@contextmanager
+def randomness_kept() -> Iterator[None]:
+    """Restore the state of Python's, numpy's and torch's random generators afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Run one training job in this process: load, train, save. `accelerate launch` runs it in several at once.
+
+
 DONE = "trained.json"
 SESSION = ("num_tokens",)
-"""Keys of the trainer's log that count from the beginning of a session, not of the training."""
+"""Keys of the trainer's log that restart with each session, so they would differ after a resume."""
 
 
 class Trained(Record):
-    """`checkpoints/trained.json`, written last."""
+    """Record of a finished training: `checkpoints/trained.json`, written last."""
 
     digest: str
     steps: int
     rows: int
     seconds: float
-    """Of training, loading and saving apart; of the session that finished it."""
+    """Training time of the session that finished it, without loading and saving."""
     final_loss: float | None
     processes: int
     batch: int
-    """Rows an optimiser step, all processes together."""
+    """Rows per optimiser step, over all processes."""
 
 
 class CheckedSFTTrainer(SFTTrainer):
-    """TRL's, stopped by a loss that is no number."""
+    """TRL's SFTTrainer, stopped when the loss is not finite."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)
@@ -64,7 +253,7 @@ class CheckedSFTTrainer(SFTTrainer):
 
 
 class CheckedWRPOTrainer(WRPOTrainer):
-    """Stopped by a loss that is no number."""
+    """WRPOTrainer, stopped when the loss is not finite."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)
@@ -73,8 +262,11 @@ class CheckedWRPOTrainer(WRPOTrainer):
 
 
 def train(job: TrainingJob) -> Trained:
-    """The checkpoint in `job.folder`, resuming from the last whole one of the trainer's own. Raises ConfigError for
-    what cannot be trained on, IncompleteError for a loss that is no number, StoreError where the disk is full."""
+    """Train the job into `job.folder`, resuming from the last complete intermediate checkpoint.
+
+    Raise ConfigError if the model or rows cannot be used, IncompleteError if the loss is not finite, and StoreError if
+    the disk is full.
+    """
     if (before := trained(job)) is not None:
         return before
     try:
@@ -84,24 +276,24 @@ def train(job: TrainingJob) -> Trained:
             raise
         raise StoreError(
             f"cannot write the checkpoint in {job.folder}: no space left on the device; free some, then run the same "
-            "command: it goes on from the last whole checkpoint"
+            "command: it resumes from the last complete checkpoint"
         ) from error
     finally:
         free_memory()
 
 
 def trained(job: TrainingJob) -> Trained | None:
-    """What an earlier session finished with these settings and rows."""
+    """Return the record of an earlier session that finished this job, or None."""
     try:
-        found = Trained.model_validate_json((job.checkpoints / DONE).read_text("utf-8"))
+        record = Trained.model_validate_json((job.checkpoints / DONE).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if found.digest == job.digest else None
+    return record if record.digest == job.digest else None
 
 
 def _train(job: TrainingJob) -> Trained:
     disable_progress_bar()
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send one message each
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each start otherwise
     set_seed(job.seed)
     tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
     trainer = make_trainer(job, tokenizer)
@@ -122,6 +314,7 @@ def _train(job: TrainingJob) -> Trained:
 
 
 def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Trainer:
+    """Build the trainer of a job, with model, rows and callbacks."""
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     config.run_name = config.run_name or job.name
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
@@ -138,7 +331,7 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         trainer = CheckedWRPOTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
-    trainer.add_callback(Logged(job.name))
+    trainer.add_callback(LossLogger(job.name))
     if job.evaluation is not None:
         trainer.add_callback(EvaluateEvery(job, job.evaluation, trainer, tokenizer))
     trainer.add_callback(WholeCheckpoints(job.digest, config.world_size, trainer.accelerator.wait_for_everyone))
@@ -160,14 +353,14 @@ def _trained(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
 
 
 def _write_log(path: Path, history: list[dict[str, float]]) -> None:
-    """The trainer's log without its last entry, which sums up the session: the same training writes the same file."""
+    # The entry that summarises the session is left out: the same training must write the same file, resumed or not.
     entries = [entry for entry in history if "train_runtime" not in entry]
     kept = [{key: entry[key] for key in sorted(entry) if key not in SESSION} for entry in entries]
     write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def _is_full(error: Exception, folder: Path) -> bool:
-    """Whether writing failed for want of room; safetensors and torch.save say it in words of their own."""
+    # safetensors and torch.save raise errors without an errno, so the message and the disk itself are checked too.
     return getattr(error, "errno", None) == 28 or "No space left" in str(error) or shutil.disk_usage(folder).free < 4096
 
 
@@ -175,8 +368,10 @@ def _is_full(error: Exception, folder: Path) -> bool:
 
 
 def reference_path(job: TrainingJob) -> Path | None:
-    """Where the reference's log-probabilities of the job's rows lie, one file for every variant that needs the same;
-    None where the loss has no reference."""
+    """Return the file of the reference's log-probabilities, or None if the loss has no reference.
+
+    Variants with the same reference model, precision and rows share one file.
+    """
     if job.method == "sft" or job.settings.trainer.get("loss_type") == "simpo":
         return None
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
@@ -192,7 +387,10 @@ def reference_path(job: TrainingJob) -> Path | None:
 
 
 def store_reference(job: TrainingJob) -> None:
-    """Computes the file where it is not there; each process takes its share of the rows, the main one writes."""
+    """Compute the reference's log-probabilities unless the file exists.
+
+    Each process computes a share of the rows; the main process writes the file.
+    """
     assert job.reference is not None
     if job.reference.is_file():
         return
@@ -200,7 +398,7 @@ def store_reference(job: TrainingJob) -> None:
     tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
-    found = with_reference(
+    rows = with_reference(
         Rows(job.rows).load(),
         model,
         layout=config.layout or default_layout(model),
@@ -209,7 +407,7 @@ def store_reference(job: TrainingJob) -> None:
         autocast=torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None,
     )
     if state.is_main_process:
-        write_atomic(job.reference, json.dumps(list(found["ref_logps"])) + "\n")
+        write_atomic(job.reference, json.dumps(list(rows["ref_logps"])) + "\n")
     state.wait_for_everyone()
     del model
     free_memory()

@@ -1,7 +1,7 @@
-"""Training keys of a recipe: which there are, which the recipe owns, and what a step makes of them.
+"""Training keys of a recipe: defaults, keys that the recipe sets itself, and checking of values.
 
-Keys and types are those of the trainers' own configuration classes (`wrpo.WRPOConfig`, TRL's SFTConfig and
-ModelConfig, hence transformers' TrainingArguments) and of `rows.Rendering`. Checking imports torch; merging does not.
+Keys and types are those of the trainers' configuration classes (`wrpo.WRPOConfig`, TRL's SFTConfig and ModelConfig,
+hence transformers' TrainingArguments) and of `rows.Rendering`. Checking imports torch; merging does not.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import difflib
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
-from harness.errors import ConfigError
-from harness.records import Record
+from harness.records import Record, digest
+from harness.records.errors import ConfigError
+from harness.records.judge_choice import choose_judges, suite_names
+from harness.store.checkpoint import Fusion
 
-from ..shipped import launch_path
-from ..spec import Method, RecipeSpec, Training, VariantSpec
+from ..spec import EvaluateEverySpec, Method, RecipeSpec, Training, VariantSpec, launch_path
 
 SFT_DEFAULTS: Training = {
     # WRPO release, llama-3-8b-instruct-sft.yaml
@@ -30,38 +32,38 @@ SFT_DEFAULTS: Training = {
     "max_length": 2048,
 }
 PREFERENCE_DEFAULTS: Training = {
-    # WRPO release, llama-3-8b-instruct-sft-wrpo.yaml; learning rate, beta and alpha are WRPOConfig's own defaults
+    # WRPO release, llama-3-8b-instruct-sft-wrpo.yaml; learning rate, beta and alpha are defaults of WRPOConfig
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.1,
     "num_train_epochs": 1,
     "max_length": 2048,
 }
 ALIASES = {"warmup_ratio": "warmup_steps", "torch_dtype": "dtype", "max_seq_length": "max_length"}
-"""Names of earlier versions that configuration files still have -> today's."""
+"""Key names of earlier library versions, still common in configuration files -> current names."""
 RENDERING_KEYS = ("max_length", "overlong")
 OWNED = {
-    "output_dir": "the recipe's `output_dir` says where everything goes",
-    "seed": "the recipe's `seeds` are the seeds",
-    "data_seed": "the recipe's `seeds` are the seeds",
-    "model_name_or_path": "the recipe's `target` is the model",
-    "model_revision": "the recipe's `target` is the model: hf:ORG/NAME@REVISION",
-    "trust_remote_code": "checkpoints are loaded without code of their own",
-    "resume_from_checkpoint": "the same command resumes by itself",
-    "max_prompt_length": "`prompts.max_prompt_length` drops long prompts before anything is asked",
-    "chat_template_path": "the recipe's `chat_template` names the template",
-    "pad_token": "the recipe's `pad_token` names it",
-    "eos_token": "the tokenizer names it",
+    "output_dir": "set the recipe's `output_dir`",
+    "seed": "set the recipe's `seeds`",
+    "data_seed": "set the recipe's `seeds`",
+    "model_name_or_path": "set the recipe's `target`",
+    "model_revision": "set the recipe's `target` to hf:ORG/NAME@REVISION",
+    "trust_remote_code": "training never runs code from a checkpoint",
+    "resume_from_checkpoint": "running the same command again resumes",
+    "max_prompt_length": "`prompts.max_prompt_length` drops long prompts before sampling",
+    "chat_template_path": "set the recipe's `chat_template`",
+    "pad_token": "set the recipe's `pad_token`",
+    "eos_token": "the tokenizer sets it",
     "deepspeed": "`launch` names an accelerate configuration",
     "fsdp": "`launch` names an accelerate configuration",
     "fsdp_config": "`launch` names an accelerate configuration",
-    "hub_token": "keys come from the environment only; `harness train --push-to-hub` pushes",
+    "hub_token": "tokens are read from the environment only; use `harness train --push-to-hub`",
     **dict.fromkeys(
         ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
-        "`harness train --push-to-hub` pushes",
+        "use `harness train --push-to-hub`",
     ),
     **dict.fromkeys(
         ("eval_strategy", "eval_steps", "eval_on_start", "do_eval", "load_best_model_at_end", "eval_packing"),
-        "`evaluate_every` evaluates while training",
+        "use `evaluate_every` to evaluate while training",
     ),
     **dict.fromkeys(
         ("completion_only_loss", "assistant_only_loss", "dataset_text_field", "dataset_kwargs", "remove_unused_columns",
@@ -69,7 +71,7 @@ OWNED = {
         "the recipe sets it",
     ),
 }  # fmt: skip
-"""Keys of the trainers that the recipe sets itself -> where to say it instead."""
+"""Keys of the trainers that the recipe sets itself -> what to use instead."""
 WITHOUT_EFFECT = frozenset({
     "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
     "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica",
@@ -77,7 +79,7 @@ WITHOUT_EFFECT = frozenset({
     "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
     "ddp_timeout", "ddp_backend", "ddp_bucket_cap_mb", "use_cpu", "skip_memory_metrics",
 })  # fmt: skip
-"""Keys that change no weight: a finished step stays finished when they change."""
+"""Keys that do not affect the weights: changing one does not invalidate a finished step."""
 
 POSITIVE = (
     "learning_rate",
@@ -88,95 +90,102 @@ POSITIVE = (
 )
 
 
-class Settings(Record):
-    """Training keys of one model, sorted by who reads them. Values as JSON."""
+class TrainingSettings(Record):
+    """Training keys of one model, grouped by the class that reads them. Values are JSON."""
 
     trainer: Training = {}
-    """WRPOConfig's or SFTConfig's."""
+    """Fields of WRPOConfig or SFTConfig."""
     model: Training = {}
-    """ModelConfig's: dtype, attn_implementation, use_peft, lora_r, …"""
+    """Fields of ModelConfig: dtype, attn_implementation, use_peft, lora_r, …"""
     rendering: Training = {}
-    """rows.Rendering's."""
+    """Fields of rows.Rendering."""
 
     def decisive(self) -> dict[str, JsonValue]:
-        """What decides the weights, for the step's settings."""
+        """Return the keys that affect the weights."""
         kept = {key: value for key, value in self.trainer.items() if key not in WITHOUT_EFFECT}
         return {**kept, **self.model, **self.rendering}
 
 
 def sft_settings(spec: RecipeSpec) -> Training:
-    """The keys of stage `sft`, defaults filled in."""
+    """Return the keys of stage `sft`, with defaults filled in."""
     return SFT_DEFAULTS | renamed(spec.sft)
 
 
 def variant_settings(spec: RecipeSpec, variant: VariantSpec) -> Training:
-    """The keys of a variant: defaults, then the recipe's `training`, then its own."""
+    """Return the keys of a variant: defaults, overridden by the recipe's `training`, then by the variant's."""
     defaults = PREFERENCE_DEFAULTS if variant.method == "preference" else SFT_DEFAULTS
     return defaults | renamed(spec.training) | renamed(variant.training)
 
 
-def renamed(given: Training) -> Training:
-    return {ALIASES.get(key, key): value for key, value in given.items()}
+def renamed(keys: Training) -> Training:
+    """Return the keys under their current names (`ALIASES`)."""
+    return {ALIASES.get(key, key): value for key, value in keys.items()}
 
 
 def decisive(keys: Training) -> Training:
-    """Those that decide the weights, for a step's settings."""
+    """Return the keys that affect the weights. They are part of a step's settings."""
     return {key: value for key, value in keys.items() if key not in WITHOUT_EFFECT}
 
 
-# ---------------------------------------------------------------------------------- what needs the trainers' classes
+# ---------------------------------------------------------------------------- checks that need the trainers' classes
 
 
-def check_training(spec: RecipeSpec, *, here: bool = True) -> None:
-    """Raises ConfigError for the first training key of a recipe that is unknown, owned by the recipe, or wrong, and
-    for an evaluation while training that names what is not there. `here`: whether this machine is to train."""
+def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> None:
+    """Raise ConfigError for the first training key that is unknown, set by the recipe itself, or has a wrong value.
+
+    Also raise it if `evaluate_every` or `launch` names something that does not exist. `trains_here` is False if this
+    machine only reads the recipe; keys that need a GPU are then not tried.
+    """
     if spec.evaluate_every is not None:
-        from .evaluation import check_evaluation
-
-        check_evaluation(spec.evaluate_every)
+        every = spec.evaluate_every
+        choose_judges(suite_names(every.suite), every.judge, edition=every.edition, own_judges={})
     if spec.launch is not None:
         launch_path(spec.launch)
     for key in renamed(spec.training):
         _check_key(key, ("preference", "sft"), "training")
     _check_keys(spec.sft, "sft", "sft")
-    settings(sft_settings(spec), "sft", "sft", here=here)
+    settings(sft_settings(spec), "sft", "sft", trains_here=trains_here)
     for name, variant in spec.variants.items():
         where = f"variants.{name}.training"
         _check_keys(variant.training, variant.method, where)
-        settings(variant_settings(spec, variant), variant.method, where, here=here)
+        settings(variant_settings(spec, variant), variant.method, where, trains_here=trains_here)
 
 
-def settings(keys: Training, method: Method, where: str, *, here: bool = True) -> Settings:
-    """The keys by their reader, values checked; keys of the other method (a recipe's `training` is for both) are left
-    out. Raises ConfigError for a wrong value."""
+def settings(keys: Training, method: Method, where: str, *, trains_here: bool = True) -> TrainingSettings:
+    """Return the keys grouped by reader, with values checked. Raise ConfigError for a wrong value.
+
+    Keys of the other method are left out, because a recipe's `training` applies to both methods.
+    """
     readers = _readers(method)
     sorted_: dict[str, dict[str, JsonValue]] = {"trainer": {}, "model": {}, "rendering": {}}
     for key, value in keys.items():
         for part, adapters in readers.items():
             if key in adapters:
                 sorted_[part][key] = _checked(adapters[key], key, value, where)
-    found = Settings(**sorted_)
-    without = {key: value for key, value in found.trainer.items() if here or key not in ("bf16", "fp16", "tf32")}
-    _try(found.model_copy(update={"trainer": without}), method, where)
-    return found
+    parsed = TrainingSettings(**sorted_)
+    without = {
+        key: value for key, value in parsed.trainer.items() if trains_here or key not in ("bf16", "fp16", "tf32")
+    }
+    _try(parsed.model_copy(update={"trainer": without}), method, where)
+    return parsed
 
 
-def _check_keys(given: Training, method: Method, where: str) -> None:
-    for key in renamed(given):
+def _check_keys(keys: Training, method: Method, where: str) -> None:
+    for key in renamed(keys):
         _check_key(key, (method,), where)
 
 
 def _check_key(key: str, methods: tuple[Method, ...], where: str) -> None:
     if key in OWNED:
-        raise ConfigError(f"{where}: {key} is not a training key of a recipe: {OWNED[key]}")
+        raise ConfigError(f"{where}: {key} cannot be set here: {OWNED[key]}")
     known = {name for method in methods for adapters in _readers(method).values() for name in adapters} - set(OWNED)
     if key in known:
         return
     near = difflib.get_close_matches(key, [*known, *ALIASES], n=3)
-    other: Method = "sft" if methods == ("preference",) else "preference"
-    if len(methods) == 1 and any(key in adapters for adapters in _readers(other).values()):
-        raise ConfigError(f"{where}: {key} is a key of method {other!r}; this one is {methods[0]!r}")
-    hint = f"did you mean {' or '.join(near)}?" if near else "keys are those of TRL's SFTConfig and of WRPOConfig"
+    other_method: Method = "sft" if methods == ("preference",) else "preference"
+    if len(methods) == 1 and any(key in adapters for adapters in _readers(other_method).values()):
+        raise ConfigError(f"{where}: {key} is a key of method {other_method!r}, but the method is {methods[0]!r}")
+    hint = f"did you mean {' or '.join(near)}?" if near else "see the fields of TRL's SFTConfig and of WRPOConfig"
     raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
 
 
@@ -184,8 +193,8 @@ def _check_key(key: str, methods: tuple[Method, ...], where: str) -> None:
 def _readers(method: Method) -> Mapping[str, Mapping[str, TypeAdapter[Any]]]:
     from trl import ModelConfig, SFTConfig
 
-    from ..rows import Rendering
-    from ..wrpo import WRPOConfig
+    from .templates import Rendering
+    from .trainer import WRPOConfig
 
     trainer = _adapters(WRPOConfig if method == "preference" else SFTConfig)
     rendering = {key: adapter for key, adapter in _adapters(Rendering).items() if key in RENDERING_KEYS}
@@ -202,36 +211,36 @@ def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
 
 
 def _checked(adapter: TypeAdapter[Any], key: str, value: JsonValue, where: str) -> JsonValue:
-    """The value in the key's type: YAML reads 1e-6 as a string."""
+    # Validation also converts: YAML reads 1e-6 as a string.
     if key.startswith("lora_") and isinstance(value, str) and value == "all-linear":
-        value = [value]  # what TRL's command line makes of it
+        value = [value]  # TRL's command line does the same
     try:
-        found: JsonValue = adapter.dump_python(adapter.validate_python(value), mode="json")
+        parsed: JsonValue = adapter.dump_python(adapter.validate_python(value), mode="json")
     except ValidationError as error:
         raise ConfigError(f"{where}: {key} = {value!r}: {error.errors()[0]['msg']}") from None
-    return found
+    return parsed
 
 
-def _try(found: Settings, method: Method, where: str) -> None:
-    """Makes the configuration objects once, for the checks that they make themselves; nothing is written."""
+def _try(keys: TrainingSettings, method: Method, where: str) -> None:
+    # The configuration classes check combinations of values in __post_init__; constructing them writes nothing.
     for key in POSITIVE:
-        value = found.trainer.get(key, found.rendering.get(key, 1))
+        value = keys.trainer.get(key, keys.rendering.get(key, 1))
         if isinstance(value, int | float) and not value > 0:
             raise ConfigError(f"{where}: {key} = {value!r} must be above 0")
-    _check_trackers(found.trainer.get("report_to"), where)
-    for make in (lambda: trainer_config(found, method, ".", seed=0), lambda: model_config(found)):
+    _check_trackers(keys.trainer.get("report_to"), where)
+    for make in (lambda: trainer_config(keys, method, ".", seed=0), lambda: model_config(keys)):
         _made(make, where)
 
 
 def _check_trackers(report_to: JsonValue, where: str) -> None:
     from transformers.integrations import get_available_reporting_integrations
 
-    here = get_available_reporting_integrations()
+    installed = get_available_reporting_integrations()
     names = report_to if isinstance(report_to, list) else [report_to or "none"]
     for name in names:
-        if name not in (*here, "none", "all"):
+        if name not in (*installed, "none", "all"):
             raise ConfigError(
-                f"{where}: report_to = {name!r} is not installed here; installed: {', '.join(here) or 'none'}"
+                f"{where}: report_to = {name!r} is not installed; installed trackers: {', '.join(installed) or 'none'}"
             )
 
 
@@ -242,24 +251,26 @@ def _made(make: Callable[[], object], where: str) -> None:
         raise ConfigError(f"{where}: {error}") from None
     except (ValueError, TypeError, ImportError) as error:
         if "bf16/gpu" in str(error):
-            raise ConfigError(f"{where}: bf16 = True needs a GPU; set bf16: false to train on processors") from None
+            raise ConfigError(f"{where}: bf16 = True needs a GPU; set bf16: false to train on CPUs") from None
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
 
 
-def trainer_config(found: Settings, method: Method, folder: str, *, seed: int) -> Any:
-    """The trainer's configuration object, with what the recipe sets. On a device of its own (GPU), bf16 and gradient
-    checkpointing are on unless the recipe says otherwise."""
+def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed: int) -> Any:
+    """Return the trainer's configuration object: our defaults, overridden by the recipe's keys.
+
+    On a GPU, bf16 and gradient checkpointing default to on.
+    """
     import torch
     from trl import SFTConfig
 
-    from ..wrpo import WRPOConfig
+    from .trainer import WRPOConfig
 
-    device = torch.accelerator.is_available() and not found.trainer.get("use_cpu")
-    own: dict[str, Any] = {
+    device = torch.accelerator.is_available() and not keys.trainer.get("use_cpu")
+    defaults: dict[str, Any] = {
         "output_dir": folder,
         "seed": seed,
         "data_seed": seed,
-        "bf16": bool(device and not found.trainer.get("fp16")),
+        "bf16": bool(device and not keys.trainer.get("fp16")),
         "gradient_checkpointing": bool(device),
         "report_to": [],
         "disable_tqdm": True,
@@ -269,13 +280,81 @@ def trainer_config(found: Settings, method: Method, folder: str, *, seed: int) -
         "ddp_find_unused_parameters": False,
     }
     if method == "preference":
-        return WRPOConfig(**{**own, **found.trainer})
-    own["max_length"] = found.rendering.get("max_length")
-    own["dataset_kwargs"] = {"skip_prepare_dataset": not found.trainer.get("packing", False)}  # rows come with labels
-    return SFTConfig(**{**own, **found.trainer})
+        return WRPOConfig(**{**defaults, **keys.trainer})
+    defaults["max_length"] = keys.rendering.get("max_length")
+    # Rows already have labels, so TRL must not prepare them; its packing is part of that preparation.
+    defaults["dataset_kwargs"] = {"skip_prepare_dataset": not keys.trainer.get("packing", False)}
+    return SFTConfig(**{**defaults, **keys.trainer})
 
 
-def model_config(found: Settings) -> Any:
+def model_config(keys: TrainingSettings) -> Any:
+    """Return TRL's ModelConfig for the recipe's model keys."""
     from trl import ModelConfig
 
-    return ModelConfig(**found.model)
+    return ModelConfig(**keys.model)
+
+
+# ----------------------------------------------------------------------------------------------------
+# A training job: everything a process needs to train one model. It is passed to other processes as a JSON file.
+
+
+CHECKPOINTS = "checkpoints"
+"""Subfolder for the trainer's intermediate checkpoints."""
+LOG = "training_log.jsonl"
+ADAPTER = "adapter"
+
+
+class Evaluation(Record):
+    """Suites to run while training, and where their results go."""
+
+    spec: EvaluateEverySpec
+    results: Path
+    label: str
+    """The board lists the weights of step N as LABEL-stepN."""
+    seed: int
+
+
+class TrainingJob(Record):
+    """One training whose checkpoint is written to `folder`.
+
+    Paths are local to this machine, so a job never enters the digest of a step.
+    """
+
+    method: Method
+    name: str
+    """Used in messages."""
+    model: Path
+    """Folder of the weights that training starts from."""
+    rows: Path
+    """Folder of the rendered rows (`rows.Rows`)."""
+    answer: Literal["source", "target"] = "source"
+    """Method sft only: whose answers are learned."""
+    reference: Path | None = None
+    """Method preference only: file of the reference's log-probabilities, which may not exist yet."""
+    folder: Path
+    settings: TrainingSettings
+    seed: int = Field(ge=0)
+    chat_template: str | None = None
+    """Jinja file that replaces the tokenizer's chat template."""
+    pad_token: str | None = None
+    fusion: Fusion
+    evaluation: Evaluation | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / CHECKPOINTS
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex characters over everything that affects the losses. Training resumes only if it is unchanged.
+
+        Paths, logging and evaluation are left out.
+        """
+        facts: dict[str, JsonValue] = {
+            "method": self.method,
+            "rows": self.rows.name,
+            "answer": self.answer,
+            "settings": self.settings.decisive(),
+            "seed": self.seed,
+        }
+        return digest(facts)[:16]

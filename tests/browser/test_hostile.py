@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness.leaderboard.board import read_board
+from harness.analysis.leaderboard import read_board
+from harness.pages.board import page as leaderboard_page
 from harness.records import Answer, Judgment, Preference
-from harness.report.html import page as leaderboard_page
 from tests.browser.conftest import fits, needs_chromium
 from tests.fakes.made_runs import pocket, write_run
 

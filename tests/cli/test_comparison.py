@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.compare.comparison import adjusted, compare, differing
-from harness.compare.inputs import compare_models
-from harness.errors import ConfigError
-from harness.report.comparison import markdown, verdict
-from harness.run_rows import RunRows
+from harness.analysis.compare import compare_models
+from harness.analysis.comparison import adjusted, compare, differing
+from harness.pages.decisions import markdown, verdict
+from harness.records.errors import ConfigError
+from harness.records.protocols import RunRows
 from tests.fakes.commands import Done
 from tests.fakes.deciding import LOSS, PROTOCOL, TIE, WIN, games, mixed, prompts_of, toy_run, write_run
 

@@ -55,14 +55,15 @@ def test_the_printed_suite_judge_and_backend_run(tmp_path: Path) -> None:
 
 
 ASK = """
-from harness.rewards import RewardOptions
+from harness import RewardOptions
 from harness.records import Prompt
 from recipes.records import PromptRow
-from recipes.rewards.scorer import Item, Scorer
+from recipes.rewards.scorer import RewardItem, Scorer
 
 row = PromptRow(prompt=Prompt(id="p", turns=("shout",), category="c"), part="preference")
 with Scorer(RewardOptions("loudness", params={"longest": 8})) as scorer:
-    print(scorer.cacheable, [str(one) for one in scorer.score([Item(row, text) for text in ("TREe", "a river flows")])])
+    scores = scorer.score([RewardItem(row, "TREe"), RewardItem(row, "a river flows")])
+    print(scorer.cacheable, [str(score) for score in scores])
 """
 
 

@@ -1,6 +1,7 @@
 """`harness doctor`: each check on facts given to it, and the command as a whole in its two forms."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from harness.cli import doctor
 from harness.cli.doctor import GIB, collisions, memory, processor, python
+from harness.store.provenance import DISTRIBUTION, install_command
 from tests.fakes.commands import Done
 
 HOME = Path("site")
@@ -20,13 +22,31 @@ def test_an_old_python_is_a_failure() -> None:
 
 
 def test_a_foreign_judges_package_is_named_with_its_cure() -> None:
-    owners = {"harness": ["fusion-harness"], "judges": ["fusion-harness", "judges"], "recipes": ["fusion-harness"]}
+    owners = {
+        "harness": ["llm-fusion-harness"],
+        "judges": ["llm-fusion-harness", "judges"],
+        "recipes": ["llm-fusion-harness"],
+    }
 
     found = collisions(owners, HOMES)
 
     assert found.status == "fail"
     assert "judges overwrites our package judges" in found.found
-    assert "pip uninstall -y judges" in found.mend
+    assert found.mend == f"pip uninstall -y judges && {install_command(reinstall=True)}"
+
+
+def test_the_package_that_has_our_name_on_pypi_is_removed_and_never_installed() -> None:
+    found = collisions({"harness": ["fusion-harness"]}, HOMES)
+
+    assert "fusion-harness overwrites our package harness" in found.found
+    assert found.mend == f"pip uninstall -y fusion-harness && {install_command(reinstall=True)}"
+
+
+def test_no_advice_installs_a_strangers_package() -> None:
+    checks = [collisions({}, {**HOMES, "judges": Path("work")}), *doctor.optional_packages(), doctor.transformers()]
+    texts = [check.mend for check in checks] + list(doctor.OPTIONAL.values())
+
+    assert not [text for text in texts if re.search(r"install\b.*[ '](fusion-harness|judges|recipes|harness)\b", text)]
 
 
 def test_torchtune_is_named_where_it_brings_recipes() -> None:
@@ -37,7 +57,7 @@ def test_torchtune_is_named_where_it_brings_recipes() -> None:
 
 def test_our_own_packages_collide_with_nothing() -> None:
     assert collisions({}, HOMES).status == "ok"  # an editable install lists no top-level packages
-    assert collisions({"judges": ["fusion-harness"]}, HOMES).status == "ok"
+    assert collisions({"judges": [DISTRIBUTION]}, HOMES).status == "ok"
 
 
 def test_a_package_imported_from_elsewhere_is_a_collision() -> None:

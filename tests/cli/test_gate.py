@@ -10,21 +10,18 @@ import yaml
 from lxml import etree
 from pydantic import ValidationError
 
-from harness.compare.comparison import compare
-from harness.errors import ConfigError
-from harness.gate.baselines import promote, read_baselines
-from harness.gate.decision import judge_gate
-from harness.gate.inputs import GateOptions, gate_runs, read_policy
-from harness.gate.policy import GateCheck, GateLimits, GatePolicy
-from harness.gate.power import power_rows
-from harness.gate.records import Evidence, GateReport, Step
-from harness.gate.sequential import looks, order_of, replay, watched
-from harness.questions import RULES, question_sums
+from harness.analysis.comparison import compare
+from harness.analysis.gate.decision import judge_gate
+from harness.analysis.gate.inputs import GateOptions, gate_runs, promote, read_baselines, read_policy
+from harness.analysis.gate.policy import Evidence, GateCheck, GateLimits, GatePolicy, GateReport, Step
+from harness.analysis.gate.power import power_rows
+from harness.analysis.gate.sequential import looks, order_of, replay, watched
+from harness.pages.decisions import gate_markdown, junit, summary_line
 from harness.records import AnchorCheck, Judging, Score
-from harness.report.gate import gate_markdown, summary_line
-from harness.report.junit import junit
-from harness.run_rows import RunRows
+from harness.records.errors import ConfigError
+from harness.records.protocols import RunRows
 from harness.store import read_card
+from harness.suites.scoring import RULES, question_sums
 from tests.fakes.commands import Done
 from tests.fakes.deciding import LOSS, PROTOCOL, WIN, mixed, toy_run, write_run
 
@@ -116,7 +113,7 @@ def test_a_judge_that_moved_is_never_a_pass() -> None:
 
 
 def gate_runs_of(candidate: RunRows) -> GateReport:
-    from harness.gate.inputs import drift_of
+    from harness.analysis.gate.inputs import drift_of
 
     return report(candidate, drifted=drift_of(BASE.card, candidate.card))
 
@@ -264,7 +261,7 @@ def test_runs_measured_otherwise_are_refused_unless_forced(tmp_path: Path) -> No
     write_run(tmp_path, BASE)
     write_run(tmp_path, toy_run("cand", mixed(50, 50), protocol={**PROTOCOL, "judge": "other"}))
 
-    with pytest.raises(ConfigError, match="not measured alike: judge"):
+    with pytest.raises(ConfigError, match="not measured the same way: judge"):
         gate_runs("cand", "base", POLICY, GateOptions(tmp_path))
     assert gate_runs("cand", "base", POLICY, GateOptions(tmp_path, force=True)).outcome == "pass"
 

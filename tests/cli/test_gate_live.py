@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.compare.inputs import found_runs
-from harness.errors import ConfigError
-from harness.gate.baselines import promote
-from harness.protocols import SuiteData
+from harness.analysis.compare import find_runs
+from harness.analysis.gate.inputs import promote
 from harness.records import Answer
+from harness.records.errors import ConfigError
+from harness.records.protocols import SuiteData
 from harness.suites import pocket
 from harness.suites.head_to_head import HeadToHead
-from harness.suites.mt_bench import MtBench
+from harness.suites.mt_bench.suite import MtBench
 from tests.fakes.commands import Done, run_command
 
 POLICY = "checks: [{suite: mt_bench, margin: 1.0}, {suite: arena_hard, margin: 15}]\n"
@@ -64,7 +64,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
         *("--edition", "pocket"),
     )
     assert run.code == 0, run.err
-    found = found_runs("good.jsonl", folder / "results")
+    found = find_runs("good.jsonl", folder / "results")
     runs = [(one.card, one.folder) for one in found if one.folder is not None]
     promote(folder / "results", runs, name="default", by="test", why="first")
     return Judged(folder, made.harness("gate", "--candidate", "bad.jsonl", *LIVE, "--json"))
@@ -113,8 +113,8 @@ def test_the_same_commands_ask_nothing_twice(judged: Judged) -> None:
 
 
 def test_both_orders_are_asked_and_the_candidate_is_shown_first_in_one() -> None:
-    from harness.protocols import SuiteOptions
-    from harness.suites.alpaca_eval import build
+    from harness.records.protocols import SuiteOptions
+    from harness.suites.alpaca_eval.suite import build
 
     suite = build(SuiteOptions(edition="pocket"))
     prompt = suite.prompts()[0]
@@ -133,5 +133,5 @@ def test_an_edition_without_words_for_two_answers_says_so() -> None:
     prompt = data.prompts[0]
     answer = Answer(prompt_id=prompt.id, model="m", turns=("a", "b"), finish=("stop", "stop"))
 
-    with pytest.raises(ConfigError, match="no words for comparing two answers"):
+    with pytest.raises(ConfigError, match="no prompts for comparing two answers"):
         HeadToHead(MtBench(data), "m", [answer]).protocol()

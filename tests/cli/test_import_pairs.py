@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from harness.cli.importing import suites_in
-from harness.errors import ConfigError
-from harness.formats.files import SourceFile
-from harness.formats.import_pairs import read_pairs
-from harness.formats.import_rows import Imported, Wanted
-from harness.protocols import SuiteData
 from harness.records import Preference, Prompt
-from harness.suites.mt_bench_pairwise import MtBenchPairs
+from harness.records.errors import ConfigError
+from harness.records.protocols import SuiteData
+from harness.suites.files import SourceFile
+from harness.suites.importing import Imported, ImportRequest
+from harness.suites.mt_bench.exchange import read_pairs
+from harness.suites.mt_bench.pairs import MtBenchPairs
 from tests.fakes.commands import Done
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED", "")
@@ -38,7 +38,7 @@ def game(question: int, first: str, second: str, **more: Any) -> dict[str, Any]:
 
 
 def read(*rows: dict[str, Any], model: str = "x", baseline: str | None = None) -> Imported:
-    return read_pairs([SourceFile("j_pair.jsonl", rows)], Wanted(PROMPTS, model, baseline=baseline))
+    return read_pairs([SourceFile("j_pair.jsonl", rows)], ImportRequest(PROMPTS, model, baseline=baseline))
 
 
 def values(found: Imported) -> dict[str, float | None]:
@@ -128,9 +128,9 @@ def test_one_of_several_opponents_is_the_baseline_named() -> None:
 @pytest.mark.parametrize(
     ("rows", "words", "sentence"),
     [
-        ([game(81, "tie", "tie"), game(81, "tie", "tie", model_2="z")], {}, "give --baseline, one of: y, z"),
+        ([game(81, "tie", "tie"), game(81, "tie", "tie", model_2="z")], {}, "pass --baseline, one of: y, z"),
         ([game(81, "tie", "tie")], {"baseline": "z"}, "no row compares 'x' with 'z'; compared with: y"),
-        ([game(81, "tie", "tie")], {"model": "m"}, "the files hold 2 models, none named 'm': x, y"),
+        ([game(81, "tie", "tie")], {"model": "m"}, "the files contain 2 models, none named 'm': x, y"),
         ([game(81, "tie", "tie"), game(81, "tie", "tie", model_1="y", model_2="x")], {}, "the other way round"),
         ([game(81, "tie", "tie", turn=3)], {}, "turn 3 in the files"),
         ([game(2, "tie", "tie")], {}, "1 questions of the files are not the suite's, e.g. '2'"),

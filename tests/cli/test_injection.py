@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import VerdictParseError
 from harness.judging.injection import count_injections, is_suspect, kinds_in
-from harness.pipeline import SuiteRun, evaluate
 from harness.records import Answer, JudgeTask, JudgeTemplate, Preference, Prompt, Rating, Sampling
+from harness.records.errors import VerdictParseError
+from harness.run.pipeline import SuiteRun, evaluate
 from harness.store import RunStore
 from judges.parsing import read_reply
 from tests.fakes.commands import Done

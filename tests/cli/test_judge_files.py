@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from harness.config import find_judge, judge_files, judge_templates
-from harness.errors import ConfigError
-from harness.judging.identity import judge_differences
-from harness.protocols import SuiteOptions
+from harness.judging.jury import judge_differences
 from harness.records import Answer, JudgeSpec, JudgeTask, Judgment, Prompt, Rating
-from harness.suites import alpaca_eval, arena_hard, mt_bench
+from harness.records.errors import ConfigError
+from harness.records.judge_choice import find_judge, judge_files, judge_templates
+from harness.records.protocols import SuiteOptions
+from harness.suites.alpaca_eval import suite as alpaca_eval
+from harness.suites.arena_hard import suite as arena_hard
+from harness.suites.mt_bench import suite as mt_bench
 from judges.llm import LlmJudge
 from tests.fakes.commands import Done
 from tests.fakes.toys import TEMPLATE, ToySuite
@@ -207,7 +209,7 @@ def test_an_evaluators_words_are_said_unless_they_are_the_suites_own(
 ) -> None:
     if find_spec("alpaca_eval") is None:
         pytest.skip("alpaca-eval is not installed")
-    from judges.alpaca_eval import AlpacaEvalJudge
+    from judges.llm import AlpacaEvalJudge
 
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     suite = alpaca_eval.build(SuiteOptions(mirror=MIRROR))

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness import official
 from harness.cli.data import data_app
-from harness.errors import ConfigError, DataError
-from harness.pins import FILES
+from harness.records.errors import ConfigError, DataError
+from harness.store import official
+from harness.store.official import FILES
 
 CONTENT = bytes(range(256)) * 300
 PLACE = "owner/repository/0123abcd/data/file.bin"

@@ -9,11 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.main import app
-from harness.config.specs import read_yaml
-from harness.errors import ConfigError
 from harness.records import ModelRef
-from recipes.read import read_recipe
-from recipes.shipped import CONFIGS, about, launch_path, recipe_path, shipped_recipes
+from harness.records.errors import ConfigError
+from harness.records.settings import read_yaml
+from recipes.spec import CONFIGS, about, launch_path, read_recipe, recipe_path, shipped_recipes
 from recipes.training.settings import check_training
 
 FAMILY = {"dpo", "simpo", "ipo", "lndpo", "wrpo", "wrpo-static", "wrpo-simpo", "wrpo-ipo"}
@@ -104,5 +103,5 @@ def test_train_lists_what_is_shipped_and_names_it_when_asked_for_another() -> No
     found = {one["name"]: one for one in json.loads(listed.stdout)}
     assert set(found) == set(shipped_recipes())
     assert "wrpo-static" in found["wrpo-llama3-8b"]["variants"]
-    with pytest.raises(ConfigError, match="which recipe"):
+    with pytest.raises(ConfigError, match="no recipe given"):
         CliRunner().invoke(app, ["train"], catch_exceptions=False)

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError
-from recipes.planning.items import total
-from recipes.planning.plan import Plan, make_plan
-from recipes.planning.table import quantity
-from recipes.read import read_recipe
-from recipes.recipe import Recipe
+from harness.records.errors import ConfigError
+from recipes.plan import RecipePlan, make_plan, quantity, total
+from recipes.spec import read_recipe
+from recipes.steps import Recipe
 from recipes.train import narrow
 
 RECIPE = """
@@ -48,7 +46,7 @@ def made(folder: Path, before: str = "", after: str = "") -> Recipe:
     return narrow(read_recipe(folder / "recipe.yaml"), None, None)
 
 
-def seconds(plan: Plan, name: str) -> float:
+def seconds(plan: RecipePlan, name: str) -> float:
     """Device time of a step."""
     (item,) = [item for item in plan.items if item.name == name]
     assert item.gpu_hours is not None
@@ -90,6 +88,7 @@ def test_what_is_there_is_not_counted_again(toy: Recipe) -> None:
     folder = toy.source("a")
     folder.mkdir(parents=True)
     (folder / "answers.jsonl").write_text("{}\n" * 5)
+    (folder / "begun.json").write_text("{}")
 
     (item,) = [item for item in make_plan(toy).items if item.name == "sources/a"]
 
@@ -108,9 +107,9 @@ def test_what_was_measured_goes_before_what_was_given(toy: Recipe) -> None:
     assert seconds(plan, "seed-42/align/sft-cont") == pytest.approx(6 * 30 / 10)
 
 
-def _with_done(toy: Recipe, stage: str, counts: Mapping[str, float]) -> Plan:
+def _with_done(toy: Recipe, stage: str, counts: Mapping[str, float]) -> RecipePlan:
     """The plan with one step done, whatever it was made from."""
-    from recipes.planning import plan
+    from recipes import plan
 
     finish(toy.seed(42) / stage, stage, counts)
     with pytest.MonkeyPatch.context() as patch:

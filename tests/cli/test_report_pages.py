@@ -15,15 +15,13 @@ from xml.etree import ElementTree
 import pytest
 from pydantic import JsonValue
 
-from harness.errors import ConfigError
-from harness.leaderboard.board import read_board
-from harness.leaderboard.fusion import read_checkpoint_fusion, read_fusion
-from harness.leaderboard.ranking import rank
+from harness.analysis.leaderboard import rank, read_board
+from harness.pages import charts
+from harness.pages.board import figures, page, png
+from harness.pages.charts import Axis, Drawing
 from harness.records import ScoreCard
-from harness.report import charts
-from harness.report.figures import figures, png
-from harness.report.html import page
-from harness.report.svg import Axis, Drawing
+from harness.records.errors import ConfigError
+from harness.store.checkpoint import read_checkpoint_fusion, read_fusion
 from tests.fakes.commands import Done
 from tests.fakes.made_runs import make_run, pocket
 from tests.unit.test_leaderboard import card

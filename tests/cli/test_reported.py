@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from harness.errors import ConfigError
-from harness.leaderboard.ranking import rank
-from harness.leaderboard.reported import ReportedSource, load_reported
-from harness.leaderboard.reported_tables import ReportedTable, reported_beside
+from harness.analysis.leaderboard import rank
+from harness.analysis.reported import ReportedSource, ReportedTable, load_reported, reported_beside
+from harness.pages.reported import csv_lines, markdown_reported
+from harness.pages.tables import csv_text
 from harness.records import Score, ScoreCard
-from harness.report.reported import csv_lines, markdown_reported
-from harness.report.tables import csv_text
+from harness.records.errors import ConfigError
 from harness.store import run_dir, write_atomic
 from tests.fakes.commands import Done
 

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.main import app
-from harness.errors import ConfigError
+from harness.records.errors import ConfigError
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
 published = pytest.mark.skipif(not PUBLISHED, reason="HARNESS_PUBLISHED names the folder of published judgments")

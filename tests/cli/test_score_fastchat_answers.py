@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.main import app
-from harness.official import FILES
+from harness.store.official import FILES
 
 PUBLISHED, MIRROR = os.environ.get("HARNESS_PUBLISHED"), os.environ.get("HARNESS_MIRROR")
 published = pytest.mark.skipif(not PUBLISHED, reason="HARNESS_PUBLISHED names the folder of published judgments")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from harness.cli.main import COMMANDS
-from harness.plugins import installed
+from harness.records.protocols import installed
 
 HEAVY = ("torch", "vllm", "ray", "transformers", "datasets", "pandas", "sklearn", "matplotlib")
 NUMBERS = ("numpy", "scipy", "aiohttp", "openai")
@@ -35,7 +35,7 @@ def loaded_by_help(*words: str) -> set[str]:
 
 
 def test_importing_harness_loads_nothing_heavy() -> None:
-    code = f"import sys, harness, harness.cli.run, harness.run; print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys, harness, harness.cli.run, harness.run.execute; print([m for m in {HEAVY} if m in sys.modules])"
 
     assert python(code) == "[]"
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness.errors import ConfigError, IncompleteError
-from harness.leaderboard.board import read_board
-from harness.leaderboard.trackers import TRACKERS, log_scores, log_step, tracker_names
+from harness.analysis.leaderboard import read_board
+from harness.analysis.trackers import TRACKERS, log_scores, log_step, tracker_names
+from harness.records.errors import ConfigError, IncompleteError
 from tests.fakes.commands import Done
 from tests.fakes.made_runs import make_run, pocket
 
@@ -100,7 +100,7 @@ def test_checkpoints_of_a_training_are_steps_of_one_run(board: Path, stand_ins: 
 def test_a_tracker_that_fails_is_one_sentence(board: Path, stand_ins: Path) -> None:
     (stand_ins / "wandb.py").write_text("def init(**words): raise RuntimeError('no key')\n")
 
-    with pytest.raises(IncompleteError, match="wandb took no scores of 'one': RuntimeError: no key"):
+    with pytest.raises(IncompleteError, match="wandb rejected the scores of 'one': RuntimeError: no key"):
         log_scores(("wandb",), read_board(board).cards)
 
 
@@ -116,10 +116,12 @@ def test_the_command_logs_and_says_so(harness: Callable[..., Done], board: Path,
 def test_a_wrong_or_missing_tracker_is_refused_before_anything_runs(
     harness: Callable[..., Done], stand_ins: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="--log-to 'tensorboard' is no tracker; known: wandb, mlflow, trackio"):
+    with pytest.raises(
+        ConfigError, match="--log-to 'tensorboard' is not a known tracker; known: wandb, mlflow, trackio"
+    ):
         tracker_names("tensorboard")
     (stand_ins / "trackio.py").write_text("raise ImportError('no module named trackio')\n")
     path = os.pathsep.join([str(stand_ins), os.environ.get("PYTHONPATH", "")])
     missing = harness("run", "--model", "x", "--edition", "pocket", "--log-to", "trackio", PYTHONPATH=path)
     assert missing.code == 2
-    assert "--log-to trackio needs it installed: pip install trackio" in missing.err
+    assert "--log-to trackio needs the package: pip install trackio" in missing.err

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from harness.errors import ConfigError
-from harness.watch import candidates
+from harness.analysis.watch import candidates
+from harness.records.errors import ConfigError
 from tests.fakes.commands import Done
 
 BACKEND = '''

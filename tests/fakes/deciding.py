@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from harness.questions import RULES, question_sums
 from harness.records import Answer, Judging, Judgment, Order, Preference, Prompt, Score, ScoreCard
-from harness.run_rows import RunRows
+from harness.records.protocols import RunRows
 from harness.stats.paired import ratio_estimate
 from harness.store import RunStore, run_dir
+from harness.suites.scoring import RULES, question_sums
 
 ORDERS: tuple[Order, Order] = ("ab", "ba")
 PROTOCOL: dict[str, JsonValue] = {"suite": "arena_hard", "suite_version": "toy-1", "judge": "toy", "data": "d1"}

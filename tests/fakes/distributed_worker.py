@@ -15,8 +15,8 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from transformers import LlamaForCausalLM
 
-from recipes.reference import with_reference
 from recipes.training.checkpoint import write_weights
+from recipes.training.trainer import with_reference
 from tests.fakes.tiny_trainer import CONFIG, ROWS, TOKENIZER, logged, model_of, trainer_of
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from harness.plugins import load_plugin
-from harness.protocols import Suite, SuiteOptions
 from harness.records import Answer, JudgeTask, Judgment, Preference, Prompt, Rating, ScoreCard
+from harness.records.protocols import Suite, SuiteOptions, load_plugin
 from harness.store import dump_json, run_dir, write_atomic
 
 Say = Callable[[Prompt, random.Random], tuple[str, ...]]

@@ -9,9 +9,9 @@ import logging
 import sys
 from pathlib import Path
 
-from harness.config import ServeSpec
 from harness.records import ModelRef, Prompt, Sampling
-from recipes.sampling import Sampler, Wanted, sample
+from harness.records.settings import ServeSpec
+from recipes.sampling import AnswerFile, Sampler, sample
 
 PROMPTS, DRAWS = 600, 2
 ECHO = ("latency=1.6",)
@@ -30,7 +30,7 @@ def main(backend: str, folder: Path) -> None:
         start_timeout=60,
     )
     sampler = Sampler("echo", ModelRef.parse("echo"), backend, serve)
-    sample(sampler, [Wanted(folder / "answers.jsonl", prompts, Sampling(max_tokens=8, n=DRAWS))], folder)
+    sample(sampler, [AnswerFile(folder / "answers.jsonl", prompts, Sampling(max_tokens=8, n=DRAWS))], folder)
 
 
 if __name__ == "__main__":

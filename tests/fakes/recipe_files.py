@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.records import Answer, Failure, Finish, Prompt
-from recipes.recipe import Recipe
-from recipes.records import Part, PromptRow, Reward
+from recipes.records import Part, PromptRow, RewardRow
 from recipes.spec import RecipeSpec
-from recipes.steps import Counts, Step, run_step
+from recipes.steps import Counts, Recipe, Step, run_step
 
 Texts = Mapping[str, Sequence[str | None]]
 """Prompt id -> the samples' texts; None: a failed one."""
@@ -69,7 +68,7 @@ def rewards_step(folder: Path, name: str, texts: Texts, values: Mapping[str, Seq
     """`rewards.jsonl` of these samples, the step done; None: the reward model failed."""
     failed = Failure(reason="context", message="too long")
     rows = [
-        Reward(
+        RewardRow(
             prompt_id=one,
             model=name.rpartition("/")[2],
             index=place,

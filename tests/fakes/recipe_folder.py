@@ -9,12 +9,10 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from harness.records import Answer, Failure, Prompt
-from recipes.read import read_recipe
-from recipes.recipe import Recipe
-from recipes.records import Chosen, Pair, Part, PromptRow, Reward
-from recipes.report.rows import place
-from recipes.spec import RecipeSpec
-from recipes.steps import Counts, Step, run_step
+from recipes.records import Chosen, Part, PreferencePair, PromptRow, RewardRow
+from recipes.report.board import temperature_folder
+from recipes.spec import RecipeSpec, read_recipe
+from recipes.steps import BEGUN, Counts, Recipe, Step, run_step
 
 RECIPE = """
 name: toy
@@ -55,10 +53,13 @@ def finish(stage: str, name: str, folder: Path, **settings: JsonValue) -> None:
         return {"made": 1}
 
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / BEGUN).write_text(json.dumps({"settings": settings, "inputs": {}}))  # what is in the folder is a step's
     run_step(Step(stage, name, folder, settings, work))
 
 
-def write_rows(path: Path, rows: Sequence[Answer] | Sequence[Reward] | Sequence[PromptRow] | Sequence[Pair]) -> None:
+def write_rows(
+    path: Path, rows: Sequence[Answer] | Sequence[RewardRow] | Sequence[PromptRow] | Sequence[PreferencePair]
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(row.model_dump_json() + "\n" for row in rows))
 
@@ -87,9 +88,9 @@ def write_held_out(recipe: Recipe, model: str, seed: int, by_temperature: Mappin
                 answers.append(answer)
                 if value is not None:
                     sha = answer.sha
-                    rewards.append(Reward(prompt_id=name, model=model, index=index, answer_sha=sha, value=value))
-        write_rows(place(folder, temperature) / "answers.jsonl", answers)
-        write_rows(place(folder, temperature) / "rewards.jsonl", rewards)
+                    rewards.append(RewardRow(prompt_id=name, model=model, index=index, answer_sha=sha, value=value))
+        write_rows(temperature_folder(folder, temperature) / "answers.jsonl", answers)
+        write_rows(temperature_folder(folder, temperature) / "rewards.jsonl", rewards)
     finish("evaluate", f"held-out/{model}/{seed}", folder)
 
 
@@ -120,10 +121,10 @@ def write_checkpoint(recipe: Recipe, model: str, seed: int, log: Sequence[Mappin
     return folder
 
 
-def pair(name: str, source: str, rewards: tuple[float, float, float]) -> Pair:
+def pair(name: str, source: str, rewards: tuple[float, float, float]) -> PreferencePair:
     """`rewards`: of y_ws, y_wt and y_l."""
     chosen = [
         Chosen(text=f"{model} says {number}", model=model, index=0, reward=reward)
         for number, (model, reward) in enumerate(zip((source, "target", "target"), rewards, strict=True))
     ]
-    return Pair(prompt=prompt(name), source=chosen[0], target=chosen[1], rejected=chosen[2])
+    return PreferencePair(prompt=prompt(name), source=chosen[0], target=chosen[1], rejected=chosen[2])

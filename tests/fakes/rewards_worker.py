@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.records.errors import HarnessError
 from recipes.stages.rewards import source_reward_steps
 from recipes.steps import Step, run_step
 from tests.fakes.recipe_files import Texts, answers_step, prompt_rows, prompts_step, recipe

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.protocols import Suite
 from harness.records import Answer, Failure, JudgeTask, Judgment, Verdict
+from harness.records.protocols import Suite
 
 
 def said(prompt_id: str, *turns: str, model: str = "m", tokens: tuple[int, ...] = ()) -> Answer:

@@ -15,7 +15,7 @@ def make_checkpoint(folder: Path, *, seed: int = 0, scale: float = 4.0, template
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    from recipes.embedded.byte_tokenizer import build_tokenizer
+    from recipes.worlds.tiny import build_tokenizer
 
     disable_progress_bar()
     tokenizer = build_tokenizer()

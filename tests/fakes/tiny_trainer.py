@@ -14,10 +14,10 @@ pytest.importorskip("trl")
 from datasets import Dataset  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
-from recipes.embedded.byte_tokenizer import build_tokenizer  # noqa: E402
-from recipes.packing import RowIds  # noqa: E402
-from recipes.rows import Rendering, render  # noqa: E402
-from recipes.wrpo import WRPOConfig, WRPOTrainer  # noqa: E402
+from recipes.training.packing import RowIds  # noqa: E402
+from recipes.training.templates import Rendering, render  # noqa: E402
+from recipes.training.trainer import WRPOConfig, WRPOTrainer  # noqa: E402
+from recipes.worlds.tiny import build_tokenizer  # noqa: E402
 
 TOKENIZER = build_tokenizer()
 CONFIG = LlamaConfig(

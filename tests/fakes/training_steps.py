@@ -16,12 +16,16 @@ pytest.importorskip("trl")
 from safetensors.torch import load_file  # noqa: E402
 from transformers import LlamaForCausalLM  # noqa: E402
 
-from recipes.embedded.byte_tokenizer import build_tokenizer  # noqa: E402
-from recipes.recipe import Recipe  # noqa: E402
-from recipes.records import Chosen, Pair, Reward  # noqa: E402
+from recipes.records import Chosen, PreferencePair, RewardRow  # noqa: E402
 from recipes.stages.align import align_steps  # noqa: E402
 from recipes.stages.sft import sft_step  # noqa: E402
-from recipes.steps import Counts, Step, run_step  # noqa: E402
+from recipes.steps import (  # noqa: E402
+    Counts,
+    Recipe,
+    Step,
+    run_step,
+)
+from recipes.worlds.tiny import build_tokenizer  # noqa: E402
 from tests.fakes.recipe_files import answers_step, prompt_rows, prompts_step, recipe  # noqa: E402
 from tests.fakes.tiny_trainer import CONFIG  # noqa: E402
 
@@ -80,7 +84,7 @@ def sft_of(recipe: Recipe, count: int = 12) -> Step:
         texts = {one: [f"{name} {word(rng)}"] for one in ids}
         answers.append(answers_step(recipe.source(name), f"sources/{name}", texts))
         given = [
-            Reward(prompt_id=row["prompt_id"], model=name, answer_sha=sha(row), value=float(value))
+            RewardRow(prompt_id=row["prompt_id"], model=name, answer_sha=sha(row), value=float(value))
             for row in map(json.loads, (recipe.source(name) / "answers.jsonl").read_text().splitlines())
         ]
         rewards.append(rows_step("rewards", recipe.source_rewards(name), "rewards.jsonl", given))
@@ -96,7 +100,7 @@ def sha(row: dict[str, Any]) -> str:
 def pairs_of(recipe: Recipe, count: int = 24) -> Step:
     rng = random.Random(1)
     rows = [
-        Pair(
+        PreferencePair(
             prompt=prompt.prompt,
             source=Chosen(text=f"s{word(rng)}", model="a", index=0, reward=2),
             target=Chosen(text=f"t{word(rng)}", model="target", index=0, reward=1),

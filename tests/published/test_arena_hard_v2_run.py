@@ -19,8 +19,8 @@ import yaml
 from typer.testing import CliRunner
 
 from harness.cli.main import app
-from harness.official import FILES
-from harness.suites.arena_hard_v2 import read_judge_settings
+from harness.store.official import FILES
+from harness.suites.arena_hard.suite_v2 import read_judge_settings
 from harness.suites.editions import read_json_lines
 from tests.fakes.commands import run_command
 from tests.fakes.openai_server import FakeOpenAI, Request, serving

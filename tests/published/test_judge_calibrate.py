@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from harness.cli.calibrate import calibrate
-from harness.errors import UsageError
+from harness.cli.judge import calibrate
+from harness.records.errors import UsageError
 from tests.fakes.commands import Done, harness_process, run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request
 
@@ -331,5 +331,5 @@ def test_a_row_of_another_form_is_named(run_rule: RunRule, tmp_path: Path, monke
     (tmp_path / "own/rows.jsonl").write_text(json.dumps({"question": "?", "candidate": {"model": "m"}}))
     monkeypatch.setenv("HARNESS_PUBLISHED", str(tmp_path))
 
-    with pytest.raises(UsageError, match=r"rows\.jsonl, row 1 is no comparison \('answer'\)"):
+    with pytest.raises(UsageError, match=r"rows\.jsonl, row 1 is not a comparison \('answer'\)"):
         run_rule(lambda a, b: True, "own", 0)

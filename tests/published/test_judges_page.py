@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.judges.__main__ import PAGE, filled
 from benchmarks.judges.sections import SECTIONS, Sources
-from harness.protocols import SuiteOptions
+from harness.records.protocols import SuiteOptions
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
 

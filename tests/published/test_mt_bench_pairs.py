@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from harness.official import FILES
-from harness.protocols import SuiteOptions
 from harness.records import Answer, Failure, Judgment, Preference
-from harness.suites.mt_bench_pairwise import MtBenchPairs, build
+from harness.records.protocols import SuiteOptions
+from harness.store.official import FILES
+from harness.suites.mt_bench.pairs import MtBenchPairs, build
 from tests import ROOT
 from tests.fakes.commands import Done
 from tests.fakes.openai_server import FakeOpenAI, Request, serving
@@ -178,7 +178,7 @@ def test_what_the_baselines_file_marks_as_failed_is_not_judged(tmp_path: Path) -
     [
         (":none.jsonl", "no file with a baseline's answers: 'none.jsonl'"),
         (":short.jsonl", "has no answer of two turns to 79 questions, e.g. 82"),
-        (":two.jsonl", "holds answers of 2 models"),
+        (":two.jsonl", "contains answers of 2 models"),
     ],
 )
 def test_a_baseline_that_cannot_be_is_one_sentence(

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.official import FILES
+from harness.store.official import FILES
 from tests import ROOT
 from tests.fakes.commands import run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, judge_reply, serving

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import VerdictParseError
-from harness.formats.arena_hard_labels import DOUBLE
-from harness.formats.fastchat_rows import RATING as MARK
 from harness.records import Answer, JudgeTask, JudgeTemplate, Preference, Prompt, Rating, TokenLogprob
+from harness.records.errors import VerdictParseError
+from harness.suites.arena_hard.rows import DOUBLE
+from harness.suites.mt_bench.rows import RATING as MARK
 from judges.parsing import PARSERS, read_reply, read_verdict
 
 PUBLISHED = Path(os.environ["HARNESS_PUBLISHED"]) if "HARNESS_PUBLISHED" in os.environ else None

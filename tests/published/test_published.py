@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.errors import VerdictParseError
-from harness.protocols import SuiteOptions
 from harness.records import Answer, Failure, Judgment, Preference, Prompt, Rating, TokenLogprob
-from harness.scoring import Unit, mean_score
-from harness.stats.folds import FoldOrder
-from harness.stats.length_control import LengthRows, control_length, control_length_interval
-from harness.suites import alpaca_eval, arena_hard, mt_bench
+from harness.records.errors import VerdictParseError
+from harness.records.protocols import SuiteOptions
+from harness.stats.length_control import FoldOrder, LengthRows, control_length, control_length_interval
+from harness.suites.alpaca_eval import suite as alpaca_eval
+from harness.suites.arena_hard import suite as arena_hard
+from harness.suites.mt_bench import suite as mt_bench
+from harness.suites.scoring import Unit, mean_score
+from judges.llm import render
 from judges.parsing import read_verdict
-from judges.prompting import render
 
 MIRROR = os.environ.get("HARNESS_MIRROR")
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from harness.cli.main import app
 from harness.suites import pocket
-from harness.suites.alpaca_eval import shown_order
+from harness.suites.alpaca_eval.suite import shown_order
 
 PUBLISHED, MIRROR = os.environ.get("HARNESS_PUBLISHED"), os.environ.get("HARNESS_MIRROR")
 published = pytest.mark.skipif(

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from harness.backends import fastchat
-from harness.backends.chat import Asker, ChatCompletions, Context, Message, request_seed
+from harness.backends import served as fastchat
+from harness.backends.chat import Asker, ChatCompletions, ContextWindow, Message, request_seed
 from harness.client import ChatClient
-from harness.errors import CheckpointError
 from harness.records import Answer, Prompt, Sampling
+from harness.records.errors import CheckpointError
 from tests.fakes.openai_server import BAD_429, BAD_500, TOO_LONG, FakeOpenAI, Reply, Request
 from tests.fakes.toys import GREEDY, prompt
 
@@ -20,7 +20,7 @@ async def ask(
     fake: FakeOpenAI, asked: Prompt, sampling: Sampling = GREEDY, *, limit: int | None = None, index: int = 0
 ) -> Answer:
     """One answer through a client of its own; the template is said to add 4 tokens, and 2 for each further message."""
-    context = Context(limit, overhead=4, per_message=2)
+    context = ContextWindow(limit, overhead=4, per_message=2)
     async with ChatClient(fake.url.removesuffix("/v1"), attempts=3, first_wait=0.01) as client:
         asker = Asker(ChatCompletions(client.post, "fake", tokenize=fake.tokenize is not None), context, "toy", seed=7)
         return await asker.answer(asked, sampling, index)
@@ -143,7 +143,7 @@ def test_no_room_to_answer_is_context_and_nothing_is_sent() -> None:
 
 
 def test_multibyte_text_is_measured_in_bytes() -> None:
-    fits = Context(100, overhead=0).surely_fits
+    fits = ContextWindow(100, overhead=0).surely_fits
 
     assert fits([Message("user", "é" * 40)], 20)
     assert not fits([Message("user", "é" * 41)], 20)
@@ -177,7 +177,7 @@ def fastchat_request(template: str) -> tuple[Answer, Request]:
         async with FakeOpenAI(reply=lambda _: "  four \n") as fake:
             async with ChatClient(fake.url.removesuffix("/v1")) as client:
                 made = fastchat.FastChatCompletions(client.post, "fake", template, bos_token="<s>")
-                answer = await Asker(made, Context(None), "toy").answer(prompt("2+2?"), GREEDY)
+                answer = await Asker(made, ContextWindow(None), "toy").answer(prompt("2+2?"), GREEDY)
             return answer, fake.requests[0]
 
     return asyncio.run(scene())

@@ -14,9 +14,9 @@ from harness.backends.endpoint import EndpointBackend
 from harness.backends.scripted import ScriptedBackend
 from harness.backends.transformers import TransformersBackend
 from harness.backends.vllm import VllmBackend
-from harness.errors import CheckpointError, ConfigError, ServerError
-from harness.protocols import ServeOptions
 from harness.records import Answer, ModelRef, Prompt
+from harness.records.errors import CheckpointError, ConfigError, ServerError
+from harness.records.protocols import ServeOptions
 from tests.fakes.openai_server import CUT_OFF, FakeOpenAI, Request
 from tests.fakes.toys import GREEDY, prompt
 from tests.servers.test_served import FakeServed
@@ -131,7 +131,7 @@ def test_an_endpoints_wrong_key_or_model_ends_before_the_first_prompt(
         async with FakeOpenAI(key=key) as fake:
             await _endpoint(fake, tmp_path, prompt(), name)
 
-    with pytest.raises(ConfigError, match="refuses the key"):
+    with pytest.raises(ConfigError, match="rejects the key"):
         asyncio.run(scene("fake", "sesame"))
     with pytest.raises(ConfigError, match="has no model 'other'; it has: fake"):
         asyncio.run(scene("other", "open"))

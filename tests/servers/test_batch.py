@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from harness.batch import wire as wire_module
-from harness.batch.lines import chunks, request_line
-from harness.batch.wire import BatchWire
 from harness.client import ChatReply
-from harness.errors import JudgeUnavailableError, ReplyError
+from harness.judging import batch as wire_module
+from harness.judging.batch import BatchWire, chunks, request_line
 from harness.judging.cache import request_key
 from harness.judging.calls import Call
 from harness.records import JudgeSpec
+from harness.records.errors import JudgeUnavailableError, ReplyError
 from harness.store import find_cards
 from tests.fakes.batch_server import FakeBatchOpenAI
 from tests.fakes.commands import Done, ended, harness_process, run_command
@@ -122,7 +121,7 @@ def test_a_refused_request_fails_alone_and_a_broken_one_is_asked_again(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("end", "sentence"), [("failed", "refused the batch: Line 1 is no request"), ("cancelled", "was cancelled")]
+    ("end", "sentence"), [("failed", "rejected the batch: Line 1 is no request"), ("cancelled", "was cancelled")]
 )
 def test_a_batch_that_fails_whole_stops_with_the_servers_sentence(tmp_path: Path, end: str, sentence: str) -> None:
     found = asked(FakeBatchOpenAI(reply=echo, end=lambda _: end), tmp_path, 2)
@@ -141,7 +140,9 @@ def test_an_endpoint_without_batches_is_told_in_its_own_words(tmp_path: Path) ->
     [found] = asked(Plain(), tmp_path, 1)
 
     assert isinstance(found, JudgeUnavailableError)
-    assert "did not take the file of a batch: HTTP 404: 404: Not Found; an endpoint without a Batch API" in str(found)
+    assert "did not take the file of a batch: HTTP 404: 404: Not Found; if the endpoint has no Batch API, use" in str(
+        found
+    )
 
 
 def test_a_creation_whose_reply_is_lost_is_found_again_and_not_made_twice(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import JsonValue
 
 from harness.client import ChatClient, ChatReply, read_chat_reply
-from harness.errors import EndpointDownError, ReplyError
+from harness.records.errors import EndpointDownError, ReplyError
 from tests.fakes.openai_server import BAD_429, BAD_500, CUT_OFF, TOO_LONG, FakeOpenAI, Reply, serving
 
 BODY: dict[str, JsonValue] = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 
 from harness.client import ChatClient, ChatReply
-from harness.errors import BudgetReachedError, ConfigError
-from harness.judging.budget import Budget, dollars
 from harness.judging.calls import Call, CallOptions, Calls
-from harness.judging.pricing import worst_case
+from harness.judging.cost import Budget, dollars, worst_case
 from harness.records import JudgeSpec
+from harness.records.errors import BudgetReachedError, ConfigError
 from harness.store import find_cards
 from tests.fakes.commands import Done
 from tests.fakes.openai_server import FakeOpenAI, judge_reply, serving

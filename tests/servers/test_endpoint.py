@@ -11,11 +11,9 @@ import pytest
 from pydantic import JsonValue
 
 from harness.client import ChatClient
-from harness.client.breaker import Breaker
-from harness.client.flow import Flow
-from harness.client.headers import Told, duration, retry_after
-from harness.client.pace import Bucket, Pace, Refusal
-from harness.errors import EndpointDownError, ReplyError
+from harness.client.endpoint import Breaker
+from harness.client.flow import Bucket, Flow, Pace, RateLimitHints, RefusalKind, duration, retry_after
+from harness.records.errors import EndpointDownError, ReplyError
 from tests.fakes.openai_server import BAD_429, BAD_500, FakeOpenAI, Reply, Request, serving
 
 BODY: dict[str, JsonValue] = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
@@ -105,7 +103,7 @@ def test_a_used_up_limit_holds_all_calls_until_it_is_whole_again() -> None:
     flow = Flow(8)
     first, _, _ = (flow.launch(0.0, 0) for _ in range(3))
     flow.taken(first, 0.2, None)
-    flow.heard(first, 0.2, Told(requests_left=2, requests_reset=1.5))  # two more are out already
+    flow.heard(first, 0.2, RateLimitHints(requests_left=2, requests_reset=1.5))  # two more are out already
     assert flow.wait(0.2, 0) == pytest.approx(1.5)
 
 
@@ -153,7 +151,7 @@ def test_one_429_in_many_calls_is_a_new_one_and_takes_three_percent() -> None:
     pace.value, pace._opening = 100.0, False
     for number in range(200):
         pace.launched(1.0 + number / 100)
-    assert pace.refused(200, 3.0, 3.0) is Refusal.NEW
+    assert pace.refused(200, 3.0, 3.0) is RefusalKind.NEW
 
 
 def test_a_breaker_trips_after_failures_in_a_row_and_gives_up_after_its_patience() -> None:

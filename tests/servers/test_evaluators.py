@@ -12,15 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.config import find_judge
-from harness.errors import ConfigError, VerdictParseError
 from harness.records import Answer, JudgeTask, JudgeTemplate, Order, Preference, Prompt, TokenLogprob
-from judges.alpaca_eval import AlpacaEvalJudge, completed
+from harness.records.errors import ConfigError, VerdictParseError
+from harness.records.judge_choice import find_judge
 from judges.completions import chain_name, read_completion
 from judges.evaluators import mapped_names, read_evaluator
-from judges.llm import request_body
+from judges.llm import AlpacaEvalJudge, completed, render, request_body
 from judges.parsing import read_verdict
-from judges.prompting import render
 
 pytestmark = pytest.mark.skipif(find_spec("alpaca_eval") is None, reason="alpaca-eval is not installed")
 ANY = JudgeTemplate(name="suite's own", user="{x}", parser="arena_label")
@@ -64,7 +62,7 @@ def test_the_request_is_the_one_the_package_renders(name: str, package: Any) -> 
     from judges.evaluators import _folder
 
     _, utils = package
-    asked = read_evaluator(name).asked(task("ba", mine="first {instruction}", other="second"))
+    asked = read_evaluator(name).rephrase(task("ba", mine="first {instruction}", other="second"))
     text = (_folder() / config(name)["prompt_template"]).read_text("utf-8")
     row = {"instruction": "Say {output_1}.", "output_1": "first {instruction}", "output_2": "second"}
     (theirs,), _ = utils.make_prompts(pd.DataFrame([row]), text)
@@ -95,7 +93,7 @@ def test_the_parameters_are_the_configurations_with_the_decoders_defaults() -> N
 
 
 def test_the_official_evaluator_is_the_suites_own_template_to_the_digest() -> None:
-    from harness.suites.alpaca_eval import _installed_template
+    from harness.suites.alpaca_eval.suite import _installed_template
 
     assert read_evaluator("weighted_alpaca_eval_gpt4_turbo").template.sha == _installed_template().sha
 
@@ -103,7 +101,7 @@ def test_the_official_evaluator_is_the_suites_own_template_to_the_digest() -> No
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("claude", "not one system and one user message"),
+        ("claude", "not an optional system message and one user message"),
         ("alpaca_farm_greedy_gpt4", "asks about 5 pairs in one prompt"),
         ("alpaca_farm", "is a mixture of 13 annotators"),
         ("lmsys_gpt4", "always shows the baseline first"),
@@ -111,7 +109,7 @@ def test_the_official_evaluator_is_the_suites_own_template_to_the_digest() -> No
     ],
 )
 def test_what_cannot_be_mapped_is_one_sentence_with_those_that_can(name: str, why: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{why}.*these can be: .*alpaca_eval_gpt4_turbo_fn") as error:
+    with pytest.raises(ConfigError, match=rf"{why}.*supported evaluators: .*alpaca_eval_gpt4_turbo_fn") as error:
         AlpacaEvalJudge(find_judge(f"alpaca_eval:{name}", {}))
     assert "\n" not in str(error.value)
 
@@ -126,7 +124,7 @@ def test_a_rating_suite_is_refused_before_anything_is_asked(monkeypatch: pytest.
     judge = AlpacaEvalJudge(find_judge("alpaca_eval:alpaca_eval_gpt4", {}))
 
     judge.check(task())
-    with pytest.raises(ConfigError, match="compares two answers of one turn"):
+    with pytest.raises(ConfigError, match="compares two single-turn answers"):
         judge.check(task().model_copy(update={"baseline": None, "order": None}))
 
 
@@ -245,5 +243,5 @@ def test_a_preference_is_turned_to_the_candidate() -> None:
 
 
 def test_a_chain_of_unknown_parsers_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigError, match=r"no chain of AlpacaEval's parsers; known: .*json_parser"):
+    with pytest.raises(ConfigError, match=r"not a chain of AlpacaEval parsers; known parsers: .*json_parser"):
         read_completion("alpaca_eval:" + json.dumps([["os.system", {}]]), "x", ())

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.formats.export_arena_hard import export_v2
-from harness.formats.export_rows import FinishedRun
 from harness.records import Answer, Failure, Judgment, Preference, ScoreCard
 from harness.stats.length_control import control_length
 from harness.suites import pocket
-from harness.suites.alpaca_scores import Judged, length_rows
-from harness.suites.arena_hard import ArenaHard
+from harness.suites.alpaca_eval.scores import JudgedAnswers, length_rows
+from harness.suites.arena_hard.exchange import export_v2
+from harness.suites.arena_hard.suite import ArenaHard
+from harness.suites.exporting import FinishedRun
 from tests.fakes.commands import Done, run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, chat_reply, judge_reply, serving
 
@@ -176,7 +176,7 @@ def test_alpaca_evals_length_controlled_rate_is_ours_in_the_fold_order_of_its_sc
     data = pocket.load("alpaca_eval")
     rows = json.loads((exported.folder / "alpaca_eval/annotations.json").read_text())
     prompts = {prompt.turns[0]: prompt.id for prompt in data.prompts}
-    judged = Judged(
+    judged = JudgedAnswers(
         lengths={prompts[row["instruction"]]: [len(row["output_2"])] for row in rows},
         baseline_lengths={prompts[row["instruction"]]: len(row["output_1"]) for row in rows},
         preferences={
@@ -297,7 +297,7 @@ def test_arena_hard_v2_rows_have_their_own_keys_and_null_for_a_failed_call() -> 
 
 def test_exported_judgments_score_the_same_when_read_back(exported: Exported) -> None:
     for module in ("fastchat", "arena_hard"):
-        pytest.importorskip(f"harness.formats.{module}")
+        pytest.importorskip(f"harness.suites.files.{module}")
     for name, suite, metric in (
         ("fastchat/model_judgment/j_1_single.jsonl", "mt_bench", "mt_bench"),
         (f"arena_hard/model_judgment/j_1/{SLUG}.jsonl", "arena_hard", "arena_hard"),
@@ -328,3 +328,18 @@ def test_a_run_that_is_none_or_of_another_suite_is_one_sentence(exported: Export
         assert sentence in done.err
         assert len(done.err.strip().splitlines()) == 1
     assert not (exported.folder / "none").exists()
+
+
+def test_a_file_that_is_there_with_other_rows_is_not_overwritten(exported: Exported) -> None:
+    words = ("export", NAME, "--format", "fastchat", "--out", "elsewhere")
+    file = exported.folder / "elsewhere/model_judgment/j_1_single.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"model": "another"}\n')
+
+    refused = exported.call(*words)
+
+    assert refused.code == 2
+    assert "exists and differs; move it away, or give another --out" in refused.err
+    assert [path for path in (exported.folder / "elsewhere").rglob("*") if path.is_file()] == [file]
+    file.unlink()
+    assert exported.call(*words).code == exported.call(*words).code == 0  # the same files again are no harm

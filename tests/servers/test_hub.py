@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, EndpointDownError, IncompleteError
+from harness.records.errors import ConfigError, EndpointDownError, IncompleteError
 from recipes.hub import Push, check_token, files_of, push, pushes
-from recipes.recipe import Recipe
+from recipes.steps import Recipe
 from tests.fakes.hub_server import FakeHub
 from tests.fakes.recipe_folder import RECIPE, toy_recipe, write_checkpoint
 
@@ -57,7 +57,9 @@ def test_a_push_that_stopped_goes_on_without_sending_weights_twice(
     one = pushes(Recipe(finished.spec, {"wrpo": finished.variants["wrpo"]}, (1,)), "org/mine")[0]
     with FakeHub(fails=1).serving() as hub:
         to(hub, monkeypatch)
-        with pytest.raises(IncompleteError, match=r"the Hub did not take org/mine \(HTTP 400: try later\); the same"):
+        with pytest.raises(
+            IncompleteError, match=r"the Hub rejected the upload to org/mine \(HTTP 400: try later\); the same"
+        ):
             push(one)
         push(one)
 
@@ -69,7 +71,7 @@ def test_an_unfinished_checkpoint_is_not_pushed(finished: Recipe) -> None:
     folder = finished.variant("wrpo", 1)
     (folder / "step.json").unlink()
 
-    with pytest.raises(ConfigError, match="is not finished: run harness train"):
+    with pytest.raises(ConfigError, match="is not finished; first run harness train"):
         push(Push(folder, "org/toy"))
 
 
@@ -77,7 +79,7 @@ def test_a_refused_token_is_said_without_the_token(finished: Recipe, monkeypatch
     with FakeHub(refuse=401).serving() as hub:
         to(hub, monkeypatch)
         with pytest.raises(
-            ConfigError, match=r"refuses to write org/toy with the token in HF_TOKEN \(HTTP 401\)"
+            ConfigError, match=r"the Hub rejected the token in HF_TOKEN for writing to org/toy \(HTTP 401\)"
         ) as error:
             push(Push(finished.variant("wrpo", 1), "org/toy"))
 
@@ -94,7 +96,7 @@ def test_no_token_and_no_hub_are_one_sentence_each(finished: Recipe, monkeypatch
     with pytest.raises(ConfigError, match="the Hub is switched off by HF_HUB_OFFLINE"):
         check_token()
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(ConfigError, match="needs a token that may write, in the environment variable HF_TOKEN"):
+    with pytest.raises(ConfigError, match="needs a token with write access in the environment variable HF_TOKEN"):
         push(one)
 
 
@@ -102,9 +104,9 @@ def test_repositories_are_named_after_recipe_variant_and_seed(tmp_path: Path) ->
     recipe = toy_recipe(tmp_path)
 
     assert [one.repo for one in pushes(recipe, "org")][:2] == ["org/toy-dpo-seed1", "org/toy-wrpo-seed1"]
-    with pytest.raises(ConfigError, match="is one repository for 9 checkpoints; give ORG alone"):
+    with pytest.raises(ConfigError, match="is one repository for 9 checkpoints; use only ORG"):
         pushes(recipe, "org/name")
-    with pytest.raises(ConfigError, match="is no name of a repository"):
+    with pytest.raises(ConfigError, match="is not a valid repository name"):
         pushes(recipe, "or g")
 
 

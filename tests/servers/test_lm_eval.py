@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from harness.config import is_judged, suite_names
-from harness.errors import ConfigError, IncompleteError
-from harness.own import run_own
-from harness.protocols import Numbers, OwnRun, Served
 from harness.records import Score, SuiteScores
+from harness.records.errors import ConfigError, IncompleteError
+from harness.records.judge_choice import is_judged, suite_names
+from harness.records.protocols import Numbers, OwnRun, Served
+from harness.run.execute import run_own
 from tests.fakes.commands import Done, harness_process
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, serving
 from tests.fakes.processes import gone, running
@@ -123,7 +123,7 @@ def test_lm_eval_stands_beside_judged_suites_and_its_failure_is_one_sentence(
     [
         ("lm_eval", "suite lm_eval needs a task"),
         ("lm_eval:none.yaml", "no lm-eval task file 'none.yaml'"),
-        ("lm_eval:a b", "'a b' is no lm-eval task name"),
+        ("lm_eval:a b", "'a b' is not an lm-eval task name"),
     ],
 )
 def test_a_suite_that_cannot_be_is_one_sentence(harness: Callable[..., Done], suite: str, sentence: str) -> None:
@@ -202,7 +202,7 @@ def test_a_task_of_log_likelihoods_needs_the_checkpoints_tokenizer(
         done = harness("run", "--model", f"endpoint:fake@{model.url}", "--suite", f"lm_eval:{task}", **offline)
 
     assert done.code == 2
-    assert "compares log-likelihoods, for which the checkpoint's tokenizer is needed" in done.err
+    assert "compares log-likelihoods, which requires the checkpoint's tokenizer" in done.err
     assert model.requests == []
 
 
@@ -261,7 +261,7 @@ def test_a_suite_runs_again_on_a_server_that_was_brought_back(tmp_path: Path) ->
 
     found = asyncio.run(run_own(suite, DiesOnce(), OwnRun(tmp_path)))
 
-    assert found.found.scores["m"].value == 1
+    assert found.scores.scores["m"].value == 1
     assert suite.asked == ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"]
     with pytest.raises(IncompleteError, match="no server"):
         asyncio.run(run_own(Asks("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"), DiesOnce(), OwnRun(tmp_path)))

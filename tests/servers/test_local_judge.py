@@ -17,20 +17,21 @@ from typing import Self
 import pytest
 from pydantic import JsonValue
 
-from harness.backends.chat import Context, Dialogue
+from harness.backends.chat import ContextWindow, Dialogue
 from harness.backends.served import ServedBackend
-from harness.backends.server import Launch
-from harness.config import ServeSpec, find_judge, with_devices
-from harness.errors import ConfigError
-from harness.judging.identity import judge_protocol
-from harness.judging.prefixes import in_prefix_order
-from harness.pipeline import SuiteRun, evaluate
-from harness.protocols import SuiteOptions
+from harness.backends.server import ServerCommand
+from harness.judging.jury import judge_protocol
 from harness.records import Answer, JudgeSpec, JudgeTask, Judgment, Rating
+from harness.records.errors import ConfigError
+from harness.records.judge_choice import find_judge, with_devices
+from harness.records.protocols import SuiteOptions
+from harness.records.settings import ServeSpec
+from harness.run.pipeline import SuiteRun, evaluate, in_prefix_order
 from harness.store import RunStore
-from harness.suites import arena_hard, mt_bench
-from judges import local
-from judges.prompting import render
+from harness.suites.arena_hard import suite as arena_hard
+from harness.suites.mt_bench import suite as mt_bench
+from judges import llm as local
+from judges.llm import render
 from tests.fakes import openai_server
 from tests.fakes.processes import running
 from tests.fakes.toys import ToyBackend, ToyJudge, ToySuite
@@ -194,14 +195,16 @@ class FakeVllm(ServedBackend):
     name = "vllm"
     extra: tuple[str, ...] = ()
 
-    def launch(self, port: int) -> Launch:
-        return Launch((sys.executable, FAKE, f"--port={port}", f"--model={self.label}", "--mode=judge", *self.extra))
+    def launch(self, port: int) -> ServerCommand:
+        return ServerCommand(
+            (sys.executable, FAKE, f"--port={port}", f"--model={self.label}", "--mode=judge", *self.extra)
+        )
 
     def engine(self) -> dict[str, JsonValue]:
         return {"dtype": self.options.dtype}
 
-    async def prepare(self, dialogue: Dialogue) -> Context:
-        return Context(None)
+    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+        return ContextWindow(None)
 
 
 @pytest.fixture
@@ -281,7 +284,7 @@ def test_devices_must_not_be_the_candidates() -> None:
     found = with_devices(judges, "2,3", ServeSpec(tensor_parallel=2))
 
     assert [spec.serve for spec in found["mt_bench"]] == [{"devices": "2,3"}, {}]
-    with pytest.raises(ConfigError, match=r"the candidate uses 0, 1; give it others by --devices"):
+    with pytest.raises(ConfigError, match=r"the candidate uses 0, 1; give it others with --devices"):
         with_devices(judges, "1", ServeSpec(tensor_parallel=2))
     assert with_devices(judges, "1", ServeSpec(tensor_parallel=2, devices="2,3"))
     with pytest.raises(ConfigError, match="no judge of this run is loaded here"):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.backends import warden
-from harness.cluster import Need, RayCluster
+from harness.backends.cluster import Need, RayCluster
 from recipes.stages.rewards import source_reward_steps
 from recipes.steps import run_step
 from tests import ROOT

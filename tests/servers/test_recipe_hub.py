@@ -19,8 +19,8 @@ FILE = {"type": "file", "path": "train.jsonl", "size": len(DATA), "oid": "b" * 4
 REPOSITORY = {"id": "org/name", "sha": REVISION, "siblings": [{"rfilename": "train.jsonl"}], "private": False}
 CODE = """
 import json
-from harness.errors import DataError
-from recipes.prompts.dataset import load_rows
+from harness.records.errors import DataError
+from recipes.prompts import load_rows
 for split in ("train", "nope"):
     try:
         print(json.dumps(load_rows("hf:org/name@main", split)))

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from harness.store import JsonlRows
-from recipes.records import Reward
+from recipes.records import RewardRow
 from tests import ROOT
 from tests.fakes.disks import small_disk
 from tests.fakes.rewards_worker import TEXTS
@@ -48,7 +48,7 @@ class World:
     def check(self) -> None:
         """Every answer has its own reward, once."""
         path = self.out / "rewards" / "a" / "rewards.jsonl"
-        rows = list(JsonlRows(path, Reward).every())
+        rows = list(JsonlRows(path, RewardRow).every())
         assert len({row.key for row in rows}) == len(rows) == ANSWERS
         assert all(row.value == float(row.prompt_id[1:]) + row.index / 10 for row in rows)
 

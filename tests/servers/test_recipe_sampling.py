@@ -15,16 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import ServeSpec
-from harness.errors import ConfigError, IncompleteError
 from harness.records import Answer, ModelRef, Sampling
+from harness.records.errors import ConfigError, IncompleteError
+from harness.records.settings import ServeSpec
 from harness.store import JsonlRows
-from recipes.recipe import Recipe
-from recipes.sampling import Sampler, Wanted, answer_counts, sample
+from recipes.sampling import AnswerFile, Sampler, answer_counts, sample
 from recipes.spec import SamplingSpec
 from recipes.stages.sources import source_steps
 from recipes.stages.target import target_step
-from recipes.steps import Counts, Step, is_done, run_step
+from recipes.steps import Counts, Recipe, Step, is_done, run_step
 from tests import ROOT
 from tests.fakes import openai_server
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request
@@ -82,6 +81,7 @@ def test_the_target_is_the_sft_checkpoint_and_answers_the_preference_prompts(tmp
     folder = tmp_path / "seed-42" / "sft"
     folder.parent.mkdir(parents=True)
     folder.symlink_to(checkpoint)
+    (folder / "begun.json").write_text('{"settings": {}, "inputs": {}}')
     sft = Step("sft", "seed-42/sft", folder, {}, lambda _: {})
     prompts = with_prompts(tmp_path, made)
     record = run_step(sft)
@@ -117,7 +117,7 @@ def test_empty_answers_are_failures_and_are_asked_again(tmp_path: Path, serve: S
 
     assert str(raised.value) == (
         "a: 2 of 8 answers failed (empty 2), more than `sampling.max_failed` = 0.05 allows; "
-        "the same command asks for them again"
+        "the same command retries them"
     )
     assert raised.value.exit_code == 4
     assert (asked, len(fake.requests)) == (8, 10)
@@ -162,7 +162,7 @@ def test_an_endpoint_that_dies_leaves_what_it_gave_and_is_gone_on_with(tmp_path:
     try:
         run_step(first)
         with pytest.raises(
-            IncompleteError, match=r"^second: .*; 4 of 8 answers are kept, and the same command goes on"
+            IncompleteError, match=r"^second: .*; 4 of 8 answers are kept, and the same command resumes"
         ):
             run_step(second)
         server.wait(30)
@@ -187,13 +187,13 @@ SAMPLED = Sampling(temperature=0.8, top_p=0.95, max_tokens=12, n=3, seed=5)
 KILLED = """
 from pathlib import Path
 from tests.fakes.tiny_models import random_prompts
-from harness.config import ServeSpec
+from harness.records.settings import ServeSpec
 from harness.records import ModelRef, Sampling
-from recipes.sampling import Sampler, Wanted, sample
+from recipes.sampling import Sampler, AnswerFile, sample
 folder = Path({folder!r})
 sampler = Sampler("tiny", ModelRef.parse({model!r}), "in_process", ServeSpec(engine_args=("batch_size=16",)))
 sampling = Sampling(temperature=0.8, top_p=0.95, max_tokens=12, n=3, seed=5)
-sample(sampler, [Wanted(folder / "answers.jsonl", random_prompts(300), sampling)], folder)
+sample(sampler, [AnswerFile(folder / "answers.jsonl", random_prompts(300), sampling)], folder)
 """
 
 
@@ -241,7 +241,7 @@ def ask(model: Path, folder: Path, count: int, *, batch_size: int | None = None)
     """Three answers of a checkpoint to each of so many random prompts, in this process."""
     serve = ServeSpec(engine_args=() if batch_size is None else (f"batch_size={batch_size}",))
     sampler = Sampler("tiny", ModelRef.parse(str(model)), "in_process", serve)
-    return sample(sampler, [Wanted(folder / "answers.jsonl", random_prompts(count), SAMPLED)], folder)
+    return sample(sampler, [AnswerFile(folder / "answers.jsonl", random_prompts(count), SAMPLED)], folder)
 
 
 def texts(path: Path) -> dict[str, tuple[str, ...]]:
@@ -252,7 +252,7 @@ def test_answers_of_other_weights_are_not_mixed(tmp_path: Path, checkpoint: Path
     other = make_checkpoint(tmp_path / "tiny", seed=1)
 
     ask(checkpoint, tmp_path, 2)
-    with pytest.raises(ConfigError, match="holds answers of 'tiny' with weights"):
+    with pytest.raises(ConfigError, match="has answers of 'tiny' with weights"):
         ask(other, tmp_path, 3)
     assert len(read(tmp_path / "answers.jsonl")) == 6
     assert ask(checkpoint, tmp_path, 3)["session_answers"] == 3
@@ -273,7 +273,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_stays(tmp_path: Path, 
     assert kept > 10
     assert str(raised.value) == (
         f"tiny: cannot write {tmp_path}/answers.jsonl: No space left on device; free space, then run the same command; "
-        f"{kept} of 180 answers are kept, and the same command goes on"
+        f"{kept} of 180 answers are kept, and the same command resumes"
     )
     assert ask(checkpoint, tmp_path, 60)["session_answers"] == 180 - kept
 

@@ -197,7 +197,7 @@ def test_a_judge_that_stays_down_stops_the_run_and_the_same_command_goes_on(worl
     assert "judge 'fake' (fake)" in stopped.err.splitlines()[-1]
     assert "stays down" in stopped.err.splitlines()[-1]
     assert "HTTP 500: internal error" in stopped.err.splitlines()[-1]
-    assert "the same command goes on" in stopped.err.splitlines()[-1]
+    assert "the same command resumes" in stopped.err.splitlines()[-1]
     assert len(world.judge.requests) < 40
     world.judge.reply = judge_reply
     assert world.run("results").code == 0

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
-from harness.errors import ConfigError, EndpointDownError, JudgeUnavailableError
 from harness.records import Failure, Prompt
-from harness.rewards import RewardOptions
+from harness.records.errors import ConfigError, EndpointDownError, JudgeUnavailableError
+from harness.records.protocols import RewardOptions
 from recipes.records import PromptRow
-from recipes.rewards.scorer import Item, Scorer
+from recipes.rewards.scorer import RewardItem, Scorer
 from tests.fakes.openai_server import FakeOpenAI, judge_reply
 from tests.fakes.openai_server import serving as serving_judge
 
@@ -23,11 +23,11 @@ TOO_LONG = "This model's maximum context length is 40 tokens. However, your requ
 """As vLLM 0.32 says it."""
 
 
-def items(*completions: str, system: str | None = None, reference: str = "", **columns: str) -> list[Item]:
+def items(*completions: str, system: str | None = None, reference: str = "", **columns: str) -> list[RewardItem]:
     asked = Prompt(
         id="p", turns=("say p",), category="math", system=system, reference=(reference,) if reference else ()
     )
-    return [Item(PromptRow(prompt=asked, part="preference", columns=columns), text) for text in completions]
+    return [RewardItem(PromptRow(prompt=asked, part="preference", columns=columns), text) for text in completions]
 
 
 @dataclass
@@ -135,7 +135,7 @@ def test_a_model_with_several_scores_is_no_reward_model() -> None:
     with (
         serving(PoolingStub(labels=2)) as stub,
         pooling(stub) as scorer,
-        pytest.raises(ConfigError, match="'skywork' gives 2 scores an answer; a reward model gives one"),
+        pytest.raises(ConfigError, match="'skywork' gives 2 scores per answer; a reward model gives one"),
     ):
         scorer.score(items("a"))
 
@@ -192,7 +192,10 @@ def test_what_a_judge_cannot_read_has_no_reward() -> None:
     ("params", "sentence"),
     [
         ({"baseline": "nothing"}, r"prompt 'p' has no column 'nothing' to compare with; it has \['prompt_id'\]"),
-        ({"suite": "arena_hard"}, "suite 'arena_hard' rates no single answer; use mt_bench, or compare with a column"),
+        (
+            {"suite": "arena_hard"},
+            "suite 'arena_hard' does not rate single answers; use mt_bench, or compare with a column",
+        ),
         ({"word": 1}, "reward: params: unknown key 'word'; known: baseline, edition, suite"),
     ],
 )
@@ -225,11 +228,14 @@ def test_a_judge_that_refuses_the_key_stops_it() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (RewardOptions("function", model="m:f", url="http://x/v1"), r"function cannot honour `url` \('http://x/v1'\)"),
-        (RewardOptions("judge", model="reference", serve={"dtype": "x"}), r"judge cannot honour `serve` \(dtype\)"),
-        (RewardOptions("armorm", model="m", params={"a": 1}), r"armorm cannot honour `params` \(a\)"),
-        (RewardOptions("pooling", model="m", key_env="KEY"), r"pooling cannot honour `key_env` \('KEY'\)"),
-        (RewardOptions("reward_model", model="m", serve={"engine_args": []}), "cannot honour 'engine_args'"),
+        (
+            RewardOptions("function", model="m:f", url="http://x/v1"),
+            r"function does not support `url` \('http://x/v1'\)",
+        ),
+        (RewardOptions("judge", model="reference", serve={"dtype": "x"}), r"judge does not support `serve` \(dtype\)"),
+        (RewardOptions("armorm", model="m", params={"a": 1}), r"armorm does not support `params` \(a\)"),
+        (RewardOptions("pooling", model="m", key_env="KEY"), r"pooling does not support `key_env` \('KEY'\)"),
+        (RewardOptions("reward_model", model="m", serve={"engine_args": []}), "does not support 'engine_args'"),
     ],
 )
 def test_an_option_that_a_kind_cannot_honour_is_refused(options: RewardOptions, sentence: str) -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from harness.backends.chat import Context, Dialogue
-from harness.backends.logs import reason, tail
+from harness.backends.chat import ContextWindow, Dialogue
 from harness.backends.served import ServedBackend
-from harness.backends.server import Launch
-from harness.errors import CheckpointError, ServerError
-from harness.protocols import ServeOptions
+from harness.backends.server import ServerCommand, reason, tail
 from harness.records import Answer, ModelRef
+from harness.records.errors import CheckpointError, ServerError
+from harness.records.protocols import ServeOptions
 from tests import ROOT
 from tests.fakes import openai_server
 from tests.fakes.processes import gone, running
@@ -32,14 +31,14 @@ class FakeServed(ServedBackend):
     name = "fake"
     extra: tuple[str, ...] = ()
 
-    def launch(self, port: int) -> Launch:
-        return Launch((sys.executable, FAKE, f"--port={port}", f"--model={self.label}", *self.extra))
+    def launch(self, port: int) -> ServerCommand:
+        return ServerCommand((sys.executable, FAKE, f"--port={port}", f"--model={self.label}", *self.extra))
 
     def engine(self) -> dict[str, JsonValue]:
         return {}
 
-    async def prepare(self, dialogue: Dialogue) -> Context:
-        return Context(None)
+    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+        return ContextWindow(None)
 
 
 def served(tmp_path: Path, *extra: str, start_timeout: float = 30.0) -> FakeServed:
@@ -76,8 +75,8 @@ def test_death_at_start_is_one_sentence_and_the_logs_last_lines(tmp_path: Path) 
 
 def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
     class Silent(FakeServed):
-        def launch(self, port: int) -> Launch:
-            return Launch((sys.executable, "-c", "import time; time.sleep(600)", str(tmp_path)))
+        def launch(self, port: int) -> ServerCommand:
+            return ServerCommand((sys.executable, "-c", "import time; time.sleep(600)", str(tmp_path)))
 
     write_checkpoint(tmp_path / "ckpt")
     options = ServeOptions(log_dir=tmp_path, start_timeout=0.5)
@@ -168,10 +167,10 @@ def test_what_a_killed_warden_leaves_behind_is_killed_too(tmp_path: Path) -> Non
     class Parent(FakeServed):
         """A server with a child of its own, as vLLM's engine is."""
 
-        def launch(self, port: int) -> Launch:
+        def launch(self, port: int) -> ServerCommand:
             inner = super().launch(port)
             code = f"import subprocess, sys; subprocess.run({list(inner.argv)!r}, check=False)"
-            return Launch((sys.executable, "-c", code), inner.env)
+            return ServerCommand((sys.executable, "-c", code), inner.env)
 
     write_checkpoint(tmp_path / "ckpt")
     mark = f"--port-file={tmp_path}/port"

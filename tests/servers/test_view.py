@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from harness.pages.tables import visible
+from harness.pages.viewer.app import build_app
+from harness.pages.viewer.guard import is_loopback
+from harness.pages.viewer.library import Choice, SuiteTexts, build_index, chosen, pairs
+from harness.pages.viewer.question import shown
 from harness.records import Judgment, Preference, Rating
-from harness.report.text import visible
 from harness.store import read_card
-from harness.view.app import build_app
-from harness.view.guard import is_loopback
-from harness.view.index import build_index
-from harness.view.lists import Choice, chosen, pairs
-from harness.view.suites import SuiteTexts
-from harness.view.texts import shown
 from tests.fakes.commands import Done, harness_process
 from tests.fakes.made_runs import make_run, pocket
 
@@ -126,7 +124,7 @@ def test_a_run_lists_its_questions_and_filters_them(client: TestClient, results:
     assert client.get(path, params={"category": "math"}).text.count('class="preview"') < 60
     found = client.get(path, params={"q": "FUDO IN UPPER"}).text
     assert found.count('class="preview"') == 1
-    assert client.get(path, params={"q": "no such words at all"}).text.count("No question is like that.") == 1
+    assert client.get(path, params={"q": "no such words at all"}).text.count("No question matches.") == 1
 
 
 def test_a_question_shows_both_answers_both_orders_and_its_neighbours(client: TestClient, results: Path) -> None:
@@ -146,7 +144,7 @@ def test_two_runs_are_compared_question_by_question(client: TestClient, results:
     page = client.get("/compare", params=names).text
 
     assert "paired by question" in page
-    assert "60 of 60 questions that both have" in page
+    assert "60 of 60 common questions" in page
     changed = client.get("/compare", params={**names, "flag": "changed", "sort": "drop"}).text
     assert 0 < changed.count('class="preview"') < 60
     one = client.get("/compare/question", params={**names, "id": "ph-002"}).text
@@ -162,10 +160,10 @@ def test_a_damaged_file_is_said_and_breaks_no_other_page(client: TestClient, res
     with TestClient(build_app(tmp_path), base_url="http://127.0.0.1", raise_server_exceptions=False) as other:
         home = other.get("/")
         assert home.status_code == 200
-        assert "is no score card: suite: Field required" in home.text
+        assert "is not a score card: suite: Field required" in home.text
         page = other.get(address(tmp_path, "hurt"))
         assert page.status_code == 500
-        assert "judgments.jsonl, line 121 is no Judgment" in page.text
+        assert "judgments.jsonl, line 121 is not a valid Judgment" in page.text
 
 
 def test_the_whole_of_a_long_text_is_plain_text(tmp_path: Path) -> None:

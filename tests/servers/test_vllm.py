@@ -13,9 +13,9 @@ import pytest
 
 from harness.backends.transformers import TransformersBackend
 from harness.backends.vllm import VllmBackend
-from harness.errors import CheckpointError
-from harness.protocols import ServeOptions
 from harness.records import Answer, ModelRef, Prompt, Sampling
+from harness.records.errors import CheckpointError
+from harness.records.protocols import ServeOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")]
 GREEDY = Sampling(temperature=0.0, max_tokens=24)

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-from harness.errors import CheckpointError, ConfigError
 from harness.records import Failure, Prompt
-from harness.rewards import RewardOptions
-from recipes.armorm import GATING_TOKENS, ArmoRM, prompt_end
+from harness.records.errors import CheckpointError, ConfigError
+from harness.records.protocols import RewardOptions
 from recipes.records import PromptRow
-from recipes.rewards.scorer import Item, Outcome, Scorer
+from recipes.rewards.armorm import GATING_TOKENS, ArmoRM, prompt_end
+from recipes.rewards.scorer import Outcome, RewardItem, Scorer
 
 CONFIG = LlamaConfig(
     vocab_size=128_256,
@@ -101,7 +101,7 @@ def test_another_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None
     save_file({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
 
     with pytest.raises(ConfigError, match="lacks the weights gating"):
-        ArmoRM.from_folder(tmp_path)
+        ArmoRM.from_folder(tmp_path, dtype=torch.float32)
 
 
 # --------------------------------------------------------------------------------------------------- as a reward
@@ -141,7 +141,7 @@ ANSWERS = ["a fox", "x", "the quick brown fox jumps over the lazy dog", "hm, hm"
 def scored(folder: Path, answers: list[str], *, batch_size: int = 8, **serve: int) -> list[Outcome]:
     row = PromptRow(prompt=Prompt(id="p", turns=("Which animal?",), category="c"), part="preference")
     with Scorer(RewardOptions("armorm", model=str(folder), batch_size=batch_size, serve=serve)) as scorer:
-        return scorer.score([Item(row, text) for text in answers])
+        return scorer.score([RewardItem(row, text) for text in answers])
 
 
 def test_a_conversation_is_tokenized_as_the_chat_template_writes_it_and_scored_by_the_formula(folder: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_template_without_llama_3s_turns_is_refused(folder: Path, tmp_path: Pa
     row = PromptRow(prompt=Prompt(id="p", turns=("q",), category="c"), part="preference")
 
     with Scorer(options) as scorer, pytest.raises(CheckpointError, match="writes no assistant turn of Llama 3"):
-        scorer.score([Item(row, "a")])
+        scorer.score([RewardItem(row, "a")])
 
 
 def test_a_reward_model_without_chat_template_says_where_one_is_given(folder: Path, tmp_path: Path) -> None:

@@ -16,15 +16,13 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.cli.main import load_command
-from harness.errors import ConfigError
+from harness.records.errors import ConfigError
 from harness.suites.pocket import first_questions
 from harness.suites.pocket.skills import SKILLS, Task
-from recipes.embedded.byte_tokenizer import build_tokenizer
-from recipes.embedded.checkpoint import Settings, rate_at, train
-from recipes.embedded.lessons import RowWriter, draw_task
-from recipes.embedded.muon import orthogonal
+from recipes.worlds.embedded import EmbeddedSettings, RowWriter, draw_task, rate_at, train
+from recipes.worlds.tiny import build_tokenizer, orthogonal
 
-TINY = Settings(steps=3, rows=8, width=32, layers=1)
+TINY = EmbeddedSettings(steps=3, rows=8, width=32, layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +123,7 @@ def test_a_finished_checkpoint_is_taken_as_it_is(tiny: Path) -> None:
 def test_a_folder_that_holds_something_else_is_left_alone(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
 
-    with pytest.raises(ConfigError, match="no embedded checkpoint"):
+    with pytest.raises(ConfigError, match="not an embedded checkpoint"):
         train(tmp_path, TINY)
     with pytest.raises(ConfigError, match="other settings"):
         train(tiny, TINY.model_copy(update={"seed": 5}))
@@ -136,7 +134,7 @@ def test_a_training_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     def die(*_: object, **__: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recipes.embedded.checkpoint.fit", die)
+    monkeypatch.setattr("recipes.worlds.embedded.fit", die)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "x", TINY)
     assert list(tmp_path.iterdir()) == []
@@ -149,4 +147,4 @@ def test_command_trains_and_says_when_it_did_not_have_to(tmp_path: Path) -> None
 
     assert first.exit_code == again.exit_code == 0, first.output + again.output
     assert json.loads(first.stdout)["settings"]["steps"] == 1
-    assert "already there" in again.output
+    assert "exists, same settings" in again.output

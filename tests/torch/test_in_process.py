@@ -13,12 +13,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.config import ServeSpec
-from harness.errors import ConfigError
-from harness.protocols import Draw, ServeOptions
 from harness.records import Answer, ModelRef, Prompt, Sampling
+from harness.records.errors import ConfigError
+from harness.records.protocols import Draw, ServeOptions
+from harness.records.settings import ServeSpec
 from recipes.in_process.backend import InProcessBackend, stream_key
-from recipes.in_process.generation import choose, uniforms
+from recipes.in_process.model import choose, uniforms
 from tests.fakes.tiny_models import make_checkpoint, random_prompts
 
 SAMPLED = Sampling(temperature=0.8, top_p=0.95, max_tokens=12, n=3, seed=5)
@@ -176,7 +176,7 @@ def test_the_model_is_freed_at_the_end(checkpoint: Path) -> None:
     ("options", "sentence"),
     [
         ({"tensor_parallel": 2}, "cannot honour --tensor-parallel 2"),
-        ({"engine_args": ["batch_size=0"]}, "batch_size='0' is no number of rows"),
+        ({"engine_args": ["batch_size=0"]}, "batch_size='0' is not a number of rows"),
         ({"chat_template": "fastchat:vicuna_v1.1"}, "cannot honour --chat-template 'fastchat:vicuna_v1.1'"),
     ],
 )

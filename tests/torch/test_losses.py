@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipes.losses import LossType, Schedule, alpha_at, preference_loss, rewards
+from recipes.training.losses import LossType, Schedule, alpha_at, preference_loss, rewards
 
 
 def column(source: float, target: float, rejected: float) -> Tensor:

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from recipes.pocket.models import TARGET, course, finished, make_models, teach
-from recipes.pocket.world import SPECIALISTS
-from recipes.read import read_recipe
-from recipes.shipped import recipe_path
+from recipes.spec import read_recipe, recipe_path
 from recipes.train import narrow
+from recipes.worlds.pocket import TARGET, course, finished, make_models, teach
+from recipes.worlds.pocket_task import SPECIALISTS
 
 SCALE = 0.02
 """Of the models' training steps: they know nothing yet, but answer."""
@@ -71,13 +70,13 @@ def test_the_recipe_goes_from_prompts_to_a_board_of_variants(tmp_path: Path, mod
 
 
 def test_models_that_are_there_are_taken_as_they_are_and_others_refused(tmp_path: Path, models: Path) -> None:
-    from harness.errors import ConfigError
+    from harness.records.errors import ConfigError
 
     before = (models / TARGET / "model.safetensors").stat().st_mtime_ns
 
     assert teach(models, TARGET, course(TARGET, scale=SCALE)) == finished(models / TARGET)
     assert (models / TARGET / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ConfigError, match="holds a model taught otherwise"):
+    with pytest.raises(ConfigError, match="already contains a model of a different course"):
         teach(models, TARGET, course(TARGET, seed=1, scale=SCALE))
 
 

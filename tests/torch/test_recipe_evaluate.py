@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, IncompleteError
 from harness.records import Answer
+from harness.records.errors import ConfigError, IncompleteError
 from harness.store import JsonlRows
-from recipes.recipe import Recipe
-from recipes.records import Reward
-from recipes.report.gather import read_all_measured
-from recipes.report.rows import place
+from recipes.records import RewardRow
+from recipes.report.board import temperature_folder
+from recipes.report.data import read_all_measured
 from recipes.spec import EvaluateSpec
-from recipes.stages.evaluate import held_out_steps, suite_steps
+from recipes.stages.evaluate import best_variant, held_out_steps, suite_steps
 from recipes.stages.report import report_step
-from recipes.steps import Counts, Step, run_step
-from recipes.suites import best_variant
+from recipes.steps import Counts, Recipe, Step, run_step
 from tests.fakes.recipe_folder import finish, toy_recipe, write_prompts
 from tests.fakes.tiny_models import make_checkpoint
 
@@ -93,10 +91,10 @@ def test_every_model_is_asked_and_rewarded_and_the_target_once(recipe: Recipe) -
         *(f"seed-{seed}/held-out/{model}" for seed in (1, 2) for model in ("sft", "wrpo")),
     ]
     folder = recipe.held_out("wrpo", 2)
-    greedy = JsonlRows(place(folder, 0.0) / "answers.jsonl", Answer).read()
-    drawn = JsonlRows(place(folder, 0.7) / "answers.jsonl", Answer).read()
+    greedy = JsonlRows(temperature_folder(folder, 0.0) / "answers.jsonl", Answer).read()
+    drawn = JsonlRows(temperature_folder(folder, 0.7) / "answers.jsonl", Answer).read()
     assert (len(greedy), len(drawn)) == (6, 12)
-    rewards = JsonlRows(place(folder, 0.7) / "rewards.jsonl", Reward).read()
+    rewards = JsonlRows(temperature_folder(folder, 0.7) / "rewards.jsonl", RewardRow).read()
     texts = {f"{one.key}|{one.sha}": one.turns[0] for one in drawn if one.error is None}
     assert {row.key: row.value for row in rewards} == {key: float(len(text)) for key, text in texts.items()}
     record = run_step(steps[-1])
@@ -111,12 +109,12 @@ def test_a_step_killed_before_its_rewards_asks_nothing_again(recipe: Recipe, mon
         stopped.setattr("recipes.stages.evaluate.score_answers", _killed)
         with pytest.raises(KeyboardInterrupt):
             run_step(one)
-    answers = (place(one.folder, 0.7) / "answers.jsonl").read_bytes()
+    answers = (temperature_folder(one.folder, 0.7) / "answers.jsonl").read_bytes()
 
     record = run_step(one)
 
     assert record.counts["session_answers"] == 0
-    assert (place(one.folder, 0.7) / "answers.jsonl").read_bytes() == answers
+    assert (temperature_folder(one.folder, 0.7) / "answers.jsonl").read_bytes() == answers
     assert record.counts["rewarded"] == record.counts["answers"]
 
 
@@ -137,11 +135,11 @@ def test_a_model_that_never_answers_is_unscored_and_stops_nothing(
 
 
 def _fail_all(sampler: object, wanted: list[object], folder: Path) -> Counts:
-    from recipes.sampling import Wanted
+    from recipes.sampling import AnswerFile
     from tests.fakes.recipe_folder import toy_answer, write_rows
 
     for one in wanted:
-        assert isinstance(one, Wanted)
+        assert isinstance(one, AnswerFile)
         write_rows(one.path, [toy_answer(draw.prompt.id, "wrpo", draw.index, None) for draw in one.draws()])
     return {}
 

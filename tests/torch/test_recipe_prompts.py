@@ -8,11 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import CheckpointError, ConfigError, DataError
 from harness.records import Prompt
-from recipes.prompts.dataset import PromptError, load_rows, prompt_in
-from recipes.prompts.decontamination import Questions, suite_questions, words_of
-from recipes.prompts.prompt_set import duplicates, normalised, read_prompts
+from harness.records.errors import CheckpointError, ConfigError, DataError
+from recipes.prompts import (
+    PromptError,
+    Questions,
+    duplicates,
+    load_rows,
+    normalised,
+    prompt_in,
+    read_prompts,
+    suite_questions,
+    words_of,
+)
 from recipes.records import Dropped, PromptRow
 from recipes.spec import PromptsSpec
 from recipes.stages.prompts import prompts_step
@@ -122,7 +130,7 @@ def test_a_system_message_stays_with_its_prompt() -> None:
 
     assert prompt_in({"prompt": messages}, "prompt") == ("be brief", "hello")
     assert prompt_in({"prompt": messages[1]}, "prompt") == (None, "hello")  # the released WRPO rows
-    with pytest.raises(PromptError, match="does not begin with a user's message"):
+    with pytest.raises(PromptError, match="does not start with a user message"):
         prompt_in({"prompt": [{"role": "assistant", "content": "hello"}]}, "prompt")
 
 
@@ -142,12 +150,12 @@ def test_ids_are_digests_of_the_text_or_a_column(tmp_path: Path) -> None:
     [
         ([{"text": "a"}], {}, "row 1 has no column 'prompt'; it has: text"),
         ([{"prompt": "a"}], {"columns": ("gold",)}, "row 1 has no column 'gold'"),
-        ([{"prompt": "a", "k": "../x"}], {"id_column": "k"}, "row 1: k = '../x' is no id"),
-        ([{"prompt": "a", "k": "1#0"}], {"id_column": "k"}, "row 1: k = '1#0' is no id"),
+        ([{"prompt": "a", "k": "../x"}], {"id_column": "k"}, "row 1: k = '../x' is not a valid id"),
+        ([{"prompt": "a", "k": "1#0"}], {"id_column": "k"}, "row 1: k = '1#0' is not a valid id"),
         (
             [{"prompt": "a", "k": 1}, {"prompt": "b", "k": 1}],
             {"id_column": "k"},
-            "row 2: another prompt has the id '1'",
+            "row 2: the id '1' already belongs to another prompt",
         ),
     ],
 )
@@ -163,9 +171,9 @@ def test_rows_that_cannot_be_read_are_named(
 @pytest.mark.parametrize(
     ("data", "prompts", "sentence"),
     [
-        ([], {}, "gives no prompt: it has no rows"),
-        ([{"prompt": ""}], {}, "gives no prompt: empty"),
-        (questions(3), {"validation": 2, "test": 1}, "3 are left and 3 are to be held out"),
+        ([], {}, "has no usable prompt: it has no rows"),
+        ([{"prompt": ""}], {}, "has no usable prompt: empty"),
+        (questions(3), {"validation": 2, "test": 1}, "only 3 are left, and holding out 3"),
     ],
 )
 def test_nothing_is_written_where_nothing_is_left_to_train_on(
@@ -221,7 +229,7 @@ def test_rows_come_from_parquet_and_from_functions(
     ("dataset", "sentence"),
     [
         ("none.jsonl", "no such data file: 'none.jsonl'"),
-        ("ultrafeedback", "'ultrafeedback' is no data set; give FILE.jsonl, FILE.parquet, hf:ORG/NAME"),
+        ("ultrafeedback", "'ultrafeedback' is not a data set; use FILE.jsonl, FILE.parquet, hf:ORG/NAME"),
         ("no_such_module:rows", "no_such_module:rows cannot be imported"),
         ("json:no_rows", "json:no_rows cannot be imported"),
     ],
@@ -249,32 +257,31 @@ def test_thirteen_words_in_common_are_too_many_whatever_stands_between_them() ->
     index.add("suite:1", "One two three four five six seven, eight nine ten eleven twelve thirteen fourteen.")
 
     # words 2 to 14, in other case and punctuation, in the middle of another text
-    assert index.found_in(
-        "Say: TWO three - four five six seven eight nine ten eleven twelve thirteen fourteen now"
-    ) == ("suite:1")
-    assert index.found_in("three four five six seven eight nine ten eleven twelve thirteen fourteen") is None  # 12
+    assert index.lookup("Say: TWO three - four five six seven eight nine ten eleven twelve thirteen fourteen now") == (
+        "suite:1"
+    )
+    assert index.lookup("three four five six seven eight nine ten eleven twelve thirteen fourteen") is None  # 12
 
 
 def test_a_short_question_counts_only_as_a_whole() -> None:
     index = Questions()
     index.add("suite:2", "What is a tree?")
 
-    assert index.found_in("what is a tree") == "suite:2"
-    assert index.found_in("What is a tree made of?") is None
+    assert index.lookup("what is a tree") == "suite:2"
+    assert index.lookup("What is a tree made of?") is None
 
 
 def test_scripts_without_spaces_are_compared_by_character() -> None:
     assert words_of("日本語 and 3km") == ("日", "本", "語", "and", "3km")
     index = Questions()
     index.add("suite:3", "一二三四五六七八九十百千万億")
-    assert index.found_in("問: 二三四五六七八九十百千万億") == "suite:3"
+    assert index.lookup("問: 二三四五六七八九十百千万億") == "suite:3"
 
 
 def test_the_suites_own_questions_are_dropped(tmp_path: Path, target: Path) -> None:
     index, versions = suite_questions(("mt_bench", "alpaca_eval", "arena_hard"), "pocket")
     assert versions == dict.fromkeys(("mt_bench", "alpaca_eval", "arena_hard"), "pocket-1")
-    from harness.plugins import load_plugin
-    from harness.protocols import SuiteOptions
+    from harness.records.protocols import SuiteOptions, load_plugin
 
     turn = load_plugin("suites", "mt_bench")(SuiteOptions(edition="pocket")).prompts()[0].turns[0]
     data = [*questions(5), {"prompt": turn.upper()}]
@@ -283,7 +290,7 @@ def test_the_suites_own_questions_are_dropped(tmp_path: Path, target: Path) -> N
     assert made.counts["dropped_contaminated"] == 1
     (one,) = dropped(tmp_path)
     assert one.detail.startswith("mt_bench:")
-    assert index.found_in(turn) is not None
+    assert index.lookup(turn) is not None
 
 
 def test_official_questions_that_are_not_at_hand_are_one_sentence(
@@ -294,7 +301,7 @@ def test_official_questions_that_are_not_at_hand_are_one_sentence(
 
     with pytest.raises(DataError, match="harness data pull mt_bench"):
         run(tmp_path, target, rows_file(tmp_path, questions(3)), decontaminate=["mt_bench"])
-    with pytest.raises(ConfigError, match="suite 'lm_eval' keeps its questions to itself"):
+    with pytest.raises(ConfigError, match="suite 'lm_eval' does not expose its questions"):
         suite_questions(("lm_eval",), "official")
 
 

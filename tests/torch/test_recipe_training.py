@@ -13,9 +13,9 @@ pytest.importorskip("trl")
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: E402
 
-from harness.leaderboard.fusion import read_checkpoint_fusion  # noqa: E402
-from recipes.embedded.byte_tokenizer import EOS, build_tokenizer  # noqa: E402
+from harness.store.checkpoint import read_checkpoint_fusion  # noqa: E402
 from recipes.steps import Step, run_step  # noqa: E402
+from recipes.worlds.tiny import EOS, build_tokenizer  # noqa: E402
 from tests.fakes.tiny_trainer import CONFIG  # noqa: E402
 from tests.fakes.training_steps import (  # noqa: E402
     aligned,
@@ -150,7 +150,7 @@ def test_a_bf16_target_gives_a_bf16_checkpoint_with_its_generation_settings(tmp_
 def test_a_tokenizer_that_lacks_something_is_refused_until_the_recipe_gives_it(
     tmp_path: Path, target: Path, lacking: str, key: str
 ) -> None:
-    from harness.errors import ConfigError
+    from harness.records.errors import ConfigError
 
     parent = tmp_path / "parent"
     LlamaForCausalLM(CONFIG).save_pretrained(parent)
@@ -170,7 +170,7 @@ def test_a_tokenizer_that_lacks_something_is_refused_until_the_recipe_gives_it(
 
 
 def test_a_pad_token_that_is_no_token_is_refused(tmp_path: Path, target: Path) -> None:
-    from harness.errors import ConfigError
+    from harness.records.errors import ConfigError
 
     with pytest.raises(ConfigError, match="pad_token: '<pad>' is not in the vocabulary"):
         run_step(sft_of(made(tmp_path, target, pad_token="<pad>")))

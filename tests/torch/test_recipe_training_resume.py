@@ -73,8 +73,8 @@ def test_a_training_that_was_killed_goes_on_with_identical_losses(
 
 
 def test_a_trainers_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: Path) -> None:
-    from harness.errors import ConfigError
-    from recipes.training.callbacks import last_whole
+    from harness.records.errors import ConfigError
+    from recipes.training.run import last_whole
 
     folder = tmp_path / "checkpoint-3"
     folder.mkdir()
@@ -89,7 +89,7 @@ def test_a_trainers_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: P
 
 @pytest.mark.parametrize("method", ["preference", "sft"])
 def test_a_loss_that_is_no_number_stops_the_training(sft: Step, tmp_path: Path, target: Path, method: str) -> None:
-    from harness.errors import IncompleteError
+    from harness.records.errors import IncompleteError
 
     keys = {**QUICK, "learning_rate": 1e30, "max_grad_norm": 0, "lr_scheduler_type": "constant", "warmup_steps": 0}
     recipe = made(tmp_path, target, variants={"one": {"method": method, "training": keys}})
@@ -105,7 +105,7 @@ def test_a_full_disk_is_a_sentence_and_costs_no_training(
 ) -> None:
     from safetensors import SafetensorError
 
-    from harness.errors import StoreError
+    from harness.records.errors import StoreError
     from recipes.training import run
 
     recipe = made(tmp_path, target)
@@ -123,10 +123,9 @@ def test_a_full_disk_is_a_sentence_and_costs_no_training(
 
 
 def test_what_ends_a_launched_process_comes_back_as_its_sentence(tmp_path: Path) -> None:
-    from harness.leaderboard.fusion import Fusion
-    from recipes.training.job import TrainingJob
+    from harness.store.checkpoint import Fusion
     from recipes.training.launch import main
-    from recipes.training.settings import Settings
+    from recipes.training.settings import TrainingJob, TrainingSettings
 
     job = TrainingJob(
         method="sft",
@@ -134,7 +133,7 @@ def test_what_ends_a_launched_process_comes_back_as_its_sentence(tmp_path: Path)
         model=tmp_path / "nowhere",
         rows=tmp_path / "rows",
         folder=tmp_path / "sft",
-        settings=Settings(),
+        settings=TrainingSettings(),
         seed=42,
         fusion=Fusion(method="sft"),
     )

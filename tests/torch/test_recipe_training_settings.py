@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from recipes.recipe import Recipe  # noqa: E402
+from recipes.steps import Recipe  # noqa: E402
 from tests.fakes.recipe_files import recipe  # noqa: E402
 from tests.fakes.training_steps import REWARD, one_thread, sft, target  # noqa: E402
 
@@ -21,7 +21,7 @@ __all__ = ["one_thread", "sft", "target"]  # fixtures
 
 
 def refused(recipe: Recipe) -> str:
-    from harness.errors import ConfigError
+    from harness.records.errors import ConfigError
     from recipes.training.settings import check_training
 
     with pytest.raises(ConfigError) as raised:
@@ -33,9 +33,9 @@ def refused(recipe: Recipe) -> str:
     ("keys", "sentence"),
     [
         ({"sft": {"learning_rat": 1e-5}}, "sft: unknown key 'learning_rat'; did you mean learning_rate?"),
-        ({"sft": {"beta": 0.1}}, "sft: beta is a key of method 'preference'; this one is 'sft'"),
-        ({"training": {"output_dir": "x"}}, "output_dir is not a training key of a recipe: the recipe's `output_dir`"),
-        ({"training": {"hub_token": "x"}}, "keys come from the environment only"),
+        ({"sft": {"beta": 0.1}}, "sft: beta is a key of method 'preference', but the method is 'sft'"),
+        ({"training": {"output_dir": "x"}}, "output_dir cannot be set here: set the recipe's `output_dir`"),
+        ({"training": {"hub_token": "x"}}, "tokens are read from the environment only"),
         ({"training": {"learning_rate": "fast"}}, "learning_rate = 'fast': Input should be a valid number"),
         ({"training": {"learning_rate": 0}}, "learning_rate = 0.0 must be above 0"),
         ({"training": {"alpha": 1.5}}, "variants.wrpo.training: alpha = 1.5 is outside 0.0..1.0"),
@@ -65,7 +65,7 @@ def test_bf16_without_a_gpu_is_refused_where_this_machine_trains(tmp_path: Path)
     given = recipe(tmp_path, REWARD, sft={"bf16": True})
     if not torch.accelerator.is_available():
         assert refused(given) == "sft: bf16 = True needs a GPU; set bf16: false to train on processors"
-    check_training(given.spec, here=False)
+    check_training(given.spec, trains_here=False)
 
 
 def test_keys_of_earlier_versions_and_numbers_that_yaml_reads_as_text_are_understood() -> None:

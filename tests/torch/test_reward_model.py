@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import find_judge
-from harness.errors import CheckpointError, ConfigError, IncompleteError
-from harness.plugins import load_plugin
 from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, Order, Preference, Prompt
-from harness.rewards import RewardOptions
+from harness.records.errors import CheckpointError, ConfigError, IncompleteError
+from harness.records.judge_choice import find_judge
+from harness.records.protocols import RewardOptions, load_plugin
 from harness.store import JsonlRows
 from judges.reward_model import NOTE, RewardModel, RewardModelJudge
-from recipes.records import Reward
+from recipes.records import RewardRow
 from recipes.stages.rewards import source_reward_steps
 from recipes.steps import Step, StepRecord, run_step
 from tests.fakes.recipe_files import Texts, answers_step, prompt_rows, prompts_step, recipe
@@ -146,7 +145,7 @@ def test_what_is_longer_than_the_context_is_unscored_and_never_cut(folder: Path)
 
     assert long.error is not None
     assert long.error.reason == "context"
-    assert "more than the 256" in long.error.message
+    assert "limit is 256" in long.error.message
     assert fine.verdict is not None
     (found,) = RewardModel(spec(folder))(["q"], ["x" * 400])
     assert isinstance(found, Failure)
@@ -156,7 +155,7 @@ def test_what_is_longer_than_the_context_is_unscored_and_never_cut(folder: Path)
 def test_a_suite_of_ratings_is_refused_before_anything_is_loaded(folder: Path) -> None:
     judge = RewardModelJudge(spec(folder))
     judge.check(task("ab", "x"))
-    with pytest.raises(ConfigError, match="a rating from 1 to 10, which a reward is not"):
+    with pytest.raises(ConfigError, match="which only compares two answers"):
         judge.check(task("ab", "x").model_copy(update={"baseline": None}))
 
 
@@ -181,7 +180,7 @@ def test_what_is_no_reward_model_is_refused(folder: Path, tmp_path: Path) -> Non
         (copy / "config.json").write_text(json.dumps({**config, **changed}))
         with pytest.raises(CheckpointError, match=why):
             RewardModelJudge(spec(copy))
-    with pytest.raises(ConfigError, match="batch_size, a number from 1"):
+    with pytest.raises(ConfigError, match="batch_size, a number of at least 1"):
         RewardModel(spec(folder, batch_size=0))
 
 
@@ -203,7 +202,7 @@ def score_step(folder: Path, out: Path, size: int, texts: Texts, **further: obje
 
 
 def values(step: Step) -> dict[str, float | None]:
-    return {row.key: row.value for row in JsonlRows(step.folder / "rewards.jsonl", Reward).read()}
+    return {row.key: row.value for row in JsonlRows(step.folder / "rewards.jsonl", RewardRow).read()}
 
 
 SAMPLES: Texts = {f"p{number}": [f"{'word ' * (number % 5)}{draw}" for draw in range(3)] for number in range(7)}
@@ -243,11 +242,9 @@ def test_a_cache_that_cannot_be_used_costs_time_only(
 
 def test_an_answer_that_does_not_fit_stops_the_step_or_is_left_out(folder: Path, tmp_path: Path) -> None:
     texts: Texts = {"p": ["short", "x" * 400]}
-    with pytest.raises(
-        IncompleteError, match=r"answer of 'a' to prompt 'p' \(draw 1\) is too long .*more than the 256"
-    ):
+    with pytest.raises(IncompleteError, match=r"answer of 'a' to prompt 'p' \(draw 1\) is too long .*limit is 256"):
         score_step(folder, tmp_path, 4, texts)
-    assert [row.value is None for row in JsonlRows(tmp_path / "rewards/a/rewards.jsonl", Reward).read()] == [False]
+    assert [row.value is None for row in JsonlRows(tmp_path / "rewards/a/rewards.jsonl", RewardRow).read()] == [False]
 
     step, done = score_step(folder, tmp_path, 4, texts, overlong="drop")  # the same folder goes on
 

@@ -6,9 +6,9 @@ pytest.importorskip("transformers")
 
 from transformers import PreTrainedTokenizerFast
 
-from harness.errors import ConfigError
-from recipes.embedded.byte_tokenizer import BOS, EOS, build_tokenizer
-from recipes.rows import Rendering, Row, check_tokenizer, render
+from harness.records.errors import ConfigError
+from recipes.training.templates import PreferenceRow, Rendering, check_tokenizer, render
+from recipes.worlds.tiny import BOS, EOS, build_tokenizer
 
 CHATML = """\
 {%- for message in messages -%}
@@ -24,7 +24,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
 
 
-def row_of(tokenizer: PreTrainedTokenizerFast, answers: tuple[str, str, str], how: Rendering | None = None) -> Row:
+def row_of(
+    tokenizer: PreTrainedTokenizerFast, answers: tuple[str, str, str], how: Rendering | None = None
+) -> PreferenceRow:
     row = render([{"role": "user", "content": "hi"}], answers, tokenizer, how or Rendering())
     assert row is not None
     return row

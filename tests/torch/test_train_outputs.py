@@ -58,7 +58,7 @@ def test_a_recipe_ends_in_a_leaderboard_and_its_variants_on_a_hub(folder: Path, 
     assert [row["model"] for row in found["variants"]["models"]].count("wrpo") == 1
     assert found["pushed"] == [f"{hub.url}/org/tiny-dpo", f"{hub.url}/org/tiny-wrpo"]
     assert "Test reward, T 0.7 (8 prompts, seeds 42)" in again.out
-    assert "one seed: the intervals say nothing of what another seed would give" in again.out
+    assert "only one seed, so the intervals do not cover what another seed would give" in again.out
     assert "pushed: " in again.out
     assert sorted(hub.files) == ["org/mine", "org/tiny-dpo", "org/tiny-wrpo"]
     got = hub.files["org/mine"]
@@ -78,6 +78,6 @@ def test_what_stops_a_push_is_said_before_anything_runs(folder: Path, harness: C
     too_early = harness("train", "tiny.yaml", "--push-to-hub", "org", "--until", "pairs", HF_TOKEN="x")
 
     assert (no_token.code, too_early.code) == (2, 2)
-    assert "needs a token that may write, in the environment variable HF_TOKEN" in no_token.err
-    assert "--until pairs ends before them" in too_early.err
+    assert "needs a token with write access in the environment variable HF_TOKEN" in no_token.err
+    assert "--until pairs stops before they are trained" in too_early.err
     assert not (folder / "out").exists()

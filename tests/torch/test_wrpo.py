@@ -12,10 +12,13 @@ pytest.importorskip("trl")
 from datasets import Dataset  # noqa: E402
 from transformers import LlamaForCausalLM  # noqa: E402
 
-from harness.errors import ConfigError  # noqa: E402
-from recipes.packing import PreferenceCollator  # noqa: E402
-from recipes.reference import reference_digest, with_reference  # noqa: E402
-from recipes.wrpo import WRPOConfig, WRPOTrainer  # noqa: E402
+from harness.records.errors import ConfigError  # noqa: E402
+from recipes.training.packing import PreferenceCollator  # noqa: E402
+from recipes.training.trainer import (  # noqa: E402
+    WRPOConfig,
+    WRPOTrainer,
+    with_reference,
+)
 from tests.fakes.tiny_trainer import (  # noqa: E402
     ANSWERS,
     CONFIG,
@@ -153,20 +156,6 @@ def test_stored_reference_log_probabilities_equal_a_live_reference(
     assert logged(offline) == pytest.approx(logged(live), abs=1e-5)
 
 
-def test_the_references_digest_moves_with_weights_and_with_rows(weights: dict[str, Any], tmp_path: Path) -> None:
-    rows = Dataset.from_list([dict(row) for row in ROWS])
-    model = model_of(weights)
-    model.save_pretrained(tmp_path / "a")
-    model.lm_head.weight.data[0] += 1
-    model.save_pretrained(tmp_path / "b")
-
-    digests = [
-        reference_digest(tmp_path / name, rows.select(range(n))) for name, n in (("a", 32), ("b", 32), ("a", 31))
-    ]
-    assert len(set(digests)) == 3
-    assert reference_digest(tmp_path / "a", rows) == digests[0]
-
-
 def test_an_adapter_switched_off_is_the_reference(
     weights: dict[str, Any], tmp_path: Path, record_property: Note
 ) -> None:
@@ -210,7 +199,7 @@ def test_official_evaluation_stands_at_the_moving_alpha(weights: dict[str, Any],
 
 
 def test_pivot_accuracies_compare_each_prompt_with_itself(weights: dict[str, Any], tmp_path: Path) -> None:
-    from recipes.wrpo import measures
+    from recipes.training.trainer import measures
 
     rewards = torch.tensor([[0.0, 0.0], [1.0, 3.0], [2.0, 0.0]])  # target over rejected: no, yes
 

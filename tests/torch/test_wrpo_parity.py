@@ -14,9 +14,9 @@ pytest.importorskip("trl")
 from datasets import Dataset  # noqa: E402
 from transformers import LlamaForCausalLM  # noqa: E402
 
-from recipes.losses import preference_loss  # noqa: E402
-from recipes.packing import PreferenceCollator  # noqa: E402
-from recipes.rows import Rendering, render  # noqa: E402
+from recipes.training.losses import preference_loss  # noqa: E402
+from recipes.training.packing import PreferenceCollator  # noqa: E402
+from recipes.training.templates import Rendering, render  # noqa: E402
 from tests.fakes.tiny_trainer import (  # noqa: E402
     CONFIG,
     ROWS,
@@ -192,7 +192,7 @@ def test_metrics_have_the_fields_names(weights: dict[str, Any], tmp_path: Path) 
 
 
 def test_rewards_are_beta_times_the_log_ratio(weights: dict[str, Any], tmp_path: Path) -> None:
-    from recipes.wrpo import measures
+    from recipes.training.trainer import measures
 
     rewards = torch.tensor([[0.5, 1.5], [1.0, 2.0], [0.0, -1.0]])  # beta applied already
     found = measures(rewards, rewards, rewards, 0.25)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from harness.errors import ConfigError
 from harness.judging.anchors import Anchor, AnchorSet, check, members_of, read_anchors
 from harness.records import AnchorCheck, Answer, Judgment, Rating
-from harness.stats.drift import shift
+from harness.records.errors import ConfigError
+from harness.stats.variance import shift
 
 JUDGE: dict[str, JsonValue] = {"name": "j", "kind": "llm", "model": "m", "params": {}}
 
@@ -126,7 +126,8 @@ def test_a_judge_that_did_not_move_is_seldom_said_to_have() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("{}", "is no anchor file"), ("[", "is no anchor file"), (None, "cannot read the anchors")]
+    ("text", "said"),
+    [("{}", "is not an anchor file"), ("[", "is not an anchor file"), (None, "cannot read the anchors")],
 )
 def test_a_file_that_is_no_anchor_set_is_one_sentence(tmp_path: Path, text: str | None, said: str) -> None:
     if text is not None:
@@ -144,5 +145,5 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_run_without_known_judge_settings_gives_no_anchors() -> None:
-    with pytest.raises(ConfigError, match="judge settings are not known"):
+    with pytest.raises(ConfigError, match="judge settings are unknown"):
         members_of({"judge": {"name": "x", "params": "unknown"}})

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from harness import official
-from harness.errors import ConfigError, DataError, VerdictParseError
-from harness.pins import FILES, OfficialFile
-from harness.protocols import SuiteOptions
 from harness.records import Answer, Failure, Judgment, Preference, Verdict
-from harness.suites import arena_hard_v2
-from harness.suites.arena_hard_v2 import ArenaHardV2, read_judge_settings
+from harness.records.errors import ConfigError, DataError, VerdictParseError
+from harness.records.protocols import SuiteOptions
+from harness.store import official
+from harness.store.official import FILES, OfficialFile
+from harness.suites.arena_hard import suite_v2 as arena_hard_v2
+from harness.suites.arena_hard.suite_v2 import ArenaHardV2, read_judge_settings
 from harness.suites.editions import read_json_lines
+from judges.llm import render
 from judges.parsing import read_verdict
-from judges.prompting import render
 
 MIRROR = os.environ.get("HARNESS_MIRROR")
 JUDGE_UTILS = """

@@ -10,9 +10,9 @@ import pytest
 from pydantic import JsonValue
 
 from harness.client import ChatReply
-from harness.errors import ConfigError, ReplyError, StoreError
 from harness.judging.cache import ReplyCache, kept, prune, request_key, shares
 from harness.records import TokenLogprob
+from harness.records.errors import ConfigError, ReplyError, StoreError
 
 ASKED: list[JsonValue] = [{"role": "user", "content": "2+2?"}]
 BODY: dict[str, JsonValue] = {"model": "m", "messages": ASKED, "temperature": 0}
@@ -138,9 +138,9 @@ def test_a_file_that_is_no_cache_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "r.sqlite"
     path.write_text("this is a letter, not a database\n" * 100)
 
-    with pytest.raises(ConfigError, match=r"r\.sqlite is damaged or no cache .*--no-cache"):
+    with pytest.raises(ConfigError, match=r"r\.sqlite is damaged or not a cache .*--no-cache"):
         fill(path, 1)
-    with pytest.raises(ConfigError, match="damaged or no cache"):
+    with pytest.raises(ConfigError, match="damaged or not a cache"):
         shares(path)
 
 
@@ -149,7 +149,7 @@ def test_a_cache_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 9")
 
-    with pytest.raises(ConfigError, match="is of version 9, this harness writes 1"):
+    with pytest.raises(ConfigError, match="has version 9, but this harness writes 1"):
         fill(path, 1)
 
 

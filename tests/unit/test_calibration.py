@@ -10,23 +10,24 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from harness.calibration.bias import family, length_scores, self_preference
-from harness.calibration.board import board_scores, shift
-from harness.calibration.items import CalibrationSet, Comparison, Rated, Said
-from harness.calibration.measures import (
+from harness.analysis.calibrate import CalibrationSpec, replayable, stratified, verdicts_by, write
+from harness.analysis.calibration import (
+    board_scores,
+    family,
+    length_scores,
     people_among_themselves,
     people_by_ratings,
     repeat_flips,
+    self_preference,
+    shift,
+    suite_calibration,
     with_itself,
     with_people,
 )
-from harness.calibration.replay import said_by
-from harness.calibration.report import suite_calibration
-from harness.calibration.sample import replayable, stratified
-from harness.calibration.session import CalibrationSpec, write
-from harness.errors import ConfigError
 from harness.judging.calibrated import Calibration, SuiteCalibration, cite, read_calibration, sentence
 from harness.records import Answer, Failure, Judgment, Preference, Prompt, Score
+from harness.records.errors import ConfigError
+from harness.suites.recorded import CalibrationSet, ItemVerdict, RecordedComparison, RecordedRating
 
 
 def text(model: str, words: str) -> Answer:
@@ -41,9 +42,9 @@ def compared(
     lengths: tuple[int, int] | None = (10, 20),
     models: tuple[str, str] = ("gpt-4", "claude-v1"),
     category: str = "writing",
-) -> Comparison:
+) -> RecordedComparison:
     answers = None if lengths is None else (text(models[0], "x" * lengths[0]), text(models[1], "y" * lengths[1]))
-    return Comparison(
+    return RecordedComparison(
         id=f"{question}/{models[0]}/{models[1]}",
         suite="mt_bench",
         prompt=Prompt(id=str(question), turns=("?",), category=category),
@@ -56,11 +57,13 @@ def compared(
     )
 
 
-def said_all(items: Sequence[Comparison], values: Sequence[float | None]) -> dict[str, Said]:
-    return {item.id: Said(value) for item, value in zip(items, values, strict=True)}
+def said_all(items: Sequence[RecordedComparison], values: Sequence[float | None]) -> dict[str, ItemVerdict]:
+    return {item.id: ItemVerdict(value) for item, value in zip(items, values, strict=True)}
 
 
-def calibration_set(comparisons: Sequence[Comparison], ratings: Sequence[Rated] = ()) -> CalibrationSet:
+def calibration_set(
+    comparisons: Sequence[RecordedComparison], ratings: Sequence[RecordedRating] = ()
+) -> CalibrationSet:
     return CalibrationSet(
         suite="mt_bench",
         retired="gpt-4",
@@ -96,11 +99,11 @@ def test_people_are_compared_in_every_pair_of_their_votes() -> None:
 def test_two_single_ratings_make_a_comparison() -> None:
     items = [compared(1, people=(1,)), compared(2, people=(1,)), compared(3, people=(1,))]
     rated = [
-        Rated(f"{q}{model}", "mt_bench", item.prompt, model, 1, None, None)
+        RecordedRating(f"{q}{model}", "mt_bench", item.prompt, model, 1, None, None)
         for q, item in enumerate(items)
         for model in item.pair
     ]
-    marks = {one.id: Said(mark) for one, mark in zip(rated[:4], (9.0, 7.0, 8.0, 8.0), strict=True)}
+    marks = {one.id: ItemVerdict(mark) for one, mark in zip(rated[:4], (9.0, 7.0, 8.0, 8.0), strict=True)}
 
     found = people_by_ratings(items, rated, marks)
 
@@ -111,7 +114,7 @@ def test_two_single_ratings_make_a_comparison() -> None:
 # -------------------------------------------------------------------------------------------- what the games come to
 
 
-def judged(item: Comparison, order: str, value: float | None) -> Judgment:
+def judged(item: RecordedComparison, order: str, value: float | None) -> Judgment:
     return Judgment(
         prompt_id=item.id,
         model=item.candidate,
@@ -132,7 +135,9 @@ def test_mt_benchs_two_games_agree_or_tie_and_a_failed_one_is_no_verdict(
 ) -> None:
     item = compared(1)
 
-    said = said_by([judged(item, "ab", second), judged(item, "ba", first)], [calibration_set([item])], [item])[item.id]
+    said = verdicts_by([judged(item, "ab", second), judged(item, "ba", first)], [calibration_set([item])], [item])[
+        item.id
+    ]
 
     assert (said.value, said.consistent) == (value, consistent)
     assert said.failures == (("parse",) if first is None else ())
@@ -141,12 +146,12 @@ def test_mt_benchs_two_games_agree_or_tie_and_a_failed_one_is_no_verdict(
 def test_what_was_never_asked_is_missing_not_a_tie() -> None:
     item = compared(1)
 
-    assert said_by([], [calibration_set([item])], [item])[item.id] == Said(None, failures=("missing",))
+    assert verdicts_by([], [calibration_set([item])], [item])[item.id] == ItemVerdict(None, failures=("missing",))
 
 
 def test_a_judge_that_takes_the_first_gets_no_consistency_and_all_points_there() -> None:
     items = [compared(question) for question in range(4)]
-    said = {item.id: Said(0.5, games=(0.0, 1.0), consistent=False) for item in items}
+    said = {item.id: ItemVerdict(0.5, games=(0.0, 1.0), consistent=False) for item in items}
 
     found = with_itself(items, said)
 
@@ -235,7 +240,7 @@ def test_the_shift_is_in_points_of_win_rate() -> None:
 
 def test_a_judge_that_always_says_first_is_told_so() -> None:
     items = [compared(question, people=(question % 2,)) for question in range(40)]
-    said = {item.id: Said(0.5, games=(0.0, 1.0), consistent=False) for item in items}
+    said = {item.id: ItemVerdict(0.5, games=(0.0, 1.0), consistent=False) for item in items}
 
     found = suite_calibration(calibration_set(items), items, said, judge_model="x", is_retired=False)
 
@@ -256,12 +261,14 @@ def test_a_sample_shares_kinds_alike_categories_in_proportion_and_pairs_in_turn(
         for pair in pairs
     ]
     rated = [
-        Rated(f"r{q}", "mt_bench", Prompt(id=str(q), turns=("?",), category="stem"), "a", 1, 5.0, text("a", "x"))
+        RecordedRating(
+            f"r{q}", "mt_bench", Prompt(id=str(q), turns=("?",), category="stem"), "a", 1, 5.0, text("a", "x")
+        )
         for q in range(200)
     ]
     found = stratified([*items, *rated], 40, seed=0)
 
-    compared_ = [item for item in found if isinstance(item, Comparison)]
+    compared_ = [item for item in found if isinstance(item, RecordedComparison)]
     assert (len(found), len(compared_)) == (40, 20)
     assert sum(item.prompt.category == "math" for item in compared_) == 5
     assert sum(item.pair == ("a", "b") for item in compared_) in (10, 11)
@@ -312,7 +319,7 @@ def test_what_it_cost_does_not_change_a_calibrations_digest(tmp_path: Path) -> N
     one = calibration(100)
 
     assert one.sha == one.model_copy(update={"usage": {"cost": 3.0}}).sha
-    with pytest.raises(ConfigError, match="is no calibration"):
+    with pytest.raises(ConfigError, match="is not a valid calibration"):
         read_calibration(tmp_path / "none.json")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from harness.pages.judging import grids, markdown_grid, remarks
 from harness.records import Score
-from harness.report.calibration import grids, markdown_grid, remarks
 from tests.unit.test_calibration import calibration
 
 USAGE = {"judgments": 4, "failed": 1, "prompt_tokens": 10, "completion_tokens": 2, "cost": 0.5, "paid": 0.25}

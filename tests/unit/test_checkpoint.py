@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import digests
-from harness.checkpoint import inspect_checkpoint, resolve
-from harness.errors import CheckpointError
 from harness.records import ModelRef
+from harness.records.errors import CheckpointError
+from harness.store import files as digests
+from harness.store.checkpoint import inspect_checkpoint, resolve
 
 
 def write_safetensors(file: Path, payload: bytes = b"\0" * 8) -> None:
@@ -107,7 +107,7 @@ def test_truncated_weights_are_found_without_loading_them(tmp_path: Path) -> Non
     whole = file.read_bytes()
 
     file.write_bytes(whole[:-1])
-    assert f"is {len(whole) - 1} bytes where its header speaks of {len(whole)}" in refusal(folder)
+    assert f"has {len(whole) - 1} bytes, but its header describes {len(whole)}" in refusal(folder)
     file.write_bytes(whole[:20])
     assert "broken header" in refusal(folder)
     file.write_bytes(b"")
@@ -203,7 +203,7 @@ def test_an_adapters_own_template_wins(tmp_path: Path) -> None:
 
 
 def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
-    assert "put the folder's place" in refusal(write_adapter(tmp_path / "a", "/nowhere/base"))
+    assert "set base_model_name_or_path" in refusal(write_adapter(tmp_path / "a", "/nowhere/base"))
     assert "names no base_model" in refusal(write_adapter(tmp_path / "b", ""))
     assert "'IA3' cannot be served" in refusal(
         write_adapter(tmp_path / "c", str(write_checkpoint(tmp_path / "base")), peft_type="IA3")

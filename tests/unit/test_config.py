@@ -6,20 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import (
-    FileSpec,
-    RunSpec,
-    ServeSpec,
-    choose_judges,
-    find_judge,
-    find_jury,
-    read_file_spec,
-    split_jury,
-    suite_names,
-)
-from harness.errors import ConfigError, PluginError
-from harness.plugins import load_plugin
 from harness.records import ModelRef
+from harness.records.errors import ConfigError, PluginError
+from harness.records.judge_choice import choose_judges, find_judge, find_jury, split_jury, suite_names
+from harness.records.protocols import load_plugin
+from harness.records.settings import FileSpec, RunSpec, ServeSpec, read_file_spec
 
 SUITES = ("mt_bench", "arena_hard")
 
@@ -99,15 +90,15 @@ def test_an_unknown_backend_lists_what_is_installed() -> None:
 
 
 def test_pocket_brings_its_own_judge_and_official_needs_one() -> None:
-    assert choose_judges(SUITES, None, edition="pocket", own={})["mt_bench"][0].name == "reference"
+    assert choose_judges(SUITES, None, edition="pocket", own_judges={})["mt_bench"][0].name == "reference"
     with pytest.raises(ConfigError, match=r"--judge endpoint:MODEL@URL.*--edition pocket"):
-        choose_judges(SUITES, None, edition="official", own={})
+        choose_judges(SUITES, None, edition="official", own_judges={})
 
 
 def test_a_providers_key_chooses_a_judge_that_is_still_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
 
-    judges = choose_judges(SUITES, None, edition="official", own={})
+    judges = choose_judges(SUITES, None, edition="official", own_judges={})
 
     assert {judge.name for jury in judges.values() for judge in jury} == {"gpt-4.1"}
     assert "sk-secret" not in str(judges)
@@ -116,7 +107,7 @@ def test_a_providers_key_chooses_a_judge_that_is_still_served(monkeypatch: pytes
 def test_a_named_judge_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_JUDGE", "gpt-4.1")
 
-    judges = choose_judges(SUITES, "mt_bench=endpoint:j@http://127.0.0.1:1/v1", edition="official", own={})
+    judges = choose_judges(SUITES, "mt_bench=endpoint:j@http://127.0.0.1:1/v1", edition="official", own_judges={})
 
     assert judges["mt_bench"][0].url == "http://127.0.0.1:1/v1"
     assert judges["arena_hard"][0].name == "gpt-4.1"
@@ -147,7 +138,7 @@ def test_a_file_with_a_plus_in_its_name_stays_whole(tmp_path: Path, monkeypatch:
 
 
 def test_members_of_a_jury_stand_in_the_order_of_their_names() -> None:
-    judges = choose_judges(SUITES, f"reference+endpoint:m@{URL}", edition="pocket", own={})
+    judges = choose_judges(SUITES, f"reference+endpoint:m@{URL}", edition="pocket", own_judges={})
 
     assert [judge.name for judge in judges["mt_bench"]] == ["m", "reference"]
 
@@ -155,7 +146,7 @@ def test_members_of_a_jury_stand_in_the_order_of_their_names() -> None:
 def test_each_suite_may_have_a_jury_of_its_own() -> None:
     given = f"mt_bench=reference+endpoint:m@{URL},arena_hard=reference"
 
-    judges = choose_judges(SUITES, given, edition="pocket", own={})
+    judges = choose_judges(SUITES, given, edition="pocket", own_judges={})
 
     assert {suite: [judge.name for judge in jury] for suite, jury in judges.items()} == {
         "mt_bench": ["m", "reference"],
@@ -178,17 +169,17 @@ def test_a_jury_with_an_empty_name_is_refused(name: str) -> None:
 def test_the_file_may_name_judges_for_suites_that_are_not_run_today() -> None:
     given = {"mt_bench": "reference", "alpaca_eval": "gpt-4.1", "arena_hard": "reference"}
 
-    assert set(choose_judges(SUITES, given, edition="official", own={})) == set(SUITES)
+    assert set(choose_judges(SUITES, given, edition="official", own_judges={})) == set(SUITES)
 
 
 def test_an_own_judge_cannot_take_the_name_of_one_that_ships() -> None:
-    with pytest.raises(ConfigError, match="has the name of one that ships"):
+    with pytest.raises(ConfigError, match="has the name of a shipped judge"):
         find_judge("gpt-4.1", {"gpt-4.1": {"kind": "llm", "model": "other", "url": "http://127.0.0.1:1/v1"}})
 
 
 def test_a_judge_for_a_suite_that_is_not_run_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'alpaca_eval', which is not run; run: mt_bench, arena_hard"):
-        choose_judges(SUITES, "alpaca_eval=reference", edition="pocket", own={})
+    with pytest.raises(ConfigError, match="'alpaca_eval', which is not part of this run: mt_bench, arena_hard"):
+        choose_judges(SUITES, "alpaca_eval=reference", edition="pocket", own_judges={})
 
 
 def test_an_unknown_judge_lists_those_that_exist() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.stats.crossed import crossed_mean
+from harness.stats.variance import crossed_mean
 
 
 def test_one_repeat_is_the_t_interval_over_questions() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError
-from harness.formats.files import SourceFile, read_files
+from harness.records.errors import ConfigError
+from harness.suites.files import SourceFile, read_files
 
 LINES = '{"a": 1}\n\n{"a": "x\u2028y"}\n'
 ROWS: tuple[dict[str, object], ...] = ({"a": 1}, {"a": "x\u2028y"})

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from harness.judging.jury import Jury, agreed, combine, jury_of, scored
 from harness.records import Failure, Judgment, JuryRule, Preference, Rating, Verdict
-from harness.scoring import verdicts_by_slot
+from harness.suites.scoring import verdicts_by_slot
 
 WIN, LOSS, DRAW = Preference(value=1), Preference(value=0), Preference(value=0.5)
 GREAT_WIN, GREAT_LOSS = Preference(value=1, strength=2), Preference(value=0, strength=2)

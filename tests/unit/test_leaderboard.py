@@ -11,12 +11,11 @@ from xml.etree import ElementTree
 import pytest
 from pydantic import ValidationError
 
-from harness.errors import ConfigError
-from harness.leaderboard.ranking import rank
+from harness.analysis.leaderboard import rank
+from harness.pages.board import figures
+from harness.pages.tables import csv_text, escape_markdown, harmless, markdown, rich_tables
 from harness.records import Score, ScoreCard
-from harness.report.cells import escape_markdown, harmless
-from harness.report.figures import figures
-from harness.report.tables import csv_text, markdown, rich_tables
+from harness.records.errors import ConfigError
 from harness.store import read_card
 
 

@@ -13,11 +13,10 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from harness.client import REFUSALS_TO_STOP, ChatClient
-from harness.config import find_judge, judge_files
-from harness.errors import ConfigError, JudgeUnavailableError
 from harness.records import Answer, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Preference, Prompt, Rating
-from judges.llm import LlmJudge
-from judges.prompting import render
+from harness.records.errors import ConfigError, JudgeUnavailableError
+from harness.records.judge_choice import find_judge, judge_files
+from judges.llm import LlmJudge, render
 
 RATE = JudgeTemplate(name="rate", system="Be just.", user="Q {question} A {answer}", parser="rating", extra={"n": 1})
 LABEL = JudgeTemplate(name="label", user="{answer_1} / {answer_2}", parser="arena_label", reask="go on")
@@ -225,7 +224,7 @@ def test_an_endpoint_that_is_down_stops_the_run() -> None:
         async with LlmJudge(spec) as judge:
             await asyncio.gather(*(judge.judge(RATING_TASK) for _ in range(10)))
 
-    with pytest.raises(JudgeUnavailableError, match=r"judge 'j' .*stays down.*cannot reach.*the same command goes on"):
+    with pytest.raises(JudgeUnavailableError, match=r"judge 'j' .*stays down.*cannot reach.*the same command resumes"):
         asyncio.run(run())
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import VerdictParseError
-from harness.formats.files import read_files
-from harness.protocols import SuiteOptions
 from harness.records import Answer
-from harness.suites.mt_bench import load_official
-from harness.suites.mt_bench_games import pair_tasks, pair_templates
+from harness.records.errors import VerdictParseError
+from harness.records.protocols import SuiteOptions
+from harness.suites.files import read_files
+from harness.suites.mt_bench.suite import load_official, pair_tasks, pair_templates
+from judges.llm import render
 from judges.parsing import pair_letter
-from judges.prompting import render
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
 needs_published = pytest.mark.skipif(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import JudgeUnavailableError
-from harness.pipeline import Progress, SuiteRun, evaluate
 from harness.records import Answer, JudgeTask, Judgment
+from harness.records.errors import JudgeUnavailableError
+from harness.run.pipeline import Progress, SuiteRun, evaluate
 from harness.store import RunStore
 from tests.fakes.toys import ToyBackend, ToyJudge, ToySuite
 

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from harness.errors import DataError
+from harness.records.errors import DataError
 from harness.suites import pocket
 from harness.suites.pocket.make import DATA, bare, files, mistaken
 from harness.suites.pocket.skills import SKILLS, Skill, follow_up

@@ -9,7 +9,7 @@ import pytest
 
 from harness.suites.pocket import first_questions
 from harness.suites.pocket.skills import SKILLS
-from recipes.pocket.world import ASKED, MOST_DOTS, ROWS, SPECIALISTS, answer_reward, dots, prompts, reward, skills
+from recipes.worlds.pocket_task import ASKED, MOST_DOTS, ROWS, SPECIALISTS, answer_reward, dots, prompts, reward, skills
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.questions import RULES, common, disagreements, question_sums, rules_of
 from harness.records import Judgment, Order, Preference, Rating
+from harness.suites.scoring import RULES, common, disagreements, question_sums, rules_of
 
 
 def game(prompt: str, order: Order, value: float, strength: int = 1) -> Judgment:

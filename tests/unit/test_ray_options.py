@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.backends.cluster import ActorRefusal, RayCluster
 from harness.backends.ray import Engine, EngineActor, RayBackend
-from harness.cluster import RayCluster, Refusal
-from harness.errors import ConfigError, ServerError
-from harness.plugins import load_plugin
-from harness.protocols import ServeOptions
 from harness.records import ModelRef
-from harness.rewards import RewardOptions
-from recipes.rewards.on_ray import Failed, ScorerActor
-from recipes.rewards.scorer import Item, Scorer
+from harness.records.errors import ConfigError, ServerError
+from harness.records.protocols import RewardOptions, ServeOptions, load_plugin
+from recipes.rewards.on_ray import ScorerActor, ScoringFailure
+from recipes.rewards.scorer import RewardItem, Scorer
 from tests.fakes.recipe_files import prompt_rows
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
@@ -44,8 +42,8 @@ def test_the_number_of_workers_is_no_part_of_who_answers(tmp_path: Path) -> None
     [
         (("ray.worker=endpoint",), r"ray\.worker='endpoint': a worker serves a model itself"),
         (("ray.worker=ray",), r"ray\.worker='ray': a worker serves a model itself"),
-        (("ray.cpus=-1",), r"engine argument ray\.cpus='-1' is no number from 0"),
-        (("ray.gpus=nan",), r"engine argument ray\.gpus='nan' is no number from 0"),
+        (("ray.cpus=-1",), r"engine argument ray\.cpus='-1' is not a number of 0 or more"),
+        (("ray.gpus=nan",), r"engine argument ray\.gpus='nan' is not a number of 0 or more"),
         (("ray.cores=2",), r"no engine argument 'ray\.cores=2'; it knows: ray\.worker, ray\.cpus, ray\.gpus"),
         (("lateness=2",), r"backend 'scripted' has no engine argument 'lateness=2'"),
     ],
@@ -56,14 +54,14 @@ def test_a_wrong_engine_argument_is_one_sentence(tmp_path: Path, words: tuple[st
 
 
 def test_devices_are_rays_to_choose(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot honour --devices '0,1': Ray says which GPUs"):
+    with pytest.raises(ConfigError, match="cannot honour --devices '0,1': Ray decides which GPUs"):
         backend(tmp_path, devices="0,1")
 
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
-    with pytest.raises(ConfigError, match=r"need the package ray: pip install 'fusion-harness\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"need the package ray: pip install .*\[ray\]"):
         backend(tmp_path)
 
 
@@ -107,9 +105,9 @@ def test_a_reward_that_fails_in_a_worker_is_told_and_costs_no_worker(tmp_path: P
     actor = ScorerActor(options, Scorer(options).identity())
 
     assert actor.start() is None
-    found = actor.work([Item(row, "text") for row in prompt_rows(["p0", "p1"])])
+    found = actor.work([RewardItem(row, "text") for row in prompt_rows(["p0", "p1"])])
 
-    assert isinstance(found, Failed)
+    assert isinstance(found, ScoringFailure)
     assert "gave None for an answer to prompt 'p0'; a finite number" in found.message
 
 
@@ -117,9 +115,9 @@ def test_a_worker_that_does_not_find_the_model_says_so(tmp_path: Path) -> None:
     script = tmp_path / "script.jsonl"
     script.write_text('{"prompt_id": "p0", "turns": ["a"]}\n')
     engine = Engine("scripted", ModelRef.parse(str(script)), ServeOptions(log_dir=tmp_path / "worker-0"), {})
-    engine = replace(engine, identity=engine.made().identity())
+    engine = replace(engine, identity=engine.make_backend().identity())
 
-    def start() -> Refusal | None:
+    def start() -> ActorRefusal | None:
         return asyncio.run(EngineActor(engine).start())
 
     assert start() is None
@@ -129,7 +127,7 @@ def test_a_worker_that_does_not_find_the_model_says_so(tmp_path: Path) -> None:
     gone = start()
 
     assert other is not None
-    assert "is another model, or is served otherwise, than where the run began" in other.message
+    assert "is another model here, or is served with other settings, than where the run started" in other.message
     assert gone is not None
     assert gone.message.startswith("(model, packages and harness must be the same on every node")
     assert "script.jsonl' cannot be read" in gone.message

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError
 from harness.records import Answer, Prompt
+from harness.records.errors import ConfigError
 from harness.store import JsonlRows
 from recipes.records import Part, PromptRow
 from recipes.stages.sources import source_steps
-from recipes.steps import Step, StepRecord, run_step
+from recipes.steps import Counts, Step, StepRecord, run_step
 from tests.fakes.recipe_files import prompts_step, recipe
 
 ASKED: dict[str, tuple[str, Part]] = {
@@ -111,10 +112,14 @@ def test_an_empty_answer_is_a_failure_and_counted(tmp_path: Path) -> None:
 def test_a_killed_step_goes_on_where_it_was(tmp_path: Path) -> None:
     rows = [{"prompt": "Name a tree.", "all_generated_responses": ["oak", "elm"]}]
     step = step_of(tmp_path, rows)
-    step.folder.mkdir(parents=True)
     first = Answer(prompt_id="p1", model="a", turns=("oak",), finish=("stop",)).model_dump_json()
-    (step.folder / "answers.jsonl").write_text(f'{first}\n{{"prompt_id": "p1", "mod')
 
+    def killed(folder: Path) -> Counts:
+        (folder / "answers.jsonl").write_text(f'{first}\n{{"prompt_id": "p1", "mod')
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_step(replace(step, work=killed))
     run_step(step)
 
     text = (step.folder / "answers.jsonl").read_text()
@@ -127,9 +132,9 @@ def test_a_killed_step_goes_on_where_it_was(tmp_path: Path) -> None:
     [
         (
             {"prompt": "Name a tree.", "output": "oak"},
-            "row 1 holds no answers; a row has `prompt_id` and `turns` (ours)",
+            "row 1 has no answers; expected `prompt_id` and `turns` (our format)",
         ),
-        ({"prompt": "Name a king.", "chosen": "Lear"}, "none of its 1 answers is to one of this recipe's 3 prompts"),
+        ({"prompt": "Name a king.", "chosen": "Lear"}, "none of its 1 answers matches one of this recipe's 3 prompts"),
     ],
 )
 def test_answers_that_cannot_be_used_are_one_sentence(tmp_path: Path, row: dict[str, object], sentence: str) -> None:

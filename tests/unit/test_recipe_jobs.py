@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.jobs import _ready
+from recipes.pipeline import _ready
 from recipes.steps import Counts, Step
 
 

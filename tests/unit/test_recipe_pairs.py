@@ -11,12 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import ConfigError, IncompleteError
 from harness.records import Prompt
-from recipes.pairs.best import Rated, best_source_answers
-from recipes.pairs.data import PairData, spread
-from recipes.pairs.pairing import DroppedPair, extremes, paired
-from recipes.records import Chosen, Pair
+from harness.records.errors import ConfigError, IncompleteError
+from recipes.pairs import DroppedPair, PairData, RewardedAnswer, best_source_answers, extremes, paired, spread
+from recipes.records import Chosen, PreferencePair
 from recipes.spec import PairsSpec
 from recipes.stages.pairs import pairs_steps
 from recipes.steps import Step, run_step
@@ -45,11 +43,11 @@ def rewards(of: Values) -> dict[str, list[float | None]]:
 class Made:
     steps: dict[int, Step]
 
-    def run(self, sources: int = 2) -> dict[str, Pair]:
+    def run(self, sources: int = 2) -> dict[str, PreferencePair]:
         step = self.steps[sources]
         run_step(step)
         lines = (step.folder / "pairs.jsonl").read_text().splitlines()
-        return {row.prompt.id: row for row in map(Pair.model_validate_json, lines)}
+        return {row.prompt.id: row for row in map(PreferencePair.model_validate_json, lines)}
 
     def dropped(self, sources: int = 2) -> dict[str, str]:
         lines = (self.steps[sources].folder / "dropped.jsonl").read_text().splitlines()
@@ -112,7 +110,7 @@ def test_what_is_dropped_has_its_reason_and_is_counted(tmp_path: Path) -> None:
     ],
 )
 def test_a_target_that_gives_no_pair(samples: list[tuple[str, float]], reason: str | None) -> None:
-    rows = [Rated(answer("p", place, text), value, "t") for place, (text, value) in enumerate(samples)]
+    rows = [RewardedAnswer(answer("p", place, text), value, "t") for place, (text, value) in enumerate(samples)]
     source = Chosen(text="s", model="s", index=0, reward=0.0)
 
     spec = PairsSpec(min_margin=0.75, max_margin=2.0)
@@ -124,7 +122,7 @@ def test_a_target_that_gives_no_pair(samples: list[tuple[str, float]], reason: s
 def test_margins_outside_the_limits_are_dropped(tmp_path: Path) -> None:
     made = world(tmp_path, pairs={"min_margin": 1.0, "max_margin": 1.5}, further=[])
 
-    with pytest.raises(ConfigError, match=r"no pair is left of 3 prompts \(margin_high 1, margin_low 1, identical"):
+    with pytest.raises(ConfigError, match=r"no pair is left from 3 prompts \(margin_high 1, margin_low 1, identical"):
         made.run()
 
     wide = world(tmp_path, pairs={"min_margin": 0.75, "max_margin": 2.0})  # the mended recipe goes on in its folder
@@ -182,12 +180,12 @@ def test_a_spread_is_the_samples() -> None:
 
 def test_a_reward_that_tells_nothing_apart_is_one_sentence(tmp_path: Path) -> None:
     flat = {"p": [("t0", 1.0), ("t1", 1.0)], "q": [("t2", 1.0), ("t3", 1.0)]}
-    with pytest.raises(ConfigError, match=r"no pair is left of 2 prompts \(equal_rewards 2\): the reward gives"):
+    with pytest.raises(ConfigError, match=r"no pair is left from 2 prompts \(equal_rewards 2\): the reward gives"):
         world(tmp_path, flat).run()
 
 
 def test_no_preference_prompt_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(IncompleteError, match="has no prompt of the part 'preference' among 1"):
+    with pytest.raises(IncompleteError, match=r"none of the 1 prompts in .* is in the part 'preference'"):
         world(tmp_path, {}).run()
 
 
@@ -204,7 +202,7 @@ def test_the_sft_part_gets_its_best_source_answers(tmp_path: Path) -> None:
     found = list(best_source_answers(prompts.folder / "prompts.jsonl", answers, given_rewards, "sft"))
 
     assert [(prompt.id, chosen.model, chosen.text) for prompt, chosen in found] == [("q", "b", "b2"), ("p", "a", "a1")]
-    with pytest.raises(IncompleteError, match="no prompt of the part 'test'"):
+    with pytest.raises(IncompleteError, match=r"none of the 4 prompts in .* is in the part 'test'"):
         list(best_source_answers(prompts.folder / "prompts.jsonl", answers, given_rewards, "test"))
 
 
@@ -217,7 +215,7 @@ def test_a_pair_is_never_worse_than_what_was_asked(
     samples: list[tuple[str, float]], low: float, high: float | None
 ) -> None:
     """Whatever the samples: y_wt is rewarded more than y_l by a margin inside the limits, or there is no pair."""
-    rows = [Rated(answer("p", place, text), value, "t") for place, (text, value) in enumerate(samples)]
+    rows = [RewardedAnswer(answer("p", place, text), value, "t") for place, (text, value) in enumerate(samples)]
     source = Chosen(text="s", model="s", index=0, reward=0.0)
     prompt = Prompt(id="p", turns=("p",), category="c")
 
@@ -226,7 +224,7 @@ def test_a_pair_is_never_worse_than_what_was_asked(
 
     assert found == backwards  # the order of the file decides nothing
     values = [value for _, value in samples]
-    if isinstance(found, Pair):
+    if isinstance(found, PreferencePair):
         assert (found.target.reward, found.rejected.reward) == (max(values), min(values))
         assert found.target.text != found.rejected.text
         assert low <= max(values) - min(values) <= (high or 6)

@@ -11,15 +11,12 @@ from huggingface_hub import ModelCard
 from scipy import stats
 
 from harness.store import dump_json
-from harness.weights import weights_digest
-from recipes.pairs.data import PairTally, Tally
-from recipes.recipe import Recipe
+from harness.store.checkpoint import weights_digest
+from recipes.pairs import PairTally, Tally
 from recipes.records import PromptRow
-from recipes.report.curves import read_log, training_curves
-from recipes.report.data import data_grids
-from recipes.report.gather import read_data
+from recipes.report.data import data_grids, read_data, read_log, training_curves
 from recipes.stages.report import report_step
-from recipes.steps import run_step
+from recipes.steps import Recipe, run_step
 from tests.fakes.recipe_folder import (
     finish,
     pair,
@@ -129,7 +126,7 @@ def test_the_data_report_says_who_won_and_how_rewards_are_spread(recipe: Recipe)
     assert won.rows == (("a", "2", "66.7"), ("b", "1", "33.3"), ("y_ws above y_wt", "2", "66.7"))
     worst = next(row for row in grids["Rewards of the pairs, seed-1/pairs"].rows if row[0].startswith("y_l"))
     assert (worst[1], worst[5]) == ("0.233", "0.200")
-    assert ("seed-1/pairs", "made", "1") in grids["What each step counted"].rows
+    assert ("seed-1/pairs", "made", "1") in grids["Counts of each step"].rows
 
 
 def test_curves_are_a_drawing_of_each_seed_and_their_mean(recipe: Recipe) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, IncompleteError, PluginError
+from harness.records.errors import ConfigError, IncompleteError, PluginError
 from harness.store import JsonlRows
-from recipes.records import Reward
+from recipes.records import RewardRow
 from recipes.rewards.scoring import check_reward
 from recipes.spec import RewardSpec
 from recipes.stages.rewards import source_reward_steps, target_reward_step
@@ -67,7 +67,7 @@ def scored(folder: Path, name: str, texts: dict[str, list[str | None]] = TEXTS, 
 
 
 def rewards(step: Step) -> dict[str, float | None]:
-    rows = JsonlRows(step.folder / "rewards.jsonl", Reward).read()
+    rows = JsonlRows(step.folder / "rewards.jsonl", RewardRow).read()
     return {f"{row.prompt_id}#{row.index}": row.value for row in rows}
 
 
@@ -128,9 +128,9 @@ def test_conversational_functions_are_given_messages(tmp_path: Path) -> None:
         ("none", "gave None for an answer to prompt 'none'; a finite number is expected"),
         ("infinite", "gave -inf for an answer to prompt 'infinite'"),
         ("text", "gave '3' for an answer to prompt 'text'"),
-        ("short", r"returned 1 rewards for 2 answers \(prompt 'a' and 1 more\); one an answer is expected"),
+        ("short", r"returned 1 rewards for 2 answers \(prompt 'a' and 1 more\); one per answer is expected"),
         ("number", r"returned 1.0 for prompt 'a' and 1 more; a list of numbers is expected"),
-        ("raise", r"raised KeyError \('gold'\) for prompt 'a' and 1 more; the rewards before it are kept"),
+        ("raise", r"raised KeyError \('gold'\) for prompt 'a' and 1 more; earlier rewards are kept"),
     ],
 )
 def test_a_reward_that_is_no_number_stops_the_step_and_what_came_before_is_kept(
@@ -148,9 +148,9 @@ def test_a_reward_that_is_no_number_stops_the_step_and_what_came_before_is_kept(
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        ("nowhere_at_all:f", "no module 'nowhere_at_all' can be imported; install it, or give FILE.py:NAME"),
+        ("nowhere_at_all:f", "module 'nowhere_at_all' cannot be imported; install it, or use FILE.py:NAME"),
         ("nowhere.py:f", "there is no file '.*nowhere.py'"),
-        ("just_a_name", "'just_a_name' is no function; give FILE.py:NAME or module:NAME"),
+        ("just_a_name", "'just_a_name' does not name a function; use FILE.py:NAME or module:NAME"),
         (f"{__name__}:nothing", f"{__name__} has no function 'nothing'; it has: .*length"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_function_edited_in_mid_scoring_is_not_mixed_with_what_it_was(tmp_path
     (step.folder / "step.json").unlink()
     file.write_text("def f(prompts, completions):\n    return [2.0 for _ in prompts]\n")
 
-    with pytest.raises(ConfigError, match="are of another function reward than the one there now"):
+    with pytest.raises(ConfigError, match="come from a different function reward than the current one"):
         run_step(step)
     with pytest.raises(ConfigError, match="use --from rewards"):
         check_reward(made.spec.reward, [step.folder])

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, UsageError
+from harness.records.errors import ConfigError, UsageError
+from recipes import pipeline
 from recipes.pipeline import all_steps, before, train, up_to
-from recipes.read import read_recipe
-from recipes.recipe import Recipe
-from recipes.steps import Counts, Step, finished, is_done, run_step, undo
+from recipes.spec import read_recipe
+from recipes.steps import Counts, Recipe, Step, finished, is_done, run_step, undo
 
 RECIPE = """
 name: toy
@@ -57,7 +57,7 @@ def test_a_finished_step_is_not_done_again(tmp_path: Path) -> None:
 def test_a_step_made_with_other_settings_is_refused_and_can_be_set_aside(tmp_path: Path) -> None:
     run_step(step(tmp_path / "a"))
 
-    with pytest.raises(ConfigError, match="was made with value = 1, now 2; restore that, or use --from sources"):
+    with pytest.raises(ConfigError, match="was made with value = 1, now 2; restore the old value, use --from sources"):
         run_step(step(tmp_path / "a", value=2))
 
     aside = undo(step(tmp_path / "a"))
@@ -103,7 +103,7 @@ def test_a_file_that_is_no_longer_whole_is_named(tmp_path: Path) -> None:
     run_step(step(tmp_path / "a"))
     (tmp_path / "a" / "rows.jsonl").write_text("")
 
-    with pytest.raises(ConfigError, match=r"rows\.jsonl is not as the step 'a' left it"):
+    with pytest.raises(ConfigError, match=r"rows\.jsonl has changed since the step 'a' wrote it"):
         run_step(step(tmp_path / "a"))
 
 
@@ -126,12 +126,16 @@ def test_lists_in_a_variant_become_variants(tmp_path: Path) -> None:
     ("before", "after", "sentence"),
     [
         ("name: toy", "name: toy\nbata: 1", "unknown key 'bata'; known: chat_template, "),
-        ("name: a,", "name: b,", "two sources are called 'b'"),
-        ("model: models/a}", "model: models/a, answers: x.jsonl}", "source 'a' needs either `model` or `answers`"),
-        ("  dpo:", "  sft:", "a variant may not be called 'sft'"),
-        ("sources: [1, 2]", "sources: 3", "variant 'few' asks for 3 sources of 2"),
+        ("name: a,", "name: b,", "two sources are named 'b'; rename one"),
+        (
+            "model: models/a}",
+            "model: models/a, answers: x.jsonl}",
+            "source 'a' needs exactly one of `model` and `answers`",
+        ),
+        ("  dpo:", "  sft:", "a variant may not be named 'sft'"),
+        ("sources: [1, 2]", "sources: 3", "variant 'few' needs 3 sources, but the recipe has 2"),
         ("name: toy", "name: a/b", "name = 'a/b'"),
-        ("name: toy", "name: toy\nseeds: [1, 1]", "seeds = [1, 1] names a seed twice"),
+        ("name: toy", "name: toy\nseeds: [1, 1]", "seeds = [1, 1] contains a seed twice"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, before: str, after: str, sentence: str) -> None:
@@ -144,8 +148,8 @@ def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, before: str, after: str,
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("models/target", "no such model folder: 'models/target'; give a folder or hf:ORG/NAME"),
-        ("models/a", "no such model folder: 'models/a'; give a folder or hf:ORG/NAME"),
+        ("models/target", "no such model folder: 'models/target'; use an existing folder or hf:ORG/NAME"),
+        ("models/a", "no such model folder: 'models/a'; use an existing folder or hf:ORG/NAME"),
         ("b.jsonl", "source 'b': no such file of answers: 'b.jsonl'"),
         ("prompts.jsonl", "prompts.jsonl"),
     ],
@@ -165,6 +169,123 @@ def test_what_is_not_there_is_said_and_nothing_is_written(
 
     assert sentence in str(raised.value)
     assert not Path("out").exists()
+
+
+def toy_inputs(folder: Path, monkeypatch: pytest.MonkeyPatch, *, prompts: str | None = None) -> None:
+    """Work in `folder`, with the models and files that RECIPE names; without prompts the first step is refused."""
+    monkeypatch.chdir(folder)
+    for name in ("models/target", "models/a"):
+        Path(name).mkdir(parents=True)
+    Path("b.jsonl").touch()
+    if prompts is not None:
+        Path("prompts.jsonl").write_text(prompts)
+
+
+def toy(file: Path, out: str = "out") -> Recipe:
+    spec = read_recipe(file).model_copy(update={"output_dir": Path(out)})
+    return Recipe(spec, spec.variants, spec.seeds)
+
+
+def tree(folder: Path) -> dict[str, str | None]:
+    return {
+        str(path.relative_to(folder)): path.read_text() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_recipe_kept_in_its_output_dir_is_neither_overwritten_nor_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    toy_inputs(tmp_path, monkeypatch)
+    Path("out/notes").mkdir(parents=True)
+    recipe = toy(recipe_file(tmp_path / "out", "# mine\n" + RECIPE))
+    there = tree(tmp_path)
+
+    with pytest.raises(UsageError, match=r"prompts\.jsonl"):
+        list(train(recipe, last="prompts", jobs=jobs))
+
+    assert tree(tmp_path) == there
+
+
+def test_a_refused_run_leaves_no_new_folder_above_its_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_inputs(tmp_path, monkeypatch)
+    there = tree(tmp_path)
+
+    with pytest.raises(UsageError, match=r"prompts\.jsonl"):
+        list(train(toy(recipe_file(tmp_path, RECIPE), "a/b/out"), last="prompts"))
+
+    assert tree(tmp_path) == there | {"recipe.yaml": RECIPE}
+
+
+def test_the_resolved_recipe_is_written_beside_the_users_and_can_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_inputs(tmp_path, monkeypatch)
+    Path("out").mkdir()
+    file = recipe_file(tmp_path / "out", "# mine\n" + RECIPE)
+
+    pipeline._Resolved(toy(file)).write()
+    pipeline._Resolved(toy(file)).write()  # ours, so it may be replaced
+
+    assert file.read_text() == "# mine\n" + RECIPE
+    assert read_recipe(Path("out/resolved.yaml")) == toy(file).spec
+
+
+def test_a_refused_run_puts_the_earlier_resolved_recipe_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_inputs(tmp_path, monkeypatch)
+    pipeline._Resolved(toy(recipe_file(tmp_path, RECIPE))).write()
+    before_it = Path("out/resolved.yaml").read_text()
+
+    with pytest.raises(UsageError, match=r"prompts\.jsonl"):
+        list(train(toy(recipe_file(tmp_path, RECIPE.replace("name: toy", "name: toy2"))), last="prompts"))
+
+    assert tree(Path("out")) == {"resolved.yaml": before_it}
+
+
+@pytest.mark.parametrize("text", ["name: mine\n", None])
+def test_a_resolved_recipe_that_is_not_ours_or_was_edited_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    toy_inputs(tmp_path, monkeypatch)
+    recipe = toy(recipe_file(tmp_path, RECIPE))
+    if text is None:
+        pipeline._Resolved(recipe).write()
+        text = Path("out/resolved.yaml").read_text() + "# my note\n"
+    Path("out").mkdir(exist_ok=True)
+    Path("out/resolved.yaml").write_text(text)
+
+    with pytest.raises(ConfigError, match=r"resolved\.yaml was not written by harness train, or was edited since"):
+        list(train(recipe, last="prompts"))
+
+    assert tree(Path("out")) == {"resolved.yaml": text}
+
+
+def test_a_users_file_in_a_steps_folder_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_inputs(tmp_path, monkeypatch, prompts='{"prompt": "Why?"}\n')
+    Path("out/sources/b").mkdir(parents=True)
+    Path("out/sources/b/answers.jsonl").write_text("mine\n")
+    recipe = toy(recipe_file(tmp_path, RECIPE))
+    there = tree(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"out/sources/b/answers\.jsonl was not written by harness train"):
+        list(train(recipe, first="prompts", last="sources"))
+
+    assert tree(tmp_path) == there
+
+
+def test_a_step_does_not_overwrite_a_file_that_no_step_wrote(tmp_path: Path) -> None:
+    mine = step(tmp_path / "a")
+    mine.folder.mkdir()
+    (mine.folder / "rows.jsonl").write_text("mine\n")
+
+    with pytest.raises(ConfigError, match=r"rows\.jsonl was not written by harness train, and step 'a' could"):
+        run_step(mine)
+
+    assert undo(mine) is None
+    assert (mine.folder / "rows.jsonl").read_text() == "mine\n"
 
 
 def steps_of(folder: Path) -> list[Step]:
@@ -202,5 +323,5 @@ def test_a_nested_setting_is_named_with_its_values(tmp_path: Path) -> None:
 
     run_step(with_beta(0.5))
 
-    with pytest.raises(ConfigError, match=r"was made with training\.beta = 0\.5, now 0\.7; restore that"):
+    with pytest.raises(ConfigError, match=r"was made with training\.beta = 0\.5, now 0\.7; restore the old"):
         run_step(with_beta(0.7))

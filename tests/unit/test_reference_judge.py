@@ -7,20 +7,9 @@ import math
 
 import pytest
 
-from harness.errors import ConfigError
-from harness.records import (
-    Answer,
-    JudgeSpec,
-    JudgeTask,
-    JudgeTemplate,
-    Judgment,
-    Order,
-    Preference,
-    Prompt,
-    Rating,
-)
-from judges.marking import mark
-from judges.reference import ReferenceJudge
+from harness.records import Answer, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Order, Preference, Prompt, Rating
+from harness.records.errors import ConfigError
+from judges.reference import ReferenceJudge, mark
 
 
 def said(text: str, *more: str, model: str = "candidate") -> Answer:

@@ -7,9 +7,8 @@ from functools import cache
 
 import pytest
 
-from harness.plugins import load_plugin
-from harness.protocols import Suite, SuiteOptions
 from harness.records import Answer, JudgeSpec, Judgment, Preference, Rating
+from harness.records.protocols import Suite, SuiteOptions, load_plugin
 from judges.reference import ReferenceJudge
 
 SUITES = ("mt_bench", "alpaca_eval", "arena_hard")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import find_judge
-from harness.errors import ConfigError
 from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Rating
+from harness.records.errors import ConfigError
+from harness.records.judge_choice import find_judge
 from judges.replay import ReplayJudge
 from tests.fakes.commands import Done
 from tests.fakes.toys import TEMPLATE
@@ -69,7 +69,7 @@ def test_another_text_turn_or_repeat_has_no_verdict(tmp_path: Path) -> None:
     rows = said(path, task("said otherwise"), task(turn=2), task(repeat=1))
 
     assert [row.error.reason if row.error else None for row in rows] == ["missing"] * 3
-    assert "another text" in (rows[0].error or Failure(reason="other", message="")).message
+    assert "a different text" in (rows[0].error or Failure(reason="other", message="")).message
 
 
 def test_without_a_recorded_text_the_models_name_decides(tmp_path: Path) -> None:
@@ -88,15 +88,15 @@ def test_a_failure_never_hides_a_verdict(tmp_path: Path) -> None:
 
 def test_verdicts_of_two_judges_are_not_mixed(tmp_path: Path) -> None:
     path = file(tmp_path, recorded(7), recorded(3, judge="gpt-5"))
-    with pytest.raises(ConfigError, match=r"verdicts of 2 judges \(gpt-4, gpt-5\); one is wanted"):
+    with pytest.raises(ConfigError, match=r"verdicts of 2 judges \(gpt-4, gpt-5\); replay needs exactly one"):
         said(path)
 
 
 def test_a_file_that_is_none_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"give a run's folder or judgments.jsonl"):
+    with pytest.raises(ConfigError, match=r"give a run's folder or its judgments.jsonl"):
         said(tmp_path / "none")
     (tmp_path / "judgments.jsonl").write_text('{"question_id": 81}\n')
-    with pytest.raises(ConfigError, match=r"line 1 is no judgment.*harness import"):
+    with pytest.raises(ConfigError, match=r"line 1 is not a judgment.*harness import"):
         said(tmp_path)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import RunSpec, SamplingOverride
-from harness.estimate import estimate
-from harness.plan import Plan, folder_of, limited, manifest, protocol
 from harness.records import JudgeSpec, ModelRef, ScoreCard
-from harness.run import execute, opened
+from harness.records.settings import RunSpec, SamplingOverride
+from harness.run.estimate import estimate
+from harness.run.execute import execute, opened
+from harness.run.plan import Plan, folder_of, limited, manifest, protocol
 from harness.store import find_cards, read_card
 from tests.fakes.toys import ToyBackend, ToyJudge, ToySuite, toy_prompts
 
@@ -91,7 +91,7 @@ def test_the_estimate_counts_calls_and_prices_them(tmp_path: Path) -> None:
     # tokens at $2/M; twenty times
     assert found.judge_cost == pytest.approx(20 * (1515 / 4 + 12 + 800) / 1e6)
     assert found.judge_cost_open == found.judge_cost
-    assert "4 characters a token" in found.tokens_by
+    assert "4 characters per token" in found.tokens_by
 
 
 def test_a_card_counts_failures_by_reason_and_is_not_ranked_under_nine_tenths(tmp_path: Path) -> None:

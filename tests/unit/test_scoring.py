@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 from harness.records import Answer, Failure, Judgment, Preference, Rating
-from harness.scoring import Slot, Unit, draws, mean_score, verdicts_by_slot
-from harness.stats.folds import assign_folds
 from harness.stats.intervals import ratio_interval
-from harness.stats.length_control import LengthControl, LengthRows, control_length, control_length_interval
-from harness.stats.soft_logistic import fit_replicates, sigmoid
+from harness.stats.length_control import (
+    LengthControl,
+    LengthRows,
+    assign_folds,
+    control_length,
+    control_length_interval,
+    fit_replicates,
+    sigmoid,
+)
+from harness.suites.scoring import Slot, Unit, draws, mean_score, verdicts_by_slot
 
 
 def answer(prompt_id: str, text: str = "x", index: int = 0) -> Answer:

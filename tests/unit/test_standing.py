@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from harness.leaderboard.ranking import rank
-from harness.leaderboard.standing import RankRange, against, rank_ranges
-from harness.questions import QuestionSums
+from harness.analysis.leaderboard import RankRange, against, rank, rank_ranges
 from harness.records import Score, ScoreCard
+from harness.suites.scoring import QuestionSums
 from tests.unit.test_leaderboard import card
 
 

@@ -9,16 +9,15 @@ import pytest
 
 from benchmarks.stats import coverage
 from benchmarks.stats.games import play, truth
-from harness.stats.noninferiority import non_inferiority
-from harness.stats.paired import Estimate
-from harness.stats.power import detectable, required_n, required_repeats
-from harness.stats.sequential import best_ratio, confidence_sequence, half_width, likelihood_ratio
+from benchmarks.stats.methods import confidence_sequence, half_width
+from harness.stats.paired import ClusteredEstimate, detectable, non_inferiority, required_n, required_repeats
+from harness.stats.sequential import best_ratio
 
 SETS = 300
 
 
-def estimate(value: float, se: float) -> Estimate:
-    return Estimate(value, se, df=0, n=500)  # df 0: normal quantiles, 1.645 for one-sided 5 %
+def estimate(value: float, se: float) -> ClusteredEstimate:
+    return ClusteredEstimate(value, se, df=0, n=500)  # df 0: normal quantiles, 1.645 for one-sided 5 %
 
 
 def test_safe_worse_and_undecided() -> None:
@@ -58,11 +57,13 @@ def test_power_is_statsmodels() -> None:
     assert theirs == pytest.approx(0.8, abs=1e-6)
 
 
-def test_the_confidence_sequence_is_what_the_likelihood_ratio_does_not_reject() -> None:
+def test_the_half_width_is_where_the_mixture_rejects() -> None:
     n, variance, ratio, alpha = 200, 1.7, 0.03, 0.05
     half = half_width(n, variance, ratio, alpha)
+    grown = 1 + n * ratio
+    mixture = math.exp(n * n * ratio * half * half / (2 * variance * grown)) / math.sqrt(grown)
 
-    assert likelihood_ratio(n, half, variance, ratio) == pytest.approx(1 / alpha)
+    assert mixture == pytest.approx(1 / alpha)
 
 
 def test_the_sequence_is_narrowest_where_it_was_tuned_to() -> None:

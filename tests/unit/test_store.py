@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, RunLockedError, StoreError
 from harness.records import Answer, Failure
-from harness.store import JsonlRows, RunStore, find_cards, set_aside, write_atomic
+from harness.records.errors import ConfigError, RunLockedError, StoreError
+from harness.store import JsonlRows, RunStore, archive_run, find_cards, write_atomic
 
 
 def answer(prompt_id: str, text: str = "hello") -> Answer:
@@ -175,7 +175,7 @@ def test_a_run_set_aside_is_kept_but_not_found(tmp_path: Path) -> None:
     (folder / "card.json").write_text("{}")
     assert find_cards(tmp_path) == [folder / "card.json"]
 
-    aside = set_aside(folder)
+    aside = archive_run(folder)
 
     assert aside is not None
     assert (aside / "card.json").exists()

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 from pydantic import JsonValue
 
-from harness.errors import DataError
-from harness.protocols import SuiteData
 from harness.records import Answer, JudgeTemplate, Judgment, Preference, Prompt
-from harness.suites.alpaca_eval import AlpacaEval, read_chatml, shown_order
+from harness.records.errors import DataError
+from harness.records.protocols import SuiteData
+from harness.suites.alpaca_eval.suite import AlpacaEval, read_chatml, shown_order
 from tests.fakes.suite_rows import judged, said, value
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from harness.protocols import SuiteData
 from harness.records import Answer, JudgeTemplate, Judgment, Preference, Prompt, Verdict
-from harness.suites.arena_hard import ArenaHard
-from judges.prompting import render
+from harness.records.protocols import SuiteData
+from harness.suites.arena_hard.suite import ArenaHard
+from judges.llm import render
 from tests.fakes.suite_rows import judged, said, value
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from harness.protocols import SuiteData
 from harness.records import JudgeTemplate, Prompt, Rating
-from harness.suites import mt_bench
-from harness.suites.mt_bench import MtBench
+from harness.records.protocols import SuiteData
+from harness.suites.mt_bench.suite import TEMPLATES, MtBench
 from tests.fakes.suite_rows import judged, said, value
 
 
 def mt_suite() -> MtBench:
-    templates = {name: JudgeTemplate(name=name, user="?", parser="rating") for name in mt_bench.TEMPLATES}
+    templates = {name: JudgeTemplate(name=name, user="?", parser="rating") for name in TEMPLATES}
     prompts = (
         Prompt(id="1", turns=("w1", "w2"), category="writing"),
         Prompt(id="2", turns=("m1", "m2"), category="math", reference=("r1", "r2")),

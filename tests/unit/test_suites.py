@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError
-from harness.protocols import Suite, SuiteOptions
 from harness.records import Answer, Failure, Preference, Rating
-from harness.suites import alpaca_eval, arena_hard, mt_bench
-from harness.suites.alpaca_eval import shown_order
-from judges.prompting import render
+from harness.records.errors import ConfigError
+from harness.records.protocols import Suite, SuiteOptions
+from harness.suites.alpaca_eval import suite as alpaca_eval
+from harness.suites.alpaca_eval.suite import shown_order
+from harness.suites.arena_hard import suite as arena_hard
+from harness.suites.mt_bench import suite as mt_bench
+from judges.llm import render
 from tests.fakes.suite_rows import judged, said
 
 BUILDERS: dict[str, Callable[[SuiteOptions], Suite]] = {

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.judging import tokens
-from harness.judging.tokens import TokenMeter, meter
-from harness.official import FILES, ensure
+from harness.judging import cost as tokens
+from harness.judging.cost import TokenMeter, meter
+from harness.store.official import FILES, ensure
 
 
 def test_without_a_table_it_is_four_characters_a_token_and_says_so(
@@ -19,7 +19,7 @@ def test_without_a_table_it_is_four_characters_a_token_and_says_so(
 
     found = meter("gpt-4.1")
 
-    assert found.name.startswith("4 characters a token")
+    assert found.name.startswith("4 characters per token")
     assert found.count("x" * 100) == 25
 
 

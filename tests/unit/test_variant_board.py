@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from recipes.recipe import Recipe
-from recipes.report.board import best_by_validation, variant_board
-from recipes.report.gather import baselines, read_all_measured
-from recipes.report.records import VariantBoard
-from recipes.report.rows import Measured, draws
-from recipes.report.sentences import signed
-from recipes.report.tables import markdown, rich_tables
+from recipes.report.board import Measured, best_by_validation, draws, variant_board
+from recipes.report.data import baselines, read_all_measured
+from recipes.report.tables import VariantBoard, markdown, rich_tables, signed
 from recipes.spec import EvaluateSpec
 from recipes.stages.report import read_variant_board
+from recipes.steps import Recipe
 from tests.fakes.recipe_folder import TEST, Values, same, toy_recipe, write_held_out, write_prompts
 
 
@@ -58,7 +55,7 @@ def test_with_one_seed_the_difference_is_the_paired_t_test_and_a_note_says_so() 
     found = board(one("dpo", 1, theirs), one("wrpo", 1, mine))
 
     assert found.differences[0].p == pytest.approx(stats.ttest_rel(mine, theirs).pvalue)
-    assert "one seed: the intervals say nothing of what another seed would give" in found.notes
+    assert "only one seed, so the intervals do not cover what another seed would give" in found.notes
 
 
 def test_p_values_are_adjusted_over_the_models_compared_with_one_baseline() -> None:
@@ -88,7 +85,7 @@ def test_an_answer_without_a_reward_is_counted_and_pairs_nothing() -> None:
     row = next(row for row in found.models if row.model == "wrpo")
     assert (row.reward.value, row.reward.n, row.reward.unscored, row.complete) == (2.0, 3, 1, False)
     assert (found.differences[0].prompts, found.differences[0].verdict) == (3, "incomplete")
-    assert "wrpo at T 0: 1 of 4 answers unscored, so not compared" in found.notes
+    assert "wrpo at T 0: 1 of 4 answers are unscored, so it is not compared" in found.notes
     assert [row.model for row in found.models] == ["dpo", "wrpo"]  # incomplete below complete
 
 
@@ -171,8 +168,8 @@ def test_a_folder_with_some_models_missing_is_reported_as_it_is(tmp_path: Path) 
     found = read_variant_board(recipe)
 
     assert {row.model for row in found.models} == {"wrpo"}
-    assert "dpo was not measured: nothing is compared with it" in found.notes
-    assert found.sentences == ("wrpo: compared with nothing.",)
+    assert "dpo was not measured, so nothing is compared with it" in found.notes
+    assert found.sentences == ("wrpo: not compared with any baseline.",)
 
 
 def test_names_are_escaped_in_markdown_and_the_tables_hold_every_model(tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.cluster import Need, check_room
-from harness.errors import ConfigError, ServerError
-from harness.workers import ATTEMPTS, Pool, WorkerGoneError, WorkerLostError
+from harness.backends.cluster import ATTEMPTS, Need, WorkerGoneError, WorkerLostError, WorkerPool, check_room
+from harness.records.errors import ConfigError, ServerError
 
 
 class Doubling:
@@ -38,11 +37,11 @@ class Doubling:
         self.stopped = True
 
 
-def pool(*workers: Doubling, patience: float = 5.0) -> Pool[int, int]:
-    return Pool("test", workers, places=3, patience=patience)
+def pool(*workers: Doubling, patience: float = 5.0) -> WorkerPool[int, int]:
+    return WorkerPool("test", workers, capacity=3, patience=patience)
 
 
-async def doubled(made: Pool[int, int], count: int) -> list[int]:
+async def doubled(made: WorkerPool[int, int], count: int) -> list[int]:
     async with made:
         return await asyncio.gather(*(made.ask(number) for number in range(count)))
 
@@ -79,7 +78,7 @@ def test_a_lost_worker_that_comes_back_works_on() -> None:
 
 
 def test_work_that_loses_every_worker_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.workers.LOOK_AGAIN", 0.0)
+    monkeypatch.setattr("harness.backends.cluster.LOOK_AGAIN", 0.0)
 
     def before(work: int) -> None:
         if work == 2:
@@ -122,7 +121,7 @@ def test_when_the_last_worker_is_gone_for_good_everything_that_waits_says_why() 
 def test_a_pool_in_which_nobody_can_work_does_not_wait_for_ever() -> None:
     never = Doubling(never=True)
 
-    with pytest.raises(ServerError, match="test: no worker could work for 0 s"):
+    with pytest.raises(ServerError, match="test: no worker for 0 s"):
         asyncio.run(doubled(pool(never, patience=0.05), 1))
 
     assert never.stopped

@@ -1,7 +1,7 @@
-"""The pocket edition: the three suites with small data of our own writing, in the package, for machines without any.
+"""The pocket edition: the three suites with small data of our own, packaged for machines without the official data.
 
-It owns the files under `data/` (made by `make.py`) and turns them into `SuiteData`. Protocol and scoring are the
-suites' own.
+This package contains the files under `data/` (made by `make.py`) and turns them into `SuiteData`. Protocol and scoring
+are the suites' own.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import json
 from importlib.resources import files
 from typing import Literal
 
-from harness.errors import DataError
-from harness.protocols import SuiteData
 from harness.records import Answer, JudgeTemplate, Prompt
+from harness.records.errors import DataError
+from harness.records.protocols import SuiteData
 
-from .templates import alpaca_eval_templates, arena_hard_templates, mt_bench_templates
+from .edition import alpaca_eval_templates, arena_hard_templates, mt_bench_templates
 
 SuiteName = Literal["mt_bench", "alpaca_eval", "arena_hard"]
 VERSION = "pocket-1"
 
 
 def load(suite: SuiteName) -> SuiteData:
-    """Everything a suite needs, from the package's own files. Raises DataError for a suite without a pocket edition."""
+    """Return a suite's data from the package's own files; raise DataError for a suite without a pocket edition."""
     if suite not in LOADERS:
         raise DataError(f"suite {suite!r} has no pocket edition; these have: {', '.join(LOADERS)}")
     return LOADERS[suite]()
 
 
 def first_questions() -> frozenset[str]:
-    """The first question of every prompt of the edition: what no training data may hold."""
+    """Return the first question of every prompt of the edition, which training data must not contain."""
     return frozenset(prompt.turns[0] for suite in LOADERS for prompt in _prompts(_read(suite, "prompts")))
 
 

@@ -1,9 +1,9 @@
-"""Makes the pocket edition's files: `python -m harness.suites.pocket.make`. Same code, same files, to the byte.
+"""Make the pocket edition's files: `python -m harness.suites.pocket.make`. The output is reproducible to the byte.
 
-Which rule made what:
+The rules:
 
-- Prompts: each suite goes round the skills (MT-Bench: those of a category, ten prompts each; Arena-Hard: two prompts
-  of one skill make a cluster), drawing from a `Random` seeded by the suite's name. No first question occurs twice.
+- Prompts: each suite cycles through the skills (MT-Bench: those of a category, ten prompts each; Arena-Hard: two
+  prompts of one skill form a cluster) and draws from a `Random` seeded by the suite's name. First questions are unique.
 - Difficulty of an instruction, logit scale: the skill's own plus 0.15 for each character of the gold answer over 5.
 - Baseline: a pretend model. It is right with probability 1 / (1 + exp(difficulty)), about half the time; otherwise it
   makes one of the mistakes of `mistaken`. Three answers in ten stand in a sentence, right or wrong.
@@ -41,14 +41,14 @@ PADDING = (
 
 
 class Difficulty(Record):
-    """How hard an instruction is, logit scale (about -3..4)."""
+    """An instruction's difficulty on a logit scale (about -3..4)."""
 
     prompt_id: str
     difficulty: float
 
 
 class GamedRow(Record):
-    """One row the length control is fitted on besides the model's own; see the module's text for the rules."""
+    """One row that the length control is fitted on besides the model's own; the module's docstring states the rules."""
 
     prompt_id: str
     variant: str
@@ -58,7 +58,7 @@ class GamedRow(Record):
 
 
 def fresh(rng: Random, skill: Skill, taken: set[str]) -> Task:
-    """A task of this skill whose question is not taken yet; it is from now on."""
+    """Return a task of this skill with a new question, and add the question to `taken`."""
     task = skill.make(rng)
     while task.question in taken:
         task = skill.make(rng)
@@ -67,13 +67,13 @@ def fresh(rng: Random, skill: Skill, taken: set[str]) -> Task:
 
 
 def mt_bench(taken: set[str]) -> list[Prompt]:
-    """80 prompts of two turns, ten of each category."""
+    """Return 80 prompts of two turns, ten per category."""
     rng = Random("pocket mt_bench")
     prompts: list[Prompt] = []
     for category in CATEGORIES:
         skills = [skill for skill in SKILLS if skill.category == category]
-        for place in range(10):
-            first = fresh(rng, skills[place % len(skills)], taken)
+        for index in range(10):
+            first = fresh(rng, skills[index % len(skills)], taken)
             second = follow_up(rng, first.gold)
             turns, gold = (first.question, second.question), (first.gold, second.gold)
             name = f"pm-{len(prompts) + 1:03d}"
@@ -82,15 +82,15 @@ def mt_bench(taken: set[str]) -> list[Prompt]:
 
 
 def single_turn(suite: str, prefix: str, skills: list[Skill], taken: set[str]) -> list[Prompt]:
-    """One prompt of one turn a skill, in order; neighbours of one skill make a cluster."""
+    """Return one prompt of one turn per skill, in order; neighbours of one skill form a cluster."""
     rng = Random(f"pocket {suite}")
     prompts = []
-    for place, skill in enumerate(skills):
+    for index, skill in enumerate(skills):
         task = fresh(rng, skill, taken)
-        cluster = f"{skill.name}-{place // 2 + 1:02d}" if suite == "arena_hard" else None
+        cluster = f"{skill.name}-{index // 2 + 1:02d}" if suite == "arena_hard" else None
         prompts.append(
             Prompt(
-                id=f"{prefix}-{place + 1:03d}",
+                id=f"{prefix}-{index + 1:03d}",
                 turns=(task.question,),
                 reference=(task.gold,),
                 category=skill.category,
@@ -105,7 +105,7 @@ def difficulty(skill: Skill, gold: str) -> float:
 
 
 def mistaken(rng: Random, question: str, gold: str) -> str:
-    """A plausible wrong answer: a number off by a little, else a letter lost, doubled or moved, or another word."""
+    """Return a plausible wrong answer: a number slightly off, or a letter lost, doubled or moved, or another word."""
     if gold.isdigit():
         return str(int(gold) + rng.choice((1, 2, 10)))
     words = [text.strip('.,:?"') for text in question.split()]
@@ -114,11 +114,11 @@ def mistaken(rng: Random, question: str, gold: str) -> str:
 
 
 def baseline_answer(rng: Random, prompt: Prompt, hard: float) -> str:
-    """What the pretend model says, bare or in a sentence."""
+    """Return the pretend model's answer, bare or in a sentence."""
     gold = prompt.reference[0]
     right = rng.random() < 1 / (1 + math.exp(hard))
-    said = gold if right else mistaken(rng, prompt.turns[0], gold)
-    return rng.choice(FRAMES).format(said) if rng.random() < 0.3 else said
+    reply = gold if right else mistaken(rng, prompt.turns[0], gold)
+    return rng.choice(FRAMES).format(reply) if rng.random() < 0.3 else reply
 
 
 def baseline(suite: str, prompts: list[Prompt], hard: list[float]) -> list[Answer]:
@@ -140,7 +140,7 @@ def baseline(suite: str, prompts: list[Prompt], hard: list[float]) -> list[Answe
 
 
 def bare(text: str) -> str:
-    """The answer without the sentence it stands in."""
+    """Return the answer without its sentence."""
     for frame in FRAMES:
         before, after = frame.split("{}")
         if text.startswith(before) and text.endswith(after):
@@ -149,13 +149,13 @@ def bare(text: str) -> str:
 
 
 def gamed(answers: list[Answer], hard: list[float]) -> list[GamedRow]:
-    """240 rows: all verbose ones, then all concise ones."""
+    """Return 240 rows: all verbose ones, then all concise ones."""
     rng = Random("pocket alpaca_eval gamed")
     rows = []
     for variant in ("verbose", "concise"):
-        own = [answer.turns[0] for answer in answers]
-        texts = [rng.choice(PADDING).format(bare(text)) if variant == "verbose" else bare(text) for text in own]
-        lengths = [len(text) - len(changed) for text, changed in zip(own, texts, strict=True)]
+        originals = [answer.turns[0] for answer in answers]
+        texts = [rng.choice(PADDING).format(bare(text)) if variant == "verbose" else bare(text) for text in originals]
+        lengths = [len(text) - len(changed) for text, changed in zip(originals, texts, strict=True)]
         spread = statistics.stdev(lengths)
         for answer, length, value in zip(answers, lengths, hard, strict=True):
             lead = math.tanh(length / spread) + rng.gauss(0, 0.25)
@@ -174,8 +174,8 @@ def gamed(answers: list[Answer], hard: list[float]) -> list[GamedRow]:
 def files() -> dict[str, str]:
     """File name -> text of every file of the edition."""
     taken: set[str] = set()
-    rounds = [SKILLS[place % len(SKILLS)] for place in range(120)]
-    pairs = [SKILLS[place // 2 % len(SKILLS)] for place in range(60)]
+    rounds = [SKILLS[index % len(SKILLS)] for index in range(120)]
+    pairs = [SKILLS[index // 2 % len(SKILLS)] for index in range(60)]
     alpaca = single_turn("alpaca_eval", "pa", rounds, taken)
     arena = single_turn("arena_hard", "ph", pairs, taken)
     alpaca_hard = [difficulty(skill, prompt.reference[0]) for skill, prompt in zip(rounds, alpaca, strict=True)]

@@ -38,17 +38,17 @@ class Skill:
 
 
 def word(rng: Random, low: int = 3, high: int = 6) -> str:
-    """A made-up word of `low` to `high` letters, consonants and vowels in turn."""
+    """Return a made-up word of `low` to `high` letters, alternating consonants and vowels."""
     start = 0 if rng.random() < 0.75 else 1
     length = rng.randint(low, high)
-    return "".join(rng.choice(VOWELS if place % 2 else CONSONANTS) for place in range(start, start + length))
+    return "".join(rng.choice(VOWELS if index % 2 else CONSONANTS) for index in range(start, start + length))
 
 
-def two_words(rng: Random, low: int = 3, high: int = 6) -> tuple[str, str]:
-    """Two made-up words with different first letters."""
-    first, second = word(rng, low, high), word(rng, low, high)
+def two_words(rng: Random) -> tuple[str, str]:
+    """Return two made-up words with different first letters."""
+    first, second = word(rng), word(rng)
     while second[0] == first[0]:
-        second = word(rng, low, high)
+        second = word(rng)
     return first, second
 
 
@@ -96,7 +96,7 @@ def robot(rng: Random) -> Task:
 
 def pattern(rng: Random) -> Task:
     cycle = rng.sample("abcdefghijklmnopqrstuvwxyz", 3)
-    line = [cycle[place % 3] for place in range(rng.randint(5, 7) + 1)]
+    line = [cycle[index % 3] for index in range(rng.randint(5, 7) + 1)]
     return Task(f"what is next: {' '.join(line[:-1])}", line[-1])
 
 
@@ -116,10 +116,10 @@ def sorting(rng: Random) -> Task:
 
 
 def adding(rng: Random) -> Task:
-    """Two digits and one, without a carry."""
-    tens, ones = rng.randint(1, 9), rng.randint(0, 8)
-    more = rng.randint(1, 9 - ones)
-    return Task(f"{tens}{ones} + {more} = ?", f"{tens}{ones + more}")
+    """Return a sum of two digits and one, without a carry."""
+    tens, units_digit = rng.randint(1, 9), rng.randint(0, 8)
+    more = rng.randint(1, 9 - units_digit)
+    return Task(f"{tens}{units_digit} + {more} = ?", f"{tens}{units_digit + more}")
 
 
 def counting(rng: Random) -> Task:
@@ -147,8 +147,8 @@ def print_reversed(rng: Random) -> Task:
 
 def print_letter(rng: Random) -> Task:
     w = word(rng)
-    place = rng.choice((0, 1, -1))
-    return Task(f'print("{w}"[{place}])', w[place])
+    index = rng.choice((0, 1, -1))
+    return Task(f'print("{w}"[{index}])', w[index])
 
 
 def print_length(rng: Random) -> Task:
@@ -162,9 +162,9 @@ def print_length(rng: Random) -> Task:
 def lookup(rng: Random) -> Task:
     keys = rng.sample("ab", 2)
     values = [word(rng, 3, 4) for _ in keys]
-    asked = rng.randrange(2)
+    key_index = rng.randrange(2)
     pairs = " ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
-    return Task(f"{pairs}. {keys[asked]}=?", values[asked])
+    return Task(f"{pairs}. {keys[key_index]}=?", values[key_index])
 
 
 def number(rng: Random) -> Task:
@@ -176,8 +176,8 @@ def number(rng: Random) -> Task:
 
 def which_word(rng: Random) -> Task:
     words = [word(rng, 3, 5) for _ in range(3)]
-    kind, place = rng.choice((("first", 0), ("last", 2)))
-    return Task(f"{kind} word of: {' '.join(words)}", words[place])
+    kind, index = rng.choice((("first", 0), ("last", 2)))
+    return Task(f"{kind} word of: {' '.join(words)}", words[index])
 
 
 # ---------------------------------------------------------------------------------------------------------- stem
@@ -204,8 +204,8 @@ def base_pairs(rng: Random) -> Task:
 
 def who(rng: Random) -> Task:
     first, second = two_words(rng)
-    asked, gold = rng.choice((("who paid?", first), ("who was paid?", second)))
-    return Task(f"{first.title()} paid {second.title()}. {asked}", gold.title())
+    question, gold = rng.choice((("who paid?", first), ("who was paid?", second)))
+    return Task(f"{first.title()} paid {second.title()}. {question}", gold.title())
 
 
 def word_form(rng: Random) -> Task:
@@ -246,7 +246,7 @@ SKILLS = (
 
 
 def follow_up(rng: Random, first: str) -> Task:
-    """A second question that refers to the first answer, and its gold answer (at most 12 characters)."""
+    """Return a second question that refers to the first answer, with its gold answer (at most 12 characters)."""
     fits = [
         Task("now in brackets", f"[{first}]"),
         Task("now with a !", f"{first}!"),

@@ -1,0 +1,142 @@
+"""Methods that the product does not use, measured beside those it does: bootstrap of many models, BCa intervals,
+intervals of shares, McNemar's test, the two-sided confidence sequence.
+
+BCa: Efron 1987, JASA 82:171; Efron and Tibshirani 1993, chapter 14. With z0 = Phi^-1(share of replicates below the
+estimate) and a = sum(l^3) / (6 (sum l^2)^1.5), l being the jackknife's mean less its values, the ends are the
+percentiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) for z = -1.96 and 1.96.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import special
+
+from harness.stats.intervals import RESAMPLES, FloatArray, Interval, percentile_interval, resampling_weights
+from harness.stats.sequential import FIRST, Bounds, best_ratio
+
+
+def ratio_replicates(above: FloatArray, below: FloatArray, *, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
+    """Replicates of sum(above) / sum(below), shape (resamples, models); both inputs of shape (questions, models).
+
+    A replicate that draws no scored question of a model is NaN there. Draws are those of `intervals.ratio_interval`.
+    """
+    questions, models = above.shape
+    together = np.ascontiguousarray(np.concatenate([above, below], axis=1))
+    found = np.empty((resamples, models))
+    done = 0
+    for weights in resampling_weights(questions, resamples, np.random.default_rng(seed)):
+        sums = weights @ together
+        with np.errstate(invalid="ignore", divide="ignore"):
+            np.divide(sums[:, :models], sums[:, models:], out=found[done : done + len(weights)])
+        done += len(weights)
+    return found
+
+
+def jackknife(above: FloatArray, below: FloatArray) -> FloatArray:
+    """sum(above) / sum(below) with each question left out, shape (questions,)."""
+    found: FloatArray = (above.sum() - above) / (below.sum() - below)
+    return found
+
+
+def bca_interval(estimate: float, replicates: FloatArray, left_out: FloatArray) -> Interval | None:
+    """95 % BCa interval; `left_out` are the jackknife's values (questions,). None with fewer than two replicates.
+
+    Ties with the estimate count half (heavy ties would shift z0 otherwise). Where all replicates lie on one side of the
+    estimate the correction is unbounded, and the percentile interval is returned.
+    """
+    sound = replicates[np.isfinite(replicates)]
+    plain = percentile_interval(sound)
+    share = float(np.mean(sound < estimate) + np.mean(sound == estimate) / 2) if len(sound) else 0.0
+    if plain is None or not 0 < share < 1:
+        return plain
+    shift = float(special.ndtri(share))
+    apart = left_out.mean() - left_out
+    spread = float(apart @ apart)
+    bend = float((apart**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
+    ends = []
+    for z in special.ndtri([0.025, 0.975]):
+        moved = shift + (shift + z) / (1 - bend * (shift + z))
+        ends.append(100 * float(special.ndtr(moved)))
+    low, high = np.percentile(sound, ends)
+    return Interval(low=float(low), high=float(high), se=plain.se)
+
+
+def mcnemar(only_first: int, only_second: int, *, mid_p: bool = False) -> float:
+    """Two-sided exact p that wins on discordant pairs are even: b ~ Binomial(b + c, 1/2) (McNemar 1947).
+
+    `mid_p` counts the observed outcome half: closer to the nominal rate, no longer guaranteed (Fagerland, Lydersen and
+    Laake 2013, doi 10.1186/1471-2288-13-91).
+    """
+    total, least = only_first + only_second, min(only_first, only_second)
+    if total == 0:
+        return 1.0
+    tail = float(special.bdtr(least, total, 0.5))
+    at = float(special.bdtr(least, total, 0.5) - (special.bdtr(least - 1, total, 0.5) if least else 0.0))
+    return min(1.0, 2 * (tail - at / 2 if mid_p else tail))
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share, in [0, 1] (Wilson 1927): the shares that a score test does not reject.
+
+    (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n). All of [0, 1] for n = 0.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    z = float(special.ndtri(0.5 + level / 2))
+    p = successes / n
+    middle = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
+def newcombe_paired(
+    both: int, only_first: int, only_second: int, neither: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of (share of first) - (share of second) on the same n questions, in [-1, 1].
+
+    Newcombe 1998, Statistics in Medicine 17:2635, method 10: Wilson intervals of both shares, squared and added with
+    their correlation phi, which is continuity-corrected where positive. Raises ValueError for n = 0.
+    """
+    n = both + only_first + only_second + neither
+    if n == 0:
+        raise ValueError("no question was seen with both")
+    first, second = (both + only_first) / n, (both + only_second) / n
+    low1, high1 = wilson(both + only_first, n, level)
+    low2, high2 = wilson(both + only_second, n, level)
+    phi = _phi(both, only_first, only_second, neither)
+    down1, up1, down2, up2 = first - low1, high1 - first, second - low2, high2 - second
+    below = math.sqrt(max(0.0, down1**2 - 2 * phi * down1 * up2 + up2**2))
+    above = math.sqrt(max(0.0, up1**2 - 2 * phi * up1 * down2 + down2**2))
+    return max(-1.0, first - second - below), min(1.0, first - second + above)
+
+
+def _phi(a: int, b: int, c: int, d: int) -> float:
+    """Correlation of the two outcomes, as method 10 has it; 0 where a margin is empty."""
+    margins = (a + b) * (c + d) * (a + c) * (b + d)
+    if margins == 0:
+        return 0.0
+    top = float(a * d - b * c)
+    if top > 0:
+        top = max(top - (a + b + c + d) / 2, 0.0)
+    return top / math.sqrt(margins)
+
+
+def half_width(n: int, variance: float, ratio: float, alpha: float) -> float:
+    """Half of the confidence sequence's width after n terms of this variance; `ratio` is tau^2 / v."""
+    grown = 1 + n * ratio
+    return math.sqrt(variance * grown / (n * n * ratio) * math.log(grown / (alpha * alpha)))
+
+
+def confidence_sequence(n: int, value: float, se: float, *, planned: int, alpha: float = 0.05) -> Bounds:
+    """The interval that holds at every n at once with probability 1 - alpha.
+
+    value, se: the estimate from the first n questions and its standard error (sqrt(v / n)); `planned`: questions there
+    are in all, half of which the sequence is tuned to. Without bounds before `FIRST` questions.
+    """
+    if n < FIRST:
+        return Bounds(n, -math.inf, math.inf)
+    half = half_width(n, se * se * n, best_ratio(max(FIRST, planned // 2), alpha), alpha)
+    return Bounds(n, value - half, value + half)

@@ -1,0 +1,1 @@
+"""Decisions on finished runs: compare, gate, leaderboard, calibration of judges, watching a training folder."""

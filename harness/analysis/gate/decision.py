@@ -1,0 +1,237 @@
+"""Compare candidate and baseline by a policy: pass, fail, inconclusive or invalid. Pure: comparisons in, a report out.
+
+A check is *safe* if the one-sided 1 - alpha lower bound of the difference is above -margin. All critical checks must be
+safe, so each is tested at alpha (an intersection-union test: Berger 1982, Technometrics 24:295). It is *worse* if the
+drop exceeds the margin with a p-value below alpha after Holm within its tier: any single one fails the candidate, so
+false alarms add up and must be controlled together. Otherwise it is *undecided*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ...records import ScoreCard
+from ...stats.paired import ClusteredEstimate, benjamini_hochberg, holm, non_inferiority, required_repeats
+from ..comparison import Difference, judge_failures, unscored_share
+from .policy import (
+    DEFAULT_CHECKS,
+    CheckFinding,
+    CheckResult,
+    Evidence,
+    GateCheck,
+    GatePolicy,
+    GateReport,
+    LimitResult,
+    Outcome,
+)
+
+
+def checks_of(policy: GatePolicy, suites: Sequence[str]) -> tuple[GateCheck, ...]:
+    """Return the policy's checks, or the default checks of these suites."""
+    return policy.checks or tuple(check for check in DEFAULT_CHECKS if check.suite in suites)
+
+
+def judge_gate(
+    candidate: str, baseline: str, policy: GatePolicy, evidence: Mapping[str, Evidence], notes: Sequence[str] = ()
+) -> GateReport:
+    """Return the gate's report on `evidence`, per suite."""
+    checks = checks_of(policy, list(evidence))
+    results = _multiplicity([_checked(check, evidence.get(check.suite), policy) for check in checks], policy)
+    results = [_sequenced(result, evidence.get(result.suite)) for result in results]
+    limits = [
+        row
+        for suite, suite_evidence in evidence.items()
+        for row in _limits(suite, suite_evidence, policy, candidate, baseline)
+    ]
+    outcome, reasons = _verdict(results, limits, evidence, policy)
+    return GateReport(
+        candidate=candidate,
+        baseline=baseline,
+        outcome=outcome,
+        reasons=tuple(reasons),
+        checks=tuple(results),
+        limits=tuple(limits),
+        notes=tuple(notes),
+        policy=policy,
+    )
+
+
+def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) -> CheckResult:
+    comparison = evidence.comparison if evidence is not None else None
+    metric = check.metric or (comparison.headline if comparison is not None else "headline")
+    row = comparison.difference(metric, check.category) if comparison is not None else None
+    missing = CheckResult(
+        suite=check.suite,
+        metric=metric,
+        category=check.category,
+        tier=check.tier,
+        margin=check.margin,
+        found="missing",
+        floor=check.floor,
+    )
+    if evidence is None or row is None:
+        return missing
+    judged = non_inferiority(row.estimate(), check.margin, alpha=policy.alpha, power=policy.power, strict=policy.strict)
+    return missing.model_copy(
+        update={
+            "found": judged.answer,
+            "difference": row,
+            "lower": judged.lower,
+            "p_safe": judged.p_safe,
+            "p_worse": judged.p_worse,
+            "needed": judged.needed,
+            "repeats": _repeats(row, check, evidence, policy),
+            "above_floor": _above_floor(check, row, evidence.candidate, policy),
+        }
+    )
+
+
+def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: GatePolicy) -> int | None:
+    within = evidence.within.get(row.metric)
+    if within is None:
+        return None
+    total = row.se**2 * row.n
+    return required_repeats(
+        max(0.0, total - within), within, row.n, row.value + check.margin, alpha=policy.alpha, power=policy.power
+    )
+
+
+def _above_floor(check: GateCheck, row: Difference, card: ScoreCard | None, policy: GatePolicy) -> bool | None:
+    """Return whether the candidate's own one-sided bounds are above the floor; None if undecided."""
+    scores = None if card is None else card.scores if check.category is None else card.by_category.get(check.category)
+    score = None if scores is None else scores.get(row.metric)
+    if check.floor is None or score is None or score.value is None or score.se is None:
+        return None
+    estimate = ClusteredEstimate(score.value, score.se, row.df, score.n)
+    if estimate.lower(policy.alpha) >= check.floor:
+        return True
+    return False if estimate.upper(policy.alpha) < check.floor else None
+
+
+def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckResult]:
+    """Adjust `p_worse` within each tier; a check that was worse on its own may become undecided."""
+    adjusted = list(results)
+    for tier in ("critical", "supporting", "advisory"):
+        at = [index for index, result in enumerate(adjusted) if result.tier == tier and result.p_worse is not None]
+        adjust = benjamini_hochberg if tier == "advisory" else holm
+        for index, p in zip(at, adjust([adjusted[index].p_worse or 0.0 for index in at]), strict=True):
+            worse = p <= policy.alpha
+            now: CheckFinding = adjusted[index].found
+            if now == "worse" and not worse:
+                now = "undecided"
+            adjusted[index] = adjusted[index].model_copy(update={"p_worse": p, "found": now})
+    return adjusted
+
+
+def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
+    """Let the confidence sequence decide if judging could stop early: a fixed-n test must not be repeated after
+    looks."""
+    step = None if evidence is None else evidence.steps.get(result.metric)
+    if step is None or result.category is not None or result.found == "missing":
+        return result
+    now: CheckFinding = "undecided" if step == "open" else step
+    return result.model_copy(update={"found": now})
+
+
+def _limits(suite: str, evidence: Evidence, policy: GatePolicy, candidate: str, baseline: str) -> list[LimitResult]:
+    rows = []
+
+    def hold(name: str, run: str, value: float | None, limit: float | None) -> None:
+        if value is not None and limit is not None:
+            rows.append(LimitResult(suite=suite, name=name, run=run, value=value, limit=limit, kept=value <= limit))
+
+    if evidence.baseline is None or evidence.candidate is None:
+        return []
+    for run, card in ((candidate, evidence.candidate), (baseline, evidence.baseline)):
+        hold("unscored", run, unscored_share(card.scores[card.headline]), policy.limits.unscored)
+        hold("judge_failures", run, judge_failures(card), policy.limits.judge_failures)
+    cut, before = truncated_share(evidence.candidate), truncated_share(evidence.baseline)
+    hold("truncated", candidate, cut, policy.limits.truncated)
+    rise = None if cut is None or before is None else cut - before
+    hold("truncated_rise", candidate, rise, policy.limits.truncated_rise)
+    return rows
+
+
+def truncated_share(card: ScoreCard) -> float | None:
+    truncated, answers = card.counts.get("truncated"), card.counts.get("answers")
+    if not isinstance(truncated, int) or not isinstance(answers, int) or not answers:
+        return None
+    return truncated / answers
+
+
+def named(result: CheckResult) -> str:
+    return f"{result.suite} {result.metric}" + (f" ({result.category})" if result.category else "")
+
+
+def _verdict(
+    results: Sequence[CheckResult], limits: Sequence[LimitResult], evidence: Mapping[str, Evidence], policy: GatePolicy
+) -> tuple[Outcome, list[str]]:
+    invalid = [
+        f"{named(result)}: nothing to compare"
+        for result in results
+        if result.found == "missing" and result.tier != "advisory"
+    ]
+    invalid += [] if results else ["no check: the policy names none, and there is no default for these suites"]
+    invalid += [
+        f"{limit.suite}: {limit.name} {limit.value:.1%} of {limit.run}, over the limit of {limit.limit:.1%}"
+        for limit in limits
+        if not limit.kept and limit.name in ("unscored", "judge_failures")
+    ]
+    if invalid:
+        return "invalid", invalid
+    failed = _failures(results, limits)
+    drifted = [suite_evidence.drifted for suite_evidence in evidence.values() if suite_evidence.drifted is not None]
+    if drifted:  # a difference may be caused by the judge: neither a pass nor a fail can be trusted
+        return "inconclusive", drifted + failed
+    if failed:
+        return "fail", failed
+    undecided = [
+        sentence(result, policy) for result in results if result.tier == "critical" and result.found == "undecided"
+    ]
+    undecided += [
+        f"{named(result)}: whether the floor of {result.floor:g} is reached is not decided"
+        for result in results
+        if result.tier == "critical" and result.floor is not None and result.above_floor is None
+    ]
+    if undecided:
+        return "inconclusive", undecided
+    return "pass", [sentence(result, policy) for result in results if result.tier == "critical"] or [
+        "no critical check"
+    ]
+
+
+def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult]) -> list[str]:
+    deciding = [result for result in results if result.tier != "advisory"]
+    failed = [
+        f"{named(result)}: {result.difference.value:+.2f}, a drop beyond the margin of {result.margin:g} (p "
+        f"{result.p_worse:.2g})"
+        for result in deciding
+        if result.found == "worse" and result.difference is not None
+    ]
+    failed += [
+        f"{named(result)}: below the floor of {result.floor:g}" for result in deciding if result.above_floor is False
+    ]
+    failed += [
+        f"{limit.suite}: {limit.name} {limit.value:.1%} of {limit.run}, over the limit of {limit.limit:.1%}"
+        for limit in limits
+        if not limit.kept and limit.name.startswith("truncated")
+    ]
+    return failed
+
+
+def sentence(result: CheckResult, policy: GatePolicy) -> str:
+    """Return one check as a sentence."""
+    if result.difference is None or result.lower is None:
+        return f"{named(result)}: nothing to compare"
+    bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence above {result.lower:+.2f}"
+    if result.found == "safe":
+        return f"{named(result)}: {bound}: no drop of {result.margin:g}"
+    if result.needed is None:
+        return (
+            f"{named(result)}: {bound}; right at the margin of {result.margin:g}, where no number of questions decides"
+        )
+    repeats = f", or {result.repeats} judgments of each question" if result.repeats else ""
+    return (
+        f"{named(result)}: {bound}; a drop of {result.margin:g} is not ruled out with {result.difference.n} questions: "
+        f"about {result.needed} would decide{repeats}"
+    )

@@ -1,0 +1,357 @@
+"""`results/baselines.yaml`: which run is the baseline of which suite, decided by whom, when and why.
+
+baselines:
+  default:                     # a name, used by --baseline NAME
+    arena_hard@official-1:
+      run: runs/model/arena_hard@official-1/0123456789ab
+      model: model
+      protocol: 0123456789ab
+      by: a person
+      when: 2026-01-31T12:00:00+00:00
+      why: release 1.2
+history: [...]                 # replaced baselines, oldest first
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from ...records import Judgment, Record, ScoreCard
+from ...records.errors import ConfigError
+from ...records.protocols import RunRows
+from ...records.settings import checked, read_yaml
+from ...store import find_cards, locked, make_folder, read_card, write_atomic
+from ...suites.scoring import question_sums, rules_of
+from ..compare import Loaded, StoredRun, find_runs, run_rows, suite_of
+from ..comparison import Comparison, compare, differing
+from .decision import checks_of, judge_gate
+from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport
+from .power import PowerRow, power_rows
+from .sequential import replay, tier_sizes, watched
+
+DEFAULT = "default"
+
+
+class Promoted(Record):
+    """A run promoted to baseline."""
+
+    run: str
+    """Its folder, relative to the results folder if inside it."""
+    model: str
+    protocol: str
+    by: str
+    when: str
+    """ISO 8601, UTC."""
+    why: str
+
+
+class Replaced(Promoted):
+    name: str
+    suite: str
+
+
+class Baselines(Record):
+    baselines: dict[str, dict[str, Promoted]] = {}
+    """Name -> `suite@version` -> run."""
+    history: tuple[Replaced, ...] = ()
+
+
+def baselines_file(results: Path) -> Path:
+    return results / "baselines.yaml"
+
+
+def read_baselines(results: Path) -> Baselines:
+    """Return the baselines; empty if the file does not exist. Raise ConfigError if it is invalid."""
+    path = baselines_file(results)
+    return checked(Baselines, read_yaml(path), str(path)) if path.exists() else Baselines()
+
+
+def baseline_folders(results: Path, name: str) -> list[Path]:
+    """Return the run folders of a named baseline; empty if there is no such name."""
+    promoted = read_baselines(results).baselines.get(name, {})
+    return [_place(results, run.run) for run in promoted.values()]
+
+
+def _place(results: Path, run: str) -> Path:
+    return Path(run) if Path(run).is_absolute() else results / run
+
+
+def promote(
+    results: Path,
+    runs: Sequence[tuple[ScoreCard, Path]],
+    *,
+    name: str,
+    by: str,
+    why: str,
+    now: datetime | None = None,
+) -> Baselines:
+    """Make these runs (card, folder) the baselines of their suites; replaced ones move to the history.
+
+    The file is replaced atomically. Raise ConfigError without a reason or if a run is incomplete.
+    """
+    if not why.strip() or not by.strip():
+        raise ConfigError("promoting a baseline needs --why and --by: the reason, and who decided")
+    incomplete = next((card for card, _ in runs if not card.complete), None)
+    if incomplete is not None:
+        raise ConfigError(f"the run of {incomplete.model} on {incomplete.suite} is incomplete and cannot be a baseline")
+    make_folder(results)
+    with locked(results / ".baselines.lock"):  # each promotion reads what it replaces
+        return _promoted(results, runs, name, (by, why), now)
+
+
+def _promoted(
+    results: Path,
+    runs: Sequence[tuple[ScoreCard, Path]],
+    name: str,
+    decided: tuple[str, str],
+    now: datetime | None,
+) -> Baselines:
+    by, why = decided
+    current = read_baselines(results)
+    when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    table = dict(current.baselines.get(name, {}))
+    history = list(current.history)
+    for card, folder in runs:
+        key = f"{card.suite}@{card.suite_version}"
+        if key in table:
+            history.append(Replaced(name=name, suite=key, **table[key].model_dump()))
+        table[key] = Promoted(
+            run=_shown(results, folder), model=card.model, protocol=card.protocol_sha, by=by, when=when, why=why
+        )
+    updated = Baselines(baselines={**current.baselines, name: table}, history=tuple(history))
+    text = yaml.safe_dump(updated.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_atomic(baselines_file(results), text)
+    return updated
+
+
+def _shown(results: Path, folder: Path) -> str:
+    try:
+        return folder.resolve().relative_to(results.resolve()).as_posix()
+    except ValueError:
+        return str(folder.resolve())
+
+
+# ----------------------------------------------------------------------------------------------------
+# Turn names into a gate's report: find the runs of candidate and baseline, and collect the evidence from them.
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """The options of the command line besides the two runs."""
+
+    results: Path
+    force: bool = False
+    sequential: bool = False
+    seed: int = 0
+    mirror: str | None = None
+
+
+def read_policy(path: Path | None) -> GatePolicy:
+    """Return the policy of a file, or the default policy for None; raise ConfigError with the first error."""
+    return GatePolicy() if path is None else checked(GatePolicy, read_yaml(path), str(path))
+
+
+def baseline_runs(name: str | None, results: Path, suites: Sequence[str]) -> list[StoredRun]:
+    """Return the runs of a name in baselines.yaml, else of a run, card or model; None means the baseline "default"."""
+    folders = baseline_folders(results, name or DEFAULT)
+    if folders:
+        runs = [StoredRun(read_card(folder / "card.json"), folder) for folder in folders]
+        return [run for run in runs if not suites or run.card.suite in suites]
+    if name is None:
+        raise ConfigError(
+            f"no baseline: pass --baseline RUN or MODEL, or promote one with `harness gate promote` (no {DEFAULT!r} in "
+            f"{results / 'baselines.yaml'})"
+        )
+    return find_runs(name, results, suites)
+
+
+def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options: GateOptions) -> GateReport:
+    """Return the report on runs that are already judged."""
+    suites = list(dict.fromkeys(check.suite for check in policy.checks))
+    before = baseline_runs(baseline, options.results, suites)
+    after = find_runs(candidate, options.results, suites)
+    names = suites or [suite for suite in dict.fromkeys(run.card.suite for run in after) if _has(before, suite)]
+    if not names:
+        raise ConfigError(
+            f"{candidate} and {baseline or DEFAULT} have no suite in common: {_listed(after)}; {_listed(before)}"
+        )
+    evidence: dict[str, Evidence] = {}
+    reports: list[SequentialReport] = []
+    checks = checks_of(policy, names)
+    for suite in names:
+        pair = _pair(before, after, suite)
+        if pair is None:
+            evidence[suite] = Evidence(comparison=None, baseline=None, candidate=None)
+            continue
+        if pair[0].folder is not None and pair[0].folder == pair[1].folder:
+            raise ConfigError(f"{suite}: candidate and baseline are the same run, {pair[0].folder}")
+        rows = run_rows(pair[0]), run_rows(pair[1])
+        evidence[suite] = show_suite(*rows, suite_of(pair[0].card, options.mirror), options)
+        if options.sequential:
+            reports.append(replayed(*rows, checks, policy, options.seed))
+    shown = after[0].card.model, before[0].card.model
+    report = judge_gate(*shown, policy, evidence)
+    return report.model_copy(update={"sequential": tuple(reports)})
+
+
+def _has(runs: Sequence[StoredRun], suite: str) -> bool:
+    return any(run.card.suite == suite for run in runs)
+
+
+def _listed(runs: Sequence[StoredRun]) -> str:
+    return ", ".join(sorted({run.card.suite for run in runs}))
+
+
+def _pair(before: Sequence[StoredRun], after: Sequence[StoredRun], suite: str) -> tuple[StoredRun, StoredRun] | None:
+    """Return the suite's two runs, preferring pairs of one protocol; raise ConfigError if several pairs remain."""
+    pairs = [(a, b) for a in before for b in after if a.card.suite == b.card.suite == suite]
+    alike = [pair for pair in pairs if not differing(pair[0].card, pair[1].card)] or pairs
+    if len(alike) > 1:
+        listed = ", ".join(sorted({str(run.folder) for pair in alike for run in pair}))
+        raise ConfigError(f"{suite}: more than one pair of runs matches; pass two of these folders: {listed}")
+    return alike[0] if alike else None
+
+
+def show_suite(baseline: RunRows, candidate: RunRows, loaded: Loaded, options: GateOptions) -> Evidence:
+    """Return one suite's evidence; raise ConfigError for runs that are not comparable, unless forced."""
+    apart = differing(baseline.card, candidate.card)
+    if apart and not options.force:
+        raise ConfigError(
+            f"{baseline.card.suite}: baseline and candidate were not measured the same way: {'; '.join(apart)}. "
+            "--force gates them anyway"
+        )
+    comparison: Comparison = compare(baseline, candidate, prompts=loaded.prompts, suite=loaded.suite, seed=options.seed)
+    return Evidence(
+        comparison=comparison,
+        baseline=baseline.card,
+        candidate=candidate.card,
+        drifted=drift_of(baseline.card, candidate.card),
+        within=within_of(baseline, candidate),
+    )
+
+
+def drift_of(baseline: ScoreCard, candidate: ScoreCard) -> str | None:
+    """Return a sentence if the anchors of a run show that the judge moved since they were recorded."""
+    moved = {
+        f"{card.model}: {name}"
+        for card in (baseline, candidate)
+        for name in (card.judging.drifted if card.judging is not None else ())
+    }
+    if not moved:
+        return None
+    return f"{baseline.suite}: the judge has moved since its anchors were recorded ({', '.join(sorted(moved))})"
+
+
+def within_of(baseline: RunRows, candidate: RunRows) -> Mapping[str, float]:
+    """Return metric -> variance between repeats of a question's difference, if both runs were judged repeatedly."""
+    baseline_variance, candidate_variance = judge_variance(baseline), judge_variance(candidate)
+    return {
+        metric: value + candidate_variance[metric]
+        for metric, value in baseline_variance.items()
+        if metric in candidate_variance
+    }
+
+
+def judge_variance(run: RunRows) -> dict[str, float]:
+    """Return metric -> mean over questions of the variance between repeats of the question's linearised score.
+
+    In the metric's unit squared, for one repeat, not for their mean; empty if nothing was judged twice.
+    """
+    by_repeat: dict[int, list[Judgment]] = defaultdict(list)
+    for row in run.judgments:
+        by_repeat[row.repeat].append(row)
+    if len(by_repeat) < 2:
+        return {}
+    variances = {}
+    for rule in rules_of(run.card.suite, run.card.headline, run.judgments):
+        tables = [question_sums(rule, run.answers, rows) for rows in by_repeat.values()]
+        shared = set.intersection(*(set(table.ids) for table in tables))
+        ids = [prompt_id for prompt_id in tables[0].ids if prompt_id in shared]
+        if ids:
+            scores = np.array([table.of(ids).scores() for table in tables])
+            variances[rule.metric] = float(scores.var(axis=0, ddof=1).mean())
+    return variances
+
+
+def replayed(
+    baseline: RunRows, candidate: RunRows, checks: Sequence[GateCheck], policy: GatePolicy, seed: int
+) -> SequentialReport:
+    """Return what stopping early would have saved on completely judged runs."""
+    suite_checks = [check for check in checks if check.suite == baseline.card.suite]
+    ready = watched(suite_checks, baseline.card, baseline)
+    calls = len(candidate.judgments)
+    if ready is None or not calls:
+        return SequentialReport(
+            suite=baseline.card.suite,
+            questions=0,
+            of=0,
+            steps={},
+            calls=calls,
+            calls_saved=0,
+            seed=seed,
+            replayed=True,
+            note="no early stop: a deciding check is no sum over all questions (or the run has no judgments)",
+        )
+    stop = replay(ready, baseline, candidate, policy=policy, peers=tier_sizes(checks), seed=seed)
+    needed = round(calls * stop.questions / max(1, stop.of))
+    return SequentialReport(
+        suite=baseline.card.suite,
+        questions=stop.questions,
+        of=stop.of,
+        steps=stop.steps,
+        calls=needed,
+        calls_saved=calls - needed,
+        seed=seed,
+        replayed=True,
+    )
+
+
+def power_of(
+    baseline: str,
+    candidates: Sequence[str],
+    policy: GatePolicy,
+    results: Path,
+    *,
+    trials: int,
+    questions: int | None,
+    seed: int,
+) -> list[PowerRow]:
+    """Run the gate's self-test on pairs of real runs: one set of rows per check that is a sum over questions.
+
+    If `candidates` is empty, use every other run of the baseline's protocol. Raise ConfigError without a pair.
+    """
+    rows: list[PowerRow] = []
+    for baseline_run in find_runs(baseline, results, [check.suite for check in policy.checks]):
+        partners = _partners(baseline_run, candidates, results)
+        if not partners:
+            continue
+        first = run_rows(baseline_run)
+        rules = {rule.metric: rule for rule in rules_of(first.card.suite, first.card.headline, first.judgments)}
+        baseline_sums = {name: question_sums(rule, first.answers, first.judgments) for name, rule in rules.items()}
+        runs = [run_rows(partner) for partner in partners]
+        for check in checks_of(policy, [first.card.suite]):
+            rule = rules.get(check.metric or first.card.headline)
+            if check.suite != first.card.suite or rule is None:
+                continue
+            pairs = [(baseline_sums[rule.metric], question_sums(rule, run.answers, run.judgments)) for run in runs]
+            rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
+    if not rows:
+        raise ConfigError(
+            f"no run under {results} can be paired with {baseline}: import or run one of the same protocol"
+        )
+    return rows
+
+
+def _partners(baseline_run: StoredRun, candidates: Sequence[str], results: Path) -> list[StoredRun]:
+    if candidates:
+        runs = [run for name in candidates for run in find_runs(name, results)]
+    else:
+        runs = [StoredRun(read_card(file), file.parent) for file in find_cards(results)]
+    return [run for run in runs if run.folder != baseline_run.folder and not differing(run.card, baseline_run.card)]

@@ -1,0 +1,203 @@
+"""Serve a candidate and judge its answers in blocks until the verdict is safe: `harness gate --sequential --live`.
+
+Pipeline and store are those of `harness run`: judgments are kept, and the same command resumes. A suite that stopped
+early leaves an incomplete card, which is never ranked; `harness run` completes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+
+from ...judging.jury import combine, jury_of
+from ...records import Answer, Judgment, Prompt
+from ...records.errors import ConfigError
+from ...records.protocols import RunRows
+from ...run.card import score_card
+from ...run.execute import KeptServer, session_usage
+from ...run.pipeline import ProgressCallback, SuiteRun, current_judgments, evaluate, waits
+from ...run.plan import Plan, protocol
+from ...store.provenance import provenance
+from ...suites.scoring import question_sums
+from ..compare import Loaded, StoredRun, run_rows
+from ..comparison import differing_protocols
+from .decision import checks_of, judge_gate
+from .inputs import GateOptions, show_suite
+from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport, Step, Tier
+from .sequential import SequentialCheck, looks, order_of, settled, step, tier_sizes, watched
+
+
+@dataclass
+class LiveJudging:
+    """The state of one suite's judging."""
+
+    run: SuiteRun
+    baseline: RunRows
+    checks: list[SequentialCheck] | None
+    """None: no early stop, all questions in one block."""
+    order: list[Prompt]
+    ends: Iterator[int]
+    judged: int = 0
+    steps: dict[str, Step] = field(default_factory=dict)
+
+    def next_block(self) -> SuiteRun | None:
+        """Return a run of the next questions; None after the last block."""
+        end = next(self.ends, None)
+        if end is None:
+            return None
+        start, self.judged = self.judged, end
+        return replace(self.run, prompts=tuple(self.order[start:end]))
+
+    @property
+    def seen(self) -> tuple[Prompt, ...]:
+        """Return the prompts of the blocks so far, in the suite's own order, because a seeded bootstrap depends on
+        it."""
+        prompt_ids = {prompt.id for prompt in self.order[: self.judged]}
+        return tuple(prompt for prompt in self.run.prompts if prompt.id in prompt_ids)
+
+
+def baselines_of(plan: Plan, baseline_runs: Sequence[StoredRun], *, force: bool) -> dict[str, RunRows]:
+    """Return suite -> the baseline's run with the candidate's protocol.
+
+    Raise ConfigError if there is none, before any call is made.
+    """
+    if plan.own:
+        raise ConfigError(f"{plan.own[0].name} runs by itself: use harness run, then gate it without --live")
+    chosen = {}
+    for suite in plan.suites:
+        wanted = protocol(plan, suite)
+        runs = [
+            run for run in baseline_runs if run.card.suite == suite.name and run.card.suite_version == suite.version
+        ]
+        apart = [differing_protocols(run.card.protocol, wanted) for run in runs]
+        alike = [run for run, differences in zip(runs, apart, strict=True) if not differences or force]
+        if not runs:
+            raise ConfigError(f"the baseline has no run of {suite.name} ({suite.version})")
+        if not alike:
+            raise ConfigError(f"{suite.name}: the baseline was measured differently: {'; '.join(apart[0])}")
+        chosen[suite.name] = run_rows(alike[0])
+    return chosen
+
+
+async def gate_live(
+    plan: Plan,
+    runs: Sequence[SuiteRun],
+    baselines: Mapping[str, RunRows],
+    policy: GatePolicy,
+    options: GateOptions,
+    *,
+    on_progress: ProgressCallback = lambda _: None,
+) -> GateReport:
+    """Answer and judge in blocks, write the cards and return the report. Sessions are recorded even if interrupted."""
+    checks = checks_of(policy, list(baselines))
+    judgings = [_judging(run, baselines[run.suite.name], checks, options) for run in runs]
+    started = time.monotonic()
+    try:
+        await _work(plan, judgings, checks, policy, on_progress)
+    finally:
+        for run in runs:
+            if run.answering.rows or run.judging.rows:
+                run.store.end_session(session_usage(run, time.monotonic() - started))
+    facts = await asyncio.to_thread(provenance)
+    evidence = {}
+    for judging in judgings:
+        judging.run.store.write_card(score_card(plan, judging.run, facts))
+        card = score_card(plan, replace(judging.run, prompts=judging.seen), facts)  # later prompts are not missing
+        answers, judgments = _rows(plan, judging)
+        candidate = RunRows(card.model, card, tuple(answers), tuple(judgments))
+        shown = show_suite(judging.baseline, candidate, Loaded(judging.run.suite, judging.seen), options)
+        evidence[judging.run.suite.name] = _stepped(shown, judging)
+    names = plan.spec.model.label, next(iter(baselines.values())).card.model
+    report = judge_gate(*names, policy, evidence)
+    return report.model_copy(update={"sequential": tuple(_report(judging, options.seed) for judging in judgings)})
+
+
+def _judging(run: SuiteRun, baseline: RunRows, checks: Sequence[GateCheck], options: GateOptions) -> LiveJudging:
+    suite_checks = [check for check in checks if check.suite == run.suite.name]
+    by_id = {prompt.id: prompt for prompt in run.prompts}
+    order = [by_id[prompt_id] for prompt_id in order_of(list(by_id), run.suite.name, options.seed)]
+    ready = watched(suite_checks, baseline.card, baseline) if options.sequential else None
+    return LiveJudging(run, baseline, ready, order, iter(looks(len(order)) if ready is not None else [len(order)]))
+
+
+async def _work(
+    plan: Plan,
+    judgings: Sequence[LiveJudging],
+    checks: Sequence[GateCheck],
+    policy: GatePolicy,
+    on_progress: ProgressCallback,
+) -> None:
+    """Run rounds of one block per suite until each suite is settled, or until one check is worse, which decides
+    alone."""
+    peers = tier_sizes(checks)
+    active = list(judgings)
+    # a judge that waits for the candidate's devices needs the candidate's server stopped after every block
+    keeping = not any(waits(judge) for judging in judgings for judge in judging.run.judges)
+    async with AsyncExitStack() as stack:
+        kept = KeptServer(plan.backend, stack)
+        await stack.enter_async_context(plan.calls.cache)
+        while active:
+            blocks = [(judging, block) for judging in active if (block := judging.next_block()) is not None]
+            if not blocks:
+                return
+            await evaluate(
+                [block for _, block in blocks],
+                lambda: kept if keeping else plan.backend,
+                concurrency=plan.spec.serve.concurrency,
+                on_progress=on_progress,
+            )
+            outcomes = [(judging, _looked(plan, judging, policy, peers)) for judging, _ in blocks]
+            if any(answer == "worse" for _, steps in outcomes for _, answer in steps):
+                return
+            active = [judging for judging, steps in outcomes if not settled(steps)]
+
+
+def _looked(
+    plan: Plan, judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier, int]
+) -> list[tuple[GateCheck, Step]]:
+    """Return the current step of each check of a suite."""
+    if judging.checks is None:
+        return []
+    answers, judgments = _rows(plan, judging)
+    steps: list[tuple[GateCheck, Step]] = []
+    for check in judging.checks:
+        before = question_sums(check.rule, judging.baseline.answers, judging.baseline.judgments)
+        after = question_sums(check.rule, answers, judgments)
+        answer = step(check, before, after, planned=len(judging.order), policy=policy, peers=peers)
+        judging.steps[check.rule.metric] = answer
+        steps.append((check.check, answer))
+    return steps
+
+
+def _rows(plan: Plan, judging: LiveJudging) -> tuple[list[Answer], list[Judgment]]:
+    """Return answers and judgments of the blocks so far, with a jury's verdicts combined."""
+    prompt_ids = {prompt.id for prompt in judging.order[: judging.judged]}
+    answers = [answer for answer in judging.run.store.answers.all() if answer.prompt_id in prompt_ids]
+    judgments = current_judgments(answers, judging.run.store.judgments.all())
+    judgments = [row for row in judgments if row.prompt_id in prompt_ids]
+    jury = jury_of(protocol(plan, judging.run.suite))
+    return answers, judgments if jury is None else list(combine(judgments, jury).judgments)
+
+
+def _stepped(shown: Evidence, judging: LiveJudging) -> Evidence:
+    return shown.model_copy(update={"steps": dict(judging.steps)})
+
+
+def _report(judging: LiveJudging, seed: int) -> SequentialReport:
+    calls = judging.run.store.judgments.count_succeeded
+    saved = round(calls * (len(judging.order) / judging.judged - 1)) if judging.judged else 0
+    note = None if judging.checks is not None else "no early stop: a deciding check is no sum over all questions"
+    return SequentialReport(
+        suite=judging.run.suite.name,
+        questions=judging.judged,
+        of=len(judging.order),
+        steps=dict(judging.steps),
+        calls=calls,
+        calls_saved=saved,
+        seed=seed,
+        replayed=False,
+        note=note,
+    )

@@ -1,0 +1,173 @@
+"""The gate's policy: checks with margins, in tiers, and limits on missing data. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ...records import Record, ScoreCard
+from ..comparison import Comparison, Difference
+
+Tier = Literal["critical", "supporting", "advisory"]
+"""critical: must be shown safe; supporting: must not be shown worse; advisory: reported, decides nothing."""
+
+
+class GateCheck(Record):
+    """One metric of one suite."""
+
+    suite: str
+    metric: str | None = None
+    """None: the suite's headline."""
+    category: str | None = None
+    tier: Tier = "critical"
+    margin: float = Field(gt=0)
+    """The largest tolerated drop, in the metric's unit."""
+    floor: float | None = None
+    """An absolute value that the candidate must reach, independent of the baseline."""
+
+
+class GateLimits(Record):
+    """Shares, 0..1; None: no limit."""
+
+    unscored: float | None = Field(default=0.02, ge=0, le=1)
+    """Of questions without a score, in either run; above it the gate is invalid."""
+    judge_failures: float | None = Field(default=0.02, ge=0, le=1)
+    """Of judgments without a verdict, in either run; above it the gate is invalid."""
+    truncated: float | None = Field(default=0.1, ge=0, le=1)
+    """Of the candidate's answers; above it the candidate fails."""
+    truncated_rise: float | None = Field(default=0.05, ge=0, le=1)
+    """Candidate's share minus the baseline's; above it the candidate fails."""
+
+
+class GatePolicy(Record):
+    """`gate.yaml`."""
+
+    version: Literal[1] = 1
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """One-sided: how often a candidate exactly at the margin may pass; and, for each of the two deciding tiers, how
+    often one that is no worse than the margin anywhere may fail."""
+    power: float = Field(default=0.8, gt=0.5, lt=1)
+    """Power used to compute the number of questions that would decide."""
+    strict: bool = False
+    """Whether any certain drop fails, however small."""
+    checks: tuple[GateCheck, ...] = ()
+    """Empty: the default checks of the suites that both runs have."""
+    limits: GateLimits = GateLimits()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        seen = [(check.suite, check.metric, check.category) for check in self.checks]
+        twice = next((key for key in seen if seen.count(key) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two checks of {twice[0]} {twice[1] or 'headline'} {twice[2] or ''}".rstrip())
+        return self
+
+
+DEFAULT_CHECKS = (
+    GateCheck(suite="mt_bench", margin=0.75),
+    GateCheck(suite="alpaca_eval", margin=4.0),
+    GateCheck(suite="alpaca_eval", metric="win_rate", tier="supporting", margin=4.0),
+    GateCheck(suite="arena_hard", margin=6.5),
+    GateCheck(suite="arena_hard_v2", margin=6.5),
+)
+"""Margins that a benchmark of this size can resolve: two equal models pass about nine times in ten (docs/gate.md,
+measured by `python -m benchmarks.gate`). Smaller margins need more questions, repeats, or head-to-head games."""
+
+
+# ----------------------------------------------------------------------------------------------------
+# The gate's evidence and report. Records only.
+
+
+Outcome = Literal["pass", "fail", "inconclusive", "invalid"]
+CheckFinding = Literal["safe", "worse", "undecided", "missing"]
+Step = Literal["safe", "worse", "open"]
+EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "invalid": 4}
+
+
+class CheckResult(Record):
+    """The outcome of one check."""
+
+    suite: str
+    metric: str
+    category: str | None
+    tier: Tier
+    margin: float
+    found: CheckFinding
+    difference: Difference | None = None
+    lower: float | None = None
+    """The difference is above this with confidence 1 - alpha."""
+    p_safe: float | None = None
+    """Of "the drop is the margin or more"."""
+    p_worse: float | None = None
+    """Of "the drop is no more than the margin", after Holm within the tier (advisory: Benjamini-Hochberg)."""
+    needed: int | None = None
+    """Questions that would decide, if the true difference were the observed one."""
+    repeats: int | None = None
+    """Judgments per question that would decide on these questions; None: unknown, or no number would."""
+    floor: float | None = None
+    above_floor: bool | None = None
+    """None: no floor, or not decided by this run."""
+
+
+class LimitResult(Record):
+    suite: str
+    name: str
+    run: str
+    value: float
+    limit: float
+    kept: bool
+
+
+class SequentialReport(Record):
+    """The result of stopping early, for one suite."""
+
+    suite: str
+    questions: int
+    """Number judged when it stopped."""
+    of: int
+    steps: Mapping[str, Step]
+    """Metric -> state of its confidence sequence at that point."""
+    calls: int
+    """Judge calls made (replayed: that would have been made)."""
+    calls_saved: int
+    seed: int
+    replayed: bool
+    """The run was judged completely: this shows what stopping would have saved; the verdict uses all questions."""
+    note: str | None = None
+
+
+class GateReport(Record):
+    """The verdict of `harness gate`, with reasons."""
+
+    schema_version: Literal[1] = 1
+    candidate: str
+    baseline: str
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    """Sentences, the most important first."""
+    checks: tuple[CheckResult, ...] = ()
+    limits: tuple[LimitResult, ...] = ()
+    notes: tuple[str, ...] = ()
+    policy: GatePolicy
+    sequential: tuple[SequentialReport, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.outcome]
+
+
+class Evidence(Record):
+    """The gate's evidence on one suite."""
+
+    comparison: Comparison | None
+    """None: one of the two has no run of the suite."""
+    baseline: ScoreCard | None
+    candidate: ScoreCard | None
+    drifted: str | None = None
+    """A sentence, if anchors show that the judge has moved."""
+    steps: Mapping[str, Step] = {}
+    """Metric -> state of its confidence sequence, if judging could stop early."""
+    within: Mapping[str, float] = {}
+    """Metric -> variance of the difference between repeats of one question's judgment, if there were repeats."""

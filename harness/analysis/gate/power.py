@@ -1,0 +1,125 @@
+"""The gate's self-test: inject known drops into real paired questions and count the gate's verdicts. Pure.
+
+Questions of a real pair of models are drawn with replacement and a coin decides whose answer is whose. The true
+difference is then exactly 0, while ties, weights and the correlation of the two stay real. Then each question of the
+candidate is lost with probability q = drop / (rate - lowest), so that the true drop is exactly that (injected flips,
+as in AMD Hyperloom issue 1539; specs/statistics 4.14).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...records import Record
+from ...records.errors import ConfigError
+from ...stats.paired import non_inferiority, paired_difference
+from ...suites.scoring import QuestionSums, common
+from .policy import GatePolicy
+
+DROPS = (0.0, 0.5, 1.0, 2.0)
+"""In multiples of the margin."""
+LOWEST_RATING = 1.0
+TRIALS = 400
+
+
+class PowerRow(Record):
+    """How often each verdict occurred at one true drop; shares of `trials`, 0..1."""
+
+    metric: str
+    margin: float
+    drop: float
+    """True drop in the metric's unit."""
+    questions: int
+    trials: int
+    passed: float
+    failed: float
+    inconclusive: float
+
+
+@dataclass(frozen=True)
+class RunPair:
+    """Two models on the same questions."""
+
+    first: QuestionSums
+    second: QuestionSums
+
+    @property
+    def room(self) -> float:
+        """Return how far the mean of both models is above the lowest score."""
+        above = float((self.first.above + self.second.above).sum())
+        below = float((self.first.below + self.second.below).sum())
+        return self.first.scale * above / below - self.lowest if below else 0.0
+
+    @property
+    def lowest(self) -> float:
+        return LOWEST_RATING if self.first.scale == 1.0 else 0.0
+
+
+def power_rows(
+    pairs: Sequence[tuple[QuestionSums, QuestionSums]],
+    margin: float,
+    policy: GatePolicy,
+    *,
+    trials: int = TRIALS,
+    questions: int | None = None,
+    seed: int = 0,
+) -> list[PowerRow]:
+    """Return one row per drop, over all pairs; `questions` are drawn per trial (None: as many as the pair has).
+
+    Pairs too weak to lose twice the margin are left out; raise ConfigError if none is left.
+    """
+    shared = [pair for pair in (RunPair(*common(pair)) for pair in pairs) if pair.room > max(DROPS) * margin]
+    if not shared:
+        raise ConfigError(f"no pair of runs scores high enough to lose {max(DROPS) * margin:g}")
+    rng = np.random.default_rng(seed)
+    rows = []
+    for times in DROPS:
+        outcomes: Counter[str] = Counter()
+        for pair in shared:
+            outcomes.update(_answers(pair, times * margin, margin, policy, trials, questions, rng))
+        total = outcomes.total()
+        rows.append(
+            PowerRow(
+                metric=shared[0].first.metric,
+                margin=margin,
+                drop=times * margin,
+                questions=questions or round(float(np.mean([len(pair.first.ids) for pair in shared]))),
+                trials=total,
+                passed=outcomes["safe"] / total,
+                failed=outcomes["worse"] / total,
+                inconclusive=outcomes["undecided"] / total,
+            )
+        )
+    return rows
+
+
+def _answers(
+    pair: RunPair,
+    drop: float,
+    margin: float,
+    policy: GatePolicy,
+    trials: int,
+    questions: int | None,
+    rng: np.random.Generator,
+) -> list[str]:
+    scale = pair.first.scale
+    size = questions or len(pair.first.ids)
+    lost = drop / pair.room
+    table = np.column_stack([pair.first.above, pair.first.below, pair.second.above, pair.second.below])
+    answers: list[str] = []
+    for _ in range(trials):
+        drawn = table[rng.integers(len(table), size=size)]
+        swapped = rng.random(size) < 0.5
+        drawn[swapped] = drawn[swapped][:, [2, 3, 0, 1]]
+        hit = rng.random(size) < lost
+        drawn[hit, 2] = pair.lowest * drawn[hit, 3]
+        estimate = paired_difference((drawn[:, 2], drawn[:, 3]), (drawn[:, 0], drawn[:, 1]), scale=scale)
+        assert estimate is not None, "a pair has two questions at least"
+        answers.append(
+            non_inferiority(estimate, margin, alpha=policy.alpha, power=policy.power, strict=policy.strict).answer
+        )
+    return answers

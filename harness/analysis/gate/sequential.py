@@ -1,0 +1,159 @@
+"""Stop judging as soon as the verdict is safe: one step of the decision, and its replay on judged runs. Pure.
+
+Questions come in an order shuffled by seed. After each block the confidence sequence of every check of the suite is
+evaluated: above -margin is safe, below it is worse. The sequence is valid at every look, at alpha for safe and at alpha
+shared by the tier's checks (Bonferroni) for worse. Only sums over all questions have a sequence: a suite with a fitted
+metric (length control) or a category in a deciding tier is judged to the end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...records import ScoreCard
+from ...records.protocols import RunRows
+from ...stats.paired import paired_difference
+from ...stats.sequential import FIRST, one_sided_bounds
+from ...suites.scoring import QuestionRule, QuestionSums, common, question_sums, rules_of
+from .policy import GateCheck, GatePolicy, Step, Tier
+
+BLOCK = 20
+"""Questions between two looks, after the first `FIRST`."""
+
+
+@dataclass(frozen=True)
+class SequentialCheck:
+    """A check that can be decided early, and the rule that sums its metric."""
+
+    check: GateCheck
+    rule: QuestionRule
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The point at which a suite's judging ends."""
+
+    questions: int
+    of: int
+    steps: dict[str, Step]
+    """Metric -> state of its sequence at that point."""
+
+
+def order_of(ids: Sequence[str], suite: str, seed: int) -> list[str]:
+    """Return the order in which questions are judged; it depends on seed and suite only."""
+    shuffled = sorted(ids)
+    random.Random(f"{seed}:{suite}").shuffle(shuffled)
+    return shuffled
+
+
+def looks(questions: int) -> list[int]:
+    """Return the numbers of questions after which the verdict is evaluated."""
+    return [*range(min(FIRST, questions), questions, BLOCK), questions]
+
+
+def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[SequentialCheck] | None:
+    """Return the suite's deciding checks with their rules; None if one of them has no confidence sequence."""
+    rules = {rule.metric: rule for rule in rules_of(card.suite, card.headline, run.judgments)}
+    watched_checks = []
+    for check in checks:
+        if check.tier == "advisory":
+            continue
+        rule = rules.get(check.metric or card.headline)
+        if rule is None or rule.category is not None or check.category is not None:
+            return None
+        watched_checks.append(SequentialCheck(check, rule))
+    return watched_checks or None
+
+
+def step(
+    watched_check: SequentialCheck,
+    baseline: QuestionSums,
+    candidate: QuestionSums,
+    *,
+    planned: int,
+    policy: GatePolicy,
+    peers: Mapping[Tier, int],
+) -> Step:
+    """Return the state of a check's sequence on the questions so far; `peers`: checks per tier, over all suites."""
+    baseline_sums, candidate_sums = common([baseline, candidate])
+    if len(baseline_sums.ids) < FIRST:
+        return "open"
+    estimate = paired_difference(
+        (candidate_sums.above, candidate_sums.below),
+        (baseline_sums.above, baseline_sums.below),
+        scale=baseline_sums.scale,
+    )
+    if estimate is None:
+        return "open"
+    limit = 0.0 if policy.strict else -watched_check.check.margin
+    bounds = one_sided_bounds(
+        estimate.n,
+        estimate.value,
+        estimate.se,
+        planned=planned,
+        alpha_low=policy.alpha,
+        alpha_high=policy.alpha / max(1, peers.get(watched_check.check.tier, 1)),
+    )
+    if bounds.high < limit:
+        return "worse"
+    return "safe" if bounds.low > -watched_check.check.margin and not policy.strict else "open"
+
+
+def tier_sizes(checks: Sequence[GateCheck]) -> Mapping[Tier, int]:
+    """Return the number of checks per tier, over all suites, which share the level of "worse"."""
+    return Counter(check.tier for check in checks)
+
+
+def settled(steps: Sequence[tuple[GateCheck, Step]]) -> bool:
+    """Return whether a suite's judging can stop: one deciding check is worse, or every critical one is safe."""
+    if any(state == "worse" for _, state in steps):
+        return True
+    critical = [state for check, state in steps if check.tier == "critical"]
+    return bool(critical) and all(state == "safe" for state in critical)
+
+
+def replay(
+    checks: Sequence[SequentialCheck],
+    baseline: RunRows,
+    candidate: RunRows,
+    *,
+    policy: GatePolicy,
+    peers: Mapping[Tier, int],
+    seed: int,
+) -> Stop:
+    """Return where judging in blocks would have stopped, for runs that are already judged."""
+    pairs = [
+        (
+            watched_check,
+            question_sums(watched_check.rule, baseline.answers, baseline.judgments),
+            question_sums(watched_check.rule, candidate.answers, candidate.judgments),
+        )
+        for watched_check in checks
+    ]
+    order = order_of(common([pairs[0][1], pairs[0][2]])[0].ids, baseline.card.suite, seed)
+    steps: dict[str, Step] = {}
+    for n in looks(len(order)):
+        seen = order[:n]
+        check_steps = [
+            (
+                watched_check.check,
+                step(
+                    watched_check,
+                    baseline_sums.of(seen),
+                    candidate_sums.of(seen),
+                    planned=len(order),
+                    policy=policy,
+                    peers=peers,
+                ),
+            )
+            for watched_check, baseline_sums, candidate_sums in pairs
+        ]
+        steps = {
+            watched_check.rule.metric: answer for watched_check, (_, answer) in zip(checks, check_steps, strict=True)
+        }
+        if settled(check_steps):
+            return Stop(n, len(order), steps)
+    return Stop(len(order), len(order), steps)

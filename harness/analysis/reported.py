@@ -1,0 +1,232 @@
+"""Reported figures: numbers that papers and boards published, with source and protocol. Read from YAML, never ranked.
+
+The files are `results/reported/*.yaml` of a checkout; the wheel contains them as `harness/reported_data`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from ..records import Record, ScoreCard
+from ..records.errors import ConfigError
+
+
+class ReportedFigure(Record):
+    """One published number, in the unit of the metric of that name on a card."""
+
+    value: float
+    se: float | None = None
+    """The source's own standard error."""
+    ci_low: float | None = None
+    ci_high: float | None = None
+    """The source's own interval; its level is in the file's note."""
+
+
+class ReportedProtocol(Record):
+    """How a source measured one suite: the parts of a card's protocol that it states."""
+
+    suite: str
+    suite_version: str
+    judge: str | None
+    """The judge's model name; None: the source does not state it, so no measured card is compared with it."""
+    judge_aliases: tuple[str, ...] = ()
+    """Names of that judge in files of the original tools, such as AlpacaEval's annotator name."""
+    baseline: str | None = None
+    references: str | None = None
+    """MT-Bench's reference set; None: not stated."""
+
+
+class ReportedModel(Record):
+    model: str
+    aliases: tuple[str, ...] = ()
+    """Other names of the same weights: repository, board."""
+    size: str | None = None
+    scores: dict[str, dict[str, ReportedFigure]] = Field(min_length=1)
+    """Suite -> metric -> figure."""
+
+    def is_named(self, name: str) -> bool:
+        """Return whether a card's model name means this model, comparing letters and digits without case."""
+        return _plain(name) in {_plain(known) for known in (self.model, *self.aliases)}
+
+
+class ReportedSource(Record):
+    """One file: a published table."""
+
+    source: str
+    reference: str
+    """Exact location: paper and table, or repository, revision and file."""
+    url: str
+    note: str | None = None
+    protocols: tuple[ReportedProtocol, ...] = Field(min_length=1)
+    models: tuple[ReportedModel, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _protocol_for_each_suite(self) -> Self:
+        stated = [protocol.suite for protocol in self.protocols]
+        if len(set(stated)) != len(stated):
+            raise ValueError("a suite has two protocols")
+        for model in self.models:
+            if unknown := set(model.scores) - set(stated):
+                raise ValueError(f"{model.model!r} has scores without a protocol: {', '.join(sorted(unknown))}")
+        return self
+
+
+def reported_folder() -> Path:
+    """Return the folder of the installed package, else of the checkout that this package is imported from."""
+    package = Path(__file__).parent.parent
+    carried = package / "reported_data"
+    return carried if carried.is_dir() else package.parent / "results" / "reported"
+
+
+def load_reported(folder: Path | None = None) -> list[ReportedSource]:
+    """Return all sources by file name; none if the folder does not exist.
+
+    Raise ConfigError for an invalid file, including unknown keys.
+    """
+    return [_read(path) for path in sorted((folder or reported_folder()).glob("*.yaml"))]
+
+
+def _read(path: Path) -> ReportedSource:
+    try:
+        return ReportedSource.model_validate(yaml.safe_load(path.read_text("utf-8")))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {where or 'file'}: {first['msg']} (got {str(first['input'])[:80]!r})") from None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", name.lower())
+
+
+# ----------------------------------------------------------------------------------------------------
+# Show what papers and boards report as tables beside the measured ones, never ranked. Pure. A complete card of the
+# same model and protocol shows its difference from the reported figure.
+
+
+class ReportedDifference(Record):
+    """Measured minus reported, for one metric of one card.
+
+    The reported figure counts as exact, so the 95 % interval is the measured one's alone."""
+
+    metric: str
+    model: str
+    """The card's."""
+    run_id: str
+    value: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+    unstated: tuple[str, ...] = ()
+    """Protocol fields that the source does not state, so that equality is uncertain."""
+
+
+class ReportedRow(Record):
+    model: str
+    size: str | None = None
+    figures: dict[str, ReportedFigure]
+    """By metric; a metric may be missing."""
+    differences: tuple[ReportedDifference, ...] = ()
+
+
+class ReportedTable(Record):
+    """What one source reports for one suite, in the source's own order. Nothing here was measured by this program."""
+
+    source: str
+    reference: str
+    url: str
+    note: str | None = None
+    suite: str
+    suite_version: str
+    judge: str | None
+    metrics: tuple[str, ...]
+    rows: tuple[ReportedRow, ...]
+
+    @property
+    def title(self) -> str:
+        judge = self.judge or "not stated"
+        return f"Reported, not measured here: {self.suite} ({self.suite_version}), judge {judge}; {self.source}"
+
+
+def reported_beside(cards: Iterable[ScoreCard], sources: Iterable[ReportedSource]) -> list[ReportedTable]:
+    """Return the tables of suites and editions on the board, ordered by suite, then by source."""
+    measured = list(cards)
+    known = {(card.suite, card.suite_version) for card in measured}
+    tables = [
+        _reported_table(source, protocol, measured)
+        for source in sources
+        for protocol in source.protocols
+        if (protocol.suite, protocol.suite_version) in known
+    ]
+    return sorted(tables, key=lambda table: (table.suite, table.suite_version))
+
+
+def _reported_table(source: ReportedSource, protocol: ReportedProtocol, cards: list[ScoreCard]) -> ReportedTable:
+    models = [model for model in source.models if protocol.suite in model.scores]
+    alike = [card for card in cards if _same_protocol(card, protocol)]
+    metrics = dict.fromkeys(metric for model in models for metric in model.scores[protocol.suite])
+    return ReportedTable(
+        source=source.source,
+        reference=source.reference,
+        url=source.url,
+        note=source.note,
+        suite=protocol.suite,
+        suite_version=protocol.suite_version,
+        judge=protocol.judge,
+        metrics=tuple(metrics),
+        rows=tuple(_reported_row(model, protocol, alike) for model in models),
+    )
+
+
+def _reported_row(model: ReportedModel, protocol: ReportedProtocol, alike: list[ScoreCard]) -> ReportedRow:
+    figures = model.scores[protocol.suite]
+    differences = [
+        difference
+        for card in alike
+        if model.is_named(card.model)
+        for metric, figure in figures.items()
+        if (difference := _difference(card, metric, figure, protocol)) is not None
+    ]
+    return ReportedRow(model=model.model, size=model.size, figures=figures, differences=tuple(differences))
+
+
+def _difference(
+    card: ScoreCard, metric: str, figure: ReportedFigure, protocol: ReportedProtocol
+) -> ReportedDifference | None:
+    score = card.scores.get(metric)
+    if score is None or score.value is None:
+        return None
+    return ReportedDifference(
+        metric=metric,
+        model=card.model,
+        run_id=str(card.provenance.get("run_id", "")),
+        value=score.value - figure.value,
+        ci_low=None if score.ci_low is None else score.ci_low - figure.value,
+        ci_high=None if score.ci_high is None else score.ci_high - figure.value,
+        unstated=tuple(name for name in ("references",) if name in card.protocol and protocol.references is None),
+    )
+
+
+def _same_protocol(card: ScoreCard, protocol: ReportedProtocol) -> bool:
+    """Return whether a complete card was measured as the source states: suite, version, judge and other stated
+    fields."""
+    if not card.complete or protocol.judge is None or "limit" in card.protocol or "sampling_deviation" in card.protocol:
+        return False
+    if (card.suite, card.suite_version) != (protocol.suite, protocol.suite_version):
+        return False
+    stated = {"baseline": protocol.baseline, "references": protocol.references}
+    equal = all(card.protocol.get(name, value) == value for name, value in stated.items() if value is not None)
+    return equal and _judge_model(card) in (protocol.judge, *protocol.judge_aliases)
+
+
+def _judge_model(card: ScoreCard) -> str:
+    judge = card.protocol.get("judge")
+    model = judge.get("model") if isinstance(judge, Mapping) else judge
+    return model if isinstance(model, str) else card.judge

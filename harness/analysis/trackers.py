@@ -1,0 +1,143 @@
+"""Log scores to experiment trackers: wandb, mlflow, trackio. Each is imported on demand and configured by its own
+environment (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR, keys). One tracker run is one model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+from ..records import ScoreCard, digest
+from ..records.errors import ConfigError, IncompleteError
+
+PROJECT = "fusion-harness"
+"""Used if the tracker's own environment names no project."""
+
+
+def tracker_names(option: str | None) -> tuple[str, ...]:
+    """Return the names in `wandb,mlflow`; raise ConfigError for one that is unknown or not installed."""
+    names = tuple(dict.fromkeys(part.strip() for part in (option or "").split(",") if part.strip()))
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError(f"--log-to {name!r} is not a known tracker; known: {', '.join(TRACKERS)}")
+        _module(name)
+    return names
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """The content of one tracker run, or of one step of it."""
+
+    name: str
+    scores: Mapping[str, float]
+    facts: Mapping[str, str]
+    step: int | None
+
+    @property
+    def key(self) -> str:
+        """Return the run's key: equal name and facts resume the same run."""
+        return digest([self.name, dict(self.facts)])[:16]
+
+
+def log_scores(names: Sequence[str], cards: Iterable[ScoreCard]) -> int:
+    """Log each model's scores to each tracker and return the number of runs written. Raise as `log_step` does."""
+    by_model: dict[str, list[ScoreCard]] = {}
+    for card in cards:
+        by_model.setdefault(card.model, []).append(card)
+    tracked_runs = [
+        TrackedRun(model, numbers(model_cards), facts(model_cards), None) for model, model_cards in by_model.items()
+    ]
+    return sum(_log(name, tracked) for name in names for tracked in tracked_runs)
+
+
+def log_step(names: Sequence[str], series: str, cards: Sequence[ScoreCard], step: int | None) -> None:
+    """Log one checkpoint's scores as a step of the run called `series`.
+
+    Raise IncompleteError if a tracker fails; the scores stay in the results folder.
+    """
+    lasting = {key: value for key, value in facts(cards).items() if not key.endswith((".run", ".complete"))}
+    for name in names:
+        _log(name, TrackedRun(series, numbers(cards), lasting, step))
+
+
+def _log(name: str, logged: TrackedRun) -> int:
+    try:
+        TRACKERS[name](_module(name), logged)
+    except Exception as error:  # trackers raise errors of their own types
+        raise IncompleteError(
+            f"{name} rejected the scores of {logged.name!r}: {type(error).__name__}: {error}"
+        ) from error
+    return 1
+
+
+def numbers(cards: Iterable[ScoreCard]) -> dict[str, float]:
+    """Return `suite/metric` with `_ci_low` and `_ci_high`, and the unscored count; metrics without a value are left
+    out."""
+    values: dict[str, float] = {}
+    for card in cards:
+        for metric, score in card.scores.items():
+            name = f"{card.suite}/{metric}"
+            parts = {name: score.value, f"{name}_ci_low": score.ci_low, f"{name}_ci_high": score.ci_high}
+            values |= {key: value for key, value in parts.items() if value is not None}
+        values[f"{card.suite}/unscored"] = float(card.scores[card.headline].unscored)
+    return values
+
+
+def facts(cards: Iterable[ScoreCard]) -> dict[str, str]:
+    """Return what makes the numbers comparable: version, judge, protocol and run of each suite."""
+    values: dict[str, str] = {}
+    for card in cards:
+        values[f"{card.suite}.version"] = card.suite_version
+        values[f"{card.suite}.judge"] = card.judge
+        values[f"{card.suite}.protocol"] = card.protocol_sha
+        values[f"{card.suite}.run"] = str(card.provenance.get("run_id", ""))
+        values[f"{card.suite}.complete"] = str(card.complete).lower()
+    return values
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ConfigError(f"--log-to {name} needs the package: pip install {name}") from None
+
+
+def _wandb(module: ModuleType, logged: TrackedRun) -> None:
+    project = os.environ.get("WANDB_PROJECT", PROJECT)
+    config = dict(logged.facts)
+    run = module.init(
+        project=project, id=logged.key, name=logged.name, config=config, resume="allow", reinit="create_new"
+    )
+    try:
+        run.log(dict(logged.scores), step=logged.step)
+    finally:
+        run.finish()
+
+
+def _mlflow(module: ModuleType, logged: TrackedRun) -> None:
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+    module.set_experiment(experiment)
+    wanted = f"tags.harness = '{logged.key}'"
+    matches = module.search_runs(experiment_names=[experiment], filter_string=wanted, output_format="list")
+    run_id = matches[0].info.run_id if matches else None
+    with module.start_run(run_id=run_id, run_name=logged.name, tags={"harness": logged.key}):
+        module.log_params(dict(logged.facts))
+        allowed = {re.sub(r"[^\w./ -]", "_", key): value for key, value in logged.scores.items()}
+        module.log_metrics(allowed, step=logged.step)
+
+
+def _trackio(module: ModuleType, logged: TrackedRun) -> None:
+    project = os.environ.get("TRACKIO_PROJECT", PROJECT)
+    module.init(project=project, name=logged.name, config=dict(logged.facts), resume="allow")
+    try:
+        module.log(dict(logged.scores), step=logged.step)
+    finally:
+        module.finish()
+
+
+Tracker = Callable[[ModuleType, TrackedRun], None]
+TRACKERS: dict[str, Tracker] = {"wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}

@@ -1,1 +1,0 @@
-"""Differences of models on the same questions."""

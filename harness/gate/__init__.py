@@ -1,1 +1,0 @@
-"""Candidate beside baseline, by a policy: pass, fail, inconclusive or invalid."""

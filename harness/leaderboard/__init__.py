@@ -1,1 +1,0 @@
-"""Score cards and reported figures, ranked in tables."""

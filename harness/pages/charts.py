@@ -1,0 +1,347 @@
+"""Draw SVG elements from numbers and texts, and axes with round ticks. All text is escaped; CSS classes set the looks.
+
+A figure has no colours of its own: the page that contains it styles the classes (light and dark), and `standalone` adds
+print colours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from ..analysis.leaderboard import BoardRow, Table
+from ..records import Score
+from .tables import visible
+
+COLOURS = ("#0b6e75", "#bd5217", "#5b4fa8", "#2f7d32", "#b0306a", "#7a6a00", "#1f5fb4", "#6b6b6b")
+"""Marks 1 to 8: each has at least 4.5:1 contrast on white; shapes differ too."""
+PRINT_STYLE = (
+    "text{font:12px 'DejaVu Sans','Helvetica Neue',Arial,sans-serif;fill:#1c1e21}"
+    ".small{font-size:10.5px}.muted{fill:#5c6169}.title{font-size:13px;font-weight:bold}"
+    ".grid{stroke:#e3e5e8}.axis{stroke:#8a9099}.whisker{stroke:#0b6e75;stroke-width:1.5}.mark{fill:#0b6e75}"
+    ".line{fill:none;stroke-width:1.75}"
+    + "".join(
+        f".m{number}{{fill:{colour};stroke:{colour}}}.l{number}{{fill:none;stroke:{colour};stroke-width:1.5}}"
+        for number, colour in enumerate(COLOURS, start=1)
+    )
+    + ".thin{stroke-width:.75;opacity:.4}"
+)
+CHARACTER = 6.7
+"""Estimated width of a character at 12 px, about the mean of DejaVu Sans over letters and digits (6.9)."""
+
+
+def number(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def width_of(text: str) -> float:
+    return CHARACTER * len(text)
+
+
+@dataclass
+class Drawing:
+    """A figure being drawn; lengths in pixels, y downwards."""
+
+    width: float
+    height: float
+    title: str
+    """Label for screen readers."""
+    parts: list[str] = field(default_factory=list)
+
+    def text(self, x: float, y: float, text: str, *, css: str = "", anchor: str = "start") -> None:
+        style = f' class="{css}"' if css else ""
+        position = f'x="{number(x)}" y="{number(y)}" text-anchor="{anchor}"'
+        self.parts.append(f"<text {position}{style}>{escape(visible(text))}</text>")
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
+        ends = f'x1="{number(x1)}" y1="{number(y1)}" x2="{number(x2)}" y2="{number(y2)}"'
+        self.parts.append(f'<line {ends} class="{css}"/>')
+
+    def path(self, points: list[tuple[float, float]], css: str) -> None:
+        steps = " ".join(f"{number(x)},{number(y)}" for x, y in points)
+        self.parts.append(f'<polyline points="{steps}" class="{css}"/>')
+
+    def mark(self, x: float, y: float, kind: int = 0, *, hint: str = "", css: str = "mark") -> None:
+        """A circle, square, diamond or triangle by `kind` (modulo 4), with a hint that shows on hovering."""
+        size = 4.0
+        shapes = (
+            f'<circle cx="{number(x)}" cy="{number(y)}" r="{size}" class="{css}">',
+            f'<rect x="{number(x - 3.6)}" y="{number(y - 3.6)}" width="7.2" height="7.2" class="{css}">',
+            f'<path d="M{number(x)} {number(y - 5)}l5 5l-5 5l-5 -5z" class="{css}">',
+            f'<path d="M{number(x)} {number(y - 5)}l5 9h-10z" class="{css}">',
+        )
+        shape = shapes[kind % 4]
+        tag = shape[1:].split(" ", 1)[0]
+        self.parts.append(f"{shape}<title>{escape(visible(hint))}</title></{tag}>" if hint else f"{shape}</{tag}>")
+
+    def inline(self) -> str:
+        """Return the figure for a page that styles the classes."""
+        return self._document("")
+
+    def standalone(self) -> str:
+        """Return a file of its own, on white, in print colours."""
+        return self._document(f'<style>{PRINT_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>')
+
+    def _document(self, head: str) -> str:
+        size = f'width="{number(self.width)}" height="{number(self.height)}"'
+        box = f'viewBox="0 0 {number(self.width)} {number(self.height)}"'
+        label = escape(visible(self.title), quote=True)
+        opening = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {box} role="img" aria-label="{label}">'
+        return f"{opening}{head}{''.join(self.parts)}</svg>"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear scale from values low..high to pixels start..end."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self, wanted: int = 5) -> list[float]:
+        """Return about `wanted` round numbers inside low..high, in steps of 1, 2 or 5 times a power of ten."""
+        raw = (self.high - self.low) / max(wanted, 1)
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [round(step * index, 10) for index in range(first, last + 1)]
+
+
+def axis(values: list[float], start: float, end: float, *, pad: float = 0.05) -> Axis:
+    """Return an axis over the values with some room at both ends; never of width zero."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    room = (high - low) * pad or max(abs(high) * pad, 0.5)
+    return Axis(low - room, high + room, start, end)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Draw the figures of a leaderboard table: forest plot, length against score, categories, scaling, trend. Pure.
+
+
+WIDTH = 680.0
+ROW = 22.0
+SERIES = len(COLOURS)
+"""Models that colour and shape can tell apart in one figure."""
+
+
+@dataclass(frozen=True)
+class ChartPoint:
+    """One mark, with its 95 % interval if there is one."""
+
+    label: str
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+def score_text(score: Score) -> str:
+    """Return `55.9 [53.1, 58.7]`."""
+    value = "-" if score.value is None else f"{score.value:.2f}"
+    return (
+        value if score.ci_low is None or score.ci_high is None else f"{value} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
+    )
+
+
+def forest(table: Table) -> Drawing | None:
+    """Draw value and 95 % interval of each row, best at the top; None without a value."""
+    rows = [row for row in table.rows if row.score.value is not None]
+    if not rows:
+        return None
+    left = min(max(width_of(_short(row.model)) for row in rows) + 24, 300)
+    right = 150.0
+    scale = axis(_ends([row.score for row in rows]), left, WIDTH - right)
+    drawing = Drawing(WIDTH, 52 + ROW * len(rows), f"{table.headline} with 95 % intervals: {table.title}")
+    drawing.text(left, 14, f"{table.headline}, 95 % interval", css="title")
+    _x_axis(drawing, scale, 24, 24 + ROW * len(rows))
+    for index, row in enumerate(rows):
+        y = 24 + ROW * (index + 0.5)
+        drawing.text(left - 12, y + 4, _short(row.model), anchor="end", css="" if row.rank else "muted")
+        whisker(drawing, scale, row.score, y, hint=f"{row.model}: {score_text(row.score)}")
+        drawing.text(WIDTH - 4, y + 4, score_text(row.score), anchor="end", css="small muted")
+    return drawing
+
+
+def whisker(drawing: Drawing, scale: Axis, score: Score, y: float, *, hint: str = "") -> None:
+    """Draw the interval as a line and the value as a dot."""
+    if score.ci_low is not None and score.ci_high is not None:
+        low, high = scale(score.ci_low), scale(score.ci_high)
+        drawing.line(low, y, high, y, "whisker")
+        for end in (low, high):
+            drawing.line(end, y - 4, end, y + 4, "whisker")
+    if score.value is not None:
+        drawing.mark(scale(score.value), y, hint=hint)
+
+
+def cell(row: BoardRow, scale: Axis) -> str:
+    """Return a row's interval on the table's common axis, for a table cell next to the numbers."""
+    drawing = Drawing(scale.end + 6, 20, score_text(row.score))
+    for tick in scale.ticks(5):
+        drawing.line(scale(tick), 0, scale(tick), 20, "grid")
+    whisker(drawing, scale, row.score, 10)
+    return drawing.inline()
+
+
+def cell_axis(table: Table) -> Axis:
+    return axis(_ends([row.score for row in table.rows]), 6, 174)
+
+
+def length_against_score(table: Table) -> Drawing | None:
+    """Draw the headline against mean answer length; None with fewer than two rows that have both."""
+    points = [
+        ChartPoint(row.model, row.length, row.score.value, row.score.ci_low, row.score.ci_high)
+        for row in table.rows
+        if row.length is not None and row.score.value is not None
+    ]
+    if len(points) < 2:
+        return None
+    title = f"{table.headline} against mean answer length ({table.length_unit}): {table.title}"
+    return scatter(points, title, f"mean answer length, {table.length_unit}", table.headline)
+
+
+def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str) -> Drawing:
+    """Draw labelled marks with vertical intervals."""
+    height = 360.0
+    drawing = Drawing(WIDTH, height, title)
+    x = axis([point.x for point in points], 56, WIDTH - 150, pad=0.08)
+    y = axis([end for point in points for end in (point.low, point.y, point.high) if end is not None], height - 52, 28)
+    _x_axis(drawing, x, 28, height - 52)
+    _y_axis(drawing, y, 56, WIDTH - 150)
+    drawing.text(56, 14, f"{upwards} by length", css="title")
+    drawing.text((56 + WIDTH - 150) / 2, height - 8, across, anchor="middle", css="muted")
+    taken: list[tuple[float, float, float]] = []
+    for point in sorted(points, key=lambda point: -point.y):
+        at_x, at_y = x(point.x), y(point.y)
+        if point.low is not None and point.high is not None:
+            drawing.line(at_x, y(point.low), at_x, y(point.high), "whisker")
+        drawing.mark(at_x, at_y, hint=f"{point.label}: {point.x:.0f}, {point.y:.2f}")
+        label = _short(point.label, 24)
+        drawing.text(at_x + 8, _free(taken, at_x, at_y + 4, width_of(label) * 0.9), label, css="small")
+    return drawing
+
+
+def _free(taken: list[tuple[float, float, float]], x: float, y: float, width: float) -> float:
+    """Return the nearest height downwards at which a label of this width overlaps no earlier one."""
+    while any(abs(y - taken_y) < 12 and x < end and start < x + width for taken_y, start, end in taken):
+        y += 4
+    taken.append((y, x, x + width))
+    return y
+
+
+def categories(table: Table) -> Drawing | None:
+    """Draw one line per category and one mark per model (the first eight); None with fewer than two categories."""
+    rows = [row for row in table.rows if row.categories][:SERIES]
+    names = list(dict.fromkeys(name for row in rows for name in row.categories))
+    names = [name for name in names if any(_value(row, name) is not None for row in rows)]
+    if len(names) < 2 or not rows:
+        return None
+    left = min(max(width_of(_short(name)) for name in names) + 24, 240)
+    bottom = 24 + ROW * len(names)
+    height = bottom + 40 + 18 * len(rows)
+    drawing = Drawing(WIDTH, height, f"{table.category_metric} by category: {table.title}")
+    values = [value for row in rows for name in names if (value := _value(row, name)) is not None]
+    scale = axis(values, left, WIDTH - 12)
+    drawing.text(left, 14, f"{table.category_metric} by category", css="title")
+    _x_axis(drawing, scale, 24, bottom)
+    for index, name in enumerate(names):
+        y = 24 + ROW * (index + 0.5)
+        drawing.line(left, y, WIDTH - 12, y, "grid")
+        drawing.text(left - 12, y + 4, _short(name), anchor="end")
+        for series, row in enumerate(rows):
+            value = _value(row, name)
+            if value is not None:
+                hint = f"{row.model}, {name}: {score_text(row.categories[name])}"
+                drawing.mark(scale(value), y, series, hint=hint, css=f"m{series + 1}")
+    _legend(drawing, [row.model for row in rows], left, bottom + 40)
+    return drawing
+
+
+def curves(series: Sequence[tuple[str, Sequence[ChartPoint]]], title: str, across: str, upwards: str) -> Drawing:
+    """Draw lines with marks and intervals, one per series, x in ascending order."""
+    height = 300.0 + 18 * len(series)
+    bottom = 248.0
+    drawing = Drawing(WIDTH, height, title)
+    points = [point for _, marks in series for point in marks]
+    x = axis([point.x for point in points], 56, WIDTH - 12, pad=0.06)
+    y = axis([end for point in points for end in (point.low, point.y, point.high) if end is not None], bottom, 28)
+    _x_axis(drawing, x, 28, bottom)
+    _y_axis(drawing, y, 56, WIDTH - 12)
+    drawing.text(56, 14, f"{upwards} by {across}", css="title")
+    drawing.text((56 + WIDTH) / 2, bottom + 36, across, anchor="middle", css="muted")
+    for index, (name, marks) in enumerate(series):
+        number = index % SERIES + 1
+        ordered = sorted(marks, key=lambda point: point.x)
+        drawing.path([(x(point.x), y(point.y)) for point in ordered], f"line l{number}")
+        for point in ordered:
+            if point.low is not None and point.high is not None:
+                drawing.line(x(point.x), y(point.low), x(point.x), y(point.high), f"l{number}")
+            drawing.mark(x(point.x), y(point.y), index, hint=f"{name}, {point.label}: {point.y:.2f}", css=f"m{number}")
+    _legend(drawing, [name for name, _ in series], 56, bottom + 58)
+    return drawing
+
+
+def scaling(table: Table) -> list[Drawing]:
+    """Draw the headline against the number of source models and against alpha, for models with a fusion record.
+
+    A line joins models of one method that have the other of the two in common.
+    """
+    fused = [(row, row.fusion) for row in table.rows if row.fusion is not None and row.score.value is not None]
+    by_sources: dict[str, list[ChartPoint]] = {}
+    by_alpha: dict[str, list[ChartPoint]] = {}
+    for row, fusion in fused:
+        count, alpha = len(fusion.sources), fusion.alpha
+        if count:
+            name = fusion.method if alpha is None else f"{fusion.method}, alpha {alpha:g}"
+            by_sources.setdefault(name, []).append(_point(row, count))
+        if alpha is not None:
+            name = f"{fusion.method}, {count} source{'' if count == 1 else 's'}" if count else fusion.method
+            by_alpha.setdefault(name, []).append(_point(row, alpha))
+    drawings = []
+    for across, series in (("number of source models", by_sources), ("alpha", by_alpha)):
+        if len({point.x for points in series.values() for point in points}) > 1:
+            title = f"{table.headline} against {across}: {table.title}"
+            drawings.append(curves(sorted(series.items()), title, across, table.headline))
+    return drawings
+
+
+def _point(row: BoardRow, x: float) -> ChartPoint:
+    return ChartPoint(row.model, x, row.score.value or 0.0, row.score.ci_low, row.score.ci_high)
+
+
+def _value(row: BoardRow, category: str) -> float | None:
+    return row.categories[category].value if category in row.categories else None
+
+
+def _ends(scores: Sequence[Score]) -> list[float]:
+    return [end for score in scores for end in (score.ci_low, score.value, score.ci_high) if end is not None]
+
+
+def _short(text: str, length: int = 40) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _x_axis(drawing: Drawing, scale: Axis, top: float, bottom: float) -> None:
+    for tick in scale.ticks(6):
+        drawing.line(scale(tick), top, scale(tick), bottom, "grid")
+        drawing.text(scale(tick), bottom + 16, f"{tick:g}", anchor="middle", css="small muted")
+    drawing.line(scale.start, bottom, scale.end, bottom, "axis")
+
+
+def _y_axis(drawing: Drawing, scale: Axis, left: float, right: float) -> None:
+    for tick in scale.ticks(6):
+        drawing.line(left, scale(tick), right, scale(tick), "grid")
+        drawing.text(left - 8, scale(tick) + 4, f"{tick:g}", anchor="end", css="small muted")
+
+
+def _legend(drawing: Drawing, names: Sequence[str], left: float, top: float) -> None:
+    for index, name in enumerate(names):
+        y = top + 18 * index
+        drawing.mark(left + 4, y - 4, index, css=f"m{index % SERIES + 1}")
+        drawing.text(left + 16, y, _short(name, 60), css="small")

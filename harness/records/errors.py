@@ -1,0 +1,127 @@
+"""The error tree. Every error that a user can cause or meet is one of these, with a text of one sentence.
+
+HarnessError
+├── UsageError            exit 2: the request cannot be carried out as given; nothing was written
+│   ├── ConfigError         a configuration file or flag has a wrong value
+│   ├── PluginError         no suite, backend, judge or reward of that name
+│   ├── DataError           an official file is missing or is not the pinned one
+│   ├── CheckpointError     a model folder that cannot be served
+│   └── RunLockedError      another process works on the same run
+├── IncompleteError       exit 4: stopped with partial results; the same command resumes
+│   ├── ServerError         the served model died or never answered
+│   ├── StaleError          a generated file is out of date
+│   ├── EndpointDownError   a server stays down, or rejects every request
+│   ├── JudgeUnavailableError  the judge's endpoint stays down or rejects the key
+│   ├── BudgetReachedError  the next call could cross --max-cost
+│   └── StoreError          results can no longer be written (disk full, no permission)
+├── ReplyError            one request failed; becomes the `error` of one Answer or Judgment
+└── VerdictParseError     a judge's reply has no verdict; becomes the `error` of one Judgment
+
+Exit codes: 0 done, 1 regression (gate), 2 usage, 3 inconclusive (gate), 4 incomplete.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+
+
+def printable(text: str) -> str:
+    """Return the text without control characters other than newlines, so that a terminal executes none."""
+    return CONTROL.sub(" ", text)
+
+
+class HarnessError(Exception):
+    """Base of all errors shown as one sentence rather than a traceback. Control characters are removed."""
+
+    exit_code: ClassVar[int] = 4
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class UsageError(HarnessError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class PluginError(UsageError):
+    pass
+
+
+class DataError(UsageError):
+    pass
+
+
+class CheckpointError(UsageError):
+    pass
+
+
+class RunLockedError(UsageError):
+    pass
+
+
+class IncompleteError(HarnessError):
+    exit_code = 4
+
+
+class ServerError(IncompleteError):
+    pass
+
+
+class StaleError(IncompleteError):
+    pass
+
+
+class EndpointDownError(IncompleteError):
+    pass
+
+
+class JudgeUnavailableError(IncompleteError):
+    pass
+
+
+class StoreError(IncompleteError):
+    pass
+
+
+class BudgetReachedError(IncompleteError):
+    pass
+
+
+class ReplyError(HarnessError):
+    """One request that failed for good.
+
+    `reason` is one of the `Failure.reason` values; `status` the HTTP status, None if no reply came.
+    """
+
+    def __init__(self, message: str, *, reason: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.status = status
+
+
+class VerdictParseError(HarnessError):
+    """A judge's reply without a verdict ("parse"), or with more than one ("conflict").
+
+    `reaskable`: the judge has not given a verdict yet, so asking again makes sense; a wrong or double verdict is final.
+    """
+
+    def __init__(self, message: str, *, reason: str = "parse", reaskable: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.reaskable = reaskable
+
+
+def first_error(errors: BaseExceptionGroup[HarnessError]) -> HarnessError:
+    """Return the first error of a task group's group, however deeply nested."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, HarnessError)
+    return error

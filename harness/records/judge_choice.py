@@ -1,0 +1,281 @@
+"""Find the judge that a name means: a form (`local:PATH`, …), one of harness.yaml, a file, a shipped one, or a kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from .asking import ModelRef, base_url
+from .errors import ConfigError
+from .judging import JudgeSpec
+from .protocols import installed, load_plugin
+from .settings import EDITIONS, ServeSpec, checked, read_yaml
+
+OwnJudges = Mapping[str, Mapping[str, Any]]
+"""`judges:` in harness.yaml, not yet validated."""
+JudgesBySuite = dict[str, tuple[JudgeSpec, ...]]
+
+
+def judge_files() -> dict[str, Path]:
+    """Return name -> YAML file of every judge that an installed package ships (`fusion_harness.judge_configs`)."""
+    paths: dict[str, Path] = {}
+    for point in installed("judge_configs").values():
+        for entry in files(point.load()).iterdir():
+            if entry.name.endswith(".yaml"):
+                paths[entry.name.removesuffix(".yaml")] = Path(str(entry))
+    return dict(sorted(paths.items()))
+
+
+def judge_templates() -> dict[str, Path]:
+    """Return name -> YAML template of every package that ships judges (`templates/` beside them)."""
+    paths: dict[str, Path] = {}
+    for point in installed("judge_configs").values():
+        folder = files(point.load()).joinpath("templates")
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry.name.endswith(".yaml"):
+                paths[entry.name.removesuffix(".yaml")] = Path(str(entry))
+    return dict(sorted(paths.items()))
+
+
+def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
+    """Return the judge of a name: a form in `JUDGE_FORMS`, one of harness.yaml, a YAML file, a shipped one, or a kind.
+
+    Raise ConfigError for an unknown name.
+    """
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix in JUDGE_FORMS:
+        return JUDGE_FORMS[prefix](rest)
+    if name in own_judges:
+        if name in judge_files():
+            raise ConfigError(f"harness.yaml: judge {name!r} has the name of a shipped judge; rename it")
+        return _own_judge({"name": name, **own_judges[name]}, f"judge {name!r}")
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        return _own_judge({"name": path.stem, **read_yaml(path)}, name)
+    shipped = judge_files()
+    if name in shipped:
+        return checked(JudgeSpec, read_yaml(shipped[name]), str(shipped[name]))
+    if name in installed("judges"):
+        return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
+    known, forms = ", ".join([*own_judges, *shipped]), ", ".join(f"{form}:…" for form in JUDGE_FORMS)
+    raise ConfigError(f"no judge named {name!r}; known: {known}; or a FILE.yaml, or one of {forms}")
+
+
+def _endpoint_judge(text: str) -> JudgeSpec:
+    model, _, url = text.partition("@")
+    if not model or not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--judge {'endpoint:' + text!r} is not endpoint:MODEL@http://HOST:PORT/v1")
+    return JudgeSpec(name=model, kind="llm", model=model, url=base_url(url), key_env=_judge_key())
+
+
+def _evaluator_judge(text: str) -> JudgeSpec:
+    """Return the judge of `NAME`, or of `NAME@URL` for another server than the configuration's."""
+    name, sign, url = text.partition("@")
+    if not name or (sign and not url.startswith(("http://", "https://"))):
+        raise ConfigError(f"--judge {'alpaca_eval:' + text!r} is not alpaca_eval:NAME or alpaca_eval:NAME@URL")
+    spec = JudgeSpec(name=f"alpaca_eval:{name}", kind="alpaca_eval", evaluator=name)
+    return spec.model_copy(update={"url": base_url(url), "key_env": _judge_key()}) if sign else spec
+
+
+def _judge_key() -> str | None:
+    return "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
+
+
+def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
+    """Return the parser of a judge form whose only setting is a model or a file."""
+
+    def parse(text: str) -> JudgeSpec:
+        if not text or text.startswith("endpoint:"):
+            raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
+        return JudgeSpec(
+            name=f"{kind}:{ModelRef.parse(text).label}", kind=kind, model=text, price_in=0.0, price_out=0.0
+        )
+
+    return parse
+
+
+JUDGE_FORMS: Mapping[str, Callable[[str], JudgeSpec]] = {
+    "endpoint": _endpoint_judge,
+    "alpaca_eval": _evaluator_judge,
+    "local": _model_judge("local"),
+    "reward_model": _model_judge("reward_model"),
+    "replay": _model_judge("replay"),
+}
+"""Prefixes before the colon in --judge; each stands for a kind and its one setting."""
+
+
+def with_devices(judges: Mapping[str, tuple[JudgeSpec, ...]], devices: str, serve: ServeSpec) -> JudgesBySuite:
+    """Return the judges, with `--judge-devices` applied to those that are loaded here.
+
+    Raise ConfigError if there is no such judge, or if the candidate would use the same devices.
+    """
+    if not any(is_local(spec) for specs in judges.values() for spec in specs):
+        raise ConfigError(f"--judge-devices {devices}: no judge of this run is loaded here; local:PATH would be")
+    workers = serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel
+    taken = serve.devices.split(",") if serve.devices else [str(number) for number in range(workers)]
+    both = sorted(set(taken) & set(devices.split(",")))
+    if both:
+        raise ConfigError(
+            f"--judge-devices {devices}: the candidate uses {', '.join(taken)}; give it others with --devices, or omit "
+            "--judge-devices to load the judge after it"
+        )
+    checked(ServeSpec, {"devices": devices}, "--judge-devices")
+    return {suite: tuple(_on(spec, devices) for spec in specs) for suite, specs in judges.items()}
+
+
+def is_local(spec: JudgeSpec) -> bool:
+    """Return whether a judge's model is loaded on this machine, as its class states by `local = True`."""
+    return bool(getattr(load_plugin("judges", spec.kind), "local", False))
+
+
+def _on(spec: JudgeSpec, devices: str) -> JudgeSpec:
+    return spec.model_copy(update={"serve": {**spec.serve, "devices": devices}}) if is_local(spec) else spec
+
+
+def _own_judge(settings: Mapping[str, Any], where: str) -> JudgeSpec:
+    spec = checked(JudgeSpec, settings, where)
+    return spec if spec.url is None else spec.model_copy(update={"url": base_url(spec.url)})
+
+
+# ----------------------------------------------------------------------------------------------------
+# Decide which suites run and who judges each: `--suite`, `--judge`, juries and their defaults.
+
+
+SUITES_OF_ALL = ("mt_bench", "alpaca_eval", "arena_hard")
+PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-4.1"}
+"""Provider key in the environment -> judge used when none is named. Never a retired official judge."""
+
+
+NO_JUDGE = (
+    "no judge is configured: set OPENAI_API_KEY for the default judge, or give --judge endpoint:MODEL@URL "
+    "(also HARNESS_JUDGE, or `judge:` in harness.yaml), or try --edition pocket, which needs none"
+)
+
+
+def choose_judges(
+    suites: tuple[str, ...],
+    choice: str | Mapping[str, str] | None,
+    *,
+    edition: str,
+    own_judges: OwnJudges,
+) -> dict[str, tuple[JudgeSpec, ...]]:
+    """Return judged suite -> judge or jury: as given, else pocket's own, HARNESS_JUDGE or a provider's default.
+
+    Raise ConfigError if none applies.
+    """
+    names = _by_suite(suites, choice)
+    if edition not in EDITIONS:
+        raise ConfigError(f"no edition named {edition!r}; editions: {', '.join(EDITIONS)}")
+    fallback = _fallback_judge(edition)
+    chosen: dict[str, tuple[JudgeSpec, ...]] = {}
+    for suite in map(plugin_name, filter(is_judged, suites)):
+        name = names.get(suite, names.get("*", fallback))
+        if name is None:
+            raise ConfigError(f"{suite}: {NO_JUDGE}")
+        if suite in chosen:
+            raise ConfigError(f"suite {suite!r} is named twice with different arguments; give one per run")
+        chosen[suite] = find_jury(name, own_judges)
+    return chosen
+
+
+def find_jury(name: str, own_judges: OwnJudges) -> tuple[JudgeSpec, ...]:
+    """Return the judge of a name, or the members of `A+B+C` sorted by name.
+
+    Raise ConfigError if two members have the same name.
+    """
+    members = tuple(
+        sorted((find_judge(part, own_judges) for part in split_jury(name, own_judges)), key=lambda spec: spec.name)
+    )
+    for member, successor in pairwise(members):
+        if member.name == successor.name:
+            raise ConfigError(
+                f"--judge {name!r}: two members are called {member.name!r}; to repeat one judge use --repeats, or "
+                "give them different names under `judges:` in harness.yaml"
+            )
+    return members
+
+
+def split_jury(name: str, own_judges: OwnJudges) -> list[str]:
+    """Split `A+B` into its parts, but not at a `+` inside a model's name before `@http`, a file name or a judge's
+    name."""
+    parts: list[str] = []
+    for piece in name.split("+"):
+        if parts and _continues_name(parts[-1], piece, own_judges):
+            parts[-1] += f"+{piece}"
+        else:
+            parts.append(piece)
+    if not all(parts):
+        raise ConfigError(f"--judge {name!r}: there is an empty name before or after a +")
+    return parts
+
+
+def _continues_name(start: str, piece: str, own_judges: OwnJudges) -> bool:
+    joined = f"{start}+{piece}"
+    if start.startswith("endpoint:") and "@http" not in start:
+        return True
+    return joined in own_judges or Path(joined.removeprefix("local:")).exists()
+
+
+def _fallback_judge(edition: str) -> str | None:
+    if edition == "pocket":
+        return "reference"
+    if os.environ.get("HARNESS_JUDGE"):
+        return os.environ["HARNESS_JUDGE"]
+    return next((judge for key, judge in PROVIDER_DEFAULT.items() if os.environ.get(key)), None)
+
+
+def _by_suite(suites: tuple[str, ...], choice: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Parse `J` or `SUITE=J,SUITE=J` or a mapping into {suite or "*": judge}."""
+    if choice is None:
+        return {}
+    if not isinstance(choice, str):
+        return dict(choice)  # from the file, which may name judges for suites that are not run now
+    if "=" not in choice or choice.partition(":")[0] in JUDGE_FORMS:
+        return {"*": choice}
+    pairs = {}
+    for part in choice.split(","):
+        suite, sign, judge = part.partition("=")
+        if not sign or not judge:
+            raise ConfigError(f"--judge {choice!r}: {part!r} is not SUITE=JUDGE")
+        pairs[suite.strip()] = judge.strip()
+    run = [plugin_name(suite) for suite in suites]
+    for suite in pairs:
+        if suite not in run:
+            raise ConfigError(f"--judge names suite {suite!r}, which is not part of this run: {', '.join(run)}")
+    return pairs
+
+
+def is_judged(suite: str) -> bool:
+    """Return whether a suite needs a judge; one that scores by itself sets `judged = False`."""
+    name = plugin_name(suite)
+    return name not in installed("suites") or bool(getattr(load_plugin("suites", name), "judged", True))
+
+
+def plugin_name(suite: str) -> str:
+    """Return `NAME` of `NAME:ARGUMENT`."""
+    return suite.partition(":")[0]
+
+
+def suite_names(text: str) -> tuple[str, ...]:
+    """Return the names in `all` or a comma list, in order, each once; `NAME:X+Y` is `NAME:X` and `NAME:Y`.
+
+    Raise ConfigError for an unknown suite.
+    """
+    known = list(installed("suites"))
+    names: list[str] = []
+    for part in text.split(","):
+        for name in SUITES_OF_ALL if part.strip() == "all" else _with_arguments(part.strip()):
+            if name.partition(":")[0] not in known:
+                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all")
+            if name not in names:
+                names.append(name)
+    return tuple(names)
+
+
+def _with_arguments(part: str) -> list[str]:
+    name, colon, arguments = part.partition(":")
+    return [f"{name}:{argument}" for argument in arguments.split("+")] if colon else [name]

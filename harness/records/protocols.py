@@ -1,0 +1,399 @@
+"""The interfaces of a backend, a suite and a judge: the only types that the pipeline knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
+
+from pydantic import JsonValue
+
+from .asking import Answer, Failure, Prompt, Sampling
+from .errors import PluginError
+from .judging import JudgeSpec, JudgeTask, JudgeTemplate, Judgment
+from .results import Judging, ScoreCard, SuiteScores
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How a checkpoint is served. Each backend uses the options it understands and rejects those it cannot honour."""
+
+    log_dir: Path
+    """Existing folder for the server's log."""
+    chat_template: str | None = None
+    """`FILE.jinja` or `fastchat:NAME`, for a checkpoint without a template of its own."""
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
+    devices: str | None = None
+    """Numbers of the GPUs it may use, e.g. `2,3`; None: all."""
+    dtype: str | None = None
+    quantization: str | None = None
+    reasoning_parser: str | None = None
+    max_model_len: int | None = None
+    engine_args: tuple[str, ...] = ()
+    """Further server arguments, passed on unchanged."""
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    start_timeout: float = 1800.0
+    """Seconds until the server must answer."""
+    concurrency: int = 64
+    """Requests in flight."""
+    rpm: float | None = None
+    """Most requests per minute; for a server that others run."""
+    tpm: float | None = None
+    """Most tokens per minute, prompts and answers together."""
+    timeout: float = 3600.0
+    """Seconds one request may take."""
+    seed: int = 0
+
+
+class Backend(Protocol):
+    """Serves one model and answers prompts for the duration of an `async with`.
+
+    `fusion_harness.backends` entry points are called as `factory(ModelRef, ServeOptions) -> Backend`; checks that
+    need no server (a missing chat template, pickled weights) raise CheckpointError there, before anything is written.
+    """
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Return what is served, before the server starts: backend, weights and chat template digests, engine
+        arguments.
+
+        It is part of the run's id: another identity is another run. A key `generation_config` has the checkpoint's own
+        sampling defaults, if there are any.
+        """
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
+        """Answer all turns of one prompt.
+
+        A failed request becomes `Answer.error`. Raise ServerError if the server cannot be restarted.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A request for one answer."""
+
+    prompt: Prompt
+    sampling: Sampling
+    index: int = 0
+    """Which of `sampling.n` draws."""
+
+
+@runtime_checkable
+class BulkBackend(Protocol):
+    """A backend that is faster if it gets all draws at once."""
+
+    def answer_many(self, draws: Sequence[Draw]) -> AsyncIterator[Answer]:
+        """Yield one answer per draw, in any order, as `Backend.answer` returns them."""
+        ...
+
+
+class Suite(Protocol):
+    """A benchmark: its prompts, the judge's tasks about an answer, and the scores from the verdicts.
+
+    `fusion_harness.suites` entry points are called as `factory(SuiteOptions) -> Suite`.
+    """
+
+    name: str
+    version: str
+    headline: str
+
+    def protocol(self) -> dict[str, JsonValue]:
+        """Return the suite's part of the card's protocol: data digests, reference set, baseline, answer settings."""
+        ...
+
+    def prompts(self) -> Sequence[Prompt]: ...
+
+    def sampling(self, prompt: Prompt) -> Sampling:
+        """Return the benchmark's own answer settings for this prompt."""
+        ...
+
+    def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
+        """Return the judge's tasks about this answer. Pure: the same answer gives the same tasks."""
+        ...
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
+        """Return the scores. Pure. `prompts` are those that were asked; those without a judgment are unscored.
+
+        A slot (prompt, draw, turn, order) may have several judgments, from repeats and a jury's members, which count as
+        their mean (`scoring.verdicts_by_slot`).
+        """
+        ...
+
+
+class Judge(Protocol):
+    """Turns a task into a judgment.
+
+    `fusion_harness.judges` entry points are called as `factory(JudgeSpec) -> Judge`.
+    """
+
+    spec: JudgeSpec
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def judge(self, task: JudgeTask) -> Judgment:
+        """Judge one task.
+
+        An unreadable reply becomes `Judgment.error`. Raise JudgeUnavailableError if the endpoint stays down.
+        """
+        ...
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """A judge whose verdicts depend on more than its spec."""
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Return digests and settings for the card's protocol, before anything starts, without paths of this
+        machine."""
+        ...
+
+
+@runtime_checkable
+class Checking(Protocol):
+    """A judge that cannot take every kind of task."""
+
+    def check(self, task: JudgeTask) -> None:
+        """Raise ConfigError if the judge cannot handle the task, before the run asks anything."""
+        ...
+
+
+@runtime_checkable
+class LoadedJudge(Protocol):
+    """A judge whose model is loaded on this machine. Its class sets `local = True`."""
+
+    beside: bool
+    """Whether it has devices of its own, so that it runs while the candidate is served. If not, it is entered after all
+    answers exist and the candidate's server has stopped."""
+
+    def logs_to(self, folder: Path) -> None:
+        """Set the folder for its server's log; called before it is entered."""
+        ...
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that is being served now, for a suite that asks it in its own way."""
+
+    name: str
+    """Its name in requests."""
+    url: str
+    """OpenAI-compatible base URL, ending in /v1."""
+    key: str | None = None
+    """API key, for requests only."""
+    tokenizer: Path | None = None
+    """Folder of the tokenizer; None if only the server has it."""
+    max_model_len: int | None = None
+    """Tokens, prompt and answer together; None: unknown."""
+    concurrency: int = 64
+    """Requests in flight."""
+
+
+@runtime_checkable
+class Serving(Protocol):
+    """A backend that other clients can also ask while it serves."""
+
+    def served(self) -> Served: ...
+
+    async def revive(self) -> bool:
+        """Return True if the server had died and serves again, maybe at another address; False if it is healthy.
+
+        Raise ServerError if it cannot be restarted.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OwnRun:
+    """This run's settings for a suite that runs by itself."""
+
+    work_dir: Path
+    """Existing folder for its log and raw output."""
+    limit: int | None = None
+    """Most prompts to ask."""
+    seed: int = 0
+    sampling: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Answer settings that replace the suite's own: temperature, top_p, max_tokens."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """One model's results on one suite from any source, without the model's name and the results' origin."""
+
+    suite: str
+    suite_version: str
+    judge: str
+    headline: str
+    scores: SuiteScores
+    protocol: dict[str, JsonValue]
+    counts: dict[str, JsonValue]
+    judging: Judging | None = None
+
+
+@runtime_checkable
+class OwnRunner(Protocol):
+    """A benchmark that asks and scores by itself: it needs a served model, but neither judge nor pipeline.
+
+    A `fusion_harness.suites` entry point with `judged = False`, called as `factory(SuiteOptions)` like any suite.
+    """
+
+    name: str
+    version: str
+
+    def protocol(self) -> dict[str, JsonValue]:
+        """Return what is known before it runs; it decides which run is resumed."""
+        ...
+
+    async def run(self, server: Served, settings: OwnRun) -> Numbers:
+        """Run the benchmark and return its results. Raise IncompleteError if it fails."""
+        ...
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """The command line's options for a suite's data."""
+
+    edition: str = "official"
+    references: str = "official"
+    """MT-Bench's reference answers: official, pr3158, or a file."""
+    cache_dir: Path | None = None
+    """Folder of `harness data`; None: the default cache."""
+    mirror: str | None = None
+    """Folder or URL that is tried before upstream; None: `HARNESS_MIRROR`, then upstream."""
+    generation_config: Mapping[str, JsonValue] = field(default_factory=dict)
+    """The checkpoint's own sampling defaults, for a suite that prescribes none (AlpacaEval)."""
+    argument: str = ""
+    """The text after `NAME:` on the command line, e.g. lm-eval's task."""
+
+
+@dataclass(frozen=True)
+class SuiteData:
+    """A suite's contents in one edition. Official data come from pinned files, pocket data from the package."""
+
+    version: str
+    """`official-1` or `pocket-1`."""
+    prompts: tuple[Prompt, ...]
+    templates: dict[str, JudgeTemplate]
+    baseline_name: str | None = None
+    baseline: dict[str, Answer] = field(default_factory=dict)
+    """Prompt id -> the baseline's answer."""
+    difficulty: dict[str, float] = field(default_factory=dict)
+    """AlpacaEval only: prompt id -> instruction difficulty, logit scale (about -3..6)."""
+    gamed: tuple[tuple[float, float, float], ...] = ()
+    """AlpacaEval only: regularisation rows (preference 0..1, standardised length difference, difficulty)."""
+    files: dict[str, str] = field(default_factory=dict)
+    """File name -> sha256 of every file with the data."""
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """One run as it lies in its folder; of a card alone the rows are empty."""
+
+    name: str
+    """What it is called in tables."""
+    card: ScoreCard
+    answers: tuple[Answer, ...] = ()
+    judgments: tuple[Judgment, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refits:
+    """A statistic that is fitted, not summed: its value for two models, and replicates drawn with shared questions."""
+
+    metric: str
+    values: tuple[float, float]
+    """First, other; on the questions that both have."""
+    replicates: tuple[NDArray[float64], NDArray[float64]]
+    """Each of shape (refits,)."""
+    n: int
+    """Questions."""
+
+
+@runtime_checkable
+class RefitsPairs(Protocol):
+    """A suite whose headline is fitted to all questions together (AlpacaEval's length-controlled win rate)."""
+
+    def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, other: RunRows) -> Refits | None:
+        """None where one of the two cannot be fitted."""
+        ...
+
+
+# ----------------------------------------------------------------------------------------------------
+# The interface of a reward: the only types that recipes know of it.
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """The settings in a recipe's `reward:`, as plain data, so that a reward can be made in another process.
+
+    Each kind uses the settings it understands and rejects those it cannot honour.
+    """
+
+    kind: str
+    model: str | None = None
+    """Depends on the kind: a folder or hf:ORG/NAME@REVISION, a function, a judge's name."""
+    url: str | None = None
+    """Base URL of a server that is already running."""
+    key_env: str | None = None
+    """Environment variable with its API key."""
+    batch_size: int = 8
+    """Answers scored at once."""
+    serve: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Options of a model loaded or served here, as `serve:` of harness.yaml has them."""
+    params: Mapping[str, JsonValue] = field(default_factory=dict)
+    """The kind's own settings."""
+    log_dir: Path | None = None
+    """Existing folder for the log of a server that the reward starts."""
+
+
+class Reward(Protocol):
+    """Scores completions, the higher the better: the signature TRL's trainers use for reward functions.
+
+    `fusion_harness.rewards` entry points are called as `factory(RewardOptions) -> Reward`. Prompts and completions are
+    strings, or messages if the reward sets `conversational = True`; `columns` has the data set's other fields and
+    `prompt_id`, with one text per prompt. A Failure in place of a number ("context": the answer would have to be cut)
+    means that the answer has no reward. None, NaN and infinities stop the recipe.
+
+    A reward that loads something is also a context manager, entered before it is called. An `Identified` reward states
+    what its numbers depend on; if it also sets `cacheable = True`, they are cached under that identity.
+    """
+
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[str]
+    ) -> Sequence[float | Failure | None]: ...
+
+
+# ----------------------------------------------------------------------------------------------------
+# Entry points: the only dynamic import. A new suite, backend or judge is one file and one line in its package.
+
+
+Group = Literal["backends", "suites", "judges", "judge_configs", "rewards", "commands"]
+
+
+def installed(group: Group) -> dict[str, EntryPoint]:
+    """Return name -> entry point of `fusion_harness.<group>`, sorted by name, without importing any."""
+    points = entry_points(group=f"fusion_harness.{group}")
+    return {point.name: point for point in sorted(points, key=lambda point: point.name)}
+
+
+def load_plugin(group: Group, name: str) -> Any:
+    """Import and return the named plugin. Raise PluginError for an unknown name; import errors propagate."""
+    known = installed(group)
+    if name not in known:
+        raise PluginError(f"no {group[:-1]} named {name!r}; installed: {', '.join(known) or 'none'}")
+    return known[name].load()

@@ -1,0 +1,167 @@
+"""YAML and flags -> RunSpec. Unknown keys are rejected; the resolved settings are written beside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import Field, ValidationError
+
+from .asking import ModelRef, Record
+from .errors import ConfigError
+from .judging import JudgeSpec, JuryRule
+
+EDITIONS = ("official", "pocket")
+R = TypeVar("R", bound=Record)
+
+
+class ServeSpec(Record):
+    """`serve:` in harness.yaml; each field is also a flag of `harness run`."""
+
+    chat_template: str | None = None
+    tensor_parallel: int = Field(default=1, ge=1)
+    pipeline_parallel: int = Field(default=1, ge=1)
+    data_parallel: int = Field(default=1, ge=1)
+    devices: str | None = Field(default=None, pattern=r"^\d+(,\d+)*$")
+    """Numbers of the GPUs the server may use, e.g. `2,3`."""
+    dtype: str | None = None
+    quantization: str | None = None
+    reasoning_parser: str | None = None
+    max_model_len: int | None = Field(default=None, gt=0)
+    engine_args: tuple[str, ...] = ()
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    start_timeout: float = Field(default=1800.0, gt=0)
+    """Seconds until the server must answer."""
+    concurrency: int = Field(default=64, ge=1)
+    """Prompts in flight."""
+    rpm: float | None = Field(default=None, gt=0)
+    """Requests per minute to `endpoint:`, at most."""
+    tpm: float | None = Field(default=None, gt=0)
+    """Tokens per minute to `endpoint:`, at most."""
+
+
+class SamplingOverride(Record):
+    """`sampling:` in harness.yaml: replaces a benchmark's own answer settings; the card reports it as a deviation."""
+
+    n: int | None = Field(default=None, ge=1)
+    """Answers per prompt."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, gt=0)
+
+
+class RunSpec(Record):
+    """One `harness run`, resolved."""
+
+    model: ModelRef
+    suites: tuple[str, ...]
+    edition: str = "official"
+    backend: str = "vllm"
+    judges: dict[str, tuple[JudgeSpec, ...]]
+    """Suite name -> its judge, or the members of its jury in the order of their names."""
+    jury: JuryRule = "mean"
+    """How a jury's verdicts become one."""
+    repeats: int = Field(default=1, ge=1)
+    """Times every judge is asked each question."""
+    anchors: tuple[Path, ...] = ()
+    """Anchor files, at most one per suite; those of suites that are not run are ignored."""
+    references: str = "official"
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+    results: Path = Path("results")
+    sampling: SamplingOverride = SamplingOverride()
+    serve: ServeSpec = ServeSpec()
+    mirror: str | None = None
+    cache: bool = True
+    """Whether judges' replies are read from and written to the reply cache."""
+    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """US dollars that the judges of this run may cost over all its sessions."""
+    transport: Literal["live", "batch"] = "live"
+    """How judges are asked: call by call, or, once all answers exist, through the Batch API at half the price."""
+
+
+class FileSpec(Record):
+    """The keys of harness.yaml."""
+
+    model: str | None = None
+    suite: str | None = None
+    edition: str | None = None
+    backend: str | None = None
+    judge: str | dict[str, str] | None = None
+    jury: JuryRule | None = None
+    repeats: int | None = None
+    anchors: str | list[str] | None = None
+    references: str | None = None
+    limit: int | None = None
+    seed: int | None = None
+    results: str | None = None
+    mirror: str | None = None
+    cache: bool | None = None
+    max_cost: float | None = None
+    transport: str | None = None
+    sampling: SamplingOverride = SamplingOverride()
+    serve: ServeSpec = ServeSpec()
+    judge_devices: str | None = None
+    judges: dict[str, dict[str, Any]] = {}
+    """The user's judges by name: the fields of `JudgeSpec` without the name."""
+
+
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """Return the mapping in a YAML file. Raise ConfigError with the file's name and what is wrong."""
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must contain keys and values, not a {type(content).__name__}")
+    return content
+
+
+def read_file_spec(path: Path | None) -> FileSpec:
+    """Read `--config` FILE, or ./harness.yaml if it exists; otherwise return the defaults."""
+    if path is None:
+        path = Path("harness.yaml")
+        if not path.exists():
+            return FileSpec()
+    return checked(FileSpec, read_yaml(path), str(path))
+
+
+def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
+    """Return the validated record.
+
+    Raise ConfigError with the first wrong key and its value, and for an unknown key the known ones.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        if first["type"] == "extra_forbidden":
+            *parents, _ = first["loc"]
+            known = ", ".join(sorted(_fields(kind, parents)))
+            raise ConfigError(f"{where}: unknown key {key!r}; known: {known}") from None
+        raise ConfigError(f"{where}: {key} = {first['input']!r}: {first['msg']}") from None
+
+
+def _fields(kind: type[Record], parents: list[int | str]) -> list[str]:
+    """Return the fields of the record at a path of keys; list indices and keys of mappings are skipped."""
+    for part in parents:
+        field = kind.model_fields.get(str(part))
+        if field is not None:
+            kind = _record_in(field.annotation) or kind
+    return list(kind.model_fields)
+
+
+def _record_in(annotation: object) -> type[Record] | None:
+    """Return the record type inside an annotation, e.g. `R` of `tuple[R, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return annotation
+    return next((record for part in get_args(annotation) if (record := _record_in(part)) is not None), None)

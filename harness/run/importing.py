@@ -1,0 +1,128 @@
+"""Turn runs made elsewhere into run folders and cards, with a protocol that marks unknown fields.
+
+What a file does not state (judge settings, prompts, answer settings) is "unknown" in the protocol. Such a run shares a
+table only with runs whose protocols are unknown in the same fields.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from ..records import ModelRef, ScoreCard, digest
+from ..records.protocols import Numbers, Suite
+from ..store import RunStore, run_dir, write_atomic
+from ..store.files import file_sha256
+from ..suites.importing import Imported
+from ..suites.scoring import rules_of
+from .card import count
+from .execute import numbers_card
+from .trust import judging
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The source of imported rows."""
+
+    file_format: str
+    files: tuple[Path, ...]
+    """As on the command line: files or folders."""
+
+    def digests(self) -> list[JsonValue]:
+        """Return name and sha256 of every file, with folders expanded; names only, never paths of this machine."""
+        files = [
+            file
+            for path in self.files
+            for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+            if file.is_file()
+        ]
+        return [{"name": file.name, "sha256": file_sha256(file)} for file in files]
+
+
+def write_script(results: Path, model: str, suite: str, imported: Imported, origin: Origin) -> Path:
+    """Write the answers as a file for `--backend scripted --model FILE`; missing answers stay unanswered.
+
+    The file is named after the model, because a card takes the model's name from the file. Each row is marked as
+    imported,
+    so that the card does not claim the benchmark's answer settings.
+    """
+    path = results / "imported" / suite / ModelRef(scheme="endpoint", name=model).slug
+    rows = [
+        {"prompt_id": answer.prompt_id, "turns": list(answer.turns), "imported": origin.file_format}
+        for answer in imported.answers.values()
+        if answer.error is None
+    ]
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, origin: Origin) -> ScoreCard:
+    """Write a run's folder from judgments made elsewhere, and return its card."""
+    judge = imported.judgments[0].judge
+    protocol: dict[str, JsonValue] = {
+        "suite": suite.name,
+        "suite_version": suite.version,
+        "imported": origin.file_format,
+        "judge": {"name": judge, "kind": UNKNOWN, "model": UNKNOWN, "params": UNKNOWN},
+        **dict.fromkeys(suite.protocol(), UNKNOWN),
+        "data": suite.protocol()["data"],  # the rows were matched with these questions
+    }
+    if imported.baseline is not None:
+        protocol["baseline"] = imported.baseline
+    prompts, answers, judgments = suite.prompts(), list(imported.answers.values()), list(imported.judgments)
+    scores = suite.score(prompts, answers, judgments)
+    note = f"imported from {origin.file_format} files: judge prompts and settings are as the files' makers had them"
+    numbers = Numbers(
+        suite=suite.name,
+        suite_version=suite.version,
+        judge=judge,
+        headline=suite.headline,
+        scores=scores.model_copy(update={"notes": (*scores.notes, note)}),
+        protocol=protocol,
+        counts=count(prompts, answers, judgments),
+        judging=judging(
+            sorted(judgments, key=lambda row: row.key),
+            None,
+            None,
+            repeats=1 + max(row.repeat for row in judgments),
+            rule=rules_of(suite.name, suite.headline, judgments)[0],
+            categories={prompt.id: prompt.category for prompt in prompts},
+            headline=lambda rows: suite.score(prompts, answers, rows).scores[suite.headline],
+        ),
+    )
+    return write_numbers(results, model, numbers, origin, rows=imported)
+
+
+def write_numbers(
+    results: Path, model: str, numbers: Numbers, origin: Origin, *, rows: Imported | None = None
+) -> ScoreCard:
+    """Write a run's folder with manifest, rows and card; the same files always give the same folder."""
+    files = origin.digests()
+    manifest: dict[str, JsonValue] = {
+        "schema_version": 1,
+        "model": model,
+        "identity": {"imported": origin.file_format, "files": files},
+        "protocol": numbers.protocol,
+    }
+    slug = ModelRef(scheme="endpoint", name=model).slug
+    suite = ModelRef(scheme="endpoint", name=numbers.suite).slug
+    run_id = digest(manifest)[:12]
+    store = RunStore(run_dir(results, model=slug, suite=suite, version=numbers.suite_version, run_id=run_id))
+    store.open(manifest)
+    try:
+        for answer in rows.answers.values() if rows is not None else ():
+            if answer.key not in store.answers:
+                store.answers.append(answer)
+        for judgment in rows.judgments if rows is not None else ():
+            if judgment.key not in store.judgments:
+                store.judgments.append(judgment)
+        card = numbers_card(model, numbers, run_id, {"imported": origin.file_format, "files": files})
+        store.write_card(card)
+    finally:
+        store.close()
+    return card

@@ -1,0 +1,334 @@
+"""An append-only JSONL file of records of one type, whose rows are looked up by key and byte offset."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import BinaryIO, Generic, Protocol, Self, TypeVar
+
+from pydantic import JsonValue, ValidationError
+
+from ..records import Answer, Failure, Judgment, ScoreCard
+from ..records.errors import ConfigError, StoreError
+from .files import LOCK_FILES, FolderLock, archive_run, dump_json, find_cards, read_card, write_atomic
+
+log = logging.getLogger(__name__)
+
+
+class KeyedRow(Protocol):
+    """A record with a key: an answer, a judgment, a reward. One with an `error` is not done."""
+
+    @property
+    def prompt_id(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def error(self) -> Failure | None: ...
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray) -> Self: ...
+
+    def model_dump_json(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=KeyedRow)
+
+
+class JsonlRows(Generic[Row]):
+    """An append-only JSONL file of one record type, indexed by the rows' `key`."""
+
+    def __init__(self, path: Path, row_type: type[Row]) -> None:
+        self.path = path
+        self._type: type[Row] = row_type
+        self._offsets: dict[str, int] = {}
+        self._failed: set[str] = set()
+        self._file = -1
+        self._end = 0
+
+    def open(self) -> None:
+        """Open for appending, after cutting off a torn last line and indexing the rows."""
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise StoreError(f"cannot open {self.path}: {error.strerror}") from error
+        self._end = self._cut_torn_line()
+        for offset, row in self._scan():
+            self._note(row, offset)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    @property
+    def is_open(self) -> bool:
+        return self._file >= 0
+
+    def _cut_torn_line(self) -> int:
+        """Cut off the bytes after the last newline, the row that a killed process was writing. Returns the file's
+        length."""
+        size = os.fstat(self._file).st_size
+        keep = size
+        while keep > 0:
+            start = max(0, keep - 65536)
+            newline = os.pread(self._file, keep - start, start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+            keep = start
+        if keep < size:
+            log.warning("%s: dropped a torn last line of %d bytes", self.path.name, size - keep)
+            os.ftruncate(self._file, keep)
+        return keep
+
+    def _scan(self) -> Iterator[tuple[int, Row]]:
+        offset = 0
+        with self._opened() as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break  # a writer is at work, or was killed: the row is incomplete
+                if line.strip():
+                    try:
+                        yield offset, self._type.model_validate_json(line)
+                    except ValidationError as error:
+                        where = f"{self.path}, line {number}"
+                        problem = f"is not a valid {self._type.__name__}: {error.errors()[0]['msg']}"
+                        raise ConfigError(f"{where} {problem}; remove that line, or use --fresh") from error
+                offset += len(line)
+
+    def _opened(self) -> BinaryIO:
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise ConfigError(f"cannot read {self.path}: {error.strerror}") from error
+
+    def _note(self, row: Row, offset: int) -> None:
+        self._offsets[row.key] = offset
+        self._failed.discard(row.key)
+        if row.error is not None:
+            self._failed.add(row.key)
+
+    def append(self, row: Row) -> None:
+        """Append one whole line. Raise StoreError, with the file unchanged, if that fails."""
+        line = row.model_dump_json().encode() + b"\n"
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):
+                raise OSError(28, "No space left on device")
+        except OSError as error:
+            os.ftruncate(self._file, self._end)
+            raise StoreError(
+                f"cannot write {self.path}: {error.strerror}; free space, then run the same command"
+            ) from (error)
+        self._note(row, self._end)
+        self._end += len(line)
+
+    def get(self, key: str) -> Row | None:
+        """Return the last row of this key, read from the file."""
+        offset = self._offsets.get(key)
+        if offset is None:
+            return None
+        row: Row = self._type.model_validate_json(self._line(offset))
+        return row
+
+    def _line(self, offset: int) -> bytes:
+        """Read a line through the open descriptor, as the folder may have been moved meanwhile."""
+        line = b""
+        while b"\n" not in line:
+            part = os.pread(self._file, 65536, offset + len(line))
+            if not part:
+                break
+            line += part
+        return line.partition(b"\n")[0]
+
+    def all(self) -> Iterator[Row]:
+        """Yield the last row of every key, in the order of first appearance."""
+        for key in self._offsets:
+            row = self.get(key)
+            if row is not None:
+                yield row
+
+    def every(self) -> Iterator[Row]:
+        """Yield all rows, including replaced ones; none if there is no file."""
+        return (row for _, row in self._scan()) if self.path.exists() else iter(())
+
+    def read(self) -> list[Row]:
+        """Return the last row of every key, without opening for appending; a torn last line is skipped."""
+        rows = {row.key: row for _, row in self._scan()} if self.path.exists() else {}
+        return list(rows.values())
+
+    def succeeded(self, key: str) -> bool:
+        return key in self._offsets and key not in self._failed
+
+    @property
+    def count_succeeded(self) -> int:
+        return len(self._offsets) - len(self._failed)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+
+# ----------------------------------------------------------------------------------------------------
+# An open run's folder: its lock, its manifest, its rows and its card.
+
+
+class RunStore:
+    """One run's folder, locked while open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.answers: JsonlRows[Answer] = JsonlRows(folder / "answers.jsonl", Answer)
+        self.judgments: JsonlRows[Judgment] = JsonlRows(folder / "judgments.jsonl", Judgment)
+        self.anchors: JsonlRows[Judgment] = JsonlRows(folder / "anchors.jsonl", Judgment)
+        self._lock = FolderLock(folder)
+
+    def open(self, manifest: dict[str, JsonValue], *, fresh: bool = False) -> Self:
+        """Lock the folder and write the manifest, or check that the stored one is the same.
+
+        `fresh` archives an earlier run; nothing is deleted. Raise RunLockedError if another process works here,
+        ConfigError if the manifest is another run's.
+        """
+        self._lock.take()
+        if fresh and (self.folder / "manifest.json").exists():
+            archive_run(self.folder)
+            self._lock.release()
+            self._lock.take()
+        try:
+            self._check_manifest(manifest)
+            self.answers.open()
+            self.judgments.open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _check_manifest(self, manifest: dict[str, JsonValue]) -> None:
+        path = self.folder / "manifest.json"
+        if not path.exists():
+            write_atomic(path, dump_json(manifest))
+            return
+        stored = json.loads(path.read_text("utf-8"))
+        manifest = json.loads(dump_json(manifest))  # as it would be read back: lists for tuples
+        changed = sorted(key for key in manifest | stored if stored.get(key) != manifest.get(key))
+        if changed:
+            raise ConfigError(f"{path} belongs to a run with another {', '.join(changed)}; use --fresh to start over")
+
+    def close(self) -> None:
+        """Unlock; remove the folder of a run without any row, e.g. of a checkpoint that did not start."""
+        opened = self.answers.is_open and self.judgments.is_open
+        self.answers.close()
+        self.judgments.close()
+        self.anchors.close()
+        if self._lock.held:
+            rows = len(self.answers) + len(self.judgments) + len(self.anchors)
+            if opened and not (rows or (self.folder / "card.json").exists()):
+                self._remove_empty()
+            self._lock.release()
+
+    def _remove_empty(self) -> None:
+        for name in ("answers.jsonl", "judgments.jsonl", "anchors.jsonl", "manifest.json", *LOCK_FILES):
+            (self.folder / name).unlink(missing_ok=True)
+        for folder in (self.folder, *list(self.folder.parents)[:2]):
+            try:
+                folder.rmdir()
+            except OSError:
+                return  # something else lives there
+
+    def every_judgment(self) -> Iterator[Judgment]:
+        """Yield all judgments of this run, including anchors and replaced rows."""
+        for rows in (self.judgments, self.anchors):
+            if rows.is_open:
+                yield from rows.every()
+
+    def end_session(self, usage: dict[str, JsonValue]) -> None:
+        """Append the seconds and tokens that this process spent."""
+        try:
+            with (self.folder / "sessions.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(usage, sort_keys=True) + "\n")
+        except OSError as error:
+            raise StoreError(f"cannot write {self.folder}/sessions.jsonl: {error.strerror}") from error
+
+    def sessions(self) -> list[dict[str, float]]:
+        """Return the records of `end_session`; torn or foreign lines are skipped, as no score depends on them."""
+        path = self.folder / "sessions.jsonl"
+        records = []
+        for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                log.warning("%s: skipped a torn line", path)
+        return records
+
+    def write_card(self, card: ScoreCard) -> Path:
+        path = self.folder / "card.json"
+        write_atomic(path, dump_json(card.model_dump(mode="json")))
+        return path
+
+
+# ----------------------------------------------------------------------------------------------------
+# Find the RUN that the command line names: a run's folder, its card, or an unambiguous model name.
+
+
+def find_run(name: str, results: Path, suites: Collection[str] = ()) -> Path:
+    """Return the folder of the run, which contains a card.
+
+    `suites`: if `name` is a model, consider only its runs on these suites; empty: on any. Raise ConfigError if no run
+    or several runs match.
+    """
+    path = Path(name)
+    if path.name == "card.json" and path.is_file():
+        return path.parent
+    if (path / "card.json").is_file():
+        return path
+    folders = []
+    for file in find_cards(results):
+        card = read_card(file)
+        if name in (card.model, file.parents[2].name) and (not suites or card.suite in suites):
+            folders.append(file.parent)
+    if len(folders) == 1:
+        return folders[0]
+    kind = f" of {' or '.join(sorted(suites))}" if suites else ""
+    if not folders:
+        raise ConfigError(f"no run{kind} named {name!r}: give its folder, its card.json, or a model under {results}")
+    listed = ", ".join(str(folder) for folder in folders[:8])
+    raise ConfigError(f"{name!r} has {len(folders)} runs{kind}; name one folder of: {listed}")
+
+
+def read_rows(folder: Path) -> tuple[list[Answer], list[Judgment]]:
+    """Return a run's answers and judgments, the last row of each key, without locking or changing the files."""
+    answers, judgments = JsonlRows(folder / "answers.jsonl", Answer), JsonlRows(folder / "judgments.jsonl", Judgment)
+    return answers.read(), judgments.read()
+
+
+def read_question(folder: Path, prompt_id: str) -> tuple[list[Answer], list[Judgment]]:
+    """Return one question's answers and judgments, without reading the other rows."""
+    answers = _rows_about(folder / "answers.jsonl", Answer, prompt_id)
+    return answers, _rows_about(folder / "judgments.jsonl", Judgment, prompt_id)
+
+
+def _rows_about(path: Path, row_type: type[Row], prompt_id: str) -> list[Row]:
+    """Return the last row of every key of one prompt. For speed, lines without its id are not parsed."""
+    name = json.dumps(prompt_id, ensure_ascii=False).encode()
+    wanted = (b'"prompt_id":' + name, b'"prompt_id": ' + name)
+    rows: dict[str, Row] = {}
+    with path.open("rb") if path.exists() else io.BytesIO() as file:
+        for line in file:
+            if line.endswith(b"\n") and any(start in line for start in wanted):
+                try:
+                    row = row_type.model_validate_json(line)
+                except ValidationError as error:
+                    raise ConfigError(
+                        f"{path}: a row of {prompt_id!r} is not a valid {row_type.__name__}: {error}"
+                    ) from error
+                if row.prompt_id == prompt_id:
+                    rows[row.key] = row
+    return list(rows.values())

@@ -1,0 +1,272 @@
+"""Score one model's annotations, by our rules or as the reference does (by position and as stored)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from pydantic import JsonValue
+
+from ...records import Prompt, Score, ScoreCard, SuiteScores
+from ...records.errors import ConfigError
+from ...records.protocols import SuiteData
+from ...stats.length_control import LengthRows, control_length
+from ..files import FileResult, ScoreOptions, SourceFile, card_of, read_files
+from .rows import (
+    Annotation,
+    Editions,
+    InstructionSet,
+    Row,
+    is_annotation,
+    is_logprobs,
+    load_editions,
+    read_annotation,
+    read_logprobs,
+)
+from .scores import JudgedAnswers, ScoreRules, reference_score, score_judged
+
+REFERENCE_MIN = 0.0
+"""The reference scores any number of rows; our rules need 90 %."""
+
+
+def score_ours(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
+    """Count each instruction once, with difficulty by instruction; add the reference's rate if rows are missing or
+    moved."""
+    last = {row.instruction: row for row in rows}
+    prompts = known.prompts
+    by_id = {known.ids[text]: row for text, row in last.items()}
+    rules = ScoreRules(seed=options.seed, order=options.fold_order, intervals=options.intervals)
+    suite_scores = _score(prompts, by_id, known, rules, believed=False)
+    notes = [*suite_scores.notes, *_row_notes(len(last), len(rows) - len(last), known)]
+    conflicts = sum(row.conflict for row in last.values())
+    if conflicts:
+        notes.append(f"{conflicts} unscored: the stored preference is not what the judge's log-probabilities say")
+    scores = dict(suite_scores.scores)
+    moved = [known.ids[row.instruction] for row in rows] != [prompt.id for prompt in prompts]
+    if moved and known.difficulty:
+        reference_rate = _reference_rate(rows, known, options, scores["win_rate"])
+        if reference_rate is not None:
+            scores["lc_win_rate_reference"] = reference_rate
+            notes.append(
+                "rows are missing or moved: lc_win_rate matches difficulty by instruction, "
+                "lc_win_rate_reference by row position, as the reference does"
+            )
+    return suite_scores.model_copy(update={"scores": scores, "notes": tuple(notes)})
+
+
+def score_strictly(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
+    """Count every row, with difficulty by position."""
+    by_id = {str(index): row for index, row in enumerate(rows)}
+    seen = {row.instruction for row in rows}
+    absent = [text for text in known.ids if text not in seen]
+    prompts = [Prompt(id=key, turns=(row.instruction,), category=row.category) for key, row in by_id.items()]
+    prompts += [
+        Prompt(id=f"missing {index}", turns=(text,), category=known.categories.get(text, "none"))
+        for index, text in enumerate(absent)
+    ]
+    rules = ScoreRules(
+        seed=options.seed, order=options.fold_order, intervals=options.intervals, min_scored=REFERENCE_MIN
+    )
+    suite_scores = _score(prompts, by_id, known, rules, believed=True)
+    notes = ["scored as the reference does: difficulty by row position, stored preferences are believed"]
+    notes += [*suite_scores.notes, *_row_notes(len(seen), 0, known)]
+    if len(seen) < len(rows):
+        notes.append(f"{len(rows) - len(seen)} rows repeat an instruction; they count, too")
+    scores, outside = dict(suite_scores.scores), sum(row.outside is not None for row in rows)
+    if outside and known.difficulty:
+        believed = [row if row.outside is None else replace(row, stored=row.outside) for row in rows]
+        reference_rate = _reference_rate(believed, known, options, scores["win_rate"])
+        if reference_rate is not None:
+            bare = reference_rate.model_copy(
+                update={"ci_low": None, "ci_high": None, "se": None}
+            )  # our fit excludes these
+            scores |= {"lc_win_rate": bare, "lc_win_rate_reference": reference_rate}
+            notes.append(
+                f"{outside} stored numbers outside 1..2 are in the length-controlled fit and in no other figure, "
+                "as the reference has it"
+            )
+    return suite_scores.model_copy(update={"scores": scores, "notes": tuple(notes)})
+
+
+def against_itself(win_rate: Score) -> dict[str, Score]:
+    """Return a win rate of 50 without a fit for a model against itself (glm_winrate.py)."""
+    half = Score(value=50.0, se=0.0, n=win_rate.n, unscored=win_rate.unscored)
+    return {"lc_win_rate": half, "lc_win_rate_reference": half}
+
+
+def _score(
+    prompts: Sequence[Prompt],
+    by_id: dict[str, Annotation],
+    known: InstructionSet,
+    rules: ScoreRules,
+    *,
+    believed: bool,
+) -> SuiteScores:
+    """Score the rows with the suite's own scorer."""
+    verdicts = {key: row.stored for key, row in by_id.items() if believed or not row.conflict}
+    judged = JudgedAnswers(
+        lengths={key: [len(row.output_2)] for key, row in by_id.items() if row.output_2 is not None},
+        baseline_lengths={key: len(row.output_1) for key, row in by_id.items() if row.output_1 is not None},
+        preferences={prompt.id: [] if (value := verdicts.get(prompt.id)) is None else [value] for prompt in prompts},
+    )
+    data = SuiteData(
+        version=known.version,
+        prompts=tuple(prompts),
+        templates={},
+        difficulty=known.difficulty,
+        gamed=known.gamed,
+    )
+    return score_judged(data, prompts, judged, rules)
+
+
+def _reference_rate(
+    rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions, win_rate: Score
+) -> Score | None:
+    """Return the reference's length-controlled rate (rows as stored, difficulty by position); None if it has none."""
+    texts = [(row.output_1, row.output_2) for row in rows]
+    if win_rate.value is None or len(rows) > len(known.ids):
+        return None
+    differences = [len(first) - len(second) for first, second in texts if first is not None and second is not None]
+    if len(differences) < len(rows):
+        return None
+    table = LengthRows(
+        preference=np.array([math.nan if row.stored is None else row.stored for row in rows]),
+        length_difference=np.array(differences, dtype=np.float64),
+        difficulty=np.array([known.difficulty[str(index)] for index in range(len(rows))]),
+    )
+    fit = control_length(table, known.gamed, order=options.fold_order)
+    return None if fit is None else reference_score(fit, win_rate)
+
+
+def _row_notes(present: int, dropped: int, known: InstructionSet) -> list[str]:
+    notes = []
+    if present < len(known.ids):
+        notes.append(f"only {present} of {len(known.ids)} instructions have a row")
+    if dropped:
+        notes.append(f"{dropped} duplicated rows dropped: of one instruction the last wins")
+    return notes
+
+
+# ----------------------------------------------------------------------------------------------------
+# Turn AlpacaEval's annotations.json into score cards, one per model, judge and baseline.
+
+
+RULES = "ours: rows deduplicated by instruction (last wins), difficulty by instruction, 90 % must be scored"
+STRICT_RULES = "reference: every row with a preference, difficulty by row position"
+PLACEHOLDER = "example"
+"""Generator name in the packaged example, kept in some copies (results/NullModel): it names no model."""
+
+
+@dataclass
+class AlpacaGroup:
+    """One model's rows by one judge against one baseline, in the files' order."""
+
+    rows: list[Annotation] = field(default_factory=list)
+    files: dict[str, None] = field(default_factory=dict)
+
+
+def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]:
+    """Return one card per model, annotator and baseline; raise ConfigError if no row is a judgment."""
+    editions = load_editions(options.mirror)
+    instructions = list(editions.official.ids) if editions.official else []
+    groups: dict[tuple[str, str, str], AlpacaGroup] = defaultdict(AlpacaGroup)
+    names = []
+    for file in files:
+        names.append(file.name)
+        for row in file.rows:
+            baseline = str(row.get("generator_1") or "unknown")
+            if is_annotation(row):
+                read: Annotation | None = read_annotation(row)
+                key = (_model(row, file.name), str(row.get("annotator") or "unknown"), baseline)
+            elif is_logprobs(row):
+                read, key = read_logprobs(row, instructions), (str(row["model"]), "unknown", baseline)
+            else:
+                continue
+            if read is not None:
+                groups[key].rows.append(read)
+                groups[key].files[file.name] = None
+    if not groups:
+        missing = f" ({editions.missing})" if editions.missing else ""
+        raise ConfigError(f"no AlpacaEval annotation in {', '.join(names)}{missing}")
+    lengths = _answer_lengths(options)
+    return [_card(*key, group, editions, options, lengths) for key, group in groups.items()]
+
+
+def _model(row: Row, file: str) -> str:
+    """Return generator_2, or the file's name if that is a placeholder and the file's name is not."""
+    name, stem = str(row.get("generator_2") or PLACEHOLDER), file.rsplit(".", 1)[0]
+    return stem if name == PLACEHOLDER and stem != "annotations" else name
+
+
+def _card(
+    model: str,
+    judge: str,
+    baseline: str,
+    group: AlpacaGroup,
+    editions: Editions,
+    options: ScoreOptions,
+    lengths: Mapping[str, list[int]],
+) -> ScoreCard:
+    known = editions.of({row.instruction: row.category for row in group.rows})
+    strict = options.strict_reference
+    suite_scores = score_strictly(group.rows, known, options) if strict else score_ours(group.rows, known, options)
+    scores, notes = dict(suite_scores.scores), [*suite_scores.notes]
+    if all(row.output_2 is None for row in group.rows):
+        notes.append("the files hold no answers, so there is no length to control for")
+    if editions.missing and scores["lc_win_rate"].value is None:
+        notes.append(editions.missing)
+    if model == baseline:
+        scores |= against_itself(scores["win_rate"])
+        notes.append("the model is the baseline itself: its length-controlled win rate is 50 by definition")
+    scores |= _answer_length(model, lengths, scores["avg_length"])
+    protocol: dict[str, JsonValue] = {"baseline": baseline, "fold_order": options.fold_order}
+    return card_of(
+        FileResult(
+            suite="alpaca_eval",
+            suite_version=known.version,
+            model=model,
+            judge=judge,
+            headline="lc_win_rate",
+            suite_scores=suite_scores.model_copy(update={"scores": scores, "notes": tuple(notes)}),
+            protocol=protocol | {"rules": STRICT_RULES if strict else RULES},
+            files=tuple(group.files),
+            counts={"rows": len(group.rows), **_derived(group.rows)},
+            seed=options.seed,
+        )
+    )
+
+
+def _derived(rows: Iterable[Annotation]) -> dict[str, JsonValue]:
+    """Return how many stored preferences log-probabilities can reproduce, and the largest difference (0..1)."""
+    pairs = [(row.stored, row.derived) for row in rows]
+    gaps = [abs(stored - derived) for stored, derived in pairs if stored is not None and derived is not None]
+    return {"derived_again": len(gaps), "largest_difference": max(gaps)} if gaps else {}
+
+
+def _answer_lengths(options: ScoreOptions) -> dict[str, list[int]]:
+    """Return generator -> lengths of its answers in characters, from model_outputs.json."""
+    lengths: dict[str, list[int]] = defaultdict(list)
+    for file in read_files(options.answers):
+        for row in file.rows:
+            output = row.get("output")
+            if isinstance(output, str):
+                lengths[str(row.get("generator"))].append(len(output))
+    return lengths
+
+
+def _answer_length(model: str, lengths: Mapping[str, list[int]], judged: Score) -> dict[str, Score]:
+    """Return `avg_length` over all answers, judged or not, as on the board."""
+    model_lengths = lengths.get(model)
+    if not model_lengths:
+        return {}
+    expected = judged.n + judged.unscored
+    return {
+        "avg_length": Score(
+            value=float(sum(model_lengths) // len(model_lengths)),
+            n=len(model_lengths),
+            unscored=max(0, expected - len(model_lengths)),
+        )
+    }

@@ -1,0 +1,255 @@
+"""Parse rows of AlpacaEval's annotations.json, and the log-probabilities behind them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from pydantic import JsonValue
+
+from ...records import Order, Prompt
+from ...records.errors import ConfigError, DataError
+from ...records.protocols import SuiteOptions
+from .. import pocket
+from ..editions import official_files
+from ..files import number
+from .suite import read_gamed, shown_order
+
+Row = Mapping[str, JsonValue]
+LETTERS = ("m", "M")
+"""The judge's possible replies: m is the answer shown first."""
+TIE = 0.5
+AGREES = 1e-6
+"""Largest difference between a stored preference and its log-probabilities; files contain ten decimals."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One instruction's judgment. Texts are None in files that contain log-probabilities only."""
+
+    instruction: str
+    category: str
+    output_1: str | None
+    """The baseline's answer."""
+    output_2: str | None
+    """The candidate's."""
+    stored: float | None
+    """Probability that the candidate wins, as stored; None: no verdict."""
+    derived: float | None
+    """The same from the judge's log-probabilities; None if the file has none."""
+    outside: float | None = None
+    """A stored number that is not a preference, on the same scale (a failed row's -1 is -2).
+
+    The reference's length-controlled fit includes it."""
+
+    @property
+    def conflict(self) -> bool:
+        """Return whether stored preference and log-probabilities disagree."""
+        both = self.stored is not None and self.derived is not None
+        return both and abs((self.stored or 0.0) - (self.derived or 0.0)) > AGREES
+
+
+def is_annotation(row: Row) -> bool:
+    judged = "preference" in row or "raw_completion" in row
+    return judged and "output_2" in row and isinstance(row.get("instruction"), str)
+
+
+def is_logprobs(row: Row) -> bool:
+    return "preference" in row and "top" in row and isinstance(row.get("instruction_id"), int) and "model" in row
+
+
+def read_annotation(row: Row) -> Annotation:
+    """Return a row of annotations.json; unknown keys are ignored.
+
+    A row without the key `preference` takes the preference of its log-probabilities; null means no verdict.
+    """
+    instruction = str(row["instruction"])
+    raw, derived = number(row.get("preference")), derived_preference(_top_of(row.get("raw_completion")), instruction)
+    return Annotation(
+        instruction=instruction,
+        category=str(row.get("dataset") or "none"),
+        output_1=_text(row.get("output_1")),
+        output_2=_text(row.get("output_2")),
+        stored=stored_preference(raw) if "preference" in row else derived,
+        derived=derived,
+        outside=_outside(raw),
+    )
+
+
+def read_logprobs(row: Row, instructions: Sequence[str]) -> Annotation | None:
+    """Return a row of model, instruction_id, top ([token, logprob] pairs) and preference; None for an unknown id."""
+    index, top = row["instruction_id"], row.get("top")
+    if not isinstance(index, int) or not 0 <= index < len(instructions):
+        return None
+    pairs = [pair for pair in top if isinstance(pair, list)] if isinstance(top, list) else []
+    return Annotation(
+        instruction=instructions[index],
+        category="none",
+        output_1=None,
+        output_2=None,
+        stored=stored_preference(row.get("preference")),
+        derived=None if row.get("same_output") else derived_preference(_pairs(pairs), instructions[index]),
+    )
+
+
+def stored_preference(value: JsonValue) -> float | None:
+    """Map 1..2 of the file to 0..1; an old 0 is a draw (alpaca_eval metrics/helpers.py); anything else is no
+    verdict."""
+    value = number(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    if value == 0:
+        return TIE
+    return float(value) - 1.0 if 1 <= value <= 2 else None
+
+
+def _outside(value: JsonValue) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value) - 1.0 if stored_preference(value) is None else None
+
+
+def derived_preference(top: Mapping[str, float], instruction: str) -> float | None:
+    """Return p(m) / (p(m) + p(M)) from the candidate's side; None without an m or M."""
+    shown_first = share_of("m", top, LETTERS)
+    if shown_first is None:
+        return None
+    return shown_first if _order(instruction) == "ba" else 1.0 - shown_first
+
+
+def share_of(token: str, top: Mapping[str, float], tokens: Sequence[str]) -> float | None:
+    """Return p(token) over the sum of p of `tokens`, from log-probabilities; a missing token counts as 0.
+
+    None if no token has a finite log-probability (completion_parsers.logprob_parser)."""
+    logprobs = {token_name: top[token_name] for token_name in tokens if math.isfinite(top.get(token_name, -math.inf))}
+    if not logprobs:
+        return None
+    highest = max(logprobs.values())
+    total = sum(math.exp(logprob - highest) for logprob in logprobs.values())
+    return min(1.0, math.exp(logprobs.get(token, -math.inf) - highest) / total)
+
+
+@lru_cache(maxsize=2048)  # the same for every model
+def _order(instruction: str) -> Order:
+    return shown_order(instruction)
+
+
+def _text(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _top_of(raw: JsonValue) -> dict[str, float]:
+    """Return the first token's log-probabilities in a stored OpenAI choice; empty for any other form."""
+    logprobs = raw.get("logprobs") if isinstance(raw, dict) else None
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    first = content[0] if isinstance(content, list) and content else None
+    top = first.get("top_logprobs") if isinstance(first, dict) else None
+    if not isinstance(top, list):
+        return {}
+    return _pairs(
+        [[entry.get("token"), entry.get("logprob")] for entry in top if isinstance(entry, dict) and _letter(entry)]
+    )
+
+
+def _letter(entry: Row) -> bool:
+    return entry.get("token") in LETTERS
+
+
+def _pairs(pairs: Sequence[Sequence[JsonValue]]) -> dict[str, float]:
+    logprobs: dict[str, float] = {}
+    for token, logprob in pairs:
+        if isinstance(token, str) and isinstance(logprob, int | float):
+            logprobs.setdefault(token, float(logprob))
+    return logprobs
+
+
+# ----------------------------------------------------------------------------------------------------
+# Load what scoring AlpacaEval files needs besides the files: the instructions' order, their difficulty, gamed rows.
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """The instructions of an edition in order, or of the rows themselves if they belong to no edition."""
+
+    version: str
+    ids: dict[str, str]
+    """Instruction -> prompt id, in the edition's order."""
+    categories: dict[str, str]
+    """Instruction -> category."""
+    difficulty: dict[str, float]
+    """Prompt id, or position in the edition from 0 -> difficulty."""
+    gamed: tuple[tuple[float, float, float], ...]
+
+    @cached_property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return tuple(
+            Prompt(id=key, turns=(text,), category=self.categories.get(text, "none")) for text, key in self.ids.items()
+        )
+
+
+def official_set(mirror: str | None) -> InstructionSet:
+    """Return the 805 instructions; raise DataError or ConfigError if the pinned files are unavailable."""
+    paths = official_files(SuiteOptions(mirror=mirror), ("alpaca_eval/baseline", "alpaca_eval/gamed"))
+    rows = json.loads(paths["alpaca_eval/baseline"].read_text("utf-8"))
+    difficulty, gamed = read_gamed(paths["alpaca_eval/gamed"])
+    return InstructionSet(
+        version="official-1",
+        ids={row["instruction"]: str(index) for index, row in enumerate(rows)},
+        categories={row["instruction"]: row["dataset"] for row in rows},
+        difficulty=difficulty,
+        gamed=gamed,
+    )
+
+
+def pocket_set() -> InstructionSet:
+    """Return the pocket edition's instructions, from the package."""
+    data = pocket.load("alpaca_eval")
+    return InstructionSet(
+        version=data.version,
+        ids={prompt.turns[0]: prompt.id for prompt in data.prompts},
+        categories={prompt.turns[0]: prompt.category for prompt in data.prompts},
+        difficulty={str(index): data.difficulty[prompt.id] for index, prompt in enumerate(data.prompts)}
+        | data.difficulty,
+        gamed=data.gamed,
+    )
+
+
+def other_set(categories: Mapping[str, str], known: InstructionSet | None) -> InstructionSet:
+    """Return a set for rows of no known edition.
+
+    It has no difficulty by instruction, and the official difficulty by position, as in the reference.
+    """
+    return InstructionSet(
+        version="files-1",
+        ids={text: f"row {index}" for index, text in enumerate(categories)},
+        categories=dict(categories),
+        difficulty=known.difficulty if known else {},
+        gamed=known.gamed if known else (),
+    )
+
+
+@dataclass(frozen=True)
+class Editions:
+    """The available editions; `missing` states why the official one is not available."""
+
+    official: InstructionSet | None
+    missing: str = ""
+
+    def of(self, categories: Mapping[str, str]) -> InstructionSet:
+        """Return the edition that contains all instructions; `categories`: instruction -> its category in the rows."""
+        for known in (self.official, None):
+            candidate = known or pocket_set()
+            if all(text in candidate.ids for text in categories):
+                return candidate
+        return other_set(categories, self.official)
+
+
+def load_editions(mirror: str | None) -> Editions:
+    """Load the editions. A missing pinned file only removes the length-controlled rate; win rates need none."""
+    try:
+        return Editions(official_set(mirror))
+    except (DataError, ConfigError) as error:
+        return Editions(None, str(error))

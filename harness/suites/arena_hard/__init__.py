@@ -1,0 +1,1 @@
+"""Arena-Hard v0.1 and v2."""

@@ -1,0 +1,315 @@
+"""Arena-Hard's verdict labels: their meaning, and how to find one in a judge's text.
+
+v0.1: config/judge_config.yaml and gen_judgment.py at efc012e. v2.0: config/arena-hard-v2.0.yaml, gen_judgment.py and
+show_result.py at 196f6b8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import PurePath
+from typing import Literal
+
+from pydantic import JsonValue
+
+from ...records.errors import ConfigError
+from ..files import SourceFile
+
+STRONG_WEIGHT = 3  # show_result.py WEIGHT: a ">>" verdict counts as three battles
+DOUBLE = re.compile(r"\[\[([AB<>=]+)\]\]")
+SINGLE = re.compile(r"\[([AB<>=]+)\]")
+
+V01_LABELS: dict[str, tuple[float, int]] = {
+    "A>>B": (1.0, STRONG_WEIGHT),
+    "A>B": (1.0, 1),
+    "A=B": (0.5, 1),
+    "B>A": (0.0, 1),
+    "B>>A": (0.0, STRONG_WEIGHT),
+}
+"""Label -> (points of A, battles it counts as)."""
+V2_LABELS: dict[str, tuple[float, int]] = V01_LABELS | {
+    "A<<B": (0.0, STRONG_WEIGHT),
+    "A<B": (0.0, 1),
+    "B=A": (0.5, 1),
+    "B<A": (1.0, 1),
+    "B<<A": (1.0, STRONG_WEIGHT),
+}
+"""The mirrored spellings count in v2.0 only."""
+
+
+def v01_labels(text: str) -> list[str]:
+    """Return the distinct labels in a text, sorted; v0.1 accepts a verdict with exactly one."""
+    return sorted(set(DOUBLE.findall(text)))
+
+
+def v2_label(text: str) -> str | None:
+    """Return the last label in double brackets, else the last in single ones, in upper case; None if there is none."""
+    upper = text.upper()
+    labels = DOUBLE.findall(upper) or SINGLE.findall(upper)
+    return str(labels[-1]) if labels else None
+
+
+# ----------------------------------------------------------------------------------------------------
+# Parse rows of Arena-Hard's judgment files into questions with two games each, scored or with a reason why not. Reads
+# v0.1 (`question_id`, games of user_prompt, judgment, score), v2.0 (`uid`, games of score, judgment.answer, prompt),
+# and v0.1's intermediate table of battles (model_a, model_b, winner).
+
+
+Version = Literal["v0.1", "v2.0"]
+Row = dict[str, JsonValue]
+
+ERROR = "$ERROR$"  # stored by the original tools for a failed call
+FAILED_ANSWER = re.compile(r"\|>\s*\$ERROR\$\s*<\|")
+"""A failed call's mark between the start and end of an answer in the judge's prompt, in any language."""
+SPLITS = {1: (1,), 2: (1, 1), 3: (3,), 6: (3, 3)}
+"""Battles of one question -> weights of its games; 4 is 3 + 1 or 1 + 3."""
+
+
+@dataclass(frozen=True)
+class Game:
+    """One judged game, from the candidate's side."""
+
+    points: float | None
+    """Points that the candidate won: 0, 0.5 or 1; None: unscored."""
+    weight: int = 0
+    """Battles it counts as: 1, or 3 for a ">>" verdict; 0 if unscored."""
+    reason: str | None = None
+    """Why it is unscored by our rules; the reference may score it anyway."""
+    differs: bool = False
+    """Whether the label in the judge's text differs from the stored one."""
+
+
+@dataclass(frozen=True)
+class ArenaQuestion:
+    """One question's games, in order: the baseline shown first, then the candidate shown first."""
+
+    id: str
+    model: str
+    judge: str
+    version: Version
+    category: str
+    baseline: str | None
+    """None if the row does not state it (v0.1)."""
+    games: tuple[Game, ...]
+    file: str
+
+
+MISSING = Game(None, reason="missing game")
+
+
+def is_judgment(row: Row) -> bool:
+    """Return whether a row has games or a battle; other rows of such a file are answers."""
+    return "games" in row or "winner" in row
+
+
+def read_questions(files: Iterable[SourceFile], *, strict: bool) -> Iterator[ArenaQuestion]:
+    """Yield questions in the files' order. `strict`: score as the reference does, broken answers and replies included.
+
+    Raise ConfigError for a row without a model, a question or games.
+    """
+    for file in files:
+        battles = [row for row in file.rows if "winner" in row]
+        if battles:
+            yield from _battles(file.name, battles)
+        for row in file.rows:
+            if "games" in row:
+                yield _question(file.name, row, strict)
+
+
+def _question(file: str, row: Row, strict: bool) -> ArenaQuestion:
+    version: Version = "v2.0" if "uid" in row else "v0.1"
+    name = row.get("uid", row.get("question_id"))
+    model, games = row.get("model"), row.get("games")
+    if name is None or not isinstance(model, str) or not isinstance(games, list | None):
+        raise ConfigError(f"{file}: a row without question_id or uid, model or games is not an Arena-Hard judgment")
+    pair = [*(games or []), None, None][:2]
+    parsed = tuple(_game(game, position, version, strict) for position, game in enumerate(pair))
+    if version == "v2.0" and any(game.points is None for game in parsed):
+        # v2.0 load_judgments drops a question completely if one game is broken
+        parsed = tuple(
+            game if game.points is None else Game(None, reason="the other game is broken", differs=game.differs)
+            for game in parsed
+        )
+    baseline = row.get("baseline")
+    return ArenaQuestion(
+        id=str(name),
+        model=model,
+        judge=str(row.get("judge", "unknown")),
+        version=version,
+        category=str(row.get("category", "arena-hard-v0.1")),
+        baseline=baseline if isinstance(baseline, str) else None,
+        games=parsed,
+        file=file,
+    )
+
+
+def _game(game: JsonValue, position: int, version: Version, strict: bool) -> Game:
+    if not isinstance(game, dict):
+        return MISSING
+    labels = V01_LABELS if version == "v0.1" else V2_LABELS
+    stored, text = game.get("score"), _text(game.get("judgment"))
+    read = v01_labels(text) if version == "v0.1" else [label for label in (v2_label(text),) if label]
+    agreed = read[0] if len(read) == 1 else None
+    differs = bool(text.strip()) and agreed != stored
+    reason = _reason(stored, read, text, _prompt(game), labels)
+    known = labels.get(stored) if isinstance(stored, str) else None
+    if known is None or (reason is not None and not strict):
+        return Game(None, reason=reason, differs=differs)
+    points, weight = known
+    return Game(points if position else 1.0 - points, weight, reason, differs)
+
+
+def _reason(
+    stored: JsonValue, read: list[str], text: str, prompt: str, labels: dict[str, tuple[float, int]]
+) -> str | None:
+    """Return why a game is unscored by our rules; None if it is valid."""
+    if ERROR in prompt and FAILED_ANSWER.search(prompt):
+        return f"an answer is {ERROR}"
+    if ERROR in text and not read:
+        return f"the judge's reply is {ERROR}"
+    if len(read) > 1:
+        return "two different labels"
+    if stored is None or stored == "":
+        return "no label"
+    return None if stored in labels else f"label {str(stored)[:12]!r}"
+
+
+def _text(judgment: JsonValue) -> str:
+    text = judgment.get("answer") if isinstance(judgment, dict) else judgment
+    return text if isinstance(text, str) else ""
+
+
+def _prompt(game: Row) -> str:
+    """Return the judge's prompt: a text (v0.1), or the messages sent (v2.0)."""
+    prompt = game.get("user_prompt", game.get("prompt"))
+    if isinstance(prompt, list):
+        return "\n".join(str(part.get("content")) for part in prompt if isinstance(part, dict))
+    return prompt if isinstance(prompt, str) else ""
+
+
+# ---------------------------------------------------------------------------------------------------------- battles
+
+
+def _battles(file: str, rows: list[Row]) -> Iterator[ArenaQuestion]:
+    """Yield questions of a battle table, which has three rows per ">>" verdict; a model against itself is skipped."""
+    for (baseline, model, name), group in groupby(
+        rows, key=lambda row: (row.get("model_a"), row.get("model_b"), row.get("question_id"))
+    ):
+        if not isinstance(baseline, str) or not isinstance(model, str) or name is None:
+            raise ConfigError(f"{file}: a battle without model_a, model_b or question_id")
+        if baseline == model:
+            continue
+        points = [{"model_a": 0.0, "model_b": 1.0}.get(str(row["winner"]), 0.5) for row in group]
+        games, start = [], 0
+        for weight in _split(points):
+            games.append(Game(points[start], weight))
+            start += weight
+        missing = [Game(None, reason="no battle: no label, or a failed call")] * (2 - len(games))
+        yield ArenaQuestion(
+            id=str(name),
+            model=model,
+            judge="unknown",
+            version="v0.1",
+            category="arena-hard-v0.1",
+            baseline=baseline,
+            games=(*games, *missing),
+            file=file,
+        )
+
+
+def _split(points: list[float]) -> tuple[int, ...]:
+    """Return how a question's rows form games: a game is 1 or 3 equal rows."""
+    if len(points) == 4:
+        return (3, 1) if len(set(points[:3])) == 1 else (1, 3)
+    return SPLITS.get(len(points), (1,) * len(points))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Parse Arena-Hard's answer files: the length and markdown of each answer, and whether it is a valid answer. Reads
+# v0.1 (`choices[0].turns[0]`, `conv_metadata` or an older `token_len`), v2.0 (`messages`, `metadata`) and tables of
+# metadata only. Token counts are the file's own (tiktoken, cl100k_base); nothing is counted here.
+
+
+ANSWER_KEYS = {"choices", "messages", "conv_metadata", "metadata"}
+"""A row without any of these is not an answer, but for example a judgment without games."""
+Style = tuple[float, float, float, float]
+"""Tokens, headers, list items, bold spans of one answer."""
+
+
+@dataclass(frozen=True)
+class AnswerFacts:
+    """The facts that an answer file states about one answer."""
+
+    tokens: int | None
+    style: Style | None
+    """None if the file has no markdown counts."""
+    broken: bool
+    """The stored text is the mark of a failed call."""
+
+
+Answers = dict[str, dict[str, AnswerFacts]]
+"""Model -> question id -> facts. A model is listed by the name in its rows and by its file's name."""
+
+
+def read_answers(files: Iterable[SourceFile]) -> Answers:
+    """Return facts of all answers in the files; of several rows for one answer the last wins. Other rows are
+    skipped."""
+    answers: Answers = {}
+    aliases: dict[str, str] = {}
+    for file in files:
+        for model, question, facts in _facts(file.rows):
+            answers.setdefault(model, {})[question] = facts
+            aliases.setdefault(PurePath(file.name).stem, model)
+    for stem, model in aliases.items():
+        answers.setdefault(stem, answers[model])
+    return answers
+
+
+def _facts(rows: Iterable[Row]) -> Iterator[tuple[str, str, AnswerFacts]]:
+    for row in rows:
+        model, question = row.get("model_id", row.get("model")), row.get("question_id", row.get("uid"))
+        if not isinstance(model, str) or question is None or is_judgment(row) or not ANSWER_KEYS & row.keys():
+            continue
+        turn, metadata = _turn(row), row.get("conv_metadata", row.get("metadata"))
+        counts = metadata if isinstance(metadata, dict) else {}
+        tokens = counts.get("token_len", turn.get("token_len"))
+        text = turn.get("content")
+        broken = row.get("error") is True or (isinstance(text, str) and text.strip() == ERROR)
+        yield (
+            model,
+            str(question),
+            AnswerFacts(
+                tokens=int(tokens) if isinstance(tokens, int | float) else None,
+                style=_style(counts),
+                broken=broken,
+            ),
+        )
+
+
+def _turn(row: Row) -> Row:
+    """Return the answer part of a row (text, and a token count in older files); empty if there is none."""
+    match row:
+        case {"choices": [{"turns": [dict(turn), *_]}, *_]}:
+            return turn
+        case {"messages": [*_, {"content": {"answer": str(text)}}]}:
+            return {"content": text}
+        case _:
+            return {}
+
+
+def _style(counts: Row) -> Style | None:
+    parts = [_total(counts.get(name)) for name in ("token_len", "header_count", "list_count", "bold_count")]
+    if any(part is None for part in parts):
+        return None
+    tokens, headers, lists, bold = (part or 0.0 for part in parts)
+    return tokens, headers, lists, bold
+
+
+def _total(count: JsonValue) -> float | None:
+    """Return a count, or the sum of counts by kind (h1…h6; ordered, unordered; ** and __)."""
+    if isinstance(count, dict):
+        return float(sum(value for value in count.values() if isinstance(value, int | float)))
+    return float(count) if isinstance(count, int | float) else None

@@ -1,0 +1,1 @@
+"""Tasks of lm-eval, asked against the served model."""

@@ -1,0 +1,261 @@
+"""Parse rows of FastChat's judgment files, and decide which to trust.
+
+The reference trusts stored values. We also read the judge's reply if the row has it: a row whose reply contradicts the
+stored score, or contains no verdict by our rules, has no verdict.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import PurePath
+from typing import Literal
+
+from pydantic import JsonValue
+
+from ...records import Prompt
+from ...store.official import ensure, is_available_offline
+from ..files import SourceFile, number, read_files
+from .suite import REFERENCE_SETS, REFERENCED
+
+Row = Mapping[str, JsonValue]
+Reason = Literal["parse", "conflict", "http", "empty", "answer"]
+
+RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]", re.ASCII)  # common.py:34 one_score_pattern; ASCII digits only
+FAILED = -1
+"""Stored by FastChat if it finds no rating."""
+BROKEN_GAME = "error"
+"""Stored by FastChat as the winner if it finds no verdict."""
+FAILED_CALL = "$ERROR$"
+LOWEST, HIGHEST = 1, 10
+LETTERS = {"A": 1.0, "B": 0.0, "C": 0.5}
+"""common.py play_a_match_pair: the first answer's points by the letter in [[…]]; C is a tie."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The content of one judgment: a value, or the reason why there is none."""
+
+    value: float | None = None
+    reason: Reason = "parse"
+    why: str = ""
+
+
+def is_single(row: Row) -> bool:
+    return "model" in row and "question_id" in row and ("score" in row or "judgment" in row)
+
+
+def is_pair(row: Row) -> bool:
+    return "model_1" in row and "model_2" in row and "question_id" in row and "g1_winner" in row
+
+
+def judge_name(row: Row) -> str:
+    """Return the judge of [model, prompt name]; some tools' files have the model only."""
+    judge = row.get("judge")
+    if isinstance(judge, list):
+        judge = judge[0] if judge else None
+    return judge if isinstance(judge, str) and judge else "unknown"
+
+
+def turn_of(row: Row) -> int:
+    turn = row.get("turn")
+    return int(turn) if isinstance(turn, int | float) and math.isfinite(turn) else 1
+
+
+def question_of(row: Row) -> str:
+    question = row["question_id"]
+    return str(int(question) if isinstance(question, float) and question.is_integer() else question)
+
+
+def stored_score(row: Row) -> float | None:
+    """Return the stored number; None if there is none (the reference's mean leaves it out too)."""
+    score = number(row.get("score"))
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        return None
+    return float(score)
+
+
+def read_rating(row: Row) -> Reading:
+    """Return the rating by our rules: 1..10, from the first `[[n]]` of the reply, equal to the stored score."""
+    stored, words = stored_score(row), row.get("judgment")
+    if isinstance(words, str):
+        if words.strip() in ("", FAILED_CALL):
+            return Reading(reason="http" if words.strip() else "empty", why="the judge's call failed")
+        match = RATING.search(words)
+        if match is None:
+            scored = "" if stored in (None, FAILED) else f", though {stored:g} is stored"
+            return Reading(why=f"no [[rating]] in the judge's words{scored}")
+        rating = float(match[1])
+        if stored is not None and stored != rating:
+            return Reading(reason="conflict", why=f"{stored:g} is stored, the judge's words say {rating:g}")
+        stored = rating
+    if stored is None or stored == FAILED:
+        return Reading(why="no rating is stored")
+    if not LOWEST <= stored <= HIGHEST:
+        return Reading(why=f"rating {stored:g} is outside {LOWEST}..{HIGHEST}")
+    return Reading(value=stored)
+
+
+def stored_game(row: Row, game: Literal[1, 2]) -> Reading:
+    """Return the stored winner of a game as points of model_1: model_1 1, model_2 0, tie 0.5, else none.
+
+    The reference counts every winner except "model_1", "tie" and "error" as model_2's; no other word is ever stored.
+    """
+    winner = row.get(f"g{game}_winner")
+    points = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5}
+    if isinstance(winner, str) and winner in points:
+        return Reading(value=points[winner])
+    return Reading(why=f"game {game} has no winner ({winner!r})")
+
+
+def read_game(row: Row, game: Literal[1, 2]) -> Reading:
+    """Return the winner by our rules: exactly one letter in the judge's reply, equal to the stored winner."""
+    stored, words = stored_game(row, game), row.get(f"g{game}_judgment")
+    if not isinstance(words, str):
+        return stored
+    letters = {letter for letter in LETTERS if f"[[{letter}]]" in words}
+    if not letters:
+        reason: Reason = "http" if words.strip() == FAILED_CALL else "parse"
+        return Reading(reason=reason, why=f"game {game}: no verdict in the judge's words")
+    if len(letters) > 1:
+        return Reading(reason="conflict", why=f"game {game}: two verdicts in the judge's words")
+    points = LETTERS[letters.pop()]
+    points = points if game == 1 else 1.0 - points  # game 2 shows model_2 first
+    if row.get(f"g{game}_winner") == BROKEN_GAME or (stored.value is not None and stored.value != points):
+        return Reading(reason="conflict", why=f"game {game}: the stored winner is not the one in the judge's words")
+    return Reading(value=points)
+
+
+# ----------------------------------------------------------------------------------------------------
+# MT-Bench's questions, known from their numbers: scoring judgments needs no data file.
+
+
+FIRST, LAST = 81, 160  # question.jsonl at the pinned revision: ten questions per category, in this order
+CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+OFFICIAL = {str(number): CATEGORIES[(number - FIRST) // 10] for number in range(FIRST, LAST + 1)}
+OTHER = "other"
+
+
+def is_official(ids: Collection[str]) -> bool:
+    """Return whether all these question ids are MT-Bench's."""
+    return all(question_id in OFFICIAL for question_id in ids)
+
+
+def questions(ids: Collection[str], turns: int) -> list[Prompt]:
+    """Return the 80 questions if all `ids` are among them, so that missing ones are known; else the ids themselves.
+
+    Texts are empty: scoring needs only ids, categories and the number of turns.
+    """
+    wanted = OFFICIAL if is_official(ids) else {question_id: OFFICIAL.get(question_id, OTHER) for question_id in ids}
+    return [Prompt(id=question_id, turns=("",) * turns, category=category) for question_id, category in wanted.items()]
+
+
+# ----------------------------------------------------------------------------------------------------
+# Find the judged answers of MT-Bench: in FastChat's answer files, and in the stored judge prompts.
+
+
+Answers = dict[str, dict[str, tuple[str, ...]]]
+"""Model -> question id -> texts of its first answer. A model is listed by the name in its rows and by its file's
+name."""
+FAILED_ANSWER = re.compile(r"^\s*\$ERROR\$\s*$", re.MULTILINE)
+"""A failed call's mark on its own line, in the place of an answer in a judge's prompt."""
+
+
+def read_answers(files: Iterable[SourceFile]) -> Answers:
+    """Return all answers of FastChat's `model_answer` files; of several rows for one question the last wins."""
+    answers: Answers = {}
+    aliases: dict[str, str] = {}
+    for file in files:
+        stem = PurePath(file.name).stem
+        for row in file.rows:
+            match row:
+                case {"question_id": _, "choices": [{"turns": [*turns]}, *_]}:
+                    model = str(row.get("model_id", stem))
+                    answers.setdefault(model, {})[question_of(row)] = tuple(map(_text, turns))
+                    aliases.setdefault(stem, model)
+    for stem, model in aliases.items():
+        answers.setdefault(stem, answers[model])
+    return answers
+
+
+def _text(turn: JsonValue) -> str:
+    return turn if isinstance(turn, str) else FAILED_CALL
+
+
+def judged_failure(row: Row, answers: Answers) -> bool:
+    """Return whether a failed call was judged like an answer, according to the judge's prompt or the answer files."""
+    if any(FAILED_ANSWER.search(prompt) for prompt in _prompts(row)):
+        return True
+    return any(text.strip() == FAILED_CALL for text in _given(row, answers))
+
+
+def judged_others(rows: Iterable[Row], answers: Answers) -> int:
+    """Return the number of rows whose judge prompts do not show the answers of the files."""
+    return sum(any(text not in prompt for prompt in _prompts(row) for text in _given(row, answers)) for row in rows)
+
+
+def _given(row: Row, answers: Answers) -> Sequence[str]:
+    """Return the answers of the files that a row's turn is about: all turns up to it."""
+    models = [row["model_1"], row["model_2"]] if is_pair(row) else [row["model"]]
+    return [text for model in models for text in answers.get(str(model), {}).get(question_of(row), ())[: turn_of(row)]]
+
+
+def _prompts(row: Row) -> list[str]:
+    values = [row.get(name) for name in ("user_prompt", "g1_user_prompt", "g2_user_prompt")]
+    return [prompt for prompt in values if isinstance(prompt, str)]
+
+
+# ----------------------------------------------------------------------------------------------------
+# Determine which reference answers an MT-Bench judge was shown, from the stored judge prompts.
+
+
+NOT_STATED, UNKNOWN, OTHER_QUESTION, MIXED = "not stated", "unknown", "other", "mixed"
+References = dict[str, tuple[str, ...]]
+"""Question id -> reference answers, one per turn."""
+
+
+def reference_set(rows: Iterable[Row], mirror: str | None) -> str:
+    """Return `official` or `pr3158` if every prompt that needs a reference shows that set's; `mixed` for both.
+
+    `other` if a prompt shows neither; `not stated` if no row has such a prompt; `unknown` if no pinned file is
+    available.
+    """
+    shown = [
+        (question_of(row), turn_of(row), prompt)
+        for row in rows
+        if OFFICIAL.get(question_of(row)) in REFERENCED
+        and isinstance(prompt := row.get("user_prompt", row.get("g1_user_prompt")), str)
+    ]
+    if not shown:
+        return NOT_STATED
+    known = {name: references for name in REFERENCE_SETS if (references := _references(name, mirror))}
+    if not known:
+        return UNKNOWN
+    fits = [{name for name, references in known.items() if _is_shown(*prompt_row, references)} for prompt_row in shown]
+    everywhere = set.intersection(*fits)  # a short answer of one set may be part of the other's
+    if everywhere:
+        return min(everywhere)
+    return MIXED if all(fits) else OTHER_QUESTION
+
+
+def _is_shown(question: str, turn: int, prompt: str, references: References) -> bool:
+    texts = references.get(question, ())[:turn]
+    return bool(texts) and all(text in prompt for text in texts)
+
+
+@cache
+def _references(name: str, mirror: str | None) -> References:
+    """Return the set's references; empty if its file is not available, since nothing is downloaded for this."""
+    file = f"mt_bench/references/{name}"
+    if not is_available_offline(file, mirror):
+        return {}
+    [source] = read_files([ensure([file], mirror)[file]])
+    references: References = {}
+    for row in source.rows:
+        match row:
+            case {"question_id": _, "choices": [{"turns": [str(first), str(second)]}, *_]}:
+                references[question_of(row)] = (first, second)
+    return references

@@ -1,0 +1,294 @@
+"""Turn judgments into scores: what the suites' scorers share. Pure.
+
+A score is a ratio of sums over questions (for a mean, the sum over the count), so that one bootstrap over questions
+serves all suites. A slot without a verdict counts as unscored and adds nothing to either sum.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..records import Answer, Judgment, Order, Preference, Prompt, Rating, Score, Verdict
+from ..stats.intervals import FloatArray, Interval, ratio_interval
+
+MIN_SCORED = 0.9
+"""A card with a smaller scored share has complete=False and is never ranked (specs: 90 %)."""
+
+
+def is_complete(headline: Score) -> bool:
+    """Return whether enough was scored to rank a card by this score."""
+    return headline.value is not None and headline.n >= MIN_SCORED * (headline.n + headline.unscored)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The unit of judging: a turn, a game or an instruction of one answer."""
+
+    prompt_id: str
+    index: int = 0
+    turn: int | None = None
+    order: Order | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One scored slot: its terms of numerator and denominator."""
+
+    prompt_id: str
+    value: float
+    weight: float = 1.0
+
+
+Verdicts = Mapping[Slot, Sequence[Verdict]]
+STRONG_WEIGHT = 3.0  # arena-hard-auto show_result.py WEIGHT: a ">>" verdict counts as three battles
+
+
+def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, int], Answer]:
+    """Return (prompt id, index) -> answer; the last answer wins."""
+    return {(answer.prompt_id, answer.index): answer for answer in answers}
+
+
+def verdicts_by_slot(judgments: Sequence[Judgment], answers: Iterable[Answer], *, ordered: bool = True) -> Verdicts:
+    """Return the verdicts of each slot, one per repeat; of several judgments with one key the last wins.
+
+    A judgment of a text other than the current answer's is left out. `ordered` False: a slot's two orders are one.
+    """
+    named = any(judgment.answer_sha is not None for judgment in judgments)  # else no digest is needed
+    current = {key: answer.sha for key, answer in latest_answers(answers).items()} if named else {}
+    last = {judgment.key: judgment for judgment in judgments}
+    verdicts: dict[Slot, list[Verdict]] = defaultdict(list)
+    for _, judgment in sorted(last.items()):  # the order of arrival must not move the last digit of a mean
+        stale = judgment.answer_sha not in (None, current.get((judgment.prompt_id, judgment.index)))
+        if judgment.verdict is not None and not stale:
+            order = judgment.order if ordered else None
+            verdicts[Slot(judgment.prompt_id, judgment.index, judgment.turn, order)].append(judgment.verdict)
+    return verdicts
+
+
+def verdict_weight(verdict: Verdict) -> float:
+    return STRONG_WEIGHT if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
+
+
+def slot_unit(prompt_id: str, verdicts: Sequence[Verdict]) -> Unit:
+    """Return a scored slot as weighted value and weight; repeats of a judgment count as their mean."""
+    weights = [verdict_weight(verdict) for verdict in verdicts]
+    values = [weight * verdict.value for weight, verdict in zip(weights, verdicts, strict=True)]
+    return Unit(prompt_id, value=sum(values) / len(values), weight=sum(weights) / len(weights))
+
+
+def draws(answers: Iterable[Answer]) -> int:
+    """Return answers per prompt: one more than the highest index; 1 if there is no answer."""
+    return 1 + max((answer.index for answer in answers), default=0)
+
+
+def mean_score(
+    units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed: int = 0, intervals: bool = True
+) -> Score:
+    """Return scale * sum(values) / sum(weights) with its 95 % interval over questions; no value if nothing is
+    scored."""
+    unscored = max(0, expected - len(units))
+    below = sum(unit.weight for unit in units)
+    if not below:
+        return Score(value=None, n=0, unscored=expected)
+    value = scale * sum(unit.value for unit in units) / below
+    interval = _interval(units, seed) if intervals else None
+    if interval is None:
+        return Score(value=value, n=len(units), unscored=unscored)
+    return Score(
+        value=value,
+        ci_low=scale * interval.low,
+        ci_high=scale * interval.high,
+        se=scale * interval.se,
+        n=len(units),
+        unscored=unscored,
+    )
+
+
+def _interval(units: Sequence[Unit], seed: int) -> Interval | None:
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for unit in units:
+        sums[unit.prompt_id][0] += unit.value
+        sums[unit.prompt_id][1] += unit.weight
+    table = np.array(list(sums.values()))
+    return ratio_interval(table[:, 0], table[:, 1], seed=seed)
+
+
+def categories(prompts: Iterable[Prompt]) -> dict[str, list[str]]:
+    """Return category -> ids of its prompts in the prompts' order, because a seeded bootstrap depends on it."""
+    ids_by_category: dict[str, list[str]] = {}
+    for prompt in prompts:
+        ids_by_category.setdefault(prompt.category, []).append(prompt.id)
+    return ids_by_category
+
+
+def unscored_note(score: Score, unit: str) -> tuple[str, ...]:
+    """Return one sentence for the card if something is unscored."""
+    if not score.unscored:
+        return ()
+    return (f"{score.unscored} of {score.n + score.unscored} {unit} are unscored",)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Turn stored judgments into each question's contribution to a suite's score. Pure. Every judged headline except the
+# length-controlled one is a ratio of sums over questions; `QuestionSums` contains its terms. Comparison, gate, viewer
+# and leaderboard all use them, so their numbers equal the score card's. No suite data are needed; the caller passes
+# categories as a mapping.
+
+
+@dataclass(frozen=True)
+class QuestionRule:
+    """How a metric is computed from verdicts."""
+
+    metric: str
+    scale: float
+    """100 for rates, 1 for ratings."""
+    turn: int | None = None
+    """Only verdicts on this turn count."""
+    ordered: bool = True
+    """False: both presentation orders are one slot, for questions with a single game (AlpacaEval)."""
+    whole_pairs: bool = False
+    """Leave out an answer that has a verdict in only one order (Arena-Hard v2.0)."""
+    category: str | None = None
+    """Only this category's questions count (Arena-Hard v2.0's headline)."""
+
+
+RULES: dict[str, tuple[QuestionRule, ...]] = {
+    "mt_bench": (
+        QuestionRule("mt_bench", 1.0),
+        QuestionRule("turn_1", 1.0, turn=1),
+        QuestionRule("turn_2", 1.0, turn=2),
+    ),
+    "alpaca_eval": (QuestionRule("win_rate", 100.0, ordered=False),),
+    "arena_hard": (QuestionRule("arena_hard", 100.0),),
+    "arena_hard_v2": (
+        QuestionRule("arena_hard", 100.0, whole_pairs=True, category="hard_prompt"),
+        QuestionRule("creative_writing", 100.0, whole_pairs=True, category="creative_writing"),
+    ),
+}
+"""Suite -> its metrics that are ratios over questions, the main one first."""
+
+
+@dataclass(frozen=True)
+class QuestionSums:
+    """The terms of `scale * sum(above) / sum(below)`; arrays of shape (questions,), below > 0."""
+
+    metric: str
+    scale: float
+    ids: tuple[str, ...]
+    above: FloatArray
+    below: FloatArray
+
+    @property
+    def value(self) -> float | None:
+        """Return the metric; None if nothing is scored."""
+        total = float(self.below.sum())
+        return self.scale * float(self.above.sum()) / total if total else None
+
+    def of(self, ids: Iterable[str]) -> QuestionSums:
+        """Return these questions' terms in the order of `ids`, without questions that have no verdict."""
+        positions = {prompt_id: at for at, prompt_id in enumerate(self.ids)}
+        kept = [prompt_id for prompt_id in ids if prompt_id in positions]
+        at = np.array([positions[prompt_id] for prompt_id in kept], dtype=np.int64)
+        return QuestionSums(self.metric, self.scale, tuple(kept), self.above[at], self.below[at])
+
+    def scores(self) -> FloatArray:
+        """Return each question's own score in the metric's unit, shape (questions,)."""
+        values: FloatArray = self.scale * self.above / self.below
+        return values
+
+
+def rules_of(suite: str, headline: str, judgments: Iterable[Judgment]) -> tuple[QuestionRule, ...]:
+    """Return the suite's metrics; for third-party suites the headline, as a mean of ratings or a rate of
+    preferences."""
+    if suite in RULES:
+        return RULES[suite]
+    verdict = next((row.verdict for row in judgments if row.verdict is not None), None)
+    return (QuestionRule(headline, 1.0 if isinstance(verdict, Rating) else 100.0),)
+
+
+def question_sums(
+    rule: QuestionRule,
+    answers: Sequence[Answer],
+    judgments: Sequence[Judgment],
+    *,
+    categories: Mapping[str, str] | None = None,
+) -> QuestionSums:
+    """Return the metric's terms, with questions in natural order of their ids.
+
+    `categories`: question id -> category of the run's questions; others are left out. Without it all questions count,
+    and a
+    rule for one category cannot be applied, so the caller compares `value` with the card's.
+    """
+    verdicts = verdicts_by_slot(judgments, answers, ordered=rule.ordered)
+    prompt_ids = None if categories is None else _prompt_ids(categories, rule.category)
+    return sums_of_units(rule.metric, rule.scale, units(rule, verdicts, prompt_ids))
+
+
+def _prompt_ids(categories: Mapping[str, str], category: str | None) -> set[str]:
+    return {
+        prompt_id
+        for prompt_id, prompt_category in categories.items()
+        if category is None or prompt_category == category
+    }
+
+
+def units(rule: QuestionRule, verdicts: Verdicts, prompt_ids: Collection[str] | None = None) -> list[Unit]:
+    """Return one unit per scored slot; repeats of a judgment count as their mean."""
+    whole = _whole(verdicts) if rule.whole_pairs else None
+    return [
+        slot_unit(slot.prompt_id, slot_verdicts)
+        for slot, slot_verdicts in verdicts.items()
+        if slot_verdicts
+        and (prompt_ids is None or slot.prompt_id in prompt_ids)
+        and (rule.turn is None or slot.turn == rule.turn)
+        and (whole is None or (slot.prompt_id, slot.index) in whole)
+    ]
+
+
+def _whole(verdicts: Verdicts) -> set[tuple[str, int]]:
+    """Return the answers with a verdict in both orders."""
+    orders: dict[tuple[str, int], set[str | None]] = defaultdict(set)
+    for slot in (slot for slot, slot_verdicts in verdicts.items() if slot_verdicts):
+        orders[slot.prompt_id, slot.index].add(slot.order)
+    return {answer for answer, seen in orders.items() if {"ab", "ba"} <= seen}
+
+
+def sums_of_units(metric: str, scale: float, scored: Iterable[Unit]) -> QuestionSums:
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for unit in scored:
+        sums[unit.prompt_id][0] += unit.value
+        sums[unit.prompt_id][1] += unit.weight
+    ids = tuple(sorted(sums, key=natural))
+    table = np.array([sums[prompt_id] for prompt_id in ids], dtype=np.float64).reshape(-1, 2)
+    return QuestionSums(metric, scale, ids, table[:, 0], table[:, 1])
+
+
+def natural(prompt_id: str) -> tuple[int, int, str]:
+    """Return a sort key that puts numbers by value before words."""
+    return (0, int(prompt_id), "") if prompt_id.isdecimal() and prompt_id.isascii() else (1, 0, prompt_id)
+
+
+def common(parts: Sequence[QuestionSums]) -> list[QuestionSums]:
+    """Return each part reduced to the questions that all have, in one order."""
+    shared = set(parts[0].ids).intersection(*(part.ids for part in parts[1:]))
+    ids = [prompt_id for prompt_id in parts[0].ids if prompt_id in shared]
+    return [part.of(ids) for part in parts]
+
+
+def disagreements(answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, float]:
+    """Return question id -> largest difference between the preferences of its two orders, 0..1 (0: consistent).
+
+    Only answers judged in both orders count.
+    """
+    verdicts = verdicts_by_slot(judgments, answers)
+    spread: dict[str, float] = {}
+    for slot, slot_verdicts in verdicts.items():
+        reversed_verdicts = verdicts.get(Slot(slot.prompt_id, slot.index, slot.turn, "ba"), ())
+        if slot.order == "ab" and slot_verdicts and reversed_verdicts:
+            means = [sum(verdict.value for verdict in part) / len(part) for part in (slot_verdicts, reversed_verdicts)]
+            spread[slot.prompt_id] = max(spread.get(slot.prompt_id, 0.0), abs(means[0] - means[1]))
+    return spread

@@ -1,1 +1,0 @@
-"""`harness view`: a local, read-only web page over a results folder."""

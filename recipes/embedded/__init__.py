@@ -1,1 +1,0 @@
-"""The embedded checkpoint of the pocket edition: tokenizer, lessons, training."""

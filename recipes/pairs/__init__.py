@@ -1,1 +1,0 @@
-"""Answers and rewards -> preference pairs, and what is said of them."""

@@ -1,1 +1,0 @@
-"""Prompts of a recipe: loaded, deduplicated, cleared of the suites' questions, split."""

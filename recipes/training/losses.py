@@ -1,0 +1,84 @@
+"""Preference losses of the WRPO family and the schedule of alpha. Pure functions of tensors and of the step.
+
+The weighted reward (arXiv 2412.03187): with r(y) the log-ratio of policy and reference,
+
+    margin = alpha * r(y_ws) + (1 - alpha) * r(y_wt) - r(y_l)
+
+y_ws is the best answer of all sources; y_wt and y_l are the best and the worst of the target's answers. Alpha 0 gives
+the plain loss on the target's pair, alpha 1 the plain loss with the source's answer preferred. Shapes: `_3B`, the three
+answers in the order source, target, rejected, by prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+LossType = Literal["sigmoid", "unweighted", "lndpo", "ipo", "simpo"]
+Schedule = Literal["linear", "constant"]
+SOURCE, TARGET, REJECTED = 0, 1, 2
+"""Row indices of a (3, B) tensor."""
+
+
+def alpha_at(step: int, max_steps: int, alpha: float, schedule: Schedule = "linear") -> float:
+    """Return the weight of the source's answer at an optimiser step, in [0, alpha].
+
+    The linear schedule rises from 0 at the first step to alpha * (max_steps - 1) / max_steps at the last, as in the
+    WRPO release (scripts/wrpo_trainer.py, LinearDecayScheduler, which rises). `step` counts completed optimiser steps.
+    """
+    if schedule == "constant" or max_steps <= 0:
+        return alpha
+    return alpha * min(max(step, 0), max_steps) / max_steps
+
+
+def rewards(policy_3B: Tensor, reference_3B: Tensor | None, lengths_3B: Tensor, loss_type: LossType) -> Tensor:
+    """Return the implicit rewards that a loss compares, (3, B), before they are multiplied by beta.
+
+    `policy_3B` and `reference_3B` are summed log-probabilities of the answers, `lengths_3B` their tokens. Rewards are
+    log-ratios; LN-DPO and IPO divide them by length, as TRL's `sigmoid_norm` and `ipo` do. SimPO (arXiv 2405.14734,
+    eq. 4) has no reference and divides log-probabilities by length. Raise ValueError if a reference is missing.
+    """
+    if loss_type == "simpo":
+        return policy_3B / lengths_3B
+    if reference_3B is None:
+        raise ValueError(f"loss {loss_type!r} needs the reference's log-probabilities")
+    ratios_3B = policy_3B - reference_3B
+    return ratios_3B / lengths_3B if loss_type in ("lndpo", "ipo") else ratios_3B
+
+
+def weighted(rewards_3B: Tensor, alpha: float) -> Tensor:
+    """Return the reward of the preferred side, (B,): alpha * source + (1 - alpha) * target."""
+    return alpha * rewards_3B[SOURCE] + (1 - alpha) * rewards_3B[TARGET]
+
+
+def preference_loss(
+    rewards_3B: Tensor,
+    *,
+    loss_type: LossType = "sigmoid",
+    alpha: float,
+    beta: float,
+    gamma: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return the loss of each prompt, (B,), from the rewards of its three answers (`rewards`).
+
+    - sigmoid, lndpo: -log sigmoid(beta * margin), smoothed as in cDPO (1 - eps, eps on the mirrored margin).
+    - simpo: -log sigmoid(beta * margin - gamma).
+    - ipo: (margin - 1 / (2 beta))^2 (arXiv 2310.12036, eq. 17).
+    - unweighted: the mean of two DPO losses, source over rejected and target over rejected. The WRPO release calls it
+      `sigmoid`; alpha has no effect on it.
+    """
+    if loss_type == "unweighted":
+        margin_2B = rewards_3B[:REJECTED] - rewards_3B[REJECTED]
+        return _smoothed(beta * margin_2B, label_smoothing).mean(0)
+    margin_B = weighted(rewards_3B, alpha) - rewards_3B[REJECTED]
+    if loss_type == "ipo":
+        return (margin_B - 1 / (2 * beta)) ** 2
+    return _smoothed(beta * margin_B - (gamma if loss_type == "simpo" else 0.0), label_smoothing)
+
+
+def _smoothed(logits: Tensor, label_smoothing: float) -> Tensor:
+    kept = -functional.logsigmoid(logits) * (1 - label_smoothing)
+    return kept - functional.logsigmoid(-logits) * label_smoothing if label_smoothing else kept

@@ -1,0 +1,210 @@
+"""Load the target's tokenizer, with the recipe's chat template and pad token if it names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from harness.records import ModelRef
+from harness.records.errors import CheckpointError, ConfigError
+
+
+def load_tokenizer(
+    model: str, *, chat_template: str | None = None, pad_token: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a folder or of hf:ORG/NAME@REVISION. `chat_template` is the path of a Jinja file.
+
+    Raise CheckpointError if there is no tokenizer, and ConfigError if it cannot render preference rows.
+    """
+    ref = ModelRef.parse(model)
+    if ref.scheme == "endpoint":
+        raise ConfigError(
+            f"{model!r} is a server, but its tokenizer and weights are needed: give a folder or hf:ORG/NAME"
+        )
+    location = str(Path(ref.name).expanduser()) if ref.scheme == "path" else ref.name
+    if ref.scheme == "path" and not Path(location).is_dir():
+        raise CheckpointError(f"no such model folder: {model!r}; give a folder or hf:ORG/NAME")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=ref.revision)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"no tokenizer in {model!r}: {' '.join(str(error).split())[:300]}") from None
+    if chat_template is not None:
+        try:
+            tokenizer.chat_template = Path(chat_template).expanduser().read_text("utf-8")
+        except (OSError, ValueError):
+            raise ConfigError(f"chat_template: {chat_template!r} cannot be read; give a Jinja file") from None
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise ConfigError(f"pad_token: {pad_token!r} is not in the vocabulary of {model!r}; name a token that is")
+        tokenizer.pad_token = pad_token
+    check_tokenizer(tokenizer)
+    return tokenizer
+
+
+# ----------------------------------------------------------------------------------------------------
+# Render a preference row as token ids: one prompt and three answers, by the model's chat template. This module
+# decides what is scored and what is truncated. A row has one BOS and one end token per answer; the assistant's header
+# belongs to the prompt, and each answer is truncated separately. `official_compat` renders as the WRPO release does,
+# including its quirks.
+
+
+Overlong = Literal["drop", "truncate"]
+Messages = Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How conversations become token ids. Lengths are in tokens."""
+
+    max_length: int = 2048
+    """Maximum for prompt and answer together. 2048: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml."""
+    max_prompt_length: int = 1800
+    """Rows with a longer prompt are dropped. 1800: same file of the WRPO release."""
+    overlong: Overlong = "truncate"
+    """If an answer does not fit: truncate it but keep its end token (TRL's keep_start loses it), or drop the row."""
+    official_compat: bool = False
+
+
+@dataclass(frozen=True)
+class PreferenceRow:
+    """One prompt and its three answers. Only the answers' tokens are scored."""
+
+    prompt_ids: tuple[int, ...]
+    source_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+    truncated: int = 0
+    """How many of the three answers were truncated."""
+
+    @property
+    def answers(self) -> tuple[tuple[int, ...], ...]:
+        return self.source_ids, self.target_ids, self.rejected_ids
+
+
+@dataclass(frozen=True)
+class RenderedAnswers:
+    """One prompt and its answers, each ending in one end token."""
+
+    prompt_ids: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    truncated: int = 0
+    """How many answers were truncated."""
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ConfigError if the tokenizer lacks a chat template, a pad token or an end token."""
+    name = tokenizer.name_or_path or "the tokenizer"
+    if not tokenizer.chat_template:
+        raise ConfigError(f"{name} has no chat template; give one with `chat_template: FILE.jinja`")
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"{name} has no pad token; name one with `pad_token: TOKEN` (not the end token)")
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"{name} has no end-of-sequence token; set eos_token in its tokenizer_config.json")
+
+
+def render(
+    prompt: Messages, answers: tuple[str, str, str], tokenizer: PreTrainedTokenizerBase, how: Rendering
+) -> PreferenceRow | None:
+    """Return the row of a prompt and its source, target and rejected answer, or None if it is too long and dropped.
+
+    Raise ConfigError if the chat template cannot be used (see `render_answers`).
+    """
+    if how.official_compat:
+        return _render_official(prompt, answers, tokenizer, how)
+    rendered = render_answers(prompt, answers, tokenizer, how)
+    if rendered is None:
+        return None
+    source, target, rejected = rendered.answers
+    return PreferenceRow(rendered.prompt_ids, source, target, rejected, truncated=rendered.truncated)
+
+
+def render_answers(
+    prompt: Messages, answers: Sequence[str], tokenizer: PreTrainedTokenizerBase, how: Rendering
+) -> RenderedAnswers | None:
+    """Return the prompt and any number of answers as token ids, or None if one is too long and the row is dropped.
+
+    Raise ConfigError if the template writes two BOS tokens, or renders a prompt differently once it is answered.
+    """
+    prompt_ids = _ids(tokenizer, prompt, add_generation_prompt=True)
+    if len(prompt_ids) > min(how.max_prompt_length, how.max_length - 1):
+        return None
+    room = how.max_length - len(prompt_ids)
+    cut, kept = 0, []
+    for text in answers:
+        full = _ids(tokenizer, [*prompt, {"role": "assistant", "content": text}], add_generation_prompt=False)
+        ids = _ended(full[_common(prompt_ids, full, tokenizer) :], tokenizer)
+        if len(ids) > room:
+            if how.overlong == "drop":
+                return None
+            cut += 1
+            ids = [*ids[: room - 1], ids[-1]]  # the last id is the end token
+        kept.append(tuple(ids))
+    return RenderedAnswers(tuple(prompt_ids), tuple(kept), truncated=cut)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, add_generation_prompt: bool) -> list[int]:
+    encoded = tokenizer.apply_chat_template(
+        list(messages), tokenize=True, add_generation_prompt=add_generation_prompt, return_dict=True
+    )
+    ids = list(encoded["input_ids"])
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:2] == [bos, bos]:
+        name = tokenizer.name_or_path
+        raise ConfigError(f"the chat template of {name!r} renders two BOS tokens; remove one from the template")
+    return ids
+
+
+def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the answer with exactly one end token: the template's, or EOS if the template writes none."""
+    special = set(tokenizer.all_special_ids)
+    end = len(ids)
+    while end and ids[end - 1] not in special and not tokenizer.decode(ids[end - 1]).strip():
+        end -= 1  # the line break that ChatML writes after its end token is not part of the answer
+    if end and ids[end - 1] in special:
+        return ids[:end]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def _common(prompt_ids: list[int], full: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the index of the answer's first token. Raise ConfigError if the prompt is not a prefix of `full`."""
+    if full[: len(prompt_ids)] != prompt_ids:
+        raise ConfigError(
+            f"the chat template of {tokenizer.name_or_path!r} renders a prompt differently once it is answered; "
+            "preference rows need a template whose generation prompt is a prefix of the answered conversation"
+        )
+    return len(prompt_ids)
+
+
+def _render_official(
+    prompt: Messages, answers: tuple[str, str, str], tokenizer: PreTrainedTokenizerBase, how: Rendering
+) -> PreferenceRow:
+    """Return the row as the WRPO release renders it.
+
+    The prompt has no generation prompt. Each answer's turn is rendered alone, without BOS, with its header scored and
+    with a second end token. If the longest answer overflows, the prompt loses tokens at its front; if that is not
+    enough, every answer is truncated to `max_length - max_prompt_length`, even those that fit.
+    """
+    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
+    head = _rendered(tokenizer, prompt)
+    alone = []
+    for text in answers:
+        ids = _rendered(tokenizer, [{"role": "assistant", "content": text}])
+        alone.append([*(ids[1:] if bos is not None and ids[:1] == [bos] else ids), eos])
+    longest = max(map(len, alone))
+    if len(head) + longest > how.max_length:
+        head = head[-how.max_prompt_length :]  # truncation_mode keep_end, the release's default
+    cut = 0
+    if len(head) + longest > how.max_length:
+        room = how.max_length - how.max_prompt_length
+        cut = sum(len(ids) > room for ids in alone)
+        alone = [ids[:room] for ids in alone]
+    return PreferenceRow(tuple(head), tuple(alone[0]), tuple(alone[1]), tuple(alone[2]), truncated=cut)
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+    encoded = tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True)
+    return list(encoded["input_ids"])

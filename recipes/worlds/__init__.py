@@ -1,0 +1,1 @@
+"""Tiny models and tasks of the two demos."""
