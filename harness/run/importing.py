@@ -16,7 +16,7 @@ from ..records import ModelRef, ScoreCard, digest
 from ..records.protocols import Numbers, Suite
 from ..store import RunStore, run_dir, write_atomic
 from ..store.files import file_sha256
-from ..suites.importing import Imported
+from ..suites.exchange import Imported
 from ..suites.scoring import rules_of
 from .card import count
 from .execute import numbers_card

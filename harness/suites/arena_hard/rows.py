@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from ...records.errors import ConfigError
-from ..files import SourceFile
+from ..files import FAILED_CALL, SourceFile
 
 STRONG_WEIGHT = 3  # show_result.py WEIGHT: a ">>" verdict counts as three battles
 DOUBLE = re.compile(r"\[\[([AB<>=]+)\]\]")
@@ -61,7 +61,6 @@ def v2_label(text: str) -> str | None:
 Version = Literal["v0.1", "v2.0"]
 Row = dict[str, JsonValue]
 
-ERROR = "$ERROR$"  # stored by the original tools for a failed call
 FAILED_ANSWER = re.compile(r"\|>\s*\$ERROR\$\s*<\|")
 """A failed call's mark between the start and end of an answer in the judge's prompt, in any language."""
 SPLITS = {1: (1,), 2: (1, 1), 3: (3,), 6: (3, 3)}
@@ -166,10 +165,10 @@ def _reason(
     stored: JsonValue, read: list[str], text: str, prompt: str, labels: dict[str, tuple[float, int]]
 ) -> str | None:
     """Return why a game is unscored by our rules; None if it is valid."""
-    if ERROR in prompt and FAILED_ANSWER.search(prompt):
-        return f"an answer is {ERROR}"
-    if ERROR in text and not read:
-        return f"the judge's reply is {ERROR}"
+    if FAILED_CALL in prompt and FAILED_ANSWER.search(prompt):
+        return f"an answer is {FAILED_CALL}"
+    if FAILED_CALL in text and not read:
+        return f"the judge's reply is {FAILED_CALL}"
     if len(read) > 1:
         return "two different labels"
     if stored is None or stored == "":
@@ -277,7 +276,7 @@ def _facts(rows: Iterable[Row]) -> Iterator[tuple[str, str, AnswerFacts]]:
         counts = metadata if isinstance(metadata, dict) else {}
         tokens = counts.get("token_len", turn.get("token_len"))
         text = turn.get("content")
-        broken = row.get("error") is True or (isinstance(text, str) and text.strip() == ERROR)
+        broken = row.get("error") is True or (isinstance(text, str) and text.strip() == FAILED_CALL)
         yield (
             model,
             str(question),

@@ -16,6 +16,7 @@ from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteData, SuiteOptions
 from ...store.official import expected_sha256, pinned_files, sha256_of
 from ..editions import official_files, read_json_lines
+from ..files import FAILED_CALL
 from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
 from .suite import ORDERS, MtBench, load_official, pair_tasks, pair_templates
 
@@ -72,7 +73,6 @@ def score_pairs(
 
 BASELINE_FILE = "mt_bench_pairs/baseline"
 """Answers of gpt-3.5-turbo: gen_judgment.py --baseline-model."""
-FAILED_CALL = "$ERROR$"  # common.py API_ERROR_OUTPUT, stored by gen_api_answer.py for a failed call
 
 
 def build(options: SuiteOptions) -> MtBenchPairs:
