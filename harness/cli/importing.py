@@ -16,7 +16,7 @@ from ..pages.judging import judging_table
 from ..pages.tables import card_table, plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
-from ..records.facts import Facts, FileFormat, facts_of, load_function
+from ..records.facts import facts_of, load_function
 from ..records.protocols import Suite, SuiteOptions
 from ..run.importing import Origin, judgments_card, write_numbers, write_script
 from ..run.plan import suite_for_rows
@@ -40,21 +40,21 @@ def import_(
 
     Example: harness import gpt-4_single.jsonl --format fastchat --model my-model
     """
-    candidates = with_format(file_format, "read", "numbers")
+    [(_, first), *_] = with_format(file_format, "read", "numbers")
     origin = Origin(file_format, tuple(files))
     cards: list[ScoreCard] = []
     next_steps: list[str] = []
-    if candidates[0][1].numbers:
-        read_numbers = load_function(candidates[0][1].numbers)
+    if first.numbers:
+        read_numbers = load_function(first.numbers)
         cards = [write_numbers(results, model, numbers, origin) for numbers in read_numbers(files)]
     else:
         sources = list(read_files(files))
         options = SuiteOptions(edition=edition, mirror=mirror)
         suites = [
-            suite_for_rows(name, options) for name in ([suite] if suite else suites_in(candidates, sources, model))
+            suite_for_rows(name, options) for name in ([suite] if suite else suites_in(file_format, sources, model))
         ]
         parts: list[tuple[Suite, Imported]] = [
-            (part, reader_of(candidates, part.name)(sources, ImportRequest(part.prompts(), model, judge, baseline)))
+            (part, reader_of(file_format, part.name)(sources, ImportRequest(part.prompts(), model, judge, baseline)))
             for part in suites
         ]
         if not any(rows.answers or rows.judgments for _, rows in parts):
@@ -67,19 +67,20 @@ def import_(
     show(cards, next_steps, as_json=as_json)
 
 
-def suites_in(candidates: Sequence[tuple[Facts, FileFormat]], sources: Sequence[SourceFile], model: str) -> list[str]:
+def suites_in(file_format: str, sources: Sequence[SourceFile], model: str) -> list[str]:
     """Return the suites that the files have verdicts of, of several those that name the model; else the first."""
-    functions = {facts.name: file_format.judged for facts, file_format in candidates if file_format.judged}
+    readable = with_format(file_format, "read")
+    functions = {facts.name: files.judged for facts, files in readable if files.judged}
     judged = {name: models for name, function in functions.items() if (models := load_function(function)(sources))}
     if len(judged) > 1:
         judged = {name: models for name, models in judged.items() if model in models}
-    return list(judged) or [candidates[0][0].name]
+    return list(judged) or [readable[0][0].name]
 
 
-def reader_of(candidates: Sequence[tuple[Facts, FileFormat]], suite: str) -> Callable[..., Imported]:
+def reader_of(file_format: str, suite: str) -> Callable[..., Imported]:
     """Return the suite's reader of the format; a suite that states none gets that of the format's first suite."""
-    readers = {facts.name: file_format.read for facts, file_format in candidates}
-    return load_function(readers.get(suite) or candidates[0][1].read)
+    readers = {facts.name: files.read for facts, files in with_format(file_format, "read")}
+    return load_function(readers.get(suite) or next(iter(readers.values())))
 
 
 def judging_command(script: Path, suite: str, edition: str) -> str:
