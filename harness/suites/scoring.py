@@ -45,7 +45,7 @@ class Unit:
 
 
 Verdicts = Mapping[Slot, Sequence[Verdict]]
-STRONG_WEIGHT = 3.0  # arena-hard-auto show_result.py WEIGHT: a ">>" verdict counts as three battles
+STRONG_WEIGHT = 3  # arena-hard-auto show_result.py WEIGHT: a ">>" verdict counts as three battles
 
 
 def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, int], Answer]:
@@ -71,7 +71,7 @@ def verdicts_by_slot(judgments: Sequence[Judgment], answers: Iterable[Answer], *
 
 
 def verdict_weight(verdict: Verdict) -> float:
-    return STRONG_WEIGHT if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
+    return float(STRONG_WEIGHT) if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
 
 
 def slot_unit(prompt_id: str, verdicts: Sequence[Verdict]) -> Unit:

@@ -1,4 +1,13 @@
-"""Score one model's annotations, by our rules or as the reference does (by position and as stored)."""
+"""AlpacaEval's files in and out: score annotations.json, export a run, import one model's rows.
+
+Annotations are scored by our rules or as the reference does (by position and as stored), one card per model, judge and
+baseline.
+
+Export: `model_outputs.json`, `annotations.json` and a row of the leaderboard, in the form of alpaca_eval's
+PairwiseAnnotator: a preference is 1 (the baseline) to 2 (the model), null if the judge gave none. The extra key `index`
+is the instruction's position in the suite. With it alpaca_eval's metrics find the difficulty of the instruction even if
+earlier rows are missing, instead of counting rows.
+"""
 
 from __future__ import annotations
 
@@ -155,8 +164,7 @@ def _row_notes(present: int, dropped: int, known: InstructionSet) -> list[str]:
     return notes
 
 
-# ----------------------------------------------------------------------------------------------------
-# Turn AlpacaEval's annotations.json into score cards, one per model, judge and baseline.
+# ---------------------------------------------------------------------------------------------------------------- cards
 
 
 RULES = "ours: rows deduplicated by instruction (last wins), difficulty by instruction, 90 % must be scored"
@@ -277,7 +285,7 @@ def _answer_length(model: str, lengths: Mapping[str, list[int]], judged: Score) 
     }
 
 
-# -------------------------------------------------------------------------------------------------------------- export
+# --------------------------------------------------------------------------------------------------------------- export
 
 COLUMNS = {  # of the published leaderboard -> metric of the card
     "win_rate": "win_rate",
@@ -383,7 +391,7 @@ def _leaderboard(run: FinishedRun) -> str:
     return text.getvalue()
 
 
-# -------------------------------------------------------------------------------------------------------------- import
+# --------------------------------------------------------------------------------------------------------------- import
 
 
 def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:

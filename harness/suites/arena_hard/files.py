@@ -1,7 +1,11 @@
-"""Turn Arena-Hard's own files into score cards, one per model and judge, with our interval and the reference's.
+"""Arena-Hard's own files in and out: score them, export a run as them, import one model's rows.
 
-A broken game is unscored, with its reason, and counted. `arena_hard_rows` parses rows and `arena_hard_scores` computes
-scores; style control is optional and lives in `arena_hard_style`.
+Scores: one card per model and judge, with our interval and the reference's. A broken game is unscored, with its reason,
+and counted. `rows.py` parses rows; `scores.py` computes scores, also under style control.
+
+Export: `model_answer/NAME.jsonl` and `model_judgment/JUDGE/NAME.jsonl`, in the form of each version's gen_answer.py and
+gen_judgment.py. A game without a verdict keeps its position with score null, which the tools leave out. A missing
+answer is `$ERROR$` without a judgment.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ from ..exchange import (
     user_prompt_of,
 )
 from ..files import FAILED_CALL, FileResult, ScoreOptions, SourceFile, card_of, read_files
-from .rows import Answers, ArenaQuestion, Game, is_judgment, read_answers, read_questions
+from .rows import Answers, ArenaQuestion, Game, is_judgment, label_of, read_answers, read_questions
 from .scores import (
     BASELINES,
     ArenaGroup,
@@ -124,7 +128,7 @@ def _without_broken_answers(question: ArenaQuestion, answers: Answers, options: 
     return replace(question, games=tuple(unscored for _ in question.games))
 
 
-# ----------------------------------------------------------------------------------------------------------- scores
+# --------------------------------------------------------------------------------------------------------------- scores
 
 
 def score_groups(groups: Sequence[ArenaGroup], answers: Answers, options: ScoreOptions) -> list[SuiteScores]:
@@ -202,7 +206,7 @@ def average_tokens(group: ArenaGroup, answers: Answers) -> Score | None:
     return Score(value=value, n=len(counts), unscored=expected - len(counts))
 
 
-# ------------------------------------------------------------------------------------------------------------ cards
+# ---------------------------------------------------------------------------------------------------------------- cards
 
 
 def _notes(group: ArenaGroup, options: ScoreOptions) -> tuple[str, ...]:
@@ -289,10 +293,7 @@ def _known_ids(name: str, mirror: str | None) -> frozenset[str] | None:
     return frozenset(str(row.get("question_id", row.get("uid"))) for row in source.rows)
 
 
-# -------------------------------------------------------------------------------------------------------------- export
-
-LABELS = {(1.0, 2): "A>>B", (1.0, 1): "A>B", (0.5, 1): "A=B", (0.0, 1): "B>A", (0.0, 2): "B>>A"}
-"""(preference for the answer shown first, strength) -> label."""
+# --------------------------------------------------------------------------------------------------------------- export
 
 
 def export(run: FinishedRun) -> dict[str, str]:
@@ -405,10 +406,10 @@ def _label(judgment: Judgment | None, order: Order | None) -> str | None:
     if not isinstance(verdict, Preference):
         return None
     shown = verdict.value if order == "ba" else 1.0 - verdict.value
-    return LABELS.get((shown, verdict.strength))
+    return label_of(shown, verdict.strength)
 
 
-# -------------------------------------------------------------------------------------------------------------- import
+# --------------------------------------------------------------------------------------------------------------- import
 
 
 def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:

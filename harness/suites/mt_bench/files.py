@@ -1,4 +1,12 @@
-"""Turn FastChat's pair files into cards: each row has two games of two models, and each model gets a card."""
+"""FastChat's files in and out: score them, export a run as them, import one model's rows.
+
+Scores: `JUDGE_single.jsonl` and `JUDGE_pair.jsonl` become one card per model and judge; a row of pairs has two games of
+two models, and each model gets a card.
+
+Export: `model_answer/NAME.jsonl` and `model_judgment/JUDGE_single.jsonl`, in pairwise mode `JUDGE_pair.jsonl`, in the
+form of gen_api_answer.py and gen_judgment.py. A missing verdict has score -1, which show_result.py leaves out. A missing
+answer is `$ERROR$` without a judgment.
+"""
 
 from __future__ import annotations
 
@@ -143,8 +151,7 @@ def _preference(reading: Reading, *, flipped: bool) -> Preference | None:
     return Preference(value=1.0 - reading.value if flipped else reading.value)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Turn FastChat's MT-Bench judgments (`JUDGE_single.jsonl`, `JUDGE_pair.jsonl`) into score cards per model and judge.
+# -------------------------------------------------------------------------------------------------------------- ratings
 
 
 RULES = "ours: rows deduplicated (last wins), words and stored score agree, 1..10; no backup pattern"
@@ -221,7 +228,7 @@ def _single_card(model: str, group: FastChatGroup, answers: Answers, options: Sc
     )
 
 
-# --------------------------------------------------------------------------------------------------------- our rules
+# ------------------------------------------------------------------------------------------------------------ our rules
 
 
 def _ours(
@@ -256,7 +263,7 @@ def _judgment(model: str, row: Row, *, failed: bool) -> Judgment:
     )
 
 
-# -------------------------------------------------------------------------------------------------- the reference's
+# ------------------------------------------------------------------------------------------------------ the reference's
 
 
 def _strict(prompts: Sequence[Prompt], rows: Sequence[Row], failed: int, options: ScoreOptions) -> SuiteScores:
@@ -302,7 +309,7 @@ def _strict_notes(head: Score, rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-# -------------------------------------------------------------------------------------------------------------- export
+# --------------------------------------------------------------------------------------------------------------- export
 
 WINNERS = {1.0: "model_1", 0.0: "model_2", 0.5: "tie"}
 """Winner of a game by the candidate's points: in gen_judgment.py --mode pairwise-baseline the candidate is model_1."""
@@ -356,7 +363,7 @@ def _judgment_line(run: FinishedRun, prompt: Prompt, task: JudgeTask, row: Judgm
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- pairs
+# ------------------------------------------------------------------------------------------------------ export of pairs
 
 
 def export_pairs(run: FinishedRun) -> dict[str, str]:
@@ -398,9 +405,7 @@ def _winner(game: Judgment | None) -> str:
     return NO_WINNER if points is None else WINNERS[points]
 
 
-# ----------------------------------------------------------------------------------------------------
-# Import FastChat's pair files as judgments of one model against one baseline, two games per turn. Each game is read
-# by the rules of `harness score` (fastchat_rows.read_game), so that the card has the same numbers.
+# ------------------------------------------------------------------------------------------------------ import of pairs
 
 
 GAME_NUMBERS: tuple[Literal[1, 2], ...] = (1, 2)
@@ -409,6 +414,7 @@ GAME_NUMBERS: tuple[Literal[1, 2], ...] = (1, 2)
 def read_pairs(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
     """Return answers, and both games of each turn against one baseline; of several rows of one turn the last wins.
 
+    Games are read by the rules of `harness score` (`rows.read_game`), so that the card has the same numbers.
     Raise ConfigError if the files leave the model or its baseline open.
     """
     rows: list[Row] = [row for file in files for row in file.rows if is_pair(row)]
@@ -511,7 +517,7 @@ def _pair_judgment(
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- import
+# ---------------------------------------------------------------------------------------------------- import of ratings
 
 
 def read_ratings(files: Sequence[SourceFile], request: ImportRequest) -> Imported:

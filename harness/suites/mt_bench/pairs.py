@@ -18,6 +18,7 @@ from ...store.official import expected_sha256, pinned_files, sha256_of
 from ..editions import official_files, read_json_lines
 from ..files import FAILED_CALL
 from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
+from .facts import PAIRS
 from .suite import ORDERS, MtBench, load_official, pair_tasks, pair_templates
 
 
@@ -133,9 +134,9 @@ def read_answers(path: Path) -> tuple[str, dict[str, Answer]]:
 class MtBenchPairs:
     """Each turn of each question judged twice with swapped answers; two games that differ are a tie."""
 
-    name = "mt_bench_pairs"
-    headline = "win_rate_adjusted"
-    official_judges = ("gpt-4-0613", "gpt-4")
+    name = PAIRS.name
+    headline = PAIRS.headline
+    official_judges = PAIRS.official_judges
 
     def __init__(self, data: SuiteData, *, references: str = "official", seed: int = 0) -> None:
         self.version = data.version
