@@ -70,8 +70,9 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
         "imported": origin.file_format,
         "judge": {"name": judge, "kind": UNKNOWN, "model": UNKNOWN, "params": UNKNOWN},
         **dict.fromkeys(suite.protocol(), UNKNOWN),
-        "data": suite.protocol()["data"],  # the rows were matched with these questions
     }
+    if "data" in suite.protocol():
+        protocol["data"] = suite.protocol()["data"]  # the rows were matched with these questions
     if imported.baseline is not None:
         protocol["baseline"] = imported.baseline
     prompts, answers, judgments = suite.prompts(), list(imported.answers.values()), list(imported.judgments)

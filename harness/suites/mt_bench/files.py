@@ -4,8 +4,8 @@ Scores: `JUDGE_single.jsonl` and `JUDGE_pair.jsonl` become one card per model an
 two models, and each model gets a card.
 
 Export: `model_answer/NAME.jsonl` and `model_judgment/JUDGE_single.jsonl`, in pairwise mode `JUDGE_pair.jsonl`, in the
-form of gen_api_answer.py and gen_judgment.py. A missing verdict has score -1, which show_result.py leaves out. A missing
-answer is `$ERROR$` without a judgment.
+form of gen_api_answer.py and gen_judgment.py. A missing verdict has score -1, which show_result.py leaves out.
+A missing answer is `$ERROR$` without a judgment.
 """
 
 from __future__ import annotations
