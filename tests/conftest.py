@@ -68,17 +68,8 @@ def vllm_checkpoint(tmp_path_factory: pytest.TempPathFactory, worker_id: str) ->
     checkpoint.parent.mkdir(exist_ok=True)
     with FileLock(f"{checkpoint}.lock"):
         if not (checkpoint / "training.json").exists():
-            command = [
-                sys.executable,
-                "-m",
-                "harness.cli.main",
-                "embedded",
-                "--effort",
-                "weak",
-                "--out",
-                str(checkpoint),
-            ]
-            subprocess.run([sys.executable, "-m", "harness.cli.main", *command], check=True, capture_output=True)
+            words = ["embedded", "--effort", "weak", "--out", str(checkpoint)]
+            subprocess.run([sys.executable, "-m", "harness.cli.main", *words], check=True, capture_output=True)
     return checkpoint
 
 
