@@ -117,7 +117,7 @@ def test_a_prompt_that_kills_the_server_every_time_fails_alone(tmp_path: Path) -
 
     assert [answer.prompt_id for answer in answers if answer.error is not None] == ["5"]
     assert answers[5].error is not None
-    assert "died 3 times of this request" in answers[5].error.message
+    assert "this request killed the server 3 times" in answers[5].error.message
 
 
 def test_a_server_that_keeps_dying_ends_the_run(tmp_path: Path) -> None:
