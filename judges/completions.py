@@ -89,9 +89,6 @@ def _first_wins(annotation: JsonValue, reply: str) -> float:
     return 2.0 - annotation
 
 
-# ------------------------------------------------------------------------------------------------------------- steps
-
-
 def _regex(value: JsonValue, arguments: Arguments) -> list[JsonValue]:
     """Return the keys of `outputs_to_match` ([key, pattern] pairs) in the order in which their patterns match."""
     text, pairs = _text(value), arguments["outputs_to_match"]

@@ -36,6 +36,8 @@ from .parsing import read_reply
 
 Message = dict[str, JsonValue]
 
+Flag = Literal["truncated", "reasked", "identical", "injection"]
+
 
 def render(task: JudgeTask) -> list[Message]:
     """Return the messages of the first request: the system text, if there is one, and the filled user text."""
@@ -60,15 +62,6 @@ def fill(template: JudgeTemplate, fields: dict[str, str]) -> str:
         return template.user.format(**fields)
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(f"judge template {template.name!r} cannot be filled: {error!r}") from None
-
-
-# ----------------------------------------------------------------------------------------------------
-# Judge through an OpenAI-compatible chat endpoint: ask, read the reply, ask once more if the protocol says so. This
-# module owns the conversation and its cost. Prompts come from the template, verdicts from `judges.parsing`,
-# connections and retries from `harness.client`.
-
-
-Flag = Literal["truncated", "reasked", "identical", "injection"]
 
 
 @dataclass
@@ -275,12 +268,6 @@ def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Messag
     return {name: value for name, value in body.items() if value is not None}
 
 
-# ----------------------------------------------------------------------------------------------------
-# `--judge local:PATH`: judge with a checkpoint that our own vLLM backend serves. This is an LLM judge that starts its
-# server on entry and stops it on exit; the server is watched, restarted and identified like the candidate's. Without
-# its own devices it waits until the candidate's server has stopped.
-
-
 class ServedClient:
     """Sends the judge's calls to our own server, which runs inside the `async with`."""
 
@@ -323,10 +310,6 @@ class LocalJudge(LlmJudge):
     def identity(self) -> dict[str, JsonValue]:
         """Return weights, chat template and engine as for a candidate; the folder appears by name, without its path."""
         return {**super().identity(), "served": self._served.backend.identity()}
-
-
-# ----------------------------------------------------------------------------------------------------
-# `--judge alpaca_eval:NAME`: judge with an evaluator of the installed alpaca-eval package at its own endpoint.
 
 
 class AlpacaEvalJudge(LlmJudge):

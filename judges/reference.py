@@ -24,6 +24,9 @@ from .parsing import read_verdict
 
 BEST, WORST = 10.0, 1.0
 
+MUCH_BETTER = 4.0
+"""Smallest difference of marks that counts as "significantly better"."""
+
 
 def mark(answer: str, gold: str) -> float:
     """Return the mark of an answer, 1..10, by the rules above."""
@@ -42,20 +45,6 @@ def mark(answer: str, gold: str) -> float:
 def _tidy(answer: str, gold: str) -> str:
     text = " ".join(answer.split())
     return text[:-1].rstrip() if text.endswith(".") and not gold.rstrip().endswith(".") else text
-
-
-# ----------------------------------------------------------------------------------------------------
-# The reference judge compares an answer with the gold answer by fixed rules and replies in an LLM judge's format.
-# Marks come from `judges.reference`: 10 for exactly the gold answer, at most 7 with text around it, at most 5
-# otherwise, 1 for an empty answer (docs/pocket.md explains the rules). The template's parser decides what the reply
-# looks like: - rating: `[[mark]]` of the judged turn. - arena_label: `[[A=B]]` for equal marks, `>` for a difference
-# under 4, `>>` from 4 up. - letter_logprob: log-probabilities of m and M; the odds of the better answer are
-# exp(difference / 2). The same parsers read this reply and an LLM judge's. No model is called, so it is free and
-# deterministic. A prompt without a gold answer is not judged.
-
-
-MUCH_BETTER = 4.0
-"""Smallest difference of marks that counts as "significantly better"."""
 
 
 @dataclass(frozen=True)

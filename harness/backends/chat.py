@@ -19,6 +19,11 @@ from ..records.protocols import ServeOptions
 COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed"})
 """Fields that every backend takes."""
 
+MIN_ROOM = 256  # tokens; a shorter answer would not represent the model
+SEEDS = 1 << 31  # every known server accepts smaller seeds
+Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
+"""POSTs a JSON body to a path below the server's root and returns the JSON object, or raises ReplyError."""
+
 
 def refuse_unknown(options: ServeOptions, backend: str, understood: Iterable[str]) -> None:
     """Raise ConfigError if a field outside `understood` has another value than its default."""
@@ -42,21 +47,6 @@ def pairs(engine_args: Iterable[str], backend: str, known: Iterable[str]) -> dic
             raise ConfigError(f"backend {backend!r} has no engine argument {word!r}; it knows: {', '.join(known)}")
         values[name] = value
     return values
-
-
-# ----------------------------------------------------------------------------------------------------
-# Ask one prompt, turn by turn, of an OpenAI-compatible server: messages, seeds, room in the context. The context
-# rule: a prompt is never cut. If its UTF-8 bytes (an upper bound of its tokens) and the answer's limit certainly fit,
-# it is sent as it is. Otherwise the server counts the prompt's tokens; if the room left is smaller than the answer's
-# limit, the limit is lowered to it, down to MIN_ROOM tokens; below that the answer fails as `context`. An empty text
-# is an answer: the judge sees it.
-
-
-MIN_ROOM = 256  # tokens; a shorter answer would not represent the model
-SEEDS = 1 << 31  # every known server accepts smaller seeds
-
-Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
-"""POSTs a JSON body to a path below the server's root and returns the JSON object, or raises ReplyError."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,18 @@ Result = TypeVar("Result")
 Taken = TypeVar("Taken", contravariant=True)
 Given = TypeVar("Given", covariant=True)
 
+ADDRESS = "RAY_ADDRESS"
+PROBE_LIMIT = 10.0
+"""Seconds an address may take to accept a connection; Ray itself would try for some ten minutes (2.60)."""
+STORE_BYTES = 256 << 20
+"""Object store of a cluster started here; it suffices for prompts and answers, and /dev/shm is often small."""
+RESTARTS = 20
+"""Restarts of one actor in a run, on any node with room; each may cost an engine's start-up."""
+ACTOR_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
+"""Without it, an actor that Ray ends, or whose driver dies, would kill its model server's warden with SIGKILL, and the
+warden could no longer stop the engine. With it, the warden notices that the actor is gone and stops everything."""
+NO_RAY = "backend 'ray' and `reward: {workers: …}` need the package ray: "
+
 
 class WorkerLostError(ServerError):
     """The worker died or cannot be reached; it may come back."""
@@ -249,25 +261,6 @@ class WorkerPool(Generic[Work, Result]):
         for future in list(self._open):
             if not future.done():
                 future.set_exception(failure)
-
-
-# ----------------------------------------------------------------------------------------------------
-# A Ray cluster, joined or started here, whose actors are workers of a pool. It handles addresses, resources and the
-# meaning of Ray's errors; its callers define what the actors do. Ray is imported only when a cluster is entered. It
-# joins the cluster of RAY_ADDRESS; without one it starts, and later stops, a cluster of this machine alone.
-
-
-ADDRESS = "RAY_ADDRESS"
-PROBE_LIMIT = 10.0
-"""Seconds an address may take to accept a connection; Ray itself would try for some ten minutes (2.60)."""
-STORE_BYTES = 256 << 20
-"""Object store of a cluster started here; it suffices for prompts and answers, and /dev/shm is often small."""
-RESTARTS = 20
-"""Restarts of one actor in a run, on any node with room; each may cost an engine's start-up."""
-ACTOR_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
-"""Without it, an actor that Ray ends, or whose driver dies, would kill its model server's warden with SIGKILL, and the
-warden could no longer stop the engine. With it, the warden notices that the actor is gone and stops everything."""
-NO_RAY = "backend 'ray' and `reward: {workers: …}` need the package ray: "
 
 
 @dataclass(frozen=True)

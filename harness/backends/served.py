@@ -22,6 +22,17 @@ from ..store.checkpoint import FASTCHAT, Checkpoint, inspect_checkpoint, resolve
 from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, Dialogue, Message, Post
 from .server import ModelServer, ServerCommand, ServerDiedError
 
+SHOWN = 12  # template names in an error
+log = logging.getLogger(__name__)
+DEATHS_TO_STOP = 4
+"""Deaths in a row, without an answer between them, after which the server counts as beyond repair."""
+MAX_RESTARTS = 20
+"""Restarts in one run; each costs a start-up. The same command resumes."""
+SUSPECT, CULPRIT = 2, 3
+"""Deaths during which a request was in flight: after SUSPECT it is sent alone, after CULPRIT it fails."""
+ATTEMPTS = 3
+"""Times one request is sent to a server that is alive but fails to answer it."""
+
 
 class Door:
     """A lock for many or one. A request that waits to go alone gets in before others that come later."""
@@ -63,15 +74,6 @@ class Door:
         self._inside -= 1
         async with self._changed:
             self._changed.notify_all()
-
-
-# ----------------------------------------------------------------------------------------------------
-# Prompts from fschat's named conversation templates, for checkpoints without a chat template of their own. Those
-# templates are Python, not Jinja: the prompt is rendered here and sent to /v1/completions with the template's own
-# stop strings. Blanks around the answer are removed, as fschat does. fschat is imported only when it is used.
-
-
-SHOWN = 12  # template names in an error
 
 
 def conversation(name: str) -> Any:
@@ -167,23 +169,6 @@ def read_completion(body: dict[str, Any]) -> ChatReply:
     as_chat = {"message": {"content": first["text"]} if "text" in first else None, **first, "logprobs": None}
     reply = read_chat_reply({**body, "choices": [as_chat]})
     return replace(reply, text=reply.text.strip())
-
-
-# ----------------------------------------------------------------------------------------------------
-# A checkpoint served by a child process: what `vllm` and `transformers` share. Starts the server and asks it. If the
-# server dies in mid-run, restarts it and repeats the requests that were in flight.
-
-
-log = logging.getLogger(__name__)
-
-DEATHS_TO_STOP = 4
-"""Deaths in a row, without an answer between them, after which the server counts as beyond repair."""
-MAX_RESTARTS = 20
-"""Restarts in one run; each costs a start-up. The same command resumes."""
-SUSPECT, CULPRIT = 2, 3
-"""Deaths during which a request was in flight: after SUSPECT it is sent alone, after CULPRIT it fails."""
-ATTEMPTS = 3
-"""Times one request is sent to a server that is alive but fails to answer it."""
 
 
 class _RevivedError(Exception):

@@ -35,6 +35,15 @@ NOISE = re.compile(
     r"^\s*(\^+|Traceback|During handling|The above exception|nanobind| - |warnings\.warn|$)|resource_tracker"
 )
 
+log = logging.getLogger(__name__)
+PORTS = range(20000, 32000)  # below Linux's ephemeral range: no outgoing connection takes one between check and bind
+POLL = 0.2  # seconds
+COUNTDOWN = 10.0  # seconds between lines of the visible countdown
+STOP_LIMIT = warden.GRACE + 4.0
+LOG_TAIL = 200_000  # bytes of the log that are searched for the reason
+OnWait = Callable[[float, float], None]
+"""Called with (seconds waited, limit) while the server starts."""
+
 
 def plain_lines(text: str) -> list[str]:
     """Return the log's lines without colours, process names, levels, times and trailing blanks."""
@@ -66,23 +75,6 @@ def tail(text: str, count: int = 12) -> str:
         if number not in frames and not (number - 1 in frames and line[:1] == " ") and not NOISE.search(line)
     ]
     return "\n".join(list(dict.fromkeys(kept))[-count:])
-
-
-# ----------------------------------------------------------------------------------------------------
-# One model server as a child process: it is started, waited for, watched, and stopped with all its descendants. Knows
-# processes, ports and logs, but no prompts. The process runs under `warden.py`, so it ends when the harness does.
-
-
-log = logging.getLogger(__name__)
-
-PORTS = range(20000, 32000)  # below Linux's ephemeral range: no outgoing connection takes one between check and bind
-POLL = 0.2  # seconds
-COUNTDOWN = 10.0  # seconds between lines of the visible countdown
-STOP_LIMIT = warden.GRACE + 4.0
-LOG_TAIL = 200_000  # bytes of the log that are searched for the reason
-
-OnWait = Callable[[float, float], None]
-"""Called with (seconds waited, limit) while the server starts."""
 
 
 class ServerDiedError(ServerError):

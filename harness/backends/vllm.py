@@ -81,8 +81,6 @@ class VllmBackend(ServedBackend):
             settings["engine_args"] = list(options.engine_args)
         return settings
 
-    # ------------------------------------------------------------------------------------------------- command line
-
     def launch(self, port: int) -> ServerCommand:
         argv = (*self._model_args(), "--host=127.0.0.1", f"--port={port}", *self._engine_args())
         return ServerCommand((sys.executable, "-m", "vllm.entrypoints.openai.api_server", *argv), self._env())
@@ -155,8 +153,6 @@ class VllmBackend(ServedBackend):
             # seven in tokens/s once something else runs.
             env["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
         return env
-
-    # --------------------------------------------------------------------------------------------- context and requests
 
     async def prepare(self, dialogue: Dialogue) -> ContextWindow:
         assert isinstance(dialogue, ChatCompletions | FastChatCompletions)

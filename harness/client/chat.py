@@ -34,6 +34,23 @@ PARAMETER_WORDS = re.compile(
     re.I,
 )
 
+MAX_WAIT = 60.0
+"""Longest wait in seconds between two tries of one call, unless the server asks for more."""
+MAX_RETRY_AFTER = 900.0
+"""Longest Retry-After in seconds that is waited for; a longer one stops the run."""
+TIMEOUTS = 2
+"""Times one call may time out: each try may cost money."""
+REJECTIONS = 100
+"""429s of one call, with others answered in between, after which the call itself must be wrong."""
+REFUSALS_TO_STOP = 8
+"""Calls in a row rejected for good (4xx), with none accepted between: the endpoint rejects whatever is asked."""
+FATAL_STATUS = frozenset({401, 403, 404})
+"""A rejected key or an unknown model: no other call can succeed."""
+PASSING_REASONS = frozenset({"context", "content_filter"})
+"""Rejections that concern one call, not the endpoint."""
+HINT = "if the model rejects a parameter, set it under `params:` in the judge's YAML (null leaves it out)"
+BEARER = Access()
+
 
 @dataclass(frozen=True)
 class ChatReply:
@@ -125,29 +142,6 @@ def tokens_used(body: dict[str, Any]) -> float | None:
     usage = body.get("usage")
     total = usage.get("total_tokens") if isinstance(usage, dict) else None
     return float(total) if isinstance(total, int) else None
-
-
-# ----------------------------------------------------------------------------------------------------
-# The client: it repeats a call until it is answered, rejected for good, or its endpoint is given up.
-
-
-MAX_WAIT = 60.0
-"""Longest wait in seconds between two tries of one call, unless the server asks for more."""
-MAX_RETRY_AFTER = 900.0
-"""Longest Retry-After in seconds that is waited for; a longer one stops the run."""
-TIMEOUTS = 2
-"""Times one call may time out: each try may cost money."""
-REJECTIONS = 100
-"""429s of one call, with others answered in between, after which the call itself must be wrong."""
-REFUSALS_TO_STOP = 8
-"""Calls in a row rejected for good (4xx), with none accepted between: the endpoint rejects whatever is asked."""
-FATAL_STATUS = frozenset({401, 403, 404})
-"""A rejected key or an unknown model: no other call can succeed."""
-PASSING_REASONS = frozenset({"context", "content_filter"})
-"""Rejections that concern one call, not the endpoint."""
-HINT = "if the model rejects a parameter, set it under `params:` in the judge's YAML (null leaves it out)"
-
-BEARER = Access()
 
 
 @dataclass(frozen=True)

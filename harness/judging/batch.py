@@ -31,6 +31,20 @@ from .calls import Call
 
 log = logging.getLogger(__name__)
 
+PATH: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+PRICE_SHARE = 0.5  # platform.openai.com/docs/guides/batch: 50 % of the synchronous price
+MAX_REQUESTS = 50_000
+MAX_BYTES = 200_000_000
+"""Largest input file; same page."""
+METADATA = "fusion_harness"
+T = TypeVar("T")
+QUIET = 1.0
+"""Seconds without a new call after which a round goes out: calls come at once or after a cache lookup."""
+FIRST_WAIT, MAX_WAIT = 1.0, 60.0
+"""Seconds between two polls of a batch, growing by half each time."""
+ROUNDS = 3
+"""Batches in which a call may expire before it counts as a failure."""
+
 
 class BatchRecord(Record):
     name: str
@@ -99,18 +113,6 @@ class BatchFolder:
             path.unlink(missing_ok=True)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Write and read the lines of a batch's files: requests and results. Pure. Format:
-# platform.openai.com/docs/guides/batch. A custom id is the hex key that the reply is cached under.
-
-
-PATH: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-PRICE_SHARE = 0.5  # platform.openai.com/docs/guides/batch: 50 % of the synchronous price
-MAX_REQUESTS = 50_000
-MAX_BYTES = 200_000_000
-"""Largest input file; same page."""
-
-
 class AskAgainError(Exception):
     """This request expired or met a passing error: another batch may answer it."""
 
@@ -175,14 +177,6 @@ def _read_result(entry: dict[str, Any]) -> Result:
 
 def _sentence(body: object) -> str:
     return server_sentence(json.dumps(body).encode()) if body else "no result"
-
-
-# ----------------------------------------------------------------------------------------------------
-# The Batch and Files API of one endpoint, through the openai package. Its errors become one sentence.
-
-
-METADATA = "fusion_harness"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -283,20 +277,6 @@ class BatchServer:
             ) from None
 
 
-# ----------------------------------------------------------------------------------------------------
-# Gather calls into batches, upload them, wait for them and hand out the replies; resume those of a crashed session.
-# Calls wait here until no new one has come for a while, then all of them go out together. Calls that expired, and
-# those that judges make after reading their replies, go into the next round.
-
-
-QUIET = 1.0
-"""Seconds without a new call after which a round goes out: calls come at once or after a cache lookup."""
-FIRST_WAIT, MAX_WAIT = 1.0, 60.0
-"""Seconds between two polls of a batch, growing by half each time."""
-ROUNDS = 3
-"""Batches in which a call may expire before it counts as a failure."""
-
-
 class BatchWire:
     """One judge's calls to one endpoint."""
 
@@ -379,8 +359,6 @@ class BatchWire:
                 record = self._folder.save(record.model_copy(update={"batch_id": batch_id}))
             records.append(record)
         return records
-
-    # ---------------------------------------------------------------------------------------------------- one round
 
     async def _round(self, records: list[BatchRecord]) -> None:
         for record in list(records):

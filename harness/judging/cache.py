@@ -41,6 +41,8 @@ SELECT = "SELECT text, finish, prompt_tokens, completion_tokens, logprobs, price
 INSERT = "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 DELETE = "DELETE FROM replies WHERE key = ?"
 
+CACHE_HINT = "move it away, or set HARNESS_REPLY_CACHE to another file, or use --no-cache"
+
 
 def cache_path() -> Path:
     """Return `HARNESS_REPLY_CACHE`, or `replies.sqlite` beside the official data; it may not exist yet."""
@@ -87,9 +89,6 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
     return connection
 
 
-CACHE_HINT = "move it away, or set HARNESS_REPLY_CACHE to another file, or use --no-cache"
-
-
 def cache_error(path: Path, error: sqlite3.Error) -> ConfigError | StoreError:
     """Return the error for a broken file, which the user must move (exit 2), or for a full or locked one (exit 4)."""
     if isinstance(error, sqlite3.OperationalError):
@@ -102,9 +101,6 @@ def _sentence(path: Path, error: Exception) -> str:
     return (
         f"cannot use the reply cache {path}: {why}; free space or unlock it, then run the same command ({CACHE_HINT})"
     )
-
-
-# ------------------------------------------------------------------------------------------------------ while running
 
 
 @dataclass(frozen=True)
@@ -186,8 +182,6 @@ class ReplyCache:
         self._jobs.put(_Statement(sql, values, waiter))
         return await waiter
 
-    # ------------------------------------------------------------------------------------------------- in the thread
-
     def _work(self, database: sqlite3.Connection) -> None:
         open_for_jobs = True
         while open_for_jobs:
@@ -240,9 +234,6 @@ def _read(row: tuple[str, str, int, int, str, float] | None) -> ChatReply | None
         price_share=share,
         cached=True,
     )
-
-
-# --------------------------------------------------------------------------------------------------- inspection
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,19 @@ from ..records.errors import BudgetReachedError, ConfigError
 from ..store.files import cache_folder
 from ..store.official import FILES, cached_path, ensure
 
+TOKENS_AROUND = 16
+"""Upper bound of the tokens that a chat format adds to one message; OpenAI's adds 4."""
+CHARACTERS_PER_TOKEN = 4.0
+"""OpenAI's own rule of thumb for English text (help.openai.com, "What are tokens and how to count them")."""
+EXACT = 50
+"""Texts counted exactly; later ones by the characters per token of these, so that an estimate is quick."""
+OVERHEAD = 4
+"""Tokens around each message (openai-cookbook, how_to_count_tokens_with_tiktoken: 3, and 1 for the role)."""
+ROUNDING = 1e-9
+"""Rounding error, in US dollars, of sums of prices."""
+GRACE = 0.25
+"""Seconds between the last call and the end of the run, in which that call's judgment is written."""
+
 
 def priced(spec: JudgeSpec) -> bool:
     return spec.price_in is not None and spec.price_out is not None
@@ -35,10 +48,6 @@ def reply_price(spec: JudgeSpec, reply: ChatReply) -> float | None:
     """Return what a reply cost when it was requested; None if the price or the token counts are unknown."""
     dollars = price(spec, reply.prompt_tokens, reply.completion_tokens) if reply.prompt_tokens else None
     return None if dollars is None else dollars * reply.price_share
-
-
-TOKENS_AROUND = 16
-"""Upper bound of the tokens that a chat format adds to one message; OpenAI's adds 4."""
 
 
 def worst_case(spec: JudgeSpec, body: dict[str, JsonValue]) -> float | None:
@@ -68,20 +77,6 @@ def token_limit(body: dict[str, JsonValue]) -> int | None:
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     replies = body.get("n") or 1
     return limit * replies if isinstance(limit, int) and isinstance(replies, int) else None
-
-
-# ----------------------------------------------------------------------------------------------------
-# Count the tokens of a text by OpenAI's own table if it is on this machine, else by a rule of thumb. Used only for
-# estimates: actual costs come from the server's own counts. Nothing is downloaded here: `harness data pull tokenizer`
-# does that.
-
-
-CHARACTERS_PER_TOKEN = 4.0
-"""OpenAI's own rule of thumb for English text (help.openai.com, "What are tokens and how to count them")."""
-EXACT = 50
-"""Texts counted exactly; later ones by the characters per token of these, so that an estimate is quick."""
-OVERHEAD = 4
-"""Tokens around each message (openai-cookbook, how_to_count_tokens_with_tiktoken: 3, and 1 for the role)."""
 
 
 @dataclass
@@ -151,19 +146,6 @@ def _encoder(name: str, path: Path) -> Callable[[str], list[int]]:
         link.symlink_to(path.resolve())
     os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
     return tiktoken.get_encoding(name).encode_ordinary
-
-
-# ----------------------------------------------------------------------------------------------------
-# `--max-cost`: a limit on what the calls of one run cost together. A call starts only if its worst case still fits.
-# Calls in flight are never cancelled to save money. Calls that do not fit wait until others have ended below their
-# reserved cost; if none is left in flight, the run stops.
-
-
-ROUNDING = 1e-9
-"""Rounding error, in US dollars, of sums of prices."""
-
-GRACE = 0.25
-"""Seconds between the last call and the end of the run, in which that call's judgment is written."""
 
 
 @dataclass

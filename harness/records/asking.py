@@ -12,6 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .errors import ConfigError
 
+Finish = Literal["stop", "length"]
+Reason = Literal[
+    "context",  # the prompt leaves no room to answer
+    "empty",  # the model or the judge wrote nothing
+    "http",  # the server rejected the request
+    "timeout",
+    "transport",  # connection broken after all retries
+    "content_filter",
+    "parse",  # no verdict in the judge's reply
+    "conflict",  # two different verdicts in one reply
+    "answer",  # the answer to be judged is itself broken
+    "missing",  # an expected row does not exist
+    "other",
+]
+
 
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -36,10 +51,6 @@ def digest(value: object) -> str:
     """Return the sha256 (64 hex characters) of a value's canonical JSON: sorted keys, no spaces, UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-# ----------------------------------------------------------------------------------------------------
-# Records of asking and answering: models, prompts, sampling settings, answers, failures.
 
 
 class ModelRef(Record):
@@ -109,23 +120,6 @@ class Prompt(Record):
     system: str | None = None
     cluster: str | None = None
     """Prompts of one cluster are resampled together if the suite requests it."""
-
-
-Finish = Literal["stop", "length"]
-
-Reason = Literal[
-    "context",  # the prompt leaves no room to answer
-    "empty",  # the model or the judge wrote nothing
-    "http",  # the server rejected the request
-    "timeout",
-    "transport",  # connection broken after all retries
-    "content_filter",
-    "parse",  # no verdict in the judge's reply
-    "conflict",  # two different verdicts in one reply
-    "answer",  # the answer to be judged is itself broken
-    "missing",  # an expected row does not exist
-    "other",
-]
 
 
 class Failure(Record):

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from .intervals import FloatArray, Interval, percentile_interval, resampling_weights
 from .paired import CONFIDENCE, clustered_interval, t_quantile
 
+RESAMPLES = 2000
+"""Enough for a correlation's interval, whose ends then vary by about 0.04 standard errors."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -170,14 +173,6 @@ def _unequal_share(verdicts: Sequence[Hashable]) -> float:
     return 1.0 - equal / (n * (n - 1))
 
 
-# ----------------------------------------------------------------------------------------------------
-# Measure whether two scores rank models alike: Spearman's rho and Kendall's tau-b, with intervals. Pure.
-
-
-RESAMPLES = 2000
-"""Enough for a correlation's interval, whose ends then vary by about 0.04 standard errors."""
-
-
 @dataclass(frozen=True)
 class RankCorrelation:
     """Both coefficients; their values are None with fewer than three models, or if a side ranks all models equal."""
@@ -249,12 +244,6 @@ def _kendall(scores: FloatArray, board: FloatArray) -> FloatArray:
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> FloatArray:
     ratio: FloatArray = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
     return ratio
-
-
-# ----------------------------------------------------------------------------------------------------
-# Estimate people's verdicts from a judge's verdicts and a sample judged by both. Pure. Two corrections: Rogan-Gladen
-# for won-or-lost verdicts, prediction-powered inference (PPI) for any number. Both assume that the judge errs on new
-# answers as it did on the calibration sample, which the data cannot show.
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,18 @@ from .newton_l1 import Fits, SoftRows
 FoldOrder = Literal["published", "stable"]
 SMALL = 15  # numpy npysort SMALL_QUICKSORT is 16: ranges of up to 16 keys are insertion-sorted
 
+STEPS = 30
+SWEEPS = 60
+TOLERANCE = 1e-8
+"""Largest change of a coefficient at which all replicates are done."""
+SMALLEST_CURVATURE = 1e-12
+STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn LogisticRegressionCV, Cs=10
+GAMED_WEIGHT = 0.1  # glm_winrate.py: regularize_to_baseline_lambda 0.2, halved for two gamed baselines
+SEED = 123  # glm_winrate.py: random_state
+FOLDS = 5
+CLIP = 1e-15  # glm_winrate.py, logloss
+REFITS = 400
+
 
 def assign_folds(rows: int, folds: int = 5, order: FoldOrder = "published") -> NDArray[np.int64]:
     """Return the fold number of each of `rows` rows, shape (rows,), values 0..folds-1."""
@@ -58,19 +70,6 @@ def _partition_equal(order: list[int], low: int, high: int) -> int:
         order[left], order[right] = order[right], order[left]
     order[left], order[high - 1] = order[high - 1], order[left]
     return left
-
-
-# ----------------------------------------------------------------------------------------------------
-# L1-penalised logistic regression on soft labels, many weighted replicates at once: the bootstrap's solver. Minimises
-# C * sum_i w_i * cross_entropy(p_i, sigmoid(x_i . b)) + |b|_1 for each replicate by proximal Newton steps; three
-# features, so each step's quadratic problem is solved by a few dozen coordinate sweeps on arrays of replicates.
-
-
-STEPS = 30
-SWEEPS = 60
-TOLERANCE = 1e-8
-"""Largest change of a coefficient at which all replicates are done."""
-SMALLEST_CURVATURE = 1e-12
 
 
 def sigmoid(values: FloatArray) -> FloatArray:
@@ -170,24 +169,6 @@ def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) 
         if np.max(np.abs(solution - before)) < TOLERANCE / 10:
             break
     return solution
-
-
-# ----------------------------------------------------------------------------------------------------
-# AlpacaEval's length-controlled win rate: what the win rate would be if both answers were equally long. A logistic
-# model of the preference, without intercept, with three features per row (alpaca_eval metrics/glm_winrate.py,
-# "length_controlled_v1"): tanh of the standardised length difference, the instruction's difficulty, and 1. Rows of
-# two gamed baselines with small weight and a zero third feature regularise the length coefficient. The strength of
-# the L1 penalty is chosen by cross-validation. The win rate is the model's with the length term set to zero. To equal
-# published digits, the headline needs liblinear's own path, tolerance and random stream, so it is fitted by
-# `harness.stats.newton_l1`. The bootstrap refits with the exact solver of `harness.stats.length_control`.
-
-
-STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn LogisticRegressionCV, Cs=10
-GAMED_WEIGHT = 0.1  # glm_winrate.py: regularize_to_baseline_lambda 0.2, halved for two gamed baselines
-SEED = 123  # glm_winrate.py: random_state
-FOLDS = 5
-CLIP = 1e-15  # glm_winrate.py, logloss
-REFITS = 400
 
 
 @dataclass(frozen=True)

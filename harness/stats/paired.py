@@ -24,6 +24,16 @@ from numpy.typing import NDArray
 
 from .intervals import FloatArray, Interval
 
+CONFIDENCE = 0.95
+LEVEL = 0.95
+FLIPS = 10_000
+CELLS = 2_000_000
+"""Signs drawn at a time."""
+SMALLEST = 1e-12
+ALPHA = 0.05
+POWER = 0.8
+Answer = Literal["safe", "worse", "undecided"]
+
 
 @dataclass(frozen=True)
 class ClusteredEstimate:
@@ -147,13 +157,6 @@ def correlation(first: FloatArray, second: FloatArray) -> float | None:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-# ----------------------------------------------------------------------------------------------------
-# Intervals of linearised statistics with the question as the unit, as rows of one cluster may be correlated.
-
-
-CONFIDENCE = 0.95
-
-
 def cluster_numbers(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
     """Number the clusters from 0 in the order of their first appearance; shape (rows,)."""
     numbers: dict[Hashable, int] = {}
@@ -175,17 +178,6 @@ def clustered_interval(value: float, influence: FloatArray, clusters: Sequence[H
     se = float(np.sqrt(groups / (groups - 1) * np.sum(sums**2)))
     half = t_quantile(0.5 + CONFIDENCE / 2, groups - 1) * se
     return Interval(low=value - half, high=value + half, se=se)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Intervals of a model's rank from simultaneous comparisons with all others. Model j's rank is between 1 + (models
-# significantly better) and k - (models significantly worse). Significance is a two-sided test of all k - 1 paired
-# differences at once: |d_jk| / se_jk above the 95 % quantile of its largest value over k, taken from bootstrap
-# replicates with shared questions (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91:476). Each
-# model's interval contains its true rank with a probability of at least 95 %; ties widen it.
-
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -219,16 +211,6 @@ def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float =
         better, worse = int(np.sum(apart > reach)), int(np.sum(apart < -reach))
         intervals.append(RankInterval(1 + better, len(estimates) - worse))
     return intervals
-
-
-# ----------------------------------------------------------------------------------------------------
-# Exact and resampling tests for paired data, and the adjustment of p-values for several tests.
-
-
-FLIPS = 10_000
-CELLS = 2_000_000
-"""Signs drawn at a time."""
-SMALLEST = 1e-12
 
 
 def swap_test(
@@ -296,19 +278,6 @@ def two_sided_p(replicates: FloatArray, estimate: float) -> float:
     return math.erfc(abs(estimate) / spread / math.sqrt(2))
 
 
-# ----------------------------------------------------------------------------------------------------
-# The power of a paired comparison: the smallest detectable difference, and the questions or repeats that one needs.
-# With omega^2 the variance between questions of the true difference, and s_A^2 / K_A, s_B^2 / K_B the variances
-# within a question of each model's score over K answers or judgments: delta_min = (z_(1-alpha) + z_power) * sqrt(
-# (omega^2 + s_A^2 / K_A + s_B^2 / K_B) / n ) (Miller 2024, arXiv 2411.00640, section 5). Alpha is one-sided, as a
-# gate looks for a drop. Limits: it uses normal quantiles, good from about 30 questions, and takes the variances as
-# known.
-
-
-ALPHA = 0.05
-POWER = 0.8
-
-
 def quantiles(alpha: float = ALPHA, power: float = POWER) -> float:
     """Return z_(1-alpha) + z_power: 2.486 for 5 %, one-sided, and 80 %."""
     from scipy import special
@@ -349,16 +318,6 @@ def required_repeats(
     if room <= 0:
         return None
     return max(1, math.ceil(within / room))
-
-
-# ----------------------------------------------------------------------------------------------------
-# Test whether a difference is no worse than a margin. The answer is safe, worse or undecided. H0 "the true difference
-# is -margin or less" is rejected if the lower one-sided bound is above -margin: safe. H0 "it is -margin or more" is
-# rejected if the upper one-sided bound is below -margin: worse. Neither: undecided (Schuirmann 1987 for the two one-
-# sided tests).
-
-
-Answer = Literal["safe", "worse", "undecided"]
 
 
 @dataclass(frozen=True)

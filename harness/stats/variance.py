@@ -24,6 +24,10 @@ IntArray = NDArray[np.int64]
 ROUNDING = 1e-12
 """Share of the total sum of squares below which a level's share, a difference of such sums, is rounding error."""
 
+ALPHA = 0.01
+"""Chance of a false alarm. Every run makes a check, and 5 % would be one alarm in twenty runs."""
+POWER = 0.8
+
 
 @dataclass(frozen=True)
 class Split:
@@ -127,15 +131,6 @@ def centred(values: FloatArray, facets: IntArray) -> FloatArray:
     return moved
 
 
-# ----------------------------------------------------------------------------------------------------
-# Test whether the same answers get other verdicts than before: a paired test over questions. Pure.
-
-
-ALPHA = 0.01
-"""Chance of a false alarm. Every run makes a check, and 5 % would be one alarm in twenty runs."""
-POWER = 0.8
-
-
 @dataclass(frozen=True)
 class PairedShift:
     """The mean of paired differences, in their own unit."""
@@ -167,18 +162,6 @@ def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift
     p = 2 * float(special.stdtr(freedom, -abs(value) / interval.se))
     detectable = float(special.ndtri(1 - ALPHA / 2) + special.ndtri(POWER)) * interval.se
     return PairedShift(value, interval, p if math.isfinite(p) else None, detectable)
-
-
-# ----------------------------------------------------------------------------------------------------
-# A mean over crossed questions and repeats: every question occurs in every repeat (e.g. a training seed), and both
-# questions and repeats are samples from larger populations. With x of shape (Q questions, R repeats), MS_q, MS_r and
-# MS_qr the mean squares of a two-way layout without replication, Var(mean) = V_q + V_r - V_qr, V_q = MS_q / (Q R),
-# V_r = MS_r / (Q R), V_qr = MS_qr / (Q R) which is unbiased under additive random effects (Searle, Casella and
-# McCulloch 1992, chapter 4), but at least V_q and V_r; degrees of freedom by Satterthwaite (1946). An interval over
-# questions alone ignores that another seed trains another model; one over repeats alone ignores that other questions
-# might have been asked. Coverage is measured by `python -m benchmarks.stats.crossed` (docs/statistics.md): near 95 %
-# with three repeats, less with two if they are nearly all of the variance; an interval over questions alone can cover
-# as little as a fifth.
 
 
 @dataclass(frozen=True)

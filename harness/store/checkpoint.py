@@ -34,6 +34,11 @@ NOT_DIGESTED = (
 )
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
+FASTCHAT = "fastchat:"
+"""Prefix of a --chat-template that names one of fschat's conversation templates."""
+SAMPLING_KEYS = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
+FILE = "fusion.json"
+
 
 def check_whole(folder: Path) -> None:
     """Raise CheckpointError if weights are missing or incomplete, whatever the rest of the folder is."""
@@ -125,17 +130,6 @@ def read_object(file: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise CheckpointError(f"{str(file)!r} is not a JSON object")
     return content
-
-
-# ----------------------------------------------------------------------------------------------------
-# Inspect a model folder before it is served: whether it is complete, its chat template, its digest. Reads files only:
-# no torch, no transformers, no server. Only the engine knows whether it supports the architecture.
-
-
-FASTCHAT = "fastchat:"
-"""Prefix of a --chat-template that names one of fschat's conversation templates."""
-
-SAMPLING_KEYS = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
 
 
 class Checkpoint(Record):
@@ -246,9 +240,6 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
     )
 
 
-# -------------------------------------------------------------------------------------------- configuration files
-
-
 def _architecture(folder: Path, config: dict[str, Any]) -> str:
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
@@ -280,9 +271,6 @@ def _bos_token(folder: Path) -> str | None:
     return token if isinstance(token, str) else None
 
 
-# ------------------------------------------------------------------------------------------------------- adapters
-
-
 def _base_folder(folder: Path, adapter: dict[str, Any], allow_pickle: bool) -> Path:
     """Return the base of a PEFT adapter: a folder (as written, or beside the adapter) or a Hub repository."""
     name = adapter.get("base_model_name_or_path")
@@ -311,9 +299,6 @@ def _lora_rank(adapter: dict[str, Any] | None) -> int | None:
         )
     pattern = adapter.get("rank_pattern")
     return max(int(rank) for rank in (adapter["r"], *(pattern.values() if isinstance(pattern, dict) else ())))
-
-
-# ------------------------------------------------------------------------------------------------- chat templates
 
 
 def _template(folder: Path, base: Path | None, requested: str | None) -> tuple[str, str | None, str]:
@@ -353,14 +338,6 @@ def _own_template(folder: Path) -> tuple[str, str] | None:
         if isinstance(template, str):
             return name, template
     return None
-
-
-# ----------------------------------------------------------------------------------------------------
-# How a fused model was made, as stated by its makers: `fusion.json` in the checkpoint, or `fusion.yaml` in a results
-# folder (model name -> the same keys) for models without a local folder. Displayed, never part of a protocol.
-
-
-FILE = "fusion.json"
 
 
 class Fusion(Record):

@@ -21,6 +21,16 @@ from ..records.errors import ConfigError, RunLockedError, StoreError
 
 REMEMBERED = 8_000_000  # bytes; smaller files are read again in milliseconds
 
+log = logging.getLogger(__name__)
+NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+"""What flock fails with on file systems without it, such as some network and FUSE mounts."""
+LOCK = ".lock"
+MARKER_SUFFIX = ".soft"
+LOCK_FILES = (LOCK, LOCK + MARKER_SUFFIX)
+"""Files that a `FolderLock` may leave in its folder."""
+PATIENCE = 0.2
+"""Seconds a `FolderLock` tries: its holder may be removing the lock file, with the folder, at this moment."""
+
 
 def cache_folder() -> Path:
     """Return `HARNESS_CACHE`, or `fusion-harness` in the user's cache folder; it may not exist yet."""
@@ -49,10 +59,6 @@ def file_sha256(file: Path) -> str:
         draft.write_text(sha256, "ascii")
         draft.replace(note)
     return sha256
-
-
-# ----------------------------------------------------------------------------------------------------
-# Write whole files and folders of results, atomically or not at all.
 
 
 def run_dir(results: Path, *, model: str, suite: str, version: str, run_id: str) -> Path:
@@ -142,22 +148,6 @@ def find_cards(results: Path) -> list[Path]:
         for path in (results / "runs").glob("*/*@*/*/card.json")
         if not any(part.startswith(".") for part in path.relative_to(results).parts)
     )
-
-
-# ----------------------------------------------------------------------------------------------------
-# Locks between processes, on files: the operating system's flock, or a marker file if the file system has none. with
-# locked(results / ".baselines.lock"): ...
-
-
-log = logging.getLogger(__name__)
-NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-"""What flock fails with on file systems without it, such as some network and FUSE mounts."""
-LOCK = ".lock"
-MARKER_SUFFIX = ".soft"
-LOCK_FILES = (LOCK, LOCK + MARKER_SUFFIX)
-"""Files that a `FolderLock` may leave in its folder."""
-PATIENCE = 0.2
-"""Seconds a `FolderLock` tries: its holder may be removing the lock file, with the folder, at this moment."""
 
 
 def acquire(path: Path, *, timeout: float = -1) -> BaseFileLock:

