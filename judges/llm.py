@@ -339,11 +339,7 @@ def completed(spec: JudgeSpec) -> JudgeSpec:
         )
     own_key = "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
     key_env = spec.key_env or ("OPENAI_API_KEY" if url == OPENAI_URL else own_key)
-    changed: dict[str, JsonValue] = {
-        "url": base_url(url),
-        "model": spec.model or evaluator.model,
-        "key_env": key_env,
-    }
+    changed: dict[str, JsonValue] = {"url": base_url(url), "model": spec.model or evaluator.model, "key_env": key_env}
     if spec.price_in is None and spec.price_out is None and spec.url is None:
         changed |= {"price_in": evaluator.price, "price_out": evaluator.price}
     return spec.model_copy(update=changed)

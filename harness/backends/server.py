@@ -106,12 +106,7 @@ class ModelServer:
     """A server whose command `launch(port)` returns; it must answer GET /health with 200 once it can serve."""
 
     def __init__(
-        self,
-        name: str,
-        launch: Callable[[int], ServerCommand],
-        *,
-        log_file: Path,
-        start_timeout: float,
+        self, name: str, launch: Callable[[int], ServerCommand], *, log_file: Path, start_timeout: float
     ) -> None:
         self.name = name
         self.log_file = log_file

@@ -116,11 +116,7 @@ def sentence(calibration: Calibration, suite: str) -> str:
     part = calibration.suites[suite]
     kinds = [f"{n} recorded {kind}" for kind, n in part.items.items() if n and kind != "votes"]
     parts = []
-    for name, peer in (
-        ("people", "people"),
-        ("people_by_ratings", "people by its ratings"),
-        ("retired", part.retired),
-    ):
+    for name, peer in (("people", "people"), ("people_by_ratings", "people by its ratings"), ("retired", part.retired)):
         score, kappa = part.scores.get(f"agreement_{name}"), part.scores.get(f"kappa_{name}")
         if score is not None and score.value is not None:
             parts.append(f"agrees with {peer} {shown(score)} (n = {score.n}{_kappa(kappa)})")

@@ -214,11 +214,7 @@ def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float =
 
 
 def swap_test(
-    first: tuple[FloatArray, FloatArray],
-    second: tuple[FloatArray, FloatArray],
-    *,
-    flips: int = FLIPS,
-    seed: int = 0,
+    first: tuple[FloatArray, FloatArray], second: tuple[FloatArray, FloatArray], *, flips: int = FLIPS, seed: int = 0
 ) -> float:
     """Return the two-sided permutation p of "the two models are exchangeable", swapping their answers by cluster.
 
@@ -301,13 +297,7 @@ def required_n(n: int, se: float, distance: float, *, alpha: float = ALPHA, powe
 
 
 def required_repeats(
-    between: float,
-    within: float,
-    n: int,
-    distance: float,
-    *,
-    alpha: float = ALPHA,
-    power: float = POWER,
+    between: float, within: float, n: int, distance: float, *, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
     """Return the repeats per question needed on the same n questions; None if no number of repeats is enough.
 

@@ -221,11 +221,7 @@ def row_resamples(battles: StyledBattles, rounds: int, seed: int) -> Iterator[Fl
 
 
 def refits(
-    battles: StyledBattles,
-    features: FloatArray,
-    formula: Formula,
-    fit: StyleFit,
-    weights: Iterable[FloatArray],
+    battles: StyledBattles, features: FloatArray, formula: Formula, fit: StyleFit, weights: Iterable[FloatArray]
 ) -> FloatArray:
     """Return the strengths refitted to resampled rows, shape (resamples, models); the features keep the pool's
     scaling."""
