@@ -1,7 +1,13 @@
-"""Measure how far judges agree: raw, beyond chance (kappa, alpha), between the two orders, between repeats. Pure.
+"""Measure agreement: of two judges, of a judge's two orders and repeats, of two rankings, of a judge with people. Pure.
+
+>>> both = agreement(["win", "loss", "win", "tie"], ["win", "loss", "loss", "tie"])
+>>> both.raw.value, round(both.kappa.value, 2)
+(0.75, 0.64)
 
 A verdict is any hashable label ("first", "tie", 0.5, …). Only equality matters, except for alpha's interval metric.
-Intervals are 95 %, with a row's cluster (its question) as the unit.
+Intervals are 95 %, with a row's cluster (its question) as the unit. `rogan_gladen` and `prediction_powered` estimate
+people's verdicts from a judge's and a sample judged by both; they assume that the judge errs on new answers as it did
+on that sample, which the data cannot show.
 """
 
 from __future__ import annotations
@@ -102,9 +108,11 @@ def _kappa(
     )
     slope = (same * (1 - expected) - (1 - observed) * margins) / (1 - expected) ** 2
     interval = clustered_interval(value, (slope - slope.mean()) / n, clusters)
-    if interval is not None:
-        interval = Interval(low=max(-1.0, interval.low), high=min(1.0, interval.high), se=interval.se)
-    return Measure(value, interval, n)
+    return Measure(value, interval and _clipped(interval, -1.0), n)
+
+
+def _clipped(interval: Interval, lowest: float) -> Interval:
+    return Interval(low=max(lowest, interval.low), high=min(1.0, interval.high), se=interval.se)
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Hashable]], *, interval_metric: bool = False) -> float | None:
@@ -155,10 +163,10 @@ def position_consistency(
 
 
 def flip_rate(repeats: Sequence[Sequence[Hashable]], clusters: Sequence[Hashable] | None = None) -> Measure:
-    """Return the probability that two repeats of one question differ: the mean over questions of the share of unequal
-    pairs.
+    """Return the probability (0..1) that two repeats of one question differ.
 
-    Questions with fewer than two verdicts are left out; `n` counts the others.
+    It is the mean over questions of the share of unequal pairs. Questions with fewer than two verdicts are left out;
+    `n` counts the others.
     """
     units = list(range(len(repeats)) if clusters is None else clusters)
     kept = [
@@ -291,11 +299,7 @@ def rogan_gladen(rows: JudgedSample) -> Corrected:
     influence -= np.where(won, theta * (wins - q1) / won.sum(), 0.0)
     influence += np.where(lost, (1 - theta) * (1 - wins - q0) / lost.sum(), 0.0)
     interval = clustered_interval(theta, influence / power, rows.clusters)
-    return Corrected(float(np.clip(theta, 0, 1)), interval and _clipped(interval))
-
-
-def _clipped(interval: Interval) -> Interval:
-    return Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
+    return Corrected(float(np.clip(theta, 0, 1)), interval and _clipped(interval, 0.0))
 
 
 def prediction_powered(rows: JudgedSample, *, tuned: bool = False) -> Corrected:

@@ -1,5 +1,9 @@
 """Test a difference after each question without inflating errors: the normal mixture's confidence sequence.
 
+>>> bounds = one_sided_bounds(100, value=0.1, se=0.02, planned=200)
+>>> round(bounds.low, 3), round(bounds.high, 3)
+(0.044, 0.156)
+
 The mixture sequential probability ratio test (Robbins 1970; Johari, Pekelis and Walsh, arXiv 1512.04922) puts a normal
 prior of variance tau^2 on the difference; Lambda_n of a difference d0 from terms of mean dbar and variance v is
 
