@@ -1,10 +1,19 @@
-"""Turn a judge task into chat messages by filling its template. Pure."""
+"""Judge through an OpenAI-compatible chat endpoint: fill the prompt, ask, read the reply, ask once more if needed.
+
+>>> template = JudgeTemplate(name="demo", user="Rate this answer: {answer}", parser="rating")
+>>> fill(template, {"answer": "Paris {sic}"})
+'Rate this answer: Paris {sic}'
+
+This module owns the conversation and its cost. Prompts come from the template, verdicts from `judges.parsing`,
+connections and retries from `harness.client`. The endpoint may be a server of our own (`--judge local:PATH`) or that of
+an alpaca-eval evaluator (`--judge alpaca_eval:NAME`).
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, Self
 
@@ -268,25 +277,13 @@ def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Messag
     return {name: value for name, value in body.items() if value is not None}
 
 
-class ServedClient:
-    """Sends the judge's calls to our own server, which runs inside the `async with`."""
-
-    def __init__(self, backend: VllmBackend) -> None:
-        self.backend = backend
-
-    async def __aenter__(self) -> Self:
-        await self.backend.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.backend.__aexit__(*exc)
-
-    async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        return await self.backend.chat(body)
-
-
 class LocalJudge(LlmJudge):
-    """`fusion_harness.judges` entry point "local". Raises ConfigError or CheckpointError if it cannot be served."""
+    """`fusion_harness.judges` entry point "local": a checkpoint that our own vLLM backend serves.
+
+    The server is started on entry and stopped on exit; it is watched, restarted and identified like the candidate's.
+    Without its own devices it waits until the candidate's server has stopped. Raises ConfigError or CheckpointError if
+    it cannot be served.
+    """
 
     local = True
 
@@ -295,25 +292,23 @@ class LocalJudge(LlmJudge):
             raise ConfigError(f"judge {spec.name!r} needs `model`: a folder, or hf:ORG/NAME@REVISION")
         self._ref = ModelRef.parse(spec.model)
         serving = checked(ServeSpec, spec.serve, f"judge {spec.name!r}: serve")
-        self._options = ServeOptions(log_dir=Path("logs"), **serving.model_dump())
-        self._served = ServedClient(VllmBackend(self._ref, self._options))
+        self._backend = VllmBackend(self._ref, ServeOptions(log_dir=Path("logs"), **serving.model_dump()))
         self.beside = serving.devices is not None
         free = {"price_in": spec.price_in or 0.0, "price_out": spec.price_out or 0.0}
         named = spec.model_copy(update={"model": self._ref.label, **free})  # keeps local paths out of the cards
-        super().__init__(named, self._served, endpoint=f"local:{digest(self._served.backend.identity())}")
+        super().__init__(named, self._backend, endpoint=f"local:{digest(self._backend.identity())}")
 
     def logs_to(self, folder: Path) -> None:
         """Write the server's logs to a folder for this judge below `folder`."""
-        self._options = replace(self._options, log_dir=folder / f"judge-{self._ref.slug}")
-        self._served.backend = VllmBackend(self._ref, self._options)
+        self._backend.logs_to(folder / f"judge-{self._ref.slug}")
 
     def identity(self) -> dict[str, JsonValue]:
         """Return weights, chat template and engine as for a candidate; the folder appears by name, without its path."""
-        return {**super().identity(), "served": self._served.backend.identity()}
+        return {**super().identity(), "served": self._backend.identity()}
 
 
 class AlpacaEvalJudge(LlmJudge):
-    """`fusion_harness.judges` entry point "alpaca_eval".
+    """`fusion_harness.judges` entry point "alpaca_eval": an evaluator of the installed alpaca-eval package.
 
     Model, address and price default to the configuration's. Raises ConfigError if the configuration cannot be mapped
     or its API key is missing.

@@ -1,4 +1,7 @@
-"""Mark an answer against a gold answer, from 1 (nothing in common) to 10 (identical). Pure.
+"""Mark an answer against a gold answer by fixed rules, and reply in an LLM judge's format. Free and deterministic.
+
+>>> mark("Paris", "Paris"), mark("It is Paris.", "Paris"), mark("", "Paris")
+(10.0, 7.0, 1.0)
 
 1. Leading and trailing spaces are dropped, runs of spaces become one, and one final full stop is dropped if the gold
    answer has none. If the result equals the gold answer, letter case included, the mark is 10.
@@ -7,6 +10,11 @@
    characters of other text, but at least 2.
 4. Any other answer gets 1 + 4 s, rounded down to a half, where s in [0, 1] is the similarity of the two texts
    (difflib's ratio: twice the matching characters divided by the characters of both). So at most 5.
+
+The template's parser decides what the reply looks like, and the same parsers read it and an LLM judge's. rating:
+`[[mark]]` of the judged turn. arena_label: `[[A=B]]` for equal marks, `>` for a difference under 4, `>>` from 4 up.
+letter_logprob: log-probabilities of m and M; the odds of the better answer are exp(difference / 2). A prompt without a
+gold answer is not judged (docs/pocket.md).
 """
 
 from __future__ import annotations

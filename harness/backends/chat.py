@@ -1,4 +1,13 @@
-"""Reject options that a backend cannot honour: an option that is silently ignored gives a wrong score."""
+"""Ask one prompt, turn by turn, of an OpenAI-compatible server: messages, seeds, room in the context.
+
+>>> window = ContextWindow(max_model_len=4096)
+>>> window.surely_fits([Message("user", "What is the capital of France?")], max_tokens=2048)
+True
+
+A prompt is never cut. If its UTF-8 bytes (an upper bound of its tokens) and the answer's limit certainly fit, it is
+sent as it is. Otherwise the server counts the prompt's tokens, and the answer's limit is lowered to the room left, down
+to MIN_ROOM tokens; below that the answer fails as `context`. An empty text is an answer: the judge sees it.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +34,26 @@ Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
 """POSTs a JSON body to a path below the server's root and returns the JSON object, or raises ReplyError."""
 
 
+def changed(options: ServeOptions, names: Iterable[str]) -> dict[str, Any]:
+    """Return those of the named options that are not at their default, in the order of `names`."""
+    defaults = {field.name: field.default for field in fields(options)}
+    return {name: value for name in names if (value := getattr(options, name)) != defaults[name]}
+
+
 def refuse_unknown(options: ServeOptions, backend: str, understood: Iterable[str]) -> None:
-    """Raise ConfigError if a field outside `understood` has another value than its default."""
+    """Raise ConfigError if a field outside `understood` has another value than its default.
+
+    An option that is silently ignored gives a wrong score.
+    """
     known = COMMON | frozenset(understood)
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.name not in known and value != field.default:
-            flag = "--" + field.name.replace("_", "-")
-            raise ConfigError(f"backend {backend!r} cannot honour {flag} {value!r}; leave it out or use --backend vllm")
+    for name, value in changed(options, [field.name for field in fields(options) if field.name not in known]).items():
+        flag = "--" + name.replace("_", "-")
+        raise ConfigError(f"backend {backend!r} cannot honour {flag} {value!r}; leave it out or use --backend vllm")
+
+
+def engine_settings(options: ServeOptions, names: Iterable[str]) -> dict[str, JsonValue]:
+    """Return the changed options and the engine arguments as part of an identity."""
+    return changed(options, names) | ({"engine_args": list(options.engine_args)} if options.engine_args else {})
 
 
 def pairs(engine_args: Iterable[str], backend: str, known: Iterable[str]) -> dict[str, str]:
@@ -107,14 +128,14 @@ class ChatCompletions:
 
     async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
         """Return (token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
-        body: dict[str, JsonValue] = {
-            "model": self.model,
-            "messages": _json(messages),
-            "add_generation_prompt": True,
-            "return_token_strs": True,
-        }
-        reply = await self.post("/tokenize", body)
-        return list(reply["tokens"]), list(reply.get("token_strs") or [])
+        body: dict[str, JsonValue] = {"messages": _json(messages), "add_generation_prompt": True}
+        return await tokenized(self.post, {"model": self.model, **body})
+
+
+async def tokenized(post: Post, body: dict[str, JsonValue]) -> tuple[list[int], list[str]]:
+    """Return (token ids, their texts) from vLLM's /tokenize."""
+    reply = await post("/tokenize", {**body, "return_token_strs": True})
+    return list(reply["tokens"]), list(reply.get("token_strs") or [])
 
 
 def _json(messages: Sequence[Message]) -> JsonValue:

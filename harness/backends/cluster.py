@@ -1,7 +1,12 @@
-"""A pool of remote workers: work goes to a free worker, and the work of a worker that died goes to another one.
+"""Remote workers: a pool that gives work to free workers, and a Ray cluster whose actors are such workers.
 
-It decides which worker does what, and how long it waits if there is none. It knows neither Ray nor models: a worker is
-anything that starts, works and stops, and whose exceptions tell whether it may come back.
+>>> Need(cpus=2, gpus=1).fits({"CPU": 8.0, "GPU": 2.0})
+2
+
+The pool knows neither Ray nor models: a worker is anything that starts, works and stops, and whose exceptions tell
+whether it may come back. The work of a worker that died goes to another one. Ray is imported only when a cluster is
+entered: the cluster of RAY_ADDRESS is joined; without one, a cluster of this machine alone is started, and stopped
+later.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Answers that are known in advance: a JSONL file of them, or an echo. For tests, demonstrations and replays.
 
 The model is a file of rows `{"prompt_id": …, "turns": […]}` (an optional `index` distinguishes draws), or the word
-`echo`. If the
-rows have `"imported": FORMAT` (`harness import` writes it), the answer settings are unknown.
+`echo`. If the rows have `"imported": FORMAT` (`harness import` writes it), the answer settings are unknown.
 `--engine-arg latency=SECONDS` makes each turn wait; it changes no answer.
 """
 

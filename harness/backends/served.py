@@ -1,4 +1,10 @@
-"""Who may ask a server at the same time: many requests together, or one suspected of killing it, alone."""
+"""A checkpoint served by a child process: what `vllm` and `transformers` share.
+
+It starts the server and asks it. If the server dies in mid-run, it is restarted and the requests that were in flight
+are repeated; a request suspected of killing it goes alone. Checkpoints without a chat template of their own are asked
+by fschat's named conversation templates, which are Python, not Jinja: the prompt is rendered here and sent to
+/v1/completions with the template's own stop strings.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import JsonValue
@@ -19,7 +26,7 @@ from ..records import ModelRef
 from ..records.errors import CheckpointError, ConfigError, ReplyError, ServerError
 from ..records.protocols import Served, ServeOptions
 from ..store.checkpoint import FASTCHAT, Checkpoint, inspect_checkpoint, resolve
-from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, Dialogue, Message, Post
+from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, Dialogue, Message, Post, tokenized
 from .server import ModelServer, ServerCommand, ServerDiedError
 
 SHOWN = 12  # template names in an error
@@ -150,9 +157,7 @@ class FastChatCompletions:
 
     async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
         """Return (token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
-        body = {"model": self.model, "return_token_strs": True, **self._prompt(messages)}
-        reply = await self.post("/tokenize", body)
-        return list(reply["tokens"]), list(reply.get("token_strs") or [])
+        return await tokenized(self.post, {"model": self.model, **self._prompt(messages)})
 
     def _prompt(self, messages: Sequence[Message]) -> dict[str, JsonValue]:
         text = render(self.template, messages)
@@ -204,6 +209,11 @@ class ServedBackend(ChatBackend, ABC):
         self._door = Door()
         self._epoch = 0
         self._deaths = 0
+
+    def logs_to(self, folder: Path) -> None:
+        """Write the log, and whatever the server needs as a file, to `folder`. Only before the server starts."""
+        self.options = replace(self.options, log_dir=folder)
+        self.server.log_file = folder / f"{self.name}.log"
 
     # what a subclass defines
 

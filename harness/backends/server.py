@@ -1,4 +1,11 @@
-"""Find in a server's log what went wrong, in the fewest lines. Pure."""
+r"""One model server as a child process: start it, wait for it, watch it, and stop it with all its descendants.
+
+>>> reason("INFO 11-23 18:14:10 [core.py:133] loading\nValueError: no kernel for this GPU\n")
+'ValueError: no kernel for this GPU'
+
+It knows processes, ports and logs, but no prompts. The process runs under `warden.py`, so it ends when the harness
+does. If it dies, its log is searched for the one line that says why.
+"""
 
 from __future__ import annotations
 
@@ -78,11 +85,7 @@ def tail(text: str, count: int = 12) -> str:
 
 
 class ServerDiedError(ServerError):
-    """The process ended by itself; `early` if it had not answered yet."""
-
-    def __init__(self, message: str, *, early: bool) -> None:
-        super().__init__(message)
-        self.early = early
+    """The process ended by itself before it answered."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +139,11 @@ class ModelServer:
         self.port = self.port or free_port()
         begin = time.monotonic()
         self._spawn()
-        ready = False
         try:
             await self._wait(begin)
-            ready = True
-        finally:
-            if not ready:
-                await self.stop()
+        except BaseException:
+            await self.stop()
+            raise
         self.started_seconds = time.monotonic() - begin
         assert self._process is not None
         for pid in warden.below(self._process.pid):
@@ -152,13 +153,11 @@ class ModelServer:
 
     def _spawn(self) -> None:
         launch = self._launch(self.port)
-        inherited = {
-            key: value for key, value in os.environ.items() if not key.endswith("_KEY")
-        }  # judges' keys stay here
+        # judges' keys stay here
+        inherited = {key: value for key, value in os.environ.items() if not key.endswith("_KEY")}
         env = {key: value for key, value in {**inherited, **launch.env}.items() if value is not None}
-        env["PYTHONSAFEPATH"] = (
-            "1"  # a folder called vllm or judges in the user's current directory must not be imported
-        )
+        # a folder called vllm or judges in the user's current directory must not be imported
+        env["PYTHONSAFEPATH"] = "1"
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
             self._log_start = output.tell()
@@ -178,7 +177,7 @@ class ModelServer:
             while not await self._answers(session):
                 waited = time.monotonic() - begin
                 if self._process is None or self._process.poll() is not None:
-                    raise ServerDiedError(self.obituary("ended while starting"), early=True)
+                    raise ServerDiedError(self.obituary("ended while starting"))
                 if waited > self._start_timeout:
                     raise ServerError(self.obituary(f"did not answer within {self._start_timeout:.0f} s"))
                 if self.on_wait is not None:

@@ -21,27 +21,15 @@ from ..records import ModelRef, digest
 from ..records.errors import CheckpointError, ConfigError
 from ..records.protocols import ServeOptions
 from ..store.provenance import install_command
-from .chat import ChatCompletions, ContextWindow, Dialogue, Message, refuse_unknown
+from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings, refuse_unknown
 from .served import ServedBackend
 from .server import ServerCommand
 
-NEEDS = (
-    "transformers",
-    "torch",
-    "fastapi",
-    "uvicorn",
-    "openai",
-    "pydantic",
-)  # transformers[serving], is_serve_available
+NEEDS = ("transformers", "torch", "fastapi", "uvicorn", "openai", "pydantic")
+"""What `transformers serve` imports (transformers[serving], is_serve_available)."""
 HONOURED = (
-    "chat_template",
-    "devices",
-    "dtype",
-    "quantization",
-    "max_model_len",
-    "engine_args",
-    "allow_pickle",
-    "trust_remote_code",
+    *("chat_template", "devices", "dtype", "quantization"),
+    *("max_model_len", "engine_args", "allow_pickle", "trust_remote_code"),
 )
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -62,21 +50,16 @@ class TransformersBackend(ServedBackend):
             )
 
     def engine(self) -> dict[str, JsonValue]:
-        options = self.options
-        settings: dict[str, JsonValue] = {"dtype": options.dtype or "auto"}
-        for name in ("quantization", "max_model_len"):
-            if getattr(options, name) is not None:
-                settings[name] = getattr(options, name)
-        if options.engine_args:
-            settings["engine_args"] = list(options.engine_args)
-        return settings
+        return {
+            "dtype": self.options.dtype or "auto",
+            **engine_settings(self.options, ("quantization", "max_model_len")),
+        }
 
     def launch(self, port: int) -> ServerCommand:
         options = self.options
         argv = [sys.executable, "-m", "transformers.cli.transformers", "serve", self.served_name]
         argv += ["--host=127.0.0.1", f"--port={port}", f"--default-seed={options.seed}"]
-        argv += [f"--dtype={options.dtype}"] if options.dtype is not None else []
-        argv += [f"--quantization={options.quantization}"] if options.quantization is not None else []
+        argv += [f"--{name}={value}" for name, value in changed(options, ("dtype", "quantization")).items()]
         argv += ["--trust-remote-code"] if options.trust_remote_code else []
         self._stage()
         env = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"), "TRANSFORMERS_VERBOSITY": "error"}

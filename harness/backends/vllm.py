@@ -20,7 +20,7 @@ from ..records import ModelRef
 from ..records.errors import CheckpointError, ConfigError, ServerError
 from ..records.protocols import ServeOptions
 from ..store.provenance import install_command
-from .chat import ChatCompletions, ContextWindow, Dialogue, Message
+from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings
 from .served import FastChatCompletions, ServedBackend
 from .server import ServerCommand
 
@@ -30,6 +30,16 @@ OURS = (
     *("--config", "--tokenizer", "--chat-template", "--lora-modules", "--seed", "--trust-remote-code"),
 )
 """Arguments that would hide the server from the harness, or make the card's digests wrong."""
+FLAGS = {
+    "tensor_parallel": "--tensor-parallel-size",
+    "pipeline_parallel": "--pipeline-parallel-size",
+    "data_parallel": "--data-parallel-size",
+    "dtype": "--dtype",
+    "quantization": "--quantization",
+    "reasoning_parser": "--reasoning-parser",
+    "max_model_len": "--max-model-len",
+}
+"""Serve option -> vLLM's flag. Options at their default are left out: vLLM then decides."""
 
 
 def is_cpu_build() -> bool:
@@ -66,20 +76,12 @@ class VllmBackend(ServedBackend):
 
     def engine(self) -> dict[str, JsonValue]:
         options = self.options
-        settings: dict[str, JsonValue] = {
+        return {
             "device": "cpu" if self.cpu else "gpu",
             "dtype": options.dtype or ("float32" if self.cpu else "auto"),
             "seed": options.seed,
+            **engine_settings(options, [name for name in FLAGS if name != "dtype"]),
         }
-        for name in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
-            if getattr(options, name) != 1:
-                settings[name] = getattr(options, name)
-        for name in ("quantization", "reasoning_parser", "max_model_len"):
-            if getattr(options, name) is not None:
-                settings[name] = getattr(options, name)
-        if options.engine_args:
-            settings["engine_args"] = list(options.engine_args)
-        return settings
 
     def launch(self, port: int) -> ServerCommand:
         argv = (*self._model_args(), "--host=127.0.0.1", f"--port={port}", *self._engine_args())
@@ -103,13 +105,7 @@ class VllmBackend(ServedBackend):
         options = self.options
         # access lines would be half of the log, and a measurable part of the server's one busy core
         argv = [f"--seed={options.seed}", "--disable-uvicorn-access-log"]
-        argv += [f"--tensor-parallel-size={options.tensor_parallel}"] if options.tensor_parallel != 1 else []
-        argv += [f"--pipeline-parallel-size={options.pipeline_parallel}"] if options.pipeline_parallel != 1 else []
-        argv += [f"--data-parallel-size={options.data_parallel}"] if options.data_parallel != 1 else []
-        argv += [f"--dtype={options.dtype}"] if options.dtype is not None else []
-        argv += [f"--quantization={options.quantization}"] if options.quantization is not None else []
-        argv += [f"--reasoning-parser={options.reasoning_parser}"] if options.reasoning_parser is not None else []
-        argv += [f"--max-model-len={options.max_model_len}"] if options.max_model_len is not None else []
+        argv += [f"{FLAGS[name]}={value}" for name, value in changed(options, FLAGS).items()]
         argv += ["--trust-remote-code"] if options.trust_remote_code else []
         if self.checkpoint.template is not None and self._template_is_foreign():
             argv.append(f"--chat-template={self._template_file()}")

@@ -1,4 +1,4 @@
-"""Read a server's reply: a completion, or why there is none, in the server's own words. Pure."""
+"""The client: repeat a call until it is answered, rejected for good, or its endpoint is given up; read its reply."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def read_chat_reply(body: dict[str, Any]) -> ChatReply:
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError):
         raise ReplyError(
             f"not a chat completion: {printable(json.dumps(body))[:200]}", reason="http", status=200
-        ) from (None)
+        ) from None
     if finish == "content_filter":
         raise ReplyError("the server withheld the reply (content_filter)", reason="content_filter", status=200)
     return reply
@@ -208,6 +208,11 @@ class ChatClient:
         self._refusals = 0
         self._was_taken = False
 
+    @property
+    def _joined(self) -> Endpoint:
+        assert self._endpoint is not None, "use `async with`"
+        return self._endpoint
+
     async def __aenter__(self) -> Self:
         loopback = urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost", "::1")
         self._proxy = None if loopback else _proxy_for(self.base_url)
@@ -229,13 +234,12 @@ class ChatClient:
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
         """Return the JSON object in the server's reply. Raise ReplyError if retries are used up or pointless."""
-        assert self._endpoint is not None, "use `async with`"
         payload = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        tokens = len(payload) / 4 + tokens_to_come(body, self._endpoint.reply_tokens)
+        tokens = len(payload) / 4 + tokens_to_come(body, self._joined.reply_tokens)
         tries = Tries()
         while True:
             async with self._places:
-                launch = await self._endpoint.place(tokens, again=tries.failures + tries.rejections > 0)
+                launch = await self._joined.place(tokens, again=tries.failures + tries.rejections > 0)
                 outcome = await self._once(path, payload, launch)
             if isinstance(outcome, dict):
                 return outcome
@@ -248,7 +252,6 @@ class ChatClient:
         """Return the reply, or a failure that another try may overcome. Reports to the endpoint how the call ended."""
         import aiohttp
 
-        assert self._endpoint is not None
         try:
             answered = await self._send(path, payload)
         except TimeoutError:
@@ -258,15 +261,14 @@ class ChatClient:
             detail = str(error) or type(error).__name__
             return self._failed(launch, "transport", f"cannot reach {self.base_url}: {detail}")
         except BaseException:
-            self._endpoint.dropped()
+            self._joined.dropped()
             raise
         if answered.status == 200:
             return self._read(answered, launch)
         return self._turned_down(answered, launch)
 
     async def _send(self, path: str, payload: bytes) -> RawReply:
-        assert self._endpoint is not None
-        async with self._endpoint.session.post(
+        async with self._joined.session.post(
             self._url(path),
             data=payload,
             headers=self._headers,
@@ -284,30 +286,28 @@ class ChatClient:
             url = self._urls[path] = URL(self.base_url + path).update_query(self._access.query)
         return url
 
-    def _failed(self, launch: Launch, reason: Reason, message: str, status: int | None = None) -> FailedTry:
-        assert self._endpoint is not None
-        self._endpoint.failed(launch, message)
-        return FailedTry(
-            ReplyError(message, reason=reason, status=status), counts=not self._endpoint.breaker.is_tripped
-        )
+    def _failed(
+        self, launch: Launch, reason: Reason, message: str, status: int | None = None, wait: float | None = None
+    ) -> FailedTry:
+        self._joined.failed(launch, message)
+        error = ReplyError(message, reason=reason, status=status)
+        return FailedTry(error, wait, counts=not self._joined.breaker.is_tripped)
 
     def _read(self, answered: RawReply, launch: Launch) -> dict[str, Any] | FailedTry:
-        assert self._endpoint is not None
         try:
             reply = json.loads(answered.raw)
         except (ValueError, RecursionError):
             message = f"{self.base_url} sent a reply that is not JSON: {answered.raw[:120]!r}"
             return self._failed(launch, "http", message, 200)
         if not isinstance(reply, dict):
-            self._endpoint.taken(launch, answered.hints, None)
+            self._joined.taken(launch, answered.hints, None)
             raise ReplyError(f"{self.base_url} sent a reply that is not a JSON object", reason="http", status=200)
         self._refusals, self._was_taken = 0, True
-        self._endpoint.taken(launch, answered.hints, tokens_used(reply))
+        self._joined.taken(launch, answered.hints, tokens_used(reply))
         return reply
 
     def _turned_down(self, answered: RawReply, launch: Launch) -> FailedTry:
         """Handle a status other than 200. Raise ReplyError if another try is pointless."""
-        assert self._endpoint is not None
         status, hints = answered.status, answered.hints
         message = f"HTTP {status}: {server_sentence(answered.raw)}"
         if self._api_key:
@@ -316,21 +316,20 @@ class ChatClient:
         if status == 429 and not TOO_LARGE_WORDS.search(message):
             if QUOTA_WORDS.search(message):
                 self._give_up(launch, hints, f"{self.base_url} accepts no more calls: {error}")
-            self._endpoint.refused(launch, hints, self._backoff(4))
+            self._joined.refused(launch, hints, self._backoff(4))
             return FailedTry(error, hints.retry_after)
         if status == 408 or status >= 500:
-            return self._failed(launch, "http", message, status).after(hints.retry_after)
+            return self._failed(launch, "http", message, status, hints.retry_after)
         if status in (409, 425):
-            self._endpoint.taken(launch, hints, None)
+            self._joined.taken(launch, hints, None)
             return FailedTry(error, hints.retry_after)
         self._refuse(error, launch, hints)
         raise error
 
     def _refuse(self, error: ReplyError, launch: Launch, hints: RateLimitHints) -> None:
         """Count a rejection. Raise EndpointDownError if every further call would be rejected too."""
-        assert self._endpoint is not None
         if error.reason in PASSING_REASONS or self._terms.patience is None:
-            self._endpoint.taken(launch, hints, None)
+            self._joined.taken(launch, hints, None)
             return
         self._refusals += 1
         if error.status in FATAL_STATUS:
@@ -339,21 +338,19 @@ class ChatClient:
             self._give_up(launch, hints, f"{self.base_url} rejects the request: {error}; {HINT}")
         if self._refusals >= REFUSALS_TO_STOP:
             self._give_up(launch, hints, f"{self.base_url} rejected {self._refusals} calls in a row: {error}; {HINT}")
-        self._endpoint.taken(launch, hints, None)
+        self._joined.taken(launch, hints, None)
 
     def _give_up(self, launch: Launch, hints: RateLimitHints, why: str) -> None:
-        assert self._endpoint is not None
-        self._endpoint.taken(launch, hints, None)
-        self._endpoint.give_up(why)
+        self._joined.taken(launch, hints, None)
+        self._joined.give_up(why)
 
     # between two tries
 
     def _after(self, failed: FailedTry, tries: Tries) -> float:
         """Return the seconds until the next try. Raise the call's error if there is none."""
-        assert self._endpoint is not None
         error = failed.error
         if (failed.wait or 0.0) > MAX_RETRY_AFTER:
-            self._endpoint.give_up(f"{self.base_url} asks to wait {failed.wait:.0f} s: {error}")
+            self._joined.give_up(f"{self.base_url} asks to wait {failed.wait:.0f} s: {error}")
         if error.status == 429:
             tries.rejections += 1
             tried = tries.rejections
@@ -382,9 +379,6 @@ class FailedTry:
     """Seconds the server asks to wait."""
     counts: bool = True
     """Whether it uses up an attempt of the call; it does not while the endpoint as a whole is down."""
-
-    def after(self, wait: float | None) -> FailedTry:
-        return FailedTry(self.error, wait, self.counts)
 
 
 def key_headers(api_key: str | None, access: Access) -> dict[str, str]:

@@ -1,4 +1,8 @@
-"""Decide whether an endpoint is still worth asking. Pure, like `pace`."""
+"""One endpoint of this process (base URL and key): its connections, its queue and its circuit breaker.
+
+All clients of the endpoint share it, so that limits, learned or configured, apply to them together. A call waits here
+for its turn and occupies a place only while it is in flight.
+"""
 
 from __future__ import annotations
 

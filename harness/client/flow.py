@@ -1,4 +1,15 @@
-"""Read from a reply's headers how long to wait: Retry-After and x-ratelimit-*."""
+"""Decide when the next call to an endpoint may go out: rate limits of server and user, pace, places in flight. Pure.
+
+>>> duration("6m0s"), duration("12ms")
+(360.0, 0.012)
+>>> bucket = Bucket(per_minute=60)
+>>> bucket.take(now=0.0)
+>>> bucket.wait(now=0.25)
+0.75
+
+Every method gets the time as an argument (seconds of any monotonic clock). A call ends in one of three ways: taken,
+refused (429), failed (no answer, or a 5xx). The `Pace` learns from 429s how many calls per second an endpoint takes.
+"""
 
 from __future__ import annotations
 
@@ -256,9 +267,8 @@ class Pace:
     def _measured(self, now: float) -> float:
         """Return the accepted launches per second, over the last second."""
         measured = len(self._recent) / min(1.0, max(0.1, now - self._opened))
-        return max(
-            OPENING_PACE / 2 if self._opening else 1.0, measured
-        )  # at first there is too little data to go lower
+        lowest = OPENING_PACE / 2 if self._opening else 1.0  # at first there is too little data to go lower
+        return max(lowest, measured)
 
     def _slow_down(self, now: float, after: int) -> None:
         factor = OPENING_CUT if self._slowed == -math.inf else min(GENTLE, after / (after + 1))
@@ -275,10 +285,8 @@ class Pace:
         self._chunk = Chunk(self._number + 1, min(self.value or math.inf, self._measured(now)))
         if now < self._deaf_until:
             if chunk.launched == CHUNK and chunk.share > (1 + self._deaf_share) / 2:
-                self._deaf_until, self._not_deaf_until = (
-                    now,
-                    now + NOT_DEAF_SECONDS,
-                )  # the rate was the reason after all
+                # the rate was the reason after all
+                self._deaf_until, self._not_deaf_until = now, now + NOT_DEAF_SECONDS
             return
         self._known.append(chunk)
         share = self._share_since_much_faster(chunk)

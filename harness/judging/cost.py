@@ -188,9 +188,8 @@ class Budget:
         finally:
             self._in_flight -= 1
             self._ended += 1
-            self._set_aside = (
-                self._set_aside - most if self._in_flight else 0.0
-            )  # so that rounding errors do not add up
+            # set to 0 when idle, so that rounding errors do not add up
+            self._set_aside = self._set_aside - most if self._in_flight else 0.0
             if not self._in_flight and self._closed:
                 self._waves_left -= 1
                 self._closed = self._waves_left <= 0

@@ -34,11 +34,6 @@ from .newton_l1 import Fits, SoftRows
 FoldOrder = Literal["published", "stable"]
 SMALL = 15  # numpy npysort SMALL_QUICKSORT is 16: ranges of up to 16 keys are insertion-sorted
 
-STEPS = 30
-SWEEPS = 60
-TOLERANCE = 1e-8
-"""Largest change of a coefficient at which all replicates are done."""
-SMALLEST_CURVATURE = 1e-12
 STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn LogisticRegressionCV, Cs=10
 GAMED_WEIGHT = 0.1  # glm_winrate.py: regularize_to_baseline_lambda 0.2, halved for two gamed baselines
 SEED = 123  # glm_winrate.py: random_state

@@ -1,6 +1,9 @@
-"""Check the weights in a model folder: whether they are complete, whether they may be loaded, their digest.
+"""Inspect a model folder before it is served: whether it is complete, its chat template, its digest, how it was fused.
 
-Reads files only, without loading any; checkpoint.py reads the rest of the folder.
+>>> Fusion.of({"method": "wrpo", "sources": ["a", "b"], "alpha": 0.1}).method
+'wrpo'
+
+Reads files only: no torch, no transformers, no server. Only the engine knows whether it supports the architecture.
 """
 
 from __future__ import annotations
@@ -38,6 +41,213 @@ FASTCHAT = "fastchat:"
 """Prefix of a --chat-template that names one of fschat's conversation templates."""
 SAMPLING_KEYS = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
 FILE = "fusion.json"
+
+
+class Checkpoint(Record):
+    """One folder that passed inspection. Digests are sha256 hex; only `path` and `base` depend on where the folder
+    is."""
+
+    path: Path
+    base: Path | None = None
+    """Folder of the base model if `path` is a PEFT adapter."""
+    architecture: str
+    weights_digest: str
+    """Digest of names and contents of weight, config and tokenizer files; an adapter's covers its base too."""
+    template: str | None
+    """The Jinja text in use; None for a FastChat template."""
+    template_source: str
+    """A file name inside the checkpoint, `--chat-template`, or `fastchat:NAME`."""
+    template_digest: str
+    generation_config: dict[str, JsonValue] = {}
+    """The checkpoint's own sampling defaults."""
+    max_position: int | None = None
+    """Context length in tokens, as the configuration states it."""
+    bos_token: str | None = None
+    lora_rank: int | None = None
+    has_pickles: bool = False
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Return the checkpoint's part of a backend's identity."""
+        return {
+            "architecture": self.architecture,
+            "weights": self.weights_digest,
+            "adapter": self.is_adapter,
+            "chat_template": self.template_digest,
+            "chat_template_source": self.template_source,
+            "generation_config": self.generation_config,
+        }
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.base is not None
+
+
+def resolve(model: ModelRef, *, allow_pickle: bool = False) -> Path:
+    """Return the folder of a `path` or `hf` model, downloaded if needed. Raise CheckpointError if there is none."""
+    if model.scheme != "path":
+        return _download(model, allow_pickle)
+    try:
+        return Path(model.name).expanduser()
+    except RuntimeError as error:
+        raise CheckpointError(f"no such model folder: {model.name!r}: {error}") from None
+
+
+def _download(model: ModelRef, allow_pickle: bool) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise CheckpointError(f"--model {str(model)!r} needs huggingface_hub: pip install huggingface_hub") from None
+    unwanted = ["*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
+    unwanted += [] if allow_pickle else [f"*{suffix}" for suffix in PICKLES]
+    try:
+        return Path(snapshot_download(model.name, revision=model.revision, ignore_patterns=unwanted))
+    except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
+        raise CheckpointError(
+            f"{str(model)!r} is not in the local Hugging Face cache and the Hub cannot be reached; "
+            "download it on a machine with a network, then give its folder"
+        ) from None
+    except (HfHubHTTPError, ValueError, OSError) as error:
+        raise CheckpointError(f"cannot download {str(model)!r}: {' '.join(str(error).split())[:300]}") from None
+
+
+def inspect_checkpoint(folder: Path, *, allow_pickle: bool = False, chat_template: str | None = None) -> Checkpoint:
+    """Return what is in the folder, with every cheap check done. Raise CheckpointError if one fails."""
+    try:
+        return _inspect(folder, allow_pickle=allow_pickle, chat_template=chat_template)
+    except (ValueError, TypeError, AttributeError, LookupError, OSError, RuntimeError) as error:
+        # JSON files can be wrong in too many ways for a sentence each
+        raise CheckpointError(f"{str(folder)!r} cannot be read as a checkpoint: {error}") from error
+
+
+def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> Checkpoint:
+    if not folder.exists():
+        raise CheckpointError(f"no such model folder: {str(folder)!r}; give a folder, hf:ORG/NAME or endpoint:NAME@URL")
+    if not folder.is_dir():
+        raise CheckpointError(f"{str(folder)!r} is a file; a checkpoint is a folder with config.json and weights in it")
+    folder = folder.resolve()
+    adapter = read_object(folder / "adapter_config.json")
+    base = None if adapter is None else _base_folder(folder, adapter, allow_pickle)
+    pickles = check_weights(folder, allow_pickle)
+    if base is not None:
+        pickles += check_weights(base, allow_pickle)
+    config = read_object((base or folder) / "config.json")
+    if config is None:
+        raise CheckpointError(f"{str(base or folder)!r} has no config.json; a Hugging Face checkpoint folder has one")
+    source, template = _template(folder, base, chat_template)
+    return Checkpoint(
+        path=folder,
+        base=base,
+        architecture=_architecture(base or folder, config),
+        weights_digest=weights_digest(folder, base),
+        template=template,
+        template_source=source,
+        template_digest=hashlib.sha256((source if template is None else template).encode()).hexdigest(),
+        generation_config=_sampling_defaults(base or folder),
+        max_position=_max_position(config),
+        bos_token=_bos_token(folder) or (_bos_token(base) if base else None),
+        lora_rank=_lora_rank(adapter),
+        has_pickles=bool(pickles),
+    )
+
+
+def _architecture(folder: Path, config: dict[str, Any]) -> str:
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise CheckpointError(
+            f'{str(folder / "config.json")!r} names no architecture; it needs e.g. "architectures": '
+            '["LlamaForCausalLM"]'
+        )
+    return names[0]
+
+
+def _max_position(config: dict[str, Any]) -> int | None:
+    text = config.get("text_config")
+    for section in (config, text if isinstance(text, dict) else {}):
+        length = section.get("max_position_embeddings")
+        if isinstance(length, int) and length > 0:
+            return length
+    return None
+
+
+def _sampling_defaults(folder: Path) -> dict[str, JsonValue]:
+    config = read_object(folder / "generation_config.json") or {}
+    return {key: config[key] for key in SAMPLING_KEYS if config.get(key) is not None}
+
+
+def _bos_token(folder: Path) -> str | None:
+    token = (read_object(folder / "tokenizer_config.json") or {}).get("bos_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _base_folder(folder: Path, adapter: dict[str, Any], allow_pickle: bool) -> Path:
+    """Return the base of a PEFT adapter: a folder (as written, or beside the adapter) or a Hub repository."""
+    name = adapter.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise CheckpointError(f"{str(folder / 'adapter_config.json')!r} names no base_model_name_or_path")
+    for candidate in (Path(name).expanduser(), folder / name):
+        if candidate.is_dir():
+            return candidate.resolve()
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        revision = adapter.get("revision")
+        ref = ModelRef(scheme="hf", name=name, revision=revision if isinstance(revision, str) else None)
+        return _download(ref, allow_pickle)
+    raise CheckpointError(
+        f"the base {name!r} of the adapter {str(folder)!r} does not exist; "
+        "set base_model_name_or_path in adapter_config.json to its folder"
+    )
+
+
+def _lora_rank(adapter: dict[str, Any] | None) -> int | None:
+    """Return the largest rank of any layer. Raise CheckpointError if the adapter is not a LoRA."""
+    if adapter is None:
+        return None
+    if adapter.get("peft_type", "LORA") != "LORA" or not isinstance(adapter.get("r"), int):
+        raise CheckpointError(
+            f"adapter of type {adapter.get('peft_type')!r} cannot be served; LoRA can, or merge it into its base"
+        )
+    pattern = adapter.get("rank_pattern")
+    return max(int(rank) for rank in (adapter["r"], *(pattern.values() if isinstance(pattern, dict) else ())))
+
+
+def _template(folder: Path, base: Path | None, requested: str | None) -> tuple[str, str | None]:
+    """Return (source, Jinja text or None).
+
+    A requested template takes precedence over the folder's own, an adapter's over its base's.
+    """
+    if requested is not None and requested.startswith(FASTCHAT):
+        return requested, None
+    if requested is not None:
+        try:
+            return "--chat-template", Path(requested).expanduser().read_text("utf-8")
+        except (OSError, ValueError):
+            raise CheckpointError(
+                f"--chat-template {requested!r} cannot be read; give a Jinja file or fastchat:NAME"
+            ) from None
+    for source in (folder, base):
+        template = _own_template(source) if source is not None else None
+        if template is not None:
+            return template
+    raise CheckpointError(
+        f"{str(folder)!r} has no chat template; give one with --chat-template FILE.jinja or fastchat:NAME (in a YAML "
+        "file: `serve: {chat_template: FILE.jinja}`)"
+    )
+
+
+def _own_template(folder: Path) -> tuple[str, str] | None:
+    """Return (file name, Jinja text), searched in transformers' order: the .jinja file, then the two JSON files."""
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        return jinja.name, jinja.read_text("utf-8")
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        template = (read_object(folder / name) or {}).get("chat_template")
+        if isinstance(template, list):  # several named templates; servers use the one called default
+            template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+        if isinstance(template, str):
+            return name, template
+    return None
 
 
 def check_whole(folder: Path) -> None:
@@ -132,215 +342,13 @@ def read_object(file: Path) -> dict[str, Any] | None:
     return content
 
 
-class Checkpoint(Record):
-    """One folder that passed inspection. Digests are sha256 hex; only `path` and `base` depend on where the folder
-    is."""
-
-    path: Path
-    base: Path | None = None
-    """Folder of the base model if `path` is a PEFT adapter."""
-    architecture: str
-    weights_digest: str
-    """Digest of names and contents of weight, config and tokenizer files; an adapter's covers its base too."""
-    template: str | None
-    """The Jinja text in use; None for a FastChat template."""
-    template_source: str
-    """A file name inside the checkpoint, `--chat-template`, or `fastchat:NAME`."""
-    template_digest: str
-    generation_config: dict[str, JsonValue] = {}
-    """The checkpoint's own sampling defaults."""
-    max_position: int | None = None
-    """Context length in tokens, as the configuration states it."""
-    bos_token: str | None = None
-    lora_rank: int | None = None
-    has_pickles: bool = False
-
-    def identity(self) -> dict[str, JsonValue]:
-        """Return the checkpoint's part of a backend's identity."""
-        return {
-            "architecture": self.architecture,
-            "weights": self.weights_digest,
-            "adapter": self.is_adapter,
-            "chat_template": self.template_digest,
-            "chat_template_source": self.template_source,
-            "generation_config": self.generation_config,
-        }
-
-    @property
-    def is_adapter(self) -> bool:
-        return self.base is not None
-
-
-def resolve(model: ModelRef, *, allow_pickle: bool = False) -> Path:
-    """Return the folder of a `path` or `hf` model, downloaded if needed. Raise CheckpointError if there is none."""
-    if model.scheme != "path":
-        return _download(model, allow_pickle)
-    try:
-        return Path(model.name).expanduser()
-    except RuntimeError as error:
-        raise CheckpointError(f"no such model folder: {model.name!r}: {error}") from None
-
-
-def _download(model: ModelRef, allow_pickle: bool) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise CheckpointError(f"--model {str(model)!r} needs huggingface_hub: pip install huggingface_hub") from None
-    unwanted = ["*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
-    unwanted += [] if allow_pickle else [f"*{suffix}" for suffix in PICKLES]
-    try:
-        return Path(snapshot_download(model.name, revision=model.revision, ignore_patterns=unwanted))
-    except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
-        raise CheckpointError(
-            f"{str(model)!r} is not in the local Hugging Face cache and the Hub cannot be reached; "
-            "download it on a machine with a network, then give its folder"
-        ) from None
-    except (HfHubHTTPError, ValueError, OSError) as error:
-        raise CheckpointError(f"cannot download {str(model)!r}: {' '.join(str(error).split())[:300]}") from None
-
-
-def inspect_checkpoint(folder: Path, *, allow_pickle: bool = False, chat_template: str | None = None) -> Checkpoint:
-    """Return what is in the folder, with every cheap check done. Raise CheckpointError if one fails."""
-    try:
-        return _inspect(folder, allow_pickle=allow_pickle, chat_template=chat_template)
-    except (ValueError, TypeError, AttributeError, LookupError, OSError, RuntimeError) as error:
-        # JSON files can be wrong in too many ways for a sentence each
-        raise CheckpointError(f"{str(folder)!r} cannot be read as a checkpoint: {error}") from error
-
-
-def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> Checkpoint:
-    if not folder.exists():
-        raise CheckpointError(f"no such model folder: {str(folder)!r}; give a folder, hf:ORG/NAME or endpoint:NAME@URL")
-    if not folder.is_dir():
-        raise CheckpointError(f"{str(folder)!r} is a file; a checkpoint is a folder with config.json and weights in it")
-    folder = folder.resolve()
-    adapter = read_object(folder / "adapter_config.json")
-    base = None if adapter is None else _base_folder(folder, adapter, allow_pickle)
-    pickles = check_weights(folder, allow_pickle)
-    if base is not None:
-        pickles += check_weights(base, allow_pickle)
-    config = read_object((base or folder) / "config.json")
-    if config is None:
-        raise CheckpointError(f"{str(base or folder)!r} has no config.json; a Hugging Face checkpoint folder has one")
-    source, template, template_digest = _template(folder, base, chat_template)
-    return Checkpoint(
-        path=folder,
-        base=base,
-        architecture=_architecture(base or folder, config),
-        weights_digest=weights_digest(folder, base),
-        template=template,
-        template_source=source,
-        template_digest=template_digest,
-        generation_config=_sampling_defaults(base or folder),
-        max_position=_max_position(config),
-        bos_token=_bos_token(folder) or (_bos_token(base) if base else None),
-        lora_rank=_lora_rank(adapter),
-        has_pickles=bool(pickles),
-    )
-
-
-def _architecture(folder: Path, config: dict[str, Any]) -> str:
-    names = config.get("architectures")
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise CheckpointError(
-            f'{str(folder / "config.json")!r} names no architecture; it needs e.g. "architectures": '
-            '["LlamaForCausalLM"]'
-        )
-    return names[0]
-
-
-def _max_position(config: dict[str, Any]) -> int | None:
-    text = config.get("text_config")
-    for section in (config, text if isinstance(text, dict) else {}):
-        length = section.get("max_position_embeddings")
-        if isinstance(length, int) and length > 0:
-            return length
-    return None
-
-
-def _sampling_defaults(folder: Path) -> dict[str, JsonValue]:
-    config = read_object(folder / "generation_config.json") or {}
-    return {key: config[key] for key in SAMPLING_KEYS if config.get(key) is not None}
-
-
-def _bos_token(folder: Path) -> str | None:
-    token = (read_object(folder / "tokenizer_config.json") or {}).get("bos_token")
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
-
-
-def _base_folder(folder: Path, adapter: dict[str, Any], allow_pickle: bool) -> Path:
-    """Return the base of a PEFT adapter: a folder (as written, or beside the adapter) or a Hub repository."""
-    name = adapter.get("base_model_name_or_path")
-    if not isinstance(name, str) or not name:
-        raise CheckpointError(f"{str(folder / 'adapter_config.json')!r} names no base_model_name_or_path")
-    for candidate in (Path(name).expanduser(), folder / name):
-        if candidate.is_dir():
-            return candidate.resolve()
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        revision = adapter.get("revision")
-        ref = ModelRef(scheme="hf", name=name, revision=revision if isinstance(revision, str) else None)
-        return _download(ref, allow_pickle)
-    raise CheckpointError(
-        f"the base {name!r} of the adapter {str(folder)!r} does not exist; "
-        "set base_model_name_or_path in adapter_config.json to its folder"
-    )
-
-
-def _lora_rank(adapter: dict[str, Any] | None) -> int | None:
-    """Return the largest rank of any layer. Raise CheckpointError if the adapter is not a LoRA."""
-    if adapter is None:
-        return None
-    if adapter.get("peft_type", "LORA") != "LORA" or not isinstance(adapter.get("r"), int):
-        raise CheckpointError(
-            f"adapter of type {adapter.get('peft_type')!r} cannot be served; LoRA can, or merge it into its base"
-        )
-    pattern = adapter.get("rank_pattern")
-    return max(int(rank) for rank in (adapter["r"], *(pattern.values() if isinstance(pattern, dict) else ())))
-
-
-def _template(folder: Path, base: Path | None, requested: str | None) -> tuple[str, str | None, str]:
-    """Return (source, Jinja text or None, digest).
-
-    A requested template takes precedence over the folder's own, an adapter's over its base's.
-    """
-    if requested is not None and requested.startswith(FASTCHAT):
-        return requested, None, hashlib.sha256(requested.encode()).hexdigest()
-    if requested is not None:
-        try:
-            text = Path(requested).expanduser().read_text("utf-8")
-        except (OSError, ValueError):
-            raise CheckpointError(
-                f"--chat-template {requested!r} cannot be read; give a Jinja file or fastchat:NAME"
-            ) from None
-        return "--chat-template", text, hashlib.sha256(text.encode()).hexdigest()
-    for source in (folder, base):
-        template = _own_template(source) if source is not None else None
-        if template is not None:
-            return template[0], template[1], hashlib.sha256(template[1].encode()).hexdigest()
-    raise CheckpointError(
-        f"{str(folder)!r} has no chat template; give one with --chat-template FILE.jinja or fastchat:NAME (in a YAML "
-        "file: `serve: {chat_template: FILE.jinja}`)"
-    )
-
-
-def _own_template(folder: Path) -> tuple[str, str] | None:
-    """Return (file name, Jinja text), searched in transformers' order: the .jinja file, then the two JSON files."""
-    jinja = folder / "chat_template.jinja"
-    if jinja.is_file():
-        return jinja.name, jinja.read_text("utf-8")
-    for name in ("tokenizer_config.json", "chat_template.json"):
-        template = (read_object(folder / name) or {}).get("chat_template")
-        if isinstance(template, list):  # several named templates; servers use the one called default
-            template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-        if isinstance(template, str):
-            return name, template
-    return None
-
-
 class Fusion(Record):
+    """How a fused model was made, as its makers state it. It is displayed and never part of a protocol.
+
+    It is in `fusion.json` of the checkpoint, or in `fusion.yaml` of a results folder (model name -> the same keys) for
+    models without a local folder.
+    """
+
     method: str
     """wrpo, dpo, sft, ..."""
     sources: tuple[str, ...] = ()

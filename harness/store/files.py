@@ -1,4 +1,8 @@
-"""sha256 of files, cached: 16 GB of weights are read once, not in every run."""
+"""Files and folders of results: written whole or not at all, locked between processes, hashed once.
+
+>>> print(run_dir(Path("results"), model="qwen", suite="mt_bench", version="1.0", run_id="3f2a"))
+results/runs/qwen/mt_bench@1.0/3f2a
+"""
 
 from __future__ import annotations
 
@@ -30,35 +34,6 @@ LOCK_FILES = (LOCK, LOCK + MARKER_SUFFIX)
 """Files that a `FolderLock` may leave in its folder."""
 PATIENCE = 0.2
 """Seconds a `FolderLock` tries: its holder may be removing the lock file, with the folder, at this moment."""
-
-
-def cache_folder() -> Path:
-    """Return `HARNESS_CACHE`, or `fusion-harness` in the user's cache folder; it may not exist yet."""
-    if configured := os.environ.get("HARNESS_CACHE"):
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusion-harness"
-
-
-def file_sha256(file: Path) -> str:
-    """Return the hex digest of a file's content, from the cache while path, size and modification time are
-    unchanged."""
-    facts = file.stat()
-    if facts.st_size < REMEMBERED:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    key = hashlib.sha256(f"{file.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
-    note = cache_folder() / "digests" / key
-    with suppress(OSError):
-        known = note.read_text("ascii")
-        if len(known) == 64:
-            return known
-    with file.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    with suppress(OSError):  # a cache that cannot be written only costs time
-        note.parent.mkdir(parents=True, exist_ok=True)
-        draft = note.with_name(f"{key}.{os.getpid()}")
-        draft.write_text(sha256, "ascii")
-        draft.replace(note)
-    return sha256
 
 
 def run_dir(results: Path, *, model: str, suite: str, version: str, run_id: str) -> Path:
@@ -237,3 +212,32 @@ def _holder(lock_file: Path) -> str:
     except OSError:
         lines = []
     return lines[0].strip() if lines and lines[0].strip() else "unknown"
+
+
+def cache_folder() -> Path:
+    """Return `HARNESS_CACHE`, or `fusion-harness` in the user's cache folder; it may not exist yet."""
+    if configured := os.environ.get("HARNESS_CACHE"):
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusion-harness"
+
+
+def file_sha256(file: Path) -> str:
+    """Return the hex digest of a file's content, from the cache while path, size and modification time are
+    unchanged."""
+    facts = file.stat()
+    if facts.st_size < REMEMBERED:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    key = hashlib.sha256(f"{file.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
+    note = cache_folder() / "digests" / key
+    with suppress(OSError):
+        known = note.read_text("ascii")
+        if len(known) == 64:
+            return known
+    with file.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    with suppress(OSError):  # a cache that cannot be written only costs time
+        note.parent.mkdir(parents=True, exist_ok=True)
+        draft = note.with_name(f"{key}.{os.getpid()}")
+        draft.write_text(sha256, "ascii")
+        draft.replace(note)
+    return sha256

@@ -1,7 +1,9 @@
-"""How to install this package and its extras, as commands that work where it runs.
+"""Record what produced a score (versions, git state, machine), and name the command that installs this package.
 
 >>> install_command("view").endswith("[view]'")
 True
+
+Never the name of a host, a user or a key.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "llm-fusion-harness"
 """On PyPI `fusion-harness` is another project's package."""
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 VERSION = "0.2.0"
 """Of this package, as in pyproject.toml."""

@@ -1,4 +1,10 @@
-"""An append-only JSONL file of records of one type, whose rows are looked up by key and byte offset."""
+"""Read and write one run's folder: its lock, its manifest, its rows and its card.
+
+>>> import tempfile
+>>> with tempfile.TemporaryDirectory() as folder:
+...     print(len(JsonlRows(Path(folder) / "answers.jsonl", Answer).read()))
+0
+"""
 
 from __future__ import annotations
 
@@ -125,7 +131,7 @@ class JsonlRows(Generic[Row]):
             os.ftruncate(self._file, self._end)
             raise StoreError(
                 f"cannot write {self.path}: {error.strerror}; free space, then run the same command"
-            ) from (error)
+            ) from error
         self._note(row, self._end)
         self._end += len(line)
 
