@@ -1,8 +1,18 @@
-"""Records of each batch of a run, written before and after every step, so that a crash costs no second upload.
+"""Send a judge's calls as batches of the Batch API, at half the price, and resume those of a crashed session.
 
-RUN/batches/NAME.jsonl         the requests; NAME is ours, and the batch's metadata and file name carry it
-RUN/batches/NAME.json          the record below
+>>> call = Call(key=bytes(2), body={"model": "gpt-4.1", "messages": []})
+>>> request_line(call)[:32]
+b'{"custom_id": "0000", "method": '
+
+Calls wait until no new one has come for a while, then all of them go out together. Calls that expired, and those that
+judges make after reading their replies, go into the next round. Each batch is recorded before and after every step, so
+that a crash costs no second upload:
+
+RUN/batches/NAME.jsonl           the requests; NAME is ours, and the batch's metadata and file name carry it
+RUN/batches/NAME.json            the `BatchRecord`
 RUN/batches/NAME.results.jsonl   output and error file, once the batch has ended
+
+A custom id is the hex key that the reply is cached under. Format: platform.openai.com/docs/guides/batch.
 """
 
 from __future__ import annotations

