@@ -1,4 +1,9 @@
-"""The basis of all records: the frozen base class, the canonical digest, the check of a base URL."""
+"""Records of asking and answering: models, prompts, sampling settings, answers, failures; and the base of all records.
+
+>>> model = ModelRef.parse("hf:org/model@main")
+>>> model.label, model.slug, model.revision
+('org/model', 'org_model', 'main')
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """The error tree. Every error that a user can cause or meet is one of these, with a text of one sentence.
 
+>>> ConfigError("no judge named 'gpt-5'").exit_code
+2
+
 HarnessError
 ├── UsageError            exit 2: the request cannot be carried out as given; nothing was written
 │   ├── ConfigError         a configuration file or flag has a wrong value
