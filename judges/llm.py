@@ -21,7 +21,7 @@ from pydantic import JsonValue
 
 from harness.backends.vllm import VllmBackend
 from harness.client import ChatClient, ChatReply
-from harness.judging.calls import Call, CallOptions, Calls
+from harness.judging.calls import Call, CallOptions, Calls, Chat
 from harness.judging.cost import reply_price
 from harness.records import (
     Failure,
@@ -117,16 +117,12 @@ class Conversation:
         self.flags.append("reasked")
 
 
-class Client(Protocol):
+class Client(Chat, Protocol):
     """Answers the judge's calls inside an `async with`: the client of an endpoint, or our own server."""
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
-
-    async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        """Return the reply to one request. Raise ReplyError if there is none."""
-        ...
 
 
 class LlmJudge:
@@ -185,13 +181,13 @@ class LlmJudge:
         try:
             verdict = await self._ask(task, talk)
         except VerdictParseError as error:
+            # a reply may be empty and still have log-probabilities, which are then the verdict's form
             empty = error.reason == "parse" and not (talk.text or "").strip() and not talk.logprobs
-            failure = Failure.model_validate({"reason": "empty" if empty else error.reason, "message": str(error)})
+            failure = Failure(reason="empty" if empty else error.reason, message=str(error))
             await self._calls.forget(talk.answered)  # failures are not cached, so the same command asks again
             return self._judgment(task, talk, started, failure)
         except ReplyError as error:
-            failure = Failure.model_validate({"reason": error.reason, "message": str(error)})
-            return self._judgment(task, talk, started, failure)
+            return self._judgment(task, talk, started, Failure(reason=error.reason, message=str(error)))
         return self._judgment(task, talk, started, verdict)
 
     async def _ask(self, task: JudgeTask, talk: Conversation) -> Verdict:

@@ -25,8 +25,8 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, TokenLogprob, Verdict
-from harness.records.errors import ConfigError, VerdictParseError
+from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, TokenLogprob
+from harness.records.errors import ConfigError
 
 from .parsing import read_verdict
 
@@ -91,22 +91,11 @@ class ReferenceJudge:
         self.check(task)
         failure = _not_comparable(task)
         if failure is not None:
-            return self._judgment(task, failure)
+            return Judgment.of(task, self.spec.name, failure)
         reply = REPLIES[task.template.parser](task)
-        try:
-            verdict = read_verdict(task.template.parser, reply.text, reply.logprobs, task.order)
-        except VerdictParseError as error:
-            return self._judgment(task, Failure(reason="parse", message=str(error)), reply)
-        return self._judgment(task, verdict, reply)
-
-    def _judgment(self, task: JudgeTask, outcome: Verdict | Failure, reply: RuleReply | None = None) -> Judgment:
-        text, tops = (reply.text, reply.logprobs) if reply else (None, ())
-        return Judgment.of(task, self.spec.name, outcome, reply=text, logprobs=tops)
-
-
-def gold_answer(task: JudgeTask) -> str:
-    """Return the gold answer of the judged turn (1-based; the first if the whole answer is judged)."""
-    return task.prompt.reference[(task.turn or 1) - 1]
+        # read like an LLM judge's reply, so that a demonstration exercises the real parsers
+        verdict = read_verdict(task.template.parser, reply.text, reply.logprobs, task.order)
+        return Judgment.of(task, self.spec.name, verdict, reply=reply.text, logprobs=reply.logprobs)
 
 
 def rated(task: JudgeTask) -> RuleReply:
@@ -151,7 +140,9 @@ def _not_comparable(task: JudgeTask) -> Failure | None:
 
 
 def _mark(task: JudgeTask, answer: Answer) -> float:
-    return mark(answer.turns[(task.turn or 1) - 1], gold_answer(task))
+    """Return the mark of the judged turn (1-based; the first if the whole answer is judged)."""
+    turn = (task.turn or 1) - 1
+    return mark(answer.turns[turn], task.prompt.reference[turn])
 
 
 def _marks_as_shown(task: JudgeTask) -> tuple[float, float]:

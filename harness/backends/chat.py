@@ -16,12 +16,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Protocol
 
 from pydantic import JsonValue
 
 from ..client import ChatClient, ChatReply, read_chat_reply
-from ..records import Answer, Failure, Prompt, Reason, Sampling
+from ..records import Answer, Failure, Prompt, Sampling
 from ..records.errors import ConfigError, ReplyError
 from ..records.protocols import ServeOptions
 
@@ -167,7 +167,7 @@ class Asker:
         try:
             replies = await self._turns(prompt, sampling, index)
         except ReplyError as error:
-            failure = Failure(reason=_reason(error.reason), message=str(error))
+            failure = Failure(reason=error.reason, message=str(error))
             seconds = time.monotonic() - begin
             return Answer(prompt_id=prompt.id, model=self.label, index=index, seconds=seconds, error=failure)
         return Answer(
@@ -216,6 +216,7 @@ class Asker:
             params["top_p"] = sampling.top_p
         if sampling.stop:
             params["stop"] = list(sampling.stop)
+        # a seed per draw, so that an answer does not depend on the order of the questions
         seed = sampling.seed if sampling.seed is not None else self.seed
         if seed is not None:
             params["seed"] = request_seed(seed, prompt_id, turn, index)
@@ -240,7 +241,3 @@ class ChatBackend:
         """All turns; a ReplyError becomes the answer's error."""
         assert self._asker is not None, "use `async with`"
         return await self._asker.answer(prompt, sampling, index)
-
-
-def _reason(word: str) -> Reason:
-    return cast(Reason, word) if word in get_args(Reason) else "other"

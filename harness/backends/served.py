@@ -242,6 +242,7 @@ class ServedBackend(ChatBackend, ABC):
             except ServerDiedError as error:
                 raise CheckpointError(str(error)) from None
             concurrency, timeout = self.options.concurrency, self.options.timeout
+            # `post` decides whether the server died, so the client gives up early and never learns limits
             client = ChatClient(
                 self.server.root_url, concurrency=concurrency, timeout=timeout, attempts=2, patience=None
             )

@@ -48,8 +48,6 @@ POLL = 0.2  # seconds
 COUNTDOWN = 10.0  # seconds between lines of the visible countdown
 STOP_LIMIT = warden.GRACE + 4.0
 LOG_TAIL = 200_000  # bytes of the log that are searched for the reason
-OnWait = Callable[[float, float], None]
-"""Called with (seconds waited, limit) while the server starts."""
 
 
 def plain_lines(text: str) -> list[str]:
@@ -114,10 +112,6 @@ class ModelServer:
         self.name = name
         self.log_file = log_file
         self.port = 0
-        self.started_seconds = 0.0
-        """Duration of the last start-up."""
-        self.on_wait: OnWait | None = None
-        """For a progress bar; the log has its own countdown."""
         self._launch = launch
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
@@ -144,12 +138,11 @@ class ModelServer:
         except BaseException:
             await self.stop()
             raise
-        self.started_seconds = time.monotonic() - begin
         assert self._process is not None
         for pid in warden.below(self._process.pid):
             with suppress(ProcessLookupError):
                 self._sessions.add(os.getsid(pid))
-        log.info("%s serves after %.0f s", self.name, self.started_seconds)
+        log.info("%s serves after %.0f s", self.name, time.monotonic() - begin)
 
     def _spawn(self) -> None:
         launch = self._launch(self.port)
@@ -180,8 +173,6 @@ class ModelServer:
                     raise ServerDiedError(self.obituary("ended while starting"))
                 if waited > self._start_timeout:
                     raise ServerError(self.obituary(f"did not answer within {self._start_timeout:.0f} s"))
-                if self.on_wait is not None:
-                    self.on_wait(waited, self._start_timeout)
                 if waited - announced >= COUNTDOWN:
                     announced = waited
                     log.info("waiting for %s: %.0f s of at most %.0f s", self.name, waited, self._start_timeout)

@@ -57,6 +57,7 @@ class TransformersBackend(ServedBackend):
 
     def launch(self, port: int) -> ServerCommand:
         options = self.options
+        # our own interpreter, wherever a `transformers` script on PATH points
         argv = [sys.executable, "-m", "transformers.cli.transformers", "serve", self.served_name]
         argv += ["--host=127.0.0.1", f"--port={port}", f"--default-seed={options.seed}"]
         argv += [f"--{name}={value}" for name, value in changed(options, ("dtype", "quantization")).items()]
@@ -87,6 +88,7 @@ class TransformersBackend(ServedBackend):
             return
         self._staged.mkdir(parents=True, exist_ok=True)
         for file in self.checkpoint.path.iterdir():
+            # links, as weights are too large to copy
             link = self._staged / file.name
             if not link.is_symlink() and not file.name.startswith("chat_template"):
                 link.symlink_to(file)
@@ -127,6 +129,7 @@ def _generation_config(folder: Path) -> dict[str, JsonValue]:
         config.update(
             {key: value for key, value in values.items() if (keys is None or key in keys) and value is not None}
         )
+    # a record of who wrote the file, not a parameter
     config.pop("transformers_version", None)
     return {key: value for key, value in config.items() if not key.startswith("_")}
 

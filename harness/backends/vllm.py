@@ -107,7 +107,9 @@ class VllmBackend(ServedBackend):
         argv = [f"--seed={options.seed}", "--disable-uvicorn-access-log"]
         argv += [f"{FLAGS[name]}={value}" for name, value in changed(options, FLAGS).items()]
         argv += ["--trust-remote-code"] if options.trust_remote_code else []
-        if self.checkpoint.template is not None and self._template_is_foreign():
+        # vLLM finds a template by itself only in the folder of the model it loads
+        is_foreign = self.checkpoint.is_adapter or self.checkpoint.template_source == "--chat-template"
+        if self.checkpoint.template is not None and is_foreign:
             argv.append(f"--chat-template={self._template_file()}")
         if self.cpu:
             argv += ["--enforce-eager"] + (["--dtype=float32"] if options.dtype is None else [])
@@ -119,10 +121,6 @@ class VllmBackend(ServedBackend):
         if self.checkpoint.has_pickles and not options.allow_pickle:
             argv.append("--load-format=safetensors")  # last, so that it takes effect: the pickles are never opened
         return argv
-
-    def _template_is_foreign(self) -> bool:
-        """Return whether vLLM would not find the template by itself, in the folder of the model it loads."""
-        return self.checkpoint.is_adapter or self.checkpoint.template_source == "--chat-template"
 
     def _template_file(self) -> Path:
         """Write the template in use beside the log and return the file: an adapter's may be inside a JSON file."""

@@ -229,12 +229,14 @@ class ChatClient:
         more."""
         reply = read_chat_reply(await self.post("/chat/completions", body))
         if self._endpoint is not None:
+            # a running mean over about 20 replies
             self._endpoint.reply_tokens += 0.05 * (reply.completion_tokens - self._endpoint.reply_tokens)
         return reply
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
         """Return the JSON object in the server's reply. Raise ReplyError if retries are used up or pointless."""
         payload = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        # about 4 characters per token of English text (OpenAI's rule of thumb)
         tokens = len(payload) / 4 + tokens_to_come(body, self._joined.reply_tokens)
         tries = Tries()
         while True:
@@ -268,6 +270,7 @@ class ChatClient:
         return self._turned_down(answered, launch)
 
     async def _send(self, path: str, payload: bytes) -> RawReply:
+        # no redirects: the key must not reach another host
         async with self._joined.session.post(
             self._url(path),
             data=payload,

@@ -24,12 +24,13 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from openai import APIStatusError, AsyncOpenAI, OpenAIError
+from openai.types import Batch, FileObject
 from pydantic import ValidationError
 
 from ..client import ChatReply, read_chat_reply, server_sentence
@@ -48,6 +49,7 @@ MAX_BYTES = 200_000_000
 """Largest input file; same page."""
 METADATA = "fusion_harness"
 T = TypeVar("T")
+Entry = TypeVar("Entry", FileObject, Batch)
 QUIET = 1.0
 """Seconds without a new call after which a round goes out: calls come at once or after a cache lookup."""
 FIRST_WAIT, MAX_WAIT = 1.0, 60.0
@@ -250,25 +252,14 @@ class BatchServer:
 
     async def find_file(self, filename: str) -> str | None:
         """Return the id of an upload whose reply was lost, if there is one."""
-
-        async def search() -> str | None:
-            async for file in self._client.files.list(purpose="batch"):
-                if file.filename == filename:
-                    return file.id
-            return None
-
-        return await self._call(search(), "list its files")
+        uploads = self._client.files.list(purpose="batch")
+        return await self._call(_first_id(uploads, lambda file: file.filename == filename), "list its files")
 
     async def find_batch(self, name: str) -> str | None:
         """Return the id of a batch whose creation was not recorded here, if there is one."""
-
-        async def search() -> str | None:
-            async for batch in self._client.batches.list(limit=100):
-                if (batch.metadata or {}).get(METADATA) == name:
-                    return batch.id
-            return None
-
-        return await self._call(search(), "list its batches")
+        batches = self._client.batches.list(limit=100)
+        search = _first_id(batches, lambda batch: (batch.metadata or {}).get(METADATA) == name)
+        return await self._call(search, "list its batches")
 
     async def _call(self, job: Awaitable[T], action: str) -> T:
         try:
@@ -285,6 +276,13 @@ class BatchServer:
             raise JudgeUnavailableError(
                 f"{self._url} did not {action}: {error}; what was sent continues there; the same command collects it"
             ) from None
+
+
+async def _first_id(entries: AsyncIterable[Entry], matches: Callable[[Entry], bool]) -> str | None:
+    async for entry in entries:
+        if matches(entry):
+            return entry.id
+    return None
 
 
 class BatchWire:
@@ -396,6 +394,7 @@ class BatchWire:
             name=name, judge=self._judge, endpoint=self._url, keys=tuple(call.key.hex() for call in calls)
         )
         self._folder.save(record)
+        # recorded first: after a crash in between, the upload is found by its name
         file_id = await self._server.upload(self._folder.requests(name))
         return self._folder.save(record.model_copy(update={"file_id": file_id}))
 
@@ -409,6 +408,7 @@ class BatchWire:
             self._records.remove(record)
             raise JudgeUnavailableError(f"judge {self._judge!r}: {self._url} rejected the batch: {state.problem}")
         lines = [line for file_id in state.files for line in await self._server.lines(file_id)]
+        # on disk first: a crash while they are handed out costs no second download
         self._folder.write(self._folder.results(record.name), lines)
         self._replace(record, record.model_copy(update={"ended": state.status}))
         self._hand_out(record, lines, failures=True)

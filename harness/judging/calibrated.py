@@ -109,6 +109,7 @@ def cite(results: Path, suite: str, judge: Mapping[str, JsonValue]) -> Citation 
             calibrations.append(calibration)
     if not calibrations:
         return None
+    # the digest breaks ties, so that a card does not depend on the order of files
     best = max(calibrations, key=lambda calibration: (sum(calibration.suites[suite].items.values()), calibration.sha))
     return Citation(sentence(best, suite), {"sha": best.sha, "items": dict(best.suites[suite].items)})
 

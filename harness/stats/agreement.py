@@ -81,6 +81,7 @@ def share_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
     t2 = t_quantile(0.5 + CONFIDENCE / 2, groups - 1) ** 2
     centre = (p + t2 / (2 * rows)) / (1 + t2 / rows)
     half = float(np.sqrt(t2 * (p * (1 - p) + t2 / (4 * rows)) / rows)) / (1 + t2 / rows)
+    # Wilson's centre is pulled to 1/2: with few rows the estimate itself may be outside
     low, high = max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
     return Measure(p, Interval(low=low, high=high, se=se), mean.n)
 
@@ -99,6 +100,7 @@ def _kappa(
         return Measure(None, None, 0)
     first_counts, second_counts = Counter(first), Counter(second)
     expected = sum(first_counts[label] * second_counts[label] for label in first_counts) / n**2
+    # both judges always give the same verdict: no agreement beyond chance is possible
     if expected == 1.0:
         return Measure(None, None, n)
     observed = float(same.mean())
@@ -197,6 +199,7 @@ def rank_correlation(sums: FloatArray, counts: FloatArray, board: FloatArray, *,
     """
     models = len(board)
     total = counts.sum(axis=0)
+    # two models always correlate by 1 or -1
     if models < 3 or not total.all():
         return RankCorrelation(Measure(None, None, models), Measure(None, None, models))
     drawn = []

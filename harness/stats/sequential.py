@@ -65,6 +65,7 @@ def one_sided_bounds(
     """
     if n < FIRST:
         return Bounds(n, -math.inf, math.inf)
+    # a one-sided bound at alpha is about as wide as a two-sided one at 2 alpha, whose best prior is known
     tuned, variance = max(FIRST, planned // 2), se * se * n
     down, up = (
         one_sided_half_width(n, variance, best_ratio(tuned, 2 * alpha), alpha) for alpha in (alpha_low, alpha_high)

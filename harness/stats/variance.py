@@ -92,6 +92,7 @@ def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: S
     if np.any(freedom <= lost):
         return None
     raw = np.zeros(depth)
+    # from the lowest level up: a sum of squares also contains the components below its level
     for level in reversed(range(depth)):
         explained = expected[level, level + 1 :] @ raw[level + 1 :]
         raw[level] = (squares[level] * freedom[level] / (freedom[level] - lost[level]) - explained) / expected[

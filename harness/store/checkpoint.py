@@ -162,6 +162,7 @@ def _architecture(folder: Path, config: dict[str, Any]) -> str:
 
 
 def _max_position(config: dict[str, Any]) -> int | None:
+    # multimodal configurations have it one level down
     text = config.get("text_config")
     for section in (config, text if isinstance(text, dict) else {}):
         length = section.get("max_position_embeddings")
@@ -177,6 +178,7 @@ def _sampling_defaults(folder: Path) -> dict[str, JsonValue]:
 
 def _bos_token(folder: Path) -> str | None:
     token = (read_object(folder / "tokenizer_config.json") or {}).get("bos_token")
+    # tokenizers may store a special token as an object with its settings
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None
@@ -187,6 +189,7 @@ def _base_folder(folder: Path, adapter: dict[str, Any], allow_pickle: bool) -> P
     name = adapter.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise CheckpointError(f"{str(folder / 'adapter_config.json')!r} names no base_model_name_or_path")
+    # as written, or beside the adapter, for folders that were copied together
     for candidate in (Path(name).expanduser(), folder / name):
         if candidate.is_dir():
             return candidate.resolve()
@@ -325,6 +328,7 @@ def weights_digest(folder: Path, base: Path | None) -> str:
             pickled = file.suffix in PICKLES and not safe and not file.name.startswith(NOT_WEIGHTS)
             if file.is_file() and (pickled or (file.suffix in DIGESTED and file.name not in NOT_DIGESTED)):
                 total.update(f"{file.name}\0{file_sha256(file)}\n".encode())
+        # so that moving a file from the adapter to its base is another model
         total.update(b"\n")
     return total.hexdigest()
 

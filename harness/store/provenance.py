@@ -78,6 +78,7 @@ def git_state(folder: Path | None = None) -> dict[str, JsonValue] | None:
 
 def _git(folder: Path, *words: str) -> str:
     command = ["git", "-C", str(folder), *words]
+    # a limit, as git may wait for a lock or a network file system
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout.strip()
 
 
@@ -95,6 +96,7 @@ def _cpu_model() -> str:
 
 
 def _gpus() -> list[str]:
+    # asks the driver: torch would take seconds to import and occupy memory on every GPU
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20)
