@@ -37,7 +37,7 @@ from ..client import ChatReply, read_chat_reply, server_sentence
 from ..client.chat import refusal_reason
 from ..records import Access, JudgeSpec, Record
 from ..records.errors import ConfigError, JudgeUnavailableError, ReplyError, StoreError
-from ..store import dump_json, make_folder, write_atomic
+from ..store.files import dump_json, write_atomic, write_chunks
 from .calls import Call
 
 log = logging.getLogger(__name__)
@@ -100,18 +100,6 @@ class BatchFolder:
     def save(self, record: BatchRecord) -> BatchRecord:
         write_atomic(self.path / f"{record.name}.json", dump_json(record.model_dump(mode="json")))
         return record
-
-    def write(self, path: Path, lines: list[bytes]) -> None:
-        """Write a whole file of lines. Raise StoreError if that fails."""
-        make_folder(self.path)
-        draft = path.with_name(f".{path.name}.tmp")
-        try:
-            with draft.open("wb") as file:
-                file.writelines(lines)
-            draft.replace(path)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise StoreError(f"cannot write {path}: {error.strerror}; free space, then run the same command") from error
 
     def read_results(self, name: str) -> list[bytes]:
         """Return the lines of a batch's results. Raise StoreError if they cannot be read."""
@@ -389,7 +377,7 @@ class BatchWire:
 
     async def _upload(self, calls: list[Call]) -> BatchRecord:
         name = f"harness-{uuid.uuid4().hex[:16]}"
-        self._folder.write(self._folder.requests(name), [request_line(call) for call in calls])
+        write_chunks(self._folder.requests(name), map(request_line, calls))
         record = BatchRecord(
             name=name, judge=self._judge, endpoint=self._url, keys=tuple(call.key.hex() for call in calls)
         )
@@ -409,7 +397,7 @@ class BatchWire:
             raise JudgeUnavailableError(f"judge {self._judge!r}: {self._url} rejected the batch: {state.problem}")
         lines = [line for file_id in state.files for line in await self._server.lines(file_id)]
         # on disk first: a crash while they are handed out costs no second download
-        self._folder.write(self._folder.results(record.name), lines)
+        write_chunks(self._folder.results(record.name), lines)
         self._replace(record, record.model_copy(update={"ended": state.status}))
         self._hand_out(record, lines, failures=True)
         for name in set(record.keys) & self._calls.keys() - read_results(lines).keys():

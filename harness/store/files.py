@@ -51,15 +51,16 @@ def write_atomic(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes like `write_atomic`."""
-    _replace(path, (content,))
+    write_chunks(path, (content,))
 
 
-def _replace(path: Path, content: Iterable[bytes]) -> None:
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write bytes like `write_atomic`, without having them all in memory."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.writelines(content)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -70,12 +71,13 @@ def _replace(path: Path, content: Iterable[bytes]) -> None:
             raise ConfigError(f"cannot write {path}: it is a folder; name a file") from error
         if isinstance(error, (NotADirectoryError, FileExistsError)):
             raise ConfigError(f"cannot write {path}: what should be its folder is a file") from error
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+        hint = "; free space, then run the same command" if error.errno == errno.ENOSPC else ""
+        raise StoreError(f"cannot write {path}: {error.strerror or error}{hint}") from error
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines like `write_atomic`, without having them all in memory."""
-    _replace(path, (f"{line}\n".encode() for line in lines))
+    write_chunks(path, (f"{line}\n".encode() for line in lines))
 
 
 def make_folder(path: Path) -> None:
@@ -175,10 +177,7 @@ class FolderLock:
         Raises RunLockedError if another process works here, StoreError if the folder or its lock cannot be made.
         """
         path = self.folder / LOCK
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {self.folder}: {error.strerror}") from error
+        make_folder(self.folder)
         try:
             self._lock = acquire(path, timeout=PATIENCE)
             if not isinstance(self._lock, SoftFileLock):  # a marker has its holder's pid already
