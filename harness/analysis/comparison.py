@@ -1,4 +1,9 @@
-"""The difference of two models on the same questions, by sums, by refitting, or by two cards' errors. Pure."""
+"""Compare two runs of one suite, question by question. Pure: rows in, records out.
+
+The first run is the reference: every difference is "other minus first", on the questions that have a verdict for both.
+A difference is *paired* if it is a sum over questions, *refitted* if it is a model fitted to all verdicts, and
+*unpaired* if only the two cards exist.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +30,10 @@ from ..stats.paired import (
 from ..suites.scoring import QuestionSums, common, disagreements, latest_answers, question_sums, rules_of
 
 ALPHA = 0.05
+RATING_FLIP = 2.0
+"""A question flips if its rating moves by this many points: twice the step that most judges use."""
+CONTRADICTION = 0.5
+"""Two orders contradict each other if their preferences differ by more: a win in one, a loss in the other."""
 Method = Literal["paired", "refitted", "unpaired"]
 
 
@@ -60,104 +69,6 @@ class Difference(Record):
 
     def estimate(self) -> ClusteredEstimate:
         return ClusteredEstimate(self.value, self.se, self.df, self.n)
-
-
-def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
-    """Return the paired difference over the same questions in the same order; None if there is no error estimate."""
-    first_terms, second_terms = (first.above, first.below), (second.above, second.below)
-    estimate = paired_difference(second_terms, first_terms, scale=first.scale)
-    if estimate is None or first.value is None or second.value is None:
-        return None
-    low, high = estimate.interval()
-    return Difference(
-        metric=first.metric,
-        category=category,
-        first=first.value,
-        other=second.value,
-        value=estimate.value,
-        ci_low=low,
-        ci_high=high,
-        se=estimate.se,
-        df=estimate.df,
-        p=swap_test(second_terms, first_terms, seed=seed),
-        detectable=detectable(estimate.se, alpha=ALPHA / 2),
-        needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2),
-        n=estimate.n,
-        correlation=correlation(first.scores(), second.scores()),
-        method="paired",
-    )
-
-
-def refitted(refits: Refits) -> Difference:
-    """Return the difference of two fitted values by bootstrap replicates that share their questions."""
-    value = refits.values[1] - refits.values[0]
-    apart = refits.replicates[1] - refits.replicates[0]
-    interval = percentile_interval(apart)
-    assert interval is not None, "a fit is refitted at least twice"
-    return Difference(
-        metric=refits.metric,
-        category=None,
-        first=refits.values[0],
-        other=refits.values[1],
-        value=value,
-        ci_low=interval.low,
-        ci_high=interval.high,
-        se=interval.se,
-        df=0,
-        p=two_sided_p(apart, value),
-        detectable=detectable(interval.se, alpha=ALPHA / 2),
-        needed=required_n(refits.n, interval.se, value, alpha=ALPHA / 2),
-        n=refits.n,
-        correlation=correlation(*refits.replicates),
-        method="refitted",
-    )
-
-
-def unpaired(first: ScoreCard, second: ScoreCard) -> list[Difference]:
-    """Return the difference of two headlines by the cards' own errors, as if the questions were independent.
-
-    Used if there are no rows to pair.
-    """
-    first_score, second_score = first.scores[first.headline], second.scores.get(first.headline)
-    if (
-        second_score is None
-        or first_score.value is None
-        or second_score.value is None
-        or first_score.se is None
-        or second_score.se is None
-    ):
-        return []
-    value, se = second_score.value - first_score.value, float((first_score.se**2 + second_score.se**2) ** 0.5)
-    estimate = ClusteredEstimate(value, se, 0, min(first_score.n, second_score.n))
-    low, high = estimate.interval()
-    return [
-        Difference(
-            metric=first.headline,
-            category=None,
-            first=first_score.value,
-            other=second_score.value,
-            value=value,
-            ci_low=low,
-            ci_high=high,
-            se=se,
-            df=0,
-            p=estimate.p_two_sided(),
-            detectable=detectable(se, alpha=ALPHA / 2),
-            needed=required_n(estimate.n, se, value, alpha=ALPHA / 2),
-            n=estimate.n,
-            method="unpaired",
-        )
-    ]
-
-
-# ----------------------------------------------------------------------------------------------------
-# What changed between two runs besides the score: flipped questions, lengths, truncation, doubtful verdicts. Pure.
-
-
-RATING_FLIP = 2.0
-"""A question flips if its rating moves by this many points: twice the step that most judges use."""
-CONTRADICTION = 0.5
-"""Two orders contradict each other if their preferences differ by more: a win in one, a loss in the other."""
 
 
 class Flip(Record):
@@ -200,103 +111,6 @@ class Orders(Record):
     """The headline difference without these questions."""
 
 
-def flips(
-    first: QuestionSums, second: QuestionSums, categories: Mapping[str, str], doubts: Orders | None
-) -> tuple[Flip, ...]:
-    """Return the flipped questions, the largest changes first."""
-    rating = first.scale == 1.0
-    doubted = set(doubts.either) if doubts is not None else set()
-    flipped = []
-    for prompt_id, first_score, second_score in zip(first.ids, first.scores(), second.scores(), strict=True):
-        crossed = (
-            abs(second_score - first_score) >= RATING_FLIP if rating else (first_score - 50) * (second_score - 50) < 0
-        )
-        if crossed:
-            flipped.append(
-                Flip(
-                    prompt_id=prompt_id,
-                    category=categories.get(prompt_id),
-                    first=float(first_score),
-                    other=float(second_score),
-                    kind="gained" if second_score > first_score else "lost",
-                    doubtful=prompt_id in doubted,
-                )
-            )
-    return tuple(sorted(flipped, key=lambda flip: -abs(flip.other - flip.first)))
-
-
-def order_doubts(
-    first_answers: Sequence[Answer],
-    first_judgments: Sequence[Judgment],
-    other_answers: Sequence[Answer],
-    other_judgments: Sequence[Judgment],
-    main: tuple[QuestionSums, QuestionSums] | None,
-) -> Orders | None:
-    """Return doubts about order, or None if no question was judged in both orders for both models."""
-    first_gaps = disagreements(first_answers, first_judgments)
-    second_gaps = disagreements(other_answers, other_judgments)
-    both = [prompt_id for prompt_id in first_gaps if prompt_id in second_gaps]
-    if not both or main is None:
-        return None
-    doubted = [prompt_id for prompt_id in both if max(first_gaps[prompt_id], second_gaps[prompt_id]) > CONTRADICTION]
-    kept = [prompt_id for prompt_id in main[0].ids if prompt_id not in set(doubted)]
-    values = [part.of(kept).value for part in main]
-    return Orders(
-        judged_twice=len(both),
-        first=sum(first_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
-        other=sum(second_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
-        either=tuple(doubted),
-        without=None if values[0] is None or values[1] is None else values[1] - values[0],
-    )
-
-
-def shifts(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[AnswerShift, ...]:
-    """Return shifts of characters, tokens (if both runs count them) and truncation, over the answers that both gave."""
-    first_answers, second_answers = latest_answers(first), latest_answers(second)
-    keys = [
-        key
-        for key in first_answers
-        if key in second_answers and first_answers[key].error is None and second_answers[key].error is None
-    ]
-    measures: dict[str, Callable[[Answer], float]] = {
-        "characters": lambda answer: sum(map(len, answer.turns)),
-        "tokens": lambda answer: sum(answer.completion_tokens),
-        "truncated, percent": lambda answer: 100.0 * answer.truncated,
-    }
-    measured = []
-    for name, measure in measures.items():
-        pair = [
-            np.array([measure(part[key]) for key in keys], dtype=np.float64) for part in (first_answers, second_answers)
-        ]
-        known = name != "tokens" or all(
-            first_answers[key].completion_tokens and second_answers[key].completion_tokens for key in keys
-        )
-        if len(keys) >= 2 and known:
-            measured.append(_shift(name, pair[0], pair[1], [key[0] for key in keys]))
-    return tuple(measured)
-
-
-def _shift(name: str, first: FloatArray, second: FloatArray, clusters: Sequence[str]) -> AnswerShift:
-    weights = np.ones(len(first))
-    estimate = paired_difference((second, weights), (first, weights), clusters=clusters)
-    low, high = estimate.interval() if estimate is not None else (None, None)
-    return AnswerShift(
-        name=name,
-        first=float(first.mean()),
-        other=float(second.mean()),
-        value=float(second.mean() - first.mean()),
-        ci_low=low,
-        ci_high=high,
-        n=len(first),
-    )
-
-
-# ----------------------------------------------------------------------------------------------------
-# Compare runs of two or more models on one suite, question by question. Pure: rows in, records out. The first model
-# is the reference: every difference is "other minus first", on the questions with a verdict for both. Only runs of
-# one protocol are comparable; `differing` lists what makes two incomparable.
-
-
 class Comparison(Record):
     """One model compared with the first, on one suite."""
 
@@ -320,30 +134,6 @@ class Comparison(Record):
 
     def difference(self, metric: str, category: str | None = None) -> Difference | None:
         return next((row for row in self.differences if (row.metric, row.category) == (metric, category)), None)
-
-
-def differing(first: ScoreCard, second: ScoreCard) -> list[str]:
-    """Return sentences on what makes two cards incomparable; empty if they are comparable."""
-    differences = []
-    for name in ("suite", "suite_version"):
-        first_value, second_value = getattr(first, name), getattr(second, name)
-        if first_value != second_value:
-            differences.append(f"{name}: {first_value!r} and {second_value!r}")
-    return differences + differing_protocols(first.protocol, second.protocol)
-
-
-def differing_protocols(first: Mapping[str, JsonValue], second: Mapping[str, JsonValue]) -> list[str]:
-    """Return sentences on the fields in which two protocols differ, except suite and version."""
-    return [
-        f"{key}: {_short(first.get(key))} and {_short(second.get(key))}"
-        for key in sorted({*first, *second} - {"suite", "suite_version"})
-        if first.get(key) != second.get(key)
-    ]
-
-
-def _short(value: JsonValue) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def compare(
@@ -438,6 +228,185 @@ def _notes(
     return tuple(notes)
 
 
+def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
+    """Return the paired difference over the same questions in the same order; None if there is no error estimate."""
+    first_terms, second_terms = (first.above, first.below), (second.above, second.below)
+    estimate = paired_difference(second_terms, first_terms, scale=first.scale)
+    if estimate is None or first.value is None or second.value is None:
+        return None
+    low, high = estimate.interval()
+    return Difference(
+        metric=first.metric,
+        category=category,
+        first=first.value,
+        other=second.value,
+        value=estimate.value,
+        ci_low=low,
+        ci_high=high,
+        se=estimate.se,
+        df=estimate.df,
+        p=swap_test(second_terms, first_terms, seed=seed),
+        detectable=detectable(estimate.se, alpha=ALPHA / 2),
+        needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2),
+        n=estimate.n,
+        correlation=correlation(first.scores(), second.scores()),
+        method="paired",
+    )
+
+
+def refitted(refits: Refits) -> Difference:
+    """Return the difference of two fitted values by bootstrap replicates that share their questions."""
+    value = refits.values[1] - refits.values[0]
+    apart = refits.replicates[1] - refits.replicates[0]
+    interval = percentile_interval(apart)
+    assert interval is not None, "a fit is refitted at least twice"
+    return Difference(
+        metric=refits.metric,
+        category=None,
+        first=refits.values[0],
+        other=refits.values[1],
+        value=value,
+        ci_low=interval.low,
+        ci_high=interval.high,
+        se=interval.se,
+        df=0,
+        p=two_sided_p(apart, value),
+        detectable=detectable(interval.se, alpha=ALPHA / 2),
+        needed=required_n(refits.n, interval.se, value, alpha=ALPHA / 2),
+        n=refits.n,
+        correlation=correlation(*refits.replicates),
+        method="refitted",
+    )
+
+
+def unpaired(first: ScoreCard, second: ScoreCard) -> list[Difference]:
+    """Return the difference of two headlines by the cards' own errors, as if the questions were independent.
+
+    Used if there are no rows to pair.
+    """
+    first_score, second_score = first.scores[first.headline], second.scores.get(first.headline)
+    if (
+        second_score is None
+        or first_score.value is None
+        or second_score.value is None
+        or first_score.se is None
+        or second_score.se is None
+    ):
+        return []
+    value, se = second_score.value - first_score.value, float((first_score.se**2 + second_score.se**2) ** 0.5)
+    estimate = ClusteredEstimate(value, se, 0, min(first_score.n, second_score.n))
+    low, high = estimate.interval()
+    return [
+        Difference(
+            metric=first.headline,
+            category=None,
+            first=first_score.value,
+            other=second_score.value,
+            value=value,
+            ci_low=low,
+            ci_high=high,
+            se=se,
+            df=0,
+            p=estimate.p_two_sided(),
+            detectable=detectable(se, alpha=ALPHA / 2),
+            needed=required_n(estimate.n, se, value, alpha=ALPHA / 2),
+            n=estimate.n,
+            method="unpaired",
+        )
+    ]
+
+
+def flips(
+    first: QuestionSums, second: QuestionSums, categories: Mapping[str, str], doubts: Orders | None
+) -> tuple[Flip, ...]:
+    """Return the flipped questions, the largest changes first."""
+    rating = first.scale == 1.0
+    doubted = set(doubts.either) if doubts is not None else set()
+    flipped = []
+    for prompt_id, first_score, second_score in zip(first.ids, first.scores(), second.scores(), strict=True):
+        crossed = (
+            abs(second_score - first_score) >= RATING_FLIP if rating else (first_score - 50) * (second_score - 50) < 0
+        )
+        if crossed:
+            flipped.append(
+                Flip(
+                    prompt_id=prompt_id,
+                    category=categories.get(prompt_id),
+                    first=float(first_score),
+                    other=float(second_score),
+                    kind="gained" if second_score > first_score else "lost",
+                    doubtful=prompt_id in doubted,
+                )
+            )
+    return tuple(sorted(flipped, key=lambda flip: -abs(flip.other - flip.first)))
+
+
+def order_doubts(
+    first_answers: Sequence[Answer],
+    first_judgments: Sequence[Judgment],
+    other_answers: Sequence[Answer],
+    other_judgments: Sequence[Judgment],
+    main: tuple[QuestionSums, QuestionSums] | None,
+) -> Orders | None:
+    """Return doubts about order, or None if no question was judged in both orders for both models."""
+    first_gaps = disagreements(first_answers, first_judgments)
+    second_gaps = disagreements(other_answers, other_judgments)
+    both = [prompt_id for prompt_id in first_gaps if prompt_id in second_gaps]
+    if not both or main is None:
+        return None
+    doubted = [prompt_id for prompt_id in both if max(first_gaps[prompt_id], second_gaps[prompt_id]) > CONTRADICTION]
+    kept = [prompt_id for prompt_id in main[0].ids if prompt_id not in set(doubted)]
+    values = [part.of(kept).value for part in main]
+    return Orders(
+        judged_twice=len(both),
+        first=sum(first_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
+        other=sum(second_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
+        either=tuple(doubted),
+        without=None if values[0] is None or values[1] is None else values[1] - values[0],
+    )
+
+
+def shifts(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[AnswerShift, ...]:
+    """Return shifts of characters, tokens (if both runs count them) and truncation, over the answers that both gave."""
+    first_answers, second_answers = latest_answers(first), latest_answers(second)
+    keys = [
+        key
+        for key in first_answers
+        if key in second_answers and first_answers[key].error is None and second_answers[key].error is None
+    ]
+    measures: dict[str, Callable[[Answer], float]] = {
+        "characters": lambda answer: sum(map(len, answer.turns)),
+        "tokens": lambda answer: sum(answer.completion_tokens),
+        "truncated, percent": lambda answer: 100.0 * answer.truncated,
+    }
+    measured = []
+    for name, measure in measures.items():
+        pair = [
+            np.array([measure(part[key]) for key in keys], dtype=np.float64) for part in (first_answers, second_answers)
+        ]
+        known = name != "tokens" or all(
+            first_answers[key].completion_tokens and second_answers[key].completion_tokens for key in keys
+        )
+        if len(keys) >= 2 and known:
+            measured.append(_shift(name, pair[0], pair[1], [key[0] for key in keys]))
+    return tuple(measured)
+
+
+def _shift(name: str, first: FloatArray, second: FloatArray, clusters: Sequence[str]) -> AnswerShift:
+    weights = np.ones(len(first))
+    estimate = paired_difference((second, weights), (first, weights), clusters=clusters)
+    low, high = estimate.interval() if estimate is not None else (None, None)
+    return AnswerShift(
+        name=name,
+        first=float(first.mean()),
+        other=float(second.mean()),
+        value=float(second.mean() - first.mean()),
+        ci_low=low,
+        ci_high=high,
+        n=len(first),
+    )
+
+
 def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Apply Holm's correction over the models compared with the first, per suite, metric and category."""
     groups: dict[tuple[str, str, str, str | None], list[float]] = {}
@@ -464,6 +433,30 @@ def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
         )
         for comparison in comparisons
     ]
+
+
+def differing(first: ScoreCard, second: ScoreCard) -> list[str]:
+    """Return sentences on what makes two cards incomparable; empty if they are comparable."""
+    differences = []
+    for name in ("suite", "suite_version"):
+        first_value, second_value = getattr(first, name), getattr(second, name)
+        if first_value != second_value:
+            differences.append(f"{name}: {first_value!r} and {second_value!r}")
+    return differences + differing_protocols(first.protocol, second.protocol)
+
+
+def differing_protocols(first: Mapping[str, JsonValue], second: Mapping[str, JsonValue]) -> list[str]:
+    """Return sentences on the fields in which two protocols differ, except suite and version."""
+    return [
+        f"{key}: {_short(first.get(key))} and {_short(second.get(key))}"
+        for key in sorted({*first, *second} - {"suite", "suite_version"})
+        if first.get(key) != second.get(key)
+    ]
+
+
+def _short(value: JsonValue) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def unscored_share(score: Score) -> float:

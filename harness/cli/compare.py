@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..analysis.compare import compare_models, matched
 from ..analysis.comparison import Comparison
+from ..analysis.finished_runs import compare_models, matched
 from ..pages.decisions import (
     GAMES_HEAD,
     games_cells,
@@ -98,7 +98,7 @@ def play(
     mirror: str | None,
 ) -> list[ScoreCard]:
     """Every model's answers against the first's: a run of its own each, suite by suite."""
-    from ..analysis.compare import head_to_head_plan
+    from ..analysis.finished_runs import head_to_head_plan
     from ..run.estimate import estimate
     from .console import announce, set_up_logging
     from .run import work

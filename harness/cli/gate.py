@@ -13,8 +13,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..analysis.compare import find_runs
-from ..analysis.gate.inputs import DEFAULT, GateOptions, baselines_file, gate_runs, power_of, promote, read_policy
+from ..analysis.finished_runs import find_runs
+from ..analysis.gate.baselines import DEFAULT, baselines_file, promote
+from ..analysis.gate.evidence import GateOptions, gate_runs, power_of, read_policy
 from ..analysis.gate.policy import GatePolicy, GateReport
 from ..pages.decisions import (
     GATE_HEAD,
@@ -101,7 +102,7 @@ def _live(
     flags: dict[str, str | int | None],
     config: Path | None,
 ) -> GateReport:
-    from ..analysis.gate.inputs import baseline_runs
+    from ..analysis.gate.evidence import baseline_runs
     from ..analysis.gate.live import baselines_of
     from ..records.settings import read_file_spec
     from ..run.plan import plan

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.calibrate import (
+from ..analysis.judge_replay import (
     ALL,
     LOADERS,
     RECORDED,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.compare import compare_models
 from harness.analysis.comparison import adjusted, compare, differing
+from harness.analysis.finished_runs import compare_models
 from harness.pages.decisions import markdown, verdict
 from harness.records.errors import ConfigError
 from harness.records.protocols import RunRows

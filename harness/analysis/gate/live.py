@@ -22,10 +22,10 @@ from ...run.pipeline import ProgressCallback, SuiteRun, current_judgments, evalu
 from ...run.plan import Plan, protocol
 from ...store.provenance import provenance
 from ...suites.scoring import question_sums
-from ..compare import Loaded, StoredRun, run_rows
 from ..comparison import differing_protocols
+from ..finished_runs import Loaded, StoredRun, run_rows
 from .decision import checks_of, judge_gate
-from .inputs import GateOptions, show_suite
+from .evidence import GateOptions, show_suite
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport, Step, Tier
 from .sequential import SequentialCheck, looks, order_of, settled, step, tier_sizes, watched
 

@@ -1,4 +1,9 @@
-"""Choose which recorded items are replayed: equal shares per suite and kind, proportional per category. Pure."""
+"""Replay recorded judgments with a judge: `harness judge calibrate`.
+
+    choose items -> judge them with the pipeline of any run -> verdicts -> measures (`judge_measures`) -> calibration.json
+
+The name `recorded` stands for the retired judge, whose verdicts are in the records: nothing is called then.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,75 @@ from ..suites.alpaca_eval import recorded as alpaca_eval
 from ..suites.arena_hard import recorded as arena_hard
 from ..suites.mt_bench import recorded as mt_bench
 from ..suites.recorded import CalibrationSet, DataFolder, Item, ItemVerdict, RecordedComparison, Rule, combined, side
-from .calibration import repeat_flips, suite_calibration
+from .judge_measures import repeat_flips, suite_calibration
+
+Loader = Callable[[DataFolder, SuiteOptions], CalibrationSet]
+LOADERS: dict[str, Loader] = {
+    mt_bench.SUITE: mt_bench.load,
+    alpaca_eval.SUITE: alpaca_eval.load,
+    arena_hard.SUITE: arena_hard.load,
+    own.SUITE: own.load,
+}
+ALL = (mt_bench.SUITE, alpaca_eval.SUITE, arena_hard.SUITE)
+"""Suites with published judgments; a user's own comparisons must be named."""
+RECORDED = "recorded"
+"""Name of the retired judge, which answers from its records."""
+
+
+@dataclass(frozen=True)
+class CalibrationSpec:
+    """The options of one calibration."""
+
+    judges: tuple[JudgeSpec, ...]
+    """One judge or the members of a jury; empty: the recorded verdicts themselves."""
+    suites: tuple[str, ...]
+    sample: int | None
+    """Number of items in all; None: every item."""
+    seed: int = 0
+    jury: JuryRule = "mean"
+    cache: bool = True
+    """Whether replies are read from and written to the reply cache."""
+    max_cost: float | None = None
+    """US dollars; judging stops before crossing it."""
+    repeats: int = 1
+    """How often each judge repeats each task."""
+
+    @cached_property
+    def loaded(self) -> tuple[Judge, ...]:
+        return tuple(load_judge(judge) for judge in self.judges)
+
+    @property
+    def protocol(self) -> dict[str, JsonValue]:
+        """Return the judge part of the protocol, as on cards."""
+        if not self.judges:
+            return {"name": RECORDED, "kind": RECORDED, "model": None, "params": {}}
+        return judge_protocol(self.loaded, self.jury)
+
+
+def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) -> list[CalibrationSet]:
+    """Raise ConfigError if a suite has no recorded judgments, DataError if files are missing."""
+    sets = []
+    for suite in suites:
+        if suite not in LOADERS:
+            raise ConfigError(f"no recorded judgments of suite {suite!r}; known: {', '.join(LOADERS)}, all")
+        try:
+            calibration_set = LOADERS[suite](DataFolder(folder.path), options)
+        except KeyError as error:
+            raise DataError(f"{suite}: a row of the recorded judgments in {folder.path} has no key {error}") from None
+        if not calibration_set.comparisons:
+            raise DataError(f"{suite}: no recorded judgments in {folder.path}; docs/judges.md lists the expected files")
+        sets.append(calibration_set)
+    return sets
+
+
+def chosen_items(spec: CalibrationSpec, sets: Sequence[CalibrationSet]) -> list[Item]:
+    """Return the sampled items: of all if the verdicts are recorded, else of those a judge can be called for."""
+    if spec.judges:
+        return stratified(replayable(sets), spec.sample, spec.seed)
+    everything: list[Item] = []
+    for calibration_set in sets:
+        everything += [*calibration_set.comparisons, *calibration_set.ratings]
+    return stratified(everything, spec.sample, spec.seed)
 
 
 def replayable(sets: Sequence[CalibrationSet]) -> list[Item]:
@@ -107,207 +180,6 @@ def counted(items: Sequence[Item]) -> dict[str, int]:
             f"{item.suite} {'comparisons' if isinstance(item, RecordedComparison) else 'ratings'}" for item in items
         )
     )
-
-
-# ----------------------------------------------------------------------------------------------------
-# Run a judge on recorded items with the pipeline of any run: same rows, resuming, limits and failure handling.
-
-
-class ReplaySuite:
-    """Recorded items as a suite with one prompt per item; its answers are stored before the pipeline starts."""
-
-    name = "calibration"
-    version = "1"
-    headline = "agreement"
-
-    def __init__(self, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> None:
-        self._sets = {calibration_set.suite: calibration_set for calibration_set in sets}
-        self._items = {item.id: item for item in items}
-
-    def protocol(self) -> dict[str, JsonValue]:
-        return {}
-
-    def prompts(self) -> Sequence[Prompt]:
-        return [item.prompt.model_copy(update={"id": item.id}) for item in self._items.values()]
-
-    def answers(self) -> list[Answer]:
-        """Return the judged answer of every item, under the item's id."""
-        return [_renamed(_judged(item), item.id) for item in self._items.values()]
-
-    def sampling(self, prompt: Prompt) -> Sampling:
-        return Sampling(max_tokens=1)  # nothing is generated
-
-    def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """Return the suite's judge tasks; item ids replace prompt ids, because several models share a prompt here."""
-        item = self._items[prompt.id]
-        return [
-            task.model_copy(
-                update={
-                    "prompt": task.prompt.model_copy(update={"id": item.id}),
-                    "answer": _renamed(task.answer, item.id),
-                }
-            )
-            for task in self._sets[item.suite].tasks(item)
-        ]
-
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        return SuiteScores(scores={})
-
-
-def _judged(item: Item) -> Answer:
-    answer = item.answers[0] if isinstance(item, RecordedComparison) and item.answers else None
-    answer = answer if isinstance(item, RecordedComparison) else item.answer
-    assert answer is not None, "only items with texts are replayed"
-    return answer
-
-
-def _renamed(answer: Answer, item_id: str) -> Answer:
-    return answer.model_copy(update={"prompt_id": item_id})
-
-
-@asynccontextmanager
-async def _no_backend() -> AsyncIterator[Backend]:
-    raise ServerError("a recorded answer is missing from the store; use --fresh")
-    yield
-
-
-async def replay(
-    suite: ReplaySuite,
-    judges: tuple[Judge, ...],
-    store: RunStore,
-    on_progress: ProgressCallback = lambda _: None,
-    *,
-    repeats: int = 1,
-) -> None:
-    """Judge all items that the store lacks. Raise IncompleteError if the judge stays unavailable; finished rows are
-    kept."""
-    for answer in suite.answers():
-        if not store.answers.succeeded(answer.key):
-            store.answers.append(answer)
-    run = SuiteRun(
-        suite=suite,
-        judges=judges,
-        store=store,
-        prompts=tuple(suite.prompts()),
-        sampling=suite.sampling,
-        repeats=repeats,
-    )
-    await evaluate([run], _no_backend, concurrency=1, on_progress=on_progress)
-
-
-# ----------------------------------------------------------------------------------------------------- verdicts
-
-
-def verdicts_by(
-    judgments: Iterable[Judgment], sets: Sequence[CalibrationSet], items: Sequence[Item]
-) -> dict[str, ItemVerdict]:
-    """Return item id -> verdict, without a value if a game failed or is missing. Repeats count as their mean."""
-    rules: Mapping[str, Rule] = {calibration_set.suite: calibration_set.rule for calibration_set in sets}
-    rows: dict[str, list[Judgment]] = defaultdict(list)
-    for judgment in judgments:
-        rows[judgment.prompt_id].append(judgment)
-    return {item.id: _verdict(item, rows.get(item.id, ()), rules[item.suite]) for item in items}
-
-
-def _verdict(item: Item, rows: Sequence[Judgment], rule: Rule) -> ItemVerdict:
-    failures = tuple(row.error.reason for row in rows if row.error is not None) or (() if rows else ("missing",))
-    if not isinstance(item, RecordedComparison):
-        return ItemVerdict(_mean(rows, None), failures=failures)
-    second, first = _mean(rows, "ab"), _mean(rows, "ba")  # ab: the baseline is shown first, so the candidate second
-    if second is None or first is None:
-        return ItemVerdict(None, failures=failures)
-    same = side(second) == side(first)
-    return ItemVerdict(combined(second, first, rule), games=(second, first), consistent=same, failures=failures)
-
-
-def _mean(rows: Sequence[Judgment], order: str | None) -> float | None:
-    values = [row.verdict.value for row in rows if row.verdict is not None and row.order == order]
-    return sum(values) / len(values) if values else None
-
-
-def recorded_verdicts(sets: Sequence[CalibrationSet]) -> dict[str, ItemVerdict]:
-    """Return the retired judge's verdicts in the same form: the judge named `recorded`."""
-    verdicts = {}
-    for calibration_set in sets:
-        for item in calibration_set.comparisons:
-            failures = () if item.recorded is not None else ("missing",)
-            verdicts[item.id] = ItemVerdict(item.recorded, item.recorded_games, item.recorded_consistent, failures)
-        for rated in calibration_set.ratings:
-            verdicts[rated.id] = ItemVerdict(rated.recorded, failures=() if rated.recorded is not None else ("parse",))
-    return verdicts
-
-
-# ----------------------------------------------------------------------------------------------------
-# Run one calibration: choose items and judge, call the judge, keep its rows, write the report.
-
-
-Loader = Callable[[DataFolder, SuiteOptions], CalibrationSet]
-LOADERS: dict[str, Loader] = {
-    mt_bench.SUITE: mt_bench.load,
-    alpaca_eval.SUITE: alpaca_eval.load,
-    arena_hard.SUITE: arena_hard.load,
-    own.SUITE: own.load,
-}
-ALL = (mt_bench.SUITE, alpaca_eval.SUITE, arena_hard.SUITE)
-"""Suites with published judgments; a user's own comparisons must be named."""
-RECORDED = "recorded"
-"""Name of the retired judge, which answers from its records."""
-
-
-@dataclass(frozen=True)
-class CalibrationSpec:
-    """The options of one calibration."""
-
-    judges: tuple[JudgeSpec, ...]
-    """One judge or the members of a jury; empty: the recorded verdicts themselves."""
-    suites: tuple[str, ...]
-    sample: int | None
-    """Number of items in all; None: every item."""
-    seed: int = 0
-    jury: JuryRule = "mean"
-    cache: bool = True
-    """Whether replies are read from and written to the reply cache."""
-    max_cost: float | None = None
-    """US dollars; judging stops before crossing it."""
-    repeats: int = 1
-    """How often each judge repeats each task."""
-
-    @cached_property
-    def loaded(self) -> tuple[Judge, ...]:
-        return tuple(load_judge(judge) for judge in self.judges)
-
-    @property
-    def protocol(self) -> dict[str, JsonValue]:
-        """Return the judge part of the protocol, as on cards."""
-        if not self.judges:
-            return {"name": RECORDED, "kind": RECORDED, "model": None, "params": {}}
-        return judge_protocol(self.loaded, self.jury)
-
-
-def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) -> list[CalibrationSet]:
-    """Raise ConfigError if a suite has no recorded judgments, DataError if files are missing."""
-    sets = []
-    for suite in suites:
-        if suite not in LOADERS:
-            raise ConfigError(f"no recorded judgments of suite {suite!r}; known: {', '.join(LOADERS)}, all")
-        try:
-            calibration_set = LOADERS[suite](DataFolder(folder.path), options)
-        except KeyError as error:
-            raise DataError(f"{suite}: a row of the recorded judgments in {folder.path} has no key {error}") from None
-        if not calibration_set.comparisons:
-            raise DataError(f"{suite}: no recorded judgments in {folder.path}; docs/judges.md lists the expected files")
-        sets.append(calibration_set)
-    return sets
-
-
-def chosen_items(spec: CalibrationSpec, sets: Sequence[CalibrationSet]) -> list[Item]:
-    """Return the sampled items: of all if the verdicts are recorded, else of those a judge can be called for."""
-    if spec.judges:
-        return stratified(replayable(sets), spec.sample, spec.seed)
-    everything: list[Item] = []
-    for calibration_set in sets:
-        everything += [*calibration_set.comparisons, *calibration_set.ratings]
-    return stratified(everything, spec.sample, spec.seed)
 
 
 def manifest(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> dict[str, JsonValue]:
@@ -389,6 +261,88 @@ async def ask(
         await replay(ReplaySuite(sets, items), spec.loaded, store, on_progress, repeats=spec.repeats)
 
 
+async def replay(
+    suite: ReplaySuite,
+    judges: tuple[Judge, ...],
+    store: RunStore,
+    on_progress: ProgressCallback = lambda _: None,
+    *,
+    repeats: int = 1,
+) -> None:
+    """Judge all items that the store lacks. Raise IncompleteError if the judge stays unavailable; finished rows are
+    kept."""
+    for answer in suite.answers():
+        if not store.answers.succeeded(answer.key):
+            store.answers.append(answer)
+    run = SuiteRun(
+        suite=suite,
+        judges=judges,
+        store=store,
+        prompts=tuple(suite.prompts()),
+        sampling=suite.sampling,
+        repeats=repeats,
+    )
+    await evaluate([run], _no_backend, concurrency=1, on_progress=on_progress)
+
+
+@asynccontextmanager
+async def _no_backend() -> AsyncIterator[Backend]:
+    raise ServerError("a recorded answer is missing from the store; use --fresh")
+    yield
+
+
+class ReplaySuite:
+    """Recorded items as a suite with one prompt per item; its answers are stored before the pipeline starts."""
+
+    name = "calibration"
+    version = "1"
+    headline = "agreement"
+
+    def __init__(self, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> None:
+        self._sets = {calibration_set.suite: calibration_set for calibration_set in sets}
+        self._items = {item.id: item for item in items}
+
+    def protocol(self) -> dict[str, JsonValue]:
+        return {}
+
+    def prompts(self) -> Sequence[Prompt]:
+        return [item.prompt.model_copy(update={"id": item.id}) for item in self._items.values()]
+
+    def answers(self) -> list[Answer]:
+        """Return the judged answer of every item, under the item's id."""
+        return [_renamed(_judged(item), item.id) for item in self._items.values()]
+
+    def sampling(self, prompt: Prompt) -> Sampling:
+        return Sampling(max_tokens=1)  # nothing is generated
+
+    def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
+        """Return the suite's judge tasks; item ids replace prompt ids, because several models share a prompt here."""
+        item = self._items[prompt.id]
+        return [
+            task.model_copy(
+                update={
+                    "prompt": task.prompt.model_copy(update={"id": item.id}),
+                    "answer": _renamed(task.answer, item.id),
+                }
+            )
+            for task in self._sets[item.suite].tasks(item)
+        ]
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
+        return SuiteScores(scores={})
+
+
+def _judged(item: Item) -> Answer:
+    answer = item.answers[0] if isinstance(item, RecordedComparison) and item.answers else None
+    answer = answer if isinstance(item, RecordedComparison) else item.answer
+    assert answer is not None, "only items with texts are replayed"
+    return answer
+
+
+def _renamed(answer: Answer, item_id: str) -> Answer:
+    return answer.model_copy(update={"prompt_id": item_id})
+
+
 def report(
     spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item], judgments: Sequence[Judgment]
 ) -> Calibration:
@@ -428,6 +382,45 @@ def _with_flips(
 ) -> SuiteCalibration:
     suite_items = [item for item in items if item.suite == suite]
     return part.model_copy(update={"scores": part.scores | repeat_flips(suite_items, judgments)})
+
+
+def verdicts_by(
+    judgments: Iterable[Judgment], sets: Sequence[CalibrationSet], items: Sequence[Item]
+) -> dict[str, ItemVerdict]:
+    """Return item id -> verdict, without a value if a game failed or is missing. Repeats count as their mean."""
+    rules: Mapping[str, Rule] = {calibration_set.suite: calibration_set.rule for calibration_set in sets}
+    rows: dict[str, list[Judgment]] = defaultdict(list)
+    for judgment in judgments:
+        rows[judgment.prompt_id].append(judgment)
+    return {item.id: _verdict(item, rows.get(item.id, ()), rules[item.suite]) for item in items}
+
+
+def _verdict(item: Item, rows: Sequence[Judgment], rule: Rule) -> ItemVerdict:
+    failures = tuple(row.error.reason for row in rows if row.error is not None) or (() if rows else ("missing",))
+    if not isinstance(item, RecordedComparison):
+        return ItemVerdict(_mean(rows, None), failures=failures)
+    second, first = _mean(rows, "ab"), _mean(rows, "ba")  # ab: the baseline is shown first, so the candidate second
+    if second is None or first is None:
+        return ItemVerdict(None, failures=failures)
+    same = side(second) == side(first)
+    return ItemVerdict(combined(second, first, rule), games=(second, first), consistent=same, failures=failures)
+
+
+def _mean(rows: Sequence[Judgment], order: str | None) -> float | None:
+    values = [row.verdict.value for row in rows if row.verdict is not None and row.order == order]
+    return sum(values) / len(values) if values else None
+
+
+def recorded_verdicts(sets: Sequence[CalibrationSet]) -> dict[str, ItemVerdict]:
+    """Return the retired judge's verdicts in the same form: the judge named `recorded`."""
+    verdicts = {}
+    for calibration_set in sets:
+        for item in calibration_set.comparisons:
+            failures = () if item.recorded is not None else ("missing",)
+            verdicts[item.id] = ItemVerdict(item.recorded, item.recorded_games, item.recorded_consistent, failures)
+        for rated in calibration_set.ratings:
+            verdicts[rated.id] = ItemVerdict(rated.recorded, failures=() if rated.recorded is not None else ("parse",))
+    return verdicts
 
 
 def _usage(judgments: Sequence[Judgment]) -> dict[str, JsonValue]:

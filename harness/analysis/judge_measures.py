@@ -1,7 +1,7 @@
-"""Agreement of a judge with people, with the judge it replaces, and with itself. Pure: items and verdicts in, scores
-out.
+"""Measures of a judge: agreement with people and the retired judge, biases, model order, estimated human win rates.
 
-Every interval resamples whole questions, since a question's turns, model pairs and votes are correlated.
+Pure: recorded items and verdicts in, scores out. Every interval resamples whole questions, since a question's turns,
+model pairs and votes are correlated.
 """
 
 from __future__ import annotations
@@ -37,166 +37,12 @@ from ..suites.recorded import CalibrationSet, Item, ItemVerdict, RecordedCompari
 ItemVerdicts = Mapping[str, ItemVerdict]
 Vote = tuple[str, str, str]
 """The judge's side, the reference's side, the question."""
-
-
-def score_of(measure: Measure, *, unscored: int = 0, scale: float = 1.0) -> Score:
-    """Return a measure as the `Score` that cards use."""
-    if measure.value is None:
-        return Score(value=None, n=measure.n, unscored=unscored)
-    interval = measure.interval
-    if interval is None:
-        return Score(value=scale * measure.value, n=measure.n, unscored=unscored)
-    return Score(
-        value=scale * measure.value,
-        ci_low=scale * interval.low,
-        ci_high=scale * interval.high,
-        se=scale * interval.se,
-        n=measure.n,
-        unscored=unscored,
-    )
-
-
-def with_people(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, Score]:
-    """Return agreement and kappa with people, one row per vote.
-
-    `_decided` leaves out rows with a tie on either side (setup S2 of the MT-Bench paper); the others are setup S1.
-    FastChat's compute_agreement counts the same rows; the tests reproduce every number of its table.
-    """
-    rows, lost = _people_rows(comparisons, verdicts)
-    return _pair_scores("people", rows, lost)
-
-
-def _people_rows(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> tuple[list[Vote], int]:
-    rows, lost = [], 0
-    for item in comparisons:
-        value = verdicts[item.id].value if item.id in verdicts else None
-        if value is None:
-            lost += len(item.people)
-            continue
-        rows += [(side(value), side(vote), item.question) for vote in item.people]
-    return rows, lost
-
-
-def with_retired(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, Score]:
-    """Return agreement with the retired judge, one row per comparison that it decided too."""
-    rows, lost = [], 0
-    for item in comparisons:
-        value = verdicts[item.id].value if item.id in verdicts else None
-        if item.recorded is None:
-            continue
-        if value is None:
-            lost += 1
-            continue
-        rows.append((side(value), side(item.recorded), item.question))
-    return _pair_scores("retired", rows, lost)
-
-
-def _pair_scores(name: str, rows: Sequence[Vote], lost: int) -> dict[str, Score]:
-    decided = [row for row in rows if "tie" not in row[:2]]
-    scores = {}
-    for ending, votes in (("", rows), ("_decided", decided)):
-        both = agreement([row[0] for row in votes], [row[1] for row in votes], [row[2] for row in votes])
-        scores[f"agreement_{name}{ending}"] = score_of(both.raw, unscored=lost if not ending else 0)
-        scores[f"kappa_{name}{ending}"] = score_of(both.kappa)
-    return scores
-
-
-def people_among_themselves(comparisons: Sequence[RecordedComparison]) -> dict[str, Score]:
-    """Return the agreement of every pair of votes on one comparison: the ceiling for a judge's agreement with
-    people."""
-    rows = [
-        (side(first_vote), side(second_vote), item.question)
-        for item in comparisons
-        for first_vote, second_vote in combinations(item.people, 2)
-    ]
-    scores = {
-        name.replace("_others", "_among_people"): score
-        for name, score in _pair_scores("others", rows, 0).items()
-        if name.startswith("agreement")
-    }
-    alpha = krippendorff_alpha([[side(vote) for vote in item.people] for item in comparisons])
-    scores["alpha_among_people"] = Score(value=alpha, n=sum(len(item.people) > 1 for item in comparisons))
-    return scores
-
-
-def with_itself(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, Score]:
-    """Return position consistency and the share of points of the answer shown first (0.5: no position bias)."""
-    known = [
-        (item, verdicts[item.id])
-        for item in comparisons
-        if item.id in verdicts and verdicts[item.id].consistent is not None
-    ]
-    same = np.array([float(bool(verdict.consistent)) for _, verdict in known])
-    scores = {"position_consistency": score_of(share_measure(same, [item.question for item, _ in known]))}
-    games = [(item.question, verdict.games) for item, verdict in known if verdict.games is not None]
-    if games:
-        table = np.array([pair for _, pair in games])
-        shown = position_consistency(table[:, 0], table[:, 1], [question for question, _ in games]).first_shown
-        scores["points_of_first_shown"] = score_of(shown)
-    return scores
-
-
-def rating_scores(ratings: Sequence[RecordedRating], verdicts: ItemVerdicts) -> dict[str, Score]:
-    """Compare ratings (1..10) with the retired judge's: mean and mean absolute difference, share equal, alpha."""
-    rows = []
-    lost = 0
-    for item in ratings:
-        value = verdicts[item.id].value if item.id in verdicts else None
-        if item.recorded is not None and value is None:
-            lost += 1
-        elif item.recorded is not None and value is not None:
-            rows.append((value, item.recorded, item.question))
-    judge_ratings, retired_ratings = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    questions = [row[2] for row in rows]
-    alpha = krippendorff_alpha([[rating, retired_rating] for rating, retired_rating, _ in rows], interval_metric=True)
-    return {
-        "rating_difference": score_of(mean_measure(judge_ratings - retired_ratings, questions), unscored=lost),
-        "rating_distance": score_of(mean_measure(np.abs(judge_ratings - retired_ratings), questions)),
-        "ratings_equal": score_of(share_measure((judge_ratings == retired_ratings).astype(np.float64), questions)),
-        "rating_alpha": Score(value=alpha, n=len(rows)),
-    }
-
-
-def people_by_ratings(
-    comparisons: Sequence[RecordedComparison], ratings: Sequence[RecordedRating], verdicts: ItemVerdicts
-) -> dict[str, Score]:
-    """Return agreement with people of the pairs derived from two single ratings: the higher wins, equal ratings tie."""
-    by_answer = {
-        (item.model, item.prompt.id, item.turn): verdicts[item.id].value for item in ratings if item.id in verdicts
-    }
-    derived = {}
-    for item in comparisons:
-        turn_key = item.prompt.id, item.turn or 1
-        candidate_rating, baseline_rating = (
-            by_answer.get((item.candidate, *turn_key)),
-            by_answer.get((item.baseline, *turn_key)),
-        )
-        if candidate_rating is not None and baseline_rating is not None:
-            derived[item.id] = ItemVerdict(float(np.sign(candidate_rating - baseline_rating) / 2 + 0.5))
-    rated = [item for item in comparisons if item.id in derived and item.people]
-    scores = with_people(rated, derived)
-    return {name.replace("_people", "_people_by_ratings"): score for name, score in scores.items()}
-
-
-def repeat_flips(items: Sequence[Item], judgments: Sequence[Judgment]) -> dict[str, Score]:
-    """Return the probability that two repeats of one judgment (same judge, same order) differ.
-
-    Comparisons differ by side, ratings by number.
-    """
-    questions = {item.id: item.question for item in items}
-    outcomes: dict[tuple[str, str, str | None], list[str]] = defaultdict(list)
-    for row in judgments:
-        if row.verdict is not None and row.prompt_id in questions:
-            value = row.verdict.value
-            outcomes[row.prompt_id, row.judge, row.order].append(f"{value:g}" if row.order is None else side(value))
-    flips = flip_rate(list(outcomes.values()), [questions[item] for item, _, _ in outcomes])
-    return {"flips_between_repeats": score_of(flips)} if flips.n else {}
-
-
-# ----------------------------------------------------------------------------------------------------
-# Measure what sways a judge beyond what people see: length, its own family, more leniency than its predecessor. Pure.
-
-
+COIN = 0.5
+"""Position consistency of a judge that tosses a coin and never says tie."""
+PLACE_MATTERS = 0.05
+"""Points (of 0..1) that the answer shown first may gain before a finding reports it."""
+FAILED_SHARE = 0.01
+"""Share of items without a verdict above which a finding reports it."""
 FAMILIES = {
     "openai": r"gpt|chatgpt|o[1-9](-|$)|text_davinci",
     "anthropic": r"claude",
@@ -208,242 +54,8 @@ FAMILIES = {
     "microsoft": r"phi-|wizardlm",
 }
 """Maker -> pattern for the start of its models' names (after an organisation's name)."""
-
-
 ENOUGH = 10
 """With fewer rows a model gets no line of its own: its interval would be too wide to mean anything."""
-
-
-def family(model: str) -> str | None:
-    """Return the family of a model by its name, or None if the name does not show it."""
-    name = model.rsplit("/", 1)[-1].lower()
-    return next((maker for maker, pattern in FAMILIES.items() if re.match(pattern, name)), None)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One comparison as judged by the judge and by a reference (people or the retired judge).
-
-    Preferences are the candidate's."""
-
-    item: RecordedComparison
-    judge: float
-    reference: float
-
-
-def _rows(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, *, people: bool) -> list[_Row]:
-    """Return one row per vote, or one row per verdict of the retired judge."""
-    rows = []
-    for item in comparisons:
-        value = verdicts[item.id].value if item.id in verdicts else None
-        if value is not None:
-            references = item.people if people else () if item.recorded is None else (item.recorded,)
-            rows += [_Row(item, value, reference) for reference in references]
-    return rows
-
-
-# --------------------------------------------------------------------------------------------------------- length
-
-
-def length_scores(
-    comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, reference: str
-) -> dict[str, Score]:
-    """Return the log-odds that the longer answer is preferred (0: length makes no difference).
-
-    For the judge, for the reference ("people" or "retired") on the same rows, and their difference, `length_bias`.
-    Ties and answers of equal length are left out.
-    """
-    rows = [row for row in _rows(comparisons, verdicts, people=reference == "people") if _comparable(row)]
-    longer = [_longer_wins(row) for row in rows]
-    judge_wins, reference_wins = (np.array([pair[side] for pair in longer], dtype=np.float64) for side in (0, 1))
-    questions = [row.item.question for row in rows]
-    if not rows:
-        return {}
-    (ours, our_influence), (reference_log_odds, reference_influence) = _log_odds(judge_wins), _log_odds(reference_wins)
-    return {
-        "length_log_odds": _score(ours, our_influence, questions),
-        f"length_log_odds_{reference}": _score(reference_log_odds, reference_influence, questions),
-        f"length_bias_{reference}": _score(ours - reference_log_odds, our_influence - reference_influence, questions),
-    }
-
-
-def _comparable(row: _Row) -> bool:
-    lengths = row.item.lengths
-    return lengths is not None and lengths[0] != lengths[1] and row.judge != 0.5 and row.reference != 0.5
-
-
-def _longer_wins(row: _Row) -> tuple[float, float]:
-    assert row.item.lengths is not None
-    candidate_longer = row.item.lengths[0] > row.item.lengths[1]
-    return float((row.judge > 0.5) == candidate_longer), float((row.reference > 0.5) == candidate_longer)
-
-
-def _log_odds(wins: FloatArray) -> tuple[float, FloatArray]:
-    """Return ln((k + 1/2) / (n - k + 1/2)) and each row's influence.
-
-    The 1/2 keeps it finite if all or none win (Haldane 1956, Anscombe 1956)."""
-    n = len(wins)
-    share = (wins.sum() + 0.5) / (n + 1)
-    return float(np.log(share / (1 - share))), (wins - wins.mean()) / (n * share * (1 - share))
-
-
-def _score(value: float, influence: FloatArray, questions: Sequence[str]) -> Score:
-    return score_of(Measure(value, clustered_interval(value, influence, questions), len(influence)))
-
-
-# --------------------------------------------------------------------------------------------------------- family
-
-
-def self_preference(
-    comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, judge_model: str, reference: str
-) -> dict[str, Score]:
-    """Return the points (0..1) that the judge gives its own family's answer beyond what the reference gives.
-
-    Only comparisons with another family count. A strong family gains from any consistent judge, because votes scatter
-    towards 0.5; read it beside `excess_by_model`.
-    """
-    judge_family = family(judge_model)
-    values, questions = [], []
-    for row in _rows(comparisons, verdicts, people=reference == "people"):
-        candidate, baseline = family(row.item.candidate) == judge_family, family(row.item.baseline) == judge_family
-        if judge_family is not None and candidate != baseline:
-            excess = row.judge - row.reference
-            values.append(excess if candidate else -excess)
-            questions.append(row.item.question)
-    if not values:
-        return {}
-    return {f"self_preference_{reference}": score_of(mean_measure(np.array(values), questions))}
-
-
-def excess_by_model(
-    comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, reference: str
-) -> dict[str, Score]:
-    """Return model -> points (0..1) that the judge gives it beyond what the reference gives, on the same rows."""
-    values: dict[str, tuple[list[float], list[str]]] = {}
-    for row in _rows(comparisons, verdicts, people=reference == "people"):
-        excess = row.judge - row.reference
-        for model, points in ((row.item.candidate, excess), (row.item.baseline, -excess)):
-            model_points, questions = values.setdefault(model, ([], []))
-            model_points.append(points)
-            questions.append(row.item.question)
-    return {
-        model: score_of(mean_measure(np.array(model_points), questions))
-        for model, (model_points, questions) in sorted(values.items())
-        if len(model_points) >= ENOUGH
-    }
-
-
-# ----------------------------------------------------------------------------------------------------
-# Score models under a judge: their order against the published board, and estimates of what people would say. Pure.
-
-
-def shift(items: Sequence[Item], verdicts: ItemVerdicts, *, scale: float) -> Score:
-    """Return the mean difference between the judge's and the retired judge's numbers on the same items."""
-    rows = []
-    for item in items:
-        value = verdicts[item.id].value if item.id in verdicts else None
-        if value is not None and item.recorded is not None:
-            rows.append((value - item.recorded, item.question))
-    return score_of(mean_measure(np.array([row[0] for row in rows]), [row[1] for row in rows]), scale=scale)
-
-
-def board_scores(items: Sequence[Item], verdicts: ItemVerdicts, board: Mapping[str, float]) -> dict[str, Score]:
-    """Return Spearman and Kendall correlations of the candidates' mean numbers with the published board.
-
-    Empty if fewer than three models are on both.
-    """
-    rows = [
-        (_candidate(item), item.question, verdicts[item.id].value)
-        for item in items
-        if item.id in verdicts and verdicts[item.id].value is not None and _candidate(item) in board
-    ]
-    models = sorted({model for model, _, _ in rows})
-    questions = {question: index for index, question in enumerate(dict.fromkeys(row[1] for row in rows))}
-    if len(models) < 3:
-        return {}
-    sums, counts = np.zeros((len(questions), len(models))), np.zeros((len(questions), len(models)))
-    for model, question, value in rows:
-        cell = questions[question], models.index(model)
-        sums[cell] += value or 0.0
-        counts[cell] += 1
-    correlations = rank_correlation(sums, counts, np.array([board[model] for model in models]))
-    return {"spearman_board": score_of(correlations.spearman), "kendall_board": score_of(correlations.kendall)}
-
-
-def _candidate(item: Item) -> str:
-    return item.candidate if isinstance(item, RecordedComparison) else item.model
-
-
-# --------------------------------------------------------------------------------------------- what people would say
-
-
-def win_rates(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, dict[str, Score]]:
-    """Return, per model, its win rate in percent over all comparisons it takes part in.
-
-    `judge` and `people` count a tie as half a win (people: only comparisons with votes). `judge_decided` and
-    `rogan_gladen` leave ties out. `prediction_powered` estimates people's rate from both, with ties as half.
-    """
-    rates = {}
-    for model in sorted({name for item in comparisons for name in item.pair}):
-        rows = _rows_of(model, comparisons, verdicts)
-        if len(rows.judge) >= ENOUGH and int((~np.isnan(rows.people)).sum()) >= ENOUGH:
-            rates[model] = _win_rates(rows)
-    return rates
-
-
-def _rows_of(model: str, comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> JudgedSample:
-    """Return one row per comparison, from the model's side; people's number is the mean of their votes."""
-    judge, people, questions = [], [], []
-    for item in comparisons:
-        value = verdicts[item.id].value if item.id in verdicts else None
-        if value is None or model not in item.pair:
-            continue
-        votes = float(np.mean(item.people)) if item.people else float("nan")
-        is_candidate = item.candidate == model
-        judge.append(value if is_candidate else 1 - value)
-        people.append(votes if is_candidate else 1 - votes)
-        questions.append(item.question)
-    return JudgedSample(np.array(judge), np.array(people), questions)
-
-
-def _win_rates(rows: JudgedSample) -> dict[str, Score]:
-    seen = ~np.isnan(rows.people)
-    decided = rows.judge != 0.5
-    return {
-        "judge": _share(rows.judge, rows.clusters),
-        "people": _share(rows.people[seen], _kept(rows.clusters, seen.tolist())),
-        "prediction_powered": _corrected(prediction_powered(rows, tuned=True), int(seen.sum())),
-        "judge_decided": _share(rows.judge[decided], _kept(rows.clusters, decided.tolist())),
-        "rogan_gladen": _corrected(rogan_gladen(rows), int((seen & decided & (rows.people != 0.5)).sum())),
-    }
-
-
-def _kept(values: Sequence[Hashable], kept: Sequence[bool]) -> list[Hashable]:
-    return [value for value, keep in zip(values, kept, strict=True) if keep]
-
-
-def _share(values: FloatArray, clusters: Sequence[Hashable]) -> Score:
-    return score_of(share_measure(values, clusters), scale=100.0)
-
-
-def _corrected(corrected: Corrected, n: int) -> Score:
-    """Return a corrected rate in percent, clipped to 0..100; `n` counts the comparisons that people voted on."""
-    interval = corrected.interval
-    if interval is not None:
-        interval = Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
-    return score_of(Measure(corrected.value, interval, n), scale=100.0)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Compute all measures of one judge, suite by suite, with sentences on what a user should know. Pure.
-
-
-COIN = 0.5
-"""Position consistency of a judge that tosses a coin and never says tie."""
-PLACE_MATTERS = 0.05
-"""Points (of 0..1) that the answer shown first may gain before a finding reports it."""
-FAILED_SHARE = 0.01
-"""Share of items without a verdict above which a finding reports it."""
 
 
 def suite_calibration(
@@ -529,7 +141,365 @@ def _grouped(
     return scores_by_group
 
 
-# -------------------------------------------------------------------------------------------------------- findings
+def with_people(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, Score]:
+    """Return agreement and kappa with people, one row per vote.
+
+    `_decided` leaves out rows with a tie on either side (setup S2 of the MT-Bench paper); the others are setup S1.
+    FastChat's compute_agreement counts the same rows; the tests reproduce every number of its table.
+    """
+    rows, lost = _people_rows(comparisons, verdicts)
+    return _pair_scores("people", rows, lost)
+
+
+def _people_rows(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> tuple[list[Vote], int]:
+    rows, lost = [], 0
+    for item in comparisons:
+        value = verdicts[item.id].value if item.id in verdicts else None
+        if value is None:
+            lost += len(item.people)
+            continue
+        rows += [(side(value), side(vote), item.question) for vote in item.people]
+    return rows, lost
+
+
+def with_retired(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, Score]:
+    """Return agreement with the retired judge, one row per comparison that it decided too."""
+    rows, lost = [], 0
+    for item in comparisons:
+        value = verdicts[item.id].value if item.id in verdicts else None
+        if item.recorded is None:
+            continue
+        if value is None:
+            lost += 1
+            continue
+        rows.append((side(value), side(item.recorded), item.question))
+    return _pair_scores("retired", rows, lost)
+
+
+def _pair_scores(name: str, rows: Sequence[Vote], lost: int) -> dict[str, Score]:
+    decided = [row for row in rows if "tie" not in row[:2]]
+    scores = {}
+    for ending, votes in (("", rows), ("_decided", decided)):
+        both = agreement([row[0] for row in votes], [row[1] for row in votes], [row[2] for row in votes])
+        scores[f"agreement_{name}{ending}"] = score_of(both.raw, unscored=lost if not ending else 0)
+        scores[f"kappa_{name}{ending}"] = score_of(both.kappa)
+    return scores
+
+
+def people_among_themselves(comparisons: Sequence[RecordedComparison]) -> dict[str, Score]:
+    """Return the agreement of every pair of votes on one comparison: the ceiling for a judge's agreement with
+    people."""
+    rows = [
+        (side(first_vote), side(second_vote), item.question)
+        for item in comparisons
+        for first_vote, second_vote in combinations(item.people, 2)
+    ]
+    scores = {
+        name.replace("_others", "_among_people"): score
+        for name, score in _pair_scores("others", rows, 0).items()
+        if name.startswith("agreement")
+    }
+    alpha = krippendorff_alpha([[side(vote) for vote in item.people] for item in comparisons])
+    scores["alpha_among_people"] = Score(value=alpha, n=sum(len(item.people) > 1 for item in comparisons))
+    return scores
+
+
+def with_itself(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, Score]:
+    """Return position consistency and the share of points of the answer shown first (0.5: no position bias)."""
+    known = [
+        (item, verdicts[item.id])
+        for item in comparisons
+        if item.id in verdicts and verdicts[item.id].consistent is not None
+    ]
+    same = np.array([float(bool(verdict.consistent)) for _, verdict in known])
+    scores = {"position_consistency": score_of(share_measure(same, [item.question for item, _ in known]))}
+    games = [(item.question, verdict.games) for item, verdict in known if verdict.games is not None]
+    if games:
+        table = np.array([pair for _, pair in games])
+        shown = position_consistency(table[:, 0], table[:, 1], [question for question, _ in games]).first_shown
+        scores["points_of_first_shown"] = score_of(shown)
+    return scores
+
+
+def repeat_flips(items: Sequence[Item], judgments: Sequence[Judgment]) -> dict[str, Score]:
+    """Return the probability that two repeats of one judgment (same judge, same order) differ.
+
+    Comparisons differ by side, ratings by number.
+    """
+    questions = {item.id: item.question for item in items}
+    outcomes: dict[tuple[str, str, str | None], list[str]] = defaultdict(list)
+    for row in judgments:
+        if row.verdict is not None and row.prompt_id in questions:
+            value = row.verdict.value
+            outcomes[row.prompt_id, row.judge, row.order].append(f"{value:g}" if row.order is None else side(value))
+    flips = flip_rate(list(outcomes.values()), [questions[item] for item, _, _ in outcomes])
+    return {"flips_between_repeats": score_of(flips)} if flips.n else {}
+
+
+def rating_scores(ratings: Sequence[RecordedRating], verdicts: ItemVerdicts) -> dict[str, Score]:
+    """Compare ratings (1..10) with the retired judge's: mean and mean absolute difference, share equal, alpha."""
+    rows = []
+    lost = 0
+    for item in ratings:
+        value = verdicts[item.id].value if item.id in verdicts else None
+        if item.recorded is not None and value is None:
+            lost += 1
+        elif item.recorded is not None and value is not None:
+            rows.append((value, item.recorded, item.question))
+    judge_ratings, retired_ratings = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    questions = [row[2] for row in rows]
+    alpha = krippendorff_alpha([[rating, retired_rating] for rating, retired_rating, _ in rows], interval_metric=True)
+    return {
+        "rating_difference": score_of(mean_measure(judge_ratings - retired_ratings, questions), unscored=lost),
+        "rating_distance": score_of(mean_measure(np.abs(judge_ratings - retired_ratings), questions)),
+        "ratings_equal": score_of(share_measure((judge_ratings == retired_ratings).astype(np.float64), questions)),
+        "rating_alpha": Score(value=alpha, n=len(rows)),
+    }
+
+
+def people_by_ratings(
+    comparisons: Sequence[RecordedComparison], ratings: Sequence[RecordedRating], verdicts: ItemVerdicts
+) -> dict[str, Score]:
+    """Return agreement with people of the pairs derived from two single ratings: the higher wins, equal ratings tie."""
+    by_answer = {
+        (item.model, item.prompt.id, item.turn): verdicts[item.id].value for item in ratings if item.id in verdicts
+    }
+    derived = {}
+    for item in comparisons:
+        turn_key = item.prompt.id, item.turn or 1
+        candidate_rating, baseline_rating = (
+            by_answer.get((item.candidate, *turn_key)),
+            by_answer.get((item.baseline, *turn_key)),
+        )
+        if candidate_rating is not None and baseline_rating is not None:
+            derived[item.id] = ItemVerdict(float(np.sign(candidate_rating - baseline_rating) / 2 + 0.5))
+    rated = [item for item in comparisons if item.id in derived and item.people]
+    scores = with_people(rated, derived)
+    return {name.replace("_people", "_people_by_ratings"): score for name, score in scores.items()}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One comparison as judged by the judge and by a reference (people or the retired judge).
+
+    Preferences are the candidate's."""
+
+    item: RecordedComparison
+    judge: float
+    reference: float
+
+
+def _rows(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, *, people: bool) -> list[_Row]:
+    """Return one row per vote, or one row per verdict of the retired judge."""
+    rows = []
+    for item in comparisons:
+        value = verdicts[item.id].value if item.id in verdicts else None
+        if value is not None:
+            references = item.people if people else () if item.recorded is None else (item.recorded,)
+            rows += [_Row(item, value, reference) for reference in references]
+    return rows
+
+
+def length_scores(
+    comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, reference: str
+) -> dict[str, Score]:
+    """Return the log-odds that the longer answer is preferred (0: length makes no difference).
+
+    For the judge, for the reference ("people" or "retired") on the same rows, and their difference, `length_bias`.
+    Ties and answers of equal length are left out.
+    """
+    rows = [row for row in _rows(comparisons, verdicts, people=reference == "people") if _comparable(row)]
+    longer = [_longer_wins(row) for row in rows]
+    judge_wins, reference_wins = (np.array([pair[side] for pair in longer], dtype=np.float64) for side in (0, 1))
+    questions = [row.item.question for row in rows]
+    if not rows:
+        return {}
+    (ours, our_influence), (reference_log_odds, reference_influence) = _log_odds(judge_wins), _log_odds(reference_wins)
+    return {
+        "length_log_odds": _score(ours, our_influence, questions),
+        f"length_log_odds_{reference}": _score(reference_log_odds, reference_influence, questions),
+        f"length_bias_{reference}": _score(ours - reference_log_odds, our_influence - reference_influence, questions),
+    }
+
+
+def _comparable(row: _Row) -> bool:
+    lengths = row.item.lengths
+    return lengths is not None and lengths[0] != lengths[1] and row.judge != 0.5 and row.reference != 0.5
+
+
+def _longer_wins(row: _Row) -> tuple[float, float]:
+    assert row.item.lengths is not None
+    candidate_longer = row.item.lengths[0] > row.item.lengths[1]
+    return float((row.judge > 0.5) == candidate_longer), float((row.reference > 0.5) == candidate_longer)
+
+
+def _log_odds(wins: FloatArray) -> tuple[float, FloatArray]:
+    """Return ln((k + 1/2) / (n - k + 1/2)) and each row's influence.
+
+    The 1/2 keeps it finite if all or none win (Haldane 1956, Anscombe 1956)."""
+    n = len(wins)
+    share = (wins.sum() + 0.5) / (n + 1)
+    return float(np.log(share / (1 - share))), (wins - wins.mean()) / (n * share * (1 - share))
+
+
+def _score(value: float, influence: FloatArray, questions: Sequence[str]) -> Score:
+    return score_of(Measure(value, clustered_interval(value, influence, questions), len(influence)))
+
+
+def self_preference(
+    comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, judge_model: str, reference: str
+) -> dict[str, Score]:
+    """Return the points (0..1) that the judge gives its own family's answer beyond what the reference gives.
+
+    Only comparisons with another family count. A strong family gains from any consistent judge, because votes scatter
+    towards 0.5; read it beside `excess_by_model`.
+    """
+    judge_family = family(judge_model)
+    values, questions = [], []
+    for row in _rows(comparisons, verdicts, people=reference == "people"):
+        candidate, baseline = family(row.item.candidate) == judge_family, family(row.item.baseline) == judge_family
+        if judge_family is not None and candidate != baseline:
+            excess = row.judge - row.reference
+            values.append(excess if candidate else -excess)
+            questions.append(row.item.question)
+    if not values:
+        return {}
+    return {f"self_preference_{reference}": score_of(mean_measure(np.array(values), questions))}
+
+
+def family(model: str) -> str | None:
+    """Return the family of a model by its name, or None if the name does not show it."""
+    name = model.rsplit("/", 1)[-1].lower()
+    return next((maker for maker, pattern in FAMILIES.items() if re.match(pattern, name)), None)
+
+
+def excess_by_model(
+    comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, reference: str
+) -> dict[str, Score]:
+    """Return model -> points (0..1) that the judge gives it beyond what the reference gives, on the same rows."""
+    values: dict[str, tuple[list[float], list[str]]] = {}
+    for row in _rows(comparisons, verdicts, people=reference == "people"):
+        excess = row.judge - row.reference
+        for model, points in ((row.item.candidate, excess), (row.item.baseline, -excess)):
+            model_points, questions = values.setdefault(model, ([], []))
+            model_points.append(points)
+            questions.append(row.item.question)
+    return {
+        model: score_of(mean_measure(np.array(model_points), questions))
+        for model, (model_points, questions) in sorted(values.items())
+        if len(model_points) >= ENOUGH
+    }
+
+
+def shift(items: Sequence[Item], verdicts: ItemVerdicts, *, scale: float) -> Score:
+    """Return the mean difference between the judge's and the retired judge's numbers on the same items."""
+    rows = []
+    for item in items:
+        value = verdicts[item.id].value if item.id in verdicts else None
+        if value is not None and item.recorded is not None:
+            rows.append((value - item.recorded, item.question))
+    return score_of(mean_measure(np.array([row[0] for row in rows]), [row[1] for row in rows]), scale=scale)
+
+
+def board_scores(items: Sequence[Item], verdicts: ItemVerdicts, board: Mapping[str, float]) -> dict[str, Score]:
+    """Return Spearman and Kendall correlations of the candidates' mean numbers with the published board.
+
+    Empty if fewer than three models are on both.
+    """
+    rows = [
+        (_candidate(item), item.question, verdicts[item.id].value)
+        for item in items
+        if item.id in verdicts and verdicts[item.id].value is not None and _candidate(item) in board
+    ]
+    models = sorted({model for model, _, _ in rows})
+    questions = {question: index for index, question in enumerate(dict.fromkeys(row[1] for row in rows))}
+    if len(models) < 3:
+        return {}
+    sums, counts = np.zeros((len(questions), len(models))), np.zeros((len(questions), len(models)))
+    for model, question, value in rows:
+        cell = questions[question], models.index(model)
+        sums[cell] += value or 0.0
+        counts[cell] += 1
+    correlations = rank_correlation(sums, counts, np.array([board[model] for model in models]))
+    return {"spearman_board": score_of(correlations.spearman), "kendall_board": score_of(correlations.kendall)}
+
+
+def _candidate(item: Item) -> str:
+    return item.candidate if isinstance(item, RecordedComparison) else item.model
+
+
+def win_rates(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, dict[str, Score]]:
+    """Return, per model, its win rate in percent over all comparisons it takes part in.
+
+    `judge` and `people` count a tie as half a win (people: only comparisons with votes). `judge_decided` and
+    `rogan_gladen` leave ties out. `prediction_powered` estimates people's rate from both, with ties as half.
+    """
+    rates = {}
+    for model in sorted({name for item in comparisons for name in item.pair}):
+        rows = _rows_of(model, comparisons, verdicts)
+        if len(rows.judge) >= ENOUGH and int((~np.isnan(rows.people)).sum()) >= ENOUGH:
+            rates[model] = _win_rates(rows)
+    return rates
+
+
+def _rows_of(model: str, comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> JudgedSample:
+    """Return one row per comparison, from the model's side; people's number is the mean of their votes."""
+    judge, people, questions = [], [], []
+    for item in comparisons:
+        value = verdicts[item.id].value if item.id in verdicts else None
+        if value is None or model not in item.pair:
+            continue
+        votes = float(np.mean(item.people)) if item.people else float("nan")
+        is_candidate = item.candidate == model
+        judge.append(value if is_candidate else 1 - value)
+        people.append(votes if is_candidate else 1 - votes)
+        questions.append(item.question)
+    return JudgedSample(np.array(judge), np.array(people), questions)
+
+
+def _win_rates(rows: JudgedSample) -> dict[str, Score]:
+    seen = ~np.isnan(rows.people)
+    decided = rows.judge != 0.5
+    return {
+        "judge": _share(rows.judge, rows.clusters),
+        "people": _share(rows.people[seen], _kept(rows.clusters, seen.tolist())),
+        "prediction_powered": _corrected(prediction_powered(rows, tuned=True), int(seen.sum())),
+        "judge_decided": _share(rows.judge[decided], _kept(rows.clusters, decided.tolist())),
+        "rogan_gladen": _corrected(rogan_gladen(rows), int((seen & decided & (rows.people != 0.5)).sum())),
+    }
+
+
+def _kept(values: Sequence[Hashable], kept: Sequence[bool]) -> list[Hashable]:
+    return [value for value, keep in zip(values, kept, strict=True) if keep]
+
+
+def _share(values: FloatArray, clusters: Sequence[Hashable]) -> Score:
+    return score_of(share_measure(values, clusters), scale=100.0)
+
+
+def _corrected(corrected: Corrected, n: int) -> Score:
+    """Return a corrected rate in percent, clipped to 0..100; `n` counts the comparisons that people voted on."""
+    interval = corrected.interval
+    if interval is not None:
+        interval = Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
+    return score_of(Measure(corrected.value, interval, n), scale=100.0)
+
+
+def score_of(measure: Measure, *, unscored: int = 0, scale: float = 1.0) -> Score:
+    """Return a measure as the `Score` that cards use."""
+    if measure.value is None:
+        return Score(value=None, n=measure.n, unscored=unscored)
+    interval = measure.interval
+    if interval is None:
+        return Score(value=scale * measure.value, n=measure.n, unscored=unscored)
+    return Score(
+        value=scale * measure.value,
+        ci_low=scale * interval.low,
+        ci_high=scale * interval.high,
+        se=scale * interval.se,
+        n=measure.n,
+        unscored=unscored,
+    )
 
 
 def findings(part: SuiteCalibration, reference: str, unscored: float) -> list[str]:

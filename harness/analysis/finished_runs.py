@@ -1,4 +1,4 @@
-"""Turn names from a command line into comparisons: find runs, read their rows, load the suite's data if possible."""
+"""Finished runs by name: find them, read their rows and suite, compare them, or judge them directly."""
 
 from __future__ import annotations
 
@@ -41,119 +41,12 @@ class StoredRun:
         return self.card.suite, self.card.suite_version
 
 
-def find_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[StoredRun]:
-    """Return the run of a folder or a card file, or all runs of a model; raise ConfigError for any other name."""
-    path = Path(name)
-    if (path / "card.json").is_file():
-        path = path / "card.json"
-    if path.suffix == ".json" and path.is_file():
-        folder = path.parent if path.name == "card.json" else None
-        return [StoredRun(read_card(path), folder)]
-    runs = [StoredRun(read_card(file), file.parent) for file in find_cards(results)]
-    matches = [
-        run
-        for run in runs
-        if run.folder is not None
-        and name in (run.card.model, run.folder.parents[1].name)
-        and not run.card.suite.startswith(HEAD_TO_HEAD)
-        and (not suites or run.card.suite in suites)
-    ]
-    if not matches:
-        models = ", ".join(sorted({run.card.model for run in runs})[:12]) or "none"
-        kind = f" of {' or '.join(sorted(suites))}" if suites else ""
-        raise ConfigError(
-            f"no run{kind} named {name!r}: pass its folder, its card, or a model under {results}; models there: "
-            f"{models}"
-        )
-    return matches
-
-
-def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -> list[list[StoredRun]]:
-    """Return, per suite that all models have, their runs in the order of the names.
-
-    If a model has several runs, those whose protocol another model has too are preferred. Raise ConfigError if several
-    remain, or if there is no common suite.
-    """
-    runs_by_name = [find_runs(name, results, suites) for name in names]
-    keys = [
-        key
-        for key in dict.fromkeys(run.key for run in runs_by_name[0])
-        if all(key in _keys(runs) for runs in runs_by_name)
-    ]
-    if not keys:
-        listed = "; ".join(f"{name}: {_listed(runs)}" for name, runs in zip(names, runs_by_name, strict=True))
-        raise ConfigError(f"these runs have no suite (and edition) in common: {listed}")
-    return [_one_each(names, [[run for run in runs if run.key == key] for runs in runs_by_name]) for key in keys]
-
-
-def _keys(runs: Sequence[StoredRun]) -> set[tuple[str, str]]:
-    return {run.key for run in runs}
-
-
-def _listed(runs: Sequence[StoredRun]) -> str:
-    return ", ".join(sorted({"@".join(run.key) for run in runs}))
-
-
-def _one_each(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list[StoredRun]:
-    chosen = []
-    for at, runs in enumerate(runs_by_name):
-        other_protocols = {
-            run.card.protocol_sha for index, part in enumerate(runs_by_name) if index != at for run in part
-        }
-        alike = [run for run in runs if run.card.protocol_sha in other_protocols] or runs
-        if len(alike) > 1:
-            folders = ", ".join(str(run.folder) for run in alike[:8])
-            raise ConfigError(
-                f"{names[at]!r} has {len(alike)} runs of {alike[0].card.suite}; name one folder of: {folders}"
-            )
-        chosen.append(alike[0])
-    return chosen
-
-
-def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
-    """Return the run with the rows that exist, and a jury's verdicts as scored."""
-    if run.folder is None:
-        return RunRows(name or run.card.model, run.card)
-    answers, rows = read_rows(run.folder)
-    judgments = scored(current_judgments(answers, iter(rows)), run.card.protocol)
-    return RunRows(name or run.card.model, run.card, tuple(answers), judgments)
-
-
-def shown_names(runs: Sequence[StoredRun]) -> list[str]:
-    """Return the models' names, with run ids if several runs have the same name."""
-    names = [run.card.model for run in runs]
-    return [
-        f"{name} ({run.card.provenance.get('run_id', '')})" if names.count(name) > 1 else name
-        for name, run in zip(names, runs, strict=True)
-    ]
-
-
 @dataclass(frozen=True)
 class Loaded:
     """A suite with its data and the prompts of a run; None if the data are missing."""
 
     suite: Suite | None
     prompts: tuple[Prompt, ...] | None
-
-
-def suite_of(card: ScoreCard, mirror: str | None = None) -> Loaded:
-    """Return the suite of a card, in the card's edition."""
-    edition = "pocket" if card.suite_version.startswith("pocket") else "official"
-    references = card.protocol.get("references")
-    options = SuiteOptions(
-        edition=edition, references=references if references == "pr3158" else "official", mirror=mirror
-    )
-    try:
-        suite = load_suite(card.suite, options)
-    except (DataError, ConfigError) as error:
-        log.info("%s: compared without its data: %s", card.suite, error)
-        return Loaded(None, None)
-    if isinstance(suite, OwnRunner) or suite.version != card.suite_version:
-        return Loaded(None, None)
-    limit = card.protocol.get("limit")
-    if isinstance(limit, dict) and isinstance(limit.get("n"), int) and isinstance(limit.get("seed"), int):
-        return Loaded(suite, limited(suite.prompts(), int(str(limit["n"])), int(str(limit["seed"]))))
-    return Loaded(suite, tuple(suite.prompts()))
 
 
 def compare_models(
@@ -192,37 +85,103 @@ def refuse_different(first: ScoreCard, second: ScoreCard, names: tuple[str, str]
         )
 
 
-# ----------------------------------------------------------------------------------------------------
-# Judge one run's answers directly against another's: recorded answers, the suite's own prompts, the normal pipeline.
-# The result is a run of its own (`results/runs/MODEL/head_to_head_SUITE@VERSION/ID`), which resumes, counts and costs
-# like any other.
+def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -> list[list[StoredRun]]:
+    """Return, per suite that all models have, their runs in the order of the names.
+
+    If a model has several runs, those whose protocol another model has too are preferred. Raise ConfigError if several
+    remain, or if there is no common suite.
+    """
+    runs_by_name = [find_runs(name, results, suites) for name in names]
+    keys = [
+        key
+        for key in dict.fromkeys(run.key for run in runs_by_name[0])
+        if all(key in _keys(runs) for runs in runs_by_name)
+    ]
+    if not keys:
+        listed = "; ".join(f"{name}: {_listed(runs)}" for name, runs in zip(names, runs_by_name, strict=True))
+        raise ConfigError(f"these runs have no suite (and edition) in common: {listed}")
+    return [_one_each(names, [[run for run in runs if run.key == key] for runs in runs_by_name]) for key in keys]
 
 
-class Recorded:
-    """A backend that returns the answers of an existing run."""
-
-    def __init__(self, model: str, answers: Sequence[Answer]) -> None:
-        self._model = model
-        self._answers = {answer.key: answer for answer in answers}
-
-    def identity(self) -> dict[str, JsonValue]:
-        return {
-            "backend": "recorded",
-            "answers": digest(sorted([answer.key, answer.sha] for answer in self._answers.values())),
+def _one_each(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list[StoredRun]:
+    chosen = []
+    for at, runs in enumerate(runs_by_name):
+        other_protocols = {
+            run.card.protocol_sha for index, part in enumerate(runs_by_name) if index != at for run in part
         }
+        alike = [run for run in runs if run.card.protocol_sha in other_protocols] or runs
+        if len(alike) > 1:
+            folders = ", ".join(str(run.folder) for run in alike[:8])
+            raise ConfigError(
+                f"{names[at]!r} has {len(alike)} runs of {alike[0].card.suite}; name one folder of: {folders}"
+            )
+        chosen.append(alike[0])
+    return chosen
 
-    async def __aenter__(self) -> Self:
-        return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        return None
+def find_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[StoredRun]:
+    """Return the run of a folder or a card file, or all runs of a model; raise ConfigError for any other name."""
+    path = Path(name)
+    if (path / "card.json").is_file():
+        path = path / "card.json"
+    if path.suffix == ".json" and path.is_file():
+        folder = path.parent if path.name == "card.json" else None
+        return [StoredRun(read_card(path), folder)]
+    runs = [StoredRun(read_card(file), file.parent) for file in find_cards(results)]
+    matches = [
+        run
+        for run in runs
+        if run.folder is not None
+        and name in (run.card.model, run.folder.parents[1].name)
+        and not run.card.suite.startswith(HEAD_TO_HEAD)
+        and (not suites or run.card.suite in suites)
+    ]
+    if not matches:
+        models = ", ".join(sorted({run.card.model for run in runs})[:12]) or "none"
+        kind = f" of {' or '.join(sorted(suites))}" if suites else ""
+        raise ConfigError(
+            f"no run{kind} named {name!r}: pass its folder, its card, or a model under {results}; models there: "
+            f"{models}"
+        )
+    return matches
 
-    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        recorded = self._answers.get(f"{prompt.id}#{index}")
-        if recorded is not None:
-            return recorded
-        failure = Failure(reason="missing", message="the run has no answer to this question")
-        return Answer(prompt_id=prompt.id, model=self._model, index=index, error=failure)
+
+def shown_names(runs: Sequence[StoredRun]) -> list[str]:
+    """Return the models' names, with run ids if several runs have the same name."""
+    names = [run.card.model for run in runs]
+    return [
+        f"{name} ({run.card.provenance.get('run_id', '')})" if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
+    """Return the run with the rows that exist, and a jury's verdicts as scored."""
+    if run.folder is None:
+        return RunRows(name or run.card.model, run.card)
+    answers, rows = read_rows(run.folder)
+    judgments = scored(current_judgments(answers, iter(rows)), run.card.protocol)
+    return RunRows(name or run.card.model, run.card, tuple(answers), judgments)
+
+
+def suite_of(card: ScoreCard, mirror: str | None = None) -> Loaded:
+    """Return the suite of a card, in the card's edition."""
+    edition = "pocket" if card.suite_version.startswith("pocket") else "official"
+    references = card.protocol.get("references")
+    options = SuiteOptions(
+        edition=edition, references=references if references == "pr3158" else "official", mirror=mirror
+    )
+    try:
+        suite = load_suite(card.suite, options)
+    except (DataError, ConfigError) as error:
+        log.info("%s: compared without its data: %s", card.suite, error)
+        return Loaded(None, None)
+    if isinstance(suite, OwnRunner) or suite.version != card.suite_version:
+        return Loaded(None, None)
+    limit = card.protocol.get("limit")
+    if isinstance(limit, dict) and isinstance(limit.get("n"), int) and isinstance(limit.get("seed"), int):
+        return Loaded(suite, limited(suite.prompts(), int(str(limit["n"])), int(str(limit["seed"]))))
+    return Loaded(suite, tuple(suite.prompts()))
 
 
 def head_to_head_plan(
@@ -274,3 +233,38 @@ def _games(loaded: Loaded, first: StoredRun, rows: RunRows) -> HeadToHead:
     games = HeadToHead(loaded.suite, first.card.model, rows.answers)
     games.protocol()  # raises ConfigError if this edition has no pairwise prompts
     return games
+
+
+class Recorded:
+    """A backend that returns the answers of an existing run."""
+
+    def __init__(self, model: str, answers: Sequence[Answer]) -> None:
+        self._model = model
+        self._answers = {answer.key: answer for answer in answers}
+
+    def identity(self) -> dict[str, JsonValue]:
+        return {
+            "backend": "recorded",
+            "answers": digest(sorted([answer.key, answer.sha] for answer in self._answers.values())),
+        }
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
+        recorded = self._answers.get(f"{prompt.id}#{index}")
+        if recorded is not None:
+            return recorded
+        failure = Failure(reason="missing", message="the run has no answer to this question")
+        return Answer(prompt_id=prompt.id, model=self._model, index=index, error=failure)
+
+
+def _keys(runs: Sequence[StoredRun]) -> set[tuple[str, str]]:
+    return {run.key for run in runs}
+
+
+def _listed(runs: Sequence[StoredRun]) -> str:
+    return ", ".join(sorted({"@".join(run.key) for run in runs}))
