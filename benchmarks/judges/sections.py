@@ -24,8 +24,8 @@ from harness.analysis.judge_replay import (
     report,
 )
 from harness.judging.calibrated import Calibration, shown
-from harness.pages.judging import CalibrationGrid, grids, markdown_grid, remarks
-from harness.pages.tables import escape_markdown
+from harness.pages.judge_text import CalibrationGrid, grids, markdown_grid, remarks
+from harness.pages.text import escape_markdown
 from harness.records import Score
 from harness.records.judge_choice import find_judge, judge_files
 from harness.records.protocols import SuiteOptions

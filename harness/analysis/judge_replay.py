@@ -1,6 +1,6 @@
 """Replay recorded judgments with a judge: `harness judge calibrate`.
 
-    choose items -> judge them with the pipeline of any run -> verdicts -> measures (`judge_measures`) -> calibration.json
+    choose items -> judge them with the pipeline of any run -> verdicts -> measures -> calibration.json
 
 The name `recorded` stands for the retired judge, whose verdicts are in the records: nothing is called then.
 """

@@ -1,7 +1,7 @@
 """Figures that papers and boards reported, beside the measured ones and never ranked.
 
-The files are `results/reported/*.yaml` of a checkout; the wheel contains them as `harness/reported_data`. A complete card
-of the same model and protocol shows its difference from the reported figure.
+The files are `results/reported/*.yaml` of a checkout; the wheel contains them as `harness/reported_data`. A complete
+card of the same model and protocol shows its difference from the reported figure.
 """
 
 from __future__ import annotations

@@ -13,18 +13,16 @@ from rich.text import Text
 
 from ..analysis.comparison import Comparison
 from ..analysis.finished_runs import compare_models, matched
-from ..pages.decisions import (
-    GAMES_HEAD,
-    games_cells,
+from ..pages.comparison_text import (
     games_markdown,
     games_verdict,
     markdown,
     other_lines,
     rich_comparison,
-    rich_table,
+    rich_games,
     verdict,
 )
-from ..pages.tables import plain
+from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
 from ..store import write_atomic
@@ -131,7 +129,7 @@ def show_games(cards: list[ScoreCard], chosen: str, out: Path | None) -> None:
         print(text, end="")
     else:
         console = Console(width=None if os.isatty(1) else 140)
-        console.print(rich_table("Games, answer against answer", GAMES_HEAD, games_cells(cards)))
+        console.print(rich_games(cards))
         for card in cards:
             for note in card.notes:
                 console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)

@@ -18,8 +18,9 @@ from rich.text import Text
 
 from ..analysis.trackers import log_scores, tracker_names
 from ..judging.jury import judge_differences
-from ..pages.judging import judging_table
-from ..pages.tables import card_table, plain
+from ..pages.judge_text import judging_table
+from ..pages.tables import card_table
+from ..pages.text import plain
 from ..records import ModelRef, ScoreCard
 from ..records.errors import ConfigError, IncompleteError
 from ..records.judge_choice import choose_judges, suite_names, with_devices

@@ -13,7 +13,7 @@ from html import escape
 
 from ..analysis.leaderboard import BoardRow, Table
 from ..records import Score
-from .tables import visible
+from .text import visible
 
 COLOURS = ("#0b6e75", "#bd5217", "#5b4fa8", "#2f7d32", "#b0306a", "#7a6a00", "#1f5fb4", "#6b6b6b")
 """Marks 1 to 8: each has at least 4.5:1 contrast on white; shapes differ too."""
