@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.pages.comparison_text import markdown, verdict
 
 from harness.analysis.comparison import adjusted, compare, differing
 from harness.analysis.finished_runs import compare_models
+from harness.pages.comparison_text import markdown, verdict
 from harness.records.errors import ConfigError
 from harness.records.protocols import RunRows
 from tests.fakes.commands import Done

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness.pages.gate_text import gate_markdown, junit, summary_line
 from lxml import etree
 from pydantic import ValidationError
 
@@ -18,6 +17,7 @@ from harness.analysis.gate.evidence import GateOptions, gate_runs, read_policy
 from harness.analysis.gate.policy import Evidence, GateCheck, GateLimits, GatePolicy, GateReport, Step
 from harness.analysis.gate.power import power_rows
 from harness.analysis.gate.sequential import looks, order_of, replay, watched
+from harness.pages.gate_text import gate_markdown, junit, summary_line
 from harness.records import AnchorCheck, Judging, Score
 from harness.records.errors import ConfigError
 from harness.records.protocols import RunRows
