@@ -7,14 +7,13 @@ A difference is *paired* if it is a sum over questions, *refitted* if it is a mo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from pydantic import JsonValue
 
-from ..records import Answer, Judgment, Prompt, Record, Score, ScoreCard
+from ..records import Answer, Prompt, Record, Score, ScoreCard
 from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..stats.intervals import FloatArray, percentile_interval
 from ..stats.paired import (
@@ -141,41 +140,47 @@ def compare(
 ) -> Comparison:
     """Return all differences of two runs of one suite.
 
-    `prompts` are the prompts of the runs, for categories; None if they are unknown.
+    `prompts` are the prompts of the runs, for categories; None if they are unknown. `suite` refits fitted metrics.
     """
     categories = None if prompts is None else {prompt.id: prompt.category for prompt in prompts}
     pairs = _paired_sums(first, second, categories)
-    fits = suite.paired_refits(prompts, first, second) if isinstance(suite, RefitsPairs) and prompts else None
-    rows = [paired(first_sums, second_sums, None, seed) for first_sums, second_sums in pairs]
-    differences = [refitted(fits)] if fits is not None else []
-    differences += [row for row in rows if row is not None]
     main = pairs[0] if pairs else None
+    fits = suite.paired_refits(prompts, first, second) if isinstance(suite, RefitsPairs) and prompts else None
+    rows = [refitted(fits)] if fits is not None else []
+    rows += [row for sums in pairs if (row := paired(*sums, None, seed)) is not None]
     if main is not None and categories is not None:
-        differences += _by_category(main, categories, seed)
-    judged = {row.metric for row in differences}
-    differences += [row for row in unpaired(first.card, second.card) if row.metric not in judged]
-    headline = first.card.headline
-    differences.sort(
-        key=lambda row: row.metric != headline or row.category is not None
-    )  # stable: the headline comes first
-    alone = _alone(first, second, categories)
-    doubts = order_doubts(first.answers, first.judgments, second.answers, second.judgments, main)
+        rows += _by_category(main, categories, seed)
+    headline = unpaired(first.card, second.card)
+    if headline is not None and headline.metric not in {row.metric for row in rows}:
+        rows.append(headline)
+    rows.sort(key=lambda row: row.metric != first.card.headline or row.category is not None)  # stable: headline first
+    only_first, only_other = _unmatched(first, second, categories)
+    doubts = order_doubts(first, second, main)
     return Comparison(
         suite=first.card.suite,
         suite_version=first.card.suite_version,
         first=first.name,
         other=second.name,
         judge=first.card.judge,
-        headline=headline,
-        differences=tuple(differences),
-        only_first=alone[0],
-        only_other=alone[1],
+        headline=first.card.headline,
+        differences=tuple(rows),
+        only_first=only_first,
+        only_other=only_other,
         flips=() if main is None else flips(*main, categories or {}, doubts),
         shifts=shifts(first.answers, second.answers),
         orders=doubts,
         forced=tuple(differing(first.card, second.card)),
         notes=_notes(first, second, categories, fits),
     )
+
+
+def _unmatched(first: RunRows, second: RunRows, categories: Mapping[str, str] | None) -> tuple[int, int]:
+    """Return how many questions have a verdict only in the first run, and only in the second."""
+    rule = rules_of(first.card.suite, first.card.headline, first.judgments)[0]
+    first_ids, second_ids = (
+        set(question_sums(rule, run.answers, run.judgments, categories=categories).ids) for run in (first, second)
+    )
+    return len(first_ids - second_ids), len(second_ids - first_ids)
 
 
 def _paired_sums(
@@ -195,21 +200,14 @@ def _paired_sums(
     return pairs
 
 
-def _alone(first: RunRows, second: RunRows, categories: Mapping[str, str] | None) -> tuple[int, int]:
-    rules = rules_of(first.card.suite, first.card.headline, first.judgments)
-    first_ids, second_ids = (
-        set(question_sums(rules[0], run.answers, run.judgments, categories=categories).ids) for run in (first, second)
-    )
-    return len(first_ids - second_ids), len(second_ids - first_ids)
-
-
 def _by_category(main: tuple[QuestionSums, QuestionSums], categories: Mapping[str, str], seed: int) -> list[Difference]:
-    names = dict.fromkeys(categories[prompt_id] for prompt_id in main[0].ids)
-    differences = []
-    for name in names if len(names) > 1 else ():
-        ids = [prompt_id for prompt_id in main[0].ids if categories[prompt_id] == name]
-        differences.append(paired(main[0].of(ids), main[1].of(ids), name, seed))
-    return [row for row in differences if row is not None]
+    ids_by_category: dict[str, list[str]] = {}
+    for prompt_id in main[0].ids:
+        ids_by_category.setdefault(categories[prompt_id], []).append(prompt_id)
+    if len(ids_by_category) < 2:
+        return []
+    rows = [paired(main[0].of(ids), main[1].of(ids), name, seed) for name, ids in ids_by_category.items()]
+    return [row for row in rows if row is not None]
 
 
 def _notes(
@@ -217,14 +215,14 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if not first.judgments or not second.judgments:
-        notes.append("no judgments of one run: nothing is paired, so the intervals are wide")
+        notes.append("one run has no judgments, so nothing is paired and the intervals are wide")
     elif categories is None:
-        notes.append("the suite's data are not here: no categories")
+        notes.append("the suite's data are missing, so there are no categories")
     if first.judgments and fits is None and first.card.headline == "lc_win_rate":
         notes.append("the length-controlled win rate could not be refitted for both")
     unknown = sorted(key for key, value in first.card.protocol.items() if "unknown" in repr(value))
     if unknown:
-        notes.append(f"not known of these runs, so equality is not certain: {', '.join(unknown)}")
+        notes.append(f"these protocol fields are unknown, so the runs may differ in them: {', '.join(unknown)}")
     return tuple(notes)
 
 
@@ -234,24 +232,9 @@ def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed
     estimate = paired_difference(second_terms, first_terms, scale=first.scale)
     if estimate is None or first.value is None or second.value is None:
         return None
-    low, high = estimate.interval()
-    return Difference(
-        metric=first.metric,
-        category=category,
-        first=first.value,
-        other=second.value,
-        value=estimate.value,
-        ci_low=low,
-        ci_high=high,
-        se=estimate.se,
-        df=estimate.df,
-        p=swap_test(second_terms, first_terms, seed=seed),
-        detectable=detectable(estimate.se, alpha=ALPHA / 2),
-        needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2),
-        n=estimate.n,
-        correlation=correlation(first.scores(), second.scores()),
-        method="paired",
-    )
+    p = swap_test(second_terms, first_terms, seed=seed)
+    row = _difference(first.metric, (first.value, second.value), estimate, estimate.interval(), p, "paired")
+    return row.model_copy(update={"category": category, "correlation": correlation(first.scores(), second.scores())})
 
 
 def refitted(refits: Refits) -> Difference:
@@ -260,136 +243,123 @@ def refitted(refits: Refits) -> Difference:
     apart = refits.replicates[1] - refits.replicates[0]
     interval = percentile_interval(apart)
     assert interval is not None, "a fit is refitted at least twice"
-    return Difference(
-        metric=refits.metric,
-        category=None,
-        first=refits.values[0],
-        other=refits.values[1],
-        value=value,
-        ci_low=interval.low,
-        ci_high=interval.high,
-        se=interval.se,
-        df=0,
-        p=two_sided_p(apart, value),
-        detectable=detectable(interval.se, alpha=ALPHA / 2),
-        needed=required_n(refits.n, interval.se, value, alpha=ALPHA / 2),
-        n=refits.n,
-        correlation=correlation(*refits.replicates),
-        method="refitted",
-    )
+    estimate = ClusteredEstimate(value, interval.se, 0, refits.n)
+    p = two_sided_p(apart, value)
+    row = _difference(refits.metric, refits.values, estimate, (interval.low, interval.high), p, "refitted")
+    return row.model_copy(update={"correlation": correlation(*refits.replicates)})
 
 
-def unpaired(first: ScoreCard, second: ScoreCard) -> list[Difference]:
+def unpaired(first: ScoreCard, second: ScoreCard) -> Difference | None:
     """Return the difference of two headlines by the cards' own errors, as if the questions were independent.
 
-    Used if there are no rows to pair.
+    Used if there are no rows to pair. None if a value or standard error is missing.
     """
-    first_score, second_score = first.scores[first.headline], second.scores.get(first.headline)
-    if (
-        second_score is None
-        or first_score.value is None
-        or second_score.value is None
-        or first_score.se is None
-        or second_score.se is None
-    ):
-        return []
-    value, se = second_score.value - first_score.value, float((first_score.se**2 + second_score.se**2) ** 0.5)
-    estimate = ClusteredEstimate(value, se, 0, min(first_score.n, second_score.n))
-    low, high = estimate.interval()
-    return [
-        Difference(
-            metric=first.headline,
-            category=None,
-            first=first_score.value,
-            other=second_score.value,
-            value=value,
-            ci_low=low,
-            ci_high=high,
-            se=se,
-            df=0,
-            p=estimate.p_two_sided(),
-            detectable=detectable(se, alpha=ALPHA / 2),
-            needed=required_n(estimate.n, se, value, alpha=ALPHA / 2),
-            n=estimate.n,
-            method="unpaired",
-        )
-    ]
+    score, other_score = first.scores[first.headline], second.scores.get(first.headline)
+    if other_score is None or score.value is None or other_score.value is None:
+        return None
+    if score.se is None or other_score.se is None:
+        return None
+    se = float((score.se**2 + other_score.se**2) ** 0.5)
+    estimate = ClusteredEstimate(other_score.value - score.value, se, 0, min(score.n, other_score.n))
+    means = score.value, other_score.value
+    return _difference(first.headline, means, estimate, estimate.interval(), estimate.p_two_sided(), "unpaired")
+
+
+def _difference(
+    metric: str,
+    means: tuple[float, float],
+    estimate: ClusteredEstimate,
+    interval: tuple[float, float],
+    p: float,
+    method: Method,
+) -> Difference:
+    # half of alpha in each tail: the comparison is two-sided
+    return Difference(
+        metric=metric,
+        category=None,
+        first=means[0],
+        other=means[1],
+        value=estimate.value,
+        ci_low=interval[0],
+        ci_high=interval[1],
+        se=estimate.se,
+        df=estimate.df,
+        p=p,
+        detectable=detectable(estimate.se, alpha=ALPHA / 2),
+        needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2),
+        n=estimate.n,
+        method=method,
+    )
 
 
 def flips(
     first: QuestionSums, second: QuestionSums, categories: Mapping[str, str], doubts: Orders | None
 ) -> tuple[Flip, ...]:
     """Return the flipped questions, the largest changes first."""
-    rating = first.scale == 1.0
-    doubted = set(doubts.either) if doubts is not None else set()
+    is_rating = first.scale == 1.0
+    contradicted = set(doubts.either) if doubts is not None else set()
     flipped = []
-    for prompt_id, first_score, second_score in zip(first.ids, first.scores(), second.scores(), strict=True):
-        crossed = (
-            abs(second_score - first_score) >= RATING_FLIP if rating else (first_score - 50) * (second_score - 50) < 0
-        )
-        if crossed:
+    for prompt_id, score, other_score in zip(first.ids, first.scores(), second.scores(), strict=True):
+        crossed = (score - 50) * (other_score - 50) < 0
+        if abs(other_score - score) >= RATING_FLIP if is_rating else crossed:
             flipped.append(
                 Flip(
                     prompt_id=prompt_id,
                     category=categories.get(prompt_id),
-                    first=float(first_score),
-                    other=float(second_score),
-                    kind="gained" if second_score > first_score else "lost",
-                    doubtful=prompt_id in doubted,
+                    first=float(score),
+                    other=float(other_score),
+                    kind="gained" if other_score > score else "lost",
+                    doubtful=prompt_id in contradicted,
                 )
             )
     return tuple(sorted(flipped, key=lambda flip: -abs(flip.other - flip.first)))
 
 
-def order_doubts(
-    first_answers: Sequence[Answer],
-    first_judgments: Sequence[Judgment],
-    other_answers: Sequence[Answer],
-    other_judgments: Sequence[Judgment],
-    main: tuple[QuestionSums, QuestionSums] | None,
-) -> Orders | None:
+def order_doubts(first: RunRows, second: RunRows, main: tuple[QuestionSums, QuestionSums] | None) -> Orders | None:
     """Return doubts about order, or None if no question was judged in both orders for both models."""
-    first_gaps = disagreements(first_answers, first_judgments)
-    second_gaps = disagreements(other_answers, other_judgments)
-    both = [prompt_id for prompt_id in first_gaps if prompt_id in second_gaps]
+    gaps, other_gaps = (disagreements(run.answers, run.judgments) for run in (first, second))
+    both = [prompt_id for prompt_id in gaps if prompt_id in other_gaps]
     if not both or main is None:
         return None
-    doubted = [prompt_id for prompt_id in both if max(first_gaps[prompt_id], second_gaps[prompt_id]) > CONTRADICTION]
+    doubted = [prompt_id for prompt_id in both if max(gaps[prompt_id], other_gaps[prompt_id]) > CONTRADICTION]
     kept = [prompt_id for prompt_id in main[0].ids if prompt_id not in set(doubted)]
-    values = [part.of(kept).value for part in main]
+    value, other_value = (sums.of(kept).value for sums in main)
     return Orders(
         judged_twice=len(both),
-        first=sum(first_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
-        other=sum(second_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
+        first=sum(gaps[prompt_id] > CONTRADICTION for prompt_id in both),
+        other=sum(other_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
         either=tuple(doubted),
-        without=None if values[0] is None or values[1] is None else values[1] - values[0],
+        without=None if value is None or other_value is None else other_value - value,
     )
 
 
 def shifts(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[AnswerShift, ...]:
     """Return shifts of characters, tokens (if both runs count them) and truncation, over the answers that both gave."""
-    first_answers, second_answers = latest_answers(first), latest_answers(second)
-    keys = [
-        key
-        for key in first_answers
-        if key in second_answers and first_answers[key].error is None and second_answers[key].error is None
+    answers, other_answers = latest_answers(first), latest_answers(second)
+    shared = [
+        (key[0], answer, other)
+        for key, answer in answers.items()
+        if (other := other_answers.get(key)) is not None and answer.error is None and other.error is None
     ]
     measures: dict[str, Callable[[Answer], float]] = {
         "characters": lambda answer: sum(map(len, answer.turns)),
         "tokens": lambda answer: sum(answer.completion_tokens),
         "truncated, percent": lambda answer: 100.0 * answer.truncated,
     }
-    measured = []
-    for name, measure in measures.items():
-        pair = [
-            np.array([measure(part[key]) for key in keys], dtype=np.float64) for part in (first_answers, second_answers)
-        ]
-        known = name != "tokens" or all(
-            first_answers[key].completion_tokens and second_answers[key].completion_tokens for key in keys
+    if not all(answer.completion_tokens and other.completion_tokens for _, answer, other in shared):
+        del measures["tokens"]
+    if len(shared) < 2:
+        return ()
+    questions = [prompt_id for prompt_id, _, _ in shared]
+    return tuple(
+        _shift(
+            name,
+            np.array([measure(answer) for _, answer, _ in shared], dtype=np.float64),
+            np.array([measure(other) for _, _, other in shared], dtype=np.float64),
+            questions,
         )
-        if len(keys) >= 2 and known:
-            measured.append(_shift(name, pair[0], pair[1], [key[0] for key in keys]))
-    return tuple(measured)
+        for name, measure in measures.items()
+    )
 
 
 def _shift(name: str, first: FloatArray, second: FloatArray, clusters: Sequence[str]) -> AnswerShift:
@@ -413,26 +383,17 @@ def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
     for comparison in comparisons:
         for row in comparison.differences:
             groups.setdefault((comparison.suite, comparison.suite_version, row.metric, row.category), []).append(row.p)
-    corrected = {key: iter(holm(values)) for key, values in groups.items()}
     if all(len(values) < 2 for values in groups.values()):
         return list(comparisons)
-    return [
-        comparison.model_copy(
-            update={
-                "differences": tuple(
-                    row.model_copy(
-                        update={
-                            "p_adjusted": next(
-                                corrected[comparison.suite, comparison.suite_version, row.metric, row.category]
-                            )
-                        }
-                    )
-                    for row in comparison.differences
-                )
-            }
-        )
-        for comparison in comparisons
-    ]
+    corrected = {key: iter(holm(values)) for key, values in groups.items()}
+    results = []
+    for comparison in comparisons:
+        rows = []
+        for row in comparison.differences:
+            p = next(corrected[comparison.suite, comparison.suite_version, row.metric, row.category])
+            rows.append(row.model_copy(update={"p_adjusted": p}))
+        results.append(comparison.model_copy(update={"differences": tuple(rows)}))
+    return results
 
 
 def differing(first: ScoreCard, second: ScoreCard) -> list[str]:
@@ -469,5 +430,5 @@ def judge_failures(card: ScoreCard) -> float | None:
     unjudged, judged = card.counts.get("unjudged"), card.counts.get("judgments")
     if not isinstance(unjudged, dict) or not isinstance(judged, int):
         return None
-    failed = sum(Counter({key: value for key, value in unjudged.items() if isinstance(value, int)}).values())
+    failed = sum(value for value in unjudged.values() if isinstance(value, int))
     return failed / (failed + judged) if failed + judged else None
