@@ -1,4 +1,10 @@
-"""Finished runs by name: find them, read their rows and suite, compare them, or judge them directly."""
+"""Finished runs by name: find them, read their rows and suite, compare them, or judge their answers head to head.
+
+    compare_models(["base", "fused"], Path("results"))[0].difference("lc_win_rate")
+
+A name is a run's folder, a card file or a model's name. If several runs have the name, those measured like the other
+models' runs are preferred; what remains ambiguous is an error that lists the folders.
+"""
 
 from __future__ import annotations
 
@@ -65,23 +71,21 @@ def compare_models(
     comparisons = []
     for runs in matched(names, results, suites):
         shown = shown_names(runs)
-        for at, run in enumerate(runs[1:], start=1):
-            refuse_different(runs[0].card, run.card, (shown[0], shown[at]), force=force)
+        for name, run in zip(shown[1:], runs[1:], strict=True):
+            refuse_different(runs[0].card, run.card, (shown[0], name), force=force)
         loaded = suite_of(runs[0].card, mirror)
-        rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
-        comparisons += [
-            compare(rows[0], row_set, prompts=loaded.prompts, suite=loaded.suite, seed=seed) for row_set in rows[1:]
-        ]
+        first, *others = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
+        comparisons += [compare(first, run, prompts=loaded.prompts, suite=loaded.suite, seed=seed) for run in others]
     return adjusted(comparisons)
 
 
 def refuse_different(first: ScoreCard, second: ScoreCard, names: tuple[str, str], *, force: bool) -> None:
-    apart = differing(first, second)
-    if apart and not force:
+    """Raise ConfigError with all differences if two cards are not comparable, unless `force`."""
+    differences = differing(first, second)
+    if differences and not force:
         raise ConfigError(
-            f"{names[0]} and {names[1]} were not measured the same way on {first.suite}, so a difference would "
-            "not be due to "
-            f"the models: {'; '.join(apart)}. --force compares them anyway"
+            f"{first.suite}: {names[0]} and {names[1]} were not measured the same way: {'; '.join(differences)}. "
+            "So a difference would not be due to the models alone. --force compares them anyway"
         )
 
 
@@ -95,26 +99,27 @@ def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -
     keys = [
         key
         for key in dict.fromkeys(run.key for run in runs_by_name[0])
-        if all(key in _keys(runs) for runs in runs_by_name)
+        if all(any(run.key == key for run in runs) for runs in runs_by_name)
     ]
     if not keys:
-        listed = "; ".join(f"{name}: {_listed(runs)}" for name, runs in zip(names, runs_by_name, strict=True))
+        listed = "; ".join(
+            f"{name}: {', '.join(sorted({'@'.join(run.key) for run in runs}))}"
+            for name, runs in zip(names, runs_by_name, strict=True)
+        )
         raise ConfigError(f"these runs have no suite (and edition) in common: {listed}")
     return [_one_each(names, [[run for run in runs if run.key == key] for runs in runs_by_name]) for key in keys]
 
 
 def _one_each(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list[StoredRun]:
+    """Return one run per name, preferring a protocol that another name has too."""
     chosen = []
-    for at, runs in enumerate(runs_by_name):
-        other_protocols = {
-            run.card.protocol_sha for index, part in enumerate(runs_by_name) if index != at for run in part
-        }
-        alike = [run for run in runs if run.card.protocol_sha in other_protocols] or runs
+    for position, (name, runs) in enumerate(zip(names, runs_by_name, strict=True)):
+        others = runs_by_name[:position] + runs_by_name[position + 1 :]
+        protocols = {run.card.protocol_sha for other_runs in others for run in other_runs}
+        alike = [run for run in runs if run.card.protocol_sha in protocols] or runs
         if len(alike) > 1:
             folders = ", ".join(str(run.folder) for run in alike[:8])
-            raise ConfigError(
-                f"{names[at]!r} has {len(alike)} runs of {alike[0].card.suite}; name one folder of: {folders}"
-            )
+            raise ConfigError(f"{name!r} has {len(alike)} runs of {alike[0].card.suite}; name one folder of: {folders}")
         chosen.append(alike[0])
     return chosen
 
@@ -166,15 +171,12 @@ def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
 
 def suite_of(card: ScoreCard, mirror: str | None = None) -> Loaded:
     """Return the suite of a card, in the card's edition."""
-    edition = "pocket" if card.suite_version.startswith("pocket") else "official"
-    references = card.protocol.get("references")
-    options = SuiteOptions(
-        edition=edition, references=references if references == "pr3158" else "official", mirror=mirror
-    )
+    references = "pr3158" if card.protocol.get("references") == "pr3158" else "official"
+    options = SuiteOptions(edition=_edition(card), references=references, mirror=mirror)
     try:
         suite = load_suite(card.suite, options)
     except (DataError, ConfigError) as error:
-        log.info("%s: compared without its data: %s", card.suite, error)
+        log.info("%s: compared without the suite's data: %s", card.suite, error)
         return Loaded(None, None)
     if isinstance(suite, OwnRunner) or suite.version != card.suite_version:
         return Loaded(None, None)
@@ -182,6 +184,10 @@ def suite_of(card: ScoreCard, mirror: str | None = None) -> Loaded:
     if isinstance(limit, dict) and isinstance(limit.get("n"), int) and isinstance(limit.get("seed"), int):
         return Loaded(suite, limited(suite.prompts(), int(str(limit["n"])), int(str(limit["seed"]))))
     return Loaded(suite, tuple(suite.prompts()))
+
+
+def _edition(card: ScoreCard) -> str:
+    return "pocket" if card.suite_version.startswith("pocket") else "official"
 
 
 def head_to_head_plan(
@@ -195,7 +201,8 @@ def head_to_head_plan(
 ) -> Plan:
     """Return the plan for judging `second`'s answers against `first`'s. Calls no judge and writes nothing.
 
-    Raise ConfigError if answers, the suite's data or its pairwise prompts are missing.
+    The result is a run of its own (`results/runs/MODEL/head_to_head_SUITE@VERSION/ID`), which resumes, counts and costs
+    like any other. Raise ConfigError if answers, the suite's data or its pairwise prompts are missing.
     """
     if first.card.protocol.get("data") != second.card.protocol.get("data"):
         raise ConfigError(f"{first.card.model} and {second.card.model} used different editions of {first.card.suite}")
@@ -208,7 +215,7 @@ def head_to_head_plan(
             )
     games = _games(suite, first, rows[0])
     file = read_file_spec(config)
-    edition = "pocket" if first.card.suite_version.startswith("pocket") else "official"
+    edition = _edition(first.card)
     judges = choose_judges((games.name,), judge, edition=edition, own_judges=file.judges)
     spec = RunSpec(
         model=ModelRef(scheme="endpoint", name=second.card.model),
@@ -260,11 +267,3 @@ class Recorded:
             return recorded
         failure = Failure(reason="missing", message="the run has no answer to this question")
         return Answer(prompt_id=prompt.id, model=self._model, index=index, error=failure)
-
-
-def _keys(runs: Sequence[StoredRun]) -> set[tuple[str, str]]:
-    return {run.key for run in runs}
-
-
-def _listed(runs: Sequence[StoredRun]) -> str:
-    return ", ".join(sorted({"@".join(run.key) for run in runs}))

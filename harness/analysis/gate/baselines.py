@@ -64,12 +64,7 @@ def read_baselines(results: Path) -> Baselines:
 
 def baseline_folders(results: Path, name: str) -> list[Path]:
     """Return the run folders of a named baseline; empty if there is no such name."""
-    promoted = read_baselines(results).baselines.get(name, {})
-    return [_place(results, run.run) for run in promoted.values()]
-
-
-def _place(results: Path, run: str) -> Path:
-    return Path(run) if Path(run).is_absolute() else results / run
+    return [results / run.run for run in read_baselines(results).baselines.get(name, {}).values()]
 
 
 def promote(
@@ -90,38 +85,23 @@ def promote(
     incomplete = next((card for card, _ in runs if not card.complete), None)
     if incomplete is not None:
         raise ConfigError(f"the run of {incomplete.model} on {incomplete.suite} is incomplete and cannot be a baseline")
-    make_folder(results)
-    with locked(results / ".baselines.lock"):  # each promotion reads what it replaces
-        return _promoted(results, runs, name, (by, why), now)
-
-
-def _promoted(
-    results: Path,
-    runs: Sequence[tuple[ScoreCard, Path]],
-    name: str,
-    decided: tuple[str, str],
-    now: datetime | None,
-) -> Baselines:
-    by, why = decided
-    current = read_baselines(results)
     when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    table = dict(current.baselines.get(name, {}))
-    history = list(current.history)
-    for card, folder in runs:
-        key = f"{card.suite}@{card.suite_version}"
-        if key in table:
-            history.append(Replaced(name=name, suite=key, **table[key].model_dump()))
-        table[key] = Promoted(
-            run=_shown(results, folder), model=card.model, protocol=card.protocol_sha, by=by, when=when, why=why
-        )
-    updated = Baselines(baselines={**current.baselines, name: table}, history=tuple(history))
-    text = yaml.safe_dump(updated.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_atomic(baselines_file(results), text)
+    make_folder(results)
+    with locked(results / ".baselines.lock"):  # a second promotion must read what the first one wrote
+        current = read_baselines(results)
+        table, history = dict(current.baselines.get(name, {})), list(current.history)
+        for card, folder in runs:
+            key, run = f"{card.suite}@{card.suite_version}", _relative(folder, results)
+            if key in table:
+                history.append(Replaced(name=name, suite=key, **table[key].model_dump()))
+            table[key] = Promoted(run=run, model=card.model, protocol=card.protocol_sha, by=by, when=when, why=why)
+        updated = Baselines(baselines={**current.baselines, name: table}, history=tuple(history))
+        text = yaml.safe_dump(updated.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_atomic(baselines_file(results), text)
     return updated
 
 
-def _shown(results: Path, folder: Path) -> str:
-    try:
-        return folder.resolve().relative_to(results.resolve()).as_posix()
-    except ValueError:
-        return str(folder.resolve())
+def _relative(folder: Path, results: Path) -> str:
+    """Return the folder relative to the results folder if it is inside, else its absolute path."""
+    resolved, root = folder.resolve(), results.resolve()
+    return resolved.relative_to(root).as_posix() if resolved.is_relative_to(root) else str(resolved)

@@ -1,4 +1,7 @@
-"""Collect the gate's evidence: find the runs of candidate and baseline, compare them, estimate the judge's noise."""
+"""The gate on finished runs: find the runs of candidate and baseline, collect the evidence of each suite, judge it.
+
+Evidence is a comparison, a sentence if the judge drifted, and the judge's own noise if judgments were repeated.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ from ...records.protocols import RunRows
 from ...records.settings import checked, read_yaml
 from ...store import find_cards, read_card
 from ...suites.scoring import question_sums, rules_of
-from ..comparison import Comparison, compare, differing
-from ..finished_runs import Loaded, StoredRun, find_runs, run_rows, suite_of
+from ..comparison import compare, differing
+from ..finished_runs import Loaded, StoredRun, find_runs, refuse_different, run_rows, suite_of
 from .baselines import DEFAULT, baseline_folders
 from .decision import checks_of, judge_gate
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport
 from .power import PowerRow, power_rows
-from .sequential import replay, tier_sizes, watched
+from .sequential import NO_EARLY_STOP, Stop, replay, tier_sizes, watched
 
 
 @dataclass(frozen=True)
@@ -38,30 +41,34 @@ class GateOptions:
 def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options: GateOptions) -> GateReport:
     """Return the report on runs that are already judged."""
     suites = list(dict.fromkeys(check.suite for check in policy.checks))
-    before = baseline_runs(baseline, options.results, suites)
-    after = find_runs(candidate, options.results, suites)
-    names = suites or [suite for suite in dict.fromkeys(run.card.suite for run in after) if _has(before, suite)]
+    baselines = baseline_runs(baseline, options.results, suites)
+    candidates = find_runs(candidate, options.results, suites)
+    names = suites or [name for name in _suites(candidates) if name in _suites(baselines)]
     if not names:
         raise ConfigError(
-            f"{candidate} and {baseline or DEFAULT} have no suite in common: {_listed(after)}; {_listed(before)}"
+            f"{candidate} and {baseline or DEFAULT} have no suite in common: {', '.join(sorted(_suites(candidates)))}; "
+            f"{', '.join(sorted(_suites(baselines)))}"
         )
     evidence: dict[str, Evidence] = {}
     reports: list[SequentialReport] = []
     checks = checks_of(policy, names)
     for suite in names:
-        pair = _pair(before, after, suite)
+        pair = _pair(baselines, candidates, suite)
         if pair is None:
             evidence[suite] = Evidence(comparison=None, baseline=None, candidate=None)
             continue
         if pair[0].folder is not None and pair[0].folder == pair[1].folder:
             raise ConfigError(f"{suite}: candidate and baseline are the same run, {pair[0].folder}")
         rows = run_rows(pair[0]), run_rows(pair[1])
-        evidence[suite] = show_suite(*rows, suite_of(pair[0].card, options.mirror), options)
+        evidence[suite] = suite_evidence(*rows, suite_of(pair[0].card, options.mirror), options)
         if options.sequential:
             reports.append(replayed(*rows, checks, policy, options.seed))
-    shown = after[0].card.model, before[0].card.model
-    report = judge_gate(*shown, policy, evidence)
+    report = judge_gate(candidates[0].card.model, baselines[0].card.model, policy, evidence)
     return report.model_copy(update={"sequential": tuple(reports)})
+
+
+def _suites(runs: Sequence[StoredRun]) -> list[str]:
+    return list(dict.fromkeys(run.card.suite for run in runs))
 
 
 def read_policy(path: Path | None) -> GatePolicy:
@@ -83,17 +90,11 @@ def baseline_runs(name: str | None, results: Path, suites: Sequence[str]) -> lis
     return find_runs(name, results, suites)
 
 
-def _has(runs: Sequence[StoredRun], suite: str) -> bool:
-    return any(run.card.suite == suite for run in runs)
-
-
-def _listed(runs: Sequence[StoredRun]) -> str:
-    return ", ".join(sorted({run.card.suite for run in runs}))
-
-
-def _pair(before: Sequence[StoredRun], after: Sequence[StoredRun], suite: str) -> tuple[StoredRun, StoredRun] | None:
+def _pair(
+    baselines: Sequence[StoredRun], candidates: Sequence[StoredRun], suite: str
+) -> tuple[StoredRun, StoredRun] | None:
     """Return the suite's two runs, preferring pairs of one protocol; raise ConfigError if several pairs remain."""
-    pairs = [(a, b) for a in before for b in after if a.card.suite == b.card.suite == suite]
+    pairs = [(a, b) for a in baselines for b in candidates if a.card.suite == b.card.suite == suite]
     alike = [pair for pair in pairs if not differing(pair[0].card, pair[1].card)] or pairs
     if len(alike) > 1:
         listed = ", ".join(sorted({str(run.folder) for pair in alike for run in pair}))
@@ -101,17 +102,11 @@ def _pair(before: Sequence[StoredRun], after: Sequence[StoredRun], suite: str) -
     return alike[0] if alike else None
 
 
-def show_suite(baseline: RunRows, candidate: RunRows, loaded: Loaded, options: GateOptions) -> Evidence:
+def suite_evidence(baseline: RunRows, candidate: RunRows, loaded: Loaded, options: GateOptions) -> Evidence:
     """Return one suite's evidence; raise ConfigError for runs that are not comparable, unless forced."""
-    apart = differing(baseline.card, candidate.card)
-    if apart and not options.force:
-        raise ConfigError(
-            f"{baseline.card.suite}: baseline and candidate were not measured the same way: {'; '.join(apart)}. "
-            "--force gates them anyway"
-        )
-    comparison: Comparison = compare(baseline, candidate, prompts=loaded.prompts, suite=loaded.suite, seed=options.seed)
+    refuse_different(baseline.card, candidate.card, ("baseline", "candidate"), force=options.force)
     return Evidence(
-        comparison=comparison,
+        comparison=compare(baseline, candidate, prompts=loaded.prompts, suite=loaded.suite, seed=options.seed),
         baseline=baseline.card,
         candidate=candidate.card,
         drifted=drift_of(baseline.card, candidate.card),
@@ -166,25 +161,17 @@ def replayed(
     baseline: RunRows, candidate: RunRows, checks: Sequence[GateCheck], policy: GatePolicy, seed: int
 ) -> SequentialReport:
     """Return what stopping early would have saved on completely judged runs."""
-    suite_checks = [check for check in checks if check.suite == baseline.card.suite]
-    ready = watched(suite_checks, baseline.card, baseline)
-    calls = len(candidate.judgments)
+    suite, calls = baseline.card.suite, len(candidate.judgments)
+    ready = watched([check for check in checks if check.suite == suite], baseline.card, baseline)
     if ready is None or not calls:
-        return SequentialReport(
-            suite=baseline.card.suite,
-            questions=0,
-            of=0,
-            steps={},
-            calls=calls,
-            calls_saved=0,
-            seed=seed,
-            replayed=True,
-            note="no early stop: a deciding check is no sum over all questions (or the run has no judgments)",
-        )
-    stop = replay(ready, baseline, candidate, policy=policy, peers=tier_sizes(checks), seed=seed)
-    needed = round(calls * stop.questions / max(1, stop.of))
+        note: str | None = f"{NO_EARLY_STOP} (or the run has no judgments)"
+        stop, needed = Stop(0, 0, {}), calls
+    else:
+        note = None
+        stop = replay(ready, baseline, candidate, policy=policy, peers=tier_sizes(checks), seed=seed)
+        needed = round(calls * stop.questions / max(1, stop.of))
     return SequentialReport(
-        suite=baseline.card.suite,
+        suite=suite,
         questions=stop.questions,
         of=stop.of,
         steps=stop.steps,
@@ -192,6 +179,7 @@ def replayed(
         calls_saved=calls - needed,
         seed=seed,
         replayed=True,
+        note=note,
     )
 
 
@@ -232,6 +220,7 @@ def power_of(
 
 
 def _partners(baseline_run: StoredRun, candidates: Sequence[str], results: Path) -> list[StoredRun]:
+    """Return the candidates' runs of the baseline's protocol; without names, every such run."""
     if candidates:
         runs = [run for name in candidates for run in find_runs(name, results)]
     else:

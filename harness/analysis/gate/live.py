@@ -25,9 +25,9 @@ from ...suites.scoring import question_sums
 from ..comparison import differing_protocols
 from ..finished_runs import Loaded, StoredRun, run_rows
 from .decision import checks_of, judge_gate
-from .evidence import GateOptions, show_suite
+from .evidence import GateOptions, suite_evidence
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport, Step, Tier
-from .sequential import SequentialCheck, looks, order_of, settled, step, tier_sizes, watched
+from .sequential import NO_EARLY_STOP, SequentialCheck, looks, order_of, settled, step, tier_sizes, watched
 
 
 @dataclass
@@ -102,14 +102,14 @@ async def gate_live(
             if run.answering.rows or run.judging.rows:
                 run.store.end_session(session_usage(run, time.monotonic() - started))
     facts = await asyncio.to_thread(provenance)
-    evidence = {}
+    evidence: dict[str, Evidence] = {}
     for judging in judgings:
         judging.run.store.write_card(score_card(plan, judging.run, facts))
         card = score_card(plan, replace(judging.run, prompts=judging.seen), facts)  # later prompts are not missing
         answers, judgments = _rows(plan, judging)
         candidate = RunRows(card.model, card, tuple(answers), tuple(judgments))
-        shown = show_suite(judging.baseline, candidate, Loaded(judging.run.suite, judging.seen), options)
-        evidence[judging.run.suite.name] = _stepped(shown, judging)
+        shown = suite_evidence(judging.baseline, candidate, Loaded(judging.run.suite, judging.seen), options)
+        evidence[judging.run.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
     names = plan.spec.model.label, next(iter(baselines.values())).card.model
     report = judge_gate(*names, policy, evidence)
     return report.model_copy(update={"sequential": tuple(_report(judging, options.seed) for judging in judgings)})
@@ -182,14 +182,10 @@ def _rows(plan: Plan, judging: LiveJudging) -> tuple[list[Answer], list[Judgment
     return answers, judgments if jury is None else list(combine(judgments, jury).judgments)
 
 
-def _stepped(shown: Evidence, judging: LiveJudging) -> Evidence:
-    return shown.model_copy(update={"steps": dict(judging.steps)})
-
-
 def _report(judging: LiveJudging, seed: int) -> SequentialReport:
     calls = judging.run.store.judgments.count_succeeded
     saved = round(calls * (len(judging.order) / judging.judged - 1)) if judging.judged else 0
-    note = None if judging.checks is not None else "no early stop: a deciding check is no sum over all questions"
+    note = None if judging.checks is not None else NO_EARLY_STOP
     return SequentialReport(
         suite=judging.run.suite.name,
         questions=judging.judged,

@@ -22,6 +22,7 @@ from .policy import GateCheck, GatePolicy, Step, Tier
 
 BLOCK = 20
 """Questions between two looks, after the first `FIRST`."""
+NO_EARLY_STOP = "no early stop: a deciding check is not a sum over all questions"
 
 
 @dataclass(frozen=True)
