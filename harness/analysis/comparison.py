@@ -335,31 +335,28 @@ def order_doubts(first: RunRows, second: RunRows, main: tuple[QuestionSums, Ques
 
 def shifts(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[AnswerShift, ...]:
     """Return shifts of characters, tokens (if both runs count them) and truncation, over the answers that both gave."""
-    answers, other_answers = latest_answers(first), latest_answers(second)
-    shared = [
-        (key[0], answer, other)
-        for key, answer in answers.items()
-        if (other := other_answers.get(key)) is not None and answer.error is None and other.error is None
+    first_answers, second_answers = latest_answers(first), latest_answers(second)
+    keys = [
+        key
+        for key, answer in first_answers.items()
+        if answer.error is None and key in second_answers and second_answers[key].error is None
     ]
     measures: dict[str, Callable[[Answer], float]] = {
         "characters": lambda answer: sum(map(len, answer.turns)),
         "tokens": lambda answer: sum(answer.completion_tokens),
         "truncated, percent": lambda answer: 100.0 * answer.truncated,
     }
-    if not all(answer.completion_tokens and other.completion_tokens for _, answer, other in shared):
+    if not all(answers[key].completion_tokens for key in keys for answers in (first_answers, second_answers)):
         del measures["tokens"]
-    if len(shared) < 2:
+    if len(keys) < 2:
         return ()
-    questions = [prompt_id for prompt_id, _, _ in shared]
-    return tuple(
-        _shift(
-            name,
-            np.array([measure(answer) for _, answer, _ in shared], dtype=np.float64),
-            np.array([measure(other) for _, _, other in shared], dtype=np.float64),
-            questions,
-        )
-        for name, measure in measures.items()
-    )
+    rows = []
+    for name, measure in measures.items():
+        values = [
+            np.array([measure(answers[key]) for key in keys], float) for answers in (first_answers, second_answers)
+        ]
+        rows.append(_shift(name, values[0], values[1], [key[0] for key in keys]))
+    return tuple(rows)
 
 
 def _shift(name: str, first: FloatArray, second: FloatArray, clusters: Sequence[str]) -> AnswerShift:

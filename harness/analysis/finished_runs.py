@@ -74,8 +74,10 @@ def compare_models(
         for name, run in zip(shown[1:], runs[1:], strict=True):
             refuse_different(runs[0].card, run.card, (shown[0], name), force=force)
         loaded = suite_of(runs[0].card, mirror)
-        first, *others = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
-        comparisons += [compare(first, run, prompts=loaded.prompts, suite=loaded.suite, seed=seed) for run in others]
+        rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
+        comparisons += [
+            compare(rows[0], run, prompts=loaded.prompts, suite=loaded.suite, seed=seed) for run in rows[1:]
+        ]
     return adjusted(comparisons)
 
 
@@ -114,8 +116,8 @@ def _one_each(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list
     """Return one run per name, preferring a protocol that another name has too."""
     chosen = []
     for position, (name, runs) in enumerate(zip(names, runs_by_name, strict=True)):
-        others = runs_by_name[:position] + runs_by_name[position + 1 :]
-        protocols = {run.card.protocol_sha for other_runs in others for run in other_runs}
+        rest = runs_by_name[:position] + runs_by_name[position + 1 :]
+        protocols = {run.card.protocol_sha for rest_runs in rest for run in rest_runs}
         alike = [run for run in runs if run.card.protocol_sha in protocols] or runs
         if len(alike) > 1:
             folders = ", ".join(str(run.folder) for run in alike[:8])

@@ -147,33 +147,36 @@ def with_people(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdict
     `_decided` leaves out rows with a tie on either side (setup S2 of the MT-Bench paper); the others are setup S1.
     FastChat's compute_agreement counts the same rows; the tests reproduce every number of its table.
     """
-    rows, lost = _people_rows(comparisons, verdicts)
-    return _pair_scores("people", rows, lost)
-
-
-def _people_rows(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> tuple[list[Vote], int]:
-    rows, lost = [], 0
-    for item in comparisons:
-        value = verdicts[item.id].value if item.id in verdicts else None
-        if value is None:
-            lost += len(item.people)
-            continue
-        rows += [(side(value), side(vote), item.question) for vote in item.people]
-    return rows, lost
+    votes, lost = _votes([(item, item.people) for item in comparisons], verdicts)
+    return _pair_scores("people", votes, lost)
 
 
 def with_retired(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, Score]:
     """Return agreement with the retired judge, one row per comparison that it decided too."""
-    rows, lost = [], 0
-    for item in comparisons:
-        value = verdicts[item.id].value if item.id in verdicts else None
-        if item.recorded is None:
-            continue
+    votes, lost = _votes([(item, (item.recorded,)) for item in comparisons if item.recorded is not None], verdicts)
+    return _pair_scores("retired", votes, lost)
+
+
+def _votes(
+    references: Sequence[tuple[RecordedComparison, Sequence[float | None]]], verdicts: ItemVerdicts
+) -> tuple[list[Vote], int]:
+    """Return one row per reference preference, and how many the judge has no verdict for."""
+    votes: list[Vote] = []
+    lost = 0
+    for item, preferences in references:
+        value = _value(item, verdicts)
         if value is None:
-            lost += 1
-            continue
-        rows.append((side(value), side(item.recorded), item.question))
-    return _pair_scores("retired", rows, lost)
+            lost += len(preferences)
+        else:
+            votes += [
+                (side(value), side(preference), item.question) for preference in preferences if preference is not None
+            ]
+    return votes, lost
+
+
+def _value(item: Item, verdicts: ItemVerdicts) -> float | None:
+    """Return the judge's number for an item; None without a verdict."""
+    return verdicts[item.id].value if item.id in verdicts else None
 
 
 def _pair_scores(name: str, rows: Sequence[Vote], lost: int) -> dict[str, Score]:
@@ -238,21 +241,16 @@ def repeat_flips(items: Sequence[Item], judgments: Sequence[Judgment]) -> dict[s
 
 def rating_scores(ratings: Sequence[RecordedRating], verdicts: ItemVerdicts) -> dict[str, Score]:
     """Compare ratings (1..10) with the retired judge's: mean and mean absolute difference, share equal, alpha."""
-    rows = []
-    lost = 0
-    for item in ratings:
-        value = verdicts[item.id].value if item.id in verdicts else None
-        if item.recorded is not None and value is None:
-            lost += 1
-        elif item.recorded is not None and value is not None:
-            rows.append((value, item.recorded, item.question))
-    judge_ratings, retired_ratings = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    recorded = [(_value(item, verdicts), item) for item in ratings if item.recorded is not None]
+    rows = [(value, item.recorded or 0.0, item.question) for value, item in recorded if value is not None]
+    values, retired_values = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     questions = [row[2] for row in rows]
-    alpha = krippendorff_alpha([[rating, retired_rating] for rating, retired_rating, _ in rows], interval_metric=True)
+    alpha = krippendorff_alpha([[value, retired] for value, retired, _ in rows], interval_metric=True)
+    lost = len(recorded) - len(rows)
     return {
-        "rating_difference": score_of(mean_measure(judge_ratings - retired_ratings, questions), unscored=lost),
-        "rating_distance": score_of(mean_measure(np.abs(judge_ratings - retired_ratings), questions)),
-        "ratings_equal": score_of(share_measure((judge_ratings == retired_ratings).astype(np.float64), questions)),
+        "rating_difference": score_of(mean_measure(values - retired_values, questions), unscored=lost),
+        "rating_distance": score_of(mean_measure(np.abs(values - retired_values), questions)),
+        "ratings_equal": score_of(share_measure((values == retired_values).astype(np.float64), questions)),
         "rating_alpha": Score(value=alpha, n=len(rows)),
     }
 
@@ -261,25 +259,20 @@ def people_by_ratings(
     comparisons: Sequence[RecordedComparison], ratings: Sequence[RecordedRating], verdicts: ItemVerdicts
 ) -> dict[str, Score]:
     """Return agreement with people of the pairs derived from two single ratings: the higher wins, equal ratings tie."""
-    by_answer = {
-        (item.model, item.prompt.id, item.turn): verdicts[item.id].value for item in ratings if item.id in verdicts
-    }
+    by_answer = {(item.model, item.prompt.id, item.turn): _value(item, verdicts) for item in ratings}
     derived = {}
     for item in comparisons:
         turn_key = item.prompt.id, item.turn or 1
-        candidate_rating, baseline_rating = (
-            by_answer.get((item.candidate, *turn_key)),
-            by_answer.get((item.baseline, *turn_key)),
-        )
-        if candidate_rating is not None and baseline_rating is not None:
-            derived[item.id] = ItemVerdict(float(np.sign(candidate_rating - baseline_rating) / 2 + 0.5))
+        candidate, baseline = by_answer.get((item.candidate, *turn_key)), by_answer.get((item.baseline, *turn_key))
+        if candidate is not None and baseline is not None:
+            derived[item.id] = ItemVerdict(float(np.sign(candidate - baseline) / 2 + 0.5))
     rated = [item for item in comparisons if item.id in derived and item.people]
     scores = with_people(rated, derived)
     return {name.replace("_people", "_people_by_ratings"): score for name, score in scores.items()}
 
 
 @dataclass(frozen=True)
-class _Row:
+class ReferenceRow:
     """One comparison as judged by the judge and by a reference (people or the retired judge).
 
     Preferences are the candidate's."""
@@ -289,14 +282,14 @@ class _Row:
     reference: float
 
 
-def _rows(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, *, people: bool) -> list[_Row]:
-    """Return one row per vote, or one row per verdict of the retired judge."""
+def _rows(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, reference: str) -> list[ReferenceRow]:
+    """Return one row per vote if the reference is "people", else one row per verdict of the retired judge."""
     rows = []
     for item in comparisons:
-        value = verdicts[item.id].value if item.id in verdicts else None
+        value = _value(item, verdicts)
         if value is not None:
-            references = item.people if people else () if item.recorded is None else (item.recorded,)
-            rows += [_Row(item, value, reference) for reference in references]
+            references = item.people if reference == "people" else () if item.recorded is None else (item.recorded,)
+            rows += [ReferenceRow(item, value, preference) for preference in references]
     return rows
 
 
@@ -308,29 +301,23 @@ def length_scores(
     For the judge, for the reference ("people" or "retired") on the same rows, and their difference, `length_bias`.
     Ties and answers of equal length are left out.
     """
-    rows = [row for row in _rows(comparisons, verdicts, people=reference == "people") if _comparable(row)]
-    longer = [_longer_wins(row) for row in rows]
-    judge_wins, reference_wins = (np.array([pair[side] for pair in longer], dtype=np.float64) for side in (0, 1))
-    questions = [row.item.question for row in rows]
-    if not rows:
+    judge_wins, reference_wins, questions = [], [], []
+    for row in _rows(comparisons, verdicts, reference):
+        lengths = row.item.lengths
+        if lengths is not None and lengths[0] != lengths[1] and 0.5 not in (row.judge, row.reference):
+            candidate_longer = lengths[0] > lengths[1]
+            judge_wins.append(float((row.judge > 0.5) == candidate_longer))
+            reference_wins.append(float((row.reference > 0.5) == candidate_longer))
+            questions.append(row.item.question)
+    if not questions:
         return {}
-    (ours, our_influence), (reference_log_odds, reference_influence) = _log_odds(judge_wins), _log_odds(reference_wins)
+    judge, judge_influence = _log_odds(np.array(judge_wins))
+    versus, versus_influence = _log_odds(np.array(reference_wins))
     return {
-        "length_log_odds": _score(ours, our_influence, questions),
-        f"length_log_odds_{reference}": _score(reference_log_odds, reference_influence, questions),
-        f"length_bias_{reference}": _score(ours - reference_log_odds, our_influence - reference_influence, questions),
+        "length_log_odds": _score(judge, judge_influence, questions),
+        f"length_log_odds_{reference}": _score(versus, versus_influence, questions),
+        f"length_bias_{reference}": _score(judge - versus, judge_influence - versus_influence, questions),
     }
-
-
-def _comparable(row: _Row) -> bool:
-    lengths = row.item.lengths
-    return lengths is not None and lengths[0] != lengths[1] and row.judge != 0.5 and row.reference != 0.5
-
-
-def _longer_wins(row: _Row) -> tuple[float, float]:
-    assert row.item.lengths is not None
-    candidate_longer = row.item.lengths[0] > row.item.lengths[1]
-    return float((row.judge > 0.5) == candidate_longer), float((row.reference > 0.5) == candidate_longer)
 
 
 def _log_odds(wins: FloatArray) -> tuple[float, FloatArray]:
@@ -356,7 +343,7 @@ def self_preference(
     """
     judge_family = family(judge_model)
     values, questions = [], []
-    for row in _rows(comparisons, verdicts, people=reference == "people"):
+    for row in _rows(comparisons, verdicts, reference):
         candidate, baseline = family(row.item.candidate) == judge_family, family(row.item.baseline) == judge_family
         if judge_family is not None and candidate != baseline:
             excess = row.judge - row.reference
@@ -378,7 +365,7 @@ def excess_by_model(
 ) -> dict[str, Score]:
     """Return model -> points (0..1) that the judge gives it beyond what the reference gives, on the same rows."""
     values: dict[str, tuple[list[float], list[str]]] = {}
-    for row in _rows(comparisons, verdicts, people=reference == "people"):
+    for row in _rows(comparisons, verdicts, reference):
         excess = row.judge - row.reference
         for model, points in ((row.item.candidate, excess), (row.item.baseline, -excess)):
             model_points, questions = values.setdefault(model, ([], []))
@@ -393,11 +380,11 @@ def excess_by_model(
 
 def shift(items: Sequence[Item], verdicts: ItemVerdicts, *, scale: float) -> Score:
     """Return the mean difference between the judge's and the retired judge's numbers on the same items."""
-    rows = []
-    for item in items:
-        value = verdicts[item.id].value if item.id in verdicts else None
-        if value is not None and item.recorded is not None:
-            rows.append((value - item.recorded, item.question))
+    rows = [
+        (value - item.recorded, item.question)
+        for item in items
+        if (value := _value(item, verdicts)) is not None and item.recorded is not None
+    ]
     return score_of(mean_measure(np.array([row[0] for row in rows]), [row[1] for row in rows]), scale=scale)
 
 
@@ -407,9 +394,9 @@ def board_scores(items: Sequence[Item], verdicts: ItemVerdicts, board: Mapping[s
     Empty if fewer than three models are on both.
     """
     rows = [
-        (_candidate(item), item.question, verdicts[item.id].value)
+        (_candidate(item), item.question, value)
         for item in items
-        if item.id in verdicts and verdicts[item.id].value is not None and _candidate(item) in board
+        if (value := _value(item, verdicts)) is not None and _candidate(item) in board
     ]
     models = sorted({model for model, _, _ in rows})
     questions = {question: index for index, question in enumerate(dict.fromkeys(row[1] for row in rows))}
@@ -418,7 +405,7 @@ def board_scores(items: Sequence[Item], verdicts: ItemVerdicts, board: Mapping[s
     sums, counts = np.zeros((len(questions), len(models))), np.zeros((len(questions), len(models)))
     for model, question, value in rows:
         cell = questions[question], models.index(model)
-        sums[cell] += value or 0.0
+        sums[cell] += value
         counts[cell] += 1
     correlations = rank_correlation(sums, counts, np.array([board[model] for model in models]))
     return {"spearman_board": score_of(correlations.spearman), "kendall_board": score_of(correlations.kendall)}
@@ -446,7 +433,7 @@ def _rows_of(model: str, comparisons: Sequence[RecordedComparison], verdicts: It
     """Return one row per comparison, from the model's side; people's number is the mean of their votes."""
     judge, people, questions = [], [], []
     for item in comparisons:
-        value = verdicts[item.id].value if item.id in verdicts else None
+        value = _value(item, verdicts)
         if value is None or model not in item.pair:
             continue
         votes = float(np.mean(item.people)) if item.people else float("nan")
@@ -505,54 +492,35 @@ def score_of(measure: Measure, *, unscored: int = 0, scale: float = 1.0) -> Scor
 def findings(part: SuiteCalibration, reference: str, unscored: float) -> list[str]:
     """Return sentences on what the intervals show; nothing if they leave it open."""
     sentences = []
-    scores = part.scores
+    scores, versus = part.scores, "people" if reference == "people" else part.retired
     kappa = scores.get(f"kappa_{reference}")
     if kappa is not None and kappa.ci_low is not None and kappa.ci_low <= 0:
-        sentences.append(
-            f"agreement with {_named(reference, part)} is not shown to be above chance: kappa {shown(kappa)}"
-        )
+        sentences.append(f"agreement with {versus} is not shown to be above chance: kappa {shown(kappa)}")
     same = scores.get("position_consistency")
     if same is not None and same.value is not None and (same.ci_low is None or same.ci_low <= COIN):
         cause = "the order decides" if same.value <= COIN else "too few comparisons to tell it from a coin"
         sentences.append(f"{cause}: both orders give the same verdict in {shown(same)} of them")
-    first_shown = scores.get("points_of_first_shown")
-    if (
-        first_shown is not None
-        and first_shown.value is not None
-        and _beyond(first_shown, COIN)
-        and abs(first_shown.value - COIN) > PLACE_MATTERS
-    ):
-        position = "first" if first_shown.value > COIN else "second"
-        sentences.append(f"the answer shown {position} is favoured: the first gets {shown(first_shown)} of the points")
-    bias = scores.get(f"length_bias_{reference}")
-    if bias is not None and bias.value is not None and _beyond(bias, 0.0):
-        kind = "longer" if bias.value > 0 else "shorter"
+    first_shown = _beyond(scores.get("points_of_first_shown"), COIN)
+    if first_shown is not None and abs(first_shown[1] - COIN) > PLACE_MATTERS:
+        score, value = first_shown
+        position = "first" if value > COIN else "second"
+        sentences.append(f"the answer shown {position} is favoured: the first gets {shown(score)} of the points")
+    if (bias := _beyond(scores.get(f"length_bias_{reference}"), 0.0)) is not None:
+        kind = "longer" if bias[1] > 0 else "shorter"
+        sentences.append(f"prefers {kind} answers more than {versus}: log-odds of the longer {shown(bias[0])} apart")
+    excess = _beyond(scores.get(f"self_preference_{reference}"), 0.0)
+    if excess is not None and excess[1] > 0:
         sentences.append(
-            f"prefers {kind} answers more than {_named(reference, part)}: log-odds of the longer {shown(bias)} apart"
-        )
-    self_excess = scores.get(f"self_preference_{reference}")
-    if (
-        self_excess is not None
-        and self_excess.value is not None
-        and self_excess.value > 0
-        and _beyond(self_excess, 0.0)
-    ):
-        sentences.append(
-            f"gives its own family's answers {shown(self_excess)} points more than {_named(reference, part)}; any "
-            "consistent judge "
-            "favours strong models so: see the excess of the other models"
+            f"gives its own family's answers {shown(excess[0])} points more than {versus}; any consistent judge "
+            "also favours strong models, so compare with the excess of the other models"
         )
     if unscored > FAILED_SHARE:
         sentences.append(f"{100 * unscored:.1f} % of the items have no verdict: {part.failures}")
     return sentences
 
 
-def _beyond(score: Score, point: float) -> bool:
-    """Return whether the interval excludes the point."""
-    if score.ci_low is None or score.ci_high is None:
-        return False
-    return score.ci_low > point or score.ci_high < point
-
-
-def _named(reference: str, part: SuiteCalibration) -> str:
-    return "people" if reference == "people" else part.retired
+def _beyond(score: Score | None, point: float) -> tuple[Score, float] | None:
+    """Return the score and its value if its interval excludes the point."""
+    if score is None or score.value is None or score.ci_low is None or score.ci_high is None:
+        return None
+    return (score, score.value) if score.ci_low > point or score.ci_high < point else None

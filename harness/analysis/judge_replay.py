@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ..judging.cache import ReplyCache, cache_path
-from ..judging.calibrated import FOLDER, Calibration, SuiteCalibration
+from ..judging.calibrated import FOLDER, Calibration
 from ..judging.calls import Calling, CallOptions
 from ..judging.cost import Budget, price, priced
 from ..judging.jury import combine, judge_protocol, jury_of
@@ -48,6 +48,9 @@ ALL = (mt_bench.SUITE, alpaca_eval.SUITE, arena_hard.SUITE)
 """Suites with published judgments; a user's own comparisons must be named."""
 RECORDED = "recorded"
 """Name of the retired judge, which answers from its records."""
+CHARACTERS_PER_TOKEN = 4
+REPLY_TOKENS = 400
+"""Length of a reply for estimates; a template may allow fewer."""
 
 
 @dataclass(frozen=True)
@@ -98,25 +101,16 @@ def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) 
 
 def chosen_items(spec: CalibrationSpec, sets: Sequence[CalibrationSet]) -> list[Item]:
     """Return the sampled items: of all if the verdicts are recorded, else of those a judge can be called for."""
-    if spec.judges:
-        return stratified(replayable(sets), spec.sample, spec.seed)
-    everything: list[Item] = []
-    for calibration_set in sets:
-        everything += [*calibration_set.comparisons, *calibration_set.ratings]
-    return stratified(everything, spec.sample, spec.seed)
+    items = [item for each in sets for item in (*each.comparisons, *each.ratings)]
+    return stratified(replayable(sets) if spec.judges else items, spec.sample, spec.seed)
 
 
 def replayable(sets: Sequence[CalibrationSet]) -> list[Item]:
-    """Return the items a judge can be called for: their texts are available and there is a recorded verdict to
-    compare."""
+    """Return the items a judge can be called for: texts and a recorded verdict to compare with are available."""
     items: list[Item] = []
-    for calibration_set in sets:
-        items += [
-            item
-            for item in calibration_set.comparisons
-            if item.answers and (item.people or not calibration_set.voted_only)
-        ]
-        items += [item for item in calibration_set.ratings if item.answer is not None and item.recorded is not None]
+    for each in sets:
+        items += [item for item in each.comparisons if item.answers and (item.people or not each.voted_only)]
+        items += [item for item in each.ratings if item.answer is not None and item.recorded is not None]
     return items
 
 
@@ -202,7 +196,7 @@ def folder_of(results: Path, spec: CalibrationSpec, manifest_fields: Mapping[str
 
 @dataclass(frozen=True)
 class CalibrationEstimate:
-    """The calls still to make, at most. Tokens are estimates: 4 characters each, and 400 per reply."""
+    """The calls still to make, at most; their price is an estimate."""
 
     calls: int
     dollars: float | None
@@ -210,7 +204,7 @@ class CalibrationEstimate:
 
 
 def estimate(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> CalibrationEstimate:
-    """CalibrationEstimate a calibration from scratch; 0 calls if the judge is `recorded`."""
+    """Return what a calibration from scratch takes at most; 0 calls if the judge is `recorded`."""
     suite = ReplaySuite(sets, items if spec.judges else ())
     answers = {answer.prompt_id: answer for answer in suite.answers()}
     calls, dollars = 0, 0.0
@@ -218,23 +212,22 @@ def estimate(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Seque
         for task in suite.tasks(prompt, answers[prompt.id]):
             calls += spec.repeats * len(spec.judges)
             shown = len(task.template.user) + len(task.template.system or "") + sum(map(len, task.fields.values()))
-            reply = min(task.template.max_tokens, 400)
-            dollars += spec.repeats * sum(price(judge, shown / 4, reply) or 0.0 for judge in spec.judges)
+            reply = min(task.template.max_tokens, REPLY_TOKENS)
+            costs = [price(judge, shown / CHARACTERS_PER_TOKEN, reply) or 0.0 for judge in spec.judges]
+            dollars += spec.repeats * sum(costs)
     return CalibrationEstimate(calls, round(dollars, 2) if all(map(priced, spec.judges)) else None)
 
 
 def check(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> None:
     """Raise ConfigError if a judge cannot handle one of the tasks; nothing is written."""
     suite = ReplaySuite(sets, items)
-    seen: set[tuple[str, bool]] = set()
-    for prompt, item, answer in zip(suite.prompts(), items, suite.answers(), strict=True):
-        kind = item.suite, isinstance(item, RecordedComparison)
-        if kind not in seen:
-            seen.add(kind)
-            for task in suite.tasks(prompt, answer):
-                for judge in spec.loaded:
-                    if isinstance(judge, Checking):
-                        judge.check(task)
+    # one item per suite and kind is enough: the others differ only in their texts
+    firsts = {(item.suite, isinstance(item, RecordedComparison)): item for item in reversed(items)}
+    for item in firsts.values():
+        for task in suite.tasks(suite.prompt(item), suite.answer(item)):
+            for judge in spec.loaded:
+                if isinstance(judge, Checking):
+                    judge.check(task)
 
 
 async def ask(
@@ -257,32 +250,20 @@ async def ask(
             judge.logs_to(store.folder)
         if isinstance(judge, Calling):
             judge.use(calls)
-    async with calls.cache:
-        await replay(ReplaySuite(sets, items), spec.loaded, store, on_progress, repeats=spec.repeats)
-
-
-async def replay(
-    suite: ReplaySuite,
-    judges: tuple[Judge, ...],
-    store: RunStore,
-    on_progress: ProgressCallback = lambda _: None,
-    *,
-    repeats: int = 1,
-) -> None:
-    """Judge all items that the store lacks. Raise IncompleteError if the judge stays unavailable; finished rows are
-    kept."""
-    for answer in suite.answers():
+    suite = ReplaySuite(sets, items)
+    for answer in suite.answers():  # stored before the pipeline starts, which then asks no model
         if not store.answers.succeeded(answer.key):
             store.answers.append(answer)
     run = SuiteRun(
         suite=suite,
-        judges=judges,
+        judges=spec.loaded,
         store=store,
         prompts=tuple(suite.prompts()),
         sampling=suite.sampling,
-        repeats=repeats,
+        repeats=spec.repeats,
     )
-    await evaluate([run], _no_backend, concurrency=1, on_progress=on_progress)
+    async with calls.cache:
+        await evaluate([run], _no_backend, concurrency=1, on_progress=on_progress)
 
 
 @asynccontextmanager
@@ -292,7 +273,10 @@ async def _no_backend() -> AsyncIterator[Backend]:
 
 
 class ReplaySuite:
-    """Recorded items as a suite with one prompt per item; its answers are stored before the pipeline starts."""
+    """Recorded items as a suite with one prompt per item.
+
+    Item ids replace prompt ids, because several models share a prompt here.
+    """
 
     name = "calibration"
     version = "1"
@@ -306,23 +290,31 @@ class ReplaySuite:
         return {}
 
     def prompts(self) -> Sequence[Prompt]:
-        return [item.prompt.model_copy(update={"id": item.id}) for item in self._items.values()]
+        return [self.prompt(item) for item in self._items.values()]
+
+    def prompt(self, item: Item) -> Prompt:
+        return item.prompt.model_copy(update={"id": item.id})
 
     def answers(self) -> list[Answer]:
-        """Return the judged answer of every item, under the item's id."""
-        return [_renamed(_judged(item), item.id) for item in self._items.values()]
+        return [self.answer(item) for item in self._items.values()]
+
+    def answer(self, item: Item) -> Answer:
+        """Return the judged answer of an item, under the item's id."""
+        answers = (item.answers or ()) if isinstance(item, RecordedComparison) else (item.answer,)
+        answer = next(iter(answers), None)
+        assert answer is not None, "only items with texts are replayed"
+        return answer.model_copy(update={"prompt_id": item.id})
 
     def sampling(self, prompt: Prompt) -> Sampling:
         return Sampling(max_tokens=1)  # nothing is generated
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        """Return the suite's judge tasks; item ids replace prompt ids, because several models share a prompt here."""
         item = self._items[prompt.id]
         return [
             task.model_copy(
                 update={
                     "prompt": task.prompt.model_copy(update={"id": item.id}),
-                    "answer": _renamed(task.answer, item.id),
+                    "answer": task.answer.model_copy(update={"prompt_id": item.id}),
                 }
             )
             for task in self._sets[item.suite].tasks(item)
@@ -332,17 +324,6 @@ class ReplaySuite:
         return SuiteScores(scores={})
 
 
-def _judged(item: Item) -> Answer:
-    answer = item.answers[0] if isinstance(item, RecordedComparison) and item.answers else None
-    answer = answer if isinstance(item, RecordedComparison) else item.answer
-    assert answer is not None, "only items with texts are replayed"
-    return answer
-
-
-def _renamed(answer: Answer, item_id: str) -> Answer:
-    return answer.model_copy(update={"prompt_id": item_id})
-
-
 def report(
     spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item], judgments: Sequence[Judgment]
 ) -> Calibration:
@@ -350,9 +331,20 @@ def report(
     jury = jury_of({"judge": spec.protocol})
     rows = judgments if jury is None else combine(judgments, jury).judgments
     verdicts = verdicts_by(rows, sets, items) if spec.judges else recorded_verdicts(sets)
-    parts = {calibration_set.suite: _part(spec, calibration_set, items, verdicts) for calibration_set in sets}
-    if spec.repeats > 1:
-        parts = {suite: _with_flips(part, suite, items, judgments) for suite, part in parts.items()}
+    model = spec.judges[0].model or spec.judges[0].name if len(spec.judges) == 1 else ""  # a jury has no family
+    parts = {}
+    for each in sets:
+        suite_items = [item for item in items if item.suite == each.suite]
+        part = suite_calibration(
+            each,
+            suite_items,
+            verdicts,
+            judge_model=model if spec.judges else each.retired,
+            is_retired=not spec.judges,
+        )
+        if spec.repeats > 1:
+            part = part.model_copy(update={"scores": part.scores | repeat_flips(suite_items, judgments)})
+        parts[each.suite] = part
     return Calibration(
         judge=spec.protocol,
         suites=parts,
@@ -361,27 +353,6 @@ def report(
         data=_data(sets),
         harness=VERSION,
     )
-
-
-def _part(
-    spec: CalibrationSpec, calibration_set: CalibrationSet, items: Sequence[Item], verdicts: Mapping[str, ItemVerdict]
-) -> SuiteCalibration:
-    suite_items = [item for item in items if item.suite == calibration_set.suite]
-    model = spec.judges[0].model or spec.judges[0].name if len(spec.judges) == 1 else ""
-    return suite_calibration(
-        calibration_set,
-        suite_items,
-        verdicts,
-        judge_model=model if spec.judges else calibration_set.retired,
-        is_retired=not spec.judges,
-    )
-
-
-def _with_flips(
-    part: SuiteCalibration, suite: str, items: Sequence[Item], judgments: Sequence[Judgment]
-) -> SuiteCalibration:
-    suite_items = [item for item in items if item.suite == suite]
-    return part.model_copy(update={"scores": part.scores | repeat_flips(suite_items, judgments)})
 
 
 def verdicts_by(
