@@ -37,9 +37,9 @@ from ..suites.recorded import CalibrationSet, Item, ItemVerdict, RecordedCompari
 ItemVerdicts = Mapping[str, ItemVerdict]
 Vote = tuple[str, str, str]
 """The judge's side, the reference's side, the question."""
-COIN = 0.5
+COIN_TOSS = 0.5
 """Position consistency of a judge that tosses a coin and never says tie."""
-PLACE_MATTERS = 0.05
+POSITION_BIAS = 0.05
 """Points (of 0..1) that the answer shown first may gain before a finding reports it."""
 FAILED_SHARE = 0.01
 """Share of items without a verdict above which a finding reports it."""
@@ -54,7 +54,7 @@ FAMILIES = {
     "microsoft": r"phi-|wizardlm",
 }
 """Maker -> pattern for the start of its models' names (after an organisation's name)."""
-ENOUGH = 10
+MIN_ROWS = 10
 """With fewer rows a model gets no line of its own: its interval would be too wide to mean anything."""
 
 
@@ -374,7 +374,7 @@ def excess_by_model(
     return {
         model: score_of(mean_measure(np.array(model_points), questions))
         for model, (model_points, questions) in sorted(values.items())
-        if len(model_points) >= ENOUGH
+        if len(model_points) >= MIN_ROWS
     }
 
 
@@ -424,7 +424,7 @@ def win_rates(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts)
     rates = {}
     for model in sorted({name for item in comparisons for name in item.pair}):
         rows = _rows_of(model, comparisons, verdicts)
-        if len(rows.judge) >= ENOUGH and int((~np.isnan(rows.people)).sum()) >= ENOUGH:
+        if len(rows.judge) >= MIN_ROWS and int((~np.isnan(rows.people)).sum()) >= MIN_ROWS:
             rates[model] = _win_rates(rows)
     return rates
 
@@ -497,13 +497,13 @@ def findings(part: SuiteCalibration, reference: str, unscored: float) -> list[st
     if kappa is not None and kappa.ci_low is not None and kappa.ci_low <= 0:
         sentences.append(f"agreement with {versus} is not shown to be above chance: kappa {shown(kappa)}")
     same = scores.get("position_consistency")
-    if same is not None and same.value is not None and (same.ci_low is None or same.ci_low <= COIN):
-        cause = "the order decides" if same.value <= COIN else "too few comparisons to tell it from a coin"
+    if same is not None and same.value is not None and (same.ci_low is None or same.ci_low <= COIN_TOSS):
+        cause = "the order decides" if same.value <= COIN_TOSS else "too few comparisons to tell it from a coin"
         sentences.append(f"{cause}: both orders give the same verdict in {shown(same)} of them")
-    first_shown = _beyond(scores.get("points_of_first_shown"), COIN)
-    if first_shown is not None and abs(first_shown[1] - COIN) > PLACE_MATTERS:
+    first_shown = _beyond(scores.get("points_of_first_shown"), COIN_TOSS)
+    if first_shown is not None and abs(first_shown[1] - COIN_TOSS) > POSITION_BIAS:
         score, value = first_shown
-        position = "first" if value > COIN else "second"
+        position = "first" if value > COIN_TOSS else "second"
         sentences.append(f"the answer shown {position} is favoured: the first gets {shown(score)} of the points")
     if (bias := _beyond(scores.get(f"length_bias_{reference}"), 0.0)) is not None:
         kind = "longer" if bias[1] > 0 else "shorter"

@@ -156,12 +156,8 @@ def readable(paths: Iterable[Path]) -> tuple[list[tuple[Path, ScoreCard]], list[
 
 def read_questions(readable_cards: Iterable[tuple[Path, ScoreCard]]) -> dict[str, QuestionSums]:
     """Return run id -> terms per question, for runs whose rows exist and reproduce the card's score."""
-    questions = {}
-    for path, card in readable_cards:
-        sums = _sums(path.parent, card)
-        if sums is not None:
-            questions[run_id(card)] = sums
-    return questions
+    sums = {run_id(card): _sums(path.parent, card) for path, card in readable_cards}
+    return {key: terms for key, terms in sums.items() if terms is not None}
 
 
 def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
@@ -188,26 +184,28 @@ def rank(
     """Return one table per protocol, ordered by suite, version and protocol digest.
 
     `questions`: run id -> the headline's terms per question, for paired comparisons. `fusion`: model -> how it was
-    made;
-    it overrides the card's own statement.
+    made; it overrides the card's own statement.
     """
     groups: dict[tuple[str, str, str], list[ScoreCard]] = {}
     for card in cards:
         groups.setdefault((card.suite, card.suite_version, card.protocol_sha), []).append(card)
-    return [_table(key, group, groups, questions, fusion) for key, group in sorted(groups.items())]
+    tables = []
+    for key, group in sorted(groups.items()):
+        siblings = [groups[other_key][0] for other_key in groups if other_key[:2] == key[:2] and other_key != key]
+        protocol = group[0].protocol
+        differs = {
+            name: value
+            for name, value in protocol.items()
+            if any(sibling.protocol.get(name) != value for sibling in siblings)
+        }
+        tables.append(_table(group, questions, fusion).model_copy(update={"differs": differs}))
+    return tables
 
 
-def _table(
-    key: tuple[str, str, str],
-    cards: list[ScoreCard],
-    groups: Mapping[tuple[str, str, str], list[ScoreCard]],
-    questions: Mapping[str, QuestionSums],
-    fusion: Mapping[str, Fusion],
-) -> Table:
+def _table(cards: list[ScoreCard], questions: Mapping[str, QuestionSums], fusion: Mapping[str, Fusion]) -> Table:
     first = cards[0]
     ordered = sorted(cards, key=lambda card: (not card.complete, -_value(card), card.model, run_id(card)))
-    ranked = [card for card in ordered if card.complete]
-    ranges = rank_ranges(ranked, questions)
+    ranges = rank_ranges([card for card in ordered if card.complete], questions)
     metric = _category_metric(first)
     rows: list[BoardRow] = []
     for position, card in enumerate(ordered):
@@ -218,19 +216,12 @@ def _table(
             changed = {"rank": rows[-1].rank if tied else position + 1, "rank_range": ranges[position], "above": above}
             row = row.model_copy(update=changed)
         rows.append(row)
-    siblings = [
-        group[0].protocol for sibling_key, group in groups.items() if sibling_key[:2] == key[:2] and sibling_key != key
-    ]
-    differs = {
-        name: value for name, value in first.protocol.items() if any(sibling.get(name) != value for sibling in siblings)
-    }
     return Table(
         suite=first.suite,
         suite_version=first.suite_version,
-        protocol_sha=key[2],
+        protocol_sha=first.protocol_sha,
         headline=first.headline,
         judge=first.judge,
-        differs=differs,
         category_metric=metric,
         length_unit="characters" if "avg_length" in first.scores else "tokens",
         rows=tuple(rows),

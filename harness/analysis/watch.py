@@ -1,8 +1,7 @@
 """`harness watch`: which checkpoints of a training folder are complete, which were evaluated, and their scores.
 
 A checkpoint is ready if it passes `check_whole` (all shards of the index exist, every safetensors file has the length
-in
-its header) and none of its files changed for a while. Evaluated checkpoints are recorded in one JSON file beside the
+in its header) and none of its files changed for a while. Evaluated checkpoints are recorded in one JSON file beside the
 results. The file only saves work, because `harness run` itself resumes.
 """
 
