@@ -3,6 +3,9 @@
 The first run is the reference: every difference is "other minus first", on the questions that have a verdict for both.
 A difference is *paired* if it is a sum over questions, *refitted* if it is a model fitted to all verdicts, and
 *unpaired* if only the two cards exist.
+
+>>> differing_protocols({"judge": "gpt-4", "seed": 1}, {"judge": "gpt-4.1", "seed": 1})
+["judge: 'gpt-4' and 'gpt-4.1'"]
 """
 
 from __future__ import annotations
@@ -189,12 +192,14 @@ def _paired_sums(
     """Return both runs' sums over common questions per ratio metric, for metrics with at least two common questions."""
     pairs = []
     for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
+        # a rule for one category cannot select its questions without the suite's data
         if rule.category is not None and categories is None:
             continue
         first_sums, second_sums = (
             question_sums(rule, run.answers, run.judgments, categories=categories) for run in (first, second)
         )
         shared = common([first_sums, second_sums])
+        # one question has no spread, so no error could be estimated
         if len(shared[0].ids) >= 2:
             pairs.append((shared[0], shared[1]))
     return pairs
@@ -321,6 +326,7 @@ def order_doubts(first: RunRows, second: RunRows, main: tuple[QuestionSums, Ques
     both = [prompt_id for prompt_id in gaps if prompt_id in other_gaps]
     if not both or main is None:
         return None
+    # a question counts as doubtful even if only one model's verdict depends on the order
     doubted = [prompt_id for prompt_id in both if max(gaps[prompt_id], other_gaps[prompt_id]) > CONTRADICTION]
     kept = [prompt_id for prompt_id in main[0].ids if prompt_id not in set(doubted)]
     value, other_value = (sums.of(kept).value for sums in main)
@@ -346,6 +352,7 @@ def shifts(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[AnswerShi
         "tokens": lambda answer: sum(answer.completion_tokens),
         "truncated, percent": lambda answer: 100.0 * answer.truncated,
     }
+    # imported runs often count no tokens; a zero would look like a shift
     if not all(answers[key].completion_tokens for key in keys for answers in (first_answers, second_answers)):
         del measures["tokens"]
     if len(keys) < 2:
@@ -382,6 +389,7 @@ def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
             groups.setdefault((comparison.suite, comparison.suite_version, row.metric, row.category), []).append(row.p)
     if all(len(values) < 2 for values in groups.values()):
         return list(comparisons)
+    # rows of one group come in the order of the comparisons, so an iterator deals them back
     corrected = {key: iter(holm(values)) for key, values in groups.items()}
     results = []
     for comparison in comparisons:

@@ -180,8 +180,10 @@ def suite_of(card: ScoreCard, mirror: str | None = None) -> Loaded:
     except (DataError, ConfigError) as error:
         log.info("%s: compared without the suite's data: %s", card.suite, error)
         return Loaded(None, None)
+    # a newer edition has other questions: categories from it would be wrong
     if isinstance(suite, OwnRunner) or suite.version != card.suite_version:
         return Loaded(None, None)
+    # a limited run asked a seeded sample, which must be drawn again in the same way
     limit = card.protocol.get("limit")
     if isinstance(limit, dict) and isinstance(limit.get("n"), int) and isinstance(limit.get("seed"), int):
         return Loaded(suite, limited(suite.prompts(), int(str(limit["n"])), int(str(limit["seed"]))))
@@ -206,6 +208,7 @@ def head_to_head_plan(
     The result is a run of its own (`results/runs/MODEL/head_to_head_SUITE@VERSION/ID`), which resumes, counts and costs
     like any other. Raise ConfigError if answers, the suite's data or its pairwise prompts are missing.
     """
+    # the same question ids may stand for other texts in another edition
     if first.card.protocol.get("data") != second.card.protocol.get("data"):
         raise ConfigError(f"{first.card.model} and {second.card.model} used different editions of {first.card.suite}")
     suite = suite_of(first.card, mirror)
@@ -240,6 +243,7 @@ def _games(loaded: Loaded, first: StoredRun, rows: RunRows) -> HeadToHead:
             f"{first.card.suite} has no prompts for comparing two answers, or its data are missing (harness data pull)"
         )
     games = HeadToHead(loaded.suite, first.card.model, rows.answers)
+    # fail now rather than after the first judge call
     games.protocol()  # raises ConfigError if this edition has no pairwise prompts
     return games
 

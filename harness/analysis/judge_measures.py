@@ -2,6 +2,9 @@
 
 Pure: recorded items and verdicts in, scores out. Every interval resamples whole questions, since a question's turns,
 model pairs and votes are correlated.
+
+>>> family("meta-llama/Llama-3.1-8B-Instruct")
+'meta'
 """
 
 from __future__ import annotations
@@ -78,6 +81,7 @@ def suite_calibration(
         scores |= people_by_ratings(comparisons, calibration_set.ratings, verdicts)
     if not (is_retired and ratings):  # the board is computed from the same ratings
         scores |= board_scores(ratings or comparisons, verdicts, calibration_set.board)
+    # a measure without a single row says nothing: leave it out rather than print a dash
     scores = {name: score for name, score in scores.items() if score.n or score.unscored}
     failures = Counter(reason for item in items for reason in verdicts[item.id].failures)
     part = SuiteCalibration(
@@ -202,6 +206,7 @@ def people_among_themselves(comparisons: Sequence[RecordedComparison]) -> dict[s
         for name, score in _pair_scores("others", rows, 0).items()
         if name.startswith("agreement")
     }
+    # alpha also counts comparisons with three or more votes, which pairs would count several times
     alpha = krippendorff_alpha([[side(vote) for vote in item.people] for item in comparisons])
     scores["alpha_among_people"] = Score(value=alpha, n=sum(len(item.people) > 1 for item in comparisons))
     return scores
@@ -345,6 +350,7 @@ def self_preference(
     values, questions = [], []
     for row in _rows(comparisons, verdicts, reference):
         candidate, baseline = family(row.item.candidate) == judge_family, family(row.item.baseline) == judge_family
+        # two answers of the judge's own family cancel, and so do two of others
         if judge_family is not None and candidate != baseline:
             excess = row.judge - row.reference
             values.append(excess if candidate else -excess)
@@ -445,6 +451,7 @@ def _rows_of(model: str, comparisons: Sequence[RecordedComparison], verdicts: It
 
 
 def _win_rates(rows: JudgedSample) -> dict[str, Score]:
+    # people voted on a part of the comparisons only; the corrections carry over to the rest
     seen = ~np.isnan(rows.people)
     decided = rows.judge != 0.5
     return {
@@ -468,6 +475,7 @@ def _corrected(corrected: Corrected, n: int) -> Score:
     """Return a corrected rate in percent, clipped to 0..100; `n` counts the comparisons that people voted on."""
     interval = corrected.interval
     if interval is not None:
+        # a correction may leave the range of a rate if the judge is poor
         interval = Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
     return score_of(Measure(corrected.value, interval, n), scale=100.0)
 

@@ -140,6 +140,7 @@ def stratified(items: Sequence[Item], n: int | None, seed: int) -> list[Item]:
 def _equal_shares(sizes: Mapping[Hashable, int], n: int) -> dict[Hashable, int]:
     """Return equal shares, capped by each group's size; what is left goes to larger groups."""
     shares: dict[Hashable, int] = {}
+    # the smallest groups come first: what they cannot fill is divided among the others
     left = n
     for rank, key in enumerate(sorted(sizes, key=lambda key: (sizes[key], str(key)))):
         shares[key] = min(sizes[key], left // (len(sizes) - rank))
@@ -181,6 +182,7 @@ def manifest(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Seque
     return {
         "schema_version": 1,
         "judge": spec.protocol,
+        # not part of the protocol, but another server of the same name may answer differently
         "judge_urls": [judge.url for judge in spec.judges],
         "items": digest([item.id for item in items]),
         "data": dict(_data(sets)),
@@ -243,6 +245,7 @@ async def ask(
     are kept.
     """
     budget = Budget(spec.max_cost)
+    # a resumed calibration continues with what the earlier calls cost
     budget.spent = sum(row.paid or 0.0 for row in store.judgments.every())
     calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=budget)
     for judge in spec.loaded:

@@ -211,6 +211,7 @@ def _table(cards: list[ScoreCard], questions: Mapping[str, QuestionSums], fusion
     for position, card in enumerate(ordered):
         row = _row(card, metric, fusion)
         if card.complete:
+            # equal values share a rank, and the next one skips it: 1, 2, 2, 4
             tied = bool(rows) and _value(card) == rows[-1].score.value
             above = against(card, ordered[position - 1], questions) if position else None
             changed = {"rank": rows[-1].rank if tied else position + 1, "rank_range": ranges[position], "above": above}
@@ -291,6 +292,7 @@ def against(card: ScoreCard, above: ScoreCard, questions: Mapping[str, QuestionS
     if card_score.value is None or above_score.value is None:
         return None
     difference, sums = card_score.value - above_score.value, _shared([card, above], questions)
+    # a sum over questions is compared directly; a fitted headline only borrows the correlation of the raw rate
     if sums is not None and sums[0].metric == card.headline:
         estimate = paired_difference(
             (sums[0].above, sums[0].below), (sums[1].above, sums[1].below), scale=sums[0].scale
@@ -330,7 +332,7 @@ def _draws(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], er
 
     If the cards share questions, these are resampled for all cards at once by the linearised terms; else the errors are
     independent and normal."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0)  # fixed, so that a leaderboard is the same each time it is printed
     sums = _shared(cards, questions)
     if sums is None:
         independent: FloatArray = rng.standard_normal((RESAMPLES, len(cards))) * errors
@@ -359,5 +361,6 @@ def _shared(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums]) -
     if len(known) < len(cards):
         return None
     shared_sums = common(known)
+    # a handful of shared questions would decide the ranks of all cards
     few = len(shared_sums[0].ids) < max(2, MIN_SHARED * max(len(card_sums.ids) for card_sums in known))
     return None if few else shared_sums

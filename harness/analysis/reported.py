@@ -206,6 +206,7 @@ def _difference(
         value=score.value - figure.value,
         ci_low=None if score.ci_low is None else score.ci_low - figure.value,
         ci_high=None if score.ci_high is None else score.ci_high - figure.value,
+        # the reference set changes MT-Bench's scores, and few sources state theirs
         unstated=tuple(name for name in ("references",) if name in card.protocol and protocol.references is None),
     )
 
@@ -213,6 +214,7 @@ def _difference(
 def _same_protocol(card: ScoreCard, protocol: ReportedProtocol) -> bool:
     """Return whether a complete card was measured as the source states: suite, version, judge and other stated
     fields."""
+    # a sample of the questions, or other sampling settings, is not what the source measured
     if not card.complete or protocol.judge is None or "limit" in card.protocol or "sampling_deviation" in card.protocol:
         return False
     if (card.suite, card.suite_version) != (protocol.suite, protocol.suite_version):

@@ -153,6 +153,7 @@ def cell_of(table: Table, row: BoardRow, name: str) -> Cell:
         return Cell(number(metric_score, name), "" if metric_score.value is None else str(metric_score.value))
     if name == "run":
         return Cell(row.run_id, row.run_id)
+    # empty keys sort last in both directions
     texts = dict(measured(table)).get(name, {})
     return Cell(texts.get(row.run_id, "-"), texts.get(row.run_id, ""))
 

@@ -116,6 +116,7 @@ class Axis:
 
 def axis(values: list[float], start: float, end: float, *, pad: float = 0.05) -> Axis:
     """Return an axis over the values with some room at both ends; never of width zero."""
+    # a single value would give an axis of width zero
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     room = (high - low) * pad or max(abs(high) * pad, 0.5)
     return Axis(low - room, high + room, start, end)
@@ -216,6 +217,7 @@ def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str)
     _y_axis(drawing, y, 56, WIDTH - 150)
     drawing.text(56, 14, f"{upwards} by length", css="title")
     drawing.text((56 + WIDTH - 150) / 2, height - 8, across, anchor="middle", css="muted")
+    # labels of close points would overlap: the best point keeps its place, later ones move down
     taken: list[tuple[float, float, float]] = []
     for point in sorted(points, key=lambda point: -point.y):
         at_x, at_y = x(point.x), y(point.y)
@@ -237,6 +239,7 @@ def _free(taken: list[tuple[float, float, float]], x: float, y: float, width: fl
 
 def categories(table: Table) -> Drawing | None:
     """Draw one line per category and one mark per model (the first eight); None with fewer than two categories."""
+    # more series than colours could not be told apart
     rows = [row for row in table.rows if row.categories][:SERIES]
     names = list(dict.fromkeys(name for row in rows for name in row.categories))
     names = [name for name in names if any(_value(row, name) is not None for row in rows)]

@@ -49,6 +49,7 @@ def verdict(pair: Comparison) -> str:
     if _p(row) <= ALPHA:
         word = "better" if row.value > 0 else "worse"
         return f"{pair.suite}: {pair.other} is {word} than {pair.first} by {row.metric}: {span}"
+    # identical verdicts have no spread, so no interval could be shown
     if row.se == 0 and row.value == 0:
         return f"{pair.suite}: {pair.other} and {pair.first} have the same verdict on every question, by {row.metric}"
     needed = f"; detecting a true {abs(row.value):.2f} would take {row.needed} questions" if row.needed else ""

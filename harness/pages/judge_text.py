@@ -173,6 +173,7 @@ def _with_n(score: Score | None) -> str:
 
 def _ordered(scores: Iterable[str]) -> list[str]:
     known = set(scores)
+    # a measure of a newer version has no label yet, but is shown
     return [name for name in MEANING if name in known] + sorted(known - MEANING.keys())
 
 

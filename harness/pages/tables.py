@@ -62,6 +62,7 @@ def rich_tables(tables: list[Table]) -> list[RichTable]:
 
 def markdown(tables: list[Table]) -> str:
     """Return the leaderboard as GitHub Markdown, one section per protocol."""
+    # fields that differ are listed, because a reader wonders why one suite has two tables
     parts = ["# Leaderboard", "", *MARKDOWN_HEAD, ""]
     for table in tables:
         parts += [f"## {escape_markdown(table.title)}", ""]

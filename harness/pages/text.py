@@ -43,6 +43,7 @@ def plain(text: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Return the text literally for a Markdown table: no HTML, emphasis or cell breaks, and only bare links."""
+    # a bare address still becomes a link on GitHub, which is harmless: its text is its target
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;")
 
 

@@ -64,6 +64,7 @@ def read_baselines(results: Path) -> Baselines:
 
 def baseline_folders(results: Path, name: str) -> list[Path]:
     """Return the run folders of a named baseline; empty if there is no such name."""
+    # an absolute path stays absolute
     return [results / run.run for run in read_baselines(results).baselines.get(name, {}).values()]
 
 

@@ -90,6 +90,7 @@ def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: Gate
     within = evidence.within.get(row.metric)
     if within is None:
         return None
+    # the variance of one question's difference; what repeats cannot reduce is the rest
     total = row.se**2 * row.n
     return required_repeats(
         max(0.0, total - within), within, row.n, row.value + check.margin, alpha=policy.alpha, power=policy.power
@@ -115,6 +116,7 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
         at = [index for index, result in enumerate(adjusted) if result.tier == tier and result.p_worse is not None]
         adjust = benjamini_hochberg if tier == "advisory" else holm
         for index, p in zip(at, adjust([adjusted[index].p_worse or 0.0 for index in at]), strict=True):
+            # a check that was worse by itself may not be after the correction
             worse = p <= policy.alpha
             now: CheckFinding = adjusted[index].found
             if now == "worse" and not worse:

@@ -57,6 +57,7 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         if pair is None:
             evidence[suite] = Evidence(comparison=None, baseline=None, candidate=None)
             continue
+        # a run compared with itself would always pass
         if pair[0].folder is not None and pair[0].folder == pair[1].folder:
             raise ConfigError(f"{suite}: candidate and baseline are the same run, {pair[0].folder}")
         rows = run_rows(pair[0]), run_rows(pair[1])
@@ -144,6 +145,7 @@ def judge_variance(run: RunRows) -> dict[str, float]:
     by_repeat: dict[int, list[Judgment]] = defaultdict(list)
     for row in run.judgments:
         by_repeat[row.repeat].append(row)
+    # one judgment per question says nothing about the judge's own noise
     if len(by_repeat) < 2:
         return {}
     variances = {}

@@ -61,6 +61,7 @@ class RunPair:
         """Return the difference on `size` drawn questions, with swapped models and a true drop of `drop`."""
         table = np.column_stack([self.first.above, self.first.below, self.second.above, self.second.below])
         drawn = table[rng.integers(len(table), size=size)]
+        # swapping by a coin makes the two models equal while their ties and correlation stay
         swapped = rng.random(size) < 0.5
         drawn[swapped] = drawn[swapped][:, [2, 3, 0, 1]]
         lost = rng.random(size) < drop / self.room

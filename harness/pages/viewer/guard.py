@@ -76,6 +76,7 @@ class Guard:
         if self._equal(request.cookies.get(COOKIE, "")):
             return None
         if self._equal(request.query_params.get("token", "")):
+            # without the token, which would otherwise stay in the browser's history and in copied addresses
             kept = [(name, value) for name, value in parse_qsl(request.url.query) if name != "token"]
             reply = RedirectResponse(request.url.path + (f"?{urlencode(kept)}" if kept else ""), 303)
             reply.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
@@ -83,4 +84,5 @@ class Guard:
         return PlainTextResponse("a token is required: open the address with ?token=TOKEN once", 401)
 
     def _equal(self, candidate: str) -> bool:
+        # constant time, so that a token cannot be guessed letter by letter
         return secrets.compare_digest(candidate.encode(), (self._token or "").encode())

@@ -60,6 +60,7 @@ class Library:
         return readable
 
     def _card(self, path: Path) -> ScoreCard:
+        # a run in progress rewrites its card, so time and size decide whether it is read again
         stamp = _stamp([path])
         with self._lock:
             known = self._cards.get(path)
@@ -79,6 +80,7 @@ class Library:
         return ranked[1]
 
     def run(self, key: str) -> Run | None:
+        # compared with existing runs, never joined to a path: "../" in an address finds nothing
         return next((run for run in self.runs() if run.key == key), None)
 
     def index(self, run: Run) -> Index:

@@ -82,6 +82,7 @@ def build_index(card: ScoreCard, answers: Sequence[Answer], judgments: Sequence[
     for row in judgments:
         judged[row.prompt_id].append(row)
     ids = [prompt_id for prompt_id in texts.prompts if prompt_id in answered or prompt_id in judged]
+    # without the suite's data, and for questions it no longer has, ids stand in their natural order: 2 before 10
     ids += sorted((answered.keys() | judged.keys()) - set(ids), key=natural)
     lines = [
         _line(prompt_id, answered[prompt_id], judged[prompt_id], scores.get(prompt_id), texts) for prompt_id in ids
@@ -96,6 +97,7 @@ def _line(
     return Line(
         id=prompt_id,
         category=prompt.category if prompt else "",
+        # cut before splitting: a question may be a whole book
         preview=" ".join(prompt.turns[0][: 4 * PREVIEW].split())[:PREVIEW] if prompt else "",
         score=score,
         verdicts=tuple(_verdict_text(row) for row in judgments)[:6],
@@ -150,6 +152,7 @@ class Choice:
         flag, sort = query.get("flag", ""), query.get("sort", "")
         return cls(
             category=query.get("category", ""),
+            # an address may be typed by hand: what is unknown is ignored, not an error
             flag=flag if flag in (*FLAGS, "changed", "worse", "better") else "",
             words=query.get("q", "").strip()[:200],
             sort=sort if sort in SORTS or sort in DIFFERENCE_SORTS else "",

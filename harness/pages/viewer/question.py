@@ -170,6 +170,7 @@ def _good(row: Judgment) -> bool | None:
 def whole_text(run: Run, prompt_id: str, part: str) -> str | None:
     """Return a complete text by the name that `Box.text` assigned; None if it does not exist."""
     kind, *numbers = part.split("-")
+    # the part comes from an address: reject what is not a short number
     if not all(number.isdecimal() and len(number) < 10 for number in numbers) or not numbers:
         return None
     at = [int(number) for number in numbers]
@@ -216,6 +217,7 @@ def _markdown(text: str) -> str | None:
             token.tag = "div"  # a model's headings must not become the page's
             if token.type == "heading_open":
                 token.attrSet("class", "heading")
+    # a second, independent filter: a mistake in the parser's options must not become a script on the page
     html = parser.renderer.render(tokens, parser.options, {})
     return nh3.clean(html, tags=TAGS, attributes={"div": {"class"}, "ol": {"start"}}, url_schemes=set())
 

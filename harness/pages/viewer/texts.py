@@ -39,6 +39,7 @@ def _load(name: str, version: str, edition: str) -> SuiteTexts:
     if plugin not in installed("suites"):
         return SuiteTexts(note=f"no suite named {name!r} is installed here, so its questions are not shown")
     try:
+        # loading would download: a page must not wait for the network, nor reveal what is read
         if edition == "official" and not _is_local(plugin):
             return SuiteTexts(note=f"the questions are not on this machine; to get them: harness data pull {plugin}")
         suite = load_plugin("suites", plugin)(SuiteOptions(edition=edition, argument=argument))
