@@ -1,7 +1,10 @@
-"""Draw SVG elements from numbers and texts, and axes with round ticks. All text is escaped; CSS classes set the looks.
+"""Draw the figures of a leaderboard table as SVG: forest plot, length against score, categories, scaling. Pure.
 
-A figure has no colours of its own: the page that contains it styles the classes (light and dark), and `standalone` adds
-print colours.
+All text is escaped. A figure has no colours of its own: the page that contains it styles the CSS classes (light and
+dark), and `standalone` adds print colours.
+
+>>> axis([0.0, 100.0], start=0, end=200, pad=0.1).ticks()
+[0.0, 50.0, 100.0]
 """
 
 from __future__ import annotations
@@ -120,10 +123,6 @@ def axis(values: list[float], start: float, end: float, *, pad: float = 0.05) ->
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     room = (high - low) * pad or max(abs(high) * pad, 0.5)
     return Axis(low - room, high + room, start, end)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Draw the figures of a leaderboard table: forest plot, length against score, categories, scaling, trend. Pure.
 
 
 WIDTH = 680.0

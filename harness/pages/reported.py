@@ -71,5 +71,5 @@ def _short(value: float) -> str:
 def _difference_text(row: ReportedDifference) -> str:
     """Return `lc_win_rate -0.80 [-3.40, 1.90] in run 0123`, and what the source does not state."""
     interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"
-    unstated = f" (source states no {', '.join(row.unstated)})" if row.unstated else ""
+    unstated = f" (the source does not state {', '.join(row.unstated)})" if row.unstated else ""
     return f"{row.metric} {row.value:+.2f}{interval} in run {row.run_id or row.model}{unstated}"

@@ -31,9 +31,9 @@ CSV_HEAD = (
 )
 CsvCell = str | int | float
 MARKDOWN_HEAD = (
-    "One table per protocol: numbers of different tables are not comparable. In brackets after a rank: the ranks that",
-    "comparisons with all other rows at once leave open (95 %). Against the row above: difference, 95 % interval,",
-    "two-sided p; a star marks p < 0.05; *unpaired* ones are computed from the two standard errors alone.",
+    "One table per protocol: numbers of different tables are not comparable. The range in brackets after a rank",
+    "contains every rank that simultaneous comparisons with all other rows leave open (95 %). Against the row above:",
+    "difference, 95 % interval, two-sided p; a star marks p < 0.05; *unpaired* ones use the standard errors alone.",
 )
 
 

@@ -1,7 +1,10 @@
-"""Who may see the pages, and what the browser may do with them: host check, token, headers. ASGI, around the app.
+"""Decide who may see the pages, and what the browser may do with them: host check, token, headers. ASGI middleware.
 
 On loopback every request must name a loopback host. A page of another site whose name resolves to 127.0.0.1 (DNS
 rebinding) names its own host. Elsewhere a token is required once and stored in a cookie for this host only.
+
+>>> is_loopback(host_of("127.0.0.1:8000")), is_loopback(host_of("example.org"))
+(True, False)
 """
 
 from __future__ import annotations

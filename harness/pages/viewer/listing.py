@@ -28,9 +28,9 @@ RATINGS_APART = 1.0
 """Points of ten by which judges or repeats may differ without disagreement."""
 PREVIEW = 140
 """Characters of a question shown in a list."""
-SORTS = {"": "as asked", "score": "lowest score", "-score": "highest score", "-length": "longest answer"}
+SORTS = {"": "original order", "score": "lowest score", "-score": "highest score", "-length": "longest answer"}
 CHANGES = {"worse": "B lower than A", "better": "B higher than A", "changed": "the winner changes"}
-DIFFERENCE_SORTS = {"": "as asked", "drop": "largest drop", "gain": "largest gain"}
+DIFFERENCE_SORTS = {"": "original order", "drop": "largest drop", "gain": "largest gain"}
 RATING_STEP = 3.0
 """Points of ten; repeated ratings of one answer rarely differ by more than two."""
 
