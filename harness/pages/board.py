@@ -139,8 +139,8 @@ def cell_of(table: Table, row: BoardRow, name: str) -> Cell:
         span = f"{row.rank_range.low}-{row.rank_range.high}" if row.rank_range else ""
         return Cell("-" if row.rank is None else str(row.rank), "" if row.rank is None else str(row.rank), span)
     if name == table.headline:
-        interval = "" if score.ci_low is None or score.ci_high is None else f"[{score.ci_low:.2f}, {score.ci_high:.2f}]"
-        return Cell(number(score, name), "" if score.value is None else str(score.value), interval)
+        span = "" if score.ci_low is None or score.ci_high is None else f"[{score.ci_low:.2f}, {score.ci_high:.2f}]"
+        return Cell(number(score, name), "" if score.value is None else str(score.value), span)
     if name == "against the rank above":
         step = row.above
         return Cell("-") if step is None else Cell(f"{step.difference:+.2f}", str(step.difference), certainty(step))
