@@ -101,7 +101,9 @@ def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) 
 
 def chosen_items(spec: CalibrationSpec, sets: Sequence[CalibrationSet]) -> list[Item]:
     """Return the sampled items: of all if the verdicts are recorded, else of those a judge can be called for."""
-    items: list[Item] = [item for each in sets for item in (*each.comparisons, *each.ratings)]
+    items: list[Item] = []
+    for each in sets:
+        items += [*each.comparisons, *each.ratings]
     return stratified(replayable(sets) if spec.judges else items, spec.sample, spec.seed)
 
 

@@ -48,7 +48,7 @@ def build_app(results: Path, token: str | None = None) -> Starlette:
     )
 
 
-def render(name: str, status: int = 200, **values: object) -> HTMLResponse:
+def render(name: str, status: int = 200, /, **values: object) -> HTMLResponse:
     return HTMLResponse(environment().get_template(name).render(**values), status)
 
 
