@@ -43,10 +43,10 @@ def test_the_wheel_carries_the_pocket_data_and_the_judges(names: list[str]) -> N
 
 
 def test_the_wheel_carries_the_pages_templates(names: list[str]) -> None:
-    files = {path.name for path in (ROOT / "harness" / "report" / "templates").iterdir()}
+    files = {path.name for path in (ROOT / "harness" / "pages" / "templates").iterdir()}
 
     assert {"leaderboard.html", "view.js", "style.css"} <= files
-    assert {f"harness/report/templates/{file}" for file in files} <= set(names)
+    assert {f"harness/pages/templates/{file}" for file in files} <= set(names)
 
 
 def test_the_wheel_carries_every_reported_figure(names: list[str]) -> None:
