@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.calibrate import (
+from ..analysis.judge_replay import (
     RECORDED,
     CalibrationSpec,
     ask,
@@ -27,6 +27,7 @@ from ..analysis.calibrate import (
     folder_of,
     load_sets,
     manifest,
+    published_judgments,
     recorded_judgments,
     report,
     write,
@@ -35,8 +36,8 @@ from ..judging.anchors import anchor_set
 from ..judging.calibrated import Calibration
 from ..judging.cost import priced
 from ..judging.injection import KINDS, Injections, count_injections
-from ..pages.judging import grids, markdown_grid, remarks, rich_grid
-from ..pages.tables import escape_markdown, plain
+from ..pages.judge_text import grids, markdown_grid, remarks, rich_grid
+from ..pages.text import escape_markdown, plain
 from ..records import Judgment, JuryRule
 from ..records.errors import ConfigError, IncompleteError, printable
 from ..records.judge_choice import find_judge, find_jury, judge_files, judge_templates
@@ -120,11 +121,10 @@ def _spec(judge: str, jury: str, suite: str, sample: int | None, seed: int) -> C
         raise ConfigError(f"no jury rule {jury!r}; known: {', '.join(get_args(JuryRule))}")
     if sample is not None and sample < 0:
         raise ConfigError(f"--sample {sample} is below 0; give the number of items, or 0 for every one")
-    known = recorded_judgments()
-    published = tuple(name for name, recorded in known.items() if recorded.published)
+    published = published_judgments()
     suites = published if suite == "all" else tuple(dict.fromkeys(part.strip() for part in suite.split(",")))
     judges = () if judge == RECORDED else find_jury(judge, read_file_spec(None).judges)
-    if not judges and any(name in known and not known[name].published for name in suites):
+    if not judges and any(name in recorded_judgments() and name not in published for name in suites):
         raise ConfigError(f"--judge {RECORDED} has said nothing of your own comparisons; name a judge to ask")
     wanted = (SAMPLE if judges else 0) if sample is None else sample
     return CalibrationSpec(judges=judges, suites=suites, sample=wanted or None, seed=seed, jury=rule)

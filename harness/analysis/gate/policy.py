@@ -1,4 +1,8 @@
-"""The gate's policy: checks with margins, in tiers, and limits on missing data. Data only."""
+"""The gate's policy (checks with margins, in tiers, limits on missing data), its evidence and its report. Data only.
+
+>>> GatePolicy(checks=(GateCheck(suite="arena_hard", margin=6.5),)).checks[0].tier
+'critical'
+"""
 
 from __future__ import annotations
 
@@ -76,10 +80,6 @@ def default_checks(suites: Collection[str]) -> tuple[GateCheck, ...]:
         if facts.name in suites
         for check in facts.gate
     )
-
-
-# ----------------------------------------------------------------------------------------------------
-# The gate's evidence and report. Records only.
 
 
 Outcome = Literal["pass", "fail", "inconclusive", "invalid"]
