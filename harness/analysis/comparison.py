@@ -288,7 +288,7 @@ def _difference(
         ci_low=interval[0],
         ci_high=interval[1],
         se=estimate.se,
-        df=estimate.df,
+        df=int(estimate.df),  # an integer for all but crossed means
         p=p,
         detectable=detectable(estimate.se, alpha=ALPHA / 2),
         needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2),
