@@ -22,6 +22,7 @@ from rich.text import Text
 from harness.judging.cost import CHARACTERS_PER_TOKEN
 from harness.records import Answer, ModelRef, Record
 from harness.records.errors import ConfigError, DataError, IncompleteError
+from harness.records.facts import facts_of
 from harness.records.judge_choice import suite_names
 from harness.records.protocols import Suite, SuiteOptions, load_plugin
 from harness.records.settings import ServeSpec, read_yaml
@@ -405,8 +406,6 @@ def _texts(spec: PromptsSpec) -> tuple[list[str] | None, str]:
 
 WITHOUT_DEVICE = ("function", "judge", "pooling")
 """Kinds of reward that load no model on our devices, and so take no device time."""
-OFFICIAL = {"mt_bench": 160, "alpaca_eval": 805, "arena_hard": 500}
-"""Questions (turns) of the official editions, so that a plan does not download their files."""
 
 
 def source_item(context: PlanContext, source: SourceSpec) -> PlanItem:
@@ -537,41 +536,42 @@ def suite_items(context: PlanContext) -> Iterator[PlanItem]:
     evaluate = context.recipe.spec.evaluate
     if evaluate.suite is None:
         return
-    questions = 0
-    for suite in suite_names(evaluate.suite):
-        turns = _turns(suite, evaluate.edition)
-        questions += turns if evaluate.limit is None else min(turns, evaluate.limit)
+    turns = sum(_turns(suite, evaluate.edition, evaluate.limit) for suite in suite_names(evaluate.suite))
     everyone = ("target", "sft", *context.recipe.variants)
     models = everyone if "all" in evaluate.models else tuple(dict.fromkeys(evaluate.models))
     seeds = context.recipe.seeds if evaluate.suite_seeds == "all" else context.recipe.seeds[:1]
     for seed in seeds:
         for model in models:
             if model in (*everyone, "best") and (model != "target" or seed == context.recipe.seeds[0]):
-                yield _suite_item(context, seed, model, questions)
+                yield _suite_item(context, seed, model, turns)
 
 
-def _suite_item(context: PlanContext, seed: int, model: str, questions: int) -> PlanItem:
+def _suite_item(context: PlanContext, seed: int, model: str, turns: int) -> PlanItem:
     done = context.done("evaluate", context.recipe.suites(model, seed))
-    questions = 0 if done else questions
+    calls = 0 if done else turns
     item = PlanItem(
         stage="evaluate",
         name=f"seed-{seed}/suites/{model}",
         seed=seed,
         model=model,
         done=done,
-        calls=questions,
-        prompt_tokens=questions * context.known.prompts.tokens.value,
-        answer_tokens=questions * context.known.target_answer.value,
+        calls=calls,
+        prompt_tokens=calls * context.known.prompts.tokens.value,
+        answer_tokens=calls * context.known.target_answer.value,
     )
     return context.timed(item, _by_target(context, item.answer_tokens))
 
 
-def _turns(name: str, edition: str) -> int:
-    """Return the number of questions (turns) of a suite."""
-    if edition == "official" and name in OFFICIAL:
-        return OFFICIAL[name]
-    suite: Suite = load_plugin("suites", name.partition(":")[0])(SuiteOptions(edition=edition))
-    return sum(len(prompt.turns) for prompt in suite.prompts())
+def _turns(name: str, edition: str, limit: int | None) -> int:
+    """Return the number of turns that a suite asks, of at most `limit` questions.
+
+    The official edition's are known from the suite's facts, so that a plan does not download its files.
+    """
+    facts = facts_of(name)
+    if edition == "official" and facts.questions is not None:
+        return facts.turns * (facts.questions if limit is None else min(limit, facts.questions))
+    suite: Suite = load_plugin("suites", facts.name)(SuiteOptions(edition=edition))
+    return sum(len(prompt.turns) for prompt in suite.prompts()[:limit])
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -14,11 +14,16 @@ from pydantic import Field, JsonValue
 
 from harness.records import Record, Sampling
 from harness.records.errors import ConfigError
+from harness.records.facts import all_facts
 from harness.records.settings import ServeSpec, checked, read_yaml
 
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
 Method = Literal["preference", "sft"]
+
+
+def _decontaminating() -> tuple[str, ...]:
+    return tuple(facts.name for facts in all_facts() if facts.decontaminates)
 
 
 class PromptsSpec(Record):
@@ -46,8 +51,8 @@ class PromptsSpec(Record):
 
     1800: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml.
     """
-    decontaminate: tuple[str, ...] = ("mt_bench", "alpaca_eval", "arena_hard")
-    """Suites whose questions are removed from the prompts."""
+    decontaminate: tuple[str, ...] = Field(default_factory=_decontaminating)
+    """Suites whose questions are removed from the prompts. Default: those whose facts say so."""
     edition: str = "official"
     """Edition of those suites."""
     seed: int = 42

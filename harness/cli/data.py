@@ -13,13 +13,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from ..records.errors import DataError
+from ..records.facts import all_facts
 from ..store import official
 from ..store.files import cache_folder
 from .groups import command_group
 
 data_app = command_group("Official benchmark files: list, pull, verify.")
 
-Suites = Annotated[list[str] | None, typer.Argument(help="Suites (mt_bench, alpaca_eval, arena_hard); none: all.")]
+WITH_FILES = ", ".join(facts.name for facts in all_facts() if facts.files)
+Suites = Annotated[list[str] | None, typer.Argument(help=f"Suites ({WITH_FILES}); none: all.")]
 Mirror = Annotated[
     str | None,
     typer.Option(help="Folder or URL that holds the same paths; tried before upstream (also HARNESS_MIRROR)."),

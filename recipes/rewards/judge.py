@@ -12,12 +12,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Self
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from harness.judging.cache import ReplyCache, cache_path
 from harness.judging.calls import Calling, CallOptions
 from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Record
 from harness.records.errors import ConfigError
+from harness.records.facts import all_facts
 from harness.records.judge_choice import find_judge
 from harness.records.protocols import Checking, Identified, Judge, LoadedJudge, RewardOptions, SuiteOptions, load_plugin
 from harness.records.settings import checked
@@ -26,10 +27,15 @@ from harness.suites.head_to_head import PlaysGames
 from .function import QUEUE, refuse
 
 
+def _first_that_rates() -> str:
+    return next(facts.name for facts in all_facts() if facts.neutral is None)
+
+
 class JudgeParams(Record):
     """`params:` of the reward kind `judge`."""
 
-    suite: str = "mt_bench"
+    suite: str = Field(default_factory=_first_that_rates)
+    """Default: the first suite that rates single answers."""
     edition: str = "official"
     baseline: str | None = None
     """Column of the data set with the texts to compare answers with."""
@@ -118,8 +124,8 @@ class JudgeReward:
         tasks: Sequence[JudgeTask] = self._suite.tasks(question, answer)
         if not tasks or any(task.baseline is not None for task in tasks):
             raise ConfigError(
-                f"suite {self._params.suite!r} does not rate single answers; use mt_bench, or compare with a column of "
-                "the data set: `params: {baseline: COLUMN}`"
+                f"suite {self._params.suite!r} does not rate single answers; use {JudgeParams().suite}, or compare "
+                "with a column of the data set: `params: {baseline: COLUMN}`"
             )
         return tasks
 

@@ -20,9 +20,9 @@ from harness.records import Answer, Failure, Judgment, Preference, ScoreCard
 from harness.stats.length_control import control_length
 from harness.suites import pocket
 from harness.suites.alpaca_eval.scores import JudgedAnswers, length_rows
-from harness.suites.arena_hard.exchange import export_v2
+from harness.suites.arena_hard.files import export_v2
 from harness.suites.arena_hard.suite import ArenaHard
-from harness.suites.exporting import FinishedRun
+from harness.suites.exchange import FinishedRun
 from tests.fakes.commands import Done, run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, chat_reply, judge_reply, serving
 
