@@ -13,8 +13,7 @@ from pathlib import Path
 
 from harness.records.errors import ConfigError, EndpointDownError, IncompleteError
 
-from .report.data import record_in
-from .steps import Recipe
+from .layout import Recipe, record_in
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,8 @@ from harness.records import Answer, Prompt, Record
 from harness.records.errors import IncompleteError
 from harness.store import JsonlRows
 
-from .records import Chosen, Part, PreferencePair, PromptRow, RewardRow
+from .records import Chosen, Part, PreferencePair, PromptRow, RewardRow, rows_in
 from .spec import PairsSpec
-
-ANSWERS, PROMPTS, REWARDS = "answers.jsonl", "prompts.jsonl", "rewards.jsonl"
 
 Seen = Callable[[Answer, RewardRow | None], None]
 
@@ -42,8 +40,7 @@ class RewardedAnswer:
 
 def read_prompts(path: Path, part: Part) -> list[PromptRow]:
     """Return the prompts of a part in the file's order. Raise IncompleteError if there are none."""
-    with path.open("rb") as file:
-        rows = [PromptRow.model_validate_json(line) for line in file]
+    rows = list(rows_in(path, PromptRow))
     chosen = [row for row in rows if row.part == part]
     if not chosen:
         raise IncompleteError(f"none of the {len(rows)} prompts in {path} is in the part {part!r}")

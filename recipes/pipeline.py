@@ -25,6 +25,7 @@ from harness.records.protocols import installed, load_plugin
 from harness.store import LOCK, LOCK_FILES, FolderLock, write_atomic
 from harness.store.checkpoint import resolve
 
+from .layout import DONE, STAGES, Recipe, StepRecord
 from .rewards.scoring import check_reward
 from .stages.align import align_steps
 from .stages.evaluate import held_out_steps, suite_steps
@@ -35,20 +36,7 @@ from .stages.rewards import source_reward_steps, target_reward_step
 from .stages.sft import sft_step
 from .stages.sources import source_steps
 from .stages.target import target_step
-from .steps import (
-    DONE,
-    STAGES,
-    Outcome,
-    Recipe,
-    Step,
-    StepRecord,
-    check_span,
-    check_unowned,
-    finished,
-    is_done,
-    run_step,
-    undo,
-)
+from .steps import Outcome, Step, check_unowned, finished, is_done, run_step, undo
 
 log = logging.getLogger(__name__)
 RESOLVED = "resolved.yaml"
@@ -110,6 +98,12 @@ def train(
             resolved.restore()
             _remove(absent)
         raise
+
+
+def check_span(first: str | None, last: str | None) -> None:
+    """Raise ConfigError if --from comes after --until."""
+    if first is not None and last is not None and STAGES.index(first) > STAGES.index(last):
+        raise ConfigError(f"--from {first} comes after --until {last}: nothing would run; stages: {', '.join(STAGES)}")
 
 
 def before(steps: Sequence[Step], first: str | None) -> list[Step]:

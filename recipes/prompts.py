@@ -296,16 +296,11 @@ def with_parts(kept: Kept, spec: PromptsSpec) -> list[PromptRow]:
     for prompt_id in drawn[spec.limit :] if spec.limit is not None else []:
         kept.dropped.append(Dropped(id=prompt_id, reason="limit"))
     drawn = drawn[: spec.limit]
-    held_out = spec.validation + spec.test
     if not drawn:
         reasons = Counter(record.reason for record in kept.dropped).most_common(1)
         raise ConfigError(f"{spec.dataset} has no usable prompt: {reasons[0][0] if reasons else 'it has no rows'}")
-    if held_out >= len(drawn):
-        raise ConfigError(
-            f"prompts: only {len(drawn)} are left, and holding out {held_out} (validation {spec.validation}, test "
-            f"{spec.test}) would leave none to train on"
-        )
-    part = _parts(drawn, spec)
+    parts = [part for part, size in part_sizes(len(drawn), spec).items() for _ in range(size)]
+    part = dict(zip(drawn, parts, strict=True))
     return [
         PromptRow(prompt=prompt, part=part[prompt.id], columns=columns)
         for prompt, columns in kept.prompts
@@ -313,13 +308,19 @@ def with_parts(kept: Kept, spec: PromptsSpec) -> list[PromptRow]:
     ]
 
 
-def _parts(drawn: Sequence[str], spec: PromptsSpec) -> Mapping[str, Part]:
-    training = len(drawn) - spec.validation - spec.test
+def part_sizes(count: int, spec: PromptsSpec) -> dict[Part, int]:
+    """Return how many of `count` prompts go to each part, in the order in which they are drawn.
+
+    Raise ConfigError if holding out validation and test prompts leaves none to train on.
+    """
+    training = count - spec.validation - spec.test
+    if training <= 0:
+        raise ConfigError(
+            f"prompts: only {count} are left, and holding out {spec.validation + spec.test} (validation "
+            f"{spec.validation}, test {spec.test}) would leave none to train on"
+        )
     sft = round(training * spec.sft_share)
-    sizes: dict[Part, int] = {"validation": spec.validation, "test": spec.test, "sft": sft}
-    sizes["preference"] = training - sft
-    parts: list[Part] = [part for part, size in sizes.items() for _ in range(size)]
-    return dict(zip(drawn, parts, strict=True))
+    return {"validation": spec.validation, "test": spec.test, "sft": sft, "preference": training - sft}
 
 
 def _place(seed: int, prompt_id: str) -> str:

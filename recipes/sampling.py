@@ -28,9 +28,10 @@ from harness.records.settings import ServeSpec
 from harness.run.pipeline import DONE_FAILURES
 from harness.store import JsonlRows, dump_json, write_atomic
 
+from .estimate import DeviceTime, Estimator, Mean, PlanItem, devices_of, number
+from .layout import Counts
 from .prompts import PromptError, Row, prompt_in
-from .records import Part, PromptRow
-from .steps import Counts
+from .records import Part, PromptRow, rows_in
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +115,7 @@ class Session:
 
 def prompts_of(path: Path, *parts: Part) -> list[Prompt]:
     """Return the prompts of these parts in a `prompts.jsonl`, in its order."""
-    with path.open("rb") as file:
-        rows = [PromptRow.model_validate_json(line) for line in file]
-    return [row.prompt for row in rows if row.part in parts]
+    return [row.prompt for row in rows_in(path, PromptRow) if row.part in parts]
 
 
 def model_name(model: ModelRef) -> str:
@@ -235,18 +234,34 @@ def _kept(answer: Answer, name: str) -> Answer:
 
 
 def _counts(files: Sequence[JsonlRows[Answer]], session: Session) -> Counts:
-    """Return counts of all answers and of this session.
-
-    --dry-run uses `session_completion_tokens / session_seconds` as the rate.
-    """
-    answers = [answer for rows in files for answer in rows.all()]
-    counts = answer_counts(answers)
-    return counts | {
+    """Return counts of all answers and of this session, from which `generation_time` takes the rate."""
+    return answer_counts([answer for rows in files for answer in rows.all()]) | {
         "session_answers": session.answers,
         "session_completion_tokens": session.completion_tokens,
         "session_seconds": round(session.seconds, 3),
         "start_seconds": round(session.start_seconds, 3),
     }
+
+
+def left_to_sample(known: Estimator, item: PlanItem, path: Path, draws: int, length: Mean) -> PlanItem:
+    """Return the item with the draws that are missing in a file of answers, and their tokens."""
+    left = known.missing(item, path, draws)
+    tokens = {"prompt_tokens": left * known.prompts.tokens.value, "answer_tokens": left * length.value}
+    return item.model_copy(update={"calls": left, "calls_done": draws - left, **tokens})
+
+
+def generation_time(
+    known: Estimator, model: str, serve: ServeSpec, tokens: float, *, measured: Sequence[Path]
+) -> DeviceTime:
+    """Return the time to generate tokens with a source or `target`. `measured`: folders of steps that sampled it."""
+    configured, devices = known.recipe.spec.rates.generation, devices_of(serve)
+
+    def rate(counts: Counts) -> float:
+        seconds = number(counts, "session_seconds")
+        return number(counts, "session_completion_tokens") / seconds / devices if seconds else 0.0
+
+    assumed = configured.get(model) if isinstance(configured, dict) else configured
+    return DeviceTime(tokens, known.rate("generation", assumed, measured, rate), devices, "generation")
 
 
 def answer_counts(answers: Sequence[Answer]) -> Counts:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from harness.analysis.leaderboard import readable, run_id
 from harness.pages.charts import Axis, Drawing, axis
@@ -19,10 +19,10 @@ from harness.records import Record, ScoreCard
 from harness.records.errors import ConfigError
 from harness.store import find_cards
 
-from ..pairs import PROMPTS, ModelData, PairData, Spread, spread
-from ..records import PreferencePair, PromptRow
+from ..layout import DONE, PROMPTS, Recipe, StepRecord, record_in
+from ..pairs import ModelData, PairData, Spread, spread
+from ..records import PreferencePair, PromptRow, rows_in
 from ..spec import RecipeSpec
-from ..steps import DONE, Recipe, StepRecord
 from .board import Measured, read_measured
 from .tables import PARENTS, TextGrid, markdown_grid
 
@@ -272,17 +272,6 @@ best answers. Without these two controls, a gain cannot be attributed to fusion.
 SCORES = "scores.json"
 
 
-def record_in(folder: Path) -> StepRecord | None:
-    """Return the record of a step's folder, or None if it is unfinished. Raise ConfigError if it cannot be read."""
-    path = folder / DONE
-    try:
-        return StepRecord.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValidationError) as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
-
-
 @dataclass(frozen=True)
 class FinishedCheckpoint:
     """A finished checkpoint of the recipe."""
@@ -315,11 +304,9 @@ def baselines(spec: RecipeSpec) -> tuple[str, ...]:
 
 def read_all_measured(recipe: Recipe) -> list[Measured]:
     """Return the held-out rewards of every model and seed that is finished."""
-    path = recipe.prompts / PROMPTS
     if record_in(recipe.prompts) is None:
         return []
-    with path.open("rb") as file:
-        prompts = [PromptRow.model_validate_json(line) for line in file]
+    prompts = list(rows_in(recipe.prompts / PROMPTS, PromptRow))
     models = [("target", recipe.spec.seeds[0])]
     models += [(model, seed) for seed in recipe.spec.seeds for model in ("sft", *recipe.spec.variants)]
     results: list[Measured] = []
@@ -349,8 +336,7 @@ def read_data(recipe: Recipe) -> DataReport:
 
 def _pairs(folder: Path, name: str) -> PairsReport:
     data = PairData.model_validate_json((folder / "data.json").read_bytes())
-    with (folder / "pairs.jsonl").open("rb") as file:
-        return pairs_report(name, data, (PreferencePair.model_validate_json(line) for line in file))
+    return pairs_report(name, data, rows_in(folder / "pairs.jsonl", PreferencePair))
 
 
 def read_logs(recipe: Recipe) -> dict[str, list[list[dict[str, float]]]]:

@@ -26,10 +26,9 @@ from harness.records.protocols import RewardOptions
 from harness.store import JsonlRows, Row, dump_json, write_atomic
 from harness.store.files import cache_folder
 
-from ..pairs import REWARDS
-from ..records import PromptRow, RewardRow
+from ..layout import REWARDS, Counts
+from ..records import PromptRow, RewardRow, rows_in
 from ..spec import RewardSpec
-from ..steps import Counts
 from .scorer import Outcome, RewardItem, Scorer
 
 log = logging.getLogger(__name__)
@@ -185,7 +184,7 @@ def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str,
         work = _Work(
             spec=spec,
             model=model,
-            rows=read_rows(prompts),
+            rows={row.prompt.id: row for row in rows_in(prompts, PromptRow)},
             answers=stack.enter_context(opened(JsonlRows(answers, Answer))),
             done=stack.enter_context(opened(JsonlRows(folder / REWARDS, RewardRow))),
             scorer=scorer,
@@ -194,13 +193,6 @@ def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str,
         )
         work.run()
         return work.counts()
-
-
-def read_rows(prompts: Path) -> dict[str, PromptRow]:
-    """Return the rows by prompt id."""
-    with prompts.open("rb") as file:
-        rows = [PromptRow.model_validate_json(line) for line in file]
-    return {row.prompt.id: row for row in rows}
 
 
 @contextmanager
@@ -354,9 +346,9 @@ class _Work:
             self.done.append(RewardRow.model_validate(facts | {"value": value, "error": error}))
 
     def counts(self) -> Counts:
-        """Return counts of all answers and of this session; --dry-run uses `session_tokens / session_seconds` as rate.
+        """Return counts of all answers and of this session, from which `stages.rewards.reward_time` takes the rate.
 
-        Raises IncompleteError if no answer got a reward.
+        Raise IncompleteError if no answer got a reward.
         """
         errors = Counter[str](row.error.reason for row in self.done.all() if row.error is not None)
         rewarded = self.done.count_succeeded

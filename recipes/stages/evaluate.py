@@ -1,13 +1,15 @@
-"""Run a recipe's checkpoints through `harness run`, into the recipe's own results folder.
+"""Stage `evaluate`: answer and reward the held-out prompts, and do `harness run` on the suites.
 
-A checkpoint is served through a link `models/RECIPE-MODEL-seedN`, whose last part becomes its name on the leaderboard.
+A held-out folder has one subfolder per temperature (`t0`, `t0.3`), each with answers.jsonl and rewards.jsonl. Suites
+are run into the recipe's own results folder. For them, a checkpoint is served through a link
+`models/RECIPE-MODEL-seedN`, whose last part becomes its name on the leaderboard.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -16,18 +18,165 @@ from harness.analysis.leaderboard import run_id
 from harness.records import ModelRef
 from harness.records.errors import ConfigError, IncompleteError
 from harness.records.judge_choice import choose_judges, suite_names
+from harness.records.protocols import Suite, SuiteOptions, load_plugin
 from harness.records.settings import RunSpec, checked
 from harness.run.execute import execute, opened
-from harness.run.plan import plan
+from harness.run.plan import limited, plan
 from harness.store import make_folder, write_atomic
 
-from ..pairs import ANSWERS, PROMPTS, REWARDS
+from ..estimate import Estimator, PlanItem
+from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
 from ..report.board import HELD_OUT, best_by_validation, draws, temperature_folder
 from ..report.data import SCORES, SuiteRuns, read_all_measured
 from ..rewards.scoring import reward_settings, score_answers
 from ..sampling import AnswerFile, Sampler, prompts_of, sample
 from ..spec import RecipeSpec
-from ..steps import Counts, Recipe, Step
+from ..steps import Step
+from .rewards import reward_time
+from .target import target_time
+
+KEPT = (f"*/{ANSWERS}", f"*/{REWARDS}", "*.json")
+
+
+def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[Step]) -> list[Step]:
+    """Return one step per model: the target (once, with the first seed), the SFT model and every variant."""
+    spec = recipe.spec
+    if not (spec.prompts.validation or spec.prompts.test):
+        return []
+    by_folder = {step.folder: step for step in models}
+    steps = [_held_out(recipe, "target", spec.seeds[0], prompts, None)] if seed == recipe.seeds[0] else []
+    return steps + [
+        _held_out(recipe, name, seed, prompts, by_folder[folder])
+        for name in ("sft", *recipe.variants)
+        if (folder := recipe.checkpoint(name, seed)) is not None
+    ]
+
+
+def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Step | None) -> Step:
+    """Return the step of one model. `trained` is the step with its checkpoint, or None for the original target."""
+    spec = recipe.spec
+    sampler = _sampler(spec, model, seed, trained)
+
+    def work(folder: Path) -> Counts:
+        held_out = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
+        files = []
+        for temperature, samples in draws(spec.evaluate).items():
+            sampling = spec.sampling.of(seed).model_copy(update={"temperature": temperature, "n": samples})
+            subfolder = temperature_folder(folder, temperature)
+            subfolder.mkdir(exist_ok=True)
+            files.append(AnswerFile(subfolder / ANSWERS, held_out, sampling))
+        counts = sample(sampler, files, folder)
+        rewarded = [_score(spec, prompts.folder / PROMPTS, file.path, model) for file in files]
+        return counts | {"rewarded": sum(rewarded)}
+
+    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        calls = 0 if item.done else known.prompts.of(*HELD_OUT) * sum(draws(spec.evaluate).values())
+        item = _asked(known, item, model, calls)
+        rewarding = reward_time(known, item.prompt_tokens + item.answer_tokens)
+        yield known.timed(item, target_time(known, item.answer_tokens), *rewarding)
+
+    settings: dict[str, JsonValue] = {
+        **sampler.settings(),
+        "temperatures": {f"{temperature:g}": samples for temperature, samples in draws(spec.evaluate).items()},
+        "sampling": spec.sampling.of(seed).model_dump(mode="json", exclude={"temperature", "n"}),
+        "reward": reward_settings(spec.reward),
+    }
+    name = "held-out/target" if trained is None else f"seed-{seed}/held-out/{model}"
+    inputs = (prompts,) if trained is None else (prompts, trained)
+    folder = recipe.held_out(model, seed)
+    return Step("evaluate", name, folder, settings, work, inputs, KEPT, seed=seed, estimate=estimate)
+
+
+def _asked(known: Estimator, item: PlanItem, model: str, calls: int) -> PlanItem:
+    """Return the item with calls that a model answers, as long as the target's answers."""
+    tokens = {"prompt_tokens": calls * known.prompts.tokens.value, "answer_tokens": calls * known.target_answer.value}
+    return item.model_copy(update={"model": model, "calls": calls, **tokens})
+
+
+def _sampler(spec: RecipeSpec, model: str, seed: int, trained: Step | None) -> Sampler:
+    """Return a sampler that tolerates any number of failures, because a variant may have collapsed.
+
+    Failures are reported beside the scores.
+    """
+    serve = spec.target_serve
+    if trained is None and serve.chat_template is None and spec.chat_template is not None:
+        serve = serve.model_copy(update={"chat_template": spec.chat_template})
+    name = spec.target if trained is None else str(trained.folder)
+    return Sampler(model, ModelRef.parse(name), spec.target_backend, serve, seed, max_failed=1.0)
+
+
+def _score(spec: RecipeSpec, prompts: Path, answers: Path, model: str) -> int:
+    """Return the number of answers with a reward; without any answer, the reward is not loaded."""
+    with answers.open("rb") as file:
+        if not any(b'"error":null' in line for line in file):
+            return 0
+    counts = score_answers(spec.reward, prompts=prompts, answers=answers, model=model, folder=answers.parent)
+    rewarded = counts["rewarded"]
+    assert isinstance(rewarded, int)
+    return rewarded
+
+
+def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
+    """Return one step per model that runs the suites, or none if the recipe names no suite.
+
+    Raises ConfigError before anything is trained if a suite or judge does not exist.
+    """
+    spec = recipe.spec
+    if spec.evaluate.suite is None:
+        return []
+    check_suites(spec)
+    by_folder = {step.folder: step for step in models}
+    seeds = recipe.seeds if spec.evaluate.suite_seeds == "all" else recipe.seeds[:1]
+    steps: list[Step] = []
+    for seed in seeds:
+        for model in _chosen(recipe):
+            if model == "target" and seed != seeds[0]:
+                continue
+            needed = _needed(recipe, model, seed, by_folder)
+            if model == "best":
+                needed += tuple(steps)  # `best` may be the same run as one of them
+            steps.append(_suite(recipe, model, seed, needed))
+    return steps
+
+
+def _chosen(recipe: Recipe) -> list[str]:
+    """Return the models to evaluate, `best` last: which variant it is depends on the held-out rewards."""
+    requested = recipe.spec.evaluate.models
+    every = ("target", "sft", *recipe.variants)
+    names = [name for name in every if "all" in requested or name in requested]
+    return [*names, "best"] if "best" in requested else names
+
+
+def _needed(recipe: Recipe, model: str, seed: int, by_folder: dict[Path, Step]) -> tuple[Step, ...]:
+    if model == "best":
+        return tuple(step for step in by_folder.values() if step.stage == "evaluate")
+    folder = recipe.checkpoint(model, seed)
+    return () if folder is None else (by_folder[folder],)
+
+
+def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> Step:
+    def work(folder: Path) -> Counts:
+        return run_suites(recipe, model, seed, folder)
+
+    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        # the judges' calls are not included: `harness run --dry-run` estimates them
+        calls = 0 if item.done else suite_calls(recipe.spec)
+        item = _asked(known, item, model, calls)
+        yield known.timed(item, target_time(known, item.answer_tokens))
+
+    best = model == "best"  # chosen again each time, as there may be new variants; existing runs are not repeated
+    return Step(
+        "evaluate",
+        "suites/target" if model == "target" else f"seed-{seed}/suites/{model}",
+        recipe.suites(model, seed),
+        suite_settings(recipe, model, seed),
+        work,
+        inputs,
+        always=best,
+        alone=True,
+        seed=seed,
+        estimate=estimate,
+    )
 
 
 def check_suites(spec: RecipeSpec) -> None:
@@ -114,122 +263,20 @@ def _served(recipe: Recipe, model: str, seed: int) -> ModelRef:
     return ModelRef(scheme="path", name=str(link))
 
 
-# ----------------------------------------------------------------------------------------------------
-# Stage `evaluate`: answer and reward the held-out prompts, and do `harness run` on the suites. A held-out folder has
-# one subfolder per temperature (`t0`, `t0.3`), each with answers.jsonl and rewards.jsonl.
+def suite_calls(spec: RecipeSpec) -> int:
+    """Return how many calls one model gets from the suites: a call per turn of the prompts that `limit` leaves."""
+    evaluate = spec.evaluate
+    calls = 0
+    for name in suite_names(evaluate.suite or ""):
+        if evaluate.edition == "official" and name in OFFICIAL:
+            prompts, turns = OFFICIAL[name]
+            calls += min(prompts, evaluate.limit or prompts) * turns
+        else:
+            suite: Suite = load_plugin("suites", name.partition(":")[0])(SuiteOptions(edition=evaluate.edition))
+            chosen = limited(tuple(suite.prompts()), evaluate.limit, spec.seeds[0])
+            calls += sum(len(prompt.turns) for prompt in chosen)
+    return calls
 
 
-KEPT = (f"*/{ANSWERS}", f"*/{REWARDS}", "*.json")
-
-
-def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[Step]) -> list[Step]:
-    """Return one step per model: the target (once, with the first seed), the SFT model and every variant."""
-    spec = recipe.spec
-    if not (spec.prompts.validation or spec.prompts.test):
-        return []
-    by_folder = {step.folder: step for step in models}
-    steps = [_held_out(recipe, "target", spec.seeds[0], prompts, None)] if seed == recipe.seeds[0] else []
-    return steps + [
-        _held_out(recipe, name, seed, prompts, by_folder[folder])
-        for name in ("sft", *recipe.variants)
-        if (folder := recipe.checkpoint(name, seed)) is not None
-    ]
-
-
-def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Step | None) -> Step:
-    """Return the step of one model. `trained` is the step with its checkpoint, or None for the original target."""
-    spec = recipe.spec
-    sampler = _sampler(spec, model, seed, trained)
-
-    def work(folder: Path) -> Counts:
-        held_out = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
-        files = []
-        for temperature, samples in draws(spec.evaluate).items():
-            sampling = spec.sampling.of(seed).model_copy(update={"temperature": temperature, "n": samples})
-            subfolder = temperature_folder(folder, temperature)
-            subfolder.mkdir(exist_ok=True)
-            files.append(AnswerFile(subfolder / ANSWERS, held_out, sampling))
-        counts = sample(sampler, files, folder)
-        rewarded = [_score(spec, prompts.folder / PROMPTS, file.path, model) for file in files]
-        return counts | {"rewarded": sum(rewarded)}
-
-    settings: dict[str, JsonValue] = {
-        **sampler.settings(),
-        "temperatures": {f"{temperature:g}": samples for temperature, samples in draws(spec.evaluate).items()},
-        "sampling": spec.sampling.of(seed).model_dump(mode="json", exclude={"temperature", "n"}),
-        "reward": reward_settings(spec.reward),
-    }
-    name = "held-out/target" if trained is None else f"seed-{seed}/held-out/{model}"
-    inputs = (prompts,) if trained is None else (prompts, trained)
-    return Step("evaluate", name, recipe.held_out(model, seed), settings, work, inputs, KEPT)
-
-
-def _sampler(spec: RecipeSpec, model: str, seed: int, trained: Step | None) -> Sampler:
-    """Return a sampler that tolerates any number of failures, because a variant may have collapsed.
-
-    Failures are reported beside the scores.
-    """
-    serve = spec.target_serve
-    if trained is None and serve.chat_template is None and spec.chat_template is not None:
-        serve = serve.model_copy(update={"chat_template": spec.chat_template})
-    name = spec.target if trained is None else str(trained.folder)
-    return Sampler(model, ModelRef.parse(name), spec.target_backend, serve, seed, max_failed=1.0)
-
-
-def _score(spec: RecipeSpec, prompts: Path, answers: Path, model: str) -> int:
-    """Return the number of answers with a reward; without any answer, the reward is not loaded."""
-    with answers.open("rb") as file:
-        if not any(b'"error":null' in line for line in file):
-            return 0
-    counts = score_answers(spec.reward, prompts=prompts, answers=answers, model=model, folder=answers.parent)
-    rewarded = counts["rewarded"]
-    assert isinstance(rewarded, int)
-    return rewarded
-
-
-def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
-    """Return one step per model that runs the suites, or none if the recipe names no suite.
-
-    Raises ConfigError before anything is trained if a suite or judge does not exist.
-    """
-    spec = recipe.spec
-    if spec.evaluate.suite is None:
-        return []
-    check_suites(spec)
-    by_folder = {step.folder: step for step in models}
-    seeds = recipe.seeds if spec.evaluate.suite_seeds == "all" else recipe.seeds[:1]
-    steps: list[Step] = []
-    for seed in seeds:
-        for model in _chosen(recipe):
-            if model == "target" and seed != seeds[0]:
-                continue
-            needed = _needed(recipe, model, seed, by_folder)
-            if model == "best":
-                needed += tuple(steps)  # `best` may be the same run as one of them
-            steps.append(_suite(recipe, model, seed, needed))
-    return steps
-
-
-def _chosen(recipe: Recipe) -> list[str]:
-    """Return the models to evaluate, `best` last: which variant it is depends on the held-out rewards."""
-    requested = recipe.spec.evaluate.models
-    every = ("target", "sft", *recipe.variants)
-    names = [name for name in every if "all" in requested or name in requested]
-    return [*names, "best"] if "best" in requested else names
-
-
-def _needed(recipe: Recipe, model: str, seed: int, by_folder: dict[Path, Step]) -> tuple[Step, ...]:
-    if model == "best":
-        return tuple(step for step in by_folder.values() if step.stage == "evaluate")
-    folder = recipe.checkpoint(model, seed)
-    return () if folder is None else (by_folder[folder],)
-
-
-def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> Step:
-    def work(folder: Path) -> Counts:
-        return run_suites(recipe, model, seed, folder)
-
-    name = "suites/target" if model == "target" else f"seed-{seed}/suites/{model}"
-    settings = suite_settings(recipe, model, seed)
-    best = model == "best"  # chosen again each time, as there may be new variants; existing runs are not repeated
-    return Step("evaluate", name, recipe.suites(model, seed), settings, work, inputs, always=best, alone=True)
+OFFICIAL = {"mt_bench": (80, 2), "alpaca_eval": (805, 1), "arena_hard": (500, 1)}
+"""Prompts and turns per prompt of the official editions, so that a plan does not download their files."""

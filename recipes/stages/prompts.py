@@ -14,7 +14,7 @@ from harness.records import ModelRef, Prompt, Record
 from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic
 
-from ..pairs import PROMPTS
+from ..layout import PROMPTS, Counts, Recipe
 from ..prompts import (
     Kept,
     Questions,
@@ -26,9 +26,9 @@ from ..prompts import (
     suite_questions,
     with_parts,
 )
-from ..records import PromptRow
+from ..records import PARTS, PromptRow, messages
 from ..sampling import model_name
-from ..steps import Counts, Recipe, Step
+from ..steps import Step
 
 DROPPED, ORIGIN = "dropped.jsonl", "origin.json"
 CHUNK = 1000
@@ -100,7 +100,7 @@ def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
         chunk = prompts[start : start + CHUNK]
         try:
             ids = tokenizer.apply_chat_template(
-                [_messages(prompt) for prompt in chunk], tokenize=True, add_generation_prompt=True, return_dict=True
+                [messages(prompt) for prompt in chunk], tokenize=True, add_generation_prompt=True, return_dict=True
             )["input_ids"]
         except TemplateError as error:
             raise ConfigError(f"the chat template of {spec.target!r} rejects a prompt: {error}") from None
@@ -110,16 +110,11 @@ def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
     return lengths
 
 
-def _messages(prompt: Prompt) -> list[dict[str, str]]:
-    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
-    return [*system, {"role": "user", "content": prompt.turns[0]}]
-
-
 def _counts(rows: int, prompt_rows: Sequence[PromptRow], kept: Kept) -> Counts:
     parts = Counter(row.part for row in prompt_rows)
     reasons = Counter(record.reason for record in kept.dropped)
     counts: Counts = {"rows": rows, "prompts": len(prompt_rows)}
-    counts |= {part: parts[part] for part in ("sft", "preference", "validation", "test")}
+    counts |= {part: parts[part] for part in PARTS}
     return counts | {f"dropped_{reason}": number for reason, number in sorted(reasons.items())}
 
 

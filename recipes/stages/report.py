@@ -19,6 +19,7 @@ from harness.pages.charts import Drawing
 from harness.records import ScoreCard
 from harness.store import dump_json, write_atomic
 
+from ..layout import Counts, Recipe
 from ..report.board import variant_board
 from ..report.card import CardFacts, model_card
 from ..report.data import (
@@ -33,7 +34,7 @@ from ..report.data import (
     training_curves,
 )
 from ..report.tables import VariantBoard, markdown
-from ..steps import Counts, Recipe, Step
+from ..steps import Step
 
 BOARD = "variants.json"
 CURVES = "training_curves.svg"

@@ -1,7 +1,8 @@
-"""Train in several processes: start `accelerate launch` with the recipe's configuration, and run one of its processes.
+"""Run a training as the work of a recipe step: in this process, or in several with `accelerate launch`.
 
-The job is passed as a file, and the main process writes the checkpoint. A process that fails with one of our errors
-writes it to `failed.json`, so that the caller can raise it again; everything else goes to the log.
+A launched process gets its job as a file, and the main process writes the checkpoint. A process that fails with one of
+our errors writes it to `failed.json`, so that the caller can raise it again; everything else goes to the log. torch is
+imported only when something is trained.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING
 
 from harness.records import ModelRef
 from harness.records.errors import CheckpointError, ConfigError, HarnessError, IncompleteError, StoreError
+from harness.records.settings import read_yaml
 from harness.store import make_folder, write_atomic
 from harness.store.checkpoint import Fusion
 
-from ..spec import launch_path
-from ..steps import Counts, Recipe
+from ..estimate import DeviceTime, Estimator, PlanItem, number
+from ..layout import Counts, Recipe
+from ..spec import Method, RecipeSpec, Training, launch_path
 from .settings import Evaluation, TrainingJob
 
 if TYPE_CHECKING:
@@ -33,6 +36,96 @@ FAILED = "failed.json"
 SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "FSDP_CPU_RAM_EFFICIENT_LOADING")
 """Variables that make a process shard the model. The reference runs unsharded: one forward pass needs little memory."""
 RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StoreError)}
+KEEP = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
+    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "fusion.json", "*.jsonl",
+)  # fmt: skip
+"""Files of a checkpoint folder that belong to the step. The model card does not: it is written later."""
+
+
+def fusion_of(recipe: Recipe, method: str, *, sources: int | None = None, alpha: float | None = None) -> Fusion:
+    """Return the record of how a model was fused, for the leaderboard. `sources`: only the first so many."""
+    names = tuple(source.name for source in recipe.spec.sources[:sources])
+    return Fusion(method=method, sources=names, alpha=alpha, target=ModelRef.parse(recipe.spec.target).label)
+
+
+def evaluation_of(recipe: Recipe, model: str, seed: int) -> Evaluation | None:
+    """Return the evaluation to run while `model` trains, or None if the recipe has no `evaluate_every`."""
+    spec = recipe.spec.evaluate_every
+    if spec is None:
+        return None
+    label = recipe.label(model, seed)
+    # One seed for all models: it decides which questions `limit` draws, so scores can be compared.
+    return Evaluation(spec=spec, results=recipe.results, label=label, seed=recipe.spec.seeds[0])
+
+
+def do_job(recipe: Recipe, job: TrainingJob, rows: Rows) -> Counts:
+    """Train in this process or with `accelerate launch`, and return the step's counts: rows, tokens, time, loss."""
+    from .run import reference_path, store_reference, train
+
+    job = job.model_copy(update={"reference": reference_path(job)})
+    if recipe.spec.launch is not None:
+        done = launch(job, launch_path(recipe.spec.launch))
+    else:
+        if job.reference is not None:
+            store_reference(job)
+        done = train(job)
+    return _counts(job, rows, done)
+
+
+def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
+    facts = rows.facts
+    learned = ("prompt_ids", f"{job.answer}_ids") if job.method == "sft" else tuple(facts.tokens)
+    return {
+        **facts.model_dump(mode="json", exclude={"tokens"}),
+        "steps": done.steps,
+        "tokens": sum(facts.tokens[name] for name in learned),
+        "train_seconds": done.seconds,
+        "batch": done.batch,
+        "processes": done.processes,
+        "final_loss": done.final_loss,
+    }
+
+
+def training_estimate(
+    known: Estimator, item: PlanItem, *, rows: int, method: Method, answer: str, keys: Training
+) -> PlanItem:
+    """Return the item with the tokens that a training still has to read, over all epochs, and its time."""
+    epochs = keys.get("num_train_epochs", 1)
+    tokens = rows * row_tokens(known, method, answer) * (float(epochs) if isinstance(epochs, int | float) else 1.0)
+    item = item.model_copy(update={"trained_tokens": 0.0 if item.done else tokens})
+    return known.timed(item, training_time(known, item.trained_tokens, "training"))
+
+
+def row_tokens(known: Estimator, method: Method, answer: str) -> float:
+    """Return the expected tokens of one row, as `_counts` counts them: the prompt once, and the answers learned."""
+    lengths = {"source": known.any_source_answer, "target": known.target_answer.value}
+    answers = lengths["source"] + 2 * lengths["target"] if method == "preference" else lengths[answer]
+    return known.prompts.tokens.value + answers
+
+
+def training_time(known: Estimator, tokens: float, work: str) -> DeviceTime:
+    """Return the time in which the training devices read tokens, forward and backward."""
+    recipe, spec = known.recipe, known.recipe.spec
+    variants = [recipe.variant(name, seed) for seed in spec.seeds for name in spec.variants]
+    rate = known.rate("training", spec.rates.training, [*map(recipe.sft, spec.seeds), *variants], _tokens_per_second)
+    return DeviceTime(tokens, rate, training_devices(spec), work)
+
+
+def _tokens_per_second(counts: Counts) -> float:
+    """Return the tokens per second and device in the counts of a finished training, 0 if they are unknown."""
+    rows, seconds = number(counts, "rows"), number(counts, "train_seconds")
+    if not rows or not seconds:
+        return 0.0
+    epochs = number(counts, "steps") * number(counts, "batch") / rows
+    return number(counts, "tokens") * epochs / seconds / max(1.0, number(counts, "processes"))
+
+
+def training_devices(spec: RecipeSpec) -> int:
+    """Return the number of processes in the accelerate configuration, or 1 if the recipe names none."""
+    processes = 1 if spec.launch is None else read_yaml(launch_path(spec.launch)).get("num_processes", 1)
+    return processes if isinstance(processes, int) and processes > 0 else 1
 
 
 def launch(job: TrainingJob, config: Path) -> Trained:
@@ -101,59 +194,3 @@ def main(task: str, path: Path) -> int:
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1], Path(sys.argv[2])))
-
-
-# ----------------------------------------------------------------------------------------------------
-# Run a training as the work of a recipe step, and return the step's counts. Imports torch only when it trains.
-
-
-KEEP = (
-    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
-    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-    "fusion.json", "*.jsonl",
-)  # fmt: skip
-"""Files of a checkpoint folder that belong to the step. The model card does not: it is written later."""
-
-
-def fusion_of(recipe: Recipe, method: str, *, sources: int | None = None, alpha: float | None = None) -> Fusion:
-    """Return the record of how a model was fused, for the leaderboard. `sources`: only the first so many."""
-    names = tuple(source.name for source in recipe.spec.sources[:sources])
-    return Fusion(method=method, sources=names, alpha=alpha, target=ModelRef.parse(recipe.spec.target).label)
-
-
-def evaluation_of(recipe: Recipe, model: str, seed: int) -> Evaluation | None:
-    """Return the evaluation to run while `model` trains, or None if the recipe has no `evaluate_every`."""
-    spec = recipe.spec.evaluate_every
-    if spec is None:
-        return None
-    label = recipe.label(model, seed)
-    # One seed for all models: it decides which questions `limit` draws, so scores can be compared.
-    return Evaluation(spec=spec, results=recipe.results, label=label, seed=recipe.spec.seeds[0])
-
-
-def do_job(recipe: Recipe, job: TrainingJob, rows: Rows) -> Counts:
-    """Train in this process or with `accelerate launch`, and return the step's counts: rows, tokens, time, loss."""
-    from .run import reference_path, store_reference, train
-
-    job = job.model_copy(update={"reference": reference_path(job)})
-    if recipe.spec.launch is not None:
-        done = launch(job, launch_path(recipe.spec.launch))
-    else:
-        if job.reference is not None:
-            store_reference(job)
-        done = train(job)
-    return _counts(job, rows, done)
-
-
-def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
-    facts = rows.facts
-    learned = ("prompt_ids", f"{job.answer}_ids") if job.method == "sft" else tuple(facts.tokens)
-    return {
-        **facts.model_dump(mode="json", exclude={"tokens"}),
-        "steps": done.steps,
-        "tokens": sum(facts.tokens[name] for name in learned),
-        "train_seconds": done.seconds,
-        "batch": done.batch,
-        "processes": done.processes,
-        "final_loss": done.final_loss,
-    }

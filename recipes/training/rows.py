@@ -21,7 +21,7 @@ from harness.records import Prompt, Record, digest
 from harness.records.errors import IncompleteError, StoreError
 from harness.store import dump_json, locked, make_folder, write_atomic
 
-from ..records import PreferencePair
+from ..records import PreferencePair, messages
 from .packing import IGNORED
 from .templates import Rendering, check_tokenizer, render, render_answers
 
@@ -123,12 +123,6 @@ def completions(rows: Dataset, answer: str) -> Dataset:
         for prompt, answer_ids in zip(rows["prompt_ids"], rows[f"{answer}_ids"], strict=True)
     ]
     return Dataset.from_list(ids)
-
-
-def messages(prompt: Prompt) -> list[dict[str, str]]:
-    """Return the conversation to answer. A recipe's prompts have one turn."""
-    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
-    return [*system, {"role": "user", "content": prompt.turns[0]}]
 
 
 def _made(folder: Path) -> Rows | None:

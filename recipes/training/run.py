@@ -49,7 +49,7 @@ from ..spec import EvaluateEverySpec
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
 from .packing import default_layout
 from .rows import Rows, completions
-from .settings import LOG, Evaluation, TrainingJob, trainer_config
+from .settings import LOG, Evaluation, TrainingJob, has_reference, trainer_config
 from .templates import load_tokenizer
 from .trainer import WRPOTrainer, weights_digest, with_reference
 
@@ -372,7 +372,7 @@ def reference_path(job: TrainingJob) -> Path | None:
 
     Variants with the same reference model, precision and rows share one file.
     """
-    if job.method == "sft" or job.settings.trainer.get("loss_type") == "simpo":
+    if not has_reference(job.method, job.settings.trainer):
         return None
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     facts: dict[str, JsonValue] = {

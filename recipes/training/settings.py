@@ -117,6 +117,11 @@ def variant_settings(spec: RecipeSpec, variant: VariantSpec) -> Training:
     return defaults | renamed(spec.training) | renamed(variant.training)
 
 
+def has_reference(method: Method, keys: Training) -> bool:
+    """Return whether the loss compares the model with the one that training started from. SFT and SimPO do not."""
+    return method == "preference" and keys.get("loss_type") != "simpo"
+
+
 def renamed(keys: Training) -> Training:
     """Return the keys under their current names (`ALIASES`)."""
     return {ALIASES.get(key, key): value for key, value in keys.items()}
