@@ -97,6 +97,7 @@ class Recipe:
 
 
 ANSWERS, PROMPTS, REWARDS = "answers.jsonl", "prompts.jsonl", "rewards.jsonl"
+PAIRS, DROPPED, DATA = "pairs.jsonl", "dropped.jsonl", "data.json"
 DONE = "step.json"
 """The record of a step, written last: a folder without it is unfinished."""
 Counts = dict[str, JsonValue]
@@ -139,3 +140,12 @@ def record_in(folder: Path) -> StepRecord | None:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{path} cannot be read: {reason}; move {folder} away") from None
+
+
+def flat(settings: JsonValue, at: str = "") -> dict[str, JsonValue]:
+    """Return nested settings as one level, with keys joined by dots."""
+    if not isinstance(settings, dict) or not settings:
+        return {at: settings}
+    return {
+        key: leaf for name, nested in settings.items() for key, leaf in flat(nested, f"{at}.{name}".strip(".")).items()
+    }

@@ -1,4 +1,9 @@
-"""Load the rows of a data set from a JSONL or Parquet file, the Hub or a function, and find the prompt in a row."""
+"""Turn the rows of a data set into a recipe's prompts: load the rows, find the prompt in each, drop and split.
+
+Rows come from a JSONL or Parquet file, the Hub or a function. Prompts that repeat another one or contain a benchmark's
+question are dropped; a question is found by 13-grams of words, or as a whole if it is shorter. Prompts are drawn by a
+digest of (seed, id), so the order of the rows does not change which prompt goes where.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +31,15 @@ Row = Mapping[str, Any]
 HUB = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 FUNCTION = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.\w+)*):(?P<name>[A-Za-z_]\w*)")
 FORMS = "FILE.jsonl, FILE.parquet, hf:ORG/NAME[@REVISION], or module:NAME of a function that returns rows"
+
+
+NGRAM = 13
+"""Words per n-gram. Brown et al. 2020 (GPT-3), appendix C, use at most 13, as do Llama 2 (A.6) and lm-eval."""
+CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Kana and Han are written without spaces, so each character counts as a word."""
+WORD = re.compile(rf"[{CHARACTERS}]|[^\W{CHARACTERS}]+")
+ID = re.compile(r"[A-Za-z0-9_][\w.:-]{0,127}", re.ASCII)
+"""Ids become part of keys (`id#index`) and pages."""
 
 
 class PromptError(ValueError):
@@ -139,17 +153,6 @@ def _from_function(module: str, name: str) -> list[Row]:
     return rows
 
 
-# ----------------------------------------------------------------------------------------------------
-# Find prompts that contain a benchmark's question, by 13-grams of words, or as a whole for shorter questions.
-
-
-NGRAM = 13
-"""Words per n-gram. Brown et al. 2020 (GPT-3), appendix C, use at most 13, as do Llama 2 (A.6) and lm-eval."""
-CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-"""Kana and Han are written without spaces, so each character counts as a word."""
-WORD = re.compile(rf"[{CHARACTERS}]|[^\W{CHARACTERS}]+")
-
-
 def words_of(text: str) -> tuple[str, ...]:
     """Return lower-case words without punctuation, as in GPT-3's appendix C."""
     return tuple(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
@@ -189,24 +192,12 @@ def suite_questions(suites: Sequence[str], edition: str) -> tuple[Questions, dic
         plugin = load_plugin("suites", name)
         if not getattr(plugin, "judged", True):
             raise ConfigError(f"decontaminate: suite {name!r} does not expose its questions; leave it out")
-        suite = plugin(SuiteOptions(edition=edition))
+        suite: Suite = plugin(SuiteOptions(edition=edition))
         versions[name] = suite.version
-        for prompt_id, turn in _turns(suite):
-            questions.add(f"{name}:{prompt_id}", turn)
+        for prompt in suite.prompts():
+            for turn in prompt.turns:
+                questions.add(f"{name}:{prompt.id}", turn)
     return questions, versions
-
-
-def _turns(suite: Suite) -> Iterable[tuple[str, str]]:
-    return ((prompt.id, turn) for prompt in suite.prompts() for turn in prompt.turns)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Turn rows of a data set into prompts with their parts: ids, duplicates, limit and split. Pure. Prompts are drawn by
-# a digest of (seed, id), so the order of the rows does not change which prompt goes where.
-
-
-ID = re.compile(r"[A-Za-z0-9_][\w.:-]{0,127}", re.ASCII)
-"""Ids become part of keys (`id#index`) and pages."""
 
 
 @dataclass

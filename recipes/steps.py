@@ -22,9 +22,15 @@ from harness.store.files import file_sha256
 from harness.store.provenance import packages
 
 from .estimate import Estimator, PlanItem
-from .layout import DONE, Counts, Output, StepRecord, record_in
+from .layout import DONE, Counts, Output, StepRecord, flat, record_in
 
 log = logging.getLogger(__name__)
+
+
+def log_to_terminal() -> None:
+    """Log to the standard error of this process, with the time."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
 
 BEGUN, CARD = "begun.json", "README.md"
 Origin = dict[str, dict[str, JsonValue]]
@@ -188,7 +194,7 @@ def _origin(step: Step) -> Origin:
 def _mismatch(step: Step, recorded: Origin, wanted: Origin) -> str:
     changed = []
     for part in ("settings", "inputs"):
-        before, now = _flat(recorded[part]), _flat(wanted[part])
+        before, now = flat(recorded[part]), flat(wanted[part])
         keys = sorted(key for key in before | now if before.get(key) != now.get(key))
         changed += [f"{key} = {before.get(key)!r}, now {now.get(key)!r}" for key in keys]
     shown = changed[0] if len(changed[0]) < 200 else changed[0].partition(" = ")[0]
@@ -196,15 +202,6 @@ def _mismatch(step: Step, recorded: Origin, wanted: Origin) -> str:
         f"{step.folder} was made with {shown}; restore the old value, use --from {step.stage} to archive the folder "
         "and start it over, or choose another output_dir"
     )
-
-
-def _flat(settings: JsonValue, at: str = "") -> dict[str, JsonValue]:
-    """Return nested settings as one level, with keys joined by dots."""
-    if not isinstance(settings, dict) or not settings:
-        return {at: settings}
-    return {
-        key: leaf for name, nested in settings.items() for key, leaf in _flat(nested, f"{at}.{name}".strip(".")).items()
-    }
 
 
 def _outputs(step: Step) -> dict[str, Output]:

@@ -1,4 +1,9 @@
-"""Reject options that a kind does not support: silently ignoring one would give wrong rewards."""
+"""Kind `function`: score with a Python function that has the signature of TRL's reward functions.
+
+`reward: {kind: function, model: FILE.py:NAME}` or `module:NAME`. It is called as `f(prompts, completions, **columns)`,
+with only the columns that it accepts, and returns one number per answer. `async def` works too. Prompts and completions
+are strings; with `params: {conversational: true}` they are lists of messages, as TRL passes conversational data.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +28,12 @@ QUEUE = 8
 
 
 def refuse(options: RewardOptions, *names: str) -> None:
-    """Raise ConfigError if one of these fields is set."""
+    """Raise ConfigError if one of these fields is set: silently ignoring an option would give wrong rewards."""
     for name in names:
         if getattr(options, name):
             value = getattr(options, name)
             shown = ", ".join(sorted(value)) if isinstance(value, dict) else repr(value)
             raise ConfigError(f"reward kind {options.kind} does not support `{name}` ({shown}); leave it out")
-
-
-# ----------------------------------------------------------------------------------------------------
-# Kind `function`: score with a Python function that has the signature of TRL's reward functions. `reward: {kind:
-# function, model: FILE.py:NAME}` or `module:NAME`. It is called as `f(prompts, completions, **columns)`, with only
-# the columns that it accepts, and returns one number per answer. `async def` works too. Prompts and completions are
-# strings; with `params: {conversational: true}` they are lists of messages, as TRL passes conversational data.
 
 
 class FunctionReward:
@@ -72,9 +70,8 @@ class FunctionReward:
         }
 
     def __enter__(self) -> Self:
-        self._runner = (
-            asyncio.Runner()
-        )  # one event loop for all calls, so a client that the function keeps open stays usable
+        # one event loop for all calls, so a client that the function keeps open stays usable
+        self._runner = asyncio.Runner()
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ..estimate import Estimator, PlanItem, lines_of
-from ..layout import Counts, Recipe
+from ..layout import PAIRS, Counts, Recipe
 from ..records import PreferencePair, rows_in
 from ..spec import VariantSpec
 from ..steps import Step, finished
 from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, row_tokens, training_estimate, training_time
 from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, has_reference, renamed, variant_settings
-from .pairs import PAIRS
 
 FORWARD = 1 / 3
 """Cost of a forward pass relative to a training step: a backward pass is assumed to cost two forward passes."""

@@ -7,7 +7,6 @@ are run into the recipe's own results folder. For them, a checkpoint is served t
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,11 +16,6 @@ from pydantic import JsonValue
 from harness.analysis.leaderboard import run_id
 from harness.records import ModelRef
 from harness.records.errors import ConfigError, IncompleteError
-from harness.records.judge_choice import choose_judges, suite_names
-from harness.records.protocols import Suite, SuiteOptions, load_plugin
-from harness.records.settings import RunSpec, checked
-from harness.run.execute import execute, opened
-from harness.run.plan import limited, plan
 from harness.store import make_folder, write_atomic
 
 from ..estimate import Estimator, PlanItem
@@ -32,6 +26,7 @@ from ..rewards.scoring import reward_settings, score_answers
 from ..sampling import AnswerFile, Sampler, prompts_of, sample
 from ..spec import RecipeSpec
 from ..steps import Step
+from ..suites import check_suites, run_suites, suite_calls
 from .rewards import reward_time
 from .target import target_time
 
@@ -119,12 +114,15 @@ def _score(spec: RecipeSpec, prompts: Path, answers: Path, model: str) -> int:
 def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
     """Return one step per model that runs the suites, or none if the recipe names no suite.
 
-    Raises ConfigError before anything is trained if a suite or judge does not exist.
+    Raise ConfigError before anything is trained if a suite or judge does not exist, or if `best` has no validation
+    prompts to choose by.
     """
     spec = recipe.spec
     if spec.evaluate.suite is None:
         return []
-    check_suites(spec)
+    check_suites(spec.evaluate)
+    if "best" in spec.evaluate.models and not spec.prompts.validation:
+        raise ConfigError("evaluate.models has `best`, which needs validation prompts: set prompts.validation")
     by_folder = {step.folder: step for step in models}
     seeds = recipe.seeds if spec.evaluate.suite_seeds == "all" else recipe.seeds[:1]
     steps: list[Step] = []
@@ -156,11 +154,11 @@ def _needed(recipe: Recipe, model: str, seed: int, by_folder: dict[Path, Step]) 
 
 def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> Step:
     def work(folder: Path) -> Counts:
-        return run_suites(recipe, model, seed, folder)
+        return _run(recipe, model, seed, folder)
 
     def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         # the judges' calls are not included: `harness run --dry-run` estimates them
-        calls = 0 if item.done else suite_calls(recipe.spec)
+        calls = 0 if item.done else suite_calls(recipe.spec.evaluate, seed=recipe.spec.seeds[0])
         item = _asked(known, item, model, calls)
         yield known.timed(item, target_time(known, item.answer_tokens))
 
@@ -179,38 +177,6 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
     )
 
 
-def check_suites(spec: RecipeSpec) -> None:
-    """Raise ConfigError if a suite or judge does not exist, or if `best` has no validation prompts to choose by."""
-    evaluate = spec.evaluate
-    suites = suite_names(evaluate.suite or "all")
-    if evaluate.judge is not None:  # otherwise the environment may set it, perhaps only in a later session
-        choose_judges(suites, evaluate.judge, edition=evaluate.edition, own_judges={})
-    if "best" in evaluate.models and not spec.prompts.validation:
-        raise ConfigError("evaluate.models has `best`, which needs validation prompts: set prompts.validation")
-
-
-def suite_spec(spec: RecipeSpec, model: ModelRef, results: Path) -> RunSpec:
-    """Return the recipe's `evaluate:` as the options of `harness run`. Raise ConfigError if they are not valid.
-
-    All models use the first seed, because it decides which prompts `limit` draws.
-    """
-    evaluate = spec.evaluate
-    suites = suite_names(evaluate.suite or "all")
-    judges = choose_judges(suites, evaluate.judge, edition=evaluate.edition, own_judges={})
-    options = {
-        "model": model,
-        "suites": suites,
-        "judges": judges,
-        "edition": evaluate.edition,
-        "backend": "endpoint" if model.scheme == "endpoint" else evaluate.backend,
-        "limit": evaluate.limit,
-        "seed": spec.seeds[0],
-        "results": results,
-        "serve": evaluate.serve,
-    }
-    return checked(RunSpec, options, "evaluate")
-
-
 def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue]:
     """Return the settings that decide the scores, without local paths."""
     settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
@@ -219,17 +185,15 @@ def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue
     return settings | {"model": name if model == "target" else recipe.label(model, seed)}
 
 
-def run_suites(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
+def _run(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
     """Serve the model, run the suites and write the ids of its runs; resume an earlier run.
 
-    Raises IncompleteError if too many answers are unscored for a score to be ranked.
+    Raise IncompleteError if too many answers are unscored for a score to be ranked.
     """
     chosen = best_variant(recipe) if model == "best" else model
     ref = _served(recipe, chosen, seed)
-    run_plan = plan(suite_spec(recipe.spec, ref, recipe.results), log_dir=recipe.results / "runs" / ref.slug / "logs")
-    with opened(run_plan, fresh=False) as runs:
-        make_folder(recipe.results / "runs" / ref.slug / "logs")
-        cards = asyncio.run(execute(run_plan, runs))
+    # the first seed for all models: it decides which prompts `limit` draws
+    cards = run_suites(recipe.spec.evaluate, ref, recipe.results, seed=recipe.spec.seeds[0])
     broken = [card.suite for card in cards if not card.complete]
     if broken:
         raise IncompleteError(
@@ -261,22 +225,3 @@ def _served(recipe: Recipe, model: str, seed: int) -> ModelRef:
     elif os.readlink(link) != goal:
         raise ConfigError(f"{link} points to {os.readlink(link)!r} instead of {goal!r}; move it away")
     return ModelRef(scheme="path", name=str(link))
-
-
-def suite_calls(spec: RecipeSpec) -> int:
-    """Return how many calls one model gets from the suites: a call per turn of the prompts that `limit` leaves."""
-    evaluate = spec.evaluate
-    calls = 0
-    for name in suite_names(evaluate.suite or ""):
-        if evaluate.edition == "official" and name in OFFICIAL:
-            prompts, turns = OFFICIAL[name]
-            calls += min(prompts, evaluate.limit or prompts) * turns
-        else:
-            suite: Suite = load_plugin("suites", name.partition(":")[0])(SuiteOptions(edition=evaluate.edition))
-            chosen = limited(tuple(suite.prompts()), evaluate.limit, spec.seeds[0])
-            calls += sum(len(prompt.turns) for prompt in chosen)
-    return calls
-
-
-OFFICIAL = {"mt_bench": (80, 2), "alpaca_eval": (805, 1), "arena_hard": (500, 1)}
-"""Prompts and turns per prompt of the official editions, so that a plan does not download their files."""

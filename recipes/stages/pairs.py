@@ -6,14 +6,13 @@ the same files.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic, write_lines
 
-from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
+from ..layout import ANSWERS, DATA, DROPPED, PAIRS, PROMPTS, REWARDS, Counts, Recipe
 from ..pairs import (
     DroppedPair,
     PairTally,
@@ -28,9 +27,16 @@ from ..records import PreferencePair
 from ..spec import PairsSpec
 from ..steps import Step
 
-log = logging.getLogger(__name__)
-
-PAIRS, DROPPED, DATA = "pairs.jsonl", "dropped.jsonl", "data.json"
+HINTS = {
+    "no_source_answer": "no source's answer has a reward",
+    "no_target_answer": "no answer of the target has a reward",
+    "one_target_answer": "pairs need at least two samples per prompt; raise `sampling: n`",
+    "identical": "the target gives the same answer every time; raise `sampling: temperature`",
+    "equal_rewards": "the reward gives all of the target's samples the same number; use a reward that tells them apart",
+    "margin_low": "lower `pairs: min_margin`",
+    "margin_high": "raise `pairs: max_margin`",
+}
+"""What to do if this is the most frequent reason."""
 
 
 def pairs_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Step]) -> dict[int, Step]:
@@ -103,15 +109,3 @@ def _check_any(tally: PairTally, spec: PairsSpec) -> None:
     why = ", ".join(f"{reason} {count}" for reason, count in tally.dropped.most_common())
     most = tally.dropped.most_common(1)[0][0]
     raise ConfigError(f"no pair is left from {tally.dropped.total()} prompts ({why}): {HINTS[most]}")
-
-
-HINTS = {
-    "no_source_answer": "no source's answer has a reward",
-    "no_target_answer": "no answer of the target has a reward",
-    "one_target_answer": "pairs need at least two samples per prompt; raise `sampling: n`",
-    "identical": "the target gives the same answer every time; raise `sampling: temperature`",
-    "equal_rewards": "the reward gives all of the target's samples the same number; use a reward that tells them apart",
-    "margin_low": "lower `pairs: min_margin`",
-    "margin_high": "raise `pairs: max_margin`",
-}
-"""What to do if this is the most frequent reason."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -14,7 +15,7 @@ from harness.records import ModelRef, Prompt, Record
 from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic
 
-from ..layout import PROMPTS, Counts, Recipe
+from ..layout import DROPPED, PROMPTS, Counts, Recipe
 from ..prompts import (
     Kept,
     Questions,
@@ -30,7 +31,7 @@ from ..records import PARTS, PromptRow, messages
 from ..sampling import model_name
 from ..steps import Step
 
-DROPPED, ORIGIN = "dropped.jsonl", "origin.json"
+ORIGIN = "origin.json"
 CHUNK = 1000
 """Number of prompts tokenized at once."""
 
@@ -39,16 +40,13 @@ def prompts_step(recipe: Recipe) -> Step:
     """Return the step that writes the recipe's prompts."""
     spec = recipe.spec
 
-    def work(folder: Path) -> Counts:
-        return make_prompts(recipe, folder)
-
     settings: dict[str, JsonValue] = spec.prompts.model_dump(mode="json") | {
         "dataset": portable_name(spec.prompts.dataset),
         "target": model_name(ModelRef.parse(spec.target)),
         "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
         "pad_token": spec.pad_token,
     }
-    return Step("prompts", "prompts", recipe.prompts, settings, work)
+    return Step("prompts", "prompts", recipe.prompts, settings, partial(make_prompts, recipe))
 
 
 def make_prompts(recipe: Recipe, folder: Path) -> Counts:

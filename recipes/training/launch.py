@@ -24,6 +24,7 @@ from harness.store.checkpoint import Fusion
 from ..estimate import DeviceTime, Estimator, PlanItem, number
 from ..layout import Counts, Recipe
 from ..spec import Method, RecipeSpec, Training, launch_path
+from ..steps import log_to_terminal
 from .settings import Evaluation, TrainingJob
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _launch(job: TrainingJob, config: Path, task: str, path: Path) -> None:
 
 def main(task: str, path: Path) -> int:
     """Run one launched process and return its exit code. `task` is `reference` or `train`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_to_terminal()
     if task == "reference":
         for name in SHARDING:
             os.environ.pop(name, None)

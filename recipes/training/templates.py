@@ -1,4 +1,9 @@
-"""Load the target's tokenizer, with the recipe's chat template and pad token if it names them."""
+"""The target's tokenizer, and conversations as token ids: one prompt and its answers, by the model's chat template.
+
+This module decides what is scored and what is truncated. A row has one BOS and one end token per answer; the
+assistant's header belongs to the prompt, and each answer is truncated separately. `official_compat` renders as the WRPO
+release does, including its quirks.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.records import ModelRef
 from harness.records.errors import CheckpointError, ConfigError
+
+Overlong = Literal["drop", "truncate"]
+Messages = Sequence[dict[str, str]]
 
 
 def load_tokenizer(
@@ -43,17 +51,6 @@ def load_tokenizer(
         tokenizer.pad_token = pad_token
     check_tokenizer(tokenizer)
     return tokenizer
-
-
-# ----------------------------------------------------------------------------------------------------
-# Render a preference row as token ids: one prompt and three answers, by the model's chat template. This module
-# decides what is scored and what is truncated. A row has one BOS and one end token per answer; the assistant's header
-# belongs to the prompt, and each answer is truncated separately. `official_compat` renders as the WRPO release does,
-# including its quirks.
-
-
-Overlong = Literal["drop", "truncate"]
-Messages = Sequence[dict[str, str]]
 
 
 @dataclass(frozen=True)

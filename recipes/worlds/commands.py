@@ -1,4 +1,4 @@
-"""The command `harness embedded`, which trains the embedded checkpoint. Imports torch only when it runs."""
+"""The commands `harness embedded` and `harness pocket-models`, which train tiny models. torch is imported on use."""
 
 from __future__ import annotations
 
@@ -44,10 +44,6 @@ def embedded(
         f"{out}: {done}; {training.parameters / 1e6:.2f} M parameters, {training.settings.steps} steps, "
         f"{100 * training.exact:.0f} % of held-out answers exactly right"
     )
-
-
-# ----------------------------------------------------------------------------------------------------
-# The command `harness pocket-models`, which trains the models of the pocket fusion recipe.
 
 
 def pocket_models(

@@ -1,6 +1,8 @@
-"""The embedded checkpoint's training data: tasks of the pocket skills as token ids, with the answers' tokens marked.
+"""The embedded checkpoint: a tiny Llama trained from scratch on the pocket edition's skills, on one core.
 
-Tasks are drawn from a seed and never include a question of the pocket files.
+Its tasks are drawn from a seed and never include a question of the pocket files. The same settings give the same
+weights on one machine with the same library versions. `training.json` is written last: a folder that has it is
+complete.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ from harness.suites.pocket.skills import SKILLS, Skill, Task, follow_up
 
 from .tiny import CONTEXT, Muon, build_tokenizer, whole_folder
 
+log = logging.getLogger(__name__)
+
+Effort = Literal["strong", "weak"]
+STEPS: dict[Effort, int] = {"strong": 1200, "weak": 500}
+"""Measured at seed 0: strong gets 95 % of held-out answers exactly right, weak 43 %; 0.06 s per step on one core."""
+FINISHED = "training.json"
 POOL = 16
 """Batches that are drawn together and sorted by length, so that rows of one batch need little padding."""
 
@@ -134,20 +142,6 @@ def held_out(seed: int, per_skill: int) -> list[list[Task]]:
             first = draw_task(rng, skill, frozenset())
             talks.append([first, follow_up(rng, first.gold)] if index % 2 else [first])
     return talks
-
-
-# ----------------------------------------------------------------------------------------------------
-# The embedded checkpoint: a tiny Llama trained from scratch on the pocket edition's skills, on one core. The same
-# settings give the same weights on one machine with the same library versions. `training.json` is written last: a
-# folder that has it is complete.
-
-
-log = logging.getLogger(__name__)
-
-Effort = Literal["strong", "weak"]
-STEPS: dict[Effort, int] = {"strong": 1200, "weak": 500}
-"""Measured at seed 0: strong gets 95 % of held-out answers exactly right, weak 43 %; 0.06 s per step on one core."""
-FINISHED = "training.json"
 
 
 class EmbeddedSettings(Record):

@@ -15,7 +15,8 @@ from harness.store.checkpoint import weights_digest
 from recipes.layout import Recipe
 from recipes.pairs import PairTally, Tally
 from recipes.records import PromptRow
-from recipes.report.data import data_grids, read_data, read_log, training_curves
+from recipes.report.curves import read_log, training_curves
+from recipes.report.data import data_grids, read_data
 from recipes.stages.report import report_step
 from recipes.steps import run_step
 from tests.fakes.recipe_folder import (
