@@ -104,7 +104,7 @@ def best_source_answers(
 ) -> Iterator[tuple[Prompt, Chosen]]:
     """Yield each prompt of a part with its best source answer, in the prompts' order; skip prompts without one.
 
-    `answers` and `rewards` are the files of the sources, in the recipe's order. Raises IncompleteError if no prompt of
+    `answers` and `rewards` are the files of the sources, in the recipe's order. Raise IncompleteError if no prompt of
     the part has a rewarded answer.
     """
     rows = read_prompts(prompts, part)

@@ -139,7 +139,7 @@ def _one_by_one(steps: Sequence[Step], on_step: Callable[[Step], None]) -> Itera
 class _Resolved:
     """The resolved specification in the output folder.
 
-    Raises ConfigError if a file of that name is there that harness train did not write, or that was edited since.
+    Raise ConfigError if a file of that name is there that harness train did not write, or that was edited since.
     """
 
     def __init__(self, recipe: Recipe) -> None:

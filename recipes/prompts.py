@@ -54,7 +54,7 @@ class PromptError(ValueError):
 def load_rows(dataset: str, split: str) -> list[Row]:
     """Return all rows of a data set.
 
-    Raises ConfigError if the name has an unknown form or the file does not exist, DataError if the file is broken or
+    Raise ConfigError if the name has an unknown form or the file does not exist, DataError if the file is broken or
     the Hub cannot be reached.
     """
     if match := HUB.fullmatch(dataset):
@@ -77,7 +77,7 @@ def portable_name(dataset: str) -> str:
 def prompt_in(row: Row, column: str) -> tuple[str | None, str]:
     """Return (system message or None, user message) of a row's column: a text, a message or a conversation.
 
-    Raises PromptError if there is no prompt, or if the conversation has several user turns, because later ones cannot
+    Raise PromptError if there is no prompt, or if the conversation has several user turns, because later ones cannot
     be asked without the answers between them.
     """
     value = row.get(column)
@@ -184,7 +184,7 @@ class Questions:
 def suite_questions(suites: Sequence[str], edition: str) -> tuple[Questions, dict[str, str]]:
     """Return all turns of all prompts of these suites, and the version of each suite.
 
-    Raises ConfigError if a suite does not expose its prompts, DataError if its data are missing.
+    Raise ConfigError if a suite does not expose its prompts, DataError if its data are missing.
     """
     questions = Questions()
     versions: dict[str, str] = {}
@@ -225,7 +225,7 @@ class Kept:
 def read_prompts(rows: Iterable[Row], spec: PromptsSpec) -> Kept:
     """Return the prompts of the rows, and drop those that cannot be asked by themselves.
 
-    Raises ConfigError if a row lacks a column, an id is invalid, or two different prompts share an id.
+    Raise ConfigError if a row lacks a column, an id is invalid, or two different prompts share an id.
     """
     kept = Kept()
     taken: dict[str, Prompt] = {}
@@ -281,9 +281,10 @@ def normalised(text: str) -> str:
 def with_parts(kept: Kept, spec: PromptsSpec) -> list[PromptRow]:
     """Return the prompts in use with their parts, in the data set's order.
 
-    Raises ConfigError if there are none, or if holding out validation and test prompts leaves none to train on.
+    Raise ConfigError if there are none, or if holding out validation and test prompts leaves none to train on.
     """
-    drawn = sorted((prompt.id for prompt, _ in kept.prompts), key=lambda prompt_id: _place(spec.seed, prompt_id))
+    ids = (prompt.id for prompt, _ in kept.prompts)
+    drawn = sorted(ids, key=lambda prompt_id: hashlib.sha256(f"{spec.seed}|{prompt_id}".encode()).hexdigest())
     for prompt_id in drawn[spec.limit :] if spec.limit is not None else []:
         kept.dropped.append(Dropped(id=prompt_id, reason="limit"))
     drawn = drawn[: spec.limit]
@@ -312,10 +313,6 @@ def part_sizes(count: int, spec: PromptsSpec) -> dict[Part, int]:
         )
     sft = round(training * spec.sft_share)
     return {"validation": spec.validation, "test": spec.test, "sft": sft, "preference": training - sft}
-
-
-def _place(seed: int, prompt_id: str) -> str:
-    return hashlib.sha256(f"{seed}|{prompt_id}".encode()).hexdigest()
 
 
 def _id(row: Row, spec: PromptsSpec, number: int) -> str | None:

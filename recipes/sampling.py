@@ -138,8 +138,8 @@ def model_name(model: ModelRef) -> str:
 def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Counts:
     """Complete every file, write logs and the model's identity to `folder`, and return counts over all files.
 
-    Raises IncompleteError if the model's server died or more than `max_failed` of the draws have no answer; existing
-    answers are kept. Raises ConfigError if the folder has answers of another model.
+    Raise IncompleteError if the model's server died or more than `max_failed` of the draws have no answer; existing
+    answers are kept. Raise ConfigError if the folder has answers of another model.
     """
     files = [(file, JsonlRows(file.path, Answer)) for file in wanted]
     try:

@@ -107,7 +107,7 @@ def is_done(step: Step) -> bool:
 def run_step(step: Step) -> StepRecord:
     """Run the step unless it is done, and return its record. `step.json` exists only if all outputs do.
 
-    Raises RunLockedError if another process works in the folder.
+    Raise RunLockedError if another process works in the folder.
     """
     if is_done(step):
         earlier = finished(step)
@@ -212,12 +212,9 @@ def _outputs(step: Step) -> dict[str, Output]:
 
 
 def _output_files(step: Step) -> list[Path]:
-    return sorted({path for pattern in step.keep for path in step.folder.glob(pattern)} - _bookkeeping(step))
-
-
-def _bookkeeping(step: Step) -> set[Path]:
-    """Return the files that are not outputs: the records, and the model card, which every report rewrites."""
-    return {step.folder / DONE, step.folder / BEGUN, step.folder / CARD}
+    # not outputs: the records, and the model card, which every report rewrites
+    bookkeeping = {step.folder / name for name in (DONE, BEGUN, CARD)}
+    return sorted({path for pattern in step.keep for path in step.folder.glob(pattern)} - bookkeeping)
 
 
 def _size(path: Path) -> int:

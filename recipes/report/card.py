@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from harness.pages.tables import escape_markdown
-from harness.records import ModelRef, ScoreCard
+from harness.records import ModelRef, Score, ScoreCard
 from harness.suites.scoring import is_complete
 
 from ..layout import flat
@@ -80,38 +80,35 @@ def _results(facts: CardFacts) -> list[EvalResult] | None:
     """Return `model-index` entries for exactly this checkpoint; the metric's `args` have the interval over prompts."""
     from huggingface_hub import EvalResult
 
+    def add(score: Score | None, **fields: str) -> None:
+        if score is not None and score.value is not None:
+            args = {
+                "metric_value": round(score.value, 6),
+                "metric_args": _interval(score.ci_low, score.ci_high, score.n),
+            }
+            entries.append(EvalResult(task_type="text-generation", task_name="Text generation", **fields, **args))
+
     entries: list[EvalResult] = []
     for row in facts.board.models:
         score = row.seed_scores.get(facts.seed)
-        if row.model == facts.model and score is not None and score.value is not None and is_complete(score):
-            entries.append(
-                EvalResult(
-                    task_type="text-generation",
-                    task_name="Text generation",
-                    dataset_type=f"{facts.spec.name}-held-out",
-                    dataset_name=f"{facts.spec.name}: held-out prompts",
-                    dataset_split="test",
-                    dataset_config=at(row.temperature),
-                    metric_type="reward",
-                    metric_name=f"mean reward ({facts.spec.reward.kind})",
-                    metric_value=round(score.value, 6),
-                    metric_args=_interval(score.ci_low, score.ci_high, score.n),
-                )
+        if row.model == facts.model and score is not None and is_complete(score):
+            add(
+                score,
+                dataset_type=f"{facts.spec.name}-held-out",
+                dataset_name=f"{facts.spec.name}: held-out prompts",
+                dataset_split="test",
+                dataset_config=at(row.temperature),
+                metric_type="reward",
+                metric_name=f"mean reward ({facts.spec.reward.kind})",
             )
     for card in facts.suites:
-        score = card.scores[card.headline]
-        if card.complete and score.value is not None:
-            entries.append(
-                EvalResult(
-                    task_type="text-generation",
-                    task_name="Text generation",
-                    dataset_type=card.suite,
-                    dataset_name=f"{card.suite} {card.suite_version}, judge {card.judge}",
-                    dataset_config=card.protocol_sha,
-                    metric_type=card.headline,
-                    metric_value=round(score.value, 6),
-                    metric_args=_interval(score.ci_low, score.ci_high, score.n),
-                )
+        if card.complete:
+            add(
+                card.scores[card.headline],
+                dataset_type=card.suite,
+                dataset_name=f"{card.suite} {card.suite_version}, judge {card.judge}",
+                dataset_config=card.protocol_sha,
+                metric_type=card.headline,
             )
     return entries or None
 

@@ -57,7 +57,7 @@ PANELS = (
 def read_log(folder: Path) -> list[dict[str, float]]:
     """Return the numbers in `training_log.jsonl`, one dict per step; empty if there is no file.
 
-    If a step was logged twice, the last line wins. Raises ConfigError if the file cannot be read.
+    If a step was logged twice, the last line wins. Raise ConfigError if the file cannot be read.
     """
     path = folder / LOG
     try:

@@ -44,7 +44,7 @@ GATING_TOKENS = (128009, 128006, 78191, 128007, 271)
 class ArmoRMReward:
     """`fusion_harness.rewards` entry point "armorm". It loads on entry, on the first GPU or else on the CPU.
 
-    Raises ConfigError or CheckpointError on construction if the options or the folder cannot work.
+    Raise ConfigError or CheckpointError on construction if the options or the folder cannot work.
     """
 
     conversational = True
@@ -185,9 +185,9 @@ class ArmoRM:
         if lacking:
             raise ConfigError(f"{folder} is not an ArmoRM checkpoint: it lacks the weights {', '.join(lacking[:3])}")
         for name, shape in shapes.items():
-            if tuple(stored[name].shape) != shape:
+            if (stored_shape := tuple(stored[name].shape)) != shape:
                 raise ConfigError(
-                    f"{folder} is not an ArmoRM checkpoint: {name} has the shape {tuple(stored[name].shape)}, not {shape}"
+                    f"{folder} is not an ArmoRM checkpoint: {name} has the shape {stored_shape}, not {shape}"
                 )
         body.load_state_dict(
             {name.removeprefix("model."): tensor for name, tensor in stored.items() if name.startswith("model.")},

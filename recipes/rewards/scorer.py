@@ -39,7 +39,7 @@ class RewardItem:
 class Scorer:
     """A reward, usable inside a `with`. Nothing large is loaded before it is entered.
 
-    Raises ConfigError, PluginError or CheckpointError on construction if the settings cannot work.
+    Raise ConfigError, PluginError or CheckpointError on construction if the settings cannot work.
     """
 
     def __init__(self, options: RewardOptions) -> None:

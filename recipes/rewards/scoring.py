@@ -105,7 +105,7 @@ def check_reward(spec: RewardSpec, folders: Iterable[Path] = ()) -> None:
 def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str, folder: Path) -> Counts:
     """Write a reward for every answer in a file to `rewards.jsonl` in a folder, and keep existing rewards.
 
-    The rows name `model` as the one that answered. Failed answers get no row. Raises IncompleteError if the reward
+    The rows name `model` as the one that answered. Failed answers get no row. Raise IncompleteError if the reward
     fails, if no answer gets one, or if an answer is too long and `overlong` is `fail`.
     """
     scorer = scorer_of(spec, folder)

@@ -71,7 +71,7 @@ def make_pairs(
     """Write the pairs, the dropped prompts with reasons, and the data report. Each file is written atomically.
 
     `answered` has the folders of each source's answers, of each source's rewards, and of the target's answers and
-    rewards. Raises ConfigError if no pair is left.
+    rewards. Raise ConfigError if no pair is left.
     """
     rows = read_prompts(prompts, "preference")
     wanted = frozenset(row.prompt.id for row in rows)

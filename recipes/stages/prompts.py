@@ -85,7 +85,7 @@ def contaminated(questions: Questions) -> Callable[[Prompt], tuple[str, str] | N
 def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
     """Return the number of tokens, by the target's tokenizer and template, of each prompt above max_prompt_length.
 
-    Raises ConfigError if the template rejects a prompt.
+    Raise ConfigError if the template rejects a prompt.
     """
     from jinja2 import TemplateError
 

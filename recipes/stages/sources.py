@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from harness.records import ModelRef
 
 from ..estimate import Estimator, PlanItem
@@ -84,5 +86,5 @@ def _existing(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
         yield item.model_copy(update={"model": source.name})
 
     name, folder = f"sources/{source.name}", recipe.source(source.name)
-    settings = {"answers": portable_name(dataset), "split": split}
+    settings: dict[str, JsonValue] = {"answers": portable_name(dataset), "split": split}
     return Step("sources", name, folder, settings, work, (prompts,), KEEP, estimate=estimate)

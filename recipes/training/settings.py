@@ -86,13 +86,10 @@ CHECKPOINTS = "checkpoints"
 """Subfolder for the trainer's intermediate checkpoints."""
 LOG = "training_log.jsonl"
 ADAPTER = "adapter"
-POSITIVE = (
-    "learning_rate",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_length",
-    "logging_steps",
+POSITIVE = frozenset(
+    ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "logging_steps")
 )
+"""Keys whose values must be above 0."""
 
 
 class TrainingSettings(Record):

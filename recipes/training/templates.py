@@ -133,7 +133,12 @@ def render_answers(
     cut, kept = 0, []
     for text in answers:
         full = _ids(tokenizer, [*prompt, {"role": "assistant", "content": text}], add_generation_prompt=False)
-        ids = _ended(full[_common(prompt_ids, full, tokenizer) :], tokenizer)
+        if full[: len(prompt_ids)] != prompt_ids:
+            raise ConfigError(
+                f"the chat template of {tokenizer.name_or_path!r} renders a prompt differently once it is answered; "
+                "preference rows need a template whose generation prompt is a prefix of the answered conversation"
+            )
+        ids = _ended(full[len(prompt_ids) :], tokenizer)
         if len(ids) > room:
             if how.overlong == "drop":
                 return None
@@ -164,16 +169,6 @@ def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if end and ids[end - 1] in special:
         return ids[:end]
     return [*ids, tokenizer.eos_token_id]
-
-
-def _common(prompt_ids: list[int], full: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the index of the answer's first token. Raise ConfigError if the prompt is not a prefix of `full`."""
-    if full[: len(prompt_ids)] != prompt_ids:
-        raise ConfigError(
-            f"the chat template of {tokenizer.name_or_path!r} renders a prompt differently once it is answered; "
-            "preference rows need a template whose generation prompt is a prefix of the answered conversation"
-        )
-    return len(prompt_ids)
 
 
 def _render_official(

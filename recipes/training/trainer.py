@@ -161,10 +161,6 @@ class WRPOTrainer(Trainer):
         steps: int = math.ceil(config.num_train_epochs * (batches // config.gradient_accumulation_steps))
         return steps
 
-    def logps(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return summed log-probabilities and token counts, (3, B) each, without materialising all logits."""
-        return batch_logps(model, inputs)
-
     @torch.no_grad()
     def reference_logps(self, inputs: dict[str, Tensor]) -> Tensor | None:
         """Return the reference's summed log-probabilities, (3, B), or None if the loss has no reference."""
@@ -173,9 +169,9 @@ class WRPOTrainer(Trainer):
         if "ref_logps" in inputs:
             return inputs["ref_logps"].T
         if self.ref_model is not None:
-            return self.logps(self.ref_model, inputs)[0]
+            return batch_logps(self.ref_model, inputs)[0]
         with _adapter_off(self.accelerator.unwrap_model(self.model)):
-            return self.logps(self.model, inputs)[0]
+            return batch_logps(self.model, inputs)[0]
 
     def compute_loss(
         self,
@@ -186,7 +182,7 @@ class WRPOTrainer(Trainer):
     ) -> Any:
         """Return the loss averaged over the batch's prompts, a scalar tensor, and note the metrics."""
         config: WRPOConfig = self.args
-        policy_3B, lengths_3B = self.logps(model, inputs)
+        policy_3B, lengths_3B = batch_logps(model, inputs)
         rewards_3B = rewards(policy_3B, self.reference_logps(inputs), lengths_3B, config.loss_type)
         alpha = self.current_alpha()
         loss = self._loss(rewards_3B, alpha)

@@ -31,10 +31,10 @@ def embedded(
 
     Example: harness embedded --out models/strong
     """
-    from .embedded import STEPS, EmbeddedSettings, finished, train
+    from .embedded import STEPS, EmbeddedSettings, EmbeddedTraining, finished, train
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    before = finished(out)
+    before = finished(out, EmbeddedTraining)
     training = train(out, EmbeddedSettings(steps=steps or STEPS[effort.value], seed=seed))
     if as_json:
         typer.echo(json.dumps(training.model_dump(mode="json"), indent=2))
