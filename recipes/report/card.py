@@ -80,15 +80,14 @@ def _results(facts: CardFacts) -> list[EvalResult] | None:
     """Return `model-index` entries for exactly this checkpoint; the metric's `args` have the interval over prompts."""
     from huggingface_hub import EvalResult
 
-    def add(score: Score | None, **fields: str) -> None:
-        if score is not None and score.value is not None:
-            args = {
-                "metric_value": round(score.value, 6),
-                "metric_args": _interval(score.ci_low, score.ci_high, score.n),
-            }
-            entries.append(EvalResult(task_type="text-generation", task_name="Text generation", **fields, **args))
-
     entries: list[EvalResult] = []
+
+    def add(score: Score, **fields: str) -> None:
+        if score.value is not None:
+            value, interval = round(score.value, 6), _interval(score.ci_low, score.ci_high, score.n)
+            fields |= {"task_type": "text-generation", "task_name": "Text generation"}
+            entries.append(EvalResult(metric_value=value, metric_args=interval, **fields))
+
     for row in facts.board.models:
         score = row.seed_scores.get(facts.seed)
         if row.model == facts.model and score is not None and is_complete(score):

@@ -37,7 +37,7 @@ class JudgeParams(Record):
 class JudgeReward(RunsCoroutines):
     """`fusion_harness.rewards` entry point "judge".
 
-    `batch_size` is the number of calls in flight. Replies go into the same cache as those of `harness run`. Raises
+    `batch_size` is the number of calls in flight. Replies go into the same cache as those of `harness run`. Raise
     ConfigError if the judge does not exist, DataError if the suite's prompts are not available.
     """
 
