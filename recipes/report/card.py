@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
@@ -82,7 +82,7 @@ def _results(facts: CardFacts) -> list[EvalResult] | None:
 
     entries: list[EvalResult] = []
 
-    def add(score: Score, **fields: str) -> None:
+    def add(score: Score, **fields: Any) -> None:
         if score.value is not None:
             value, interval = round(score.value, 6), _interval(score.ci_low, score.ci_high, score.n)
             fields |= {"task_type": "text-generation", "task_name": "Text generation"}
