@@ -49,8 +49,8 @@ def _step(
         count, length = expected(known)
         left = known.missing(item, folder / REWARDS, count)
         tokens = left * (known.prompts.tokens.value + length.value)
-        name = model if seed is None else "sft"  # the model that gave the answers
-        counts = {"model": name, "calls": left, "calls_done": count - left, "prompt_tokens": tokens}
+        answered_by = model if seed is None else "sft"
+        counts = {"model": answered_by, "calls": left, "calls_done": count - left, "prompt_tokens": tokens}
         yield known.timed(item.model_copy(update=counts), *reward_time(known, tokens))
 
     settings = reward_settings(spec) | {"answers_of": model}
