@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from harness.cli.data import data_app
 from harness.records.errors import ConfigError, DataError
+from harness.records.facts import OfficialFile
 from harness.store import official
 from harness.store.official import pinned_files
 
@@ -25,7 +26,7 @@ NAME = "mt_bench/questions"
 @pytest.fixture(autouse=True)
 def one_small_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The registry holds one small file whose upstream refuses connections; the cache is a fresh folder."""
-    file = official.OfficialFile(
+    file = OfficialFile(
         name=NAME,
         suite="mt_bench",
         path=PLACE,

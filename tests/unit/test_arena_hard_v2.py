@@ -11,9 +11,10 @@ import pytest
 
 from harness.records import Answer, Failure, Judgment, Preference, Verdict
 from harness.records.errors import ConfigError, DataError, VerdictParseError
+from harness.records.facts import OfficialFile
 from harness.records.protocols import SuiteOptions
 from harness.store import official
-from harness.store.official import OfficialFile, pinned_files
+from harness.store.official import pinned_files
 from harness.suites.arena_hard.suite import (
     V2_FILES,
     ArenaHard,

@@ -50,9 +50,10 @@ def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Every string constant except docstrings and examples of commands."""
     documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation
-        if is_text and not str(node.value).startswith("Example"):
-            yield node.lineno, str(node.value)
+        if not isinstance(node, ast.Constant) or id(node) in documentation:
+            continue
+        if isinstance(node.value, str) and not node.value.startswith("Example"):
+            yield node.lineno, node.value
 
 
 def test_no_suites_name_appears_outside_its_folder() -> None:

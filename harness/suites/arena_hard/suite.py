@@ -243,7 +243,7 @@ class ArenaHard:
             (self._rules.headline_category, self.headline),
             (self._rules.second_category, self._rules.second_category),
         ):
-            if metric in scores:
+            if metric is not None and metric in scores:
                 of_category = f" of {CATEGORY_WORDS[category]}" if category else ""
                 notes += unscored_note(scores[metric], f"games{of_category}")
         reference = scores[f"{self.headline}_reference"]
