@@ -171,6 +171,7 @@ def test_alpaca_evals_metrics_are_the_cards(exported: Exported, alpaca: dict[str
     assert alpaca["n_total"] == exported.score("alpaca_eval", "win_rate")["n"] < 120
 
 
+@pytest.mark.slow
 def test_alpaca_evals_length_controlled_rate_is_ours_in_the_fold_order_of_its_scikit_learn(
     exported: Exported, alpaca: dict[str, float]
 ) -> None:

@@ -50,9 +50,9 @@ def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Every string constant except docstrings and examples of commands."""
     documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+        if not isinstance(node, ast.Constant) or id(node) in documentation:
             continue
-        if id(node) not in documentation and not node.value.startswith("Example"):
+        if isinstance(node.value, str) and not node.value.startswith("Example"):
             yield node.lineno, node.value
 
 
