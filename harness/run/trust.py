@@ -11,8 +11,8 @@ from itertools import combinations
 
 import numpy as np
 
-from ..judging.jury import Jury, by_question, outcome_of
-from ..records import AnchorCheck, Judging, Judgment, JuryCounts, PairAgreement, Rating, Score, VarianceParts, Verdict
+from ..judging.jury import Combined, by_question, outcome_of
+from ..records import AnchorCheck, Judging, Judgment, PairAgreement, Rating, Score, VarianceParts, Verdict
 from ..stats.agreement import Measure, agreement, flip_rate, krippendorff_alpha, mean_measure, position_consistency
 from ..stats.intervals import FloatArray
 from ..stats.variance import IntArray, Split, centred, variance_split
@@ -24,8 +24,7 @@ LEVELS = ("question", "generation", "judge", "repeat")
 
 def judging(
     judgments: Sequence[Judgment],
-    jury: Jury | None,
-    counts: JuryCounts | None,
+    combined: Combined | None,
     *,
     repeats: int,
     rule: QuestionRule,
@@ -34,14 +33,13 @@ def judging(
 ) -> Judging:
     """Return the consistency of these judgments, which are the members' own, failures included.
 
-    `rule` (the headline's) and `categories` (prompt id -> category) are for the variance; `headline` maps judgments to
-    the suite's headline score.
+    `combined`: the jury's verdicts; None for a single judge. `rule` (the headline's) and `categories` (prompt id ->
+    category) are for the variance; `headline` maps judgments to the suite's headline score.
     """
     by_judge: dict[str, list[Judgment]] = defaultdict(list)
     for row in judgments:
         by_judge[row.judge].append(row)
     decided = [row for row in judgments if row.verdict is not None]
-    names = jury.members if jury else tuple(by_judge)
     summary = Judging(
         repeats=repeats,
         order_flips=_each(by_judge, lambda rows: order_flips(rows)[0]),
@@ -51,14 +49,15 @@ def judging(
             [row for row in decided if rule.category in (None, categories.get(row.prompt_id))], rule
         ),
     )
-    if jury is None:
+    if combined is None:
         return summary
+    jury = combined.jury
     return summary.model_copy(
         update={
             "rule": jury.rule,
-            "jury": counts,
-            "members": {name: headline(by_judge.get(name, [])) for name in names},
-            "agreement": tuple(pair_agreement(by_judge, *pair) for pair in combinations(names, 2)),
+            "jury": combined.counts,
+            "members": {name: headline(by_judge.get(name, [])) for name in jury.members},
+            "agreement": tuple(pair_agreement(by_judge, *pair) for pair in combinations(jury.members, 2)),
             "differing": differing(decided),
             "alpha": krippendorff_alpha(
                 [_values(rows) for rows in by_question(decided).values()], interval_metric=True
@@ -128,9 +127,6 @@ def as_score(measure: Measure, scale: float = 1.0) -> Score:
     return Score(value=scale * measure.value, ci_low=low, ci_high=high, se=se, n=measure.n)
 
 
-# ------------------------------------------------------------------------------------------------ flips, agreement
-
-
 def order_flips(rows: Sequence[Judgment]) -> tuple[Score | None, Score | None]:
     """Return the percent of answers whose outcome changes with the order, and of points for the answer shown first.
 
@@ -191,9 +187,6 @@ def differing(decided: Sequence[Judgment]) -> Score:
 
 def _several(decided: Sequence[Judgment]) -> dict[tuple[str, object], list[Judgment]]:
     return {(key[0], key): rows for key, rows in by_question(decided).items() if len(rows) > 1}
-
-
-# -------------------------------------------------------------------------------------------------------- variance
 
 
 def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceParts | None:

@@ -77,9 +77,8 @@ def run_suites(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
     """
     chosen = best_variant(recipe) if model == "best" else model
     ref = _served(recipe, chosen, seed)
-    run_plan = plan(suite_spec(recipe.spec, ref, recipe.results), log_dir=recipe.results / "runs" / ref.slug / "logs")
+    run_plan = plan(suite_spec(recipe.spec, ref, recipe.results))
     with opened(run_plan, fresh=False) as runs:
-        make_folder(recipe.results / "runs" / ref.slug / "logs")
         cards = asyncio.run(execute(run_plan, runs))
     broken = [card.suite for card in cards if not card.complete]
     if broken:

@@ -43,7 +43,7 @@ from harness.records.judge_choice import choose_judges, suite_names
 from harness.records.settings import RunSpec
 from harness.run.execute import execute, opened
 from harness.run.plan import plan
-from harness.store import dump_json, make_folder, write_atomic
+from harness.store import dump_json, write_atomic
 
 from ..spec import EvaluateEverySpec
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
@@ -201,10 +201,8 @@ def run_suites(folder: Path, spec: EvaluateEverySpec, results: Path, *, seed: in
         results=results,
         serve=spec.serve,
     )
-    logs = results / "runs" / run.model.slug / "logs"
-    run_plan = plan(run, log_dir=logs)
+    run_plan = plan(run)
     with opened(run_plan, fresh=False) as runs:
-        make_folder(logs)
         return asyncio.run(execute(run_plan, runs))
 
 
