@@ -18,8 +18,6 @@ from rich.text import Text
 
 from ..analysis.trackers import log_scores, tracker_names
 from ..judging.jury import judge_differences
-from ..pages.judging import judging_table
-from ..pages.tables import card_table, plain
 from ..records import ModelRef, ScoreCard
 from ..records.errors import ConfigError, IncompleteError
 from ..records.judge_choice import choose_judges, suite_names, with_devices
@@ -268,6 +266,10 @@ def finish(made: Plan, cards: list[ScoreCard], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"cards": [card.model_dump(mode="json") for card in cards]}, indent=2))
     else:
+        # deferred: they need numpy, and the command's help does not
+        from ..pages.judging import judging_table
+        from ..pages.tables import card_table, plain
+
         console = Console(width=None if os.isatty(1) else 140)
         for sentence in differences(made):
             console.print(Text(plain(sentence)), soft_wrap=True)

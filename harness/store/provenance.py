@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "llm-fusion-harness"
 """On PyPI `fusion-harness` is another project's package."""
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def install_command(*extras: str, reinstall: bool = False, root: Path = ROOT) -> str:

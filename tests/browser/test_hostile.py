@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,9 +66,7 @@ def test_hostile_texts_change_nothing_outside_their_boxes(
     page = open_page(site)
     frame = None
     for address in pages:
-        started = time.perf_counter()
         page.goto(address)
-        assert time.perf_counter() - started < 10, address
         assert page.evaluate("window.pwned") is None
         assert page.locator("#pwned, main iframe, main img, main style, main script, main form form, base").count() == 0
         assert page.locator(".text a, .text svg, .text input").count() == 0

@@ -78,6 +78,7 @@ def test_a_suite_with_arguments_is_one_suite_an_argument() -> None:
         suite_names("lmeval:gsm8k")
 
 
+@pytest.mark.slow
 def test_lm_evals_metrics_and_errors_join_card_and_leaderboard(
     harness: Callable[..., Done], tmp_path: Path, offline: dict[str, str]
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_task_of_log_likelihoods_needs_the_checkpoints_tokenizer(
     assert model.requests == []
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_no_process_behind(tmp_path: Path, offline: dict[str, str]) -> None:
     name = f"toy{os.getpid()}x"
     task = write_task(tmp_path, name)
