@@ -62,7 +62,7 @@ def test_a_jury_with_repeats_is_asked_every_question_and_each_row_is_found_again
 
 def test_rows_of_one_judge_made_before_juries_are_found_again(store: RunStore) -> None:
     run = run_of(store, ToyJudge(), count=1)
-    (prompt,) = run.prompts
+    (prompt,) = run.plan.prompts
     answer = Answer(prompt_id=prompt.id, model="toy", turns=("a",), finish=("stop",))
     row = '{"prompt_id": "p000", "index": 0, "model": "toy", "judge": "toy", "template_sha": "x", "turn": 1, '
     row += f'"answer_sha": "{answer.sha}", "verdict": {{"kind": "rating", "value": 7}}}}'
