@@ -135,15 +135,15 @@ def suite_plan(
     Raise ConfigError if a judge cannot handle the suite's tasks, or if the anchors' prompts are not the suite's.
     """
     check_judges(suite, judges)
-    asked = limited(suite.prompts(), spec.limit, spec.seed) if prompts is None else tuple(prompts)
+    chosen = limited(suite.prompts(), spec.limit, spec.seed) if prompts is None else tuple(prompts)
     identities = judge_identities(judges)
-    protocol = _protocol(spec, suite, judge_protocol(identities, spec.jury), asked, identity)
+    protocol = _protocol(spec, suite, judge_protocol(identities, spec.jury), chosen, identity)
     manifest = _manifest(spec, suite, protocol, identity)
     run_id = digest(manifest)[:12]
     return SuitePlan(
         suite=suite,
         judges=judges,
-        prompts=asked,
+        prompts=chosen,
         sampling=_sampling(suite, spec.sampling.changes),
         folder=run_dir(spec.results, model=spec.model.slug, suite=suite.name, version=suite.version, run_id=run_id),
         repeats=spec.repeats,
