@@ -1,4 +1,8 @@
-"""Find the judge that a name means: a form (`local:PATH`, …), one of harness.yaml, a file, a shipped one, or a kind."""
+"""Decide which suites run and who judges each: `--suite` and `--judge`, juries, and their defaults.
+
+>>> suite_names("mt_bench,alpaca_eval")
+('mt_bench', 'alpaca_eval')
+"""
 
 from __future__ import annotations
 
@@ -141,15 +145,10 @@ def _own_judge(settings: Mapping[str, Any], where: str) -> JudgeSpec:
     return spec if spec.url is None else spec.model_copy(update={"url": base_url(spec.url)})
 
 
-# ----------------------------------------------------------------------------------------------------
-# Decide which suites run and who judges each: `--suite`, `--judge`, juries and their defaults.
-
-
 SUITES_OF_ALL = ("mt_bench", "alpaca_eval", "arena_hard")
+"""Suites of `--suite all`."""
 PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-4.1"}
 """Provider key in the environment -> judge used when none is named. Never a retired official judge."""
-
-
 NO_JUDGE = (
     "no judge is configured: set OPENAI_API_KEY for the default judge, or give --judge endpoint:MODEL@URL "
     "(also HARNESS_JUDGE, or `judge:` in harness.yaml), or try --edition pocket, which needs none"

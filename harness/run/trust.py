@@ -85,7 +85,7 @@ def trust_notes(summary: Judging) -> list[str]:
         if check.drifted:
             notes.append(f"judge {name} drifted: its verdicts on the anchors are not those recorded ({_moved(check)})")
         elif check.drifted is None:
-            notes.append(f"judge {name}: drift cannot be told: {check.reason}")
+            notes.append(f"judge {name}: drift is unknown: {check.reason}")
     return notes
 
 
