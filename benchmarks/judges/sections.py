@@ -13,7 +13,8 @@ from statistics import mean
 
 import numpy as np
 
-from harness.analysis.calibrate import (
+from harness.analysis.judge_measures import people_among_themselves, people_by_ratings, with_people
+from harness.analysis.judge_replay import (
     ALL,
     CalibrationSpec,
     chosen_items,
@@ -22,10 +23,9 @@ from harness.analysis.calibrate import (
     recorded_verdicts,
     report,
 )
-from harness.analysis.calibration import people_among_themselves, people_by_ratings, with_people
 from harness.judging.calibrated import Calibration, shown
-from harness.pages.judging import CalibrationGrid, grids, markdown_grid, remarks
-from harness.pages.tables import escape_markdown
+from harness.pages.judge_text import CalibrationGrid, grids, markdown_grid, remarks
+from harness.pages.text import escape_markdown
 from harness.records import Score
 from harness.records.judge_choice import find_judge, judge_files
 from harness.records.protocols import SuiteOptions

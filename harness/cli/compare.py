@@ -11,20 +11,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..analysis.compare import compare_models, matched
 from ..analysis.comparison import Comparison
-from ..pages.decisions import (
-    GAMES_HEAD,
-    games_cells,
+from ..analysis.finished_runs import compare_models, matched
+from ..pages.comparison_text import (
     games_markdown,
     games_verdict,
     markdown,
     other_lines,
     rich_comparison,
-    rich_table,
+    rich_games,
     verdict,
 )
-from ..pages.tables import plain
+from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
 from ..store import write_atomic
@@ -98,7 +96,7 @@ def play(
     mirror: str | None,
 ) -> list[ScoreCard]:
     """Every model's answers against the first's: a run of its own each, suite by suite."""
-    from ..analysis.compare import head_to_head_plan
+    from ..analysis.finished_runs import head_to_head_plan
     from ..run.estimate import estimate
     from .console import announce, set_up_logging
     from .run import work
@@ -131,7 +129,7 @@ def show_games(cards: list[ScoreCard], chosen: str, out: Path | None) -> None:
         print(text, end="")
     else:
         console = Console(width=None if os.isatty(1) else 140)
-        console.print(rich_table("Games, answer against answer", GAMES_HEAD, games_cells(cards)))
+        console.print(rich_games(cards))
         for card in cards:
             for note in card.notes:
                 console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)

@@ -13,21 +13,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..analysis.compare import find_runs
-from ..analysis.gate.inputs import DEFAULT, GateOptions, baselines_file, gate_runs, power_of, promote, read_policy
+from ..analysis.finished_runs import find_runs
+from ..analysis.gate.baselines import DEFAULT, baselines_file, promote
+from ..analysis.gate.evidence import GateOptions, gate_runs, power_of, read_policy
 from ..analysis.gate.policy import GatePolicy, GateReport
-from ..pages.decisions import (
-    GATE_HEAD,
-    POWER_HEAD,
-    check_cells,
-    gate_markdown,
-    junit,
-    power_cells,
-    rich_table,
-    sequential_line,
-    summary_line,
-)
-from ..pages.tables import plain
+from ..pages.gate_text import gate_markdown, junit, rich_checks, rich_power, sequential_line, summary_line
+from ..pages.text import plain
 from ..records.errors import ConfigError, IncompleteError
 from ..records.protocols import RunRows
 from ..store import dump_json, write_atomic
@@ -101,7 +92,7 @@ def _live(
     flags: dict[str, str | int | None],
     config: Path | None,
 ) -> GateReport:
-    from ..analysis.gate.inputs import baseline_runs
+    from ..analysis.gate.evidence import baseline_runs
     from ..analysis.gate.live import baselines_of
     from ..records.settings import read_file_spec
     from ..run.plan import plan
@@ -161,7 +152,7 @@ def show(report: GateReport, *, as_json: bool) -> None:
         print(summary_line(report), file=sys.stderr)
         return
     console = Console(width=None if os.isatty(1) else 140)
-    console.print(rich_table("Checks", GATE_HEAD, [check_cells(one) for one in report.checks]))
+    console.print(rich_checks(report))
     for one in report.limits:
         if not one.kept:
             console.print(Text(plain(f"over its limit: {one.suite} {one.name} of {one.run}: {one.value:.1%}")))
@@ -224,4 +215,4 @@ def power(
         print(dump_json({"power": [row.model_dump(mode="json") for row in rows]}), end="")
         return
     console = Console(width=None if os.isatty(1) else 140)
-    console.print(rich_table("Verdicts on known drops", POWER_HEAD, [power_cells(row) for row in rows]))
+    console.print(rich_power(rows))

@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..pages.judging import judging_table
-from ..pages.tables import card_table, plain
+from ..pages.judge_text import judging_table
+from ..pages.tables import card_table
+from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
 from ..records.protocols import Suite, SuiteOptions, load_plugin

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.calibrate import (
+from ..analysis.judge_replay import (
     ALL,
     LOADERS,
     RECORDED,
@@ -36,8 +36,8 @@ from ..judging.anchors import anchor_set
 from ..judging.calibrated import Calibration
 from ..judging.cost import priced
 from ..judging.injection import KINDS, Injections, count_injections
-from ..pages.judging import grids, markdown_grid, remarks, rich_grid
-from ..pages.tables import escape_markdown, plain
+from ..pages.judge_text import grids, markdown_grid, remarks, rich_grid
+from ..pages.text import escape_markdown, plain
 from ..records import Judgment, JuryRule
 from ..records.errors import ConfigError, IncompleteError, printable
 from ..records.judge_choice import find_judge, find_jury, judge_files, judge_templates

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..analysis.leaderboard import Board, read_board
 from ..analysis.trackers import log_scores, tracker_names
-from ..pages.reported import csv_lines, json_value, markdown_reported, rich_reported
+from ..pages.reported import csv_lines, markdown_reported, rich_reported
 from ..pages.tables import csv_text, markdown, rich_tables
 from ..records.errors import ConfigError, IncompleteError, StaleError
 from ..store import make_folder, write_atomic, write_bytes
@@ -114,7 +114,10 @@ def render(board: Board, output_format: str) -> str:
     if output_format == "csv":
         return csv_text(tables, csv_lines(board.reported))
     if output_format == "json":
-        found = {"tables": [table.model_dump(mode="json") for table in tables], "reported": json_value(board.reported)}
+        found = {
+            "tables": [table.model_dump(mode="json") for table in tables],
+            "reported": [table.model_dump(mode="json") for table in board.reported],
+        }
         return json.dumps(found, indent=2) + "\n"
     if output_format == "html":
         from ..pages.board import page

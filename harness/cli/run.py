@@ -267,8 +267,9 @@ def finish(made: Plan, cards: list[ScoreCard], *, as_json: bool) -> None:
         print(json.dumps({"cards": [card.model_dump(mode="json") for card in cards]}, indent=2))
     else:
         # deferred: they need numpy, and the command's help does not
-        from ..pages.judging import judging_table
-        from ..pages.tables import card_table, plain
+        from ..pages.judge_text import judging_table
+        from ..pages.tables import card_table
+        from ..pages.text import plain
 
         console = Console(width=None if os.isatty(1) else 140)
         for sentence in differences(made):

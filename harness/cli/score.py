@@ -15,7 +15,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..pages.tables import card_table, plain
+from ..pages.tables import card_table
+from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
 from ..stats.length_control import FoldOrder

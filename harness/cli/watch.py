@@ -29,7 +29,7 @@ from ..analysis.watch import (
     write_state,
 )
 from ..pages import charts
-from ..pages.tables import interval, plain
+from ..pages.text import interval, plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError, IncompleteError
 from ..records.judge_choice import suite_names

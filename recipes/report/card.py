@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from harness.pages.tables import escape_markdown
+from harness.pages.text import escape_markdown
 from harness.records import ModelRef, ScoreCard
 from harness.suites.scoring import is_complete
 

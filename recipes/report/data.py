@@ -14,7 +14,7 @@ from pydantic import JsonValue, ValidationError
 
 from harness.analysis.leaderboard import readable, run_id
 from harness.pages.charts import Axis, Drawing, axis
-from harness.pages.tables import escape_markdown
+from harness.pages.text import escape_markdown
 from harness.records import Record, ScoreCard
 from harness.records.errors import ConfigError
 from harness.store import find_cards

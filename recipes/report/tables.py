@@ -9,7 +9,7 @@ from typing import Literal
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from harness.pages.tables import escape_markdown, plain
+from harness.pages.text import escape_markdown, plain
 from harness.records import Record, Score
 
 Verdict = Literal["better", "worse", "not shown", "incomplete"]

@@ -94,6 +94,7 @@ def test_a_hostile_name_changes_nothing_on_the_leaderboards_page(open_page: Any,
     assert page.complaints == []
 
 
+@pytest.mark.slow
 def test_the_pages_policy_holds_even_if_markup_got_in(open_page: Any, site: str) -> None:
     page = open_page(site)
     page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.pwned=1\">')")

@@ -87,6 +87,7 @@ def test_two_runs_are_chosen_and_compared(open_page: Any, site: str, results: Pa
     assert page.get_by_role("heading", name="Judgments of").count() == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_violation(open_page: Any, report: str, site: str, results: Path, scheme: str) -> None:
     run, other = run_address(results, "dpo"), run_address(results, "wrpo-6-sources")

@@ -11,12 +11,13 @@ from lxml import etree
 from pydantic import ValidationError
 
 from harness.analysis.comparison import compare
+from harness.analysis.gate.baselines import promote, read_baselines
 from harness.analysis.gate.decision import judge_gate
-from harness.analysis.gate.inputs import GateOptions, gate_runs, promote, read_baselines, read_policy
+from harness.analysis.gate.evidence import GateOptions, gate_runs, read_policy
 from harness.analysis.gate.policy import Evidence, GateCheck, GateLimits, GatePolicy, GateReport, Step
 from harness.analysis.gate.power import power_rows
 from harness.analysis.gate.sequential import looks, order_of, replay, watched
-from harness.pages.decisions import gate_markdown, junit, summary_line
+from harness.pages.gate_text import gate_markdown, junit, summary_line
 from harness.records import AnchorCheck, Judging, Score
 from harness.records.errors import ConfigError
 from harness.records.protocols import RunRows
@@ -113,7 +114,7 @@ def test_a_judge_that_moved_is_never_a_pass() -> None:
 
 
 def gate_runs_of(candidate: RunRows) -> GateReport:
-    from harness.analysis.gate.inputs import drift_of
+    from harness.analysis.gate.evidence import drift_of
 
     return report(candidate, drifted=drift_of(BASE.card, candidate.card))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.compare import compare_models
+from harness.analysis.finished_runs import compare_models
 from harness.records.protocols import OwnRunner, SuiteOptions
 from harness.run.importing import Origin, judgments_card
 from harness.run.plan import load_suite

@@ -78,7 +78,6 @@ def test_a_suite_with_arguments_is_one_suite_an_argument() -> None:
         suite_names("lmeval:gsm8k")
 
 
-@pytest.mark.slow
 def test_lm_evals_metrics_and_errors_join_card_and_leaderboard(
     harness: Callable[..., Done], tmp_path: Path, offline: dict[str, str]
 ) -> None:
@@ -104,6 +103,7 @@ def test_lm_evals_metrics_and_errors_join_card_and_leaderboard(
     assert "| 1 (1-1) | fake | 0.50" in shown.out
 
 
+@pytest.mark.slow
 def test_lm_eval_stands_beside_judged_suites_and_its_failure_is_one_sentence(
     harness: Callable[..., Done], tmp_path: Path, offline: dict[str, str]
 ) -> None:

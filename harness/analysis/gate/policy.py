@@ -1,4 +1,8 @@
-"""The gate's policy: checks with margins, in tiers, and limits on missing data. Data only."""
+"""The gate's policy (checks with margins, in tiers, limits on missing data), its evidence and its report. Data only.
+
+>>> GatePolicy(checks=(GateCheck(suite="arena_hard", margin=6.5),)).checks[0].tier
+'critical'
+"""
 
 from __future__ import annotations
 
@@ -74,10 +78,6 @@ DEFAULT_CHECKS = (
 )
 """Margins that a benchmark of this size can resolve: two equal models pass about nine times in ten (docs/gate.md,
 measured by `python -m benchmarks.gate`). Smaller margins need more questions, repeats, or head-to-head games."""
-
-
-# ----------------------------------------------------------------------------------------------------
-# The gate's evidence and report. Records only.
 
 
 Outcome = Literal["pass", "fail", "inconclusive", "invalid"]
