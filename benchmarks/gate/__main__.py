@@ -14,8 +14,9 @@ from harness.analysis.gate.power import power_rows
 from harness.analysis.gate.sequential import SequentialCheck, looks, order_of, settled, step
 from harness.pages.gate_text import POWER_HEAD, power_cells
 from harness.pages.text import markdown_table
+from harness.records.facts import facts_of
 from harness.stats.paired import correlation, detectable, paired_difference, ratio_estimate
-from harness.suites.scoring import RULES, QuestionSums, common
+from harness.suites.scoring import QuestionSums, common
 
 from .published import FILES, Published, published
 
@@ -86,7 +87,7 @@ def stopping(part: Published, policy: GatePolicy) -> list[str]:
 
 def stopped(part: Published, first: QuestionSums, other: QuestionSums, policy: GatePolicy, seed: int) -> int:
     check = GateCheck(suite=part.suite, metric=first.metric, margin=part.margin)
-    one = SequentialCheck(check, RULES[part.suite][0])
+    one = SequentialCheck(check, facts_of(part.suite).rules[0])
     order = order_of(first.ids, part.suite, seed)
     for n in looks(len(order)):
         seen = order[:n]

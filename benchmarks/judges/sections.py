@@ -15,11 +15,11 @@ import numpy as np
 
 from harness.analysis.judge_measures import people_among_themselves, people_by_ratings, with_people
 from harness.analysis.judge_replay import (
-    ALL,
     CalibrationSpec,
     chosen_items,
     estimate,
     load_sets,
+    published_judgments,
     recorded_verdicts,
     report,
 )
@@ -59,7 +59,7 @@ def recorded(sources: Sources) -> str:
 
 
 def _recorded(sources: Sources) -> Calibration:
-    spec = CalibrationSpec(judges=(), suites=ALL, sample=None)
+    spec = CalibrationSpec(judges=(), suites=published_judgments(), sample=None)
     sets = load_sets(spec.suites, DataFolder(sources.published), sources.options)
     return report(spec, sets, chosen_items(spec, sets), ())
 
@@ -193,7 +193,7 @@ def evaluators(sources: Sources) -> str:
 
 def prices(sources: Sources) -> str:
     """What a calibration is estimated to cost with the judges that ship a price."""
-    sets = load_sets(ALL, DataFolder(sources.published), sources.options)
+    sets = load_sets(published_judgments(), DataFolder(sources.published), sources.options)
     rows = []
     for name in judge_files():
         judge = find_judge(name, {})
@@ -201,7 +201,7 @@ def prices(sources: Sources) -> str:
             continue
         cells = []
         for sample in (100, 500, None):
-            spec = CalibrationSpec(judges=(judge,), suites=ALL, sample=sample)
+            spec = CalibrationSpec(judges=(judge,), suites=published_judgments(), sample=sample)
             found = estimate(spec, sets, chosen_items(spec, sets))
             cells.append(f"{found.calls:,} calls, ${found.dollars:,.2f}")
         rows.append((name, *cells))

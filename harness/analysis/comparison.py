@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from ..records import Answer, Prompt, Record, Score, ScoreCard
+from ..records.facts import facts_of
 from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..stats.intervals import FloatArray, percentile_interval
 from ..stats.paired import (
@@ -223,8 +224,9 @@ def _notes(
         notes.append("one run has no judgments, so nothing is paired and the intervals are wide")
     elif categories is None:
         notes.append("the suite's data are missing, so there are no categories")
-    if first.judgments and fits is None and first.card.headline == "lc_win_rate":
-        notes.append("the length-controlled win rate could not be refitted for both")
+    facts, headline = facts_of(first.card.suite), first.card.headline
+    if first.judgments and fits is None and facts.rules and all(rule.metric != headline for rule in facts.rules):
+        notes.append(f"the {facts.metric(headline).title} could not be refitted for both")
     unknown = sorted(key for key, value in first.card.protocol.items() if "unknown" in repr(value))
     if unknown:
         notes.append(f"these protocol fields are unknown, so the runs may differ in them: {', '.join(unknown)}")

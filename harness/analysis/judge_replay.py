@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,27 +25,27 @@ from ..judging.cost import Budget, price, priced
 from ..judging.jury import Jury, combine, judge_identities, judge_protocol
 from ..records import Answer, JudgeSpec, JudgeTask, Judgment, JuryRule, Prompt, Sampling, SuiteScores, digest
 from ..records.errors import ConfigError, DataError, ServerError
+from ..records.facts import RecordedJudgments, all_facts, load_function
 from ..records.protocols import Backend, Checking, Judge, SuiteOptions
 from ..run.pipeline import ProgressCallback, SuiteRun, evaluate
 from ..run.plan import SuitePlan, connect_judges, load_judge
 from ..store import RunStore, dump_json, write_atomic
 from ..store.provenance import VERSION
-from ..suites import own_labels as own
-from ..suites.alpaca_eval import recorded as alpaca_eval
-from ..suites.arena_hard import recorded as arena_hard
-from ..suites.mt_bench import recorded as mt_bench
 from ..suites.recorded import CalibrationSet, DataFolder, Item, ItemVerdict, RecordedComparison, Rule, combined, side
 from .judge_measures import repeat_flips, suite_calibration
 
-Loader = Callable[[DataFolder, SuiteOptions], CalibrationSet]
-LOADERS: dict[str, Loader] = {
-    mt_bench.SUITE: mt_bench.load,
-    alpaca_eval.SUITE: alpaca_eval.load,
-    arena_hard.SUITE: arena_hard.load,
-    own.SUITE: own.load,
-}
-ALL = (mt_bench.SUITE, alpaca_eval.SUITE, arena_hard.SUITE)
-"""Suites with published judgments; a user's own comparisons must be named."""
+
+def recorded_judgments() -> dict[str, RecordedJudgments]:
+    """Return name -> the recorded judgments that suites state in their facts, published ones first."""
+    stated = [recorded for facts in all_facts() for recorded in facts.recorded]
+    return {recorded.name: recorded for recorded in sorted(stated, key=lambda recorded: not recorded.published)}
+
+
+def published_judgments() -> tuple[str, ...]:
+    """Return the names of published ones; a user's own comparisons must be named."""
+    return tuple(name for name, recorded in recorded_judgments().items() if recorded.published)
+
+
 RECORDED = "recorded"
 """Name of the retired judge, which answers from its records."""
 CHARACTERS_PER_TOKEN = 4
@@ -85,12 +85,13 @@ class CalibrationSpec:
 
 def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) -> list[CalibrationSet]:
     """Raise ConfigError if a suite has no recorded judgments, DataError if files are missing."""
-    sets = []
+    known, sets = recorded_judgments(), []
     for suite in suites:
-        if suite not in LOADERS:
-            raise ConfigError(f"no recorded judgments of suite {suite!r}; known: {', '.join(LOADERS)}, all")
+        if suite not in known:
+            raise ConfigError(f"no recorded judgments of suite {suite!r}; known: {', '.join(known)}, all")
+        load = load_function(known[suite].load)
         try:
-            calibration_set = LOADERS[suite](DataFolder(folder.path), options)
+            calibration_set: CalibrationSet = load(DataFolder(folder.path), options)
         except KeyError as error:
             raise DataError(f"{suite}: a row of the recorded judgments in {folder.path} has no key {error}") from None
         if not calibration_set.comparisons:

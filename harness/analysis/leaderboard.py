@@ -23,6 +23,7 @@ from pydantic import JsonValue
 from ..judging.jury import scored
 from ..records import LARGEST, Record, Score, ScoreCard
 from ..records.errors import ConfigError
+from ..records.facts import facts_of
 from ..stats.intervals import FloatArray, resampling_weights
 from ..stats.paired import ClusteredEstimate, clustered_se, correlation, paired_difference, rank_intervals, terms
 from ..store import find_cards, read_card
@@ -217,6 +218,7 @@ def _table(cards: list[ScoreCard], questions: Mapping[str, QuestionSums], fusion
             changed = {"rank": rows[-1].rank if tied else position + 1, "rank_range": ranges[position], "above": above}
             row = row.model_copy(update=changed)
         rows.append(row)
+    length = facts_of(first.suite).length_of(first.scores)
     return Table(
         suite=first.suite,
         suite_version=first.suite_version,
@@ -224,7 +226,7 @@ def _table(cards: list[ScoreCard], questions: Mapping[str, QuestionSums], fusion
         headline=first.headline,
         judge=first.judge,
         category_metric=metric,
-        length_unit="characters" if "avg_length" in first.scores else "tokens",
+        length_unit="characters" if length is not None and length.unit == "characters" else "tokens",
         rows=tuple(rows),
     )
 
@@ -254,10 +256,10 @@ def _category_metric(card: ScoreCard) -> str:
 
 
 def _length(card: ScoreCard) -> float | None:
-    """Return AlpacaEval's characters or Arena-Hard's tokens, else tokens per answer as counted by the server."""
-    for name in ("avg_length", "avg_tokens"):
-        if name in card.scores:
-            return card.scores[name].value
+    """Return the suite's own mean length of an answer, else tokens per answer as counted by the server."""
+    length = facts_of(card.suite).length_of(card.scores)
+    if length is not None:
+        return card.scores[length.name].value
     tokens, answers = _number(card.usage.get("answer_completion_tokens")), _number(card.counts.get("answers"))
     return round(tokens / answers, 1) if tokens and answers else None
 

@@ -13,13 +13,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from ..records.errors import DataError
+from ..records.facts import OfficialFile, all_facts
 from ..store import official
 from ..store.files import cache_folder
 from .groups import command_group
 
 data_app = command_group("Official benchmark files: list, pull, verify.")
 
-Suites = Annotated[list[str] | None, typer.Argument(help="Suites (mt_bench, alpaca_eval, arena_hard); none: all.")]
+WITH_FILES = ", ".join(facts.name for facts in all_facts() if facts.files)
+Suites = Annotated[list[str] | None, typer.Argument(help=f"Suites ({WITH_FILES}); none: all.")]
 Mirror = Annotated[
     str | None,
     typer.Option(help="Folder or URL that holds the same paths; tried before upstream (also HARNESS_MIRROR)."),
@@ -58,7 +60,7 @@ def pull(suites: Suites = None, mirror: Mirror = None, as_json: AsJson = False) 
     _show(files, state, as_json)
 
 
-def _pull_one(file: official.OfficialFile, mirror: str | None, advance: official.Progress, *, named: bool) -> str:
+def _pull_one(file: OfficialFile, mirror: str | None, advance: official.Progress, *, named: bool) -> str:
     """The file's state. One that few need stops a pull only where its suite is named."""
     try:
         official.ensure([file.name], mirror, progress=advance)
@@ -82,7 +84,7 @@ def verify(suites: Suites = None, as_json: AsJson = False) -> None:
         raise DataError(f"not as pinned: {', '.join(bad)}; `harness data pull` fetches them")
 
 
-def _show(files: Iterable[official.OfficialFile], state: dict[str, str], as_json: bool) -> None:
+def _show(files: Iterable[OfficialFile], state: dict[str, str], as_json: bool) -> None:
     if as_json:
         rows = [
             {

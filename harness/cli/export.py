@@ -11,16 +11,17 @@ import typer
 
 from ..judging.jury import CardProtocol
 from ..records.errors import ConfigError
+from ..records.facts import facts_of
 from ..run.pipeline import current_judgments
 from ..run.plan import suite_of_card
 from ..store import read_card, write_atomic
 from ..store.runs import find_run, read_rows
-from ..suites.exporting import EXPORTERS, FinishedRun, exporter, suites_of
+from ..suites.exchange import FinishedRun, exporter, formats, with_format
 
 
 def export(
     run: Annotated[str, typer.Argument(help="A run's folder, its card.json, or a model's name.")],
-    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(EXPORTERS)}.")],
+    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('export'))}.")],
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
     results: Annotated[Path, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
     references: Annotated[str, typer.Option(help="The FILE of reference answers, where the run had its own.")] = "",
@@ -30,7 +31,7 @@ def export(
 
     Example: harness export my-model --format fastchat --out fastchat-files
     """
-    folder = find_run(run, results, suites_of(file_format))
+    folder = find_run(run, results, tuple(facts.name for facts, _ in with_format(file_format, "export")))
     card = read_card(folder / "card.json")
     make = exporter(file_format, card.suite)
     suite = suite_of_card(card, references=references, mirror=mirror)
@@ -44,8 +45,10 @@ def export(
             f"{folder} holds a card alone: without answers.jsonl or judgments.jsonl nothing can be exported"
         )
     finished = FinishedRun(card, suite, tuple(answers), tuple(current_judgments(answers, iter(judgments))))
-    if card.suite.startswith("arena_hard") and any(answer.index for answer in answers):
-        print("harness: Arena-Hard's files hold one answer a prompt: only the first draw is written", file=sys.stderr)
+    known = facts_of(card.suite).format(file_format)
+    if known is not None and known.first_draw_only and any(answer.index for answer in answers):
+        message = f"{file_format} files have room for one answer per prompt: only the first draw is written"
+        print(f"harness: {message}", file=sys.stderr)
     files = {out / name: text for name, text in make(finished).items()}
     _check_overwrites(files)
     for path, text in files.items():

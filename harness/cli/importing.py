@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,23 +17,17 @@ from ..pages.tables import card_table
 from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
-from ..records.protocols import Suite, SuiteOptions, load_plugin
+from ..records.facts import facts_of, load_function
+from ..records.protocols import Suite, SuiteOptions
 from ..run.importing import Origin, judgments_card, write_numbers, write_script
+from ..run.plan import suite_for_rows
+from ..suites.exchange import Imported, ImportRequest, formats, with_format
 from ..suites.files import SourceFile, read_files
-from ..suites.importing import READERS, ImportRequest, Reader
-from ..suites.lm_eval.files import read_results
-from ..suites.mt_bench.exchange import paired_models, read_pairs
-from ..suites.mt_bench.pairs import without_baseline
-from ..suites.mt_bench.rows import is_single
-
-SUITE_OF = {"fastchat": "mt_bench", "alpaca_eval": "alpaca_eval", "arena_hard": "arena_hard"}
-PAIRS = "mt_bench_pairs"
-FORMATS = (*READERS, "lm_eval")
 
 
 def import_(
     files: Annotated[list[Path], typer.Argument(help="Files (.json, .jsonl, also .xz, .gz), folders or tars.")],
-    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")],
+    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('read', 'numbers'))}.")],
     model: Annotated[str, typer.Option(help="The model's name, here and, where they hold several, in the files.")],
     suite: Annotated[str | None, typer.Option(help="Default: the format's own.")] = None,
     judge: Annotated[str | None, typer.Option(help="Whose judgments, where the files hold several judges'.")] = None,
@@ -47,53 +41,53 @@ def import_(
 
     Example: harness import gpt-4_single.jsonl --format fastchat --model my-model
     """
-    if file_format not in FORMATS:
-        raise ConfigError(f"no format {file_format!r}; known: {', '.join(FORMATS)}")
+    [(_, first), *_] = with_format(file_format, "read", "numbers")
     origin = Origin(file_format, tuple(files))
-    next_steps = []
-    if file_format == "lm_eval":
-        cards = [write_numbers(results, model, numbers, origin) for numbers in read_results(files)]
+    cards: list[ScoreCard] = []
+    next_steps: list[str] = []
+    if first.numbers:
+        read_numbers = load_function(first.numbers)
+        cards = [write_numbers(results, model, numbers, origin) for numbers in read_numbers(files)]
     else:
         sources = list(read_files(files))
         options = SuiteOptions(edition=edition, mirror=mirror)
-        names = [suite] if suite else suites_in(file_format, sources, model)
-        suites = [suite_named(name, options) for name in names]
-        parts = [
-            (made, reader_of(file_format, made.name)(sources, ImportRequest(made.prompts(), model, judge, baseline)))
-            for made in suites
+        suites = [
+            suite_for_rows(name, options) for name in ([suite] if suite else suites_in(file_format, sources, model))
         ]
-        if not any(found.answers or found.judgments for _, found in parts):
+        parts: list[tuple[Suite, Imported]] = [
+            (part, reader_of(file_format, part.name)(sources, ImportRequest(part.prompts(), model, judge, baseline)))
+            for part in suites
+        ]
+        if not any(rows.answers or rows.judgments for _, rows in parts):
             raise ConfigError(f"no answer and no judgment in {file_format} format in these files")
-        cards = [judgments_card(results, model, made, found, origin) for made, found in parts if found.judgments]
-        for made, found in parts:
-            if found.answers:
-                script = write_script(results, model, made.name, found, origin)
-                against = ":BASELINE.jsonl" if made.name == PAIRS else ""
-                words = f"--model {script} --suite {made.name}{against} --edition {edition} --judge JUDGE"
-                next_steps.append(f"harness run --backend scripted {words}")
+        cards = [judgments_card(results, model, part, rows, origin) for part, rows in parts if rows.judgments]
+        for part, rows in parts:
+            if rows.answers:
+                script = write_script(results, model, part.name, rows, origin)
+                next_steps.append(judging_command(script, part.name, edition))
     show(cards, next_steps, as_json=as_json)
 
 
 def suites_in(file_format: str, sources: Sequence[SourceFile], model: str) -> list[str]:
-    """The suites that the files hold verdicts of; of FastChat's two kinds in one folder those that name the model."""
-    if file_format != "fastchat":
-        return [SUITE_OF[file_format]]
-    rated = {str(row["model"]) for source in sources for row in source.rows if is_single(row)}
-    paired = paired_models(sources)
-    if rated and paired:
-        own = [name for name, models in ((SUITE_OF[file_format], rated), (PAIRS, paired)) if model in models]
-        return own or [SUITE_OF[file_format]]
-    return [PAIRS] if paired else [SUITE_OF[file_format]]
+    """Return the suites that the files have verdicts of, of several those that name the model; else the first."""
+    readable = with_format(file_format, "read")
+    functions = {facts.name: files.judged for facts, files in readable if files.judged}
+    judged = {name: models for name, function in functions.items() if (models := load_function(function)(sources))}
+    if len(judged) > 1:
+        judged = {name: models for name, models in judged.items() if model in models}
+    return list(judged) or [readable[0][0].name]
 
 
-def reader_of(file_format: str, suite: str) -> Reader:
-    return read_pairs if (file_format, suite) == ("fastchat", PAIRS) else READERS[file_format]
+def reader_of(file_format: str, suite: str) -> Callable[..., Imported]:
+    """Return the suite's reader of the format; a suite that states none gets that of the format's first suite."""
+    readers = {facts.name: files.read for facts, files in with_format(file_format, "read")}
+    return load_function(readers.get(suite) or next(iter(readers.values())))
 
 
-def suite_named(name: str, options: SuiteOptions) -> Suite:
-    """The suite; MT-Bench's pairs without a baseline's answers, which nothing is made of here."""
-    made: Suite = without_baseline(options) if name == PAIRS else load_plugin("suites", name)(options)
-    return made
+def judging_command(script: Path, suite: str, edition: str) -> str:
+    """Return the command that has imported answers judged."""
+    name = ":".join(part for part in (suite, facts_of(suite).argument) if part)
+    return f"harness run --backend scripted --model {script} --suite {name} --edition {edition} --judge JUDGE"
 
 
 def show(cards: list[ScoreCard], next_steps: list[str], *, as_json: bool) -> None:

@@ -17,8 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ..analysis.judge_replay import (
-    ALL,
-    LOADERS,
     RECORDED,
     CalibrationSpec,
     ask,
@@ -29,6 +27,8 @@ from ..analysis.judge_replay import (
     folder_of,
     load_sets,
     manifest,
+    published_judgments,
+    recorded_judgments,
     report,
     write,
 )
@@ -47,7 +47,6 @@ from ..run.pipeline import current_judgments
 from ..run.plan import limited, suite_of_card
 from ..store import RunStore, dump_json, read_card, write_atomic
 from ..store.runs import find_run, read_rows
-from ..suites.own_labels import SUITE as OWN
 from ..suites.recorded import CalibrationSet, Item, data_folder
 from .console import progress, set_up_logging
 from .groups import command_group
@@ -62,7 +61,7 @@ about +-0.06 within a suite."""
 def calibrate(
     judge: Annotated[str, typer.Option(help="A judge as for `harness run`, or recorded: the retired judge's records.")],
     jury: Annotated[str, typer.Option(help="How a jury's verdicts become one: mean, majority, median.")] = "mean",
-    suite: Annotated[str, typer.Option(help=f"all, or a comma list of {', '.join(LOADERS)}.")] = "all",
+    suite: Annotated[str, typer.Option(help=f"all, or a comma list of {', '.join(recorded_judgments())}.")] = "all",
     sample: Annotated[
         int | None, typer.Option(help=f"Items in all, stratified; 0: every one. Default {SAMPLE}; of recorded, all.")
     ] = None,
@@ -122,9 +121,10 @@ def _spec(judge: str, jury: str, suite: str, sample: int | None, seed: int) -> C
         raise ConfigError(f"no jury rule {jury!r}; known: {', '.join(get_args(JuryRule))}")
     if sample is not None and sample < 0:
         raise ConfigError(f"--sample {sample} is below 0; give the number of items, or 0 for every one")
-    suites = ALL if suite == "all" else tuple(dict.fromkeys(part.strip() for part in suite.split(",")))
+    published = published_judgments()
+    suites = published if suite == "all" else tuple(dict.fromkeys(part.strip() for part in suite.split(",")))
     judges = () if judge == RECORDED else find_jury(judge, read_file_spec(None).judges)
-    if not judges and OWN in suites:
+    if not judges and any(name in recorded_judgments() and name not in published for name in suites):
         raise ConfigError(f"--judge {RECORDED} has said nothing of your own comparisons; name a judge to ask")
     wanted = (SAMPLE if judges else 0) if sample is None else sample
     return CalibrationSpec(judges=judges, suites=suites, sample=wanted or None, seed=seed, jury=rule)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Protocol, cast, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -19,19 +18,15 @@ from ..pages.tables import card_table
 from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
+from ..records.facts import load_function
 from ..stats.length_control import FoldOrder
-from ..suites.files import FORMATS, ScoreOptions, SourceFile, read_files
-
-
-class FormatModule(Protocol):
-    """What a module named in FORMATS offers."""
-
-    def cards(self, files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]: ...
+from ..suites.exchange import formats, with_format
+from ..suites.files import ScoreOptions, read_files
 
 
 def score(
     files: Annotated[list[Path], typer.Argument(help="Judgment files (.json, .jsonl, also .xz, .gz), folders, tars.")],
-    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")],
+    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('score'))}.")],
     answers: Annotated[list[Path] | None, typer.Option(help="The judged answers, in the benchmark's format.")] = None,
     strict_reference: Annotated[
         bool, typer.Option("--strict-reference", help="Score whatever the reference would, broken rows included.")
@@ -54,8 +49,7 @@ def score(
 
     Example: harness score gpt-4_single.jsonl --format fastchat --json
     """
-    if file_format not in FORMATS:
-        raise ConfigError(f"no format {file_format!r}; known: {', '.join(FORMATS)}")
+    score_files = load_function(with_format(file_format, "score")[0][1].score)
     if fold_order not in get_args(FoldOrder):
         raise ConfigError(f"no fold order {fold_order!r}; known: {', '.join(get_args(FoldOrder))}")
     options = ScoreOptions(
@@ -70,9 +64,8 @@ def score(
         unanchored=unanchored,
         pool=pool,
     )
-    module = cast(FormatModule, import_module(FORMATS[file_format]))
     with _uncollected():
-        cards = module.cards(read_files(files), options)
+        cards: list[ScoreCard] = score_files(read_files(files), options)
     if as_json:
         print(json.dumps({"cards": [card.model_dump(mode="json") for card in cards]}, indent=2))
         return

@@ -131,7 +131,7 @@ class Watching:
         write_state(self._file, self.state)
         draw(self.state, self._file)
         for card in cards:
-            log.info("%s: %s %s", candidate.name, card.suite, interval(card.scores[card.headline], card.headline))
+            log.info("%s: %s %s", candidate.name, card.suite, interval(card.scores[card.headline]))
         log_step(self._trackers, self.state.folder, cards, candidate.step)
         return None
 
@@ -166,7 +166,7 @@ def show(state: WatchState) -> None:
             value = point.score.value
             change = "-" if last is None or value is None else f"{value - last:+.2f}"
             step = "-" if done.step is None else str(done.step)
-            cells = (step, done.checkpoint, interval(point.score, metric), change, str(point.score.unscored))
+            cells = (step, done.checkpoint, interval(point.score), change, str(point.score.unscored))
             table.add_row(*(Text(plain(cell)) for cell in cells))
             last = value if value is not None else last
         console.print(table)

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from ..analysis.leaderboard import BoardRow, Table
 from ..analysis.reported import ReportedTable
 from ..records.errors import ConfigError
+from ..records.facts import facts_of
 from ..store.checkpoint import Fusion
 from ..store.provenance import install_command
 from . import charts, reported
@@ -140,7 +141,11 @@ def cell_of(table: Table, row: BoardRow, name: str) -> Cell:
         return Cell("-" if row.rank is None else str(row.rank), "" if row.rank is None else str(row.rank), span)
     if name == table.headline:
         span = "" if score.ci_low is None or score.ci_high is None else f"[{score.ci_low:.2f}, {score.ci_high:.2f}]"
-        return Cell(number(score, name), "" if score.value is None else str(score.value), span)
+        return Cell(
+            number(score, facts_of(table.suite).metric(name).decimals),
+            "" if score.value is None else str(score.value),
+            span,
+        )
     if name == "against the rank above":
         step = row.above
         return Cell("-") if step is None else Cell(f"{step.difference:+.2f}", str(step.difference), certainty(step))
@@ -150,7 +155,8 @@ def cell_of(table: Table, row: BoardRow, name: str) -> Cell:
         return Cell(str(score.n), str(score.n), ", ".join(lost))
     if name in row.others:
         metric_score = row.others[name]
-        return Cell(number(metric_score, name), "" if metric_score.value is None else str(metric_score.value))
+        decimals = facts_of(table.suite).metric(name).decimals
+        return Cell(number(metric_score, decimals), "" if metric_score.value is None else str(metric_score.value))
     if name == "run":
         return Cell(row.run_id, row.run_id)
     # empty keys sort last in both directions

@@ -156,8 +156,8 @@ def forest(table: Table) -> Drawing | None:
     for index, row in enumerate(rows):
         y = 24 + ROW * (index + 0.5)
         drawing.text(left - 12, y + 4, _short(row.model), anchor="end", css="" if row.rank else "muted")
-        whisker(drawing, scale, row.score, y, hint=f"{row.model}: {interval(row.score, '')}")
-        drawing.text(WIDTH - 4, y + 4, interval(row.score, ""), anchor="end", css="small muted")
+        whisker(drawing, scale, row.score, y, hint=f"{row.model}: {interval(row.score)}")
+        drawing.text(WIDTH - 4, y + 4, interval(row.score), anchor="end", css="small muted")
     return drawing
 
 
@@ -174,7 +174,7 @@ def whisker(drawing: Drawing, scale: Axis, score: Score, y: float, *, hint: str 
 
 def cell(row: BoardRow, scale: Axis) -> str:
     """Return a row's interval on the table's common axis, for a table cell next to the numbers."""
-    drawing = Drawing(scale.end + 6, 20, interval(row.score, ""))
+    drawing = Drawing(scale.end + 6, 20, interval(row.score))
     for tick in scale.ticks(5):
         drawing.line(scale(tick), 0, scale(tick), 20, "grid")
     whisker(drawing, scale, row.score, 10)
@@ -251,7 +251,7 @@ def categories(table: Table) -> Drawing | None:
         for series, row in enumerate(rows):
             value = _value(row, name)
             if value is not None:
-                hint = f"{row.model}, {name}: {interval(row.categories[name], '')}"
+                hint = f"{row.model}, {name}: {interval(row.categories[name])}"
                 drawing.mark(scale(value), y, series, hint=hint, css=f"m{series + 1}")
     _legend(drawing, [row.model for row in rows], left, bottom + 40)
     return drawing

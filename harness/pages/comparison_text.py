@@ -149,10 +149,10 @@ def games_cells(cards: Sequence[ScoreCard]) -> list[list[str]]:
     rows = []
     for card in cards:
         total = card.scores["win_rate"]
-        questions = [number(card.scores.get(name), name) for name in ("n_won", "n_tied", "n_lost")]
+        questions = [number(card.scores.get(name), 0) for name in ("n_won", "n_tied", "n_lost")]
         fixed = [card.suite, card.model, str(card.protocol.get("baseline"))]
-        rows.append([*fixed, "all", interval(total, "win_rate"), str(total.n), str(total.unscored), *questions])
+        rows.append([*fixed, "all", interval(total), str(total.n), str(total.unscored), *questions])
         for name, scores in card.by_category.items():
             part = scores["win_rate"]
-            rows.append(["", "", "", name, interval(part, "win_rate"), str(part.n), str(part.unscored), "", "", ""])
+            rows.append(["", "", "", name, interval(part), str(part.n), str(part.unscored), "", "", ""])
     return rows

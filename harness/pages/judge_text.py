@@ -68,7 +68,7 @@ def judging_lines(card: ScoreCard) -> list[Line]:
 
 def _line(measure: str, judge: str, score: Score | None) -> Iterator[Line]:
     if score is not None and score.value is not None:
-        yield (measure, judge, interval(score, measure), str(score.n))
+        yield (measure, judge, interval(score), str(score.n))
 
 
 def _jury(card: ScoreCard, judging: Judging) -> Iterator[Line]:
@@ -115,7 +115,7 @@ def _shift(check: AnchorCheck) -> str:
     verdict = {True: "drifted", False: "no drift seen", None: f"unknown: {check.reason}"}[check.drifted]
     if check.shift.value is None:
         return verdict
-    return f"{interval(check.shift, 'shift')}, {verdict}"
+    return f"{interval(check.shift)}, {verdict}"
 
 
 @dataclass(frozen=True)

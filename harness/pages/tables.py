@@ -11,15 +11,9 @@ from rich.text import Text
 
 from ..analysis.leaderboard import BoardRow, HeadlineDifference, Table
 from ..records import ScoreCard
+from ..records.facts import facts_of
 from .text import escape_markdown, interval, markdown_list, markdown_table, number, p_text, plain, rich_table, shortened
 
-SHOWN = {
-    "mt_bench": ("turn_1", "turn_2"),
-    "mt_bench_pairs": ("win_rate",),
-    "alpaca_eval": ("win_rate", "avg_length"),
-    "arena_hard": ("avg_tokens",),
-}
-"""Secondary metrics that fit a narrow table; CSV and JSON contain all."""
 LEFT = ("model", "run")
 CSV_HEAD = (
     *("suite", "suite_version", "protocol", "judge", "rank", "model", "run", "metric"),
@@ -45,9 +39,10 @@ def card_table(cards: list[ScoreCard]) -> RichTable:
     for name in ("value", "n", "unscored"):
         table.add_column(name, justify="right")
     for card in cards:
-        suite = f"{card.suite}@{card.suite_version}"
+        suite, facts = f"{card.suite}@{card.suite_version}", facts_of(card.suite)
         for name, score in card.scores.items():
-            texts = (suite, card.model, card.judge, name, interval(score, name), str(score.n), str(score.unscored))
+            value = interval(score, facts.metric(name).decimals)
+            texts = (suite, card.model, card.judge, name, value, str(score.n), str(score.unscored))
             style = "bold" if name == card.headline else ""
             table.add_row(*(Text(plain(text), style=style) for text in texts))
             suite = ""
@@ -86,14 +81,15 @@ def columns(table: Table) -> list[str]:
 
 
 def shown_metrics(table: Table) -> list[str]:
-    return [name for name in SHOWN.get(table.suite, ()) if any(name in row.others for row in table.rows)]
+    return [name for name in facts_of(table.suite).columns if any(name in row.others for row in table.rows)]
 
 
 def measured(table: Table) -> list[tuple[str, dict[str, str]]]:
     """Return cost, length, speed and date of runs as (column, run id -> text), if any row has them."""
-    length = "avg_tokens" if table.length_unit == "tokens" else "avg_length"
+    length = facts_of(table.suite).length_of(table.rows[0].others) if table.rows else None
+    length_name = length.name if length else "avg_tokens" if table.length_unit == "tokens" else "avg_length"
     column_texts = [
-        (length, {row.run_id: f"{row.length:.0f}" for row in table.rows if row.length is not None}),
+        (length_name, {row.run_id: f"{row.length:.0f}" for row in table.rows if row.length is not None}),
         ("cost $", {row.run_id: f"{row.cost:.2f}" for row in table.rows if row.cost is not None}),
         ("tokens/s", {row.run_id: f"{row.tokens_per_second:.0f}" for row in table.rows if row.tokens_per_second}),
         ("date", {row.run_id: row.date for row in table.rows if row.date}),
@@ -103,13 +99,14 @@ def measured(table: Table) -> list[tuple[str, dict[str, str]]]:
 
 def cells(table: Table, row: BoardRow) -> list[str]:
     """Return the row's texts under `columns(table)`."""
+    facts = facts_of(table.suite)
     ranks = f" ({row.rank_range.low}-{row.rank_range.high})" if row.rank_range else ""
     return [
         "-" if row.rank is None else f"{row.rank}{ranks}",
         row.model,
-        interval(row.score, table.headline),
+        interval(row.score, facts.metric(table.headline).decimals),
         "-" if row.above is None else f"{row.above.difference:+.2f} {certainty(row.above)}",
-        *(number(row.others.get(name), name) for name in shown_metrics(table)),
+        *(number(row.others.get(name), facts.metric(name).decimals) for name in shown_metrics(table)),
         *(texts.get(row.run_id, "-") for _, texts in measured(table)),
         str(row.score.n),
         str(row.score.unscored),

@@ -52,17 +52,15 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def number(score: Score | None, name: str) -> str:
-    """Return `7.36`, whole numbers for counts and average lengths, or a dash if there is no value."""
-    if score is None or score.value is None:
-        return "-"
-    return f"{score.value:.0f}" if name.startswith(("n_", "avg_")) else f"{score.value:.2f}"
+def number(score: Score | None, decimals: int = 2) -> str:
+    """Return `7.36`, or a dash if there is no value."""
+    return "-" if score is None or score.value is None else f"{score.value:.{decimals}f}"
 
 
-def interval(score: Score, name: str) -> str:
+def interval(score: Score, decimals: int = 2) -> str:
     """Return `7.36 [7.10, 7.61]`, or only the value without an interval."""
     if score.value is None or score.ci_low is None or score.ci_high is None:
-        return number(score, name)
+        return number(score, decimals)
     return f"{score.value:.2f} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
 
 

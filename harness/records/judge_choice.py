@@ -15,6 +15,7 @@ from typing import Any
 
 from .asking import ModelRef, base_url
 from .errors import ConfigError
+from .facts import suites_of_all
 from .judging import JudgeSpec
 from .protocols import installed, load_plugin
 from .settings import EDITIONS, ServeSpec, checked, read_yaml
@@ -145,10 +146,10 @@ def _own_judge(settings: Mapping[str, Any], where: str) -> JudgeSpec:
     return spec if spec.url is None else spec.model_copy(update={"url": base_url(spec.url)})
 
 
-SUITES_OF_ALL = ("mt_bench", "alpaca_eval", "arena_hard")
-"""Suites of `--suite all`."""
 PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-4.1"}
 """Provider key in the environment -> judge used when none is named. Never a retired official judge."""
+
+
 NO_JUDGE = (
     "no judge is configured: set OPENAI_API_KEY for the default judge, or give --judge endpoint:MODEL@URL "
     "(also HARNESS_JUDGE, or `judge:` in harness.yaml), or try --edition pocket, which needs none"
@@ -267,7 +268,7 @@ def suite_names(text: str) -> tuple[str, ...]:
     known = list(installed("suites"))
     names: list[str] = []
     for part in text.split(","):
-        for name in SUITES_OF_ALL if part.strip() == "all" else _with_arguments(part.strip()):
+        for name in suites_of_all() if part.strip() == "all" else _with_arguments(part.strip()):
             if name.partition(":")[0] not in known:
                 raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all")
             if name not in names:

@@ -324,7 +324,7 @@ class Refits:
 
     metric: str
     values: tuple[float, float]
-    """Of the first run and the other one, on the questions that both have."""
+    """First, other; on the questions that both have."""
     replicates: tuple[NDArray[float64], NDArray[float64]]
     """Each of shape (refits,)."""
     n: int
@@ -381,7 +381,7 @@ class Reward(Protocol):
     ) -> Sequence[float | Failure | None]: ...
 
 
-Group = Literal["backends", "suites", "judges", "judge_configs", "rewards", "commands"]
+Group = Literal["backends", "suites", "facts", "judges", "judge_configs", "rewards", "commands"]
 
 
 def installed(group: Group) -> dict[str, EntryPoint]:

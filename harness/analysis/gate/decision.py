@@ -14,7 +14,6 @@ from ...records import ScoreCard
 from ...stats.paired import ClusteredEstimate, benjamini_hochberg, holm, non_inferiority, required_repeats
 from ..comparison import Difference, judge_failures, unscored_share
 from .policy import (
-    DEFAULT_CHECKS,
     CheckFinding,
     CheckResult,
     Evidence,
@@ -23,12 +22,13 @@ from .policy import (
     GateReport,
     LimitResult,
     Outcome,
+    default_checks,
 )
 
 
 def checks_of(policy: GatePolicy, suites: Sequence[str]) -> tuple[GateCheck, ...]:
     """Return the policy's checks, or the default checks of these suites."""
-    return policy.checks or tuple(check for check in DEFAULT_CHECKS if check.suite in suites)
+    return policy.checks or default_checks(suites)
 
 
 def judge_gate(

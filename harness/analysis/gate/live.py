@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ...judging.jury import combine
 from ...records import Answer, Judgment, Prompt
 from ...records.errors import ConfigError
+from ...records.facts import Tier
 from ...records.protocols import RunRows
 from ...run.card import score_card
 from ...run.execute import KeptServer, end_sessions
@@ -26,7 +27,7 @@ from ..comparison import differing_protocols
 from ..finished_runs import Loaded, StoredRun, run_rows
 from .decision import checks_of, judge_gate
 from .evidence import GateOptions, suite_evidence
-from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport, Step, Tier
+from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport, Step
 from .sequential import NO_EARLY_STOP, SequentialCheck, looks, order_of, settled, step, tier_sizes, watched
 
 

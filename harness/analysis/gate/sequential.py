@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...records import ScoreCard
+from ...records.facts import QuestionRule, Tier
 from ...records.protocols import RunRows
 from ...stats.paired import paired_difference
 from ...stats.sequential import FIRST, one_sided_bounds
-from ...suites.scoring import QuestionRule, QuestionSums, common, question_sums, rules_of
-from .policy import GateCheck, GatePolicy, Step, Tier
+from ...suites.scoring import QuestionSums, common, question_sums, rules_of
+from .policy import GateCheck, GatePolicy, Step
 
 BLOCK = 20
 """Questions between two looks, after the first `FIRST`."""

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from ...analysis.leaderboard import against, run_id
 from ...records.errors import HarnessError
+from ...records.facts import facts_of
 from ..board import asset, environment
 from .guard import Guard
 from .library import Library, Run, search
@@ -203,8 +204,7 @@ def _pairs(library: Library, request: Request, a: Run, b: Run) -> tuple[Choice, 
 
 
 def _middle(run: Run) -> float | None:
-    """Return half of a rate's scale; None if questions are rated."""
-    return None if run.card.suite.startswith("mt_bench") else 50.0
+    return facts_of(run.card.suite).neutral
 
 
 def _neighbours(ids: list[str], current: str) -> dict[str, str | int | None]:
