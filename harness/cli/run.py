@@ -18,8 +18,6 @@ from rich.text import Text
 
 from ..analysis.trackers import log_scores, tracker_names
 from ..judging.jury import judge_differences
-from ..pages.judging import judging_table
-from ..pages.tables import card_table, plain
 from ..records import ModelRef, ScoreCard
 from ..records.errors import ConfigError, IncompleteError
 from ..records.judge_choice import choose_judges, suite_names, with_devices
@@ -267,6 +265,9 @@ def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[t
 
 def finish(made: Plan, cards: list[ScoreCard], *, as_json: bool) -> None:
     """Prints the cards; IncompleteError (exit 4) when one of them is too incomplete to rank."""
+    from ..pages.judging import judging_table  # deferred, like its neighbour: they need numpy, and the help does not
+    from ..pages.tables import card_table, plain
+
     if as_json:
         print(json.dumps({"cards": [card.model_dump(mode="json") for card in cards]}, indent=2))
     else:
