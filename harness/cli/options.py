@@ -43,12 +43,12 @@ F = TypeVar("F", bound=Flags)
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Return a typer command that calls `function` with the record of its flags.
 
-    One parameter of `function` is a `Flags`; others, such as a `typer.Context`, stay parameters of the command.
+    One parameter of `function` is a `Flags`; rest, such as a `typer.Context`, stay parameters of the command.
     """
     hints = get_type_hints(function)
     (record_name, record_type), *more = [(name, hint) for name, hint in hints.items() if _is_flags(hint)]
     assert not more, f"{function.__name__} has several records of flags"
-    others = [
+    rest = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
         for name in inspect.signature(function).parameters
         if name != record_name
@@ -56,10 +56,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def call(**values: Any) -> None:
-        context = {parameter.name: values.pop(parameter.name) for parameter in others}
+        context = {parameter.name: values.pop(parameter.name) for parameter in rest}
         function(**context, **{record_name: from_values(record_type, values)})
 
-    signature = inspect.Signature([*others, *parameters(record_type)])
+    signature = inspect.Signature([*rest, *parameters(record_type)])
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     return call

@@ -20,16 +20,16 @@ GROUPS = {"serve": ServeSpec, "sampling": SamplingOverride}
 
 
 def overlaid(file: FileSpec, flags: Mapping[str, Any]) -> FileSpec:
-    """Return the settings of harness.yaml, replaced by the flags that were given. A flag that is None was not.
+    """Return the settings of harness.yaml, replaced by the flags that were changed. A flag that is None was not.
 
     Raise ConfigError if a value is invalid.
     """
-    given = _given(flags)
+    changed = _given(flags)
     for name, kind in GROUPS.items():
         base = getattr(file, name).model_dump()
-        given[name] = checked(kind, base | _given(given.get(name, {})), f"{name} flags")
+        changed[name] = checked(kind, base | _given(changed.get(name, {})), f"{name} flags")
     values = {name: getattr(file, name) for name in FileSpec.model_fields}
-    return checked(FileSpec, values | given, "command line")
+    return checked(FileSpec, values | changed, "command line")
 
 
 def resolve(settings: FileSpec) -> RunSpec:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli.judge import calibrate
+from harness.cli.calibrate import calibrate
 from harness.records.errors import UsageError
 from tests.fakes.commands import Done, harness_process, run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request
