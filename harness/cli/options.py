@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeGuard, TypeVar, get_type_hints
 
 import typer
 from pydantic import BaseModel, ConfigDict
@@ -96,7 +96,7 @@ def _names(record: type[Flags]) -> list[str]:
     return [name for name in dict.fromkeys(own_first) if name in record.model_fields]
 
 
-def _is_flags(annotation: Any) -> bool:
+def _is_flags(annotation: Any) -> TypeGuard[type[Flags]]:
     return isinstance(annotation, type) and issubclass(annotation, Flags)
 
 

@@ -245,7 +245,7 @@ def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[t
     return totals
 
 
-def show(run_plan: Plan, cards: Sequence[ScoreCard]) -> None:
+def show(run_plan: Plan, cards: list[ScoreCard]) -> None:
     """Print the cards, what qualifies them, and the next command."""
     from ..pages.judging import judging_table  # deferred, like its neighbour: they need numpy, and the help does not
     from ..pages.tables import card_table, plain
@@ -254,7 +254,7 @@ def show(run_plan: Plan, cards: Sequence[ScoreCard]) -> None:
     sentences = differences(run_plan)
     for sentence in sentences:
         console.print(Text(plain(sentence)), soft_wrap=True)
-    console.print(card_table(list(cards)))
+    console.print(card_table(cards))
     judging = judging_table(cards)
     if judging is not None:
         console.print(judging)

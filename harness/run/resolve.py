@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from ..records import ModelRef
+from ..records import ModelRef, Record
 from ..records.errors import ConfigError
 from ..records.judge_choice import choose_judges, suite_names, with_devices
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
 
-GROUPS = {"serve": ServeSpec, "sampling": SamplingOverride}
+GROUPS: dict[str, type[Record]] = {"serve": ServeSpec, "sampling": SamplingOverride}
 """Keys of harness.yaml that are groups of settings."""
 
 
 def overlaid(file: FileSpec, flags: Mapping[str, Any]) -> FileSpec:
-    """Return the settings of harness.yaml, replaced by the flags that were changed. A flag that is None was not.
+    """Return the settings of harness.yaml, replaced by the flags that are not None.
 
     Raise ConfigError if a value is invalid.
     """
