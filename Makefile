@@ -30,6 +30,8 @@ $(READY): requirements/cpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --no-compile -c requirements/cpu.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
 	$(BIN)/pip install -q --no-compile --no-deps -r requirements/cpu.txt
+	@# An environment made before 0.2.0 has this package under its old name, whose entry points lead nowhere now.
+	$(BIN)/pip uninstall -qq -y fusion-harness
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -1,4 +1,8 @@
-"""Read a judge's whole reply with AlpacaEval's completion parsers. Pure.
+r"""Read a judge's whole reply with AlpacaEval's completion parsers. Pure.
+
+>>> chain = chain_name((("regex_parser", {"outputs_to_match": [[1, "Output \\(a\\)"], [2, "Output \\(b\\)"]]}),))
+>>> read_completion(chain, "Output (b)", ()).value  # the answer shown first lost
+0.0
 
 Source: alpaca_eval 0.6.6, completion_parsers.py. Its annotations (1: first better, 2: second better, 0 or 1.5: a draw,
 values in between: a share) become the probability that the answer shown first wins. A reply that the reference stores
@@ -87,9 +91,6 @@ def _first_wins(annotation: JsonValue, reply: str) -> float:
     if not 1 <= annotation <= 2:
         raise VerdictParseError(f"the preference {annotation!r} is outside 1..2: {reply[-80:]!r}")
     return 2.0 - annotation
-
-
-# ------------------------------------------------------------------------------------------------------------- steps
 
 
 def _regex(value: JsonValue, arguments: Arguments) -> list[JsonValue]:

@@ -1,10 +1,19 @@
-"""Turn a judge task into chat messages by filling its template. Pure."""
+"""Judge through an OpenAI-compatible chat endpoint: fill the prompt, ask, read the reply, ask once more if needed.
+
+>>> template = JudgeTemplate(name="demo", user="Rate this answer: {answer}", parser="rating")
+>>> fill(template, {"answer": "Paris {sic}"})
+'Rate this answer: Paris {sic}'
+
+This module owns the conversation and its cost. Prompts come from the template, verdicts from `judges.parsing`,
+connections and retries from `harness.client`. The endpoint may be a server of our own (`--judge local:PATH`) or that of
+an alpaca-eval evaluator (`--judge alpaca_eval:NAME`).
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, Self
 
@@ -12,7 +21,7 @@ from pydantic import JsonValue
 
 from harness.backends.vllm import VllmBackend
 from harness.client import ChatClient, ChatReply
-from harness.judging.calls import Call, CallOptions, Calls
+from harness.judging.calls import Call, CallOptions, Calls, Chat
 from harness.judging.cost import reply_price
 from harness.records import (
     Failure,
@@ -35,6 +44,8 @@ from .evaluators import OPENAI_URL, mapped_names, read_evaluator
 from .parsing import read_reply
 
 Message = dict[str, JsonValue]
+
+Flag = Literal["truncated", "reasked", "identical", "injection"]
 
 
 def render(task: JudgeTask) -> list[Message]:
@@ -60,15 +71,6 @@ def fill(template: JudgeTemplate, fields: dict[str, str]) -> str:
         return template.user.format(**fields)
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(f"judge template {template.name!r} cannot be filled: {error!r}") from None
-
-
-# ----------------------------------------------------------------------------------------------------
-# Judge through an OpenAI-compatible chat endpoint: ask, read the reply, ask once more if the protocol says so. This
-# module owns the conversation and its cost. Prompts come from the template, verdicts from `judges.parsing`,
-# connections and retries from `harness.client`.
-
-
-Flag = Literal["truncated", "reasked", "identical", "injection"]
 
 
 @dataclass
@@ -115,16 +117,12 @@ class Conversation:
         self.flags.append("reasked")
 
 
-class Client(Protocol):
+class Client(Chat, Protocol):
     """Answers the judge's calls inside an `async with`: the client of an endpoint, or our own server."""
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
-
-    async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        """Return the reply to one request. Raise ReplyError if there is none."""
-        ...
 
 
 class LlmJudge:
@@ -183,13 +181,13 @@ class LlmJudge:
         try:
             verdict = await self._ask(task, talk)
         except VerdictParseError as error:
+            # a reply may be empty and still have log-probabilities, which are then the verdict's form
             empty = error.reason == "parse" and not (talk.text or "").strip() and not talk.logprobs
-            failure = Failure.model_validate({"reason": "empty" if empty else error.reason, "message": str(error)})
+            failure = Failure(reason="empty" if empty else error.reason, message=str(error))
             await self._calls.forget(talk.answered)  # failures are not cached, so the same command asks again
             return self._judgment(task, talk, started, failure)
         except ReplyError as error:
-            failure = Failure.model_validate({"reason": error.reason, "message": str(error)})
-            return self._judgment(task, talk, started, failure)
+            return self._judgment(task, talk, started, Failure(reason=error.reason, message=str(error)))
         return self._judgment(task, talk, started, verdict)
 
     async def _ask(self, task: JudgeTask, talk: Conversation) -> Verdict:
@@ -275,31 +273,13 @@ def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Messag
     return {name: value for name, value in body.items() if value is not None}
 
 
-# ----------------------------------------------------------------------------------------------------
-# `--judge local:PATH`: judge with a checkpoint that our own vLLM backend serves. This is an LLM judge that starts its
-# server on entry and stops it on exit; the server is watched, restarted and identified like the candidate's. Without
-# its own devices it waits until the candidate's server has stopped.
-
-
-class ServedClient:
-    """Sends the judge's calls to our own server, which runs inside the `async with`."""
-
-    def __init__(self, backend: VllmBackend) -> None:
-        self.backend = backend
-
-    async def __aenter__(self) -> Self:
-        await self.backend.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.backend.__aexit__(*exc)
-
-    async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        return await self.backend.chat(body)
-
-
 class LocalJudge(LlmJudge):
-    """`fusion_harness.judges` entry point "local". Raises ConfigError or CheckpointError if it cannot be served."""
+    """`fusion_harness.judges` entry point "local": a checkpoint that our own vLLM backend serves.
+
+    The server is started on entry and stopped on exit; it is watched, restarted and identified like the candidate's.
+    Without its own devices it waits until the candidate's server has stopped. Raises ConfigError or CheckpointError if
+    it cannot be served.
+    """
 
     local = True
 
@@ -308,29 +288,23 @@ class LocalJudge(LlmJudge):
             raise ConfigError(f"judge {spec.name!r} needs `model`: a folder, or hf:ORG/NAME@REVISION")
         self._ref = ModelRef.parse(spec.model)
         serving = checked(ServeSpec, spec.serve, f"judge {spec.name!r}: serve")
-        self._options = ServeOptions(log_dir=Path("logs"), **serving.model_dump())
-        self._served = ServedClient(VllmBackend(self._ref, self._options))
+        self._backend = VllmBackend(self._ref, ServeOptions(log_dir=Path("logs"), **serving.model_dump()))
         self.beside = serving.devices is not None
         free = {"price_in": spec.price_in or 0.0, "price_out": spec.price_out or 0.0}
         named = spec.model_copy(update={"model": self._ref.label, **free})  # keeps local paths out of the cards
-        super().__init__(named, self._served, endpoint=f"local:{digest(self._served.backend.identity())}")
+        super().__init__(named, self._backend, endpoint=f"local:{digest(self._backend.identity())}")
 
     def logs_to(self, folder: Path) -> None:
         """Write the server's logs to a folder for this judge below `folder`."""
-        self._options = replace(self._options, log_dir=folder / f"judge-{self._ref.slug}")
-        self._served.backend = VllmBackend(self._ref, self._options)
+        self._backend.logs_to(folder / f"judge-{self._ref.slug}")
 
     def identity(self) -> dict[str, JsonValue]:
         """Return weights, chat template and engine as for a candidate; the folder appears by name, without its path."""
-        return {**super().identity(), "served": self._served.backend.identity()}
-
-
-# ----------------------------------------------------------------------------------------------------
-# `--judge alpaca_eval:NAME`: judge with an evaluator of the installed alpaca-eval package at its own endpoint.
+        return {**super().identity(), "served": self._backend.identity()}
 
 
 class AlpacaEvalJudge(LlmJudge):
-    """`fusion_harness.judges` entry point "alpaca_eval".
+    """`fusion_harness.judges` entry point "alpaca_eval": an evaluator of the installed alpaca-eval package.
 
     Model, address and price default to the configuration's. Raises ConfigError if the configuration cannot be mapped
     or its API key is missing.
@@ -356,11 +330,7 @@ def completed(spec: JudgeSpec) -> JudgeSpec:
         )
     own_key = "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
     key_env = spec.key_env or ("OPENAI_API_KEY" if url == OPENAI_URL else own_key)
-    changed: dict[str, JsonValue] = {
-        "url": base_url(url),
-        "model": spec.model or evaluator.model,
-        "key_env": key_env,
-    }
+    changed: dict[str, JsonValue] = {"url": base_url(url), "model": spec.model or evaluator.model, "key_env": key_env}
     if spec.price_in is None and spec.price_out is None and spec.url is None:
         changed |= {"price_in": evaluator.price, "price_out": evaluator.price}
     return spec.model_copy(update=changed)

@@ -1,5 +1,10 @@
 """Read a judge's reply: one pure function per verdict grammar, each failing closed.
 
+>>> read_verdict("arena_label", "Both are fine, A is shorter. [[A>B]]", (), order="ba").value  # the candidate is A
+1.0
+>>> read_verdict("rating", "Clear and complete. Rating: [[8]]", (), order=None).value
+8.0
+
 A parser sees the answers in the order the judge saw them: its preference is the probability that the answer *shown
 first* wins, and `read_verdict` turns that into the candidate's. Nothing here repairs a reply: anything that is not a
 verdict is an error.

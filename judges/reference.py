@@ -1,4 +1,7 @@
-"""Mark an answer against a gold answer, from 1 (nothing in common) to 10 (identical). Pure.
+"""Mark an answer against a gold answer by fixed rules, and reply in an LLM judge's format. Free and deterministic.
+
+>>> mark("Paris", "Paris"), mark("It is Paris.", "Paris"), mark("", "Paris")
+(10.0, 7.0, 1.0)
 
 1. Leading and trailing spaces are dropped, runs of spaces become one, and one final full stop is dropped if the gold
    answer has none. If the result equals the gold answer, letter case included, the mark is 10.
@@ -7,6 +10,11 @@
    characters of other text, but at least 2.
 4. Any other answer gets 1 + 4 s, rounded down to a half, where s in [0, 1] is the similarity of the two texts
    (difflib's ratio: twice the matching characters divided by the characters of both). So at most 5.
+
+The template's parser decides what the reply looks like, and the same parsers read it and an LLM judge's. rating:
+`[[mark]]` of the judged turn. arena_label: `[[A=B]]` for equal marks, `>` for a difference under 4, `>>` from 4 up.
+letter_logprob: log-probabilities of m and M; the odds of the better answer are exp(difference / 2). A prompt without a
+gold answer is not judged (docs/pocket.md).
 """
 
 from __future__ import annotations
@@ -17,12 +25,15 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, TokenLogprob, Verdict
-from harness.records.errors import ConfigError, VerdictParseError
+from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, TokenLogprob
+from harness.records.errors import ConfigError
 
 from .parsing import read_verdict
 
 BEST, WORST = 10.0, 1.0
+
+MUCH_BETTER = 4.0
+"""Smallest difference of marks that counts as "significantly better"."""
 
 
 def mark(answer: str, gold: str) -> float:
@@ -42,20 +53,6 @@ def mark(answer: str, gold: str) -> float:
 def _tidy(answer: str, gold: str) -> str:
     text = " ".join(answer.split())
     return text[:-1].rstrip() if text.endswith(".") and not gold.rstrip().endswith(".") else text
-
-
-# ----------------------------------------------------------------------------------------------------
-# The reference judge compares an answer with the gold answer by fixed rules and replies in an LLM judge's format.
-# Marks come from `judges.reference`: 10 for exactly the gold answer, at most 7 with text around it, at most 5
-# otherwise, 1 for an empty answer (docs/pocket.md explains the rules). The template's parser decides what the reply
-# looks like: - rating: `[[mark]]` of the judged turn. - arena_label: `[[A=B]]` for equal marks, `>` for a difference
-# under 4, `>>` from 4 up. - letter_logprob: log-probabilities of m and M; the odds of the better answer are
-# exp(difference / 2). The same parsers read this reply and an LLM judge's. No model is called, so it is free and
-# deterministic. A prompt without a gold answer is not judged.
-
-
-MUCH_BETTER = 4.0
-"""Smallest difference of marks that counts as "significantly better"."""
 
 
 @dataclass(frozen=True)
@@ -94,22 +91,11 @@ class ReferenceJudge:
         self.check(task)
         failure = _not_comparable(task)
         if failure is not None:
-            return self._judgment(task, failure)
+            return Judgment.of(task, self.spec.name, failure)
         reply = REPLIES[task.template.parser](task)
-        try:
-            verdict = read_verdict(task.template.parser, reply.text, reply.logprobs, task.order)
-        except VerdictParseError as error:
-            return self._judgment(task, Failure(reason="parse", message=str(error)), reply)
-        return self._judgment(task, verdict, reply)
-
-    def _judgment(self, task: JudgeTask, outcome: Verdict | Failure, reply: RuleReply | None = None) -> Judgment:
-        text, tops = (reply.text, reply.logprobs) if reply else (None, ())
-        return Judgment.of(task, self.spec.name, outcome, reply=text, logprobs=tops)
-
-
-def gold_answer(task: JudgeTask) -> str:
-    """Return the gold answer of the judged turn (1-based; the first if the whole answer is judged)."""
-    return task.prompt.reference[(task.turn or 1) - 1]
+        # read like an LLM judge's reply, so that a demonstration exercises the real parsers
+        verdict = read_verdict(task.template.parser, reply.text, reply.logprobs, task.order)
+        return Judgment.of(task, self.spec.name, verdict, reply=reply.text, logprobs=reply.logprobs)
 
 
 def rated(task: JudgeTask) -> RuleReply:
@@ -154,7 +140,9 @@ def _not_comparable(task: JudgeTask) -> Failure | None:
 
 
 def _mark(task: JudgeTask, answer: Answer) -> float:
-    return mark(answer.turns[(task.turn or 1) - 1], gold_answer(task))
+    """Return the mark of the judged turn (1-based; the first if the whole answer is judged)."""
+    turn = (task.turn or 1) - 1
+    return mark(answer.turns[turn], task.prompt.reference[turn])
 
 
 def _marks_as_shown(task: JudgeTask) -> tuple[float, float]:

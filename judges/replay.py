@@ -84,6 +84,7 @@ def _read(path: Path) -> dict[Place, Judgment]:
             ) from None
         judges.add(row.judge)
         key = (row.prompt_id, row.index, row.turn, row.order, row.repeat)
+        # a later failure never replaces a verdict
         if key not in judgments or row.error is None:
             judgments[key] = row
     if len(judges) > 1:

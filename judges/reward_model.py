@@ -1,8 +1,8 @@
-"""A reward model as a judge of two answers, and as a reward: `--judge reward_model:PATH`.
+"""A reward model as a judge of two answers (`--judge reward_model:PATH`), and as a reward for recipes.
 
-It rates each answer by itself; the preference is Bradley and Terry's, sigmoid(reward of the candidate - reward of the
-baseline), the model the rewards were trained under. A reward has no scale that 1..10 could be read off, so suites that
-rate one answer are refused. It sees no judge prompt: the suite's words and the order shown are nothing to it.
+It scores each answer separately. The preference is sigmoid(reward of the candidate - reward of the baseline), the
+Bradley-Terry model that such rewards are trained under. A reward does not map to a scale of 1 to 10, so suites that
+rate a single answer are rejected. No judge prompt is used: neither the suite's prompt nor the order matters.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ Conversation = tuple[tuple[str, str], ...]
 """(role, text) a message, ending with the answer that is scored."""
 RULE = "sigmoid of the difference of two rewards (Bradley-Terry)"
 NOTE = f"judged by a reward model: a preference is the {RULE}; it read no judge prompt, and never says 'much better'"
-Said = str | Sequence[Mapping[str, str]]
-"""A text, or messages of `role` and `content`."""
+TextOrMessages = str | Sequence[Mapping[str, str]]
+"""A text, or messages with `role` and `content`."""
 SERVE = frozenset({"chat_template", "devices", "dtype", "trust_remote_code"})
-"""Options of `serve:` that a reward of a recipe honours."""
+"""Options of `serve:` that a recipe's reward supports."""
 BATCH_SIZE = 8
-"""Answers scored at once, unless `params: {batch_size: N}` says otherwise."""
+"""Answers scored at once by default; `params: {batch_size: N}` overrides it."""
 
 
 class RewardModelJudge:
-    """`fusion_harness.judges` entry point "reward_model". Raises ConfigError or CheckpointError for a folder that holds
-    no reward model."""
+    """`fusion_harness.judges` entry point "reward_model".
+
+    Raises ConfigError or CheckpointError if the folder is not a reward model.
+    """
 
     local = True
 
@@ -52,7 +54,7 @@ class RewardModelJudge:
         self._worker: asyncio.Task[None] | None = None
 
     def logs_to(self, folder: Path) -> None:
-        """It has no server, so no log."""
+        """Do nothing: there is no server that writes a log."""
 
     def identity(self) -> dict[str, JsonValue]:
         return self._model.identity()
@@ -60,8 +62,9 @@ class RewardModelJudge:
     def check(self, task: JudgeTask) -> None:
         if task.baseline is None:
             raise ConfigError(
-                f"judge {self.spec.name!r} is a reward model and compares two answers; {task.template.name!r} asks for "
-                "a rating from 1 to 10, which a reward is not: give that suite another judge (--judge SUITE=JUDGE,…)"
+                f"judge {self.spec.name!r} is a reward model, which only compares two answers; "
+                f"{task.template.name!r} asks for a rating from 1 to 10: "
+                "choose another judge for that suite (--judge SUITE=JUDGE,…)"
             )
 
     async def __aenter__(self) -> Self:
@@ -74,23 +77,23 @@ class RewardModelJudge:
         self._model.close()
 
     async def judge(self, task: JudgeTask) -> Judgment:
-        """The preference, or "context" where an answer is longer than the model's context."""
+        """Return the preference, or the failure "context" if an answer is longer than the model's context."""
         self.check(task)
         assert task.baseline is not None, "checked"
         outcome: Preference | Failure
         try:
-            mine, other = await asyncio.gather(
+            candidate, baseline = await asyncio.gather(
                 self._reward(_conversation(task, task.answer.turns)),
                 self._reward(_conversation(task, task.baseline.turns)),
             )
-            outcome = Preference(value=_sigmoid(mine - other))
-            reply = json.dumps({"candidate": mine, "baseline": other})
+            outcome = Preference(value=_sigmoid(candidate - baseline))
+            reply = json.dumps({"candidate": candidate, "baseline": baseline})
         except _TooLong as error:
             outcome, reply = Failure(reason="context", message=str(error)), None
         return Judgment.of(task, self.spec.name, outcome, reply=reply)
 
     async def _reward(self, conversation: Conversation) -> float:
-        """Its reward, computed once: both games about an answer ask for the same."""
+        """Return the reward, computed once although both games about an answer need it."""
         if conversation not in self._rewards:
             self._rewards[conversation] = asyncio.get_running_loop().create_future()
             self._waiting.append(conversation)
@@ -99,8 +102,8 @@ class RewardModelJudge:
         return await asyncio.shield(self._rewards[conversation])
 
     async def _work(self) -> None:
-        """Scores what has gathered, until nothing has."""
-        await asyncio.sleep(0)  # let those who ask at the same moment be in one batch
+        """Score the waiting conversations in batches until none is left."""
+        await asyncio.sleep(0)  # lets concurrent callers share one batch
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
@@ -117,26 +120,32 @@ class RewardModelJudge:
                     future.set_exception(_TooLong(reward))
 
 
-class _TooLong(Exception):  # noqa: N818  (a row's outcome, not a program's error)
+class _TooLong(Exception):  # noqa: N818  (an outcome of one row, not a program error)
     """Internal: why one conversation has no reward."""
 
 
 class RewardModel:
-    """The model itself, also a reward for recipes. Raises ConfigError or CheckpointError at once for a folder that
-    holds no reward model; loads it when it is entered, or at first use."""
+    """The model itself, which is also a reward for recipes. It is loaded on entry or at first use.
+
+    Raises ConfigError or CheckpointError on construction if the folder is not a reward model.
+    """
 
     conversational = True
     cacheable = True
 
     def __init__(self, spec: JudgeSpec) -> None:
         if not spec.model:
-            raise ConfigError(f"judge {spec.name!r} needs `model`: a reward model's folder, or hf:ORG/NAME@REVISION")
+            raise ConfigError(
+                f"judge {spec.name!r} needs `model`: the folder of a reward model, or hf:ORG/NAME@REVISION"
+            )
         self.serving = checked(ServeSpec, spec.serve, f"judge {spec.name!r}: serve")
         self._ref = ModelRef.parse(spec.model)
         unknown = sorted(set(spec.params) - {"batch_size"})
         size = spec.params.get("batch_size", BATCH_SIZE)
         if unknown or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"judge {spec.name!r}: params may hold batch_size, a number from 1; not {spec.params}")
+            raise ConfigError(
+                f"judge {spec.name!r}: the only param is batch_size, a number of at least 1; not {spec.params}"
+            )
         self._batch_size = size
         folder = resolve(self._ref)
         self._checkpoint: Checkpoint = inspect_checkpoint(folder, chat_template=self.serving.chat_template)
@@ -144,18 +153,18 @@ class RewardModel:
         self._network: RewardNetwork | None = None
 
     def identity(self) -> dict[str, JsonValue]:
-        found = self._checkpoint
+        checkpoint = self._checkpoint
         return {
             "model": self._ref.label,
-            "architecture": found.architecture,
-            "weights": found.weights_digest,
-            "chat_template": found.template_digest,
+            "architecture": checkpoint.architecture,
+            "weights": checkpoint.weights_digest,
+            "chat_template": checkpoint.template_digest,
             "dtype": self.serving.dtype,
             "rule": RULE,
         }
 
     def load(self) -> RewardNetwork:
-        """Raises PluginError without transformers, CheckpointError where the model cannot be loaded."""
+        """Load the model once. Raise PluginError without transformers, CheckpointError if loading fails."""
         if self._network is None:
             try:
                 import torch  # noqa: F401
@@ -184,23 +193,23 @@ class RewardModel:
             self._network = None
 
     def rewards(self, conversations: Sequence[Conversation]) -> list[float | str]:
-        """One reward a conversation, or the sentence why there is none. Raises ServerError where the model fails."""
+        """Return one reward per conversation, or the reason why there is none. Raise ServerError if the model fails."""
         network, rows = self.load(), []
-        found: list[float | str] = [""] * len(conversations)
-        for place, conversation in enumerate(conversations):
+        outcomes: list[float | str] = [""] * len(conversations)
+        for position, conversation in enumerate(conversations):
             try:
-                rows.append((place, network.tokens(conversation)))
+                rows.append((position, network.tokens(conversation)))
             except TooLongError as error:
-                found[place] = str(error)
+                outcomes[position] = str(error)
         try:
             scores = network.scores([row for _, row in rows])
         except RuntimeError as error:  # torch's, e.g. out of memory
             raise ServerError(
                 f"reward model {self._ref.label!r} failed: {' '.join(str(error).split())[:300]}"
             ) from None
-        for (place, _), score in zip(rows, scores, strict=True):
-            found[place] = score
-        return found
+        for (position, _), score in zip(rows, scores, strict=True):
+            outcomes[position] = score
+        return outcomes
 
     def __enter__(self) -> Self:
         self.load()
@@ -210,47 +219,56 @@ class RewardModel:
         self.close()
 
     def __call__(
-        self, prompts: Sequence[Said], completions: Sequence[Said], **columns: Sequence[str]
+        self, prompts: Sequence[TextOrMessages], completions: Sequence[TextOrMessages], **columns: Sequence[str]
     ) -> list[float | Failure]:
-        """Rewards on the model's own scale; a Failure ("context") where a text is too long. Prompts and completions are
-        strings or messages."""
+        """Return rewards on the model's own scale, with a Failure ("context") for each text that is too long.
+
+        Prompts and completions are strings or messages.
+        """
         pairs = zip(prompts, completions, strict=True)
-        found = self.rewards([(*_said("user", one), *_said("assistant", other)) for one, other in pairs])
-        return [reward if isinstance(reward, float) else Failure(reason="context", message=reward) for reward in found]
+        rewards = self.rewards(
+            [(*_messages("user", prompt), *_messages("assistant", completion)) for prompt, completion in pairs]
+        )
+        return [
+            reward if isinstance(reward, float) else Failure(reason="context", message=reward) for reward in rewards
+        ]
 
 
-def _said(role: str, text: Said) -> Conversation:
+def _messages(role: str, text: TextOrMessages) -> Conversation:
     if isinstance(text, str):
         return ((role, text),)
     return tuple((message["role"], message["content"]) for message in text)
 
 
 def build_reward(options: RewardOptions) -> RewardModel:
-    """`fusion_harness.rewards` entry point "reward_model". Raises ConfigError for options that it cannot honour."""
+    """`fusion_harness.rewards` entry point "reward_model". Raises ConfigError if an option is not supported."""
     foreign = sorted(set(options.serve) - SERVE) + (["url"] if options.url else [])
     if foreign:
         known = ", ".join(sorted(SERVE))
-        raise ConfigError(f"reward kind {options.kind} cannot honour {foreign[0]!r}; of `serve` it knows {known}")
+        raise ConfigError(
+            f"reward kind {options.kind} does not support {foreign[0]!r}; supported under `serve`: {known}"
+        )
     params = {"batch_size": options.batch_size, **options.params}
     model, serve = options.model, dict(options.serve)
     return RewardModel(JudgeSpec(name=options.kind, kind=options.kind, model=model, serve=serve, params=params))
 
 
-def _check_head(found: Checkpoint) -> None:
-    if found.is_adapter:
-        raise CheckpointError(f"{str(found.path)!r} is a PEFT adapter; merge it into its base to judge with it")
-    if not found.architecture.endswith("ForSequenceClassification"):
+def _check_head(checkpoint: Checkpoint) -> None:
+    if checkpoint.is_adapter:
+        raise CheckpointError(f"{str(checkpoint.path)!r} is a PEFT adapter; merge it into its base model first")
+    if not checkpoint.architecture.endswith("ForSequenceClassification"):
         raise CheckpointError(
-            f"{str(found.path)!r} is a {found.architecture}; a reward model is a …ForSequenceClassification, one label"
+            f"{str(checkpoint.path)!r} is a {checkpoint.architecture}; "
+            "a reward model is a …ForSequenceClassification, one label"
         )
-    config = json.loads((found.path / "config.json").read_text("utf-8"))
+    config = json.loads((checkpoint.path / "config.json").read_text("utf-8"))
     labels = len(config.get("id2label") or range(config.get("num_labels", 2)))  # 2: transformers' default
     if labels != 1:
-        raise CheckpointError(f"{str(found.path)!r} gives {labels} scores an answer; a reward model gives one")
+        raise CheckpointError(f"{str(checkpoint.path)!r} gives {labels} scores per answer; a reward model gives one")
 
 
 def _conversation(task: JudgeTask, turns: Sequence[str]) -> Conversation:
-    """Question and answer by turns, up to the judged one."""
+    """Return questions and answers turn by turn, up to the judged turn."""
     system = [] if task.prompt.system is None else [("system", task.prompt.system)]
     last = task.turn or len(task.prompt.turns)
     for question, answer in zip(task.prompt.turns[:last], turns[:last], strict=True):
@@ -267,14 +285,14 @@ def _sigmoid(x: float) -> float:
 
 @dataclass(frozen=True)
 class Loading:
-    """How the model is loaded."""
+    """How to load the model."""
 
     folder: Path
     chat_template: str | None
     device: int | None = None
-    """Number of the GPU; None: the first one, or the CPU where there is none."""
+    """Index of the GPU; None means the first one, or the CPU if there is none."""
     dtype: str | None = None
-    """None: float32 on a CPU, the checkpoint's own on a GPU."""
+    """None means float32 on a CPU and the checkpoint's dtype on a GPU."""
     batch_size: int = 8
     trust_remote_code: bool = False
 
@@ -284,10 +302,7 @@ class TooLongError(Exception):
 
 
 class RewardNetwork:
-    """A loaded sequence-classification model: conversations in, one number each out.
-
-    Raises ValueError for a model that gives another number of scores than one.
-    """
+    """The loaded model. Raises ValueError on construction if the model does not give exactly one score."""
 
     def __init__(self, loading: Loading) -> None:
         import torch
@@ -302,38 +317,40 @@ class RewardNetwork:
             loading.folder, dtype=dtype, use_safetensors=True, **options
         )
         if model.config.num_labels != 1:
-            raise ValueError(f"{model.config.num_labels} scores an answer; a reward model gives one")
+            raise ValueError(f"{model.config.num_labels} scores per answer; a reward model gives one")
         self._model: Any = model.to(self._device).eval()
         self._template = loading.chat_template
         self._batch_size = loading.batch_size
         self._limit = getattr(model.config, "max_position_embeddings", None)
 
     def tokens(self, conversation: Conversation) -> list[int]:
-        """The conversation as the chat template writes it. Raises TooLongError; nothing is ever cut."""
+        """Return the token ids of the conversation in the chat template. Raise TooLongError instead of truncating."""
         messages = [{"role": role, "content": text} for role, text in conversation]
         text = self._tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False)
-        found = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        if self._limit is not None and len(found) > self._limit:
-            raise TooLongError(f"the conversation's {len(found)} tokens are more than the {self._limit} of the model")
-        return found
+        ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._limit is not None and len(ids) > self._limit:
+            raise TooLongError(f"the conversation has {len(ids)} tokens, but the model's limit is {self._limit}")
+        return ids
 
     def scores(self, rows: Sequence[list[int]]) -> list[float]:
-        """One reward a row of token ids, on the model's own scale, in the rows' order. What else is in a batch changes
-        a reward by rounding alone."""
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        found = [0.0] * len(rows)
+        """Return one reward per row of token ids, on the model's own scale, in the rows' order.
+
+        The other rows of a batch change a reward only by rounding.
+        """
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        rewards = [0.0] * len(rows)
         for start in range(0, len(order), self._batch_size):
-            places = order[start : start + self._batch_size]
-            for place, score in zip(places, self._batch([rows[place] for place in places]), strict=True):
-                found[place] = score
-        return found
+            batch = order[start : start + self._batch_size]
+            for index, score in zip(batch, self._batch([rows[index] for index in batch]), strict=True):
+                rewards[index] = score
+        return rewards
 
     def _batch(self, rows: Sequence[list[int]]) -> list[float]:
         import torch
 
         longest = max(map(len, rows))
-        # The model scores the last token that is not padding, and tells padding by its id: a tokenizer whose padding is
-        # its end-of-text token would have it score another token. So padding is an id that no row holds.
+        # The model scores the last token that is not padding, and recognizes padding by its id. If the tokenizer pads
+        # with its end-of-text token, it would score the wrong token, so pad with an id that no row contains.
         used = {token for row in rows for token in row}
         padding = next(token for token in range(len(used) + 1) if token not in used)
         self._model.config.pad_token_id = padding
@@ -344,7 +361,7 @@ class RewardNetwork:
         return [float(score) for score in logits[:, 0].float().cpu()]
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Free the memory."""
         import torch
 
         self._model = None

@@ -63,7 +63,7 @@ def pipeline(count: int, times: int = 3) -> list[Promise]:
     calls = f"{count} answers judged, {2 * count:,} calls, 200 ms, {PLACES} in flight"
     return [
         Promise(f"{calls}: wall", found["wall"] / best, f"x ideal ({best:.1f} s)", 1.6),
-        Promise("processor time", 1000 * found["cpu"] / (2 * count), "ms a call", 1.5),
+        Promise("processor time", 1000 * found["cpu"] / (2 * count), "ms per call", 1.5),
         Promise("peak memory", found["memory"], "MB", 150),
         Promise("connections opened", stats["connections"], f"({PLACES} + {PLACES})", 2 * PLACES),
     ]
@@ -100,7 +100,7 @@ def client_alone(count: int, count_sdk: int, places: int = 256, latency: float =
     return [
         Promise(said, speed["ours"] / speed["openai"], f"x the openai SDK's {speed['openai']:.0f}", 5, at_most=False),
         Promise(
-            "processor time of the client alone", cpu["ours"], f"ms a call (SDK {cpu['openai']:.2f})", cpu["openai"]
+            "processor time of the client alone", cpu["ours"], f"ms per call (SDK {cpu['openai']:.2f})", cpu["openai"]
         ),
     ]
 

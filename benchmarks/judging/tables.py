@@ -20,7 +20,7 @@ def promises_table(found: Sequence[Promise]) -> str:
 def peers_table(found: Sequence[Side]) -> str:
     """Each with its ratios to ours, the first."""
     ours = found[0]
-    head = "| tool | calls | wall s | ratio | CPU ms a call | ratio | peak MB | ratio | connections |"
+    head = "| tool | calls | wall s | ratio | CPU ms per call | ratio | peak MB | ratio | connections |"
     lines = [head, "|---|---|---|---|---|---|---|---|---|"]
     for one in found:
         if one.missing is not None:

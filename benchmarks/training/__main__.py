@@ -159,7 +159,7 @@ def main() -> None:
     print(f"{options.batch} prompts a batch, {options.device}")
     print("| | official layout | ours | ratio |\n|---|---|---|---|")
     for name, title, unit in (
-        ("prompts_per_second", "prompts a second, reference stored beforehand", 1.0),
+        ("prompts_per_second", "prompts per second, reference stored beforehand", 1.0),
         ("with_reference", "the same, computing the stored reference included", 1.0),
         ("memory", "peak memory above the weights, MB", 1e6),
     ):

@@ -78,7 +78,7 @@ def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed
         ci_low=low,
         ci_high=high,
         se=estimate.se,
-        df=estimate.df,
+        df=int(estimate.df),  # an integer for all but crossed means
         p=swap_test(second_terms, first_terms, seed=seed),
         detectable=detectable(estimate.se, alpha=ALPHA / 2),
         needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2),

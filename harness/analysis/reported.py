@@ -79,7 +79,7 @@ class ReportedSource(Record):
 
 def reported_folder() -> Path:
     """Return the folder of the installed package, else of the checkout that this package is imported from."""
-    package = Path(__file__).parent.parent
+    package = Path(__file__).parents[1]
     carried = package / "reported_data"
     return carried if carried.is_dir() else package.parent / "results" / "reported"
 

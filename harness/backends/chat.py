@@ -1,4 +1,13 @@
-"""Reject options that a backend cannot honour: an option that is silently ignored gives a wrong score."""
+"""Ask one prompt, turn by turn, of an OpenAI-compatible server: messages, seeds, room in the context.
+
+>>> window = ContextWindow(max_model_len=4096)
+>>> window.surely_fits([Message("user", "What is the capital of France?")], max_tokens=2048)
+True
+
+A prompt is never cut. If its UTF-8 bytes (an upper bound of its tokens) and the answer's limit certainly fit, it is
+sent as it is. Otherwise the server counts the prompt's tokens, and the answer's limit is lowered to the room left, down
+to MIN_ROOM tokens; below that the answer fails as `context`. An empty text is an answer: the judge sees it.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +16,44 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Protocol
 
 from pydantic import JsonValue
 
 from ..client import ChatClient, ChatReply, read_chat_reply
-from ..records import Answer, Failure, Prompt, Reason, Sampling
+from ..records import Answer, Failure, Prompt, Sampling
 from ..records.errors import ConfigError, ReplyError
 from ..records.protocols import ServeOptions
 
 COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed"})
 """Fields that every backend takes."""
 
+MIN_ROOM = 256  # tokens; a shorter answer would not represent the model
+SEEDS = 1 << 31  # every known server accepts smaller seeds
+Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
+"""POSTs a JSON body to a path below the server's root and returns the JSON object, or raises ReplyError."""
+
+
+def changed(options: ServeOptions, names: Iterable[str]) -> dict[str, Any]:
+    """Return those of the named options that are not at their default, in the order of `names`."""
+    defaults = {field.name: field.default for field in fields(options)}
+    return {name: value for name in names if (value := getattr(options, name)) != defaults[name]}
+
 
 def refuse_unknown(options: ServeOptions, backend: str, understood: Iterable[str]) -> None:
-    """Raise ConfigError if a field outside `understood` has another value than its default."""
+    """Raise ConfigError if a field outside `understood` has another value than its default.
+
+    An option that is silently ignored gives a wrong score.
+    """
     known = COMMON | frozenset(understood)
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.name not in known and value != field.default:
-            flag = "--" + field.name.replace("_", "-")
-            raise ConfigError(f"backend {backend!r} cannot honour {flag} {value!r}; leave it out or use --backend vllm")
+    for name, value in changed(options, [field.name for field in fields(options) if field.name not in known]).items():
+        flag = "--" + name.replace("_", "-")
+        raise ConfigError(f"backend {backend!r} cannot honour {flag} {value!r}; leave it out or use --backend vllm")
+
+
+def engine_settings(options: ServeOptions, names: Iterable[str]) -> dict[str, JsonValue]:
+    """Return the changed options and the engine arguments as part of an identity."""
+    return changed(options, names) | ({"engine_args": list(options.engine_args)} if options.engine_args else {})
 
 
 def pairs(engine_args: Iterable[str], backend: str, known: Iterable[str]) -> dict[str, str]:
@@ -42,21 +68,6 @@ def pairs(engine_args: Iterable[str], backend: str, known: Iterable[str]) -> dic
             raise ConfigError(f"backend {backend!r} has no engine argument {word!r}; it knows: {', '.join(known)}")
         values[name] = value
     return values
-
-
-# ----------------------------------------------------------------------------------------------------
-# Ask one prompt, turn by turn, of an OpenAI-compatible server: messages, seeds, room in the context. The context
-# rule: a prompt is never cut. If its UTF-8 bytes (an upper bound of its tokens) and the answer's limit certainly fit,
-# it is sent as it is. Otherwise the server counts the prompt's tokens; if the room left is smaller than the answer's
-# limit, the limit is lowered to it, down to MIN_ROOM tokens; below that the answer fails as `context`. An empty text
-# is an answer: the judge sees it.
-
-
-MIN_ROOM = 256  # tokens; a shorter answer would not represent the model
-SEEDS = 1 << 31  # every known server accepts smaller seeds
-
-Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
-"""POSTs a JSON body to a path below the server's root and returns the JSON object, or raises ReplyError."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +128,14 @@ class ChatCompletions:
 
     async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
         """Return (token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
-        body: dict[str, JsonValue] = {
-            "model": self.model,
-            "messages": _json(messages),
-            "add_generation_prompt": True,
-            "return_token_strs": True,
-        }
-        reply = await self.post("/tokenize", body)
-        return list(reply["tokens"]), list(reply.get("token_strs") or [])
+        body: dict[str, JsonValue] = {"messages": _json(messages), "add_generation_prompt": True}
+        return await tokenized(self.post, {"model": self.model, **body})
+
+
+async def tokenized(post: Post, body: dict[str, JsonValue]) -> tuple[list[int], list[str]]:
+    """Return (token ids, their texts) from vLLM's /tokenize."""
+    reply = await post("/tokenize", {**body, "return_token_strs": True})
+    return list(reply["tokens"]), list(reply.get("token_strs") or [])
 
 
 def _json(messages: Sequence[Message]) -> JsonValue:
@@ -156,7 +167,7 @@ class Asker:
         try:
             replies = await self._turns(prompt, sampling, index)
         except ReplyError as error:
-            failure = Failure(reason=_reason(error.reason), message=str(error))
+            failure = Failure(reason=error.reason, message=str(error))
             seconds = time.monotonic() - begin
             return Answer(prompt_id=prompt.id, model=self.label, index=index, seconds=seconds, error=failure)
         return Answer(
@@ -205,6 +216,7 @@ class Asker:
             params["top_p"] = sampling.top_p
         if sampling.stop:
             params["stop"] = list(sampling.stop)
+        # a seed per draw, so that an answer does not depend on the order of the questions
         seed = sampling.seed if sampling.seed is not None else self.seed
         if seed is not None:
             params["seed"] = request_seed(seed, prompt_id, turn, index)
@@ -229,7 +241,3 @@ class ChatBackend:
         """All turns; a ReplyError becomes the answer's error."""
         assert self._asker is not None, "use `async with`"
         return await self._asker.answer(prompt, sampling, index)
-
-
-def _reason(word: str) -> Reason:
-    return cast(Reason, word) if word in get_args(Reason) else "other"

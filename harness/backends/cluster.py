@@ -1,7 +1,12 @@
-"""A pool of remote workers: work goes to a free worker, and the work of a worker that died goes to another one.
+"""Remote workers: a pool that gives work to free workers, and a Ray cluster whose actors are such workers.
 
-It decides which worker does what, and how long it waits if there is none. It knows neither Ray nor models: a worker is
-anything that starts, works and stops, and whose exceptions tell whether it may come back.
+>>> Need(cpus=2, gpus=1).fits({"CPU": 8.0, "GPU": 2.0})
+2
+
+The pool knows neither Ray nor models: a worker is anything that starts, works and stops, and whose exceptions tell
+whether it may come back. The work of a worker that died goes to another one. Ray is imported only when a cluster is
+entered: the cluster of RAY_ADDRESS is joined; without one, a cluster of this machine alone is started, and stopped
+later.
 """
 
 from __future__ import annotations
@@ -36,6 +41,18 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 Taken = TypeVar("Taken", contravariant=True)
 Given = TypeVar("Given", covariant=True)
+
+ADDRESS = "RAY_ADDRESS"
+PROBE_LIMIT = 10.0
+"""Seconds an address may take to accept a connection; Ray itself would try for some ten minutes (2.60)."""
+STORE_BYTES = 256 << 20
+"""Object store of a cluster started here; it suffices for prompts and answers, and /dev/shm is often small."""
+RESTARTS = 20
+"""Restarts of one actor in a run, on any node with room; each may cost an engine's start-up."""
+ACTOR_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
+"""Without it, an actor that Ray ends, or whose driver dies, would kill its model server's warden with SIGKILL, and the
+warden could no longer stop the engine. With it, the warden notices that the actor is gone and stops everything."""
+NO_RAY = "backend 'ray' and `reward: {workers: …}` need the package ray: "
 
 
 class WorkerLostError(ServerError):
@@ -249,25 +266,6 @@ class WorkerPool(Generic[Work, Result]):
         for future in list(self._open):
             if not future.done():
                 future.set_exception(failure)
-
-
-# ----------------------------------------------------------------------------------------------------
-# A Ray cluster, joined or started here, whose actors are workers of a pool. It handles addresses, resources and the
-# meaning of Ray's errors; its callers define what the actors do. Ray is imported only when a cluster is entered. It
-# joins the cluster of RAY_ADDRESS; without one it starts, and later stops, a cluster of this machine alone.
-
-
-ADDRESS = "RAY_ADDRESS"
-PROBE_LIMIT = 10.0
-"""Seconds an address may take to accept a connection; Ray itself would try for some ten minutes (2.60)."""
-STORE_BYTES = 256 << 20
-"""Object store of a cluster started here; it suffices for prompts and answers, and /dev/shm is often small."""
-RESTARTS = 20
-"""Restarts of one actor in a run, on any node with room; each may cost an engine's start-up."""
-ACTOR_ENV = {"RAY_kill_child_processes_on_worker_exit": "0"}
-"""Without it, an actor that Ray ends, or whose driver dies, would kill its model server's warden with SIGKILL, and the
-warden could no longer stop the engine. With it, the warden notices that the actor is gone and stops everything."""
-NO_RAY = "backend 'ray' and `reward: {workers: …}` need the package ray: "
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 from pydantic import JsonValue
@@ -133,9 +132,9 @@ class RayBackend:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            cluster = stack.enter_context(RayCluster())
+            cluster, options = stack.enter_context(RayCluster()), self._engine.options
             engines = [
-                replace(self._engine, options=replace(self._engine.options, log_dir=self._log_dir(rank)))
+                replace(self._engine, options=replace(options, log_dir=options.log_dir / f"worker-{rank}"))
                 for rank in range(self.workers)
             ]
             calls = 2 * self._places + 1  # two for each place, and `stop`
@@ -188,9 +187,6 @@ class RayBackend:
             options = self._engine.options
             gpus = float(options.tensor_parallel * options.pipeline_parallel) if cluster.has_gpus() else 0.0
         return Need(self._cpus, gpus)
-
-    def _log_dir(self, rank: int) -> Path:
-        return self._engine.options.log_dir / f"worker-{rank}"
 
 
 def _number(engine_args: dict[str, str], name: str, default: float) -> float:

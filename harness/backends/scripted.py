@@ -1,8 +1,7 @@
 """Answers that are known in advance: a JSONL file of them, or an echo. For tests, demonstrations and replays.
 
 The model is a file of rows `{"prompt_id": …, "turns": […]}` (an optional `index` distinguishes draws), or the word
-`echo`. If the
-rows have `"imported": FORMAT` (`harness import` writes it), the answer settings are unknown.
+`echo`. If the rows have `"imported": FORMAT` (`harness import` writes it), the answer settings are unknown.
 `--engine-arg latency=SECONDS` makes each turn wait; it changes no answer.
 """
 
@@ -11,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from itertools import accumulate
 from pathlib import Path
 from typing import Self
 
@@ -61,7 +61,8 @@ class ScriptedBackend:
         if turns is None:
             failure = Failure(reason="missing", message=f"the script has no answer to {prompt.id!r}")
             return Answer(prompt_id=prompt.id, model=self.label, index=index, seconds=seconds, error=failure)
-        prompt_words = _running_totals([len(text.split()) for text in prompt.turns])
+        # each turn's prompt contains the earlier questions; the earlier answers are left out of this rough count
+        prompt_words = tuple(accumulate(len(text.split()) for text in prompt.turns))
         return Answer(
             prompt_id=prompt.id,
             model=self.label,
@@ -109,7 +110,3 @@ def _seconds(text: str) -> float:
         return max(0.0, float(text))
     except ValueError:
         raise ConfigError(f"engine argument latency={text!r} is not a number of seconds") from None
-
-
-def _running_totals(counts: list[int]) -> tuple[int, ...]:
-    return tuple(sum(counts[: number + 1]) for number in range(len(counts)))

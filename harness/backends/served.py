@@ -1,4 +1,10 @@
-"""Who may ask a server at the same time: many requests together, or one suspected of killing it, alone."""
+"""A checkpoint served by a child process: what `vllm` and `transformers` share.
+
+It starts the server and asks it. If the server dies in mid-run, it is restarted and the requests that were in flight
+are repeated; a request suspected of killing it goes alone. Checkpoints without a chat template of their own are asked
+by fschat's named conversation templates, which are Python, not Jinja: the prompt is rendered here and sent to
+/v1/completions with the template's own stop strings.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import JsonValue
@@ -19,8 +26,19 @@ from ..records import ModelRef
 from ..records.errors import CheckpointError, ConfigError, ReplyError, ServerError
 from ..records.protocols import Served, ServeOptions
 from ..store.checkpoint import FASTCHAT, Checkpoint, inspect_checkpoint, resolve
-from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, Dialogue, Message, Post
+from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, Dialogue, Message, Post, tokenized
 from .server import ModelServer, ServerCommand, ServerDiedError
+
+SHOWN = 12  # template names in an error
+log = logging.getLogger(__name__)
+DEATHS_TO_STOP = 4
+"""Deaths in a row, without an answer between them, after which the server counts as beyond repair."""
+MAX_RESTARTS = 20
+"""Restarts in one run; each costs a start-up. The same command resumes."""
+SUSPECT, CULPRIT = 2, 3
+"""Deaths during which a request was in flight: after SUSPECT it is sent alone, after CULPRIT it fails."""
+ATTEMPTS = 3
+"""Times one request is sent to a server that is alive but fails to answer it."""
 
 
 class Door:
@@ -63,15 +81,6 @@ class Door:
         self._inside -= 1
         async with self._changed:
             self._changed.notify_all()
-
-
-# ----------------------------------------------------------------------------------------------------
-# Prompts from fschat's named conversation templates, for checkpoints without a chat template of their own. Those
-# templates are Python, not Jinja: the prompt is rendered here and sent to /v1/completions with the template's own
-# stop strings. Blanks around the answer are removed, as fschat does. fschat is imported only when it is used.
-
-
-SHOWN = 12  # template names in an error
 
 
 def conversation(name: str) -> Any:
@@ -148,9 +157,7 @@ class FastChatCompletions:
 
     async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
         """Return (token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
-        body = {"model": self.model, "return_token_strs": True, **self._prompt(messages)}
-        reply = await self.post("/tokenize", body)
-        return list(reply["tokens"]), list(reply.get("token_strs") or [])
+        return await tokenized(self.post, {"model": self.model, **self._prompt(messages)})
 
     def _prompt(self, messages: Sequence[Message]) -> dict[str, JsonValue]:
         text = render(self.template, messages)
@@ -167,23 +174,6 @@ def read_completion(body: dict[str, Any]) -> ChatReply:
     as_chat = {"message": {"content": first["text"]} if "text" in first else None, **first, "logprobs": None}
     reply = read_chat_reply({**body, "choices": [as_chat]})
     return replace(reply, text=reply.text.strip())
-
-
-# ----------------------------------------------------------------------------------------------------
-# A checkpoint served by a child process: what `vllm` and `transformers` share. Starts the server and asks it. If the
-# server dies in mid-run, restarts it and repeats the requests that were in flight.
-
-
-log = logging.getLogger(__name__)
-
-DEATHS_TO_STOP = 4
-"""Deaths in a row, without an answer between them, after which the server counts as beyond repair."""
-MAX_RESTARTS = 20
-"""Restarts in one run; each costs a start-up. The same command resumes."""
-SUSPECT, CULPRIT = 2, 3
-"""Deaths during which a request was in flight: after SUSPECT it is sent alone, after CULPRIT it fails."""
-ATTEMPTS = 3
-"""Times one request is sent to a server that is alive but fails to answer it."""
 
 
 class _RevivedError(Exception):
@@ -220,6 +210,11 @@ class ServedBackend(ChatBackend, ABC):
         self._epoch = 0
         self._deaths = 0
 
+    def logs_to(self, folder: Path) -> None:
+        """Write the log, and whatever the server needs as a file, to `folder`. Only before the server starts."""
+        self.options = replace(self.options, log_dir=folder)
+        self.server.log_file = folder / f"{self.name}.log"
+
     # what a subclass defines
 
     @abstractmethod
@@ -247,6 +242,7 @@ class ServedBackend(ChatBackend, ABC):
             except ServerDiedError as error:
                 raise CheckpointError(str(error)) from None
             concurrency, timeout = self.options.concurrency, self.options.timeout
+            # `post` decides whether the server died, so the client gives up early and never learns limits
             client = ChatClient(
                 self.server.root_url, concurrency=concurrency, timeout=timeout, attempts=2, patience=None
             )

@@ -1,4 +1,11 @@
-"""Find in a server's log what went wrong, in the fewest lines. Pure."""
+r"""One model server as a child process: start it, wait for it, watch it, and stop it with all its descendants.
+
+>>> reason("INFO 11-23 18:14:10 [core.py:133] loading\nValueError: no kernel for this GPU\n")
+'ValueError: no kernel for this GPU'
+
+It knows processes, ports and logs, but no prompts. The process runs under `warden.py`, so it ends when the harness
+does. If it dies, its log is searched for the one line that says why.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +42,13 @@ NOISE = re.compile(
     r"^\s*(\^+|Traceback|During handling|The above exception|nanobind| - |warnings\.warn|$)|resource_tracker"
 )
 
+log = logging.getLogger(__name__)
+PORTS = range(20000, 32000)  # below Linux's ephemeral range: no outgoing connection takes one between check and bind
+POLL = 0.2  # seconds
+COUNTDOWN = 10.0  # seconds between lines of the visible countdown
+STOP_LIMIT = warden.GRACE + 4.0
+LOG_TAIL = 200_000  # bytes of the log that are searched for the reason
+
 
 def plain_lines(text: str) -> list[str]:
     """Return the log's lines without colours, process names, levels, times and trailing blanks."""
@@ -68,29 +82,8 @@ def tail(text: str, count: int = 12) -> str:
     return "\n".join(list(dict.fromkeys(kept))[-count:])
 
 
-# ----------------------------------------------------------------------------------------------------
-# One model server as a child process: it is started, waited for, watched, and stopped with all its descendants. Knows
-# processes, ports and logs, but no prompts. The process runs under `warden.py`, so it ends when the harness does.
-
-
-log = logging.getLogger(__name__)
-
-PORTS = range(20000, 32000)  # below Linux's ephemeral range: no outgoing connection takes one between check and bind
-POLL = 0.2  # seconds
-COUNTDOWN = 10.0  # seconds between lines of the visible countdown
-STOP_LIMIT = warden.GRACE + 4.0
-LOG_TAIL = 200_000  # bytes of the log that are searched for the reason
-
-OnWait = Callable[[float, float], None]
-"""Called with (seconds waited, limit) while the server starts."""
-
-
 class ServerDiedError(ServerError):
-    """The process ended by itself; `early` if it had not answered yet."""
-
-    def __init__(self, message: str, *, early: bool) -> None:
-        super().__init__(message)
-        self.early = early
+    """The process ended by itself before it answered."""
 
 
 @dataclass(frozen=True)
@@ -114,20 +107,11 @@ class ModelServer:
     """A server whose command `launch(port)` returns; it must answer GET /health with 200 once it can serve."""
 
     def __init__(
-        self,
-        name: str,
-        launch: Callable[[int], ServerCommand],
-        *,
-        log_file: Path,
-        start_timeout: float,
+        self, name: str, launch: Callable[[int], ServerCommand], *, log_file: Path, start_timeout: float
     ) -> None:
         self.name = name
         self.log_file = log_file
         self.port = 0
-        self.started_seconds = 0.0
-        """Duration of the last start-up."""
-        self.on_wait: OnWait | None = None
-        """For a progress bar; the log has its own countdown."""
         self._launch = launch
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
@@ -149,29 +133,24 @@ class ModelServer:
         self.port = self.port or free_port()
         begin = time.monotonic()
         self._spawn()
-        ready = False
         try:
             await self._wait(begin)
-            ready = True
-        finally:
-            if not ready:
-                await self.stop()
-        self.started_seconds = time.monotonic() - begin
+        except BaseException:
+            await self.stop()
+            raise
         assert self._process is not None
         for pid in warden.below(self._process.pid):
             with suppress(ProcessLookupError):
                 self._sessions.add(os.getsid(pid))
-        log.info("%s serves after %.0f s", self.name, self.started_seconds)
+        log.info("%s serves after %.0f s", self.name, time.monotonic() - begin)
 
     def _spawn(self) -> None:
         launch = self._launch(self.port)
-        inherited = {
-            key: value for key, value in os.environ.items() if not key.endswith("_KEY")
-        }  # judges' keys stay here
+        # judges' keys stay here
+        inherited = {key: value for key, value in os.environ.items() if not key.endswith("_KEY")}
         env = {key: value for key, value in {**inherited, **launch.env}.items() if value is not None}
-        env["PYTHONSAFEPATH"] = (
-            "1"  # a folder called vllm or judges in the user's current directory must not be imported
-        )
+        # a folder called vllm or judges in the user's current directory must not be imported
+        env["PYTHONSAFEPATH"] = "1"
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
             self._log_start = output.tell()
@@ -191,11 +170,9 @@ class ModelServer:
             while not await self._answers(session):
                 waited = time.monotonic() - begin
                 if self._process is None or self._process.poll() is not None:
-                    raise ServerDiedError(self.obituary("ended while starting"), early=True)
+                    raise ServerDiedError(self.obituary("ended while starting"))
                 if waited > self._start_timeout:
                     raise ServerError(self.obituary(f"did not answer within {self._start_timeout:.0f} s"))
-                if self.on_wait is not None:
-                    self.on_wait(waited, self._start_timeout)
                 if waited - announced >= COUNTDOWN:
                     announced = waited
                     log.info("waiting for %s: %.0f s of at most %.0f s", self.name, waited, self._start_timeout)

@@ -21,27 +21,15 @@ from ..records import ModelRef, digest
 from ..records.errors import CheckpointError, ConfigError
 from ..records.protocols import ServeOptions
 from ..store.provenance import install_command
-from .chat import ChatCompletions, ContextWindow, Dialogue, Message, refuse_unknown
+from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings, refuse_unknown
 from .served import ServedBackend
 from .server import ServerCommand
 
-NEEDS = (
-    "transformers",
-    "torch",
-    "fastapi",
-    "uvicorn",
-    "openai",
-    "pydantic",
-)  # transformers[serving], is_serve_available
+NEEDS = ("transformers", "torch", "fastapi", "uvicorn", "openai", "pydantic")
+"""What `transformers serve` imports (transformers[serving], is_serve_available)."""
 HONOURED = (
-    "chat_template",
-    "devices",
-    "dtype",
-    "quantization",
-    "max_model_len",
-    "engine_args",
-    "allow_pickle",
-    "trust_remote_code",
+    *("chat_template", "devices", "dtype", "quantization"),
+    *("max_model_len", "engine_args", "allow_pickle", "trust_remote_code"),
 )
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -62,21 +50,17 @@ class TransformersBackend(ServedBackend):
             )
 
     def engine(self) -> dict[str, JsonValue]:
-        options = self.options
-        settings: dict[str, JsonValue] = {"dtype": options.dtype or "auto"}
-        for name in ("quantization", "max_model_len"):
-            if getattr(options, name) is not None:
-                settings[name] = getattr(options, name)
-        if options.engine_args:
-            settings["engine_args"] = list(options.engine_args)
-        return settings
+        return {
+            "dtype": self.options.dtype or "auto",
+            **engine_settings(self.options, ("quantization", "max_model_len")),
+        }
 
     def launch(self, port: int) -> ServerCommand:
         options = self.options
+        # our own interpreter, wherever a `transformers` script on PATH points
         argv = [sys.executable, "-m", "transformers.cli.transformers", "serve", self.served_name]
         argv += ["--host=127.0.0.1", f"--port={port}", f"--default-seed={options.seed}"]
-        argv += [f"--dtype={options.dtype}"] if options.dtype is not None else []
-        argv += [f"--quantization={options.quantization}"] if options.quantization is not None else []
+        argv += [f"--{name}={value}" for name, value in changed(options, ("dtype", "quantization")).items()]
         argv += ["--trust-remote-code"] if options.trust_remote_code else []
         self._stage()
         env = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"), "TRANSFORMERS_VERBOSITY": "error"}
@@ -104,6 +88,7 @@ class TransformersBackend(ServedBackend):
             return
         self._staged.mkdir(parents=True, exist_ok=True)
         for file in self.checkpoint.path.iterdir():
+            # links, as weights are too large to copy
             link = self._staged / file.name
             if not link.is_symlink() and not file.name.startswith("chat_template"):
                 link.symlink_to(file)
@@ -144,6 +129,7 @@ def _generation_config(folder: Path) -> dict[str, JsonValue]:
         config.update(
             {key: value for key, value in values.items() if (keys is None or key in keys) and value is not None}
         )
+    # a record of who wrote the file, not a parameter
     config.pop("transformers_version", None)
     return {key: value for key, value in config.items() if not key.startswith("_")}
 

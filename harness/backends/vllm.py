@@ -20,7 +20,7 @@ from ..records import ModelRef
 from ..records.errors import CheckpointError, ConfigError, ServerError
 from ..records.protocols import ServeOptions
 from ..store.provenance import install_command
-from .chat import ChatCompletions, ContextWindow, Dialogue, Message
+from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings
 from .served import FastChatCompletions, ServedBackend
 from .server import ServerCommand
 
@@ -30,6 +30,16 @@ OURS = (
     *("--config", "--tokenizer", "--chat-template", "--lora-modules", "--seed", "--trust-remote-code"),
 )
 """Arguments that would hide the server from the harness, or make the card's digests wrong."""
+FLAGS = {
+    "tensor_parallel": "--tensor-parallel-size",
+    "pipeline_parallel": "--pipeline-parallel-size",
+    "data_parallel": "--data-parallel-size",
+    "dtype": "--dtype",
+    "quantization": "--quantization",
+    "reasoning_parser": "--reasoning-parser",
+    "max_model_len": "--max-model-len",
+}
+"""Serve option -> vLLM's flag. Options at their default are left out: vLLM then decides."""
 
 
 def is_cpu_build() -> bool:
@@ -66,22 +76,12 @@ class VllmBackend(ServedBackend):
 
     def engine(self) -> dict[str, JsonValue]:
         options = self.options
-        settings: dict[str, JsonValue] = {
+        return {
             "device": "cpu" if self.cpu else "gpu",
             "dtype": options.dtype or ("float32" if self.cpu else "auto"),
             "seed": options.seed,
+            **engine_settings(options, [name for name in FLAGS if name != "dtype"]),
         }
-        for name in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
-            if getattr(options, name) != 1:
-                settings[name] = getattr(options, name)
-        for name in ("quantization", "reasoning_parser", "max_model_len"):
-            if getattr(options, name) is not None:
-                settings[name] = getattr(options, name)
-        if options.engine_args:
-            settings["engine_args"] = list(options.engine_args)
-        return settings
-
-    # ------------------------------------------------------------------------------------------------- command line
 
     def launch(self, port: int) -> ServerCommand:
         argv = (*self._model_args(), "--host=127.0.0.1", f"--port={port}", *self._engine_args())
@@ -105,15 +105,11 @@ class VllmBackend(ServedBackend):
         options = self.options
         # access lines would be half of the log, and a measurable part of the server's one busy core
         argv = [f"--seed={options.seed}", "--disable-uvicorn-access-log"]
-        argv += [f"--tensor-parallel-size={options.tensor_parallel}"] if options.tensor_parallel != 1 else []
-        argv += [f"--pipeline-parallel-size={options.pipeline_parallel}"] if options.pipeline_parallel != 1 else []
-        argv += [f"--data-parallel-size={options.data_parallel}"] if options.data_parallel != 1 else []
-        argv += [f"--dtype={options.dtype}"] if options.dtype is not None else []
-        argv += [f"--quantization={options.quantization}"] if options.quantization is not None else []
-        argv += [f"--reasoning-parser={options.reasoning_parser}"] if options.reasoning_parser is not None else []
-        argv += [f"--max-model-len={options.max_model_len}"] if options.max_model_len is not None else []
+        argv += [f"{FLAGS[name]}={value}" for name, value in changed(options, FLAGS).items()]
         argv += ["--trust-remote-code"] if options.trust_remote_code else []
-        if self.checkpoint.template is not None and self._template_is_foreign():
+        # vLLM finds a template by itself only in the folder of the model it loads
+        is_foreign = self.checkpoint.is_adapter or self.checkpoint.template_source == "--chat-template"
+        if self.checkpoint.template is not None and is_foreign:
             argv.append(f"--chat-template={self._template_file()}")
         if self.cpu:
             argv += ["--enforce-eager"] + (["--dtype=float32"] if options.dtype is None else [])
@@ -125,10 +121,6 @@ class VllmBackend(ServedBackend):
         if self.checkpoint.has_pickles and not options.allow_pickle:
             argv.append("--load-format=safetensors")  # last, so that it takes effect: the pickles are never opened
         return argv
-
-    def _template_is_foreign(self) -> bool:
-        """Return whether vLLM would not find the template by itself, in the folder of the model it loads."""
-        return self.checkpoint.is_adapter or self.checkpoint.template_source == "--chat-template"
 
     def _template_file(self) -> Path:
         """Write the template in use beside the log and return the file: an adapter's may be inside a JSON file."""
@@ -155,8 +147,6 @@ class VllmBackend(ServedBackend):
             # seven in tokens/s once something else runs.
             env["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
         return env
-
-    # --------------------------------------------------------------------------------------------- context and requests
 
     async def prepare(self, dialogue: Dialogue) -> ContextWindow:
         assert isinstance(dialogue, ChatCompletions | FastChatCompletions)

@@ -34,9 +34,8 @@ def main(command: list[str]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
-    _prctl(
-        PR_SET_CHILD_SUBREAPER, 1
-    )  # processes that the server leaves behind become our children, so that `below` lists them
+    # processes that the server leaves behind become our children, so that `below` lists them
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, 9)
     )

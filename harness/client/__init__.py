@@ -1,7 +1,11 @@
 """One OpenAI-compatible HTTP client: connections, retries and rate limits.
 
+>>> reply = read_chat_reply({"choices": [{"message": {"content": "Paris"}, "finish_reason": "stop"}]})
+>>> reply.text, reply.finish
+('Paris', 'stop')
+
 It decides when to wait and which error to raise, but knows no prompts, judges or budgets. `chat` is the client,
-`endpoint` what all clients of one endpoint share; `flow`, `pace`, `breaker`, `headers` and `replies` are pure.
+`endpoint` what all clients of one endpoint share, `flow` (pure) when the next call may go out.
 """
 
 from .chat import REFUSALS_TO_STOP, ChatClient, ChatReply, read_chat_reply, server_sentence

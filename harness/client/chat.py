@@ -1,4 +1,4 @@
-"""Read a server's reply: a completion, or why there is none, in the server's own words. Pure."""
+"""The client: repeat a call until it is answered, rejected for good, or its endpoint is given up; read its reply."""
 
 from __future__ import annotations
 
@@ -33,6 +33,23 @@ PARAMETER_WORDS = re.compile(
     r"|not (supported|permitted|allowed)|does not support|extra (inputs|fields|forbidden)",
     re.I,
 )
+
+MAX_WAIT = 60.0
+"""Longest wait in seconds between two tries of one call, unless the server asks for more."""
+MAX_RETRY_AFTER = 900.0
+"""Longest Retry-After in seconds that is waited for; a longer one stops the run."""
+TIMEOUTS = 2
+"""Times one call may time out: each try may cost money."""
+REJECTIONS = 100
+"""429s of one call, with others answered in between, after which the call itself must be wrong."""
+REFUSALS_TO_STOP = 8
+"""Calls in a row rejected for good (4xx), with none accepted between: the endpoint rejects whatever is asked."""
+FATAL_STATUS = frozenset({401, 403, 404})
+"""A rejected key or an unknown model: no other call can succeed."""
+PASSING_REASONS = frozenset({"context", "content_filter"})
+"""Rejections that concern one call, not the endpoint."""
+HINT = "if the model rejects a parameter, set it under `params:` in the judge's YAML (null leaves it out)"
+BEARER = Access()
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,7 @@ def read_chat_reply(body: dict[str, Any]) -> ChatReply:
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError):
         raise ReplyError(
             f"not a chat completion: {printable(json.dumps(body))[:200]}", reason="http", status=200
-        ) from (None)
+        ) from None
     if finish == "content_filter":
         raise ReplyError("the server withheld the reply (content_filter)", reason="content_filter", status=200)
     return reply
@@ -125,29 +142,6 @@ def tokens_used(body: dict[str, Any]) -> float | None:
     usage = body.get("usage")
     total = usage.get("total_tokens") if isinstance(usage, dict) else None
     return float(total) if isinstance(total, int) else None
-
-
-# ----------------------------------------------------------------------------------------------------
-# The client: it repeats a call until it is answered, rejected for good, or its endpoint is given up.
-
-
-MAX_WAIT = 60.0
-"""Longest wait in seconds between two tries of one call, unless the server asks for more."""
-MAX_RETRY_AFTER = 900.0
-"""Longest Retry-After in seconds that is waited for; a longer one stops the run."""
-TIMEOUTS = 2
-"""Times one call may time out: each try may cost money."""
-REJECTIONS = 100
-"""429s of one call, with others answered in between, after which the call itself must be wrong."""
-REFUSALS_TO_STOP = 8
-"""Calls in a row rejected for good (4xx), with none accepted between: the endpoint rejects whatever is asked."""
-FATAL_STATUS = frozenset({401, 403, 404})
-"""A rejected key or an unknown model: no other call can succeed."""
-PASSING_REASONS = frozenset({"context", "content_filter"})
-"""Rejections that concern one call, not the endpoint."""
-HINT = "if the model rejects a parameter, set it under `params:` in the judge's YAML (null leaves it out)"
-
-BEARER = Access()
 
 
 @dataclass(frozen=True)
@@ -214,6 +208,11 @@ class ChatClient:
         self._refusals = 0
         self._was_taken = False
 
+    @property
+    def _joined(self) -> Endpoint:
+        assert self._endpoint is not None, "use `async with`"
+        return self._endpoint
+
     async def __aenter__(self) -> Self:
         loopback = urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost", "::1")
         self._proxy = None if loopback else _proxy_for(self.base_url)
@@ -230,18 +229,19 @@ class ChatClient:
         more."""
         reply = read_chat_reply(await self.post("/chat/completions", body))
         if self._endpoint is not None:
+            # a running mean over about 20 replies
             self._endpoint.reply_tokens += 0.05 * (reply.completion_tokens - self._endpoint.reply_tokens)
         return reply
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
         """Return the JSON object in the server's reply. Raise ReplyError if retries are used up or pointless."""
-        assert self._endpoint is not None, "use `async with`"
         payload = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        tokens = len(payload) / 4 + tokens_to_come(body, self._endpoint.reply_tokens)
+        # about 4 characters per token of English text (OpenAI's rule of thumb)
+        tokens = len(payload) / 4 + tokens_to_come(body, self._joined.reply_tokens)
         tries = Tries()
         while True:
             async with self._places:
-                launch = await self._endpoint.place(tokens, again=tries.failures + tries.rejections > 0)
+                launch = await self._joined.place(tokens, again=tries.failures + tries.rejections > 0)
                 outcome = await self._once(path, payload, launch)
             if isinstance(outcome, dict):
                 return outcome
@@ -254,7 +254,6 @@ class ChatClient:
         """Return the reply, or a failure that another try may overcome. Reports to the endpoint how the call ended."""
         import aiohttp
 
-        assert self._endpoint is not None
         try:
             answered = await self._send(path, payload)
         except TimeoutError:
@@ -264,15 +263,15 @@ class ChatClient:
             detail = str(error) or type(error).__name__
             return self._failed(launch, "transport", f"cannot reach {self.base_url}: {detail}")
         except BaseException:
-            self._endpoint.dropped()
+            self._joined.dropped()
             raise
         if answered.status == 200:
             return self._read(answered, launch)
         return self._turned_down(answered, launch)
 
     async def _send(self, path: str, payload: bytes) -> RawReply:
-        assert self._endpoint is not None
-        async with self._endpoint.session.post(
+        # no redirects: the key must not reach another host
+        async with self._joined.session.post(
             self._url(path),
             data=payload,
             headers=self._headers,
@@ -290,30 +289,28 @@ class ChatClient:
             url = self._urls[path] = URL(self.base_url + path).update_query(self._access.query)
         return url
 
-    def _failed(self, launch: Launch, reason: Reason, message: str, status: int | None = None) -> FailedTry:
-        assert self._endpoint is not None
-        self._endpoint.failed(launch, message)
-        return FailedTry(
-            ReplyError(message, reason=reason, status=status), counts=not self._endpoint.breaker.is_tripped
-        )
+    def _failed(
+        self, launch: Launch, reason: Reason, message: str, status: int | None = None, wait: float | None = None
+    ) -> FailedTry:
+        self._joined.failed(launch, message)
+        error = ReplyError(message, reason=reason, status=status)
+        return FailedTry(error, wait, counts=not self._joined.breaker.is_tripped)
 
     def _read(self, answered: RawReply, launch: Launch) -> dict[str, Any] | FailedTry:
-        assert self._endpoint is not None
         try:
             reply = json.loads(answered.raw)
         except (ValueError, RecursionError):
             message = f"{self.base_url} sent a reply that is not JSON: {answered.raw[:120]!r}"
             return self._failed(launch, "http", message, 200)
         if not isinstance(reply, dict):
-            self._endpoint.taken(launch, answered.hints, None)
+            self._joined.taken(launch, answered.hints, None)
             raise ReplyError(f"{self.base_url} sent a reply that is not a JSON object", reason="http", status=200)
         self._refusals, self._was_taken = 0, True
-        self._endpoint.taken(launch, answered.hints, tokens_used(reply))
+        self._joined.taken(launch, answered.hints, tokens_used(reply))
         return reply
 
     def _turned_down(self, answered: RawReply, launch: Launch) -> FailedTry:
         """Handle a status other than 200. Raise ReplyError if another try is pointless."""
-        assert self._endpoint is not None
         status, hints = answered.status, answered.hints
         message = f"HTTP {status}: {server_sentence(answered.raw)}"
         if self._api_key:
@@ -322,21 +319,20 @@ class ChatClient:
         if status == 429 and not TOO_LARGE_WORDS.search(message):
             if QUOTA_WORDS.search(message):
                 self._give_up(launch, hints, f"{self.base_url} accepts no more calls: {error}")
-            self._endpoint.refused(launch, hints, self._backoff(4))
+            self._joined.refused(launch, hints, self._backoff(4))
             return FailedTry(error, hints.retry_after)
         if status == 408 or status >= 500:
-            return self._failed(launch, "http", message, status).after(hints.retry_after)
+            return self._failed(launch, "http", message, status, hints.retry_after)
         if status in (409, 425):
-            self._endpoint.taken(launch, hints, None)
+            self._joined.taken(launch, hints, None)
             return FailedTry(error, hints.retry_after)
         self._refuse(error, launch, hints)
         raise error
 
     def _refuse(self, error: ReplyError, launch: Launch, hints: RateLimitHints) -> None:
         """Count a rejection. Raise EndpointDownError if every further call would be rejected too."""
-        assert self._endpoint is not None
         if error.reason in PASSING_REASONS or self._terms.patience is None:
-            self._endpoint.taken(launch, hints, None)
+            self._joined.taken(launch, hints, None)
             return
         self._refusals += 1
         if error.status in FATAL_STATUS:
@@ -345,21 +341,19 @@ class ChatClient:
             self._give_up(launch, hints, f"{self.base_url} rejects the request: {error}; {HINT}")
         if self._refusals >= REFUSALS_TO_STOP:
             self._give_up(launch, hints, f"{self.base_url} rejected {self._refusals} calls in a row: {error}; {HINT}")
-        self._endpoint.taken(launch, hints, None)
+        self._joined.taken(launch, hints, None)
 
     def _give_up(self, launch: Launch, hints: RateLimitHints, why: str) -> None:
-        assert self._endpoint is not None
-        self._endpoint.taken(launch, hints, None)
-        self._endpoint.give_up(why)
+        self._joined.taken(launch, hints, None)
+        self._joined.give_up(why)
 
     # between two tries
 
     def _after(self, failed: FailedTry, tries: Tries) -> float:
         """Return the seconds until the next try. Raise the call's error if there is none."""
-        assert self._endpoint is not None
         error = failed.error
         if (failed.wait or 0.0) > MAX_RETRY_AFTER:
-            self._endpoint.give_up(f"{self.base_url} asks to wait {failed.wait:.0f} s: {error}")
+            self._joined.give_up(f"{self.base_url} asks to wait {failed.wait:.0f} s: {error}")
         if error.status == 429:
             tries.rejections += 1
             tried = tries.rejections
@@ -388,9 +382,6 @@ class FailedTry:
     """Seconds the server asks to wait."""
     counts: bool = True
     """Whether it uses up an attempt of the call; it does not while the endpoint as a whole is down."""
-
-    def after(self, wait: float | None) -> FailedTry:
-        return FailedTry(self.error, wait, self.counts)
 
 
 def key_headers(api_key: str | None, access: Access) -> dict[str, str]:

@@ -1,4 +1,8 @@
-"""Decide whether an endpoint is still worth asking. Pure, like `pace`."""
+"""One endpoint of this process (base URL and key): its connections, its queue and its circuit breaker.
+
+All clients of the endpoint share it, so that limits, learned or configured, apply to them together. A call waits here
+for its turn and occupies a place only while it is in flight.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,14 @@ NEVER_WELL = 0.25
 """Share of the patience for an endpoint that has never answered: its address is probably wrong."""
 REFUSED_PATIENCE = 900.0
 """Seconds of nothing but 429s after which a run stops."""
+
+log = logging.getLogger(__name__)
+KEEP_ALIVE = 75.0
+"""Seconds an idle connection is kept."""
+LONG_HOLD = 10.0
+"""Seconds of waiting from which on the log reports it."""
+FIRST_GUESS = 400.0
+"""Expected tokens of the first reply: the mean of the official judges' replies is 200 to 900."""
 
 
 class Breaker:
@@ -66,22 +78,6 @@ class Breaker:
             return seconds if seconds >= self.patience * (1.0 if self._was_well else NEVER_WELL) else None
         seconds = 0.0 if self._refused_since is None else now - self._refused_since
         return seconds if seconds >= max(REFUSED_PATIENCE, self.patience) else None
-
-
-# ----------------------------------------------------------------------------------------------------
-# One endpoint of this process (base URL and key), its connections and its queue, shared by all its clients. A call
-# waits here for its turn and occupies a place only while it is in flight. Learned and configured limits apply to all
-# clients of the endpoint together.
-
-
-log = logging.getLogger(__name__)
-
-KEEP_ALIVE = 75.0
-"""Seconds an idle connection is kept."""
-LONG_HOLD = 10.0
-"""Seconds of waiting from which on the log reports it."""
-FIRST_GUESS = 400.0
-"""Expected tokens of the first reply: the mean of the official judges' replies is 200 to 900."""
 
 
 @dataclass(frozen=True)

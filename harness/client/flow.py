@@ -1,4 +1,15 @@
-"""Read from a reply's headers how long to wait: Retry-After and x-ratelimit-*."""
+"""Decide when the next call to an endpoint may go out: rate limits of server and user, pace, places in flight. Pure.
+
+>>> duration("6m0s"), duration("12ms")
+(360.0, 0.012)
+>>> bucket = Bucket(per_minute=60)
+>>> bucket.take(now=0.0)
+>>> bucket.wait(now=0.25)
+0.75
+
+Every method gets the time as an argument (seconds of any monotonic clock). A call ends in one of three ways: taken,
+refused (429), failed (no answer, or a 5xx). The `Pace` learns from 429s how many calls per second an endpoint takes.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +24,40 @@ from enum import Enum
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+OPENING_PACE = 160.0
+"""Launches per second at first, doubled every OPENING_DOUBLES seconds until a 429: a full load of slow calls is out
+within a second, and a server with a strict limit refuses a few calls, not all of them."""
+OPENING_DOUBLES = 0.2
+OPENING_BURST = 8
+UNPACED = 10_000.0
+"""Launches per second above which the pace does not limit."""
+OPENING_CUT = 0.35
+"""Factor of the opening pace after its first 429; most calls already in flight will be refused as well."""
+GENTLE = 0.97
+"""Largest factor of the pace after a 429."""
+RETURN_SECONDS = 1.0
+"""Time constant of the return to just below the pace that was refused last."""
+GROWTH = 1e-6
+"""Relative growth per call beyond that, times the calls since the last 429: 3 % after 250 calls, so that one call in
+250 gets a 429 as a probe, and doubled after 1,200."""
+IDLE_SECONDS, IDLE_GROWTH = 5.0, 0.02
+"""Relative growth per second, times the seconds since the last 429 beyond IDLE_SECONDS: doubled after 13 seconds at any
+pace."""
+CHUNK, SMALL_CHUNK = 20, 6
+"""Launches over which the share of 429s is measured; SMALL_CHUNK are enough if most are refused."""
+FEW, MOST = 0.05, 0.6
+MIN_PACE = 0.5
+CHUNK_FLOOR = 0.35
+"""Least share of a chunk's first pace within the chunk, so that shares are comparable."""
+CHUNKS = 8
+MUCH_SLOWER = 0.35
+"""Share of a pace at which a rate limit refuses nothing, if it refuses less than MOST at the full pace."""
+DEAF_SECONDS = 20.0
+"""Seconds during which 429s are ignored; doubled each time that nothing has changed meanwhile."""
+NOT_DEAF_SECONDS = 60.0
+CATCH_UP = 0.03
+"""Seconds of launches that may be caught up at once if the event loop was late."""
 
 
 @dataclass(frozen=True)
@@ -74,46 +119,6 @@ def number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if value is not None and 0 <= value < 1e12 else None
-
-
-# ----------------------------------------------------------------------------------------------------
-# Learn from its 429s how many calls per second an endpoint takes; keep the limits per minute that a user gave. Pure:
-# every method gets the time as an argument (seconds of any monotonic clock).
-
-
-OPENING_PACE = 160.0
-"""Launches per second at first, doubled every OPENING_DOUBLES seconds until a 429: a full load of slow calls is out
-within a second, and a server with a strict limit refuses a few calls, not all of them."""
-OPENING_DOUBLES = 0.2
-OPENING_BURST = 8
-UNPACED = 10_000.0
-"""Launches per second above which the pace does not limit."""
-OPENING_CUT = 0.35
-"""Factor of the opening pace after its first 429; most calls already in flight will be refused as well."""
-GENTLE = 0.97
-"""Largest factor of the pace after a 429."""
-RETURN_SECONDS = 1.0
-"""Time constant of the return to just below the pace that was refused last."""
-GROWTH = 1e-6
-"""Relative growth per call beyond that, times the calls since the last 429: 3 % after 250 calls, so that one call in
-250 gets a 429 as a probe, and doubled after 1,200."""
-IDLE_SECONDS, IDLE_GROWTH = 5.0, 0.02
-"""Relative growth per second, times the seconds since the last 429 beyond IDLE_SECONDS: doubled after 13 seconds at any
-pace."""
-CHUNK, SMALL_CHUNK = 20, 6
-"""Launches over which the share of 429s is measured; SMALL_CHUNK are enough if most are refused."""
-FEW, MOST = 0.05, 0.6
-MIN_PACE = 0.5
-CHUNK_FLOOR = 0.35
-"""Least share of a chunk's first pace within the chunk, so that shares are comparable."""
-CHUNKS = 8
-MUCH_SLOWER = 0.35
-"""Share of a pace at which a rate limit refuses nothing, if it refuses less than MOST at the full pace."""
-DEAF_SECONDS = 20.0
-"""Seconds during which 429s are ignored; doubled each time that nothing has changed meanwhile."""
-NOT_DEAF_SECONDS = 60.0
-CATCH_UP = 0.03
-"""Seconds of launches that may be caught up at once if the event loop was late."""
 
 
 class Bucket:
@@ -262,9 +267,8 @@ class Pace:
     def _measured(self, now: float) -> float:
         """Return the accepted launches per second, over the last second."""
         measured = len(self._recent) / min(1.0, max(0.1, now - self._opened))
-        return max(
-            OPENING_PACE / 2 if self._opening else 1.0, measured
-        )  # at first there is too little data to go lower
+        lowest = OPENING_PACE / 2 if self._opening else 1.0  # at first there is too little data to go lower
+        return max(lowest, measured)
 
     def _slow_down(self, now: float, after: int) -> None:
         factor = OPENING_CUT if self._slowed == -math.inf else min(GENTLE, after / (after + 1))
@@ -281,10 +285,8 @@ class Pace:
         self._chunk = Chunk(self._number + 1, min(self.value or math.inf, self._measured(now)))
         if now < self._deaf_until:
             if chunk.launched == CHUNK and chunk.share > (1 + self._deaf_share) / 2:
-                self._deaf_until, self._not_deaf_until = (
-                    now,
-                    now + NOT_DEAF_SECONDS,
-                )  # the rate was the reason after all
+                # the rate was the reason after all
+                self._deaf_until, self._not_deaf_until = now, now + NOT_DEAF_SECONDS
             return
         self._known.append(chunk)
         share = self._share_since_much_faster(chunk)
@@ -303,11 +305,6 @@ class Pace:
                 since = known[position:]
                 return sum(later.refused for later in since) / sum(later.launched for later in since)
         return 0.0
-
-
-# ----------------------------------------------------------------------------------------------------
-# Decide whether the next call to an endpoint may go out, by places in flight, pace, and limits of user and server.
-# Pure, like `pace`. A call ends in one of three ways: taken, refused (429), failed (no answer, or a 5xx).
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Everything between a judge and a score: cost, cache, juries, consistency, calibration."""
+"""Everything around a judge's call: cache, budget, batches, juries, anchors, injection. The judges are in `judges`."""

@@ -1,8 +1,18 @@
-"""Records of each batch of a run, written before and after every step, so that a crash costs no second upload.
+"""Send a judge's calls as batches of the Batch API, at half the price, and resume those of a crashed session.
 
-RUN/batches/NAME.jsonl         the requests; NAME is ours, and the batch's metadata and file name carry it
-RUN/batches/NAME.json          the record below
+>>> call = Call(key=bytes(2), body={"model": "gpt-4.1", "messages": []})
+>>> request_line(call)[:32]
+b'{"custom_id": "0000", "method": '
+
+Calls wait until no new one has come for a while, then all of them go out together. Calls that expired, and those that
+judges make after reading their replies, go into the next round. Each batch is recorded before and after every step, so
+that a crash costs no second upload:
+
+RUN/batches/NAME.jsonl           the requests; NAME is ours, and the batch's metadata and file name carry it
+RUN/batches/NAME.json            the `BatchRecord`
 RUN/batches/NAME.results.jsonl   output and error file, once the batch has ended
+
+A custom id is the hex key that the reply is cached under. Format: platform.openai.com/docs/guides/batch.
 """
 
 from __future__ import annotations
@@ -14,22 +24,38 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from openai import APIStatusError, AsyncOpenAI, OpenAIError
+from openai.types import Batch, FileObject
 from pydantic import ValidationError
 
 from ..client import ChatReply, read_chat_reply, server_sentence
 from ..client.chat import refusal_reason
 from ..records import Access, JudgeSpec, Record
 from ..records.errors import ConfigError, JudgeUnavailableError, ReplyError, StoreError
-from ..store import dump_json, make_folder, write_atomic
+from ..store.files import dump_json, write_atomic, write_chunks
 from .calls import Call
 
 log = logging.getLogger(__name__)
+
+PATH: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+PRICE_SHARE = 0.5  # platform.openai.com/docs/guides/batch: 50 % of the synchronous price
+MAX_REQUESTS = 50_000
+MAX_BYTES = 200_000_000
+"""Largest input file; same page."""
+METADATA = "fusion_harness"
+T = TypeVar("T")
+Entry = TypeVar("Entry", FileObject, Batch)
+QUIET = 1.0
+"""Seconds without a new call after which a round goes out: calls come at once or after a cache lookup."""
+FIRST_WAIT, MAX_WAIT = 1.0, 60.0
+"""Seconds between two polls of a batch, growing by half each time."""
+ROUNDS = 3
+"""Batches in which a call may expire before it counts as a failure."""
 
 
 class BatchRecord(Record):
@@ -75,18 +101,6 @@ class BatchFolder:
         write_atomic(self.path / f"{record.name}.json", dump_json(record.model_dump(mode="json")))
         return record
 
-    def write(self, path: Path, lines: list[bytes]) -> None:
-        """Write a whole file of lines. Raise StoreError if that fails."""
-        make_folder(self.path)
-        draft = path.with_name(f".{path.name}.tmp")
-        try:
-            with draft.open("wb") as file:
-                file.writelines(lines)
-            draft.replace(path)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise StoreError(f"cannot write {path}: {error.strerror}; free space, then run the same command") from error
-
     def read_results(self, name: str) -> list[bytes]:
         """Return the lines of a batch's results. Raise StoreError if they cannot be read."""
         try:
@@ -97,18 +111,6 @@ class BatchFolder:
     def remove(self, record: BatchRecord) -> None:
         for path in (self.path / f"{record.name}.json", self.requests(record.name), self.results(record.name)):
             path.unlink(missing_ok=True)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Write and read the lines of a batch's files: requests and results. Pure. Format:
-# platform.openai.com/docs/guides/batch. A custom id is the hex key that the reply is cached under.
-
-
-PATH: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-PRICE_SHARE = 0.5  # platform.openai.com/docs/guides/batch: 50 % of the synchronous price
-MAX_REQUESTS = 50_000
-MAX_BYTES = 200_000_000
-"""Largest input file; same page."""
 
 
 class AskAgainError(Exception):
@@ -177,14 +179,6 @@ def _sentence(body: object) -> str:
     return server_sentence(json.dumps(body).encode()) if body else "no result"
 
 
-# ----------------------------------------------------------------------------------------------------
-# The Batch and Files API of one endpoint, through the openai package. Its errors become one sentence.
-
-
-METADATA = "fusion_harness"
-T = TypeVar("T")
-
-
 @dataclass(frozen=True)
 class BatchState:
     """How far a batch is."""
@@ -246,25 +240,14 @@ class BatchServer:
 
     async def find_file(self, filename: str) -> str | None:
         """Return the id of an upload whose reply was lost, if there is one."""
-
-        async def search() -> str | None:
-            async for file in self._client.files.list(purpose="batch"):
-                if file.filename == filename:
-                    return file.id
-            return None
-
-        return await self._call(search(), "list its files")
+        uploads = self._client.files.list(purpose="batch")
+        return await self._call(_first_id(uploads, lambda file: file.filename == filename), "list its files")
 
     async def find_batch(self, name: str) -> str | None:
         """Return the id of a batch whose creation was not recorded here, if there is one."""
-
-        async def search() -> str | None:
-            async for batch in self._client.batches.list(limit=100):
-                if (batch.metadata or {}).get(METADATA) == name:
-                    return batch.id
-            return None
-
-        return await self._call(search(), "list its batches")
+        batches = self._client.batches.list(limit=100)
+        search = _first_id(batches, lambda batch: (batch.metadata or {}).get(METADATA) == name)
+        return await self._call(search, "list its batches")
 
     async def _call(self, job: Awaitable[T], action: str) -> T:
         try:
@@ -283,18 +266,11 @@ class BatchServer:
             ) from None
 
 
-# ----------------------------------------------------------------------------------------------------
-# Gather calls into batches, upload them, wait for them and hand out the replies; resume those of a crashed session.
-# Calls wait here until no new one has come for a while, then all of them go out together. Calls that expired, and
-# those that judges make after reading their replies, go into the next round.
-
-
-QUIET = 1.0
-"""Seconds without a new call after which a round goes out: calls come at once or after a cache lookup."""
-FIRST_WAIT, MAX_WAIT = 1.0, 60.0
-"""Seconds between two polls of a batch, growing by half each time."""
-ROUNDS = 3
-"""Batches in which a call may expire before it counts as a failure."""
+async def _first_id(entries: AsyncIterable[Entry], matches: Callable[[Entry], bool]) -> str | None:
+    async for entry in entries:
+        if matches(entry):
+            return entry.id
+    return None
 
 
 class BatchWire:
@@ -380,8 +356,6 @@ class BatchWire:
             records.append(record)
         return records
 
-    # ---------------------------------------------------------------------------------------------------- one round
-
     async def _round(self, records: list[BatchRecord]) -> None:
         for record in list(records):
             if record.ended is not None and not self._calls.keys().isdisjoint(record.keys):
@@ -403,11 +377,12 @@ class BatchWire:
 
     async def _upload(self, calls: list[Call]) -> BatchRecord:
         name = f"harness-{uuid.uuid4().hex[:16]}"
-        self._folder.write(self._folder.requests(name), [request_line(call) for call in calls])
+        write_chunks(self._folder.requests(name), map(request_line, calls))
         record = BatchRecord(
             name=name, judge=self._judge, endpoint=self._url, keys=tuple(call.key.hex() for call in calls)
         )
         self._folder.save(record)
+        # recorded first: after a crash in between, the upload is found by its name
         file_id = await self._server.upload(self._folder.requests(name))
         return self._folder.save(record.model_copy(update={"file_id": file_id}))
 
@@ -421,7 +396,8 @@ class BatchWire:
             self._records.remove(record)
             raise JudgeUnavailableError(f"judge {self._judge!r}: {self._url} rejected the batch: {state.problem}")
         lines = [line for file_id in state.files for line in await self._server.lines(file_id)]
-        self._folder.write(self._folder.results(record.name), lines)
+        # on disk first: a crash while they are handed out costs no second download
+        write_chunks(self._folder.results(record.name), lines)
         self._replace(record, record.model_copy(update={"ended": state.status}))
         self._hand_out(record, lines, failures=True)
         for name in set(record.keys) & self._calls.keys() - read_results(lines).keys():

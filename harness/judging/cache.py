@@ -1,5 +1,8 @@
 """A cache of judges' replies by request, shared by runs and processes, so that no question is paid for twice.
 
+>>> request_key("https://host/v1", {"model": "m"}, repeat=0) == request_key("https://host/v1", {"model": "m"}, repeat=1)
+False
+
 One SQLite file (write-ahead log). A key is the digest of endpoint, every request parameter, all messages and the
 repeat number; a reply is returned only after it is committed, so that a killed process loses only what was in flight.
 All SQL runs in one thread, which commits all waiting statements as one transaction, so the event loop never waits for
@@ -15,8 +18,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -40,6 +43,7 @@ CREATE TABLE IF NOT EXISTS replies (
 SELECT = "SELECT text, finish, prompt_tokens, completion_tokens, logprobs, price_share FROM replies WHERE key = ?"
 INSERT = "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 DELETE = "DELETE FROM replies WHERE key = ?"
+CACHE_HINT = "move it away, or set HARNESS_REPLY_CACHE to another file, or use --no-cache"
 
 
 def cache_path() -> Path:
@@ -58,12 +62,9 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = "rwc" if create else "rw"
+        address = f"{path.resolve().as_uri()}?mode={mode}"
         connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode={mode}",
-            uri=True,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
+            address, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
     except (OSError, sqlite3.Error) as error:
         raise StoreError(_sentence(path, error)) from error
@@ -87,9 +88,6 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
     return connection
 
 
-CACHE_HINT = "move it away, or set HARNESS_REPLY_CACHE to another file, or use --no-cache"
-
-
 def cache_error(path: Path, error: sqlite3.Error) -> ConfigError | StoreError:
     """Return the error for a broken file, which the user must move (exit 2), or for a full or locked one (exit 4)."""
     if isinstance(error, sqlite3.OperationalError):
@@ -102,9 +100,6 @@ def _sentence(path: Path, error: Exception) -> str:
     return (
         f"cannot use the reply cache {path}: {why}; free space or unlock it, then run the same command ({CACHE_HINT})"
     )
-
-
-# ------------------------------------------------------------------------------------------------------ while running
 
 
 @dataclass(frozen=True)
@@ -150,6 +145,7 @@ class ReplyCache:
         """
         if self._thread is None:
             return await ask()
+        # two tasks may make the same request, e.g. those of two suites
         while (earlier := self._asking.get(key)) is not None:
             await asyncio.wait([earlier])
         asking = self._asking[key] = self._loop.create_future()
@@ -186,8 +182,6 @@ class ReplyCache:
         self._jobs.put(_Statement(sql, values, waiter))
         return await waiter
 
-    # ------------------------------------------------------------------------------------------------- in the thread
-
     def _work(self, database: sqlite3.Connection) -> None:
         open_for_jobs = True
         while open_for_jobs:
@@ -205,6 +199,7 @@ class ReplyCache:
         """Run the jobs in one transaction and return their results; all None after a failure, which is noted."""
         if self._broken is not None:
             return [None] * len(jobs)
+        # a transaction that begins by reading may fail as busy when it turns to writing, so it begins as a write
         writes = any(job.sql is not SELECT for job in jobs)
         try:
             if writes:
@@ -240,9 +235,6 @@ def _read(row: tuple[str, str, int, int, str, float] | None) -> ChatReply | None
         price_share=share,
         cached=True,
     )
-
-
-# --------------------------------------------------------------------------------------------------- inspection
 
 
 @dataclass(frozen=True)
@@ -283,22 +275,23 @@ def kept(path: Path, keys: Iterable[bytes]) -> set[bytes]:
     """Return the keys whose reply is cached, so that they need no call."""
     if not path.exists():
         return set()
-    database = connect(path, create=False)
     query = "SELECT 1 FROM replies WHERE key = ?"
-    try:
+    with _opened(path) as database:
         return {key for key in keys if database.execute(query, (key,)).fetchone() is not None}
-    except sqlite3.Error as error:
-        raise cache_error(path, error) from error
-    finally:
-        database.close()
 
 
 def _one_statement(path: Path, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
     if not path.exists():
         return []
+    with _opened(path) as database:
+        return database.execute(sql, values).fetchall()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     database = connect(path, create=False)
     try:
-        return database.execute(sql, values).fetchall()
+        yield database
     except sqlite3.Error as error:
         raise cache_error(path, error) from error
     finally:

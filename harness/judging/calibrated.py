@@ -1,5 +1,8 @@
 """Read a judge's calibration (`calibration.json`) and cite it on a card in one sentence.
 
+>>> shown(Score(value=0.66, ci_low=0.61, ci_high=0.71, n=412))
+'0.66 [0.61, 0.71]'
+
 `harness judge calibrate` writes it. Agreement is 0..1, kappa -1..1, win rates are percent.
 """
 
@@ -106,6 +109,7 @@ def cite(results: Path, suite: str, judge: Mapping[str, JsonValue]) -> Citation 
             calibrations.append(calibration)
     if not calibrations:
         return None
+    # the digest breaks ties, so that a card does not depend on the order of files
     best = max(calibrations, key=lambda calibration: (sum(calibration.suites[suite].items.values()), calibration.sha))
     return Citation(sentence(best, suite), {"sha": best.sha, "items": dict(best.suites[suite].items)})
 
@@ -116,11 +120,7 @@ def sentence(calibration: Calibration, suite: str) -> str:
     part = calibration.suites[suite]
     kinds = [f"{n} recorded {kind}" for kind, n in part.items.items() if n and kind != "votes"]
     parts = []
-    for name, peer in (
-        ("people", "people"),
-        ("people_by_ratings", "people by its ratings"),
-        ("retired", part.retired),
-    ):
+    for name, peer in (("people", "people"), ("people_by_ratings", "people by its ratings"), ("retired", part.retired)):
         score, kappa = part.scores.get(f"agreement_{name}"), part.scores.get(f"kappa_{name}")
         if score is not None and score.value is not None:
             parts.append(f"agrees with {peer} {shown(score)} (n = {score.n}{_kappa(kappa)})")

@@ -110,6 +110,7 @@ class Calls:
         return await self._options.cache.reply(call.key, self._label, lambda: self._pay(call))
 
     async def _pay(self, call: Call) -> ChatReply:
+        # without a limit, judges without known prices or token limits work too
         if self._options.budget.limit is None:
             return await self._wire.send(call)
         most = (worst_case(self._spec, call.body) or 0.0) * self._wire.price_share

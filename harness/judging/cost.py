@@ -1,4 +1,13 @@
-"""Compute what a judge's tokens cost, in US dollars. Prices are per million tokens, from the judge's configuration."""
+"""What a judge's tokens cost, in US dollars: prices, token counts for estimates, and the limit `--max-cost`.
+
+>>> judge = JudgeSpec(name="gpt-4.1", kind="llm", price_in=2.0, price_out=8.0)  # per million tokens
+>>> price(judge, prompt_tokens=1000, completion_tokens=100)
+0.0028
+
+Tokens are counted by OpenAI's own table if it is on this machine (`harness data pull tokenizer` fetches it), else by a
+rule of thumb, and only for estimates: actual costs come from the server's own counts. A call starts only if its worst
+case still fits into the budget; calls in flight are never cancelled to save money.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +28,19 @@ from ..records.errors import BudgetReachedError, ConfigError
 from ..store.files import cache_folder
 from ..store.official import FILES, cached_path, ensure
 
+TOKENS_AROUND = 16
+"""Upper bound of the tokens that a chat format adds to one message; OpenAI's adds 4."""
+CHARACTERS_PER_TOKEN = 4.0
+"""OpenAI's own rule of thumb for English text (help.openai.com, "What are tokens and how to count them")."""
+EXACT = 50
+"""Texts counted exactly; later ones by the characters per token of these, so that an estimate is quick."""
+OVERHEAD = 4
+"""Tokens around each message (openai-cookbook, how_to_count_tokens_with_tiktoken: 3, and 1 for the role)."""
+ROUNDING = 1e-9
+"""Rounding error, in US dollars, of sums of prices."""
+GRACE = 0.25
+"""Seconds between the last call and the end of the run, in which that call's judgment is written."""
+
 
 def priced(spec: JudgeSpec) -> bool:
     return spec.price_in is not None and spec.price_out is not None
@@ -35,10 +57,6 @@ def reply_price(spec: JudgeSpec, reply: ChatReply) -> float | None:
     """Return what a reply cost when it was requested; None if the price or the token counts are unknown."""
     dollars = price(spec, reply.prompt_tokens, reply.completion_tokens) if reply.prompt_tokens else None
     return None if dollars is None else dollars * reply.price_share
-
-
-TOKENS_AROUND = 16
-"""Upper bound of the tokens that a chat format adds to one message; OpenAI's adds 4."""
 
 
 def worst_case(spec: JudgeSpec, body: dict[str, JsonValue]) -> float | None:
@@ -70,20 +88,6 @@ def token_limit(body: dict[str, JsonValue]) -> int | None:
     return limit * replies if isinstance(limit, int) and isinstance(replies, int) else None
 
 
-# ----------------------------------------------------------------------------------------------------
-# Count the tokens of a text by OpenAI's own table if it is on this machine, else by a rule of thumb. Used only for
-# estimates: actual costs come from the server's own counts. Nothing is downloaded here: `harness data pull tokenizer`
-# does that.
-
-
-CHARACTERS_PER_TOKEN = 4.0
-"""OpenAI's own rule of thumb for English text (help.openai.com, "What are tokens and how to count them")."""
-EXACT = 50
-"""Texts counted exactly; later ones by the characters per token of these, so that an estimate is quick."""
-OVERHEAD = 4
-"""Tokens around each message (openai-cookbook, how_to_count_tokens_with_tiktoken: 3, and 1 for the role)."""
-
-
 @dataclass
 class TokenMeter:
     """Counts the tokens of many similar texts."""
@@ -96,6 +100,7 @@ class TokenMeter:
     seen: int = 0
 
     def count(self, text: str) -> float:
+        # questions of one suite are alike, so the first ones tell the characters per token of the rest
         if self.encode is not None and self.seen < EXACT:
             tokens = len(self.encode(text))
             self.seen += 1
@@ -153,19 +158,6 @@ def _encoder(name: str, path: Path) -> Callable[[str], list[int]]:
     return tiktoken.get_encoding(name).encode_ordinary
 
 
-# ----------------------------------------------------------------------------------------------------
-# `--max-cost`: a limit on what the calls of one run cost together. A call starts only if its worst case still fits.
-# Calls in flight are never cancelled to save money. Calls that do not fit wait until others have ended below their
-# reserved cost; if none is left in flight, the run stops.
-
-
-ROUNDING = 1e-9
-"""Rounding error, in US dollars, of sums of prices."""
-
-GRACE = 0.25
-"""Seconds between the last call and the end of the run, in which that call's judgment is written."""
-
-
 @dataclass
 class Charge:
     """The reserved and then the actual cost of one call, in US dollars. A failed call counts as free."""
@@ -174,7 +166,11 @@ class Charge:
 
 
 class Budget:
-    """The money of one run; without a limit it is not consulted."""
+    """The money of one run; without a limit it is not consulted.
+
+    Calls that do not fit wait until others have ended below their reserved cost. If none is left in flight, the run
+    stops.
+    """
 
     def __init__(self, limit: float | None = None, *, waves: int | None = None) -> None:
         """`waves`: how often all calls in flight may end while others still wait for room; None: no limit.
@@ -206,9 +202,8 @@ class Budget:
         finally:
             self._in_flight -= 1
             self._ended += 1
-            self._set_aside = (
-                self._set_aside - most if self._in_flight else 0.0
-            )  # so that rounding errors do not add up
+            # set to 0 when idle, so that rounding errors do not add up
+            self._set_aside = self._set_aside - most if self._in_flight else 0.0
             if not self._in_flight and self._closed:
                 self._waves_left -= 1
                 self._closed = self._waves_left <= 0

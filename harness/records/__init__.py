@@ -4,7 +4,8 @@ A record is validated when it is created and when it is read from a file. Text f
 are untrusted and must be escaped wherever they are shown.
 """
 
-from .asking import Answer, Failure, Finish, ModelRef, Prompt, Reason, Record, Sampling, base_url, digest
+from .asking import Answer, Failure, Finish, ModelRef, Prompt, Record, Sampling, base_url, digest
+from .errors import Reason
 from .judging import (
     Access,
     Filling,

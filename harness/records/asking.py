@@ -1,4 +1,9 @@
-"""The basis of all records: the frozen base class, the canonical digest, the check of a base URL."""
+"""Records of asking and answering: models, prompts, sampling settings, answers, failures; and the base of all records.
+
+>>> model = ModelRef.parse("hf:org/model@main")
+>>> model.label, model.slug, model.revision
+('org/model', 'org_model', 'main')
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .errors import ConfigError
+from .errors import ConfigError, Reason
+
+Finish = Literal["stop", "length"]
 
 
 class Record(BaseModel):
@@ -35,11 +42,8 @@ def base_url(text: str) -> str:
 def digest(value: object) -> str:
     """Return the sha256 (64 hex characters) of a value's canonical JSON: sorted keys, no spaces, UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # models may write lone surrogates, which UTF-8 cannot encode
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-# ----------------------------------------------------------------------------------------------------
-# Records of asking and answering: models, prompts, sampling settings, answers, failures.
 
 
 class ModelRef(Record):
@@ -109,23 +113,6 @@ class Prompt(Record):
     system: str | None = None
     cluster: str | None = None
     """Prompts of one cluster are resampled together if the suite requests it."""
-
-
-Finish = Literal["stop", "length"]
-
-Reason = Literal[
-    "context",  # the prompt leaves no room to answer
-    "empty",  # the model or the judge wrote nothing
-    "http",  # the server rejected the request
-    "timeout",
-    "transport",  # connection broken after all retries
-    "content_filter",
-    "parse",  # no verdict in the judge's reply
-    "conflict",  # two different verdicts in one reply
-    "answer",  # the answer to be judged is itself broken
-    "missing",  # an expected row does not exist
-    "other",
-]
 
 
 class Failure(Record):

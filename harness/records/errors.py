@@ -1,5 +1,8 @@
 """The error tree. Every error that a user can cause or meet is one of these, with a text of one sentence.
 
+>>> ConfigError("no judge named 'gpt-5'").exit_code
+2
+
 HarnessError
 ├── UsageError            exit 2: the request cannot be carried out as given; nothing was written
 │   ├── ConfigError         a configuration file or flag has a wrong value
@@ -23,7 +26,22 @@ Exit codes: 0 done, 1 regression (gate), 2 usage, 3 inconclusive (gate), 4 incom
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Reason = Literal[
+    "context",  # the prompt leaves no room to answer
+    "empty",  # the model or the judge wrote nothing
+    "http",  # the server rejected the request
+    "timeout",
+    "transport",  # connection broken after all retries
+    "content_filter",
+    "parse",  # no verdict in the judge's reply
+    "conflict",  # two different verdicts in one reply
+    "answer",  # the answer to be judged is itself broken
+    "missing",  # an expected row does not exist
+    "other",
+]
+"""Why there is no answer or no verdict."""
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 
@@ -95,12 +113,9 @@ class BudgetReachedError(IncompleteError):
 
 
 class ReplyError(HarnessError):
-    """One request that failed for good.
+    """One request that failed for good. `status` is the HTTP status, None if no reply came."""
 
-    `reason` is one of the `Failure.reason` values; `status` the HTTP status, None if no reply came.
-    """
-
-    def __init__(self, message: str, *, reason: str, status: int | None = None) -> None:
+    def __init__(self, message: str, *, reason: Reason, status: int | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.status = status
@@ -112,7 +127,7 @@ class VerdictParseError(HarnessError):
     `reaskable`: the judge has not given a verdict yet, so asking again makes sense; a wrong or double verdict is final.
     """
 
-    def __init__(self, message: str, *, reason: str = "parse", reaskable: bool = False) -> None:
+    def __init__(self, message: str, *, reason: Reason = "parse", reaskable: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         self.reaskable = reaskable

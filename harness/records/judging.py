@@ -1,4 +1,11 @@
-"""Records of judging: templates, tasks, verdicts, judgments, and a judge's configuration."""
+"""Records of judging: templates, tasks, verdicts, judgments, and a judge's configuration.
+
+>>> Preference(value=1.0, strength=2).model_dump()  # the candidate wins, and clearly
+{'kind': 'preference', 'value': 1.0, 'strength': 2}
+>>> Rating(value=11)  # doctest: +IGNORE_EXCEPTION_DETAIL
+Traceback (most recent call last):
+pydantic_core.ValidationError: rating 11.0 is outside 1.0..10.0
+"""
 
 from __future__ import annotations
 
@@ -91,6 +98,7 @@ class JudgeTask(Record):
 
 
 def _key(answer: str, turn: int | None, order: Order | None, repeat: int, sha: str, judge: str) -> str:
+    # with the text's digest, so that a verdict on another text is never taken for this one
     return "|".join((answer, f"t{turn or 0}", order or "-", f"r{repeat}", sha, judge))
 
 

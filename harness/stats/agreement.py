@@ -1,7 +1,13 @@
-"""Measure how far judges agree: raw, beyond chance (kappa, alpha), between the two orders, between repeats. Pure.
+"""Measure agreement: of two judges, of a judge's two orders and repeats, of two rankings, of a judge with people. Pure.
+
+>>> both = agreement(["win", "loss", "win", "tie"], ["win", "loss", "loss", "tie"])
+>>> both.raw.value, round(both.kappa.value, 2)
+(0.75, 0.64)
 
 A verdict is any hashable label ("first", "tie", 0.5, …). Only equality matters, except for alpha's interval metric.
-Intervals are 95 %, with a row's cluster (its question) as the unit.
+Intervals are 95 %, with a row's cluster (its question) as the unit. `rogan_gladen` and `prediction_powered` estimate
+people's verdicts from a judge's and a sample judged by both; they assume that the judge errs on new answers as it did
+on that sample, which the data cannot show.
 """
 
 from __future__ import annotations
@@ -16,6 +22,9 @@ from numpy.typing import NDArray
 
 from .intervals import FloatArray, Interval, percentile_interval, resampling_weights
 from .paired import CONFIDENCE, clustered_interval, t_quantile
+
+RESAMPLES = 2000
+"""Enough for a correlation's interval, whose ends then vary by about 0.04 standard errors."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ def share_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
     t2 = t_quantile(0.5 + CONFIDENCE / 2, groups - 1) ** 2
     centre = (p + t2 / (2 * rows)) / (1 + t2 / rows)
     half = float(np.sqrt(t2 * (p * (1 - p) + t2 / (4 * rows)) / rows)) / (1 + t2 / rows)
+    # Wilson's centre is pulled to 1/2: with few rows the estimate itself may be outside
     low, high = max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
     return Measure(p, Interval(low=low, high=high, se=se), mean.n)
 
@@ -90,6 +100,7 @@ def _kappa(
         return Measure(None, None, 0)
     first_counts, second_counts = Counter(first), Counter(second)
     expected = sum(first_counts[label] * second_counts[label] for label in first_counts) / n**2
+    # both judges always give the same verdict: no agreement beyond chance is possible
     if expected == 1.0:
         return Measure(None, None, n)
     observed = float(same.mean())
@@ -99,9 +110,11 @@ def _kappa(
     )
     slope = (same * (1 - expected) - (1 - observed) * margins) / (1 - expected) ** 2
     interval = clustered_interval(value, (slope - slope.mean()) / n, clusters)
-    if interval is not None:
-        interval = Interval(low=max(-1.0, interval.low), high=min(1.0, interval.high), se=interval.se)
-    return Measure(value, interval, n)
+    return Measure(value, interval and _clipped(interval, -1.0), n)
+
+
+def _clipped(interval: Interval, lowest: float) -> Interval:
+    return Interval(low=max(lowest, interval.low), high=min(1.0, interval.high), se=interval.se)
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Hashable]], *, interval_metric: bool = False) -> float | None:
@@ -152,10 +165,10 @@ def position_consistency(
 
 
 def flip_rate(repeats: Sequence[Sequence[Hashable]], clusters: Sequence[Hashable] | None = None) -> Measure:
-    """Return the probability that two repeats of one question differ: the mean over questions of the share of unequal
-    pairs.
+    """Return the probability (0..1) that two repeats of one question differ.
 
-    Questions with fewer than two verdicts are left out; `n` counts the others.
+    It is the mean over questions of the share of unequal pairs. Questions with fewer than two verdicts are left out;
+    `n` counts the others.
     """
     units = list(range(len(repeats)) if clusters is None else clusters)
     kept = [
@@ -168,14 +181,6 @@ def _unequal_share(verdicts: Sequence[Hashable]) -> float:
     n = len(verdicts)
     equal = sum(times * (times - 1) for times in Counter(verdicts).values())
     return 1.0 - equal / (n * (n - 1))
-
-
-# ----------------------------------------------------------------------------------------------------
-# Measure whether two scores rank models alike: Spearman's rho and Kendall's tau-b, with intervals. Pure.
-
-
-RESAMPLES = 2000
-"""Enough for a correlation's interval, whose ends then vary by about 0.04 standard errors."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,7 @@ def rank_correlation(sums: FloatArray, counts: FloatArray, board: FloatArray, *,
     """
     models = len(board)
     total = counts.sum(axis=0)
+    # two models always correlate by 1 or -1
     if models < 3 or not total.all():
         return RankCorrelation(Measure(None, None, models), Measure(None, None, models))
     drawn = []
@@ -251,12 +257,6 @@ def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> FloatArray
     return ratio
 
 
-# ----------------------------------------------------------------------------------------------------
-# Estimate people's verdicts from a judge's verdicts and a sample judged by both. Pure. Two corrections: Rogan-Gladen
-# for won-or-lost verdicts, prediction-powered inference (PPI) for any number. Both assume that the judge errs on new
-# answers as it did on the calibration sample, which the data cannot show.
-
-
 @dataclass(frozen=True)
 class Corrected:
     """An estimate after correction, with a 95 % interval that includes the calibration's own noise."""
@@ -302,11 +302,7 @@ def rogan_gladen(rows: JudgedSample) -> Corrected:
     influence -= np.where(won, theta * (wins - q1) / won.sum(), 0.0)
     influence += np.where(lost, (1 - theta) * (1 - wins - q0) / lost.sum(), 0.0)
     interval = clustered_interval(theta, influence / power, rows.clusters)
-    return Corrected(float(np.clip(theta, 0, 1)), interval and _clipped(interval))
-
-
-def _clipped(interval: Interval) -> Interval:
-    return Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
+    return Corrected(float(np.clip(theta, 0, 1)), interval and _clipped(interval, 0.0))
 
 
 def prediction_powered(rows: JudgedSample, *, tuned: bool = False) -> Corrected:

@@ -1,5 +1,10 @@
 """Bradley-Terry strengths of models from battles: the converged fit, its closed form, and the reference's bootstrap.
 
+>>> import numpy as np
+>>> won = Battles(("baseline", "model"), first=np.zeros(4, int), second=np.ones(4, int), result=np.array([0, 0, 0, 2]))
+>>> [round(strength, 2) for strength in fit_strengths(counted(won)).tolist()]  # ln(3 / 1): three games won, one lost
+[0.0, 1.1]
+
 The model: log-odds that the first of two wins = strength(first) - strength(second), natural logarithms. If all
 battles share one opponent, the fit is the logit of each model's win rate. Elo = 400 / ln 10 * strength + 1000
 (arena-hard-auto show_result.py, compute_mle_elo: SCALE 400, BASE 10, INIT_RATING 1000).

@@ -1,5 +1,10 @@
 """Percentile bootstrap of ratios over questions: all rows of one question are resampled together.
 
+>>> import numpy as np
+>>> interval = ratio_interval(np.array([3.0, 1.0, 2.0]), np.array([4.0, 4.0, 4.0]))
+>>> interval.low, interval.high
+(0.25, 0.75)
+
 Percentiles are computed if possible (`saddlepoint`), and drawn with a seed if questions are few or skewed.
 """
 

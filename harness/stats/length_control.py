@@ -1,8 +1,22 @@
-"""Assign rows to cross-validation folds, as part of AlpacaEval's protocol: the published numbers depend on it.
+"""AlpacaEval's length-controlled win rate: what the win rate would be if both answers were equally long.
 
-GroupKFold distributes equally large groups round-robin over the folds, in the reverse order of an argsort of equal
-keys. Up to scikit-learn 1.8 that argsort was not stable: the published board was made with numpy's scalar introsort,
-whose permutation of equal keys depends on their number alone. From 1.9 on the order is the stable one.
+>>> import numpy as np
+>>> assign_folds(7, order="stable").tolist()
+[1, 0, 4, 3, 2, 1, 0]
+>>> control_length(LengthRows(np.ones(5), np.arange(5.0), np.zeros(5)), gamed=[]) is None  # too few rows to fit
+True
+
+A logistic model of the preference, without intercept, with three features per row (alpaca_eval metrics/glm_winrate.py,
+"length_controlled_v1"): tanh of the standardised length difference, the instruction's difficulty, and 1. Rows of two
+gamed baselines with small weight and a zero third feature regularise the length coefficient. Cross-validation chooses
+the strength of the L1 penalty. The win rate is the model's with the length term set to zero.
+
+Published digits need liblinear's own path, tolerance and random stream, so `newton_l1` fits the headline. The bootstrap
+refits with the exact solver here, many weighted replicates at once.
+
+The folds are part of the protocol. GroupKFold distributes equally large groups round-robin, in the reverse order of an
+argsort of equal keys. Up to scikit-learn 1.8 that argsort was not stable: the published board was made with numpy's
+scalar introsort, whose permutation of equal keys depends on their number alone. From 1.9 on the order is stable.
 """
 
 from __future__ import annotations
@@ -19,6 +33,18 @@ from .newton_l1 import Fits, SoftRows
 
 FoldOrder = Literal["published", "stable"]
 SMALL = 15  # numpy npysort SMALL_QUICKSORT is 16: ranges of up to 16 keys are insertion-sorted
+
+STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn LogisticRegressionCV, Cs=10
+GAMED_WEIGHT = 0.1  # glm_winrate.py: regularize_to_baseline_lambda 0.2, halved for two gamed baselines
+SEED = 123  # glm_winrate.py: random_state
+FOLDS = 5
+CLIP = 1e-15  # glm_winrate.py, logloss
+REFITS = 400  # an interval's ends then move by about 0.1 standard errors
+STEPS = 30
+SWEEPS = 60
+TOLERANCE = 1e-8
+"""Largest change of a coefficient at which all replicates are done."""
+SMALLEST_CURVATURE = 1e-12
 
 
 def assign_folds(rows: int, folds: int = 5, order: FoldOrder = "published") -> NDArray[np.int64]:
@@ -60,19 +86,6 @@ def _partition_equal(order: list[int], low: int, high: int) -> int:
     return left
 
 
-# ----------------------------------------------------------------------------------------------------
-# L1-penalised logistic regression on soft labels, many weighted replicates at once: the bootstrap's solver. Minimises
-# C * sum_i w_i * cross_entropy(p_i, sigmoid(x_i . b)) + |b|_1 for each replicate by proximal Newton steps; three
-# features, so each step's quadratic problem is solved by a few dozen coordinate sweeps on arrays of replicates.
-
-
-STEPS = 30
-SWEEPS = 60
-TOLERANCE = 1e-8
-"""Largest change of a coefficient at which all replicates are done."""
-SMALLEST_CURVATURE = 1e-12
-
-
 def sigmoid(values: FloatArray) -> FloatArray:
     """Return 1 / (1 + exp(-x)) without overflow, for any shape."""
     probabilities: FloatArray = 0.5 * (1.0 + np.tanh(0.5 * values))
@@ -88,21 +101,25 @@ def fit_replicates(
     start: FloatArray,
     strength: float,
 ) -> FloatArray:
-    """Return the fitted coefficients, shape (3, replicates).
+    """Return the fitted coefficients, shape (3, replicates), of L1-penalised regressions on weighted rows.
+
+    Each minimises C * sum_i w_i * cross_entropy(p_i, sigmoid(x_i . b)) + |b|_1 by proximal Newton steps. With three
+    features, a few dozen coordinate sweeps on arrays of replicates solve the quadratic problem of a step.
 
     varying (rows, replicates): the first feature, which differs between replicates; shared (rows, 2): the other two;
     target (rows,): probabilities; weight (rows, replicates); start (3,); strength: C.
     """
+    rows = _ReplicateRows(varying, shared, target[:, None], weight, strength)
     replicates = varying.shape[1]
     coefficients = np.repeat(start[:, None], replicates, axis=1)
-    loss = _loss(varying, shared, target, weight, coefficients, strength)
+    loss = rows.loss(coefficients)
     for _ in range(STEPS):
-        gradient, curvature = _derivatives(varying, shared, target, weight, coefficients, strength)
+        gradient, curvature = rows.derivatives(coefficients)
         step = _solve_quadratic(gradient, curvature, coefficients) - coefficients
         scale = np.ones(replicates)
         for _ in range(20):
             tried = coefficients + scale * step
-            tried_loss = _loss(varying, shared, target, weight, tried, strength)
+            tried_loss = rows.loss(tried)
             worse = tried_loss > loss + 1e-10 * np.abs(loss)
             if not worse.any():
                 break
@@ -114,46 +131,42 @@ def fit_replicates(
     return coefficients
 
 
-def _logits(varying: FloatArray, shared: FloatArray, coefficients: FloatArray) -> FloatArray:
-    logits: FloatArray = varying * coefficients[0] + shared @ coefficients[1:]
-    return logits
+@dataclass(frozen=True)
+class _ReplicateRows:
+    """The rows of all replicates; `target` has shape (rows, 1), `strength` is C."""
 
+    varying: FloatArray
+    shared: FloatArray
+    target: FloatArray
+    weight: FloatArray
+    strength: float
 
-def _loss(
-    varying: FloatArray,
-    shared: FloatArray,
-    target: FloatArray,
-    weight: FloatArray,
-    coefficients: FloatArray,
-    strength: float,
-) -> FloatArray:
-    """Return the penalised loss of each replicate, shape (replicates,)."""
-    logits = _logits(varying, shared, coefficients)
-    # cross entropy of a soft label: log(1 + exp(z)) - p z
-    entropy = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - target[:, None] * logits
-    loss: FloatArray = strength * np.einsum("ij,ij->j", weight, entropy) + np.abs(coefficients).sum(axis=0)
-    return loss
+    def logits(self, coefficients: FloatArray) -> FloatArray:
+        logits: FloatArray = self.varying * coefficients[0] + self.shared @ coefficients[1:]
+        return logits
 
+    def loss(self, coefficients: FloatArray) -> FloatArray:
+        """Return the penalised loss of each replicate, shape (replicates,)."""
+        logits = self.logits(coefficients)
+        # cross entropy of a soft label: log(1 + exp(z)) - p z
+        entropy = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - self.target * logits
+        penalty = np.abs(coefficients).sum(axis=0)
+        loss: FloatArray = self.strength * np.einsum("ij,ij->j", self.weight, entropy) + penalty
+        return loss
 
-def _derivatives(
-    varying: FloatArray,
-    shared: FloatArray,
-    target: FloatArray,
-    weight: FloatArray,
-    coefficients: FloatArray,
-    strength: float,
-) -> tuple[FloatArray, FloatArray]:
-    """Return gradient (3, replicates) and Hessian (3, 3, replicates) of the loss without the penalty."""
-    fitted = sigmoid(_logits(varying, shared, coefficients))
-    residual = strength * weight * (fitted - target[:, None])
-    bend = strength * weight * fitted * (1 - fitted)
-    gradient = np.concatenate([np.einsum("ij,ij->j", varying, residual)[None], shared.T @ residual])
-    hessian = np.empty((3, 3, varying.shape[1]))
-    hessian[0, 0] = np.einsum("ij,ij,ij->j", varying, varying, bend)
-    hessian[0, 1:] = hessian[1:, 0] = shared.T @ (varying * bend)
-    for feature in range(2):
-        hessian[1 + feature, 1:] = (shared * shared[:, feature : feature + 1]).T @ bend
-    return gradient, hessian
+    def derivatives(self, coefficients: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return gradient (3, replicates) and Hessian (3, 3, replicates) of the loss without the penalty."""
+        varying, shared = self.varying, self.shared
+        fitted = sigmoid(self.logits(coefficients))
+        residual = self.strength * self.weight * (fitted - self.target)
+        bend = self.strength * self.weight * fitted * (1 - fitted)
+        gradient = np.concatenate([np.einsum("ij,ij->j", varying, residual)[None], shared.T @ residual])
+        hessian = np.empty((3, 3, varying.shape[1]))
+        hessian[0, 0] = np.einsum("ij,ij,ij->j", varying, varying, bend)
+        hessian[0, 1:] = hessian[1:, 0] = shared.T @ (varying * bend)
+        for feature in range(2):
+            hessian[1 + feature, 1:] = (shared * shared[:, feature : feature + 1]).T @ bend
+        return gradient, hessian
 
 
 def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) -> FloatArray:
@@ -170,24 +183,6 @@ def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) 
         if np.max(np.abs(solution - before)) < TOLERANCE / 10:
             break
     return solution
-
-
-# ----------------------------------------------------------------------------------------------------
-# AlpacaEval's length-controlled win rate: what the win rate would be if both answers were equally long. A logistic
-# model of the preference, without intercept, with three features per row (alpaca_eval metrics/glm_winrate.py,
-# "length_controlled_v1"): tanh of the standardised length difference, the instruction's difficulty, and 1. Rows of
-# two gamed baselines with small weight and a zero third feature regularise the length coefficient. The strength of
-# the L1 penalty is chosen by cross-validation. The win rate is the model's with the length term set to zero. To equal
-# published digits, the headline needs liblinear's own path, tolerance and random stream, so it is fitted by
-# `harness.stats.newton_l1`. The bootstrap refits with the exact solver of `harness.stats.length_control`.
-
-
-STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn LogisticRegressionCV, Cs=10
-GAMED_WEIGHT = 0.1  # glm_winrate.py: regularize_to_baseline_lambda 0.2, halved for two gamed baselines
-SEED = 123  # glm_winrate.py: random_state
-FOLDS = 5
-CLIP = 1e-15  # glm_winrate.py, logloss
-REFITS = 400
 
 
 @dataclass(frozen=True)

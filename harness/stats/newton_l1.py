@@ -1,5 +1,10 @@
 """L1-penalised logistic regression along liblinear's own path, with its tolerances, shrinking and random order.
 
+>>> import numpy as np
+>>> rows = SoftRows(np.eye(2), target=np.array([0.9, 0.5]), weight=np.array([10.0, 10.0]))
+>>> [round(coefficient, 1) for coefficient in Fits(seed=1).fit(rows).tolist()]
+[1.4, 0.0]
+
 Published length-controlled win rates are not at the optimum but where liblinear stopped, up to 0.016 points away, and
 the C that cross-validation picks depends on it. So this module follows the newGLMNET algorithm (Yuan, Ho and Lin 2012,
 "An Improved GLMNET for L1-regularized Logistic Regression", algorithm 2) as liblinear's solve_l1r_lr runs it, constants

@@ -1,4 +1,10 @@
-"""Standard errors over clusters, of one ratio and of the difference of two: t intervals, p-values.
+"""Compare two models on the same questions: clustered standard errors, tests, rank intervals, power, non-inferiority.
+
+>>> import numpy as np
+>>> first, second, ones = np.array([1.0, 0.5, 1.0, 0.0]), np.array([0.5, 0.5, 0.5, 0.0]), np.ones(4)
+>>> difference = paired_difference((first, ones), (second, ones))
+>>> difference.value, round(difference.se, 3), difference.df
+(0.25, 0.144, 3)
 
 A statistic is r = sum(above) / sum(below) with one row per question; a mean is the case below = 1. Its linearised terms
 u_i = (above_i - r * below_i) / mean(below) sum to zero, and
@@ -20,9 +26,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .intervals import FloatArray, Interval
+
+CONFIDENCE = 0.95
+"""Two-sided, of every interval here."""
+ALPHA = 0.05
+"""One-sided, as a gate looks for a drop."""
+POWER = 0.8  # the usual convention (Cohen 1988)
+FLIPS = 10_000  # a p of 0.05 then has a standard error of 0.002
+CELLS = 2_000_000
+"""Signs drawn at a time, as bytes: 2 MB."""
+SMALLEST = 1e-12
+"""Rounding error of a difference of two ratios: swaps this close to the observed value count as equal to it."""
+Answer = Literal["safe", "worse", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +48,7 @@ class ClusteredEstimate:
 
     value: float
     se: float
-    df: int
+    df: float
     n: int
     """Number of questions."""
 
@@ -50,30 +67,44 @@ class ClusteredEstimate:
 
     def p_below(self, bound: float) -> float:
         """Return the one-sided p of "the true value is at least `bound`" against "it is below"."""
-        return _t_cdf(self.value - bound, self.se, self.df)
+        return self._share_below(self.value - bound)
 
     def p_above(self, bound: float) -> float:
         """Return the one-sided p of "the true value is at most `bound`" against "it is above"."""
-        return _t_cdf(bound - self.value, self.se, self.df)
+        return self._share_below(bound - self.value)
 
     def p_two_sided(self) -> float:
-        """Two-sided p of "the true value is 0"."""
+        """Return the two-sided p of "the true value is 0"."""
         return min(1.0, 2 * min(self.p_below(0.0), self.p_above(0.0)))
 
+    def _share_below(self, distance: float) -> float:
+        if self.se == 0:  # no spread at all: certain, or exactly at the bound
+            return 0.5 if distance == 0 else float(distance > 0)
+        return t_cdf(distance / self.se, self.df)
 
-def t_quantile(level: float, df: int) -> float:
+
+# scipy.special takes most of a second to import, and every command imports this module: it is imported when used
+
+
+def normal_quantile(level: float) -> float:
+    """Return the quantile of the standard normal distribution; `level` in 0..1."""
+    from scipy import special
+
+    return float(special.ndtri(level))
+
+
+def t_quantile(level: float, df: float) -> float:
     """Return the quantile of Student's t; `df` of 0 or less means infinitely many (normal)."""
     from scipy import special
 
     return float(special.ndtri(level) if df <= 0 else special.stdtrit(df, level))
 
 
-def _t_cdf(distance: float, se: float, df: int) -> float:
+def t_cdf(value: float, df: float) -> float:
+    """Return the share of Student's t below `value`, 0..1; `df` of 0 or less means infinitely many (normal)."""
     from scipy import special
 
-    if se == 0:  # no spread at all: certain, or exactly at the bound
-        return 0.5 if distance == 0 else float(distance > 0)
-    return float(special.ndtr(distance / se) if df <= 0 else special.stdtr(df, distance / se))
+    return float(special.ndtr(value) if df <= 0 else special.stdtr(df, value))
 
 
 def terms(above: FloatArray, below: FloatArray) -> FloatArray:
@@ -147,19 +178,6 @@ def correlation(first: FloatArray, second: FloatArray) -> float | None:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-# ----------------------------------------------------------------------------------------------------
-# Intervals of linearised statistics with the question as the unit, as rows of one cluster may be correlated.
-
-
-CONFIDENCE = 0.95
-
-
-def cluster_numbers(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Number the clusters from 0 in the order of their first appearance; shape (rows,)."""
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
-
-
 def clustered_interval(value: float, influence: FloatArray, clusters: Sequence[Hashable]) -> Interval | None:
     """Return value +- t * SE with SE = sqrt(G/(G-1) * sum over clusters of (sum of influence)^2).
 
@@ -167,25 +185,13 @@ def clustered_interval(value: float, influence: FloatArray, clusters: Sequence[H
     error, in the estimate's own unit ((s_i - mean)/n for a mean). G clusters, G-1 degrees of freedom. Miller 2024
     (arXiv 2411.00640) appendix A, with the finite-cluster factor.
     """
-    numbers = cluster_numbers(clusters)
-    groups = int(numbers.max()) + 1 if len(numbers) else 0
+    sums = cluster_sums(influence, clusters)
+    groups = len(sums)
     if groups < 2:
         return None
-    sums = np.bincount(numbers, weights=influence, minlength=groups)
     se = float(np.sqrt(groups / (groups - 1) * np.sum(sums**2)))
     half = t_quantile(0.5 + CONFIDENCE / 2, groups - 1) * se
     return Interval(low=value - half, high=value + half, se=se)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Intervals of a model's rank from simultaneous comparisons with all others. Model j's rank is between 1 + (models
-# significantly better) and k - (models significantly worse). Significance is a two-sided test of all k - 1 paired
-# differences at once: |d_jk| / se_jk above the 95 % quantile of its largest value over k, taken from bootstrap
-# replicates with shared questions (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91:476). Each
-# model's interval contains its true rank with a probability of at least 95 %; ties widen it.
-
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -195,11 +201,14 @@ class RankInterval:
     worst: int
 
 
-def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float = LEVEL) -> list[RankInterval]:
+def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float = CONFIDENCE) -> list[RankInterval]:
     """Return each model's rank interval, from estimates (models,) and replicates (resamples, models) with shared
     questions.
 
-    Replicates with a NaN are ignored. A single model has rank 1.
+    The rank is between 1 + (models significantly better) and k - (models significantly worse). Significance is a
+    two-sided test of all k - 1 paired differences at once: |d_jk| / se_jk above the quantile of its largest value over
+    k (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91:476). An interval contains the true rank
+    with a probability of at least `level`; ties widen it. Replicates with a NaN are ignored.
     """
     sound = replicates[np.isfinite(replicates).all(axis=1)]
     intervals = []
@@ -221,22 +230,8 @@ def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float =
     return intervals
 
 
-# ----------------------------------------------------------------------------------------------------
-# Exact and resampling tests for paired data, and the adjustment of p-values for several tests.
-
-
-FLIPS = 10_000
-CELLS = 2_000_000
-"""Signs drawn at a time."""
-SMALLEST = 1e-12
-
-
 def swap_test(
-    first: tuple[FloatArray, FloatArray],
-    second: tuple[FloatArray, FloatArray],
-    *,
-    flips: int = FLIPS,
-    seed: int = 0,
+    first: tuple[FloatArray, FloatArray], second: tuple[FloatArray, FloatArray], *, flips: int = FLIPS, seed: int = 0
 ) -> float:
     """Return the two-sided permutation p of "the two models are exchangeable", swapping their answers by cluster.
 
@@ -296,28 +291,18 @@ def two_sided_p(replicates: FloatArray, estimate: float) -> float:
     return math.erfc(abs(estimate) / spread / math.sqrt(2))
 
 
-# ----------------------------------------------------------------------------------------------------
-# The power of a paired comparison: the smallest detectable difference, and the questions or repeats that one needs.
-# With omega^2 the variance between questions of the true difference, and s_A^2 / K_A, s_B^2 / K_B the variances
-# within a question of each model's score over K answers or judgments: delta_min = (z_(1-alpha) + z_power) * sqrt(
-# (omega^2 + s_A^2 / K_A + s_B^2 / K_B) / n ) (Miller 2024, arXiv 2411.00640, section 5). Alpha is one-sided, as a
-# gate looks for a drop. Limits: it uses normal quantiles, good from about 30 questions, and takes the variances as
-# known.
-
-
-ALPHA = 0.05
-POWER = 0.8
-
-
 def quantiles(alpha: float = ALPHA, power: float = POWER) -> float:
     """Return z_(1-alpha) + z_power: 2.486 for 5 %, one-sided, and 80 %."""
-    from scipy import special
-
-    return float(special.ndtri(1 - alpha) + special.ndtri(power))
+    return normal_quantile(1 - alpha) + normal_quantile(power)
 
 
 def detectable(se: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Return the smallest true difference detected with this power, in the unit of its standard error."""
+    """Return the smallest true difference detected with this power, in the unit of its standard error.
+
+    delta = (z_(1-alpha) + z_power) * sqrt((omega^2 + s_A^2 / K_A + s_B^2 / K_B) / n), with omega^2 the variance between
+    questions of the true difference and s^2 / K that within a question of a model's mean over K answers (Miller 2024,
+    section 5). Normal quantiles: good from about 30 questions.
+    """
     return quantiles(alpha, power) * se
 
 
@@ -332,13 +317,7 @@ def required_n(n: int, se: float, distance: float, *, alpha: float = ALPHA, powe
 
 
 def required_repeats(
-    between: float,
-    within: float,
-    n: int,
-    distance: float,
-    *,
-    alpha: float = ALPHA,
-    power: float = POWER,
+    between: float, within: float, n: int, distance: float, *, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
     """Return the repeats per question needed on the same n questions; None if no number of repeats is enough.
 
@@ -349,16 +328,6 @@ def required_repeats(
     if room <= 0:
         return None
     return max(1, math.ceil(within / room))
-
-
-# ----------------------------------------------------------------------------------------------------
-# Test whether a difference is no worse than a margin. The answer is safe, worse or undecided. H0 "the true difference
-# is -margin or less" is rejected if the lower one-sided bound is above -margin: safe. H0 "it is -margin or more" is
-# rejected if the upper one-sided bound is below -margin: worse. Neither: undecided (Schuirmann 1987 for the two one-
-# sided tests).
-
-
-Answer = Literal["safe", "worse", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -379,7 +348,12 @@ class NonInferiority:
 def non_inferiority(
     difference: ClusteredEstimate, margin: float, *, alpha: float = ALPHA, power: float = POWER, strict: bool = False
 ) -> NonInferiority:
-    """Compare a difference with `margin` >= 0 in its unit. `strict`: any drop is worse, so the upper limit is 0."""
+    """Compare a difference with `margin` >= 0 in its unit. `strict`: any drop is worse, so the upper limit is 0.
+
+    "The true difference is -margin or less" is rejected if the lower one-sided bound is above -margin: safe. "It is
+    -margin or more" is rejected if the upper one is below -margin: worse. Neither: undecided (the two one-sided tests
+    of Schuirmann 1987).
+    """
     limit = 0.0 if strict else -margin
     lower, upper = difference.lower(alpha), difference.upper(alpha)
     answer: Answer = "undecided"

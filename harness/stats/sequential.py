@@ -1,5 +1,9 @@
 """Test a difference after each question without inflating errors: the normal mixture's confidence sequence.
 
+>>> bounds = one_sided_bounds(100, value=0.1, se=0.02, planned=200)
+>>> round(bounds.low, 3), round(bounds.high, 3)
+(0.044, 0.156)
+
 The mixture sequential probability ratio test (Robbins 1970; Johari, Pekelis and Walsh, arXiv 1512.04922) puts a normal
 prior of variance tau^2 on the difference; Lambda_n of a difference d0 from terms of mean dbar and variance v is
 
@@ -61,6 +65,7 @@ def one_sided_bounds(
     """
     if n < FIRST:
         return Bounds(n, -math.inf, math.inf)
+    # a one-sided bound at alpha is about as wide as a two-sided one at 2 alpha, whose best prior is known
     tuned, variance = max(FIRST, planned // 2), se * se * n
     down, up = (
         one_sided_half_width(n, variance, best_ratio(tuned, 2 * alpha), alpha) for alpha in (alpha_low, alpha_high)

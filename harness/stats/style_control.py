@@ -1,5 +1,9 @@
 """Bradley-Terry with style: the strengths of models if answer length and markdown were equal.
 
+>>> import numpy as np
+>>> style_rate(np.array([0.0, np.log(3.0)]), baseline=0).round().tolist()  # percent of games won against model 0
+[50.0, 75.0]
+
 Log-odds that the first answer wins = strength(first) - strength(second) + coefficients . features. Two formulas, both
 of arena-hard-auto show_result.py: v0.1 (at the pinned efc012e) and v2.0 (196f6b8). They differ in the features, their
 scaling, the penalty and the unit of the strengths. The fit here is Newton's method run to convergence; the reference
@@ -221,11 +225,7 @@ def row_resamples(battles: StyledBattles, rounds: int, seed: int) -> Iterator[Fl
 
 
 def refits(
-    battles: StyledBattles,
-    features: FloatArray,
-    formula: Formula,
-    fit: StyleFit,
-    weights: Iterable[FloatArray],
+    battles: StyledBattles, features: FloatArray, formula: Formula, fit: StyleFit, weights: Iterable[FloatArray]
 ) -> FloatArray:
     """Return the strengths refitted to resampled rows, shape (resamples, models); the features keep the pool's
     scaling."""

@@ -1,9 +1,17 @@
 """Split the variance of verdicts by its source: questions, answers drawn, judges and orders, repeats. Pure.
 
+>>> import numpy as np
+>>> verdicts, questions = np.array([1.0, 1.0, 0.0, 0.0]), np.array([0, 0, 1, 1])
+>>> variance_split(verdicts, [questions, np.arange(4)]).raw  # between questions, within a question
+(0.5, 0.0)
+
 The model is nested and random: a verdict is a mean plus one independent, zero-centred effect per level,
 y = mu + a_question + b_draw + ... + e. Components come from the analysis of variance by the method of moments,
 which is unbiased for any numbers of draws and verdicts (Searle, Casella, McCulloch 1992, Variance Components, 3.5): a
 level's sum of squares has an expectation that is linear in the components of that level and those below.
+
+`shift` tests whether the same answers get other verdicts than before; `crossed_mean` averages a table of questions and
+repeats that are both samples.
 """
 
 from __future__ import annotations
@@ -17,12 +25,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .intervals import FloatArray, Interval
-from .paired import clustered_interval
+from .paired import ClusteredEstimate, clustered_interval, normal_quantile, t_cdf, t_quantile
 
 IntArray = NDArray[np.int64]
 
 ROUNDING = 1e-12
 """Share of the total sum of squares below which a level's share, a difference of such sums, is rounding error."""
+
+ALPHA = 0.01
+"""Chance of a false alarm. Every run makes a check, and 5 % would be one alarm in twenty runs."""
+POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,7 @@ def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: S
     if np.any(freedom <= lost):
         return None
     raw = np.zeros(depth)
+    # from the lowest level up: a sum of squares also contains the components below its level
     for level in reversed(range(depth)):
         explained = expected[level, level + 1 :] @ raw[level + 1 :]
         raw[level] = (squares[level] * freedom[level] / (freedom[level] - lost[level]) - explained) / expected[
@@ -127,15 +140,6 @@ def centred(values: FloatArray, facets: IntArray) -> FloatArray:
     return moved
 
 
-# ----------------------------------------------------------------------------------------------------
-# Test whether the same answers get other verdicts than before: a paired test over questions. Pure.
-
-
-ALPHA = 0.01
-"""Chance of a false alarm. Every run makes a check, and 5 % would be one alarm in twenty runs."""
-POWER = 0.8
-
-
 @dataclass(frozen=True)
 class PairedShift:
     """The mean of paired differences, in their own unit."""
@@ -152,8 +156,6 @@ class PairedShift:
 def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift | None:
     """Return the mean of `differences` (now minus before), shape (rows,), over each row's question; None without
     rows."""
-    from scipy import special
-
     n = len(differences)
     if not n:
         return None
@@ -164,68 +166,42 @@ def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift
     if interval.se < 1e-12 * max(1.0, abs(value)):  # all equal: the shift is certain, or there is none
         return PairedShift(value, interval, 0.0 if value else 1.0, None)
     freedom = len(set(questions)) - 1
-    p = 2 * float(special.stdtr(freedom, -abs(value) / interval.se))
-    detectable = float(special.ndtri(1 - ALPHA / 2) + special.ndtri(POWER)) * interval.se
+    p = 2 * t_cdf(-abs(value) / interval.se, freedom)
+    detectable = (normal_quantile(1 - ALPHA / 2) + normal_quantile(POWER)) * interval.se
     return PairedShift(value, interval, p if math.isfinite(p) else None, detectable)
 
 
-# ----------------------------------------------------------------------------------------------------
-# A mean over crossed questions and repeats: every question occurs in every repeat (e.g. a training seed), and both
-# questions and repeats are samples from larger populations. With x of shape (Q questions, R repeats), MS_q, MS_r and
-# MS_qr the mean squares of a two-way layout without replication, Var(mean) = V_q + V_r - V_qr, V_q = MS_q / (Q R),
-# V_r = MS_r / (Q R), V_qr = MS_qr / (Q R) which is unbiased under additive random effects (Searle, Casella and
-# McCulloch 1992, chapter 4), but at least V_q and V_r; degrees of freedom by Satterthwaite (1946). An interval over
-# questions alone ignores that another seed trains another model; one over repeats alone ignores that other questions
-# might have been asked. Coverage is measured by `python -m benchmarks.stats.crossed` (docs/statistics.md): near 95 %
-# with three repeats, less with two if they are nearly all of the variance; an interval over questions alone can cover
-# as little as a fifth.
-
-
 @dataclass(frozen=True)
-class CrossedMean:
-    """A mean with its standard errors, all in the values' unit."""
+class CrossedMean(ClusteredEstimate):
+    """A mean over `n` questions and over repeats. `se` is over both, or over questions alone if there is one repeat;
+    `df` is Satterthwaite's (1946)."""
 
-    value: float
-    se: float
-    """Standard error over questions and repeats; over questions alone if there is one repeat."""
-    df: float
-    """Satterthwaite's degrees of freedom of `se`."""
     se_questions: float
     """Standard error over questions alone, as if the repeats were fixed."""
-    questions: int
     repeats: int
-
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the two-sided t interval."""
-        return self._interval(level, self.se, self.df)
 
     def interval_questions(self, level: float = 0.95) -> tuple[float, float]:
         """Return the two-sided t interval over questions alone."""
-        return self._interval(level, self.se_questions, self.questions - 1)
-
-    def _interval(self, level: float, se: float, df: float) -> tuple[float, float]:
-        from scipy import special
-
-        half = float(special.stdtrit(df, 0.5 + level / 2)) * se
+        half = t_quantile(0.5 + level / 2, self.n - 1) * self.se_questions
         return self.value - half, self.value + half
 
-    def detectable(self, power: float = 0.8) -> float:
+    def detectable(self, power: float = POWER) -> float:
         """Return the smallest true mean that such data distinguish from 0 with this power, at 5 %, two-sided."""
-        from scipy import special
-
-        return float(special.stdtrit(self.df, 0.975) + special.ndtri(power)) * self.se
-
-    def p_two_sided(self) -> float:
-        """Return the p-value of a true mean of 0."""
-        from scipy import special
-
-        if self.se == 0:
-            return 1.0 if self.value == 0 else 0.0
-        return float(2 * special.stdtr(self.df, -abs(self.value) / self.se))
+        return (t_quantile(0.975, self.df) + normal_quantile(power)) * self.se
 
 
 def crossed_mean(values: FloatArray) -> CrossedMean | None:
-    """Return the mean of a table of shape (questions, repeats); None with fewer than two questions."""
+    """Return the mean of a table of shape (questions, repeats); None with fewer than two questions.
+
+    Both questions and repeats (e.g. training seeds) are samples: an interval over questions alone ignores that another
+    seed trains another model. With the mean squares of a two-way layout without replication,
+
+        Var(mean) = V_q + V_r - V_qr,   V_q = MS_q / (Q R),   V_r = MS_r / (Q R),   V_qr = MS_qr / (Q R)
+
+    which is unbiased under additive random effects (Searle, Casella and McCulloch 1992, chapter 4); here it is at least
+    V_q and V_r. `python -m benchmarks.stats.crossed` measures the coverage: near 95 % with three repeats, less with two
+    if they are nearly all of the variance (docs/statistics.md).
+    """
     questions, repeats = values.shape
     if questions < 2 or repeats < 1:
         return None
@@ -234,11 +210,11 @@ def crossed_mean(values: FloatArray) -> CrossedMean | None:
     by_question = float(rows @ rows) / (questions - 1) / questions
     if repeats == 1:
         se = math.sqrt(by_question)
-        return CrossedMean(mean, se, questions - 1, se, questions, repeats)
+        return CrossedMean(mean, se, questions - 1, questions, se, repeats)
     by_repeat = float(columns @ columns) / (repeats - 1) / repeats
     rest = values - mean - rows[:, None] - columns[None, :]
     both = float((rest**2).sum()) / ((questions - 1) * (repeats - 1)) / (questions * repeats)
     variance = max(by_question + by_repeat - both, by_question, by_repeat)
     spread = by_question**2 / (questions - 1) + by_repeat**2 / (repeats - 1)
     df = variance**2 / spread if spread else questions - 1
-    return CrossedMean(mean, math.sqrt(variance), df, math.sqrt(by_question), questions, repeats)
+    return CrossedMean(mean, math.sqrt(variance), df, questions, math.sqrt(by_question), repeats)

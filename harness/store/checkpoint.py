@@ -1,6 +1,9 @@
-"""Check the weights in a model folder: whether they are complete, whether they may be loaded, their digest.
+"""Inspect a model folder before it is served: whether it is complete, its chat template, its digest, how it was fused.
 
-Reads files only, without loading any; checkpoint.py reads the rest of the folder.
+>>> Fusion.of({"method": "wrpo", "sources": ["a", "b"], "alpha": 0.1}).method
+'wrpo'
+
+Reads files only: no torch, no transformers, no server. Only the engine knows whether it supports the architecture.
 """
 
 from __future__ import annotations
@@ -34,108 +37,10 @@ NOT_DIGESTED = (
 )
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
-
-def check_whole(folder: Path) -> None:
-    """Raise CheckpointError if weights are missing or incomplete, whatever the rest of the folder is."""
-    try:
-        check_weights(folder, allow_pickle=True)
-        if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-            raise CheckpointError(f"{str(folder)!r} has no config.json yet")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{str(folder)!r} cannot be read as a checkpoint: {error}") from error
-
-
-def check_weights(folder: Path, allow_pickle: bool) -> list[Path]:
-    """Return the pickled weight files. Raise CheckpointError if there are no loadable weights."""
-    safe = sorted(folder.glob("*.safetensors"))
-    pickles = [p for p in sorted(folder.iterdir()) if p.suffix in PICKLES and not p.name.startswith(NOT_WEIGHTS)]
-    for file in safe:
-        _check_safetensors(file)
-    _check_shards(folder)
-    if not safe and not pickles:
-        raise CheckpointError(f"{str(folder)!r} has no weights: no *.safetensors file in it")
-    if not safe and not allow_pickle:
-        raise CheckpointError(
-            f"{str(folder)!r} has only pickled weights ({pickles[0].name}), which can run code when loaded; "
-            "convert them to safetensors, or trust them with --allow-pickle"
-        )
-    return pickles
-
-
-def _check_shards(folder: Path) -> None:
-    index = read_object(folder / "model.safetensors.index.json")
-    shards = set((index or {}).get("weight_map", {}).values())
-    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-    if missing:
-        raise CheckpointError(
-            f"{str(folder)!r} is incomplete: {missing[0]} is missing ({len(missing)} of {len(shards)} shards); copy it"
-        )
-
-
-def _check_safetensors(file: Path) -> None:
-    """Raise CheckpointError unless the header is readable and all tensors are inside the file.
-
-    This catches broken copies and LFS pointers.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if start == b"version ":
-            raise CheckpointError(f"{str(file)!r} is a git-lfs pointer, not weights; run `git lfs pull` in its folder")
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1
-        raw = stream.read(length) if length <= min(size, MAX_HEADER) else b""
-    try:
-        header = json.loads(raw)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise CheckpointError(
-            f"{str(file)!r} is not a readable safetensors file (broken header); copy or save it again"
-        ) from None
-    wanted = 8 + length + max(ends, default=0)
-    if size != wanted:
-        raise CheckpointError(
-            f"{str(file)!r} has {size} bytes, but its header describes {wanted}: it is truncated; copy it again"
-        )
-
-
-def weights_digest(folder: Path, base: Path | None) -> str:
-    """Return the hex sha256 of names and contents of weight, config and tokenizer files, the adapter's before the
-    base's."""
-    total = hashlib.sha256()
-    for source in (folder, base):
-        if source is None:
-            continue
-        safe = any(source.glob("*.safetensors"))
-        for file in sorted(source.iterdir(), key=lambda path: path.name):
-            pickled = file.suffix in PICKLES and not safe and not file.name.startswith(NOT_WEIGHTS)
-            if file.is_file() and (pickled or (file.suffix in DIGESTED and file.name not in NOT_DIGESTED)):
-                total.update(f"{file.name}\0{file_sha256(file)}\n".encode())
-        total.update(b"\n")
-    return total.hexdigest()
-
-
-def read_object(file: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file, or None if there is no file. Raise CheckpointError for anything else."""
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(file)!r} cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{str(file)!r} is not a JSON object")
-    return content
-
-
-# ----------------------------------------------------------------------------------------------------
-# Inspect a model folder before it is served: whether it is complete, its chat template, its digest. Reads files only:
-# no torch, no transformers, no server. Only the engine knows whether it supports the architecture.
-
-
 FASTCHAT = "fastchat:"
 """Prefix of a --chat-template that names one of fschat's conversation templates."""
-
 SAMPLING_KEYS = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
+FILE = "fusion.json"
 
 
 class Checkpoint(Record):
@@ -229,7 +134,7 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
     config = read_object((base or folder) / "config.json")
     if config is None:
         raise CheckpointError(f"{str(base or folder)!r} has no config.json; a Hugging Face checkpoint folder has one")
-    source, template, template_digest = _template(folder, base, chat_template)
+    source, template = _template(folder, base, chat_template)
     return Checkpoint(
         path=folder,
         base=base,
@@ -237,16 +142,13 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
         weights_digest=weights_digest(folder, base),
         template=template,
         template_source=source,
-        template_digest=template_digest,
+        template_digest=hashlib.sha256((source if template is None else template).encode()).hexdigest(),
         generation_config=_sampling_defaults(base or folder),
         max_position=_max_position(config),
         bos_token=_bos_token(folder) or (_bos_token(base) if base else None),
         lora_rank=_lora_rank(adapter),
         has_pickles=bool(pickles),
     )
-
-
-# -------------------------------------------------------------------------------------------- configuration files
 
 
 def _architecture(folder: Path, config: dict[str, Any]) -> str:
@@ -260,6 +162,7 @@ def _architecture(folder: Path, config: dict[str, Any]) -> str:
 
 
 def _max_position(config: dict[str, Any]) -> int | None:
+    # multimodal configurations have it one level down
     text = config.get("text_config")
     for section in (config, text if isinstance(text, dict) else {}):
         length = section.get("max_position_embeddings")
@@ -275,12 +178,10 @@ def _sampling_defaults(folder: Path) -> dict[str, JsonValue]:
 
 def _bos_token(folder: Path) -> str | None:
     token = (read_object(folder / "tokenizer_config.json") or {}).get("bos_token")
+    # tokenizers may store a special token as an object with its settings
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None
-
-
-# ------------------------------------------------------------------------------------------------------- adapters
 
 
 def _base_folder(folder: Path, adapter: dict[str, Any], allow_pickle: bool) -> Path:
@@ -288,6 +189,7 @@ def _base_folder(folder: Path, adapter: dict[str, Any], allow_pickle: bool) -> P
     name = adapter.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise CheckpointError(f"{str(folder / 'adapter_config.json')!r} names no base_model_name_or_path")
+    # as written, or beside the adapter, for folders that were copied together
     for candidate in (Path(name).expanduser(), folder / name):
         if candidate.is_dir():
             return candidate.resolve()
@@ -313,28 +215,24 @@ def _lora_rank(adapter: dict[str, Any] | None) -> int | None:
     return max(int(rank) for rank in (adapter["r"], *(pattern.values() if isinstance(pattern, dict) else ())))
 
 
-# ------------------------------------------------------------------------------------------------- chat templates
-
-
-def _template(folder: Path, base: Path | None, requested: str | None) -> tuple[str, str | None, str]:
-    """Return (source, Jinja text or None, digest).
+def _template(folder: Path, base: Path | None, requested: str | None) -> tuple[str, str | None]:
+    """Return (source, Jinja text or None).
 
     A requested template takes precedence over the folder's own, an adapter's over its base's.
     """
     if requested is not None and requested.startswith(FASTCHAT):
-        return requested, None, hashlib.sha256(requested.encode()).hexdigest()
+        return requested, None
     if requested is not None:
         try:
-            text = Path(requested).expanduser().read_text("utf-8")
+            return "--chat-template", Path(requested).expanduser().read_text("utf-8")
         except (OSError, ValueError):
             raise CheckpointError(
                 f"--chat-template {requested!r} cannot be read; give a Jinja file or fastchat:NAME"
             ) from None
-        return "--chat-template", text, hashlib.sha256(text.encode()).hexdigest()
     for source in (folder, base):
         template = _own_template(source) if source is not None else None
         if template is not None:
-            return template[0], template[1], hashlib.sha256(template[1].encode()).hexdigest()
+            return template
     raise CheckpointError(
         f"{str(folder)!r} has no chat template; give one with --chat-template FILE.jinja or fastchat:NAME (in a YAML "
         "file: `serve: {chat_template: FILE.jinja}`)"
@@ -355,15 +253,106 @@ def _own_template(folder: Path) -> tuple[str, str] | None:
     return None
 
 
-# ----------------------------------------------------------------------------------------------------
-# How a fused model was made, as stated by its makers: `fusion.json` in the checkpoint, or `fusion.yaml` in a results
-# folder (model name -> the same keys) for models without a local folder. Displayed, never part of a protocol.
+def check_whole(folder: Path) -> None:
+    """Raise CheckpointError if weights are missing or incomplete, whatever the rest of the folder is."""
+    try:
+        check_weights(folder, allow_pickle=True)
+        if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise CheckpointError(f"{str(folder)!r} has no config.json yet")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{str(folder)!r} cannot be read as a checkpoint: {error}") from error
 
 
-FILE = "fusion.json"
+def check_weights(folder: Path, allow_pickle: bool) -> list[Path]:
+    """Return the pickled weight files. Raise CheckpointError if there are no loadable weights."""
+    safe = sorted(folder.glob("*.safetensors"))
+    pickles = [p for p in sorted(folder.iterdir()) if p.suffix in PICKLES and not p.name.startswith(NOT_WEIGHTS)]
+    for file in safe:
+        _check_safetensors(file)
+    _check_shards(folder)
+    if not safe and not pickles:
+        raise CheckpointError(f"{str(folder)!r} has no weights: no *.safetensors file in it")
+    if not safe and not allow_pickle:
+        raise CheckpointError(
+            f"{str(folder)!r} has only pickled weights ({pickles[0].name}), which can run code when loaded; "
+            "convert them to safetensors, or trust them with --allow-pickle"
+        )
+    return pickles
+
+
+def _check_shards(folder: Path) -> None:
+    index = read_object(folder / "model.safetensors.index.json")
+    shards = set((index or {}).get("weight_map", {}).values())
+    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+    if missing:
+        raise CheckpointError(
+            f"{str(folder)!r} is incomplete: {missing[0]} is missing ({len(missing)} of {len(shards)} shards); copy it"
+        )
+
+
+def _check_safetensors(file: Path) -> None:
+    """Raise CheckpointError unless the header is readable and all tensors are inside the file.
+
+    This catches broken copies and LFS pointers.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if start == b"version ":
+            raise CheckpointError(f"{str(file)!r} is a git-lfs pointer, not weights; run `git lfs pull` in its folder")
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1
+        raw = stream.read(length) if length <= min(size, MAX_HEADER) else b""
+    try:
+        header = json.loads(raw)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise CheckpointError(
+            f"{str(file)!r} is not a readable safetensors file (broken header); copy or save it again"
+        ) from None
+    wanted = 8 + length + max(ends, default=0)
+    if size != wanted:
+        raise CheckpointError(
+            f"{str(file)!r} has {size} bytes, but its header describes {wanted}: it is truncated; copy it again"
+        )
+
+
+def weights_digest(folder: Path, base: Path | None) -> str:
+    """Return the hex sha256 of names and contents of weight, config and tokenizer files, the adapter's before the
+    base's."""
+    total = hashlib.sha256()
+    for source in (folder, base):
+        if source is None:
+            continue
+        safe = any(source.glob("*.safetensors"))
+        for file in sorted(source.iterdir(), key=lambda path: path.name):
+            pickled = file.suffix in PICKLES and not safe and not file.name.startswith(NOT_WEIGHTS)
+            if file.is_file() and (pickled or (file.suffix in DIGESTED and file.name not in NOT_DIGESTED)):
+                total.update(f"{file.name}\0{file_sha256(file)}\n".encode())
+        # so that moving a file from the adapter to its base is another model
+        total.update(b"\n")
+    return total.hexdigest()
+
+
+def read_object(file: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file, or None if there is no file. Raise CheckpointError for anything else."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(file)!r} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(file)!r} is not a JSON object")
+    return content
 
 
 class Fusion(Record):
+    """How a fused model was made, as its makers state it. It is displayed and never part of a protocol.
+
+    It is in `fusion.json` of the checkpoint, or in `fusion.yaml` of a results folder (model name -> the same keys) for
+    models without a local folder.
+    """
+
     method: str
     """wrpo, dpo, sft, ..."""
     sources: tuple[str, ...] = ()

@@ -1,4 +1,8 @@
-"""sha256 of files, cached: 16 GB of weights are read once, not in every run."""
+"""Files and folders of results: written whole or not at all, locked between processes, hashed once.
+
+>>> print(run_dir(Path("results"), model="qwen", suite="mt_bench", version="1.0", run_id="3f2a"))
+results/runs/qwen/mt_bench@1.0/3f2a
+"""
 
 from __future__ import annotations
 
@@ -21,38 +25,15 @@ from ..records.errors import ConfigError, RunLockedError, StoreError
 
 REMEMBERED = 8_000_000  # bytes; smaller files are read again in milliseconds
 
-
-def cache_folder() -> Path:
-    """Return `HARNESS_CACHE`, or `fusion-harness` in the user's cache folder; it may not exist yet."""
-    if configured := os.environ.get("HARNESS_CACHE"):
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusion-harness"
-
-
-def file_sha256(file: Path) -> str:
-    """Return the hex digest of a file's content, from the cache while path, size and modification time are
-    unchanged."""
-    facts = file.stat()
-    if facts.st_size < REMEMBERED:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    key = hashlib.sha256(f"{file.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
-    note = cache_folder() / "digests" / key
-    with suppress(OSError):
-        known = note.read_text("ascii")
-        if len(known) == 64:
-            return known
-    with file.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    with suppress(OSError):  # a cache that cannot be written only costs time
-        note.parent.mkdir(parents=True, exist_ok=True)
-        draft = note.with_name(f"{key}.{os.getpid()}")
-        draft.write_text(sha256, "ascii")
-        draft.replace(note)
-    return sha256
-
-
-# ----------------------------------------------------------------------------------------------------
-# Write whole files and folders of results, atomically or not at all.
+log = logging.getLogger(__name__)
+NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+"""What flock fails with on file systems without it, such as some network and FUSE mounts."""
+LOCK = ".lock"
+MARKER_SUFFIX = ".soft"
+LOCK_FILES = (LOCK, LOCK + MARKER_SUFFIX)
+"""Files that a `FolderLock` may leave in its folder."""
+PATIENCE = 0.2
+"""Seconds a `FolderLock` tries: its holder may be removing the lock file, with the folder, at this moment."""
 
 
 def run_dir(results: Path, *, model: str, suite: str, version: str, run_id: str) -> Path:
@@ -70,15 +51,16 @@ def write_atomic(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes like `write_atomic`."""
-    _replace(path, (content,))
+    write_chunks(path, (content,))
 
 
-def _replace(path: Path, content: Iterable[bytes]) -> None:
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write bytes like `write_atomic`, without having them all in memory."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.writelines(content)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -89,12 +71,13 @@ def _replace(path: Path, content: Iterable[bytes]) -> None:
             raise ConfigError(f"cannot write {path}: it is a folder; name a file") from error
         if isinstance(error, (NotADirectoryError, FileExistsError)):
             raise ConfigError(f"cannot write {path}: what should be its folder is a file") from error
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+        hint = "; free space, then run the same command" if error.errno == errno.ENOSPC else ""
+        raise StoreError(f"cannot write {path}: {error.strerror or error}{hint}") from error
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines like `write_atomic`, without having them all in memory."""
-    _replace(path, (f"{line}\n".encode() for line in lines))
+    write_chunks(path, (f"{line}\n".encode() for line in lines))
 
 
 def make_folder(path: Path) -> None:
@@ -142,22 +125,6 @@ def find_cards(results: Path) -> list[Path]:
         for path in (results / "runs").glob("*/*@*/*/card.json")
         if not any(part.startswith(".") for part in path.relative_to(results).parts)
     )
-
-
-# ----------------------------------------------------------------------------------------------------
-# Locks between processes, on files: the operating system's flock, or a marker file if the file system has none. with
-# locked(results / ".baselines.lock"): ...
-
-
-log = logging.getLogger(__name__)
-NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-"""What flock fails with on file systems without it, such as some network and FUSE mounts."""
-LOCK = ".lock"
-MARKER_SUFFIX = ".soft"
-LOCK_FILES = (LOCK, LOCK + MARKER_SUFFIX)
-"""Files that a `FolderLock` may leave in its folder."""
-PATIENCE = 0.2
-"""Seconds a `FolderLock` tries: its holder may be removing the lock file, with the folder, at this moment."""
 
 
 def acquire(path: Path, *, timeout: float = -1) -> BaseFileLock:
@@ -210,10 +177,7 @@ class FolderLock:
         Raises RunLockedError if another process works here, StoreError if the folder or its lock cannot be made.
         """
         path = self.folder / LOCK
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {self.folder}: {error.strerror}") from error
+        make_folder(self.folder)
         try:
             self._lock = acquire(path, timeout=PATIENCE)
             if not isinstance(self._lock, SoftFileLock):  # a marker has its holder's pid already
@@ -247,3 +211,32 @@ def _holder(lock_file: Path) -> str:
     except OSError:
         lines = []
     return lines[0].strip() if lines and lines[0].strip() else "unknown"
+
+
+def cache_folder() -> Path:
+    """Return `HARNESS_CACHE`, or `fusion-harness` in the user's cache folder; it may not exist yet."""
+    if configured := os.environ.get("HARNESS_CACHE"):
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusion-harness"
+
+
+def file_sha256(file: Path) -> str:
+    """Return the hex digest of a file's content, from the cache while path, size and modification time are
+    unchanged."""
+    facts = file.stat()
+    if facts.st_size < REMEMBERED:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    key = hashlib.sha256(f"{file.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
+    note = cache_folder() / "digests" / key
+    with suppress(OSError):
+        known = note.read_text("ascii")
+        if len(known) == 64:
+            return known
+    with file.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    with suppress(OSError):  # a cache that cannot be written only costs time
+        note.parent.mkdir(parents=True, exist_ok=True)
+        draft = note.with_name(f"{key}.{os.getpid()}")
+        draft.write_text(sha256, "ascii")
+        draft.replace(note)
+    return sha256

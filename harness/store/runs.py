@@ -1,4 +1,10 @@
-"""An append-only JSONL file of records of one type, whose rows are looked up by key and byte offset."""
+"""Read and write one run's folder: its lock, its manifest, its rows and its card.
+
+>>> import tempfile
+>>> with tempfile.TemporaryDirectory() as folder:
+...     print(len(JsonlRows(Path(folder) / "answers.jsonl", Answer).read()))
+0
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ import logging
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO, Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from pydantic import JsonValue, ValidationError
 
@@ -89,7 +95,11 @@ class JsonlRows(Generic[Row]):
 
     def _scan(self) -> Iterator[tuple[int, Row]]:
         offset = 0
-        with self._opened() as file:
+        try:
+            stream = self.path.open("rb")
+        except OSError as error:
+            raise ConfigError(f"cannot read {self.path}: {error.strerror}") from error
+        with stream as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     break  # a writer is at work, or was killed: the row is incomplete
@@ -101,12 +111,6 @@ class JsonlRows(Generic[Row]):
                         problem = f"is not a valid {self._type.__name__}: {error.errors()[0]['msg']}"
                         raise ConfigError(f"{where} {problem}; remove that line, or use --fresh") from error
                 offset += len(line)
-
-    def _opened(self) -> BinaryIO:
-        try:
-            return self.path.open("rb")
-        except OSError as error:
-            raise ConfigError(f"cannot read {self.path}: {error.strerror}") from error
 
     def _note(self, row: Row, offset: int) -> None:
         self._offsets[row.key] = offset
@@ -122,10 +126,11 @@ class JsonlRows(Generic[Row]):
             if written != len(line):
                 raise OSError(28, "No space left on device")
         except OSError as error:
+            # half a row followed by others would make the whole file unreadable
             os.ftruncate(self._file, self._end)
             raise StoreError(
                 f"cannot write {self.path}: {error.strerror}; free space, then run the same command"
-            ) from (error)
+            ) from error
         self._note(row, self._end)
         self._end += len(line)
 
@@ -175,10 +180,6 @@ class JsonlRows(Generic[Row]):
 
     def __len__(self) -> int:
         return len(self._offsets)
-
-
-# ----------------------------------------------------------------------------------------------------
-# An open run's folder: its lock, its manifest, its rows and its card.
 
 
 class RunStore:
@@ -274,10 +275,6 @@ class RunStore:
         return path
 
 
-# ----------------------------------------------------------------------------------------------------
-# Find the RUN that the command line names: a run's folder, its card, or an unambiguous model name.
-
-
 def find_run(name: str, results: Path, suites: Collection[str] = ()) -> Path:
     """Return the folder of the run, which contains a card.
 
@@ -318,6 +315,7 @@ def read_question(folder: Path, prompt_id: str) -> tuple[list[Answer], list[Judg
 def _rows_about(path: Path, row_type: type[Row], prompt_id: str) -> list[Row]:
     """Return the last row of every key of one prompt. For speed, lines without its id are not parsed."""
     name = json.dumps(prompt_id, ensure_ascii=False).encode()
+    # our own rows have no space after the colon; those of other tools may
     wanted = (b'"prompt_id":' + name, b'"prompt_id": ' + name)
     rows: dict[str, Row] = {}
     with path.open("rb") if path.exists() else io.BytesIO() as file:

@@ -82,9 +82,9 @@ def json_lines(rows: Iterable[Mapping[str, JsonValue]]) -> str:
 
 
 EXPORTERS = {
-    "fastchat": {"mt_bench": "export_fastchat:export", "mt_bench_pairs": "export_fastchat:export_pairs"},
-    "alpaca_eval": {"alpaca_eval": "export_alpaca_eval:export"},
-    "arena_hard": {"arena_hard": "export_arena_hard:export", "arena_hard_v2": "export_arena_hard:export_v2"},
+    "fastchat": {"mt_bench": "mt_bench.exchange:export", "mt_bench_pairs": "mt_bench.exchange:export_pairs"},
+    "alpaca_eval": {"alpaca_eval": "alpaca_eval.exchange:export"},
+    "arena_hard": {"arena_hard": "arena_hard.exchange:export", "arena_hard_v2": "arena_hard.exchange:export_v2"},
 }
 """Format -> suite -> module:function of this package."""
 

@@ -323,7 +323,7 @@ def _versus(
         se=mean.se,
         df=mean.df,
         by_seed=by_seed,
-        prompts=mean.questions,
+        prompts=mean.n,
         p=mean.p_two_sided(),
         p_adjusted=p_adjusted,
         detectable=mean.detectable(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,9 +66,7 @@ def test_hostile_texts_change_nothing_outside_their_boxes(
     page = open_page(site)
     frame = None
     for address in pages:
-        started = time.perf_counter()
         page.goto(address)
-        assert time.perf_counter() - started < 10, address
         assert page.evaluate("window.pwned") is None
         assert page.locator("#pwned, main iframe, main img, main style, main script, main form form, base").count() == 0
         assert page.locator(".text a, .text svg, .text input").count() == 0
@@ -97,6 +94,7 @@ def test_a_hostile_name_changes_nothing_on_the_leaderboards_page(open_page: Any,
     assert page.complaints == []
 
 
+@pytest.mark.slow
 def test_the_pages_policy_holds_even_if_markup_got_in(open_page: Any, site: str) -> None:
     page = open_page(site)
     page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.pwned=1\">')")

@@ -90,9 +90,13 @@ def test_missing_data_is_a_warning_that_says_how_to_pull(monkeypatch: pytest.Mon
     assert "mt_bench" in found.found
 
 
-def test_the_command_prints_json_and_ends_by_what_it_found(harness: Callable[..., Done]) -> None:
-    done = harness("doctor", "--json")
+@pytest.mark.parametrize("probe", ["print('vllm 1.0 on cpu')", pytest.param(doctor.PROBE, marks=pytest.mark.slow)])
+def test_the_command_prints_json_and_ends_by_what_it_found(
+    harness: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, probe: str
+) -> None:
+    monkeypatch.setattr(doctor, "PROBE", probe)  # importing vLLM takes ten seconds
 
+    done = harness("doctor", "--json")
     found = json.loads(done.out)
     assert done.code == (0 if found["ok"] else 2)
     assert {"python", "packages", "names", "processor", "vllm", "memory", "disk", "data"} <= {

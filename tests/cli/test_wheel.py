@@ -14,19 +14,10 @@ from tests import ROOT
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     out = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(out),
-        str(ROOT),
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    options = ("-q", "--no-deps", "--no-build-isolation", "-w", str(out))
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], check=True, capture_output=True, timeout=300
+    )
     (wheel,) = out.glob("*.whl")
     return zipfile.ZipFile(wheel).namelist()
 
@@ -43,10 +34,10 @@ def test_the_wheel_carries_the_pocket_data_and_the_judges(names: list[str]) -> N
 
 
 def test_the_wheel_carries_the_pages_templates(names: list[str]) -> None:
-    files = {path.name for path in (ROOT / "harness" / "report" / "templates").iterdir()}
+    files = {path.name for path in (ROOT / "harness" / "pages" / "templates").iterdir()}
 
     assert {"leaderboard.html", "view.js", "style.css"} <= files
-    assert {f"harness/report/templates/{file}" for file in files} <= set(names)
+    assert {f"harness/pages/templates/{file}" for file in files} <= set(names)
 
 
 def test_the_wheel_carries_every_reported_figure(names: list[str]) -> None:

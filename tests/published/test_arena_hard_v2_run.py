@@ -105,6 +105,7 @@ def baseline_answers() -> dict[str, str]:
     return hard | creative
 
 
+@pytest.mark.slow
 def test_both_games_of_all_750_prompts_are_asked_in_their_categorys_words(run: Run) -> None:
     config = yaml.safe_load(upstream("judge_config").read_text("utf-8"))
     settings, baseline = read_judge_settings(JUDGE_UTILS), baseline_answers()

@@ -63,6 +63,7 @@ def counted(bodies: list[dict[str, Any]]) -> Counter[str]:
     return Counter(json.dumps(body, sort_keys=True, ensure_ascii=False) for body in kept)
 
 
+@pytest.mark.slow
 def test_a_run_sends_the_320_requests_that_fastchat_sends(harness: Callable[..., Done], tmp_path: Path) -> None:
     if find_spec("fastchat") is None:
         pytest.skip("fschat is not installed")

@@ -143,6 +143,7 @@ def fastchat_folder(run: OfficialRun, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
+@pytest.mark.slow
 def test_mt_bench_sends_the_160_judge_requests_that_fastchat_sends(run: OfficialRun, fastchat_folder: Path) -> None:
     theirs = lines(fastchat_folder / "judge.jsonl")
 
@@ -150,6 +151,7 @@ def test_mt_bench_sends_the_160_judge_requests_that_fastchat_sends(run: Official
     assert counted(run.judge_bodies(2048)) == counted(theirs)
 
 
+@pytest.mark.slow
 def test_mt_bench_asks_the_model_what_fastchat_asks(run: OfficialRun, fastchat_folder: Path) -> None:
     """Same turns, temperature and limit. FastChat's template also puts a system message of its own before them; ours is
     the model's own chat template, and a seed goes along, so that the run can be repeated."""
@@ -167,6 +169,7 @@ def test_mt_bench_asks_the_model_what_fastchat_asks(run: OfficialRun, fastchat_f
 # ------------------------------------------------------------------------------------------------------- AlpacaEval
 
 
+@pytest.mark.slow
 def test_alpaca_eval_sends_the_requests_that_alpaca_eval_sends(run: OfficialRun, tmp_path: Path) -> None:
     """All 805 over HTTP: messages, order switch and parameters. The verdicts are the same too."""
     if find_spec("alpaca_eval") is None:

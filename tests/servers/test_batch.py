@@ -230,9 +230,8 @@ def test_a_batched_run_scores_as_a_live_one_for_half_the_price(world: World) -> 
 @pytest.mark.parametrize(
     ("step", "flags"),
     [
-        ("upload", ()),
         ("create", ("--no-cache",)),
-        *(pytest.param(step, (), marks=pytest.mark.slow) for step in ("create", "poll", "download")),
+        *(pytest.param(step, (), marks=pytest.mark.slow) for step in ("upload", "create", "poll", "download")),
         *(pytest.param(step, ("--no-cache",), marks=pytest.mark.slow) for step in ("upload", "poll", "download")),
     ],
 )

@@ -1,6 +1,8 @@
-"""The promises of docs/judging_speed.md in short, with wide margins: the machine is shared."""
+"""The measurements behind docs/judging_speed.md run, in small; their figures are for `make bench-judging`."""
 
 from __future__ import annotations
+
+import pytest
 
 from benchmarks.judging.__main__ import BEGIN
 from benchmarks.judging.measure import Promise, client_alone, pipeline, token_bucket
@@ -9,29 +11,18 @@ from benchmarks.judging.tables import peers_table
 from tests import ROOT
 
 
-def by_name(found: list[Promise], word: str) -> float:
-    [one] = [promise.value for promise in found if word in promise.name]
-    return one
+def by_name(promises: list[Promise], word: str) -> float:
+    [value] = [promise.value for promise in promises if word in promise.name]
+    return value
 
 
-def test_a_pipeline_waits_for_its_server_and_for_little_else() -> None:
-    found = pipeline(400, times=1)
+@pytest.mark.slow
+def test_every_measurement_runs_and_the_pipeline_keeps_to_its_connections() -> None:
+    measured = pipeline(200, times=1)
 
-    assert by_name(found, "wall") < 4  # x ideal; promised: 1.6 for 805 on a machine of our own
-    assert by_name(found, "processor time") < 3  # ms a call; promised: 1.5, but a busy neighbour counts in it
-    assert by_name(found, "memory") < 150  # MB
-    assert by_name(found, "connections") <= 128
-
-
-def test_a_token_bucket_is_used_up_and_little_is_rejected() -> None:
-    found = token_bucket(150)
-
-    assert by_name(found, "rate") > 80  # %; promised: 95 in a longer run
-    assert by_name(found, "rejected") < 15  # %; nearly all of it while the limit is found
-
-
-def test_the_client_makes_several_times_the_calls_of_the_openai_sdk() -> None:
-    assert by_name(client_alone(1500, 300), "client, ") > 2.5  # promised: 5
+    assert by_name(measured, "connections") <= 128
+    assert {promise.value > 0 for promise in (*measured, *client_alone(200, 50))} == {True}
+    assert by_name(token_bucket(60), "rate") > 0
 
 
 def test_a_peer_that_is_missing_is_said_to_be_and_ratios_are_per_call() -> None:

@@ -76,6 +76,7 @@ def test_a_deleted_run_folder_costs_no_call(world: World) -> None:
     assert "mt_bench: 0 judge calls, $0.00 paid" in again.out
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_share_it(world: World) -> None:
     world.judge.latency = 0.01
     both = [world.start(*LIMIT, "--results", name) for name in ("one", "two")]

@@ -164,6 +164,7 @@ def alpaca(exported: Exported) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_alpaca_evals_metrics_are_the_cards(exported: Exported, alpaca: dict[str, float]) -> None:
     for theirs in ("win_rate", "standard_error", "discrete_win_rate", "n_wins", "n_wins_base", "n_draws"):
         assert alpaca[theirs] == pytest.approx(exported.score("alpaca_eval", theirs)["value"], abs=1e-9), theirs

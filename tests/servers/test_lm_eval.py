@@ -103,6 +103,7 @@ def test_lm_evals_metrics_and_errors_join_card_and_leaderboard(
     assert "| 1 (1-1) | fake | 0.50" in shown.out
 
 
+@pytest.mark.slow
 def test_lm_eval_stands_beside_judged_suites_and_its_failure_is_one_sentence(
     harness: Callable[..., Done], tmp_path: Path, offline: dict[str, str]
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_task_of_log_likelihoods_needs_the_checkpoints_tokenizer(
     assert model.requests == []
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_no_process_behind(tmp_path: Path, offline: dict[str, str]) -> None:
     name = f"toy{os.getpid()}x"
     task = write_task(tmp_path, name)

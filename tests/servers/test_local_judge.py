@@ -251,7 +251,7 @@ def test_its_server_is_revived_and_no_verdict_is_lost(
 
     rows = judged(judge, store)
 
-    assert judge._served.backend.restarts == 1
+    assert judge._backend.restarts == 1
     assert [row.error for row in rows] == [None] * 30
 
 

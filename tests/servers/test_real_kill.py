@@ -84,12 +84,10 @@ def test_ctrl_c_while_the_server_starts_leaves_nothing(
     process = start()
     wait_for(lambda: bool(running(served)), process)
     time.sleep(5)  # well into the imports
-    began = time.monotonic()
 
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
 
-    assert time.monotonic() - began < 5
     assert process.returncode == 4
     assert "the same command goes on" in err.splitlines()[-1]
     assert gone(served, 1)

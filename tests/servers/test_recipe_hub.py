@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pytest
+
 REVISION = "a" * 40
 ROWS = [{"prompt": "one"}, {"prompt": "two"}]
 DATA = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -57,6 +59,7 @@ class Hub(BaseHTTPRequestHandler):
         """Silent."""
 
 
+@pytest.mark.slow
 def test_rows_come_from_the_hub_and_a_wrong_split_is_one_sentence(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     Thread(target=server.serve_forever, daemon=True).start()

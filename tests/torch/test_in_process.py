@@ -69,13 +69,13 @@ def texts(answers: dict[str, Answer]) -> dict[str, tuple[str, ...]]:
 
 
 def test_a_text_depends_on_its_draw_alone(checkpoint: Path) -> None:
-    wanted = draws(random_prompts(30), SAMPLED)
+    wanted = draws(random_prompts(12), SAMPLED)
     at_once = texts(many(backend(checkpoint), wanted))
 
-    assert len(at_once) == 90
-    assert len(set(at_once.values())) > 60  # draws of one prompt differ
+    assert len(at_once) == 36
+    assert len(set(at_once.values())) > 24  # draws of one prompt differ
     assert texts(many(backend(checkpoint, engine_args=("batch_size=7",)), wanted[::-1])) == at_once
-    assert texts(many(backend(checkpoint), wanted[40:43])).items() <= at_once.items()
+    assert texts(many(backend(checkpoint), wanted[20:23])).items() <= at_once.items()
     assert texts(single(backend(checkpoint), wanted, places=16)) == at_once
 
 

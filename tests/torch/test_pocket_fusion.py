@@ -48,6 +48,7 @@ def small_recipe(folder: Path, models: Path, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_recipe_goes_from_prompts_to_a_board_of_variants(tmp_path: Path, models: Path) -> None:
     from recipes.pipeline import train
 
@@ -69,6 +70,7 @@ def test_the_recipe_goes_from_prompts_to_a_board_of_variants(tmp_path: Path, mod
     assert sum(map(len, parts.values())) == len(set().union(*parts.values())) == 90
 
 
+@pytest.mark.slow
 def test_models_that_are_there_are_taken_as_they_are_and_others_refused(tmp_path: Path, models: Path) -> None:
     from harness.records.errors import ConfigError
 

@@ -33,6 +33,9 @@ def test_logging_changes_nothing_that_is_made_and_learning_rate_does(sft: Step, 
     assert settings_of(learning_rate=1e-4) != settings_of()
 
 
+METHODS = ["preference", pytest.param("sft", marks=pytest.mark.slow)]
+
+
 def killed_at(step: Step, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Runs the step until optimiser step `at`, then ends as kill -9 would: nothing is tidied up."""
     from recipes.training import run
@@ -50,7 +53,7 @@ def killed_at(step: Step, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
             run_step(step)
 
 
-@pytest.mark.parametrize("method", ["preference", "sft"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_training_that_was_killed_goes_on_with_identical_losses(
     sft: Step, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -87,7 +90,7 @@ def test_a_trainers_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: P
         last_whole(tmp_path, "one", 1)
 
 
-@pytest.mark.parametrize("method", ["preference", "sft"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_loss_that_is_no_number_stops_the_training(sft: Step, tmp_path: Path, target: Path, method: str) -> None:
     from harness.records.errors import IncompleteError
 
@@ -100,6 +103,7 @@ def test_a_loss_that_is_no_number_stops_the_training(sft: Step, tmp_path: Path, 
     assert not (step.folder / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_costs_no_training(
     sft: Step, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

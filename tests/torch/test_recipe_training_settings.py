@@ -64,7 +64,7 @@ def test_bf16_without_a_gpu_is_refused_where_this_machine_trains(tmp_path: Path)
 
     given = recipe(tmp_path, REWARD, sft={"bf16": True})
     if not torch.accelerator.is_available():
-        assert refused(given) == "sft: bf16 = True needs a GPU; set bf16: false to train on processors"
+        assert refused(given) == "sft: bf16 = True needs a GPU; set bf16: false to train on CPUs"
     check_training(given.spec, trains_here=False)
 
 

@@ -39,7 +39,7 @@ from tests.fakes.tiny_trainer import (  # noqa: E402
 __all__ = ["one_thread", "weights"]  # fixtures
 
 
-@pytest.mark.parametrize(("alpha", "chosen"), [(0.0, "target"), (1.0, "source")])
+@pytest.mark.parametrize(("alpha", "chosen"), [(0.0, "target"), pytest.param(1.0, "source", marks=pytest.mark.slow)])
 def test_the_ends_of_alpha_are_trls_dpo(
     weights: dict[str, Any], tmp_path: Path, alpha: float, chosen: str, record_property: Note
 ) -> None:
@@ -51,6 +51,7 @@ def test_the_ends_of_alpha_are_trls_dpo(
     assert distance(ours, theirs) < 2e-5  # Adam at 1e-3 amplifies the last digit of a gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss_type", "theirs"), [("ipo", "ipo"), ("lndpo", "sigmoid_norm")])
 def test_ipo_and_lndpo_are_trls(
     weights: dict[str, Any], tmp_path: Path, loss_type: str, theirs: str, record_property: Note
@@ -70,6 +71,7 @@ def test_the_first_loss_is_log_two(weights: dict[str, Any], tmp_path: Path, reco
     assert first == pytest.approx(math.log(2), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_both_layouts_have_the_same_losses(weights: dict[str, Any], tmp_path: Path, record_property: Note) -> None:
     shared = trained(weights, tmp_path / "a", layout="shared")
     rows = trained(weights, tmp_path / "b", layout="rows")
@@ -108,6 +110,7 @@ def test_log_probabilities_are_the_models_own(weights: dict[str, Any], tmp_path:
     assert lengths.flatten().tolist() == [len(row[f"{name}_ids"]) for name in ANSWERS]  # type: ignore[literal-required]
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing(weights: dict[str, Any], tmp_path: Path, record_property: Note) -> None:
     whole = trained(weights, tmp_path / "a")
     parts = trained(weights, tmp_path / "b", per_device_train_batch_size=2, gradient_accumulation_steps=4)
@@ -144,7 +147,7 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(
     assert distance(whole, resumed) == 0.0
 
 
-@pytest.mark.parametrize("layout", ["shared", "rows"])
+@pytest.mark.parametrize("layout", ["shared", pytest.param("rows", marks=pytest.mark.slow)])
 def test_stored_reference_log_probabilities_equal_a_live_reference(
     weights: dict[str, Any], tmp_path: Path, layout: Any, record_property: Note
 ) -> None:

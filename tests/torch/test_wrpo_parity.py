@@ -57,6 +57,7 @@ def simpo_by_trl(weights: dict[str, Any], out: Path, chosen: str, *, beta: float
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "chosen"), [(0.0, "target"), (1.0, "source")])
 def test_simpo_is_trls(
     weights: dict[str, Any], tmp_path: Path, alpha: float, chosen: str, record_property: Note
@@ -213,6 +214,7 @@ def test_evaluation_without_training_stands_at_the_final_alpha(
     assert found["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_reloaded_model_trains_on_as_the_saved_one(
     weights: dict[str, Any], tmp_path: Path, record_property: Note
 ) -> None:

@@ -193,7 +193,8 @@ def test_an_adapter_is_served_on_its_base(tmp_path: Path) -> None:
     assert found.weights_digest != inspect_checkpoint(base).weights_digest
 
 
-def test_an_adapters_own_template_wins(tmp_path: Path) -> None:
+def test_an_adapters_own_template_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a relative base is looked up from here first
     base = write_checkpoint(tmp_path / "base")
     adapter = write_adapter(tmp_path / "adapter", "../base")
     (adapter / "tokenizer_config.json").write_text(json.dumps({"chat_template": "tuned"}))

@@ -39,6 +39,17 @@ def test_the_name_and_the_version_are_those_of_the_project() -> None:
     assert (PROJECT["name"], PROJECT["version"]) == (DISTRIBUTION, __version__)
 
 
+def test_make_setup_removes_the_distribution_of_the_old_name_before_it_installs_this_one() -> None:
+    command = ["make", "--dry-run", "--always-make", "setup"]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    uninstall, install = (
+        next(number for number, line in enumerate(lines) if line.startswith(".venv/bin/pip") and line.endswith(end))
+        for end in ("-y fusion-harness", "-e .")
+    )
+
+    assert uninstall < install
+
+
 def test_every_extra_that_a_message_or_page_names_exists() -> None:
     listed = ["git", "ls-files", "--", "harness", "judges", "recipes", "docs", "*.md"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()

@@ -113,7 +113,7 @@ def test_a_torn_card_says_where_it_is_torn(tmp_path: Path) -> None:
     file = tmp_path / "card.json"
     file.write_text(card("a", 1.0).model_dump_json()[:40])
 
-    with pytest.raises(ConfigError, match="no score card: Invalid JSON: EOF"):
+    with pytest.raises(ConfigError, match="is not a score card: Invalid JSON: EOF"):
         read_card(file)
 
 

@@ -1,0 +1,37 @@
+"""The examples that open the product's modules work."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("harness", "judges", "recipes")
+HEAVY = re.compile(r"^(import|from) (torch|vllm|ray|transformers|datasets)\b", re.MULTILINE)
+"""A module that imports one of these at the top is left out: unit tests need no torch."""
+
+
+def modules_with_examples() -> list[str]:
+    texts = {path: path.read_text("utf-8") for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))}
+    return [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path, text in texts.items()
+        if ">>>" in (ast.get_docstring(ast.parse(text)) or "") and not HEAVY.search(text)
+    ]
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_the_example_of_a_module_works(name: str) -> None:
+    module = importlib.import_module(name)
+    run = doctest.DocTestRunner()
+
+    for example in doctest.DocTestFinder(recurse=False).find(module, name):
+        run.run(example)
+
+    assert run.tries > 0
+    assert run.failures == 0
