@@ -59,7 +59,7 @@ class RunInjections:
             "suite": self.suite,
             "answers": self.injections.answers,
             "suspect": self.injections.suspect,
-            "by_kind": {**self.injections.by_kind},
+            "by_kind": {str(kind): count for kind, count in self.injections.by_kind.items()},
             "prompt_ids": list(self.injections.prompt_ids),
             "judgments_flagged": self.judgments_flagged,
         }
