@@ -85,7 +85,7 @@ def check_file(file: Path, expected: str, flags: str) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {file}: {error}") from None
     if text != expected:
-        raise StaleError(f"{file} is stale: run harness leaderboard {flags}--format md --out {file}")
+        raise StaleError(f"{file} is stale: harness leaderboard {flags}--format md --out {file} updates it")
     print(f"{file} is up to date")
 
 
