@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ServerError,
         VerdictParseError,
     )
+    from .records.facts import DefaultCheck, Facts, FileFormat, Metric, QuestionRule
     from .records.protocols import (
         Backend,
         BulkBackend,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         SuiteData,
         SuiteOptions,
     )
+    from .suites.exchange import FinishedRun, Imported, ImportRequest
     from .suites.scoring import mean_score, verdicts_by_slot
 
 __all__ = [
@@ -66,15 +68,22 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DefaultCheck",
     "Draw",
+    "Facts",
     "Failure",
+    "FileFormat",
+    "FinishedRun",
     "HarnessError",
+    "ImportRequest",
+    "Imported",
     "IncompleteError",
     "Judge",
     "JudgeSpec",
     "JudgeTask",
     "JudgeTemplate",
     "Judgment",
+    "Metric",
     "ModelRef",
     "Numbers",
     "OwnRun",
@@ -82,6 +91,7 @@ __all__ = [
     "PluginError",
     "Preference",
     "Prompt",
+    "QuestionRule",
     "Rating",
     "ReplyError",
     "Reward",
@@ -116,6 +126,8 @@ _HOMES = {
         "Backend BulkBackend Draw Judge Numbers OwnRun OwnRunner Reward RewardOptions ServeOptions Served "
         "Serving Suite SuiteData SuiteOptions"
     ),
+    ".records.facts": "DefaultCheck Facts FileFormat Metric QuestionRule",
+    ".suites.exchange": "FinishedRun Imported ImportRequest",
     ".suites.scoring": "mean_score verdicts_by_slot",
 }
 """Module -> its public names. They are imported on first use, so that `import harness` costs nothing."""

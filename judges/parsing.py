@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from harness.records import JudgeTask, Order, Preference, Rating, TokenLogprob, Verdict
 from harness.records.errors import ConfigError, VerdictParseError
 from harness.suites.alpaca_eval.rows import share_of
-from harness.suites.arena_hard.rows import DOUBLE, SINGLE, STRONG_WEIGHT, V01_LABELS, V2_LABELS, v01_labels, v2_label
+from harness.suites.arena_hard.rows import DOUBLE, SINGLE, V01_LABELS, V2_LABELS, v01_labels, v2_label
 from harness.suites.mt_bench.rows import HIGHEST, LETTERS, LOWEST, RATING
 
 from .completions import PREFIX, read_completion
@@ -97,8 +97,8 @@ def arena_label_v2(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Prefe
 def _labelled(label: str, labels: Mapping[str, tuple[float, int]]) -> Preference:
     if label not in labels:
         raise VerdictParseError(f"label [[{label}]] is not one of {', '.join(labels)}")
-    points, weight = labels[label]
-    return Preference(value=points, strength=2 if weight == STRONG_WEIGHT else 1)
+    points, strength = labels[label]
+    return Preference(value=points, strength=2 if strength == 2 else 1)
 
 
 def pair_letter(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preference:

@@ -26,7 +26,7 @@ from harness.store.checkpoint import Checkpoint, inspect_checkpoint, resolve
 from harness.store.provenance import install_command
 
 Conversation = tuple[tuple[str, str], ...]
-"""(role, text) a message, ending with the answer that is scored."""
+"""One (role, text) per message; the last one is the answer to score."""
 RULE = "sigmoid of the difference of two rewards (Bradley-Terry)"
 NOTE = f"judged by a reward model: a preference is the {RULE}; it read no judge prompt, and never says 'much better'"
 TextOrMessages = str | Sequence[Mapping[str, str]]
@@ -62,9 +62,8 @@ class RewardModelJudge:
     def check(self, task: JudgeTask) -> None:
         if task.baseline is None:
             raise ConfigError(
-                f"judge {self.spec.name!r} is a reward model, which only compares two answers; "
-                f"{task.template.name!r} asks for a rating from 1 to 10: "
-                "choose another judge for that suite (--judge SUITE=JUDGE,…)"
+                f"judge {self.spec.name!r} is a reward model, which only compares two answers; {task.template.name!r} "
+                "asks for a rating from 1 to 10: choose another judge for that suite (--judge SUITE=JUDGE,…)"
             )
 
     async def __aenter__(self) -> Self:
@@ -88,7 +87,7 @@ class RewardModelJudge:
             )
             outcome = Preference(value=_sigmoid(candidate - baseline))
             reply = json.dumps({"candidate": candidate, "baseline": baseline})
-        except _TooLong as error:
+        except TooLongError as error:
             outcome, reply = Failure(reason="context", message=str(error)), None
         return Judgment.of(task, self.spec.name, outcome, reply=reply)
 
@@ -117,11 +116,11 @@ class RewardModelJudge:
                 if isinstance(reward, float):
                     future.set_result(reward)
                 else:
-                    future.set_exception(_TooLong(reward))
+                    future.set_exception(TooLongError(reward))
 
 
-class _TooLong(Exception):  # noqa: N818  (an outcome of one row, not a program error)
-    """Internal: why one conversation has no reward."""
+class TooLongError(Exception):
+    """Internal: a conversation is longer than the model's context, so it has no reward."""
 
 
 class RewardModel:
@@ -258,8 +257,8 @@ def _check_head(checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{str(checkpoint.path)!r} is a PEFT adapter; merge it into its base model first")
     if not checkpoint.architecture.endswith("ForSequenceClassification"):
         raise CheckpointError(
-            f"{str(checkpoint.path)!r} is a {checkpoint.architecture}; "
-            "a reward model is a …ForSequenceClassification, one label"
+            f"{str(checkpoint.path)!r} is a {checkpoint.architecture}; a reward model is a …ForSequenceClassification "
+            "with one label"
         )
     config = json.loads((checkpoint.path / "config.json").read_text("utf-8"))
     labels = len(config.get("id2label") or range(config.get("num_labels", 2)))  # 2: transformers' default
@@ -280,9 +279,6 @@ def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-# ------------------------------------------------------------------------------------------------------- the network
-
-
 @dataclass(frozen=True)
 class Loading:
     """How to load the model."""
@@ -295,10 +291,6 @@ class Loading:
     """None means float32 on a CPU and the checkpoint's dtype on a GPU."""
     batch_size: int = 8
     trust_remote_code: bool = False
-
-
-class TooLongError(Exception):
-    """A conversation is longer than the model's context."""
 
 
 class RewardNetwork:

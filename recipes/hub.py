@@ -13,8 +13,7 @@ from pathlib import Path
 
 from harness.records.errors import ConfigError, EndpointDownError, IncompleteError
 
-from .report.data import record_in
-from .steps import Recipe
+from .layout import Recipe, record_in
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Push:
 def pushes(recipe: Recipe, destination: str) -> list[Push]:
     """Return one upload per variant and seed, to ORG/RECIPE-VARIANT, with `-seedN` if the recipe has several seeds.
 
-    `destination` is ORG, or ORG/NAME if there is only one checkpoint. Raises ConfigError if a name is not valid.
+    `destination` is ORG, or ORG/NAME if there is only one checkpoint. Raise ConfigError if a name is not valid.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
@@ -84,7 +83,7 @@ def files_of(folder: Path) -> list[str]:
 def push(upload: Push, *, public: bool = False) -> str:
     """Create the repository if it does not exist (private unless `public`), upload, and return its address.
 
-    Raises ConfigError if the checkpoint is unfinished or the token is rejected, EndpointDownError if the Hub cannot be
+    Raise ConfigError if the checkpoint is unfinished or the token is rejected, EndpointDownError if the Hub cannot be
     reached, IncompleteError if the Hub rejects the upload.
     """
     from huggingface_hub import HfApi, errors

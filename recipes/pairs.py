@@ -1,4 +1,9 @@
-"""Find the answers with the highest rewards: y_ws of each prompt over all sources. Reads one file at a time."""
+"""Form preference pairs: find the answers with the highest rewards, and choose y_ws, y_wt and y_l of each prompt.
+
+y_ws is the best answer of all sources; y_wt and y_l are the best and the worst of the target's own samples. A prompt
+without a pair gets the first reason against it. The tallies count what the pairs were made from (`data.json`): rewards,
+lengths, wins of each source, dropped prompts. One file is read at a time.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +19,19 @@ from harness.records import Answer, Prompt, Record
 from harness.records.errors import IncompleteError
 from harness.store import JsonlRows
 
-from .records import Chosen, Part, PreferencePair, PromptRow, RewardRow
+from .records import Chosen, Part, PreferencePair, PromptRow, RewardRow, rows_in
 from .spec import PairsSpec
 
-ANSWERS, PROMPTS, REWARDS = "answers.jsonl", "prompts.jsonl", "rewards.jsonl"
-
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+Reason = Literal[
+    "no_source_answer",  # no source's answer has a reward
+    "no_target_answer",  # no answer of the target has a reward
+    "one_target_answer",  # a best and a worst sample need at least two
+    "identical",  # all of the target's samples are the same text (SimPO on_policy_data_gen drops these)
+    "equal_rewards",  # best and worst have the same reward, so neither is preferred
+    "margin_low",
+    "margin_high",
+]
 Seen = Callable[[Answer, RewardRow | None], None]
 
 
@@ -42,8 +55,7 @@ class RewardedAnswer:
 
 def read_prompts(path: Path, part: Part) -> list[PromptRow]:
     """Return the prompts of a part in the file's order. Raise IncompleteError if there are none."""
-    with path.open("rb") as file:
-        rows = [PromptRow.model_validate_json(line) for line in file]
+    rows = list(rows_in(path, PromptRow))
     chosen = [row for row in rows if row.part == part]
     if not chosen:
         raise IncompleteError(f"none of the {len(rows)} prompts in {path} is in the part {part!r}")
@@ -77,27 +89,14 @@ def best_by_prompt(
 
     Ties go to the earlier source, then to the lower index. `seen` has one callback per source, as in `rated`.
     """
-    best: dict[str, Chosen] = {}
+    best: dict[str, tuple[tuple[float, int, int], Chosen]] = {}
     observers = seen or [lambda answer, reward: None] * len(answers)
-    for answered, rewarded, observer in zip(answers, rewards, observers, strict=True):
-        source_best = _best_of_source(rated(answered, rewarded, drop_truncated=drop_truncated, seen=observer), wanted)
-        for prompt_id, chosen in source_best.items():
-            if prompt_id not in best or chosen.reward > best[prompt_id].reward:
-                best[prompt_id] = chosen
-    return best
-
-
-def _best_of_source(answers: Iterator[RewardedAnswer], wanted: frozenset[str]) -> dict[str, Chosen]:
-    best: dict[str, Chosen] = {}
-    for candidate in answers:
-        prompt_id = candidate.answer.prompt_id
-        if prompt_id in wanted and (prompt_id not in best or _rank(candidate.chosen) > _rank(best[prompt_id])):
-            best[prompt_id] = candidate.chosen
-    return best
-
-
-def _rank(chosen: Chosen) -> tuple[float, int]:
-    return (chosen.reward, -chosen.index)
+    for number, (answered, rewarded, observer) in enumerate(zip(answers, rewards, observers, strict=True)):
+        for candidate in rated(answered, rewarded, drop_truncated=drop_truncated, seen=observer):
+            prompt_id, rank = candidate.answer.prompt_id, (candidate.reward, -number, -candidate.answer.index)
+            if prompt_id in wanted and (prompt_id not in best or rank > best[prompt_id][0]):
+                best[prompt_id] = rank, candidate.chosen
+    return {prompt_id: chosen for prompt_id, (_, chosen) in best.items()}
 
 
 def best_source_answers(
@@ -105,7 +104,7 @@ def best_source_answers(
 ) -> Iterator[tuple[Prompt, Chosen]]:
     """Yield each prompt of a part with its best source answer, in the prompts' order; skip prompts without one.
 
-    `answers` and `rewards` are the files of the sources, in the recipe's order. Raises IncompleteError if no prompt of
+    `answers` and `rewards` are the files of the sources, in the recipe's order. Raise IncompleteError if no prompt of
     the part has a rewarded answer.
     """
     rows = read_prompts(prompts, part)
@@ -116,21 +115,6 @@ def best_source_answers(
     for row in rows:
         if row.prompt.id in best:
             yield row.prompt, best[row.prompt.id]
-
-
-# ----------------------------------------------------------------------------------------------------
-# Choose y_ws, y_wt and y_l of a prompt, or say why there is no pair. Pure.
-
-
-Reason = Literal[
-    "no_source_answer",  # no source's answer has a reward
-    "no_target_answer",  # no answer of the target has a reward
-    "one_target_answer",  # a best and a worst sample need at least two
-    "identical",  # all of the target's samples are the same text (SimPO on_policy_data_gen drops these)
-    "equal_rewards",  # best and worst have the same reward, so neither is preferred
-    "margin_low",
-    "margin_high",
-]
 
 
 class DroppedPair(Record):
@@ -158,7 +142,7 @@ def extremes(samples: Iterable[RewardedAnswer]) -> dict[str, Extremes]:
     by_prompt: dict[str, list[RewardedAnswer]] = {}
     for sample in samples:
         by_prompt.setdefault(sample.answer.prompt_id, []).append(sample)
-    return {prompt_id: _extremes(rated) for prompt_id, rated in by_prompt.items()}
+    return {prompt_id: _extremes(drawn) for prompt_id, drawn in by_prompt.items()}
 
 
 def _extremes(samples: list[RewardedAnswer]) -> Extremes:
@@ -195,13 +179,6 @@ def _reason(source: Chosen | None, target: Extremes, margin: float, spec: PairsS
     if margin < spec.min_margin:
         return "margin_low"
     return "margin_high" if spec.max_margin is not None and margin > spec.max_margin else None
-
-
-# ----------------------------------------------------------------------------------------------------
-# Count what pairs were made from (`data.json`): rewards, lengths, wins of each source, dropped prompts.
-
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Spread(Record):

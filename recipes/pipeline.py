@@ -1,6 +1,8 @@
-"""Order the steps of a recipe and run them.
+"""Order the steps of a recipe and run them, one by one or several at a time (`--jobs`).
 
-This module decides which step uses which. `stages` defines what a step does, `steps` how it runs once and resumes.
+This module decides which step uses which, and when a step runs. `stages` defines what a step does, `steps` how it runs
+once and resumes. With `--jobs`, a step runs in a process of its own as soon as its inputs are finished; a step with
+`alone` runs in this process while no other step runs.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from harness.records.protocols import installed, load_plugin
 from harness.store import LOCK, LOCK_FILES, FolderLock, write_atomic
 from harness.store.checkpoint import resolve
 
+from .layout import DONE, STAGES, Recipe, StepRecord
 from .rewards.scoring import check_reward
 from .stages.align import align_steps
 from .stages.evaluate import held_out_steps, suite_steps
@@ -35,20 +38,7 @@ from .stages.rewards import source_reward_steps, target_reward_step
 from .stages.sft import sft_step
 from .stages.sources import source_steps
 from .stages.target import target_step
-from .steps import (
-    DONE,
-    STAGES,
-    Outcome,
-    Recipe,
-    Step,
-    StepRecord,
-    check_span,
-    check_unowned,
-    finished,
-    is_done,
-    run_step,
-    undo,
-)
+from .steps import Outcome, Step, check_unowned, finished, is_done, log_to_terminal, run_step, undo
 
 log = logging.getLogger(__name__)
 RESOLVED = "resolved.yaml"
@@ -112,6 +102,12 @@ def train(
         raise
 
 
+def check_span(first: str | None, last: str | None) -> None:
+    """Raise ConfigError if --from comes after --until."""
+    if first is not None and last is not None and STAGES.index(first) > STAGES.index(last):
+        raise ConfigError(f"--from {first} comes after --until {last}: nothing would run; stages: {', '.join(STAGES)}")
+
+
 def before(steps: Sequence[Step], first: str | None) -> list[Step]:
     """Return the steps before stage `first` that use no later step: the target's rewards go with its answers."""
     if first is None:
@@ -143,7 +139,7 @@ def _one_by_one(steps: Sequence[Step], on_step: Callable[[Step], None]) -> Itera
 class _Resolved:
     """The resolved specification in the output folder.
 
-    Raises ConfigError if a file of that name is there that harness train did not write, or that was edited since.
+    Raise ConfigError if a file of that name is there that harness train did not write, or that was edited since.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -214,8 +210,9 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     The reward must exist and be the one that scored the existing answers. Checking training keys imports torch, so it
     is skipped if all training is done. Checking a reward may download it, so it is skipped if the run ends earlier.
     """
-    to_do = {step.stage for step in steps if step not in kept or finished(step) is None}
-    _check_places(recipe, {step.name for step in steps if step not in kept or finished(step) is None})
+    remaining = [step for step in steps if step not in kept or finished(step) is None]
+    to_do = {step.stage for step in remaining}
+    _check_places(recipe, {step.name for step in remaining})
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
     if to_do & {"rewards", "evaluate"} & set(reached):
         check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
@@ -242,15 +239,6 @@ def _check_places(recipe: Recipe, to_do: set[str]) -> None:
             raise ConfigError(f"source {source.name!r}: no such file of answers: {source.answers!r}")
 
 
-# ----------------------------------------------------------------------------------------------------
-# Run steps in parallel processes, each as soon as its inputs are finished. This module only decides when a step runs;
-# the step works and resumes as it does without `--jobs`. A step with `alone` runs in this process while no other step
-# runs.
-
-
-FORMAT, DATE = "%(asctime)s %(message)s", "%H:%M:%S"
-
-
 def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]], jobs: int) -> Iterator[Outcome]:
     """Run the steps and yield each outcome when the step ends. Inputs must come before their users.
 
@@ -267,7 +255,7 @@ def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]]
                 if is_done(step):
                     waiting.remove(step)
                     unfinished.remove(step.name)
-                    yield Outcome(step, _record(step), skipped=True)
+                    yield Outcome(step, run_step(step), skipped=True)
                 elif step.alone and not running:
                     waiting.remove(step)
                     yield Outcome(step, run_step(step), skipped=False)
@@ -288,21 +276,13 @@ def _ready(waiting: Sequence[Step], unfinished: set[str]) -> list[Step]:
     return [step for step in waiting if not any(earlier.name in unfinished for earlier in step.inputs)]
 
 
-def _record(step: Step) -> StepRecord:
-    record = finished(step)
-    assert record is not None
-    return record
-
-
-# ------------------------------------------------------------------------------------------------- in a process
-
-
 _STEPS: dict[str, Step] = {}
+"""The recipe's steps by name, in a process of `side_by_side`."""
 
 
 def _begin(make_steps: Callable[[], Sequence[Step]], parent: int, threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    logging.basicConfig(level=logging.INFO, format=FORMAT, datefmt=DATE)
+    log_to_terminal()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _STEPS.update({step.name: step for step in make_steps()})
 

@@ -1,4 +1,9 @@
-"""Load the rows of a data set from a JSONL or Parquet file, the Hub or a function, and find the prompt in a row."""
+"""Turn the rows of a data set into a recipe's prompts: load the rows, find the prompt in each, drop and split.
+
+Rows come from a JSONL or Parquet file, the Hub or a function. Prompts that repeat another one or contain a benchmark's
+question are dropped; a question is found by 13-grams of words, or as a whole if it is shorter. Prompts are drawn by a
+digest of (seed, id), so the order of the rows does not change which prompt goes where.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +33,15 @@ FUNCTION = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.\w+)*):(?P<name>[A-Za-z_]\w*
 FORMS = "FILE.jsonl, FILE.parquet, hf:ORG/NAME[@REVISION], or module:NAME of a function that returns rows"
 
 
+NGRAM = 13
+"""Words per n-gram. Brown et al. 2020 (GPT-3), appendix C, use at most 13, as do Llama 2 (A.6) and lm-eval."""
+CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Kana and Han are written without spaces, so each character counts as a word."""
+WORD = re.compile(rf"[{CHARACTERS}]|[^\W{CHARACTERS}]+")
+ID = re.compile(r"[A-Za-z0-9_][\w.:-]{0,127}", re.ASCII)
+"""Ids become part of keys (`id#index`) and pages."""
+
+
 class PromptError(ValueError):
     """A row has no prompt that can be asked by itself; counts use `reason` as their key."""
 
@@ -40,7 +54,7 @@ class PromptError(ValueError):
 def load_rows(dataset: str, split: str) -> list[Row]:
     """Return all rows of a data set.
 
-    Raises ConfigError if the name has an unknown form or the file does not exist, DataError if the file is broken or
+    Raise ConfigError if the name has an unknown form or the file does not exist, DataError if the file is broken or
     the Hub cannot be reached.
     """
     if match := HUB.fullmatch(dataset):
@@ -63,7 +77,7 @@ def portable_name(dataset: str) -> str:
 def prompt_in(row: Row, column: str) -> tuple[str | None, str]:
     """Return (system message or None, user message) of a row's column: a text, a message or a conversation.
 
-    Raises PromptError if there is no prompt, or if the conversation has several user turns, because later ones cannot
+    Raise PromptError if there is no prompt, or if the conversation has several user turns, because later ones cannot
     be asked without the answers between them.
     """
     value = row.get(column)
@@ -139,17 +153,6 @@ def _from_function(module: str, name: str) -> list[Row]:
     return rows
 
 
-# ----------------------------------------------------------------------------------------------------
-# Find prompts that contain a benchmark's question, by 13-grams of words, or as a whole for shorter questions.
-
-
-NGRAM = 13
-"""Words per n-gram. Brown et al. 2020 (GPT-3), appendix C, use at most 13, as do Llama 2 (A.6) and lm-eval."""
-CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-"""Kana and Han are written without spaces, so each character counts as a word."""
-WORD = re.compile(rf"[{CHARACTERS}]|[^\W{CHARACTERS}]+")
-
-
 def words_of(text: str) -> tuple[str, ...]:
     """Return lower-case words without punctuation, as in GPT-3's appendix C."""
     return tuple(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
@@ -181,7 +184,7 @@ class Questions:
 def suite_questions(suites: Sequence[str], edition: str) -> tuple[Questions, dict[str, str]]:
     """Return all turns of all prompts of these suites, and the version of each suite.
 
-    Raises ConfigError if a suite does not expose its prompts, DataError if its data are missing.
+    Raise ConfigError if a suite does not expose its prompts, DataError if its data are missing.
     """
     questions = Questions()
     versions: dict[str, str] = {}
@@ -189,24 +192,12 @@ def suite_questions(suites: Sequence[str], edition: str) -> tuple[Questions, dic
         plugin = load_plugin("suites", name)
         if not getattr(plugin, "judged", True):
             raise ConfigError(f"decontaminate: suite {name!r} does not expose its questions; leave it out")
-        suite = plugin(SuiteOptions(edition=edition))
+        suite: Suite = plugin(SuiteOptions(edition=edition))
         versions[name] = suite.version
-        for prompt_id, turn in _turns(suite):
-            questions.add(f"{name}:{prompt_id}", turn)
+        for prompt in suite.prompts():
+            for turn in prompt.turns:
+                questions.add(f"{name}:{prompt.id}", turn)
     return questions, versions
-
-
-def _turns(suite: Suite) -> Iterable[tuple[str, str]]:
-    return ((prompt.id, turn) for prompt in suite.prompts() for turn in prompt.turns)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Turn rows of a data set into prompts with their parts: ids, duplicates, limit and split. Pure. Prompts are drawn by
-# a digest of (seed, id), so the order of the rows does not change which prompt goes where.
-
-
-ID = re.compile(r"[A-Za-z0-9_][\w.:-]{0,127}", re.ASCII)
-"""Ids become part of keys (`id#index`) and pages."""
 
 
 @dataclass
@@ -234,7 +225,7 @@ class Kept:
 def read_prompts(rows: Iterable[Row], spec: PromptsSpec) -> Kept:
     """Return the prompts of the rows, and drop those that cannot be asked by themselves.
 
-    Raises ConfigError if a row lacks a column, an id is invalid, or two different prompts share an id.
+    Raise ConfigError if a row lacks a column, an id is invalid, or two different prompts share an id.
     """
     kept = Kept()
     taken: dict[str, Prompt] = {}
@@ -290,22 +281,18 @@ def normalised(text: str) -> str:
 def with_parts(kept: Kept, spec: PromptsSpec) -> list[PromptRow]:
     """Return the prompts in use with their parts, in the data set's order.
 
-    Raises ConfigError if there are none, or if holding out validation and test prompts leaves none to train on.
+    Raise ConfigError if there are none, or if holding out validation and test prompts leaves none to train on.
     """
-    drawn = sorted((prompt.id for prompt, _ in kept.prompts), key=lambda prompt_id: _place(spec.seed, prompt_id))
+    ids = (prompt.id for prompt, _ in kept.prompts)
+    drawn = sorted(ids, key=lambda prompt_id: hashlib.sha256(f"{spec.seed}|{prompt_id}".encode()).hexdigest())
     for prompt_id in drawn[spec.limit :] if spec.limit is not None else []:
         kept.dropped.append(Dropped(id=prompt_id, reason="limit"))
     drawn = drawn[: spec.limit]
-    held_out = spec.validation + spec.test
     if not drawn:
         reasons = Counter(record.reason for record in kept.dropped).most_common(1)
         raise ConfigError(f"{spec.dataset} has no usable prompt: {reasons[0][0] if reasons else 'it has no rows'}")
-    if held_out >= len(drawn):
-        raise ConfigError(
-            f"prompts: only {len(drawn)} are left, and holding out {held_out} (validation {spec.validation}, test "
-            f"{spec.test}) would leave none to train on"
-        )
-    part = _parts(drawn, spec)
+    parts = [part for part, size in part_sizes(len(drawn), spec).items() for _ in range(size)]
+    part = dict(zip(drawn, parts, strict=True))
     return [
         PromptRow(prompt=prompt, part=part[prompt.id], columns=columns)
         for prompt, columns in kept.prompts
@@ -313,17 +300,19 @@ def with_parts(kept: Kept, spec: PromptsSpec) -> list[PromptRow]:
     ]
 
 
-def _parts(drawn: Sequence[str], spec: PromptsSpec) -> Mapping[str, Part]:
-    training = len(drawn) - spec.validation - spec.test
+def part_sizes(count: int, spec: PromptsSpec) -> dict[Part, int]:
+    """Return how many of `count` prompts go to each part, in the order in which they are drawn.
+
+    Raise ConfigError if holding out validation and test prompts leaves none to train on.
+    """
+    training = count - spec.validation - spec.test
+    if training <= 0:
+        raise ConfigError(
+            f"prompts: only {count} are left, and holding out {spec.validation + spec.test} (validation "
+            f"{spec.validation}, test {spec.test}) would leave none to train on"
+        )
     sft = round(training * spec.sft_share)
-    sizes: dict[Part, int] = {"validation": spec.validation, "test": spec.test, "sft": sft}
-    sizes["preference"] = training - sft
-    parts: list[Part] = [part for part, size in sizes.items() for _ in range(size)]
-    return dict(zip(drawn, parts, strict=True))
-
-
-def _place(seed: int, prompt_id: str) -> str:
-    return hashlib.sha256(f"{seed}|{prompt_id}".encode()).hexdigest()
+    return {"validation": spec.validation, "test": spec.test, "sft": sft, "preference": training - sft}
 
 
 def _id(row: Row, spec: PromptsSpec, number: int) -> str | None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Self, TypeVar, get_args
 
 from pydantic import Field, model_validator
 
 from harness.records import Failure, Prompt, Record
 
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
 Part = Literal["sft", "preference", "validation", "test"]
 """Use of a prompt. sft: learn the best source answer; preference: form pairs; validation and test: held out."""
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class PromptRow(Record):
@@ -72,3 +77,16 @@ class PreferencePair(Record):
     """y_wt: the best of the target's own samples."""
     rejected: Chosen
     """y_l: the worst of the target's own samples."""
+
+
+def rows_in(path: Path, kind: type[AnyRecord]) -> Iterator[AnyRecord]:
+    """Yield the records in a JSONL file that a finished step wrote."""
+    with path.open("rb") as file:
+        for line in file:
+            yield kind.model_validate_json(line)
+
+
+def messages(prompt: Prompt) -> list[dict[str, str]]:
+    """Return the conversation to answer. A recipe's prompts have one turn."""
+    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
+    return [*system, {"role": "user", "content": prompt.turns[0]}]

@@ -1,8 +1,12 @@
-"""Sample one model's answers to many prompts into JSONL files, and resume where an earlier run stopped.
+"""Answers of one model to many prompts, as JSONL files: sample them, resume, or import existing ones.
 
 The stages `sources`, `target` and `evaluate` share this module. A draw is one (prompt, index). The next run of the same
 command retries draws that failed or gave an empty text. The server starts only if answers are missing, and it stops
 before another one starts.
+
+Existing answers are imported from our own format or from that of released preference data sets: SimPO's (`prompt`,
+`all_generated_responses`; princeton-nlp/llama3-ultrafeedback-armorm) and WRPO's (`prompt` as a message, `chosen` =
+[y_ws, y_wt]; AALF/ultrafeedback_wrpo), whose first chosen answer is the sources'.
 """
 
 from __future__ import annotations
@@ -28,9 +32,10 @@ from harness.records.settings import ServeSpec
 from harness.run.pipeline import DONE_FAILURES
 from harness.store import JsonlRows, dump_json, write_atomic
 
+from .estimate import DeviceTime, Estimator, Mean, PlanItem, devices_of, number
+from .layout import Counts
 from .prompts import PromptError, Row, prompt_in
-from .records import Part, PromptRow
-from .steps import Counts
+from .records import Part, PromptRow, rows_in
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,14 @@ DECIDING = (
     "trust_remote_code",
 )
 """Fields of `serve:` that can change an answer; the others only change where and how fast it is generated."""
+
+
+KNOWN = "`prompt_id` and `turns` (our format), or `prompt` with `all_generated_responses` or `chosen`"
+SPACE = re.compile(r"\s+")
+
+
+Missing = tuple[Draw, JsonlRows[Answer]]
+Keep = Callable[[Answer, JsonlRows[Answer]], None]
 
 
 @dataclass(frozen=True)
@@ -114,9 +127,7 @@ class Session:
 
 def prompts_of(path: Path, *parts: Part) -> list[Prompt]:
     """Return the prompts of these parts in a `prompts.jsonl`, in its order."""
-    with path.open("rb") as file:
-        rows = [PromptRow.model_validate_json(line) for line in file]
-    return [row.prompt for row in rows if row.part in parts]
+    return [row.prompt for row in rows_in(path, PromptRow) if row.part in parts]
 
 
 def model_name(model: ModelRef) -> str:
@@ -127,8 +138,8 @@ def model_name(model: ModelRef) -> str:
 def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Counts:
     """Complete every file, write logs and the model's identity to `folder`, and return counts over all files.
 
-    Raises IncompleteError if the model's server died or more than `max_failed` of the draws have no answer; existing
-    answers are kept. Raises ConfigError if the folder has answers of another model.
+    Raise IncompleteError if the model's server died or more than `max_failed` of the draws have no answer; existing
+    answers are kept. Raise ConfigError if the folder has answers of another model.
     """
     files = [(file, JsonlRows(file.path, Answer)) for file in wanted]
     try:
@@ -165,9 +176,6 @@ def check_identity(folder: Path, identity: dict[str, JsonValue], name: str) -> N
         )
 
 
-Missing = tuple[Draw, JsonlRows[Answer]]
-
-
 async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Session:
     session = Session()
     options = ServeOptions(log_dir=folder, seed=sampler.seed, **sampler.serve.model_dump())
@@ -193,9 +201,6 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
     except* HarnessError as errors:
         raise first_error(errors) from None
     return session
-
-
-Keep = Callable[[Answer, JsonlRows[Answer]], None]
 
 
 async def _ask_in_bulk(server: BulkBackend, missing: Sequence[Missing], keep: Keep) -> None:
@@ -235,18 +240,34 @@ def _kept(answer: Answer, name: str) -> Answer:
 
 
 def _counts(files: Sequence[JsonlRows[Answer]], session: Session) -> Counts:
-    """Return counts of all answers and of this session.
-
-    --dry-run uses `session_completion_tokens / session_seconds` as the rate.
-    """
-    answers = [answer for rows in files for answer in rows.all()]
-    counts = answer_counts(answers)
-    return counts | {
+    """Return counts of all answers and of this session, from which `generation_time` takes the rate."""
+    return answer_counts([answer for rows in files for answer in rows.all()]) | {
         "session_answers": session.answers,
         "session_completion_tokens": session.completion_tokens,
         "session_seconds": round(session.seconds, 3),
         "start_seconds": round(session.start_seconds, 3),
     }
+
+
+def left_to_sample(known: Estimator, item: PlanItem, path: Path, draws: int, length: Mean) -> PlanItem:
+    """Return the item with the draws that are missing in a file of answers, and their tokens."""
+    left = known.missing(item, path, draws)
+    tokens = {"prompt_tokens": left * known.prompts.tokens.value, "answer_tokens": left * length.value}
+    return item.model_copy(update={"calls": left, "calls_done": draws - left, **tokens})
+
+
+def generation_time(
+    known: Estimator, model: str, serve: ServeSpec, tokens: float, *, measured: Sequence[Path]
+) -> DeviceTime:
+    """Return the time to generate tokens with a source or `target`. `measured`: folders of steps that sampled it."""
+    configured, devices = known.recipe.spec.rates.generation, devices_of(serve)
+
+    def rate(counts: Counts) -> float:
+        seconds = number(counts, "session_seconds")
+        return number(counts, "session_completion_tokens") / seconds / devices if seconds else 0.0
+
+    assumed = configured.get(model) if isinstance(configured, dict) else configured
+    return DeviceTime(tokens, known.rate("generation", assumed, measured, rate), devices, "generation")
 
 
 def answer_counts(answers: Sequence[Answer]) -> Counts:
@@ -279,24 +300,14 @@ def _check_failures(sampler: Sampler, counts: Counts) -> None:
         )
 
 
-# ----------------------------------------------------------------------------------------------------
-# Import existing answers into answers.jsonl, in our own format or in that of released preference data sets. Released
-# formats: SimPO's (`prompt`, `all_generated_responses`; princeton-nlp/llama3-ultrafeedback-armorm) and WRPO's
-# (`prompt` as a message, `chosen` = [y_ws, y_wt]; AALF/ultrafeedback_wrpo), whose first chosen answer is the
-# sources'.
-
-
-KNOWN = "`prompt_id` and `turns` (our format), or `prompt` with `all_generated_responses` or `chosen`"
-SPACE = re.compile(r"\s+")
-
-
 def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, path: Path, *, where: str) -> Counts:
     """Write the answers to these prompts under the source's name, and keep existing ones.
 
-    Rows in our format match a prompt by id, others by text, ignoring white space. Raises ConfigError if a row has an
+    Rows in our format match a prompt by id, others by text, ignoring white space. Raise ConfigError if a row has an
     unknown format or no row matches a prompt.
     """
-    finder = _Finder(prompts)
+    by_id = {prompt.id: prompt for prompt in prompts}
+    by_text = {_plain(prompt.turns[-1]): prompt for prompt in prompts}
     counted: dict[str, int] = {}
     unknown = 0
     file = JsonlRows(path, Answer)
@@ -304,7 +315,8 @@ def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, pa
     with closing(file):
         for number, row in enumerate(rows, start=1):
             texts = _texts(row, f"{where}, row {number}")
-            prompt = finder.find(row)
+            prompt = by_id.get(str(row.get("prompt_id"))) if "turns" in row else None
+            prompt = prompt or by_text.get(_plain(_question(row)))
             if prompt is None:
                 unknown += len(texts)
                 continue
@@ -322,22 +334,11 @@ def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, pa
     }
 
 
-class _Finder:
-    """Finds the prompt that a row answers."""
-
-    def __init__(self, prompts: Sequence[Prompt]) -> None:
-        self._by_id = {prompt.id: prompt for prompt in prompts}
-        self._by_text = {_plain(prompt.turns[-1]): prompt for prompt in prompts}
-
-    def find(self, row: Row) -> Prompt | None:
-        """Return the prompt that the row answers, or None."""
-        if "turns" in row and row.get("prompt_id") in self._by_id:
-            return self._by_id[row["prompt_id"]]
-        try:
-            _, words = prompt_in(row, "prompt")
-        except PromptError:
-            return None
-        return self._by_text.get(_plain(words))
+def _question(row: Row) -> str:
+    try:
+        return prompt_in(row, "prompt")[1]
+    except PromptError:
+        return ""
 
 
 def _texts(row: Row, where: str) -> list[str]:

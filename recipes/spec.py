@@ -1,7 +1,8 @@
-"""The schema of a recipe's YAML file. Unknown keys are rejected; the resolved recipe is written beside the run.
+"""The schema of a recipe's YAML file, and how a file becomes a `RecipeSpec`.
 
-Training keys (under `training`, `sft`, and in a variant) are those of TRL's SFTConfig and of `wrpo.WRPOConfig`, which
-extend transformers' TrainingArguments. `training.settings` checks them against those classes.
+`base:` is filled in, sweeps are expanded, names are checked, and unknown keys are rejected. The resolved recipe is
+written beside the run. Training keys (under `training`, `sft`, and in a variant) are those of TRL's SFTConfig and of
+`training.trainer.WRPOConfig`, which extend transformers' TrainingArguments; `training.settings` checks them.
 """
 
 from __future__ import annotations
@@ -14,11 +15,23 @@ from pydantic import Field, JsonValue
 
 from harness.records import Record, Sampling
 from harness.records.errors import ConfigError
+from harness.records.facts import all_facts
 from harness.records.settings import ServeSpec, checked, read_yaml
 
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
 Method = Literal["preference", "sft"]
+
+
+SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
+"""Keys of a variant that may be lists; they give one variant per value."""
+RESERVED = frozenset({"all", "best", "sft", "target"})
+"""Names that a variant may not have."""
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def _decontaminating() -> tuple[str, ...]:
+    return tuple(facts.name for facts in all_facts() if facts.decontaminates)
 
 
 class PromptsSpec(Record):
@@ -46,8 +59,8 @@ class PromptsSpec(Record):
 
     1800: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml.
     """
-    decontaminate: tuple[str, ...] = ("mt_bench", "alpaca_eval", "arena_hard")
-    """Suites whose questions are removed from the prompts."""
+    decontaminate: tuple[str, ...] = Field(default_factory=_decontaminating)
+    """Suites whose questions are removed from the prompts. Default: those whose facts say so."""
     edition: str = "official"
     """Edition of those suites."""
     seed: int = 42
@@ -133,8 +146,8 @@ class VariantSpec(Record):
     training: Training = {}
 
 
-class EvaluateSpec(Record):
-    """Section `evaluate:`: how variants are evaluated."""
+class SuitesSpec(Record):
+    """Suites to run on a model, with options of `harness run`."""
 
     suite: str | None = None
     """As for `harness run --suite`. None: no suite is run."""
@@ -143,6 +156,11 @@ class EvaluateSpec(Record):
     limit: int | None = Field(default=None, gt=0)
     backend: str = "vllm"
     serve: ServeSpec = ServeSpec()
+
+
+class EvaluateSpec(SuitesSpec):
+    """Section `evaluate:`: how variants are evaluated."""
+
     models: tuple[str, ...] = ("all",)
     """Models to run suites on: `all`, or a list of variants, `sft`, `target`, and `best` (by validation reward)."""
     temperatures: tuple[float, ...] = Field(default=(0.0,), min_length=1)
@@ -177,18 +195,14 @@ class RatesSpec(Record):
     """US dollars per GPU-hour."""
 
 
-class EvaluateEverySpec(Record):
+class EvaluateEverySpec(SuitesSpec):
     """Section `evaluate_every:`: suites to run on the current weights while SFT and variants are trained."""
 
     steps: int = Field(gt=0)
     """Optimiser steps between two evaluations."""
     suite: str
-    """As for `harness run --suite`."""
     edition: str = "pocket"
-    judge: str | dict[str, str] | None = None
-    limit: int | None = Field(default=None, gt=0)
     backend: str = "in_process"
-    serve: ServeSpec = ServeSpec()
 
 
 class RecipeSpec(Record):
@@ -225,10 +239,6 @@ class RecipeSpec(Record):
     pad_token: str | None = None
 
 
-# ----------------------------------------------------------------------------------------------------
-# Read a recipe file into its specification: fill in `base:`, expand sweeps, check names.
-
-
 def read_recipe(path: Path) -> RecipeSpec:
     """Return the recipe in a YAML file, with sweeps expanded. Raise ConfigError that names the wrong key.
 
@@ -252,10 +262,6 @@ def _with_base(path: Path) -> dict[str, Any]:
     if "base" in under:
         raise ConfigError(f"{path}: base {base!r} has a base itself; name that recipe instead")
     return {**under, **sections}
-
-
-SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
-"""Keys of a variant that may be lists; they give one variant per value."""
 
 
 def _swept(variants: dict[str, Any], where: str) -> dict[str, Any]:
@@ -287,9 +293,6 @@ def _expanded(name: str, entry: Any) -> dict[str, Any]:
     return {name: entry}
 
 
-RESERVED = frozenset({"all", "best", "sft", "target"})
-
-
 def _check_names(spec: RecipeSpec, where: str) -> None:
     if len(set(spec.seeds)) < len(spec.seeds):
         raise ConfigError(f"{where}: seeds = {list(spec.seeds)} contains a seed twice; remove one")
@@ -317,13 +320,6 @@ def _check_names(spec: RecipeSpec, where: str) -> None:
         if variant.sources is not None and variant.sources > len(spec.sources):
             count = len(spec.sources)
             raise ConfigError(f"{where}: variant {name!r} needs {variant.sources} sources, but the recipe has {count}")
-
-
-# ----------------------------------------------------------------------------------------------------
-# Find the recipes and accelerate configurations that are shipped with the package, by name.
-
-
-CONFIGS = Path(__file__).parent / "configs"
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -1,20 +1,8 @@
-"""Locate the files of a recipe: its specification, and the folder of every stage.
+"""Run one step of a recipe: it writes files into its own folder, once, and can be resumed.
 
-OUT/resolved.yaml                     the specification, names, sweeps and defaults written out
-OUT/prompts/prompts.jsonl             PromptRow
-OUT/sources/NAME/answers.jsonl        Answer, every one of a source
-OUT/rewards/NAME/rewards.jsonl        RewardRow, of a source's answers
-OUT/seed-N/sft/                       checkpoint
-OUT/seed-N/target/answers.jsonl       Answer, of the SFT model
-OUT/seed-N/target-rewards/rewards.jsonl
-OUT/seed-N/pairs/[sources-K/]pairs.jsonl   PreferencePair
-OUT/seed-N/align/VARIANT/             checkpoint
-OUT/seed-N/held-out/MODEL/tT/         answers to held-out prompts at temperature T, and their rewards
-OUT/held-out/target/tT/               the target's
-OUT/seed-N/suites/MODEL/              scores on the suites
-OUT/models/RECIPE-MODEL-seedN         links to the checkpoints, by their names on the suites' leaderboard
-OUT/results/                          results of `harness run`
-OUT/report/                           leaderboard of variants, data report, figures
+`begun.json` is written first, so that a folder started with other settings is not resumed. `step.json` is written last,
+with the step's settings, inputs and outputs: a folder without it is unfinished, and the same command resumes it. The
+work itself resumes from its own rows or checkpoints.
 """
 
 from __future__ import annotations
@@ -22,130 +10,31 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from harness.records import Record, digest
 from harness.records.errors import ConfigError, IncompleteError, UsageError
 from harness.store import FolderLock, archive_run, dump_json, write_atomic
 from harness.store.files import file_sha256
 from harness.store.provenance import packages
 
-from .spec import RecipeSpec, VariantSpec
-
-STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "align", "evaluate", "report")
-"""Stages in the order in which they run; --from and --until use these names."""
-
-
-def check_span(first: str | None, last: str | None) -> None:
-    """Raise ConfigError if --from comes after --until."""
-    if first is not None and last is not None and STAGES.index(first) > STAGES.index(last):
-        raise ConfigError(f"--from {first} comes after --until {last}: nothing would run; stages: {', '.join(STAGES)}")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A specification, and the variants and seeds that the command line selects."""
-
-    spec: RecipeSpec
-    variants: dict[str, VariantSpec]
-    """The selected variants."""
-    seeds: tuple[int, ...]
-
-    @property
-    def out(self) -> Path:
-        return self.spec.output_dir
-
-    @property
-    def prompts(self) -> Path:
-        return self.out / "prompts"
-
-    def source(self, name: str) -> Path:
-        return self.out / "sources" / name
-
-    def source_rewards(self, name: str) -> Path:
-        return self.out / "rewards" / name
-
-    def seed(self, seed: int) -> Path:
-        return self.out / f"seed-{seed}"
-
-    def variant(self, name: str, seed: int) -> Path:
-        return self.seed(seed) / "align" / name
-
-    def checkpoint(self, model: str, seed: int) -> Path | None:
-        """Return the folder of `sft` or a variant; None for `target`, which the specification names."""
-        if model == "target":
-            return None
-        return self.seed(seed) / "sft" if model == "sft" else self.variant(model, seed)
-
-    def label(self, model: str, seed: int) -> str:
-        """Return a checkpoint's name on the suites' leaderboard."""
-        return f"{self.spec.name}-{model}-seed{seed}"
-
-    def held_out(self, model: str, seed: int) -> Path:
-        return self._measured("held-out", model, seed)
-
-    def suites(self, model: str, seed: int) -> Path:
-        return self._measured("suites", model, seed)
-
-    def _measured(self, kind: str, model: str, seed: int) -> Path:
-        """Return a model's folder; the target has one for all seeds."""
-        return (self.out if model == "target" else self.seed(seed)) / kind / model
-
-    @property
-    def results(self) -> Path:
-        return self.out / "results"
-
-    @property
-    def report(self) -> Path:
-        return self.out / "report"
-
-
-# ----------------------------------------------------------------------------------------------------
-# Run one step of a recipe: it writes files into its own folder, once, and can be resumed. `step.json` is written last
-# and records the step's settings, inputs and outputs. A folder without it is unfinished, and the same command resumes
-# it. `begun.json` is written first, so that a folder started with other settings is not resumed. The work itself
-# resumes from its own rows or checkpoints.
-
+from .estimate import Estimator, PlanItem
+from .layout import DONE, Counts, Output, StepRecord, flat, record_in
 
 log = logging.getLogger(__name__)
 
-DONE, BEGUN, CARD = "step.json", "begun.json", "README.md"
-Counts = dict[str, JsonValue]
-"""Figures that a step reports: prompts kept and dropped, answers, seconds of training."""
+
+def log_to_terminal() -> None:
+    """Log to the standard error of this process, with the time."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
+BEGUN, CARD = "begun.json", "README.md"
 Origin = dict[str, dict[str, JsonValue]]
 """What decides a step's outputs: its settings, and the digests of its inputs."""
-
-
-class Output(Record):
-    size: int
-    sha256: str
-
-
-class StepRecord(Record):
-    """`step.json`: what a finished step was made from, and what it wrote."""
-
-    stage: str
-    settings: dict[str, JsonValue]
-    inputs: dict[str, str]
-    """Digests of earlier steps by name."""
-    outputs: dict[str, Output]
-    """Output files by their path relative to the folder."""
-    counts: Counts = {}
-    seconds: float
-    """Wall time of the session that finished the step."""
-    packages: dict[str, JsonValue] = {}
-
-    @property
-    def digest(self) -> str:
-        """16 hex characters over stage, settings, inputs and outputs, without time, versions and counts."""
-        facts = self.model_dump(mode="json", include={"stage", "settings", "inputs", "outputs"})
-        return digest(facts)[:16]
 
 
 @dataclass(frozen=True)
@@ -166,6 +55,12 @@ class Step:
     """Whether to run the step every time, as for a summary of the current files."""
     alone: bool = False
     """Whether no other step may run at the same time (`--jobs`)."""
+    seed: int | None = None
+    """The seed that the step belongs to. It decides the outputs only if `settings` has it too."""
+    estimate: Callable[[Estimator, PlanItem], Iterable[PlanItem]] = field(
+        default=lambda known, item: [item], compare=False
+    )
+    """Return what `work` still has to do, for --dry-run. The default: too little to count."""
 
 
 @dataclass(frozen=True)
@@ -179,15 +74,8 @@ class Outcome:
 
 
 def finished(step: Step) -> StepRecord | None:
-    """Return the step's `step.json`, or None if it is unfinished. Raise ConfigError if the file cannot be read."""
-    path = step.folder / DONE
-    try:
-        return StepRecord.model_validate_json(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path} cannot be read: {reason}; move {step.folder} away") from None
+    """Return the step's record, or None if it is unfinished. Raise ConfigError if `step.json` cannot be read."""
+    return record_in(step.folder)
 
 
 def is_done(step: Step) -> bool:
@@ -219,7 +107,7 @@ def is_done(step: Step) -> bool:
 def run_step(step: Step) -> StepRecord:
     """Run the step unless it is done, and return its record. `step.json` exists only if all outputs do.
 
-    Raises RunLockedError if another process works in the folder.
+    Raise RunLockedError if another process works in the folder.
     """
     if is_done(step):
         earlier = finished(step)
@@ -306,7 +194,7 @@ def _origin(step: Step) -> Origin:
 def _mismatch(step: Step, recorded: Origin, wanted: Origin) -> str:
     changed = []
     for part in ("settings", "inputs"):
-        before, now = _flat(recorded[part]), _flat(wanted[part])
+        before, now = flat(recorded[part]), flat(wanted[part])
         keys = sorted(key for key in before | now if before.get(key) != now.get(key))
         changed += [f"{key} = {before.get(key)!r}, now {now.get(key)!r}" for key in keys]
     shown = changed[0] if len(changed[0]) < 200 else changed[0].partition(" = ")[0]
@@ -314,15 +202,6 @@ def _mismatch(step: Step, recorded: Origin, wanted: Origin) -> str:
         f"{step.folder} was made with {shown}; restore the old value, use --from {step.stage} to archive the folder "
         "and start it over, or choose another output_dir"
     )
-
-
-def _flat(settings: JsonValue, at: str = "") -> dict[str, JsonValue]:
-    """Return nested settings as one level, with keys joined by dots."""
-    if not isinstance(settings, dict) or not settings:
-        return {at: settings}
-    return {
-        key: leaf for name, nested in settings.items() for key, leaf in _flat(nested, f"{at}.{name}".strip(".")).items()
-    }
 
 
 def _outputs(step: Step) -> dict[str, Output]:
@@ -333,12 +212,9 @@ def _outputs(step: Step) -> dict[str, Output]:
 
 
 def _output_files(step: Step) -> list[Path]:
-    return sorted({path for pattern in step.keep for path in step.folder.glob(pattern)} - _bookkeeping(step))
-
-
-def _bookkeeping(step: Step) -> set[Path]:
-    """Return the files that are not outputs: the records, and the model card, which every report rewrites."""
-    return {step.folder / DONE, step.folder / BEGUN, step.folder / CARD}
+    # not outputs: the records, and the model card, which every report rewrites
+    bookkeeping = {step.folder / name for name in (DONE, BEGUN, CARD)}
+    return sorted({path for pattern in step.keep for path in step.folder.glob(pattern)} - bookkeeping)
 
 
 def _size(path: Path) -> int:

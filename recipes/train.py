@@ -13,8 +13,8 @@ from pydantic import JsonValue
 from harness.cli.options import JsonFlags, command
 from harness.records.errors import ConfigError
 
+from .layout import STAGES, Recipe
 from .spec import RecipeSpec, about, read_recipe, recipe_path, shipped_recipes
-from .steps import STAGES, Recipe
 
 if TYPE_CHECKING:
     from .hub import Push

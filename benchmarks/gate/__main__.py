@@ -12,13 +12,16 @@ import numpy as np
 from harness.analysis.gate.policy import GateCheck, GatePolicy
 from harness.analysis.gate.power import power_rows
 from harness.analysis.gate.sequential import SequentialCheck, looks, order_of, settled, step
-from harness.pages.decisions import POWER_HEAD, markdown_table, power_cells
+from harness.pages.gate_text import POWER_HEAD, power_cells
+from harness.pages.text import markdown_table
+from harness.records.facts import facts_of
 from harness.stats.paired import correlation, detectable, paired_difference, ratio_estimate
-from harness.suites.scoring import RULES, QuestionSums, common
+from harness.suites.scoring import QuestionSums, common
 
 from .published import FILES, Published, published
 
 SEEDS = 5
+LEFT = ("suite", "metric")
 SEEN_HEAD = ("suite", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
 STOP_HEAD = ("suite", "margin", "pairs x orders", "stopped early", "questions judged, mean", "of")
 
@@ -38,11 +41,11 @@ def main() -> None:
         for margin in (part.margin, part.margin / 2)
         for row in power_rows(part.neighbours(), margin, policy, trials=trials)
     ]
-    print("\n".join(markdown_table(("suite", *POWER_HEAD), rows)))
+    print("\n".join(markdown_table(("suite", *POWER_HEAD), rows, LEFT)))
     print()
-    print("\n".join(markdown_table(SEEN_HEAD, [seen(part) for part in found])))
+    print("\n".join(markdown_table(SEEN_HEAD, [seen(part) for part in found], LEFT)))
     print()
-    print("\n".join(markdown_table(STOP_HEAD, [stopping(part, policy) for part in found])))
+    print("\n".join(markdown_table(STOP_HEAD, [stopping(part, policy) for part in found], LEFT)))
 
 
 def seen(part: Published) -> list[str]:
@@ -84,7 +87,7 @@ def stopping(part: Published, policy: GatePolicy) -> list[str]:
 
 def stopped(part: Published, first: QuestionSums, other: QuestionSums, policy: GatePolicy, seed: int) -> int:
     check = GateCheck(suite=part.suite, metric=first.metric, margin=part.margin)
-    one = SequentialCheck(check, RULES[part.suite][0])
+    one = SequentialCheck(check, facts_of(part.suite).rules[0])
     order = order_of(first.ids, part.suite, seed)
     for n in looks(len(order)):
         seen = order[:n]

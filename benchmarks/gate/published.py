@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from harness.analysis.gate.policy import DEFAULT_CHECKS
+from harness.analysis.gate.policy import default_checks
+from harness.records.facts import facts_of, load_function
 from harness.records.protocols import OwnRunner, SuiteOptions
 from harness.run.plan import load_suite
+from harness.suites.exchange import ImportRequest, with_format
 from harness.suites.files import SourceFile, read_files
-from harness.suites.importing import READERS, ImportRequest
-from harness.suites.scoring import RULES, QuestionSums, question_sums
+from harness.suites.scoring import QuestionSums, question_sums
 
 FILES = {
     "mt_bench": ("fastchat", "mt_bench/official_scores.jsonl.xz"),
@@ -45,11 +46,12 @@ def published(root: Path, suite: str) -> Published:
     assert not isinstance(made, OwnRunner), "these suites are judged"
     files = list(read_files([root / place]))
     prompts, found = made.prompts(), {}
+    read = load_function(with_format(file_format, "read")[0][1].read)
     for name in _models(file_format, files):
-        rows = READERS[file_format](files, ImportRequest(prompts, name, None))
-        found[name] = question_sums(RULES[suite][0], list(rows.answers.values()), list(rows.judgments))
+        rows = read(files, ImportRequest(prompts, name, None))
+        found[name] = question_sums(facts_of(suite).rules[0], list(rows.answers.values()), list(rows.judgments))
     ordered = dict(sorted(found.items(), key=lambda item: item[1].value or 0.0))
-    check = next(check for check in DEFAULT_CHECKS if check.suite == suite)
+    check = default_checks([suite])[0]
     return Published(suite, check.margin, ordered)
 
 

@@ -13,19 +13,19 @@ from statistics import mean
 
 import numpy as np
 
-from harness.analysis.calibrate import (
-    ALL,
+from harness.analysis.judge_measures import people_among_themselves, people_by_ratings, with_people
+from harness.analysis.judge_replay import (
     CalibrationSpec,
     chosen_items,
     estimate,
     load_sets,
+    published_judgments,
     recorded_verdicts,
     report,
 )
-from harness.analysis.calibration import people_among_themselves, people_by_ratings, with_people
 from harness.judging.calibrated import Calibration, shown
-from harness.pages.judging import CalibrationGrid, grids, markdown_grid, remarks
-from harness.pages.tables import escape_markdown
+from harness.pages.judge_text import CalibrationGrid, grids, markdown_grid, remarks
+from harness.pages.text import escape_markdown
 from harness.records import Score
 from harness.records.judge_choice import find_judge, judge_files
 from harness.records.protocols import SuiteOptions
@@ -59,7 +59,7 @@ def recorded(sources: Sources) -> str:
 
 
 def _recorded(sources: Sources) -> Calibration:
-    spec = CalibrationSpec(judges=(), suites=ALL, sample=None)
+    spec = CalibrationSpec(judges=(), suites=published_judgments(), sample=None)
     sets = load_sets(spec.suites, DataFolder(sources.published), sources.options)
     return report(spec, sets, chosen_items(spec, sets), ())
 
@@ -193,7 +193,7 @@ def evaluators(sources: Sources) -> str:
 
 def prices(sources: Sources) -> str:
     """What a calibration is estimated to cost with the judges that ship a price."""
-    sets = load_sets(ALL, DataFolder(sources.published), sources.options)
+    sets = load_sets(published_judgments(), DataFolder(sources.published), sources.options)
     rows = []
     for name in judge_files():
         judge = find_judge(name, {})
@@ -201,7 +201,7 @@ def prices(sources: Sources) -> str:
             continue
         cells = []
         for sample in (100, 500, None):
-            spec = CalibrationSpec(judges=(judge,), suites=ALL, sample=sample)
+            spec = CalibrationSpec(judges=(judge,), suites=published_judgments(), sample=sample)
             found = estimate(spec, sets, chosen_items(spec, sets))
             cells.append(f"{found.calls:,} calls, ${found.dollars:,.2f}")
         rows.append((name, *cells))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from harness.stats.length_control import REFITS, FoldOrder, LengthRows, control_length, control_length_interval
-from harness.store.official import FILES
+from harness.store.official import pinned_files
 from harness.suites.alpaca_eval import files as ours
 from harness.suites.alpaca_eval.suite import read_gamed
 from harness.suites.files import ScoreOptions, read_files
@@ -33,7 +33,7 @@ Gamed = tuple[tuple[float, float, float], ...]
 
 def measure(published: Path, mirror: Path, work: Path) -> list[Line]:
     """The board's length-controlled rates and fit times, the plain rates, the refit bootstrap, and all files."""
-    gamed_file = mirror / FILES["alpaca_eval/gamed"].path
+    gamed_file = mirror / pinned_files()["alpaca_eval/gamed"].path
     _hub_cache(gamed_file, work)
     difficulty, gamed = read_gamed(gamed_file)
     board = _board(published)

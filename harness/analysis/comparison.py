@@ -1,15 +1,23 @@
-"""The difference of two models on the same questions, by sums, by refitting, or by two cards' errors. Pure."""
+"""Compare two runs of one suite, question by question. Pure: rows in, records out.
+
+The first run is the reference: every difference is "other minus first", on the questions that have a verdict for both.
+A difference is *paired* if it is a sum over questions, *refitted* if it is a model fitted to all verdicts, and
+*unpaired* if only the two cards exist.
+
+>>> differing_protocols({"judge": "gpt-4", "seed": 1}, {"judge": "gpt-4.1", "seed": 1})
+["judge: 'gpt-4' and 'gpt-4.1'"]
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from pydantic import JsonValue
 
-from ..records import Answer, Judgment, Prompt, Record, Score, ScoreCard
+from ..records import Answer, Prompt, Record, Score, ScoreCard
+from ..records.facts import facts_of
 from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..stats.intervals import FloatArray, percentile_interval
 from ..stats.paired import (
@@ -25,6 +33,10 @@ from ..stats.paired import (
 from ..suites.scoring import QuestionSums, common, disagreements, latest_answers, question_sums, rules_of
 
 ALPHA = 0.05
+RATING_FLIP = 2.0
+"""A question flips if its rating moves by this many points: twice the step that most judges use."""
+CONTRADICTION = 0.5
+"""Two orders contradict each other if their preferences differ by more: a win in one, a loss in the other."""
 Method = Literal["paired", "refitted", "unpaired"]
 
 
@@ -60,104 +72,6 @@ class Difference(Record):
 
     def estimate(self) -> ClusteredEstimate:
         return ClusteredEstimate(self.value, self.se, self.df, self.n)
-
-
-def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
-    """Return the paired difference over the same questions in the same order; None if there is no error estimate."""
-    first_terms, second_terms = (first.above, first.below), (second.above, second.below)
-    estimate = paired_difference(second_terms, first_terms, scale=first.scale)
-    if estimate is None or first.value is None or second.value is None:
-        return None
-    low, high = estimate.interval()
-    return Difference(
-        metric=first.metric,
-        category=category,
-        first=first.value,
-        other=second.value,
-        value=estimate.value,
-        ci_low=low,
-        ci_high=high,
-        se=estimate.se,
-        df=int(estimate.df),  # an integer for all but crossed means
-        p=swap_test(second_terms, first_terms, seed=seed),
-        detectable=detectable(estimate.se, alpha=ALPHA / 2),
-        needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2),
-        n=estimate.n,
-        correlation=correlation(first.scores(), second.scores()),
-        method="paired",
-    )
-
-
-def refitted(refits: Refits) -> Difference:
-    """Return the difference of two fitted values by bootstrap replicates that share their questions."""
-    value = refits.values[1] - refits.values[0]
-    apart = refits.replicates[1] - refits.replicates[0]
-    interval = percentile_interval(apart)
-    assert interval is not None, "a fit is refitted at least twice"
-    return Difference(
-        metric=refits.metric,
-        category=None,
-        first=refits.values[0],
-        other=refits.values[1],
-        value=value,
-        ci_low=interval.low,
-        ci_high=interval.high,
-        se=interval.se,
-        df=0,
-        p=two_sided_p(apart, value),
-        detectable=detectable(interval.se, alpha=ALPHA / 2),
-        needed=required_n(refits.n, interval.se, value, alpha=ALPHA / 2),
-        n=refits.n,
-        correlation=correlation(*refits.replicates),
-        method="refitted",
-    )
-
-
-def unpaired(first: ScoreCard, second: ScoreCard) -> list[Difference]:
-    """Return the difference of two headlines by the cards' own errors, as if the questions were independent.
-
-    Used if there are no rows to pair.
-    """
-    first_score, second_score = first.scores[first.headline], second.scores.get(first.headline)
-    if (
-        second_score is None
-        or first_score.value is None
-        or second_score.value is None
-        or first_score.se is None
-        or second_score.se is None
-    ):
-        return []
-    value, se = second_score.value - first_score.value, float((first_score.se**2 + second_score.se**2) ** 0.5)
-    estimate = ClusteredEstimate(value, se, 0, min(first_score.n, second_score.n))
-    low, high = estimate.interval()
-    return [
-        Difference(
-            metric=first.headline,
-            category=None,
-            first=first_score.value,
-            other=second_score.value,
-            value=value,
-            ci_low=low,
-            ci_high=high,
-            se=se,
-            df=0,
-            p=estimate.p_two_sided(),
-            detectable=detectable(se, alpha=ALPHA / 2),
-            needed=required_n(estimate.n, se, value, alpha=ALPHA / 2),
-            n=estimate.n,
-            method="unpaired",
-        )
-    ]
-
-
-# ----------------------------------------------------------------------------------------------------
-# What changed between two runs besides the score: flipped questions, lengths, truncation, doubtful verdicts. Pure.
-
-
-RATING_FLIP = 2.0
-"""A question flips if its rating moves by this many points: twice the step that most judges use."""
-CONTRADICTION = 0.5
-"""Two orders contradict each other if their preferences differ by more: a win in one, a loss in the other."""
 
 
 class Flip(Record):
@@ -200,103 +114,6 @@ class Orders(Record):
     """The headline difference without these questions."""
 
 
-def flips(
-    first: QuestionSums, second: QuestionSums, categories: Mapping[str, str], doubts: Orders | None
-) -> tuple[Flip, ...]:
-    """Return the flipped questions, the largest changes first."""
-    rating = first.scale == 1.0
-    doubted = set(doubts.either) if doubts is not None else set()
-    flipped = []
-    for prompt_id, first_score, second_score in zip(first.ids, first.scores(), second.scores(), strict=True):
-        crossed = (
-            abs(second_score - first_score) >= RATING_FLIP if rating else (first_score - 50) * (second_score - 50) < 0
-        )
-        if crossed:
-            flipped.append(
-                Flip(
-                    prompt_id=prompt_id,
-                    category=categories.get(prompt_id),
-                    first=float(first_score),
-                    other=float(second_score),
-                    kind="gained" if second_score > first_score else "lost",
-                    doubtful=prompt_id in doubted,
-                )
-            )
-    return tuple(sorted(flipped, key=lambda flip: -abs(flip.other - flip.first)))
-
-
-def order_doubts(
-    first_answers: Sequence[Answer],
-    first_judgments: Sequence[Judgment],
-    other_answers: Sequence[Answer],
-    other_judgments: Sequence[Judgment],
-    main: tuple[QuestionSums, QuestionSums] | None,
-) -> Orders | None:
-    """Return doubts about order, or None if no question was judged in both orders for both models."""
-    first_gaps = disagreements(first_answers, first_judgments)
-    second_gaps = disagreements(other_answers, other_judgments)
-    both = [prompt_id for prompt_id in first_gaps if prompt_id in second_gaps]
-    if not both or main is None:
-        return None
-    doubted = [prompt_id for prompt_id in both if max(first_gaps[prompt_id], second_gaps[prompt_id]) > CONTRADICTION]
-    kept = [prompt_id for prompt_id in main[0].ids if prompt_id not in set(doubted)]
-    values = [part.of(kept).value for part in main]
-    return Orders(
-        judged_twice=len(both),
-        first=sum(first_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
-        other=sum(second_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
-        either=tuple(doubted),
-        without=None if values[0] is None or values[1] is None else values[1] - values[0],
-    )
-
-
-def shifts(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[AnswerShift, ...]:
-    """Return shifts of characters, tokens (if both runs count them) and truncation, over the answers that both gave."""
-    first_answers, second_answers = latest_answers(first), latest_answers(second)
-    keys = [
-        key
-        for key in first_answers
-        if key in second_answers and first_answers[key].error is None and second_answers[key].error is None
-    ]
-    measures: dict[str, Callable[[Answer], float]] = {
-        "characters": lambda answer: sum(map(len, answer.turns)),
-        "tokens": lambda answer: sum(answer.completion_tokens),
-        "truncated, percent": lambda answer: 100.0 * answer.truncated,
-    }
-    measured = []
-    for name, measure in measures.items():
-        pair = [
-            np.array([measure(part[key]) for key in keys], dtype=np.float64) for part in (first_answers, second_answers)
-        ]
-        known = name != "tokens" or all(
-            first_answers[key].completion_tokens and second_answers[key].completion_tokens for key in keys
-        )
-        if len(keys) >= 2 and known:
-            measured.append(_shift(name, pair[0], pair[1], [key[0] for key in keys]))
-    return tuple(measured)
-
-
-def _shift(name: str, first: FloatArray, second: FloatArray, clusters: Sequence[str]) -> AnswerShift:
-    weights = np.ones(len(first))
-    estimate = paired_difference((second, weights), (first, weights), clusters=clusters)
-    low, high = estimate.interval() if estimate is not None else (None, None)
-    return AnswerShift(
-        name=name,
-        first=float(first.mean()),
-        other=float(second.mean()),
-        value=float(second.mean() - first.mean()),
-        ci_low=low,
-        ci_high=high,
-        n=len(first),
-    )
-
-
-# ----------------------------------------------------------------------------------------------------
-# Compare runs of two or more models on one suite, question by question. Pure: rows in, records out. The first model
-# is the reference: every difference is "other minus first", on the questions with a verdict for both. Only runs of
-# one protocol are comparable; `differing` lists what makes two incomparable.
-
-
 class Comparison(Record):
     """One model compared with the first, on one suite."""
 
@@ -320,6 +137,270 @@ class Comparison(Record):
 
     def difference(self, metric: str, category: str | None = None) -> Difference | None:
         return next((row for row in self.differences if (row.metric, row.category) == (metric, category)), None)
+
+
+def compare(
+    first: RunRows, second: RunRows, *, prompts: Sequence[Prompt] | None = None, suite: object = None, seed: int = 0
+) -> Comparison:
+    """Return all differences of two runs of one suite.
+
+    `prompts` are the prompts of the runs, for categories; None if they are unknown. `suite` refits fitted metrics.
+    """
+    categories = None if prompts is None else {prompt.id: prompt.category for prompt in prompts}
+    pairs = _paired_sums(first, second, categories)
+    main = pairs[0] if pairs else None
+    fits = suite.paired_refits(prompts, first, second) if isinstance(suite, RefitsPairs) and prompts else None
+    rows = [refitted(fits)] if fits is not None else []
+    rows += [row for sums in pairs if (row := paired(*sums, None, seed)) is not None]
+    if main is not None and categories is not None:
+        rows += _by_category(main, categories, seed)
+    headline = unpaired(first.card, second.card)
+    if headline is not None and headline.metric not in {row.metric for row in rows}:
+        rows.append(headline)
+    rows.sort(key=lambda row: row.metric != first.card.headline or row.category is not None)  # stable: headline first
+    only_first, only_other = _unmatched(first, second, categories)
+    doubts = order_doubts(first, second, main)
+    return Comparison(
+        suite=first.card.suite,
+        suite_version=first.card.suite_version,
+        first=first.name,
+        other=second.name,
+        judge=first.card.judge,
+        headline=first.card.headline,
+        differences=tuple(rows),
+        only_first=only_first,
+        only_other=only_other,
+        flips=() if main is None else flips(*main, categories or {}, doubts),
+        shifts=shifts(first.answers, second.answers),
+        orders=doubts,
+        forced=tuple(differing(first.card, second.card)),
+        notes=_notes(first, second, categories, fits),
+    )
+
+
+def _unmatched(first: RunRows, second: RunRows, categories: Mapping[str, str] | None) -> tuple[int, int]:
+    """Return how many questions have a verdict only in the first run, and only in the second."""
+    rule = rules_of(first.card.suite, first.card.headline, first.judgments)[0]
+    first_ids, second_ids = (
+        set(question_sums(rule, run.answers, run.judgments, categories=categories).ids) for run in (first, second)
+    )
+    return len(first_ids - second_ids), len(second_ids - first_ids)
+
+
+def _paired_sums(
+    first: RunRows, second: RunRows, categories: Mapping[str, str] | None
+) -> list[tuple[QuestionSums, QuestionSums]]:
+    """Return both runs' sums over common questions per ratio metric, for metrics with at least two common questions."""
+    pairs = []
+    for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
+        # a rule for one category cannot select its questions without the suite's data
+        if rule.category is not None and categories is None:
+            continue
+        first_sums, second_sums = (
+            question_sums(rule, run.answers, run.judgments, categories=categories) for run in (first, second)
+        )
+        shared = common([first_sums, second_sums])
+        # one question has no spread, so no error could be estimated
+        if len(shared[0].ids) >= 2:
+            pairs.append((shared[0], shared[1]))
+    return pairs
+
+
+def _by_category(main: tuple[QuestionSums, QuestionSums], categories: Mapping[str, str], seed: int) -> list[Difference]:
+    ids_by_category: dict[str, list[str]] = {}
+    for prompt_id in main[0].ids:
+        ids_by_category.setdefault(categories[prompt_id], []).append(prompt_id)
+    if len(ids_by_category) < 2:
+        return []
+    rows = [paired(main[0].of(ids), main[1].of(ids), name, seed) for name, ids in ids_by_category.items()]
+    return [row for row in rows if row is not None]
+
+
+def _notes(
+    first: RunRows, second: RunRows, categories: Mapping[str, str] | None, fits: Refits | None
+) -> tuple[str, ...]:
+    notes = []
+    if not first.judgments or not second.judgments:
+        notes.append("one run has no judgments, so nothing is paired and the intervals are wide")
+    elif categories is None:
+        notes.append("the suite's data are missing, so there are no categories")
+    facts, headline = facts_of(first.card.suite), first.card.headline
+    if first.judgments and fits is None and facts.rules and all(rule.metric != headline for rule in facts.rules):
+        notes.append(f"the {facts.metric(headline).title} could not be refitted for both")
+    unknown = sorted(key for key, value in first.card.protocol.items() if "unknown" in repr(value))
+    if unknown:
+        notes.append(f"these protocol fields are unknown, so the runs may differ in them: {', '.join(unknown)}")
+    return tuple(notes)
+
+
+def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
+    """Return the paired difference over the same questions in the same order; None if there is no error estimate."""
+    first_terms, second_terms = (first.above, first.below), (second.above, second.below)
+    estimate = paired_difference(second_terms, first_terms, scale=first.scale)
+    if estimate is None or first.value is None or second.value is None:
+        return None
+    p = swap_test(second_terms, first_terms, seed=seed)
+    row = _difference(first.metric, (first.value, second.value), estimate, estimate.interval(), p, "paired")
+    return row.model_copy(update={"category": category, "correlation": correlation(first.scores(), second.scores())})
+
+
+def refitted(refits: Refits) -> Difference:
+    """Return the difference of two fitted values by bootstrap replicates that share their questions."""
+    value = refits.values[1] - refits.values[0]
+    apart = refits.replicates[1] - refits.replicates[0]
+    interval = percentile_interval(apart)
+    assert interval is not None, "a fit is refitted at least twice"
+    estimate = ClusteredEstimate(value, interval.se, 0, refits.n)
+    p = two_sided_p(apart, value)
+    row = _difference(refits.metric, refits.values, estimate, (interval.low, interval.high), p, "refitted")
+    return row.model_copy(update={"correlation": correlation(*refits.replicates)})
+
+
+def unpaired(first: ScoreCard, second: ScoreCard) -> Difference | None:
+    """Return the difference of two headlines by the cards' own errors, as if the questions were independent.
+
+    Used if there are no rows to pair. None if a value or standard error is missing.
+    """
+    score, other_score = first.scores[first.headline], second.scores.get(first.headline)
+    if other_score is None or score.value is None or other_score.value is None:
+        return None
+    if score.se is None or other_score.se is None:
+        return None
+    se = float((score.se**2 + other_score.se**2) ** 0.5)
+    estimate = ClusteredEstimate(other_score.value - score.value, se, 0, min(score.n, other_score.n))
+    means = score.value, other_score.value
+    return _difference(first.headline, means, estimate, estimate.interval(), estimate.p_two_sided(), "unpaired")
+
+
+def _difference(
+    metric: str,
+    means: tuple[float, float],
+    estimate: ClusteredEstimate,
+    interval: tuple[float, float],
+    p: float,
+    method: Method,
+) -> Difference:
+    # half of alpha in each tail: the comparison is two-sided
+    return Difference(
+        metric=metric,
+        category=None,
+        first=means[0],
+        other=means[1],
+        value=estimate.value,
+        ci_low=interval[0],
+        ci_high=interval[1],
+        se=estimate.se,
+        df=int(estimate.df),  # an integer for all but crossed means
+        p=p,
+        detectable=detectable(estimate.se, alpha=ALPHA / 2),
+        needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2),
+        n=estimate.n,
+        method=method,
+    )
+
+
+def flips(
+    first: QuestionSums, second: QuestionSums, categories: Mapping[str, str], doubts: Orders | None
+) -> tuple[Flip, ...]:
+    """Return the flipped questions, the largest changes first."""
+    is_rating = first.scale == 1.0
+    contradicted = set(doubts.either) if doubts is not None else set()
+    flipped = []
+    for prompt_id, score, other_score in zip(first.ids, first.scores(), second.scores(), strict=True):
+        crossed = (score - 50) * (other_score - 50) < 0
+        if abs(other_score - score) >= RATING_FLIP if is_rating else crossed:
+            flipped.append(
+                Flip(
+                    prompt_id=prompt_id,
+                    category=categories.get(prompt_id),
+                    first=float(score),
+                    other=float(other_score),
+                    kind="gained" if other_score > score else "lost",
+                    doubtful=prompt_id in contradicted,
+                )
+            )
+    return tuple(sorted(flipped, key=lambda flip: -abs(flip.other - flip.first)))
+
+
+def order_doubts(first: RunRows, second: RunRows, main: tuple[QuestionSums, QuestionSums] | None) -> Orders | None:
+    """Return doubts about order, or None if no question was judged in both orders for both models."""
+    gaps, other_gaps = (disagreements(run.answers, run.judgments) for run in (first, second))
+    both = [prompt_id for prompt_id in gaps if prompt_id in other_gaps]
+    if not both or main is None:
+        return None
+    # a question counts as doubtful even if only one model's verdict depends on the order
+    doubted = [prompt_id for prompt_id in both if max(gaps[prompt_id], other_gaps[prompt_id]) > CONTRADICTION]
+    kept = [prompt_id for prompt_id in main[0].ids if prompt_id not in set(doubted)]
+    value, other_value = (sums.of(kept).value for sums in main)
+    return Orders(
+        judged_twice=len(both),
+        first=sum(gaps[prompt_id] > CONTRADICTION for prompt_id in both),
+        other=sum(other_gaps[prompt_id] > CONTRADICTION for prompt_id in both),
+        either=tuple(doubted),
+        without=None if value is None or other_value is None else other_value - value,
+    )
+
+
+def shifts(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[AnswerShift, ...]:
+    """Return shifts of characters, tokens (if both runs count them) and truncation, over the answers that both gave."""
+    first_answers, second_answers = latest_answers(first), latest_answers(second)
+    keys = [
+        key
+        for key, answer in first_answers.items()
+        if answer.error is None and key in second_answers and second_answers[key].error is None
+    ]
+    measures: dict[str, Callable[[Answer], float]] = {
+        "characters": lambda answer: sum(map(len, answer.turns)),
+        "tokens": lambda answer: sum(answer.completion_tokens),
+        "truncated, percent": lambda answer: 100.0 * answer.truncated,
+    }
+    # imported runs often count no tokens; a zero would look like a shift
+    if not all(answers[key].completion_tokens for key in keys for answers in (first_answers, second_answers)):
+        del measures["tokens"]
+    if len(keys) < 2:
+        return ()
+    rows = []
+    for name, measure in measures.items():
+        values = [
+            np.array([measure(answers[key]) for key in keys], float) for answers in (first_answers, second_answers)
+        ]
+        rows.append(_shift(name, values[0], values[1], [key[0] for key in keys]))
+    return tuple(rows)
+
+
+def _shift(name: str, first: FloatArray, second: FloatArray, clusters: Sequence[str]) -> AnswerShift:
+    weights = np.ones(len(first))
+    estimate = paired_difference((second, weights), (first, weights), clusters=clusters)
+    low, high = estimate.interval() if estimate is not None else (None, None)
+    return AnswerShift(
+        name=name,
+        first=float(first.mean()),
+        other=float(second.mean()),
+        value=float(second.mean() - first.mean()),
+        ci_low=low,
+        ci_high=high,
+        n=len(first),
+    )
+
+
+def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Apply Holm's correction over the models compared with the first, per suite, metric and category."""
+    groups: dict[tuple[str, str, str, str | None], list[float]] = {}
+    for comparison in comparisons:
+        for row in comparison.differences:
+            groups.setdefault((comparison.suite, comparison.suite_version, row.metric, row.category), []).append(row.p)
+    if all(len(values) < 2 for values in groups.values()):
+        return list(comparisons)
+    # rows of one group come in the order of the comparisons, so an iterator deals them back
+    corrected = {key: iter(holm(values)) for key, values in groups.items()}
+    results = []
+    for comparison in comparisons:
+        rows = []
+        for row in comparison.differences:
+            p = next(corrected[comparison.suite, comparison.suite_version, row.metric, row.category])
+            rows.append(row.model_copy(update={"p_adjusted": p}))
+        results.append(comparison.model_copy(update={"differences": tuple(rows)}))
+    return results
 
 
 def differing(first: ScoreCard, second: ScoreCard) -> list[str]:
@@ -346,126 +427,6 @@ def _short(value: JsonValue) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def compare(
-    first: RunRows, second: RunRows, *, prompts: Sequence[Prompt] | None = None, suite: object = None, seed: int = 0
-) -> Comparison:
-    """Return all differences of two runs of one suite.
-
-    `prompts` are the prompts of the runs, for categories; None if they are unknown.
-    """
-    categories = None if prompts is None else {prompt.id: prompt.category for prompt in prompts}
-    pairs = _paired_sums(first, second, categories)
-    fits = suite.paired_refits(prompts, first, second) if isinstance(suite, RefitsPairs) and prompts else None
-    rows = [paired(first_sums, second_sums, None, seed) for first_sums, second_sums in pairs]
-    differences = [refitted(fits)] if fits is not None else []
-    differences += [row for row in rows if row is not None]
-    main = pairs[0] if pairs else None
-    if main is not None and categories is not None:
-        differences += _by_category(main, categories, seed)
-    judged = {row.metric for row in differences}
-    differences += [row for row in unpaired(first.card, second.card) if row.metric not in judged]
-    headline = first.card.headline
-    differences.sort(
-        key=lambda row: row.metric != headline or row.category is not None
-    )  # stable: the headline comes first
-    alone = _alone(first, second, categories)
-    doubts = order_doubts(first.answers, first.judgments, second.answers, second.judgments, main)
-    return Comparison(
-        suite=first.card.suite,
-        suite_version=first.card.suite_version,
-        first=first.name,
-        other=second.name,
-        judge=first.card.judge,
-        headline=headline,
-        differences=tuple(differences),
-        only_first=alone[0],
-        only_other=alone[1],
-        flips=() if main is None else flips(*main, categories or {}, doubts),
-        shifts=shifts(first.answers, second.answers),
-        orders=doubts,
-        forced=tuple(differing(first.card, second.card)),
-        notes=_notes(first, second, categories, fits),
-    )
-
-
-def _paired_sums(
-    first: RunRows, second: RunRows, categories: Mapping[str, str] | None
-) -> list[tuple[QuestionSums, QuestionSums]]:
-    """Return both runs' sums over common questions per ratio metric, for metrics with at least two common questions."""
-    pairs = []
-    for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
-        if rule.category is not None and categories is None:
-            continue
-        first_sums, second_sums = (
-            question_sums(rule, run.answers, run.judgments, categories=categories) for run in (first, second)
-        )
-        shared = common([first_sums, second_sums])
-        if len(shared[0].ids) >= 2:
-            pairs.append((shared[0], shared[1]))
-    return pairs
-
-
-def _alone(first: RunRows, second: RunRows, categories: Mapping[str, str] | None) -> tuple[int, int]:
-    rules = rules_of(first.card.suite, first.card.headline, first.judgments)
-    first_ids, second_ids = (
-        set(question_sums(rules[0], run.answers, run.judgments, categories=categories).ids) for run in (first, second)
-    )
-    return len(first_ids - second_ids), len(second_ids - first_ids)
-
-
-def _by_category(main: tuple[QuestionSums, QuestionSums], categories: Mapping[str, str], seed: int) -> list[Difference]:
-    names = dict.fromkeys(categories[prompt_id] for prompt_id in main[0].ids)
-    differences = []
-    for name in names if len(names) > 1 else ():
-        ids = [prompt_id for prompt_id in main[0].ids if categories[prompt_id] == name]
-        differences.append(paired(main[0].of(ids), main[1].of(ids), name, seed))
-    return [row for row in differences if row is not None]
-
-
-def _notes(
-    first: RunRows, second: RunRows, categories: Mapping[str, str] | None, fits: Refits | None
-) -> tuple[str, ...]:
-    notes = []
-    if not first.judgments or not second.judgments:
-        notes.append("no judgments of one run: nothing is paired, so the intervals are wide")
-    elif categories is None:
-        notes.append("the suite's data are not here: no categories")
-    if first.judgments and fits is None and first.card.headline == "lc_win_rate":
-        notes.append("the length-controlled win rate could not be refitted for both")
-    unknown = sorted(key for key, value in first.card.protocol.items() if "unknown" in repr(value))
-    if unknown:
-        notes.append(f"not known of these runs, so equality is not certain: {', '.join(unknown)}")
-    return tuple(notes)
-
-
-def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Apply Holm's correction over the models compared with the first, per suite, metric and category."""
-    groups: dict[tuple[str, str, str, str | None], list[float]] = {}
-    for comparison in comparisons:
-        for row in comparison.differences:
-            groups.setdefault((comparison.suite, comparison.suite_version, row.metric, row.category), []).append(row.p)
-    corrected = {key: iter(holm(values)) for key, values in groups.items()}
-    if all(len(values) < 2 for values in groups.values()):
-        return list(comparisons)
-    return [
-        comparison.model_copy(
-            update={
-                "differences": tuple(
-                    row.model_copy(
-                        update={
-                            "p_adjusted": next(
-                                corrected[comparison.suite, comparison.suite_version, row.metric, row.category]
-                            )
-                        }
-                    )
-                    for row in comparison.differences
-                )
-            }
-        )
-        for comparison in comparisons
-    ]
-
-
 def unscored_share(score: Score) -> float:
     total = score.n + score.unscored
     return score.unscored / total if total else 1.0
@@ -476,5 +437,5 @@ def judge_failures(card: ScoreCard) -> float | None:
     unjudged, judged = card.counts.get("unjudged"), card.counts.get("judgments")
     if not isinstance(unjudged, dict) or not isinstance(judged, int):
         return None
-    failed = sum(Counter({key: value for key, value in unjudged.items() if isinstance(value, int)}).values())
+    failed = sum(value for value in unjudged.values() if isinstance(value, int))
     return failed / (failed + judged) if failed + judged else None

@@ -1,8 +1,11 @@
-"""Compare a card with others of its protocol: differences between cards, and the ranks each could have. Pure.
+"""Rank score cards in tables, one per protocol, and read the leaderboard of a results folder. Nothing is written.
 
-Comparisons are paired if the question-level terms of both cards are known: easy and hard questions then cancel.
-AlpacaEval's length-controlled rate is not a ratio over questions. There the raw preferences' terms give the correlation
-of two models, and the cards' own standard errors the scale.
+Two cards share a table only if suite, version and every protocol field are equal. An incomplete card is listed below
+the ranked ones, never among them. Figures that others reported are kept apart (`reported`).
+
+Cards are compared question by question if their rows exist: easy and hard questions then cancel. AlpacaEval's
+length-controlled rate is not a ratio over questions. There the raw preferences' terms give the correlation of two
+models, and the cards' own standard errors the scale.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pydantic import JsonValue
 from ..judging.jury import scored
 from ..records import LARGEST, Record, Score, ScoreCard
 from ..records.errors import ConfigError
+from ..records.facts import facts_of
 from ..stats.intervals import FloatArray, resampling_weights
 from ..stats.paired import ClusteredEstimate, clustered_se, correlation, paired_difference, rank_intervals, terms
 from ..store import find_cards, read_card
@@ -32,6 +36,8 @@ RESAMPLES = 2000
 """Resamples of the rank intervals; the 95 % quantile of their largest difference then varies by about 1.5 %."""
 MIN_SHARED = 0.9
 """Share of questions that two runs must have in common to be paired."""
+NO_QUESTIONS: Mapping[str, QuestionSums] = {}
+NO_FUSION: Mapping[str, Fusion] = {}
 
 
 class HeadlineDifference(Record):
@@ -54,97 +60,6 @@ class HeadlineDifference(Record):
 class RankRange(Record):
     low: int
     high: int
-
-
-def against(card: ScoreCard, above: ScoreCard, questions: Mapping[str, QuestionSums]) -> HeadlineDifference | None:
-    """Return `card` minus `above` on the headline; None if a value or standard error is missing.
-
-    `questions`: run id -> terms of the headline, or of the raw rate behind it.
-    """
-    card_score, above_score = card.scores[card.headline], above.scores[above.headline]
-    if card_score.value is None or above_score.value is None:
-        return None
-    difference, sums = card_score.value - above_score.value, _shared([card, above], questions)
-    if sums is not None and sums[0].metric == card.headline:
-        estimate = paired_difference(
-            (sums[0].above, sums[0].below), (sums[1].above, sums[1].below), scale=sums[0].scale
-        )
-        return None if estimate is None else _centred(estimate, difference, paired=True)
-    if card_score.se is None or above_score.se is None:
-        return None
-    together = correlation(terms(sums[0].above, sums[0].below), terms(sums[1].above, sums[1].below)) if sums else None
-    variance = card_score.se**2 + above_score.se**2 - 2 * (together or 0.0) * card_score.se * above_score.se
-    count = len(sums[0].ids) if sums else 0
-    return _centred(
-        ClusteredEstimate(difference, math.sqrt(max(variance, 0.0)), count - 1, count), difference, paired=bool(sums)
-    )
-
-
-def _centred(estimate: ClusteredEstimate, difference: float, *, paired: bool) -> HeadlineDifference:
-    """Return the cards' own difference with its error: questions of only one card shift the value of the shared
-    ones."""
-    centred = ClusteredEstimate(difference, estimate.se, estimate.df, estimate.n)
-    low, high = centred.interval()
-    return HeadlineDifference(difference=difference, ci_low=low, ci_high=high, p=centred.p_two_sided(), paired=paired)
-
-
-def _shared(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums]) -> list[QuestionSums] | None:
-    """Return the cards' terms over their shared questions; None if a card has no terms or they share too few."""
-    sums = [questions.get(str(card.provenance.get("run_id", ""))) for card in cards]
-    known = [card_sums for card_sums in sums if card_sums is not None]
-    if len(known) < len(cards):
-        return None
-    shared_sums = common(known)
-    few = len(shared_sums[0].ids) < max(2, MIN_SHARED * max(len(card_sums.ids) for card_sums in known))
-    return None if few else shared_sums
-
-
-def rank_ranges(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums]) -> list[RankRange | None]:
-    """Return the ranks each card may have at 95 % (`stats.ranks`); all None if a value or standard error is missing."""
-    scores = [card.scores[card.headline] for card in cards]
-    values = np.array([score.value for score in scores if score.value is not None])
-    errors = np.array([score.se for score in scores if score.se is not None])
-    if len(values) < len(cards) or len(errors) < len(cards) or not cards:
-        return [None] * len(cards)
-    drawn = values + _draws(cards, questions, errors)
-    return [RankRange(low=ranks.best, high=ranks.worst) for ranks in rank_intervals(values, drawn)]
-
-
-def _draws(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], errors: FloatArray) -> FloatArray:
-    """Return errors of the values, shape (resamples, cards).
-
-    If the cards share questions, these are resampled for all cards at once by the linearised terms; else the errors are
-    independent and normal."""
-    rng = np.random.default_rng(0)
-    sums = _shared(cards, questions)
-    if sums is None:
-        independent: FloatArray = rng.standard_normal((RESAMPLES, len(cards))) * errors
-        return independent
-    columns = [_column(card_sums, card, se) for card_sums, card, se in zip(sums, cards, errors.tolist(), strict=True)]
-    table = np.stack(columns, axis=1)
-    blocks = [weights @ table for weights in resampling_weights(len(table), RESAMPLES, rng)]
-    draws: FloatArray = np.concatenate(blocks) / len(table)
-    return draws
-
-
-def _column(sums: QuestionSums, card: ScoreCard, se: float) -> FloatArray:
-    """Return a card's terms in the headline's unit; terms of another metric are scaled to the headline's standard
-    error."""
-    card_terms = terms(sums.above, sums.below)
-    if sums.metric == card.headline:
-        return sums.scale * card_terms
-    spread = clustered_se(card_terms)[0]
-    return card_terms * (se / spread) if spread else card_terms
-
-
-# ----------------------------------------------------------------------------------------------------
-# Rank score cards in tables, one per protocol. Pure: cards in, tables out. Two cards share a table only if suite,
-# version and every protocol field are equal. An incomplete card is listed below the ranked ones, never among them.
-# Figures that others reported are kept apart (`reported_tables`).
-
-
-NO_QUESTIONS: Mapping[str, QuestionSums] = {}
-NO_FUSION: Mapping[str, Fusion] = {}
 
 
 class BoardRow(Record):
@@ -204,121 +119,6 @@ class Table(Record):
         return f"{safe}-{self.protocol_sha}"
 
 
-def rank(
-    cards: Iterable[ScoreCard],
-    questions: Mapping[str, QuestionSums] = NO_QUESTIONS,
-    fusion: Mapping[str, Fusion] = NO_FUSION,
-) -> list[Table]:
-    """Return one table per protocol, ordered by suite, version and protocol digest.
-
-    `questions`: run id -> the headline's terms per question, for paired comparisons. `fusion`: model -> how it was
-    made;
-    it overrides the card's own statement.
-    """
-    groups: dict[tuple[str, str, str], list[ScoreCard]] = {}
-    for card in cards:
-        groups.setdefault((card.suite, card.suite_version, card.protocol_sha), []).append(card)
-    return [_table(key, group, groups, questions, fusion) for key, group in sorted(groups.items())]
-
-
-def _table(
-    key: tuple[str, str, str],
-    cards: list[ScoreCard],
-    groups: Mapping[tuple[str, str, str], list[ScoreCard]],
-    questions: Mapping[str, QuestionSums],
-    fusion: Mapping[str, Fusion],
-) -> Table:
-    first = cards[0]
-    ordered = sorted(cards, key=lambda card: (not card.complete, -_value(card), card.model, run_id(card)))
-    ranked = [card for card in ordered if card.complete]
-    ranges = rank_ranges(ranked, questions)
-    metric = _category_metric(first)
-    rows: list[BoardRow] = []
-    for position, card in enumerate(ordered):
-        row = _row(card, metric, fusion)
-        if card.complete:
-            tied = bool(rows) and _value(card) == rows[-1].score.value
-            above = against(card, ordered[position - 1], questions) if position else None
-            changed = {"rank": rows[-1].rank if tied else position + 1, "rank_range": ranges[position], "above": above}
-            row = row.model_copy(update=changed)
-        rows.append(row)
-    siblings = [
-        group[0].protocol for sibling_key, group in groups.items() if sibling_key[:2] == key[:2] and sibling_key != key
-    ]
-    differs = {
-        name: value for name, value in first.protocol.items() if any(sibling.get(name) != value for sibling in siblings)
-    }
-    return Table(
-        suite=first.suite,
-        suite_version=first.suite_version,
-        protocol_sha=key[2],
-        headline=first.headline,
-        judge=first.judge,
-        differs=differs,
-        category_metric=metric,
-        length_unit="characters" if "avg_length" in first.scores else "tokens",
-        rows=tuple(rows),
-    )
-
-
-def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> BoardRow:
-    return BoardRow(
-        rank=None,
-        model=card.model,
-        run_id=run_id(card),
-        score=card.scores[card.headline],
-        others={name: score for name, score in card.scores.items() if name != card.headline},
-        categories={name: metrics[metric] for name, metrics in card.by_category.items() if metric in metrics},
-        truncated=int(_number(card.counts.get("truncated")) or 0),
-        answers=int(_number(card.counts.get("answers")) or 0),
-        length=_length(card),
-        cost=_number(card.usage.get("judgment_cost")),
-        tokens_per_second=_number(card.usage.get("tokens_per_second")),
-        date=_date(card.usage.get("ended")),
-        fusion=fusion.get(card.model) or Fusion.of(card.provenance.get("fusion")),
-        notes=card.notes,
-    )
-
-
-def _category_metric(card: ScoreCard) -> str:
-    metrics = [name for metrics_of_category in card.by_category.values() for name in metrics_of_category]
-    return card.headline if card.headline in metrics or not metrics else metrics[0]
-
-
-def _length(card: ScoreCard) -> float | None:
-    """Return AlpacaEval's characters or Arena-Hard's tokens, else tokens per answer as counted by the server."""
-    for name in ("avg_length", "avg_tokens"):
-        if name in card.scores:
-            return card.scores[name].value
-    tokens, answers = _number(card.usage.get("answer_completion_tokens")), _number(card.counts.get("answers"))
-    return round(tokens / answers, 1) if tokens and answers else None
-
-
-def _number(value: JsonValue) -> float | None:
-    """Return None for anything but a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < LARGEST else None
-
-
-def _date(value: JsonValue) -> str | None:
-    match = re.match(r"\d{4}-\d{2}-\d{2}", value) if isinstance(value, str) else None
-    return match[0] if match else None
-
-
-def _value(card: ScoreCard) -> float:
-    value = card.scores[card.headline].value
-    return float("-inf") if value is None else value
-
-
-def run_id(card: ScoreCard) -> str:
-    return str(card.provenance.get("run_id", ""))
-
-
-# ----------------------------------------------------------------------------------------------------
-# Read the leaderboard of a results folder from cards, answers, judgments and reported figures; writes nothing.
-
-
 @dataclass(frozen=True)
 class Board:
     tables: tuple[Table, ...]
@@ -357,12 +157,8 @@ def readable(paths: Iterable[Path]) -> tuple[list[tuple[Path, ScoreCard]], list[
 
 def read_questions(readable_cards: Iterable[tuple[Path, ScoreCard]]) -> dict[str, QuestionSums]:
     """Return run id -> terms per question, for runs whose rows exist and reproduce the card's score."""
-    questions = {}
-    for path, card in readable_cards:
-        sums = _sums(path.parent, card)
-        if sums is not None:
-            questions[run_id(card)] = sums
-    return questions
+    sums = {run_id(card): _sums(path.parent, card) for path, card in readable_cards}
+    return {key: terms for key, terms in sums.items() if terms is not None}
 
 
 def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
@@ -379,3 +175,194 @@ def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
     if sums.value is None or stated is None or abs(sums.value - stated) > 1e-6 * rule.scale:
         return None
     return sums
+
+
+def rank(
+    cards: Iterable[ScoreCard],
+    questions: Mapping[str, QuestionSums] = NO_QUESTIONS,
+    fusion: Mapping[str, Fusion] = NO_FUSION,
+) -> list[Table]:
+    """Return one table per protocol, ordered by suite, version and protocol digest.
+
+    `questions`: run id -> the headline's terms per question, for paired comparisons. `fusion`: model -> how it was
+    made; it overrides the card's own statement.
+    """
+    groups: dict[tuple[str, str, str], list[ScoreCard]] = {}
+    for card in cards:
+        groups.setdefault((card.suite, card.suite_version, card.protocol_sha), []).append(card)
+    tables = []
+    for key, group in sorted(groups.items()):
+        siblings = [groups[other_key][0] for other_key in groups if other_key[:2] == key[:2] and other_key != key]
+        protocol = group[0].protocol
+        differs = {
+            name: value
+            for name, value in protocol.items()
+            if any(sibling.protocol.get(name) != value for sibling in siblings)
+        }
+        tables.append(_table(group, questions, fusion).model_copy(update={"differs": differs}))
+    return tables
+
+
+def _table(cards: list[ScoreCard], questions: Mapping[str, QuestionSums], fusion: Mapping[str, Fusion]) -> Table:
+    first = cards[0]
+    ordered = sorted(cards, key=lambda card: (not card.complete, -_value(card), card.model, run_id(card)))
+    ranges = rank_ranges([card for card in ordered if card.complete], questions)
+    metric = _category_metric(first)
+    rows: list[BoardRow] = []
+    for position, card in enumerate(ordered):
+        row = _row(card, metric, fusion)
+        if card.complete:
+            # equal values share a rank, and the next one skips it: 1, 2, 2, 4
+            tied = bool(rows) and _value(card) == rows[-1].score.value
+            above = against(card, ordered[position - 1], questions) if position else None
+            changed = {"rank": rows[-1].rank if tied else position + 1, "rank_range": ranges[position], "above": above}
+            row = row.model_copy(update=changed)
+        rows.append(row)
+    length = facts_of(first.suite).length_of(first.scores)
+    return Table(
+        suite=first.suite,
+        suite_version=first.suite_version,
+        protocol_sha=first.protocol_sha,
+        headline=first.headline,
+        judge=first.judge,
+        category_metric=metric,
+        length_unit="characters" if length is not None and length.unit == "characters" else "tokens",
+        rows=tuple(rows),
+    )
+
+
+def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> BoardRow:
+    return BoardRow(
+        rank=None,
+        model=card.model,
+        run_id=run_id(card),
+        score=card.scores[card.headline],
+        others={name: score for name, score in card.scores.items() if name != card.headline},
+        categories={name: metrics[metric] for name, metrics in card.by_category.items() if metric in metrics},
+        truncated=int(_number(card.counts.get("truncated")) or 0),
+        answers=int(_number(card.counts.get("answers")) or 0),
+        length=_length(card),
+        cost=_number(card.usage.get("judgment_cost")),
+        tokens_per_second=_number(card.usage.get("tokens_per_second")),
+        date=_date(card.usage.get("ended")),
+        fusion=fusion.get(card.model) or Fusion.of(card.provenance.get("fusion")),
+        notes=card.notes,
+    )
+
+
+def _category_metric(card: ScoreCard) -> str:
+    metrics = [name for metrics_of_category in card.by_category.values() for name in metrics_of_category]
+    return card.headline if card.headline in metrics or not metrics else metrics[0]
+
+
+def _length(card: ScoreCard) -> float | None:
+    """Return the suite's own mean length of an answer, else tokens per answer as counted by the server."""
+    length = facts_of(card.suite).length_of(card.scores)
+    if length is not None:
+        return card.scores[length.name].value
+    tokens, answers = _number(card.usage.get("answer_completion_tokens")), _number(card.counts.get("answers"))
+    return round(tokens / answers, 1) if tokens and answers else None
+
+
+def _number(value: JsonValue) -> float | None:
+    """Return None for anything but a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < LARGEST else None
+
+
+def _date(value: JsonValue) -> str | None:
+    match = re.match(r"\d{4}-\d{2}-\d{2}", value) if isinstance(value, str) else None
+    return match[0] if match else None
+
+
+def _value(card: ScoreCard) -> float:
+    value = card.scores[card.headline].value
+    return float("-inf") if value is None else value
+
+
+def run_id(card: ScoreCard) -> str:
+    return str(card.provenance.get("run_id", ""))
+
+
+def against(card: ScoreCard, above: ScoreCard, questions: Mapping[str, QuestionSums]) -> HeadlineDifference | None:
+    """Return `card` minus `above` on the headline; None if a value or standard error is missing.
+
+    `questions`: run id -> terms of the headline, or of the raw rate behind it.
+    """
+    card_score, above_score = card.scores[card.headline], above.scores[above.headline]
+    if card_score.value is None or above_score.value is None:
+        return None
+    difference, sums = card_score.value - above_score.value, _shared([card, above], questions)
+    # a sum over questions is compared directly; a fitted headline only borrows the correlation of the raw rate
+    if sums is not None and sums[0].metric == card.headline:
+        estimate = paired_difference(
+            (sums[0].above, sums[0].below), (sums[1].above, sums[1].below), scale=sums[0].scale
+        )
+        return None if estimate is None else _centred(estimate, difference, paired=True)
+    if card_score.se is None or above_score.se is None:
+        return None
+    together = correlation(terms(sums[0].above, sums[0].below), terms(sums[1].above, sums[1].below)) if sums else None
+    variance = card_score.se**2 + above_score.se**2 - 2 * (together or 0.0) * card_score.se * above_score.se
+    count = len(sums[0].ids) if sums else 0
+    return _centred(
+        ClusteredEstimate(difference, math.sqrt(max(variance, 0.0)), count - 1, count), difference, paired=bool(sums)
+    )
+
+
+def _centred(estimate: ClusteredEstimate, difference: float, *, paired: bool) -> HeadlineDifference:
+    """Return the cards' own difference with its error: questions of only one card shift the value of the shared
+    ones."""
+    centred = ClusteredEstimate(difference, estimate.se, estimate.df, estimate.n)
+    low, high = centred.interval()
+    return HeadlineDifference(difference=difference, ci_low=low, ci_high=high, p=centred.p_two_sided(), paired=paired)
+
+
+def rank_ranges(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums]) -> list[RankRange | None]:
+    """Return the ranks each card may have at 95 % (`stats.ranks`); all None if a value or standard error is missing."""
+    scores = [card.scores[card.headline] for card in cards]
+    values = np.array([score.value for score in scores if score.value is not None])
+    errors = np.array([score.se for score in scores if score.se is not None])
+    if len(values) < len(cards) or len(errors) < len(cards) or not cards:
+        return [None] * len(cards)
+    drawn = values + _draws(cards, questions, errors)
+    return [RankRange(low=ranks.best, high=ranks.worst) for ranks in rank_intervals(values, drawn)]
+
+
+def _draws(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], errors: FloatArray) -> FloatArray:
+    """Return errors of the values, shape (resamples, cards).
+
+    If the cards share questions, these are resampled for all cards at once by the linearised terms; else the errors are
+    independent and normal."""
+    rng = np.random.default_rng(0)  # fixed, so that a leaderboard is the same each time it is printed
+    sums = _shared(cards, questions)
+    if sums is None:
+        independent: FloatArray = rng.standard_normal((RESAMPLES, len(cards))) * errors
+        return independent
+    columns = [_column(card_sums, card, se) for card_sums, card, se in zip(sums, cards, errors.tolist(), strict=True)]
+    table = np.stack(columns, axis=1)
+    blocks = [weights @ table for weights in resampling_weights(len(table), RESAMPLES, rng)]
+    draws: FloatArray = np.concatenate(blocks) / len(table)
+    return draws
+
+
+def _column(sums: QuestionSums, card: ScoreCard, se: float) -> FloatArray:
+    """Return a card's terms in the headline's unit; terms of another metric are scaled to the headline's standard
+    error."""
+    card_terms = terms(sums.above, sums.below)
+    if sums.metric == card.headline:
+        return sums.scale * card_terms
+    spread = clustered_se(card_terms)[0]
+    return card_terms * (se / spread) if spread else card_terms
+
+
+def _shared(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums]) -> list[QuestionSums] | None:
+    """Return the cards' terms over their shared questions; None if a card has no terms or they share too few."""
+    sums = [questions.get(str(card.provenance.get("run_id", ""))) for card in cards]
+    known = [card_sums for card_sums in sums if card_sums is not None]
+    if len(known) < len(cards):
+        return None
+    shared_sums = common(known)
+    # a handful of shared questions would decide the ranks of all cards
+    few = len(shared_sums[0].ids) < max(2, MIN_SHARED * max(len(card_sums.ids) for card_sums in known))
+    return None if few else shared_sums

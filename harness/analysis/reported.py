@@ -1,6 +1,7 @@
-"""Reported figures: numbers that papers and boards published, with source and protocol. Read from YAML, never ranked.
+"""Figures that papers and boards reported, beside the measured ones and never ranked.
 
-The files are `results/reported/*.yaml` of a checkout; the wheel contains them as `harness/reported_data`.
+The files are `results/reported/*.yaml` of a checkout; the wheel contains them as `harness/reported_data`. A complete
+card of the same model and protocol shows its difference from the reported figure.
 """
 
 from __future__ import annotations
@@ -77,41 +78,6 @@ class ReportedSource(Record):
         return self
 
 
-def reported_folder() -> Path:
-    """Return the folder of the installed package, else of the checkout that this package is imported from."""
-    package = Path(__file__).parents[1]
-    carried = package / "reported_data"
-    return carried if carried.is_dir() else package.parent / "results" / "reported"
-
-
-def load_reported(folder: Path | None = None) -> list[ReportedSource]:
-    """Return all sources by file name; none if the folder does not exist.
-
-    Raise ConfigError for an invalid file, including unknown keys.
-    """
-    return [_read(path) for path in sorted((folder or reported_folder()).glob("*.yaml"))]
-
-
-def _read(path: Path) -> ReportedSource:
-    try:
-        return ReportedSource.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {where or 'file'}: {first['msg']} (got {str(first['input'])[:80]!r})") from None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "", name.lower())
-
-
-# ----------------------------------------------------------------------------------------------------
-# Show what papers and boards report as tables beside the measured ones, never ranked. Pure. A complete card of the
-# same model and protocol shows its difference from the reported figure.
-
-
 class ReportedDifference(Record):
     """Measured minus reported, for one metric of one card.
 
@@ -153,6 +119,36 @@ class ReportedTable(Record):
     def title(self) -> str:
         judge = self.judge or "not stated"
         return f"Reported, not measured here: {self.suite} ({self.suite_version}), judge {judge}; {self.source}"
+
+
+def reported_folder() -> Path:
+    """Return the folder of the installed package, else of the checkout that this package is imported from."""
+    package = Path(__file__).parents[1]
+    carried = package / "reported_data"
+    return carried if carried.is_dir() else package.parent / "results" / "reported"
+
+
+def load_reported(folder: Path | None = None) -> list[ReportedSource]:
+    """Return all sources by file name; none if the folder does not exist.
+
+    Raise ConfigError for an invalid file, including unknown keys.
+    """
+    return [_read(path) for path in sorted((folder or reported_folder()).glob("*.yaml"))]
+
+
+def _read(path: Path) -> ReportedSource:
+    try:
+        return ReportedSource.model_validate(yaml.safe_load(path.read_text("utf-8")))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {where or 'file'}: {first['msg']} (got {str(first['input'])[:80]!r})") from None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", name.lower())
 
 
 def reported_beside(cards: Iterable[ScoreCard], sources: Iterable[ReportedSource]) -> list[ReportedTable]:
@@ -210,6 +206,7 @@ def _difference(
         value=score.value - figure.value,
         ci_low=None if score.ci_low is None else score.ci_low - figure.value,
         ci_high=None if score.ci_high is None else score.ci_high - figure.value,
+        # the reference set changes MT-Bench's scores, and few sources state theirs
         unstated=tuple(name for name in ("references",) if name in card.protocol and protocol.references is None),
     )
 
@@ -217,6 +214,7 @@ def _difference(
 def _same_protocol(card: ScoreCard, protocol: ReportedProtocol) -> bool:
     """Return whether a complete card was measured as the source states: suite, version, judge and other stated
     fields."""
+    # a sample of the questions, or other sampling settings, is not what the source measured
     if not card.complete or protocol.judge is None or "limit" in card.protocol or "sampling_deviation" in card.protocol:
         return False
     if (card.suite, card.suite_version) != (protocol.suite, protocol.suite_version):

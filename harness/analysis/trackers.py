@@ -59,6 +59,7 @@ def log_step(names: Sequence[str], series: str, cards: Sequence[ScoreCard], step
 
     Raise IncompleteError if a tracker fails; the scores stay in the results folder.
     """
+    # a run's id and completeness change with every checkpoint, and would start a new tracker run each time
     lasting = {key: value for key, value in facts(cards).items() if not key.endswith((".run", ".complete"))}
     for name in names:
         _log(name, TrackedRun(series, numbers(cards), lasting, step))
@@ -126,6 +127,7 @@ def _mlflow(module: ModuleType, logged: TrackedRun) -> None:
     run_id = matches[0].info.run_id if matches else None
     with module.start_run(run_id=run_id, run_name=logged.name, tags={"harness": logged.key}):
         module.log_params(dict(logged.facts))
+        # mlflow rejects other characters in names
         allowed = {re.sub(r"[^\w./ -]", "_", key): value for key, value in logged.scores.items()}
         module.log_metrics(allowed, step=logged.step)
 

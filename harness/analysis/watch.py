@@ -1,8 +1,7 @@
 """`harness watch`: which checkpoints of a training folder are complete, which were evaluated, and their scores.
 
 A checkpoint is ready if it passes `check_whole` (all shards of the index exist, every safetensors file has the length
-in
-its header) and none of its files changed for a while. Evaluated checkpoints are recorded in one JSON file beside the
+in its header) and none of its files changed for a while. Evaluated checkpoints are recorded in one JSON file beside the
 results. The file only saves work, because `harness run` itself resumes.
 """
 
@@ -106,6 +105,7 @@ def candidates(folder: Path) -> list[Candidate]:
         raise ConfigError(f"no training folder {str(folder)!r}")
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "tmp-", "_"))]
     checkpoints = [checkpoint for path in inside if (checkpoint := _candidate(path)) is not None]
+    # folders without a step (such as "best") come last
     checkpoints.sort(key=lambda checkpoint: (checkpoint.step is None, checkpoint.step or 0, checkpoint.name))
     final = _candidate(folder.resolve())
     return [*checkpoints, final] if final is not None else checkpoints
@@ -119,6 +119,7 @@ def _candidate(path: Path) -> Candidate | None:
     names = {name for name, _ in files}
     if not names.intersection(MARKS) and not any(name.endswith(".safetensors") for name in names):
         return None
+    # digests of the contents would read gigabytes on every look
     stamps = [[name, status.st_size, status.st_mtime_ns] for name, status in files]
     changed = max(status.st_mtime for _, status in files)
     return Candidate(path, _step(path), digest(stamps)[:16], changed)

@@ -10,9 +10,7 @@ from typing import Annotated, get_args
 import typer
 from rich.text import Text
 
-from ..analysis.calibrate import (
-    ALL,
-    LOADERS,
+from ..analysis.judge_replay import (
     RECORDED,
     CalibrationSpec,
     ask,
@@ -23,20 +21,21 @@ from ..analysis.calibrate import (
     folder_of,
     load_sets,
     manifest,
+    published_judgments,
+    recorded_judgments,
     report,
     write,
 )
 from ..judging.calibrated import Calibration
 from ..judging.cost import priced
-from ..pages.judging import grids, markdown_grid, remarks, rich_grid
-from ..pages.tables import escape_markdown, plain
+from ..pages.judge_text import grids, markdown_grid, remarks, rich_grid
+from ..pages.text import escape_markdown, plain
 from ..records import Judgment, JuryRule
 from ..records.errors import ConfigError
 from ..records.judge_choice import find_jury
 from ..records.protocols import SuiteOptions
 from ..records.settings import read_file_spec
 from ..store import RunStore
-from ..suites.own_labels import SUITE as OWN
 from ..suites.recorded import CalibrationSet, Item, data_folder
 from .console import STDERR, progress, set_up_logging, stdout_console, until_stopped
 from .options import DRY_RUN, NO_CACHE, JsonFlags, MirrorFlags, ResultsFlags, VerboseFlags, command
@@ -51,7 +50,7 @@ suite."""
 class CalibrateFlags(ResultsFlags, MirrorFlags, JsonFlags, VerboseFlags):
     judge: Annotated[str, typer.Option(help="A judge as for `harness run`, or recorded: the retired judge's records.")]
     jury: Annotated[str, typer.Option(help="How a jury's verdicts are combined: mean, majority, median.")] = "mean"
-    suite: Annotated[str, typer.Option(help=f"all, or a comma list of {', '.join(LOADERS)}.")] = "all"
+    suite: Annotated[str, typer.Option(help=f"all, or a comma list of {', '.join(recorded_judgments())}.")] = "all"
     sample: Annotated[
         int | None,
         typer.Option(help=f"Items in total, stratified; 0: all. Default: {SAMPLE}; all for --judge {RECORDED}."),
@@ -75,9 +74,12 @@ class CalibrateFlags(ResultsFlags, MirrorFlags, JsonFlags, VerboseFlags):
             raise ConfigError(f"no jury rule {self.jury!r}; known: {', '.join(get_args(JuryRule))}")
         if self.sample is not None and self.sample < 0:
             raise ConfigError(f"--sample {self.sample} is below 0; give the number of items, or 0 for all")
-        suites = ALL if self.suite == "all" else tuple(dict.fromkeys(part.strip() for part in self.suite.split(",")))
+        published = published_judgments()
+        suites = (
+            published if self.suite == "all" else tuple(dict.fromkeys(part.strip() for part in self.suite.split(",")))
+        )
         judges = () if self.judge == RECORDED else find_jury(self.judge, read_file_spec(None).judges)
-        if not judges and OWN in suites:
+        if not judges and any(name in recorded_judgments() and name not in published for name in suites):
             raise ConfigError(f"--judge {RECORDED} has no verdicts on your own comparisons; name a judge to ask")
         sample = (SAMPLE if judges else 0) if self.sample is None else self.sample
         spec = CalibrationSpec(

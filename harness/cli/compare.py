@@ -9,20 +9,18 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from ..analysis.compare import compare_models, head_to_head_plan, matched
 from ..analysis.comparison import Comparison
-from ..pages.decisions import (
-    GAMES_HEAD,
-    games_cells,
+from ..analysis.finished_runs import compare_models, head_to_head_plan, matched
+from ..pages.comparison_text import (
     games_markdown,
     games_verdict,
     markdown,
     other_lines,
     rich_comparison,
-    rich_table,
+    rich_games,
     verdict,
 )
-from ..pages.tables import plain
+from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
 from ..run.estimate import estimate
@@ -124,7 +122,7 @@ def show_games(cards: list[ScoreCard], flags: CompareFlags) -> None:
         write_or_print(games_markdown(cards), flags.out)
         return
     console = stdout_console()
-    console.print(rich_table("Games, answer against answer", GAMES_HEAD, games_cells(cards)))
+    console.print(rich_games(cards))
     for card in cards:
         for note in card.notes:
             console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)

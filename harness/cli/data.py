@@ -13,17 +13,18 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from ..records.errors import DataError
+from ..records.facts import OfficialFile, all_facts
 from ..store import official
 from ..store.files import cache_folder
 from .options import JsonFlags, command, command_group
 
 data_app = command_group("Official benchmark files: list, pull, verify.")
 
+WITH_FILES = ", ".join(facts.name for facts in all_facts() if facts.files)
+
 
 class DataFlags(JsonFlags):
-    suites: Annotated[
-        list[str] | None, typer.Argument(help="Suites (mt_bench, alpaca_eval, arena_hard); none: all.")
-    ] = None
+    suites: Annotated[list[str] | None, typer.Argument(help=f"Suites ({WITH_FILES}); none: all.")] = None
 
 
 class PullFlags(DataFlags):
@@ -66,7 +67,7 @@ def pull(flags: PullFlags) -> None:
     _show(files, state, as_json=flags.as_json)
 
 
-def _pull_file(file: official.OfficialFile, mirror: str | None, advance: official.Progress, *, required: bool) -> str:
+def _pull_file(file: OfficialFile, mirror: str | None, advance: official.Progress, *, required: bool) -> str:
     """Fetch the file and return its state. An optional file that is not available fails the pull only if `required`."""
     try:
         official.ensure([file.name], mirror, progress=advance)
@@ -91,7 +92,7 @@ def verify(flags: DataFlags) -> None:
         raise DataError(f"not as pinned: {', '.join(bad)}; `harness data pull` fetches them")
 
 
-def _show(files: Iterable[official.OfficialFile], state: dict[str, str], *, as_json: bool) -> None:
+def _show(files: Iterable[OfficialFile], state: dict[str, str], *, as_json: bool) -> None:
     if as_json:
         rows = [
             {

@@ -18,7 +18,7 @@ from typing import Literal
 import typer
 
 from ..store.files import cache_folder
-from ..store.official import FILES, cached_path
+from ..store.official import cached_path, pinned_files
 from ..store.provenance import DISTRIBUTION, install_command
 from .options import JsonFlags, command
 
@@ -252,7 +252,7 @@ def _existing(folder: Path) -> Path:
 
 
 def data() -> Check:
-    wanted = [file for file in FILES.values() if not file.optional]
+    wanted = [file for file in pinned_files().values() if not file.optional]
     missing = [file for file in wanted if not cached_path(file).is_file()]
     summary = f"{len(wanted) - len(missing)} of {len(wanted)} official files in {cache_folder() / 'data'}"
     if not missing:

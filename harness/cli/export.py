@@ -11,17 +11,18 @@ import typer
 
 from ..judging.jury import jury_of
 from ..records.errors import ConfigError
+from ..records.facts import facts_of
 from ..run.pipeline import current_judgments
 from ..run.plan import suite_of_card
 from ..store import read_card, write_atomic
 from ..store.runs import find_run, read_rows
-from ..suites.exporting import EXPORTERS, FinishedRun, exporter, suites_of
+from ..suites.exchange import FinishedRun, exporter, formats, with_format
 from .options import MirrorFlags, ResultsFlags, command
 
 
 class ExportFlags(ResultsFlags, MirrorFlags):
     run: Annotated[str, typer.Argument(help="A run's folder, its card.json, or a model's name.")]
-    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(EXPORTERS)}.")]
+    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('export'))}.")]
     out: Annotated[Path, typer.Option(help="Folder for the files.")]
     references: Annotated[str, typer.Option(help="The FILE of reference answers, if the run had its own.")] = ""
 
@@ -32,7 +33,8 @@ def export(flags: ExportFlags) -> None:
 
     Example: harness export my-model --format fastchat --out fastchat-files
     """
-    folder = find_run(flags.run, flags.results, suites_of(flags.file_format))
+    suites = tuple(facts.name for facts, _ in with_format(flags.file_format, "export"))
+    folder = find_run(flags.run, flags.results, suites)
     card = read_card(folder / "card.json")
     export_run = exporter(flags.file_format, card.suite)
     suite = suite_of_card(card, references=flags.references, mirror=flags.mirror)
@@ -44,8 +46,10 @@ def export(flags: ExportFlags) -> None:
     if not answers and not judgments:
         raise ConfigError(f"{folder} has only a card: without answers.jsonl or judgments.jsonl nothing can be exported")
     finished = FinishedRun(card, suite, tuple(answers), tuple(current_judgments(answers, iter(judgments))))
-    if card.suite.startswith("arena_hard") and any(answer.index for answer in answers):
-        print("harness: Arena-Hard's files have one answer per prompt: only the first draw is written", file=sys.stderr)
+    file_format = facts_of(card.suite).format(flags.file_format)
+    if file_format is not None and file_format.first_draw_only and any(answer.index for answer in answers):
+        message = f"{flags.file_format} files have room for one answer per prompt: only the first draw is written"
+        print(f"harness: {message}", file=sys.stderr)
     files = {flags.out / name: text for name, text in export_run(finished).items()}
     _check_overwrites(files)
     for path, text in files.items():

@@ -10,31 +10,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from ..analysis.compare import find_runs
-from ..analysis.gate.inputs import (
-    DEFAULT,
-    GateOptions,
-    baseline_runs,
-    baselines_file,
-    gate_runs,
-    power_of,
-    promote,
-    read_policy,
-)
+from ..analysis.finished_runs import find_runs
+from ..analysis.gate.baselines import DEFAULT, baselines_file, promote
+from ..analysis.gate.evidence import GateOptions, baseline_runs, gate_runs, power_of, read_policy
 from ..analysis.gate.live import baselines_of, gate_live
 from ..analysis.gate.policy import GatePolicy, GateReport
-from ..pages.decisions import (
-    GATE_HEAD,
-    POWER_HEAD,
-    check_cells,
-    gate_markdown,
-    junit,
-    power_cells,
-    rich_table,
-    sequential_line,
-    summary_line,
-)
-from ..pages.tables import plain
+from ..pages.gate_text import gate_markdown, junit, rich_checks, rich_power, sequential_line, summary_line
+from ..pages.text import plain
 from ..records.errors import ConfigError
 from ..records.settings import FileSpec, read_file_spec
 from ..run.estimate import estimate
@@ -172,7 +154,7 @@ def show(report: GateReport, *, as_json: bool) -> None:
         print(summary_line(report), file=sys.stderr)
         return
     console = stdout_console()
-    console.print(rich_table("Checks", GATE_HEAD, [check_cells(check) for check in report.checks]))
+    console.print(rich_checks(report))
     for limit in report.limits:
         if not limit.kept:
             console.print(Text(plain(f"over its limit: {limit.suite} {limit.name} of {limit.run}: {limit.value:.1%}")))
@@ -221,4 +203,4 @@ def power(flags: PowerFlags) -> None:
     if flags.as_json:
         print(dump_json({"power": [row.model_dump(mode="json") for row in rows]}), end="")
         return
-    stdout_console().print(rich_table("Verdicts on known drops", POWER_HEAD, [power_cells(row) for row in rows]))
+    stdout_console().print(rich_power(rows))

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from ..pages.judging import judging_table
-from ..pages.tables import card_table, plain
+from ..pages.judge_text import judging_table
+from ..pages.tables import card_table
+from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
-from ..records.protocols import Suite, SuiteOptions, load_plugin
+from ..records.facts import facts_of, load_function
+from ..records.protocols import Suite, SuiteOptions
 from ..run.importing import Origin, judgments_card, write_numbers, write_script
+from ..run.plan import suite_for_rows
+from ..suites.exchange import Imported, ImportRequest, formats, with_format
 from ..suites.files import SourceFile, read_files
-from ..suites.importing import READERS, Imported, ImportRequest, Reader
-from ..suites.lm_eval.files import read_results
-from ..suites.mt_bench.exchange import paired_models, read_pairs
-from ..suites.mt_bench.pairs import without_baseline
-from ..suites.mt_bench.rows import is_single
 from .console import json_text, stdout_console
 from .options import JsonFlags, MirrorFlags, ResultsFlags, command
-
-SUITE_OF = {"fastchat": "mt_bench", "alpaca_eval": "alpaca_eval", "arena_hard": "arena_hard"}
-PAIRS = "mt_bench_pairs"
-FORMATS = (*READERS, "lm_eval")
 
 
 class ImportFlags(ResultsFlags, MirrorFlags, JsonFlags):
     files: Annotated[list[Path], typer.Argument(help="Files (.json, .jsonl, also .xz, .gz), folders or tars.")]
-    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")]
+    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('read', 'numbers'))}.")]
     model: Annotated[str, typer.Option(help="The model's name, here and, if they have several, in the files.")]
     suite: Annotated[str | None, typer.Option(help="Default: the format's own.")] = None
     judge: Annotated[str | None, typer.Option(help="Whose judgments, if the files have several judges.")] = None
@@ -45,21 +40,19 @@ def import_(flags: ImportFlags) -> None:
 
     Example: harness import gpt-4_single.jsonl --format fastchat --model my-model
     """
-    if flags.file_format not in FORMATS:
-        raise ConfigError(f"no format {flags.file_format!r}; known: {', '.join(FORMATS)}")
+    [(_, first_format), *_] = with_format(flags.file_format, "read", "numbers")
     results, model, origin = flags.results, flags.model, Origin(flags.file_format, tuple(flags.files))
-    if flags.file_format == "lm_eval":
-        show([write_numbers(results, model, numbers, origin) for numbers in read_results(flags.files)], [], flags)
+    if first_format.numbers:
+        numbers = load_function(first_format.numbers)(flags.files)
+        show([write_numbers(results, model, part, origin) for part in numbers], [], flags)
         return
     parts = read_parts(flags)
     cards = [judgments_card(results, model, suite, rows, origin) for suite, rows in parts if rows.judgments]
-    next_steps = []
-    for suite, rows in parts:
-        if rows.answers:
-            script = write_script(results, model, suite.name, rows, origin)
-            against = ":BASELINE.jsonl" if suite.name == PAIRS else ""
-            words = f"--model {script} --suite {suite.name}{against} --edition {flags.edition} --judge JUDGE"
-            next_steps.append(f"harness run --backend scripted {words}")
+    next_steps = [
+        judging_command(write_script(results, model, suite.name, rows, origin), suite.name, flags.edition)
+        for suite, rows in parts
+        if rows.answers
+    ]
     show(cards, next_steps, flags)
 
 
@@ -69,7 +62,7 @@ def read_parts(flags: ImportFlags) -> list[tuple[Suite, Imported]]:
     names = [flags.suite] if flags.suite else suites_in(flags.file_format, sources, flags.model)
     options = SuiteOptions(edition=flags.edition, mirror=flags.mirror)
     parts = []
-    for suite in [suite_named(name, options) for name in names]:
+    for suite in [suite_for_rows(name, options) for name in names]:
         request = ImportRequest(suite.prompts(), flags.model, flags.judge, flags.baseline)
         parts.append((suite, reader_of(flags.file_format, suite.name)(sources, request)))
     if not any(rows.answers or rows.judgments for _, rows in parts):
@@ -78,25 +71,25 @@ def read_parts(flags: ImportFlags) -> list[tuple[Suite, Imported]]:
 
 
 def suites_in(file_format: str, sources: Sequence[SourceFile], model: str) -> list[str]:
-    """Return the suites whose verdicts the files contain; of FastChat's two kinds, those that name the model."""
-    if file_format != "fastchat":
-        return [SUITE_OF[file_format]]
-    rated = {str(row["model"]) for source in sources for row in source.rows if is_single(row)}
-    paired = paired_models(sources)
-    if rated and paired:
-        matching = [name for name, models in ((SUITE_OF[file_format], rated), (PAIRS, paired)) if model in models]
-        return matching or [SUITE_OF[file_format]]
-    return [PAIRS] if paired else [SUITE_OF[file_format]]
+    """Return the suites that the files have verdicts of, of several those that name the model; else the first."""
+    readable = with_format(file_format, "read")
+    functions = {facts.name: files.judged for facts, files in readable if files.judged}
+    judged = {name: models for name, function in functions.items() if (models := load_function(function)(sources))}
+    if len(judged) > 1:
+        judged = {name: models for name, models in judged.items() if model in models}
+    return list(judged) or [readable[0][0].name]
 
 
-def reader_of(file_format: str, suite: str) -> Reader:
-    return read_pairs if (file_format, suite) == ("fastchat", PAIRS) else READERS[file_format]
+def reader_of(file_format: str, suite: str) -> Callable[..., Imported]:
+    """Return the suite's reader of the format; a suite that states none gets that of the format's first suite."""
+    readers = {facts.name: files.read for facts, files in with_format(file_format, "read")}
+    return load_function(readers.get(suite) or next(iter(readers.values())))
 
 
-def suite_named(name: str, options: SuiteOptions) -> Suite:
-    """Return the suite; MT-Bench's pairs need no baseline's answers to be imported."""
-    suite: Suite = without_baseline(options) if name == PAIRS else load_plugin("suites", name)(options)
-    return suite
+def judging_command(script: Path, suite: str, edition: str) -> str:
+    """Return the command that has imported answers judged."""
+    name = ":".join(part for part in (suite, facts_of(suite).argument) if part)
+    return f"harness run --backend scripted --model {script} --suite {name} --edition {edition} --judge JUDGE"
 
 
 def show(cards: list[ScoreCard], next_steps: list[str], flags: ImportFlags) -> None:

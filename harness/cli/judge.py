@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..judging.anchors import anchor_set
 from ..judging.injection import KINDS, Injections, count_injections
-from ..pages.tables import plain
+from ..pages.text import plain
 from ..records import JudgeSpec
 from ..records.errors import ConfigError, printable
 from ..records.judge_choice import find_judge, judge_files, judge_templates

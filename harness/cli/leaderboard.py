@@ -11,7 +11,7 @@ import typer
 
 from ..analysis.leaderboard import Board, read_board
 from ..analysis.trackers import log_scores, tracker_names
-from ..pages.reported import csv_lines, json_value, markdown_reported, rich_reported
+from ..pages.reported import csv_lines, markdown_reported, rich_reported
 from ..pages.tables import csv_text, markdown, rich_tables
 from ..records.errors import ConfigError, IncompleteError, StaleError
 from ..store import make_folder, write_atomic, write_bytes
@@ -121,7 +121,7 @@ def render(board: Board, output_format: str) -> str:
     if output_format == "json":
         content = {
             "tables": [table.model_dump(mode="json") for table in tables],
-            "reported": json_value(board.reported),
+            "reported": [table.model_dump(mode="json") for table in board.reported],
         }
         return json.dumps(content, indent=2) + "\n"
     if output_format == "html":

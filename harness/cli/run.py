@@ -247,8 +247,9 @@ def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[t
 
 def show(run_plan: Plan, cards: list[ScoreCard]) -> None:
     """Print the cards, what qualifies them, and the next command."""
-    from ..pages.judging import judging_table  # deferred, like its neighbour: they need numpy, and the help does not
-    from ..pages.tables import card_table, plain
+    from ..pages.judge_text import judging_table  # deferred, like its neighbour: they need numpy, and the help does not
+    from ..pages.tables import card_table
+    from ..pages.text import plain
 
     console = stdout_console()
     sentences = differences(run_plan)

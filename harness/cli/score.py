@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Protocol, cast, get_args
+from typing import Annotated, get_args
 
 import typer
 from rich.text import Text
 
-from ..pages.tables import card_table, plain
+from ..pages.tables import card_table
+from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
+from ..records.facts import load_function
 from ..stats.length_control import FoldOrder
-from ..suites.files import FORMATS, ScoreOptions, SourceFile, read_files
+from ..suites.exchange import formats, with_format
+from ..suites.files import ScoreOptions, read_files
 from .console import json_text, stdout_console
 from .options import JsonFlags, MirrorFlags, command
 
 
-class FormatModule(Protocol):
-    """What a module named in FORMATS offers."""
-
-    def cards(self, files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]: ...
-
-
 class ScoreFlags(MirrorFlags, JsonFlags):
     files: Annotated[list[Path], typer.Argument(help="Judgment files (.json, .jsonl, also .xz, .gz), folders, tars.")]
-    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")]
+    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('score'))}.")]
     answers: Annotated[list[Path] | None, typer.Option(help="The judged answers, in the benchmark's format.")] = None
     strict_reference: Annotated[
         bool, typer.Option("--strict-reference", help="Score all that the reference scores, broken rows included.")
@@ -61,12 +57,10 @@ def score(flags: ScoreFlags) -> None:
 
     Example: harness score gpt-4_single.jsonl --format fastchat --json
     """
-    if flags.file_format not in FORMATS:
-        raise ConfigError(f"no format {flags.file_format!r}; known: {', '.join(FORMATS)}")
+    score_files = load_function(with_format(flags.file_format, "score")[0][1].score)
     options = flags.options()
-    module = cast(FormatModule, import_module(FORMATS[flags.file_format]))
     with _no_garbage_collection():
-        cards = module.cards(read_files(flags.files), options)
+        cards: list[ScoreCard] = score_files(read_files(flags.files), options)
     if flags.as_json:
         print(json_text("cards", cards), end="")
         return

@@ -27,7 +27,7 @@ from ..analysis.watch import (
     write_state,
 )
 from ..pages import charts
-from ..pages.tables import interval, plain
+from ..pages.text import interval, plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError, IncompleteError
 from ..records.judge_choice import suite_names
@@ -133,7 +133,7 @@ class Watching:
         write_state(self._file, self.state)
         draw(self.state, self._file)
         for card in cards:
-            log.info("%s: %s %s", candidate.name, card.suite, interval(card.scores[card.headline], card.headline))
+            log.info("%s: %s %s", candidate.name, card.suite, interval(card.scores[card.headline]))
         log_step(self._trackers, self.state.folder, cards, candidate.step)
         return None
 
@@ -168,7 +168,7 @@ def show(state: WatchState) -> None:
             value = point.score.value
             change = "-" if last is None or value is None else f"{value - last:+.2f}"
             step = "-" if checkpoint.step is None else str(checkpoint.step)
-            cells = (step, checkpoint.checkpoint, interval(point.score, metric), change, str(point.score.unscored))
+            cells = (step, checkpoint.checkpoint, interval(point.score), change, str(point.score.unscored))
             table.add_row(*(Text(plain(cell)) for cell in cells))
             last = value if value is not None else last
         console.print(table)

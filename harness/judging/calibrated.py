@@ -18,14 +18,12 @@ from pydantic import JsonValue, ValidationError
 
 from ..records import Record, Score, digest
 from ..records.errors import ConfigError
+from ..records.facts import facts_of
 
 log = logging.getLogger(__name__)
 
 FOLDER = "calibrations"
 """Folder under the results, for calibrations' rows and reports and for reports put there by hand."""
-
-SAME_WORDS = {"mt_bench_pairs": "mt_bench"}
-"""Suite -> the suite whose recorded judgments use the same judge prompts."""
 
 
 class SuiteCalibration(Record):
@@ -98,7 +96,7 @@ class Citation:
 def cite(results: Path, suite: str, judge: Mapping[str, JsonValue]) -> Citation | None:
     """Return the citation for this suite and this very judge, from the calibration with the most items; None without
     one."""
-    suite, calibrations = SAME_WORDS.get(suite, suite), []
+    suite, calibrations = facts_of(suite).calibrated_by or suite, []
     for path in find_calibrations(results):
         try:
             calibration = read_calibration(path)

@@ -26,7 +26,7 @@ from ..client import ChatReply
 from ..records import JudgeSpec
 from ..records.errors import BudgetReachedError, ConfigError
 from ..store.files import cache_folder
-from ..store.official import FILES, cached_path, ensure
+from ..store.official import cached_path, ensure, pinned_files
 
 TOKENS_AROUND = 16
 """Upper bound of the tokens that a chat format adds to one message; OpenAI's adds 4."""
@@ -135,7 +135,7 @@ def _encoding_name(model: str) -> str | None:
 
 def _table(name: str) -> Path | None:
     """Return the verified table, if it is in the cache already."""
-    pinned = FILES.get(f"tokenizer/{name}")
+    pinned = pinned_files().get(f"tokenizer/{name}")
     if pinned is None or not cached_path(pinned).is_file():
         return None
     return ensure([pinned.name])[pinned.name]
@@ -151,7 +151,7 @@ def _encoder(name: str, path: Path) -> Callable[[str], list[int]]:
 
     folder = cache_folder() / "tiktoken"
     folder.mkdir(parents=True, exist_ok=True)
-    link = folder / hashlib.sha1(FILES[f"tokenizer/{name}"].url.encode(), usedforsecurity=False).hexdigest()
+    link = folder / hashlib.sha1(pinned_files()[f"tokenizer/{name}"].url.encode(), usedforsecurity=False).hexdigest()
     if not link.exists():
         link.symlink_to(path.resolve())
     os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)

@@ -1,4 +1,9 @@
-"""Save a leaderboard's figures as files for a paper: SVG as drawn, PNG at 300 dots per inch through resvg."""
+"""The leaderboard as one HTML file that needs no network, and its figures as SVG and PNG.
+
+Names and texts are untrusted: they are autoescaped, and invisible characters are shown. The page's own
+Content-Security-Policy allows its one script and one style by their hashes, and nothing else. The viewer and the
+recipes' report share the template environment.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +22,13 @@ from markupsafe import Markup
 from ..analysis.leaderboard import BoardRow, Table
 from ..analysis.reported import ReportedTable
 from ..records.errors import ConfigError
+from ..records.facts import facts_of
 from ..store.checkpoint import Fusion
 from ..store.provenance import install_command
 from . import charts, reported
 from .charts import Drawing
-from .tables import interval, measured, number, shown_metrics, visible
+from .tables import certainty, measured, notes_of, shown_metrics
+from .text import interval, number, visible
 
 ZOOM = 300 / 96
 """PNG pixels per pixel of the drawing: 300 dots per inch instead of CSS's 96."""
@@ -32,6 +39,141 @@ class Figure:
     name: str
     """File name without suffix."""
     drawing: Drawing
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    name: str
+    numeric: bool = True
+    first: str = ""
+    """First sorting direction, "ascending" or "descending"; empty: not sortable."""
+    wide: bool = False
+    """Full width on a phone."""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    key: str = ""
+    """Sort key; empty: last."""
+    small: str = ""
+
+
+def page(tables: Sequence[Table], beside: Sequence[ReportedTable]) -> str:
+    """Return the whole file; `beside` are the tables of figures that others reported."""
+    style, script = asset("style.css"), asset("report.js")
+    policy = content_policy(style, script)
+    template = environment().get_template("leaderboard.html")
+    return template.render(tables=tables, reported=beside, style=style, script=script, policy=policy) + "\n"
+
+
+def content_policy(style: str, script: str) -> str:
+    """Return a Content-Security-Policy for a page with only this style and this script."""
+    allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
+def asset(name: str) -> str:
+    """Return the text of a file in the templates folder."""
+    return files("harness.pages").joinpath("templates", name).read_text("utf-8")
+
+
+@cache
+def environment() -> Environment:
+    """Return the template environment: escaping always on, undefined names are errors."""
+    templates = Environment(
+        loader=PackageLoader("harness.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"visible": visible, "is_number": is_number, "pretty": pretty}
+    templates.globals |= {
+        "columns_of": columns_of,
+        "cell_of": cell_of,
+        # safe as markup: the SVG is made of numbers alone
+        "forest_cell": lambda table, row: Markup(charts.cell(row, charts.cell_axis(table))),
+        "fusion_text": fusion_text,
+        "number_of": number,
+        "interval_of": interval,
+        "notes_of": notes_of,
+        "drawings_of": drawings_of,
+        "reported_columns": reported.columns,
+        "reported_cells": reported.cells,
+    }
+    return templates
+
+
+def is_number(text: str) -> bool:
+    return re.fullmatch(r"-|[-+]?[\d.]+", text) is not None
+
+
+def pretty(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def columns_of(table: Table) -> list[TableColumn]:
+    """Return the columns of the table, without those that no row has a value for."""
+    metrics = [*shown_metrics(table), *(name for name, _ in measured(table)), "n"]
+    return [
+        TableColumn("rank", first="ascending"),
+        TableColumn("model", numeric=False, first="ascending", wide=True),
+        TableColumn(table.headline, first="descending", strong=True),
+        TableColumn("95 % interval", numeric=False, wide=True),
+        TableColumn("against the rank above", wide=True),
+        *(TableColumn(name, first="descending") for name in metrics),
+        TableColumn("run", numeric=False),
+    ]
+
+
+def cell_of(table: Table, row: BoardRow, name: str) -> Cell:
+    """Return the cell of a row under a column."""
+    score = row.score
+    if name == "rank":
+        span = f"{row.rank_range.low}-{row.rank_range.high}" if row.rank_range else ""
+        return Cell("-" if row.rank is None else str(row.rank), "" if row.rank is None else str(row.rank), span)
+    if name == table.headline:
+        span = "" if score.ci_low is None or score.ci_high is None else f"[{score.ci_low:.2f}, {score.ci_high:.2f}]"
+        return Cell(
+            number(score, facts_of(table.suite).metric(name).decimals),
+            "" if score.value is None else str(score.value),
+            span,
+        )
+    if name == "against the rank above":
+        step = row.above
+        return Cell("-") if step is None else Cell(f"{step.difference:+.2f}", str(step.difference), certainty(step))
+    if name == "n":
+        counts = {"unscored": score.unscored, "truncated": row.truncated}
+        lost = [f"{count} {kind}" for kind, count in counts.items() if count]
+        return Cell(str(score.n), str(score.n), ", ".join(lost))
+    if name in row.others:
+        metric_score = row.others[name]
+        decimals = facts_of(table.suite).metric(name).decimals
+        return Cell(number(metric_score, decimals), "" if metric_score.value is None else str(metric_score.value))
+    if name == "run":
+        return Cell(row.run_id, row.run_id)
+    # empty keys sort last in both directions
+    texts = dict(measured(table)).get(name, {})
+    return Cell(texts.get(row.run_id, "-"), texts.get(row.run_id, ""))
+
+
+def fusion_text(fusion: Fusion) -> str:
+    """Return `wrpo, 4 sources, alpha 0.1`."""
+    sources = f"{len(fusion.sources)} source{'' if len(fusion.sources) == 1 else 's'}" if fusion.sources else ""
+    alpha = "" if fusion.alpha is None else f"alpha {fusion.alpha:g}"
+    return ", ".join(part for part in (fusion.method, sources, alpha) if part)
+
+
+def drawings_of(table: Table) -> list[Drawing]:
+    drawings = [charts.length_against_score(table), charts.categories(table), *charts.scaling(table)]
+    return [drawing for drawing in drawings if drawing is not None]
 
 
 def figures(tables: Iterable[Table]) -> Iterator[Figure]:
@@ -55,152 +197,3 @@ def png(drawing: Drawing) -> bytes:
     except ImportError:
         raise ConfigError(f"PNG figures need resvg: {install_command('plots')}") from None
     return bytes(svg_to_bytes(svg_string=drawing.standalone(), zoom=ZOOM, background="#ffffff"))
-
-
-# ----------------------------------------------------------------------------------------------------
-# Build the leaderboard as one HTML file that needs no network, and the helpers its template shares with the viewer.
-# Names and texts are untrusted: they are autoescaped, and invisible characters are shown. The page's own Content-
-# Security-Policy allows its one script and one style by their hashes, and nothing else.
-
-
-@dataclass(frozen=True)
-class TableColumn:
-    position: int
-    name: str
-    numeric: bool = True
-    first: str = ""
-    """First sorting direction, "ascending" or "descending"; empty: not sortable."""
-    wide: bool = False
-    """Full width on a phone."""
-    strong: bool = False
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    key: str = ""
-    """Sort key; empty: last."""
-    small: str = ""
-
-
-def page(tables: Sequence[Table], beside: Sequence[ReportedTable]) -> str:
-    """Return the whole file."""
-    style, script = asset("style.css"), asset("report.js")
-    policy = content_policy(style, script)
-    template = environment().get_template("leaderboard.html")
-    return template.render(tables=tables, reported=beside, style=style, script=script, policy=policy) + "\n"
-
-
-def content_policy(style: str, script: str) -> str:
-    """Return a Content-Security-Policy for a page with only this style and this script."""
-    allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
-    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
-
-
-@cache
-def asset(name: str) -> str:
-    """Return the text of a file in the templates folder."""
-    return files("harness.pages").joinpath("templates", name).read_text("utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-@cache
-def environment() -> Environment:
-    """Return the template environment: escaping always on, undefined names are errors."""
-    templates = Environment(
-        loader=PackageLoader("harness.pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"visible": visible, "is_number": is_number, "pretty": pretty}
-    templates.globals |= {
-        "columns_of": columns_of,
-        "cell_of": cell_of,
-        "forest_cell": lambda table, row: Markup(
-            charts.cell(row, charts.cell_axis(table))
-        ),  # an SVG made of numbers alone
-        "fusion_text": fusion_text,
-        "number_of": number,
-        "interval_of": interval,
-        "notes_of": lambda table: list(dict.fromkeys(note for row in table.rows for note in row.notes)),
-        "drawings_of": drawings_of,
-        "reported_columns": reported.columns,
-        "reported_cells": reported.cells,
-    }
-    return templates
-
-
-def is_number(text: str) -> bool:
-    return re.fullmatch(r"-|[-+]?[\d.]+", text) is not None
-
-
-def pretty(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def columns_of(table: Table) -> list[TableColumn]:
-    """Return the columns of the table, without those that no row has a value for."""
-    described = [
-        ("rank", True, "ascending", False, False),
-        ("model", False, "ascending", True, False),
-        (table.headline, True, "descending", False, True),
-        ("95 % interval", False, "", True, False),
-        ("against the rank above", True, "", True, False),
-        *((name, True, "descending", False, False) for name in shown_metrics(table)),
-        *((name, True, "descending", False, False) for name, _ in measured(table)),
-        ("n", True, "descending", False, False),
-        ("run", False, "", False, False),
-    ]
-    return [TableColumn(position, *column) for position, column in enumerate(described)]
-
-
-def cell_of(table: Table, row: BoardRow, name: str) -> Cell:
-    """Return the cell of a row under a column."""
-    score = row.score
-    if name == "rank":
-        span = f"{row.rank_range.low}-{row.rank_range.high}" if row.rank_range else ""
-        return Cell("-" if row.rank is None else str(row.rank), "" if row.rank is None else str(row.rank), span)
-    if name == table.headline:
-        interval = "" if score.ci_low is None or score.ci_high is None else f"[{score.ci_low:.2f}, {score.ci_high:.2f}]"
-        return Cell(number(score, name), "" if score.value is None else str(score.value), interval)
-    if name == "against the rank above":
-        return _above(row)
-    if name == "n":
-        lost = [
-            f"{count} {kind}" for count, kind in ((score.unscored, "unscored"), (row.truncated, "truncated")) if count
-        ]
-        return Cell(str(score.n), str(score.n), ", ".join(lost))
-    if name in row.others:
-        metric_score = row.others[name]
-        return Cell(number(metric_score, name), "" if metric_score.value is None else str(metric_score.value))
-    if name == "run":
-        return Cell(row.run_id, row.run_id)
-    texts = dict(measured(table)).get(name, {})
-    return Cell(texts.get(row.run_id, "-"), texts.get(row.run_id, ""))
-
-
-def _above(row: BoardRow) -> Cell:
-    if row.above is None:
-        return Cell("-")
-    step = row.above
-    p = "p < 0.001" if step.p < 0.001 else f"p {step.p:.3f}"
-    sign = "*" if step.significant else ""
-    small = f"[{step.ci_low:.2f}, {step.ci_high:.2f}] {p}{sign}{'' if step.paired else ', unpaired'}"
-    return Cell(f"{step.difference:+.2f}", str(step.difference), small)
-
-
-def fusion_text(fusion: Fusion) -> str:
-    """Return `wrpo, 4 sources, alpha 0.1`."""
-    sources = f"{len(fusion.sources)} source{'' if len(fusion.sources) == 1 else 's'}" if fusion.sources else ""
-    alpha = "" if fusion.alpha is None else f"alpha {fusion.alpha:g}"
-    return ", ".join(part for part in (fusion.method, sources, alpha) if part)
-
-
-def drawings_of(table: Table) -> list[Drawing]:
-    drawings = [charts.length_against_score(table), charts.categories(table), *charts.scaling(table)]
-    return [drawing for drawing in drawings if drawing is not None]

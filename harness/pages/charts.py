@@ -1,7 +1,10 @@
-"""Draw SVG elements from numbers and texts, and axes with round ticks. All text is escaped; CSS classes set the looks.
+"""Draw the figures of a leaderboard table as SVG: forest plot, length against score, categories, scaling. Pure.
 
-A figure has no colours of its own: the page that contains it styles the classes (light and dark), and `standalone` adds
-print colours.
+All text is escaped. A figure has no colours of its own: the page that contains it styles the CSS classes (light and
+dark), and `standalone` adds print colours.
+
+>>> axis([0.0, 100.0], start=0, end=200, pad=0.1).ticks()
+[0.0, 50.0, 100.0]
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from html import escape
 
 from ..analysis.leaderboard import BoardRow, Table
 from ..records import Score
-from .tables import visible
+from .text import interval, visible
 
 COLOURS = ("#0b6e75", "#bd5217", "#5b4fa8", "#2f7d32", "#b0306a", "#7a6a00", "#1f5fb4", "#6b6b6b")
 """Marks 1 to 8: each has at least 4.5:1 contrast on white; shapes differ too."""
@@ -32,7 +35,7 @@ CHARACTER = 6.7
 """Estimated width of a character at 12 px, about the mean of DejaVu Sans over letters and digits (6.9)."""
 
 
-def number(value: float) -> str:
+def _coordinate(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
@@ -52,25 +55,25 @@ class Drawing:
 
     def text(self, x: float, y: float, text: str, *, css: str = "", anchor: str = "start") -> None:
         style = f' class="{css}"' if css else ""
-        position = f'x="{number(x)}" y="{number(y)}" text-anchor="{anchor}"'
+        position = f'x="{_coordinate(x)}" y="{_coordinate(y)}" text-anchor="{anchor}"'
         self.parts.append(f"<text {position}{style}>{escape(visible(text))}</text>")
 
     def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
-        ends = f'x1="{number(x1)}" y1="{number(y1)}" x2="{number(x2)}" y2="{number(y2)}"'
+        ends = f'x1="{_coordinate(x1)}" y1="{_coordinate(y1)}" x2="{_coordinate(x2)}" y2="{_coordinate(y2)}"'
         self.parts.append(f'<line {ends} class="{css}"/>')
 
     def path(self, points: list[tuple[float, float]], css: str) -> None:
-        steps = " ".join(f"{number(x)},{number(y)}" for x, y in points)
+        steps = " ".join(f"{_coordinate(x)},{_coordinate(y)}" for x, y in points)
         self.parts.append(f'<polyline points="{steps}" class="{css}"/>')
 
     def mark(self, x: float, y: float, kind: int = 0, *, hint: str = "", css: str = "mark") -> None:
         """A circle, square, diamond or triangle by `kind` (modulo 4), with a hint that shows on hovering."""
         size = 4.0
         shapes = (
-            f'<circle cx="{number(x)}" cy="{number(y)}" r="{size}" class="{css}">',
-            f'<rect x="{number(x - 3.6)}" y="{number(y - 3.6)}" width="7.2" height="7.2" class="{css}">',
-            f'<path d="M{number(x)} {number(y - 5)}l5 5l-5 5l-5 -5z" class="{css}">',
-            f'<path d="M{number(x)} {number(y - 5)}l5 9h-10z" class="{css}">',
+            f'<circle cx="{_coordinate(x)}" cy="{_coordinate(y)}" r="{size}" class="{css}">',
+            f'<rect x="{_coordinate(x - 3.6)}" y="{_coordinate(y - 3.6)}" width="7.2" height="7.2" class="{css}">',
+            f'<path d="M{_coordinate(x)} {_coordinate(y - 5)}l5 5l-5 5l-5 -5z" class="{css}">',
+            f'<path d="M{_coordinate(x)} {_coordinate(y - 5)}l5 9h-10z" class="{css}">',
         )
         shape = shapes[kind % 4]
         tag = shape[1:].split(" ", 1)[0]
@@ -85,8 +88,8 @@ class Drawing:
         return self._document(f'<style>{PRINT_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>')
 
     def _document(self, head: str) -> str:
-        size = f'width="{number(self.width)}" height="{number(self.height)}"'
-        box = f'viewBox="0 0 {number(self.width)} {number(self.height)}"'
+        size = f'width="{_coordinate(self.width)}" height="{_coordinate(self.height)}"'
+        box = f'viewBox="0 0 {_coordinate(self.width)} {_coordinate(self.height)}"'
         label = escape(visible(self.title), quote=True)
         opening = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {box} role="img" aria-label="{label}">'
         return f"{opening}{head}{''.join(self.parts)}</svg>"
@@ -116,13 +119,10 @@ class Axis:
 
 def axis(values: list[float], start: float, end: float, *, pad: float = 0.05) -> Axis:
     """Return an axis over the values with some room at both ends; never of width zero."""
+    # a single value would give an axis of width zero
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     room = (high - low) * pad or max(abs(high) * pad, 0.5)
     return Axis(low - room, high + room, start, end)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Draw the figures of a leaderboard table: forest plot, length against score, categories, scaling, trend. Pure.
 
 
 WIDTH = 680.0
@@ -142,14 +142,6 @@ class ChartPoint:
     high: float | None = None
 
 
-def score_text(score: Score) -> str:
-    """Return `55.9 [53.1, 58.7]`."""
-    value = "-" if score.value is None else f"{score.value:.2f}"
-    return (
-        value if score.ci_low is None or score.ci_high is None else f"{value} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
-    )
-
-
 def forest(table: Table) -> Drawing | None:
     """Draw value and 95 % interval of each row, best at the top; None without a value."""
     rows = [row for row in table.rows if row.score.value is not None]
@@ -164,8 +156,8 @@ def forest(table: Table) -> Drawing | None:
     for index, row in enumerate(rows):
         y = 24 + ROW * (index + 0.5)
         drawing.text(left - 12, y + 4, _short(row.model), anchor="end", css="" if row.rank else "muted")
-        whisker(drawing, scale, row.score, y, hint=f"{row.model}: {score_text(row.score)}")
-        drawing.text(WIDTH - 4, y + 4, score_text(row.score), anchor="end", css="small muted")
+        whisker(drawing, scale, row.score, y, hint=f"{row.model}: {interval(row.score)}")
+        drawing.text(WIDTH - 4, y + 4, interval(row.score), anchor="end", css="small muted")
     return drawing
 
 
@@ -182,7 +174,7 @@ def whisker(drawing: Drawing, scale: Axis, score: Score, y: float, *, hint: str 
 
 def cell(row: BoardRow, scale: Axis) -> str:
     """Return a row's interval on the table's common axis, for a table cell next to the numbers."""
-    drawing = Drawing(scale.end + 6, 20, score_text(row.score))
+    drawing = Drawing(scale.end + 6, 20, interval(row.score))
     for tick in scale.ticks(5):
         drawing.line(scale(tick), 0, scale(tick), 20, "grid")
     whisker(drawing, scale, row.score, 10)
@@ -216,6 +208,7 @@ def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str)
     _y_axis(drawing, y, 56, WIDTH - 150)
     drawing.text(56, 14, f"{upwards} by length", css="title")
     drawing.text((56 + WIDTH - 150) / 2, height - 8, across, anchor="middle", css="muted")
+    # labels of close points would overlap: the best point keeps its place, later ones move down
     taken: list[tuple[float, float, float]] = []
     for point in sorted(points, key=lambda point: -point.y):
         at_x, at_y = x(point.x), y(point.y)
@@ -237,6 +230,7 @@ def _free(taken: list[tuple[float, float, float]], x: float, y: float, width: fl
 
 def categories(table: Table) -> Drawing | None:
     """Draw one line per category and one mark per model (the first eight); None with fewer than two categories."""
+    # more series than colours could not be told apart
     rows = [row for row in table.rows if row.categories][:SERIES]
     names = list(dict.fromkeys(name for row in rows for name in row.categories))
     names = [name for name in names if any(_value(row, name) is not None for row in rows)]
@@ -257,7 +251,7 @@ def categories(table: Table) -> Drawing | None:
         for series, row in enumerate(rows):
             value = _value(row, name)
             if value is not None:
-                hint = f"{row.model}, {name}: {score_text(row.categories[name])}"
+                hint = f"{row.model}, {name}: {interval(row.categories[name])}"
                 drawing.mark(scale(value), y, series, hint=hint, css=f"m{series + 1}")
     _legend(drawing, [row.model for row in rows], left, bottom + 40)
     return drawing

@@ -1,25 +1,22 @@
-"""Format reported figures as text: own sections and lines below the measured ones. Pure: records in, text out."""
+"""Reported figures as text: own sections and lines below the measured ones. Pure: records in, text out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pydantic import JsonValue
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..analysis.reported import ReportedDifference, ReportedRow, ReportedTable
-from .tables import Cell, escape_markdown, harmless, plain
+from .tables import CsvCell, filled, harmless
+from .text import escape_markdown, markdown_list, markdown_table, plain, rich_table
 
 
 def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[RichTable]:
-    """Yield tables for a terminal; texts are added as Text, never as markup."""
+    """Yield tables for a terminal, each with its source below it."""
     for table in tables:
-        rich = RichTable(title=Text(plain(table.title)), title_justify="left", caption=Text(plain(table.reference)))
-        for name in columns(table):
-            rich.add_column(Text(name), justify="right" if name in table.metrics else "left", overflow="fold")
-        for row in table.rows:
-            rich.add_row(*(Text(plain(cell)) for cell in cells(table, row)))
+        rich = rich_table(table.title, columns(table), [cells(table, row) for row in table.rows], _texts(table))
+        rich.caption = Text(plain(table.reference))
         yield rich
 
 
@@ -27,53 +24,37 @@ def markdown_reported(tables: Iterable[ReportedTable]) -> str:
     """Return one section per source and suite; empty text if there is none."""
     parts: list[str] = []
     for table in tables:
-        names = columns(table)
-        aligned = ["---:" if name in table.metrics else "---" for name in names]
-        parts += ["", f"## {escape_markdown(table.title)}", "", f"- {escape_markdown(table.reference)}"]
-        parts += [f"- {escape_markdown(text)}" for text in (table.url, table.note) if text]
-        parts += ["", "| " + " | ".join(escape_markdown(name) for name in names) + " |"]
-        parts.append("| " + " | ".join(aligned) + " |")
-        parts += ["| " + " | ".join(escape_markdown(cell) for cell in cells(table, row)) + " |" for row in table.rows]
+        parts += ["", f"## {escape_markdown(table.title)}", ""]
+        parts += markdown_list([text for text in (table.reference, table.url, table.note) if text])
+        parts += ["", *markdown_table(columns(table), [cells(table, row) for row in table.rows], _texts(table))]
     return "".join(f"{part}\n" for part in parts)
 
 
-def csv_lines(tables: Iterable[ReportedTable]) -> Iterator[list[Cell]]:
+def csv_lines(tables: Iterable[ReportedTable]) -> Iterator[list[CsvCell]]:
     """Yield lines under `tables.CSV_HEAD`: one per figure, or one per run compared with it; never with a rank."""
     for table in tables:
         source = harmless(f"reported: {table.source}")
         fixed = [harmless(table.suite), harmless(table.suite_version), "", harmless(table.judge or ""), ""]
         for row in table.rows:
             for metric, figure in row.figures.items():
-                numbers = _filled(figure.value, figure.ci_low, figure.ci_high, figure.se)
-                line: list[Cell] = [
-                    *fixed,
-                    harmless(row.model),
-                    "",
-                    harmless(metric),
-                    *numbers,
-                    "",
-                    "",
-                    *[""] * 12,
-                    source,
-                ]
+                numbers = filled(figure.value, figure.ci_low, figure.ci_high, figure.se)
+                empty = [""] * 14  # n, unscored and the headline's extra columns
+                line: list[CsvCell] = [*fixed, harmless(row.model), "", harmless(metric), *numbers, *empty, source]
                 compared = [difference for difference in row.differences if difference.metric == metric]
                 for difference in compared:
-                    yield [
-                        *line,
-                        harmless(difference.run_id),
-                        *_filled(difference.value, difference.ci_low, difference.ci_high),
-                    ]
+                    values = filled(difference.value, difference.ci_low, difference.ci_high)
+                    yield [*line, harmless(difference.run_id), *values]
                 if not compared:
                     yield [*line, "", "", "", ""]
 
 
-def json_value(tables: Iterable[ReportedTable]) -> list[JsonValue]:
-    return [table.model_dump(mode="json") for table in tables]
-
-
 def columns(table: ReportedTable) -> list[str]:
-    """Return the column names."""
     return ["model", "size", *table.metrics, "measured here, minus reported [95 %]"]
+
+
+def _texts(table: ReportedTable) -> set[str]:
+    """Return the columns that contain text, not figures."""
+    return set(columns(table)) - set(table.metrics)
 
 
 def cells(table: ReportedTable, row: ReportedRow) -> list[str]:
@@ -90,9 +71,5 @@ def _short(value: float) -> str:
 def _difference_text(row: ReportedDifference) -> str:
     """Return `lc_win_rate -0.80 [-3.40, 1.90] in run 0123`, and what the source does not state."""
     interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"
-    unstated = f" (source states no {', '.join(row.unstated)})" if row.unstated else ""
+    unstated = f" (the source does not state {', '.join(row.unstated)})" if row.unstated else ""
     return f"{row.metric} {row.value:+.2f}{interval} in run {row.run_id or row.model}{unstated}"
-
-
-def _filled(*values: float | None) -> list[Cell]:
-    return ["" if value is None else value for value in values]

@@ -11,6 +11,7 @@ from typing import Any
 
 from .asking import ModelRef, base_url
 from .errors import ConfigError
+from .facts import suites_of_all
 from .judging import JudgeSpec
 from .protocols import installed, load_plugin
 from .settings import EDITIONS, ServeSpec, checked, read_yaml
@@ -145,7 +146,6 @@ def _own_judge(settings: Mapping[str, Any], where: str) -> JudgeSpec:
 # Decide which suites run and who judges each: `--suite`, `--judge`, juries and their defaults.
 
 
-SUITES_OF_ALL = ("mt_bench", "alpaca_eval", "arena_hard")
 PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-4.1"}
 """Provider key in the environment -> judge used when none is named. Never a retired official judge."""
 
@@ -268,7 +268,7 @@ def suite_names(text: str) -> tuple[str, ...]:
     known = list(installed("suites"))
     names: list[str] = []
     for part in text.split(","):
-        for name in SUITES_OF_ALL if part.strip() == "all" else _with_arguments(part.strip()):
+        for name in suites_of_all() if part.strip() == "all" else _with_arguments(part.strip()):
             if name.partition(":")[0] not in known:
                 raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all")
             if name not in names:

@@ -382,7 +382,7 @@ class Reward(Protocol):
 # Entry points: the only dynamic import. A new suite, backend or judge is one file and one line in its package.
 
 
-Group = Literal["backends", "suites", "judges", "judge_configs", "rewards", "commands"]
+Group = Literal["backends", "suites", "facts", "judges", "judge_configs", "rewards", "commands"]
 
 
 def installed(group: Group) -> dict[str, EntryPoint]:

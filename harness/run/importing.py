@@ -16,7 +16,7 @@ from ..records import ModelRef, ScoreCard, digest
 from ..records.protocols import Numbers, Suite
 from ..store import RunStore, run_dir, write_atomic
 from ..store.files import file_sha256
-from ..suites.importing import Imported
+from ..suites.exchange import Imported
 from ..suites.scoring import rules_of
 from .card import count
 from .execute import numbers_card
@@ -70,8 +70,9 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
         "imported": origin.file_format,
         "judge": {"name": judge, "kind": UNKNOWN, "model": UNKNOWN, "params": UNKNOWN},
         **dict.fromkeys(suite.protocol(), UNKNOWN),
-        "data": suite.protocol()["data"],  # the rows were matched with these questions
     }
+    if "data" in suite.protocol():
+        protocol["data"] = suite.protocol()["data"]  # the rows were matched with these questions
     if imported.baseline is not None:
         protocol["baseline"] = imported.baseline
     prompts, answers, judgments = suite.prompts(), list(imported.answers.values()), list(imported.judgments)

@@ -20,6 +20,7 @@ from ..judging.cost import Budget
 from ..judging.jury import check_judges, judge_protocol
 from ..records import JudgeSpec, Prompt, Sampling, ScoreCard, digest
 from ..records.errors import ConfigError
+from ..records.facts import facts_of, load_function
 from ..records.protocols import (
     Backend,
     Judge,
@@ -128,12 +129,17 @@ def load_suite(name: str, options: SuiteOptions) -> Suite | OwnRunner:
     return suite
 
 
+def suite_for_rows(name: str, options: SuiteOptions) -> Suite:
+    """Return the suite that scores finished rows; it may have no judge tasks (`Facts.build_for_rows`)."""
+    build = facts_of(name).build_for_rows
+    suite: Suite = load_function(build)(options) if build else load_plugin("suites", name)(options)
+    return suite
+
+
 def suite_of_card(card: ScoreCard, *, references: str, mirror: str | None) -> Suite:
     """Return the suite that asked a finished run. Raise ConfigError if its data here are not the run's."""
-    if card.suite == "mt_bench_pairs":  # its files hold no judge prompts, so nothing has to be rebuilt
-        from ..suites.mt_bench.pairs import without_baseline
-
-        return without_baseline(SuiteOptions(mirror=mirror))
+    if facts_of(card.suite).build_for_rows:  # its files have no judge prompts, so nothing has to be rebuilt
+        return suite_for_rows(card.suite, SuiteOptions(mirror=mirror))
     named = str(card.protocol.get("references", "official"))
     options = SuiteOptions(
         edition=card.suite_version.rpartition("-")[0],

@@ -13,10 +13,11 @@ import numpy as np
 
 from ..judging.jury import Jury, by_question, outcome_of
 from ..records import AnchorCheck, Judging, Judgment, JuryCounts, PairAgreement, Rating, Score, VarianceParts, Verdict
+from ..records.facts import QuestionRule
 from ..stats.agreement import Measure, agreement, flip_rate, krippendorff_alpha, mean_measure, position_consistency
 from ..stats.intervals import FloatArray
 from ..stats.variance import IntArray, Split, centred, variance_split
-from ..suites.scoring import QuestionRule, verdict_weight
+from ..suites.scoring import verdict_weight
 
 Level = str
 LEVELS = ("question", "generation", "judge", "repeat")

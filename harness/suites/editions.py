@@ -34,7 +34,7 @@ def official_files(options: SuiteOptions, names: Iterable[str]) -> dict[str, Pat
 
 def pinned(names: Iterable[str], cache_dir: Path | None = None) -> dict[str, str]:
     """Return name -> sha256, pinned or recorded, for the card's protocol."""
-    return {name: official.expected_sha256(official.FILES[name], cache_dir) or "unknown" for name in names}
+    return {name: official.expected_sha256(official.pinned_files()[name], cache_dir) or "unknown" for name in names}
 
 
 def template_shas(templates: Mapping[str, JudgeTemplate]) -> dict[str, JsonValue]:

@@ -1,6 +1,7 @@
-"""Read and write official files: one module per format, which turns rows into score cards.
+"""Read rows of the original tools' files, and build the score card of a model judged in such files.
 
-Modules are named here and imported on use, so that no format loads another's imports.
+Files are .json and .jsonl, compressed or not, single, in a folder or in a tar. Each suite's own `files.py` turns their
+rows into scores.
 """
 
 from __future__ import annotations
@@ -25,18 +26,8 @@ from ..stats.length_control import FoldOrder
 from ..store.provenance import VERSION
 from .scoring import is_complete
 
-FORMATS = {
-    "fastchat": "harness.suites.mt_bench.files",
-    "alpaca_eval": "harness.suites.alpaca_eval.files",
-    "arena_hard": "harness.suites.arena_hard.files",
-}
-"""Format name -> module with `cards(files, options) -> list[ScoreCard]`."""
-
-
-# ----------------------------------------------------------------------------------------------------
-# Read rows of the original tools' files: .json and .jsonl, compressed or not, single, in a folder or in a tar.
-
-
+FAILED_CALL = "$ERROR$"
+"""Stored by FastChat (common.py API_ERROR_OUTPUT) and Arena-Hard in place of an answer or judgment that failed."""
 ROWS = (".json", ".jsonl")
 PACKED = (".xz", ".gz")
 AHEAD = 2
@@ -178,10 +169,6 @@ def _json(text: str, location: str) -> JsonValue:
     return document
 
 
-# ----------------------------------------------------------------------------------------------------
-# The command line's options for scoring existing files.
-
-
 @dataclass(frozen=True)
 class ScoreOptions:
     """Options of `harness score`; each format uses the ones that apply to it."""
@@ -208,10 +195,6 @@ class ScoreOptions:
     """Arena-Hard: also fit one Bradley-Terry model over all models and baselines of the files."""
 
 
-# ----------------------------------------------------------------------------------------------------
-# Build the score card of a model judged in files: the same record as a run's, marked as coming from files.
-
-
 @dataclass(frozen=True)
 class FileResult:
     """The scores of one model's rows."""
@@ -232,7 +215,10 @@ class FileResult:
 
 
 def card_of(result: FileResult) -> ScoreCard:
-    """Return the card; if less than 90 % is scored it is incomplete, with a note."""
+    """Return the same record as a run's card, marked as coming from files.
+
+    If less than 90 % is scored it is incomplete, with a note.
+    """
     head = result.suite_scores.scores[result.headline]
     complete = is_complete(head)
     notes = result.suite_scores.notes

@@ -11,8 +11,7 @@ from typing import Literal
 from ..records import Answer, JudgeTask, Prompt
 from ..records.errors import DataError
 from ..store.official import sha256_of
-from .files import SourceFile, read_files
-from .mt_bench.rows import FAILED_CALL
+from .files import FAILED_CALL, SourceFile, read_files
 
 Rule = Literal["same_or_tie", "mean"]
 """How two games become one preference.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..records import Answer, Judgment, Order, Preference, Prompt, Rating, Score, Verdict
+from ..records.facts import QuestionRule, facts_of
 from ..stats.intervals import FloatArray, Interval, ratio_interval
 
 MIN_SCORED = 0.9
@@ -44,7 +45,7 @@ class Unit:
 
 
 Verdicts = Mapping[Slot, Sequence[Verdict]]
-STRONG_WEIGHT = 3.0  # arena-hard-auto show_result.py WEIGHT: a ">>" verdict counts as three battles
+STRONG_WEIGHT = 3  # arena-hard-auto show_result.py WEIGHT: a ">>" verdict counts as three battles
 
 
 def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, int], Answer]:
@@ -70,7 +71,7 @@ def verdicts_by_slot(judgments: Sequence[Judgment], answers: Iterable[Answer], *
 
 
 def verdict_weight(verdict: Verdict) -> float:
-    return STRONG_WEIGHT if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
+    return float(STRONG_WEIGHT) if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
 
 
 def slot_unit(prompt_id: str, verdicts: Sequence[Verdict]) -> Unit:
@@ -140,39 +141,6 @@ def unscored_note(score: Score, unit: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class QuestionRule:
-    """How a metric is computed from verdicts."""
-
-    metric: str
-    scale: float
-    """100 for rates, 1 for ratings."""
-    turn: int | None = None
-    """Only verdicts on this turn count."""
-    ordered: bool = True
-    """False: both presentation orders are one slot, for questions with a single game (AlpacaEval)."""
-    whole_pairs: bool = False
-    """Leave out an answer that has a verdict in only one order (Arena-Hard v2.0)."""
-    category: str | None = None
-    """Only this category's questions count (Arena-Hard v2.0's headline)."""
-
-
-RULES: dict[str, tuple[QuestionRule, ...]] = {
-    "mt_bench": (
-        QuestionRule("mt_bench", 1.0),
-        QuestionRule("turn_1", 1.0, turn=1),
-        QuestionRule("turn_2", 1.0, turn=2),
-    ),
-    "alpaca_eval": (QuestionRule("win_rate", 100.0, ordered=False),),
-    "arena_hard": (QuestionRule("arena_hard", 100.0),),
-    "arena_hard_v2": (
-        QuestionRule("arena_hard", 100.0, whole_pairs=True, category="hard_prompt"),
-        QuestionRule("creative_writing", 100.0, whole_pairs=True, category="creative_writing"),
-    ),
-}
-"""Suite -> its metrics that are ratios over questions, the main one first."""
-
-
-@dataclass(frozen=True)
 class QuestionSums:
     """The terms of `scale * sum(above) / sum(below)`; arrays of shape (questions,), below > 0."""
 
@@ -202,10 +170,12 @@ class QuestionSums:
 
 
 def rules_of(suite: str, headline: str, judgments: Iterable[Judgment]) -> tuple[QuestionRule, ...]:
-    """Return the suite's metrics; for third-party suites the headline, as a mean of ratings or a rate of
-    preferences."""
-    if suite in RULES:
-        return RULES[suite]
+    """Return the suite's metrics that are ratios over questions, the main one first.
+
+    For a suite whose facts state none: the headline, as a mean of ratings or a rate of preferences.
+    """
+    if rules := facts_of(suite).rules:
+        return rules
     verdict = next((row.verdict for row in judgments if row.verdict is not None), None)
     return (QuestionRule(headline, 1.0 if isinstance(verdict, Rating) else 100.0),)
 

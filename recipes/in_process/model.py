@@ -1,7 +1,8 @@
-"""Batched generation with a transformers model in this process: one loop, a KV cache, left padding.
+"""A checkpoint loaded by transformers in this process: batched generation and conversations of several turns.
 
-Every request draws from its own random stream. Its text therefore depends neither on the other requests of the batch
-nor on their order, apart from float rounding. Shapes: `_R` rows, `_V` vocabulary, `_T` tokens.
+Generation is one loop with a KV cache and left padding. Every request draws from its own random stream. Its text
+therefore depends neither on the other requests of the batch nor on their order, apart from float rounding. Shapes: `_R`
+rows, `_V` vocabulary, `_T` tokens.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ ATTEMPT = 1 << 32
 """Distance in a row's stream between two attempts at one token. It exceeds the tokens of any answer."""
 COMPACT = 0.75
 """Finished rows are removed from the batch once no more than this share of it is unfinished."""
+Messages = list[dict[str, str]]
+Opening = tuple[str | None, str]
+"""System message and first turn. They key rendered prompts, because prompts of two suites may share an id."""
 Endings = Callable[[Sequence[int]], bool]
 """Return whether these generated ids contain a stop string of the request."""
 
@@ -248,16 +252,6 @@ def _note(
 def _generated(ids: list[int], finish: Finish, end_ids: frozenset[int]) -> Generated:
     visible = ids[:-1] if ids and ids[-1] in end_ids else ids
     return Generated(tuple(visible), finish, len(ids))
-
-
-# ----------------------------------------------------------------------------------------------------
-# A checkpoint loaded by transformers in this process, with its tokenizer, and conversations of several turns. The
-# backend `in_process` uses it to render prompts, generate texts and estimate memory.
-
-
-Messages = list[dict[str, str]]
-Opening = tuple[str | None, str]
-"""System message and first turn. They key rendered prompts, because prompts of two suites may share an id."""
 
 
 @dataclass

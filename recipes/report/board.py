@@ -1,6 +1,10 @@
-"""Reduce answers to held-out prompts to one mean reward per prompt, by model, seed and temperature.
+"""The leaderboard of variants: mean reward on held-out prompts, and every model against the baselines.
 
-A draw without an answer or without a reward is counted as unscored and never enters a mean.
+Answers are reduced to one mean reward per prompt, by model, seed and temperature. A draw without an answer or without a
+reward is counted as unscored and never enters a mean. Differences are paired by prompt and seed. Their interval is over
+prompts and seeds at once (`harness.stats.variance`), so it predicts what another seed and other prompts would show; the
+interval over prompts alone and the difference of each seed are listed beside it. p-values are adjusted (Holm) over the
+models compared with one baseline at one temperature.
 """
 
 from __future__ import annotations
@@ -17,11 +21,15 @@ from harness.stats.variance import CrossedMean, crossed_mean
 from harness.store import JsonlRows
 from harness.suites.scoring import is_complete
 
-from ..pairs import ANSWERS, REWARDS
+from ..layout import ANSWERS, REWARDS
 from ..records import Part, PromptRow, RewardRow
 from ..spec import EvaluateSpec
 from .tables import ModelRow, VariantBoard, Verdict, Versus, at, sentence
 
+ALPHA = 0.05
+"""Differences with a smaller adjusted p-value are called better or worse."""
+Key = tuple[str, float]
+"""Model and temperature."""
 HELD_OUT: tuple[Part, ...] = ("validation", "test")
 
 
@@ -132,18 +140,6 @@ def score_of(
     return Score(value=value, ci_low=low, ci_high=high, se=se, n=n, unscored=lost)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Build the leaderboard of variants: mean reward on test prompts, and every model against the baselines. Pure.
-# Differences are paired by prompt and seed. Their interval is over prompts and seeds at once
-# (`harness.stats.variance`), so it predicts what another seed and other prompts would show; the interval over prompts
-# alone and the difference of each seed are listed beside it. p-values are adjusted (Holm) over the models compared
-# with one baseline at one temperature.
-
-
-ALPHA = 0.05
-Key = tuple[str, float]
-
-
 def variant_board(
     recipe: str, measured: Iterable[Measured], *, baselines: Sequence[str], preference: Sequence[str]
 ) -> VariantBoard:
@@ -163,6 +159,7 @@ def variant_board(
         for temperature in order
         for difference in _against(groups, models, base, temperature)
     ]
+    measured_models = {row.model for row in models}
     test = {name for parts in groups.values() for result in parts.get("test", ()) for name in result.rewards}
     return VariantBoard(
         recipe=recipe,
@@ -171,7 +168,7 @@ def variant_board(
         prompts=len(test),
         models=tuple(models),
         differences=tuple(differences),
-        sentences=tuple(sentence(name, known, differences) for name in preference if (name in _names(models))),
+        sentences=tuple(sentence(name, known, differences) for name in preference if name in measured_models),
         notes=_notes(models, baselines, known),
     )
 
@@ -185,9 +182,6 @@ def best_by_validation(measured: Iterable[Measured]) -> list[str]:
         if result.part == "validation" and result.temperature == first and result.mean is not None:
             means.setdefault(result.model, []).append(result.mean)
     return sorted(means, key=lambda name: (-sum(means[name]) / len(means[name]), name))
-
-
-# ------------------------------------------------------------------------------------------------------ the models
 
 
 def _grouped(measured: Iterable[Measured]) -> dict[Key, dict[str, list[Measured]]]:
@@ -244,9 +238,6 @@ def _crossed(by_seed: Sequence[Mapping[str, float]]) -> CrossedMean | None:
     shared = [name for name in by_seed[0] if all(name in rewards for rewards in by_seed)]
     table = np.array([[rewards[name] for rewards in by_seed] for name in shared], dtype=np.float64)
     return crossed_mean(table.reshape(len(shared), len(by_seed)))
-
-
-# ---------------------------------------------------------------------------------------------------- differences
 
 
 def _against(
@@ -329,13 +320,6 @@ def _versus(
         detectable=mean.detectable(),
         verdict=verdict,
     )
-
-
-# ---------------------------------------------------------------------------------------------------------- notes
-
-
-def _names(models: Sequence[ModelRow]) -> set[str]:
-    return {row.model for row in models}
 
 
 def _notes(models: Sequence[ModelRow], baselines: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

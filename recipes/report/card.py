@@ -1,20 +1,21 @@
-"""Write the Markdown of a model card: sources and licences, scores, settings, data, limits. Pure.
+"""Write the model card of a checkpoint: README.md with the Hub's metadata, rewritten with every report.
 
-It never contains a local path.
+It has names, digests, settings and scores, but never a local path. `huggingface_hub` is imported only to write a card.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from harness.pages.tables import escape_markdown
-from harness.records import ModelRef, ScoreCard
+from harness.pages.text import escape_markdown
+from harness.records import ModelRef, Score, ScoreCard
 from harness.suites.scoring import is_complete
 
+from ..layout import flat
 from ..spec import RecipeSpec, SourceSpec
 from .tables import ModelRow, TextGrid, VariantBoard, at, markdown_grid, p_text, score_text
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 
+LEVEL = 95
+"""Confidence level of the intervals, in percent."""
 PAPER = "https://arxiv.org/abs/2412.03187"
 
 
@@ -45,6 +48,74 @@ class CardFacts:
     adapter: bool = False
     curves: bool = False
     """Whether training_curves.svg is in the same folder."""
+
+
+def model_card(facts: CardFacts) -> str:
+    """Return the text of README.md: YAML metadata, then Markdown."""
+    from huggingface_hub import ModelCardData
+
+    spec = facts.spec
+    base = hub_id(spec.target)
+    metadata = ModelCardData(
+        model_name=f"{spec.name}-{facts.model}",
+        base_model=base,
+        license=spec.target_license,
+        datasets=[dataset] if (dataset := dataset_id(spec)) else None,
+        library_name="peft" if facts.adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=_tags(facts),
+        eval_results=_results(facts),
+        base_model_relation=None if base is None else ("adapter" if facts.adapter else "finetune"),
+    )
+    return f"---\n{metadata.to_yaml()}\n---\n\n{card_text(facts)}"
+
+
+def _tags(facts: CardFacts) -> list[str]:
+    sources = [name for source in facts.spec.sources if source.model and (name := hub_id(source.model))]
+    kind = ["preference-optimization", "wrpo"] if facts.method == "preference" else ["sft"]
+    return ["model-fusion", *kind, *(f"fused-from:{name}" for name in sources)]
+
+
+def _results(facts: CardFacts) -> list[EvalResult] | None:
+    """Return `model-index` entries for exactly this checkpoint; the metric's `args` have the interval over prompts."""
+    from huggingface_hub import EvalResult
+
+    entries: list[EvalResult] = []
+
+    def add(score: Score, **fields: Any) -> None:
+        if score.value is not None:
+            value, interval = round(score.value, 6), _interval(score.ci_low, score.ci_high, score.n)
+            fields |= {"task_type": "text-generation", "task_name": "Text generation"}
+            entries.append(EvalResult(metric_value=value, metric_args=interval, **fields))
+
+    for row in facts.board.models:
+        score = row.seed_scores.get(facts.seed)
+        if row.model == facts.model and score is not None and is_complete(score):
+            add(
+                score,
+                dataset_type=f"{facts.spec.name}-held-out",
+                dataset_name=f"{facts.spec.name}: held-out prompts",
+                dataset_split="test",
+                dataset_config=at(row.temperature),
+                metric_type="reward",
+                metric_name=f"mean reward ({facts.spec.reward.kind})",
+            )
+    for card in facts.suites:
+        if card.complete:
+            add(
+                card.scores[card.headline],
+                dataset_type=card.suite,
+                dataset_name=f"{card.suite} {card.suite_version}, judge {card.judge}",
+                dataset_config=card.protocol_sha,
+                metric_type=card.headline,
+            )
+    return entries or None
+
+
+def _interval(low: float | None, high: float | None, n: int) -> dict[str, float | int]:
+    if low is None or high is None:
+        return {"n": n}
+    return {"ci_low": round(low, 6), "ci_high": round(high, 6), "confidence": LEVEL, "n": n}
 
 
 def hub_id(text: str) -> str | None:
@@ -178,16 +249,8 @@ def _headline(card: ScoreCard) -> str:
 
 
 def _settings_grid(settings: Mapping[str, JsonValue]) -> TextGrid:
-    rows = tuple((name, _plain(value)) for name, value in _flat(settings))
+    rows = tuple((name, _plain(value)) for name, value in flat(dict(settings)).items() if value != {})
     return TextGrid("", ("setting", "value"), rows, numbers=False)
-
-
-def _flat(settings: Mapping[str, JsonValue], under: str = "") -> Iterable[tuple[str, JsonValue]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{under}{name}.")
-        else:
-            yield f"{under}{name}", value
 
 
 def _plain(value: JsonValue) -> str:
@@ -229,87 +292,3 @@ def _limits(facts: CardFacts) -> list[str]:
         lines.append(f"Only {len(facts.board.seeds)} seed(s) were trained; another seed may give a different result.")
     lines += [escape_markdown(note) for note in facts.board.notes]
     return lines
-
-
-# ----------------------------------------------------------------------------------------------------
-# Write the model card of a checkpoint: README.md with the Hub's metadata, rewritten with every report. It contains
-# names, digests, settings and scores, but no local paths. `huggingface_hub` is imported only to write a card.
-
-
-LEVEL = 95
-"""Confidence level of the intervals, in percent."""
-
-
-def model_card(facts: CardFacts) -> str:
-    """Return the text of README.md: YAML metadata, then Markdown."""
-    from huggingface_hub import ModelCardData
-
-    spec = facts.spec
-    base = hub_id(spec.target)
-    metadata = ModelCardData(
-        model_name=f"{spec.name}-{facts.model}",
-        base_model=base,
-        license=spec.target_license,
-        datasets=[dataset] if (dataset := dataset_id(spec)) else None,
-        library_name="peft" if facts.adapter else "transformers",
-        pipeline_tag="text-generation",
-        tags=_tags(facts),
-        eval_results=_results(facts),
-        base_model_relation=None if base is None else ("adapter" if facts.adapter else "finetune"),
-    )
-    return f"---\n{metadata.to_yaml()}\n---\n\n{card_text(facts)}"
-
-
-def _tags(facts: CardFacts) -> list[str]:
-    sources = [name for source in facts.spec.sources if source.model and (name := hub_id(source.model))]
-    kind = ["preference-optimization", "wrpo"] if facts.method == "preference" else ["sft"]
-    return ["model-fusion", *kind, *(f"fused-from:{name}" for name in sources)]
-
-
-# ----------------------------------------------------------------------------------------------------------- scores
-
-
-def _results(facts: CardFacts) -> list[EvalResult] | None:
-    """Return `model-index` entries for exactly this checkpoint; the metric's `args` have the interval over prompts."""
-    from huggingface_hub import EvalResult
-
-    entries: list[EvalResult] = []
-    for row in facts.board.models:
-        score = row.seed_scores.get(facts.seed)
-        if row.model == facts.model and score is not None and score.value is not None and is_complete(score):
-            entries.append(
-                EvalResult(
-                    task_type="text-generation",
-                    task_name="Text generation",
-                    dataset_type=f"{facts.spec.name}-held-out",
-                    dataset_name=f"{facts.spec.name}: held-out prompts",
-                    dataset_split="test",
-                    dataset_config=at(row.temperature),
-                    metric_type="reward",
-                    metric_name=f"mean reward ({facts.spec.reward.kind})",
-                    metric_value=round(score.value, 6),
-                    metric_args=_interval(score.ci_low, score.ci_high, score.n),
-                )
-            )
-    for card in facts.suites:
-        score = card.scores[card.headline]
-        if card.complete and score.value is not None:
-            entries.append(
-                EvalResult(
-                    task_type="text-generation",
-                    task_name="Text generation",
-                    dataset_type=card.suite,
-                    dataset_name=f"{card.suite} {card.suite_version}, judge {card.judge}",
-                    dataset_config=card.protocol_sha,
-                    metric_type=card.headline,
-                    metric_value=round(score.value, 6),
-                    metric_args=_interval(score.ci_low, score.ci_high, score.n),
-                )
-            )
-    return entries or None
-
-
-def _interval(low: float | None, high: float | None, n: int) -> dict[str, float | int]:
-    if low is None or high is None:
-        return {"n": n}
-    return {"ci_low": round(low, 6), "ci_high": round(high, 6), "confidence": LEVEL, "n": n}

@@ -1,4 +1,4 @@
-"""Records of the leaderboard of variants: models, their differences, and the conclusions in words."""
+"""The leaderboard of variants as records, as sentences, and as text, Markdown and rich tables. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ from typing import Literal
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from harness.pages.tables import escape_markdown, plain
+from harness.pages.text import escape_markdown, plain
 from harness.records import Record, Score
 
 Verdict = Literal["better", "worse", "not shown", "incomplete"]
+
+
+PARENTS = ("sft", "target")
+"""Models that the variants started from. As baselines they say less than another variant does."""
+HEAD = (
+    "Rewards are means over test prompts and seeds. Differences are paired by prompt and seed. Intervals are 95 % "
+    "over prompts and seeds at once, so they cover other prompts and another seed. p is two-sided and adjusted "
+    '(Holm) over the models compared with one baseline at one temperature. "better" and "worse" mean p < 0.05; any '
+    'other difference is "not shown".'
+)
 
 
 class ModelRow(Record):
@@ -91,10 +101,6 @@ class VariantBoard(Record):
         ]
 
 
-# ----------------------------------------------------------------------------------------------------
-# State the results in words: one plain sentence per variant. Pure.
-
-
 def sentence(model: str, baselines: Sequence[str], differences: Sequence[Versus]) -> str:
     """Return how a model compares with each baseline, e.g. `wrpo: beats dpo at T 0.3, not shown at T 0 (...); ....`
 
@@ -149,20 +155,6 @@ def difference_text(difference: Versus) -> str:
 def signed(value: float) -> str:
     """Return the value with its sign, e.g. `+0.120`; a value that rounds to zero gets no minus."""
     return f"{round(value, 3) + 0.0:+.3f}"
-
-
-# ----------------------------------------------------------------------------------------------------
-# Write the leaderboard of variants as text, Markdown and rich tables. Pure.
-
-
-PARENTS = ("sft", "target")
-"""Models that the variants started from. As baselines they say less than another variant does."""
-HEAD = (
-    "Rewards are means over test prompts and seeds. Differences are paired by prompt and seed. Intervals are 95 % "
-    "over prompts and seeds at once, so they cover other prompts and another seed. p is two-sided and adjusted "
-    '(Holm) over the models compared with one baseline at one temperature. "better" and "worse" mean p < 0.05; any '
-    'other difference is "not shown".'
-)
 
 
 @dataclass(frozen=True)

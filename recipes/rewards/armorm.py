@@ -1,11 +1,11 @@
-"""Reward kind `armorm`: RLHFlow/ArmoRM-Llama3-8B-v0.1 and checkpoints of its form, on plain transformers.
+"""Kind `armorm`: score with RLHFlow/ArmoRM-Llama3-8B-v0.1 or a checkpoint of the same architecture.
 
-`reward: {kind: armorm, model: FOLDER or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1}`. Nothing is cut: an answer that does not fit
-has no reward. The gate reads the end of the prompt, so a conversation may have exactly one assistant turn.
+`reward: {kind: armorm, model: FOLDER or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1}`. Nothing is truncated: an answer that does
+not fit has no reward. The gate reads the end of the prompt, so a conversation must have exactly one assistant turn.
 
-The checkpoint ships code that no longer imports (transformers 5) and that has to be trusted. `ArmoRM` is its arithmetic
-alone, from its published description (arXiv 2406.12845, section 3): 19 objectives, weighed by a gate that reads the
-prompt. Weights are taken by their names from the checkpoint's safetensors.
+The checkpoint ships code that needs trust_remote_code and no longer imports under transformers 5. `ArmoRM` has only its
+arithmetic, from the published description (arXiv 2406.12845, section 3): 19 objectives, weighted by a gate that reads
+the prompt. Weights are loaded by name from the checkpoint's safetensors.
 """
 
 from __future__ import annotations
@@ -35,68 +35,70 @@ if TYPE_CHECKING:
 
 
 SERVE = frozenset({"chat_template", "devices", "dtype", "max_model_len"})
-"""Options of `serve:` that are honoured."""
+"""Options of `serve:` that are supported."""
 Messages = Sequence[dict[str, str]]
 GATING_TOKENS = (128009, 128006, 78191, 128007, 271)
-"""<|eot_id|> <|start_header_id|> assistant <|end_header_id|> "\\n\\n" of Llama 3: where the prompt ends."""
+"""<|eot_id|> <|start_header_id|> assistant <|end_header_id|> "\\n\\n" of Llama 3, which mark the end of the prompt."""
 
 
 class ArmoRMReward:
-    """`fusion_harness.rewards` entry point "armorm". Raises ConfigError or CheckpointError at once for a folder that is
-    none; loads it when it is entered, on the first GPU or else the CPU."""
+    """`fusion_harness.rewards` entry point "armorm". It loads on entry, on the first GPU or else on the CPU.
+
+    Raise ConfigError or CheckpointError on construction if the options or the folder cannot work.
+    """
 
     conversational = True
     cacheable = True
 
     def __init__(self, options: RewardOptions) -> None:
         if not options.model:
-            raise ConfigError("reward kind armorm needs `model`: its folder, or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1")
+            raise ConfigError("reward kind armorm needs `model`: a folder, or hf:RLHFlow/ArmoRM-Llama3-8B-v0.1")
         refuse(options, "url", "key_env", "params")
         if foreign := sorted(set(options.serve) - SERVE):
             raise ConfigError(
-                f"reward kind armorm cannot honour serve: {foreign[0]}; it knows {', '.join(sorted(SERVE))}"
+                f"reward kind armorm does not support serve: {foreign[0]}; supported: {', '.join(sorted(SERVE))}"
             )
         self._serve = checked(ServeSpec, options.serve, "reward: serve")
         self._ref = ModelRef.parse(options.model)
-        self._found = inspect_checkpoint(resolve(self._ref), chat_template=self._serve.chat_template)
+        self._checkpoint = inspect_checkpoint(resolve(self._ref), chat_template=self._serve.chat_template)
         self._batch_size = options.batch_size
         self._model: ArmoRM | None = None
         self._tokenizer: Any = None
 
     def identity(self) -> dict[str, JsonValue]:
-        found = self._found
+        checkpoint = self._checkpoint
         return {
             "model": self._ref.label,
-            "weights": found.weights_digest,
-            "chat_template": found.template_digest,
+            "weights": checkpoint.weights_digest,
+            "chat_template": checkpoint.template_digest,
             "dtype": self._serve.dtype,
             "limit": self._limit,
         }
 
     @property
     def _limit(self) -> int | None:
-        """Tokens a conversation may have."""
-        limits = [limit for limit in (self._found.max_position, self._serve.max_model_len) if limit is not None]
+        """Maximum number of tokens of a conversation."""
+        limits = [limit for limit in (self._checkpoint.max_position, self._serve.max_model_len) if limit is not None]
         return min(limits, default=None)
 
     def __enter__(self) -> Self:
         try:
-            import safetensors  # noqa: F401  (which ArmoRM.from_folder reads the weights with)
+            import safetensors  # noqa: F401  (used by ArmoRM.from_folder)
             import torch
             from transformers import AutoTokenizer
         except ImportError as error:
             raise PluginError(f"ArmoRM needs {error.name}: {install_command('train')}") from None
         cuda = torch.cuda.is_available()
-        # bfloat16 is the checkpoint's, and what SimPO scored with; on a CPU it would only cost time and digits
+        # bfloat16 is the checkpoint's dtype, which SimPO scored with; on a CPU it only costs time and precision
         dtype = getattr(torch, self._serve.dtype or ("bfloat16" if cuda else "float32"))
         device = f"cuda:{(self._serve.devices or '0').split(',')[0]}" if cuda else "cpu"
-        self._tokenizer = AutoTokenizer.from_pretrained(self._found.path, local_files_only=True)
-        self._model = ArmoRM.from_folder(self._found.path, dtype=dtype).to(device)
+        self._tokenizer = AutoTokenizer.from_pretrained(self._checkpoint.path, local_files_only=True)
+        self._model = ArmoRM.from_folder(self._checkpoint.path, dtype=dtype).to(device)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._model = None
-        gc.collect()  # its tensors are in cycles of modules
+        gc.collect()  # modules reference each other in cycles that keep the tensors alive
         import torch
 
         if torch.cuda.is_available():
@@ -105,38 +107,38 @@ class ArmoRMReward:
     def __call__(
         self, prompts: Sequence[Messages], completions: Sequence[Messages], **columns: Sequence[str]
     ) -> list[float | Failure]:
-        """Rewards in about 0..0.3, in batches of like length, padded on the right."""
-        found: dict[int, float | Failure] = {}
+        """Return rewards of about 0..0.3. Batches have conversations of similar length, padded on the right."""
+        outcomes: dict[int, float | Failure] = {}
         rows: dict[int, list[int]] = {}
-        for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             outcome = self._tokens([*prompt, *completion])
             if isinstance(outcome, Failure):
-                found[place] = outcome
+                outcomes[index] = outcome
             else:
-                rows[place] = outcome
-        order = sorted(rows, key=lambda place: len(rows[place]))
+                rows[index] = outcome
+        order = sorted(rows, key=lambda index: len(rows[index]))
         for start in range(0, len(order), self._batch_size):
-            places = order[start : start + self._batch_size]
-            found |= dict(zip(places, self._scores([rows[place] for place in places]), strict=True))
-        return [found[place] for place in range(len(prompts))]
+            batch = order[start : start + self._batch_size]
+            outcomes |= dict(zip(batch, self._scores([rows[index] for index in batch]), strict=True))
+        return [outcomes[index] for index in range(len(prompts))]
 
     def _tokens(self, messages: Messages) -> list[int] | Failure:
-        """The conversation as the chat template writes it, its one BOS included."""
+        """Return the token ids of the conversation in the chat template, which includes the BOS token."""
         assert self._tokenizer is not None, "use `with`"
-        text = self._tokenizer.apply_chat_template(messages, chat_template=self._found.template, tokenize=False)
+        text = self._tokenizer.apply_chat_template(messages, chat_template=self._checkpoint.template, tokenize=False)
         ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         if self._limit is not None and len(ids) > self._limit:
-            what = f"the conversation's {len(ids)} tokens are more than the {self._limit} of the model"
-            return Failure(reason="context", message=what)
+            message = f"the conversation has {len(ids)} tokens, but the model's limit is {self._limit}"
+            return Failure(reason="context", message=message)
         width = len(GATING_TOKENS)
         turns = sum(tuple(ids[start : start + width]) == GATING_TOKENS for start in range(len(ids) - width + 1))
         if turns == 0:
             raise CheckpointError(
                 f"the chat template of {self._ref.label!r} writes no assistant turn of Llama 3, which ArmoRM's gate "
-                "reads; use the checkpoint's own template"
+                "needs; use the checkpoint's own template"
             )
-        if turns > 1:  # the gate would read a turn that the text itself writes
-            return Failure(reason="other", message="prompt or answer holds the tokens of an assistant turn")
+        if turns > 1:  # the gate would read a turn that is part of the text
+            return Failure(reason="other", message="the prompt or the answer contains the tokens of an assistant turn")
         return ids
 
     def _scores(self, rows: Sequence[list[int]]) -> list[float]:
@@ -151,14 +153,11 @@ class ArmoRMReward:
         return rewards
 
 
-# --------------------------------------------------------------------------------------------------------- the model
-
-
 class ArmoRM:
-    """`model(input_ids, attention_mask)` of right-padded conversations -> one reward each (B,), in about 0..0.3."""
+    """Returns one reward per right-padded conversation, shape (B,), in about 0..0.3."""
 
     def __init__(self, body: LlamaModel, head: dict[str, Tensor], *, temperature: float) -> None:
-        """`head`: the tensors that `head_shapes` names."""
+        """Take the loaded body, and in `head` the tensors that `head_shapes` names."""
         self._body = body
         self._head = head
         self._layers = sum(name.startswith("gating.layers.") for name in head) // 2  # each has a weight and a bias
@@ -166,7 +165,7 @@ class ArmoRM:
 
     @classmethod
     def from_folder(cls, folder: Path, *, dtype: torch.dtype) -> Self:
-        """Load the checkpoint in a folder. Raise ConfigError if it is no ArmoRM."""
+        """Load the checkpoint in a folder. Raise ConfigError if it is not an ArmoRM."""
         import torch
         from safetensors import safe_open
         from transformers import LlamaConfig, LlamaModel
@@ -176,7 +175,7 @@ class ArmoRM:
             with torch.device("meta"):
                 body = LlamaModel(config)
         except (OSError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{folder} is no ArmoRM checkpoint: {error}") from error
+            raise ConfigError(f"{folder} is not an ArmoRM checkpoint: {error}") from error
         stored: dict[str, Tensor] = {}
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, framework="pt") as weights:
@@ -184,18 +183,18 @@ class ArmoRM:
         shapes = head_shapes(config)
         lacking = sorted({*shapes, *(f"model.{name}" for name in body.state_dict())} - set(stored))
         if lacking:
-            raise ConfigError(f"{folder} is no ArmoRM checkpoint: it lacks the weights {', '.join(lacking[:3])}")
+            raise ConfigError(f"{folder} is not an ArmoRM checkpoint: it lacks the weights {', '.join(lacking[:3])}")
         for name, shape in shapes.items():
-            if tuple(stored[name].shape) != shape:
+            if (stored_shape := tuple(stored[name].shape)) != shape:
                 raise ConfigError(
-                    f"{folder} is no ArmoRM checkpoint: {name} has the shape {tuple(stored[name].shape)}, not {shape}"
+                    f"{folder} is not an ArmoRM checkpoint: {name} has the shape {stored_shape}, not {shape}"
                 )
         body.load_state_dict(
             {name.removeprefix("model."): tensor for name, tensor in stored.items() if name.startswith("model.")},
             assign=True,
             strict=False,
         )
-        body.rotary_emb = type(body.rotary_emb)(config)  # its buffers are computed, not stored
+        body.rotary_emb = type(body.rotary_emb)(config)  # recreate its buffers, which are not stored
         body.eval()
         temperature = float(getattr(config, "gating_temperature", 10))  # default: the checkpoint's modeling_custom.py
         return cls(body, {name: stored[name] for name in shapes}, temperature=temperature)
@@ -210,7 +209,7 @@ class ArmoRM:
         return self
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Raise ValueError if a conversation has no assistant turn (it was cut away)."""
+        """Return the rewards, shape (B,). Raise ValueError if a conversation has no assistant turn, e.g. truncated."""
         import torch
 
         with torch.no_grad():
@@ -224,7 +223,7 @@ class ArmoRM:
             return (weights_BK.float() * rewards_BK.float()).sum(-1)
 
     def _gate(self, prompt_BH: Tensor) -> Tensor:
-        """Prompt embedding -> a weight for each objective, summing to `logit_scale`."""
+        """Return one weight per objective from the prompt's embedding; the weights sum to `logit_scale`."""
         import torch
 
         x = prompt_BH
@@ -236,7 +235,7 @@ class ArmoRM:
 
 
 def head_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of the weights that ArmoRM adds to Llama; defaults are those of its modeling_custom.py."""
+    """Return the shape of each tensor that ArmoRM adds to Llama. Defaults: the checkpoint's modeling_custom.py."""
     objectives = int(getattr(config, "num_objectives", 19))
     hidden = int(getattr(config, "gating_hidden_dim", 1024))
     depth = int(getattr(config, "gating_n_hidden", 3))
@@ -252,9 +251,9 @@ def head_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def prompt_end(ids: Sequence[int], tokens: Sequence[int] = GATING_TOKENS) -> int:
-    """Index of the first token of the last GATING_TOKENS; raises ValueError where there are none."""
+    """Return the index where the last GATING_TOKENS start. Raise ValueError if there are none."""
     width = len(tokens)
     for start in range(len(ids) - width, -1, -1):
         if tuple(ids[start : start + width]) == tuple(tokens):
             return start
-    raise ValueError("no assistant turn in a conversation to be rewarded; was it cut to the model's length?")
+    raise ValueError("the conversation has no assistant turn; was it truncated to the model's length?")

@@ -1,4 +1,9 @@
-"""Reject options that a kind does not support: silently ignoring one would give wrong rewards."""
+"""Kind `function`: score with a Python function that has the signature of TRL's reward functions.
+
+`reward: {kind: function, model: FILE.py:NAME}` or `module:NAME`. It is called as `f(prompts, completions, **columns)`,
+with only the columns that it accepts, and returns one number per answer. `async def` works too. Prompts and completions
+are strings; with `params: {conversational: true}` they are lists of messages, as TRL passes conversational data.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +27,31 @@ QUEUE = 8
 """Answers per call and request in flight for rewards that use a server: each call waits for its slowest request."""
 
 
+class RunsCoroutines:
+    """A reward with one event loop for all of its calls, inside a `with`, so that clients it opens stay usable."""
+
+    _runner: asyncio.Runner | None = None
+
+    async def _open(self) -> None:
+        """Start what the reward needs."""
+
+    async def _close(self) -> None:
+        """Stop it again."""
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner()
+        self._runner.run(self._open())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._runner is not None:
+            self._runner.run(self._close())
+            self._runner.close()
+            self._runner = None
+
+
 def refuse(options: RewardOptions, *names: str) -> None:
-    """Raise ConfigError if one of these fields is set."""
+    """Raise ConfigError if one of these fields is set: silently ignoring an option would give wrong rewards."""
     for name in names:
         if getattr(options, name):
             value = getattr(options, name)
@@ -31,15 +59,8 @@ def refuse(options: RewardOptions, *names: str) -> None:
             raise ConfigError(f"reward kind {options.kind} does not support `{name}` ({shown}); leave it out")
 
 
-# ----------------------------------------------------------------------------------------------------
-# Kind `function`: score with a Python function that has the signature of TRL's reward functions. `reward: {kind:
-# function, model: FILE.py:NAME}` or `module:NAME`. It is called as `f(prompts, completions, **columns)`, with only
-# the columns that it accepts, and returns one number per answer. `async def` works too. Prompts and completions are
-# strings; with `params: {conversational: true}` they are lists of messages, as TRL passes conversational data.
-
-
-class FunctionReward:
-    """`fusion_harness.rewards` entry point "function". Raises ConfigError if the function does not exist."""
+class FunctionReward(RunsCoroutines):
+    """`fusion_harness.rewards` entry point "function". Raise ConfigError if the function does not exist."""
 
     def __init__(self, options: RewardOptions) -> None:
         refuse(options, "url", "key_env", "serve")
@@ -60,7 +81,6 @@ class FunctionReward:
             raise ConfigError(f"{module} has no function {name!r}; it has: {', '.join(functions) or 'none'}")
         self._function: Callable[..., Any] = function
         self._takes = _takes(function)
-        self._runner: asyncio.Runner | None = None
 
     def identity(self) -> dict[str, JsonValue]:
         """Return the function's name and a digest of its file; imports of that file are not covered."""
@@ -70,17 +90,6 @@ class FunctionReward:
             "source": file_sha256(Path(source)) if source else None,
             "conversational": self.conversational,
         }
-
-    def __enter__(self) -> Self:
-        self._runner = (
-            asyncio.Runner()
-        )  # one event loop for all calls, so a client that the function keeps open stays usable
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[str]) -> Any:
         taken = columns if self._takes is None else {name: columns[name] for name in self._takes if name in columns}

@@ -10,35 +10,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Self
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from harness.judging.cache import ReplyCache, cache_path
 from harness.judging.calls import Calling, CallOptions
 from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Record
 from harness.records.errors import ConfigError
+from harness.records.facts import all_facts
 from harness.records.judge_choice import find_judge
 from harness.records.protocols import Checking, Identified, Judge, LoadedJudge, RewardOptions, SuiteOptions, load_plugin
 from harness.records.settings import checked
 from harness.suites.head_to_head import PlaysGames
 
-from .function import QUEUE, refuse
+from .function import QUEUE, RunsCoroutines, refuse
+
+
+def _first_that_rates() -> str:
+    return next(facts.name for facts in all_facts() if facts.neutral is None)
 
 
 class JudgeParams(Record):
     """`params:` of the reward kind `judge`."""
 
-    suite: str = "mt_bench"
+    suite: str = Field(default_factory=_first_that_rates)
+    """Default: the first suite that rates single answers."""
     edition: str = "official"
     baseline: str | None = None
     """Column of the data set with the texts to compare answers with."""
 
 
-class JudgeReward:
+class JudgeReward(RunsCoroutines):
     """`fusion_harness.rewards` entry point "judge".
 
-    `batch_size` is the number of calls in flight. Replies go into the same cache as those of `harness run`. Raises
+    `batch_size` is the number of calls in flight. Replies go into the same cache as those of `harness run`. Raise
     ConfigError if the judge does not exist, DataError if the suite's prompts are not available.
     """
 
@@ -55,7 +60,6 @@ class JudgeReward:
         self._places = asyncio.Semaphore(options.batch_size)
         self.at_once = QUEUE * options.batch_size
         self._cache = ReplyCache(cache_path())
-        self._runner: asyncio.Runner | None = None
 
     def identity(self) -> dict[str, JsonValue]:
         """Return what the rewards depend on: the judge, its parameters and the suite's prompts."""
@@ -64,22 +68,11 @@ class JudgeReward:
         words = {"suite": self._suite.name, "version": self._suite.version, "baseline": self._params.baseline}
         return {"judge": spec.name, "model": spec.model, "params": spec.params, **judge_identity, **words}
 
-    def __enter__(self) -> Self:
-        self._runner = asyncio.Runner()
-        self._runner.run(self._open())
-        return self
-
     async def _open(self) -> None:
         await self._cache.__aenter__()
         if isinstance(self._judge, Calling):
             self._judge.use(CallOptions(cache=self._cache))
         await self._judge.__aenter__()
-
-    def __exit__(self, *exc: object) -> None:
-        if self._runner is not None:
-            self._runner.run(self._close())
-            self._runner.close()
-            self._runner = None
 
     async def _close(self) -> None:
         await self._judge.__aexit__(None, None, None)
@@ -118,8 +111,8 @@ class JudgeReward:
         tasks: Sequence[JudgeTask] = self._suite.tasks(question, answer)
         if not tasks or any(task.baseline is not None for task in tasks):
             raise ConfigError(
-                f"suite {self._params.suite!r} does not rate single answers; use mt_bench, or compare with a column of "
-                "the data set: `params: {baseline: COLUMN}`"
+                f"suite {self._params.suite!r} does not rate single answers; use {JudgeParams().suite}, or compare "
+                "with a column of the data set: `params: {baseline: COLUMN}`"
             )
         return tasks
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -25,7 +25,7 @@ from harness.records.errors import ConfigError, ReplyError
 from harness.records.protocols import RewardOptions, ServeOptions
 from harness.records.settings import ServeSpec, checked
 
-from .function import QUEUE, refuse
+from .function import QUEUE, RunsCoroutines, refuse
 
 Messages = Sequence[dict[str, str]]
 Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
@@ -41,10 +41,10 @@ class PoolingServer(VllmBackend):
         return ServerCommand((*command.argv, "--runner=pooling"), command.env)
 
 
-class PoolingReward:
+class PoolingReward(RunsCoroutines):
     """`fusion_harness.rewards` entry point "pooling". `batch_size` is the number of requests in flight.
 
-    Raises ConfigError or CheckpointError on construction if the options or the model cannot work.
+    Raise ConfigError or CheckpointError on construction if the options or the model cannot work.
     """
 
     conversational = True
@@ -70,17 +70,11 @@ class PoolingReward:
             self._name = self._server.served_name
         self.cacheable = self._server is not None
         """False with `url`: the weights behind another server are unknown and may change."""
-        self._runner: asyncio.Runner | None = None
         self._stack = AsyncExitStack()
         self._post: Post | None = None
 
     def identity(self) -> dict[str, JsonValue]:
         return {"model": self._name} if self._server is None else self._server.identity()
-
-    def __enter__(self) -> Self:
-        self._runner = asyncio.Runner()
-        self._runner.run(self._open())
-        return self
 
     async def _open(self) -> None:
         if self._server is not None:
@@ -91,11 +85,8 @@ class PoolingReward:
         client = ChatClient(self._url, api_key=self._key, concurrency=self._places)
         self._post = (await self._stack.enter_async_context(client)).post
 
-    def __exit__(self, *exc: object) -> None:
-        if self._runner is not None:
-            self._runner.run(self._stack.aclose())
-            self._runner.close()
-            self._runner = None
+    async def _close(self) -> None:
+        await self._stack.aclose()
 
     def __call__(
         self, prompts: Sequence[Messages], completions: Sequence[Messages], **columns: Sequence[str]

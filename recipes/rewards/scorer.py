@@ -18,7 +18,7 @@ from harness.records import Failure
 from harness.records.errors import HarnessError, IncompleteError
 from harness.records.protocols import Identified, Reward, RewardOptions, load_plugin
 
-from ..records import PromptRow
+from ..records import PromptRow, messages
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class RewardItem:
 class Scorer:
     """A reward, usable inside a `with`. Nothing large is loaded before it is entered.
 
-    Raises ConfigError, PluginError or CheckpointError on construction if the settings cannot work.
+    Raise ConfigError, PluginError or CheckpointError on construction if the settings cannot work.
     """
 
     def __init__(self, options: RewardOptions) -> None:
@@ -70,7 +70,7 @@ class Scorer:
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """Return one outcome per item. Raise IncompleteError if the reward fails or returns something invalid."""
         talks = bool(getattr(self._reward, "conversational", False))
-        prompts = [_messages(item.row) if talks else item.row.prompt.turns[0] for item in items]
+        prompts = [messages(item.row.prompt) if talks else item.row.prompt.turns[0] for item in items]
         completions = [
             [{"role": "assistant", "content": item.completion}] if talks else item.completion for item in items
         ]
@@ -119,11 +119,6 @@ class Scorer:
 def _describe(items: Sequence[RewardItem]) -> str:
     first, rest = items[0].row.prompt.id, len(items) - 1
     return f"prompt {first!r}" + (f" and {rest} more" if rest else "")
-
-
-def _messages(row: PromptRow) -> list[dict[str, str]]:
-    system = [] if row.prompt.system is None else [{"role": "system", "content": row.prompt.system}]
-    return [*system, {"role": "user", "content": row.prompt.turns[0]}]
 
 
 def _columns(items: Sequence[RewardItem]) -> dict[str, list[str]]:

@@ -1,7 +1,9 @@
-"""Cache rewards in one SQLite file that recipes, seeds and processes share.
+"""Score the answers in a file: batch by length, resume by rows, score equal answers once.
 
-A key is the digest of the reward's identity, the prompt, the answer and its columns; no text is stored. The cache only
-saves time: if the file cannot be used, a warning is logged and every answer is scored.
+This module decides which answers still need a reward and what happens to one that gets none; `scorer` scores them.
+Rewards are cached in one SQLite file that recipes, seeds and processes share. A key is the digest of the reward's
+identity, the prompt, the answer and its columns; no text is stored. The cache only saves time: if the file cannot be
+used, a warning is logged and every answer is scored.
 """
 
 from __future__ import annotations
@@ -26,10 +28,9 @@ from harness.records.protocols import RewardOptions
 from harness.store import JsonlRows, Row, dump_json, write_atomic
 from harness.store.files import cache_folder
 
-from ..pairs import REWARDS
-from ..records import PromptRow, RewardRow
+from ..layout import REWARDS, Counts
+from ..records import PromptRow, RewardRow, rows_in
 from ..spec import RewardSpec
-from ..steps import Counts
 from .scorer import Outcome, RewardItem, Scorer
 
 log = logging.getLogger(__name__)
@@ -37,77 +38,6 @@ log = logging.getLogger(__name__)
 CREATE = "CREATE TABLE IF NOT EXISTS rewards (key BLOB PRIMARY KEY, value REAL NOT NULL)"
 BUSY_SECONDS = 30.0
 """How long to wait for another process's transaction; ours take milliseconds."""
-
-
-def cache_path() -> Path:
-    """Return `HARNESS_REWARD_CACHE`, or `rewards.sqlite` beside the official data. It may not exist yet."""
-    configured = os.environ.get("HARNESS_REWARD_CACHE")
-    return Path(configured) if configured else cache_folder() / "rewards.sqlite"
-
-
-def reward_key(identity: Mapping[str, JsonValue], item: RewardItem) -> bytes:
-    """Return the SHA-256 (32 bytes) of the reward's identity and the scored item."""
-    prompt = item.row.prompt
-    question = {"system": prompt.system, "prompt": prompt.turns[0], "columns": item.row.columns}
-    return bytes.fromhex(digest({"by": dict(identity), "answer": item.completion, **question}))
-
-
-class RewardCache:
-    """The cache, open inside a `with`. If `path` is None, nothing is cached."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._database: sqlite3.Connection | None = None
-
-    def __enter__(self) -> Self:
-        if self._path is not None:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-                self._database.execute("PRAGMA journal_mode = WAL")
-                self._database.execute("PRAGMA synchronous = NORMAL")
-                self._database.execute(CREATE)
-            except (OSError, sqlite3.Error) as error:
-                self._give_up(error)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-
-    def get(self, key: bytes) -> float | None:
-        """Return the cached reward, or None if there is none."""
-        if self._database is None:
-            return None
-        try:
-            row = self._database.execute("SELECT value FROM rewards WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
-            self._give_up(error)
-            return None
-        return None if row is None else float(row[0])
-
-    def put(self, rows: Sequence[tuple[bytes, float]]) -> None:
-        """Store all rows in one transaction."""
-        if self._database is None or not rows:
-            return
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT OR REPLACE INTO rewards VALUES (?, ?)", rows)
-            self._database.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        log.warning("the reward cache %s is not used: %s", self._path, error)
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-
-
-# ----------------------------------------------------------------------------------------------------
-# Score the answers in a file: batch by length, resume by rows, score equal answers once. This module decides which
-# answers still need a reward and what happens to one that gets none; `scorer` scores them.
 
 
 REWARD = "reward.json"
@@ -164,7 +94,7 @@ def scorer_of(spec: RewardSpec, log_dir: Path | None) -> Scorer:
 def check_reward(spec: RewardSpec, folders: Iterable[Path] = ()) -> None:
     """Check the reward without loading it.
 
-    Raises ConfigError, PluginError, CheckpointError or DataError if it cannot be created, and ConfigError if another
+    Raise ConfigError, PluginError, CheckpointError or DataError if it cannot be created, and ConfigError if another
     reward scored the answers in these folders.
     """
     scorer = scorer_of(spec, None)
@@ -175,7 +105,7 @@ def check_reward(spec: RewardSpec, folders: Iterable[Path] = ()) -> None:
 def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str, folder: Path) -> Counts:
     """Write a reward for every answer in a file to `rewards.jsonl` in a folder, and keep existing rewards.
 
-    The rows name `model` as the one that answered. Failed answers get no row. Raises IncompleteError if the reward
+    The rows name `model` as the one that answered. Failed answers get no row. Raise IncompleteError if the reward
     fails, if no answer gets one, or if an answer is too long and `overlong` is `fail`.
     """
     scorer = scorer_of(spec, folder)
@@ -185,7 +115,7 @@ def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str,
         work = _Work(
             spec=spec,
             model=model,
-            rows=read_rows(prompts),
+            rows={row.prompt.id: row for row in rows_in(prompts, PromptRow)},
             answers=stack.enter_context(opened(JsonlRows(answers, Answer))),
             done=stack.enter_context(opened(JsonlRows(folder / REWARDS, RewardRow))),
             scorer=scorer,
@@ -194,13 +124,6 @@ def score_answers(spec: RewardSpec, *, prompts: Path, answers: Path, model: str,
         )
         work.run()
         return work.counts()
-
-
-def read_rows(prompts: Path) -> dict[str, PromptRow]:
-    """Return the rows by prompt id."""
-    with prompts.open("rb") as file:
-        rows = [PromptRow.model_validate_json(line) for line in file]
-    return {row.prompt.id: row for row in rows}
 
 
 @contextmanager
@@ -216,7 +139,8 @@ def opened(rows: JsonlRows[Row]) -> Iterator[JsonlRows[Row]]:
 def _check_identity(folder: Path, scorer: Scorer) -> None:
     """Raise ConfigError if another reward scored the folder, e.g. a function that was edited since."""
     path = folder / REWARD
-    if not path.exists() or not _has_rows(folder / REWARDS):
+    rewards = folder / REWARDS
+    if not path.exists() or not rewards.exists() or not rewards.stat().st_size:
         return
     if json.loads(path.read_text("utf-8")) != _facts(scorer):
         raise ConfigError(
@@ -229,10 +153,6 @@ def _facts(scorer: Scorer) -> dict[str, JsonValue]:
     """Return the kind and identity as they read back from JSON."""
     facts: dict[str, JsonValue] = json.loads(json.dumps({"kind": scorer.kind, "identity": scorer.identity()}))
     return facts
-
-
-def _has_rows(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0
 
 
 @dataclass
@@ -354,9 +274,9 @@ class _Work:
             self.done.append(RewardRow.model_validate(facts | {"value": value, "error": error}))
 
     def counts(self) -> Counts:
-        """Return counts of all answers and of this session; --dry-run uses `session_tokens / session_seconds` as rate.
+        """Return counts of all answers and of this session, from which `stages.rewards.reward_time` takes the rate.
 
-        Raises IncompleteError if no answer got a reward.
+        Raise IncompleteError if no answer got a reward.
         """
         errors = Counter[str](row.error.reason for row in self.done.all() if row.error is not None)
         rewarded = self.done.count_succeeded
@@ -381,3 +301,69 @@ class _Work:
 def _tokens(answer: Answer) -> int:
     """Return the tokens of prompt and answer as the server counted them, 0 if it did not."""
     return sum(answer.prompt_tokens) + sum(answer.completion_tokens)
+
+
+def cache_path() -> Path:
+    """Return `HARNESS_REWARD_CACHE`, or `rewards.sqlite` beside the official data. It may not exist yet."""
+    configured = os.environ.get("HARNESS_REWARD_CACHE")
+    return Path(configured) if configured else cache_folder() / "rewards.sqlite"
+
+
+def reward_key(identity: Mapping[str, JsonValue], item: RewardItem) -> bytes:
+    """Return the SHA-256 (32 bytes) of the reward's identity and the scored item."""
+    prompt = item.row.prompt
+    question = {"system": prompt.system, "prompt": prompt.turns[0], "columns": item.row.columns}
+    return bytes.fromhex(digest({"by": dict(identity), "answer": item.completion, **question}))
+
+
+class RewardCache:
+    """The cache, open inside a `with`. If `path` is None, nothing is cached."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._database: sqlite3.Connection | None = None
+
+    def __enter__(self) -> Self:
+        if self._path is not None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute("PRAGMA synchronous = NORMAL")
+                self._database.execute(CREATE)
+            except (OSError, sqlite3.Error) as error:
+                self._give_up(error)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def get(self, key: bytes) -> float | None:
+        """Return the cached reward, or None if there is none."""
+        if self._database is None:
+            return None
+        try:
+            row = self._database.execute("SELECT value FROM rewards WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return None
+        return None if row is None else float(row[0])
+
+    def put(self, rows: Sequence[tuple[bytes, float]]) -> None:
+        """Store all rows in one transaction."""
+        if self._database is None or not rows:
+            return
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany("INSERT OR REPLACE INTO rewards VALUES (?, ?)", rows)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        log.warning("the reward cache %s is not used: %s", self._path, error)
+        if self._database is not None:
+            self._database.close()
+            self._database = None

@@ -7,13 +7,16 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from ..records import PreferencePair
+from ..estimate import Estimator, PlanItem, lines_of
+from ..layout import PAIRS, Counts, Recipe
+from ..records import PreferencePair, rows_in
 from ..spec import VariantSpec
-from ..steps import Counts, Recipe, Step, finished
-from ..training.launch import KEEP, do_job, evaluation_of, fusion_of
-from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, renamed, variant_settings
+from ..steps import Step, finished
+from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, row_tokens, training_estimate, training_time
+from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, has_reference, renamed, variant_settings
 
-PAIRS = "pairs.jsonl"
+FORWARD = 1 / 3
+"""Cost of a forward pass relative to a training step: a backward pass is assumed to cost two forward passes."""
 
 
 def align_steps(recipe: Recipe, seed: int, sft: Step, pairs: Mapping[int, Step]) -> list[Step]:
@@ -38,9 +41,63 @@ def _step(recipe: Recipe, seed: int, name: str, variant: VariantSpec, sft: Step,
     def work(folder: Path) -> Counts:
         return _train(recipe, seed, name, variant, step, sft, pairs)
 
-    folder = recipe.variant(name, seed)
-    step = Step("align", f"seed-{seed}/align/{name}", folder, settings, work, (sft, pairs), KEEP)
+    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        if name in _referring(recipe, variant)[:1]:
+            yield _reference(known, recipe, seed, variant, pairs)
+        yield training_estimate(
+            known,
+            item.model_copy(update={"model": name}),
+            rows=_rows(known, pairs),
+            method=variant.method,
+            answer=variant.answers,
+            keys=variant_settings(recipe.spec, variant),
+        )
+
+    step = Step(
+        "align",
+        f"seed-{seed}/align/{name}",
+        recipe.variant(name, seed),
+        settings,
+        work,
+        (sft, pairs),
+        KEEP,
+        seed=seed,
+        estimate=estimate,
+    )
     return step
+
+
+def _rows(known: Estimator, pairs: Step) -> int:
+    """Return the number of pairs of the finished step, else one per preference prompt."""
+    if known.done(pairs.name, pairs.folder):
+        return lines_of(pairs.folder / PAIRS)
+    return known.prompts.of("preference")
+
+
+def _referring(recipe: Recipe, variant: VariantSpec) -> list[str]:
+    """Return the variants with the same pairs whose loss has a reference: they share its log-probabilities."""
+    every = len(recipe.spec.sources)
+    return [
+        name
+        for name, sibling in recipe.variants.items()
+        if (sibling.sources or every) == (variant.sources or every)
+        and has_reference(sibling.method, variant_settings(recipe.spec, sibling))
+    ]
+
+
+def _reference(known: Estimator, recipe: Recipe, seed: int, variant: VariantSpec, pairs: Step) -> PlanItem:
+    """Estimate the reference's log-probabilities, which the first variant that needs them stores beside the rows."""
+    names = [f"seed-{seed}/align/{name}" for name in _referring(recipe, variant)]
+    item = PlanItem(
+        stage="align",
+        name=pairs.name.replace("/pairs", "/reference", 1),
+        seed=seed,
+        model="reference",
+        done=any(known.done(name, recipe.out / name) for name in names),
+    )
+    tokens = 0.0 if item.done else _rows(known, pairs) * row_tokens(known, "preference", "source")
+    time = training_time(known, tokens * FORWARD, "training, forward")
+    return known.timed(item.model_copy(update={"prompt_tokens": tokens}), time)
 
 
 def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Step, sft: Step, pairs: Step) -> Counts:
@@ -59,7 +116,7 @@ def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Ste
     record = finished(pairs)
     assert record is not None  # a step only starts when its inputs are finished
     folder = rows_folder(recipe.seed(seed) / "rows", texts=record.digest, tokenizer=tokenizer, how=rendering)
-    rows = preference_rows(folder, read_pairs(pairs.folder / PAIRS), tokenizer, rendering)
+    rows = preference_rows(folder, rows_in(pairs.folder / PAIRS, PreferencePair), tokenizer, rendering)
     alpha = float(hyperparameters.trainer.get("alpha", 0.1)) if variant.method == "preference" else None  # type: ignore[arg-type]
     job = TrainingJob(
         method=variant.method,
@@ -74,10 +131,3 @@ def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Ste
         evaluation=evaluation_of(recipe, name, seed),
     )
     return do_job(recipe, job, rows)
-
-
-def read_pairs(path: Path) -> Iterator[PreferencePair]:
-    """Yield the pairs in a `pairs.jsonl`."""
-    with path.open("rb") as file:
-        for line in file:
-            yield PreferencePair.model_validate_json(line)

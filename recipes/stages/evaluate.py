@@ -1,13 +1,14 @@
-"""Run a recipe's checkpoints through `harness run`, into the recipe's own results folder.
+"""Stage `evaluate`: answer and reward the held-out prompts, and do `harness run` on the suites.
 
-A checkpoint is served through a link `models/RECIPE-MODEL-seedN`, whose last part becomes its name on the leaderboard.
+A held-out folder has one subfolder per temperature (`t0`, `t0.3`), each with answers.jsonl and rewards.jsonl. Suites
+are run into the recipe's own results folder. For them, a checkpoint is served through a link
+`models/RECIPE-MODEL-seedN`, whose last part becomes its name on the leaderboard.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -15,109 +16,19 @@ from pydantic import JsonValue
 from harness.analysis.leaderboard import run_id
 from harness.records import ModelRef
 from harness.records.errors import ConfigError, IncompleteError
-from harness.records.judge_choice import choose_judges, suite_names
-from harness.records.settings import RunSpec, checked
-from harness.run.execute import execute, opened
-from harness.run.plan import plan
 from harness.store import make_folder, write_atomic
 
-from ..pairs import ANSWERS, PROMPTS, REWARDS
+from ..estimate import Estimator, PlanItem
+from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
 from ..report.board import HELD_OUT, best_by_validation, draws, temperature_folder
 from ..report.data import SCORES, SuiteRuns, read_all_measured
 from ..rewards.scoring import reward_settings, score_answers
 from ..sampling import AnswerFile, Sampler, prompts_of, sample
 from ..spec import RecipeSpec
-from ..steps import Counts, Recipe, Step
-
-
-def check_suites(spec: RecipeSpec) -> None:
-    """Raise ConfigError if a suite or judge does not exist, or if `best` has no validation prompts to choose by."""
-    evaluate = spec.evaluate
-    suites = suite_names(evaluate.suite or "all")
-    if evaluate.judge is not None:  # otherwise the environment may set it, perhaps only in a later session
-        choose_judges(suites, evaluate.judge, edition=evaluate.edition, own_judges={})
-    if "best" in evaluate.models and not spec.prompts.validation:
-        raise ConfigError("evaluate.models has `best`, which needs validation prompts: set prompts.validation")
-
-
-def suite_spec(spec: RecipeSpec, model: ModelRef, results: Path) -> RunSpec:
-    """Return the recipe's `evaluate:` as the options of `harness run`. Raise ConfigError if they are not valid.
-
-    All models use the first seed, because it decides which prompts `limit` draws.
-    """
-    evaluate = spec.evaluate
-    suites = suite_names(evaluate.suite or "all")
-    judges = choose_judges(suites, evaluate.judge, edition=evaluate.edition, own_judges={})
-    options = {
-        "model": model,
-        "suites": suites,
-        "judges": judges,
-        "edition": evaluate.edition,
-        "backend": "endpoint" if model.scheme == "endpoint" else evaluate.backend,
-        "limit": evaluate.limit,
-        "seed": spec.seeds[0],
-        "results": results,
-        "serve": evaluate.serve,
-    }
-    return checked(RunSpec, options, "evaluate")
-
-
-def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue]:
-    """Return the settings that decide the scores, without local paths."""
-    settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
-    target = ModelRef.parse(recipe.spec.target)
-    name = target.label if target.scheme == "path" else str(target)
-    return settings | {"model": name if model == "target" else recipe.label(model, seed)}
-
-
-def run_suites(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
-    """Serve the model, run the suites and write the ids of its runs; resume an earlier run.
-
-    Raises IncompleteError if too many answers are unscored for a score to be ranked.
-    """
-    chosen = best_variant(recipe) if model == "best" else model
-    ref = _served(recipe, chosen, seed)
-    run_plan = plan(suite_spec(recipe.spec, ref, recipe.results), log_dir=recipe.results / "runs" / ref.slug / "logs")
-    with opened(run_plan, fresh=False) as runs:
-        make_folder(recipe.results / "runs" / ref.slug / "logs")
-        cards = asyncio.run(execute(run_plan, runs))
-    broken = [card.suite for card in cards if not card.complete]
-    if broken:
-        raise IncompleteError(
-            f"{ref.label}: too many answers are unscored in {', '.join(broken)}; the same command retries them"
-        )
-    suite_runs = SuiteRuns(model=ref.label, runs=tuple(run_id(card) for card in cards))
-    write_atomic(folder / SCORES, suite_runs.model_dump_json(indent=2) + "\n")
-    return {"model": ref.label, **{card.suite: card.scores[card.headline].value for card in cards}}
-
-
-def best_variant(recipe: Recipe) -> str:
-    """Return the variant with the highest mean validation reward over seeds, at the first temperature."""
-    ranked = [name for name in best_by_validation(read_all_measured(recipe)) if name in recipe.spec.variants]
-    if not ranked:
-        raise IncompleteError("no variant has a reward on the validation prompts, so there is no best one")
-    return ranked[0]
-
-
-def _served(recipe: Recipe, model: str, seed: int) -> ModelRef:
-    """Return the model to serve, for a checkpoint the link to it."""
-    folder = recipe.checkpoint(model, seed)
-    if folder is None:
-        return ModelRef.parse(recipe.spec.target)
-    link = recipe.out / "models" / recipe.label(model, seed)
-    make_folder(link.parent)
-    goal = os.path.relpath(folder, link.parent)
-    if not link.is_symlink():
-        link.symlink_to(goal, target_is_directory=True)
-    elif os.readlink(link) != goal:
-        raise ConfigError(f"{link} points to {os.readlink(link)!r} instead of {goal!r}; move it away")
-    return ModelRef(scheme="path", name=str(link))
-
-
-# ----------------------------------------------------------------------------------------------------
-# Stage `evaluate`: answer and reward the held-out prompts, and do `harness run` on the suites. A held-out folder has
-# one subfolder per temperature (`t0`, `t0.3`), each with answers.jsonl and rewards.jsonl.
-
+from ..steps import Step
+from ..suites import check_suites, run_suites, suite_calls
+from .rewards import reward_time
+from .target import target_time
 
 KEPT = (f"*/{ANSWERS}", f"*/{REWARDS}", "*.json")
 
@@ -153,6 +64,12 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
         rewarded = [_score(spec, prompts.folder / PROMPTS, file.path, model) for file in files]
         return counts | {"rewarded": sum(rewarded)}
 
+    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        calls = 0 if item.done else known.prompts.of(*HELD_OUT) * sum(draws(spec.evaluate).values())
+        item = _asked(known, item, model, calls)
+        rewarding = reward_time(known, item.prompt_tokens + item.answer_tokens)
+        yield known.timed(item, target_time(known, item.answer_tokens), *rewarding)
+
     settings: dict[str, JsonValue] = {
         **sampler.settings(),
         "temperatures": {f"{temperature:g}": samples for temperature, samples in draws(spec.evaluate).items()},
@@ -161,7 +78,14 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
     }
     name = "held-out/target" if trained is None else f"seed-{seed}/held-out/{model}"
     inputs = (prompts,) if trained is None else (prompts, trained)
-    return Step("evaluate", name, recipe.held_out(model, seed), settings, work, inputs, KEPT)
+    folder = recipe.held_out(model, seed)
+    return Step("evaluate", name, folder, settings, work, inputs, KEPT, seed=seed, estimate=estimate)
+
+
+def _asked(known: Estimator, item: PlanItem, model: str, calls: int) -> PlanItem:
+    """Return the item with calls that a model answers, as long as the target's answers."""
+    tokens = {"prompt_tokens": calls * known.prompts.tokens.value, "answer_tokens": calls * known.target_answer.value}
+    return item.model_copy(update={"model": model, "calls": calls, **tokens})
 
 
 def _sampler(spec: RecipeSpec, model: str, seed: int, trained: Step | None) -> Sampler:
@@ -190,12 +114,15 @@ def _score(spec: RecipeSpec, prompts: Path, answers: Path, model: str) -> int:
 def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
     """Return one step per model that runs the suites, or none if the recipe names no suite.
 
-    Raises ConfigError before anything is trained if a suite or judge does not exist.
+    Raise ConfigError before anything is trained if a suite or judge does not exist, or if `best` has no validation
+    prompts to choose by.
     """
     spec = recipe.spec
     if spec.evaluate.suite is None:
         return []
-    check_suites(spec)
+    check_suites(spec.evaluate)
+    if "best" in spec.evaluate.models and not spec.prompts.validation:
+        raise ConfigError("evaluate.models has `best`, which needs validation prompts: set prompts.validation")
     by_folder = {step.folder: step for step in models}
     seeds = recipe.seeds if spec.evaluate.suite_seeds == "all" else recipe.seeds[:1]
     steps: list[Step] = []
@@ -227,9 +154,74 @@ def _needed(recipe: Recipe, model: str, seed: int, by_folder: dict[Path, Step]) 
 
 def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> Step:
     def work(folder: Path) -> Counts:
-        return run_suites(recipe, model, seed, folder)
+        return _run(recipe, model, seed, folder)
 
-    name = "suites/target" if model == "target" else f"seed-{seed}/suites/{model}"
-    settings = suite_settings(recipe, model, seed)
+    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        # the judges' calls are not included: `harness run --dry-run` estimates them
+        calls = 0 if item.done else suite_calls(recipe.spec.evaluate, seed=recipe.spec.seeds[0])
+        item = _asked(known, item, model, calls)
+        yield known.timed(item, target_time(known, item.answer_tokens))
+
     best = model == "best"  # chosen again each time, as there may be new variants; existing runs are not repeated
-    return Step("evaluate", name, recipe.suites(model, seed), settings, work, inputs, always=best, alone=True)
+    return Step(
+        "evaluate",
+        "suites/target" if model == "target" else f"seed-{seed}/suites/{model}",
+        recipe.suites(model, seed),
+        suite_settings(recipe, model, seed),
+        work,
+        inputs,
+        always=best,
+        alone=True,
+        seed=seed,
+        estimate=estimate,
+    )
+
+
+def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue]:
+    """Return the settings that decide the scores, without local paths."""
+    settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
+    target = ModelRef.parse(recipe.spec.target)
+    name = target.label if target.scheme == "path" else str(target)
+    return settings | {"model": name if model == "target" else recipe.label(model, seed)}
+
+
+def _run(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
+    """Serve the model, run the suites and write the ids of its runs; resume an earlier run.
+
+    Raise IncompleteError if too many answers are unscored for a score to be ranked.
+    """
+    chosen = best_variant(recipe) if model == "best" else model
+    ref = _served(recipe, chosen, seed)
+    # the first seed for all models: it decides which prompts `limit` draws
+    cards = run_suites(recipe.spec.evaluate, ref, recipe.results, seed=recipe.spec.seeds[0])
+    broken = [card.suite for card in cards if not card.complete]
+    if broken:
+        raise IncompleteError(
+            f"{ref.label}: too many answers are unscored in {', '.join(broken)}; the same command retries them"
+        )
+    suite_runs = SuiteRuns(model=ref.label, runs=tuple(run_id(card) for card in cards))
+    write_atomic(folder / SCORES, suite_runs.model_dump_json(indent=2) + "\n")
+    return {"model": ref.label, **{card.suite: card.scores[card.headline].value for card in cards}}
+
+
+def best_variant(recipe: Recipe) -> str:
+    """Return the variant with the highest mean validation reward over seeds, at the first temperature."""
+    ranked = [name for name in best_by_validation(read_all_measured(recipe)) if name in recipe.spec.variants]
+    if not ranked:
+        raise IncompleteError("no variant has a reward on the validation prompts, so there is no best one")
+    return ranked[0]
+
+
+def _served(recipe: Recipe, model: str, seed: int) -> ModelRef:
+    """Return the model to serve, for a checkpoint the link to it."""
+    folder = recipe.checkpoint(model, seed)
+    if folder is None:
+        return ModelRef.parse(recipe.spec.target)
+    link = recipe.out / "models" / recipe.label(model, seed)
+    make_folder(link.parent)
+    goal = os.path.relpath(folder, link.parent)
+    if not link.is_symlink():
+        link.symlink_to(goal, target_is_directory=True)
+    elif os.readlink(link) != goal:
+        raise ConfigError(f"{link} points to {os.readlink(link)!r} instead of {goal!r}; move it away")
+    return ModelRef(scheme="path", name=str(link))

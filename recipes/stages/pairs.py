@@ -6,17 +6,14 @@ the same files.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic, write_lines
 
+from ..layout import ANSWERS, DATA, DROPPED, PAIRS, PROMPTS, REWARDS, Counts, Recipe
 from ..pairs import (
-    ANSWERS,
-    PROMPTS,
-    REWARDS,
     DroppedPair,
     PairTally,
     Tally,
@@ -28,11 +25,18 @@ from ..pairs import (
 )
 from ..records import PreferencePair
 from ..spec import PairsSpec
-from ..steps import Counts, Recipe, Step
+from ..steps import Step
 
-log = logging.getLogger(__name__)
-
-PAIRS, DROPPED, DATA = "pairs.jsonl", "dropped.jsonl", "data.json"
+HINTS = {
+    "no_source_answer": "no source's answer has a reward",
+    "no_target_answer": "no answer of the target has a reward",
+    "one_target_answer": "pairs need at least two samples per prompt; raise `sampling: n`",
+    "identical": "the target gives the same answer every time; raise `sampling: temperature`",
+    "equal_rewards": "the reward gives all of the target's samples the same number; use a reward that tells them apart",
+    "margin_low": "lower `pairs: min_margin`",
+    "margin_high": "raise `pairs: max_margin`",
+}
+"""What to do if this is the most frequent reason."""
 
 
 def pairs_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Step]) -> dict[int, Step]:
@@ -41,30 +45,24 @@ def pairs_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Ste
     `answered` has the steps of the sources' answers and of their rewards in the recipe's order, then those of the
     target's answers and rewards.
     """
-    every = len(recipe.spec.sources)
+    spec = recipe.spec
+    every = len(spec.sources)
     answers, rewards, target = answered[:every], answered[every : 2 * every], answered[2 * every :]
-    folder, name = recipe.seed(seed) / "pairs", f"seed-{seed}/pairs"
-    wanted = sorted({variant.sources or every for variant in recipe.variants.values()}, reverse=True)
-    steps = {}
-    for count in wanted:
-        subfolder, step_name = (
-            (folder, name) if count == every else (folder / f"sources-{count}", f"{name}/sources-{count}")
-        )
+
+    def step_of(count: int) -> Step:
         inputs = (prompts, *answers[:count], *rewards[:count], *target)
-        steps[count] = _step(
-            recipe.spec.pairs, [source.name for source in recipe.spec.sources[:count]], inputs, subfolder, step_name
-        )
-    return steps
+        sources = [source.name for source in spec.sources[:count]]
 
+        def work(folder: Path) -> Counts:
+            folders = [step.folder for step in inputs[1:]]
+            return make_pairs(spec.pairs, prompts.folder / PROMPTS, sources, folders, folder)
 
-def _step(spec: PairsSpec, sources: Sequence[str], inputs: tuple[Step, ...], folder: Path, name: str) -> Step:
-    prompts, *answered = (step.folder for step in inputs)
+        name = f"seed-{seed}/pairs" if count == every else f"seed-{seed}/pairs/sources-{count}"
+        settings = {**spec.pairs.model_dump(mode="json"), "sources": sources}
+        return Step("pairs", name, recipe.out / name, settings, work, inputs, seed=seed)
 
-    def work(into: Path) -> Counts:
-        return make_pairs(spec, prompts / PROMPTS, sources, answered, into)
-
-    settings = {**spec.model_dump(mode="json"), "sources": list(sources)}
-    return Step("pairs", name, folder, settings, work, inputs)
+    counts = sorted({variant.sources or every for variant in recipe.variants.values()}, reverse=True)
+    return {count: step_of(count) for count in counts}
 
 
 def make_pairs(
@@ -73,7 +71,7 @@ def make_pairs(
     """Write the pairs, the dropped prompts with reasons, and the data report. Each file is written atomically.
 
     `answered` has the folders of each source's answers, of each source's rewards, and of the target's answers and
-    rewards. Raises ConfigError if no pair is left.
+    rewards. Raise ConfigError if no pair is left.
     """
     rows = read_prompts(prompts, "preference")
     wanted = frozenset(row.prompt.id for row in rows)
@@ -111,15 +109,3 @@ def _check_any(tally: PairTally, spec: PairsSpec) -> None:
     why = ", ".join(f"{reason} {count}" for reason, count in tally.dropped.most_common())
     most = tally.dropped.most_common(1)[0][0]
     raise ConfigError(f"no pair is left from {tally.dropped.total()} prompts ({why}): {HINTS[most]}")
-
-
-HINTS = {
-    "no_source_answer": "no source's answer has a reward",
-    "no_target_answer": "no answer of the target has a reward",
-    "one_target_answer": "pairs need at least two samples per prompt; raise `sampling: n`",
-    "identical": "the target gives the same answer every time; raise `sampling: temperature`",
-    "equal_rewards": "the reward gives all of the target's samples the same number; use a reward that tells them apart",
-    "margin_low": "lower `pairs: min_margin`",
-    "margin_high": "raise `pairs: max_margin`",
-}
-"""What to do if this is the most frequent reason."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -14,7 +15,7 @@ from harness.records import ModelRef, Prompt, Record
 from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic
 
-from ..pairs import PROMPTS
+from ..layout import DROPPED, PROMPTS, Counts, Recipe
 from ..prompts import (
     Kept,
     Questions,
@@ -26,11 +27,11 @@ from ..prompts import (
     suite_questions,
     with_parts,
 )
-from ..records import PromptRow
+from ..records import PARTS, PromptRow, messages
 from ..sampling import model_name
-from ..steps import Counts, Recipe, Step
+from ..steps import Step
 
-DROPPED, ORIGIN = "dropped.jsonl", "origin.json"
+ORIGIN = "origin.json"
 CHUNK = 1000
 """Number of prompts tokenized at once."""
 
@@ -39,16 +40,13 @@ def prompts_step(recipe: Recipe) -> Step:
     """Return the step that writes the recipe's prompts."""
     spec = recipe.spec
 
-    def work(folder: Path) -> Counts:
-        return make_prompts(recipe, folder)
-
     settings: dict[str, JsonValue] = spec.prompts.model_dump(mode="json") | {
         "dataset": portable_name(spec.prompts.dataset),
         "target": model_name(ModelRef.parse(spec.target)),
         "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
         "pad_token": spec.pad_token,
     }
-    return Step("prompts", "prompts", recipe.prompts, settings, work)
+    return Step("prompts", "prompts", recipe.prompts, settings, partial(make_prompts, recipe))
 
 
 def make_prompts(recipe: Recipe, folder: Path) -> Counts:
@@ -87,7 +85,7 @@ def contaminated(questions: Questions) -> Callable[[Prompt], tuple[str, str] | N
 def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
     """Return the number of tokens, by the target's tokenizer and template, of each prompt above max_prompt_length.
 
-    Raises ConfigError if the template rejects a prompt.
+    Raise ConfigError if the template rejects a prompt.
     """
     from jinja2 import TemplateError
 
@@ -100,7 +98,7 @@ def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
         chunk = prompts[start : start + CHUNK]
         try:
             ids = tokenizer.apply_chat_template(
-                [_messages(prompt) for prompt in chunk], tokenize=True, add_generation_prompt=True, return_dict=True
+                [messages(prompt) for prompt in chunk], tokenize=True, add_generation_prompt=True, return_dict=True
             )["input_ids"]
         except TemplateError as error:
             raise ConfigError(f"the chat template of {spec.target!r} rejects a prompt: {error}") from None
@@ -110,16 +108,11 @@ def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
     return lengths
 
 
-def _messages(prompt: Prompt) -> list[dict[str, str]]:
-    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
-    return [*system, {"role": "user", "content": prompt.turns[0]}]
-
-
 def _counts(rows: int, prompt_rows: Sequence[PromptRow], kept: Kept) -> Counts:
     parts = Counter(row.part for row in prompt_rows)
     reasons = Counter(record.reason for record in kept.dropped)
     counts: Counts = {"rows": rows, "prompts": len(prompt_rows)}
-    counts |= {part: parts[part] for part in ("sft", "preference", "validation", "test")}
+    counts |= {part: parts[part] for part in PARTS}
     return counts | {f"dropped_{reason}": number for reason, number in sorted(reasons.items())}
 
 

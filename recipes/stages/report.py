@@ -12,6 +12,7 @@ CHECKPOINT/README.md             model card, with training_curves.svg beside it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from harness.analysis.leaderboard import rank, read_questions
@@ -19,8 +20,10 @@ from harness.pages.charts import Drawing
 from harness.records import ScoreCard
 from harness.store import dump_json, write_atomic
 
+from ..layout import Counts, Recipe, record_in
 from ..report.board import variant_board
 from ..report.card import CardFacts, model_card
+from ..report.curves import training_curves
 from ..report.data import (
     FinishedCheckpoint,
     baselines,
@@ -30,10 +33,9 @@ from ..report.data import (
     read_data,
     read_logs,
     read_suites,
-    training_curves,
 )
 from ..report.tables import VariantBoard, markdown
-from ..steps import Counts, Recipe, Step
+from ..steps import Step
 
 BOARD = "variants.json"
 CURVES = "training_curves.svg"
@@ -41,12 +43,8 @@ CURVES = "training_curves.svg"
 
 def report_step(recipe: Recipe, steps: Sequence[Step]) -> Step:
     """Return the step that writes the report after all of `steps`."""
-
-    def work(folder: Path) -> Counts:
-        return write_report(recipe, folder)
-
     kept = ("*.json", "*.md", "*.html", "*.svg")
-    return Step("report", "report", recipe.report, {}, work, tuple(steps), kept, always=True)
+    return Step("report", "report", recipe.report, {}, partial(write_report, recipe), tuple(steps), kept, always=True)
 
 
 def read_variant_board(recipe: Recipe) -> VariantBoard:
@@ -72,13 +70,12 @@ def write_report(recipe: Recipe, folder: Path) -> Counts:
         write_atomic(folder / f"curves-{model}.svg", drawing.standalone() + "\n")
     suites = read_suites(recipe)
     _write_suites(suites, folder)
-    cards = 0
-    for checkpoint in checkpoints(recipe):
+    finished = list(checkpoints(recipe))
+    for checkpoint in finished:
         name = recipe.label(checkpoint.model, checkpoint.seed)
         model_cards = [card for _, card in suites if card.model == name]
         _write_card(recipe, checkpoint, board, model_cards, curves.get(checkpoint.model))
-        cards += 1
-    return {"models": len({row.model for row in board.models}), "figures": len(curves), "model_cards": cards}
+    return {"models": len({row.model for row in board.models}), "figures": len(curves), "model_cards": len(finished)}
 
 
 def _write_suites(results: Sequence[tuple[Path, ScoreCard]], folder: Path) -> None:
@@ -118,8 +115,8 @@ def _write_card(
 
 def _digests(recipe: Recipe, checkpoint: FinishedCheckpoint) -> dict[str, str]:
     """Return the digests of all steps that the checkpoint comes from, of its own step and of its weights."""
-    earlier = next((o for o in checkpoints(recipe) if (o.model, o.seed) == ("sft", checkpoint.seed)), None)
-    digests = dict(earlier.record.inputs) if earlier is not None else {}
+    sft = record_in(recipe.sft(checkpoint.seed))
+    digests = dict(sft.inputs) if sft is not None else {}
     digests |= checkpoint.record.inputs
     digests[checkpoint.model] = checkpoint.record.digest
     weights = {name: out.sha256 for name, out in checkpoint.record.outputs.items() if name.endswith(".safetensors")}

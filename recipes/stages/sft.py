@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from harness.records import ModelRef
 
-from ..pairs import ANSWERS, PROMPTS, REWARDS, best_source_answers
-from ..steps import Counts, Recipe, Step, input_digests
-from ..training.launch import KEEP, do_job, evaluation_of, fusion_of
+from ..estimate import Estimator, PlanItem
+from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
+from ..pairs import best_source_answers
+from ..steps import Step, input_digests
+from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, training_estimate
 from ..training.settings import TrainingJob, decisive, sft_settings
 
 
@@ -31,8 +33,14 @@ def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], 
     def work(folder: Path) -> Counts:
         return _train(recipe, seed, step, prompts, answers, rewards)
 
+    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        item = item.model_copy(update={"model": "sft"})
+        rows, keys = known.prompts.of("sft"), sft_settings(spec)
+        yield training_estimate(known, item, rows=rows, method="sft", answer="source", keys=keys)
+
     inputs = (prompts, *answers, *rewards)
-    step = Step("sft", f"seed-{seed}/sft", recipe.seed(seed) / "sft", settings, work, inputs, KEEP)
+    name, folder = f"seed-{seed}/sft", recipe.sft(seed)
+    step = Step("sft", name, folder, settings, work, inputs, KEEP, seed=seed, estimate=estimate)
     return step
 
 

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from harness.records import ModelRef
 
-from ..pairs import ANSWERS, PROMPTS
+from ..estimate import Estimator, PlanItem
+from ..layout import ANSWERS, PROMPTS, Counts, Recipe
 from ..prompts import load_rows, portable_name
 from ..records import Part
-from ..sampling import IDENTITY, AnswerFile, Sampler, prompts_of, sample, take_answers
+from ..sampling import (
+    IDENTITY,
+    AnswerFile,
+    Sampler,
+    generation_time,
+    left_to_sample,
+    prompts_of,
+    sample,
+    take_answers,
+)
 from ..spec import SourceSpec
-from ..steps import Counts, Recipe, Step
+from ..steps import Step
 
-PARTS: tuple[Part, ...] = ("sft", "preference")
+ANSWERED: tuple[Part, ...] = ("sft", "preference")
 """Parts that sources answer. Held-out prompts only evaluate the trained models, so sources skip them."""
+KEEP = (ANSWERS, IDENTITY)
 
 
 def source_steps(recipe: Recipe, prompts: Step) -> list[Step]:
@@ -37,11 +48,30 @@ def _sampled(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
     sampler = Sampler(source.name, model, backend, source.serve, spec.sampling.seed, spec.sampling.max_failed)
 
     def work(folder: Path) -> Counts:
-        questions = prompts_of(prompts.folder / PROMPTS, *PARTS)
+        questions = prompts_of(prompts.folder / PROMPTS, *ANSWERED)
         return sample(sampler, [AnswerFile(folder / ANSWERS, questions, sampling)], folder)
 
+    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        draws, length = known.prompts.of(*ANSWERED) * sampling.n, known.source_answer(source.name)
+        item = left_to_sample(known, item.model_copy(update={"model": source.name}), folder / ANSWERS, draws, length)
+        if model.scheme == "endpoint":
+            yield item.model_copy(update={"dollars": list_price(source, item)})
+        else:
+            time = generation_time(known, source.name, source.serve, item.answer_tokens, measured=[folder])
+            yield known.timed(item, time)
+
+    name, folder = f"sources/{source.name}", recipe.source(source.name)
     settings = sampler.settings() | {"sampling": sampling.model_dump(mode="json")}
-    return _step(recipe, source, prompts, settings, work)
+    return Step("sources", name, folder, settings, work, (prompts,), KEEP, estimate=estimate)
+
+
+def list_price(source: SourceSpec, item: PlanItem) -> float | None:
+    """Return the dollars that an endpoint takes for the item's tokens; None if the recipe has no prices."""
+    if not item.calls:
+        return 0.0
+    if source.price_in is None or source.price_out is None:
+        return None
+    return (item.prompt_tokens * source.price_in + item.answer_tokens * source.price_out) / 1e6
 
 
 def _existing(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
@@ -49,18 +79,12 @@ def _existing(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
     dataset, split = source.answers, recipe.spec.prompts.split
 
     def work(folder: Path) -> Counts:
-        questions = prompts_of(prompts.folder / PROMPTS, *PARTS)
+        questions = prompts_of(prompts.folder / PROMPTS, *ANSWERED)
         return take_answers(load_rows(dataset, split), questions, source.name, folder / ANSWERS, where=dataset)
 
-    return _step(recipe, source, prompts, {"answers": portable_name(dataset), "split": split}, work)
+    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        yield item.model_copy(update={"model": source.name})
 
-
-def _step(
-    recipe: Recipe,
-    source: SourceSpec,
-    prompts: Step,
-    settings: dict[str, JsonValue],
-    work: Callable[[Path], Counts],
-) -> Step:
     name, folder = f"sources/{source.name}", recipe.source(source.name)
-    return Step("sources", name, folder, settings, work, (prompts,), keep=(ANSWERS, IDENTITY))
+    settings: dict[str, JsonValue] = {"answers": portable_name(dataset), "split": split}
+    return Step("sources", name, folder, settings, work, (prompts,), KEEP, estimate=estimate)

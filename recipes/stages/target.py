@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.records import ModelRef
 
-from ..pairs import ANSWERS, PROMPTS
-from ..sampling import IDENTITY, AnswerFile, Sampler, prompts_of, sample
-from ..steps import Counts, Recipe, Step
+from ..estimate import DeviceTime, Estimator, PlanItem
+from ..layout import ANSWERS, PROMPTS, Counts, Recipe
+from ..sampling import IDENTITY, AnswerFile, Sampler, generation_time, left_to_sample, prompts_of, sample
+from ..steps import Step
 
 NAME = "target"
 """The model's name in answers and rewards."""
@@ -26,12 +28,27 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step) -> Step:
         questions = prompts_of(prompts.folder / PROMPTS, "preference")
         return sample(sampler, [AnswerFile(folder / ANSWERS, questions, sampling)], folder)
 
+    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        draws = known.prompts.of("preference") * sampling.n
+        item = item.model_copy(update={"model": "sft"})
+        item = left_to_sample(known, item, recipe.target(seed) / ANSWERS, draws, known.target_answer)
+        yield known.timed(item, target_time(known, item.answer_tokens))
+
     return Step(
         "target",
         f"seed-{seed}/target",
-        recipe.seed(seed) / "target",
+        recipe.target(seed),
         sampler.settings() | {"sampling": sampling.model_dump(mode="json")},
         work,
         (prompts, sft),
         keep=(ANSWERS, IDENTITY),
+        seed=seed,
+        estimate=estimate,
     )
+
+
+def target_time(known: Estimator, tokens: float) -> DeviceTime:
+    """Return the time in which the target, or a model trained from it, generates tokens."""
+    spec = known.recipe.spec
+    folders = [known.recipe.target(seed) for seed in spec.seeds]
+    return generation_time(known, "target", spec.target_serve, tokens, measured=folders)

@@ -1,7 +1,8 @@
-"""Train in several processes: start `accelerate launch` with the recipe's configuration, and run one of its processes.
+"""Run a training as the work of a recipe step: in this process, or in several with `accelerate launch`.
 
-The job is passed as a file, and the main process writes the checkpoint. A process that fails with one of our errors
-writes it to `failed.json`, so that the caller can raise it again; everything else goes to the log.
+A launched process gets its job as a file, and the main process writes the checkpoint. A process that fails with one of
+our errors writes it to `failed.json`, so that the caller can raise it again; everything else goes to the log. torch is
+imported only when something is trained.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from typing import TYPE_CHECKING
 
 from harness.records import ModelRef
 from harness.records.errors import CheckpointError, ConfigError, HarnessError, IncompleteError, StoreError
+from harness.records.settings import read_yaml
 from harness.store import make_folder, write_atomic
 from harness.store.checkpoint import Fusion
 
-from ..spec import launch_path
-from ..steps import Counts, Recipe
+from ..estimate import DeviceTime, Estimator, PlanItem, number
+from ..layout import Counts, Recipe
+from ..spec import Method, RecipeSpec, Training, launch_path
+from ..steps import log_to_terminal
 from .settings import Evaluation, TrainingJob
 
 if TYPE_CHECKING:
@@ -33,80 +37,6 @@ FAILED = "failed.json"
 SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "FSDP_CPU_RAM_EFFICIENT_LOADING")
 """Variables that make a process shard the model. The reference runs unsharded: one forward pass needs little memory."""
 RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StoreError)}
-
-
-def launch(job: TrainingJob, config: Path) -> Trained:
-    """Train a job with `accelerate launch` and return its record, or the existing record if the job is finished.
-
-    Raise the HarnessError that ended a process, or IncompleteError if the processes failed in another way.
-    """
-    from .run import trained
-
-    if (before := trained(job)) is not None:
-        return before
-    if not config.is_file():
-        raise ConfigError(
-            f"launch: there is no accelerate configuration {str(config)!r}; give a file or a shipped name"
-        )
-    make_folder(job.checkpoints)
-    path = job.checkpoints / "job.json"
-    write_atomic(path, job.model_dump_json(indent=2) + "\n")
-    if job.reference is not None and not job.reference.is_file():
-        _launch(job, config, "reference", path)
-    _launch(job, config, "train", path)
-    done = trained(job)
-    if done is None:
-        raise IncompleteError(f"{job.name}: the launched processes left no {job.checkpoints / 'trained.json'}")
-    return done
-
-
-def _launch(job: TrainingJob, config: Path, task: str, path: Path) -> None:
-    failed, printed = job.checkpoints / FAILED, job.checkpoints / f"{task}.log"
-    failed.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    if "main_process_port" not in config.read_text("utf-8"):
-        command += ["--main_process_port", "0"]  # any free port, so that two recipes can train on one machine
-    command += ["-m", "recipes.training.launch", task, str(path)]
-    log.info("%s: accelerate launch with %s (%s)", job.name, config.name, task)
-    with printed.open("ab") as output:
-        ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
-    if ended.returncode == 0:
-        return
-    try:
-        failure = json.loads(failed.read_text("utf-8"))
-    except (OSError, ValueError):
-        message = f"{job.name}: accelerate launch exited with code {ended.returncode}; see {printed}"
-        raise IncompleteError(message) from None
-    raise RAISED.get(failure["error"], IncompleteError)(failure["message"])
-
-
-def main(task: str, path: Path) -> int:
-    """Run one launched process and return its exit code. `task` is `reference` or `train`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if task == "reference":
-        for name in SHARDING:
-            os.environ.pop(name, None)
-    from .run import store_reference, train
-
-    job = TrainingJob.model_validate_json(path.read_text("utf-8"))
-    try:
-        (store_reference if task == "reference" else train)(job)
-    except HarnessError as error:
-        log.error("%s", error)
-        facts = {"error": type(error).__name__, "message": str(error)}
-        write_atomic(job.checkpoints / FAILED, json.dumps(facts) + "\n")
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
-
-
-# ----------------------------------------------------------------------------------------------------
-# Run a training as the work of a recipe step, and return the step's counts. Imports torch only when it trains.
-
-
 KEEP = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
@@ -157,3 +87,111 @@ def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
         "processes": done.processes,
         "final_loss": done.final_loss,
     }
+
+
+def training_estimate(
+    known: Estimator, item: PlanItem, *, rows: int, method: Method, answer: str, keys: Training
+) -> PlanItem:
+    """Return the item with the tokens that a training still has to read, over all epochs, and its time."""
+    epochs = keys.get("num_train_epochs", 1)
+    tokens = rows * row_tokens(known, method, answer) * (float(epochs) if isinstance(epochs, int | float) else 1.0)
+    item = item.model_copy(update={"trained_tokens": 0.0 if item.done else tokens})
+    return known.timed(item, training_time(known, item.trained_tokens, "training"))
+
+
+def row_tokens(known: Estimator, method: Method, answer: str) -> float:
+    """Return the expected tokens of one row, as `_counts` counts them: the prompt once, and the answers learned."""
+    lengths = {"source": known.any_source_answer, "target": known.target_answer.value}
+    answers = lengths["source"] + 2 * lengths["target"] if method == "preference" else lengths[answer]
+    return known.prompts.tokens.value + answers
+
+
+def training_time(known: Estimator, tokens: float, work: str) -> DeviceTime:
+    """Return the time in which the training devices read tokens, forward and backward."""
+    recipe, spec = known.recipe, known.recipe.spec
+    variants = [recipe.variant(name, seed) for seed in spec.seeds for name in spec.variants]
+    rate = known.rate("training", spec.rates.training, [*map(recipe.sft, spec.seeds), *variants], _tokens_per_second)
+    return DeviceTime(tokens, rate, training_devices(spec), work)
+
+
+def _tokens_per_second(counts: Counts) -> float:
+    """Return the tokens per second and device in the counts of a finished training, 0 if they are unknown."""
+    rows, seconds = number(counts, "rows"), number(counts, "train_seconds")
+    if not rows or not seconds:
+        return 0.0
+    epochs = number(counts, "steps") * number(counts, "batch") / rows
+    return number(counts, "tokens") * epochs / seconds / max(1.0, number(counts, "processes"))
+
+
+def training_devices(spec: RecipeSpec) -> int:
+    """Return the number of processes in the accelerate configuration, or 1 if the recipe names none."""
+    processes = 1 if spec.launch is None else read_yaml(launch_path(spec.launch)).get("num_processes", 1)
+    return processes if isinstance(processes, int) and processes > 0 else 1
+
+
+def launch(job: TrainingJob, config: Path) -> Trained:
+    """Train a job with `accelerate launch` and return its record, or the existing record if the job is finished.
+
+    Raise the HarnessError that ended a process, or IncompleteError if the processes failed in another way.
+    """
+    from .run import trained
+
+    if (before := trained(job)) is not None:
+        return before
+    if not config.is_file():
+        raise ConfigError(
+            f"launch: there is no accelerate configuration {str(config)!r}; give a file or a shipped name"
+        )
+    make_folder(job.checkpoints)
+    path = job.checkpoints / "job.json"
+    write_atomic(path, job.model_dump_json(indent=2) + "\n")
+    if job.reference is not None and not job.reference.is_file():
+        _launch(job, config, "reference", path)
+    _launch(job, config, "train", path)
+    done = trained(job)
+    if done is None:
+        raise IncompleteError(f"{job.name}: the launched processes left no {job.checkpoints / 'trained.json'}")
+    return done
+
+
+def _launch(job: TrainingJob, config: Path, task: str, path: Path) -> None:
+    failed, printed = job.checkpoints / FAILED, job.checkpoints / f"{task}.log"
+    failed.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    if "main_process_port" not in config.read_text("utf-8"):
+        command += ["--main_process_port", "0"]  # any free port, so that two recipes can train on one machine
+    command += ["-m", "recipes.training.launch", task, str(path)]
+    log.info("%s: accelerate launch with %s (%s)", job.name, config.name, task)
+    with printed.open("ab") as output:
+        ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+    if ended.returncode == 0:
+        return
+    try:
+        failure = json.loads(failed.read_text("utf-8"))
+    except (OSError, ValueError):
+        message = f"{job.name}: accelerate launch exited with code {ended.returncode}; see {printed}"
+        raise IncompleteError(message) from None
+    raise RAISED.get(failure["error"], IncompleteError)(failure["message"])
+
+
+def main(task: str, path: Path) -> int:
+    """Run one launched process and return its exit code. `task` is `reference` or `train`."""
+    log_to_terminal()
+    if task == "reference":
+        for name in SHARDING:
+            os.environ.pop(name, None)
+    from .run import store_reference, train
+
+    job = TrainingJob.model_validate_json(path.read_text("utf-8"))
+    try:
+        (store_reference if task == "reference" else train)(job)
+    except HarnessError as error:
+        log.error("%s", error)
+        facts = {"error": type(error).__name__, "message": str(error)}
+        write_atomic(job.checkpoints / FAILED, json.dumps(facts) + "\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

@@ -1,9 +1,9 @@
-"""Batches of preference rows as tensors: which token sees which, and which log-probability belongs to which answer.
+"""Batches of preference rows as tensors, and a model's log-probabilities of the answers in them.
 
 There are two layouts with the same log-probabilities. `rows`, as in the WRPO release, has three right-padded rows per
 prompt, so the prompt is computed three times. `shared` puts the three answers after one copy of the prompt: they do not
-see each other, and positions continue from the prompt in each. Several prompts share a row if they fit.
-Shapes: `_RL`, rows by tokens.
+see each other, and positions continue from the prompt in each. Several prompts share a row if they fit. Logits are
+computed in chunks, never all at once. Shapes: `_RL`, rows by tokens.
 """
 
 from __future__ import annotations
@@ -167,11 +167,6 @@ def answer_logps(token_logps_RL: Tensor, slot_RL: Tensor, examples: int) -> tupl
     sums = sums.index_add(0, slots, token_logps_RL[scored].float())
     counts = torch.bincount(slots, minlength=3 * examples)
     return sums.view(3, examples), counts.view(3, examples).to(sums.dtype)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Compute a model's log-probabilities for a batch of preference rows, without materialising all logits. Attention
-# masks are built in `packing`; losses are in `losses`.
 
 
 def batch_logps(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from harness.records import Prompt, Record, digest
 from harness.records.errors import IncompleteError, StoreError
 from harness.store import dump_json, locked, make_folder, write_atomic
 
-from ..records import PreferencePair
+from ..records import PreferencePair, messages
 from .packing import IGNORED
-from .templates import Rendering, check_tokenizer, render, render_answers
+from .templates import PreferenceRow, RenderedAnswers, Rendering, check_tokenizer, render, render_answers
 
 log = logging.getLogger(__name__)
 FACTS = "rows.json"
@@ -75,24 +75,11 @@ def preference_rows(
 
     Raise ConfigError if the tokenizer cannot render rows, and IncompleteError if no row is left.
     """
-    if (existing := _made(folder)) is not None:
-        return existing
-    check_tokenizer(tokenizer)
-    rows, dropped, truncated = [], 0, 0
-    for pair in pairs:
-        answers = (pair.source.text, pair.target.text, pair.rejected.text)
-        row = render(messages(pair.prompt), answers, tokenizer, how)
-        if row is None:
-            dropped += 1
-            continue
-        truncated += row.truncated
-        rows.append({
-            "prompt_ids": row.prompt_ids,
-            "source_ids": row.source_ids,
-            "target_ids": row.target_ids,
-            "rejected_ids": row.rejected_ids,
-        })  # fmt: skip
-    return _write(folder, rows, dropped, truncated)
+
+    def rendered(pair: PreferencePair) -> PreferenceRow | None:
+        return render(messages(pair.prompt), (pair.source.text, pair.target.text, pair.rejected.text), tokenizer, how)
+
+    return _rows(folder, map(rendered, pairs), ("source_ids", "target_ids", "rejected_ids"), tokenizer)
 
 
 def answer_rows(
@@ -102,17 +89,26 @@ def answer_rows(
 
     Raise ConfigError if the tokenizer cannot render rows, and IncompleteError if no row is left.
     """
+    rendered = (render_answers(messages(prompt), (text,), tokenizer, how) for prompt, text in answered)
+    return _rows(folder, rendered, ("source_ids",), tokenizer)
+
+
+def _rows(
+    folder: Path,
+    rendered: Iterable[PreferenceRow | RenderedAnswers | None],
+    columns: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Rows:
     if (existing := _made(folder)) is not None:
         return existing
     check_tokenizer(tokenizer)
     rows, dropped, truncated = [], 0, 0
-    for prompt, text in answered:
-        row = render_answers(messages(prompt), (text,), tokenizer, how)
+    for row in rendered:
         if row is None:
             dropped += 1
             continue
         truncated += row.truncated
-        rows.append({"prompt_ids": row.prompt_ids, "source_ids": row.answers[0]})
+        rows.append({"prompt_ids": row.prompt_ids, **dict(zip(columns, row.answers, strict=True))})
     return _write(folder, rows, dropped, truncated)
 
 
@@ -123,12 +119,6 @@ def completions(rows: Dataset, answer: str) -> Dataset:
         for prompt, answer_ids in zip(rows["prompt_ids"], rows[f"{answer}_ids"], strict=True)
     ]
     return Dataset.from_list(ids)
-
-
-def messages(prompt: Prompt) -> list[dict[str, str]]:
-    """Return the conversation to answer. A recipe's prompts have one turn."""
-    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
-    return [*system, {"role": "user", "content": prompt.turns[0]}]
 
 
 def _made(folder: Path) -> Rows | None:

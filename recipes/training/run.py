@@ -1,8 +1,13 @@
-"""Trainer callbacks: mark complete checkpoints, log the loss, and stop if the loss is not finite."""
+"""Run one training job in this process: load, train, save. `accelerate launch` runs it in several at once.
+
+Training resumes from the last checkpoint that every process has finished. With `evaluate_every`, suites score the
+current weights every N steps: the main process writes the weights to a folder and runs the suites; the other processes
+wait. Evaluation does not change the random numbers that training draws. If it fails, it is logged as a warning and
+training continues.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
@@ -33,28 +38,26 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers import TrainingArguments as Arguments
 from transformers.utils.logging import disable_progress_bar
 from trl import SFTTrainer
 
-from harness.records import ModelRef, Record, ScoreCard, digest
+from harness.records import ModelRef, Record, digest
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, StoreError
-from harness.records.judge_choice import choose_judges, suite_names
-from harness.records.settings import RunSpec
-from harness.run.execute import execute, opened
-from harness.run.plan import plan
-from harness.store import dump_json, make_folder, write_atomic
+from harness.store import dump_json, write_atomic
 
-from ..spec import EvaluateEverySpec
+from ..suites import run_suites
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
 from .packing import default_layout
 from .rows import Rows, completions
-from .settings import LOG, Evaluation, TrainingJob, trainer_config
+from .settings import LOG, Evaluation, TrainingJob, has_reference, trainer_config
 from .templates import load_tokenizer
 from .trainer import WRPOTrainer, weights_digest, with_reference
 
 log = logging.getLogger(__name__)
 WHOLE = "whole.json"
+DONE = "trained.json"
+SESSION = ("num_tokens",)
+"""Keys of the trainer's log that restart with each session, so they would differ after a resume."""
 
 
 class WholeCheckpoints(TrainerCallback):
@@ -128,23 +131,6 @@ class LossLogger(TrainerCallback):
             log.info("%s: step %d of %d, loss %.4f", self._name, state.global_step, state.max_steps, logs["loss"])
 
 
-def check_finite(name: str, step: int, loss: float) -> None:
-    """Raise IncompleteError if the loss is NaN or infinite: no later step would learn anything."""
-    if math.isfinite(loss):
-        return
-    raise IncompleteError(
-        f"{name}: the loss at step {step + 1} is {loss}; nothing was saved after the last complete checkpoint. Lower "
-        "learning_rate or max_grad_norm, or train with bf16 instead of fp16"
-    )
-
-
-# ----------------------------------------------------------------------------------------------------
-# Run suites while training: every N steps, score the current weights as `harness run` would and add them to the
-# board. The main process writes the weights to a folder and runs the suites; the other processes wait. Evaluation
-# does not change the random numbers that training draws. If an evaluation fails, it is logged as a warning and
-# training continues.
-
-
 class EvaluateEvery(TrainerCallback):
     """Put the scores of step N on the board as LABEL-stepN and in the training log as `suite/NAME/METRIC`."""
 
@@ -156,7 +142,9 @@ class EvaluateEvery(TrainerCallback):
         self._trainer = trainer
         self._tokenizer = tokenizer
 
-    def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         if state.global_step % self._evaluation.spec.steps or state.global_step >= state.max_steps:
             return
         folder = self._job.checkpoints / "evaluated" / f"{self._evaluation.label}-step{state.global_step}"
@@ -176,36 +164,13 @@ class EvaluateEvery(TrainerCallback):
     def _scores(self, folder: Path) -> dict[str, float]:
         evaluation = self._evaluation
         try:
-            cards = run_suites(folder, evaluation.spec, evaluation.results, seed=evaluation.seed)
+            model = ModelRef(scheme="path", name=str(folder))
+            cards = run_suites(evaluation.spec, model, evaluation.results, seed=evaluation.seed)
         except HarnessError as error:
             log.warning("%s: no scores: %s", folder.name, error)
             return {}
         values = {f"suite/{card.suite}/{card.headline}": card.scores[card.headline].value for card in cards}
         return {name: value for name, value in values.items() if value is not None}
-
-
-def run_suites(folder: Path, spec: EvaluateEverySpec, results: Path, *, seed: int) -> list[ScoreCard]:
-    """Run the suites on a model folder and return one card per suite; calling it again resumes.
-
-    Files are written to `results` exactly as `harness run` writes them.
-    """
-    suites = suite_names(spec.suite)
-    run = RunSpec(
-        model=ModelRef(scheme="path", name=str(folder)),
-        suites=suites,
-        edition=spec.edition,
-        backend=spec.backend,
-        judges=choose_judges(suites, spec.judge, edition=spec.edition, own_judges={}),
-        limit=spec.limit,
-        seed=seed,
-        results=results,
-        serve=spec.serve,
-    )
-    logs = results / "runs" / run.model.slug / "logs"
-    run_plan = plan(run, log_dir=logs)
-    with opened(run_plan, fresh=False) as runs:
-        make_folder(logs)
-        return asyncio.run(execute(run_plan, runs))
 
 
 @contextmanager
@@ -218,15 +183,6 @@ def randomness_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Run one training job in this process: load, train, save. `accelerate launch` runs it in several at once.
-
-
-DONE = "trained.json"
-SESSION = ("num_tokens",)
-"""Keys of the trainer's log that restart with each session, so they would differ after a resume."""
 
 
 class Trained(Record):
@@ -243,8 +199,18 @@ class Trained(Record):
     """Rows per optimiser step, over all processes."""
 
 
-class CheckedSFTTrainer(SFTTrainer):
-    """TRL's SFTTrainer, stopped when the loss is not finite."""
+def check_finite(name: str, step: int, loss: float) -> None:
+    """Raise IncompleteError if the loss is NaN or infinite: no later step would learn anything."""
+    if math.isfinite(loss):
+        return
+    raise IncompleteError(
+        f"{name}: the loss at step {step + 1} is {loss}; nothing was saved after the last complete checkpoint. Lower "
+        "learning_rate or max_grad_norm, or train with bf16 instead of fp16"
+    )
+
+
+class CheckedTrainer(Trainer):
+    """Any trainer, stopped when the loss is not finite."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)
@@ -252,13 +218,12 @@ class CheckedSFTTrainer(SFTTrainer):
         return loss
 
 
-class CheckedWRPOTrainer(WRPOTrainer):
-    """WRPOTrainer, stopped when the loss is not finite."""
+class CheckedSFTTrainer(CheckedTrainer, SFTTrainer):
+    pass
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        loss: Tensor = super().training_step(*args, **kwargs)
-        check_finite(self.args.run_name or "training", self.state.global_step, float(loss))
-        return loss
+
+class CheckedWRPOTrainer(CheckedTrainer, WRPOTrainer):
+    pass
 
 
 def train(job: TrainingJob) -> Trained:
@@ -364,15 +329,12 @@ def _is_full(error: Exception, folder: Path) -> bool:
     return getattr(error, "errno", None) == 28 or "No space left" in str(error) or shutil.disk_usage(folder).free < 4096
 
 
-# --------------------------------------------------------------------------------------------------- the reference
-
-
 def reference_path(job: TrainingJob) -> Path | None:
     """Return the file of the reference's log-probabilities, or None if the loss has no reference.
 
     Variants with the same reference model, precision and rows share one file.
     """
-    if job.method == "sft" or job.settings.trainer.get("loss_type") == "simpo":
+    if not has_reference(job.method, job.settings.trainer):
         return None
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     facts: dict[str, JsonValue] = {

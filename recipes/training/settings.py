@@ -1,7 +1,8 @@
-"""Training keys of a recipe: defaults, keys that the recipe sets itself, and checking of values.
+"""Training keys of a recipe and the jobs they become: defaults, keys that the recipe sets itself, checked values.
 
-Keys and types are those of the trainers' configuration classes (`wrpo.WRPOConfig`, TRL's SFTConfig and ModelConfig,
-hence transformers' TrainingArguments) and of `rows.Rendering`. Checking imports torch; merging does not.
+Keys and types are those of the trainers' configuration classes (`trainer.WRPOConfig`, TRL's SFTConfig and ModelConfig,
+hence transformers' TrainingArguments) and of `templates.Rendering`. Checking imports torch; merging does not. A
+`TrainingJob` is everything a process needs to train one model, and is passed to other processes as a JSON file.
 """
 
 from __future__ import annotations
@@ -81,13 +82,14 @@ WITHOUT_EFFECT = frozenset({
 })  # fmt: skip
 """Keys that do not affect the weights: changing one does not invalidate a finished step."""
 
-POSITIVE = (
-    "learning_rate",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_length",
-    "logging_steps",
+CHECKPOINTS = "checkpoints"
+"""Subfolder for the trainer's intermediate checkpoints."""
+LOG = "training_log.jsonl"
+ADAPTER = "adapter"
+POSITIVE = frozenset(
+    ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "logging_steps")
 )
+"""Keys whose values must be above 0."""
 
 
 class TrainingSettings(Record):
@@ -98,7 +100,7 @@ class TrainingSettings(Record):
     model: Training = {}
     """Fields of ModelConfig: dtype, attn_implementation, use_peft, lora_r, …"""
     rendering: Training = {}
-    """Fields of rows.Rendering."""
+    """Fields of templates.Rendering."""
 
     def decisive(self) -> dict[str, JsonValue]:
         """Return the keys that affect the weights."""
@@ -117,6 +119,11 @@ def variant_settings(spec: RecipeSpec, variant: VariantSpec) -> Training:
     return defaults | renamed(spec.training) | renamed(variant.training)
 
 
+def has_reference(method: Method, keys: Training) -> bool:
+    """Return whether the loss compares the model with the one that training started from. SFT and SimPO do not."""
+    return method == "preference" and keys.get("loss_type") != "simpo"
+
+
 def renamed(keys: Training) -> Training:
     """Return the keys under their current names (`ALIASES`)."""
     return {ALIASES.get(key, key): value for key, value in keys.items()}
@@ -125,9 +132,6 @@ def renamed(keys: Training) -> Training:
 def decisive(keys: Training) -> Training:
     """Return the keys that affect the weights. They are part of a step's settings."""
     return {key: value for key, value in keys.items() if key not in WITHOUT_EFFECT}
-
-
-# ---------------------------------------------------------------------------- checks that need the trainers' classes
 
 
 def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> None:
@@ -292,16 +296,6 @@ def model_config(keys: TrainingSettings) -> Any:
     from trl import ModelConfig
 
     return ModelConfig(**keys.model)
-
-
-# ----------------------------------------------------------------------------------------------------
-# A training job: everything a process needs to train one model. It is passed to other processes as a JSON file.
-
-
-CHECKPOINTS = "checkpoints"
-"""Subfolder for the trainer's intermediate checkpoints."""
-LOG = "training_log.jsonl"
-ADAPTER = "adapter"
 
 
 class Evaluation(Record):

@@ -1,4 +1,9 @@
-"""Load the target's tokenizer, with the recipe's chat template and pad token if it names them."""
+"""The target's tokenizer, and conversations as token ids: one prompt and its answers, by the model's chat template.
+
+This module decides what is scored and what is truncated. A row has one BOS and one end token per answer; the
+assistant's header belongs to the prompt, and each answer is truncated separately. `official_compat` renders as the WRPO
+release does, including its quirks.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.records import ModelRef
 from harness.records.errors import CheckpointError, ConfigError
+
+Overlong = Literal["drop", "truncate"]
+Messages = Sequence[dict[str, str]]
 
 
 def load_tokenizer(
@@ -43,17 +51,6 @@ def load_tokenizer(
         tokenizer.pad_token = pad_token
     check_tokenizer(tokenizer)
     return tokenizer
-
-
-# ----------------------------------------------------------------------------------------------------
-# Render a preference row as token ids: one prompt and three answers, by the model's chat template. This module
-# decides what is scored and what is truncated. A row has one BOS and one end token per answer; the assistant's header
-# belongs to the prompt, and each answer is truncated separately. `official_compat` renders as the WRPO release does,
-# including its quirks.
-
-
-Overlong = Literal["drop", "truncate"]
-Messages = Sequence[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,12 @@ def render_answers(
     cut, kept = 0, []
     for text in answers:
         full = _ids(tokenizer, [*prompt, {"role": "assistant", "content": text}], add_generation_prompt=False)
-        ids = _ended(full[_common(prompt_ids, full, tokenizer) :], tokenizer)
+        if full[: len(prompt_ids)] != prompt_ids:
+            raise ConfigError(
+                f"the chat template of {tokenizer.name_or_path!r} renders a prompt differently once it is answered; "
+                "preference rows need a template whose generation prompt is a prefix of the answered conversation"
+            )
+        ids = _ended(full[len(prompt_ids) :], tokenizer)
         if len(ids) > room:
             if how.overlong == "drop":
                 return None
@@ -167,16 +169,6 @@ def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if end and ids[end - 1] in special:
         return ids[:end]
     return [*ids, tokenizer.eos_token_id]
-
-
-def _common(prompt_ids: list[int], full: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the index of the answer's first token. Raise ConfigError if the prompt is not a prefix of `full`."""
-    if full[: len(prompt_ids)] != prompt_ids:
-        raise ConfigError(
-            f"the chat template of {tokenizer.name_or_path!r} renders a prompt differently once it is answered; "
-            "preference rows need a template whose generation prompt is a prefix of the answered conversation"
-        )
-    return len(prompt_ids)
 
 
 def _render_official(

@@ -1,12 +1,15 @@
-"""Compute the reference's log-probabilities once, to be stored with the rows.
+"""The trainer of the WRPO family: WRPO, DPO (alpha 0), SimPO, IPO, LN-DPO, on rows of one prompt and three answers.
 
-A stored reference needs no memory while training, avoids the problems of a sharded reference under ZeRO-3 and FSDP2,
-and serves every variant of a sweep. With several processes, each computes a share of the rows.
+This module computes the reference, alpha and the metrics. Losses and the schedule are in `losses`, tensors and
+log-probabilities in `packing`, text in `templates`. Transformers' Trainer handles the optimiser, checkpoints, resuming
+and devices.
+
+The reference's log-probabilities are computed once and stored with the rows (`with_reference`). That needs no memory
+while training, avoids the problems of a sharded reference under ZeRO-3 and FSDP2, and serves every variant of a sweep.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -30,7 +33,7 @@ from harness.store.files import file_sha256
 from .losses import REJECTED, SOURCE, TARGET, LossType, Schedule, alpha_at, preference_loss, rewards, weighted
 from .packing import Layout, PreferenceCollator, RowIds, base_model, batch_logps, default_layout
 
-log = logging.getLogger(__name__)
+COLUMNS = ["prompt_ids", "source_ids", "target_ids", "rejected_ids", "ref_logps"]
 
 
 def weights_digest(model_dir: Path) -> str:
@@ -81,16 +84,6 @@ def _logps(model: PreTrainedModel, rows: Sequence[RowIds], layout: Layout, batch
     return logps
 
 
-# ----------------------------------------------------------------------------------------------------
-# The trainer of the WRPO family: WRPO, DPO (alpha 0), SimPO, IPO, LN-DPO, on rows of one prompt and three answers.
-# This module computes log-probabilities, the reference, alpha and the metrics. Losses and the schedule are in
-# `losses`, tensors in `packing`, text in `rows`. Transformers' Trainer handles the optimiser, checkpoints, resuming
-# and devices.
-
-
-COLUMNS = ["prompt_ids", "source_ids", "target_ids", "rejected_ids", "ref_logps"]
-
-
 @dataclass
 class WRPOConfig(TrainingArguments):
     """TrainingArguments and the keys of the loss. Defaults: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml."""
@@ -110,7 +103,7 @@ class WRPOConfig(TrainingArguments):
     layout: Layout | None = None
     """`shared` or `rows` (see `packing`). None: `shared` if the model's attention supports it."""
     official_compat: bool = False
-    """Evaluate at the current alpha and count the schedule's steps as the release does; see also `rows.Rendering`."""
+    """Evaluate at the current alpha and count the schedule's steps as the release does. `Rendering` has it too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,7 +118,7 @@ class WRPOConfig(TrainingArguments):
 class WRPOTrainer(Trainer):
     """Train on datasets with the columns of `packing.RowIds`.
 
-    The reference is the first of these that exists: the rows' column `ref_logps` (`reference.with_reference`), the
+    The reference is the first of these that exists: the rows' column `ref_logps` (`with_reference`), the
     argument `ref_model`, or the model with its PEFT adapter switched off. SimPO needs none. Raise ConfigError if the
     loss needs a reference and there is none.
     """
@@ -150,8 +143,6 @@ class WRPOTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = COLUMNS
 
-    # ------------------------------------------------------------------------------------------- alpha
-
     def current_alpha(self) -> float:
         """Return alpha now, in [0, 1].
 
@@ -170,12 +161,6 @@ class WRPOTrainer(Trainer):
         steps: int = math.ceil(config.num_train_epochs * (batches // config.gradient_accumulation_steps))
         return steps
 
-    # -------------------------------------------------------------------------------- log-probabilities
-
-    def logps(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return summed log-probabilities and token counts, (3, B) each, without materialising all logits."""
-        return batch_logps(model, inputs)
-
     @torch.no_grad()
     def reference_logps(self, inputs: dict[str, Tensor]) -> Tensor | None:
         """Return the reference's summed log-probabilities, (3, B), or None if the loss has no reference."""
@@ -184,11 +169,9 @@ class WRPOTrainer(Trainer):
         if "ref_logps" in inputs:
             return inputs["ref_logps"].T
         if self.ref_model is not None:
-            return self.logps(self.ref_model, inputs)[0]
+            return batch_logps(self.ref_model, inputs)[0]
         with _adapter_off(self.accelerator.unwrap_model(self.model)):
-            return self.logps(self.model, inputs)[0]
-
-    # ---------------------------------------------------------------------------------------- the loss
+            return batch_logps(self.model, inputs)[0]
 
     def compute_loss(
         self,
@@ -199,7 +182,7 @@ class WRPOTrainer(Trainer):
     ) -> Any:
         """Return the loss averaged over the batch's prompts, a scalar tensor, and note the metrics."""
         config: WRPOConfig = self.args
-        policy_3B, lengths_3B = self.logps(model, inputs)
+        policy_3B, lengths_3B = batch_logps(model, inputs)
         rewards_3B = rewards(policy_3B, self.reference_logps(inputs), lengths_3B, config.loss_type)
         alpha = self.current_alpha()
         loss = self._loss(rewards_3B, alpha)
@@ -232,8 +215,6 @@ class WRPOTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, inputs).detach(), None, None
 
-    # ----------------------------------------------------------------------------------------- metrics
-
     def _note(self, mode: str, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
             self._sums[mode][name].append(value)
@@ -254,8 +235,6 @@ class WRPOTrainer(Trainer):
         sums = torch.tensor([sum(values), len(values)], device=self.accelerator.device)
         total, count = self.accelerator.reduce(sums, reduction="sum").tolist()
         return float(total / count)
-
-    # --------------------------------------------------------------------------------------- reference
 
     def _prepared_reference(self, ref_model: PreTrainedModel | None) -> nn.Module | None:
         if ref_model is None:

@@ -1,4 +1,4 @@
-"""The command `harness embedded`, which trains the embedded checkpoint. Imports torch only when it runs."""
+"""The commands `harness embedded` and `harness pocket-models`, which train tiny models. torch is imported on use."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def embedded(
 
     Example: harness embedded --out models/strong
     """
-    from .embedded import STEPS, EmbeddedSettings, finished, train
+    from .embedded import STEPS, EmbeddedSettings, EmbeddedTraining, finished, train
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    before = finished(out)
+    before = finished(out, EmbeddedTraining)
     training = train(out, EmbeddedSettings(steps=steps or STEPS[effort.value], seed=seed))
     if as_json:
         typer.echo(json.dumps(training.model_dump(mode="json"), indent=2))
@@ -44,10 +44,6 @@ def embedded(
         f"{out}: {done}; {training.parameters / 1e6:.2f} M parameters, {training.settings.steps} steps, "
         f"{100 * training.exact:.0f} % of held-out answers exactly right"
     )
-
-
-# ----------------------------------------------------------------------------------------------------
-# The command `harness pocket-models`, which trains the models of the pocket fusion recipe.
 
 
 def pocket_models(

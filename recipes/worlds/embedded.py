@@ -1,6 +1,8 @@
-"""The embedded checkpoint's training data: tasks of the pocket skills as token ids, with the answers' tokens marked.
+"""The embedded checkpoint: a tiny Llama trained from scratch on the pocket edition's skills, on one core.
 
-Tasks are drawn from a seed and never include a question of the pocket files.
+Its tasks are drawn from a seed and never include a question of the pocket files. The same settings give the same
+weights on one machine with the same library versions. `training.json` is written last: a folder that has it is
+complete.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -27,6 +29,13 @@ from harness.suites.pocket.skills import SKILLS, Skill, Task, follow_up
 
 from .tiny import CONTEXT, Muon, build_tokenizer, whole_folder
 
+log = logging.getLogger(__name__)
+
+Effort = Literal["strong", "weak"]
+STEPS: dict[Effort, int] = {"strong": 1200, "weak": 500}
+"""Measured at seed 0: strong gets 95 % of held-out answers exactly right, weak 43 %; 0.06 s per step on one core."""
+FINISHED = "training.json"
+TrainingRecord = TypeVar("TrainingRecord", bound=Record)
 POOL = 16
 """Batches that are drawn together and sorted by length, so that rows of one batch need little padding."""
 
@@ -136,20 +145,6 @@ def held_out(seed: int, per_skill: int) -> list[list[Task]]:
     return talks
 
 
-# ----------------------------------------------------------------------------------------------------
-# The embedded checkpoint: a tiny Llama trained from scratch on the pocket edition's skills, on one core. The same
-# settings give the same weights on one machine with the same library versions. `training.json` is written last: a
-# folder that has it is complete.
-
-
-log = logging.getLogger(__name__)
-
-Effort = Literal["strong", "weak"]
-STEPS: dict[Effort, int] = {"strong": 1200, "weak": 500}
-"""Measured at seed 0: strong gets 95 % of held-out answers exactly right, weak 43 %; 0.06 s per step on one core."""
-FINISHED = "training.json"
-
-
 class EmbeddedSettings(Record):
     """Everything the weights depend on, apart from the code and the library versions."""
 
@@ -186,7 +181,7 @@ def train(out: Path, settings: EmbeddedSettings) -> EmbeddedTraining:
 
     Raise ConfigError if `out` contains anything else.
     """
-    earlier = finished(out)
+    earlier = finished(out, EmbeddedTraining)
     if earlier is not None and earlier.settings_digest == settings_digest(settings):
         log.info("skipped training: %s exists and was trained with the same settings", out)
         return earlier
@@ -200,10 +195,18 @@ def settings_digest(settings: EmbeddedSettings) -> str:
     return digest([settings.model_dump(mode="json"), sorted(first_questions())])
 
 
-def finished(folder: Path) -> EmbeddedTraining | None:
+def finished(folder: Path, kind: type[TrainingRecord]) -> TrainingRecord | None:
     """Return the record in a folder's `training.json`, or None if there is no such file."""
     path = folder / FINISHED
-    return EmbeddedTraining.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return kind.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, record: Record) -> None:
+    """Write the model's files, then its record as `training.json`."""
+    disable_progress_bar()  # otherwise save_pretrained shows a bar for a single shard of 1 MB
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / FINISHED).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def build_model(settings: EmbeddedSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -316,9 +319,6 @@ def _train_into(folder: Path, settings: EmbeddedSettings) -> EmbeddedTraining:
         exact = exact_share(model, writer, seed=settings.seed)
     finally:
         torch.set_num_threads(threads)
-    disable_progress_bar()  # otherwise save_pretrained shows a bar for a single shard of 1 MB
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     training = EmbeddedTraining(
         settings=settings,
         settings_digest=settings_digest(settings),
@@ -327,5 +327,5 @@ def _train_into(folder: Path, settings: EmbeddedSettings) -> EmbeddedTraining:
         exact=round(exact, 4),
         seconds=round(time.perf_counter() - started, 1),
     )
-    (folder / FINISHED).write_text(training.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    save(folder, model, tokenizer, training)
     return training

@@ -23,7 +23,7 @@ from harness.records import Record, digest
 from harness.suites.pocket import first_questions
 from harness.suites.pocket.skills import SKILLS, Task
 
-from .embedded import FINISHED, DrawTalk, EmbeddedSettings, RowWriter, batches, build_model, draw_task, fit
+from .embedded import DrawTalk, EmbeddedSettings, RowWriter, batches, build_model, draw_task, finished, fit, save
 from .pocket_task import ASKED, SPECIALISTS, dots
 from .tiny import build_tokenizer, whole_folder
 
@@ -109,22 +109,16 @@ def teach(out: Path, name: str, wanted: Course) -> Taught:
     Raise ConfigError if the folder contains anything else.
     """
     folder = out / name
-    parent = finished(out / wanted.parent) if wanted.parent else None
+    parent = finished(out / wanted.parent, Taught) if wanted.parent else None
     wanted_digest = digest(
         [wanted.model_dump(mode="json"), parent.course_digest if parent else None, sorted(first_questions())]
     )
-    earlier = finished(folder)
+    earlier = finished(folder, Taught)
     if earlier is not None and earlier.course_digest == wanted_digest:
         return earlier
     contents = "a model of a different course" if earlier else "files that are not a model of the pocket recipe"
     with whole_folder(folder, contents) as partial:
         return _teach_into(partial, wanted, wanted_digest, out / wanted.parent if wanted.parent else None)
-
-
-def finished(folder: Path) -> Taught | None:
-    """Return the record in a folder's `training.json`, or None if there is no such file."""
-    path = folder / FINISHED
-    return Taught.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _teach_into(folder: Path, wanted: Course, course_digest: str, parent: Path | None) -> Taught:
@@ -138,8 +132,6 @@ def _teach_into(folder: Path, wanted: Course, course_digest: str, parent: Path |
     rng = random.Random(f"pocket fusion lessons {settings.seed}")
     rows = batches(RowWriter(tokenizer), rng, steps=settings.steps, size=settings.rows, draw=lessons(wanted))
     loss = fit(model, rows, settings)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     taught = Taught(
         course=wanted,
         course_digest=course_digest,
@@ -147,7 +139,7 @@ def _teach_into(folder: Path, wanted: Course, course_digest: str, parent: Path |
         loss=round(loss, 6),
         seconds=round(time.perf_counter() - started, 1),
     )
-    (folder / FINISHED).write_text(taught.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    save(folder, model, tokenizer, taught)
     return taught
 
 

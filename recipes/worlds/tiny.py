@@ -1,4 +1,11 @@
-"""The embedded checkpoint's tokenizer and chat template: one token per byte, so that every text can be encoded."""
+"""What all tiny models share: a tokenizer with one token per byte, the Muon optimizer, and folders written whole.
+
+Muon is momentum with orthogonalised updates of weight matrices, here in float32 and batched by shape. Keller Jordan et
+al., "Muon: an optimizer for hidden layers in neural networks" (2024). We do not use torch.optim.Muon because it
+computes in bfloat16, one matrix at a time: for a tiny model on a CPU that costs more than the step itself.
+"""
+
+# ruff: noqa: N803, N806 - capital shape suffixes: B matrices of M rows and N columns
 
 from __future__ import annotations
 
@@ -19,6 +26,8 @@ ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 SPECIALS = (PAD, BOS, EOS, *ROLES)
 CONTEXT = 16384
 """Context length in tokens (bytes). The longest official prompt has about 9,200 bytes; the rest is for the answer."""
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration, from the authors' release."""
 
 CHAT_TEMPLATE = """\
 {{- bos_token -}}
@@ -50,20 +59,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
-
-
-# ----------------------------------------------------------------------------------------------------
-# The Muon optimizer: momentum with orthogonalised updates of weight matrices, in float32 and batched by shape. Keller
-# Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). We do not use torch.optim.Muon
-# because it computes in bfloat16, one matrix at a time: for a tiny model on a CPU that costs more than the step
-# itself.
-
-
-# ruff: noqa: N803, N806 - capital shape suffixes: B matrices of M rows and N columns
-
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic iteration, from the authors' release."""
 
 
 def orthogonal(updates_BMN: torch.Tensor, steps: int = 5) -> torch.Tensor:
@@ -103,10 +98,6 @@ class Muon:
                 length = 0.2 * max(update_BMN.shape[-2:]) ** 0.5
                 for matrix, update_MN in zip(group, update_BMN, strict=True):
                     matrix.add_(update_MN, alpha=-self.lr * length)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Write a folder atomically: it appears complete, or not at all.
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.compare import compare_models
 from harness.analysis.comparison import adjusted, compare, differing
-from harness.pages.decisions import markdown, verdict
+from harness.analysis.finished_runs import compare_models
+from harness.pages.comparison_text import markdown, verdict
 from harness.records.errors import ConfigError
 from harness.records.protocols import RunRows
 from tests.fakes.commands import Done

@@ -54,6 +54,48 @@ def test_the_printed_suite_judge_and_backend_run(tmp_path: Path) -> None:
     assert (card["suite"], card["judge"], card["complete"]) == ("shout", "exact", True)
 
 
+def harness(folder: Path, *words: str, codes: tuple[int, ...] = (0,)) -> str:
+    """Run the command with the printed package installed, and return what it prints."""
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    command = [sys.executable, "-m", "harness.cli.main", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=60)
+    assert done.returncode in codes, done.stderr
+    return done.stdout
+
+
+def test_the_printed_facts_make_the_suite_a_citizen_like_ours(tmp_path: Path) -> None:
+    """Columns, comparison, default margins, export and import of a suite from another package."""
+    install(tmp_path)
+    for model in ("first", "second"):
+        harness(
+            tmp_path, "run", "--model", f"./{model}", *["--suite", "shout", "--judge", "exact", "--backend", "upper"]
+        )
+
+    (table,) = json.loads(harness(tmp_path, "leaderboard", "--format", "json"))["tables"]
+    assert table["rows"][0]["others"]["mean_short"]["value"] == 10.0
+    assert r"| mean\_short |" in harness(tmp_path, "leaderboard", "--format", "md")
+
+    (compared,) = json.loads(harness(tmp_path, "compare", "first", "second", "--format", "json"))["comparisons"]
+    overall = [difference for difference in compared["differences"] if difference["category"] is None]
+    assert [(difference["metric"], difference["n"]) for difference in overall] == [
+        ("mean_rating", 4),
+        ("mean_short", 2),
+    ]
+
+    gate = harness(tmp_path, "gate", "--candidate", "second", "--baseline", "first", "--json")
+    checks = {check["metric"]: (check["margin"], check["tier"]) for check in json.loads(gate)["checks"]}
+    assert checks == {"mean_rating": (1.0, "critical"), "mean_short": (2.0, "supporting")}
+
+    harness(tmp_path, "export", "first", "--format", "shouts", "--out", "out")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "shouts.jsonl").read_text().splitlines()]
+    assert {"word": "tree", "shout": "TREE", "rating": 10.0} in rows
+    changed = [{**row, "rating": 4.0} if row["word"] == "tree" else row for row in rows]
+    (tmp_path / "changed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
+    text = harness(tmp_path, *["import", "changed.jsonl", "--format", "shouts", "--model", "third", "--json"])
+    scores = json.loads(text)["cards"][0]["scores"]
+    assert (scores["mean_rating"]["value"], scores["mean_short"]["value"]) == (8.5, 7.0)
+
+
 ASK = """
 from harness import RewardOptions
 from harness.records import Prompt

@@ -11,17 +11,19 @@ from lxml import etree
 from pydantic import ValidationError
 
 from harness.analysis.comparison import compare
+from harness.analysis.gate.baselines import promote, read_baselines
 from harness.analysis.gate.decision import judge_gate
-from harness.analysis.gate.inputs import GateOptions, gate_runs, promote, read_baselines, read_policy
+from harness.analysis.gate.evidence import GateOptions, gate_runs, read_policy
 from harness.analysis.gate.policy import Evidence, GateCheck, GateLimits, GatePolicy, GateReport, Step
 from harness.analysis.gate.power import power_rows
 from harness.analysis.gate.sequential import looks, order_of, replay, watched
-from harness.pages.decisions import gate_markdown, junit, summary_line
+from harness.pages.gate_text import gate_markdown, junit, summary_line
 from harness.records import AnchorCheck, Judging, Score
 from harness.records.errors import ConfigError
+from harness.records.facts import facts_of
 from harness.records.protocols import RunRows
 from harness.store import read_card
-from harness.suites.scoring import RULES, question_sums
+from harness.suites.scoring import question_sums
 from tests.fakes.commands import Done
 from tests.fakes.deciding import LOSS, PROTOCOL, WIN, mixed, toy_run, write_run
 
@@ -113,7 +115,7 @@ def test_a_judge_that_moved_is_never_a_pass() -> None:
 
 
 def gate_runs_of(candidate: RunRows) -> GateReport:
-    from harness.analysis.gate.inputs import drift_of
+    from harness.analysis.gate.evidence import drift_of
 
     return report(candidate, drifted=drift_of(BASE.card, candidate.card))
 
@@ -329,7 +331,7 @@ def test_a_fitted_metric_or_a_category_has_no_early_stop() -> None:
 
 
 def test_known_drops_are_missed_and_alarmed_at_their_nominal_rates() -> None:
-    rule = RULES["arena_hard"][0]
+    rule = facts_of("arena_hard").rules[0]
     runs = [toy_run("a", mixed(200, 100, 100)), toy_run("b", mixed(180, 120, 100))]
     pair = tuple(question_sums(rule, run.answers, run.judgments) for run in runs)
 

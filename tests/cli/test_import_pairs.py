@@ -18,9 +18,9 @@ from harness.cli.importing import suites_in
 from harness.records import Preference, Prompt
 from harness.records.errors import ConfigError
 from harness.records.protocols import SuiteData
+from harness.suites.exchange import Imported, ImportRequest
 from harness.suites.files import SourceFile
-from harness.suites.importing import Imported, ImportRequest
-from harness.suites.mt_bench.exchange import read_pairs
+from harness.suites.mt_bench.files import read_pairs
 from harness.suites.mt_bench.pairs import MtBenchPairs
 from tests.fakes.commands import Done
 

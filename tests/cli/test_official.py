@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from harness.cli.data import data_app
 from harness.records.errors import ConfigError, DataError
+from harness.records.facts import OfficialFile
 from harness.store import official
-from harness.store.official import FILES
+from harness.store.official import pinned_files
 
 CONTENT = bytes(range(256)) * 300
 PLACE = "owner/repository/0123abcd/data/file.bin"
@@ -25,7 +26,7 @@ NAME = "mt_bench/questions"
 @pytest.fixture(autouse=True)
 def one_small_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The registry holds one small file whose upstream refuses connections; the cache is a fresh folder."""
-    file = official.OfficialFile(
+    file = OfficialFile(
         name=NAME,
         suite="mt_bench",
         path=PLACE,
@@ -34,7 +35,7 @@ def one_small_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         licence="Apache-2.0",
         source="http://127.0.0.1:9/file.bin",
     )
-    monkeypatch.setattr(official, "FILES", {NAME: file})
+    monkeypatch.setattr(official, "pinned_files", lambda: {NAME: file})
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HARNESS_MIRROR", raising=False)
 
@@ -61,7 +62,7 @@ def test_the_mirror_may_come_from_the_environment(tmp_path: Path, monkeypatch: p
 def test_another_machines_cache_is_a_mirror(tmp_path: Path) -> None:
     """For machines without network: its `data` folder is copied and named."""
     path = official.ensure([NAME], mirror_with(tmp_path, CONTENT))[NAME]
-    copied = path.parents[len(Path(official.FILES[NAME].path).parts) - 1]
+    copied = path.parents[len(Path(official.pinned_files()[NAME].path).parts) - 1]
 
     assert official.ensure([NAME], str(copied), cache_dir=tmp_path / "other")[NAME].read_bytes() == CONTENT
 
@@ -87,7 +88,7 @@ def test_a_changed_cached_file_is_noticed_and_fetched_again(tmp_path: Path) -> N
     mirror = mirror_with(tmp_path, CONTENT)
     path = official.ensure([NAME], mirror)[NAME]
     path.write_bytes(b"changed")
-    assert official.verify(official.FILES[NAME]) == "wrong sha256"
+    assert official.verify(official.pinned_files()[NAME]) == "wrong sha256"
     assert official.ensure([NAME], mirror)[NAME].read_bytes() == CONTENT
 
 
@@ -141,7 +142,7 @@ def test_a_server_without_ranges_starts_over() -> None:
 
 
 def test_a_part_left_by_a_killed_process_is_used(tmp_path: Path) -> None:
-    part = official.cached_path(official.FILES[NAME])
+    part = official.cached_path(official.pinned_files()[NAME])
     part.parent.mkdir(parents=True)
     part.with_name(part.name + ".part").write_bytes(CONTENT[:5000])
     with serving() as (url, asked):
@@ -157,7 +158,7 @@ def test_data_commands_list_pull_and_verify(tmp_path: Path) -> None:
     assert "ok" in pulled.stdout
     verified = runner.invoke(data_app, ["verify", "--json"])
     assert verified.exit_code == 0
-    official.cached_path(official.FILES[NAME]).unlink()
+    official.cached_path(official.pinned_files()[NAME]).unlink()
     failed = runner.invoke(data_app, ["verify"])
     assert isinstance(failed.exception, DataError)
 
@@ -168,7 +169,7 @@ def test_each_data_command_helps_with_an_example(command: str) -> None:
 
 
 def test_every_registered_file_is_pinned_by_revision_and_hash() -> None:
-    for file in FILES.values():
+    for file in pinned_files().values():
         assert file.url.startswith("https://")
         by_revision = any(len(part) == 40 for part in file.url.split("/"))
         # the original's own script fetches this one without a revision

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from harness.records.errors import ConfigError
+from recipes.layout import Recipe
+from recipes.pipeline import all_steps
 from recipes.plan import RecipePlan, make_plan, quantity, total
 from recipes.spec import read_recipe
-from recipes.steps import Recipe
 from recipes.train import narrow
 
 RECIPE = """
@@ -75,7 +76,8 @@ def test_every_stage_by_hand(toy: Recipe) -> None:
             "seed-42/align/wrpo": 6 * (10 + 3 * 20) / 50,
             "seed-42/align/sft-cont": 6 * 30 / 50,
             # greedy once and two samples of 3 prompts: 9 answers, written and rewarded
-            **dict.fromkeys((f"seed-42/held-out/{m}" for m in ("target", "sft", "wrpo", "sft-cont")), 36 + 2.7),
+            "held-out/target": 36 + 2.7,
+            **dict.fromkeys((f"seed-42/held-out/{model}" for model in ("sft", "wrpo", "sft-cont")), 36 + 2.7),
         }
     )
     sources = {item.name: item for item in plan.items if item.stage == "sources"}
@@ -113,8 +115,55 @@ def _with_done(toy: Recipe, stage: str, counts: Mapping[str, float]) -> RecipePl
 
     finish(toy.seed(42) / stage, stage, counts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "_check_what_is_done", lambda recipe, start: None)
+        patch.setattr(plan, "check_finished", lambda steps: None)
         return make_plan(toy)
+
+
+def test_a_step_of_the_plan_is_a_step_of_the_run(tmp_path: Path) -> None:
+    toy = made(tmp_path, "{wrpo: {}, ", "{wrpo: {}, both: {sources: 2}, first: {sources: 1}, ")
+
+    names = [item.name for item in make_plan(toy).items]
+
+    references = ["seed-42/reference", "seed-42/reference/sources-1"]  # part of the first variant that needs them
+    assert [name for name in names if name not in references] == [step.name for step in all_steps(toy)]
+    assert [name for name in names if "reference" in name] == references
+    up_to_sft = [item.name for item in make_plan(toy, last="sft").items]
+    assert up_to_sft == ["prompts", "sources/a", "sources/b", "rewards/a", "rewards/b", "seed-42/sft"]
+
+
+def test_a_reference_that_one_variant_stored_is_not_counted_for_the_next(toy: Recipe) -> None:
+    plan = _with_done(toy, "align/wrpo", {})
+
+    assert [item.done for item in plan.items if item.name == "seed-42/reference"] == [True]
+
+
+@pytest.mark.parametrize(
+    ("suite", "edition", "limit", "calls"),
+    [
+        ("mt_bench", "official", 10, 10 * 2),  # both turns of a prompt that was drawn
+        ("mt_bench", "official", 100, 80 * 2),
+        ("mt_bench,arena_hard", "official", None, 80 * 2 + 500),
+        ("alpaca_eval", "official", 100, 100),
+        ("mt_bench", "pocket", 4, 4 * 2),
+        ("alpaca_eval", "pocket", 4, 4),
+    ],
+)
+def test_limit_counts_prompts_with_all_their_turns(
+    tmp_path: Path, suite: str, edition: str, limit: int | None, calls: int
+) -> None:
+    evaluate = f"evaluate: {{suite: '{suite}', edition: {edition}, limit: {limit or 'null'}, models: [sft], "
+    toy = made(tmp_path, "evaluate: {", evaluate)
+
+    (item,) = [item for item in make_plan(toy).items if item.name == "seed-42/suites/sft"]
+
+    assert item.calls == calls
+
+
+def test_too_few_prompts_are_refused_as_the_run_would(tmp_path: Path) -> None:
+    toy = made(tmp_path, "test: 2", "test: 11")
+
+    with pytest.raises(ConfigError, match=r"holding out 12 .* would leave none to train on"):
+        make_plan(toy)
 
 
 def test_a_step_made_with_other_settings_is_refused_as_the_run_would(toy: Recipe) -> None:

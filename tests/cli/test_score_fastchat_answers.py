@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.main import app
-from harness.store.official import FILES
+from harness.store.official import pinned_files
 
 PUBLISHED, MIRROR = os.environ.get("HARNESS_PUBLISHED"), os.environ.get("HARNESS_MIRROR")
 published = pytest.mark.skipif(not PUBLISHED, reason="HARNESS_PUBLISHED names the folder of published judgments")
@@ -98,7 +98,7 @@ def test_a_pair_with_a_failed_answer_has_no_outcome(tmp_path: Path) -> None:
 @mirrored
 @pytest.mark.parametrize("name", ["official", "pr3158"])
 def test_the_reference_set_is_read_from_the_judges_prompts(tmp_path: Path, name: str) -> None:
-    path = Path(str(MIRROR)) / FILES[f"mt_bench/references/{name}"].path
+    path = Path(str(MIRROR)) / pinned_files()[f"mt_bench/references/{name}"].path
     rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
     texts = {found["question_id"]: found["choices"][0]["turns"] for found in rows}
     shown = [row(turn, 5, " / ".join(texts[id_][:turn]), id_) for id_ in texts for turn in (1, 2)]

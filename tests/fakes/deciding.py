@@ -8,10 +8,11 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from harness.records import Answer, Judging, Judgment, Order, Preference, Prompt, Score, ScoreCard
+from harness.records.facts import facts_of
 from harness.records.protocols import RunRows
 from harness.stats.paired import ratio_estimate
 from harness.store import RunStore, run_dir
-from harness.suites.scoring import RULES, question_sums
+from harness.suites.scoring import question_sums
 
 ORDERS: tuple[Order, Order] = ("ab", "ba")
 PROTOCOL: dict[str, JsonValue] = {"suite": "arena_hard", "suite_version": "toy-1", "judge": "toy", "data": "d1"}
@@ -54,7 +55,7 @@ def toy_run(
     """A run of `arena_hard` (toy-1), scored by its own rule."""
     answers = tuple(answer_of(f"q{place}", model) for place in range(len(values)))
     judgments = games(values, model)
-    sums = question_sums(RULES["arena_hard"][0], answers, judgments)
+    sums = question_sums(facts_of("arena_hard").rules[0], answers, judgments)
     estimate = ratio_estimate(sums.above, sums.below, scale=100.0)
     score = Score(value=sums.value, se=None if estimate is None else estimate.se, n=len(judgments), unscored=unscored)
     card = ScoreCard(

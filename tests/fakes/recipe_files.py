@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.records import Answer, Failure, Finish, Prompt
+from recipes.layout import Counts, Recipe
 from recipes.records import Part, PromptRow, RewardRow
 from recipes.spec import RecipeSpec
-from recipes.steps import Counts, Recipe, Step, run_step
+from recipes.steps import Step, run_step
 
 Texts = Mapping[str, Sequence[str | None]]
 """Prompt id -> the samples' texts; None: a failed one."""

@@ -19,8 +19,8 @@ import yaml
 from typer.testing import CliRunner
 
 from harness.cli.main import app
-from harness.store.official import FILES
-from harness.suites.arena_hard.suite_v2 import read_judge_settings
+from harness.store.official import pinned_files
+from harness.suites.arena_hard.suite import read_judge_settings
 from harness.suites.editions import read_json_lines
 from tests.fakes.commands import run_command
 from tests.fakes.openai_server import FakeOpenAI, Request, serving
@@ -32,7 +32,7 @@ LABELS = ("A>>B", "A>B", "A=B", "B>A", "B>>A", "none")
 
 
 def upstream(name: str) -> Path:
-    return Path(MIRROR) / FILES[f"arena_hard_v2/{name}"].path
+    return Path(MIRROR) / pinned_files()[f"arena_hard_v2/{name}"].path
 
 
 def label(text: str) -> str:
@@ -63,7 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("v2")
     stand_ins = {"judge_prompts": JUDGE_UTILS, "baseline/creative_writing": creative_answers()}
     for name, text in stand_ins.items():
-        place = folder / "mirror" / FILES[f"arena_hard_v2/{name}"].path
+        place = folder / "mirror" / pinned_files()[f"arena_hard_v2/{name}"].path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text, "utf-8")
     answer = FakeOpenAI(reply=lambda request: f"## {{QUESTION}} to {request.last[:40]} **end**")

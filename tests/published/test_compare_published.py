@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.compare import compare_models
+from harness.analysis.finished_runs import compare_models
+from harness.records.facts import load_function
 from harness.records.protocols import OwnRunner, SuiteOptions
 from harness.run.importing import Origin, judgments_card
 from harness.run.plan import load_suite
+from harness.suites.exchange import ImportRequest, with_format
 from harness.suites.files import read_files
-from harness.suites.importing import READERS, ImportRequest
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
 pytestmark = pytest.mark.skipif(
@@ -26,7 +27,8 @@ def bring(results: Path, suite: str, file_format: str, file: str, model: str) ->
     path = Path(str(PUBLISHED)) / file
     made = load_suite(suite, SuiteOptions())
     assert not isinstance(made, OwnRunner)
-    found = READERS[file_format](list(read_files([path])), ImportRequest(made.prompts(), model))
+    read = load_function(with_format(file_format, "read")[0][1].read)
+    found = read(list(read_files([path])), ImportRequest(made.prompts(), model))
     card = judgments_card(results, model, made, found, Origin(file_format, (path,)))
     return card.scores[card.headline].value or 0.0
 

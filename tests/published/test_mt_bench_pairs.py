@@ -19,7 +19,7 @@ import pytest
 
 from harness.records import Answer, Failure, Judgment, Preference
 from harness.records.protocols import SuiteOptions
-from harness.store.official import FILES
+from harness.store.official import pinned_files
 from harness.suites.mt_bench.pairs import MtBenchPairs, build
 from tests import ROOT
 from tests.fakes.commands import Done
@@ -31,7 +31,7 @@ LETTERS = ("A", "B", "C", "none")
 
 
 def upstream(name: str) -> Path:
-    return Path(MIRROR) / FILES[name].path
+    return Path(MIRROR) / pinned_files()[name].path
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.store.official import FILES
+from harness.store.official import pinned_files
 from tests import ROOT
 from tests.fakes.commands import run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, judge_reply, serving
@@ -91,7 +91,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> OfficialRun:
 
 
 def upstream(name: str) -> Path:
-    return Path(MIRROR) / FILES[name].path
+    return Path(MIRROR) / pinned_files()[name].path
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

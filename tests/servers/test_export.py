@@ -20,9 +20,9 @@ from harness.records import Answer, Failure, Judgment, Preference, ScoreCard
 from harness.stats.length_control import control_length
 from harness.suites import pocket
 from harness.suites.alpaca_eval.scores import JudgedAnswers, length_rows
-from harness.suites.arena_hard.exchange import export_v2
+from harness.suites.arena_hard.files import export_v2
 from harness.suites.arena_hard.suite import ArenaHard
-from harness.suites.exporting import FinishedRun
+from harness.suites.exchange import FinishedRun
 from tests.fakes.commands import Done, run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, chat_reply, judge_reply, serving
 
@@ -171,6 +171,7 @@ def test_alpaca_evals_metrics_are_the_cards(exported: Exported, alpaca: dict[str
     assert alpaca["n_total"] == exported.score("alpaca_eval", "win_rate")["n"] < 120
 
 
+@pytest.mark.slow
 def test_alpaca_evals_length_controlled_rate_is_ours_in_the_fold_order_of_its_scikit_learn(
     exported: Exported, alpaca: dict[str, float]
 ) -> None:
@@ -297,8 +298,6 @@ def test_arena_hard_v2_rows_have_their_own_keys_and_null_for_a_failed_call() -> 
 
 
 def test_exported_judgments_score_the_same_when_read_back(exported: Exported) -> None:
-    for module in ("fastchat", "arena_hard"):
-        pytest.importorskip(f"harness.suites.files.{module}")
     for name, suite, metric in (
         ("fastchat/model_judgment/j_1_single.jsonl", "mt_bench", "mt_bench"),
         (f"arena_hard/model_judgment/j_1/{SLUG}.jsonl", "arena_hard", "arena_hard"),

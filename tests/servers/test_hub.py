@@ -9,7 +9,7 @@ import pytest
 
 from harness.records.errors import ConfigError, EndpointDownError, IncompleteError
 from recipes.hub import Push, check_token, files_of, push, pushes
-from recipes.steps import Recipe
+from recipes.layout import Recipe
 from tests.fakes.hub_server import FakeHub
 from tests.fakes.recipe_folder import RECIPE, toy_recipe, write_checkpoint
 

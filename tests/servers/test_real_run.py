@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 
 from harness.records import Answer, Judgment
 from harness.store import find_cards
+from tests.fakes.commands import run_command
 from tests.fakes.processes import running
 from tests.servers.conftest import RealRun
 
@@ -75,23 +74,17 @@ def test_the_same_command_again_starts_no_server_and_gives_the_same_card(real_ru
     before = [path.read_text() for path in find_cards(real_run.results)]
     words = ("run", "--model", str(real_run.model), "--suite", "all", "--edition", "pocket")
 
-    again = subprocess.run(
-        [sys.executable, "-m", "harness.cli.main", *words],
-        cwd=real_run.results.parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    again = run_command(*words, cwd=real_run.results.parent)
 
-    assert again.returncode == 0, again.stderr
-    assert "starting vllm" not in again.stderr
+    assert again.code == 0, again.err
+    assert "starting vllm" not in again.err
     assert [path.read_text() for path in find_cards(real_run.results)] == before
 
 
 def test_the_leaderboard_ranks_it_in_three_tables(real_run: RealRun, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "harness.cli.main", "leaderboard", "--results", str(real_run.results)]
+    words = ("leaderboard", "--results", str(real_run.results), "--format", "md")
 
-    shown = subprocess.run([*command, "--format", "md"], capture_output=True, text=True, check=True).stdout
+    shown = run_command(*words, cwd=tmp_path).out
 
     assert shown.count("## ") == 3
     assert shown.count(f"| 1 (1-1) | {real_run.model.name} |") == 3

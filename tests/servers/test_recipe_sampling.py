@@ -19,11 +19,12 @@ from harness.records import Answer, ModelRef, Sampling
 from harness.records.errors import ConfigError, IncompleteError
 from harness.records.settings import ServeSpec
 from harness.store import JsonlRows
+from recipes.layout import Counts, Recipe
 from recipes.sampling import AnswerFile, Sampler, answer_counts, sample
 from recipes.spec import SamplingSpec
 from recipes.stages.sources import source_steps
 from recipes.stages.target import target_step
-from recipes.steps import Counts, Recipe, Step, is_done, run_step
+from recipes.steps import Step, is_done, run_step
 from tests import ROOT
 from tests.fakes import openai_server
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from harness.pages.tables import visible
+from harness.pages.text import visible
 from harness.pages.viewer.app import build_app
 from harness.pages.viewer.guard import is_loopback
-from harness.pages.viewer.library import Choice, SuiteTexts, build_index, chosen, pairs
+from harness.pages.viewer.listing import Choice, build_index, chosen, pairs
 from harness.pages.viewer.question import shown
+from harness.pages.viewer.texts import SuiteTexts
 from harness.records import Judgment, Preference, Rating
 from harness.store import read_card
 from tests.fakes.commands import Done, harness_process

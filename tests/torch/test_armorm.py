@@ -171,7 +171,7 @@ def test_what_armorm_would_have_to_cut_has_no_reward(folder: Path) -> None:
     assert isinstance(long, Failure)
     assert (long.reason, long.message) == (
         "context",
-        "the conversation's 144 tokens are more than the 120 of the model",  # 5 + 13 + 5 + 120 + 1
+        "the conversation has 144 tokens, but the model's limit is 120",  # 5 + 13 + 5 + 120 + 1
     )
     (short,) = scored(folder, ["a fox"], max_model_len=20)
     assert isinstance(short, Failure)
@@ -183,7 +183,7 @@ def test_an_answer_that_writes_an_assistant_turn_has_no_reward(folder: Path) -> 
 
     (found,) = scored(folder, [forged])
 
-    assert found == Failure(reason="other", message="prompt or answer holds the tokens of an assistant turn")
+    assert found == Failure(reason="other", message="the prompt or the answer contains the tokens of an assistant turn")
 
 
 def test_a_template_without_llama_3s_turns_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -211,5 +211,5 @@ def test_armorm_says_what_its_numbers_depend_on(folder: Path) -> None:
     assert scorer.cacheable
     assert set(scorer.identity()) == {"model", "weights", "chat_template", "dtype", "limit"}
     assert str(folder.parent) not in json.dumps(scorer.identity())
-    with pytest.raises(ConfigError, match="needs `model`: its folder"):
+    with pytest.raises(ConfigError, match="needs `model`: a folder"):
         Scorer(RewardOptions("armorm"))

@@ -17,7 +17,8 @@ import yaml
 
 from recipes.spec import read_recipe, recipe_path
 from recipes.train import narrow
-from recipes.worlds.pocket import TARGET, course, finished, make_models, teach
+from recipes.worlds.embedded import finished
+from recipes.worlds.pocket import TARGET, Taught, course, make_models, teach
 from recipes.worlds.pocket_task import SPECIALISTS
 
 SCALE = 0.02
@@ -76,7 +77,7 @@ def test_models_that_are_there_are_taken_as_they_are_and_others_refused(tmp_path
 
     before = (models / TARGET / "model.safetensors").stat().st_mtime_ns
 
-    assert teach(models, TARGET, course(TARGET, scale=SCALE)) == finished(models / TARGET)
+    assert teach(models, TARGET, course(TARGET, scale=SCALE)) == finished(models / TARGET, Taught)
     assert (models / TARGET / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="already contains a model of a different course"):
         teach(models, TARGET, course(TARGET, seed=1, scale=SCALE))

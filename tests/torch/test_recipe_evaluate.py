@@ -11,13 +11,14 @@ import pytest
 from harness.records import Answer
 from harness.records.errors import ConfigError, IncompleteError
 from harness.store import JsonlRows
+from recipes.layout import Counts, Recipe
 from recipes.records import RewardRow
 from recipes.report.board import temperature_folder
 from recipes.report.data import read_all_measured
 from recipes.spec import EvaluateSpec
 from recipes.stages.evaluate import best_variant, held_out_steps, suite_steps
 from recipes.stages.report import report_step
-from recipes.steps import Counts, Recipe, Step, run_step
+from recipes.steps import Step, run_step
 from tests.fakes.recipe_folder import finish, toy_recipe, write_prompts
 from tests.fakes.tiny_models import make_checkpoint
 

@@ -10,6 +10,7 @@ import pytest
 
 from harness.records import Prompt
 from harness.records.errors import CheckpointError, ConfigError, DataError
+from recipes.layout import StepRecord
 from recipes.prompts import (
     PromptError,
     Questions,
@@ -24,7 +25,7 @@ from recipes.prompts import (
 from recipes.records import Dropped, PromptRow
 from recipes.spec import PromptsSpec
 from recipes.stages.prompts import prompts_step
-from recipes.steps import StepRecord, run_step
+from recipes.steps import run_step
 from tests.fakes.recipe_files import recipe
 from tests.fakes.tiny_models import make_checkpoint
 

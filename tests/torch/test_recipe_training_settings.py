@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from recipes.steps import Recipe  # noqa: E402
+from recipes.layout import Recipe  # noqa: E402
 from tests.fakes.recipe_files import recipe  # noqa: E402
 from tests.fakes.training_steps import REWARD, one_thread, sft, target  # noqa: E402
 

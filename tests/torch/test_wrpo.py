@@ -13,7 +13,7 @@ from datasets import Dataset  # noqa: E402
 from transformers import LlamaForCausalLM  # noqa: E402
 
 from harness.records.errors import ConfigError  # noqa: E402
-from recipes.training.packing import PreferenceCollator  # noqa: E402
+from recipes.training.packing import PreferenceCollator, batch_logps  # noqa: E402
 from recipes.training.trainer import (  # noqa: E402
     WRPOConfig,
     WRPOTrainer,
@@ -89,8 +89,8 @@ def test_padding_and_neighbours_change_no_log_probability(
     trainer.model.eval()
     collate = PreferenceCollator(CONFIG.pad_token_id, layout)
     with torch.no_grad():
-        together = trainer.logps(trainer.model, collate(ROWS[:8]))[0]
-        alone = torch.cat([trainer.logps(trainer.model, collate([row]))[0] for row in ROWS[:8]], dim=1)
+        together = batch_logps(trainer.model, collate(ROWS[:8]))[0]
+        alone = torch.cat([batch_logps(trainer.model, collate([row]))[0] for row in ROWS[:8]], dim=1)
     record_property("measured", f"log-probabilities {float((together - alone).abs().max()):.1e} apart")
 
     assert torch.allclose(together, alone, atol=2e-5)
@@ -104,7 +104,7 @@ def test_log_probabilities_are_the_models_own(weights: dict[str, Any], tmp_path:
     ids = torch.tensor([row["prompt_ids"] + row["target_ids"]])
     with torch.no_grad():
         tokens = plain(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None]).squeeze(1)
-        found, lengths = trainer.logps(trainer.model, PreferenceCollator(CONFIG.pad_token_id, layout)([row]))
+        found, lengths = batch_logps(trainer.model, PreferenceCollator(CONFIG.pad_token_id, layout)([row]))
 
     assert float(found[1]) == pytest.approx(float(tokens[len(row["prompt_ids"]) - 1 :].sum()), abs=1e-4)
     assert lengths.flatten().tolist() == [len(row[f"{name}_ids"]) for name in ANSWERS]  # type: ignore[literal-required]
@@ -178,8 +178,8 @@ def test_an_adapter_switched_off_is_the_reference(
     plain = trainer_of(weights, tmp_path)
     plain.model.eval()
     with torch.no_grad():
-        expected = plain.logps(plain.model, batch)[0]
-        moved = trainer.logps(trainer.model, batch)[0]
+        expected = batch_logps(plain.model, batch)[0]
+        moved = batch_logps(trainer.model, batch)[0]
 
     assert off is not None
     record_property("measured", f"log-probabilities {float((off - expected).abs().max()):.1e} apart")

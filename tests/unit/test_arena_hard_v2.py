@@ -11,11 +11,18 @@ import pytest
 
 from harness.records import Answer, Failure, Judgment, Preference, Verdict
 from harness.records.errors import ConfigError, DataError, VerdictParseError
+from harness.records.facts import OfficialFile
 from harness.records.protocols import SuiteOptions
 from harness.store import official
-from harness.store.official import FILES, OfficialFile
-from harness.suites.arena_hard import suite_v2 as arena_hard_v2
-from harness.suites.arena_hard.suite_v2 import ArenaHardV2, read_judge_settings
+from harness.store.official import pinned_files
+from harness.suites.arena_hard.suite import (
+    V2_FILES,
+    ArenaHard,
+    build_v2,
+    read_judge_settings,
+    read_v2_answer,
+    read_v2_templates,
+)
 from harness.suites.editions import read_json_lines
 from judges.llm import render
 from judges.parsing import read_verdict
@@ -51,7 +58,7 @@ def answers(model: str, *ids: str) -> str:
 
 
 @pytest.fixture
-def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArenaHardV2:
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArenaHard:
     """The suite over stand-ins: two hard prompts, one of creative writing."""
     questions = [("h1", "hard_prompt"), ("h2", "hard_prompt"), ("c1", "creative_writing")]
     contents = {
@@ -64,23 +71,23 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArenaHardV2:
         "baseline/hard_prompt": answers("o3-mini", "h1", "h2", "c1"),
         "baseline/creative_writing": answers("gemini", "c1"),
     }
-    files = dict(FILES)
+    files = dict(pinned_files())
     for name, text in contents.items():
-        pinned = FILES[f"arena_hard_v2/{name}"]
+        pinned = pinned_files()[f"arena_hard_v2/{name}"]
         files[pinned.name] = replace(pinned, sha256=None, size=None, source="http://127.0.0.1:9/none")
         place = tmp_path / "mirror" / pinned.path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
-    monkeypatch.setattr(official, "FILES", files)
+    monkeypatch.setattr(official, "pinned_files", lambda: files)
     monkeypatch.delenv("HARNESS_MIRROR", raising=False)
-    return arena_hard_v2.build(SuiteOptions(mirror=str(tmp_path / "mirror"), cache_dir=tmp_path / "cache"))
+    return build_v2(SuiteOptions(mirror=str(tmp_path / "mirror"), cache_dir=tmp_path / "cache"))
 
 
 def said(prompt_id: str) -> Answer:
     return Answer(prompt_id=prompt_id, model="m", turns=(f"mine {prompt_id}",), finish=("stop",))
 
 
-def judged(suite: ArenaHardV2, verdicts: dict[str, tuple[Verdict | None, Verdict | None]]) -> list[Judgment]:
+def judged(suite: ArenaHard, verdicts: dict[str, tuple[Verdict | None, Verdict | None]]) -> list[Judgment]:
     prompts = {prompt.id: prompt for prompt in suite.prompts()}
     return [
         Judgment(
@@ -97,7 +104,7 @@ def judged(suite: ArenaHardV2, verdicts: dict[str, tuple[Verdict | None, Verdict
     ]
 
 
-def test_each_category_has_its_own_baseline_and_judges_words(suite: ArenaHardV2) -> None:
+def test_each_category_has_its_own_baseline_and_judges_words(suite: ArenaHard) -> None:
     hard, _, creative = suite.prompts()
 
     first, second = [render(task) for task in suite.tasks(hard, said("h1"))]
@@ -113,9 +120,9 @@ def test_each_category_has_its_own_baseline_and_judges_words(suite: ArenaHardV2)
     assert suite.protocol()["baseline"] == {"creative_writing": "gemini", "hard_prompt": "o3-mini"}
 
 
-def test_files_without_a_pinned_hash_are_held_to_their_first_download(suite: ArenaHardV2, tmp_path: Path) -> None:
+def test_files_without_a_pinned_hash_are_held_to_their_first_download(suite: ArenaHard, tmp_path: Path) -> None:
     name = "arena_hard_v2/judge_prompts"
-    file: OfficialFile = official.FILES[name]
+    file: OfficialFile = official.pinned_files()[name]
     recorded = official.expected_sha256(file, tmp_path / "cache")
 
     assert recorded == official.sha256_of(official.cached_path(file, tmp_path / "cache"))
@@ -126,7 +133,7 @@ def test_files_without_a_pinned_hash_are_held_to_their_first_download(suite: Are
         official.ensure([name], str(tmp_path / "mirror"), cache_dir=tmp_path / "cache")
 
 
-def test_a_question_with_either_game_broken_is_dropped_whole(suite: ArenaHardV2) -> None:
+def test_a_question_with_either_game_broken_is_dropped_whole(suite: ArenaHard) -> None:
     win, loss = Preference(value=1, strength=2), Preference(value=0)
     rows = judged(suite, {"h1": (win, loss), "h2": (None, win), "c1": (loss, Preference(value=0.5))})
 
@@ -141,7 +148,7 @@ def test_a_question_with_either_game_broken_is_dropped_whole(suite: ArenaHardV2)
     assert "2 of 4 games of hard prompts are unscored" in found.notes
 
 
-def test_a_failed_answer_is_not_judged(suite: ArenaHardV2) -> None:
+def test_a_failed_answer_is_not_judged(suite: ArenaHard) -> None:
     failed = Answer(prompt_id="h1", model="m", error=Failure(reason="timeout", message="no answer"))
 
     assert list(suite.tasks(suite.prompts()[0], failed)) == []
@@ -149,7 +156,7 @@ def test_a_failed_answer_is_not_judged(suite: ArenaHardV2) -> None:
 
 def test_only_the_official_edition_exists() -> None:
     with pytest.raises(ConfigError, match="no edition 'pocket'"):
-        arena_hard_v2.build(SuiteOptions(edition="pocket"))
+        build_v2(SuiteOptions(edition="pocket"))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +196,7 @@ def test_what_is_no_v2_label_is_no_verdict(reply: str) -> None:
 
 @pytest.mark.skipif(not MIRROR, reason="HARNESS_MIRROR names the folder of pinned upstream files")
 def test_the_pinned_questions_and_hard_baseline_have_the_form_the_suite_reads(tmp_path: Path) -> None:
-    names = [name for name in arena_hard_v2.NAMES if not FILES[name].optional]
+    names = [name for name in V2_FILES if not pinned_files()[name].optional]
 
     paths = official.ensure(names, MIRROR, cache_dir=tmp_path)
 
@@ -197,9 +204,9 @@ def test_the_pinned_questions_and_hard_baseline_have_the_form_the_suite_reads(tm
     categories = [row["category"] for row in rows]
     assert (categories.count("hard_prompt"), categories.count("creative_writing")) == (500, 250)
     hard = {row["uid"] for row in rows if row["category"] == "hard_prompt"}
-    baseline = [arena_hard_v2.answer(row) for row in read_json_lines(paths[names[-1]])]
+    baseline = [read_v2_answer(row) for row in read_json_lines(paths[names[-1]])]
     assert hard <= {one.prompt_id for one in baseline}
     settings = read_judge_settings(JUDGE_UTILS)
-    templates = arena_hard_v2.read_templates(paths["arena_hard_v2/judge_config"], settings)
+    templates = read_v2_templates(paths["arena_hard_v2/judge_config"], settings)
     assert templates["hard_prompt"].user.startswith("<|User Prompt|>\n{QUESTION}\n\n")
     assert templates["hard_prompt"].max_tokens == 16000

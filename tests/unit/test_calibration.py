@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from harness.analysis.calibrate import CalibrationSpec, replayable, stratified, verdicts_by, write
-from harness.analysis.calibration import (
+from harness.analysis.judge_measures import (
     board_scores,
     family,
     length_scores,
@@ -24,6 +23,7 @@ from harness.analysis.calibration import (
     with_itself,
     with_people,
 )
+from harness.analysis.judge_replay import CalibrationSpec, replayable, stratified, verdicts_by, write
 from harness.judging.calibrated import Calibration, SuiteCalibration, cite, read_calibration, sentence
 from harness.records import Answer, Failure, Judgment, Preference, Prompt, Score
 from harness.records.errors import ConfigError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.pages.judging import grids, markdown_grid, remarks
+from harness.pages.judge_text import grids, markdown_grid, remarks
 from harness.records import Score
 from tests.unit.test_calibration import calibration
 

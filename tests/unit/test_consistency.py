@@ -14,8 +14,9 @@ import pytest
 
 from harness.judging.jury import Jury
 from harness.records import Failure, Judgment, Preference, Rating, Score, Verdict
+from harness.records.facts import QuestionRule
 from harness.run.trust import differing, judging, order_flips, pair_agreement, repeat_flips, variance_parts
-from harness.suites.scoring import QuestionRule, Unit, mean_score, slot_unit
+from harness.suites.scoring import Unit, mean_score, slot_unit
 
 RATE, MEAN = QuestionRule("rate", 100.0), QuestionRule("mean", 1.0)
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from harness.analysis.leaderboard import rank
 from harness.pages.board import figures
-from harness.pages.tables import csv_text, escape_markdown, harmless, markdown, rich_tables
+from harness.pages.tables import csv_text, harmless, markdown, rich_tables
+from harness.pages.text import escape_markdown
 from harness.records import Score, ScoreCard
 from harness.records.errors import ConfigError
 from harness.store import read_card

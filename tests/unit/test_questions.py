@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness.records import Judgment, Order, Preference, Rating
-from harness.suites.scoring import RULES, common, disagreements, question_sums, rules_of
+from harness.records.facts import facts_of
+from harness.suites.scoring import common, disagreements, question_sums, rules_of
 
 
 def game(prompt: str, order: Order, value: float, strength: int = 1) -> Judgment:
@@ -26,7 +27,7 @@ def rated(prompt: str, turn: int, value: float) -> Judgment:
 
 def test_a_strong_verdict_counts_three_times_above_and_below_the_line() -> None:
     sums = question_sums(
-        RULES["arena_hard"][0], [], [game("a", "ab", 1.0, 2), game("a", "ba", 0.0), game("b", "ab", 0.5)]
+        facts_of("arena_hard").rules[0], [], [game("a", "ab", 1.0, 2), game("a", "ba", 0.0), game("b", "ab", 0.5)]
     )
 
     assert sums.ids == ("a", "b")
@@ -37,7 +38,7 @@ def test_a_strong_verdict_counts_three_times_above_and_below_the_line() -> None:
 
 def test_turns_of_a_question_are_summed_and_one_turn_can_be_taken_alone() -> None:
     rows = [rated("10", 1, 8), rated("10", 2, 6), rated("9", 1, 4)]
-    both, first, _ = (question_sums(rule, [], rows) for rule in RULES["mt_bench"])
+    both, first, _ = (question_sums(rule, [], rows) for rule in facts_of("mt_bench").rules)
 
     assert both.ids == ("9", "10")  # by number, not by letter
     assert list(both.above) == [4.0, 14.0]
@@ -53,7 +54,7 @@ def test_version_two_drops_a_question_with_one_broken_game_and_counts_its_own_ca
         game("c", "ab", 0.0),
         game("c", "ba", 0.0),
     ]
-    headline, creative = RULES["arena_hard_v2"]
+    headline, creative = facts_of("arena_hard_v2").rules
     categories = {"a": "hard_prompt", "b": "hard_prompt", "c": "creative_writing"}
 
     assert question_sums(headline, [], rows, categories=categories).ids == ("b",)
@@ -66,7 +67,7 @@ def test_a_suite_from_elsewhere_is_a_mean_of_ratings_or_a_rate() -> None:
 
 
 def test_common_keeps_the_questions_that_all_have_in_one_order() -> None:
-    rule = RULES["mt_bench"][0]
+    rule = facts_of("mt_bench").rules[0]
     one = question_sums(rule, [], [rated("1", 1, 5), rated("2", 1, 6), rated("3", 1, 7)])
     two = question_sums(rule, [], [rated("3", 1, 1), rated("2", 1, 2), rated("4", 1, 9)])
 

@@ -12,9 +12,10 @@ import pytest
 from harness.records import Answer, Prompt
 from harness.records.errors import ConfigError
 from harness.store import JsonlRows
+from recipes.layout import Counts, StepRecord
 from recipes.records import Part, PromptRow
 from recipes.stages.sources import source_steps
-from recipes.steps import Counts, Step, StepRecord, run_step
+from recipes.steps import Step, run_step
 from tests.fakes.recipe_files import prompts_step, recipe
 
 ASKED: dict[str, tuple[str, Part]] = {

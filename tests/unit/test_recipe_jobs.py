@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from recipes.layout import Counts
 from recipes.pipeline import _ready
-from recipes.steps import Counts, Step
+from recipes.steps import Step
 
 
 def step(name: str, *inputs: Step) -> Step:

@@ -12,11 +12,13 @@ from scipy import stats
 
 from harness.store import dump_json
 from harness.store.checkpoint import weights_digest
+from recipes.layout import Recipe
 from recipes.pairs import PairTally, Tally
 from recipes.records import PromptRow
-from recipes.report.data import data_grids, read_data, read_log, training_curves
+from recipes.report.curves import read_log, training_curves
+from recipes.report.data import data_grids, read_data
 from recipes.stages.report import report_step
-from recipes.steps import Recipe, run_step
+from recipes.steps import run_step
 from tests.fakes.recipe_folder import (
     finish,
     pair,

@@ -9,9 +9,10 @@ import pytest
 
 from harness.records.errors import ConfigError, UsageError
 from recipes import pipeline
+from recipes.layout import Counts, Recipe
 from recipes.pipeline import all_steps, before, train, up_to
 from recipes.spec import read_recipe
-from recipes.steps import Counts, Recipe, Step, finished, is_done, run_step, undo
+from recipes.steps import Step, finished, is_done, run_step, undo
 
 RECIPE = """
 name: toy

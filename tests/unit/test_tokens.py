@@ -9,7 +9,7 @@ import pytest
 
 from harness.judging import cost as tokens
 from harness.judging.cost import TokenMeter, meter
-from harness.store.official import FILES, ensure
+from harness.store.official import ensure, pinned_files
 
 
 def test_without_a_table_it_is_four_characters_a_token_and_says_so(
@@ -34,7 +34,7 @@ def test_after_the_first_texts_the_rest_goes_by_their_characters_a_token(monkeyp
 def test_openais_tables_count_as_its_own_tool_does() -> None:
     names = ["tokenizer/cl100k_base", "tokenizer/o200k_base"]
     mirror = Path(os.environ.get("HARNESS_MIRROR", "none"))
-    if not all((mirror / FILES[name].path).is_file() for name in names):
+    if not all((mirror / pinned_files()[name].path).is_file() for name in names):
         pytest.skip("OpenAI's tables are not in HARNESS_MIRROR")
     ensure(names)
     # openai-cookbook, How to count tokens with tiktoken: "tiktoken is great!" has 6 tokens in both

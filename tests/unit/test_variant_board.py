@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from recipes.layout import Recipe
 from recipes.report.board import Measured, best_by_validation, draws, variant_board
 from recipes.report.data import baselines, read_all_measured
 from recipes.report.tables import VariantBoard, markdown, rich_tables, signed
 from recipes.spec import EvaluateSpec
 from recipes.stages.report import read_variant_board
-from recipes.steps import Recipe
 from tests.fakes.recipe_folder import TEST, Values, same, toy_recipe, write_held_out, write_prompts
 
 

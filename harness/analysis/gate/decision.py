@@ -8,13 +8,12 @@ false alarms add up and must be controlled together. Otherwise it is *undecided*
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ...records import ScoreCard
 from ...stats.paired import ClusteredEstimate, benjamini_hochberg, holm, non_inferiority, required_repeats
 from ..comparison import Difference, judge_failures, unscored_share
 from .policy import (
-    DEFAULT_CHECKS,
     CheckFinding,
     CheckResult,
     Evidence,
@@ -23,12 +22,13 @@ from .policy import (
     GateReport,
     LimitResult,
     Outcome,
+    default_checks,
 )
 
 
 def checks_of(policy: GatePolicy, suites: Sequence[str]) -> tuple[GateCheck, ...]:
     """Return the policy's checks, or the default checks of these suites."""
-    return policy.checks or tuple(check for check in DEFAULT_CHECKS if check.suite in suites)
+    return policy.checks or default_checks(suites)
 
 
 def judge_gate(
@@ -90,6 +90,7 @@ def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: Gate
     within = evidence.within.get(row.metric)
     if within is None:
         return None
+    # the variance of one question's difference; what repeats cannot reduce is the rest
     total = row.se**2 * row.n
     return required_repeats(
         max(0.0, total - within), within, row.n, row.value + check.margin, alpha=policy.alpha, power=policy.power
@@ -115,6 +116,7 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
         at = [index for index, result in enumerate(adjusted) if result.tier == tier and result.p_worse is not None]
         adjust = benjamini_hochberg if tier == "advisory" else holm
         for index, p in zip(at, adjust([adjusted[index].p_worse or 0.0 for index in at]), strict=True):
+            # a check that was worse by itself may not be after the correction
             worse = p <= policy.alpha
             now: CheckFinding = adjusted[index].found
             if now == "worse" and not worse:
@@ -134,22 +136,36 @@ def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
 
 
 def _limits(suite: str, evidence: Evidence, policy: GatePolicy, candidate: str, baseline: str) -> list[LimitResult]:
-    rows = []
-
-    def hold(name: str, run: str, value: float | None, limit: float | None) -> None:
-        if value is not None and limit is not None:
-            rows.append(LimitResult(suite=suite, name=name, run=run, value=value, limit=limit, kept=value <= limit))
-
     if evidence.baseline is None or evidence.candidate is None:
         return []
-    for run, card in ((candidate, evidence.candidate), (baseline, evidence.baseline)):
-        hold("unscored", run, unscored_share(card.scores[card.headline]), policy.limits.unscored)
-        hold("judge_failures", run, judge_failures(card), policy.limits.judge_failures)
-    cut, before = truncated_share(evidence.candidate), truncated_share(evidence.baseline)
-    hold("truncated", candidate, cut, policy.limits.truncated)
-    rise = None if cut is None or before is None else cut - before
-    hold("truncated_rise", candidate, rise, policy.limits.truncated_rise)
-    return rows
+    limits = policy.limits
+    truncated, baseline_truncated = truncated_share(evidence.candidate), truncated_share(evidence.baseline)
+    rise = None if truncated is None or baseline_truncated is None else truncated - baseline_truncated
+    shares: list[tuple[str, str, float | None, float | None]] = [
+        entry
+        for run, card in ((candidate, evidence.candidate), (baseline, evidence.baseline))
+        for entry in (
+            ("unscored", run, unscored_share(card.scores[card.headline]), limits.unscored),
+            ("judge_failures", run, judge_failures(card), limits.judge_failures),
+        )
+    ]
+    shares += [
+        ("truncated", candidate, truncated, limits.truncated),
+        ("truncated_rise", candidate, rise, limits.truncated_rise),
+    ]
+    return [
+        LimitResult(suite=suite, name=name, run=run, value=value, limit=limit, kept=value <= limit)
+        for name, run, value, limit in shares
+        if value is not None and limit is not None
+    ]
+
+
+def _exceeded(limits: Sequence[LimitResult], *, names: Collection[str]) -> list[str]:
+    return [
+        f"{limit.suite}: {limit.name} {limit.value:.1%} of {limit.run}, over the limit of {limit.limit:.1%}"
+        for limit in limits
+        if not limit.kept and limit.name in names
+    ]
 
 
 def truncated_share(card: ScoreCard) -> float | None:
@@ -172,11 +188,7 @@ def _verdict(
         if result.found == "missing" and result.tier != "advisory"
     ]
     invalid += [] if results else ["no check: the policy names none, and there is no default for these suites"]
-    invalid += [
-        f"{limit.suite}: {limit.name} {limit.value:.1%} of {limit.run}, over the limit of {limit.limit:.1%}"
-        for limit in limits
-        if not limit.kept and limit.name in ("unscored", "judge_failures")
-    ]
+    invalid += _exceeded(limits, names=("unscored", "judge_failures"))
     if invalid:
         return "invalid", invalid
     failed = _failures(results, limits)
@@ -185,19 +197,16 @@ def _verdict(
         return "inconclusive", drifted + failed
     if failed:
         return "fail", failed
-    undecided = [
-        sentence(result, policy) for result in results if result.tier == "critical" and result.found == "undecided"
-    ]
+    critical = [result for result in results if result.tier == "critical"]
+    undecided = [sentence(result, policy) for result in critical if result.found == "undecided"]
     undecided += [
-        f"{named(result)}: whether the floor of {result.floor:g} is reached is not decided"
-        for result in results
-        if result.tier == "critical" and result.floor is not None and result.above_floor is None
+        f"{named(result)}: it is undecided whether the candidate reaches the floor of {result.floor:g}"
+        for result in critical
+        if result.floor is not None and result.above_floor is None
     ]
     if undecided:
         return "inconclusive", undecided
-    return "pass", [sentence(result, policy) for result in results if result.tier == "critical"] or [
-        "no critical check"
-    ]
+    return "pass", [sentence(result, policy) for result in critical] or ["no critical check"]
 
 
 def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult]) -> list[str]:
@@ -211,12 +220,7 @@ def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult]) -> 
     failed += [
         f"{named(result)}: below the floor of {result.floor:g}" for result in deciding if result.above_floor is False
     ]
-    failed += [
-        f"{limit.suite}: {limit.name} {limit.value:.1%} of {limit.run}, over the limit of {limit.limit:.1%}"
-        for limit in limits
-        if not limit.kept and limit.name.startswith("truncated")
-    ]
-    return failed
+    return failed + _exceeded(limits, names=("truncated", "truncated_rise"))
 
 
 def sentence(result: CheckResult, policy: GatePolicy) -> str:
@@ -228,7 +232,8 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
         return f"{named(result)}: {bound}: no drop of {result.margin:g}"
     if result.needed is None:
         return (
-            f"{named(result)}: {bound}; right at the margin of {result.margin:g}, where no number of questions decides"
+            f"{named(result)}: {bound}; the difference is at the margin of {result.margin:g}, so no number of "
+            "questions would decide"
         )
     repeats = f", or {result.repeats} judgments of each question" if result.repeats else ""
     return (

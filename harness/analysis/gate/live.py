@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from ...judging.jury import combine, jury_of
 from ...records import Answer, Judgment, Prompt
 from ...records.errors import ConfigError
+from ...records.facts import Tier
 from ...records.protocols import RunRows
 from ...run.card import score_card
 from ...run.execute import KeptServer, session_usage
@@ -22,12 +23,12 @@ from ...run.pipeline import ProgressCallback, SuiteRun, current_judgments, evalu
 from ...run.plan import Plan, protocol
 from ...store.provenance import provenance
 from ...suites.scoring import question_sums
-from ..compare import Loaded, StoredRun, run_rows
 from ..comparison import differing_protocols
+from ..finished_runs import Loaded, StoredRun, run_rows
 from .decision import checks_of, judge_gate
-from .inputs import GateOptions, show_suite
-from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport, Step, Tier
-from .sequential import SequentialCheck, looks, order_of, settled, step, tier_sizes, watched
+from .evidence import GateOptions, suite_evidence
+from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport, Step
+from .sequential import NO_EARLY_STOP, SequentialCheck, looks, order_of, settled, step, tier_sizes, watched
 
 
 @dataclass
@@ -93,29 +94,31 @@ async def gate_live(
 ) -> GateReport:
     """Answer and judge in blocks, write the cards and return the report. Sessions are recorded even if interrupted."""
     checks = checks_of(policy, list(baselines))
-    judgings = [_judging(run, baselines[run.suite.name], checks, options) for run in runs]
+    judgings = [_live_judging(run, baselines[run.suite.name], checks, options) for run in runs]
     started = time.monotonic()
     try:
-        await _work(plan, judgings, checks, policy, on_progress)
+        await _judge_in_blocks(plan, judgings, checks, policy, on_progress)
     finally:
         for run in runs:
             if run.answering.rows or run.judging.rows:
                 run.store.end_session(session_usage(run, time.monotonic() - started))
     facts = await asyncio.to_thread(provenance)
-    evidence = {}
+    evidence: dict[str, Evidence] = {}
     for judging in judgings:
         judging.run.store.write_card(score_card(plan, judging.run, facts))
         card = score_card(plan, replace(judging.run, prompts=judging.seen), facts)  # later prompts are not missing
         answers, judgments = _rows(plan, judging)
         candidate = RunRows(card.model, card, tuple(answers), tuple(judgments))
-        shown = show_suite(judging.baseline, candidate, Loaded(judging.run.suite, judging.seen), options)
-        evidence[judging.run.suite.name] = _stepped(shown, judging)
+        shown = suite_evidence(judging.baseline, candidate, Loaded(judging.run.suite, judging.seen), options)
+        evidence[judging.run.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
     names = plan.spec.model.label, next(iter(baselines.values())).card.model
     report = judge_gate(*names, policy, evidence)
-    return report.model_copy(update={"sequential": tuple(_report(judging, options.seed) for judging in judgings)})
+    return report.model_copy(
+        update={"sequential": tuple(_sequential_report(judging, options.seed) for judging in judgings)}
+    )
 
 
-def _judging(run: SuiteRun, baseline: RunRows, checks: Sequence[GateCheck], options: GateOptions) -> LiveJudging:
+def _live_judging(run: SuiteRun, baseline: RunRows, checks: Sequence[GateCheck], options: GateOptions) -> LiveJudging:
     suite_checks = [check for check in checks if check.suite == run.suite.name]
     by_id = {prompt.id: prompt for prompt in run.prompts}
     order = [by_id[prompt_id] for prompt_id in order_of(list(by_id), run.suite.name, options.seed)]
@@ -123,7 +126,7 @@ def _judging(run: SuiteRun, baseline: RunRows, checks: Sequence[GateCheck], opti
     return LiveJudging(run, baseline, ready, order, iter(looks(len(order)) if ready is not None else [len(order)]))
 
 
-async def _work(
+async def _judge_in_blocks(
     plan: Plan,
     judgings: Sequence[LiveJudging],
     checks: Sequence[GateCheck],
@@ -149,13 +152,13 @@ async def _work(
                 concurrency=plan.spec.serve.concurrency,
                 on_progress=on_progress,
             )
-            outcomes = [(judging, _looked(plan, judging, policy, peers)) for judging, _ in blocks]
+            outcomes = [(judging, _current_steps(plan, judging, policy, peers)) for judging, _ in blocks]
             if any(answer == "worse" for _, steps in outcomes for _, answer in steps):
                 return
             active = [judging for judging, steps in outcomes if not settled(steps)]
 
 
-def _looked(
+def _current_steps(
     plan: Plan, judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier, int]
 ) -> list[tuple[GateCheck, Step]]:
     """Return the current step of each check of a suite."""
@@ -182,14 +185,10 @@ def _rows(plan: Plan, judging: LiveJudging) -> tuple[list[Answer], list[Judgment
     return answers, judgments if jury is None else list(combine(judgments, jury).judgments)
 
 
-def _stepped(shown: Evidence, judging: LiveJudging) -> Evidence:
-    return shown.model_copy(update={"steps": dict(judging.steps)})
-
-
-def _report(judging: LiveJudging, seed: int) -> SequentialReport:
+def _sequential_report(judging: LiveJudging, seed: int) -> SequentialReport:
     calls = judging.run.store.judgments.count_succeeded
     saved = round(calls * (len(judging.order) / judging.judged - 1)) if judging.judged else 0
-    note = None if judging.checks is not None else "no early stop: a deciding check is no sum over all questions"
+    note = None if judging.checks is not None else NO_EARLY_STOP
     return SequentialReport(
         suite=judging.run.suite.name,
         questions=judging.judged,

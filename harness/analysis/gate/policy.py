@@ -1,17 +1,19 @@
-"""The gate's policy: checks with margins, in tiers, and limits on missing data. Data only."""
+"""The gate's policy (checks with margins, in tiers, limits on missing data), its evidence and its report. Data only.
+
+>>> GatePolicy(checks=(GateCheck(suite="arena_hard", margin=6.5),)).checks[0].tier
+'critical'
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from ...records import Record, ScoreCard
+from ...records.facts import Tier, all_facts
 from ..comparison import Comparison, Difference
-
-Tier = Literal["critical", "supporting", "advisory"]
-"""critical: must be shown safe; supporting: must not be shown worse; advisory: reported, decides nothing."""
 
 
 class GateCheck(Record):
@@ -65,19 +67,19 @@ class GatePolicy(Record):
         return self
 
 
-DEFAULT_CHECKS = (
-    GateCheck(suite="mt_bench", margin=0.75),
-    GateCheck(suite="alpaca_eval", margin=4.0),
-    GateCheck(suite="alpaca_eval", metric="win_rate", tier="supporting", margin=4.0),
-    GateCheck(suite="arena_hard", margin=6.5),
-    GateCheck(suite="arena_hard_v2", margin=6.5),
-)
-"""Margins that a benchmark of this size can resolve: two equal models pass about nine times in ten (docs/gate.md,
-measured by `python -m benchmarks.gate`). Smaller margins need more questions, repeats, or head-to-head games."""
+def default_checks(suites: Collection[str]) -> tuple[GateCheck, ...]:
+    """Return the default checks of these suites, as their facts state them.
 
-
-# ----------------------------------------------------------------------------------------------------
-# The gate's evidence and report. Records only.
+    Our margins are those that a benchmark of its size can resolve: two equal models pass about nine times in ten
+    (docs/gate.md, measured by `python -m benchmarks.gate`). Smaller margins need more questions, repeats, or
+    head-to-head games.
+    """
+    return tuple(
+        GateCheck(suite=facts.name, metric=check.metric, tier=check.tier, margin=check.margin)
+        for facts in all_facts()
+        if facts.name in suites
+        for check in facts.gate
+    )
 
 
 Outcome = Literal["pass", "fail", "inconclusive", "invalid"]

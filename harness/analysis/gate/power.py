@@ -2,8 +2,7 @@
 
 Questions of a real pair of models are drawn with replacement and a coin decides whose answer is whose. The true
 difference is then exactly 0, while ties, weights and the correlation of the two stay real. Then each question of the
-candidate is lost with probability q = drop / (rate - lowest), so that the true drop is exactly that (injected flips,
-as in AMD Hyperloom issue 1539; specs/statistics 4.14).
+candidate is lost with probability q = drop / (rate - lowest), so that the true drop is exactly that (injected flips).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 
 from ...records import Record
 from ...records.errors import ConfigError
-from ...stats.paired import non_inferiority, paired_difference
+from ...stats.paired import ClusteredEstimate, non_inferiority, paired_difference
 from ...suites.scoring import QuestionSums, common
 from .policy import GatePolicy
 
@@ -58,6 +57,19 @@ class RunPair:
     def lowest(self) -> float:
         return LOWEST_RATING if self.first.scale == 1.0 else 0.0
 
+    def resampled(self, size: int, drop: float, rng: np.random.Generator) -> ClusteredEstimate:
+        """Return the difference on `size` drawn questions, with swapped models and a true drop of `drop`."""
+        table = np.column_stack([self.first.above, self.first.below, self.second.above, self.second.below])
+        drawn = table[rng.integers(len(table), size=size)]
+        # swapping by a coin makes the two models equal while their ties and correlation stay
+        swapped = rng.random(size) < 0.5
+        drawn[swapped] = drawn[swapped][:, [2, 3, 0, 1]]
+        lost = rng.random(size) < drop / self.room
+        drawn[lost, 2] = self.lowest * drawn[lost, 3]
+        estimate = paired_difference((drawn[:, 2], drawn[:, 3]), (drawn[:, 0], drawn[:, 1]), scale=self.first.scale)
+        assert estimate is not None, "a pair has two questions at least"
+        return estimate
+
 
 def power_rows(
     pairs: Sequence[tuple[QuestionSums, QuestionSums]],
@@ -80,7 +92,10 @@ def power_rows(
     for times in DROPS:
         outcomes: Counter[str] = Counter()
         for pair in shared:
-            outcomes.update(_answers(pair, times * margin, margin, policy, trials, questions, rng))
+            for _ in range(trials):
+                estimate = pair.resampled(questions or len(pair.first.ids), times * margin, rng)
+                judged = non_inferiority(estimate, margin, alpha=policy.alpha, power=policy.power, strict=policy.strict)
+                outcomes[judged.answer] += 1
         total = outcomes.total()
         rows.append(
             PowerRow(
@@ -95,31 +110,3 @@ def power_rows(
             )
         )
     return rows
-
-
-def _answers(
-    pair: RunPair,
-    drop: float,
-    margin: float,
-    policy: GatePolicy,
-    trials: int,
-    questions: int | None,
-    rng: np.random.Generator,
-) -> list[str]:
-    scale = pair.first.scale
-    size = questions or len(pair.first.ids)
-    lost = drop / pair.room
-    table = np.column_stack([pair.first.above, pair.first.below, pair.second.above, pair.second.below])
-    answers: list[str] = []
-    for _ in range(trials):
-        drawn = table[rng.integers(len(table), size=size)]
-        swapped = rng.random(size) < 0.5
-        drawn[swapped] = drawn[swapped][:, [2, 3, 0, 1]]
-        hit = rng.random(size) < lost
-        drawn[hit, 2] = pair.lowest * drawn[hit, 3]
-        estimate = paired_difference((drawn[:, 2], drawn[:, 3]), (drawn[:, 0], drawn[:, 1]), scale=scale)
-        assert estimate is not None, "a pair has two questions at least"
-        answers.append(
-            non_inferiority(estimate, margin, alpha=policy.alpha, power=policy.power, strict=policy.strict).answer
-        )
-    return answers

@@ -4,6 +4,9 @@ Questions come in an order shuffled by seed. After each block the confidence seq
 evaluated: above -margin is safe, below it is worse. The sequence is valid at every look, at alpha for safe and at alpha
 shared by the tier's checks (Bonferroni) for worse. Only sums over all questions have a sequence: a suite with a fitted
 metric (length control) or a category in a deciding tier is judged to the end.
+
+>>> looks(100)
+[40, 60, 80, 100]
 """
 
 from __future__ import annotations
@@ -14,14 +17,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...records import ScoreCard
+from ...records.facts import QuestionRule, Tier
 from ...records.protocols import RunRows
 from ...stats.paired import paired_difference
 from ...stats.sequential import FIRST, one_sided_bounds
-from ...suites.scoring import QuestionRule, QuestionSums, common, question_sums, rules_of
-from .policy import GateCheck, GatePolicy, Step, Tier
+from ...suites.scoring import QuestionSums, common, question_sums, rules_of
+from .policy import GateCheck, GatePolicy, Step
 
 BLOCK = 20
 """Questions between two looks, after the first `FIRST`."""
+NO_EARLY_STOP = "no early stop: a deciding check is not a sum over all questions"
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Stop:
 
 def order_of(ids: Sequence[str], suite: str, seed: int) -> list[str]:
     """Return the order in which questions are judged; it depends on seed and suite only."""
-    shuffled = sorted(ids)
+    shuffled = sorted(ids)  # so that the order does not depend on the order of a file
     random.Random(f"{seed}:{suite}").shuffle(shuffled)
     return shuffled
 
@@ -88,6 +93,7 @@ def step(
     )
     if estimate is None:
         return "open"
+    # a strict policy fails on any certain drop, so only "worse" can be reached early
     limit = 0.0 if policy.strict else -watched_check.check.margin
     bounds = one_sided_bounds(
         estimate.n,

@@ -1,7 +1,10 @@
-"""Who may see the pages, and what the browser may do with them: host check, token, headers. ASGI, around the app.
+"""Decide who may see the pages, and what the browser may do with them: host check, token, headers. ASGI middleware.
 
 On loopback every request must name a loopback host. A page of another site whose name resolves to 127.0.0.1 (DNS
 rebinding) names its own host. Elsewhere a token is required once and stored in a cookie for this host only.
+
+>>> is_loopback(host_of("127.0.0.1:8000")), is_loopback(host_of("example.org"))
+(True, False)
 """
 
 from __future__ import annotations
@@ -76,6 +79,7 @@ class Guard:
         if self._equal(request.cookies.get(COOKIE, "")):
             return None
         if self._equal(request.query_params.get("token", "")):
+            # without the token, which would otherwise stay in the browser's history and in copied addresses
             kept = [(name, value) for name, value in parse_qsl(request.url.query) if name != "token"]
             reply = RedirectResponse(request.url.path + (f"?{urlencode(kept)}" if kept else ""), 303)
             reply.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
@@ -83,4 +87,5 @@ class Guard:
         return PlainTextResponse("a token is required: open the address with ?token=TOKEN once", 401)
 
     def _equal(self, candidate: str) -> bool:
+        # constant time, so that a token cannot be guessed letter by letter
         return secrets.compare_digest(candidate.encode(), (self._token or "").encode())

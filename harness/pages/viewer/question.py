@@ -1,4 +1,7 @@
-"""Render untrusted text as harmless HTML: plain text, or Markdown without links, images and HTML."""
+"""One question as a page shows it: its turns, the answer, the baseline or reference, and every judgment.
+
+Texts are untrusted: they become plain text, or Markdown without links, images and HTML.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 from ...records import Answer, Judgment, Preference, Prompt
-from ..tables import visible
-from .library import Library, Run, SuiteTexts
+from ...store.runs import read_question
+from ..text import visible
+from .library import Run
+from .texts import SuiteTexts, suite_texts
 
 SHOWN = 20_000
 """Characters of one text on a page; a link leads to the complete text as plain text."""
@@ -21,45 +26,6 @@ TAGS = {
     *("p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "div"),
     *("table", "thead", "tbody", "tr", "th", "td"),
 }
-
-
-def shown(text: str, *, markdown: bool) -> Markup:
-    """Return the text's first characters as HTML; all else in it is literal."""
-    cut = visible(text[:SHOWN])
-    html = _markdown(cut) if markdown else None
-    if html is None:
-        return Markup('<pre class="text" dir="auto">{}</pre>').format(escape(cut))
-    return Markup('<div class="text" dir="auto">{}</div>').format(Markup(html))
-
-
-def is_cut(text: str) -> bool:
-    return len(text) > SHOWN
-
-
-def _markdown(text: str) -> str | None:
-    """Return HTML; None for blocks nested deeper than the parser's limit, because it would drop their content."""
-    parser = _parser()
-    tokens = parser.parse(text)
-    if any(token.level + (token.nesting == 1) >= parser.options["maxNesting"] for token in tokens):
-        return None
-    for token in tokens:
-        if token.type in ("heading_open", "heading_close"):
-            token.tag = "div"  # a model's headings must not become the page's
-            if token.type == "heading_open":
-                token.attrSet("class", "heading")
-    html = parser.renderer.render(tokens, parser.options, {})
-    return nh3.clean(html, tags=TAGS, attributes={"div": {"class"}, "ol": {"start"}}, url_schemes=set())
-
-
-@cache
-def _parser() -> MarkdownIt:
-    """Return a CommonMark parser with tables; links, images and raw HTML stay literal characters."""
-    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    return parser.disable(["link", "image", "autolink", "html_inline", "html_block", "reference", "entity"])
-
-
-# ----------------------------------------------------------------------------------------------------
-# One question as a page shows it: turns, the answer, the baseline or reference, and every verdict.
 
 
 @dataclass(frozen=True)
@@ -105,10 +71,10 @@ class QuestionView:
     """All available indices."""
 
 
-def question(library: Library, run: Run, prompt_id: str, *, markdown: bool, draw: str = "") -> QuestionView | None:
+def question(run: Run, prompt_id: str, *, markdown: bool, draw: str = "") -> QuestionView | None:
     """Return the question, or None if the run lacks it. `draw`: index of the answer; an unknown one shows the first."""
-    answers, judgments = library.rows(run, prompt_id)
-    texts = library.texts(run)
+    answers, judgments = read_question(run.folder, prompt_id)
+    texts = suite_texts(run.card)
     prompt = texts.prompts.get(prompt_id)
     if not answers and not judgments:
         return None
@@ -144,7 +110,7 @@ class Box:
             user = prompt.turns[index] if prompt and index < len(prompt.turns) else None
             number = f", turn {index + 1}" if count > 1 else ""
             user_text = self.text(
-                f"QuestionView{number}", user, f"prompt-{index}", missing="the question is not on this machine"
+                f"Question{number}", user, f"prompt-{index}", missing="the question is not on this machine"
             )
             boxes = [self._answer(f"{self.run.card.model}{number}", answer, index)]
             if baseline is not None:
@@ -201,14 +167,15 @@ def _good(row: Judgment) -> bool | None:
     return row.verdict.value > 0.5
 
 
-def whole_text(library: Library, run: Run, prompt_id: str, part: str) -> str | None:
+def whole_text(run: Run, prompt_id: str, part: str) -> str | None:
     """Return a complete text by the name that `Box.text` assigned; None if it does not exist."""
     kind, *numbers = part.split("-")
+    # the part comes from an address: reject what is not a short number
     if not all(number.isdecimal() and len(number) < 10 for number in numbers) or not numbers:
         return None
     at = [int(number) for number in numbers]
-    answers, judgments = library.rows(run, prompt_id)
-    texts = library.texts(run)
+    answers, judgments = read_question(run.folder, prompt_id)
+    texts = suite_texts(run.card)
     prompt = texts.prompts.get(prompt_id)
     if kind == "reply" and len(at) == 2:
         return _at([row.reply or "" for row in judgments if row.index == at[0]], at[1])
@@ -224,3 +191,39 @@ def whole_text(library: Library, run: Run, prompt_id: str, part: str) -> str | N
 
 def _at(texts: Sequence[str], index: int) -> str | None:
     return texts[index] if index < len(texts) else None
+
+
+def shown(text: str, *, markdown: bool) -> Markup:
+    """Return the text's first characters as HTML; all else in it is literal."""
+    cut = visible(text[:SHOWN])
+    html = _markdown(cut) if markdown else None
+    if html is None:
+        return Markup('<pre class="text" dir="auto">{}</pre>').format(escape(cut))
+    return Markup('<div class="text" dir="auto">{}</div>').format(Markup(html))
+
+
+def is_cut(text: str) -> bool:
+    return len(text) > SHOWN
+
+
+def _markdown(text: str) -> str | None:
+    """Return HTML; None for blocks nested deeper than the parser's limit, because it would drop their content."""
+    parser = _parser()
+    tokens = parser.parse(text)
+    if any(token.level + (token.nesting == 1) >= parser.options["maxNesting"] for token in tokens):
+        return None
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = "div"  # a model's headings must not become the page's
+            if token.type == "heading_open":
+                token.attrSet("class", "heading")
+    # a second, independent filter: a mistake in the parser's options must not become a script on the page
+    html = parser.renderer.render(tokens, parser.options, {})
+    return nh3.clean(html, tags=TAGS, attributes={"div": {"class"}, "ol": {"start"}}, url_schemes=set())
+
+
+@cache
+def _parser() -> MarkdownIt:
+    """Return a CommonMark parser with tables; links, images and raw HTML stay literal characters."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    return parser.disable(["link", "image", "autolink", "html_inline", "html_block", "reference", "entity"])

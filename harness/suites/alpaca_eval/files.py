@@ -1,19 +1,32 @@
-"""Score one model's annotations, by our rules or as the reference does (by position and as stored)."""
+"""AlpacaEval's files in and out: score annotations.json, export a run, import one model's rows.
+
+Annotations are scored by our rules or as the reference does (by position and as stored), one card per model, judge and
+baseline.
+
+Export: `model_outputs.json`, `annotations.json` and a row of the leaderboard, in the form of alpaca_eval's
+PairwiseAnnotator: a preference is 1 (the baseline) to 2 (the model), null if the judge gave none. The extra key `index`
+is the instruction's position in the suite. With it alpaca_eval's metrics find the difficulty of the instruction even if
+earlier rows are missing, instead of counting rows.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pydantic import JsonValue
 
-from ...records import Prompt, Score, ScoreCard, SuiteScores
+from ...records import Answer, Failure, Judgment, Preference, Prompt, Score, ScoreCard, SuiteScores
 from ...records.errors import ConfigError
 from ...records.protocols import SuiteData
 from ...stats.length_control import LengthRows, control_length
+from ..exchange import FinishedRun, Imported, ImportRequest, Line, answer_of, check_questions, only, sha_of
 from ..files import FileResult, ScoreOptions, SourceFile, card_of, read_files
 from .rows import (
     Annotation,
@@ -25,6 +38,7 @@ from .rows import (
     load_editions,
     read_annotation,
     read_logprobs,
+    stored_preference,
 )
 from .scores import JudgedAnswers, ScoreRules, reference_score, score_judged
 
@@ -150,8 +164,7 @@ def _row_notes(present: int, dropped: int, known: InstructionSet) -> list[str]:
     return notes
 
 
-# ----------------------------------------------------------------------------------------------------
-# Turn AlpacaEval's annotations.json into score cards, one per model, judge and baseline.
+# ---------------------------------------------------------------------------------------------------------------- cards
 
 
 RULES = "ours: rows deduplicated by instruction (last wins), difficulty by instruction, 90 % must be scored"
@@ -270,3 +283,150 @@ def _answer_length(model: str, lengths: Mapping[str, list[int]], judged: Score) 
             unscored=max(0, expected - len(model_lengths)),
         )
     }
+
+
+# --------------------------------------------------------------------------------------------------------------- export
+
+COLUMNS = {  # of the published leaderboard -> metric of the card
+    "win_rate": "win_rate",
+    "standard_error": "standard_error",
+    "n_wins": "n_wins",
+    "n_wins_base": "n_wins_base",
+    "n_draws": "n_draws",
+    "n_total": None,
+    "discrete_win_rate": "discrete_win_rate",
+    "mode": None,
+    "avg_length": "avg_length",
+    "length_controlled_winrate": "lc_win_rate",
+    "lc_standard_error": None,
+}
+COUNTS = ("n_wins", "n_wins_base", "n_draws", "avg_length")
+MODE = "community"  # alpaca_eval main.evaluate, current_leaderboard_mode
+
+
+def export(run: FinishedRun) -> dict[str, str]:
+    """Return path below the output folder -> text."""
+    return {
+        "model_outputs.json": _dump(list(_outputs(run))),
+        "annotations.json": _dump(list(_annotations(run))),
+        "leaderboard.csv": _leaderboard(run),
+    }
+
+
+def _dump(rows: list[Line]) -> str:
+    return json.dumps(rows, indent=2) + "\n"
+
+
+def _outputs(run: FinishedRun) -> Iterator[Line]:
+    """Yield the answers; a missing answer gets no row, because alpaca_eval joins on the instruction."""
+    for prompt in run.prompts():
+        for answer in run.answers_to(prompt):
+            if answer.error is None:
+                yield {
+                    "dataset": prompt.category,
+                    "instruction": prompt.turns[0],
+                    "output": answer.turns[0],
+                    "generator": run.card.model,
+                }
+
+
+def _annotations(run: FinishedRun) -> Iterator[Line]:
+    positions = {prompt.id: position for position, prompt in enumerate(run.suite.prompts())}
+    for prompt in run.prompts():
+        for answer in run.answers_to(prompt):
+            for task, judgments in run.judged(prompt, answer):
+                if task.baseline is not None:
+                    facts: Line = {"instruction": prompt.turns[0], "dataset": prompt.category}
+                    yield (
+                        facts
+                        | _pair(run, task.baseline, answer)
+                        | _verdict(judgments)
+                        | {"index": positions[prompt.id]}
+                    )
+
+
+def _pair(run: FinishedRun, baseline: Answer, answer: Answer) -> Line:
+    return {
+        "output_1": baseline.turns[0],
+        "generator_1": baseline.model,
+        "output_2": answer.turns[0],
+        "generator_2": run.card.model,
+        "annotator": run.card.judge,
+    }
+
+
+def _verdict(judgments: list[Judgment]) -> Line:
+    """Return the verdict; repeats count as their mean, as on the card."""
+    values = [row.verdict.value for row in judgments if isinstance(row.verdict, Preference)]
+    costs = [row.cost for row in judgments if row.cost is not None]
+    return {
+        "preference": 1 + sum(values) / len(values) if values else None,
+        "price_per_example": sum(costs) if costs else None,
+        "time_per_example": sum(row.seconds for row in judgments) if judgments else None,
+        "raw_completion": _raw(judgments[0]) if judgments else None,
+    }
+
+
+def _raw(judgment: Judgment) -> JsonValue:
+    """Return the part of the judge's completion that `logprob_parser` reads."""
+    tops: list[JsonValue] = [{"token": top.token, "logprob": top.logprob} for top in judgment.logprobs]
+    return {"text": judgment.reply, "logprobs": {"content": [{"top_logprobs": tops}]}} if tops else judgment.reply
+
+
+def _leaderboard(run: FinishedRun) -> str:
+    """Return a header and one line with the columns of alpaca_eval's own leaderboards."""
+    scores = run.card.scores
+    cells: dict[str, float | int | str | None] = {}
+    for column, metric in COLUMNS.items():
+        value = scores[metric].value if metric in scores else None
+        cells[column] = int(value) if value is not None and column in COUNTS else value
+    cells["n_total"] = scores["win_rate"].n
+    cells["mode"] = MODE
+    reference = scores.get("lc_win_rate_reference")
+    cells["lc_standard_error"] = reference.se if reference is not None else None
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["", *cells])
+    writer.writerow([run.card.model, *("" if value is None else value for value in cells.values())])
+    return text.getvalue()
+
+
+# --------------------------------------------------------------------------------------------------------------- import
+
+
+def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
+    """Return answers of `model_outputs.json`, and answers with preferences of `annotations.json`, matched by
+    instruction."""
+    ids = {prompt.turns[0]: prompt.id for prompt in request.prompts}
+    rows = [row for file in files for row in file.rows if isinstance(row.get("instruction"), str)]
+    outputs = [row for row in rows if isinstance(row.get("output"), str)]
+    annotations = [row for row in rows if isinstance(row.get("output_2"), str)]
+    named = [str(row["generator"]) for row in outputs if "generator" in row]
+    named += [str(row.get("generator_2")) for row in annotations]
+    model = only("model", named, request.model)
+    judge = only("judge", (str(row.get("annotator", "unknown")) for row in annotations), request.judge)
+    outputs = [row for row in outputs if row.get("generator", model) == model]
+    annotations = [row for row in annotations if row.get("generator_2") == model]
+    annotations = [row for row in annotations if str(row.get("annotator", "unknown")) == judge]
+    instructions = [str(row["instruction"]) for row in (*outputs, *annotations)]
+    check_questions((ids.get(text, text) for text in instructions), request.prompts)
+    texts = {ids[str(row["instruction"])]: str(row.get("output", row.get("output_2"))) for row in outputs + annotations}
+    answers = {prompt_id: answer_of(prompt_id, request.model, [text]) for prompt_id, text in texts.items()}
+    last = {ids[str(row["instruction"])]: row for row in annotations}
+    judgments = tuple(_preference(prompt_id, row, request, judge, answers) for prompt_id, row in last.items())
+    baselines = {str(row.get("generator_1")) for row in annotations}
+    return Imported(answers, judgments, baselines.pop() if len(baselines) == 1 else None)
+
+
+def _preference(prompt_id: str, row: Row, request: ImportRequest, judge: str, answers: dict[str, Answer]) -> Judgment:
+    value = stored_preference(row.get("preference"))
+    return Judgment(
+        prompt_id=prompt_id,
+        model=request.model,
+        baseline=str(row.get("generator_1")),
+        judge=judge,
+        template_sha="unknown",
+        answer_sha=sha_of(answers, prompt_id),
+        verdict=None if value is None else Preference(value=value),
+        error=Failure(reason="parse", message="the file has no preference") if value is None else None,
+    )

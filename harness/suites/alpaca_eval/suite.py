@@ -24,6 +24,7 @@ from ...records.protocols import Refits, RunRows, SuiteData, SuiteOptions
 from ...store.official import sha256_of
 from ...store.provenance import install_command
 from ..editions import load_edition, official_files, only_template, pinned, template_shas
+from .facts import ALPACA_EVAL
 from .scores import ScoreRules, paired_length_control, score_preferences
 
 MAX_TOKENS = 4096
@@ -49,9 +50,9 @@ def build(options: SuiteOptions) -> AlpacaEval:
 class AlpacaEval:
     """The suite over any suitable data: one-turn prompts, a baseline's answers, one template with the reply m or M."""
 
-    name = "alpaca_eval"
-    headline = "lc_win_rate"
-    official_judges = ("gpt-4-1106-preview",)
+    name = ALPACA_EVAL.name
+    headline = ALPACA_EVAL.headline
+    official_judges = ALPACA_EVAL.official_judges
 
     def __init__(
         self, data: SuiteData, *, generation_config: Mapping[str, JsonValue] | None = None, seed: int = 0
@@ -130,7 +131,7 @@ def _answer_settings(generation_config: Mapping[str, JsonValue]) -> Sampling:
     )
 
 
-# --------------------------------------------------------------------------------------------------- official data
+# -------------------------------------------------------------------------------------------------------- official data
 
 
 def load_official(options: SuiteOptions) -> SuiteData:

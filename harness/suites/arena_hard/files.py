@@ -1,23 +1,54 @@
-"""Turn Arena-Hard's own files into score cards, one per model and judge, with our interval and the reference's.
+"""Arena-Hard's own files in and out: score them, export a run as them, import one model's rows.
 
-A broken game is unscored, with its reason, and counted. `arena_hard_rows` parses rows and `arena_hard_scores` computes
-scores; style control is optional and lives in `arena_hard_style`.
+Scores: one card per model and judge, with our interval and the reference's. A broken game is unscored, with its reason,
+and counted. `rows.py` parses rows; `scores.py` computes scores, also under style control.
+
+Export: `model_answer/NAME.jsonl` and `model_judgment/JUDGE/NAME.jsonl`, in the form of each version's gen_answer.py and
+gen_judgment.py. A game without a verdict keeps its position with score null, which the tools leave out. A missing
+answer is `$ERROR$` without a judgment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
 from pydantic import JsonValue
 
-from ...records import Score, ScoreCard, SuiteScores, digest
+from ...records import (
+    Answer,
+    Failure,
+    JudgeTask,
+    Judgment,
+    Order,
+    Preference,
+    Prompt,
+    Score,
+    ScoreCard,
+    SuiteScores,
+    digest,
+)
 from ...records.errors import ConfigError
 from ...stats.intervals import ratio_interval
 from ...store.official import ensure, is_available_offline
-from ..files import FileResult, ScoreOptions, SourceFile, card_of, read_files
-from .rows import ERROR, Answers, ArenaQuestion, Game, is_judgment, read_answers, read_questions
+from ..exchange import (
+    FinishedRun,
+    Imported,
+    ImportRequest,
+    Line,
+    Row,
+    answers_of,
+    check_questions,
+    json_lines,
+    only,
+    reply_text,
+    sha_of,
+    slug,
+    user_prompt_of,
+)
+from ..files import FAILED_CALL, FileResult, ScoreOptions, SourceFile, card_of, read_files
+from .rows import Answers, ArenaQuestion, Game, is_judgment, label_of, read_answers, read_questions
 from .scores import (
     BASELINES,
     ArenaGroup,
@@ -33,6 +64,7 @@ from .scores import (
     v01_reference,
     v2_reference,
 )
+from .suite import ORDERS
 
 OFFICIAL_IDS = {
     "arena_hard": "90c6a47fbb7657fcf61335f30d6518722259dda21df41dcda6b24054b1620fa3",
@@ -92,11 +124,11 @@ def _without_broken_answers(question: ArenaQuestion, answers: Answers, options: 
     facts = [answers.get(model, {}).get(question.id) for model in (question.model, baseline)]
     if not any(fact is not None and fact.broken for fact in facts):
         return question
-    unscored = Game(None, reason=f"an answer is {ERROR}")
+    unscored = Game(None, reason=f"an answer is {FAILED_CALL}")
     return replace(question, games=tuple(unscored for _ in question.games))
 
 
-# ----------------------------------------------------------------------------------------------------------- scores
+# --------------------------------------------------------------------------------------------------------------- scores
 
 
 def score_groups(groups: Sequence[ArenaGroup], answers: Answers, options: ScoreOptions) -> list[SuiteScores]:
@@ -174,7 +206,7 @@ def average_tokens(group: ArenaGroup, answers: Answers) -> Score | None:
     return Score(value=value, n=len(counts), unscored=expected - len(counts))
 
 
-# ------------------------------------------------------------------------------------------------------------ cards
+# ---------------------------------------------------------------------------------------------------------------- cards
 
 
 def _notes(group: ArenaGroup, options: ScoreOptions) -> tuple[str, ...]:
@@ -259,3 +291,184 @@ def _known_ids(name: str, mirror: str | None) -> frozenset[str] | None:
     path = ensure([name], mirror)[name]  # raises DataError if the file is not the pinned one
     [source] = read_files([path])
     return frozenset(str(row.get("question_id", row.get("uid"))) for row in source.rows)
+
+
+# --------------------------------------------------------------------------------------------------------------- export
+
+
+def export(run: FinishedRun) -> dict[str, str]:
+    """Return path below the output folder -> text, for v0.1."""
+    name, judge = slug(run.card.model), slug(run.card.judge)
+    return {
+        f"model_answer/{name}.jsonl": json_lines(_answers(run)),
+        f"model_judgment/{judge}/{name}.jsonl": json_lines(_judgments(run)),
+    }
+
+
+def export_v2(run: FinishedRun) -> dict[str, str]:
+    """Return path below the output folder -> text, for v2.0: the same paths with v2.0's keys."""
+    name, judge = slug(run.card.model), slug(run.card.judge)
+    return {
+        f"model_answer/{name}.jsonl": json_lines(_answers_v2(run)),
+        f"model_judgment/{judge}/{name}.jsonl": json_lines(_judgments_v2(run)),
+    }
+
+
+def _first(run: FinishedRun) -> Iterator[tuple[Prompt, Answer]]:
+    """Yield each prompt's first draw, because the tools support only one."""
+    for prompt in run.prompts():
+        yield prompt, run.answers_to(prompt)[0]
+
+
+def _text(answer: Answer) -> str:
+    return answer.turns[0] if answer.error is None else FAILED_CALL
+
+
+def _answers(run: FinishedRun) -> Iterator[Line]:
+    for prompt, answer in _first(run):
+        turn: Line = {"content": _text(answer)}
+        if answer.completion_tokens:
+            turn["token_len"] = sum(answer.completion_tokens)  # by the served model's tokenizer, not cl100k_base
+        yield {
+            "question_id": prompt.id,
+            "answer_id": f"{answer.sha}-{prompt.id}",
+            "model_id": run.card.model,
+            "choices": [{"index": 0, "turns": [turn]}],
+            "tstamp": None,
+        }
+
+
+def _answers_v2(run: FinishedRun) -> Iterator[Line]:
+    for prompt, answer in _first(run):
+        yield {
+            "uid": prompt.id,
+            "ans_id": f"{answer.sha}-{prompt.id}",
+            "model": run.card.model,
+            "messages": [
+                {"role": "user", "content": prompt.turns[0]},
+                {"role": "assistant", "content": {"answer": _text(answer)}},
+            ],
+            "tstamp": None,
+            "metadata": {"token_len": sum(answer.completion_tokens)},
+        }
+
+
+def _judgments(run: FinishedRun) -> Iterator[Line]:
+    for prompt, answer in _first(run):
+        games = run.judged(prompt, answer)
+        if any(judgments for _, judgments in games):
+            yield {
+                "question_id": prompt.id,
+                "model": run.card.model,
+                "judge": run.card.judge,
+                "games": [_game(task, judgments) for task, judgments in games],
+            }
+
+
+def _game(task: JudgeTask, judgments: list[Judgment]) -> Line:
+    last = judgments[-1] if judgments else None
+    return {
+        "user_prompt": user_prompt_of(task),
+        "judgment": reply_text(last) if last is not None else FAILED_CALL,
+        "score": _label(last, task.order),
+    }
+
+
+def _judgments_v2(run: FinishedRun) -> Iterator[Line]:
+    for prompt, answer in _first(run):
+        games = run.judged(prompt, answer)
+        if any(judgments for _, judgments in games):
+            baseline = games[0][0].baseline
+            yield {
+                "uid": prompt.id,
+                "category": prompt.category,
+                "judge": run.card.judge,
+                "model": run.card.model,
+                "baseline": baseline.model if baseline is not None else None,
+                "games": [_game_v2(task, judgments) for task, judgments in games],
+            }
+
+
+def _game_v2(task: JudgeTask, judgments: list[Judgment]) -> Line | None:
+    """Return a game, or None without a reply, as v2.0's gen_judgment.py stores a failed call."""
+    last = judgments[-1] if judgments else None
+    if last is None or last.reply is None:
+        return None
+    prompt: list[JsonValue] = [{"role": "user", "content": user_prompt_of(task)}]
+    if task.template.system is not None:
+        prompt.insert(0, {"role": "system", "content": task.template.system})
+    return {"score": _label(last, task.order), "judgment": {"answer": last.reply}, "prompt": prompt}
+
+
+def _label(judgment: Judgment | None, order: Order | None) -> str | None:
+    """Return the label as the judge saw the answers: A is the first."""
+    verdict = judgment.verdict if judgment is not None else None
+    if not isinstance(verdict, Preference):
+        return None
+    shown = verdict.value if order == "ba" else 1.0 - verdict.value
+    return label_of(shown, verdict.strength)
+
+
+# --------------------------------------------------------------------------------------------------------------- import
+
+
+def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
+    """Return answers, and two games per question, from v0.1's or v2.0's files."""
+    answers = _counted(answers_of([SourceFile(file.name, _not_games(file)) for file in files], request), files, request)
+    questions = list(read_questions(files, strict=False))
+    model = only("model", (question.model for question in questions), request.model)
+    questions = [question for question in questions if question.model == model]
+    judge = only("judge", (question.judge for question in questions), request.judge)
+    last = {question.id: question for question in questions if question.judge == judge}
+    check_questions(last, request.prompts)
+    judgments = tuple(row for question in last.values() for row in _games(question, request, answers))
+    baselines = {question.baseline for question in last.values()}
+    return Imported(answers, judgments, baselines.pop() if len(baselines) == 1 else None)
+
+
+def v01_models(files: Sequence[SourceFile]) -> set[str]:
+    """Return every model judged in v0.1's files."""
+    return {str(row.get("model")) for file in files for row in file.rows if is_judgment(row) and "uid" not in row}
+
+
+def v2_models(files: Sequence[SourceFile]) -> set[str]:
+    """Return every model judged in v2.0's files."""
+    return {str(row.get("model")) for file in files for row in file.rows if is_judgment(row) and "uid" in row}
+
+
+def _counted(answers: dict[str, Answer], files: Sequence[SourceFile], request: ImportRequest) -> dict[str, Answer]:
+    """Return the answers with the token counts of their rows, which `avg_tokens` averages."""
+    facts = read_answers(files)
+    model_facts = facts.get(request.model) or (
+        next(iter(facts.values())) if len({*map(id, facts.values())}) == 1 else {}
+    )
+    tokens = {name: fact.tokens for name, fact in model_facts.items() if fact.tokens is not None}
+    return {
+        name: answer.model_copy(update={"completion_tokens": (tokens[name],)})
+        if answer.error is None and name in tokens
+        else answer
+        for name, answer in answers.items()
+    }
+
+
+def _not_games(file: SourceFile) -> tuple[Row, ...]:
+    return tuple(row for row in file.rows if "games" not in row and "winner" not in row)
+
+
+def _games(question: ArenaQuestion, request: ImportRequest, answers: dict[str, Answer]) -> Iterator[Judgment]:
+    for order, game in zip(ORDERS, question.games, strict=False):
+        failure = Failure(reason="missing" if game.reason == "missing game" else "parse", message=game.reason or "")
+        verdict = None
+        if game.points is not None:
+            verdict = Preference(value=game.points, strength=2 if game.weight > 1 else 1)
+        yield Judgment(
+            prompt_id=question.id,
+            model=request.model,
+            baseline=question.baseline,
+            judge=question.judge,
+            template_sha="unknown",
+            answer_sha=sha_of(answers, question.id),
+            order=order,
+            verdict=verdict,
+            error=failure if verdict is None else None,
+        )

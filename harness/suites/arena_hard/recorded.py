@@ -10,7 +10,7 @@ from ...records.protocols import SuiteOptions
 from ..editions import pinned
 from ..recorded import CalibrationSet, DataFolder, Item, RecordedComparison, RecordedRating, combined, stored_answer
 from .rows import ArenaQuestion, read_questions
-from .suite import NAMES, ArenaHard, load_official
+from .suite import V01_FILES, ArenaHard, load_v01
 
 SUITE = "arena_hard"
 RETIRED = "gpt-4-1106-preview"
@@ -18,7 +18,7 @@ RETIRED = "gpt-4-1106-preview"
 
 def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
     """Read `official_verdicts*`, the texts from `model_answer*` and the baseline's texts from the pinned file."""
-    data = load_official(options)
+    data = load_v01(options)
     suite = ArenaHard(data)
     prompts = {prompt.id: prompt for prompt in data.prompts}
     answers = _answers(folder)
@@ -58,7 +58,7 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
         tasks=tasks,
         board=_board(folder),
         board_name="Arena-Hard v0.1 leaderboard, the latest of published.json",
-        files={**folder.files, **pinned(NAMES)},
+        files={**folder.files, **pinned(V01_FILES)},
     )
 
 

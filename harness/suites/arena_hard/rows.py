@@ -1,4 +1,4 @@
-"""Arena-Hard's verdict labels: their meaning, and how to find one in a judge's text.
+"""Arena-Hard's verdict labels (their meaning, and how to find one in a judge's text) and the rows of its files.
 
 v0.1: config/judge_config.yaml and gen_judgment.py at efc012e. v2.0: config/arena-hard-v2.0.yaml, gen_judgment.py and
 show_result.py at 196f6b8.
@@ -16,28 +16,33 @@ from typing import Literal
 from pydantic import JsonValue
 
 from ...records.errors import ConfigError
-from ..files import SourceFile
+from ..files import FAILED_CALL, SourceFile
+from ..scoring import STRONG_WEIGHT
 
-STRONG_WEIGHT = 3  # show_result.py WEIGHT: a ">>" verdict counts as three battles
 DOUBLE = re.compile(r"\[\[([AB<>=]+)\]\]")
 SINGLE = re.compile(r"\[([AB<>=]+)\]")
 
 V01_LABELS: dict[str, tuple[float, int]] = {
-    "A>>B": (1.0, STRONG_WEIGHT),
+    "A>>B": (1.0, 2),
     "A>B": (1.0, 1),
     "A=B": (0.5, 1),
     "B>A": (0.0, 1),
-    "B>>A": (0.0, STRONG_WEIGHT),
+    "B>>A": (0.0, 2),
 }
-"""Label -> (points of A, battles it counts as)."""
+"""Label -> (points of A, strength). A verdict of strength 2 counts as `scoring.STRONG_WEIGHT` battles."""
 V2_LABELS: dict[str, tuple[float, int]] = V01_LABELS | {
-    "A<<B": (0.0, STRONG_WEIGHT),
+    "A<<B": (0.0, 2),
     "A<B": (0.0, 1),
     "B=A": (0.5, 1),
     "B<A": (1.0, 1),
-    "B<<A": (1.0, STRONG_WEIGHT),
+    "B<<A": (1.0, 2),
 }
 """The mirrored spellings count in v2.0 only."""
+
+
+def label_of(points: float, strength: int) -> str | None:
+    """Return the label of a verdict, given as points of A and strength; None if there is none, as for a jury's mean."""
+    return next((label for label, verdict in V01_LABELS.items() if verdict == (points, strength)), None)
 
 
 def v01_labels(text: str) -> list[str]:
@@ -52,8 +57,7 @@ def v2_label(text: str) -> str | None:
     return str(labels[-1]) if labels else None
 
 
-# ----------------------------------------------------------------------------------------------------
-# Parse rows of Arena-Hard's judgment files into questions with two games each, scored or with a reason why not. Reads
+# ------------------------------------------------------------------------------------------------------- judgment files
 # v0.1 (`question_id`, games of user_prompt, judgment, score), v2.0 (`uid`, games of score, judgment.answer, prompt),
 # and v0.1's intermediate table of battles (model_a, model_b, winner).
 
@@ -61,10 +65,9 @@ def v2_label(text: str) -> str | None:
 Version = Literal["v0.1", "v2.0"]
 Row = dict[str, JsonValue]
 
-ERROR = "$ERROR$"  # stored by the original tools for a failed call
 FAILED_ANSWER = re.compile(r"\|>\s*\$ERROR\$\s*<\|")
 """A failed call's mark between the start and end of an answer in the judge's prompt, in any language."""
-SPLITS = {1: (1,), 2: (1, 1), 3: (3,), 6: (3, 3)}
+SPLITS = {1: (1,), 2: (1, 1), STRONG_WEIGHT: (STRONG_WEIGHT,), 2 * STRONG_WEIGHT: (STRONG_WEIGHT, STRONG_WEIGHT)}
 """Battles of one question -> weights of its games; 4 is 3 + 1 or 1 + 3."""
 
 
@@ -158,7 +161,8 @@ def _game(game: JsonValue, position: int, version: Version, strict: bool) -> Gam
     known = labels.get(stored) if isinstance(stored, str) else None
     if known is None or (reason is not None and not strict):
         return Game(None, reason=reason, differs=differs)
-    points, weight = known
+    points, strength = known
+    weight = STRONG_WEIGHT if strength == 2 else 1
     return Game(points if position else 1.0 - points, weight, reason, differs)
 
 
@@ -166,10 +170,10 @@ def _reason(
     stored: JsonValue, read: list[str], text: str, prompt: str, labels: dict[str, tuple[float, int]]
 ) -> str | None:
     """Return why a game is unscored by our rules; None if it is valid."""
-    if ERROR in prompt and FAILED_ANSWER.search(prompt):
-        return f"an answer is {ERROR}"
-    if ERROR in text and not read:
-        return f"the judge's reply is {ERROR}"
+    if FAILED_CALL in prompt and FAILED_ANSWER.search(prompt):
+        return f"an answer is {FAILED_CALL}"
+    if FAILED_CALL in text and not read:
+        return f"the judge's reply is {FAILED_CALL}"
     if len(read) > 1:
         return "two different labels"
     if stored is None or stored == "":
@@ -190,7 +194,7 @@ def _prompt(game: Row) -> str:
     return prompt if isinstance(prompt, str) else ""
 
 
-# ---------------------------------------------------------------------------------------------------------- battles
+# -------------------------------------------------------------------------------------------------------------- battles
 
 
 def _battles(file: str, rows: list[Row]) -> Iterator[ArenaQuestion]:
@@ -227,8 +231,7 @@ def _split(points: list[float]) -> tuple[int, ...]:
     return SPLITS.get(len(points), (1,) * len(points))
 
 
-# ----------------------------------------------------------------------------------------------------
-# Parse Arena-Hard's answer files: the length and markdown of each answer, and whether it is a valid answer. Reads
+# --------------------------------------------------------------------------------------------------------- answer files
 # v0.1 (`choices[0].turns[0]`, `conv_metadata` or an older `token_len`), v2.0 (`messages`, `metadata`) and tables of
 # metadata only. Token counts are the file's own (tiktoken, cl100k_base); nothing is counted here.
 
@@ -277,7 +280,7 @@ def _facts(rows: Iterable[Row]) -> Iterator[tuple[str, str, AnswerFacts]]:
         counts = metadata if isinstance(metadata, dict) else {}
         tokens = counts.get("token_len", turn.get("token_len"))
         text = turn.get("content")
-        broken = row.get("error") is True or (isinstance(text, str) and text.strip() == ERROR)
+        broken = row.get("error") is True or (isinstance(text, str) and text.strip() == FAILED_CALL)
         yield (
             model,
             str(question),

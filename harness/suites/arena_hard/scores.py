@@ -143,7 +143,7 @@ def reasons(questions: Iterable[ArenaQuestion], *, kept: bool) -> dict[str, int]
     return dict(counts.most_common())
 
 
-# ----------------------------------------------------------------------------------------------- reference intervals
+# -------------------------------------------------------------------------------------------------- reference intervals
 
 
 def pooled_battles(groups: Sequence[ArenaGroup]) -> Battles:
@@ -307,7 +307,7 @@ def _rates(strengths: FloatArray, pool: BattlePool) -> FloatArray:
     return np.column_stack(rates)
 
 
-# ------------------------------------------------------------------------------------------------------------- pool
+# ----------------------------------------------------------------------------------------------------------------- pool
 
 
 def _pool(groups: Sequence[ArenaGroup], answers: Answers, options: ScoreOptions) -> BattlePool:

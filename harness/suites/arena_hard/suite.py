@@ -1,22 +1,30 @@
-"""Arena-Hard v0.1: 500 hard prompts, each answer in two games against the baseline's, shown in both orders.
+"""Arena-Hard: each answer in two games against a baseline's, shown in both orders. One class, two versions.
 
-Source of every rule: arena-hard-auto at the pinned revision (gen_answer.py, gen_judgment.py, show_result.py). The score
-is the closed form of its Bradley-Terry fit, which it equals because every battle has the same opponent (spec 2).
+v0.1 has 500 prompts and one baseline. v2.0 has 500 hard prompts against o3-mini and 250 of creative writing against
+gemini-2.0-flash; the baselines differ, so the two categories are never pooled and the headline covers the hard prompts.
+If one game is broken, v0.1 counts the other; v2.0 drops the question completely.
+
+Source of every rule: arena-hard-auto at the pinned revisions (gen_answer.py, gen_judgment.py, show_result.py). The
+score is the closed form of its Bradley-Terry fit, which it equals because every battle has the same opponent. What a
+verdict's label counts is in `rows.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import JsonValue
 
 from ...records import Answer, JudgeTask, JudgeTemplate, Judgment, Order, Prompt, Sampling, Score, SuiteScores, Verdict
-from ...records.errors import DataError
+from ...records.errors import ConfigError, DataError
+from ...records.facts import Facts
 from ...records.protocols import SuiteData, SuiteOptions
-from ...stats.bradley_terry import row_interval
+from ...stats.bradley_terry import row_interval, v2_row_interval
 from ..editions import load_edition, official_files, only_template, pinned, read_json_lines, template_shas
 from ..scoring import (
     Slot,
@@ -30,41 +38,138 @@ from ..scoring import (
     verdict_weight,
     verdicts_by_slot,
 )
+from .facts import V01, V2
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 """Game 0 shows the baseline as A, game 1 shows the candidate as A."""
-MAX_TOKENS = 4096  # gen_answer.py
+MAX_TOKENS = 4096  # gen_answer.py of v0.1; v2.0 leaves it to each model's endpoint
 BASELINE = "gpt-4-0314"
 REASK = "continue your judgment and finish by outputting a final verdict label"  # gen_judgment.py, second attempt
-NAMES = ("arena_hard/questions", "arena_hard/baseline", "arena_hard/judge_config")
+V01_FILES = ("arena_hard/questions", "arena_hard/baseline", "arena_hard/judge_config")
+V2_CATEGORIES = ("hard_prompt", "creative_writing")
+V2_FILES = (
+    "arena_hard_v2/questions",
+    "arena_hard_v2/judge_config",
+    "arena_hard_v2/judge_prompts",
+    "arena_hard_v2/baseline/hard_prompt",
+    "arena_hard_v2/baseline/creative_writing",
+)
+CATEGORY_WORDS = {"hard_prompt": "hard prompts", "creative_writing": "creative writing"}
+ONE_VERDICT = "the reference's is of one verdict a game, here there are several"
+TOKENS_NOTE = "avg_tokens: by the model's own tokenizer, or as imported rows have it; published: by cl100k_base"
+JUDGE_SETTINGS = "JUDGE_SETTINGS"
+"""The constant of v2.0's judge_utils.py with each category's baseline and system prompt."""
+
+
+Games = Sequence[Sequence[Verdict]]
+"""The verdicts of each game: one, or several from repeats."""
+
+
+@dataclass(frozen=True)
+class ArenaVersion:
+    """What the two versions do differently."""
+
+    facts: Facts
+    fields: tuple[str, str, str]
+    """The judge template's fields: question, first answer, second answer."""
+    interval: Callable[[Score, Games], Score]
+    """Returns the headline with the reference's interval, which each version computes in its own way."""
+    headline_category: str | None = None
+    """None: all questions count."""
+    second_category: str | None = None
+    """A category with a metric of its own, of the same name."""
+    whole_pairs: bool = False
+    """Whether a game counts only if the same answers' other game has a verdict, too."""
+
+
+def _v01_interval(headline: Score, games: Games) -> Score:
+    """Return the score with the interval of weighted rows, 100 rounds, numpy seed 42, this model alone."""
+    rows = _battles(games)
+    interval = row_interval([verdict.value for verdict in rows], [verdict_weight(verdict) for verdict in rows])
+    limits: dict[str, float | None] = {"ci_low": None, "ci_high": None, "se": None}
+    if interval is not None:
+        limits = {"ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
+    return headline.model_copy(update=limits)
+
+
+def _v2_interval(headline: Score, games: Games) -> Score:
+    """Return the mean of 100 resamples of rows with its 90 % interval, as in v2.0's table."""
+    rows = _battles(games)
+    interval = v2_row_interval([verdict.value for verdict in rows], [verdict_weight(verdict) for verdict in rows])
+    if interval is None:
+        return headline.model_copy(update={"ci_low": None, "ci_high": None, "se": None})
+    update = {"value": interval.middle, "ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
+    return headline.model_copy(update=update)
+
+
+def _battles(games: Games) -> list[Verdict]:
+    """Return the games as rows of the reference's interval: one verdict each, won, drawn or lost.
+
+    Empty if a game has several verdicts (repeats) or a fraction (a jury's mean), which would count as independent rows.
+    """
+    verdicts = [verdict for game in games for verdict in game]
+    single = all(len(game) <= 1 for game in games) and all(verdict.value in (0.0, 0.5, 1.0) for verdict in verdicts)
+    return verdicts if single else []
+
+
+VERSION_01 = ArenaVersion(facts=V01, fields=("question_1", "answer_1", "answer_2"), interval=_v01_interval)
+VERSION_2 = ArenaVersion(
+    facts=V2,
+    fields=("QUESTION", "ANSWER_A", "ANSWER_B"),
+    interval=_v2_interval,
+    headline_category="hard_prompt",
+    second_category="creative_writing",
+    whole_pairs=True,
+)
 
 
 def build(options: SuiteOptions) -> ArenaHard:
-    """Build the suite (`fusion_harness.suites` entry point); DataError without data, ConfigError for an unknown
-    edition."""
-    return ArenaHard(load_edition("arena_hard", options, load_official))
+    """Build v0.1 (`fusion_harness.suites` entry point).
+
+    Raise DataError without data, ConfigError for an unknown edition.
+    """
+    return ArenaHard(load_edition("arena_hard", options, load_v01))
+
+
+def build_v2(options: SuiteOptions) -> ArenaHard:
+    """Build v2.0 (`fusion_harness.suites` entry point).
+
+    Raise DataError without data, ConfigError for another edition.
+    """
+    if options.edition != "official":
+        raise ConfigError(f"{V2.name} has no edition {options.edition!r}; editions: official")
+    return ArenaHard(load_v2(options), VERSION_2)
 
 
 class ArenaHard:
-    """The suite over any suitable data: one-turn prompts, a baseline's answers, one template with five labels."""
+    """The suite over any suitable data: one-turn prompts and a baseline's answer to each.
 
-    name = "arena_hard"
-    headline = "arena_hard"
-    official_judges = ("gpt-4-1106-preview",)
+    v0.1 has one judge template with five labels, v2.0 one per category.
+    """
 
-    def __init__(self, data: SuiteData, *, seed: int = 0) -> None:
+    def __init__(self, data: SuiteData, rules: ArenaVersion = VERSION_01, *, seed: int = 0) -> None:
+        self.name, self.headline = rules.facts.name, rules.facts.headline
+        self.official_judges = rules.facts.official_judges
         self.version = data.version
         self._data = data
-        self._template = only_template(data)
+        self._rules = rules
+        self._template = None if rules.headline_category else only_template(data)
         self._seed = seed
 
     def protocol(self) -> dict[str, JsonValue]:
         return {
             "data": dict(self._data.files),
-            "baseline": self._data.baseline_name,
+            "baseline": self._baselines(),
             "templates": template_shas(self._data.templates),
             "answer_settings": {"max_tokens": MAX_TOKENS, "temperature": 0.0},
         }
+
+    def _baselines(self) -> JsonValue:
+        """Return the baseline's name, or the baseline of each category."""
+        if self._rules.headline_category is None:
+            return self._data.baseline_name
+        prompts = [prompt for prompt in self._data.prompts if prompt.id in self._data.baseline]
+        return dict(sorted({prompt.category: self._data.baseline[prompt.id].model for prompt in prompts}.items()))
 
     def prompts(self) -> Sequence[Prompt]:
         return self._data.prompts
@@ -85,76 +190,68 @@ class ArenaHard:
                 answer=answer,
                 baseline=opponent,
                 order=order,
-                template=self._template,
-                fields=_fields(prompt, opponent, answer, order),
+                template=self._template or self._data.templates[prompt.category],
+                fields=self._fields(prompt, opponent, answer, order),
             )
             for order in ORDERS
         ]
 
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        """Return `arena_hard` = 100 * (wins + draws / 2) / games, where a ">>" verdict counts three times.
+    def _fields(self, prompt: Prompt, baseline: Answer, answer: Answer, order: Order) -> dict[str, str]:
+        first, second = (baseline, answer) if order == "ab" else (answer, baseline)
+        return dict(zip(self._rules.fields, (prompt.turns[0], first.turns[0], second.turns[0]), strict=True))
 
-        If one game of a question is broken, the other still counts."""
-        verdicts = verdicts_by_slot(judgments, answers)
-        times = draws(answers)
-        headline = self._score(prompts, verdicts, times)
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
+        """Return `arena_hard` = 100 * (wins + draws / 2) / battles, where a ">>" verdict counts as three battles.
+
+        Also the same with the reference's interval, the second category's, and `avg_tokens`.
+        """
+        rules, verdicts, times = self._rules, verdicts_by_slot(judgments, answers), draws(answers)
         by_id = {prompt.id: prompt for prompt in prompts}
-        groups = categories(prompts)
+        parts = {name: [by_id[prompt_id] for prompt_id in ids] for name, ids in categories(prompts).items()}
+        main = prompts if rules.headline_category is None else parts.get(rules.headline_category, [])
+        headline = self._score(main, verdicts, times)
         by_category = {
-            category: {"arena_hard": self._score([by_id[prompt_id] for prompt_id in ids], verdicts, times)}
-            for category, ids in groups.items()
-            if len(groups) > 1
+            name: {self.headline: self._score(part, verdicts, times)}
+            for name, part in parts.items()
+            if len(parts) > 1 or rules.headline_category is not None
         }
-        reference = _reference(prompts, verdicts, times, headline)
-        tokens = average_tokens(prompts, answers, times)
-        notes = (*unscored_note(headline, "games"), *reference_note(reference))
-        if tokens.value is not None:
-            notes += (
-                "avg_tokens: by the model's own tokenizer, or as imported rows have it; published: by cl100k_base",
-            )
-        scores = {"arena_hard": headline, "arena_hard_reference": reference, "avg_tokens": tokens}
-        return SuiteScores(scores=scores, by_category=by_category, notes=notes)
+        games = [game for prompt in main for _, game in self._games(prompt, verdicts, times)]
+        reference = rules.interval(headline, games)
+        scores = {self.headline: headline, f"{self.headline}_reference": reference}
+        second = by_category.get(rules.second_category or "", {}).get(self.headline)
+        if second is not None and rules.second_category is not None:
+            scores[rules.second_category] = second
+        scores["avg_tokens"] = average_tokens(prompts, answers, times)
+        return SuiteScores(scores=scores, by_category=by_category, notes=self._notes(scores))
 
     def _score(self, prompts: Sequence[Prompt], verdicts: Verdicts, times: int) -> Score:
-        slots = _slots(prompts, times)
-        units = [slot_unit(slot.prompt_id, verdicts[slot]) for slot in slots if verdicts.get(slot)]
-        return mean_score(units, len(slots), scale=100.0, seed=self._seed)
+        units = [slot_unit(*pair) for prompt in prompts for pair in self._games(prompt, verdicts, times)]
+        return mean_score(units, 2 * times * len(prompts), scale=100.0, seed=self._seed)
 
+    def _games(self, prompt: Prompt, verdicts: Verdicts, times: int) -> list[tuple[str, Sequence[Verdict]]]:
+        """Return the games with a verdict, as (prompt id, verdicts)."""
+        games = []
+        for index in range(times):
+            pair = [verdicts.get(Slot(prompt.id, index, order=order), ()) for order in ORDERS]
+            if all(pair) or not self._rules.whole_pairs:
+                games += [(prompt.id, game) for game in pair if game]
+        return games
 
-def _slots(prompts: Sequence[Prompt], times: int) -> list[Slot]:
-    return [Slot(prompt.id, index, order=order) for prompt in prompts for index in range(times) for order in ORDERS]
-
-
-def _reference(prompts: Sequence[Prompt], verdicts: Verdicts, times: int, headline: Score) -> Score:
-    """Return the score with the reference's interval: weighted rows, 100 rounds, numpy seed 42, this model alone."""
-    rows = battles([verdicts.get(slot, ()) for slot in _slots(prompts, times)])
-    interval = row_interval([verdict.value for verdict in rows], [verdict_weight(verdict) for verdict in rows])
-    limits: dict[str, float | None] = {"ci_low": None, "ci_high": None, "se": None}
-    if interval is not None:
-        limits = {"ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
-    return headline.model_copy(update=limits)
-
-
-def reference_note(reference: Score) -> tuple[str, ...]:
-    """Return a note on why the reference's interval is missing, if its score is not."""
-    if reference.value is None or reference.ci_low is not None:
-        return ()
-    return ("arena_hard_reference has no interval: the reference's is of one verdict a game, here there are several",)
-
-
-def battles(games: Sequence[Sequence[Verdict]]) -> list[Verdict]:
-    """Return the games as rows of the reference's interval: one verdict each, won, drawn or lost.
-
-    Empty if a game has several verdicts (repeats) or a fraction (a jury's mean), which would count as independent rows.
-    """
-    verdicts = [verdict for game in games for verdict in game]
-    single = all(len(game) <= 1 for game in games) and all(verdict.value in (0.0, 0.5, 1.0) for verdict in verdicts)
-    return verdicts if single else []
-
-
-def _fields(prompt: Prompt, baseline: Answer, answer: Answer, order: Order) -> dict[str, str]:
-    first, second = (baseline, answer) if order == "ab" else (answer, baseline)
-    return {"question_1": prompt.turns[0], "answer_1": first.turns[0], "answer_2": second.turns[0]}
+    def _notes(self, scores: Mapping[str, Score]) -> tuple[str, ...]:
+        notes: tuple[str, ...] = ()
+        for category, metric in (
+            (self._rules.headline_category, self.headline),
+            (self._rules.second_category, self._rules.second_category),
+        ):
+            if metric is not None and metric in scores:
+                of_category = f" of {CATEGORY_WORDS[category]}" if category else ""
+                notes += unscored_note(scores[metric], f"games{of_category}")
+        reference = scores[f"{self.headline}_reference"]
+        if reference.value is not None and reference.ci_low is None:
+            notes += (f"{self.headline}_reference has no interval: {ONE_VERDICT}",)
+        if self._rules.headline_category is None and scores["avg_tokens"].value is not None:
+            notes += (TOKENS_NOTE,)
+        return notes
 
 
 def average_tokens(prompts: Sequence[Prompt], answers: Sequence[Answer], times: int) -> Score:
@@ -169,12 +266,12 @@ def average_tokens(prompts: Sequence[Prompt], answers: Sequence[Answer], times: 
     return Score(value=float(sum(counts) // len(counts)) if counts else None, n=len(counts), unscored=unscored)
 
 
-# --------------------------------------------------------------------------------------------------- official data
+# -------------------------------------------------------------------------------------------------------- official data
 
 
-def load_official(options: SuiteOptions) -> SuiteData:
-    """Load the pinned questions, the baseline's answers, and the judge's prompt."""
-    paths = official_files(options, NAMES)
+def load_v01(options: SuiteOptions) -> SuiteData:
+    """Load v0.1's pinned questions, the baseline's answers, and the judge's prompt."""
+    paths = official_files(options, V01_FILES)
     prompts = tuple(
         Prompt(
             id=row["question_id"],
@@ -193,18 +290,18 @@ def load_official(options: SuiteOptions) -> SuiteData:
         )
         for row in read_json_lines(paths["arena_hard/baseline"])
     }
-    template = _read_template(paths["arena_hard/judge_config"])
+    template = _read_v01_template(paths["arena_hard/judge_config"])
     return SuiteData(
         version="official-1",
         prompts=prompts,
         templates={template.name: template},
         baseline_name=BASELINE,
         baseline=baseline,
-        files=pinned(NAMES),
+        files=pinned(V01_FILES),
     )
 
 
-def _read_template(path: Path) -> JudgeTemplate:
+def _read_v01_template(path: Path) -> JudgeTemplate:
     config = yaml.safe_load(path.read_text("utf-8"))
     try:
         return JudgeTemplate(
@@ -218,3 +315,94 @@ def _read_template(path: Path) -> JudgeTemplate:
         )
     except (KeyError, IndexError, TypeError) as error:
         raise DataError(f"{path} is not Arena-Hard's judge configuration: {error!r}") from None
+
+
+def load_v2(options: SuiteOptions) -> SuiteData:
+    """Load v2.0's pinned questions, both baselines' answers and the judge's prompts; DataError for an invalid file."""
+    paths = official_files(options, V2_FILES)
+    settings = read_judge_settings(paths["arena_hard_v2/judge_prompts"].read_text("utf-8"))
+    prompts = tuple(
+        Prompt(id=row["uid"], turns=(row["prompt"],), category=row["category"])
+        for row in read_json_lines(paths["arena_hard_v2/questions"])
+    )
+    baseline: dict[str, Answer] = {}
+    for category in V2_CATEGORIES:
+        prompt_ids = {prompt.id for prompt in prompts if prompt.category == category}
+        rows = read_json_lines(paths[f"arena_hard_v2/baseline/{category}"])
+        baseline |= {row["uid"]: read_v2_answer(row) for row in rows if row["uid"] in prompt_ids}
+    return SuiteData(
+        version="official-1",
+        prompts=prompts,
+        templates=read_v2_templates(paths["arena_hard_v2/judge_config"], settings),
+        baseline=baseline,
+        files=pinned(V2_FILES, options.cache_dir),
+    )
+
+
+def read_v2_answer(row: dict[str, Any]) -> Answer:
+    try:
+        text = row["messages"][-1]["content"]["answer"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"answer {row.get('uid')!r} is not of Arena-Hard v2.0's form: {error!r}") from None
+    return Answer(prompt_id=row["uid"], model=row["model"], turns=(text,), finish=("stop",))
+
+
+def read_v2_templates(config: Path, settings: Mapping[str, Mapping[str, str]]) -> dict[str, JudgeTemplate]:
+    """Return one template per category: the config's user text and parameters, the settings' system text."""
+    settings_file = yaml.safe_load(config.read_text("utf-8"))
+    try:
+        return {
+            category: JudgeTemplate(
+                name=f"{settings_file['bench_name']}/{category}",
+                system=settings[category]["system_prompt"],
+                user=settings_file["prompt_template"],
+                parser="arena_label_v2",
+                temperature=settings_file["temperature"],
+                max_tokens=settings_file["max_tokens"],
+            )
+            for category in V2_CATEGORIES
+        }
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{config} and {JUDGE_SETTINGS} are not Arena-Hard v2.0's judge settings: {error!r}") from None
+
+
+def read_judge_settings(source: str) -> dict[str, dict[str, str]]:
+    """Return category -> name -> text from the source of judge_utils.py; only string constants are read, nothing runs.
+
+    Raise DataError if the constant is missing or contains anything but names and strings.
+    """
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise DataError(f"judge_utils.py is not Python: {error}") from None
+    texts: dict[str, str] = {}
+    for node in tree.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict() as table) if name == JUDGE_SETTINGS:
+                return {key: _strings(value, texts) for key, value in _items(table)}
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+                texts[name] = text
+    raise DataError(f"judge_utils.py has no {JUDGE_SETTINGS}")
+
+
+def _items(table: ast.expr) -> list[tuple[str, ast.expr]]:
+    if not isinstance(table, ast.Dict):
+        raise DataError(f"{JUDGE_SETTINGS} contains something other than texts")
+    return [
+        (key.value, value)
+        for key, value in zip(table.keys, table.values, strict=True)
+        if isinstance(key, ast.Constant) and isinstance(key.value, str)
+    ]
+
+
+def _strings(table: ast.expr, texts: Mapping[str, str]) -> dict[str, str]:
+    strings = {}
+    for key, value in _items(table):
+        match value:
+            case ast.Constant(value=str(text)):
+                strings[key] = text
+            case ast.Name(id=name) if name in texts:
+                strings[key] = texts[name]
+            case _:
+                raise DataError(f"{JUDGE_SETTINGS}: {key!r} is neither a text nor the name of one")
+    return strings

@@ -14,9 +14,11 @@ from pydantic import JsonValue
 from ...records import Answer, JudgeTask, Judgment, Preference, Prompt, Sampling, Score, SuiteScores
 from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteData, SuiteOptions
-from ...store.official import FILES, expected_sha256, sha256_of
+from ...store.official import expected_sha256, pinned_files, sha256_of
 from ..editions import official_files, read_json_lines
+from ..files import FAILED_CALL
 from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
+from .facts import PAIRS
 from .suite import ORDERS, MtBench, load_official, pair_tasks, pair_templates
 
 
@@ -72,7 +74,6 @@ def score_pairs(
 
 BASELINE_FILE = "mt_bench_pairs/baseline"
 """Answers of gpt-3.5-turbo: gen_judgment.py --baseline-model."""
-FAILED_CALL = "$ERROR$"  # common.py API_ERROR_OUTPUT, stored by gen_api_answer.py for a failed call
 
 
 def build(options: SuiteOptions) -> MtBenchPairs:
@@ -82,7 +83,7 @@ def build(options: SuiteOptions) -> MtBenchPairs:
     if options.edition != "official":
         raise ConfigError(f"mt_bench_pairs has no edition {options.edition!r}; editions: official")
     data, path = load_official(options), _baseline_file(options)
-    sha = sha256_of(path) if options.argument else expected_sha256(FILES[BASELINE_FILE], options.cache_dir)
+    sha = sha256_of(path) if options.argument else expected_sha256(pinned_files()[BASELINE_FILE], options.cache_dir)
     name, answers = read_answers(path)
     missing = [prompt.id for prompt in data.prompts if prompt.id not in answers]
     if missing:
@@ -133,9 +134,9 @@ def read_answers(path: Path) -> tuple[str, dict[str, Answer]]:
 class MtBenchPairs:
     """Each turn of each question judged twice with swapped answers; two games that differ are a tie."""
 
-    name = "mt_bench_pairs"
-    headline = "win_rate_adjusted"
-    official_judges = ("gpt-4-0613", "gpt-4")
+    name = PAIRS.name
+    headline = PAIRS.headline
+    official_judges = PAIRS.official_judges
 
     def __init__(self, data: SuiteData, *, references: str = "official", seed: int = 0) -> None:
         self.version = data.version

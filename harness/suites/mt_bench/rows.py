@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from ...records import Prompt
 from ...store.official import ensure, is_available_offline
-from ..files import SourceFile, number, read_files
+from ..files import FAILED_CALL, SourceFile, number, read_files
 from .suite import REFERENCE_SETS, REFERENCED
 
 Row = Mapping[str, JsonValue]
@@ -29,7 +29,6 @@ FAILED = -1
 """Stored by FastChat if it finds no rating."""
 BROKEN_GAME = "error"
 """Stored by FastChat as the winner if it finds no verdict."""
-FAILED_CALL = "$ERROR$"
 LOWEST, HIGHEST = 1, 10
 LETTERS = {"A": 1.0, "B": 0.0, "C": 0.5}
 """common.py play_a_match_pair: the first answer's points by the letter in [[…]]; C is a tie."""

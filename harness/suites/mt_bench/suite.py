@@ -14,9 +14,10 @@ from pydantic import JsonValue
 from ...records import Answer, JudgeTask, JudgeTemplate, Judgment, Order, Prompt, Sampling, Score, SuiteScores
 from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteData, SuiteOptions
-from ...store.official import FILES, sha256_of
+from ...store.official import pinned_files, sha256_of
 from ..editions import load_edition, official_files, pinned, read_json_lines, template_shas
 from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
+from .facts import MT_BENCH
 
 REFERENCED = frozenset({"math", "reasoning", "coding"})  # common.py NEED_REF_CATS; the judge sees a reference answer
 JUDGE_MAX_TOKENS = 2048  # common.py run_judge_single
@@ -51,7 +52,7 @@ def load_official(options: SuiteOptions) -> SuiteData:
 
 def _reference_file(options: SuiteOptions) -> Path:
     name = f"mt_bench/references/{options.references}"
-    if name in FILES:
+    if name in pinned_files():
         return official_files(options, [name])[name]
     path = Path(options.references)
     if path.is_file():
@@ -178,8 +179,8 @@ def build(options: SuiteOptions) -> MtBench:
 class MtBench:
     """The suite over any suitable data: prompts of one or two turns, the four single-answer templates."""
 
-    name = "mt_bench"
-    headline = "mt_bench"
+    name = MT_BENCH.name
+    headline = MT_BENCH.headline
 
     def __init__(
         self,
@@ -201,9 +202,8 @@ class MtBench:
 
     @property
     def official_judges(self) -> tuple[str, ...]:
-        """gpt-4-0613 made all published results (FastChat issue 2284); the corrected references belong to the other
-        judge."""
-        return ("gpt-4-0125-preview",) if self._references == "pr3158" else ("gpt-4-0613", "gpt-4")
+        """Return the judges of the published results; the corrected references belong to another judge."""
+        return ("gpt-4-0125-preview",) if self._references == "pr3158" else MT_BENCH.official_judges
 
     def protocol(self) -> dict[str, JsonValue]:
         return {

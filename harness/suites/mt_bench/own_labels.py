@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from ..records import Answer, JudgeTask, Prompt, digest
-from ..records.errors import DataError
-from ..records.protocols import SuiteOptions
-from .mt_bench.suite import pair_tasks, pair_templates
-from .recorded import CalibrationSet, DataFolder, Item, RecordedComparison, RecordedRating
+from ...records import Answer, JudgeTask, Prompt, digest
+from ...records.errors import DataError
+from ...records.protocols import SuiteOptions
+from ..recorded import CalibrationSet, DataFolder, Item, RecordedComparison, RecordedRating
+from .suite import pair_tasks, pair_templates
 
 SUITE = "own"
 POINTS = {"candidate": 1.0, "tie": 0.5, "baseline": 0.0}

@@ -1,4 +1,4 @@
-"""Show how far a card's verdicts can be trusted, as one table. Pure: cards in, rich tables out."""
+"""How far judges can be trusted, as tables: the judging of a card, and a judge's calibration. Pure."""
 
 from __future__ import annotations
 
@@ -6,29 +6,58 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rich.table import Table as RichTable
-from rich.text import Text
 
 from ..judging.calibrated import Calibration, SuiteCalibration, shown
 from ..records import AnchorCheck, Judging, Score, ScoreCard
-from .tables import escape_markdown, interval, plain
+from .text import escape_markdown, interval, markdown_table, rich_table
 
 Line = tuple[str, str, str, str]
 """Measure, judge, value, n."""
+MEANING = {
+    "agreement_people": "agrees with people (all votes)",
+    "kappa_people": "Cohen's kappa with people",
+    "agreement_people_decided": "agrees with people (no ties)",
+    "kappa_people_decided": "Cohen's kappa with people (no ties)",
+    "agreement_among_people": "people agree with each other",
+    "agreement_among_people_decided": "people agree with each other (no ties)",
+    "alpha_among_people": "Krippendorff's alpha of people",
+    "agreement_people_by_ratings": "single ratings agree with people",
+    "kappa_people_by_ratings": "Cohen's kappa of ratings with people",
+    "agreement_people_by_ratings_decided": "single ratings agree with people (no ties)",
+    "kappa_people_by_ratings_decided": "Cohen's kappa of ratings with people (no ties)",
+    "agreement_retired": "agrees with the retired judge",
+    "kappa_retired": "Cohen's kappa with the retired judge",
+    "agreement_retired_decided": "agrees with the retired judge (no ties)",
+    "kappa_retired_decided": "Cohen's kappa with the retired judge (no ties)",
+    "position_consistency": "same verdict in both orders",
+    "points_of_first_shown": "points given to the answer shown first",
+    "flips_between_repeats": "two repeats of one question differ",
+    "length_log_odds": "log-odds that it prefers the longer",
+    "length_log_odds_people": "log-odds that people prefer the longer",
+    "length_log_odds_retired": "log-odds that the retired judge does",
+    "length_bias_people": "length bias beyond people",
+    "length_bias_retired": "length bias beyond the retired judge",
+    "self_preference_people": "own family's points beyond people",
+    "self_preference_retired": "own family's points beyond the retired judge",
+    "win_rate_shift": "candidates' win rate minus the retired judge's (points)",
+    "rating_difference": "rating minus the retired judge's",
+    "rating_distance": "mean absolute difference of ratings",
+    "ratings_equal": "ratings equal",
+    "rating_alpha": "Krippendorff's alpha of ratings (interval)",
+    "spearman_board": "Spearman with the board",
+    "kendall_board": "Kendall's tau-b with the board",
+}
+"""Metric -> its label, in the order of the tables."""
+WIN_RATES = ("judge", "people", "prediction_powered", "judge_decided", "rogan_gladen")
 
 
 def judging_table(cards: list[ScoreCard]) -> RichTable | None:
     """Return what is known about the judges of these cards, or None."""
-    rich = RichTable(title="Judging (95 % intervals)", title_justify="left")
-    for name in ("suite", "measure", "judge"):
-        rich.add_column(name, overflow="fold")
-    for name in ("value", "n"):
-        rich.add_column(name, justify="right")
+    rows = []
     for card in cards:
-        suite = card.suite
-        for line in judging_lines(card):
-            rich.add_row(*(Text(plain(text)) for text in (suite, *line)))
-            suite = ""
-    return rich if rich.row_count else None
+        rows += [("" if position else card.suite, *line) for position, line in enumerate(judging_lines(card))]
+    head = ("suite", "measure", "judge", "value", "n")
+    return rich_table("Judging (95 % intervals)", head, rows, ("suite", "measure", "judge")) if rows else None
 
 
 def judging_lines(card: ScoreCard) -> list[Line]:
@@ -39,7 +68,7 @@ def judging_lines(card: ScoreCard) -> list[Line]:
 
 def _line(measure: str, judge: str, score: Score | None) -> Iterator[Line]:
     if score is not None and score.value is not None:
-        yield (measure, judge, interval(score, measure), str(score.n))
+        yield (measure, judge, interval(score), str(score.n))
 
 
 def _jury(card: ScoreCard, judging: Judging) -> Iterator[Line]:
@@ -86,49 +115,7 @@ def _shift(check: AnchorCheck) -> str:
     verdict = {True: "drifted", False: "no drift seen", None: f"unknown: {check.reason}"}[check.drifted]
     if check.shift.value is None:
         return verdict
-    return f"{interval(check.shift, 'shift')}, {verdict}"
-
-
-# ----------------------------------------------------------------------------------------------------
-# Format a calibration as tables: rich for a terminal, Markdown for a page. Pure.
-
-
-MEANING = {
-    "agreement_people": "agrees with people (all votes)",
-    "kappa_people": "Cohen's kappa with people",
-    "agreement_people_decided": "agrees with people (no ties)",
-    "kappa_people_decided": "Cohen's kappa with people (no ties)",
-    "agreement_among_people": "people agree with each other",
-    "agreement_among_people_decided": "people agree with each other (no ties)",
-    "alpha_among_people": "Krippendorff's alpha of people",
-    "agreement_people_by_ratings": "single ratings agree with people",
-    "kappa_people_by_ratings": "Cohen's kappa of ratings with people",
-    "agreement_people_by_ratings_decided": "single ratings agree with people (no ties)",
-    "kappa_people_by_ratings_decided": "Cohen's kappa of ratings with people (no ties)",
-    "agreement_retired": "agrees with the retired judge",
-    "kappa_retired": "Cohen's kappa with the retired judge",
-    "agreement_retired_decided": "agrees with the retired judge (no ties)",
-    "kappa_retired_decided": "Cohen's kappa with the retired judge (no ties)",
-    "position_consistency": "same verdict in both orders",
-    "points_of_first_shown": "points given to the answer shown first",
-    "flips_between_repeats": "two repeats of one question differ",
-    "length_log_odds": "log-odds that it prefers the longer",
-    "length_log_odds_people": "log-odds that people prefer the longer",
-    "length_log_odds_retired": "log-odds that the retired judge does",
-    "length_bias_people": "length bias beyond people",
-    "length_bias_retired": "length bias beyond the retired judge",
-    "self_preference_people": "own family's points beyond people",
-    "self_preference_retired": "own family's points beyond the retired judge",
-    "win_rate_shift": "candidates' win rate minus the retired judge's (points)",
-    "rating_difference": "rating minus the retired judge's",
-    "rating_distance": "mean absolute difference of ratings",
-    "ratings_equal": "ratings equal",
-    "rating_alpha": "Krippendorff's alpha of ratings (interval)",
-    "spearman_board": "Spearman with the board",
-    "kendall_board": "Kendall's tau-b with the board",
-}
-"""Metric -> its label, in the order of the tables."""
-WIN_RATES = ("judge", "people", "prediction_powered", "judge_decided", "rogan_gladen")
+    return f"{interval(check.shift)}, {verdict}"
 
 
 @dataclass(frozen=True)
@@ -156,14 +143,14 @@ def grids(calibration: Calibration) -> list[CalibrationGrid]:
     return tables
 
 
-def remarks(calibration: Calibration) -> list[str]:
-    """Return the findings of each suite, then usage and cost."""
-    sentences = [f"{suite}: {finding}" for suite, part in calibration.suites.items() for finding in part.findings]
-    usage = calibration.usage
-    cost = "" if usage.get("cost") is None else f", ${usage['cost']:g} at list price, ${usage['paid']:g} paid"
-    tokens = f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
-    usage_text = f"{usage['judgments']} judgments, {usage['failed']} without a verdict, {tokens}{cost}"
-    return [*sentences, f"calibration {calibration.sha}" + (f": {usage_text}" if usage["judgments"] else "")]
+def _groups(suite: str, part: SuiteCalibration) -> list[CalibrationGrid]:
+    tables = []
+    for kind, groups in (("turn", part.by_turn), ("category", part.by_category)):
+        names = [name for name in MEANING if any(name in scores for scores in groups.values()) and "agreement" in name]
+        if names:
+            rows = tuple((group, *(_with_n(scores.get(name)) for name in names)) for group, scores in groups.items())
+            tables.append(CalibrationGrid(f"{suite}: by {kind}", (kind, *(MEANING[name] for name in names)), rows))
+    return tables
 
 
 def _models(suite: str, part: SuiteCalibration) -> list[CalibrationGrid]:
@@ -180,22 +167,13 @@ def _models(suite: str, part: SuiteCalibration) -> list[CalibrationGrid]:
     return tables
 
 
-def _groups(suite: str, part: SuiteCalibration) -> list[CalibrationGrid]:
-    tables = []
-    for kind, groups in (("turn", part.by_turn), ("category", part.by_category)):
-        names = [name for name in MEANING if any(name in scores for scores in groups.values()) and "agreement" in name]
-        if names:
-            rows = tuple((group, *(_with_n(scores.get(name)) for name in names)) for group, scores in groups.items())
-            tables.append(CalibrationGrid(f"{suite}: by {kind}", (kind, *(MEANING[name] for name in names)), rows))
-    return tables
-
-
 def _with_n(score: Score | None) -> str:
     return "-" if score is None or score.value is None else f"{shown(score)} (n {score.n})"
 
 
 def _ordered(scores: Iterable[str]) -> list[str]:
     known = set(scores)
+    # a measure of a newer version has no label yet, but is shown
     return [name for name in MEANING if name in known] + sorted(known - MEANING.keys())
 
 
@@ -203,19 +181,21 @@ def _cells(score: Score) -> tuple[str, str, str]:
     return shown(score), str(score.n), str(score.unscored)
 
 
+def remarks(calibration: Calibration) -> list[str]:
+    """Return the findings of each suite, then usage and cost."""
+    sentences = [f"{suite}: {finding}" for suite, part in calibration.suites.items() for finding in part.findings]
+    usage = calibration.usage
+    cost = "" if usage.get("cost") is None else f", ${usage['cost']:g} at list price, ${usage['paid']:g} paid"
+    tokens = f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
+    usage_text = f"{usage['judgments']} judgments, {usage['failed']} without a verdict, {tokens}{cost}"
+    return [*sentences, f"calibration {calibration.sha}" + (f": {usage_text}" if usage["judgments"] else "")]
+
+
 def rich_grid(grid: CalibrationGrid) -> RichTable:
-    """Return a table for a terminal; names are added as text, never as markup."""
-    table = RichTable(title=Text(plain(grid.title)), title_justify="left")
-    for index, name in enumerate(grid.columns):
-        table.add_column(Text(name), justify="right" if index else "left", overflow="fold")
-    for row in grid.rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    return table
+    return rich_table(grid.title, grid.columns, grid.rows, grid.columns[:1])
 
 
 def markdown_grid(grid: CalibrationGrid) -> str:
     """Return the table in GitHub's Markdown under its title in bold."""
-    lines = [f"**{escape_markdown(grid.title)}**", "", "| " + " | ".join(map(escape_markdown, grid.columns)) + " |"]
-    lines.append("| " + " | ".join("---:" if index else "---" for index in range(len(grid.columns))) + " |")
-    lines += ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in grid.rows]
-    return "\n".join(lines) + "\n"
+    table = markdown_table(grid.columns, grid.rows, grid.columns[:1])
+    return "\n".join([f"**{escape_markdown(grid.title)}**", "", *table]) + "\n"

@@ -1,0 +1,275 @@
+"""Finished runs by name: find them, read their rows and suite, compare them, or judge their answers head to head.
+
+    compare_models(["base", "fused"], Path("results"))[0].difference("lc_win_rate")
+
+A name is a run's folder, a card file or a model's name. If several runs have the name, those measured like the other
+models' runs are preferred; what remains ambiguous is an error that lists the folders.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pydantic import JsonValue
+
+from ..judging.jury import scored
+from ..records import Answer, Failure, ModelRef, Prompt, Sampling, ScoreCard, digest
+from ..records.errors import ConfigError, DataError
+from ..records.judge_choice import choose_judges
+from ..records.protocols import OwnRunner, RunRows, Suite, SuiteOptions
+from ..records.settings import RunSpec, read_file_spec
+from ..run.pipeline import current_judgments
+from ..run.plan import Plan, limited, load_judges, load_suite
+from ..store import find_cards, read_card
+from ..store.runs import read_rows
+from ..suites.head_to_head import HeadToHead, PlaysGames
+from .comparison import Comparison, adjusted, compare, differing
+
+log = logging.getLogger(__name__)
+HEAD_TO_HEAD = "head_to_head"
+"""Name prefix of suites of direct games between two models: results of comparisons, not runs to compare."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A card and the folder of its rows."""
+
+    card: ScoreCard
+    folder: Path | None
+    """None: the card is a single file without rows."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.card.suite, self.card.suite_version
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A suite with its data and the prompts of a run; None if the data are missing."""
+
+    suite: Suite | None
+    prompts: tuple[Prompt, ...] | None
+
+
+def compare_models(
+    names: Sequence[str],
+    results: Path,
+    *,
+    suites: Collection[str] = (),
+    force: bool = False,
+    mirror: str | None = None,
+    seed: int = 0,
+) -> list[Comparison]:
+    """Compare every model after the first with the first, per suite, with Holm's correction over the models.
+
+    Raise ConfigError with all differences if two runs are not comparable, unless `force`.
+    """
+    comparisons = []
+    for runs in matched(names, results, suites):
+        shown = shown_names(runs)
+        for name, run in zip(shown[1:], runs[1:], strict=True):
+            refuse_different(runs[0].card, run.card, (shown[0], name), force=force)
+        loaded = suite_of(runs[0].card, mirror)
+        rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
+        comparisons += [
+            compare(rows[0], run, prompts=loaded.prompts, suite=loaded.suite, seed=seed) for run in rows[1:]
+        ]
+    return adjusted(comparisons)
+
+
+def refuse_different(first: ScoreCard, second: ScoreCard, names: tuple[str, str], *, force: bool) -> None:
+    """Raise ConfigError with all differences if two cards are not comparable, unless `force`."""
+    differences = differing(first, second)
+    if differences and not force:
+        raise ConfigError(
+            f"{first.suite}: {names[0]} and {names[1]} were not measured the same way: {'; '.join(differences)}. "
+            "So a difference would not be due to the models alone. --force compares them anyway"
+        )
+
+
+def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -> list[list[StoredRun]]:
+    """Return, per suite that all models have, their runs in the order of the names.
+
+    If a model has several runs, those whose protocol another model has too are preferred. Raise ConfigError if several
+    remain, or if there is no common suite.
+    """
+    runs_by_name = [find_runs(name, results, suites) for name in names]
+    keys = [
+        key
+        for key in dict.fromkeys(run.key for run in runs_by_name[0])
+        if all(any(run.key == key for run in runs) for runs in runs_by_name)
+    ]
+    if not keys:
+        listed = "; ".join(
+            f"{name}: {', '.join(sorted({'@'.join(run.key) for run in runs}))}"
+            for name, runs in zip(names, runs_by_name, strict=True)
+        )
+        raise ConfigError(f"these runs have no suite (and edition) in common: {listed}")
+    return [_one_each(names, [[run for run in runs if run.key == key] for runs in runs_by_name]) for key in keys]
+
+
+def _one_each(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list[StoredRun]:
+    """Return one run per name, preferring a protocol that another name has too."""
+    chosen = []
+    for position, (name, runs) in enumerate(zip(names, runs_by_name, strict=True)):
+        rest = runs_by_name[:position] + runs_by_name[position + 1 :]
+        protocols = {run.card.protocol_sha for rest_runs in rest for run in rest_runs}
+        alike = [run for run in runs if run.card.protocol_sha in protocols] or runs
+        if len(alike) > 1:
+            folders = ", ".join(str(run.folder) for run in alike[:8])
+            raise ConfigError(f"{name!r} has {len(alike)} runs of {alike[0].card.suite}; name one folder of: {folders}")
+        chosen.append(alike[0])
+    return chosen
+
+
+def find_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[StoredRun]:
+    """Return the run of a folder or a card file, or all runs of a model; raise ConfigError for any other name."""
+    path = Path(name)
+    if (path / "card.json").is_file():
+        path = path / "card.json"
+    if path.suffix == ".json" and path.is_file():
+        folder = path.parent if path.name == "card.json" else None
+        return [StoredRun(read_card(path), folder)]
+    runs = [StoredRun(read_card(file), file.parent) for file in find_cards(results)]
+    matches = [
+        run
+        for run in runs
+        if run.folder is not None
+        and name in (run.card.model, run.folder.parents[1].name)
+        and not run.card.suite.startswith(HEAD_TO_HEAD)
+        and (not suites or run.card.suite in suites)
+    ]
+    if not matches:
+        models = ", ".join(sorted({run.card.model for run in runs})[:12]) or "none"
+        kind = f" of {' or '.join(sorted(suites))}" if suites else ""
+        raise ConfigError(
+            f"no run{kind} named {name!r}: pass its folder, its card, or a model under {results}; models there: "
+            f"{models}"
+        )
+    return matches
+
+
+def shown_names(runs: Sequence[StoredRun]) -> list[str]:
+    """Return the models' names, with run ids if several runs have the same name."""
+    names = [run.card.model for run in runs]
+    return [
+        f"{name} ({run.card.provenance.get('run_id', '')})" if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
+    """Return the run with the rows that exist, and a jury's verdicts as scored."""
+    if run.folder is None:
+        return RunRows(name or run.card.model, run.card)
+    answers, rows = read_rows(run.folder)
+    judgments = scored(current_judgments(answers, iter(rows)), run.card.protocol)
+    return RunRows(name or run.card.model, run.card, tuple(answers), judgments)
+
+
+def suite_of(card: ScoreCard, mirror: str | None = None) -> Loaded:
+    """Return the suite of a card, in the card's edition."""
+    references = "pr3158" if card.protocol.get("references") == "pr3158" else "official"
+    options = SuiteOptions(edition=_edition(card), references=references, mirror=mirror)
+    try:
+        suite = load_suite(card.suite, options)
+    except (DataError, ConfigError) as error:
+        log.info("%s: compared without the suite's data: %s", card.suite, error)
+        return Loaded(None, None)
+    # a newer edition has other questions: categories from it would be wrong
+    if isinstance(suite, OwnRunner) or suite.version != card.suite_version:
+        return Loaded(None, None)
+    # a limited run asked a seeded sample, which must be drawn again in the same way
+    limit = card.protocol.get("limit")
+    if isinstance(limit, dict) and isinstance(limit.get("n"), int) and isinstance(limit.get("seed"), int):
+        return Loaded(suite, limited(suite.prompts(), int(str(limit["n"])), int(str(limit["seed"]))))
+    return Loaded(suite, tuple(suite.prompts()))
+
+
+def _edition(card: ScoreCard) -> str:
+    return "pocket" if card.suite_version.startswith("pocket") else "official"
+
+
+def head_to_head_plan(
+    first: StoredRun,
+    second: StoredRun,
+    judge: str | None,
+    results: Path,
+    *,
+    config: Path | None = None,
+    mirror: str | None = None,
+) -> Plan:
+    """Return the plan for judging `second`'s answers against `first`'s. Calls no judge and writes nothing.
+
+    The result is a run of its own (`results/runs/MODEL/head_to_head_SUITE@VERSION/ID`), which resumes, counts and costs
+    like any other. Raise ConfigError if answers, the suite's data or its pairwise prompts are missing.
+    """
+    # the same question ids may stand for other texts in another edition
+    if first.card.protocol.get("data") != second.card.protocol.get("data"):
+        raise ConfigError(f"{first.card.model} and {second.card.model} used different editions of {first.card.suite}")
+    suite = suite_of(first.card, mirror)
+    rows = [run_rows(run) for run in (first, second)]
+    for run in rows:
+        if not any(answer.error is None for answer in run.answers):
+            raise ConfigError(
+                f"{run.name} has no answers to {run.card.suite} in its folder, so there is nothing to compare"
+            )
+    games = _games(suite, first, rows[0])
+    file = read_file_spec(config)
+    edition = _edition(first.card)
+    judges = choose_judges((games.name,), judge, edition=edition, own_judges=file.judges)
+    spec = RunSpec(
+        model=ModelRef(scheme="endpoint", name=second.card.model),
+        suites=(games.name,),
+        edition=edition,
+        backend="recorded",
+        judges=judges,
+        results=results,
+        mirror=mirror,
+    )
+    loaded, calls = load_judges(spec, [games], results / "runs" / spec.model.slug / "logs")
+    backend = Recorded(second.card.model, rows[1].answers)
+    prompts = {games.name: suite.prompts or ()}
+    return Plan(spec, (games,), loaded, prompts, backend, backend.identity(), (), calls)
+
+
+def _games(loaded: Loaded, first: StoredRun, rows: RunRows) -> HeadToHead:
+    if not isinstance(loaded.suite, PlaysGames):
+        raise ConfigError(
+            f"{first.card.suite} has no prompts for comparing two answers, or its data are missing (harness data pull)"
+        )
+    games = HeadToHead(loaded.suite, first.card.model, rows.answers)
+    # fail now rather than after the first judge call
+    games.protocol()  # raises ConfigError if this edition has no pairwise prompts
+    return games
+
+
+class Recorded:
+    """A backend that returns the answers of an existing run."""
+
+    def __init__(self, model: str, answers: Sequence[Answer]) -> None:
+        self._model = model
+        self._answers = {answer.key: answer for answer in answers}
+
+    def identity(self) -> dict[str, JsonValue]:
+        return {
+            "backend": "recorded",
+            "answers": digest(sorted([answer.key, answer.sha] for answer in self._answers.values())),
+        }
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+    async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
+        recorded = self._answers.get(f"{prompt.id}#{index}")
+        if recorded is not None:
+            return recorded
+        failure = Failure(reason="missing", message="the run has no answer to this question")
+        return Answer(prompt_id=prompt.id, model=self._model, index=index, error=failure)

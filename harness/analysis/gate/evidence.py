@@ -1,0 +1,230 @@
+"""The gate on finished runs: find the runs of candidate and baseline, collect the evidence of each suite, judge it.
+
+Evidence is a comparison, a sentence if the judge drifted, and the judge's own noise if judgments were repeated.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...records import Judgment, ScoreCard
+from ...records.errors import ConfigError
+from ...records.protocols import RunRows
+from ...records.settings import checked, read_yaml
+from ...store import find_cards, read_card
+from ...suites.scoring import question_sums, rules_of
+from ..comparison import compare, differing
+from ..finished_runs import Loaded, StoredRun, find_runs, refuse_different, run_rows, suite_of
+from .baselines import DEFAULT, baseline_folders
+from .decision import checks_of, judge_gate
+from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport
+from .power import PowerRow, power_rows
+from .sequential import NO_EARLY_STOP, Stop, replay, tier_sizes, watched
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """The options of the command line besides the two runs."""
+
+    results: Path
+    force: bool = False
+    sequential: bool = False
+    seed: int = 0
+    mirror: str | None = None
+
+
+def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options: GateOptions) -> GateReport:
+    """Return the report on runs that are already judged."""
+    suites = list(dict.fromkeys(check.suite for check in policy.checks))
+    baselines = baseline_runs(baseline, options.results, suites)
+    candidates = find_runs(candidate, options.results, suites)
+    names = suites or [name for name in _suites(candidates) if name in _suites(baselines)]
+    if not names:
+        raise ConfigError(
+            f"{candidate} and {baseline or DEFAULT} have no suite in common: {', '.join(sorted(_suites(candidates)))}; "
+            f"{', '.join(sorted(_suites(baselines)))}"
+        )
+    evidence: dict[str, Evidence] = {}
+    reports: list[SequentialReport] = []
+    checks = checks_of(policy, names)
+    for suite in names:
+        pair = _pair(baselines, candidates, suite)
+        if pair is None:
+            evidence[suite] = Evidence(comparison=None, baseline=None, candidate=None)
+            continue
+        # a run compared with itself would always pass
+        if pair[0].folder is not None and pair[0].folder == pair[1].folder:
+            raise ConfigError(f"{suite}: candidate and baseline are the same run, {pair[0].folder}")
+        rows = run_rows(pair[0]), run_rows(pair[1])
+        evidence[suite] = suite_evidence(*rows, suite_of(pair[0].card, options.mirror), options)
+        if options.sequential:
+            reports.append(replayed(*rows, checks, policy, options.seed))
+    report = judge_gate(candidates[0].card.model, baselines[0].card.model, policy, evidence)
+    return report.model_copy(update={"sequential": tuple(reports)})
+
+
+def _suites(runs: Sequence[StoredRun]) -> list[str]:
+    return list(dict.fromkeys(run.card.suite for run in runs))
+
+
+def read_policy(path: Path | None) -> GatePolicy:
+    """Return the policy of a file, or the default policy for None; raise ConfigError with the first error."""
+    return GatePolicy() if path is None else checked(GatePolicy, read_yaml(path), str(path))
+
+
+def baseline_runs(name: str | None, results: Path, suites: Sequence[str]) -> list[StoredRun]:
+    """Return the runs of a name in baselines.yaml, else of a run, card or model; None means the baseline "default"."""
+    folders = baseline_folders(results, name or DEFAULT)
+    if folders:
+        runs = [StoredRun(read_card(folder / "card.json"), folder) for folder in folders]
+        return [run for run in runs if not suites or run.card.suite in suites]
+    if name is None:
+        raise ConfigError(
+            f"no baseline: pass --baseline RUN or MODEL, or promote one with `harness gate promote` (no {DEFAULT!r} in "
+            f"{results / 'baselines.yaml'})"
+        )
+    return find_runs(name, results, suites)
+
+
+def _pair(
+    baselines: Sequence[StoredRun], candidates: Sequence[StoredRun], suite: str
+) -> tuple[StoredRun, StoredRun] | None:
+    """Return the suite's two runs, preferring pairs of one protocol; raise ConfigError if several pairs remain."""
+    pairs = [(a, b) for a in baselines for b in candidates if a.card.suite == b.card.suite == suite]
+    alike = [pair for pair in pairs if not differing(pair[0].card, pair[1].card)] or pairs
+    if len(alike) > 1:
+        listed = ", ".join(sorted({str(run.folder) for pair in alike for run in pair}))
+        raise ConfigError(f"{suite}: more than one pair of runs matches; pass two of these folders: {listed}")
+    return alike[0] if alike else None
+
+
+def suite_evidence(baseline: RunRows, candidate: RunRows, loaded: Loaded, options: GateOptions) -> Evidence:
+    """Return one suite's evidence; raise ConfigError for runs that are not comparable, unless forced."""
+    refuse_different(baseline.card, candidate.card, ("baseline", "candidate"), force=options.force)
+    return Evidence(
+        comparison=compare(baseline, candidate, prompts=loaded.prompts, suite=loaded.suite, seed=options.seed),
+        baseline=baseline.card,
+        candidate=candidate.card,
+        drifted=drift_of(baseline.card, candidate.card),
+        within=within_of(baseline, candidate),
+    )
+
+
+def drift_of(baseline: ScoreCard, candidate: ScoreCard) -> str | None:
+    """Return a sentence if the anchors of a run show that the judge moved since they were recorded."""
+    moved = {
+        f"{card.model}: {name}"
+        for card in (baseline, candidate)
+        for name in (card.judging.drifted if card.judging is not None else ())
+    }
+    if not moved:
+        return None
+    return f"{baseline.suite}: the judge has moved since its anchors were recorded ({', '.join(sorted(moved))})"
+
+
+def within_of(baseline: RunRows, candidate: RunRows) -> Mapping[str, float]:
+    """Return metric -> variance between repeats of a question's difference, if both runs were judged repeatedly."""
+    baseline_variance, candidate_variance = judge_variance(baseline), judge_variance(candidate)
+    return {
+        metric: value + candidate_variance[metric]
+        for metric, value in baseline_variance.items()
+        if metric in candidate_variance
+    }
+
+
+def judge_variance(run: RunRows) -> dict[str, float]:
+    """Return metric -> mean over questions of the variance between repeats of the question's linearised score.
+
+    In the metric's unit squared, for one repeat, not for their mean; empty if nothing was judged twice.
+    """
+    by_repeat: dict[int, list[Judgment]] = defaultdict(list)
+    for row in run.judgments:
+        by_repeat[row.repeat].append(row)
+    # one judgment per question says nothing about the judge's own noise
+    if len(by_repeat) < 2:
+        return {}
+    variances = {}
+    for rule in rules_of(run.card.suite, run.card.headline, run.judgments):
+        tables = [question_sums(rule, run.answers, rows) for rows in by_repeat.values()]
+        shared = set.intersection(*(set(table.ids) for table in tables))
+        ids = [prompt_id for prompt_id in tables[0].ids if prompt_id in shared]
+        if ids:
+            scores = np.array([table.of(ids).scores() for table in tables])
+            variances[rule.metric] = float(scores.var(axis=0, ddof=1).mean())
+    return variances
+
+
+def replayed(
+    baseline: RunRows, candidate: RunRows, checks: Sequence[GateCheck], policy: GatePolicy, seed: int
+) -> SequentialReport:
+    """Return what stopping early would have saved on completely judged runs."""
+    suite, calls = baseline.card.suite, len(candidate.judgments)
+    ready = watched([check for check in checks if check.suite == suite], baseline.card, baseline)
+    if ready is None or not calls:
+        note: str | None = f"{NO_EARLY_STOP} (or the run has no judgments)"
+        stop, needed = Stop(0, 0, {}), calls
+    else:
+        note = None
+        stop = replay(ready, baseline, candidate, policy=policy, peers=tier_sizes(checks), seed=seed)
+        needed = round(calls * stop.questions / max(1, stop.of))
+    return SequentialReport(
+        suite=suite,
+        questions=stop.questions,
+        of=stop.of,
+        steps=stop.steps,
+        calls=needed,
+        calls_saved=calls - needed,
+        seed=seed,
+        replayed=True,
+        note=note,
+    )
+
+
+def power_of(
+    baseline: str,
+    candidates: Sequence[str],
+    policy: GatePolicy,
+    results: Path,
+    *,
+    trials: int,
+    questions: int | None,
+    seed: int,
+) -> list[PowerRow]:
+    """Run the gate's self-test on pairs of real runs: one set of rows per check that is a sum over questions.
+
+    If `candidates` is empty, use every other run of the baseline's protocol. Raise ConfigError without a pair.
+    """
+    rows: list[PowerRow] = []
+    for baseline_run in find_runs(baseline, results, [check.suite for check in policy.checks]):
+        partners = _partners(baseline_run, candidates, results)
+        if not partners:
+            continue
+        first = run_rows(baseline_run)
+        rules = {rule.metric: rule for rule in rules_of(first.card.suite, first.card.headline, first.judgments)}
+        baseline_sums = {name: question_sums(rule, first.answers, first.judgments) for name, rule in rules.items()}
+        runs = [run_rows(partner) for partner in partners]
+        for check in checks_of(policy, [first.card.suite]):
+            rule = rules.get(check.metric or first.card.headline)
+            if check.suite != first.card.suite or rule is None:
+                continue
+            pairs = [(baseline_sums[rule.metric], question_sums(rule, run.answers, run.judgments)) for run in runs]
+            rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
+    if not rows:
+        raise ConfigError(
+            f"no run under {results} can be paired with {baseline}: import or run one of the same protocol"
+        )
+    return rows
+
+
+def _partners(baseline_run: StoredRun, candidates: Sequence[str], results: Path) -> list[StoredRun]:
+    """Return the candidates' runs of the baseline's protocol; without names, every such run."""
+    if candidates:
+        runs = [run for name in candidates for run in find_runs(name, results)]
+    else:
+        runs = [StoredRun(read_card(file), file.parent) for file in find_cards(results)]
+    return [run for run in runs if run.folder != baseline_run.folder and not differing(run.card, baseline_run.card)]

@@ -1,0 +1,158 @@
+"""Comparisons of runs as tables and sentences: by their scores, and by games between two models. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table as RichTable
+
+from ..analysis.comparison import ALPHA, AnswerShift, Comparison, Difference
+from ..records import ScoreCard
+from .text import escape_markdown, interval, markdown_list, markdown_table, number, rich_table
+
+HEAD = ("metric", "category", "first", "other", "difference [95 %]", "p", "detectable", "questions")
+FLIP_HEAD = ("question", "category", "first", "other", "change")
+GAMES_HEAD = ("suite", "model", "against", "category", "win rate [95 %]", "games", "unscored", "won", "tied", "lost")
+LEFT = ("metric", "category", "question", "change", "suite", "model", "against")
+
+
+def rich_comparison(pair: Comparison, *, flips: int) -> list[RichTable]:
+    """Return the table of differences, and one of the `flips` largest flips."""
+    tables = [rich_table(title(pair), HEAD, [difference_cells(row) for row in pair.differences], LEFT)]
+    if cells := flip_cells(pair, flips):
+        tables.append(rich_table(f"largest flips ({len(cells)} of {len(pair.flips)})", FLIP_HEAD, cells, LEFT))
+    return tables
+
+
+def markdown(comparisons: Sequence[Comparison], *, flips: int) -> str:
+    """Return one section per comparison, the verdicts first."""
+    parts = ["# Comparison", "", *markdown_list([verdict(pair) for pair in comparisons]), ""]
+    for pair in comparisons:
+        parts += [f"## {escape_markdown(title(pair))}", ""]
+        parts += markdown_table(HEAD, [difference_cells(row) for row in pair.differences], LEFT)
+        parts += ["", *markdown_list(other_lines(pair)), ""]
+        if cells := flip_cells(pair, flips):
+            parts += [*markdown_table(FLIP_HEAD, cells, LEFT), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def title(pair: Comparison) -> str:
+    return f"{pair.suite} ({pair.suite_version}), judge {pair.judge}: {pair.other} minus {pair.first}"
+
+
+def verdict(pair: Comparison) -> str:
+    """Return one sentence on the headline, which a person reads first."""
+    row = pair.difference(pair.headline) or next(iter(pair.differences), None)
+    if row is None:
+        return f"{pair.suite}: nothing to compare"
+    span = f"{row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}], p {p_cell(_p(row))}"
+    if _p(row) <= ALPHA:
+        word = "better" if row.value > 0 else "worse"
+        return f"{pair.suite}: {pair.other} is {word} than {pair.first} by {row.metric}: {span}"
+    # identical verdicts have no spread, so no interval could be shown
+    if row.se == 0 and row.value == 0:
+        return f"{pair.suite}: {pair.other} and {pair.first} have the same verdict on every question, by {row.metric}"
+    needed = f"; detecting a true {abs(row.value):.2f} would take {row.needed} questions" if row.needed else ""
+    return (
+        f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; "
+        f"this comparison can only detect differences of {row.detectable:.2f} or more{needed}"
+    )
+
+
+def _p(row: Difference) -> float:
+    return row.p if row.p_adjusted is None else row.p_adjusted
+
+
+def p_cell(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def difference_cells(row: Difference) -> list[str]:
+    """Return the row's texts under `HEAD`."""
+    return [
+        row.metric,
+        row.category or "all",
+        f"{row.first:.2f}",
+        f"{row.other:.2f}",
+        f"{row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]",
+        p_cell(_p(row)),
+        f"{row.detectable:.2f}",
+        str(row.n),
+    ]
+
+
+def other_lines(pair: Comparison) -> list[str]:
+    """Return what a reader should know besides the differences."""
+    lines = [f"compared although different: {difference}" for difference in pair.forced]
+    lines += list(pair.notes)
+    if pair.only_first or pair.only_other:
+        lines.append(
+            f"left out because only one run has a score: {pair.only_first} questions of {pair.first}, "
+            f"{pair.only_other} of {pair.other}"
+        )
+    gained = sum(flip.kind == "gained" for flip in pair.flips)
+    lost = len(pair.flips) - gained
+    lines.append(f"{len(pair.flips)} questions flipped: {gained} in favour of {pair.other}, {lost} against it")
+    if (orders := pair.orders) is not None:
+        doubtful = sum(flip.doubtful for flip in pair.flips)
+        kept = "" if orders.without is None else f"; without them the difference is {orders.without:+.2f}"
+        lines.append(
+            f"of {orders.judged_twice} questions judged in both orders, the judge contradicted itself on "
+            f"{orders.first} of {pair.first} and {orders.other} of {pair.other}, {doubtful} flips among them{kept}"
+        )
+    return lines + [shift_line(shift) for shift in pair.shifts]
+
+
+def shift_line(shift: AnswerShift) -> str:
+    span = "" if shift.ci_low is None else f" [{shift.ci_low:+.1f}, {shift.ci_high:+.1f}]"
+    return f"{shift.name}: {shift.first:.1f} -> {shift.other:.1f}, {shift.value:+.1f}{span}"
+
+
+def flip_cells(pair: Comparison, limit: int) -> list[list[str]]:
+    """Return the texts of the largest flips under `FLIP_HEAD`."""
+    return [
+        [
+            flip.prompt_id,
+            flip.category or "-",
+            f"{flip.first:.1f}",
+            f"{flip.other:.1f}",
+            flip.kind + (", judge contradicted itself" if flip.doubtful else ""),
+        ]
+        for flip in pair.flips[:limit]
+    ]
+
+
+def rich_games(cards: Sequence[ScoreCard]) -> RichTable:
+    return rich_table("Games, answer against answer", GAMES_HEAD, games_cells(cards), LEFT)
+
+
+def games_markdown(cards: Sequence[ScoreCard]) -> str:
+    lines = ["# Head to head", "", *markdown_list([games_verdict(card) for card in cards]), ""]
+    return "\n".join(lines + markdown_table(GAMES_HEAD, games_cells(cards), LEFT)) + "\n"
+
+
+def games_verdict(card: ScoreCard) -> str:
+    """Return one sentence on who wins, if that is certain."""
+    score, baseline = card.scores["win_rate"], str(card.protocol.get("baseline"))
+    if score.value is None or score.ci_low is None or score.ci_high is None:
+        return f"{card.suite}: too few games to say who wins"
+    span = f"{score.value:.1f} % of the points [{score.ci_low:.1f}, {score.ci_high:.1f}]"
+    if score.ci_low > 50:
+        return f"{card.suite}: {card.model} beats {baseline}: {span}"
+    if score.ci_high < 50:
+        return f"{card.suite}: {card.model} loses to {baseline}: {span}"
+    return f"{card.suite}: no winner shown between {card.model} and {baseline}: {span}"
+
+
+def games_cells(cards: Sequence[ScoreCard]) -> list[list[str]]:
+    """Return rows under `GAMES_HEAD`: all questions of a suite, then its categories."""
+    rows = []
+    for card in cards:
+        total = card.scores["win_rate"]
+        questions = [number(card.scores.get(name), 0) for name in ("n_won", "n_tied", "n_lost")]
+        fixed = [card.suite, card.model, str(card.protocol.get("baseline"))]
+        rows.append([*fixed, "all", interval(total), str(total.n), str(total.unscored), *questions])
+        for name, scores in card.by_category.items():
+            part = scores["win_rate"]
+            rows.append(["", "", "", name, interval(part), str(part.n), str(part.unscored), "", "", ""])
+    return rows

@@ -1,0 +1,148 @@
+"""A gate's report as Markdown (for a GitHub step summary), as one line, and as JUnit XML for CI systems. Pure.
+
+The XML follows the common schema of Jenkins' xunit plugin (junit-10.xsd), with one test case per check and per limit.
+Worse checks and the candidate's exceeded limits are failures. What makes the gate invalid, and undecided critical
+checks, are errors; other undecided checks are skipped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+from rich.table import Table as RichTable
+
+from ..analysis.gate.decision import named, sentence
+from ..analysis.gate.policy import CheckResult, GateReport, LimitResult, SequentialReport
+from ..analysis.gate.power import PowerRow
+from .comparison_text import p_cell
+from .text import escape_markdown, markdown_list, markdown_table, plain, rich_table
+
+GATE_HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "lower bound", "margin", "result")
+POWER_HEAD = ("metric", "questions", "margin", "true drop", "pass", "inconclusive", "fail", "trials")
+LEFT = ("check", "tier", "result", "metric")
+FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production Char
+
+
+def summary_line(report: GateReport) -> str:
+    """Return the line that a person reads first; it is printed last."""
+    head = f"{report.outcome.upper()} (exit {report.exit_code}): {report.candidate} against {report.baseline}: "
+    return plain(head + "; ".join(report.reasons))
+
+
+def rich_checks(report: GateReport) -> RichTable:
+    return rich_table("Checks", GATE_HEAD, [check_cells(check) for check in report.checks], LEFT)
+
+
+def check_cells(check: CheckResult) -> list[str]:
+    """Return the check's texts under `GATE_HEAD`."""
+    if check.difference is None or check.lower is None:
+        return [named(check), check.tier, "-", "-", "-", "-", f"{check.margin:g}", check.found]
+    row = check.difference
+    result = check.found if check.found != "worse" or check.p_worse is None else f"worse, p {p_cell(check.p_worse)}"
+    floor = {True: "above the floor", False: "below the floor", None: "floor undecided"}
+    return [
+        named(check),
+        check.tier,
+        f"{row.first:.2f}",
+        f"{row.other:.2f}",
+        f"{row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]",
+        f"{check.lower:+.2f}",
+        f"{check.margin:g}",
+        result if check.floor is None else f"{result}; {floor[check.above_floor]}",
+    ]
+
+
+def sequential_line(stop: SequentialReport) -> str:
+    """Return one suite's early stop as a sentence."""
+    if stop.note is not None:
+        return f"{stop.suite}: {stop.note}"
+    steps = ", ".join(f"{metric} {step}" for metric, step in stop.steps.items())
+    stopped, saved, made = (
+        ("would have stopped", "would have been saved", "needed") if stop.replayed else ("stopped", "saved", "made")
+    )
+    return (
+        f"{stop.suite}: {stopped} after {stop.questions} of {stop.of} questions ({steps}): "
+        f"{stop.calls_saved} judge calls {saved}, {stop.calls} {made}"
+    )
+
+
+def gate_markdown(report: GateReport) -> str:
+    """Return the verdict first, then checks, limits and notes."""
+    parts = [f"# Gate: {report.outcome.upper()}", ""]
+    parts.append(f"{escape_markdown(report.candidate)} against {escape_markdown(report.baseline)}")
+    parts += ["", *markdown_list(report.reasons), ""]
+    parts += markdown_table(GATE_HEAD, [check_cells(check) for check in report.checks], LEFT)
+    exceeded = [limit for limit in report.limits if not limit.kept]
+    parts += ["", f"Limits: {len(report.limits) - len(exceeded)} kept, {len(exceeded)} exceeded."]
+    parts += markdown_list([f"{limit.suite} {limit.name} of {limit.run}: {limit.value:.1%}" for limit in exceeded])
+    parts += ["", *markdown_list([sequential_line(stop) for stop in report.sequential])]
+    parts += markdown_list(report.notes)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def rich_power(rows: Sequence[PowerRow]) -> RichTable:
+    return rich_table("Verdicts on known drops", POWER_HEAD, [power_cells(row) for row in rows], LEFT)
+
+
+def power_cells(row: PowerRow) -> list[str]:
+    """Return the row's texts under `POWER_HEAD`."""
+    shares = [f"{100 * share:.1f} %" for share in (row.passed, row.inconclusive, row.failed)]
+    return [row.metric, str(row.questions), f"{row.margin:g}", f"{row.drop:g}", *shares, str(row.trials)]
+
+
+def junit(report: GateReport) -> str:
+    """Return the XML text with declaration."""
+    cases = [
+        _verdict_case(report),
+        *(_check_case(check, report) for check in report.checks),
+        *(_limit_case(limit) for limit in report.limits),
+    ]
+    suite = ElementTree.Element("testsuite", name=_xml_text(f"harness gate {report.candidate} {report.baseline}"))
+    suite.extend(cases)
+    suite.set("tests", str(len(cases)))
+    for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(name, str(sum(case.find(tag) is not None for case in cases)))
+    suite.set("time", "0")  # required by the schema; a gate's checks have no duration
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _verdict_case(report: GateReport) -> ElementTree.Element:
+    tag = {"pass": None, "fail": "failure", "inconclusive": "error", "invalid": "error"}[report.outcome]
+    return _case("gate", f"verdict: {report.outcome}", tag, "; ".join(report.reasons))
+
+
+def _check_case(check: CheckResult, report: GateReport) -> ElementTree.Element:
+    advisory, tag = check.tier == "advisory", None
+    if check.found == "missing":
+        tag = "skipped" if advisory else "error"
+    elif (check.found == "worse" or check.above_floor is False) and not advisory:
+        tag = "failure"
+    elif check.found == "undecided":
+        tag = "error" if check.tier == "critical" else "skipped"
+    elif check.found == "worse":
+        tag = "skipped"  # an advisory check decides nothing
+    name = f"{named(check)}, margin {check.margin:g}"
+    return _case(f"gate.{check.tier}.{check.suite}", name, tag, sentence(check, report.policy))
+
+
+def _limit_case(limit: LimitResult) -> ElementTree.Element:
+    tag = None if limit.kept else "failure" if limit.name.startswith("truncated") else "error"
+    message = f"{limit.value:.2%}, limit {limit.limit:.2%}"
+    return _case(f"gate.limits.{limit.suite}", f"{limit.name} of {limit.run}", tag, message)
+
+
+def _case(classname: str, name: str, tag: str | None, message: str) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", classname=_xml_text(classname), name=_xml_text(name), time="0")
+    if tag is not None:
+        attributes = {"message": _xml_text(message)} | ({} if tag == "skipped" else {"type": tag})
+        ElementTree.SubElement(case, tag, attributes)
+    return case
+
+
+def _xml_text(text: str) -> str:
+    return FORBIDDEN.sub("", plain(text))

@@ -1,0 +1,139 @@
+"""What the product knows about Arena-Hard v0.1 and v2.0, besides asking and scoring."""
+
+from __future__ import annotations
+
+from ...records.facts import DefaultCheck, Facts, FileFormat, Metric, OfficialFile, QuestionRule, RecordedJudgments
+
+V01_REPOSITORY = "lmarena/arena-hard-auto/efc012e192b88024a5203f5a28ec8fc0342946df"
+V2_REPOSITORY = "lmarena/arena-hard-auto/196f6b826783b3da7310e361a805fa36f0be83f3"
+FILES = "harness.suites.arena_hard.files"
+GATE = (DefaultCheck(6.5),)
+METRICS = (
+    Metric("arena_hard", "percent", "win rate against the baseline"),
+    Metric("arena_hard_reference", "percent", "the same with the reference's interval"),
+    Metric("arena_hard_style", "percent", "win rate under style control"),
+    Metric("arena_hard_style_reference", "percent", "the same with the reference's interval"),
+    Metric("arena_hard_pool", "percent", "win rate of a fit over all models of the files"),
+    Metric("avg_tokens", "tokens", "mean length of an answer", higher_is_better=None),
+)
+
+V01 = Facts(
+    name="arena_hard",
+    title="Arena-Hard v0.1",
+    headline="arena_hard",
+    metrics=METRICS,
+    columns=("avg_tokens",),
+    rules=(QuestionRule("arena_hard", 100.0),),
+    gate=GATE,
+    order=2,
+    decontaminates=True,
+    questions=500,
+    judge_calls=2,
+    official_judges=("gpt-4-1106-preview",),
+    recorded=(RecordedJudgments("arena_hard", "harness.suites.arena_hard.recorded:load"),),
+    formats=(
+        FileFormat(
+            name="arena_hard",
+            score=f"{FILES}:cards",
+            read=f"{FILES}:read_rows",
+            judged=f"{FILES}:v01_models",
+            export=f"{FILES}:export",
+            first_draw_only=True,
+        ),
+    ),
+    files=(
+        OfficialFile(
+            name="arena_hard/questions",
+            suite="arena_hard",
+            path=f"{V01_REPOSITORY}/data/arena-hard-v0.1/question.jsonl",
+            sha256="4daad38811161c3ba5c248f26b90c3cef89634f4c772002ed9138c1e13f63e9f",
+            size=283_598,
+            licence="Apache-2.0",
+        ),
+        OfficialFile(
+            name="arena_hard/baseline",
+            suite="arena_hard",
+            path=f"{V01_REPOSITORY}/data/arena-hard-v0.1/model_answer/gpt-4-0314.jsonl",
+            sha256="245109b8fe7c3bef0304f1c559d29da377f97f61535ad1170b46a61a08eb9ac7",
+            size=1_058_775,
+            licence="Apache-2.0",
+        ),
+        OfficialFile(
+            name="arena_hard/judge_config",
+            suite="arena_hard",
+            path=f"{V01_REPOSITORY}/config/judge_config.yaml",
+            sha256="6e001736bacacdb1591ffca7eec953a7089f8f5604872d1ca4f9a6f9de1ee451",
+            size=2_400,
+            licence="Apache-2.0",
+        ),
+    ),
+)
+
+V2 = Facts(
+    name="arena_hard_v2",
+    title="Arena-Hard v2.0",
+    headline="arena_hard",
+    metrics=(*METRICS, Metric("creative_writing", "percent", "win rate in creative writing, against its own baseline")),
+    rules=(
+        QuestionRule("arena_hard", 100.0, whole_pairs=True, category="hard_prompt"),
+        QuestionRule("creative_writing", 100.0, whole_pairs=True, category="creative_writing"),
+    ),
+    gate=GATE,
+    questions=750,
+    judge_calls=2,
+    official_judges=("gpt-4.1-2025-04-14", "gpt-4.1", "gemini-2.5-pro-preview-03-25", "gemini-2.5-pro"),
+    formats=(
+        FileFormat(
+            name="arena_hard",
+            score=f"{FILES}:cards",
+            read=f"{FILES}:read_rows",
+            judged=f"{FILES}:v2_models",
+            export=f"{FILES}:export_v2",
+            first_draw_only=True,
+        ),
+    ),
+    files=(
+        OfficialFile(
+            name="arena_hard_v2/questions",
+            suite="arena_hard_v2",
+            path=f"{V2_REPOSITORY}/data/arena-hard-v2.0/question.jsonl",
+            sha256="a75cef6623db6b27aec810497b059f0659705d7ff48dcbccc5bd5b130728ac73",
+            size=947_596,
+            licence="Apache-2.0",
+        ),
+        OfficialFile(
+            name="arena_hard_v2/baseline/hard_prompt",
+            suite="arena_hard_v2",
+            path=f"{V2_REPOSITORY}/data/arena-hard-v2.0/model_answer/o3-mini-2025-01-31.jsonl",
+            sha256="c23a7c255eead99f7f86ad48aa1d8ccdb5b3334f2097e0e1e09184df87265e03",
+            size=4_184_593,
+            licence="Apache-2.0",
+        ),
+        OfficialFile(
+            name="arena_hard_v2/judge_config",
+            suite="arena_hard_v2",
+            path=f"{V2_REPOSITORY}/config/arena-hard-v2.0.yaml",
+            sha256="ee68e5c6ac98a79720bf11014fc3f7fc3c3e5899153b3b08efe3db0e174215a0",
+            size=543,
+            licence="Apache-2.0",
+        ),
+        OfficialFile(
+            name="arena_hard_v2/baseline/creative_writing",
+            suite="arena_hard_v2",
+            path=f"{V2_REPOSITORY}/data/arena-hard-v2.0/model_answer/gemini-2.0-flash-001.jsonl",
+            sha256=None,
+            size=None,
+            licence="Apache-2.0",
+            optional=True,
+        ),
+        OfficialFile(
+            name="arena_hard_v2/judge_prompts",
+            suite="arena_hard_v2",
+            path=f"{V2_REPOSITORY}/utils/judge_utils.py",
+            sha256=None,
+            size=None,
+            licence="Apache-2.0",
+            optional=True,
+        ),
+    ),
+)

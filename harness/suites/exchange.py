@@ -1,0 +1,213 @@
+"""Official files in and out: what the formats share when a run becomes another tool's files, or rows become a run.
+
+Each suite's `files.py` reads and writes its own formats; its facts name the functions. A verdict that the suite's own
+reader rejects becomes a failure here too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
+from pydantic import JsonValue
+
+from ..records import Answer, Failure, Finish, JudgeTask, Judgment, Prompt, ScoreCard
+from ..records.errors import ConfigError
+from ..records.facts import Facts, FileFormat, all_facts, load_function
+from ..records.protocols import Suite
+from .files import FAILED_CALL, SourceFile
+
+Row = dict[str, JsonValue]
+Line = dict[str, JsonValue]
+Use = Literal["score", "read", "numbers", "export"]
+"""What can be done with a format: the names of the functions in `FileFormat`."""
+
+
+def formats(*uses: Use) -> tuple[str, ...]:
+    """Return the names of the formats that can be used in any of these ways, those of `--suite all` first."""
+    return tuple(
+        dict.fromkeys(
+            file_format.name
+            for use in uses
+            for facts in all_facts()
+            for file_format in facts.formats
+            if getattr(file_format, use)
+        )
+    )
+
+
+def with_format(name: str, *uses: Use) -> list[tuple[Facts, FileFormat]]:
+    """Return the suites that can use a format in any of these ways; raise ConfigError if there is none."""
+    matches = [(facts, file_format) for facts in all_facts() if (file_format := facts.format(name))]
+    matches = [match for match in matches if any(getattr(match[1], use) for use in uses)]
+    if not matches:
+        raise ConfigError(f"no format {name!r}; known: {', '.join(formats(*uses))}")
+    return matches
+
+
+# --------------------------------------------------------------------------------------------------------------- import
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The files' content about one model."""
+
+    answers: dict[str, Answer]
+    """By prompt id."""
+    judgments: tuple[Judgment, ...]
+    baseline: str | None = None
+    """None if the files do not name it."""
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """The request: one model's rows by one judge, about these prompts."""
+
+    prompts: Sequence[Prompt]
+    model: str
+    """The model's name in the results. If no row has that name, the files' only model is used."""
+    judge: str | None = None
+    """None: the only judge in the files."""
+    baseline: str | None = None
+    """For pair files: the other model; None: the only opponent of this model."""
+
+
+Reader = Callable[[Sequence[SourceFile], ImportRequest], Imported]
+
+
+def only(kind: str, candidates: Iterable[str], wanted_name: str | None) -> str:
+    """Return the wanted_name name, or the only one there is; raise ConfigError if there are several."""
+    names = sorted(set(candidates))
+    if wanted_name in names or not names:
+        return wanted_name or ""
+    if len(names) == 1 and (kind == "model" or wanted_name is None):
+        return names[0]
+    raise ConfigError(f"the files contain {len(names)} {kind}s, none named {wanted_name!r}: {', '.join(names[:10])}")
+
+
+def check_questions(ids: Iterable[str], prompts: Sequence[Prompt]) -> None:
+    """Raise ConfigError if an id is not that of a prompt."""
+    known = {prompt.id for prompt in prompts}
+    strange = [question_id for question_id in dict.fromkeys(ids) if question_id not in known]
+    if strange:
+        shown = ", ".join(repr(question_id[:40]) for question_id in strange[:3])
+        raise ConfigError(
+            f"{len(strange)} questions of the files are not the suite's, e.g. {shown}; another --edition?"
+        )
+
+
+def answer_of(prompt_id: str, model: str, turns: Sequence[str]) -> Answer:
+    """Return an answer; a failed call's mark becomes a failure."""
+    if not turns or any(text.strip() == FAILED_CALL for text in turns):
+        failure = Failure(reason="other", message=f"the file holds {FAILED_CALL} for an answer")
+        return Answer(prompt_id=prompt_id, model=model, error=failure)
+    return Answer(
+        prompt_id=prompt_id, model=model, turns=tuple(turns), finish=tuple[Finish, ...]("stop" for _ in turns)
+    )
+
+
+def sha_of(answers: dict[str, Answer], prompt_id: str) -> str | None:
+    return answers[prompt_id].sha if prompt_id in answers else None
+
+
+def _answer_rows(files: Sequence[SourceFile]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield (model, question, turns) of answer files: FastChat's, Arena-Hard v0.1's and v2.0's.
+
+    A row without a model's name belongs to the model that the file is named after."""
+    for file in files:
+        for row in file.rows:
+            model = row.get("model_id", row.get("model", PurePath(file.name).stem))
+            match row:
+                case {"question_id": question, "choices": [{"turns": [*turns]}, *_]}:
+                    yield str(model), str(question), [_text(turn) for turn in turns]
+                case {"uid": question, "messages": [*_, {"content": content}]}:
+                    yield str(model), str(question), [_text(content)]
+
+
+def _text(turn: JsonValue) -> str:
+    text = turn.get("content", turn.get("answer")) if isinstance(turn, dict) else turn
+    return text if isinstance(text, str) else FAILED_CALL
+
+
+def answers_of(files: Sequence[SourceFile], request: ImportRequest) -> dict[str, Answer]:
+    """Return the model's answers by question; raise ConfigError for several models, none with its name."""
+    rows = list(_answer_rows(files))
+    model = only("model", (row[0] for row in rows), request.model)
+    answers = {question: answer_of(question, request.model, turns) for name, question, turns in rows if name == model}
+    check_questions(answers, request.prompts)
+    return answers
+
+
+# --------------------------------------------------------------------------------------------------------------- export
+
+
+Exporter = Callable[["FinishedRun"], dict[str, str]]
+"""Turns a run into the text of each file, by path below the output folder."""
+
+
+def exporter(file_format: str, suite: str) -> Exporter:
+    """Return the exporter of a suite; raise ConfigError if the format has no files for it."""
+    for facts, match in with_format(file_format, "export"):
+        if facts.name == suite:
+            return load_function(match.export)
+    fits = [match.name for facts in all_facts() if facts.name == suite for match in facts.formats if match.export]
+    raise ConfigError(f"a run of {suite!r} has no {file_format} files; formats for it: {', '.join(fits) or 'none'}")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run from its folder, with its suite."""
+
+    card: ScoreCard
+    suite: Suite
+    answers: tuple[Answer, ...]
+    judgments: tuple[Judgment, ...]
+    """Judgments of these answers only."""
+
+    def prompts(self) -> Iterator[Prompt]:
+        """Return the prompts with an answer row, in the suite's order."""
+        answered = {answer.prompt_id for answer in self.answers}
+        return (prompt for prompt in self.suite.prompts() if prompt.id in answered)
+
+    def answers_to(self, prompt: Prompt) -> list[Answer]:
+        """Return the answers to a prompt, by draw."""
+        return sorted((row for row in self.answers if row.prompt_id == prompt.id), key=lambda row: row.index)
+
+    def judged(self, prompt: Prompt, answer: Answer) -> list[tuple[JudgeTask, list[Judgment]]]:
+        """Return the judge tasks of an answer with their judgments: none, or one per repeat."""
+        of_answer = [row for row in self.judgments if (row.prompt_id, row.index) == (prompt.id, answer.index)]
+        return [
+            (task, [row for row in of_answer if (row.turn, row.order) == (task.turn, task.order)])
+            for task in self.suite.tasks(prompt, answer)
+        ]
+
+
+def question_id(prompt: Prompt) -> int | str:
+    """Return a number if the id is one, as in the official MT-Bench files."""
+    return int(prompt.id) if prompt.id.isascii() and prompt.id.isdigit() else prompt.id
+
+
+def slug(name: str) -> str:
+    """Return a file name for a model's or judge's name."""
+    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip(".") or "model"
+
+
+def user_prompt_of(task: JudgeTask) -> str:
+    """Return the judge prompt's user text; raise ConfigError if the task's fields do not fill the template."""
+    try:
+        return task.template.user.format(**task.fields)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(f"judge template {task.template.name!r} cannot be filled: {error!r}") from None
+
+
+def reply_text(judgment: Judgment) -> str:
+    return judgment.reply if judgment.reply is not None else FAILED_CALL
+
+
+def json_lines(rows: Iterable[Mapping[str, JsonValue]]) -> str:
+    """Return ASCII JSON lines: a model's text may contain any character, even a lone surrogate."""
+    return "".join(json.dumps(row) + "\n" for row in rows)

@@ -1,0 +1,295 @@
+"""Estimate what a step still costs: calls, tokens, GPU-hours and dollars, from the lengths and rates measured so far.
+
+The arithmetic of a stage is beside its work, in `stages`; this module has what the stages share. GPU-hours are tokens /
+(tokens per second and device) / 3600, and wall-clock hours are GPU-hours / devices. Rates and lengths are measured on
+finished steps, else taken from `rates:` in the recipe. Tokens are counted with the target's tokenizer if its file is on
+this machine, else estimated from the characters. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from harness.judging.cost import CHARACTERS_PER_TOKEN
+from harness.records import Answer, ModelRef, Record
+from harness.records.errors import ConfigError, DataError
+from harness.records.settings import ServeSpec
+from harness.store import JsonlRows
+
+from .layout import ANSWERS, PROMPTS, Counts, Recipe, StepRecord, record_in
+from .prompts import PromptError, load_rows, part_sizes, prompt_in
+from .records import PARTS, Part, PromptRow, rows_in
+from .spec import PromptsSpec
+
+SAMPLE = 500
+"""Number of evenly spaced texts that a mean length is computed from."""
+
+
+class PlanItem(Record):
+    """The remaining work of one step. It is 0 if the step is done."""
+
+    stage: str
+    name: str
+    seed: int | None = None
+    model: str | None = None
+    """The source, the variant, `sft` or `target`."""
+    done: bool = False
+    calls: int = 0
+    """Answers to sample or to reward, or questions of suites to ask."""
+    calls_done: int = 0
+    prompt_tokens: float = 0.0
+    """Tokens that the answering model reads, or prompt and answer tokens that the reward model reads."""
+    answer_tokens: float = 0.0
+    """Tokens that the answering model generates."""
+    trained_tokens: float = 0.0
+    """Tokens of prompts and answers, times epochs."""
+    gpu_hours: float | None = 0.0
+    """None: the rate is unknown."""
+    hours: float | None = 0.0
+    """Wall-clock hours if the step runs alone."""
+    dollars: float | None = 0.0
+    """Endpoints by their prices, devices by `rates.gpu_hour_price` if it is set. None: unknown."""
+    rates: tuple[str, ...] = ()
+    """Rates that the time was estimated from, with their origin."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean tokens per text, or tokens per second and device, and the origin of the number."""
+
+    value: float
+    by: str
+
+
+@dataclass(frozen=True)
+class DeviceTime:
+    """The time that devices need for a number of tokens."""
+
+    tokens: float
+    rate: Mean | None
+    devices: int
+    work: str
+    """Shown in the plan: generation, reward or training."""
+
+    @property
+    def gpu_hours(self) -> float | None:
+        if not self.tokens:
+            return 0.0
+        return None if self.rate is None else self.tokens / self.rate.value / 3600
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Number of prompts in each part, and their mean length."""
+
+    parts: dict[Part, int]
+    tokens: Mean
+    by: str
+
+    def of(self, *parts: Part) -> int:
+        """Return the number of prompts in these parts together."""
+        return sum(self.parts[part] for part in parts)
+
+
+@dataclass
+class Estimator:
+    """Counts, lengths and rates of one recipe, read from its files on first use."""
+
+    recipe: Recipe
+    kept: frozenset[str]
+    """Names of the steps that are not rerun if they are done (all that `--from` does not name)."""
+    _records: dict[Path, StepRecord | None] = field(default_factory=dict)
+
+    def done(self, name: str, folder: Path) -> bool:
+        """Return whether a step is done and will not be rerun."""
+        return name in self.kept and self._record(folder) is not None
+
+    def missing(self, item: PlanItem, rows: Path, wanted: int) -> int:
+        """Return how many of `wanted` rows the step still has to write into the file."""
+        if item.done:
+            return 0
+        return max(0, wanted - lines_of(rows)) if item.name in self.kept else wanted
+
+    def timed(self, item: PlanItem, *times: DeviceTime) -> PlanItem:
+        """Return the item with its device time, and with its cost in dollars if GPU-hours have a price."""
+        hours = [(time.gpu_hours, time) for time in times]
+        known = all(value is not None for value, _ in hours)
+        gpu_hours = sum(value or 0.0 for value, _ in hours)
+        price = self.recipe.spec.rates.gpu_hour_price or 0.0
+        return item.model_copy(
+            update={
+                "gpu_hours": gpu_hours if known else None,
+                "hours": sum((value or 0.0) / time.devices for value, time in hours) if known else None,
+                "dollars": gpu_hours * price if known or not price else None,
+                "rates": tuple(f"{time.work}: {time.rate.by}" for time in times if time.tokens and time.rate),
+            }
+        )
+
+    def rate(
+        self,
+        kind: Literal["generation", "reward", "training"],
+        configured: float | None,
+        folders: Sequence[Path],
+        measured: Callable[[Counts], float],
+    ) -> Mean | None:
+        """Return the tokens per second and device: the mean of what these folders' steps measured, else `configured`.
+
+        `measured` returns the rate in a step's counts, 0 if it is unknown.
+        """
+        records = [record for folder in folders if (record := self._record(folder)) is not None]
+        rates = [rate for record in records if (rate := measured(record.counts))]
+        if rates:
+            return Mean(sum(rates) / len(rates), "measured")
+        return None if configured is None else Mean(configured, f"rates.{kind}")
+
+    def _record(self, folder: Path) -> StepRecord | None:
+        if folder not in self._records:
+            try:
+                self._records[folder] = record_in(folder)
+            except ConfigError:  # a step that will be rerun may have a broken record
+                self._records[folder] = None
+        return self._records[folder]
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Prompts of the finished stage, else of a local data set, else from `rates.prompts` or `prompts.limit`.
+
+        Raise ConfigError if the number is unknown or too small to be split.
+        """
+        spec, rates = self.recipe.spec.prompts, self.recipe.spec.rates
+        if self._record(self.recipe.prompts) is not None:
+            rows = list(rows_in(self.recipe.prompts / PROMPTS, PromptRow))
+            counts = Counter(row.part for row in rows)
+            parts: dict[Part, int] = {part: counts[part] for part in PARTS}
+            return Prompts(parts, self.mean_tokens([row.prompt.turns[0] for row in rows]), "the stage `prompts`")
+        if not spec.dataset.startswith("hf:"):
+            texts = _texts(spec)
+            count, by = len(texts), f"{Path(spec.dataset).name}, before any prompt is dropped"
+            return Prompts(part_sizes(min(count, spec.limit or count), spec), self.mean_tokens(texts), by)
+        guess, by = (spec.limit, "prompts.limit") if rates.prompts is None else (rates.prompts, "rates.prompts")
+        if guess is None:
+            raise ConfigError(
+                f"the number of prompts in {spec.dataset} is unknown until it is loaded; give rates.prompts (or "
+                "prompts.limit), or run `harness train --until prompts` first"
+            )
+        tokens = Mean(rates.prompt_tokens, "rates.prompt_tokens")
+        return Prompts(part_sizes(min(guess, spec.limit or guess), spec), tokens, by)
+
+    def mean_tokens(self, texts: Sequence[str]) -> Mean:
+        """Return the mean tokens per text, estimated from a sample, without the chat template's tokens."""
+        count, by = self._tokenizer
+        chosen = texts[:: max(1, len(texts) // SAMPLE)]
+        return Mean(sum(map(count, chosen)) / max(1, len(chosen)), by)
+
+    @cached_property
+    def _tokenizer(self) -> tuple[Callable[[str], float], str]:
+        file = tokenizer_file(self.recipe.spec.target)
+        if file is None:
+            return (lambda text: len(text) / CHARACTERS_PER_TOKEN), f"{CHARACTERS_PER_TOKEN:g} characters per token"
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(file))
+        return (lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)), "the target's tokenizer"
+
+    def source_answer(self, name: str) -> Mean:
+        """Return the mean tokens per answer of a source: measured on its own, else on other sources, else assumed."""
+        lengths = self._lengths
+        return lengths.get(name) or _mean(lengths.values(), "sources that are done") or self._assumed_answer
+
+    @cached_property
+    def any_source_answer(self) -> float:
+        """Mean tokens per answer over all sources, which are assumed to be chosen equally often."""
+        lengths = [self.source_answer(source.name).value for source in self.recipe.spec.sources]
+        return sum(lengths) / len(lengths)
+
+    @cached_property
+    def target_answer(self) -> Mean:
+        """Mean tokens per answer of the target, from finished seeds, else from the sources, else assumed."""
+        lengths = [length for seed in self.recipe.spec.seeds if (length := self._answer(self.recipe.target(seed)))]
+        return (
+            _mean(lengths, "the target's answers")
+            or _mean(self._lengths.values(), "the sources' answers")
+            or self._assumed_answer
+        )
+
+    @cached_property
+    def _lengths(self) -> dict[str, Mean]:
+        """Mean tokens per answer of each source that is done."""
+        folders = {source.name: self.recipe.source(source.name) for source in self.recipe.spec.sources}
+        return {name: length for name, folder in folders.items() if (length := self._answer(folder))}
+
+    @property
+    def _assumed_answer(self) -> Mean:
+        # An answer cannot be longer than what is requested.
+        spec = self.recipe.spec
+        if spec.rates.answer_tokens > spec.sampling.max_tokens:
+            return Mean(float(spec.sampling.max_tokens), "sampling.max_tokens")
+        return Mean(spec.rates.answer_tokens, "rates.answer_tokens")
+
+    def _answer(self, folder: Path) -> Mean | None:
+        record = self._record(folder)
+        if record is None:
+            return None
+        answers, tokens = number(record.counts, "answers"), number(record.counts, "completion_tokens")
+        if answers and tokens:
+            return Mean(tokens / answers, "existing answers")
+        rows = JsonlRows(folder / ANSWERS, Answer).read()
+        return self.mean_tokens([row.turns[0] for row in rows if row.error is None])
+
+
+def lines_of(path: Path) -> int:
+    """Return the number of lines of a file, 0 if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return 0
+
+
+def devices_of(serve: ServeSpec) -> int:
+    """Return the number of devices that a server uses."""
+    return serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel
+
+
+def number(counts: Counts, key: str) -> float:
+    """Return a count as a float, 0 if it is missing."""
+    count = counts.get(key)
+    return float(count) if isinstance(count, int | float) else 0.0
+
+
+def tokenizer_file(target: str) -> Path | None:
+    """Return the target's tokenizer.json if it is on this machine, else None. Nothing is downloaded."""
+    model = ModelRef.parse(target)
+    if model.scheme == "path":
+        file = Path(model.name).expanduser() / "tokenizer.json"
+        return file if file.is_file() else None
+    if model.scheme != "hf":
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    cached = try_to_load_from_cache(model.name, "tokenizer.json", revision=model.revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _mean(means: Collection[Mean], by: str) -> Mean | None:
+    return Mean(sum(mean.value for mean in means) / len(means), by) if means else None
+
+
+def _texts(spec: PromptsSpec) -> list[str]:
+    """Return the prompts of a local data set."""
+    texts = []
+    for row in load_rows(spec.dataset, spec.split):
+        try:
+            texts.append(prompt_in(row, spec.column)[1])
+        except PromptError:
+            continue
+    if not texts:
+        raise DataError(f"no row of {spec.dataset} has a prompt in column {spec.column!r}; set prompts.column")
+    return texts

@@ -1,0 +1,151 @@
+"""Locate the files of a recipe, and read the record of a finished step.
+
+OUT/resolved.yaml                     the specification, names, sweeps and defaults written out
+OUT/prompts/prompts.jsonl             PromptRow
+OUT/sources/NAME/answers.jsonl        Answer, every one of a source
+OUT/rewards/NAME/rewards.jsonl        RewardRow, of a source's answers
+OUT/seed-N/sft/                       checkpoint
+OUT/seed-N/target/answers.jsonl       Answer, of the SFT model
+OUT/seed-N/target-rewards/rewards.jsonl
+OUT/seed-N/pairs/[sources-K/]pairs.jsonl   PreferencePair
+OUT/seed-N/align/VARIANT/             checkpoint
+OUT/seed-N/held-out/MODEL/tT/         answers to held-out prompts at temperature T, and their rewards
+OUT/held-out/target/tT/               the target's
+OUT/seed-N/suites/MODEL/              scores on the suites
+OUT/models/RECIPE-MODEL-seedN         links to the checkpoints, by their names on the suites' leaderboard
+OUT/results/                          results of `harness run`
+OUT/report/                           leaderboard of variants, data report, figures
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from harness.records import Record, digest
+from harness.records.errors import ConfigError
+
+from .spec import RecipeSpec, VariantSpec
+
+STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "align", "evaluate", "report")
+"""Stages in the order in which they run; --from and --until use these names."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A specification, and the variants and seeds that the command line selects."""
+
+    spec: RecipeSpec
+    variants: dict[str, VariantSpec]
+    """The selected variants."""
+    seeds: tuple[int, ...]
+
+    @property
+    def out(self) -> Path:
+        return self.spec.output_dir
+
+    @property
+    def prompts(self) -> Path:
+        return self.out / "prompts"
+
+    def source(self, name: str) -> Path:
+        return self.out / "sources" / name
+
+    def source_rewards(self, name: str) -> Path:
+        return self.out / "rewards" / name
+
+    def seed(self, seed: int) -> Path:
+        return self.out / f"seed-{seed}"
+
+    def sft(self, seed: int) -> Path:
+        return self.seed(seed) / "sft"
+
+    def target(self, seed: int) -> Path:
+        return self.seed(seed) / "target"
+
+    def variant(self, name: str, seed: int) -> Path:
+        return self.seed(seed) / "align" / name
+
+    def checkpoint(self, model: str, seed: int) -> Path | None:
+        """Return the folder of `sft` or a variant; None for `target`, which the specification names."""
+        if model == "target":
+            return None
+        return self.sft(seed) if model == "sft" else self.variant(model, seed)
+
+    def label(self, model: str, seed: int) -> str:
+        """Return a checkpoint's name on the suites' leaderboard."""
+        return f"{self.spec.name}-{model}-seed{seed}"
+
+    def held_out(self, model: str, seed: int) -> Path:
+        return self._of_model(model, seed) / "held-out" / model
+
+    def suites(self, model: str, seed: int) -> Path:
+        return self._of_model(model, seed) / "suites" / model
+
+    def _of_model(self, model: str, seed: int) -> Path:
+        return self.out if model == "target" else self.seed(seed)  # the target is the same for all seeds
+
+    @property
+    def results(self) -> Path:
+        return self.out / "results"
+
+    @property
+    def report(self) -> Path:
+        return self.out / "report"
+
+
+ANSWERS, PROMPTS, REWARDS = "answers.jsonl", "prompts.jsonl", "rewards.jsonl"
+PAIRS, DROPPED, DATA = "pairs.jsonl", "dropped.jsonl", "data.json"
+DONE = "step.json"
+"""The record of a step, written last: a folder without it is unfinished."""
+Counts = dict[str, JsonValue]
+"""Figures that a step reports: prompts kept and dropped, answers, seconds of training."""
+
+
+class Output(Record):
+    size: int
+    sha256: str
+
+
+class StepRecord(Record):
+    """`step.json`: what a finished step was made from, and what it wrote."""
+
+    stage: str
+    settings: dict[str, JsonValue]
+    inputs: dict[str, str]
+    """Digests of earlier steps by name."""
+    outputs: dict[str, Output]
+    """Output files by their path relative to the folder."""
+    counts: Counts = {}
+    seconds: float
+    """Wall time of the session that finished the step."""
+    packages: dict[str, JsonValue] = {}
+
+    @property
+    def digest(self) -> str:
+        """16 hex characters over stage, settings, inputs and outputs, without time, versions and counts."""
+        facts = self.model_dump(mode="json", include={"stage", "settings", "inputs", "outputs"})
+        return digest(facts)[:16]
+
+
+def record_in(folder: Path) -> StepRecord | None:
+    """Return the record in a step's folder, or None if the step is unfinished. Raise ConfigError if it is broken."""
+    path = folder / DONE
+    try:
+        return StepRecord.model_validate_json(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path} cannot be read: {reason}; move {folder} away") from None
+
+
+def flat(settings: JsonValue, at: str = "") -> dict[str, JsonValue]:
+    """Return nested settings as one level, with keys joined by dots."""
+    if not isinstance(settings, dict) or not settings:
+        return {at: settings}
+    return {
+        key: leaf for name, nested in settings.items() for key, leaf in flat(nested, f"{at}.{name}".strip(".")).items()
+    }

@@ -1,0 +1,62 @@
+"""Run suites on a recipe's models exactly as `harness run` does: in the stage `evaluate`, and while a model trains."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from harness.records import ModelRef, ScoreCard
+from harness.records.facts import facts_of
+from harness.records.judge_choice import choose_judges, suite_names
+from harness.records.protocols import Suite, SuiteOptions, load_plugin
+from harness.records.settings import RunSpec, checked
+from harness.run.execute import execute, opened
+from harness.run.plan import limited, plan
+from harness.store import make_folder
+
+from .spec import SuitesSpec
+
+
+def check_suites(spec: SuitesSpec) -> None:
+    """Raise ConfigError if a suite or judge does not exist."""
+    suites = suite_names(spec.suite or "all")
+    if spec.judge is not None:  # otherwise the environment may set it, perhaps only in a later session
+        choose_judges(suites, spec.judge, edition=spec.edition, own_judges={})
+
+
+def run_suites(spec: SuitesSpec, model: ModelRef, results: Path, *, seed: int) -> list[ScoreCard]:
+    """Run the suites on a model and return one card per suite; calling it again resumes.
+
+    Files are written to `results` as `harness run` writes them. `seed` decides which prompts `limit` draws. Raise
+    ConfigError if the options are not valid.
+    """
+    suites = suite_names(spec.suite or "all")
+    options = {
+        "model": model,
+        "suites": suites,
+        "judges": choose_judges(suites, spec.judge, edition=spec.edition, own_judges={}),
+        "edition": spec.edition,
+        "backend": "endpoint" if model.scheme == "endpoint" else spec.backend,
+        "limit": spec.limit,
+        "seed": seed,
+        "results": results,
+        "serve": spec.serve,
+    }
+    logs = results / "runs" / model.slug / "logs"
+    run_plan = plan(checked(RunSpec, options, "evaluate"), log_dir=logs)
+    with opened(run_plan, fresh=False) as runs:
+        make_folder(logs)
+        return asyncio.run(execute(run_plan, runs))
+
+
+def suite_calls(spec: SuitesSpec, *, seed: int) -> int:
+    """Return how many calls one model gets from the suites: one per turn of the prompts that `limit` leaves."""
+    calls = 0
+    for name in suite_names(spec.suite or "all"):
+        facts = facts_of(name)
+        if spec.edition == "official" and facts.questions is not None:  # so that a plan does not download the files
+            calls += min(facts.questions, spec.limit or facts.questions) * facts.turns
+        else:
+            suite: Suite = load_plugin("suites", facts.name)(SuiteOptions(edition=spec.edition))
+            calls += sum(len(prompt.turns) for prompt in limited(tuple(suite.prompts()), spec.limit, seed))
+    return calls
