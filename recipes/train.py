@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import JsonValue
 
+from harness.cli.options import JsonFlags, command
 from harness.records.errors import ConfigError
 
 from .layout import STAGES, Recipe
@@ -20,37 +20,51 @@ if TYPE_CHECKING:
     from .hub import Push
 
 
-def train(
-    recipe: Annotated[str | None, typer.Argument(help="YAML file, or the name of a shipped recipe.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Only these variants: wrpo,dpo,…")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None,
-    from_stage: Annotated[
+class TrainFlags(JsonFlags):
+    recipe: Annotated[str | None, typer.Argument(help="YAML file, or the name of a shipped recipe.")] = None
+    variant: Annotated[str | None, typer.Option(help="Only these variants: wrpo,dpo,…")] = None
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None
+    first_stage: Annotated[
         str | None,
         typer.Option(
             "--from", help=f"Archive this stage and all later ones, and start them over: {', '.join(STAGES)}."
         ),
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Last stage to run.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder; defaults to the recipe's output_dir.")] = None,
+    ] = None
+    last_stage: Annotated[str | None, typer.Option("--until", help="Last stage to run.")] = None
+    out: Annotated[Path | None, typer.Option(help="Output folder; defaults to the recipe's output_dir.")] = None
     jobs: Annotated[
         int,
         typer.Option(
             min=1, help="Steps to run in parallel, one process each; for models so small that one core is enough."
         ),
-    ] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate the cost without running anything.")] = False,
+    ] = 1
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate the cost without running anything.")] = False
     push_to_hub: Annotated[
         str | None,
         typer.Option(
             help="Upload the variants to ORG (as ORG/RECIPE-VARIANT) afterwards, or a single one to ORG/NAME."
         ),
-    ] = None,
-    public: Annotated[
-        bool, typer.Option("--public", help="Create public repositories; the default is private.")
-    ] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the shipped recipes and their variants.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
-) -> None:
+    ] = None
+    public: Annotated[bool, typer.Option("--public", help="Create public repositories; the default is private.")] = (
+        False
+    )
+    list_recipes: Annotated[bool, typer.Option("--list", help="List the shipped recipes and their variants.")] = False
+
+    def selected(self) -> Recipe:
+        """Return the recipe with the chosen output folder, variants and seeds. Raise ConfigError if one is missing."""
+        if self.recipe is None:
+            raise ConfigError(f"no recipe given; pass a YAML file or one of {', '.join(shipped_recipes())}")
+        for name in (self.first_stage, self.last_stage):
+            if name is not None and name not in STAGES:
+                raise ConfigError(f"no stage named {name!r}; stages: {', '.join(STAGES)}")
+        spec = read_recipe(recipe_path(self.recipe))
+        if self.out is not None:
+            spec = spec.model_copy(update={"output_dir": self.out})
+        return narrow(spec, self.variant, self.seed)
+
+
+@command
+def train(flags: TrainFlags) -> None:
     """Run a fusion recipe: prompts, source answers, rewards, SFT, pairs, all variants and their evaluation.
 
     Running the same command again resumes where it stopped.
@@ -58,29 +72,21 @@ def train(
     Examples: harness train recipes/configs/pocket.yaml --variant wrpo,dpo;
     harness train my.yaml --variant wrpo --push-to-hub my-org
     """
-    if list_:
-        _list(as_json=as_json)
+    if flags.list_recipes:
+        _list_recipes(as_json=flags.as_json)
         return
-    if recipe is None:
-        raise ConfigError(f"no recipe given; pass a YAML file or one of {', '.join(shipped_recipes())}")
-    for name in (from_stage, until):
-        if name is not None and name not in STAGES:
-            raise ConfigError(f"no stage named {name!r}; stages: {', '.join(STAGES)}")
-    spec = read_recipe(recipe_path(recipe))
-    if out is not None:
-        spec = spec.model_copy(update={"output_dir": out})
-    narrowed = narrow(spec, variant, seed)
-    if dry_run:
-        _dry_run(narrowed, from_stage, until, as_json=as_json)
+    recipe = flags.selected()
+    if flags.dry_run:
+        _dry_run(recipe, flags)
         return
-    pushed = [] if push_to_hub is None else _checked_pushes(narrowed, push_to_hub, until)
-    ran = _run(narrowed, from_stage, until, jobs, as_json=as_json)
-    pages = _push(pushed, public=public, as_json=as_json)
-    if as_json:
-        typer.echo(json.dumps({**ran, "pushed": pages}, indent=2))
+    uploads = [] if flags.push_to_hub is None else _checked_uploads(recipe, flags.push_to_hub, flags.last_stage)
+    records = _run(recipe, flags)
+    pages = _push(uploads, flags)
+    if flags.as_json:
+        typer.echo(json.dumps({**records, "pushed": pages}, indent=2))
 
 
-def _list(*, as_json: bool) -> None:
+def _list_recipes(*, as_json: bool) -> None:
     recipes = [
         {"name": name, "about": about(path), "file": str(path), "variants": list(read_recipe(path).variants)}
         for name, path in shipped_recipes().items()
@@ -105,48 +111,48 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
     return Recipe(spec, {name: spec.variants[name] for name in names}, chosen)
 
 
-def _dry_run(recipe: Recipe, first: str | None, last: str | None, *, as_json: bool) -> None:
-    from rich.console import Console
+def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
+    from harness.cli.console import stdout_console
 
     from .plan import make_plan, plan_tables
 
-    plan = make_plan(recipe, first=first, last=last)
-    if as_json:
+    plan = make_plan(recipe, first=flags.first_stage, last=flags.last_stage)
+    if flags.as_json:
         typer.echo(json.dumps(plan.as_dict(), indent=2))
         return
-    console = Console(width=None if os.isatty(1) else 120)
+    console = stdout_console(120)
     for part in plan_tables(plan):
         console.print(part)
 
 
-def _run(recipe: Recipe, first: str | None, last: str | None, jobs: int, *, as_json: bool) -> dict[str, JsonValue]:
+def _run(recipe: Recipe, flags: TrainFlags) -> dict[str, JsonValue]:
     """Return the records of the steps, and the leaderboard of variants or None if no report was written."""
     from .pipeline import train as run_stages
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     records: list[JsonValue] = []
     stage = ""
-    for done in run_stages(recipe, first=first, last=last, jobs=jobs):
+    for done in run_stages(recipe, first=flags.first_stage, last=flags.last_stage, jobs=flags.jobs):
         stage = done.step.stage
         records.append(done.record.model_dump(mode="json") | {"step": done.step.name, "skipped": done.skipped})
-        if not as_json:
+        if not flags.as_json:
             took = "already done" if done.skipped else f"{done.record.seconds:.1f} s"
             counts = ", ".join(f"{name} {value}" for name, value in done.record.counts.items() if value is not None)
             typer.echo(f"{done.step.name}: {took}{'; ' + counts if counts else ''}")
-    board = _board(recipe, shown=not as_json) if stage == "report" else None
+    board = _board(recipe, shown=not flags.as_json) if stage == "report" else None
     return {"steps": records, "variants": board}
 
 
 def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
     """Return the leaderboard of variants as the report stage wrote it, and print it if `shown`."""
-    from rich.console import Console
+    from harness.cli.console import stdout_console
 
     from .report.tables import VariantBoard, rich_tables
     from .stages.report import BOARD
 
     board = VariantBoard.model_validate_json((recipe.report / BOARD).read_bytes())
     if shown:
-        console = Console(width=None if os.isatty(1) else 140)
+        console = stdout_console()
         for table in rich_tables(board):
             console.print(table)
         for sentence in (*board.sentences, *board.notes):
@@ -156,22 +162,24 @@ def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
     return record
 
 
-def _checked_pushes(recipe: Recipe, destination: str, until: str | None) -> list[Push]:
+def _checked_uploads(recipe: Recipe, destination: str, last_stage: str | None) -> list[Push]:
     """Return the planned uploads. Raise ConfigError before anything runs if they cannot work."""
     from .hub import check_token, pushes
 
-    if until is not None and STAGES.index(until) < STAGES.index("align"):
-        raise ConfigError(f"--push-to-hub needs trained variants, but --until {until} stops before they are trained")
+    if last_stage is not None and STAGES.index(last_stage) < STAGES.index("align"):
+        raise ConfigError(
+            f"--push-to-hub needs trained variants, but --until {last_stage} stops before they are trained"
+        )
     check_token()
     return pushes(recipe, destination)
 
 
-def _push(pushed: list[Push], *, public: bool, as_json: bool) -> list[JsonValue]:
+def _push(uploads: list[Push], flags: TrainFlags) -> list[JsonValue]:
     from .hub import push
 
     pages: list[JsonValue] = []
-    for upload in pushed:
-        pages.append(push(upload, public=public))
-        if not as_json:
+    for upload in uploads:
+        pages.append(push(upload, public=flags.public))
+        if not flags.as_json:
             typer.echo(f"pushed: {pages[-1]}")
     return pages

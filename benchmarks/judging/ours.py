@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from harness.cli.console import PlainProgress, set_up_logging
 from harness.records import Answer, JudgeSpec, JudgeTemplate, ModelRef, Prompt
 from harness.records.protocols import SuiteData
@@ -116,7 +114,7 @@ async def ask(made: Plan, runs: Sequence[SuiteRun], count: int) -> Figures:
 
 def main() -> None:
     url, folder, count, concurrency = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    set_up_logging(Console(stderr=True), verbose=False)
+    set_up_logging()
     made = plan_of(url, folder, count, concurrency)
     with opened(made, fresh=False) as runs:
         figures = asyncio.run(ask(made, runs, count))

@@ -1,18 +1,16 @@
-"""`harness compare`: two or more runs on the same questions."""
+"""`harness compare`: two or more runs on the same questions, from their verdicts or answer against answer."""
 
 from __future__ import annotations
 
-import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from ..analysis.comparison import Comparison
-from ..analysis.finished_runs import compare_models, matched
+from ..analysis.finished_runs import compare_models, head_to_head_plan, matched
 from ..pages.comparison_text import (
     games_markdown,
     games_verdict,
@@ -25,113 +23,108 @@ from ..pages.comparison_text import (
 from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
+from ..run.estimate import estimate
 from ..store import write_atomic
+from .console import json_text, set_up_logging, stdout_console
+from .options import MirrorFlags, ResultsFlags, comma_list, command
+from .run import ask_and_judge
 
 FORMATS = ("table", "md", "json")
 
 
-def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="A B [C ...]", help="Run folders, card files or model names.")],
-    suite: Annotated[str | None, typer.Option(help="Only these suites (comma list).")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Compare runs of different protocols all the same.")] = False,
-    results: Annotated[Path, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
-    flips: Annotated[int, typer.Option(min=0, help="Flipped questions to list.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap and permutations.")] = 0,
-    mirror: Annotated[str | None, typer.Option(help="Folder or URL with the official files.")] = None,
-    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
-    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write there instead of printing.")] = None,
+class CompareFlags(ResultsFlags, MirrorFlags):
+    runs: Annotated[list[str], typer.Argument(metavar="A B [C ...]", help="Run folders, card files or model names.")]
+    suite: Annotated[str | None, typer.Option(help="Only these suites (comma list).")] = None
+    force: Annotated[bool, typer.Option("--force", help="Compare runs even if their protocols differ.")] = False
+    flips: Annotated[int, typer.Option(min=0, help="Flipped questions to list.")] = 10
+    seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap and permutations.")] = 0
+    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table"
+    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None
     head_to_head: Annotated[
         bool, typer.Option("--head-to-head", help="Have a judge compare their answers directly, in both orders.")
-    ] = False,
-    judge: Annotated[str | None, typer.Option(help="With --head-to-head: as in harness run.")] = None,
-    config: Annotated[Path | None, typer.Option(help="With --head-to-head: as in harness run.")] = None,
-) -> None:
-    """Compare models with the first on the same questions: difference, interval, p-value, and what could be seen.
+    ] = False
+    judge: Annotated[str | None, typer.Option(help="With --head-to-head: as in harness run.")] = None
+    config: Annotated[Path | None, typer.Option(help="With --head-to-head: as in harness run.")] = None
+
+    @property
+    def chosen_format(self) -> str:
+        return "json" if self.as_json else self.file_format
+
+
+@command
+def compare(flags: CompareFlags) -> None:
+    """Compare models with the first on the same questions: difference, interval, p-value, smallest visible difference.
 
     Examples: harness compare base-model new-model --suite arena_hard;
     harness compare base-model new-model --head-to-head --judge gpt-4.1
     """
-    chosen = "json" if as_json else file_format
-    if chosen not in FORMATS:
-        raise ConfigError(f"no format {chosen!r}; known: {', '.join(FORMATS)}")
-    if len(runs) < 2:
-        raise ConfigError(f"compare needs two runs or more, got {runs[0]!r} alone")
-    suites = tuple(part.strip() for part in suite.split(",")) if suite else ()
-    if head_to_head:
-        show_games(play(runs, suites, results, judge, config, mirror), chosen, out)
+    if flags.chosen_format not in FORMATS:
+        raise ConfigError(f"no format {flags.chosen_format!r}; known: {', '.join(FORMATS)}")
+    if len(flags.runs) < 2:
+        raise ConfigError(f"compare needs two runs or more, got {flags.runs[0]!r} alone")
+    if flags.head_to_head:
+        show_games(play(flags), flags)
         return
-    found = compare_models(runs, results, suites=suites, force=force, mirror=mirror, seed=seed)
-    text = None
-    if chosen == "json":
-        text = json.dumps({"comparisons": [one.model_dump(mode="json") for one in found]}, indent=2) + "\n"
-    elif chosen == "md":
-        text = markdown(found, flips=flips)
-    show(found, text, out, flips=flips)
+    comparisons = compare_models(
+        flags.runs,
+        flags.results,
+        suites=comma_list(flags.suite),
+        force=flags.force,
+        mirror=flags.mirror,
+        seed=flags.seed,
+    )
+    show(comparisons, flags)
 
 
-def show(found: list[Comparison], text: str | None, out: Path | None, *, flips: int) -> None:
-    if out is not None:
-        write_atomic(out, text if text is not None else markdown(found, flips=flips))
+def show(comparisons: Sequence[Comparison], flags: CompareFlags) -> None:
+    """Print or write the comparisons; a file that is no JSON is Markdown."""
+    if flags.chosen_format == "json":
+        write_or_print(json_text("comparisons", comparisons), flags.out)
         return
-    if text is not None:
-        print(text, end="")
+    if flags.chosen_format == "md" or flags.out is not None:
+        write_or_print(markdown(comparisons, flips=flags.flips), flags.out)
         return
-    console = Console(width=None if os.isatty(1) else 140)
-    for one in found:
-        for table in rich_comparison(one, flips=flips):
+    console = stdout_console()
+    for comparison in comparisons:
+        for table in rich_comparison(comparison, flips=flags.flips):
             console.print(table)
-        for line in other_lines(one):
+        for line in other_lines(comparison):
             console.print(Text(plain(line)), soft_wrap=True)
-    for one in found:
-        console.print(Text(plain(verdict(one)), style="bold"), soft_wrap=True)
+    for comparison in comparisons:
+        console.print(Text(plain(verdict(comparison)), style="bold"), soft_wrap=True)
 
 
-def play(
-    names: list[str],
-    suites: tuple[str, ...],
-    results: Path,
-    judge: str | None,
-    config: Path | None,
-    mirror: str | None,
-) -> list[ScoreCard]:
-    """Every model's answers against the first's: a run of its own each, suite by suite."""
-    from ..analysis.finished_runs import head_to_head_plan
-    from ..run.estimate import estimate
-    from .console import announce, set_up_logging
-    from .run import work
-
-    console = Console(stderr=True)
-    set_up_logging(console, verbose=False)
-    plans = [
-        head_to_head_plan(found[0], other, judge, results, config=config, mirror=mirror)
-        for found in matched(names, results, suites)
-        for other in found[1:]
-    ]
-    cards = []
-    for made in plans:
-        estimates = estimate(made)
-        announce(estimates)
-        cards += work(made, console, estimates, fresh=False)
-    return cards
-
-
-def show_games(cards: list[ScoreCard], chosen: str, out: Path | None) -> None:
-    """Win rates of direct games, and last in words."""
-    text = None
-    if chosen == "json":
-        text = json.dumps({"head_to_head": [card.model_dump(mode="json") for card in cards]}, indent=2) + "\n"
-    elif chosen == "md" or out is not None:
-        text = games_markdown(cards)
-    if out is not None and text is not None:
+def write_or_print(text: str, out: Path | None) -> None:
+    if out is not None:
         write_atomic(out, text)
-    elif text is not None:
-        print(text, end="")
     else:
-        console = Console(width=None if os.isatty(1) else 140)
-        console.print(rich_games(cards))
-        for card in cards:
-            for note in card.notes:
-                console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)
-        for card in cards:
-            console.print(Text(plain(games_verdict(card)), style="bold"), soft_wrap=True)
+        print(text, end="")
+
+
+def play(flags: CompareFlags) -> list[ScoreCard]:
+    """Judge every model's answers against the first model's, as a separate run per model and suite."""
+    set_up_logging()
+    plans = [
+        head_to_head_plan(first, contender, flags.judge, flags.results, config=flags.config, mirror=flags.mirror)
+        for first, *contenders in matched(flags.runs, flags.results, comma_list(flags.suite))
+        for contender in contenders
+    ]
+    return [card for games in plans for card in ask_and_judge(games, estimate(games), fresh=False)]
+
+
+def show_games(cards: list[ScoreCard], flags: CompareFlags) -> None:
+    """Print or write the win rates of direct games, and last a sentence per game."""
+    if flags.chosen_format == "json":
+        write_or_print(json_text("head_to_head", cards), flags.out)
+        return
+    if flags.chosen_format == "md" or flags.out is not None:
+        write_or_print(games_markdown(cards), flags.out)
+        return
+    console = stdout_console()
+    console.print(rich_games(cards))
+    for card in cards:
+        for note in card.notes:
+            console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)
+    for card in cards:
+        console.print(Text(plain(games_verdict(card)), style="bold"), soft_wrap=True)

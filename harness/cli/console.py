@@ -1,14 +1,18 @@
-"""What a person sees while a run works: bars on a terminal, plain lines elsewhere."""
+"""What commands share while they work: logging, progress, Ctrl-C, and what the judges cost."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
+import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -17,21 +21,25 @@ from rich.text import Text
 
 from ..judging.cost import dollars
 from ..records import ScoreCard
+from ..records.errors import IncompleteError
 from ..run.estimate import Estimate
 from ..run.pipeline import Progress as Step
 from ..run.pipeline import ProgressCallback
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
+STDERR = Console(stderr=True)
+"""Log lines and bars share it, so that a line does not tear a bar apart."""
 EVERY = 10.0
 """Seconds between two plain lines."""
 
 
-def set_up_logging(console: Console, *, verbose: bool) -> None:
-    """INFO to stderr: through the console on a terminal (bars stay whole), as plain timed lines elsewhere."""
+def set_up_logging(*, verbose: bool = False) -> None:
+    """Log INFO to stderr: through the console on a terminal, as plain timed lines elsewhere."""
     handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, highlighter=None)
+    if STDERR.is_terminal:
+        handler = RichHandler(console=STDERR, show_path=False, show_level=False, markup=False, highlighter=None)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
@@ -41,9 +49,36 @@ def set_up_logging(console: Console, *, verbose: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def stdout_console(width: int = 140) -> Console:
+    """Return a console for tables; `width` columns wide if stdout is not a terminal."""
+    return Console(width=None if os.isatty(1) else width)
+
+
+def json_text(name: str, records: Iterable[BaseModel]) -> str:
+    """Return the one JSON object that `--json` prints: the records under a name."""
+    return json.dumps({name: [record.model_dump(mode="json") for record in records]}, indent=2) + "\n"
+
+
+def until_stopped(job: Coroutine[Any, Any, T]) -> T:
+    """Run the job; Ctrl-C and SIGTERM cancel it, so that it stores what is finished, and raise IncompleteError."""
+    try:
+        return asyncio.run(_stoppable(job))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise IncompleteError(
+            "stopped; finished answers and judgments are kept: run the same command again to resume"
+        ) from None
+
+
+async def _stoppable(job: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await job
+
+
 @contextmanager
 def progress(console: Console, totals: Mapping[tuple[str, str], int]) -> Iterator[ProgressCallback]:
-    """Yields the pipeline's callback. `totals`: (suite, stage) -> rows still to come."""
+    """Yield the pipeline's callback, which shows bars or plain lines. `totals`: (suite, stage) -> open rows."""
     if not console.is_terminal:
         yield PlainProgress(totals)
         return
@@ -60,7 +95,7 @@ def progress(console: Console, totals: Mapping[tuple[str, str], int]) -> Iterato
 
 
 class PlainProgress:
-    """One line every ten seconds, and one when a stage is done."""
+    """Log a line every ten seconds, and one when a stage is done."""
 
     def __init__(self, totals: Mapping[tuple[str, str], int]) -> None:
         self._totals = dict(totals)
@@ -75,22 +110,18 @@ class PlainProgress:
         finished = self._done[key] == self._totals.get(key)
         if finished or time.monotonic() - self._last >= EVERY:
             self._last = time.monotonic()
-            log.info("%s", ", ".join(self._part(other) for other in self._done if finished is False or other == key))
+            log.info("%s", ", ".join(self._part(stage) for stage in self._done if not finished or stage == key))
 
     def _part(self, key: tuple[str, str]) -> str:
         failed = f" ({self._failed[key]} failed)" if self._failed[key] else ""
         return f"{key[0]} {key[1]} {self._done[key]}/{self._totals.get(key, 0)}{failed}"
 
 
-# ----------------------------------------------------------------------------------------------------
-# What a run will cost, before it; what it cost, after it.
-
-
-def announce(found: Sequence[Estimate]) -> None:
-    """Says who judges and what that costs, before the first call."""
-    for part in found:
+def announce(estimates: Sequence[Estimate]) -> None:
+    """Log who judges and what that costs, before the first call."""
+    for part in estimates:
         cost = "" if part.judge_cost_open is None else f", about {dollars(part.judge_cost_open)} to pay"
-        there = f" ({part.judge_calls_done} done, {part.judge_calls_cached} cached)"
+        known = f" ({part.judge_calls_done} done, {part.judge_calls_cached} cached)"
         log.info(
             "%s: %d prompts, %d generation calls; judge %s, %d calls%s%s",
             part.suite,
@@ -98,44 +129,44 @@ def announce(found: Sequence[Estimate]) -> None:
             part.generation_calls,
             part.judge,
             part.judge_calls,
-            there if part.judge_calls_done or part.judge_calls_cached else "",
+            known if part.judge_calls_done or part.judge_calls_cached else "",
             cost,
         )
 
 
-def print_estimate(found: Sequence[Estimate], own: Sequence[str] = (), *, as_json: bool) -> None:
-    """`own`: suites that ask and score by themselves, of which no number is known before."""
+def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (), *, as_json: bool) -> None:
+    """Print what a run would ask. `self_scored`: suites that ask and score by themselves; their counts are unknown."""
     if as_json:
-        by_themselves = [{"suite": name, "judge": "none"} for name in own]
-        print(json.dumps({"dry_run": [part.as_dict() for part in found] + by_themselves}, indent=2))
+        rows = [{"suite": name, "judge": "none"} for name in self_scored]
+        print(json.dumps({"dry_run": [part.as_dict() for part in estimates] + rows}, indent=2))
         return
     table = Table(title="Dry run: nothing is asked, nothing is written", title_justify="left")
     names = ("suite", "judge", "prompts", "generation calls", "judge calls", "done", "cached", "cost", "still to pay")
-    widest = max((len(name) for name in (*own, *(part.suite for part in found))), default=0)
+    widest = max((len(name) for name in (*self_scored, *(part.suite for part in estimates))), default=0)
     for name in names:
         width = min(widest, 40) if name == "suite" else None
         table.add_column(
             name, justify="left" if name in ("suite", "judge") else "right", min_width=width, overflow="fold"
         )
-    for part in found:
+    for part in estimates:
         counts = (part.prompts, part.generation_calls, part.judge_calls, part.judge_calls_done, part.judge_calls_cached)
         costs = (_shown(part.judge_cost), _shown(part.judge_cost_open))
         table.add_row(*(Text(text) for text in (part.suite, part.judge, *map(str, counts), *costs)))
-    for name in own:
+    for name in self_scored:
         table.add_row(*(Text(text) for text in (name, "none", *["-"] * 7)))
-    if len(found) > 1 and all(part.judge_cost is not None for part in found):
-        totals = (sum(part.judge_cost or 0 for part in found), sum(part.judge_cost_open or 0 for part in found))
-        table.add_row("in all", *[""] * 6, *map(dollars, totals))
-    console = Console(width=None if os.isatty(1) else 140)
+    if len(estimates) > 1 and all(part.judge_cost is not None for part in estimates):
+        totals = (sum(part.judge_cost or 0 for part in estimates), sum(part.judge_cost_open or 0 for part in estimates))
+        table.add_row("total", *[""] * 6, *map(dollars, totals))
+    console = stdout_console()
     console.print(table)
-    if not found:
+    if not estimates:
         return
-    ways = ", ".join(dict.fromkeys(part.tokens_by for part in found))
-    console.print(Text(f"dollars are estimates: tokens by {ways}, 400 a verdict in words"), soft_wrap=True)
+    ways = ", ".join(dict.fromkeys(part.tokens_by for part in estimates))
+    console.print(Text(f"dollars are estimates: tokens by {ways}, 400 per verdict in words"), soft_wrap=True)
 
 
 def print_cost(cards: Sequence[ScoreCard]) -> None:
-    """One line a judged suite: what its verdicts cost when they were asked for, and what this run paid."""
+    """Print a line per judged suite: what this run paid, and what its verdicts cost when they were first asked for."""
     for card in cards:
         if "judgment_calls" not in card.usage:
             continue

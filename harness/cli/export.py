@@ -1,4 +1,4 @@
-"""`harness export`: a run as the files of the original tool."""
+"""`harness export`: write a run as the files of the original tool."""
 
 from __future__ import annotations
 
@@ -17,39 +17,40 @@ from ..run.plan import suite_of_card
 from ..store import read_card, write_atomic
 from ..store.runs import find_run, read_rows
 from ..suites.exchange import FinishedRun, exporter, formats, with_format
+from .options import MirrorFlags, ResultsFlags, command
 
 
-def export(
-    run: Annotated[str, typer.Argument(help="A run's folder, its card.json, or a model's name.")],
-    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('export'))}.")],
-    out: Annotated[Path, typer.Option(help="Folder for the files.")],
-    results: Annotated[Path, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
-    references: Annotated[str, typer.Option(help="The FILE of reference answers, where the run had its own.")] = "",
-    mirror: Annotated[str | None, typer.Option(help="Folder or URL with the official files.")] = None,
-) -> None:
+class ExportFlags(ResultsFlags, MirrorFlags):
+    run: Annotated[str, typer.Argument(help="A run's folder, its card.json, or a model's name.")]
+    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('export'))}.")]
+    out: Annotated[Path, typer.Option(help="Folder for the files.")]
+    references: Annotated[str, typer.Option(help="The FILE of reference answers, if the run had its own.")] = ""
+
+
+@command
+def export(flags: ExportFlags) -> None:
     """Write a run's answers, judgments and (AlpacaEval) leaderboard row for FastChat, AlpacaEval or Arena-Hard.
 
     Example: harness export my-model --format fastchat --out fastchat-files
     """
-    folder = find_run(run, results, tuple(facts.name for facts, _ in with_format(file_format, "export")))
+    suites = tuple(facts.name for facts, _ in with_format(flags.file_format, "export"))
+    folder = find_run(flags.run, flags.results, suites)
     card = read_card(folder / "card.json")
-    make = exporter(file_format, card.suite)
-    suite = suite_of_card(card, references=references, mirror=mirror)
+    export_run = exporter(flags.file_format, card.suite)
+    suite = suite_of_card(card, references=flags.references, mirror=flags.mirror)
     if CardProtocol.read(card.protocol).jury is not None:
         raise ConfigError(
-            f"{card.judge} is a jury, which {file_format} files have no place for; export a run of one judge"
+            f"{card.judge} is a jury, which {flags.file_format} files cannot express; export a run with a single judge"
         )
     answers, judgments = read_rows(folder)
     if not answers and not judgments:
-        raise ConfigError(
-            f"{folder} holds a card alone: without answers.jsonl or judgments.jsonl nothing can be exported"
-        )
+        raise ConfigError(f"{folder} has only a card: without answers.jsonl or judgments.jsonl nothing can be exported")
     finished = FinishedRun(card, suite, tuple(answers), tuple(current_judgments(answers, iter(judgments))))
-    known = facts_of(card.suite).format(file_format)
-    if known is not None and known.first_draw_only and any(answer.index for answer in answers):
-        message = f"{file_format} files have room for one answer per prompt: only the first draw is written"
+    file_format = facts_of(card.suite).format(flags.file_format)
+    if file_format is not None and file_format.first_draw_only and any(answer.index for answer in answers):
+        message = f"{flags.file_format} files have room for one answer per prompt: only the first draw is written"
         print(f"harness: {message}", file=sys.stderr)
-    files = {out / name: text for name, text in make(finished).items()}
+    files = {flags.out / name: text for name, text in export_run(finished).items()}
     _check_overwrites(files)
     for path, text in files.items():
         write_atomic(path, text)
@@ -57,8 +58,8 @@ def export(
 
 
 def _check_overwrites(files: Mapping[Path, str]) -> None:
-    """Raise ConfigError if one of the files exists with other content: a folder of the original tool may have other
-    models' judgments under the same name."""
+    """Raise ConfigError if one of the files exists with different content."""
+    # a folder of the original tool may have other models' judgments under the same name
     for path, text in files.items():
         if path.is_file() and path.read_bytes() != text.encode("utf-8"):
             raise ConfigError(f"{path} exists and differs; move it away, or give another --out")

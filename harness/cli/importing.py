@@ -1,15 +1,12 @@
-"""`harness import`: answers, judgments and results made elsewhere, as runs of our own."""
+"""`harness import`: store answers, judgments and results made elsewhere as runs."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from ..pages.judge_text import judging_table
@@ -23,49 +20,54 @@ from ..run.importing import Origin, judgments_card, write_numbers, write_script
 from ..run.plan import suite_for_rows
 from ..suites.exchange import Imported, ImportRequest, formats, with_format
 from ..suites.files import SourceFile, read_files
+from .console import json_text, stdout_console
+from .options import JsonFlags, MirrorFlags, ResultsFlags, command
 
 
-def import_(
-    files: Annotated[list[Path], typer.Argument(help="Files (.json, .jsonl, also .xz, .gz), folders or tars.")],
-    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('read', 'numbers'))}.")],
-    model: Annotated[str, typer.Option(help="The model's name, here and, where they hold several, in the files.")],
-    suite: Annotated[str | None, typer.Option(help="Default: the format's own.")] = None,
-    judge: Annotated[str | None, typer.Option(help="Whose judgments, where the files hold several judges'.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="FastChat's pair files: against whom, of several.")] = None,
-    edition: Annotated[str, typer.Option(help="official or pocket.")] = "official",
-    results: Annotated[Path, typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
-    mirror: Annotated[str | None, typer.Option(help="Folder or URL with the official files.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the cards as JSON.")] = False,
-) -> None:
-    """Bring in answers (judge them with `harness run --backend scripted`), judgments, or lm-eval results.
+class ImportFlags(ResultsFlags, MirrorFlags, JsonFlags):
+    files: Annotated[list[Path], typer.Argument(help="Files (.json, .jsonl, also .xz, .gz), folders or tars.")]
+    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('read', 'numbers'))}.")]
+    model: Annotated[str, typer.Option(help="The model's name, here and, if they have several, in the files.")]
+    suite: Annotated[str | None, typer.Option(help="Default: the format's own.")] = None
+    judge: Annotated[str | None, typer.Option(help="Whose judgments, if the files have several judges.")] = None
+    baseline: Annotated[str | None, typer.Option(help="Which baseline, if FastChat's pair files have several.")] = None
+    edition: Annotated[str, typer.Option(help="official or pocket.")] = "official"
+
+
+@command
+def import_(flags: ImportFlags) -> None:
+    """Import answers (judge them with `harness run --backend scripted`), judgments, or lm-eval results.
 
     Example: harness import gpt-4_single.jsonl --format fastchat --model my-model
     """
-    [(_, first), *_] = with_format(file_format, "read", "numbers")
-    origin = Origin(file_format, tuple(files))
-    cards: list[ScoreCard] = []
-    next_steps: list[str] = []
-    if first.numbers:
-        read_numbers = load_function(first.numbers)
-        cards = [write_numbers(results, model, numbers, origin) for numbers in read_numbers(files)]
-    else:
-        sources = list(read_files(files))
-        options = SuiteOptions(edition=edition, mirror=mirror)
-        suites = [
-            suite_for_rows(name, options) for name in ([suite] if suite else suites_in(file_format, sources, model))
-        ]
-        parts: list[tuple[Suite, Imported]] = [
-            (part, reader_of(file_format, part.name)(sources, ImportRequest(part.prompts(), model, judge, baseline)))
-            for part in suites
-        ]
-        if not any(rows.answers or rows.judgments for _, rows in parts):
-            raise ConfigError(f"no answer and no judgment in {file_format} format in these files")
-        cards = [judgments_card(results, model, part, rows, origin) for part, rows in parts if rows.judgments]
-        for part, rows in parts:
-            if rows.answers:
-                script = write_script(results, model, part.name, rows, origin)
-                next_steps.append(judging_command(script, part.name, edition))
-    show(cards, next_steps, as_json=as_json)
+    [(_, first_format), *_] = with_format(flags.file_format, "read", "numbers")
+    results, model, origin = flags.results, flags.model, Origin(flags.file_format, tuple(flags.files))
+    if first_format.numbers:
+        numbers = load_function(first_format.numbers)(flags.files)
+        show([write_numbers(results, model, part, origin) for part in numbers], [], flags)
+        return
+    parts = read_parts(flags)
+    cards = [judgments_card(results, model, suite, rows, origin) for suite, rows in parts if rows.judgments]
+    next_steps = [
+        judging_command(write_script(results, model, suite.name, rows, origin), suite.name, flags.edition)
+        for suite, rows in parts
+        if rows.answers
+    ]
+    show(cards, next_steps, flags)
+
+
+def read_parts(flags: ImportFlags) -> list[tuple[Suite, Imported]]:
+    """Return the rows of each suite in the files. Raise ConfigError if there are none."""
+    sources = list(read_files(flags.files))
+    names = [flags.suite] if flags.suite else suites_in(flags.file_format, sources, flags.model)
+    options = SuiteOptions(edition=flags.edition, mirror=flags.mirror)
+    parts = []
+    for suite in [suite_for_rows(name, options) for name in names]:
+        request = ImportRequest(suite.prompts(), flags.model, flags.judge, flags.baseline)
+        parts.append((suite, reader_of(flags.file_format, suite.name)(sources, request)))
+    if not any(rows.answers or rows.judgments for _, rows in parts):
+        raise ConfigError(f"no answer and no judgment in {flags.file_format} format in these files")
+    return parts
 
 
 def suites_in(file_format: str, sources: Sequence[SourceFile], model: str) -> list[str]:
@@ -90,17 +92,17 @@ def judging_command(script: Path, suite: str, edition: str) -> str:
     return f"harness run --backend scripted --model {script} --suite {name} --edition {edition} --judge JUDGE"
 
 
-def show(cards: list[ScoreCard], next_steps: list[str], *, as_json: bool) -> None:
-    """The cards; then how to have the imported answers judged."""
-    if as_json:
-        print(json.dumps({"cards": [card.model_dump(mode="json") for card in cards]}, indent=2))
+def show(cards: list[ScoreCard], next_steps: list[str], flags: ImportFlags) -> None:
+    """Print the cards, then how to have the imported answers judged."""
+    if flags.as_json:
+        print(json_text("cards", cards), end="")
         return
-    console = Console(width=None if os.isatty(1) else 140)
+    console = stdout_console()
     if cards:
         console.print(card_table(cards))
-    trust = judging_table(cards)
-    if trust is not None:
-        console.print(trust)
+    judging = judging_table(cards)
+    if judging is not None:
+        console.print(judging)
     for card in cards:
         for note in card.notes:
             console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)

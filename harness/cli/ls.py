@@ -10,28 +10,31 @@ import typer
 from ..records.errors import ConfigError
 from ..records.judge_choice import judge_files
 from ..records.protocols import Group, installed
+from .options import JsonFlags, command
 
 GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards")}
 
 
-def ls(
-    group: Annotated[str, typer.Argument(help="backends, suites, judges or rewards.")],
-    as_json: Annotated[bool, typer.Option("--json")] = False,
-) -> None:
+class LsFlags(JsonFlags):
+    group: Annotated[str, typer.Argument(help="backends, suites, judges or rewards.")]
+
+
+@command
+def ls(flags: LsFlags) -> None:
     """List installed plug-ins: name, object, package.
 
     Example: harness ls suites
     """
-    if group not in GROUPS:
-        raise ConfigError(f"no group {group!r}; known: {', '.join(GROUPS)}")
+    if flags.group not in GROUPS:
+        raise ConfigError(f"no group {flags.group!r}; known: {', '.join(GROUPS)}")
     rows = [
         {"name": name, "object": point.value, "package": point.dist.name if point.dist else ""}
-        for name, point in installed(GROUPS[group]).items()
+        for name, point in installed(GROUPS[flags.group]).items()
     ]
-    if as_json:
-        print(json.dumps({group: rows}, indent=2))
+    if flags.as_json:
+        print(json.dumps({flags.group: rows}, indent=2))
         return
     for row in rows:
         print(f"{row['name']:<16} {row['object']:<50} {row['package']}")
-    if group == "judges":
+    if flags.group == "judges":
         print(f"configured: {', '.join(judge_files())} (harness judge list)")

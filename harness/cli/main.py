@@ -1,4 +1,4 @@
-"""The `harness` command: finds the asked-for command, imports only that one, turns errors into exit codes."""
+"""The `harness` command: import only the command that is called, and turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typer.core import TyperCommand, TyperGroup
 from ..records.errors import HarnessError
 from ..records.protocols import installed
 from ..store.provenance import VERSION
-from .groups import SETTINGS
+from .options import SETTINGS
 
 COMMANDS = {
     "run": ("run:run", "Serve a model, ask it a suite's questions, judge, score."),
     "score": ("score:score", "Score judgment files made by the original tools."),
-    "export": ("export:export", "Hand a run back to FastChat, AlpacaEval or Arena-Hard."),
-    "import": ("importing:import_", "Bring in answers, judgments or lm-eval results made elsewhere."),
+    "export": ("export:export", "Write a run as files of FastChat, AlpacaEval or Arena-Hard."),
+    "import": ("importing:import_", "Import answers, judgments or lm-eval results made elsewhere."),
     "leaderboard": ("leaderboard:leaderboard", "Rank the score cards of a results folder."),
-    "compare": ("compare:compare", "Compare runs on the same questions: differences, flips, what could be seen."),
+    "compare": ("compare:compare", "Compare runs on the same questions: differences, flips, detectable differences."),
     "watch": ("watch:watch_app", "Evaluate each new checkpoint of a training folder."),
     "view": ("view:view", "Read runs, questions, answers and verdicts in the browser."),
     "gate": ("gate:gate_app", "Is a candidate no worse than the baseline? Verdict, exit code, JUnit; promote, power."),
     "data": ("data:data_app", "List, fetch and verify the official benchmark files."),
-    "cache": ("cache:cache_app", "What the judges' reply cache holds; prune it."),
+    "cache": ("cache:cache_app", "Show or prune the cache of judges' replies."),
     "judge": ("judge:judge_app", "List the judges, calibrate one against people."),
     "ls": ("ls:ls", "List installed backends, suites, judges or rewards."),
-    "doctor": ("doctor:doctor", "Check this machine and say how to mend what is missing."),
+    "doctor": ("doctor:doctor", "Check this machine and say how to fix what is missing."),
 }
-"""Name -> (module:attribute in this package, one line of help). Imported when used, so that --help stays quick."""
+"""Name -> (module:attribute in this package, one line of help). Imported only when used: --help stays fast."""
 
 
 class LazyGroup(TyperGroup):
@@ -40,7 +40,7 @@ class LazyGroup(TyperGroup):
         return [*COMMANDS, *installed("commands")]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """For the help page: a name and a line, nothing imported."""
+        """Return a stand-in for the help page: a name and a line, nothing imported."""
         if cmd_name in COMMANDS:
             return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
         if cmd_name in installed("commands"):
@@ -53,16 +53,16 @@ class LazyGroup(TyperGroup):
 
 
 def load_command(name: str) -> Any:
-    """The real command behind a name, as click sees it."""
+    """Return the click command of a name."""
     if name in COMMANDS:
         module, _, attribute = COMMANDS[name][0].partition(":")
-        found = getattr(import_module(f".{module}", __package__), attribute)
+        plugin = getattr(import_module(f".{module}", __package__), attribute)
     else:
-        found = installed("commands")[name].load()
-    if not isinstance(found, typer.Typer):
-        function, found = found, typer.Typer(**SETTINGS)
-        found.command(name)(function)
-    command = typer.main.get_command(found)
+        plugin = installed("commands")[name].load()
+    if not isinstance(plugin, typer.Typer):
+        function, plugin = plugin, typer.Typer(**SETTINGS)
+        plugin.command(name)(function)
+    command = typer.main.get_command(plugin)
     command.name = name
     return command
 
@@ -87,14 +87,14 @@ def main(
 
 
 def run() -> None:
-    """The console script: a HarnessError is one sentence on stderr and its own exit code."""
+    """Run the console script; a HarnessError becomes one sentence on stderr and its own exit code."""
     try:
         app()
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("harness: stopped; the same command goes on from there", file=sys.stderr)
+        print("harness: stopped; run the same command again to resume", file=sys.stderr)
         sys.exit(4)
 
 

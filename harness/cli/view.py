@@ -1,4 +1,4 @@
-"""`harness view`: the pages over a results folder, until stopped."""
+"""`harness view`: serve the pages of a results folder until stopped."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ import typer
 
 from ..records.errors import ConfigError
 from ..store.provenance import install_command
+from .options import Flags, command
 
 TOKEN = "HARNESS_VIEW_TOKEN"
 MIN_TOKEN = 16
 
 
-def view(
-    results: Annotated[Path, typer.Argument(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results"),
-    port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8642,
-    host: Annotated[str, typer.Option(help=f"Any other address than loopback needs {TOKEN} in the environment.")] = (
+class ViewFlags(Flags):
+    results: Annotated[Path, typer.Argument(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results")
+    port: Annotated[int, typer.Option(help="0: any free port.", min=0, max=65535)] = 8642
+    host: Annotated[str, typer.Option(help=f"An address other than loopback needs {TOKEN} in the environment.")] = (
         "127.0.0.1"
-    ),
-) -> None:
+    )
+
+
+@command
+def view(flags: ViewFlags) -> None:
     """Read runs in the browser: cards, every question with both answers, replies and verdicts; two runs compared.
 
     Read-only. Example: harness view results --port 8642
@@ -34,24 +38,25 @@ def view(
         from ..pages.viewer.guard import is_loopback
     except ImportError as error:
         raise ConfigError(f"harness view needs {error.name}: {install_command('view')}") from None
-    if not results.is_dir():
-        raise ConfigError(f"no results folder {str(results)!r}; `harness run` makes one")
+    if not flags.results.is_dir():
+        raise ConfigError(f"no results folder {str(flags.results)!r}; `harness run` makes one")
     token = os.environ.get(TOKEN) or None
-    if not is_loopback(host) and (token is None or len(token) < MIN_TOKEN):
+    if not is_loopback(flags.host) and (token is None or len(token) < MIN_TOKEN):
         raise ConfigError(
-            f"--host {host!r} can be reached by others: set {TOKEN} to a secret of at least {MIN_TOKEN} characters"
+            f"--host {flags.host!r} can be reached by others: set {TOKEN} to a secret of at least {MIN_TOKEN} "
+            "characters"
         )
-    listener = bound(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    listener = bound(flags.host, flags.port)
+    hostname = f"[{flags.host}]" if ":" in flags.host else flags.host
+    address = f"http://{hostname}:{listener.getsockname()[1]}/"
     print(f"{address}{f'?token=(the value of {TOKEN})' if token else ''}  stop with Ctrl-C", flush=True)
-    # no access log: an address can hold the token
-    config = uvicorn.Config(build_app(results, token), log_level="warning", access_log=False, server_header=False)
+    # no access log: an address can contain the token
+    config = uvicorn.Config(build_app(flags.results, token), log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A listening socket; raises ConfigError where the address is taken or none of this machine's."""
+    """Return a listening socket. Raise ConfigError if the address is taken or not one of this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

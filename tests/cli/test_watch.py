@@ -153,6 +153,6 @@ def test_what_watch_sets_itself_cannot_be_handed_on(harness: Callable[..., Done]
     (tmp_path / "out").mkdir()
     refused = harness("watch", "out", "--suite", "mt_bench", "--once", "--model", "x")
     assert refused.code == 2
-    assert "--model cannot be handed on" in refused.err
+    assert "--model cannot be passed to harness run" in refused.err
     with pytest.raises(ConfigError, match="no training folder"):
         candidates(tmp_path / "none")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli.judge import calibrate
+from harness.cli.calibrate import calibrate
 from harness.records.errors import UsageError
 from tests.fakes.commands import Done, harness_process, run_command
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request
@@ -264,7 +264,7 @@ def test_max_cost_stops_before_it_is_crossed_and_a_higher_one_goes_on(
         ({"jury": "loudest"}, "no jury rule 'loudest'; known: mean, majority, median"),
         ({"judge": "endpoint:m@http://127.0.0.1:1/v1", "max_cost": 1.0}, "--max-cost needs the price of judge 'm'"),
         ({"max_cost": -1.0}, "--max-cost -1 is not above 0"),
-        ({"suite": "own"}, "--judge recorded has said nothing of your own comparisons"),
+        ({"suite": "own"}, "--judge recorded has no verdicts on your own comparisons"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(

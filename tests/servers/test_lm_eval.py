@@ -220,7 +220,7 @@ def test_sigterm_leaves_no_process_behind(tmp_path: Path, offline: dict[str, str
         _, err = process.communicate(timeout=20)
 
         assert process.returncode == 4
-        assert "the same command goes on from there" in err
+        assert "run the same command again to resume" in err
         assert gone(name, 10)
 
 

@@ -11,6 +11,7 @@ from harness.records.errors import ConfigError, PluginError
 from harness.records.judge_choice import choose_judges, find_judge, find_jury, split_jury, suite_names
 from harness.records.protocols import load_plugin
 from harness.records.settings import FileSpec, RunSpec, ServeSpec, read_file_spec
+from harness.run.resolve import overlaid, resolve
 
 SUITES = ("mt_bench", "arena_hard")
 
@@ -194,13 +195,10 @@ def test_own_judges_of_the_file_are_found_and_checked() -> None:
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults() -> None:
-    from harness.cli.run import resolve
-
     file = FileSpec(model="./from-file", edition="pocket", seed=3, serve=ServeSpec(concurrency=8, dtype="float32"))
-    names = ("model", "suite", "judge", "backend", "edition", "references", "limit", "seed", "results", "mirror")
-    flags = dict.fromkeys(names) | {"suite": "mt_bench", "seed": 5}
+    flags = {"model": None, "suite": "mt_bench", "seed": 5, "serve": {"concurrency": 2, "dtype": None}}
 
-    spec = resolve(file, flags, {"concurrency": 2, "dtype": None}, {"temperature": None})
+    spec = resolve(overlaid(file, flags))
 
     assert isinstance(spec, RunSpec)
     assert (spec.model.name, spec.seed, spec.suites) == ("./from-file", 5, ("mt_bench",))
@@ -209,9 +207,6 @@ def test_flags_win_over_the_file_and_the_file_over_defaults() -> None:
 
 
 def test_an_endpoint_model_needs_no_backend_flag() -> None:
-    from harness.cli.run import resolve
-
-    flags = {"model": "endpoint:m@http://127.0.0.1:1/v1", "suite": None, "judge": None, "backend": None}
-    spec = resolve(FileSpec(edition="pocket"), flags | {"edition": None}, {}, {})
+    spec = resolve(FileSpec(model="endpoint:m@http://127.0.0.1:1/v1", edition="pocket"))
 
     assert spec.backend == "endpoint"

@@ -1,0 +1,175 @@
+"""`harness judge calibrate`: replay recorded comparisons through a judge and report how far it agrees."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.text import Text
+
+from ..analysis.judge_replay import (
+    RECORDED,
+    CalibrationSpec,
+    ask,
+    check,
+    chosen_items,
+    counted,
+    estimate,
+    folder_of,
+    load_sets,
+    manifest,
+    published_judgments,
+    recorded_judgments,
+    report,
+    write,
+)
+from ..judging.calibrated import Calibration
+from ..judging.cost import priced
+from ..pages.judge_text import grids, markdown_grid, remarks, rich_grid
+from ..pages.text import escape_markdown, plain
+from ..records import Judgment, JuryRule
+from ..records.errors import ConfigError
+from ..records.judge_choice import find_jury
+from ..records.protocols import SuiteOptions
+from ..records.settings import read_file_spec
+from ..store import RunStore
+from ..suites.recorded import CalibrationSet, Item, data_folder
+from .console import STDERR, progress, set_up_logging, stdout_console, until_stopped
+from .options import DRY_RUN, NO_CACHE, JsonFlags, MirrorFlags, ResultsFlags, VerboseFlags, command
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 500
+"""Items asked of a judge that is paid per call, by default: the interval of an agreement is then about +-0.06 within a
+suite."""
+
+
+class CalibrateFlags(ResultsFlags, MirrorFlags, JsonFlags, VerboseFlags):
+    judge: Annotated[str, typer.Option(help="A judge as for `harness run`, or recorded: the retired judge's records.")]
+    jury: Annotated[str, typer.Option(help="How a jury's verdicts are combined: mean, majority, median.")] = "mean"
+    suite: Annotated[str, typer.Option(help=f"all, or a comma list of {', '.join(recorded_judgments())}.")] = "all"
+    sample: Annotated[
+        int | None,
+        typer.Option(help=f"Items in total, stratified; 0: all. Default: {SAMPLE}; all for --judge {RECORDED}."),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0
+    repeats: Annotated[int, typer.Option(min=1, help="Times every judge is asked the same question.")] = 1
+    data: Annotated[Path | None, typer.Option(help="Folder of recorded judgments (HARNESS_PUBLISHED).")] = None
+    out: Annotated[Path | None, typer.Option(help="Also write calibration.json to this file.")] = None
+    dry_run: Annotated[bool, DRY_RUN] = False
+    fresh: Annotated[bool, typer.Option("--fresh", help="Archive the earlier calibration and start over.")] = False
+    no_cache: Annotated[bool, NO_CACHE] = False
+    max_cost: Annotated[
+        float | None, typer.Option(help="US dollars the judges may cost; it stops before crossing.")
+    ] = None
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False
+
+    def spec(self) -> CalibrationSpec:
+        """Return what to ask whom. Raise ConfigError for an unknown rule or judge, or a budget that cannot be kept."""
+        rule = next((rule for rule in get_args(JuryRule) if rule == self.jury), None)
+        if rule is None:
+            raise ConfigError(f"no jury rule {self.jury!r}; known: {', '.join(get_args(JuryRule))}")
+        if self.sample is not None and self.sample < 0:
+            raise ConfigError(f"--sample {self.sample} is below 0; give the number of items, or 0 for all")
+        published = published_judgments()
+        suites = (
+            published if self.suite == "all" else tuple(dict.fromkeys(part.strip() for part in self.suite.split(",")))
+        )
+        judges = () if self.judge == RECORDED else find_jury(self.judge, read_file_spec(None).judges)
+        if not judges and any(name in recorded_judgments() and name not in published for name in suites):
+            raise ConfigError(f"--judge {RECORDED} has no verdicts on your own comparisons; name a judge to ask")
+        sample = (SAMPLE if judges else 0) if self.sample is None else self.sample
+        spec = CalibrationSpec(
+            judges=judges,
+            suites=suites,
+            sample=sample or None,
+            seed=self.seed,
+            jury=rule,
+            cache=not self.no_cache,
+            max_cost=self.max_cost,
+            repeats=self.repeats,
+        )
+        _check_budget(spec)
+        return spec
+
+
+@command
+def calibrate(flags: CalibrateFlags) -> None:
+    """Replay recorded comparisons through a judge: agreement with people and with the retired judge, biases, ranks.
+
+    The same command again resumes; cards of this judge cite the result.
+
+    Examples: harness judge calibrate --judge gpt-4.1 --sample 300 --data published;
+    harness judge calibrate --judge recorded --suite mt_bench
+    """
+    set_up_logging(verbose=flags.verbose)
+    spec = flags.spec()
+    sets = load_sets(spec.suites, data_folder(flags.data), SuiteOptions(mirror=flags.mirror))
+    items = chosen_items(spec, sets)
+    if not items:
+        raise ConfigError(f"nothing to ask about in {', '.join(spec.suites)}: the answers' texts are not in the data")
+    log.info("%s: %s", flags.judge, ", ".join(f"{n} {kind}" for kind, n in counted(items).items()))
+    expected = estimate(spec, sets, items)
+    cost = "" if expected.dollars is None else f", about ${expected.dollars:.2f}"
+    log.info("%d judge calls%s", expected.calls, cost)
+    if flags.dry_run:
+        print(f"{len(items)} items, {expected.calls} judge calls{cost}; nothing was asked, nothing written")
+        return
+    settings = manifest(spec, sets, items)
+    folder = folder_of(flags.results, spec, settings)
+    judgments: list[Judgment] = []
+    if spec.judges:
+        check(spec, sets, items)
+        store = RunStore(folder).open(settings, fresh=flags.fresh)
+        judgments = _asked(spec, sets, items, store, expected.calls)
+    calibration = report(spec, sets, items, judgments)
+    files = [folder / "calibration.json", *([flags.out] if flags.out is not None else [])]
+    write(calibration, *files)
+    log.info("written: %s", ", ".join(map(str, files)))
+    _show(calibration, flags)
+
+
+def _check_budget(spec: CalibrationSpec) -> None:
+    if spec.max_cost is None:
+        return
+    if not spec.max_cost > 0:
+        raise ConfigError(f"--max-cost {spec.max_cost:g} is not above 0")
+    for judge in spec.judges:
+        if not priced(judge):
+            raise ConfigError(
+                f"--max-cost needs the price of judge {judge.name!r}: give price_in and price_out, US dollars per "
+                "million tokens, in its YAML file or under judges: in harness.yaml"
+            )
+
+
+def _asked(
+    spec: CalibrationSpec, sets: list[CalibrationSet], items: list[Item], store: RunStore, total: int
+) -> list[Judgment]:
+    """Ask what the store lacks, close it, and return all judgments."""
+    try:
+        done = store.judgments.count_succeeded
+        if done:
+            log.info("resuming: %d of %d judgments exist already", done, total)
+        with progress(STDERR, {("calibration", "judgments"): total - done}) as on_progress:
+            until_stopped(ask(spec, sets, items, store, on_progress))
+        return list(store.judgments.all())
+    finally:
+        store.close()
+
+
+def _show(calibration: Calibration, flags: CalibrateFlags) -> None:
+    if flags.as_json:
+        print(json.dumps(calibration.model_dump(mode="json"), indent=2))
+        return
+    if flags.markdown:
+        print("\n".join(markdown_grid(grid) for grid in grids(calibration)))
+        print("\n".join(f"- {escape_markdown(remark)}" for remark in remarks(calibration)))
+        return
+    console = stdout_console(160)
+    for grid in grids(calibration):
+        console.print(rich_grid(grid))
+    for remark in remarks(calibration):
+        console.print(Text(plain(remark)))

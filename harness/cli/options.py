@@ -1,0 +1,134 @@
+"""Declare the flags and arguments of a command as one frozen record.
+
+>>> class GreetFlags(Flags):
+...     name: Annotated[str, typer.Argument(help="Who is greeted.")]
+...     shout: Annotated[bool, typer.Option("--shout", help="Greet in capitals.")] = False
+>>> @command
+... def greet(flags: GreetFlags) -> None:
+...     print(f"HELLO {flags.name}" if flags.shout else f"hello {flags.name}")
+>>> greet(name="you")
+hello you
+
+`greet` is now an ordinary typer command: `typer.Typer().command()(greet)`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeGuard, TypeVar, get_type_hints
+
+import typer
+from pydantic import BaseModel, ConfigDict
+from typer.models import ParameterInfo
+
+SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": None}
+"""Settings of every typer app."""
+
+
+class Flags(BaseModel):
+    """The flags and arguments of one command. Each field is `Annotated` with a `typer.Option` or `typer.Argument`.
+
+    A field whose type is a `Flags` itself is a group: its fields become flags of the command too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+F = TypeVar("F", bound=Flags)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a typer command that calls `function` with the record of its flags.
+
+    One parameter of `function` is a `Flags`; rest, such as a `typer.Context`, stay parameters of the command.
+    """
+    hints = get_type_hints(function)
+    (record_name, record_type), *more = [(name, hint) for name, hint in hints.items() if _is_flags(hint)]
+    assert not more, f"{function.__name__} has several records of flags"
+    rest = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name in inspect.signature(function).parameters
+        if name != record_name
+    ]
+
+    @wraps(function)
+    def call(**values: Any) -> None:
+        context = {parameter.name: values.pop(parameter.name) for parameter in rest}
+        function(**context, **{record_name: from_values(record_type, values)})
+
+    signature = inspect.Signature([*rest, *parameters(record_type)])
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    return call
+
+
+def parameters(record: type[Flags]) -> Iterator[inspect.Parameter]:
+    """Yield a typer parameter per field: the record's own fields first, then inherited ones, groups in their place."""
+    for name in _names(record):
+        field = record.model_fields[name]
+        if _is_flags(field.annotation):
+            yield from parameters(field.annotation)
+            continue
+        info = next(item for item in field.metadata if isinstance(item, ParameterInfo))
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.is_required() else field.default,
+            annotation=Annotated[field.annotation, info],
+        )
+
+
+def from_values(record: type[F], values: Mapping[str, Any]) -> F:
+    """Return the record that holds a command's values; what is not among them keeps its default."""
+    fields = record.model_fields
+    groups = {
+        name: from_values(field.annotation, values) for name, field in fields.items() if _is_flags(field.annotation)
+    }
+    return record(**groups, **{name: values[name] for name in fields if name in values})
+
+
+def _names(record: type[Flags]) -> list[str]:
+    """Return the fields in the order of the help page, where the flags of every command come last."""
+    own_first = [name for kind in record.__mro__ for name in inspect.get_annotations(kind)]
+    return [name for name in dict.fromkeys(own_first) if name in record.model_fields]
+
+
+def _is_flags(annotation: Any) -> TypeGuard[type[Flags]]:
+    return isinstance(annotation, type) and issubclass(annotation, Flags)
+
+
+def command_group(about: str) -> typer.Typer:
+    """Return an app for subcommands; without one it prints its help."""
+    names = {"help_option_names": ["-h", "--help"]}
+    return typer.Typer(help=about, no_args_is_help=True, context_settings=names, **SETTINGS)
+
+
+# Shared by several commands
+
+RESULTS = typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")
+DRY_RUN = typer.Option("--dry-run", help="Print what would be asked; write nothing.")
+NO_CACHE = typer.Option("--no-cache", help="Neither read nor fill the judges' reply cache.")
+
+
+class ResultsFlags(Flags):
+    results: Annotated[Path, RESULTS] = Path("results")
+
+
+class MirrorFlags(Flags):
+    mirror: Annotated[str | None, typer.Option(help="Folder or URL with the official files.")] = None
+
+
+class JsonFlags(Flags):
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+
+
+class VerboseFlags(Flags):
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log everything.")] = False
+
+
+def comma_list(text: str | None) -> tuple[str, ...]:
+    """Return the parts of `a, b`; no parts for None or an empty text."""
+    return tuple(part.strip() for part in text.split(",")) if text else ()

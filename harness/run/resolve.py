@@ -1,0 +1,67 @@
+"""Turn flags and harness.yaml into the settings of one run. This is the only place where flags become settings.
+
+>>> resolve(overlaid(FileSpec(edition="pocket", seed=3), {"model": "./ckpt", "seed": 5})).seed
+5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+from ..records import ModelRef, Record
+from ..records.errors import ConfigError
+from ..records.judge_choice import choose_judges, suite_names, with_devices
+from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
+
+GROUPS: dict[str, type[Record]] = {"serve": ServeSpec, "sampling": SamplingOverride}
+"""Keys of harness.yaml that are groups of settings."""
+
+
+def overlaid(file: FileSpec, flags: Mapping[str, Any]) -> FileSpec:
+    """Return the settings of harness.yaml, replaced by the flags that are not None.
+
+    Raise ConfigError if a value is invalid.
+    """
+    changed = _given(flags)
+    for name, kind in GROUPS.items():
+        base = getattr(file, name).model_dump()
+        changed[name] = checked(kind, base | _given(changed.get(name, {})), f"{name} flags")
+    values = {name: getattr(file, name) for name in FileSpec.model_fields}
+    return checked(FileSpec, values | changed, "command line")
+
+
+def resolve(settings: FileSpec) -> RunSpec:
+    """Return the run that the settings ask for, with defaults filled in.
+
+    Raise ConfigError if there is no model, a suite or judge is unknown, or a value is invalid.
+    """
+    if settings.model is None:
+        raise ConfigError("no model: give --model DIR, hf:ORG/NAME or endpoint:NAME@URL")
+    model = ModelRef.parse(settings.model)
+    suites = suite_names(settings.suite or "all")
+    judges = choose_judges(suites, settings.judge, edition=settings.edition or "official", own_judges=settings.judges)
+    if settings.judge_devices is not None:
+        judges = with_devices(judges, settings.judge_devices, settings.serve)
+    shared = RunSpec.model_fields.keys() & FileSpec.model_fields.keys()
+    values = _given({name: getattr(settings, name) for name in shared})
+    if model.scheme == "endpoint":
+        values.setdefault("backend", "endpoint")
+    if isinstance(settings.anchors, str):
+        values["anchors"] = [settings.anchors]
+    return checked(RunSpec, values | {"model": model, "suites": suites, "judges": judges}, "command line")
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def retired_judges(spec: RunSpec, today: date) -> list[str]:
+    """Return a warning for each judge whose model was shut down: another model may answer under its name."""
+    dates = {judge.name: judge.retired for judges in spec.judges.values() for judge in judges}
+    return [
+        f"judge {name} was shut down on {day} (harness judge list): another model may answer under that name"
+        for name, day in dates.items()
+        if day is not None and day <= today
+    ]
