@@ -12,7 +12,6 @@ from harness.records.protocols import Suite, SuiteOptions, load_plugin
 from harness.records.settings import RunSpec, checked
 from harness.run.execute import execute, opened
 from harness.run.plan import limited, plan
-from harness.store import make_folder
 
 from .spec import SuitesSpec
 
@@ -42,10 +41,8 @@ def run_suites(spec: SuitesSpec, model: ModelRef, results: Path, *, seed: int) -
         "results": results,
         "serve": spec.serve,
     }
-    logs = results / "runs" / model.slug / "logs"
-    run_plan = plan(checked(RunSpec, options, "evaluate"), log_dir=logs)
+    run_plan = plan(checked(RunSpec, options, "evaluate"))
     with opened(run_plan, fresh=False) as runs:
-        make_folder(logs)
         return asyncio.run(execute(run_plan, runs))
 
 

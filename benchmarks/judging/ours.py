@@ -23,7 +23,7 @@ from harness.records.protocols import SuiteData
 from harness.records.settings import RunSpec, ServeSpec
 from harness.run.execute import opened
 from harness.run.pipeline import Progress, SuiteRun, evaluate
-from harness.run.plan import Plan, plan
+from harness.run.plan import Plan, plan, suite_plan
 from harness.suites.alpaca_eval.suite import AlpacaEval
 
 TEMPLATE = JudgeTemplate(
@@ -82,8 +82,9 @@ def plan_of(url: str, folder: Path, count: int, concurrency: int) -> Plan:
         results=folder,
         serve=ServeSpec(concurrency=concurrency),
     )
-    suite = suite_of(count)
-    return replace(plan(spec, folder), suites=(suite,), prompts={suite.name: tuple(suite.prompts())})
+    planned = plan(spec)
+    suite = suite_plan(spec, suite_of(count), planned.suites[0].judges, planned.identity)
+    return replace(planned, suites=(suite,))
 
 
 def memory() -> float:

@@ -16,14 +16,14 @@ from typing import Self
 
 from pydantic import JsonValue
 
-from ..judging.jury import scored
+from ..judging.jury import CardProtocol, scored
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling, ScoreCard, digest
 from ..records.errors import ConfigError, DataError
 from ..records.judge_choice import choose_judges
 from ..records.protocols import OwnRunner, RunRows, Suite, SuiteOptions
 from ..records.settings import RunSpec, read_file_spec
 from ..run.pipeline import current_judgments
-from ..run.plan import Plan, limited, load_judges, load_suite
+from ..run.plan import JudgePool, Plan, limited, load_suite, suite_plan
 from ..store import find_cards, read_card
 from ..store.runs import read_rows
 from ..suites.head_to_head import HeadToHead, PlaysGames
@@ -173,7 +173,8 @@ def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
 
 def suite_of(card: ScoreCard, mirror: str | None = None) -> Loaded:
     """Return the suite of a card, in the card's edition."""
-    references = "pr3158" if card.protocol.get("references") == "pr3158" else "official"
+    protocol = CardProtocol.read(card.protocol)
+    references = "pr3158" if protocol.references == "pr3158" else "official"
     options = SuiteOptions(edition=_edition(card), references=references, mirror=mirror)
     try:
         suite = load_suite(card.suite, options)
@@ -184,10 +185,7 @@ def suite_of(card: ScoreCard, mirror: str | None = None) -> Loaded:
     if isinstance(suite, OwnRunner) or suite.version != card.suite_version:
         return Loaded(None, None)
     # a limited run asked a seeded sample, which must be drawn again in the same way
-    limit = card.protocol.get("limit")
-    if isinstance(limit, dict) and isinstance(limit.get("n"), int) and isinstance(limit.get("seed"), int):
-        return Loaded(suite, limited(suite.prompts(), int(str(limit["n"])), int(str(limit["seed"]))))
-    return Loaded(suite, tuple(suite.prompts()))
+    return Loaded(suite, limited(suite.prompts(), *(protocol.limit or (None, 0))))
 
 
 def _edition(card: ScoreCard) -> str:
@@ -231,10 +229,11 @@ def head_to_head_plan(
         results=results,
         mirror=mirror,
     )
-    loaded, calls = load_judges(spec, [games], results / "runs" / spec.model.slug / "logs")
+    pool = JudgePool(spec)
     backend = Recorded(second.card.model, rows[1].answers)
-    prompts = {games.name: suite.prompts or ()}
-    return Plan(spec, (games,), loaded, prompts, backend, backend.identity(), (), calls)
+    identity = backend.identity()
+    planned = suite_plan(spec, games, pool.judges(judges[games.name]), identity, prompts=suite.prompts or ())
+    return Plan(spec, (planned,), backend, identity, calls=pool.calls)
 
 
 def _games(loaded: Loaded, first: StoredRun, rows: RunRows) -> HeadToHead:

@@ -20,15 +20,15 @@ from pydantic import JsonValue
 
 from ..judging.cache import ReplyCache, cache_path
 from ..judging.calibrated import FOLDER, Calibration
-from ..judging.calls import Calling, CallOptions
+from ..judging.calls import CallOptions
 from ..judging.cost import Budget, price, priced
-from ..judging.jury import combine, judge_protocol, jury_of
+from ..judging.jury import Jury, combine, judge_identities, judge_protocol
 from ..records import Answer, JudgeSpec, JudgeTask, Judgment, JuryRule, Prompt, Sampling, SuiteScores, digest
 from ..records.errors import ConfigError, DataError, ServerError
 from ..records.facts import RecordedJudgments, all_facts, load_function
-from ..records.protocols import Backend, Checking, Judge, LoadedJudge, SuiteOptions
+from ..records.protocols import Backend, Checking, Judge, SuiteOptions
 from ..run.pipeline import ProgressCallback, SuiteRun, evaluate
-from ..run.plan import load_judge
+from ..run.plan import SuitePlan, connect_judges, load_judge
 from ..store import RunStore, dump_json, write_atomic
 from ..store.provenance import VERSION
 from ..suites.recorded import CalibrationSet, DataFolder, Item, ItemVerdict, RecordedComparison, Rule, combined, side
@@ -75,12 +75,12 @@ class CalibrationSpec:
     def loaded(self) -> tuple[Judge, ...]:
         return tuple(load_judge(judge) for judge in self.judges)
 
-    @property
+    @cached_property
     def protocol(self) -> dict[str, JsonValue]:
         """Return the judge part of the protocol, as on cards."""
         if not self.judges:
             return {"name": RECORDED, "kind": RECORDED, "model": None, "params": {}}
-        return judge_protocol(self.loaded, self.jury)
+        return judge_protocol(judge_identities(self.loaded), self.jury)
 
 
 def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) -> list[CalibrationSet]:
@@ -251,25 +251,14 @@ async def ask(
     # a resumed calibration continues with what the earlier calls cost
     budget.spent = sum(row.paid or 0.0 for row in store.judgments.every())
     calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=budget)
-    for judge in spec.loaded:
-        if isinstance(judge, LoadedJudge):
-            judge.logs_to(store.folder)
-        if isinstance(judge, Calling):
-            judge.use(calls)
+    connect_judges(spec.loaded, calls, store.folder)
     suite = ReplaySuite(sets, items)
     for answer in suite.answers():  # stored before the pipeline starts, which then asks no model
         if not store.answers.succeeded(answer.key):
             store.answers.append(answer)
-    run = SuiteRun(
-        suite=suite,
-        judges=spec.loaded,
-        store=store,
-        prompts=tuple(suite.prompts()),
-        sampling=suite.sampling,
-        repeats=spec.repeats,
-    )
+    plan = SuitePlan(suite, spec.loaded, tuple(suite.prompts()), suite.sampling, store.folder, repeats=spec.repeats)
     async with calls.cache:
-        await evaluate([run], _no_backend, concurrency=1, on_progress=on_progress)
+        await evaluate([SuiteRun(plan, store)], _no_backend, concurrency=1, on_progress=on_progress)
 
 
 @asynccontextmanager
@@ -334,7 +323,7 @@ def report(
     spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item], judgments: Sequence[Judgment]
 ) -> Calibration:
     """Return the calibration by the verdicts so far; `judgments` is ignored if the judge is `recorded`."""
-    jury = jury_of({"judge": spec.protocol})
+    jury = Jury.of(spec.judges, spec.jury)
     rows = judgments if jury is None else combine(judgments, jury).judgments
     verdicts = verdicts_by(rows, sets, items) if spec.judges else recorded_verdicts(sets)
     model = spec.judges[0].model or spec.judges[0].name if len(spec.judges) == 1 else ""  # a jury has no family

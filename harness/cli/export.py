@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..judging.jury import jury_of
+from ..judging.jury import CardProtocol
 from ..records.errors import ConfigError
 from ..records.facts import facts_of
 from ..run.pipeline import current_judgments
@@ -35,7 +35,7 @@ def export(
     card = read_card(folder / "card.json")
     make = exporter(file_format, card.suite)
     suite = suite_of_card(card, references=references, mirror=mirror)
-    if jury_of(card.protocol) is not None:
+    if CardProtocol.read(card.protocol).jury is not None:
         raise ConfigError(
             f"{card.judge} is a jury, which {file_format} files have no place for; export a run of one judge"
         )

@@ -106,7 +106,7 @@ def _live(
     # None: as harness.yaml has it
     others = dict.fromkeys(("jury", "repeats", "references", "seed", "cache", "max_cost"))
     spec = resolve(read_file_spec(config), {**others, "mirror": options.mirror, **chosen}, {}, {})
-    made = plan(spec, log_dir=spec.results / "runs" / spec.model.slug / "logs")
+    made = plan(spec)
     baselines = baselines_of(made, found, force=options.force)
     return _judged(made, baselines, rules, options)
 
@@ -116,23 +116,23 @@ def _judged(made: Plan, baselines: dict[str, RunRows], rules: GatePolicy, option
     from ..analysis.gate.live import gate_live
     from ..run.estimate import estimate
     from ..run.execute import opened
-    from ..store import make_folder
     from .console import announce, progress
     from .run import stoppable, totals_of
 
     estimates = estimate(made)
     announce(estimates)
-    with opened(made, fresh=False) as runs:
-        make_folder(made.spec.results / "runs" / made.spec.model.slug / "logs")
-        with progress(Console(stderr=True), totals_of(estimates, runs)) as on_progress:
-            job = gate_live(made, runs, baselines, rules, options, on_progress=on_progress)
-            try:
-                report: GateReport = asyncio.run(stoppable(job))
-            except (KeyboardInterrupt, asyncio.CancelledError):
-                raise IncompleteError(
-                    "stopped; answers and judgments so far are kept: the same command goes on from there"
-                ) from None
-            return report
+    with (
+        opened(made, fresh=False) as runs,
+        progress(Console(stderr=True), totals_of(estimates, runs)) as on_progress,
+    ):
+        job = gate_live(made, runs, baselines, rules, options, on_progress=on_progress)
+        try:
+            report: GateReport = asyncio.run(stoppable(job))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            raise IncompleteError(
+                "stopped; answers and judgments so far are kept: the same command goes on from there"
+            ) from None
+        return report
 
 
 def write_files(report: GateReport, json_file: Path | None, junit_file: Path | None, summary: Path | None) -> None:

@@ -25,7 +25,6 @@ from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, c
 from ..run.estimate import Estimate, estimate
 from ..run.pipeline import SuiteRun
 from ..run.plan import Plan, plan
-from ..store import make_folder
 from .console import announce, print_cost, print_estimate, progress, set_up_logging
 
 log = logging.getLogger(__name__)
@@ -159,14 +158,14 @@ def run(
         "transport": transport,
     }
     spec = resolve(file, flags, serve, sampling)
-    made = plan(spec, log_dir=spec.results / "runs" / spec.model.slug / "logs")
+    made = plan(spec)
     found = estimate(made, exact=dry_run)
     for sentence in differences(made):
         log.info("%s", sentence)
     for sentence in retirements(made, date.today()):
         log.warning("%s", sentence)
     if dry_run:
-        print_estimate(found, [suite.name for suite in made.own], as_json=as_json)
+        print_estimate(found, [suite.name for suite in made.own_runners], as_json=as_json)
         return
     announce(found)
     cards = work(made, console, found, fresh=fresh)
@@ -205,15 +204,15 @@ def _over(base: Any, flags: dict[str, Any], kind: Any, where: str) -> Any:
 def differences(made: Plan) -> list[str]:
     """What of each suite's judging is not the benchmark's own."""
     return [
-        f"{suite.name}: {sentence}"
-        for suite in made.suites
-        for sentence in judge_differences(suite, made.judges[suite.name])
+        f"{planned.suite.name}: {sentence}"
+        for planned in made.suites
+        for sentence in judge_differences(planned.suite, planned.judges)
     ]
 
 
 def retirements(made: Plan, today: date) -> list[str]:
     """Judges whose day has come: what answers under that name may be another model."""
-    found = {judge.spec.name: judge.spec.retired for suite in made.suites for judge in made.judges[suite.name]}
+    found = {judge.spec.name: judge.spec.retired for planned in made.suites for judge in planned.judges}
     return [
         f"judge {name} was shut down on {day} (harness judge list): what answers under that name may be another model"
         for name, day in found.items()
@@ -226,7 +225,6 @@ def work(made: Plan, console: Console, estimates: Sequence[Estimate], *, fresh: 
     from ..run.execute import execute, opened  # deferred: it needs numpy, and the command's help does not
 
     with opened(made, fresh=fresh) as runs:
-        make_folder(made.spec.results / "runs" / made.spec.model.slug / "logs")
         totals = totals_of(estimates, runs)
         try:
             with progress(console, totals) as on_progress:
@@ -253,11 +251,11 @@ def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[t
     calls = {found.suite: found.judge_calls for found in estimates}
     totals: dict[tuple[str, str], int] = {}
     for run in runs:
-        name = run.suite.name
+        name = run.plan.suite.name
         totals[name, "answers"] = run.answers_open
         totals[name, "judgments"] = calls[name] - run.store.judgments.count_succeeded
-        totals[name, "judgments"] -= len(run.anchors) - len(run.anchors_open)
-        done = len(run.prompts) - run.answers_open
+        totals[name, "judgments"] -= len(run.plan.anchor_tasks) - len(run.anchors_open)
+        done = len(run.plan.prompts) - run.answers_open
         if done > 0:
             log.info("%s: resuming, %d answers and %d judgments are there", name, done, len(run.store.judgments))
     return totals
@@ -284,8 +282,7 @@ def finish(made: Plan, cards: list[ScoreCard], *, as_json: bool) -> None:
             for note in [note for note in card.notes if f"{card.suite}: {note}" not in differences(made)]:
                 console.print(Text(f"{card.suite}: {note}"), soft_wrap=True)
         print_cost(cards)
-        root = made.spec.results / "runs" / made.spec.model.slug
-        print(f"cards, answers and judgments: {root}")
+        print(f"cards, answers and judgments: {made.spec.model_dir}")
         print(f"next: harness leaderboard --results {made.spec.results}")
     broken = [card.suite for card in cards if not card.complete]
     if broken:

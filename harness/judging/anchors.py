@@ -1,4 +1,4 @@
-"""Anchors: recorded answers with a judge's verdicts, judged again in later runs to see whether the judge moved. Pure.
+"""Anchors: recorded answers with a judge's verdicts, judged again in later runs to see whether the judge moved.
 
 An anchor check changes no score, so it is not part of a protocol: a card states the anchors' digest beside the results.
 """
@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from ..records import AnchorCheck, Answer, JudgeTask, Judgment, Prompt, Rating, Record, Score, ScoreCard, digest
 from ..records.errors import ConfigError
 from ..records.protocols import Suite
-from .jury import outcome_of
+from .jury import CardProtocol, Identity, outcome_of
 
 if TYPE_CHECKING:
     from ..stats.variance import PairedShift
@@ -41,7 +41,7 @@ class AnchorSet(Record):
     schema_version: Literal[1] = 1
     suite: str
     suite_version: str
-    judges: dict[str, dict[str, JsonValue]]
+    judges: dict[str, Identity]
     """Judge -> name, kind, model and params, from the protocol of the run that the anchors come from."""
     model: str
     """The model that gave the answers."""
@@ -75,9 +75,11 @@ def anchor_set(
 ) -> AnchorSet:
     """Make anchors from a run: first draws on which every judge gave all its verdicts, for the prompts `choose` picks.
 
-    Raise ConfigError if there is none.
+    Raise ConfigError if there is none, or if the card does not state its judges' settings.
     """
-    judges = members_of(card.protocol)
+    judges = CardProtocol.read(card.protocol).judges
+    if not judges:
+        raise ConfigError("this run's judge settings are unknown, so its verdicts cannot be anchors")
     rows: dict[tuple[str, str], list[Judgment]] = defaultdict(list)
     for row in judgments:
         if row.verdict is not None and row.index == 0:
@@ -107,25 +109,9 @@ def anchor_set(
     )
 
 
-def members_of(protocol: dict[str, JsonValue]) -> dict[str, dict[str, JsonValue]]:
-    """Return judge name -> its part of the protocol, for one judge or a jury's members.
-
-    Raise ConfigError if the protocol does not state it.
-    """
-    judge = protocol.get("judge")
-    parts = judge.get("members", [judge]) if isinstance(judge, dict) else []
-    members = [member for member in parts if isinstance(member, dict)] if isinstance(parts, list) else []
-    if members and all(isinstance(member.get("params"), dict) for member in members):
-        return {str(member["name"]): member for member in members}
-    raise ConfigError("this run's judge settings are unknown, so its verdicts cannot be anchors")
-
-
 def _is_whole(suite: Suite, prompt: Prompt, answer: Answer, rows: Sequence[Judgment], judges: Iterable[str]) -> bool:
     slots = {(row.judge, row.turn, row.order) for row in rows}
     return all((judge, task.turn, task.order) in slots for task in suite.tasks(prompt, answer) for judge in judges)
-
-
-# ---------------------------------------------------------------------------------------------------------- checks
 
 
 def anchor_tasks(suite: Suite, anchors: AnchorSet, judges: Iterable[str]) -> tuple[JudgeTask, ...]:
@@ -144,7 +130,7 @@ def anchor_tasks(suite: Suite, anchors: AnchorSet, judges: Iterable[str]) -> tup
     return tuple(tasks)
 
 
-def check(anchors: AnchorSet, judge: dict[str, JsonValue], rows: Iterable[Judgment]) -> AnchorCheck:
+def check(anchors: AnchorSet, judge: Identity, rows: Iterable[Judgment]) -> AnchorCheck:
     """Compare a judge's verdicts now with those recorded.
 
     `judge`: its part of the protocol; `rows`: its judgments now.
@@ -158,8 +144,8 @@ def check(anchors: AnchorSet, judge: dict[str, JsonValue], rows: Iterable[Judgme
     for anchor in anchors.anchors:
         for row in anchor.judgments:
             if row.judge == name:
-                recorded[_place(row)].append(row)
-    now = {_place(row): row for row in rows if row.judge == name and row.verdict is not None}
+                recorded[_slot(row)].append(row)
+    now = {_slot(row): row for row in rows if row.judge == name and row.verdict is not None}
     pairs = [(old, now[slot]) for slot, old in recorded.items() if slot in now]
     alike = [(old, new) for old, new in pairs if old[0].template_sha == new.template_sha]
     questions = [new.prompt_id for _, new in alike]
@@ -184,7 +170,7 @@ def check(anchors: AnchorSet, judge: dict[str, JsonValue], rows: Iterable[Judgme
     )
 
 
-def _place(row: Judgment) -> tuple[str, ...]:
+def _slot(row: Judgment) -> tuple[str, ...]:
     return row.prompt_id, str(row.turn), str(row.order), row.answer_sha or ""
 
 
@@ -209,13 +195,11 @@ def _score(moved: PairedShift | None, judged: int, total: int) -> Score:
     )
 
 
-def _reason(
-    anchors: AnchorSet, judge: dict[str, JsonValue], judged: int, total: int, *, changed_words: bool
-) -> str | None:
+def _reason(anchors: AnchorSet, judge: Identity, judged: int, total: int, *, changed_words: bool) -> str | None:
     """Return why the check is inconclusive; None if it is not."""
     then = anchors.judges.get(str(judge["name"]))
     if then is None:
-        return f"the anchors hold verdicts of {', '.join(anchors.judges)} only"
+        return f"the anchors contain verdicts of {', '.join(anchors.judges)} only"
     if then != judge:
         changed = sorted(key for key in then | judge if then.get(key) != judge.get(key))
         return f"the anchors were judged with another {', '.join(changed)}"

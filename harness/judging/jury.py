@@ -1,4 +1,9 @@
-"""A judge's part of the protocol, and how it differs from the benchmark's official judge. Pure."""
+"""Who judged: a judge's part of the protocol, how a jury's verdicts become one, how stored protocols are read. Pure.
+
+>>> jury = Jury(("gpt-4.1", "qwen"), "majority")
+>>> jury.label
+'gpt-4.1+qwen'
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Self
 
 from pydantic import JsonValue
 
@@ -24,25 +30,86 @@ from ..records import (
 )
 from ..records.protocols import Checking, Identified, Judge, Suite
 
-
-def judge_protocol(judges: Sequence[Judge], rule: JuryRule) -> dict[str, JsonValue]:
-    """Return a judge's part of the protocol; for a jury, its members' parts and the rule that combines their
-    verdicts."""
-    members: list[JsonValue] = [_member(judge) for judge in judges]
-    if len(members) == 1 and isinstance(members[0], dict):
-        return members[0]
-    return {"name": judge_label([judge.spec for judge in judges]), "kind": "jury", "rule": rule, "members": members}
+Identity = dict[str, JsonValue]
+"""A judge's part of the protocol: name, kind, model, params, and what the judge itself adds (digests, settings)."""
 
 
-def _member(judge: Judge) -> dict[str, JsonValue]:
+@dataclass(frozen=True)
+class Jury:
+    """The judges, and the rule that combines their verdicts."""
+
+    members: tuple[str, ...]
+    rule: JuryRule
+
+    @classmethod
+    def of(cls, judges: Sequence[JudgeSpec], rule: JuryRule) -> Self | None:
+        """Return the jury of these judges; None if there are fewer than two."""
+        return cls(tuple(judge.name for judge in judges), rule) if len(judges) > 1 else None
+
+    @property
+    def label(self) -> str:
+        return "+".join(self.members)
+
+
+def judge_identities(judges: Sequence[Judge]) -> dict[str, Identity]:
+    """Return judge name -> its part of the protocol. Raise ConfigError if a judge's own files are missing."""
+    return {judge.spec.name: _identity(judge) for judge in judges}
+
+
+def _identity(judge: Judge) -> Identity:
     spec = judge.spec
-    identity: dict[str, JsonValue] = {"name": spec.name, "kind": spec.kind, "model": spec.model, "params": spec.params}
+    identity: Identity = {"name": spec.name, "kind": spec.kind, "model": spec.model, "params": spec.params}
     return identity | (judge.identity() if isinstance(judge, Identified) else {})
+
+
+def judge_protocol(identities: Mapping[str, Identity], rule: JuryRule) -> dict[str, JsonValue]:
+    """Return the protocol's `judge`: one judge's identity; for a jury, its members' and the rule that combines them."""
+    members: list[JsonValue] = [*identities.values()]
+    if len(identities) == 1:
+        return next(iter(identities.values()))
+    return {"name": "+".join(identities), "kind": "jury", "rule": rule, "members": members}
 
 
 def judge_label(judges: Sequence[JudgeSpec]) -> str:
     """Return the name of the judge on a card: its own, or `A+B+C` for a jury."""
     return "+".join(judge.name for judge in judges)
+
+
+@dataclass(frozen=True)
+class CardProtocol:
+    """What a stored protocol states, typed. A plan has the same as fields, so only cards on disk are read this way."""
+
+    judges: dict[str, Identity]
+    """Judge -> its part of the protocol, of one judge or of a jury's members; empty if its settings are unknown."""
+    jury: Jury | None
+    """None: a single judge."""
+    references: str | None
+    """MT-Bench's reference answers: official, pr3158 or file; None for other suites."""
+    limit: tuple[int, int] | None
+    """Number of prompts drawn, and the seed of the draw; None: all prompts."""
+
+    @classmethod
+    def read(cls, protocol: Mapping[str, JsonValue]) -> Self:
+        """Return what a card's or a manifest's protocol states; unknown keys and forms are ignored."""
+        references = protocol.get("references")
+        limit: tuple[int, int] | None = None
+        match protocol.get("limit"):
+            case {"n": int(n), "seed": int(seed)}:
+                limit = n, seed
+        jury: Jury | None = None
+        parts: list[JsonValue] = [protocol.get("judge")]
+        match protocol.get("judge"):
+            case {"kind": "jury", "rule": "mean" | "majority" | "median" as rule, "members": [*parts]}:
+                jury = Jury(tuple(str(part["name"]) for part in parts if isinstance(part, dict)), rule)
+        identities = [part for part in parts if isinstance(part, dict)]
+        if not all(isinstance(part.get("params"), dict) for part in identities):
+            identities = []  # an imported run, whose files do not state how the judge was asked
+        return cls(
+            judges={str(part["name"]): part for part in identities},
+            jury=jury,
+            references=references if isinstance(references, str) else None,
+            limit=limit,
+        )
 
 
 def judge_differences(suite: Suite, judges: Sequence[Judge]) -> tuple[str, ...]:
@@ -64,9 +131,9 @@ def judge_differences(suite: Suite, judges: Sequence[Judge]) -> tuple[str, ...]:
 def _differences(judge: Judge, official: Sequence[str], templates: JsonValue) -> list[str]:
     spec = judge.spec
     differences = []
-    member = _member(judge)
+    identity = _identity(judge)
     if spec.kind not in ("llm", "alpaca_eval") or spec.model not in official:
-        shown = member["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
+        shown = identity["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
         differences.append(f"judge {shown} instead of the official {' or '.join(official)}")
     if spec.params:
         changed = (
@@ -74,7 +141,7 @@ def _differences(judge: Judge, official: Sequence[str], templates: JsonValue) ->
         )
         differences.append(f"judge {spec.name}: {', '.join(changed)}, instead of the official request parameters")
     known = templates.values() if isinstance(templates, dict) else ()
-    if "template" in member and member["template"] not in known:
+    if "template" in identity and identity["template"] not in known:
         differences.append(
             f"judge {spec.name}: words, parser and parameters of evaluator {spec.evaluator}, not the official"
         )
@@ -100,44 +167,24 @@ def stand_in(prompt: Prompt) -> Answer:
     )
 
 
-# ----------------------------------------------------------------------------------------------------
-# Combine several judges' verdicts on one question into the one that is scored. Pure. A question is one answer to be
-# judged: its turn, its order, its repeat. Verdicts from more than half of the members are needed, else the question
-# is unscored: a failure is not a verdict, and half of a jury of two is not enough. From the verdicts there are: -
-# mean: all of them reach the scorer, which averages within a slot as it does for repeats. Arena-Hard's weights count.
+# A question is one answer to be judged: its turn, its order, its repeat. Verdicts from more than half of the members
+# are needed, else the question is unscored: a failure is not a verdict, and half of a jury of two is not enough. From
+# the verdicts there are:
+# - mean: all of them reach the scorer, which averages within a slot as it does for repeats. Arena-Hard's weights count.
 # - majority: for preferences, the outcome (win, draw, loss) that more than half give, as 1, 0.5 or 0; strong if more
-# than half of those who give it call it strong; a draw without a majority. For ratings, the one that more than half
-# give; the median without a majority. - median: for preferences, sorted by side and strength, the middle one; for an
-# even number the mean of the middle two, strong if both are strong and on one side. For ratings, the median.
-
-
+#   than half of those who give it call it strong; a draw without a majority. For ratings, the one that more than half
+#   give; the median without a majority.
+# - median: for preferences, sorted by side and strength, the middle one; for an even number the mean of the middle two,
+#   strong if both are strong and on one side. For ratings, the median.
 Question = tuple[str, int, int | None, Order | None, int]
-
-
-@dataclass(frozen=True)
-class Jury:
-    """The judges, and the rule that combines their verdicts."""
-
-    members: tuple[str, ...]
-    rule: JuryRule
-
-    @property
-    def label(self) -> str:
-        return "+".join(self.members)
-
-
-def jury_of(protocol: Mapping[str, JsonValue]) -> Jury | None:
-    """Return the jury in a card's or a manifest's protocol; None for a single judge."""
-    match protocol.get("judge"):
-        case {"kind": "jury", "rule": "mean" | "majority" | "median" as rule, "members": [*members]}:
-            return Jury(tuple(str(member["name"]) for member in members if isinstance(member, dict)), rule)
-    return None
+"""Prompt id, draw, turn, order, repeat."""
 
 
 @dataclass(frozen=True)
 class Combined:
     """A jury's combined verdicts."""
 
+    jury: Jury
     judgments: tuple[Judgment, ...]
     """Input of the scorer: with the rule mean the members' own judgments, else one judgment or failure per question."""
     counts: JuryCounts
@@ -178,12 +225,12 @@ def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
         short=sizes["short"],
         undecided=sizes["undecided"],
     )
-    return Combined(tuple(kept), counts)
+    return Combined(jury, tuple(kept), counts)
 
 
 def scored(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> tuple[Judgment, ...]:
-    """Return a stored run's judgments as its scorer was given them."""
-    jury = jury_of(protocol)
+    """Return a stored run's judgments as its scorer was given them; `protocol` is its card's."""
+    jury = CardProtocol.read(protocol).jury
     return tuple(judgments) if jury is None else combine(judgments, jury).judgments
 
 

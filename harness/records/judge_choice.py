@@ -1,4 +1,8 @@
-"""Find the judge that a name means: a form (`local:PATH`, …), one of harness.yaml, a file, a shipped one, or a kind."""
+"""Decide which suites run and who judges each: `--suite` and `--judge`, juries, and their defaults.
+
+>>> suite_names("mt_bench,alpaca_eval")
+('mt_bench', 'alpaca_eval')
+"""
 
 from __future__ import annotations
 
@@ -140,10 +144,6 @@ def _on(spec: JudgeSpec, devices: str) -> JudgeSpec:
 def _own_judge(settings: Mapping[str, Any], where: str) -> JudgeSpec:
     spec = checked(JudgeSpec, settings, where)
     return spec if spec.url is None else spec.model_copy(update={"url": base_url(spec.url)})
-
-
-# ----------------------------------------------------------------------------------------------------
-# Decide which suites run and who judges each: `--suite`, `--judge`, juries and their defaults.
 
 
 PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-4.1"}

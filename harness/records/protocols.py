@@ -1,4 +1,11 @@
-"""The interfaces of a backend, a suite and a judge: the only types that the pipeline knows of them."""
+"""What a plug-in implements: the interfaces of backends, suites, judges and rewards, and how they are loaded.
+
+>>> sorted(installed("judges"))[:2]
+['alpaca_eval', 'llm']
+
+The pipeline and the recipes know no other types of them. Entry points are the only dynamic import: a new suite, backend
+or judge is one file and one line in its package.
+"""
 
 from __future__ import annotations
 
@@ -302,10 +309,10 @@ class SuiteData:
 
 @dataclass(frozen=True)
 class RunRows:
-    """One run as it lies in its folder; of a card alone the rows are empty."""
+    """One run as stored in its folder; without rows if only its card exists."""
 
     name: str
-    """What it is called in tables."""
+    """Its name in tables."""
     card: ScoreCard
     answers: tuple[Answer, ...] = ()
     judgments: tuple[Judgment, ...] = ()
@@ -329,12 +336,8 @@ class RefitsPairs(Protocol):
     """A suite whose headline is fitted to all questions together (AlpacaEval's length-controlled win rate)."""
 
     def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, other: RunRows) -> Refits | None:
-        """None where one of the two cannot be fitted."""
+        """Return the statistic of both runs; None if one of them cannot be fitted."""
         ...
-
-
-# ----------------------------------------------------------------------------------------------------
-# The interface of a reward: the only types that recipes know of it.
 
 
 @dataclass(frozen=True)
@@ -376,10 +379,6 @@ class Reward(Protocol):
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[str]
     ) -> Sequence[float | Failure | None]: ...
-
-
-# ----------------------------------------------------------------------------------------------------
-# Entry points: the only dynamic import. A new suite, backend or judge is one file and one line in its package.
 
 
 Group = Literal["backends", "suites", "facts", "judges", "judge_configs", "rewards", "commands"]

@@ -1,4 +1,7 @@
-"""YAML and flags -> RunSpec. Unknown keys are rejected; the resolved settings are written beside the run."""
+"""The settings of one run, from harness.yaml and the flags of `harness run`: `RunSpec`.
+
+Unknown keys are rejected, with the known ones in the message.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from .asking import ModelRef, Record
 from .errors import ConfigError
@@ -53,6 +56,11 @@ class SamplingOverride(Record):
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, gt=0)
 
+    @property
+    def changes(self) -> dict[str, JsonValue]:
+        """Return the settings that are given, as they replace the benchmark's own."""
+        return self.model_dump(exclude_none=True)
+
 
 class RunSpec(Record):
     """One `harness run`, resolved."""
@@ -82,6 +90,16 @@ class RunSpec(Record):
     """US dollars that the judges of this run may cost over all its sessions."""
     transport: Literal["live", "batch"] = "live"
     """How judges are asked: call by call, or, once all answers exist, through the Batch API at half the price."""
+
+    @property
+    def model_dir(self) -> Path:
+        """Return the folder of all runs of this model."""
+        return self.results / "runs" / self.model.slug
+
+    @property
+    def log_dir(self) -> Path:
+        """Return the folder of the servers' logs, which all runs of this model share."""
+        return self.model_dir / "logs"
 
 
 class FileSpec(Record):

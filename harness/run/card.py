@@ -1,4 +1,4 @@
-"""The score card of what is in a run's store now: the suite's scores, counts of what failed, provenance, usage."""
+"""The score card of what is in a run's store now: the suite's scores, failures by reason, trust, provenance, usage."""
 
 from __future__ import annotations
 
@@ -7,128 +7,154 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from ..judging.anchors import check, members_of
+from ..judging.anchors import check
 from ..judging.calibrated import Citation, cite
 from ..judging.injection import count_injections
-from ..judging.jury import Combined, combine, judge_differences, judge_label, judge_protocol, jury_of
-from ..records import AnchorCheck, Answer, Judging, Judgment, Prompt, ScoreCard, digest
+from ..judging.jury import Combined, combine, judge_differences, judge_label, judge_protocol
+from ..records import AnchorCheck, Answer, Judging, Judgment, Prompt, Score, ScoreCard, SuiteScores, digest
 from ..records.errors import ConfigError
-from ..records.protocols import Suite
+from ..records.protocols import Numbers
 from ..store import RunStore
+from ..store.provenance import provenance
 from ..suites.scoring import is_complete, rules_of
 from .pipeline import SuiteRun, current_judgments
-from .plan import Plan, protocol
+from .plan import Plan, SuitePlan
 from .trust import judging, trust_notes
 
-HOW = {"results", "mirror", "cache", "max_cost", "transport", "anchors"}
-"""Settings that say where and how, not what: no number depends on them."""
+NOT_MEASURED = {"results", "mirror", "cache", "max_cost", "transport", "anchors"}
+"""Settings that say where and how a run is made; no score depends on them, so the card's `config` leaves them out."""
 
 
-def score_card(made: Plan, run: SuiteRun, facts: dict[str, JsonValue]) -> ScoreCard:
-    """The card of what is in the store now."""
-    suite, spec = run.suite, made.spec
-    asked = {prompt.id for prompt in run.prompts}
-    answers = [answer for answer in run.store.answers.all() if answer.prompt_id in asked]
+def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> ScoreCard:
+    """Return the card of what is in the store now. `environment`: versions and git state, from `provenance()`.
+
+    Raise ConfigError if the suite does not compute its own headline.
+    """
+    suite_plan, suite, spec = run.plan, run.plan.suite, plan.spec
+    prompt_ids = {prompt.id for prompt in suite_plan.prompts}
+    answers = [answer for answer in run.store.answers.all() if answer.prompt_id in prompt_ids]
     rows = current_judgments(answers, run.store.judgments.all())
-    judgments = sorted(rows, key=lambda row: row.key)  # the order of arrival must not move the last digit of a figure
-    jury = jury_of(protocol(made, suite))
-    combined = None if jury is None else combine(judgments, jury)
-    found = suite.score(run.prompts, answers, judgments if combined is None else combined.judgments)
-    if suite.headline not in found.scores:
-        raise ConfigError(f"suite {suite.name!r} gave no score named {suite.headline!r}, its own headline")
-    head = found.scores[suite.headline]
-    complete = is_complete(head)
-    anchors = sorted(run.store.anchors.all(), key=lambda row: row.key)
-    trust = _trust(made, run, answers, judgments, combined)
-    trust = trust.model_copy(update={"anchors": _checks(made, run, anchors)})
-    its = made.judges[suite.name]
-    said = dict.fromkeys(judge.spec.note for judge in its if judge.spec.note)
-    notes = [*judge_differences(suite, its), *found.notes, *said, *injection_notes(answers), *trust_notes(trust)]
-    cited = cite(spec.results, suite.name, judge_protocol(its, spec.jury)) if spec.edition == "official" else None
-    notes += [] if cited is None else [cited.note]
-    notes += [] if complete else [f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked"]
+    judgments = sorted(rows, key=lambda row: row.key)  # the order of arrival must not change a score's last digit
+    anchor_rows = sorted(run.store.anchors.all(), key=lambda row: row.key)
+    combined = None if suite_plan.jury is None else combine(judgments, suite_plan.jury)
+    results = suite.score(suite_plan.prompts, answers, judgments if combined is None else combined.judgments)
+    headline = _headline(results, suite.headline, suite.name)
+    trust = _trust(suite_plan, answers, judgments, combined)
+    trust = trust.model_copy(update={"anchors": _anchor_checks(suite_plan, anchor_rows)})
+    citation = None
+    if spec.edition == "official":
+        citation = cite(spec.results, suite.name, judge_protocol(suite_plan.identities, spec.jury))
+    judge_notes = dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note)
+    notes = [*judge_differences(suite, suite_plan.judges), *results.notes, *judge_notes, *injection_notes(answers)]
+    notes += [*trust_notes(trust), *([] if citation is None else [citation.note]), *_incomplete_notes(headline)]
     return ScoreCard(
         suite=suite.name,
         suite_version=suite.version,
         model=spec.model.label,
-        judge=judge_label(spec.judges[suite.name]),
+        judge=judge_label([judge.spec for judge in suite_plan.judges]),
         headline=suite.headline,
-        complete=complete,
-        protocol=protocol(made, suite),
-        sampling=_settings(run),
-        scores=found.scores,
-        by_category=found.by_category,
-        counts=count(run.prompts, answers, judgments),
+        complete=is_complete(headline),
+        protocol=suite_plan.protocol,
+        sampling=_settings(suite_plan),
+        scores=results.scores,
+        by_category=results.by_category,
+        counts=count(suite_plan.prompts, answers, judgments),
         notes=tuple(notes),
         judging=trust,
-        provenance=_provenance(made, run, facts, cited),
-        usage=_usage(run.store, answers, [*judgments, *anchors]),
+        provenance={**environment, **_provenance(plan, run, citation)},
+        usage=_usage(run.store, answers, [*judgments, *anchor_rows]),
     )
 
 
-def _provenance(made: Plan, run: SuiteRun, facts: dict[str, JsonValue], cited: Citation | None) -> dict[str, JsonValue]:
-    spec = made.spec
+def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, JsonValue]) -> ScoreCard:
+    """Return the card of results without a pipeline. Raise ConfigError if the headline is not among them."""
+    headline = _headline(numbers.scores, numbers.headline, numbers.suite)
+    return ScoreCard(
+        suite=numbers.suite,
+        suite_version=numbers.suite_version,
+        model=model,
+        judge=numbers.judge,
+        headline=numbers.headline,
+        complete=is_complete(headline),
+        protocol=numbers.protocol,
+        sampling={"answer_settings": "unknown"},
+        scores=numbers.scores.scores,
+        by_category=numbers.scores.by_category,
+        counts=numbers.counts,
+        notes=(*numbers.scores.notes, *_incomplete_notes(headline)),
+        judging=numbers.judging,
+        provenance={**provenance(), "model": identity, "run_id": run_id},
+    )
+
+
+def _headline(results: SuiteScores, metric: str, suite: str) -> Score:
+    if metric not in results.scores:
+        known = ", ".join(results.scores) or "none"
+        raise ConfigError(f"suite {suite!r} has no score named {metric!r}, its headline; its scores: {known}")
+    return results.scores[metric]
+
+
+def _incomplete_notes(headline: Score) -> list[str]:
+    if is_complete(headline):
+        return []
+    return [f"incomplete: {headline.n} of {headline.n + headline.unscored} scored; never ranked"]
+
+
+def _provenance(plan: Plan, run: SuiteRun, citation: Citation | None) -> dict[str, JsonValue]:
+    spec, anchors = plan.spec, run.plan.anchors
     return {
-        **facts,
-        "model": made.identity,
+        "model": plan.identity,
         "run_id": run.store.folder.name,
-        "config": digest(spec.model_dump(mode="json", exclude=HOW))[:12],
+        "config": digest(spec.model_dump(mode="json", exclude=NOT_MEASURED))[:12],
         "seed": spec.seed,
-        **_anchors_used(made, run.suite),
-        **({} if cited is None else {"calibration": cited.provenance}),
-        **({} if made.fusion is None else {"fusion": made.fusion.model_dump(mode="json")}),
+        **({} if anchors is None else {"anchors": anchors.sha}),  # not in the protocol: they change no score
+        **({} if citation is None else {"calibration": citation.provenance}),
+        **({} if plan.fusion is None else {"fusion": plan.fusion.model_dump(mode="json")}),
     }
 
 
 def injection_notes(answers: Sequence[Answer]) -> list[str]:
-    """One sentence where answers speak to the judge, else nothing."""
-    found = count_injections(answers)
-    if not found.suspect:
+    """Return one sentence if answers speak to the judge, else nothing."""
+    counts = count_injections(answers)
+    if not counts.suspect:
         return []
-    what = f"{found.suspect} of {found.answers} answers hold words that could lead a judge (injection)"
-    return [f"{what}: harness judge injections shows which"]
+    share = f"{counts.suspect} of {counts.answers} answers hold words that could lead a judge (injection)"
+    return [f"{share}: harness judge injections shows which"]
 
 
 def _trust(
-    made: Plan, run: SuiteRun, answers: list[Answer], judgments: list[Judgment], combined: Combined | None
+    plan: SuitePlan, answers: Sequence[Answer], judgments: Sequence[Judgment], combined: Combined | None
 ) -> Judging:
-    suite = run.suite
+    suite = plan.suite
     return judging(
         judgments,
-        jury_of(protocol(made, suite)),
-        None if combined is None else combined.counts,
-        repeats=run.repeats,
+        combined,
+        repeats=plan.repeats,
         rule=rules_of(suite.name, suite.headline, judgments)[0],
-        categories={prompt.id: prompt.category for prompt in run.prompts},
-        headline=lambda rows: suite.score(run.prompts, answers, rows).scores[suite.headline],
+        categories={prompt.id: prompt.category for prompt in plan.prompts},
+        headline=lambda rows: suite.score(plan.prompts, answers, rows).scores[suite.headline],
     )
 
 
-def _checks(made: Plan, run: SuiteRun, rows: Sequence[Judgment]) -> dict[str, AnchorCheck]:
-    """By judge; of the anchors of this plan, whatever others this folder has seen."""
-    anchors = made.anchors.get(run.suite.name)
-    if anchors is None:
+def _anchor_checks(plan: SuitePlan, rows: Sequence[Judgment]) -> dict[str, AnchorCheck]:
+    """Return judge -> check of this plan's anchors; rows of other anchors in this folder are ignored."""
+    if plan.anchors is None:
         return {}
-    judges = members_of(protocol(made, run.suite))
-    return {name: check(anchors, judge, rows) for name, judge in judges.items()}
+    return {name: check(plan.anchors, identity, rows) for name, identity in plan.identities.items()}
 
 
-def _anchors_used(made: Plan, suite: Suite) -> dict[str, JsonValue]:
-    """Not of the protocol: an anchor check changes no score."""
-    anchors = made.anchors.get(suite.name)
-    return {} if anchors is None else {"anchors": anchors.sha}
-
-
-def _settings(run: SuiteRun) -> dict[str, JsonValue]:
-    """Answer settings in use: one entry where all prompts share them, else by category."""
-    by_category = {prompt.category: run.sampling(prompt).model_dump(mode="json") for prompt in run.prompts}
-    different = {digest(settings) for settings in by_category.values()}
-    return next(iter(by_category.values())) if len(different) == 1 else dict(by_category)
+def _settings(plan: SuitePlan) -> dict[str, JsonValue]:
+    """Return the answer settings in use: one entry if all prompts share them, else one per category."""
+    by_category = {prompt.category: plan.sampling(prompt).model_dump(mode="json") for prompt in plan.prompts}
+    distinct = {digest(settings) for settings in by_category.values()}
+    return next(iter(by_category.values())) if len(distinct) == 1 else dict(by_category)
 
 
 def count(prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
-    """Asked, answered, truncated, and what failed by reason; a failure is counted, never scored. Judgments are those of
-    every member of a jury and every repeat."""
+    """Return the numbers of prompts, answers, truncations, judgments, and failures by reason.
+
+    A failure is counted, never scored. `judgments` are those of every member of a jury and every repeat.
+    """
     unanswered = Counter(answer.error.reason for answer in answers if answer.error is not None)
     unjudged = Counter(row.error.reason for row in judgments if row.error is not None)
     flags = Counter(flag for row in judgments for flag in row.flags)
@@ -145,14 +171,14 @@ def count(prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Seque
 
 
 def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
-    """Tokens and dollars of the rows; seconds, and tokens per second, of the sessions that ended by themselves.
+    """Return tokens and dollars of the rows; seconds and tokens per second of the sessions that ended normally.
 
-    `judgment_cost` is what these verdicts cost when they were first asked for; `judgment_paid` and `judgment_calls` are
-    what this run spent, on rows that were asked again too, and without what came from the reply cache.
+    `judgment_cost` is what these verdicts cost when they were first requested. `judgment_paid` and `judgment_calls` are
+    what this run spent: rows that were retried count too, replies from the cache do not.
     """
     costs = [row.cost for row in judgments if row.cost is not None]
-    asked = list(store.every_judgment())
-    paid = [row.paid for row in asked if row.paid is not None]
+    attempts = list(store.every_judgment())
+    paid = [row.paid for row in attempts if row.paid is not None]
     sessions = store.sessions()
     total: Counter[str] = Counter()
     for session in sessions:
@@ -165,7 +191,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
         "judgment_completion_tokens": sum(row.completion_tokens for row in judgments),
         "judgment_cost": round(sum(costs), 6) if costs else None,
         "judgment_paid": round(sum(paid), 6) if paid else None,
-        "judgment_calls": sum(row.calls for row in asked),
+        "judgment_calls": sum(row.calls for row in attempts),
         "sessions": len(sessions),
         "ended": next((str(session["ended"]) for session in reversed(sessions) if "ended" in session), None),
         "seconds": round(total["seconds"], 3),

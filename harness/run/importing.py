@@ -18,8 +18,7 @@ from ..store import RunStore, run_dir, write_atomic
 from ..store.files import file_sha256
 from ..suites.exchange import Imported
 from ..suites.scoring import rules_of
-from .card import count
-from .execute import numbers_card
+from .card import count, numbers_card
 from .trust import judging
 
 UNKNOWN = "unknown"
@@ -48,8 +47,7 @@ def write_script(results: Path, model: str, suite: str, imported: Imported, orig
     """Write the answers as a file for `--backend scripted --model FILE`; missing answers stay unanswered.
 
     The file is named after the model, because a card takes the model's name from the file. Each row is marked as
-    imported,
-    so that the card does not claim the benchmark's answer settings.
+    imported, so that the card does not claim the benchmark's answer settings.
     """
     path = results / "imported" / suite / ModelRef(scheme="endpoint", name=model).slug
     rows = [
@@ -88,7 +86,6 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
         counts=count(prompts, answers, judgments),
         judging=judging(
             sorted(judgments, key=lambda row: row.key),
-            None,
             None,
             repeats=1 + max(row.repeat for row in judgments),
             rule=rules_of(suite.name, suite.headline, judgments)[0],

@@ -1,26 +1,288 @@
-"""A bounded queue per judge, so that a slow judge, or one at its rate limit, does not block the others."""
+"""Stream prompts to answers to judgments: an answer is judged as soon as it exists.
+
+A judge that needs the candidate's devices (`LoadedJudge`) judges at the end, when all answers exist and the candidate's
+server has stopped. Workers pull prompts one at a time and put judge tasks into a bounded queue per judge. Memory
+therefore contains only what is in flight, slow judges slow generation down, and a slow judge, or one at its rate limit,
+does not block the others. Rows are appended to the store as they arrive, and rows already in the store are skipped.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Generic, Literal, Self, TypeVar
 
-from ..judging.anchors import anchor_tasks
 from ..judging.injection import is_suspect
-from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Prompt, Sampling
+from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Prompt
 from ..records.errors import HarnessError, first_error
-from ..records.protocols import Backend, Judge, LoadedJudge, Suite
+from ..records.protocols import Backend, Judge, LoadedJudge
 from ..store import JsonlRows, RunStore
-from .plan import Plan, folder_of
+from .plan import Plan, SuitePlan
 
 Item = TypeVar("Item")
 MAX_WORKERS = 256
 """Most workers per judge."""
+DONE_FAILURES = frozenset({"context"})
+"""Failures that a retry cannot fix."""
+
+
+@dataclass
+class StageUsage:
+    """What one stage of one suite used in this process."""
+
+    rows: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    paid: float = 0.0
+    """US dollars: `cost` is what the rows' replies cost originally, `paid` the part of it paid now."""
+    calls: int = 0
+    first: float | None = None
+    """time.monotonic() of the stage's first request."""
+    last: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Return the wall time from the first request to the last row."""
+        return 0.0 if self.first is None else max(0.0, self.last - self.first)
+
+
+@dataclass
+class SuiteRun:
+    """One suite of one run: its plan, its store, and what this process has used for it."""
+
+    plan: SuitePlan
+    store: RunStore
+    """Open, except for estimates; with anchors, `store.anchors` too."""
+    start_seconds: float = 0.0
+    """Seconds until the server was ready, if this process started one."""
+    answering: StageUsage = field(default_factory=StageUsage)
+    judging: StageUsage = field(default_factory=StageUsage)
+
+    def only(self, prompts: Sequence[Prompt]) -> Self:
+        """Return the run of these prompts alone: with the same protocol, store and usage."""
+        return replace(self, plan=replace(self.plan, prompts=tuple(prompts)))
+
+    def draws(self) -> Iterator[tuple[Prompt, int]]:
+        """Yield each prompt once per answer to draw, with the answer's index."""
+        for prompt in self.plan.prompts:
+            for index in range(self.plan.sampling(prompt).n):
+                yield prompt, index
+
+    def answered(self, prompt: Prompt, index: int) -> bool:
+        """Return whether this draw needs no request: it has an answer, or a failure that a retry cannot fix."""
+        key = f"{prompt.id}#{index}"
+        if self.store.answers.succeeded(key):
+            return True
+        row = self.store.answers.get(key)
+        return row is not None and row.error is not None and row.error.reason in DONE_FAILURES
+
+    def tasks(self, prompt: Prompt, answer: Answer) -> Iterator[JudgeTask]:
+        """Yield all judge tasks of this answer: each task of the suite, per judge and repeat."""
+        for task in self.plan.suite.tasks(prompt, answer):
+            for repeat in range(self.plan.repeats):
+                for judge in self.plan.judges:
+                    yield task.model_copy(update={"judge": judge.spec.name, "repeat": repeat})
+
+    def open_tasks(self, prompt: Prompt, answer: Answer) -> list[JudgeTask]:
+        """Return the judge tasks of this answer without a verdict."""
+        return [task for task in self.tasks(prompt, answer) if not self.store.judgments.succeeded(task.key)]
+
+    def existing_answers(self) -> Iterator[tuple[Prompt, Answer]]:
+        """Yield the answers that need no request, reading one at a time."""
+        for prompt, index in self.draws():
+            answer = self.store.answers.get(f"{prompt.id}#{index}") if self.answered(prompt, index) else None
+            if answer is not None:
+                yield prompt, answer
+
+    def tasks_of(self, judge: Judge) -> Iterator[JudgeTask]:
+        """Yield one judge's open tasks: on the anchors, and on the existing answers."""
+        yield from (task for task in self.anchors_open if task.judge == judge.spec.name)
+        for prompt, answer in self.existing_answers():
+            yield from (task for task in self.open_tasks(prompt, answer) if task.judge == judge.spec.name)
+
+    def rows_of(self, task: JudgeTask) -> JsonlRows[Judgment]:
+        return self.store.anchors if task.anchor else self.store.judgments
+
+    @property
+    def anchors_open(self) -> list[JudgeTask]:
+        """Return the anchors without a verdict in this run."""
+        return [task for task in self.plan.anchor_tasks if not self.store.anchors.succeeded(task.key)]
+
+    def judge_of(self, task: JudgeTask) -> Judge:
+        return next(judge for judge in self.plan.judges if judge.spec.name == task.judge)
+
+    @property
+    def answers_open(self) -> int:
+        """Return the number of draws to request from the model."""
+        return sum(not self.answered(prompt, index) for prompt, index in self.draws())
+
+
+def suite_runs(plan: Plan) -> list[SuiteRun]:
+    """Return every judged suite of the plan with its store, which is not open yet."""
+    return [SuiteRun(suite_plan, RunStore(suite_plan.folder)) for suite_plan in plan.suites]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One more row, passed to the caller's callback after each append."""
+
+    suite: str
+    stage: Literal["answers", "judgments"]
+    ok: bool
+
+
+ProgressCallback = Callable[[Progress], None]
+TaskQueue = asyncio.Queue[tuple[SuiteRun, JudgeTask] | None]
+"""None tells one worker to stop."""
+
+
+async def evaluate(
+    runs: Sequence[SuiteRun],
+    backend: Callable[[], AbstractAsyncContextManager[Backend]],
+    *,
+    concurrency: int,
+    answers_first: bool = False,
+    on_progress: ProgressCallback = lambda _: None,
+) -> None:
+    """Complete every run's store; compute no scores.
+
+    `answers_first`: judge only after all answers exist and the server has stopped, then everything at once. `backend`
+    is entered only if an answer is missing. Raise the first HarnessError of any stage after cancelling everything in
+    flight and stopping the server; rows that arrived are in the stores.
+    """
+    draws = [(run, prompt, index) for run in runs for prompt, index in run.draws()]
+    missing = [draw for draw in draws if not draw[0].answered(*draw[1:])]
+    judges = {id(judge): judge for run in runs for judge in run.plan.judges}.values()
+    at_once = [judge for judge in judges if not waits(judge) and is_needed(judge, runs)]
+    queues: JudgeQueues[tuple[SuiteRun, JudgeTask]] = JudgeQueues(at_once, batch=answers_first)
+    try:
+        async with AsyncExitStack() as stack:
+            for judge in at_once:
+                await stack.enter_async_context(judge)
+            async with asyncio.TaskGroup() as group:
+
+                def start_worker(queue: TaskQueue) -> None:
+                    group.create_task(_judge_worker(queue, on_progress))
+
+                queues.start(start_worker)
+                async with asyncio.TaskGroup() as producers:
+                    producers.create_task(_judge_existing(runs, queues))
+                    producers.create_task(_ask_missing(missing, backend, queues, concurrency, on_progress))
+                await queues.end(start_worker)
+        for judge in judges:
+            if waits(judge):
+                await _judge_afterwards(judge, runs, on_progress)
+    except* HarnessError as errors:
+        raise first_error(errors) from None
+
+
+def waits(judge: Judge) -> bool:
+    """Return whether a judge needs the candidate's devices and must load after the candidate has stopped."""
+    return isinstance(judge, LoadedJudge) and not judge.beside
+
+
+def is_needed(judge: Judge, runs: Sequence[SuiteRun]) -> bool:
+    """Return whether a judge must be entered, so that no server starts without work."""
+    judge_runs = [run for run in runs if judge in run.plan.judges]
+    return not isinstance(judge, LoadedJudge) or any(run.answers_open or any(run.tasks_of(judge)) for run in judge_runs)
+
+
+async def _judge_afterwards(judge: Judge, runs: Sequence[SuiteRun], on_progress: ProgressCallback) -> None:
+    """Run all open tasks of one judge, over all suites, in the order that reuses most of its server's prefix cache."""
+    tasks = in_prefix_order((run, task) for run in runs if judge in run.plan.judges for task in run.tasks_of(judge))
+    if not tasks:
+        return
+    workers = min(judge.spec.concurrency, len(tasks))
+    queue: TaskQueue = asyncio.Queue()
+    for item in (*tasks, *[None] * workers):
+        queue.put_nowait(item)
+    async with judge, asyncio.TaskGroup() as group:
+        for _ in range(workers):
+            group.create_task(_judge_worker(queue, on_progress))
+
+
+async def _judge_existing(runs: Sequence[SuiteRun], queues: JudgeQueues[tuple[SuiteRun, JudgeTask]]) -> None:
+    for run in runs:
+        for task in run.anchors_open:
+            await queues.put(run.judge_of(task), (run, task))
+        for prompt, answer in run.existing_answers():
+            for task in run.open_tasks(prompt, answer):
+                await queues.put(run.judge_of(task), (run, task))
+
+
+async def _ask_missing(
+    missing: Sequence[tuple[SuiteRun, Prompt, int]],
+    backend: Callable[[], AbstractAsyncContextManager[Backend]],
+    queues: JudgeQueues[tuple[SuiteRun, JudgeTask]],
+    concurrency: int,
+    on_progress: ProgressCallback,
+) -> None:
+    if not missing:
+        return
+    draws = iter(missing)
+    started = time.monotonic()
+    async with backend() as server, asyncio.TaskGroup() as group:
+        for run in {id(run): run for run, _, _ in missing}.values():
+            run.start_seconds = time.monotonic() - started
+        for _ in range(min(concurrency, len(missing))):
+            group.create_task(_answer_worker(draws, server, queues, on_progress))
+
+
+async def _answer_worker(
+    draws: Iterator[tuple[SuiteRun, Prompt, int]],
+    server: Backend,
+    queues: JudgeQueues[tuple[SuiteRun, JudgeTask]],
+    on_progress: ProgressCallback,
+) -> None:
+    for run, prompt, index in draws:
+        usage = run.answering
+        if usage.first is None:
+            usage.first = time.monotonic()
+        answer = await server.answer(prompt, run.plan.sampling(prompt), index)
+        run.store.answers.append(answer)
+        usage.rows += 1
+        usage.failed += answer.error is not None
+        usage.prompt_tokens += sum(answer.prompt_tokens)
+        usage.completion_tokens += sum(answer.completion_tokens)
+        usage.last = time.monotonic()
+        on_progress(Progress(run.plan.suite.name, "answers", answer.error is None))
+        for task in run.open_tasks(prompt, answer):
+            await queues.put(run.judge_of(task), (run, task))
+
+
+async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None:
+    while (item := await queue.get()) is not None:
+        run, task = item
+        usage = run.judging
+        if usage.first is None:
+            usage.first = time.monotonic()
+        verdict = await run.judge_of(task).judge(task)
+        # Third-party judges may set these. They form the row key, so overwrite them.
+        row_fields: dict[str, object] = {"answer_sha": task.answer.sha, "judge": task.judge, "repeat": task.repeat}
+        if is_suspect(task.answer, task.turn) and "injection" not in verdict.flags:
+            row_fields["flags"] = (*verdict.flags, "injection")
+        judgment = verdict.model_copy(update=row_fields)
+        run.rows_of(task).append(judgment)
+        usage.rows += 1
+        usage.failed += judgment.error is not None
+        usage.prompt_tokens += judgment.prompt_tokens
+        usage.completion_tokens += judgment.completion_tokens
+        usage.cost += judgment.cost or 0.0
+        usage.paid += judgment.paid or 0.0
+        usage.calls += judgment.calls
+        usage.last = time.monotonic()
+        on_progress(Progress(run.plan.suite.name, "judgments", judgment.error is None))
+
+
+def current_judgments(answers: Sequence[Answer], judgments: Iterator[Judgment]) -> list[Judgment]:
+    """Return the judgments of the current answers, without those of an earlier text of the same draw."""
+    shas = {answer.key: answer.sha for answer in answers}
+    return [row for row in judgments if shas.get(f"{row.prompt_id}#{row.index}") == row.answer_sha]
 
 
 class JudgeQueue(Generic[Item]):
@@ -63,23 +325,15 @@ class JudgeQueues(Generic[Item]):
                 await queue.items.put(None)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Order the tasks for a server of our own so that prompts with a common beginning follow each other. vLLM keeps the
-# key-value blocks of a prompt's beginning (automatic prefix caching), so a second game about the same question costs
-# only what differs. Pure.
+def in_prefix_order(tasks: Iterable[tuple[Item, JudgeTask]]) -> list[tuple[Item, JudgeTask]]:
+    """Return the tasks by template, then by their texts in the order in which the template shows them. Pure.
 
-
-T = TypeVar("T")
-
-
-def in_prefix_order(tasks: Iterable[tuple[T, JudgeTask]]) -> list[tuple[T, JudgeTask]]:
-    """Return the tasks by template, then by their texts in the order in which the template shows them.
-
-    Sorted texts have the longest common beginnings side by side that any order gives.
+    Sorted texts have the longest common beginnings side by side that any order gives. vLLM keeps the key-value blocks
+    of a prompt's beginning (automatic prefix caching), so a second game about a question costs only what differs.
     """
     slots: dict[int, tuple[str, ...]] = {}
 
-    def key(item: tuple[T, JudgeTask]) -> tuple[str, ...]:
+    def key(item: tuple[Item, JudgeTask]) -> tuple[str, ...]:
         template, fields = item[1].template, item[1].fields
         if id(template) not in slots:
             slots[id(template)] = _shown(template, fields)
@@ -92,295 +346,3 @@ def _shown(template: JudgeTemplate, fields: Iterable[str]) -> tuple[str, ...]:
     """Return the template's slots in the order in which it shows them."""
     positions = {slot: template.user.find("{" + slot + "}") for slot in fields}
     return tuple(sorted((slot for slot, position in positions.items() if position >= 0), key=positions.__getitem__))
-
-
-# ----------------------------------------------------------------------------------------------------
-# Stream prompts to answers to judgments: an answer is judged as soon as it exists. A judge that needs the candidate's
-# devices (`LoadedJudge`) judges at the end, when all answers exist and the candidate's server has stopped. Workers
-# pull prompts one at a time and put judge tasks into a bounded queue. Memory therefore contains only what is in
-# flight, and slow judges slow generation down. Rows are appended to the store as they arrive, and rows already in the
-# store are skipped.
-
-
-log = logging.getLogger(__name__)
-
-DONE_FAILURES = frozenset({"context"})
-"""Failures that a retry cannot fix."""
-
-
-@dataclass
-class StageUsage:
-    """What one stage of one suite used in this process."""
-
-    rows: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-    paid: float = 0.0
-    """US dollars: `cost` is what the rows' replies cost originally, `paid` the part of it paid now."""
-    calls: int = 0
-    first: float | None = None
-    """time.monotonic() of the stage's first request."""
-    last: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Return the wall time from the first request to the last row."""
-        return 0.0 if self.first is None else max(0.0, self.last - self.first)
-
-
-@dataclass
-class SuiteRun:
-    """One suite of one run: its prompts, judges and store."""
-
-    suite: Suite
-    judges: tuple[Judge, ...]
-    """One judge, or the members of a jury with distinct `spec.name`s."""
-    store: RunStore
-    prompts: tuple[Prompt, ...]
-    sampling: Callable[[Prompt], Sampling]
-    repeats: int = 1
-    """How often each judge repeats each task."""
-    anchors: tuple[JudgeTask, ...] = ()
-    """Recorded answers to judge again; requires an open `store.anchors`."""
-    start_seconds: float = 0.0
-    """Seconds until the server was ready, if this process started one."""
-    answering: StageUsage = field(default_factory=StageUsage)
-    judging: StageUsage = field(default_factory=StageUsage)
-
-    def draws(self) -> Iterator[tuple[Prompt, int]]:
-        for prompt in self.prompts:
-            for index in range(self.sampling(prompt).n):
-                yield prompt, index
-
-    def answered(self, prompt: Prompt, index: int) -> bool:
-        """Return whether this draw needs no request: it has an answer, or a failure that a retry cannot fix."""
-        key = f"{prompt.id}#{index}"
-        if self.store.answers.succeeded(key):
-            return True
-        row = self.store.answers.get(key)
-        return row is not None and row.error is not None and row.error.reason in DONE_FAILURES
-
-    def tasks(self, prompt: Prompt, answer: Answer) -> Iterator[JudgeTask]:
-        """Yield all judge tasks of this answer: each task of the suite, per judge and repeat."""
-        for task in self.suite.tasks(prompt, answer):
-            for repeat in range(self.repeats):
-                for judge in self.judges:
-                    yield task.model_copy(update={"judge": judge.spec.name, "repeat": repeat})
-
-    def open_tasks(self, prompt: Prompt, answer: Answer) -> list[JudgeTask]:
-        """Return the judge tasks of this answer without a verdict."""
-        return [task for task in self.tasks(prompt, answer) if not self.store.judgments.succeeded(task.key)]
-
-    def existing_answers(self) -> Iterator[tuple[Prompt, Answer]]:
-        """Yield the answers that need no request, reading one at a time."""
-        for prompt, index in self.draws():
-            answer = self.store.answers.get(f"{prompt.id}#{index}") if self.answered(prompt, index) else None
-            if answer is not None:
-                yield prompt, answer
-
-    def tasks_of(self, judge: Judge) -> Iterator[JudgeTask]:
-        """Yield one judge's open tasks: on the anchors, and on the existing answers."""
-        yield from (task for task in self.anchors_open if task.judge == judge.spec.name)
-        for prompt, answer in self.existing_answers():
-            yield from (task for task in self.open_tasks(prompt, answer) if task.judge == judge.spec.name)
-
-    def rows_of(self, task: JudgeTask) -> JsonlRows[Judgment]:
-        return self.store.anchors if task.anchor else self.store.judgments
-
-    @property
-    def anchors_open(self) -> list[JudgeTask]:
-        """Return the anchors without a verdict in this run."""
-        return [task for task in self.anchors if not self.store.anchors.succeeded(task.key)]
-
-    def judge_of(self, task: JudgeTask) -> Judge:
-        return next(judge for judge in self.judges if judge.spec.name == task.judge)
-
-    @property
-    def answers_open(self) -> int:
-        """Return the number of draws to request from the model."""
-        return sum(not self.answered(prompt, index) for prompt, index in self.draws())
-
-
-def suite_runs(made: Plan) -> list[SuiteRun]:
-    """Every judged suite of the plan with its store, which is not open yet."""
-    return [
-        SuiteRun(
-            suite=suite,
-            judges=made.judges[suite.name],
-            store=RunStore(folder_of(made, suite)),
-            prompts=made.prompts[suite.name],
-            sampling=made.sampling(suite),
-            repeats=made.spec.repeats,
-            anchors=_anchor_tasks(made, suite),
-        )
-        for suite in made.suites
-    ]
-
-
-def _anchor_tasks(made: Plan, suite: Suite) -> tuple[JudgeTask, ...]:
-    anchors = made.anchors.get(suite.name)
-    names = [judge.spec.name for judge in made.judges[suite.name]]
-    return () if anchors is None else anchor_tasks(suite, anchors, names)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One more row, passed to the caller's callback after each append."""
-
-    suite: str
-    stage: Literal["answers", "judgments"]
-    ok: bool
-
-
-ProgressCallback = Callable[[Progress], None]
-TaskQueue = asyncio.Queue[tuple[SuiteRun, JudgeTask] | None]
-"""None tells one worker to stop."""
-Queues = JudgeQueues[tuple[SuiteRun, JudgeTask]]
-
-
-async def evaluate(
-    runs: Sequence[SuiteRun],
-    backend: Callable[[], AbstractAsyncContextManager[Backend]],
-    *,
-    concurrency: int,
-    answers_first: bool = False,
-    on_progress: ProgressCallback = lambda _: None,
-) -> None:
-    """Complete every run's store; compute no scores.
-
-    `answers_first`: judge only after all answers exist and the server has stopped, then everything at once. `backend`
-    is
-    entered only if an answer is missing. Raise the first HarnessError of any stage after cancelling everything in
-    flight
-    and stopping the server; rows that arrived are in the stores.
-    """
-    draws = [(run, prompt, index) for run in runs for prompt, index in run.draws()]
-    missing = [draw for draw in draws if not draw[0].answered(*draw[1:])]
-    judges = {id(judge): judge for run in runs for judge in run.judges}.values()
-    at_once = [judge for judge in judges if not waits(judge) and is_needed(judge, runs)]
-    queues: Queues = JudgeQueues(at_once, batch=answers_first)
-    try:
-        async with AsyncExitStack() as stack:
-            for judge in at_once:
-                await stack.enter_async_context(judge)
-            async with asyncio.TaskGroup() as group:
-
-                def start_worker(queue: TaskQueue) -> None:
-                    group.create_task(_judge_worker(queue, on_progress))
-
-                queues.start(start_worker)
-                async with asyncio.TaskGroup() as producers:
-                    producers.create_task(_judge_existing(runs, queues))
-                    producers.create_task(_ask_missing(missing, backend, queues, concurrency, on_progress))
-                await queues.end(start_worker)
-        for judge in judges:
-            if waits(judge):
-                await _judge_afterwards(judge, runs, on_progress)
-    except* HarnessError as errors:
-        raise first_error(errors) from None
-
-
-def waits(judge: Judge) -> bool:
-    """Return whether a judge needs the candidate's devices and must load after the candidate has stopped."""
-    return isinstance(judge, LoadedJudge) and not judge.beside
-
-
-def is_needed(judge: Judge, runs: Sequence[SuiteRun]) -> bool:
-    """Return whether a judge must be entered, so that no server starts without work."""
-    judge_runs = [run for run in runs if judge in run.judges]
-    return not isinstance(judge, LoadedJudge) or any(run.answers_open or any(run.tasks_of(judge)) for run in judge_runs)
-
-
-async def _judge_afterwards(judge: Judge, runs: Sequence[SuiteRun], on_progress: ProgressCallback) -> None:
-    """Run all open tasks of one judge, over all suites, in the order that reuses most of its server's prefix cache."""
-    tasks = in_prefix_order((run, task) for run in runs if judge in run.judges for task in run.tasks_of(judge))
-    if not tasks:
-        return
-    workers = min(judge.spec.concurrency, len(tasks))
-    queue: TaskQueue = asyncio.Queue()
-    for item in (*tasks, *[None] * workers):
-        queue.put_nowait(item)
-    async with judge, asyncio.TaskGroup() as group:
-        for _ in range(workers):
-            group.create_task(_judge_worker(queue, on_progress))
-
-
-async def _judge_existing(runs: Sequence[SuiteRun], queues: Queues) -> None:
-    for run in runs:
-        for task in run.anchors_open:
-            await queues.put(run.judge_of(task), (run, task))
-        for prompt, answer in run.existing_answers():
-            for task in run.open_tasks(prompt, answer):
-                await queues.put(run.judge_of(task), (run, task))
-
-
-async def _ask_missing(
-    missing: Sequence[tuple[SuiteRun, Prompt, int]],
-    backend: Callable[[], AbstractAsyncContextManager[Backend]],
-    queues: Queues,
-    concurrency: int,
-    on_progress: ProgressCallback,
-) -> None:
-    if not missing:
-        return
-    draws = iter(missing)
-    started = time.monotonic()
-    async with backend() as server, asyncio.TaskGroup() as group:
-        for run in {id(run): run for run, _, _ in missing}.values():
-            run.start_seconds = time.monotonic() - started
-        for _ in range(min(concurrency, len(missing))):
-            group.create_task(_answer_worker(draws, server, queues, on_progress))
-
-
-async def _answer_worker(
-    draws: Iterator[tuple[SuiteRun, Prompt, int]],
-    server: Backend,
-    queues: Queues,
-    on_progress: ProgressCallback,
-) -> None:
-    for run, prompt, index in draws:
-        usage = run.answering
-        if usage.first is None:
-            usage.first = time.monotonic()
-        answer = await server.answer(prompt, run.sampling(prompt), index)
-        run.store.answers.append(answer)
-        usage.rows += 1
-        usage.failed += answer.error is not None
-        usage.prompt_tokens += sum(answer.prompt_tokens)
-        usage.completion_tokens += sum(answer.completion_tokens)
-        usage.last = time.monotonic()
-        on_progress(Progress(run.suite.name, "answers", answer.error is None))
-        for task in run.open_tasks(prompt, answer):
-            await queues.put(run.judge_of(task), (run, task))
-
-
-async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None:
-    while (item := await queue.get()) is not None:
-        run, task = item
-        usage = run.judging
-        if usage.first is None:
-            usage.first = time.monotonic()
-        verdict = await run.judge_of(task).judge(task)
-        # Third-party judges may set these. They form the row key, so overwrite them.
-        row_fields: dict[str, object] = {"answer_sha": task.answer.sha, "judge": task.judge, "repeat": task.repeat}
-        if is_suspect(task.answer, task.turn) and "injection" not in verdict.flags:
-            row_fields["flags"] = (*verdict.flags, "injection")
-        judgment = verdict.model_copy(update=row_fields)
-        run.rows_of(task).append(judgment)
-        usage.rows += 1
-        usage.failed += judgment.error is not None
-        usage.prompt_tokens += judgment.prompt_tokens
-        usage.completion_tokens += judgment.completion_tokens
-        usage.cost += judgment.cost or 0.0
-        usage.paid += judgment.paid or 0.0
-        usage.calls += judgment.calls
-        usage.last = time.monotonic()
-        on_progress(Progress(run.suite.name, "judgments", judgment.error is None))
-
-
-def current_judgments(answers: Sequence[Answer], judgments: Iterator[Judgment]) -> list[Judgment]:
-    """Return the judgments of the current answers, without those of an earlier text of the same draw."""
-    shas = {answer.key: answer.sha for answer in answers}
-    return [row for row in judgments if shas.get(f"{row.prompt_id}#{row.index}") == row.answer_sha]

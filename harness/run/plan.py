@@ -1,13 +1,17 @@
-"""What a run will be, before anything is asked or written: suites, judges, prompts, identities, estimates.
+"""What a run will be, before anything is asked or written: each suite's judges, prompts, protocol and folder.
 
-The run's id is a digest of its manifest: the protocol (all that makes two numbers comparable) and what is served.
+>>> prompts = [Prompt(id=f"q{number}", turns=("hi",), category="math") for number in range(9)]
+>>> len(limited(prompts, 3, seed=0))
+3
+
+A run's id is a digest of its manifest: the protocol (everything that makes two numbers comparable) and what is served.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,8 +21,8 @@ from ..judging.anchors import AnchorSet, anchor_tasks, read_anchors
 from ..judging.cache import ReplyCache, cache_path
 from ..judging.calls import Calling, CallOptions
 from ..judging.cost import Budget
-from ..judging.jury import check_judges, judge_protocol
-from ..records import JudgeSpec, Prompt, Sampling, ScoreCard, digest
+from ..judging.jury import CardProtocol, Identity, Jury, check_judges, judge_identities, judge_protocol
+from ..records import JudgeSpec, JudgeTask, Prompt, Sampling, ScoreCard, digest
 from ..records.errors import ConfigError
 from ..records.facts import facts_of, load_function
 from ..records.protocols import (
@@ -38,150 +42,173 @@ from ..store.checkpoint import Fusion, read_checkpoint_fusion
 
 
 @dataclass(frozen=True)
+class SuitePlan:
+    """One judged suite of a run. Everything is computed once, when the plan is made."""
+
+    suite: Suite
+    judges: tuple[Judge, ...]
+    """One judge, or the members of a jury with distinct `spec.name`s."""
+    prompts: tuple[Prompt, ...]
+    """The prompts to ask, in the suite's order."""
+    sampling: Callable[[Prompt], Sampling]
+    """Answer settings of a prompt: the suite's own, with the user's deviations."""
+    folder: Path
+    """Folder of its rows and its card; the last part is the run's id."""
+    repeats: int = 1
+    """How often each judge repeats each task."""
+    jury: Jury | None = None
+    """None: a single judge."""
+    identities: dict[str, Identity] = field(default_factory=dict)
+    """Judge -> its part of the protocol."""
+    anchors: AnchorSet | None = None
+    """Recorded answers that the judges judge again."""
+    anchor_tasks: tuple[JudgeTask, ...] = ()
+    protocol: dict[str, JsonValue] = field(default_factory=dict)
+    """Everything that makes two numbers comparable."""
+    manifest: dict[str, JsonValue] = field(default_factory=dict)
+    """What must be equal for the run to be resumed; its digest is the run's id."""
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What a run will do, before anything is written."""
+    """What a run will do."""
 
     spec: RunSpec
-    suites: tuple[Suite, ...]
-    judges: dict[str, tuple[Judge, ...]]
-    prompts: dict[str, tuple[Prompt, ...]]
+    suites: tuple[SuitePlan, ...]
     backend: Backend
     identity: dict[str, JsonValue]
-    own: tuple[OwnRunner, ...] = ()
+    """What is served, as the backend states it."""
+    own_runners: tuple[OwnRunner, ...] = ()
     """Suites that ask and score by themselves."""
     calls: CallOptions = field(default_factory=CallOptions)
-    """What the judges share."""
+    """Cache and budget, which all judges share."""
     fusion: Fusion | None = None
-    """What the checkpoint's fusion.json says."""
-    anchors: dict[str, AnchorSet] = field(default_factory=dict)
-    """Suite name -> recorded answers that its judges are asked again."""
-
-    def sampling(self, suite: Suite) -> Callable[[Prompt], Sampling]:
-        """The suite's answer settings with the spec's deviations."""
-        changed = {key: value for key, value in self.spec.sampling.model_dump().items() if value is not None}
-        return lambda prompt: suite.sampling(prompt).model_copy(update=changed)
+    """The checkpoint's fusion.json."""
 
 
-def plan(spec: RunSpec, log_dir: Path) -> Plan:
-    """Loads data, judges and the backend (which checks the checkpoint); starts and writes nothing."""
-    options = ServeOptions(log_dir=log_dir, seed=spec.seed, **spec.serve.model_dump())
+def plan(spec: RunSpec) -> Plan:
+    """Load data, judges and the backend (which checks the checkpoint); start and write nothing.
+
+    Raise ConfigError if the settings do not fit together, DataError if a suite's files are missing.
+    """
+    options = ServeOptions(log_dir=spec.log_dir, seed=spec.seed, **spec.serve.model_dump())
     backend: Backend = load_plugin("backends", spec.backend)(spec.model, options)
     identity = backend.identity()
-    generation = identity.get("generation_config")
-    suite_options = SuiteOptions(
-        edition=spec.edition,
-        references=spec.references,
-        mirror=spec.mirror,
-        generation_config=generation if isinstance(generation, dict) else {},
+    suites, own_runners = _load_suites(spec, identity)
+    if own_runners and not isinstance(backend, Serving):
+        raise ConfigError(f"suite {own_runners[0].name!r} needs a served model; backend {spec.backend!r} has no server")
+    pool = JudgePool(spec)
+    anchor_files = [(path, read_anchors(path)) for path in spec.anchors]
+    planned = Plan(
+        spec,
+        tuple(
+            suite_plan(
+                spec,
+                suite,
+                pool.judges(spec.judges[suite.name]),
+                identity,
+                anchors=_anchors_of(suite, anchor_files),
+            )
+            for suite in suites
+        ),
+        backend,
+        identity,
+        own_runners,
+        pool.calls,
+        read_checkpoint_fusion(Path(spec.model.name).expanduser()) if spec.model.scheme == "path" else None,
     )
-    loaded: list[Suite | OwnRunner] = [load_suite(name, suite_options) for name in spec.suites]
-    suites = tuple(suite for suite in loaded if not isinstance(suite, OwnRunner))
-    own = tuple(suite for suite in loaded if isinstance(suite, OwnRunner))
-    if own and not isinstance(backend, Serving):
-        raise ConfigError(f"suite {own[0].name!r} needs a served model; backend {spec.backend!r} has no server")
-    judges, calls = load_judges(spec, suites, log_dir)
-    prompts = {suite.name: limited(suite.prompts(), spec.limit, spec.seed) for suite in suites}
-    fusion = read_checkpoint_fusion(Path(spec.model.name).expanduser()) if spec.model.scheme == "path" else None
-    anchors = suite_anchors(spec, suites)
-    planned = Plan(spec, suites, judges, prompts, backend, identity, own, calls, fusion, anchors)
     if spec.transport == "batch":
         _use_batches(planned)
     return planned
 
 
-def _use_batches(made: Plan) -> None:
-    """Has every judge ask through batches, each keeping their state in the run folder of its first suite."""
-    from ..judging.batch import BatchWire  # loads the openai package
+def suite_plan(
+    spec: RunSpec,
+    suite: Suite,
+    judges: tuple[Judge, ...],
+    identity: dict[str, JsonValue],
+    *,
+    prompts: Sequence[Prompt] | None = None,
+    anchors: AnchorSet | None = None,
+) -> SuitePlan:
+    """Return the plan of one suite. `identity` is the backend's; `prompts` default to those that `spec.limit` draws.
 
-    def through(folder: Path) -> CallOptions:
-        return replace(made.calls, wire=lambda spec, _: BatchWire(spec, folder))
-
-    given: set[int] = set()
-    for suite in made.suites:
-        for judge in made.judges[suite.name]:
-            if isinstance(judge, Calling) and id(judge) not in given:
-                given.add(id(judge))
-                judge.use(through(folder_of(made, suite) / "batches"))
-
-
-def suite_anchors(spec: RunSpec, suites: Sequence[Suite]) -> dict[str, AnchorSet]:
-    """The anchor sets of the suites that are run. Raises ConfigError for a set of another version, or a second one."""
-    found: dict[str, AnchorSet] = {}
-    by_name = {suite.name: suite for suite in suites}
-    for path in spec.anchors:
-        anchors = read_anchors(path)
-        if anchors.suite not in by_name:
-            continue
-        suite = by_name[anchors.suite]
-        if anchors.suite_version != suite.version:
-            raise ConfigError(f"{path} holds anchors of {suite.name}@{anchors.suite_version}; this is {suite.version}")
-        if anchors.suite in found:
-            raise ConfigError(f"{path} is the second anchor file of {suite.name}; give one a suite")
-        anchor_tasks(suite, anchors, [])  # raises where the prompts are not the suite's
-        found[anchors.suite] = anchors
-    return found
-
-
-def load_suite(name: str, options: SuiteOptions) -> Suite | OwnRunner:
-    """The suite of `NAME` or `NAME:ARGUMENT`."""
-    plugin, _, argument = name.partition(":")
-    suite: Suite | OwnRunner = load_plugin("suites", plugin)(replace(options, argument=argument))
-    return suite
-
-
-def suite_for_rows(name: str, options: SuiteOptions) -> Suite:
-    """Return the suite that scores finished rows; it may have no judge tasks (`Facts.build_for_rows`)."""
-    build = facts_of(name).build_for_rows
-    suite: Suite = load_function(build)(options) if build else load_plugin("suites", name)(options)
-    return suite
-
-
-def suite_of_card(card: ScoreCard, *, references: str, mirror: str | None) -> Suite:
-    """Return the suite that asked a finished run. Raise ConfigError if its data here are not the run's."""
-    if facts_of(card.suite).build_for_rows:  # its files have no judge prompts, so nothing has to be rebuilt
-        return suite_for_rows(card.suite, SuiteOptions(mirror=mirror))
-    named = str(card.protocol.get("references", "official"))
-    options = SuiteOptions(
-        edition=card.suite_version.rpartition("-")[0],
-        references=references or (named if named in ("official", "pr3158") else "official"),
-        mirror=mirror,
+    Raise ConfigError if a judge cannot handle the suite's tasks, or if the anchors' prompts are not the suite's.
+    """
+    check_judges(suite, judges)
+    chosen = limited(suite.prompts(), spec.limit, spec.seed) if prompts is None else tuple(prompts)
+    identities = judge_identities(judges)
+    protocol = _protocol(spec, suite, judge_protocol(identities, spec.jury), chosen, identity)
+    manifest = _manifest(spec, suite, protocol, identity)
+    run_id = digest(manifest)[:12]
+    return SuitePlan(
+        suite=suite,
+        judges=judges,
+        prompts=chosen,
+        sampling=_sampling(suite, spec.sampling.changes),
+        folder=run_dir(spec.results, model=spec.model.slug, suite=suite.name, version=suite.version, run_id=run_id),
+        repeats=spec.repeats,
+        jury=Jury.of([judge.spec for judge in judges], spec.jury),
+        identities=identities,
+        anchors=anchors,
+        anchor_tasks=() if anchors is None else anchor_tasks(suite, anchors, identities),
+        protocol=protocol,
+        manifest=manifest,
     )
-    suite: Suite = load_plugin("suites", card.suite)(options)
-    for key in ("data", "references", "templates"):
-        theirs, here = card.protocol.get(key), suite.protocol().get(key)
-        if theirs not in (None, "unknown", here):
-            hint = "; give --references FILE" if named == "file" else ""
-            raise ConfigError(f"the run's {key} are not those at hand, so its judge prompts cannot be rebuilt{hint}")
-    return suite
 
 
-def load_judges(
-    spec: RunSpec, suites: Sequence[Suite], log_dir: Path
-) -> tuple[dict[str, tuple[Judge, ...]], CallOptions]:
-    """Suite name -> its judges, and what they share. One judge object for all suites that name it: they share its
-    limits."""
-    made = {one.model_dump_json(): one for suite in suites for one in spec.judges[suite.name]}
-    loaded = {text: load_judge(one) for text, one in made.items()}
-    judges = {suite.name: tuple(loaded[one.model_dump_json()] for one in spec.judges[suite.name]) for suite in suites}
-    budget = Budget(spec.max_cost, waves=3 if spec.transport == "batch" else None)
-    calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=budget)
-    for judge in loaded.values():
-        if isinstance(judge, Calling):
-            judge.use(calls)
-        if isinstance(judge, LoadedJudge):
-            judge.logs_to(log_dir)
-    for suite in suites:
-        check_judges(suite, judges[suite.name])
-    return judges, calls
+def _sampling(suite: Suite, changes: dict[str, JsonValue]) -> Callable[[Prompt], Sampling]:
+    return lambda prompt: suite.sampling(prompt).model_copy(update=changes)
 
 
-def load_judge(spec: JudgeSpec) -> Judge:
-    judge: Judge = load_plugin("judges", spec.kind)(spec)
-    return judge
+def _protocol(
+    spec: RunSpec,
+    suite: Suite,
+    judge: dict[str, JsonValue],
+    prompts: Sequence[Prompt],
+    identity: dict[str, JsonValue],
+) -> dict[str, JsonValue]:
+    protocol: dict[str, JsonValue] = {
+        "suite": suite.name,
+        "suite_version": suite.version,
+        **suite.protocol(),
+        "judge": judge,
+    }
+    if spec.repeats > 1:
+        protocol["judge_repeats"] = spec.repeats
+    if identity.get("answer_settings") is not None:
+        protocol["answer_settings"] = identity["answer_settings"]  # the answers were not generated for this suite
+    if spec.sampling.changes:
+        protocol["sampling_deviation"] = spec.sampling.changes
+    if len(prompts) < len(suite.prompts()):
+        protocol["limit"] = {"n": len(prompts), "seed": spec.seed}
+    return protocol
+
+
+def _manifest(
+    spec: RunSpec, suite: Suite, protocol: dict[str, JsonValue], identity: dict[str, JsonValue]
+) -> dict[str, JsonValue]:
+    urls: list[JsonValue] = [judge.url for judge in spec.judges[suite.name]]
+    return {
+        "schema_version": 1,
+        "model": manifest_model(spec),
+        "identity": identity,
+        "protocol": protocol,
+        "judge_url": urls[0] if len(urls) == 1 else urls,
+        "seed": spec.seed,
+    }
+
+
+def manifest_model(spec: RunSpec) -> str:
+    """Return the model as manifests name it, without the path of a folder on this machine."""
+    return spec.model.label if spec.model.scheme == "path" else str(spec.model)
 
 
 def limited(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Prompt, ...]:
-    """At most `limit` prompts in their own order, drawn by category in proportion (largest remainder), seeded."""
+    """Return at most `limit` prompts in their own order.
+
+    Each category gives a share in proportion to its size (largest remainder), drawn with `seed`.
+    """
     if limit is None or limit >= len(prompts):
         return tuple(prompts)
     sizes = Counter(prompt.category for prompt in prompts)
@@ -196,44 +223,122 @@ def limited(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Pr
     return tuple(prompt for prompt in prompts if prompt.id in chosen)
 
 
-# ----------------------------------------------------------------------------------------------------- identities
+# Suites
 
 
-def protocol(made: Plan, suite: Suite) -> dict[str, JsonValue]:
-    """Everything that makes two numbers comparable."""
-    spec = made.spec
-    deviations = {key: value for key, value in spec.sampling.model_dump().items() if value is not None}
-    found: dict[str, JsonValue] = {
-        "suite": suite.name,
-        "suite_version": suite.version,
-        **suite.protocol(),
-        "judge": judge_protocol(made.judges[suite.name], spec.jury),
-    }
-    if spec.repeats > 1:
-        found["judge_repeats"] = spec.repeats
-    if made.identity.get("answer_settings") is not None:
-        found["answer_settings"] = made.identity["answer_settings"]  # answers that were not asked for by these suites
-    if deviations:
-        found["sampling_deviation"] = deviations
-    if len(made.prompts[suite.name]) < len(suite.prompts()):
-        found["limit"] = {"n": len(made.prompts[suite.name]), "seed": spec.seed}
-    return found
+def _load_suites(spec: RunSpec, identity: dict[str, JsonValue]) -> tuple[list[Suite], tuple[OwnRunner, ...]]:
+    """Return the judged suites, and those that ask and score by themselves."""
+    generation = identity.get("generation_config")
+    options = SuiteOptions(
+        edition=spec.edition,
+        references=spec.references,
+        mirror=spec.mirror,
+        generation_config=generation if isinstance(generation, dict) else {},
+    )
+    loaded = [load_suite(name, options) for name in spec.suites]
+    own_runners = tuple(suite for suite in loaded if isinstance(suite, OwnRunner))
+    return [suite for suite in loaded if not isinstance(suite, OwnRunner)], own_runners
 
 
-def manifest(made: Plan, suite: Suite) -> dict[str, JsonValue]:
-    """What must be equal for a run to be resumed; its digest is the run's id."""
-    urls: list[JsonValue] = [judge.url for judge in made.spec.judges[suite.name]]
-    return {
-        "schema_version": 1,
-        "model": str(made.spec.model) if made.spec.model.scheme != "path" else made.spec.model.label,
-        "identity": made.identity,
-        "protocol": protocol(made, suite),
-        "judge_url": urls[0] if len(urls) == 1 else urls,
-        "seed": made.spec.seed,
-    }
+def load_suite(name: str, options: SuiteOptions) -> Suite | OwnRunner:
+    """Return the suite of `NAME` or `NAME:ARGUMENT`. Raise PluginError if there is none."""
+    plugin, _, argument = name.partition(":")
+    suite: Suite | OwnRunner = load_plugin("suites", plugin)(replace(options, argument=argument))
+    return suite
 
 
-def folder_of(made: Plan, suite: Suite) -> Path:
-    spec = made.spec
-    run_id = digest(manifest(made, suite))[:12]
-    return run_dir(spec.results, model=spec.model.slug, suite=suite.name, version=suite.version, run_id=run_id)
+def suite_for_rows(name: str, options: SuiteOptions) -> Suite:
+    """Return the suite that scores finished rows; it may have no judge tasks (`Facts.build_for_rows`)."""
+    build = facts_of(name).build_for_rows
+    suite: Suite = load_function(build)(options) if build else load_plugin("suites", name)(options)
+    return suite
+
+
+def suite_of_card(card: ScoreCard, *, references: str, mirror: str | None) -> Suite:
+    """Return the suite that asked a finished run. Raise ConfigError if the local data differ from the run's."""
+    if facts_of(card.suite).build_for_rows:  # its files have no judge prompts, so nothing has to be rebuilt
+        return suite_for_rows(card.suite, SuiteOptions(mirror=mirror))
+    stated = CardProtocol.read(card.protocol).references or "official"
+    options = SuiteOptions(
+        edition=card.suite_version.rpartition("-")[0],
+        references=references or (stated if stated in ("official", "pr3158") else "official"),
+        mirror=mirror,
+    )
+    suite: Suite = load_plugin("suites", card.suite)(options)
+    local = suite.protocol()
+    for key in ("data", "references", "templates"):
+        if card.protocol.get(key) not in (None, "unknown", local.get(key)):
+            hint = "; give --references FILE" if stated == "file" else ""
+            raise ConfigError(
+                f"the run's {key} are not those of this installation, so its judge prompts cannot be rebuilt{hint}"
+            )
+    return suite
+
+
+# Judges
+
+
+class JudgePool:
+    """The judges of one run: one object per configuration, so suites with the same judge share its rate limits."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        budget = Budget(spec.max_cost, waves=3 if spec.transport == "batch" else None)
+        self.calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=budget)
+        self._log_dir = spec.log_dir
+        self._loaded: dict[str, Judge] = {}
+
+    def judges(self, specs: Iterable[JudgeSpec]) -> tuple[Judge, ...]:
+        """Return the judges of these configurations. Raise PluginError for an unknown kind."""
+        return tuple(self._judge(spec) for spec in specs)
+
+    def _judge(self, spec: JudgeSpec) -> Judge:
+        key = spec.model_dump_json()
+        if key not in self._loaded:
+            self._loaded[key] = load_judge(spec)
+            connect_judges([self._loaded[key]], self.calls, self._log_dir)
+        return self._loaded[key]
+
+
+def load_judge(spec: JudgeSpec) -> Judge:
+    judge: Judge = load_plugin("judges", spec.kind)(spec)
+    return judge
+
+
+def connect_judges(judges: Iterable[Judge], calls: CallOptions, log_dir: Path) -> None:
+    """Give the judges the cache and budget that they share, and the folder for their servers' logs."""
+    for judge in judges:
+        if isinstance(judge, Calling):
+            judge.use(calls)
+        if isinstance(judge, LoadedJudge):
+            judge.logs_to(log_dir)
+
+
+def _use_batches(planned: Plan) -> None:
+    """Make every judge ask through batches, whose state is in the run folder of the judge's first suite."""
+    from ..judging.batch import BatchWire  # loads the openai package
+
+    def through(folder: Path) -> CallOptions:
+        return replace(planned.calls, wire=lambda spec, _: BatchWire(spec, folder))
+
+    ready: set[int] = set()
+    for suite in planned.suites:
+        for judge in suite.judges:
+            if isinstance(judge, Calling) and id(judge) not in ready:
+                ready.add(id(judge))
+                judge.use(through(suite.folder / "batches"))
+
+
+def _anchors_of(suite: Suite, files: Iterable[tuple[Path, AnchorSet]]) -> AnchorSet | None:
+    """Return the suite's anchor set; None without one. Raise ConfigError for another version, or a second set."""
+    chosen: AnchorSet | None = None
+    for path, anchors in files:
+        if anchors.suite != suite.name:
+            continue
+        if anchors.suite_version != suite.version:
+            raise ConfigError(
+                f"{path} contains anchors of {suite.name}@{anchors.suite_version}, but this run uses {suite.version}"
+            )
+        if chosen is not None:
+            raise ConfigError(f"{path} is the second anchor file of {suite.name}; give one per suite")
+        chosen = anchors
+    return chosen

@@ -11,8 +11,8 @@ from itertools import combinations
 
 import numpy as np
 
-from ..judging.jury import Jury, by_question, outcome_of
-from ..records import AnchorCheck, Judging, Judgment, JuryCounts, PairAgreement, Rating, Score, VarianceParts, Verdict
+from ..judging.jury import Combined, by_question, outcome_of
+from ..records import AnchorCheck, Judging, Judgment, PairAgreement, Rating, Score, VarianceParts, Verdict
 from ..records.facts import QuestionRule
 from ..stats.agreement import Measure, agreement, flip_rate, krippendorff_alpha, mean_measure, position_consistency
 from ..stats.intervals import FloatArray
@@ -25,8 +25,7 @@ LEVELS = ("question", "generation", "judge", "repeat")
 
 def judging(
     judgments: Sequence[Judgment],
-    jury: Jury | None,
-    counts: JuryCounts | None,
+    combined: Combined | None,
     *,
     repeats: int,
     rule: QuestionRule,
@@ -35,14 +34,13 @@ def judging(
 ) -> Judging:
     """Return the consistency of these judgments, which are the members' own, failures included.
 
-    `rule` (the headline's) and `categories` (prompt id -> category) are for the variance; `headline` maps judgments to
-    the suite's headline score.
+    `combined`: the jury's verdicts; None for a single judge. `rule` (the headline's) and `categories` (prompt id ->
+    category) are for the variance; `headline` maps judgments to the suite's headline score.
     """
     by_judge: dict[str, list[Judgment]] = defaultdict(list)
     for row in judgments:
         by_judge[row.judge].append(row)
     decided = [row for row in judgments if row.verdict is not None]
-    names = jury.members if jury else tuple(by_judge)
     summary = Judging(
         repeats=repeats,
         order_flips=_each(by_judge, lambda rows: order_flips(rows)[0]),
@@ -52,14 +50,15 @@ def judging(
             [row for row in decided if rule.category in (None, categories.get(row.prompt_id))], rule
         ),
     )
-    if jury is None:
+    if combined is None:
         return summary
+    jury = combined.jury
     return summary.model_copy(
         update={
             "rule": jury.rule,
-            "jury": counts,
-            "members": {name: headline(by_judge.get(name, [])) for name in names},
-            "agreement": tuple(pair_agreement(by_judge, *pair) for pair in combinations(names, 2)),
+            "jury": combined.counts,
+            "members": {name: headline(by_judge.get(name, [])) for name in jury.members},
+            "agreement": tuple(pair_agreement(by_judge, *pair) for pair in combinations(jury.members, 2)),
             "differing": differing(decided),
             "alpha": krippendorff_alpha(
                 [_values(rows) for rows in by_question(decided).values()], interval_metric=True
@@ -87,7 +86,7 @@ def trust_notes(summary: Judging) -> list[str]:
         if check.drifted:
             notes.append(f"judge {name} drifted: its verdicts on the anchors are not those recorded ({_moved(check)})")
         elif check.drifted is None:
-            notes.append(f"judge {name}: drift cannot be told: {check.reason}")
+            notes.append(f"judge {name}: drift is unknown: {check.reason}")
     return notes
 
 
@@ -127,9 +126,6 @@ def as_score(measure: Measure, scale: float = 1.0) -> Score:
         return Score(value=None if measure.value is None else scale * measure.value, n=measure.n)
     low, high, se = scale * interval.low, scale * interval.high, scale * interval.se
     return Score(value=scale * measure.value, ci_low=low, ci_high=high, se=se, n=measure.n)
-
-
-# ------------------------------------------------------------------------------------------------ flips, agreement
 
 
 def order_flips(rows: Sequence[Judgment]) -> tuple[Score | None, Score | None]:
@@ -192,9 +188,6 @@ def differing(decided: Sequence[Judgment]) -> Score:
 
 def _several(decided: Sequence[Judgment]) -> dict[tuple[str, object], list[Judgment]]:
     return {(key[0], key): rows for key, rows in by_question(decided).items() if len(rows) > 1}
-
-
-# -------------------------------------------------------------------------------------------------------- variance
 
 
 def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceParts | None:

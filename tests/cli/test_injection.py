@@ -16,6 +16,7 @@ from harness.judging.injection import count_injections, is_suspect, kinds_in
 from harness.records import Answer, JudgeTask, JudgeTemplate, Preference, Prompt, Rating, Sampling
 from harness.records.errors import VerdictParseError
 from harness.run.pipeline import SuiteRun, evaluate
+from harness.run.plan import SuitePlan
 from harness.store import RunStore
 from judges.parsing import read_reply
 from tests.fakes.commands import Done
@@ -98,9 +99,8 @@ class Forger(ToyBackend):
 def test_a_flag_stands_in_every_judges_row(tmp_path: Path) -> None:
     store = RunStore(tmp_path / "run").open({})
     suite = ToySuite(3)
-    run = SuiteRun(
-        suite=suite, judges=(ToyJudge(),), store=store, prompts=tuple(suite.prompts()), sampling=suite.sampling
-    )
+    plan = SuitePlan(suite, (ToyJudge(),), tuple(suite.prompts()), suite.sampling, store.folder)
+    run = SuiteRun(plan, store)
     asyncio.run(evaluate([run], Forger, concurrency=1))
 
     assert {row.prompt_id: row.flags for row in store.judgments.all()} == {

@@ -266,7 +266,7 @@ def test_a_judge_the_anchors_do_not_know_is_not_asked_and_that_is_said(world: Wo
     assert done.code == 0, done.err
     assert world.asked()["b"] == 2 * LIMIT
     assert world.card("later")["judging"]["anchors"]["b"]["drifted"] is None
-    assert "judge b: drift cannot be told: the anchors hold verdicts of a only" in done.out
+    assert "judge b: drift is unknown: the anchors contain verdicts of a only" in done.out
 
 
 @pytest.mark.slow

@@ -20,13 +20,14 @@ from pydantic import JsonValue
 from harness.backends.chat import ContextWindow, Dialogue
 from harness.backends.served import ServedBackend
 from harness.backends.server import ServerCommand
-from harness.judging.jury import judge_protocol
+from harness.judging.jury import judge_identities, judge_protocol
 from harness.records import Answer, JudgeSpec, JudgeTask, Judgment, Rating
 from harness.records.errors import ConfigError
 from harness.records.judge_choice import find_judge, with_devices
 from harness.records.protocols import SuiteOptions
 from harness.records.settings import ServeSpec
 from harness.run.pipeline import SuiteRun, evaluate, in_prefix_order
+from harness.run.plan import SuitePlan
 from harness.store import RunStore
 from harness.suites.arena_hard import suite as arena_hard
 from harness.suites.mt_bench import suite as mt_bench
@@ -82,9 +83,8 @@ def store(tmp_path: Path) -> Iterator[RunStore]:
 
 def go(store: RunStore, judges: Sequence[ToyJudge], diary: list[str], count: int = 12) -> None:
     suite = ToySuite(count)
-    run = SuiteRun(
-        suite=suite, judges=tuple(judges), store=store, prompts=tuple(suite.prompts()), sampling=suite.sampling
-    )
+    plan = SuitePlan(suite, tuple(judges), tuple(suite.prompts()), suite.sampling, store.folder)
+    run = SuiteRun(plan, store)
     asyncio.run(evaluate([run], lambda: Candidate(diary), concurrency=4))
 
 
@@ -215,7 +215,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def judged(judge: local.LocalJudge, store: RunStore, count: int = 30) -> list[Judgment]:
     suite = ToySuite(count)
-    run = SuiteRun(suite=suite, judges=(judge,), store=store, prompts=tuple(suite.prompts()), sampling=suite.sampling)
+    run = SuiteRun(SuitePlan(suite, (judge,), tuple(suite.prompts()), suite.sampling, store.folder), store)
     asyncio.run(evaluate([run], ToyBackend, concurrency=8))
     return list(store.judgments.all())
 
@@ -258,7 +258,7 @@ def test_its_server_is_revived_and_no_verdict_is_lost(
 def test_its_weights_and_template_are_in_the_protocol_and_its_place_is_not(folder: Path, tmp_path: Path) -> None:
     judge = local.LocalJudge(find_judge(f"local:{folder}", {}))
 
-    found = judge_protocol([judge], "mean")
+    found = judge_protocol(judge_identities([judge]), "mean")
 
     served = found["served"]
     assert isinstance(served, dict)
@@ -267,7 +267,8 @@ def test_its_weights_and_template_are_in_the_protocol_and_its_place_is_not(folde
     assert str(tmp_path) not in json.dumps(found)
     (tmp_path / "elsewhere").mkdir()
     moved = folder.rename(tmp_path / "elsewhere" / "judge-7b")
-    assert judge_protocol([local.LocalJudge(find_judge(f"local:{moved}", {}))], "mean") == found
+    moved_judge = local.LocalJudge(find_judge(f"local:{moved}", {}))
+    assert judge_protocol(judge_identities([moved_judge]), "mean") == found
 
 
 def test_its_settings_are_a_servers_and_a_wrong_one_is_named(folder: Path) -> None:

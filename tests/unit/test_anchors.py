@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from harness.judging.anchors import Anchor, AnchorSet, check, members_of, read_anchors
-from harness.records import AnchorCheck, Answer, Judgment, Rating
+from harness.judging.anchors import Anchor, AnchorSet, anchor_set, check, read_anchors
+from harness.records import AnchorCheck, Answer, Judgment, Rating, Score, ScoreCard
 from harness.records.errors import ConfigError
 from harness.stats.variance import shift
+from tests.fakes.toys import ToySuite
 
 JUDGE: dict[str, JsonValue] = {"name": "j", "kind": "llm", "model": "m", "params": {}}
 
@@ -77,7 +78,7 @@ def test_a_shift_that_is_the_same_everywhere_is_certain() -> None:
         (checked([5.0] * 10, [5.0] * 8 + [None] * 2), "8 of 10 anchors were judged again"),
         (checked([5.0] * 3, [5.0] * 3), "3 anchors are too few"),
         (checked([5.0] * 6, [5.0] * 6, model="m2"), "the anchors were judged with another model"),
-        (checked([5.0] * 6, [5.0] * 6, name="k"), "the anchors hold verdicts of j only"),
+        (checked([5.0] * 6, [5.0] * 6, name="k"), "the anchors contain verdicts of j only"),
     ],
 )
 def test_where_a_check_can_say_nothing_it_says_why(found: AnchorCheck, reason: str) -> None:
@@ -145,5 +146,19 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_run_without_known_judge_settings_gives_no_anchors() -> None:
+    protocol: dict[str, JsonValue] = {"judge": {"name": "x", "params": "unknown"}}
+    card = ScoreCard(
+        suite="toy",
+        suite_version="toy-1",
+        model="m",
+        judge="x",
+        headline="mean",
+        complete=True,
+        protocol=protocol,
+        sampling={},
+        scores={"mean": Score(value=1.0, n=1)},
+        provenance={},
+    )
+
     with pytest.raises(ConfigError, match="judge settings are unknown"):
-        members_of({"judge": {"name": "x", "params": "unknown"}})
+        anchor_set(card, ToySuite(), [], [], lambda prompts: prompts)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from harness.judging.jury import Jury
+from harness.judging.jury import Jury, combine
 from harness.records import Failure, Judgment, Preference, Rating, Score, Verdict
 from harness.records.facts import QuestionRule
 from harness.run.trust import differing, judging, order_flips, pair_agreement, repeat_flips, variance_parts
@@ -211,8 +211,8 @@ def test_a_jury_is_told_with_each_members_headline_and_one_judge_without() -> No
         return Score(value=sum(values) / len(values), n=len(values))
 
     asked = {"q0": "c", "q1": "c", "q2": "c"}
-    both = judging(rows, Jury(("a", "b"), "mean"), None, repeats=1, rule=MEAN, categories=asked, headline=mean)
-    alone = judging(rows[:3], None, None, repeats=1, rule=MEAN, categories=asked, headline=mean)
+    both = judging(rows, combine(rows, Jury(("a", "b"), "mean")), repeats=1, rule=MEAN, categories=asked, headline=mean)
+    alone = judging(rows[:3], None, repeats=1, rule=MEAN, categories=asked, headline=mean)
 
     assert {name: score.value for name, score in both.members.items()} == {"a": 5.0, "b": 6.0}
     assert both.differing is not None

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from pydantic import JsonValue
 
-from harness.judging.jury import Jury, agreed, combine, jury_of, scored
+from harness.judging.jury import CardProtocol, Jury, agreed, combine, scored
 from harness.records import Failure, Judgment, JuryRule, Preference, Rating, Verdict
 from harness.suites.scoring import verdicts_by_slot
 
@@ -125,7 +125,9 @@ def test_a_protocol_tells_whether_a_jury_judged() -> None:
     }
     rows = [row("a", Rating(value=4)), row("b", Rating(value=9))]
 
-    assert jury_of(one) is None
-    assert jury_of(two) == Jury(("a", "b"), "median")
+    assert CardProtocol.read(one).jury is None
+    assert CardProtocol.read(one).judges == {"a": member}
+    assert CardProtocol.read(two).jury == Jury(("a", "b"), "median")
+    assert list(CardProtocol.read(two).judges) == ["a", "b"]
     assert scored(rows, one) == tuple(rows)
     assert [judgment.verdict for judgment in scored(rows, two)] == [Rating(value=6.5)]

@@ -12,6 +12,7 @@ import pytest
 from harness.records import Answer, JudgeTask, Judgment
 from harness.records.errors import JudgeUnavailableError
 from harness.run.pipeline import Progress, SuiteRun, evaluate
+from harness.run.plan import SuitePlan
 from harness.store import RunStore
 from tests.fakes.toys import ToyBackend, ToyJudge, ToySuite
 
@@ -25,7 +26,7 @@ def store(tmp_path: Path) -> Iterator[RunStore]:
 
 def run_of(store: RunStore, judge: ToyJudge, count: int = 20) -> SuiteRun:
     suite = ToySuite(count)
-    return SuiteRun(suite=suite, judges=(judge,), store=store, prompts=tuple(suite.prompts()), sampling=suite.sampling)
+    return SuiteRun(SuitePlan(suite, (judge,), tuple(suite.prompts()), suite.sampling, store.folder), store)
 
 
 def go(run: SuiteRun, backend: ToyBackend, concurrency: int = 4) -> list[Progress]:
@@ -46,14 +47,8 @@ def test_every_prompt_is_answered_and_judged_once(store: RunStore) -> None:
 def test_a_jury_with_repeats_is_asked_every_question_and_each_row_is_found_again(store: RunStore) -> None:
     strict, mild = ToyJudge(name="strict", rating=3), ToyJudge(name="mild", rating=8, fails=["p001"])
     suite = ToySuite(4)
-    run = SuiteRun(
-        suite=suite,
-        judges=(mild, strict),
-        store=store,
-        prompts=tuple(suite.prompts()),
-        sampling=suite.sampling,
-        repeats=3,
-    )
+    plan = SuitePlan(suite, (mild, strict), tuple(suite.prompts()), suite.sampling, store.folder, repeats=3)
+    run = SuiteRun(plan, store)
 
     go(run, ToyBackend())
 
@@ -61,13 +56,13 @@ def test_a_jury_with_repeats_is_asked_every_question_and_each_row_is_found_again
     asked = {(row.judge, row.repeat, row.prompt_id) for row in store.judgments.all()}
     assert len(asked) == 24
     again = ToyJudge(name="strict"), ToyJudge(name="mild")
-    go(replace(run, judges=again), ToyBackend())
+    go(replace(run, plan=replace(plan, judges=again)), ToyBackend())
     assert (again[0].judged, again[1].judged) == ([], ["p001"] * 3)  # what failed is asked again, of that judge alone
 
 
 def test_rows_of_one_judge_made_before_juries_are_found_again(store: RunStore) -> None:
     run = run_of(store, ToyJudge(), count=1)
-    (prompt,) = run.prompts
+    (prompt,) = run.plan.prompts
     answer = Answer(prompt_id=prompt.id, model="toy", turns=("a",), finish=("stop",))
     row = '{"prompt_id": "p000", "index": 0, "model": "toy", "judge": "toy", "template_sha": "x", "turn": 1, '
     row += f'"answer_sha": "{answer.sha}", "verdict": {{"kind": "rating", "value": 7}}}}'
@@ -156,9 +151,7 @@ def test_a_judge_that_waits_keeps_no_other_judge_from_its_tasks(store: RunStore)
     held = Held(name="held")
     quick = ToyJudge(name="quick", before=lambda _: got_on.set() if len(quick.judged) >= 3 else None)
     suite = ToySuite(8)
-    run = SuiteRun(
-        suite=suite, judges=(held, quick), store=store, prompts=tuple(suite.prompts()), sampling=suite.sampling
-    )
+    run = SuiteRun(SuitePlan(suite, (held, quick), tuple(suite.prompts()), suite.sampling, store.folder), store)
 
     go(run, ToyBackend())
 

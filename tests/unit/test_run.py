@@ -12,7 +12,7 @@ from harness.records import JudgeSpec, ModelRef, ScoreCard
 from harness.records.settings import RunSpec, SamplingOverride
 from harness.run.estimate import estimate
 from harness.run.execute import execute, opened
-from harness.run.plan import Plan, folder_of, limited, manifest, protocol
+from harness.run.plan import Plan, limited, suite_plan
 from harness.store import find_cards, read_card
 from tests.fakes.toys import ToyBackend, ToyJudge, ToySuite, toy_prompts
 
@@ -26,8 +26,9 @@ def made(results: Path, *, backend: ToyBackend | None = None, judge: ToyJudge | 
         results=results,
     ).model_copy(update=changes)
     backend = backend or ToyBackend()
-    prompts = {"toy": limited(suite.prompts(), spec.limit, spec.seed)}
-    return Plan(spec, (suite,), {"toy": (judge or ToyJudge(),)}, prompts, backend, backend.identity())
+    judge = judge or ToyJudge()
+    judge.spec = spec.judges["toy"][0]
+    return Plan(spec, (suite_plan(spec, suite, (judge,), backend.identity()),), backend, backend.identity())
 
 
 def run(plan: Plan, *, fresh: bool = False) -> ScoreCard:
@@ -51,8 +52,8 @@ def test_a_limit_is_drawn_by_category_in_proportion_and_seeded() -> None:
 def test_seed_and_weights_make_another_run_of_the_same_protocol(tmp_path: Path) -> None:
     first, second = made(tmp_path), made(tmp_path, seed=1)
 
-    assert protocol(first, first.suites[0]) == protocol(second, second.suites[0])
-    assert folder_of(first, first.suites[0]) != folder_of(second, second.suites[0])
+    assert first.suites[0].protocol == second.suites[0].protocol
+    assert first.suites[0].folder != second.suites[0].folder
 
 
 def test_limit_and_changed_answer_settings_are_part_of_the_protocol(tmp_path: Path) -> None:
@@ -60,27 +61,27 @@ def test_limit_and_changed_answer_settings_are_part_of_the_protocol(tmp_path: Pa
     short = made(tmp_path, limit=4)
     hot = made(tmp_path, sampling=SamplingOverride(temperature=1.0))
 
-    assert protocol(short, short.suites[0])["limit"] == {"n": 4, "seed": 0}
-    assert protocol(hot, hot.suites[0])["sampling_deviation"] == {"temperature": 1.0}
-    assert "limit" not in protocol(plain, plain.suites[0])
-    assert hot.sampling(hot.suites[0])(hot.prompts["toy"][0]).temperature == 1.0
+    assert short.suites[0].protocol["limit"] == {"n": 4, "seed": 0}
+    assert hot.suites[0].protocol["sampling_deviation"] == {"temperature": 1.0}
+    assert "limit" not in plain.suites[0].protocol
+    assert hot.suites[0].sampling(hot.suites[0].prompts[0]).temperature == 1.0
 
 
 def test_one_judge_asked_once_has_the_protocol_it_had_before_juries(tmp_path: Path) -> None:
     plain = made(tmp_path)
     often = made(tmp_path, repeats=3)
-    found = protocol(plain, plain.suites[0])
+    found = plain.suites[0].protocol
 
     assert found["judge"] == {"name": "toy", "kind": "toy", "model": None, "params": {}}
     assert "judge_repeats" not in found
-    assert protocol(often, often.suites[0]) == found | {"judge_repeats": 3}
-    assert manifest(plain, plain.suites[0])["judge_url"] is None
+    assert often.suites[0].protocol == found | {"judge_repeats": 3}
+    assert plain.suites[0].manifest["judge_url"] is None
 
 
 def test_the_manifest_holds_no_path_of_the_machine(tmp_path: Path) -> None:
     plan = made(tmp_path, model=ModelRef.parse("/some/where/toy-model"))
 
-    assert manifest(plan, plan.suites[0])["model"] == "toy-model"
+    assert plan.suites[0].manifest["model"] == "toy-model"
 
 
 def test_the_estimate_counts_calls_and_prices_them(tmp_path: Path) -> None:

@@ -10,17 +10,17 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from ...judging.jury import combine, jury_of
+from ...judging.jury import combine
 from ...records import Answer, Judgment, Prompt
 from ...records.errors import ConfigError
 from ...records.facts import Tier
 from ...records.protocols import RunRows
 from ...run.card import score_card
-from ...run.execute import KeptServer, session_usage
+from ...run.execute import KeptServer, end_sessions
 from ...run.pipeline import ProgressCallback, SuiteRun, current_judgments, evaluate, waits
-from ...run.plan import Plan, protocol
+from ...run.plan import Plan
 from ...store.provenance import provenance
 from ...suites.scoring import question_sums
 from ..comparison import differing_protocols
@@ -50,14 +50,14 @@ class LiveJudging:
         if end is None:
             return None
         start, self.judged = self.judged, end
-        return replace(self.run, prompts=tuple(self.order[start:end]))
+        return self.run.only(self.order[start:end])
 
     @property
     def seen(self) -> tuple[Prompt, ...]:
         """Return the prompts of the blocks so far, in the suite's own order, because a seeded bootstrap depends on
         it."""
         prompt_ids = {prompt.id for prompt in self.order[: self.judged]}
-        return tuple(prompt for prompt in self.run.prompts if prompt.id in prompt_ids)
+        return tuple(prompt for prompt in self.run.plan.prompts if prompt.id in prompt_ids)
 
 
 def baselines_of(plan: Plan, baseline_runs: Sequence[StoredRun], *, force: bool) -> dict[str, RunRows]:
@@ -65,15 +65,15 @@ def baselines_of(plan: Plan, baseline_runs: Sequence[StoredRun], *, force: bool)
 
     Raise ConfigError if there is none, before any call is made.
     """
-    if plan.own:
-        raise ConfigError(f"{plan.own[0].name} runs by itself: use harness run, then gate it without --live")
+    if plan.own_runners:
+        raise ConfigError(f"{plan.own_runners[0].name} runs by itself: use harness run, then gate it without --live")
     chosen = {}
-    for suite in plan.suites:
-        wanted = protocol(plan, suite)
+    for suite_plan in plan.suites:
+        suite = suite_plan.suite
         runs = [
             run for run in baseline_runs if run.card.suite == suite.name and run.card.suite_version == suite.version
         ]
-        apart = [differing_protocols(run.card.protocol, wanted) for run in runs]
+        apart = [differing_protocols(run.card.protocol, suite_plan.protocol) for run in runs]
         alike = [run for run, differences in zip(runs, apart, strict=True) if not differences or force]
         if not runs:
             raise ConfigError(f"the baseline has no run of {suite.name} ({suite.version})")
@@ -94,23 +94,22 @@ async def gate_live(
 ) -> GateReport:
     """Answer and judge in blocks, write the cards and return the report. Sessions are recorded even if interrupted."""
     checks = checks_of(policy, list(baselines))
-    judgings = [_live_judging(run, baselines[run.suite.name], checks, options) for run in runs]
+    judgings = [_live_judging(run, baselines[run.plan.suite.name], checks, options) for run in runs]
     started = time.monotonic()
     try:
         await _judge_in_blocks(plan, judgings, checks, policy, on_progress)
     finally:
-        for run in runs:
-            if run.answering.rows or run.judging.rows:
-                run.store.end_session(session_usage(run, time.monotonic() - started))
-    facts = await asyncio.to_thread(provenance)
+        end_sessions(runs, time.monotonic() - started)
+    environment = await asyncio.to_thread(provenance)
     evidence: dict[str, Evidence] = {}
     for judging in judgings:
-        judging.run.store.write_card(score_card(plan, judging.run, facts))
-        card = score_card(plan, replace(judging.run, prompts=judging.seen), facts)  # later prompts are not missing
-        answers, judgments = _rows(plan, judging)
+        judging.run.store.write_card(score_card(plan, judging.run, environment))
+        seen = judging.run.only(judging.seen)  # later prompts are not missing
+        card = score_card(plan, seen, environment)
+        answers, judgments = _rows(judging)
         candidate = RunRows(card.model, card, tuple(answers), tuple(judgments))
-        shown = suite_evidence(judging.baseline, candidate, Loaded(judging.run.suite, judging.seen), options)
-        evidence[judging.run.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
+        shown = suite_evidence(judging.baseline, candidate, Loaded(judging.run.plan.suite, judging.seen), options)
+        evidence[judging.run.plan.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
     names = plan.spec.model.label, next(iter(baselines.values())).card.model
     report = judge_gate(*names, policy, evidence)
     return report.model_copy(
@@ -119,9 +118,9 @@ async def gate_live(
 
 
 def _live_judging(run: SuiteRun, baseline: RunRows, checks: Sequence[GateCheck], options: GateOptions) -> LiveJudging:
-    suite_checks = [check for check in checks if check.suite == run.suite.name]
-    by_id = {prompt.id: prompt for prompt in run.prompts}
-    order = [by_id[prompt_id] for prompt_id in order_of(list(by_id), run.suite.name, options.seed)]
+    suite_checks = [check for check in checks if check.suite == run.plan.suite.name]
+    by_id = {prompt.id: prompt for prompt in run.plan.prompts}
+    order = [by_id[prompt_id] for prompt_id in order_of(list(by_id), run.plan.suite.name, options.seed)]
     ready = watched(suite_checks, baseline.card, baseline) if options.sequential else None
     return LiveJudging(run, baseline, ready, order, iter(looks(len(order)) if ready is not None else [len(order)]))
 
@@ -138,7 +137,7 @@ async def _judge_in_blocks(
     peers = tier_sizes(checks)
     active = list(judgings)
     # a judge that waits for the candidate's devices needs the candidate's server stopped after every block
-    keeping = not any(waits(judge) for judging in judgings for judge in judging.run.judges)
+    keeping = not any(waits(judge) for judging in judgings for judge in judging.run.plan.judges)
     async with AsyncExitStack() as stack:
         kept = KeptServer(plan.backend, stack)
         await stack.enter_async_context(plan.calls.cache)
@@ -152,19 +151,17 @@ async def _judge_in_blocks(
                 concurrency=plan.spec.serve.concurrency,
                 on_progress=on_progress,
             )
-            outcomes = [(judging, _current_steps(plan, judging, policy, peers)) for judging, _ in blocks]
+            outcomes = [(judging, _current_steps(judging, policy, peers)) for judging, _ in blocks]
             if any(answer == "worse" for _, steps in outcomes for _, answer in steps):
                 return
             active = [judging for judging, steps in outcomes if not settled(steps)]
 
 
-def _current_steps(
-    plan: Plan, judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier, int]
-) -> list[tuple[GateCheck, Step]]:
+def _current_steps(judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier, int]) -> list[tuple[GateCheck, Step]]:
     """Return the current step of each check of a suite."""
     if judging.checks is None:
         return []
-    answers, judgments = _rows(plan, judging)
+    answers, judgments = _rows(judging)
     steps: list[tuple[GateCheck, Step]] = []
     for check in judging.checks:
         before = question_sums(check.rule, judging.baseline.answers, judging.baseline.judgments)
@@ -175,13 +172,13 @@ def _current_steps(
     return steps
 
 
-def _rows(plan: Plan, judging: LiveJudging) -> tuple[list[Answer], list[Judgment]]:
+def _rows(judging: LiveJudging) -> tuple[list[Answer], list[Judgment]]:
     """Return answers and judgments of the blocks so far, with a jury's verdicts combined."""
     prompt_ids = {prompt.id for prompt in judging.order[: judging.judged]}
     answers = [answer for answer in judging.run.store.answers.all() if answer.prompt_id in prompt_ids]
     judgments = current_judgments(answers, judging.run.store.judgments.all())
     judgments = [row for row in judgments if row.prompt_id in prompt_ids]
-    jury = jury_of(protocol(plan, judging.run.suite))
+    jury = judging.run.plan.jury
     return answers, judgments if jury is None else list(combine(judgments, jury).judgments)
 
 
@@ -190,7 +187,7 @@ def _sequential_report(judging: LiveJudging, seed: int) -> SequentialReport:
     saved = round(calls * (len(judging.order) / judging.judged - 1)) if judging.judged else 0
     note = None if judging.checks is not None else NO_EARLY_STOP
     return SequentialReport(
-        suite=judging.run.suite.name,
+        suite=judging.run.plan.suite.name,
         questions=judging.judged,
         of=len(judging.order),
         steps=dict(judging.steps),
