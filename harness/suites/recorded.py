@@ -132,8 +132,8 @@ def combined(second: float, first: float, rule: Rule) -> float:
     return {"win": 1.0, "tie": 0.5, "loss": 0.0}[side(second)] if side(second) == side(first) else 0.5
 
 
-# ----------------------------------------------------------------------------------------------------
-# Locate recorded judgments: `--data DIR`, else HARNESS_PUBLISHED. docs/judges.md lists the files and their sources.
+# ---------------------------------------------------------------------------------------------------------- data folder
+# `--data DIR`, else HARNESS_PUBLISHED. docs/judges.md lists the files and their sources.
 
 
 PACKED = ("", ".xz", ".gz")

@@ -133,11 +133,10 @@ def unscored_note(score: Score, unit: str) -> tuple[str, ...]:
     return (f"{score.unscored} of {score.n + score.unscored} {unit} are unscored",)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Turn stored judgments into each question's contribution to a suite's score. Pure. Every judged headline except the
-# length-controlled one is a ratio of sums over questions; `QuestionSums` contains its terms. Comparison, gate, viewer
-# and leaderboard all use them, so their numbers equal the score card's. No suite data are needed; the caller passes
-# categories as a mapping.
+# -------------------------------------------------------------------------------------------------- sums over questions
+# Every judged headline except the length-controlled one is a ratio of sums over questions; `QuestionSums` contains its
+# terms. Comparison, gate, viewer and leaderboard all use them, so their numbers equal the score card's. No suite data
+# are needed; the caller passes categories as a mapping.
 
 
 @dataclass(frozen=True)

@@ -166,8 +166,8 @@ def _pairs(pairs: Sequence[Sequence[JsonValue]]) -> dict[str, float]:
     return logprobs
 
 
-# ----------------------------------------------------------------------------------------------------
-# Load what scoring AlpacaEval files needs besides the files: the instructions' order, their difficulty, gamed rows.
+# --------------------------------------------------------------------------------------------------------- instructions
+# What scoring needs besides the files: the order of the instructions, their difficulty, gamed rows.
 
 
 @dataclass(frozen=True)

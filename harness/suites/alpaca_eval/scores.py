@@ -216,8 +216,8 @@ def length_rows(data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswer
     return LengthRows(preference=table[:, 0], length_difference=table[:, 1], difficulty=table[:, 2])
 
 
-# ----------------------------------------------------------------------------------------------------
-# Refit two models' length-controlled win rates on resamples of the same instructions. Pure.
+# ------------------------------------------------------------------------------------------------- refits of two models
+# Both models are refitted on the same resamples of the instructions.
 
 
 def paired_length_control(

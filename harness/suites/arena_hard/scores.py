@@ -201,9 +201,8 @@ def v2_reference(questions: Iterable[ArenaQuestion], score: Score) -> Score:
     return score.model_copy(update=limits)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Arena-Hard's style control over a pool of models: `arena_hard_style` with our interval and the reference's. A
-# model's score depends on the other models of the pool (their battles set the coefficients and the scaling), so the
+# -------------------------------------------------------------------------------------------------------- style control
+# A model's score depends on the other models of the pool (their battles set the coefficients and the scaling), so the
 # notes state pool and scaling.
 
 
@@ -375,10 +374,9 @@ def _style_notes(
     return tuple(notes)
 
 
-# ----------------------------------------------------------------------------------------------------
-# Score Arena-Hard over a pool: one Bradley-Terry fit of all models and all baselines in the files. Against a single
-# baseline this equals the closed form. With several baselines, a model is also rated against the anchor through
-# others: a model that played two baselines links them.
+# ---------------------------------------------------------------------------------------------------- pool of baselines
+# Against a single baseline this equals the closed form. With several baselines, a model is also rated against the
+# anchor through others: a model that played two baselines links them.
 
 
 POOL_REFITS = 400

@@ -1,4 +1,6 @@
-"""Read lm-eval's `results_*.json` as our numbers: each task is a suite with its own card.
+"""Run lm-eval's tasks (`lm_eval:TASK`, `lm_eval:FILE.yaml`) and read its `results_*.json` as our numbers.
+
+The installed lm-eval queries the model that we serve. Each task is a suite with its own card.
 
 Metrics keep lm-eval's names ("exact_match,strict-match"), units and standard errors; intervals are 1.96 errors wide on
 each side. The suite's version is the task's own, by which lm-eval marks comparable numbers.
@@ -168,11 +170,10 @@ def _chat_template(document: Row, model: str) -> str:
     return "lm_eval" if document["chat_template"] else "none"
 
 
-# ----------------------------------------------------------------------------------------------------
-# Run lm-eval's tasks (`lm_eval:TASK`, `lm_eval:FILE.yaml`): the installed lm-eval queries the model that we serve.
-# Generation tasks use chat completions, so that the server applies the chat template. Tasks that compare log-
-# likelihoods need the prompt's own log-probabilities, which only text completions return. These use no chat template,
-# as is lm-eval's default, and the checkpoint's tokenizer; the card's protocol records which.
+# -------------------------------------------------------------------------------------------------------- running tasks
+# Generation tasks use chat completions, so that the server applies the chat template. Tasks that compare
+# log-likelihoods need the prompt's own log-probabilities, which only text completions return. These use no chat
+# template, as is lm-eval's default, and the checkpoint's tokenizer; the card's protocol records which.
 
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,10 @@
-"""MT-Bench pairwise: two answers compared in both orders; two games that disagree are a tie. Pure.
+"""MT-Bench pairwise: answers compared with a baseline's in both orders; two games that disagree are a tie.
 
-Source: FastChat show_result.py, display_result_pairwise: a row counts only if both games have a winner.
+`mt_bench_pairs:FILE` names a file with the baseline's answers in FastChat's format; the default is the official
+baseline, gpt-3.5-turbo. Questions and answer settings are MT-Bench's.
+
+Source: FastChat gen_judgment.py --mode pairwise-baseline and show_result.py, display_result_pairwise, at the pinned
+revision: a row counts only if both games have a winner.
 """
 
 from __future__ import annotations
@@ -65,11 +69,7 @@ def score_pairs(
     return SuiteScores(scores=scores, by_category=by_category, notes=notes)
 
 
-# ----------------------------------------------------------------------------------------------------
-# MT-Bench against a baseline: its pairwise mode as a suite, `mt_bench_pairs` or `mt_bench_pairs:FILE`. Source:
-# FastChat gen_judgment.py --mode pairwise-baseline at the pinned revision. FILE contains the baseline's answers in
-# FastChat's format; the default is the official baseline, gpt-3.5-turbo. Questions and answer settings are MT-
-# Bench's.
+# ------------------------------------------------------------------------------------------------------------ the suite
 
 
 BASELINE_FILE = "mt_bench_pairs/baseline"

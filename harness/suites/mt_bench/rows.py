@@ -128,8 +128,8 @@ def read_game(row: Row, game: Literal[1, 2]) -> Reading:
     return Reading(value=points)
 
 
-# ----------------------------------------------------------------------------------------------------
-# MT-Bench's questions, known from their numbers: scoring judgments needs no data file.
+# ------------------------------------------------------------------------------------------------------------ questions
+# Known from their numbers: scoring judgments needs no data file.
 
 
 FIRST, LAST = 81, 160  # question.jsonl at the pinned revision: ten questions per category, in this order
@@ -152,8 +152,8 @@ def questions(ids: Collection[str], turns: int) -> list[Prompt]:
     return [Prompt(id=question_id, turns=("",) * turns, category=category) for question_id, category in wanted.items()]
 
 
-# ----------------------------------------------------------------------------------------------------
-# Find the judged answers of MT-Bench: in FastChat's answer files, and in the stored judge prompts.
+# ------------------------------------------------------------------------------------------------------- judged answers
+# In FastChat's answer files, and in the stored judge prompts.
 
 
 Answers = dict[str, dict[str, tuple[str, ...]]]
@@ -207,8 +207,8 @@ def _prompts(row: Row) -> list[str]:
     return [prompt for prompt in values if isinstance(prompt, str)]
 
 
-# ----------------------------------------------------------------------------------------------------
-# Determine which reference answers an MT-Bench judge was shown, from the stored judge prompts.
+# ---------------------------------------------------------------------------------------------------- reference answers
+# Which ones the judge was shown is read from the stored judge prompts.
 
 
 NOT_STATED, UNKNOWN, OTHER_QUESTION, MIXED = "not stated", "unknown", "other", "mixed"

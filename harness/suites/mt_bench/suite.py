@@ -1,6 +1,8 @@
-"""MT-Bench's official data: questions, reference answers and judge prompts of the pinned files.
+"""MT-Bench: 80 two-turn questions, each turn rated 1 to 10 by a judge.
 
-Source: FastChat llm_judge at the pinned revision (common.py, gen_judgment.py).
+Two answers are compared with FastChat's pairwise prompts, side by side and in both orders, per turn: `pairs.py` and
+head to head use them. Source of every rule: FastChat llm_judge at the pinned revision (common.py, gen_model_answer.py,
+gen_judgment.py, show_result.py).
 """
 
 from __future__ import annotations
@@ -23,135 +25,8 @@ REFERENCED = frozenset({"math", "reasoning", "coding"})  # common.py NEED_REF_CA
 JUDGE_MAX_TOKENS = 2048  # common.py run_judge_single
 TEMPLATES = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
 REFERENCE_SETS = ("official", "pr3158")
-
-
-def load_official(options: SuiteOptions) -> SuiteData:
-    """Load the pinned questions and judge prompts, and the requested reference answers."""
-    names = ["mt_bench/questions", "mt_bench/judge_prompts"]
-    paths = official_files(options, names)
-    files = pinned(names)
-    reference_file = _reference_file(options)
-    if options.references in REFERENCE_SETS:
-        files |= pinned([f"mt_bench/references/{options.references}"])
-    else:
-        files["mt_bench/references/file"] = sha256_of(reference_file)
-    references = _read_references(reference_file)
-    prompts = tuple(
-        Prompt(
-            id=str(row["question_id"]),
-            turns=tuple(row["turns"]),
-            category=row["category"],
-            # The file's own `reference` field is never shown to the judge (spec 1.1).
-            reference=_reference_of(row["question_id"], row["category"], references, reference_file),
-        )
-        for row in read_json_lines(paths["mt_bench/questions"])
-    )
-    templates = read_templates(paths["mt_bench/judge_prompts"], TEMPLATES, "rating")
-    return SuiteData(version="official-1", prompts=prompts, templates=templates, files=files)
-
-
-def _reference_file(options: SuiteOptions) -> Path:
-    name = f"mt_bench/references/{options.references}"
-    if name in pinned_files():
-        return official_files(options, [name])[name]
-    path = Path(options.references)
-    if path.is_file():
-        return path
-    raise ConfigError(
-        f"no reference set or file named {options.references!r}; reference sets: {', '.join(REFERENCE_SETS)}"
-    )
-
-
-def _read_references(path: Path) -> dict[int, tuple[str, ...]]:
-    """Return question id -> reference answers, one per turn, from a file in FastChat's answer format."""
-    try:
-        return {row["question_id"]: tuple(row["choices"][0]["turns"]) for row in read_json_lines(path)}
-    except (KeyError, IndexError, TypeError) as error:
-        raise DataError(f"{path} is not in FastChat's answer format: {error!r}") from None
-
-
-def _reference_of(question: int, category: str, references: dict[int, tuple[str, ...]], path: Path) -> tuple[str, ...]:
-    if category not in REFERENCED:
-        return ()
-    if len(references.get(question, ())) < 2:
-        raise DataError(f"{path} has no reference answer of two turns for question {question} ({category})")
-    return references[question]
-
-
-def read_templates(path: Path, names: Sequence[str], parser: str) -> dict[str, JudgeTemplate]:
-    """Return the named judge prompts of the pinned file, with the reference's request parameters."""
-    rows = {row["name"]: row for row in read_json_lines(path)}
-    return {
-        name: JudgeTemplate(
-            name=name,
-            system=rows[name]["system_prompt"],
-            user=rows[name]["prompt_template"],
-            parser=parser,
-            temperature=0.0,
-            max_tokens=JUDGE_MAX_TOKENS,
-            extra={"n": 1},  # common.py chat_completion_openai
-        )
-        for name in names
-    }
-
-
-# ----------------------------------------------------------------------------------------------------
-# MT-Bench's pairwise prompts: two answers side by side, in both orders, per turn. Scored by mt_bench_pairs. Source:
-# FastChat llm_judge at the pinned revision (gen_judgment.py make_match; common.py run_judge_pair).
-
-
-NAMES = ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")
+PAIR_TEMPLATES = ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")
 ORDERS: tuple[Order, ...] = get_args(Order)
-
-
-def pair_templates(options: SuiteOptions) -> dict[str, JudgeTemplate]:
-    """Return the four pairwise prompts of the pinned file by name; raise DataError if it is unavailable."""
-    path = official_files(options, ["mt_bench/judge_prompts"])["mt_bench/judge_prompts"]
-    return read_templates(path, NAMES, "pair_letter")
-
-
-def pair_template_name(prompt: Prompt, turn: int) -> str:
-    """Return the name of the prompt for a turn of this question."""
-    kind = "pair-math-v1" if prompt.category in REFERENCED else "pair-v2"
-    return kind if turn == 1 else f"{kind}-multi-turn"
-
-
-def pair_tasks(
-    prompt: Prompt, answer: Answer, baseline: Answer, turn: int, templates: dict[str, JudgeTemplate]
-) -> list[JudgeTask]:
-    """Return both games of one turn; a second turn is shown together with the first."""
-    template = templates[pair_template_name(prompt, turn)]
-    return [
-        JudgeTask(
-            prompt=prompt,
-            answer=answer,
-            baseline=baseline,
-            turn=turn,
-            order=order,
-            template=template,
-            fields=_game_fields(prompt, *((baseline, answer) if order == "ab" else (answer, baseline)), turn),
-        )
-        for order in ORDERS
-    ]
-
-
-def _game_fields(prompt: Prompt, first: Answer, second: Answer, turn: int) -> dict[str, str]:
-    if turn == 1:
-        fields = {"question": prompt.turns[0], "answer_a": first.turns[0], "answer_b": second.turns[0]}
-    else:
-        fields = {f"question_{number}": text for number, text in enumerate(prompt.turns, start=1)}
-        for letter, answer in (("a", first), ("b", second)):
-            fields |= {f"answer_{letter}_{number}": text for number, text in enumerate(answer.turns, start=1)}
-    if prompt.category in REFERENCED:
-        fields |= {f"ref_answer_{number}": text for number, text in enumerate(prompt.reference[:turn], start=1)}
-    return fields
-
-
-# ----------------------------------------------------------------------------------------------------
-# MT-Bench: 80 two-turn questions, each turn rated 1..10 by a judge. Source of every rule: FastChat llm_judge at the
-# pinned revision (common.py, gen_judgment.py, show_result.py).
-
-
 TEMPERATURES = {  # common.py temperature_config
     "writing": 0.7,
     "roleplay": 0.7,
@@ -325,3 +200,122 @@ def _fields(prompt: Prompt, answer: Answer, turn: int) -> dict[str, str]:
     if prompt.category in REFERENCED:
         fields |= {f"ref_answer_{number}": text for number, text in enumerate(prompt.reference[:turn], start=1)}
     return fields
+
+
+# ----------------------------------------------------------------------------------------------------- pairwise prompts
+
+
+def pair_templates(options: SuiteOptions) -> dict[str, JudgeTemplate]:
+    """Return the four pairwise prompts of the pinned file by name; raise DataError if it is unavailable."""
+    path = official_files(options, ["mt_bench/judge_prompts"])["mt_bench/judge_prompts"]
+    return read_templates(path, PAIR_TEMPLATES, "pair_letter")
+
+
+def pair_template_name(prompt: Prompt, turn: int) -> str:
+    """Return the name of the prompt for a turn of this question."""
+    kind = "pair-math-v1" if prompt.category in REFERENCED else "pair-v2"
+    return kind if turn == 1 else f"{kind}-multi-turn"
+
+
+def pair_tasks(
+    prompt: Prompt, answer: Answer, baseline: Answer, turn: int, templates: dict[str, JudgeTemplate]
+) -> list[JudgeTask]:
+    """Return both games of one turn; a second turn is shown together with the first."""
+    template = templates[pair_template_name(prompt, turn)]
+    return [
+        JudgeTask(
+            prompt=prompt,
+            answer=answer,
+            baseline=baseline,
+            turn=turn,
+            order=order,
+            template=template,
+            fields=_game_fields(prompt, *((baseline, answer) if order == "ab" else (answer, baseline)), turn),
+        )
+        for order in ORDERS
+    ]
+
+
+def _game_fields(prompt: Prompt, first: Answer, second: Answer, turn: int) -> dict[str, str]:
+    if turn == 1:
+        fields = {"question": prompt.turns[0], "answer_a": first.turns[0], "answer_b": second.turns[0]}
+    else:
+        fields = {f"question_{number}": text for number, text in enumerate(prompt.turns, start=1)}
+        for letter, answer in (("a", first), ("b", second)):
+            fields |= {f"answer_{letter}_{number}": text for number, text in enumerate(answer.turns, start=1)}
+    if prompt.category in REFERENCED:
+        fields |= {f"ref_answer_{number}": text for number, text in enumerate(prompt.reference[:turn], start=1)}
+    return fields
+
+
+# -------------------------------------------------------------------------------------------------------- official data
+
+
+def load_official(options: SuiteOptions) -> SuiteData:
+    """Load the pinned questions and judge prompts, and the requested reference answers."""
+    names = ["mt_bench/questions", "mt_bench/judge_prompts"]
+    paths = official_files(options, names)
+    files = pinned(names)
+    reference_file = _reference_file(options)
+    if options.references in REFERENCE_SETS:
+        files |= pinned([f"mt_bench/references/{options.references}"])
+    else:
+        files["mt_bench/references/file"] = sha256_of(reference_file)
+    references = _read_references(reference_file)
+    prompts = tuple(
+        Prompt(
+            id=str(row["question_id"]),
+            turns=tuple(row["turns"]),
+            category=row["category"],
+            # The file's own `reference` field is never shown to the judge (spec 1.1).
+            reference=_reference_of(row["question_id"], row["category"], references, reference_file),
+        )
+        for row in read_json_lines(paths["mt_bench/questions"])
+    )
+    templates = read_templates(paths["mt_bench/judge_prompts"], TEMPLATES, "rating")
+    return SuiteData(version="official-1", prompts=prompts, templates=templates, files=files)
+
+
+def _reference_file(options: SuiteOptions) -> Path:
+    name = f"mt_bench/references/{options.references}"
+    if name in pinned_files():
+        return official_files(options, [name])[name]
+    path = Path(options.references)
+    if path.is_file():
+        return path
+    raise ConfigError(
+        f"no reference set or file named {options.references!r}; reference sets: {', '.join(REFERENCE_SETS)}"
+    )
+
+
+def _read_references(path: Path) -> dict[int, tuple[str, ...]]:
+    """Return question id -> reference answers, one per turn, from a file in FastChat's answer format."""
+    try:
+        return {row["question_id"]: tuple(row["choices"][0]["turns"]) for row in read_json_lines(path)}
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{path} is not in FastChat's answer format: {error!r}") from None
+
+
+def _reference_of(question: int, category: str, references: dict[int, tuple[str, ...]], path: Path) -> tuple[str, ...]:
+    if category not in REFERENCED:
+        return ()
+    if len(references.get(question, ())) < 2:
+        raise DataError(f"{path} has no reference answer of two turns for question {question} ({category})")
+    return references[question]
+
+
+def read_templates(path: Path, names: Sequence[str], parser: str) -> dict[str, JudgeTemplate]:
+    """Return the named judge prompts of the pinned file, with the reference's request parameters."""
+    rows = {row["name"]: row for row in read_json_lines(path)}
+    return {
+        name: JudgeTemplate(
+            name=name,
+            system=rows[name]["system_prompt"],
+            user=rows[name]["prompt_template"],
+            parser=parser,
+            temperature=0.0,
+            max_tokens=JUDGE_MAX_TOKENS,
+            extra={"n": 1},  # common.py chat_completion_openai
+        )
+        for name in names
+    }
