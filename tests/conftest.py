@@ -73,6 +73,7 @@ def vllm_checkpoint(tmp_path_factory: pytest.TempPathFactory, worker_id: str) ->
     return checkpoint
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a module's tests on one worker, and those that start a real vLLM on the first one, from the beginning.
 
