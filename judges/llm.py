@@ -191,7 +191,6 @@ class LlmJudge:
         return self._judgment(task, talk, started, verdict)
 
     async def _ask(self, task: JudgeTask, talk: Conversation) -> Verdict:
-        """Ask, and ask once more if the first reply has no verdict and the template allows it."""
         template = task.template
         await self._call(task, talk)
         try:

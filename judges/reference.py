@@ -146,7 +146,6 @@ def _mark(task: JudgeTask, answer: Answer) -> float:
 
 
 def _marks_as_shown(task: JudgeTask) -> tuple[float, float]:
-    """Return the marks of the answers shown first and second."""
     assert task.baseline is not None, "checked before"
     candidate, baseline = _mark(task, task.answer), _mark(task, task.baseline)
     return (candidate, baseline) if task.order == "ba" else (baseline, candidate)

@@ -101,7 +101,6 @@ class RewardModelJudge:
         return await asyncio.shield(self._rewards[conversation])
 
     async def _work(self) -> None:
-        """Score the waiting conversations in batches until none is left."""
         await asyncio.sleep(0)  # lets concurrent callers share one batch
         while self._waiting:
             batch, self._waiting = self._waiting, []
@@ -267,7 +266,6 @@ def _check_head(checkpoint: Checkpoint) -> None:
 
 
 def _conversation(task: JudgeTask, turns: Sequence[str]) -> Conversation:
-    """Return questions and answers turn by turn, up to the judged turn."""
     system = [] if task.prompt.system is None else [("system", task.prompt.system)]
     last = task.turn or len(task.prompt.turns)
     for question, answer in zip(task.prompt.turns[:last], turns[:last], strict=True):

@@ -212,8 +212,7 @@ def _difference(
 
 
 def _same_protocol(card: ScoreCard, protocol: ReportedProtocol) -> bool:
-    """Return whether a complete card was measured as the source states: suite, version, judge and other stated
-    fields."""
+    """Return whether a complete card was measured as the source states, in every field that it states."""
     # a sample of the questions, or other sampling settings, is not what the source measured
     if not card.complete or protocol.judge is None or "limit" in card.protocol or "sampling_deviation" in card.protocol:
         return False

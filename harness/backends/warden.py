@@ -45,7 +45,6 @@ def main(command: list[str]) -> int:
 
 
 def _wait(child: subprocess.Popen[bytes], closed: int) -> None:
-    """Wait until the child has ended, standard input is closed, or a signal asked us to stop."""
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)
         selector.register(closed, selectors.EVENT_READ)

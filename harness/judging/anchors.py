@@ -196,7 +196,6 @@ def _score(moved: PairedShift | None, judged: int, total: int) -> Score:
 
 
 def _reason(anchors: AnchorSet, judge: Identity, judged: int, total: int, *, changed_words: bool) -> str | None:
-    """Return why the check is inconclusive; None if it is not."""
     then = anchors.judges.get(str(judge["name"]))
     if then is None:
         return f"the anchors contain verdicts of {', '.join(anchors.judges)} only"

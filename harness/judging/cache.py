@@ -104,8 +104,6 @@ def _sentence(path: Path, error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _Statement:
-    """One SQL statement for the thread, and the future that waits for it."""
-
     sql: str
     values: tuple[object, ...]
     waiter: asyncio.Future[ChatReply | None]

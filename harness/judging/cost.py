@@ -60,8 +60,7 @@ def reply_price(spec: JudgeSpec, reply: ChatReply) -> float | None:
 
 
 def worst_case(spec: JudgeSpec, body: dict[str, JsonValue]) -> float | None:
-    """Return the most that a call can cost at list price: a token has at least one byte, and the reply ends at its
-    limit.
+    """Return the most that a call can cost at list price: one token per byte, and a reply of the full limit.
 
     None if the price is unknown. Raise ConfigError if the request sets no limit.
     """
@@ -134,7 +133,6 @@ def _encoding_name(model: str) -> str | None:
 
 
 def _table(name: str) -> Path | None:
-    """Return the verified table, if it is in the cache already."""
     pinned = pinned_files().get(f"tokenizer/{name}")
     if pinned is None or not cached_path(pinned).is_file():
         return None

@@ -88,8 +88,7 @@ class JudgeTask(Record):
     judge: str = ""
     """`JudgeSpec.name` of the judge that is asked: a jury asks each member. Set by the pipeline, not by a suite."""
     anchor: bool = False
-    """Whether it is a recorded answer that is judged again to see whether the judge has moved. If so, its reply
-    bypasses the reply cache."""
+    """Whether this is a recorded answer judged again to detect a moved judge; its reply bypasses the reply cache."""
 
     @property
     def key(self) -> str:
@@ -150,8 +149,7 @@ class Judgment(Record):
         logprobs: tuple[TokenLogprob, ...] = (),
         cost: float | None = 0.0,
     ) -> Self:
-        """Return the judgment of a task by `judge`. `paid` equals `cost`, which is 0 for a judge that makes no
-        calls."""
+        """Return the judgment of a task by `judge`. `paid` equals `cost`: 0 for a judge that makes no calls."""
         return cls(
             prompt_id=task.prompt.id,
             index=task.answer.index,

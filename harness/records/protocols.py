@@ -69,8 +69,7 @@ class Backend(Protocol):
     """
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return what is served, before the server starts: backend, weights and chat template digests, engine
-        arguments.
+        """Return backend, digests of weights and chat template, and engine arguments, before the server starts.
 
         It is part of the run's id: another identity is another run. A key `generation_config` has the checkpoint's own
         sampling defaults, if there are any.
@@ -166,8 +165,7 @@ class Identified(Protocol):
     """A judge whose verdicts depend on more than its spec."""
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return digests and settings for the card's protocol, before anything starts, without paths of this
-        machine."""
+        """Return digests and settings for the card's protocol, before anything starts, without local paths."""
         ...
 
 

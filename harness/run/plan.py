@@ -227,7 +227,6 @@ def limited(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Pr
 
 
 def _load_suites(spec: RunSpec, identity: dict[str, JsonValue]) -> tuple[list[Suite], tuple[OwnRunner, ...]]:
-    """Return the judged suites, and those that ask and score by themselves."""
     generation = identity.get("generation_config")
     options = SuiteOptions(
         edition=spec.edition,

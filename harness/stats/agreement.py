@@ -50,8 +50,7 @@ class Agreement:
 def agreement(
     first: Sequence[Hashable], second: Sequence[Hashable], clusters: Sequence[Hashable] | None = None
 ) -> Agreement:
-    """Return raw agreement and Cohen's kappa of paired verdicts. Without `clusters` every row is its own
-    cluster."""
+    """Return raw agreement and Cohen's kappa of paired verdicts; without `clusters`, every row is its own cluster."""
     units = range(len(first)) if clusters is None else clusters
     same = np.array([left == right for left, right in zip(first, second, strict=True)], dtype=np.float64)
     return Agreement(raw=share_measure(same, units), kappa=_kappa(first, second, same, units))

@@ -96,8 +96,6 @@ class Fits:
 
 
 class _Path:
-    """One run of the algorithm."""
-
     def __init__(self, rows: SoftRows, draws: Draws) -> None:
         self._rows = rows
         self._draws = draws
@@ -179,8 +177,7 @@ class _Path:
         return moved, SWEEPS
 
     def _search(self, odds: FloatArray, gradient: list[float], moved: list[float]) -> FloatArray:
-        """Halve the step until the objective falls enough; return the new odds exp(x . b), or the old ones if it never
-        does."""
+        """Halve the step until the objective falls enough; return the new odds exp(x . b), or the old ones if never."""
         weight = self._rows.weight
         norm = sum(map(abs, self._now))
         norm_next = sum(map(abs, self._next))

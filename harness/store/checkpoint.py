@@ -44,8 +44,7 @@ FILE = "fusion.json"
 
 
 class Checkpoint(Record):
-    """One folder that passed inspection. Digests are sha256 hex; only `path` and `base` depend on where the folder
-    is."""
+    """One inspected folder. Digests are sha256 hex; only `path` and `base` depend on where the folder is."""
 
     path: Path
     base: Path | None = None
@@ -317,8 +316,7 @@ def _check_safetensors(file: Path) -> None:
 
 
 def weights_digest(folder: Path, base: Path | None) -> str:
-    """Return the hex sha256 of names and contents of weight, config and tokenizer files, the adapter's before the
-    base's."""
+    """Return the hex sha256 of names and contents of weights, config and tokenizer, an adapter's before its base's."""
     total = hashlib.sha256()
     for source in (folder, base):
         if source is None:

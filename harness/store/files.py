@@ -93,8 +93,7 @@ def dump_json(value: object) -> str:
 
 
 def archive_run(folder: Path) -> Path | None:
-    """Rename a run's folder to a hidden one (`--fresh`) and return that, or None if there is none. Nothing is
-    deleted."""
+    """Hide a run's folder by renaming it (`--fresh`), deleting nothing. Return its new path; None if there is none."""
     if not folder.exists():
         return None
     aside = folder.with_name(f".{folder.name}.{time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}")
@@ -221,8 +220,7 @@ def cache_folder() -> Path:
 
 
 def file_sha256(file: Path) -> str:
-    """Return the hex digest of a file's content, from the cache while path, size and modification time are
-    unchanged."""
+    """Return a file's sha256 in hex, from the cache while path, size and modification time are unchanged."""
     facts = file.stat()
     if facts.st_size < REMEMBERED:
         return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -139,7 +139,6 @@ def _ensure_one(file: OfficialFile, mirror: str | None, cache_dir: Path | None, 
 
 
 def _sources(file: OfficialFile, mirror: str | None) -> list[str]:
-    """Return the paths and URLs of the file, in the order they are tried."""
     mirrors = [root.rstrip("/") for root in (mirror, os.environ.get("HARNESS_MIRROR")) if root]
     addresses = [f"{root}/{quote(file.path) if _is_url(root) else file.path}" for root in dict.fromkeys(mirrors)]
     return [*addresses, file.url]

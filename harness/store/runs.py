@@ -77,8 +77,7 @@ class JsonlRows(Generic[Row]):
         return self._file >= 0
 
     def _cut_torn_line(self) -> int:
-        """Cut off the bytes after the last newline, the row that a killed process was writing. Returns the file's
-        length."""
+        """Cut off the row that a killed process was writing, after the last newline. Return the file's length."""
         size = os.fstat(self._file).st_size
         keep = size
         while keep > 0:

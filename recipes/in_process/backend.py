@@ -186,7 +186,6 @@ class InProcessBackend:
         return LocalModel.load(self.checkpoint, self.options)
 
     async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `work` in the model's thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
 

@@ -429,7 +429,6 @@ def _device(devices: str | None) -> torch.device:
 
 
 def _tokenizer_folder(checkpoint: Checkpoint) -> str:
-    """Return the folder of an adapter's tokenizer if it has one, else that of its base model."""
     has_tokenizer = (checkpoint.path / "tokenizer_config.json").is_file()
     return str(checkpoint.path if has_tokenizer or checkpoint.base is None else checkpoint.base)
 

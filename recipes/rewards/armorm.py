@@ -123,7 +123,6 @@ class ArmoRMReward:
         return [outcomes[index] for index in range(len(prompts))]
 
     def _tokens(self, messages: Messages) -> list[int] | Failure:
-        """Return the token ids of the conversation in the chat template, which includes the BOS token."""
         assert self._tokenizer is not None, "use `with`"
         text = self._tokenizer.apply_chat_template(messages, chat_template=self._checkpoint.template, tokenize=False)
         ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -140,7 +140,6 @@ class RayScorer(Scorer):
 
 
 def _start_timeout(options: RewardOptions) -> float:
-    """Return how many seconds to wait while there is no worker."""
     return float(checked(ServeSpec, options.serve, "reward: serve").start_timeout)
 
 

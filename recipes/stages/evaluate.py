@@ -48,7 +48,6 @@ def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[St
 
 
 def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Step | None) -> Step:
-    """Return the step of one model. `trained` is the step with its checkpoint, or None for the original target."""
     spec = recipe.spec
     sampler = _sampler(spec, model, seed, trained)
 
@@ -83,7 +82,6 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
 
 
 def _asked(known: Estimator, item: PlanItem, model: str, calls: int) -> PlanItem:
-    """Return the item with calls that a model answers, as long as the target's answers."""
     tokens = {"prompt_tokens": calls * known.prompts.tokens.value, "answer_tokens": calls * known.target_answer.value}
     return item.model_copy(update={"model": model, "calls": calls, **tokens})
 

@@ -115,7 +115,6 @@ def training_time(known: Estimator, tokens: float, work: str) -> DeviceTime:
 
 
 def _tokens_per_second(counts: Counts) -> float:
-    """Return the tokens per second and device in the counts of a finished training, 0 if they are unknown."""
     rows, seconds = number(counts, "rows"), number(counts, "train_seconds")
     if not rows or not seconds:
         return 0.0

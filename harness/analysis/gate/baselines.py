@@ -103,6 +103,5 @@ def promote(
 
 
 def _relative(folder: Path, results: Path) -> str:
-    """Return the folder relative to the results folder if it is inside, else its absolute path."""
     resolved, root = folder.resolve(), results.resolve()
     return resolved.relative_to(root).as_posix() if resolved.is_relative_to(root) else str(resolved)

@@ -190,13 +190,11 @@ def _markdown(request: Request) -> bool:
 
 
 def _lines(library: Library, request: Request, run: Run) -> tuple[Choice, Index, list[Line]]:
-    """Return what the address chooses, the run's index, and the chosen lines of it."""
     choice, index = Choice.of(request.query_params), library.index(run)
     return choice, index, chosen(index, choice, search(run, choice.words) if choice.words else None)
 
 
 def _pairs(library: Library, request: Request, a: Run, b: Run) -> tuple[Choice, list[LinePair], list[LinePair]]:
-    """Return what the address chooses, all common questions of two runs, and the chosen ones."""
     choice = Choice.of(request.query_params)
     all_pairs = pairs(library.index(a), library.index(b), middle=_middle(a))
     ids = search(a, choice.words) | search(b, choice.words) if choice.words else None

@@ -47,8 +47,7 @@ REFERENCE_MIN = 0.0
 
 
 def score_ours(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
-    """Count each instruction once, with difficulty by instruction; add the reference's rate if rows are missing or
-    moved."""
+    """Count each instruction once, difficulty by instruction; add the reference's rate if rows are missing or moved."""
     last = {row.instruction: row for row in rows}
     prompts = known.prompts
     by_id = {known.ids[text]: row for text, row in last.items()}
@@ -119,7 +118,6 @@ def _score(
     *,
     believed: bool,
 ) -> SuiteScores:
-    """Score the rows with the suite's own scorer."""
     verdicts = {key: row.stored for key, row in by_id.items() if believed or not row.conflict}
     judged = JudgedAnswers(
         lengths={key: [len(row.output_2)] for key, row in by_id.items() if row.output_2 is not None},
@@ -356,7 +354,6 @@ def _pair(run: FinishedRun, baseline: Answer, answer: Answer) -> Line:
 
 
 def _verdict(judgments: list[Judgment]) -> Line:
-    """Return the verdict; repeats count as their mean, as on the card."""
     values = [row.verdict.value for row in judgments if isinstance(row.verdict, Preference)]
     costs = [row.cost for row in judgments if row.cost is not None]
     return {
@@ -374,7 +371,6 @@ def _raw(judgment: Judgment) -> JsonValue:
 
 
 def _leaderboard(run: FinishedRun) -> str:
-    """Return a header and one line with the columns of alpaca_eval's own leaderboards."""
     scores = run.card.scores
     cells: dict[str, float | int | str | None] = {}
     for column, metric in COLUMNS.items():
@@ -395,8 +391,7 @@ def _leaderboard(run: FinishedRun) -> str:
 
 
 def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
-    """Return answers of `model_outputs.json`, and answers with preferences of `annotations.json`, matched by
-    instruction."""
+    """Return answers of `model_outputs.json`, or answers with preferences of `annotations.json`, by instruction."""
     ids = {prompt.turns[0]: prompt.id for prompt in request.prompts}
     rows = [row for file in files for row in file.rows if isinstance(row.get("instruction"), str)]
     outputs = [row for row in rows if isinstance(row.get("output"), str)]

@@ -17,8 +17,7 @@ RETIRED = "gpt-4-1106-preview"
 
 
 def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
-    """Return the annotations of every file in the folder, one model per file; each file holds the baseline's
-    answers."""
+    """Return the annotations of the folder's files, one model per file; each file has the baseline's answers."""
     data = load_official(options)
     template = only_template(data)
 
@@ -41,7 +40,6 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
 
 
 def _comparisons(folder: DataFolder, prompts: Mapping[str, Prompt]) -> tuple[RecordedComparison, ...]:
-    """Return one comparison per row that has both texts and an instruction in `prompts`."""
     comparisons = []
     for file in folder.matching(f"{SUITE}/annotations/*.json*"):
         model = file.name.removesuffix(".json")

@@ -96,8 +96,7 @@ def read_logprobs(row: Row, instructions: Sequence[str]) -> Annotation | None:
 
 
 def stored_preference(value: JsonValue) -> float | None:
-    """Map 1..2 of the file to 0..1; an old 0 is a draw (alpaca_eval metrics/helpers.py); anything else is no
-    verdict."""
+    """Map the file's 1..2 to 0..1; an old 0 is a draw (alpaca_eval metrics/helpers.py), anything else no verdict."""
     value = number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None

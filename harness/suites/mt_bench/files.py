@@ -140,7 +140,6 @@ def _readings(row: Row, *, failed: bool, strict: bool) -> tuple[Reading, Reading
 
 
 def _games(model: str, row: Row, readings: tuple[Reading, Reading]) -> Games:
-    """Return the two games as the model's own preferences."""
     first, second = (_preference(reading, flipped=row["model_1"] != model) for reading in readings)
     return Games(prompt_id=question_of(row), turn=turn_of(row), first=first, second=second)
 
@@ -375,7 +374,6 @@ def export_pairs(run: FinishedRun) -> dict[str, str]:
 
 
 def _pairs(run: FinishedRun) -> Iterator[Line]:
-    """Yield one row per turn, draw and repeat."""
     prompts = {prompt.id: prompt for prompt in run.suite.prompts()}
     games: dict[tuple[str, int, int, int], dict[Order | None, Judgment]] = {}
     for row in run.judgments:
@@ -454,7 +452,6 @@ def _models(row: Row) -> tuple[str, str]:
 
 
 def _baseline(model: str, rows: Sequence[Row], request: ImportRequest) -> str:
-    """Return the other model of all rows, or the requested one."""
     met = sorted({second if first == model else first for first, second in map(_models, rows)})
     if request.baseline in met:
         return request.baseline or ""

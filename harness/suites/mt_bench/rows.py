@@ -157,8 +157,7 @@ def questions(ids: Collection[str], turns: int) -> list[Prompt]:
 
 
 Answers = dict[str, dict[str, tuple[str, ...]]]
-"""Model -> question id -> texts of its first answer. A model is listed by the name in its rows and by its file's
-name."""
+"""Model -> question id -> texts of its first answer, for the names of a model in its rows and of its file."""
 FAILED_ANSWER = re.compile(r"^\s*\$ERROR\$\s*$", re.MULTILINE)
 """A failed call's mark on its own line, in the place of an answer in a judge's prompt."""
 
