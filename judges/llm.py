@@ -126,7 +126,7 @@ class Client(Chat, Protocol):
 
 
 class LlmJudge:
-    """`fusion_harness.judges` entry point "llm". Raises ConfigError on construction if the spec cannot work."""
+    """`fusion_harness.judges` entry point "llm". Raise ConfigError on construction if the spec cannot work."""
 
     def __init__(self, spec: JudgeSpec, client: Client | None = None, *, endpoint: str | None = None) -> None:
         """Create the judge. `client` defaults to one for the spec's endpoint.
@@ -276,7 +276,7 @@ class LocalJudge(LlmJudge):
     """`fusion_harness.judges` entry point "local": a checkpoint that our own vLLM backend serves.
 
     The server is started on entry and stopped on exit; it is watched, restarted and identified like the candidate's.
-    Without its own devices it waits until the candidate's server has stopped. Raises ConfigError or CheckpointError if
+    Without its own devices it waits until the candidate's server has stopped. Raise ConfigError or CheckpointError if
     it cannot be served.
     """
 
@@ -305,7 +305,7 @@ class LocalJudge(LlmJudge):
 class AlpacaEvalJudge(LlmJudge):
     """`fusion_harness.judges` entry point "alpaca_eval": an evaluator of the installed alpaca-eval package.
 
-    Model, address and price default to the configuration's. Raises ConfigError if the configuration cannot be mapped
+    Model, address and price default to the configuration's. Raise ConfigError if the configuration cannot be mapped
     or its API key is missing.
     """
 

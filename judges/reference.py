@@ -86,7 +86,7 @@ class ReferenceJudge:
     async def judge(self, task: JudgeTask) -> Judgment:
         """Return the judgment of one task, with an error in it if there is nothing to compare.
 
-        Raises ConfigError if this judge has no reply for the template's parser.
+        Raise ConfigError if this judge has no reply for the template's parser.
         """
         self.check(task)
         failure = _not_comparable(task)

@@ -13,7 +13,7 @@ from typing import Self
 from pydantic import JsonValue, ValidationError
 
 from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, Order
-from harness.records.errors import ConfigError
+from harness.records.errors import ConfigError, one_line
 from harness.store.files import file_sha256
 
 Place = tuple[str, int, int | None, Order | None, int]
@@ -21,7 +21,7 @@ Place = tuple[str, int, int | None, Order | None, int]
 
 
 class ReplayJudge:
-    """`fusion_harness.judges` entry point "replay". Raises ConfigError if the file of judgments does not exist."""
+    """`fusion_harness.judges` entry point "replay". Raise ConfigError if the file of judgments does not exist."""
 
     def __init__(self, spec: JudgeSpec) -> None:
         if not spec.model:
@@ -79,7 +79,7 @@ def _read(path: Path) -> dict[Place, Judgment]:
             row = Judgment.model_validate_json(line)
         except ValidationError as error:
             raise ConfigError(
-                f"{path}, line {number} is not a judgment: {error.errors()[0]['msg']}; convert files of the original "
+                f"{path}, line {number} is not a judgment: {one_line(error)}; convert files of the original "
                 "tools with `harness import`"
             ) from None
         judges.add(row.judge)

@@ -139,7 +139,7 @@ class ReplyCache:
 
         Simultaneous requests with the same key make one call.
 
-        Raises what `ask` raises, and StoreError once the cache can no longer be written.
+        Raise what `ask` raises, and StoreError once the cache can no longer be written.
         """
         if self._thread is None:
             return await ask()
@@ -259,7 +259,7 @@ def shares(path: Path) -> list[CacheShare]:
 def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
     """Remove replies older than so many seconds and of this judge (part of its name), and free their space.
 
-    Returns the number removed. Both None: remove all.
+    Return the number removed. Both None: remove all.
     """
     before = time.time() - older_than if older_than is not None else float("inf")
     where = "WHERE created < ? AND INSTR(judge, ?) > 0"

@@ -73,7 +73,7 @@ class CallOptions:
     cache: ReplyCache = field(default_factory=lambda: ReplyCache(None))
     budget: Budget = field(default_factory=Budget)
     wire: Callable[[JudgeSpec, Chat], Wire] = lambda spec, client: LiveWire(client)
-    """Returns the wire for a judge's calls, given its spec and client."""
+    """Return the wire for a judge's calls, given its spec and client."""
 
 
 @runtime_checkable

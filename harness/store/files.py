@@ -129,7 +129,7 @@ def find_cards(results: Path) -> list[Path]:
 def acquire(path: Path, *, timeout: float = -1) -> BaseFileLock:
     """Return the lock on `path`, held; links are not followed. A negative timeout waits for as long as it takes.
 
-    Raises filelock.Timeout if another process still has it after `timeout` seconds, OSError if the file cannot be
+    Raise filelock.Timeout if another process still has it after `timeout` seconds, OSError if the file cannot be
     opened. If the file system has no flock, the lock is the existence of `<path>.soft`, which outlives a process that
     was killed on another machine; the log says so.
     """
@@ -173,7 +173,7 @@ class FolderLock:
     def take(self) -> None:
         """Make the folder if necessary and lock it.
 
-        Raises RunLockedError if another process works here, StoreError if the folder or its lock cannot be made.
+        Raise RunLockedError if another process works here, StoreError if the folder or its lock cannot be made.
         """
         path = self.folder / LOCK
         make_folder(self.folder)

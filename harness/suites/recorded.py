@@ -96,7 +96,7 @@ class CalibrationSet:
     rule: Rule
     comparisons: tuple[RecordedComparison, ...]
     tasks: Callable[[Item], Sequence[JudgeTask]]
-    """Returns the judge tasks of an item whose texts are available; [] if a text is broken."""
+    """Return the judge tasks of an item whose texts are available; [] if a text is broken."""
     ratings: tuple[RecordedRating, ...] = ()
     board: dict[str, float] = field(default_factory=dict)
     """Model -> published score, for rank correlation."""

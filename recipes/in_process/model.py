@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 from transformers.utils.logging import disable_progress_bar
 
 from harness.records import Answer, Failure, Finish, Prompt
-from harness.records.errors import CheckpointError, ServerError
+from harness.records.errors import CheckpointError, ServerError, one_line
 from harness.records.protocols import Draw, ServeOptions
 from harness.store.checkpoint import Checkpoint
 
@@ -277,8 +277,7 @@ class LocalModel:
                 folder, dtype=options.dtype or ("float32" if device.type == "cpu" else "auto"), **how
             )
         except (OSError, ValueError, ImportError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"transformers cannot load {str(folder)!r}: {reason}") from error
+            raise CheckpointError(f"transformers cannot load {str(folder)!r}: {one_line(error)}") from error
         if checkpoint.is_adapter:
             from peft import PeftModel
 
@@ -329,8 +328,7 @@ class LocalModel:
         try:
             results: list[Generated] = generate(self.model, requests, end_ids=self.end_ids, stopped=stopped)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ServerError(f"generating {len(requests)} answers together failed: {reason}") from error
+            raise ServerError(f"generating {len(requests)} answers together failed: {one_line(error)}") from error
         return results
 
     def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:

@@ -153,7 +153,7 @@ class ArmoRMReward:
 
 
 class ArmoRM:
-    """Returns one reward per right-padded conversation, shape (B,), in about 0..0.3."""
+    """Return one reward per right-padded conversation, shape (B,), in about 0..0.3."""
 
     def __init__(self, body: LlamaModel, head: dict[str, Tensor], *, temperature: float) -> None:
         """Take the loaded body, and in `head` the tensors that `head_shapes` names."""
