@@ -23,10 +23,10 @@ import difflib
 import math
 import re
 from dataclasses import dataclass
-from typing import Self
 
 from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, TokenLogprob
 from harness.records.errors import ConfigError
+from harness.records.protocols import NothingToOpen
 
 from .parsing import read_verdict
 
@@ -63,17 +63,11 @@ class RuleReply:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class ReferenceJudge:
+class ReferenceJudge(NothingToOpen):
     """Rule-based judge for prompts with gold answers, with the same interface as any other judge."""
 
     def __init__(self, spec: JudgeSpec) -> None:
         self.spec = spec
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     def check(self, task: JudgeTask) -> None:
         """Raise ConfigError if this judge has no reply for the template's parser."""

@@ -8,19 +8,19 @@ of the text (imported files may not). A missing verdict leaves the task unscored
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 from pydantic import JsonValue, ValidationError
 
 from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, Order
 from harness.records.errors import ConfigError, one_line
+from harness.records.protocols import NothingToOpen
 from harness.store.files import file_sha256
 
 Place = tuple[str, int, int | None, Order | None, int]
 """Which judgment it is: prompt, draw, turn, order, repeat."""
 
 
-class ReplayJudge:
+class ReplayJudge(NothingToOpen):
     """`fusion_harness.judges` entry point "replay". Raise ConfigError if the file of judgments does not exist."""
 
     def __init__(self, spec: JudgeSpec) -> None:
@@ -34,12 +34,6 @@ class ReplayJudge:
         """Return the recorded judges and a digest of the file, without its path."""
         judges: list[JsonValue] = list(dict.fromkeys(row.judge for row in self._found.values()))
         return {"model": None, "recorded": judges, "file": file_sha256(self._path)}
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     async def judge(self, task: JudgeTask) -> Judgment:
         """Return the recorded judgment at no cost, or the failure "missing" if there is none for this very answer."""

@@ -61,6 +61,16 @@ class ServeOptions:
     seed: int = 0
 
 
+class NothingToOpen:
+    """Base of a backend or judge that starts nothing: `async with` only returns it."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+
 class Backend(Protocol):
     """Serves one model and answers prompts for the duration of an `async with`.
 
