@@ -138,7 +138,7 @@ class ModelServer:
             await self.stop()
             raise
         assert self._process is not None
-        for pid in warden.below(self._process.pid):
+        for pid in warden.descendants(self._process.pid):
             with suppress(ProcessLookupError):
                 self._sessions.add(os.getsid(pid))
         log.info("%s serves after %.0f s", self.name, time.monotonic() - begin)
