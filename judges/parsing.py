@@ -98,7 +98,7 @@ def _labelled(label: str, labels: Mapping[str, tuple[float, int]]) -> Preference
     if label not in labels:
         raise VerdictParseError(f"label [[{label}]] is not one of {', '.join(labels)}")
     points, strength = labels[label]
-    return Preference(value=points, strength=2 if strength == 2 else 1)
+    return Preference(value=points, strength=strength)
 
 
 def pair_letter(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preference:

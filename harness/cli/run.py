@@ -19,7 +19,7 @@ from ..records.errors import IncompleteError
 from ..records.settings import FileSpec, read_file_spec
 from ..run.estimate import Estimate, estimate
 from ..run.plan import Plan, plan
-from ..run.resolve import overlaid, resolve, retired_judges
+from ..run.resolve import overlaid, resolve, retirement_warnings
 from .console import (
     STDERR,
     announce,
@@ -145,7 +145,7 @@ def run(flags: RunFlags) -> None:
     estimates = estimate(run_plan, exact=flags.dry_run)
     for sentence in differences(run_plan):
         log.info("%s", sentence)
-    for sentence in retired_judges(spec, date.today()):
+    for sentence in retirement_warnings(spec, date.today()):
         log.warning("%s", sentence)
     if flags.dry_run:
         print_estimate(estimates, [suite.name for suite in run_plan.own_runners], as_json=flags.as_json)

@@ -16,6 +16,9 @@ from pydantic import Field, JsonValue, model_validator
 
 from .asking import Answer, Failure, Prompt, Record, digest
 
+JudgmentFlag = Literal["truncated", "reasked", "identical", "injection"]
+"""What is unusual about a judgment; it changes no verdict."""
+
 
 class Preference(Record):
     kind: Literal["preference"] = "preference"
@@ -126,7 +129,7 @@ class Judgment(Record):
     """The judge's reply (all attempts, joined by newlines); None if none arrived."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """Top log-probabilities of the first reply token, if requested."""
-    flags: tuple[Literal["truncated", "reasked", "identical", "injection"], ...] = ()
+    flags: tuple[JudgmentFlag, ...] = ()
     error: Failure | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
