@@ -416,7 +416,7 @@ class Flow:
         self.in_flight -= 1
 
     def hold(self, now: float, seconds: float) -> None:
-        """Send nothing for so many seconds."""
+        """Send nothing for this many seconds."""
         self.held_until = max(self.held_until, now + seconds)
 
     def heard(self, launch: Launch, now: float, hints: RateLimitHints) -> None:

@@ -257,7 +257,7 @@ def shares(path: Path) -> list[CacheShare]:
 
 
 def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
-    """Remove replies older than so many seconds and of this judge (part of its name), and free their space.
+    """Remove replies older than this many seconds and of this judge (part of its name), and free their space.
 
     Return the number removed. Both None: remove all.
     """

@@ -47,7 +47,7 @@ def priced(spec: JudgeSpec) -> bool:
 
 
 def price(spec: JudgeSpec, prompt_tokens: float, completion_tokens: float) -> float | None:
-    """Return the list price of so many tokens; None if the judge has no known price."""
+    """Return the list price of this many tokens; None if the judge has no known price."""
     if spec.price_in is None or spec.price_out is None:
         return None
     return (prompt_tokens * spec.price_in + completion_tokens * spec.price_out) / 1e6

@@ -55,7 +55,7 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
         held_out = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
         files = []
         for temperature, samples in draws(spec.evaluate).items():
-            sampling = spec.sampling.of(seed).model_copy(update={"temperature": temperature, "n": samples})
+            sampling = spec.sampling.as_sampling(seed).model_copy(update={"temperature": temperature, "n": samples})
             subfolder = temperature_folder(folder, temperature)
             subfolder.mkdir(exist_ok=True)
             files.append(AnswerFile(subfolder / ANSWERS, held_out, sampling))
@@ -72,7 +72,7 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
     settings: dict[str, JsonValue] = {
         **sampler.settings(),
         "temperatures": {f"{temperature:g}": samples for temperature, samples in draws(spec.evaluate).items()},
-        "sampling": spec.sampling.of(seed).model_dump(mode="json", exclude={"temperature", "n"}),
+        "sampling": spec.sampling.as_sampling(seed).model_dump(mode="json", exclude={"temperature", "n"}),
         "reward": reward_settings(spec.reward),
     }
     name = "held-out/target" if trained is None else f"seed-{seed}/held-out/{model}"

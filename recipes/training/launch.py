@@ -46,7 +46,7 @@ KEEP = (
 
 
 def fusion_of(recipe: Recipe, method: str, *, sources: int | None = None, alpha: float | None = None) -> Fusion:
-    """Return the record of how a model was fused, for the leaderboard. `sources`: only the first so many."""
+    """Return the record of how a model was fused, for the leaderboard. `sources`: count only the first ones."""
     names = tuple(source.name for source in recipe.spec.sources[:sources])
     return Fusion(method=method, sources=names, alpha=alpha, target=ModelRef.parse(recipe.spec.target).label)
 
