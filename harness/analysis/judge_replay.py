@@ -331,11 +331,7 @@ def report(
     for each in sets:
         suite_items = [item for item in items if item.suite == each.suite]
         part = suite_calibration(
-            each,
-            suite_items,
-            verdicts,
-            judge_model=model if spec.judges else each.retired,
-            is_retired=not spec.judges,
+            each, suite_items, verdicts, judge_model=model if spec.judges else each.retired, is_retired=not spec.judges
         )
         if spec.repeats > 1:
             part = part.model_copy(update={"scores": part.scores | repeat_flips(suite_items, judgments)})

@@ -100,8 +100,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     ] = None
     repeats: Annotated[int | None, typer.Option(help="Times every judge is asked the same question.")] = None
     anchors: Annotated[
-        list[str] | None,
-        typer.Option(help="FILE of `harness judge anchors`, judged again; repeatable, one per suite."),
+        list[str] | None, typer.Option(help="FILE of `harness judge anchors`, judged again; repeatable, one per suite.")
     ] = None
     backend: Annotated[str | None, typer.Option(help="vllm, transformers, endpoint, ray, ...")] = None
     edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None

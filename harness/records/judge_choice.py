@@ -155,11 +155,7 @@ NO_JUDGE = (
 
 
 def choose_judges(
-    suites: tuple[str, ...],
-    choice: str | Mapping[str, str] | None,
-    *,
-    edition: str,
-    own_judges: OwnJudges,
+    suites: tuple[str, ...], choice: str | Mapping[str, str] | None, *, edition: str, own_judges: OwnJudges
 ) -> dict[str, tuple[JudgeSpec, ...]]:
     """Return judged suite -> judge or jury: as given, else pocket's own, HARNESS_JUDGE or a provider's default.
 

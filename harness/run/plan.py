@@ -103,11 +103,7 @@ def plan(spec: RunSpec) -> Plan:
         spec,
         tuple(
             suite_plan(
-                spec,
-                suite,
-                pool.judges(spec.judges[suite.name]),
-                identity,
-                anchors=_anchors_of(suite, anchor_files),
+                spec, suite, pool.judges(spec.judges[suite.name]), identity, anchors=_anchors_of(suite, anchor_files)
             )
             for suite in suites
         ),
@@ -162,11 +158,7 @@ def _sampling(suite: Suite, changes: dict[str, JsonValue]) -> Callable[[Prompt],
 
 
 def _protocol(
-    spec: RunSpec,
-    suite: Suite,
-    judge: dict[str, JsonValue],
-    prompts: Sequence[Prompt],
-    identity: dict[str, JsonValue],
+    spec: RunSpec, suite: Suite, judge: dict[str, JsonValue], prompts: Sequence[Prompt], identity: dict[str, JsonValue]
 ) -> dict[str, JsonValue]:
     protocol: dict[str, JsonValue] = {
         "suite": suite.name,

@@ -80,11 +80,7 @@ def cached_path(file: OfficialFile, cache_dir: Path | None = None) -> Path:
 
 
 def ensure(
-    names: Iterable[str],
-    mirror: str | None = None,
-    *,
-    cache_dir: Path | None = None,
-    progress: Progress | None = None,
+    names: Iterable[str], mirror: str | None = None, *, cache_dir: Path | None = None, progress: Progress | None = None
 ) -> dict[str, Path]:
     """Return name -> verified local file, fetching what is not cached. Raise DataError if a file is unavailable."""
     return {name: _ensure_one(pinned_files()[name], mirror, cache_dir, progress) for name in names}

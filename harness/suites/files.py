@@ -221,11 +221,7 @@ def card_of(result: FileResult) -> ScoreCard:
     notes = result.suite_scores.notes
     if not complete:
         notes = (*notes, f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")
-    named: dict[str, JsonValue] = {
-        "source": "files",
-        "suite_version": result.suite_version,
-        "judge": result.judge,
-    }
+    named: dict[str, JsonValue] = {"source": "files", "suite_version": result.suite_version, "judge": result.judge}
     return ScoreCard(
         suite=result.suite,
         suite_version=result.suite_version,

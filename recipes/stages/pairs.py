@@ -13,16 +13,7 @@ from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic, write_lines
 
 from ..layout import ANSWERS, DATA, DROPPED, PAIRS, PROMPTS, REWARDS, Counts, Recipe
-from ..pairs import (
-    DroppedPair,
-    PairTally,
-    Tally,
-    best_by_prompt,
-    extremes,
-    paired,
-    rated,
-    read_prompts,
-)
+from ..pairs import DroppedPair, PairTally, Tally, best_by_prompt, extremes, paired, rated, read_prompts
 from ..records import PreferencePair
 from ..spec import PairsSpec
 from ..steps import Step

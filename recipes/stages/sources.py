@@ -13,16 +13,7 @@ from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, Counts, Recipe
 from ..prompts import load_rows, portable_name
 from ..records import Part
-from ..sampling import (
-    IDENTITY,
-    AnswerFile,
-    Sampler,
-    generation_time,
-    left_to_sample,
-    prompts_of,
-    sample,
-    take_answers,
-)
+from ..sampling import IDENTITY, AnswerFile, Sampler, generation_time, left_to_sample, prompts_of, sample, take_answers
 from ..spec import SourceSpec
 from ..steps import Step
 

@@ -69,13 +69,7 @@ def baseline_folders(results: Path, name: str) -> list[Path]:
 
 
 def promote(
-    results: Path,
-    runs: Sequence[tuple[ScoreCard, Path]],
-    *,
-    name: str,
-    by: str,
-    why: str,
-    now: datetime | None = None,
+    results: Path, runs: Sequence[tuple[ScoreCard, Path]], *, name: str, by: str, why: str, now: datetime | None = None
 ) -> Baselines:
     """Make these runs (card, folder) the baselines of their suites; replaced ones move to the history.
 

@@ -111,12 +111,7 @@ def against_itself(win_rate: Score) -> dict[str, Score]:
 
 
 def _score(
-    prompts: Sequence[Prompt],
-    by_id: dict[str, Annotation],
-    known: InstructionSet,
-    rules: ScoreRules,
-    *,
-    believed: bool,
+    prompts: Sequence[Prompt], by_id: dict[str, Annotation], known: InstructionSet, rules: ScoreRules, *, believed: bool
 ) -> SuiteScores:
     verdicts = {key: row.stored for key, row in by_id.items() if believed or not row.conflict}
     judged = JudgedAnswers(
@@ -125,11 +120,7 @@ def _score(
         preferences={prompt.id: [] if (value := verdicts.get(prompt.id)) is None else [value] for prompt in prompts},
     )
     data = SuiteData(
-        version=known.version,
-        prompts=tuple(prompts),
-        templates={},
-        difficulty=known.difficulty,
-        gamed=known.gamed,
+        version=known.version, prompts=tuple(prompts), templates={}, difficulty=known.difficulty, gamed=known.gamed
     )
     return score_judged(data, prompts, judged, rules)
 
