@@ -5,8 +5,7 @@
 
 The pool knows neither Ray nor models: a worker is anything that starts, works and stops, and whose exceptions tell
 whether it may come back. The work of a worker that died goes to another one. Ray is imported only when a cluster is
-entered: the cluster of RAY_ADDRESS is joined; without one, a cluster of this machine alone is started, and stopped
-later.
+entered: the cluster of RAY_ADDRESS is joined; without one, this machine alone becomes a cluster, stopped later.
 """
 
 from __future__ import annotations
@@ -66,8 +65,7 @@ class WorkerGoneError(HarnessError):
 class Worker(Protocol[Taken, Given]):
     """One worker, wherever it runs.
 
-    Its calls raise WorkerLostError and WorkerGoneError; any other error of `work` belongs to the work and goes to the
-    caller of `ask`.
+    Its calls raise WorkerLostError and WorkerGoneError; any other error of `work` goes to the caller of `ask`.
     """
 
     async def start(self) -> None:

@@ -166,8 +166,7 @@ class Charge:
 class Budget:
     """The money of one run; without a limit it is not consulted.
 
-    Calls that do not fit wait until others have ended below their reserved cost. If none is left in flight, the run
-    stops.
+    Calls that do not fit wait until others have ended below their reserved cost. The run stops if none is in flight.
     """
 
     def __init__(self, limit: float | None = None, *, waves: int | None = None) -> None:

@@ -141,7 +141,7 @@ def suite_plan(
         suite=suite,
         judges=judges,
         prompts=chosen,
-        sampling=_sampling(suite, spec.sampling.changes),
+        sampling=lambda prompt: suite.sampling(prompt).model_copy(update=spec.sampling.changes),
         folder=run_dir(spec.results, model=spec.model.slug, suite=suite.name, version=suite.version, run_id=run_id),
         repeats=spec.repeats,
         jury=Jury.of([judge.spec for judge in judges], spec.jury),
@@ -151,10 +151,6 @@ def suite_plan(
         protocol=protocol,
         manifest=manifest,
     )
-
-
-def _sampling(suite: Suite, changes: dict[str, JsonValue]) -> Callable[[Prompt], Sampling]:
-    return lambda prompt: suite.sampling(prompt).model_copy(update=changes)
 
 
 def _protocol(

@@ -69,8 +69,7 @@ def share_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
     """Return the mean of `values` within 0..1, shape (rows,), with an interval that stays there.
 
     Wilson's interval of the effective number of rows p(1 - p)/SE^2 (Korn and Graubard 1998 do so for
-    Clopper-Pearson's), with the clustered SE and Student's t for z. If all rows are 0 or all are 1, a cluster counts as
-    one row.
+    Clopper-Pearson's), with the clustered SE and Student's t for z. If all rows are equal, a cluster counts as one row.
     """
     mean = mean_measure(values, clusters)
     if mean.value is None or mean.interval is None:

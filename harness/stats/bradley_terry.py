@@ -103,8 +103,7 @@ def _tied_to(points: FloatArray, anchor: int) -> NDArray[np.bool_]:
 def star_strengths(points: FloatArray, centre: int) -> FloatArray:
     """Return `fit_strengths` for battles that are all against `centre`: the logit of each win rate.
 
-    `points` has shape (..., models, 2): won and lost against the centre. NaN without a battle; a clean sweep is clipped
-    by `CERTAIN`.
+    `points` has shape (..., models, 2): won and lost against the centre. NaN without a battle; `CERTAIN` clips a sweep.
     """
     won, lost = points[..., 0], points[..., 1]
     with np.errstate(invalid="ignore"):

@@ -234,8 +234,7 @@ def swap_test(
 
     Each is (above, below) of shape (clusters,), already summed within a cluster; the statistic is the difference of the
     two ratios. p = (1 + swaps at least as far from 0 as the observed value) / (flips + 1), so it is never 0 and the
-    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test of the
-    differences.
+    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test.
     """
     rng = np.random.default_rng(seed)
     seen = abs(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum())

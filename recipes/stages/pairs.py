@@ -1,7 +1,6 @@
 """Stage `pairs`: choose y_ws, y_wt and y_l of every preference prompt; write pairs.jsonl, dropped.jsonl, data.json.
 
-Answers and rewards stay in their folders, so another reward, other sources or another margin can form new pairs from
-the same files.
+Answers and rewards stay in their folders: another reward, source or margin can form new pairs from the same files.
 """
 
 from __future__ import annotations

@@ -196,13 +196,9 @@ def _lines(library: Library, request: Request, run: Run) -> tuple[Choice, Index,
 
 def _pairs(library: Library, request: Request, a: Run, b: Run) -> tuple[Choice, list[LinePair], list[LinePair]]:
     choice = Choice.of(request.query_params)
-    all_pairs = pairs(library.index(a), library.index(b), middle=_middle(a))
+    all_pairs = pairs(library.index(a), library.index(b), middle=facts_of(a.card.suite).neutral)
     ids = search(a, choice.words) | search(b, choice.words) if choice.words else None
     return choice, all_pairs, chosen_pairs(all_pairs, choice, ids)
-
-
-def _middle(run: Run) -> float | None:
-    return facts_of(run.card.suite).neutral
 
 
 def _neighbours(ids: list[str], current: str) -> dict[str, str | int | None]:

@@ -148,13 +148,8 @@ def _top_of(raw: JsonValue) -> dict[str, float]:
     top = first.get("top_logprobs") if isinstance(first, dict) else None
     if not isinstance(top, list):
         return {}
-    return _pairs(
-        [[entry.get("token"), entry.get("logprob")] for entry in top if isinstance(entry, dict) and _letter(entry)]
-    )
-
-
-def _letter(entry: Row) -> bool:
-    return entry.get("token") in LETTERS
+    entries = [entry for entry in top if isinstance(entry, dict) and entry.get("token") in LETTERS]
+    return _pairs([[entry["token"], entry.get("logprob")] for entry in entries])
 
 
 def _pairs(pairs: Sequence[Sequence[JsonValue]]) -> dict[str, float]:

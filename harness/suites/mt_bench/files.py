@@ -92,7 +92,7 @@ def _card(model: str, named: Sequence[tuple[str, Row]], answers: Answers, option
     strict = options.strict_reference
     kept = rows if strict else list({_key(row): row for row in rows}.values())
     ids = dict.fromkeys(question_of(row) for row in kept)
-    opponents = sorted({_opponent(model, row) for row in kept})
+    opponents = sorted({str(row["model_2"] if row["model_1"] == model else row["model_1"]) for row in kept})
     prompts = questions(ids, 2)
     # The official questions are judged in both turns against each opponent; for others only existing rows are known.
     slots = {_key(row)[:4] for row in kept}
@@ -125,10 +125,6 @@ def _card(model: str, named: Sequence[tuple[str, Row]], answers: Answers, option
 
 def _key(row: Row) -> tuple[str, str, str, int, str]:
     return str(row["model_1"]), str(row["model_2"]), question_of(row), turn_of(row), judge_name(row)
-
-
-def _opponent(model: str, row: Row) -> str:
-    return str(row["model_2"] if row["model_1"] == model else row["model_1"])
 
 
 def _readings(row: Row, *, failed: bool, strict: bool) -> tuple[Reading, Reading]:

@@ -218,8 +218,7 @@ References = dict[str, tuple[str, ...]]
 def reference_set(rows: Iterable[Row], mirror: str | None) -> str:
     """Return `official` or `pr3158` if every prompt that needs a reference shows that set's; `mixed` for both.
 
-    `other` if a prompt shows neither; `not stated` if no row has such a prompt; `unknown` if no pinned file is
-    available.
+    `other` if a prompt shows neither; `not stated` if no row has such a prompt; `unknown` without pinned files.
     """
     shown = [
         (question_of(row), turn_of(row), prompt)
