@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,8 +19,12 @@ from tests.fakes.openai_server import FakeOpenAI, serving
 
 FOLDERS = ("torch", "servers", "published", "browser", "cli", "unit")
 """Slowest first."""
-REAL_VLLM = ("test_real_run", "test_real_kill", "test_vllm", "test_lm_eval", "test_local_judge")
-"""Modules that start a real vLLM: two at once would share two cores and need twice the memory."""
+REAL_VLLM = frozenset(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "tests").glob("*/test_*.py")
+    if re.search(r"\b(vllm_checkpoint|real_run):", path.read_text("utf-8"))
+)
+"""Modules whose tests start a real vLLM: two at once would share two cores and need twice the memory."""
 KEYS = ("OPENAI_API_KEY", "HARNESS_JUDGE", "HARNESS_JUDGE_KEY", "HARNESS_ENDPOINT_KEY", "HARNESS_RESULTS")
 
 # A shell's background job is started with SIGINT ignored, and so would be every process that tests start and interrupt.
@@ -78,15 +83,12 @@ def vllm_checkpoint(tmp_path_factory: pytest.TempPathFactory, worker_id: str) ->
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the tests that take longest, so that both workers end at about the same time."""
-    for item in items:
-        if "vllm_checkpoint" in getattr(item, "fixturenames", ()) and scope_of(item.nodeid) != "vllm":
-            raise pytest.UsageError(f"{item.nodeid} starts a real vLLM: add its module to REAL_VLLM in {__file__}")
     items.sort(key=lambda item: (scope_of(item.nodeid) != "vllm", FOLDERS.index(item.path.parent.name)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give a module's tests to one worker, so that its fixtures are made once, and all modules of REAL_VLLM to one.
+    """Give a module's tests to one worker, so that its fixtures are made once, and all of REAL_VLLM to one.
 
     pytest-xdist 3.8 has `--dist loadgroup` for this, but with pytest 9.2 it ignores the groups without a word.
     """
@@ -103,4 +105,4 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def scope_of(nodeid: str) -> str:
     """Return what stays on one worker: "vllm", or the test's module."""
     module = nodeid.partition("::")[0]
-    return "vllm" if Path(module).stem in REAL_VLLM else module
+    return "vllm" if module in REAL_VLLM else module
