@@ -57,7 +57,7 @@ demo-fusion: $(READY)
 
 # A worker's numerical libraries use one thread: two workers share the cores with the servers that they start.
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
 test: $(READY)
 	$(PYTEST) -m "not slow"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -17,6 +19,12 @@ from tests.fakes.openai_server import FakeOpenAI, serving
 
 FOLDERS = ("torch", "servers", "published", "browser", "cli", "unit")
 """Slowest first."""
+REAL_VLLM = frozenset(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "tests").glob("*/test_*.py")
+    if re.search(r"\b(vllm_checkpoint|real_run):", path.read_text("utf-8"))
+)
+"""Modules whose tests start a real vLLM: two at once would share two cores and need twice the memory."""
 KEYS = ("OPENAI_API_KEY", "HARNESS_JUDGE", "HARNESS_JUDGE_KEY", "HARNESS_ENDPOINT_KEY", "HARNESS_RESULTS")
 
 # A shell's background job is started with SIGINT ignored, and so would be every process that tests start and interrupt.
@@ -73,17 +81,28 @@ def vllm_checkpoint(tmp_path_factory: pytest.TempPathFactory, worker_id: str) ->
     return checkpoint
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a module's tests on one worker, and those that start a real vLLM on the first one, from the beginning.
+    """Start with the tests that take longest, so that both workers end at about the same time."""
+    items.sort(key=lambda item: (scope_of(item.nodeid) != "vllm", FOLDERS.index(item.path.parent.name)))
 
-    Two real servers at once would share two cores and need twice the memory. The rest starts with the tests that
-    take longest, so that both workers end at about the same time.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a module's tests to one worker, so that its fixtures are made once, and all of REAL_VLLM to one.
+
+    pytest-xdist 3.8 has `--dist loadgroup` for this, but with pytest 9.2 it ignores the groups without a word.
     """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=lambda item: (group_of(item) != "vllm", FOLDERS.index(item.path.parent.name)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return ModuleScheduling(config, log)
 
 
-def group_of(item: pytest.Item) -> str:
-    return "vllm" if "vllm_checkpoint" in getattr(item, "fixturenames", ()) else str(item.path)
+def scope_of(nodeid: str) -> str:
+    """Return what stays on one worker: "vllm", or the test's module."""
+    module = nodeid.partition("::")[0]
+    return "vllm" if module in REAL_VLLM else module

@@ -14,8 +14,9 @@ import numpy as np
 from harness.stats.bradley_terry import ROUNDS, SEED, Battles, reference_interval, reference_rounds
 from harness.stats.intervals import FloatArray, ratio_interval
 from harness.suites.arena_hard import files as arena_hard
-from harness.suites.arena_hard.scores import ArenaGroup, pooled_battles, table
+from harness.suites.arena_hard.file_scores import ArenaGroup, pooled_battles, units
 from harness.suites.files import ScoreOptions, read_files
+from harness.suites.scoring import QuestionSums, sums_of_units
 
 from .lines import Line, T, Timed, timed
 
@@ -41,8 +42,8 @@ def _image_arena(folder: Path) -> list[Line]:
     rounds = timed(lambda: reference_interval(reference_rounds(battles, baseline="")))
     theirs = timed(lambda: reference_fits(battles, TIMED_ROUNDS))
     same = reference_rounds(battles, rounds=TIMED_ROUNDS, baseline="")
-    tables = [table(group.main) for group in groups]
-    ours = timed(lambda: [ratio_interval(sums[:, 0], sums[:, 1]) for sums in tables])
+    sums_by_group = [_sums(group) for group in groups]
+    ours = timed(lambda: [ratio_interval(sums.above, sums.below) for sums in sums_by_group])
     name = f"scikit-learn, {TIMED_ROUNDS} of {ROUNDS} rounds timed"
     seconds = theirs.seconds * ROUNDS / TIMED_ROUNDS
     difference = f"{np.max(np.abs(same - theirs.value)):.1e} Elo to those rounds"
@@ -56,6 +57,10 @@ def _image_arena(folder: Path) -> list[Line]:
     ]
 
 
+def _sums(group: ArenaGroup) -> QuestionSums:
+    return sums_of_units("arena_hard", 100.0, units(group.main))
+
+
 def _each_alone(groups: list[ArenaGroup]) -> list[Line]:
     """The same with each file scored by itself, as a user with one new model does: 100 rounds, all of them timed.
 
@@ -65,10 +70,10 @@ def _each_alone(groups: list[ArenaGroup]) -> list[Line]:
     found: dict[str, list[tuple[float, float]]] = {"the reference's interval": [], "our interval": []}
     gap = 0.0
     for group in groups:
-        battles, sums = pooled_battles([group]), table(group.main)
+        battles, sums = pooled_battles([group]), _sums(group)
         rounds = _median(lambda: reference_rounds(battles, baseline=""), 7)  # noqa: B023 - called at once
         theirs = _median(lambda: reference_fits(battles, ROUNDS), 3)  # noqa: B023
-        ours = _median(lambda: ratio_interval(sums[:, 0], sums[:, 1]), 7)  # noqa: B023
+        ours = _median(lambda: ratio_interval(sums.above, sums.below), 7)  # noqa: B023
         gap = max(gap, float(np.max(np.abs(rounds.value - theirs.value))))
         found["the reference's interval"].append((rounds.seconds, theirs.seconds))
         found["our interval"].append((ours.seconds, theirs.seconds))

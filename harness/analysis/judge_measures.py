@@ -36,6 +36,7 @@ from ..stats.agreement import (
 from ..stats.intervals import FloatArray, Interval
 from ..stats.paired import clustered_interval
 from ..suites.recorded import CalibrationSet, Item, ItemVerdict, RecordedComparison, RecordedRating, side
+from ..suites.scoring import score_of
 
 ItemVerdicts = Mapping[str, ItemVerdict]
 Vote = tuple[str, str, str]
@@ -476,23 +477,6 @@ def _corrected(corrected: Corrected, n: int) -> Score:
         # a correction may leave the range of a rate if the judge is poor
         interval = Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
     return score_of(Measure(corrected.value, interval, n), scale=100.0)
-
-
-def score_of(measure: Measure, *, unscored: int = 0, scale: float = 1.0) -> Score:
-    """Return a measure as the `Score` that cards use."""
-    if measure.value is None:
-        return Score(value=None, n=measure.n, unscored=unscored)
-    interval = measure.interval
-    if interval is None:
-        return Score(value=scale * measure.value, n=measure.n, unscored=unscored)
-    return Score(
-        value=scale * measure.value,
-        ci_low=scale * interval.low,
-        ci_high=scale * interval.high,
-        se=scale * interval.se,
-        n=measure.n,
-        unscored=unscored,
-    )
 
 
 def findings(part: SuiteCalibration, reference: str, unscored: float) -> list[str]:

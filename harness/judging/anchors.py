@@ -186,12 +186,7 @@ def _outcome(row: Judgment) -> float:
 def _score(moved: PairedShift | None, judged: int, total: int) -> Score:
     if moved is None:
         return Score(value=None, n=0, unscored=total)
-    interval = moved.interval
-    if interval is None:
-        return Score(value=moved.value, n=judged, unscored=total - judged)
-    return Score(
-        value=moved.value, ci_low=interval.low, ci_high=interval.high, se=interval.se, n=judged, unscored=total - judged
-    )
+    return Score(value=moved.value, n=judged, unscored=total - judged).with_interval(moved.interval)
 
 
 def _reason(anchors: AnchorSet, judge: Identity, judged: int, total: int, *, changed_words: bool) -> str | None:

@@ -103,6 +103,7 @@ def environment() -> Environment:
         "fusion_text": fusion_text,
         "number_of": number,
         "interval_of": interval,
+        "decimals_of": lambda card, name: facts_of(card.suite).metric(name).decimals,
         "notes_of": notes_of,
         "drawings_of": drawings_of,
         "reported_columns": reported.columns,

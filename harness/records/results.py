@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import JsonValue, model_validator
 
 from .asking import Record, digest
 from .judging import JuryRule
+
+if TYPE_CHECKING:
+    from ..stats.intervals import Interval
 
 LARGEST = 1e15
 """Bound of a card's numbers; integers are exact below 2**53, about 9e15."""
@@ -29,6 +32,13 @@ class Score(Record):
     """Number of scored items, in the suite's own unit (turns, instructions, games)."""
     unscored: int = 0
     """Items that should have been scored but were not."""
+
+    def with_interval(self, interval: Interval | None, scale: float = 1.0) -> Score:
+        """Return the score with `scale` times this interval; without any for None, or if it has no value."""
+        if interval is None or self.value is None:
+            return self.model_copy(update={"ci_low": None, "ci_high": None, "se": None})
+        limits = {"ci_low": scale * interval.low, "ci_high": scale * interval.high, "se": scale * interval.se}
+        return self.model_copy(update=limits)
 
 
 class SuiteScores(Record):

@@ -17,7 +17,7 @@ from ..records.facts import QuestionRule
 from ..stats.agreement import Measure, agreement, flip_rate, krippendorff_alpha, mean_measure, position_consistency
 from ..stats.intervals import FloatArray
 from ..stats.variance import IntArray, Split, centred, variance_split
-from ..suites.scoring import verdict_weight
+from ..suites.scoring import score_of, verdict_weight
 
 Level = str
 LEVELS = ("question", "generation", "judge", "repeat")
@@ -110,7 +110,7 @@ def _values(rows: Iterable[Judgment]) -> list[float]:
 
 def percent(measure: Measure, *, flipped: bool = False) -> Score:
     """Return a share (0..1) as a score in percent, its interval cut to 0..100; `flipped`: of the opposite."""
-    score = as_score(measure, 100.0)
+    score = score_of(measure, scale=100.0)
     if score.value is None:
         return score
     low, high = score.ci_low, score.ci_high
@@ -118,14 +118,6 @@ def percent(measure: Measure, *, flipped: bool = False) -> Score:
         low, high = (None if high is None else 100 - high), (None if low is None else 100 - low)
     cut = {"ci_low": None if low is None else max(0.0, low), "ci_high": None if high is None else min(100.0, high)}
     return score.model_copy(update={"value": 100 - score.value if flipped else score.value, **cut})
-
-
-def as_score(measure: Measure, scale: float = 1.0) -> Score:
-    interval = measure.interval
-    if measure.value is None or interval is None:
-        return Score(value=None if measure.value is None else scale * measure.value, n=measure.n)
-    low, high, se = scale * interval.low, scale * interval.high, scale * interval.se
-    return Score(value=scale * measure.value, ci_low=low, ci_high=high, se=se, n=measure.n)
 
 
 def order_flips(rows: Sequence[Judgment]) -> tuple[Score | None, Score | None]:
@@ -166,7 +158,7 @@ def pair_agreement(by_judge: Mapping[str, Sequence[Judgment]], judge: str, peer:
     shared = [key for key in verdicts if key in peer_verdicts]
     labels = [[outcome_of(_verdict_of(side, key)) for key in shared] for side in (verdicts, peer_verdicts)]
     measures = agreement(labels[0], labels[1], [key[0] for key in shared])
-    return PairAgreement(one=judge, other=peer, agreement=percent(measures.raw), kappa=as_score(measures.kappa))
+    return PairAgreement(one=judge, other=peer, agreement=percent(measures.raw), kappa=score_of(measures.kappa))
 
 
 def _key(row: Judgment) -> tuple[str, str]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..records import Answer, Judgment, Order, Preference, Prompt, Rating, Score, Verdict
 from ..records.facts import QuestionRule, facts_of
-from ..stats.intervals import FloatArray, Interval, ratio_interval
+from ..stats.agreement import Measure
+from ..stats.intervals import FloatArray, ratio_interval
 
 MIN_SCORED = 0.9
 """A card with a smaller scored share has complete=False and is never ranked (specs: 90 %)."""
@@ -45,7 +46,13 @@ class Unit:
 
 
 Verdicts = Mapping[Slot, Sequence[Verdict]]
-STRONG_WEIGHT = 3  # arena-hard-auto show_result.py WEIGHT: a ">>" verdict counts as three battles
+
+STRONG_WEIGHT = 3  # arena-hard-auto show_result.py WEIGHT
+"""Battles that a preference of strength 2 (Arena-Hard's ">>") counts as, in scores, comparisons, gate and variance.
+
+No protocol contains it: who changes it raises the `version` of both Arena-Hard suites (`load_v01`, `load_v2`) and of
+scored files (`_card` in arena_hard/files.py), or old and new cards rank together.
+"""
 
 
 def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, int], Answer]:
@@ -89,33 +96,34 @@ def draws(answers: Iterable[Answer]) -> int:
 def mean_score(
     units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed: int = 0, intervals: bool = True
 ) -> Score:
-    """Return scale * sum(values) / sum(weights) with its 95 % interval over questions; no value if nothing is
-    scored."""
+    """Return scale * sum(values) / sum(weights) with its 95 % interval over questions.
+
+    The value is None if nothing is scored.
+    """
     unscored = max(0, expected - len(units))
     below = sum(unit.weight for unit in units)
     if not below:
         return Score(value=None, n=0, unscored=expected)
-    value = scale * sum(unit.value for unit in units) / below
-    interval = _interval(units, seed) if intervals else None
-    if interval is None:
-        return Score(value=value, n=len(units), unscored=unscored)
-    return Score(
-        value=value,
-        ci_low=scale * interval.low,
-        ci_high=scale * interval.high,
-        se=scale * interval.se,
-        n=len(units),
-        unscored=unscored,
-    )
+    score = Score(value=scale * sum(unit.value for unit in units) / below, n=len(units), unscored=unscored)
+    if not intervals:
+        return score
+    sums = np.array(list(_sums(units).values()))
+    return score.with_interval(ratio_interval(sums[:, 0], sums[:, 1], seed=seed), scale)
 
 
-def _interval(units: Sequence[Unit], seed: int) -> Interval | None:
+def score_of(measure: Measure, *, unscored: int = 0, scale: float = 1.0) -> Score:
+    """Return a measure as the `Score` that cards use."""
+    value = None if measure.value is None else scale * measure.value
+    return Score(value=value, n=measure.n, unscored=unscored).with_interval(measure.interval, scale)
+
+
+def _sums(units: Iterable[Unit]) -> dict[str, list[float]]:
+    """Return prompt id -> [sum of values, sum of weights], in order of first appearance."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for unit in units:
         sums[unit.prompt_id][0] += unit.value
         sums[unit.prompt_id][1] += unit.weight
-    table = np.array(list(sums.values()))
-    return ratio_interval(table[:, 0], table[:, 1], seed=seed)
+    return sums
 
 
 def categories(prompts: Iterable[Prompt]) -> dict[str, list[str]]:
@@ -133,15 +141,13 @@ def unscored_note(score: Score, unit: str) -> tuple[str, ...]:
     return (f"{score.unscored} of {score.n + score.unscored} {unit} are unscored",)
 
 
-# -------------------------------------------------------------------------------------------------- sums over questions
-# Every judged headline except the length-controlled one is a ratio of sums over questions; `QuestionSums` contains its
-# terms. Comparison, gate, viewer and leaderboard all use them, so their numbers equal the score card's. No suite data
-# are needed; the caller passes categories as a mapping.
-
-
 @dataclass(frozen=True)
 class QuestionSums:
-    """The terms of `scale * sum(above) / sum(below)`; arrays of shape (questions,), below > 0."""
+    """The terms of `scale * sum(above) / sum(below)`; arrays of shape (questions,), below > 0.
+
+    Every judged headline except the length-controlled one is such a ratio. Comparison, gate, viewer and leaderboard use
+    these terms, so their numbers equal the score card's.
+    """
 
     metric: str
     scale: float
@@ -189,20 +195,13 @@ def question_sums(
     """Return the metric's terms, with questions in natural order of their ids.
 
     `categories`: question id -> category of the run's questions; others are left out. Without it all questions count,
-    and a
-    rule for one category cannot be applied, so the caller compares `value` with the card's.
+    and a rule for one category cannot be applied, so the caller compares `value` with the card's.
     """
     verdicts = verdicts_by_slot(judgments, answers, ordered=rule.ordered)
-    prompt_ids = None if categories is None else _prompt_ids(categories, rule.category)
+    if categories is None:
+        return sums_of_units(rule.metric, rule.scale, units(rule, verdicts))
+    prompt_ids = {name for name, category in categories.items() if rule.category in (None, category)}
     return sums_of_units(rule.metric, rule.scale, units(rule, verdicts, prompt_ids))
-
-
-def _prompt_ids(categories: Mapping[str, str], category: str | None) -> set[str]:
-    return {
-        prompt_id
-        for prompt_id, prompt_category in categories.items()
-        if category is None or prompt_category == category
-    }
 
 
 def units(rule: QuestionRule, verdicts: Verdicts, prompt_ids: Collection[str] | None = None) -> list[Unit]:
@@ -227,10 +226,7 @@ def _whole(verdicts: Verdicts) -> set[tuple[str, int]]:
 
 
 def sums_of_units(metric: str, scale: float, scored: Iterable[Unit]) -> QuestionSums:
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for unit in scored:
-        sums[unit.prompt_id][0] += unit.value
-        sums[unit.prompt_id][1] += unit.weight
+    sums = _sums(scored)
     ids = tuple(sorted(sums, key=natural))
     table = np.array([sums[prompt_id] for prompt_id in ids], dtype=np.float64).reshape(-1, 2)
     return QuestionSums(metric, scale, ids, table[:, 0], table[:, 1])

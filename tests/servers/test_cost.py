@@ -204,7 +204,7 @@ def test_the_cache_is_shown_and_pruned(harness: Callable[..., Done], run: Run, j
     assert shown["bytes"] > 0
     assert "fake at" in harness("cache", "stats").out
     assert harness("cache", "prune").code == 2
-    assert "is no age" in harness("cache", "prune", "--older-than", "30").err
+    assert "is not an age" in harness("cache", "prune", "--older-than", "30").err
     assert json.loads(harness("cache", "prune", "--older-than", "30d", "--json").out) == {"removed": 0}
     assert json.loads(harness("cache", "prune", "--judge", "other", "--json").out) == {"removed": 0}
     assert harness("cache", "prune", "--all").out == f"removed {len(judge.requests)} replies\n"

@@ -315,7 +315,7 @@ def test_a_run_that_is_none_or_of_another_suite_is_one_sentence(exported: Export
     alone.parent.mkdir()
     alone.write_bytes(card.read_bytes())
     for words, sentence in (
-        ((str(alone), "--format", "fastchat"), "alone holds a card alone: without answers.jsonl or judgments.jsonl"),
+        ((str(alone), "--format", "fastchat"), "alone has only a card: without answers.jsonl or judgments.jsonl"),
         (("nobody", "--format", "fastchat"), "no run of mt_bench or mt_bench_pairs named 'nobody'"),
         (
             (str(card), "--format", "arena_hard"),

@@ -89,6 +89,6 @@ def test_ctrl_c_while_the_server_starts_leaves_nothing(
     _, err = process.communicate(timeout=30)
 
     assert process.returncode == 4
-    assert "the same command goes on" in err.splitlines()[-1]
+    assert "run the same command again to resume" in err.splitlines()[-1]
     assert gone(served, 1)
     assert find_cards(tmp_path / "results") == []

@@ -150,7 +150,7 @@ def test_ctrl_c_stops_and_says_how_to_go_on(world: World) -> None:
     _, err = process.communicate(timeout=20)
 
     assert process.returncode == 4
-    assert "the same command goes on" in err.splitlines()[-1]
+    assert "run the same command again to resume" in err.splitlines()[-1]
     world.model.latency = 0.0
     assert world.run("results").code == 0
 

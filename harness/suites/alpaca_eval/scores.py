@@ -178,9 +178,7 @@ def _length_controlled(
     found_nothing = not any(fit.coefficients)
     skip = found_nothing or not rules.intervals
     interval = None if skip else control_length_interval(rows, data.gamed, fit, seed=rules.seed)
-    ours = none.model_copy(update={"value": fit.win_rate})
-    if interval is not None:
-        ours = ours.model_copy(update={"ci_low": interval.low, "ci_high": interval.high, "se": interval.se})
+    ours = none.model_copy(update={"value": fit.win_rate}).with_interval(interval)
     notes = ("the length-controlled fit found no pattern (all coefficients 0), so it says 50",) if found_nothing else ()
     return {"lc_win_rate": ours, "lc_win_rate_reference": reference_score(fit, win_rate)}, notes
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...records.facts import DefaultCheck, Facts, FileFormat, Metric, OfficialFile, QuestionRule, RecordedJudgments
 
 V01_REPOSITORY = "lmarena/arena-hard-auto/efc012e192b88024a5203f5a28ec8fc0342946df"
 V2_REPOSITORY = "lmarena/arena-hard-auto/196f6b826783b3da7310e361a805fa36f0be83f3"
 FILES = "harness.suites.arena_hard.files"
+FORMAT = FileFormat("arena_hard", score=f"{FILES}:cards", read=f"{FILES}:read_rows", first_draw_only=True)
 GATE = (DefaultCheck(6.5),)
 METRICS = (
     Metric("arena_hard", "percent", "win rate against the baseline"),
@@ -31,16 +34,7 @@ V01 = Facts(
     judge_calls=2,
     official_judges=("gpt-4-1106-preview",),
     recorded=(RecordedJudgments("arena_hard", "harness.suites.arena_hard.recorded:load"),),
-    formats=(
-        FileFormat(
-            name="arena_hard",
-            score=f"{FILES}:cards",
-            read=f"{FILES}:read_rows",
-            judged=f"{FILES}:v01_models",
-            export=f"{FILES}:export",
-            first_draw_only=True,
-        ),
-    ),
+    formats=(replace(FORMAT, judged=f"{FILES}:v01_models", export=f"{FILES}:export"),),
     files=(
         OfficialFile(
             name="arena_hard/questions",
@@ -82,16 +76,7 @@ V2 = Facts(
     questions=750,
     judge_calls=2,
     official_judges=("gpt-4.1-2025-04-14", "gpt-4.1", "gemini-2.5-pro-preview-03-25", "gemini-2.5-pro"),
-    formats=(
-        FileFormat(
-            name="arena_hard",
-            score=f"{FILES}:cards",
-            read=f"{FILES}:read_rows",
-            judged=f"{FILES}:v2_models",
-            export=f"{FILES}:export_v2",
-            first_draw_only=True,
-        ),
-    ),
+    formats=(replace(FORMAT, judged=f"{FILES}:v2_models", export=f"{FILES}:export_v2"),),
     files=(
         OfficialFile(
             name="arena_hard_v2/questions",

@@ -1,7 +1,7 @@
 """Arena-Hard's own files in and out: score them, export a run as them, import one model's rows.
 
 Scores: one card per model and judge, with our interval and the reference's. A broken game is unscored, with its reason,
-and counted. `rows.py` parses rows; `scores.py` computes scores, also under style control.
+and counted. `rows.py` parses rows; `file_scores.py` computes scores, also under style control.
 
 Export: `model_answer/NAME.jsonl` and `model_judgment/JUDGE/NAME.jsonl`, in the form of each version's gen_answer.py and
 gen_judgment.py. A game without a verdict keeps its position with score null, which the tools leave out. A missing
@@ -10,7 +10,7 @@ answer is `$ERROR$` without a judgment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -30,14 +30,12 @@ from ...records import (
     digest,
 )
 from ...records.errors import ConfigError
-from ...stats.intervals import ratio_interval
 from ...store.official import ensure, is_available_offline
 from ..exchange import (
     FinishedRun,
     Imported,
     ImportRequest,
     Line,
-    Row,
     answers_of,
     check_questions,
     json_lines,
@@ -48,22 +46,19 @@ from ..exchange import (
     user_prompt_of,
 )
 from ..files import FAILED_CALL, FileResult, ScoreOptions, SourceFile, card_of, read_files
-from .rows import Answers, ArenaQuestion, Game, is_judgment, label_of, read_answers, read_questions
-from .scores import (
+from .file_scores import (
     BASELINES,
     ArenaGroup,
-    Pooled,
-    StyleControl,
     closed_form,
     expected_games,
     pool_scores,
     reasons,
     scored,
     style_control,
-    table,
     v01_reference,
     v2_reference,
 )
+from .rows import V01_CATEGORY, Answers, ArenaQuestion, Game, is_judgment, label_of, read_answers, read_questions
 from .suite import ORDERS
 
 OFFICIAL_IDS = {
@@ -91,7 +86,7 @@ def read_groups(sources: Sequence[SourceFile], answers: Answers, options: ScoreO
     """
     rows: dict[tuple[str, str, str | None, str], list[ArenaQuestion]] = {}
     for question in read_questions(sources, strict=options.strict_reference):
-        suite = "arena_hard" if question.category == "arena-hard-v0.1" else "arena_hard_v2"
+        suite = "arena_hard" if question.category == V01_CATEGORY else "arena_hard_v2"
         baseline = question.baseline if suite == "arena_hard" else None  # v2.0 has one baseline per category
         kept = question if options.strict_reference else _without_broken_answers(question, answers, options)
         rows.setdefault((question.model, question.judge, baseline, suite), []).append(kept)
@@ -108,19 +103,15 @@ def _grouped(sources: Sequence[SourceFile], answers: Answers, options: ScoreOpti
     """Return the judged models, then those with only answers in the files."""
     groups = read_groups(sources, answers, options)
     judged = {group.model for group in groups}
-    rest = [
-        replace(source, rows=tuple(row for row in source.rows if not is_judgment(row)))
-        for source in sources
-        if any(not is_judgment(row) for row in source.rows)
-    ]
-    named = dict.fromkeys(str(row.get("model_id", row.get("model"))) for source in rest for row in source.rows)
+    rest = [row for source in sources for row in source.rows if not is_judgment(row)]
+    named = dict.fromkeys(str(row.get("model_id", row.get("model"))) for row in rest)
     alone = [model for model in named if model in answers and model not in judged]
     return groups + [ArenaGroup(model, "none", "v0.1", None, ()) for model in alone]
 
 
 def _without_broken_answers(question: ArenaQuestion, answers: Answers, options: ScoreOptions) -> ArenaQuestion:
     """Return the question without its games if the judged answer, or the baseline's, is a failed call."""
-    baseline = question.baseline or options.baseline or BASELINES["arena-hard-v0.1"]
+    baseline = question.baseline or options.baseline or BASELINES[V01_CATEGORY]
     facts = [answers.get(model, {}).get(question.id) for model in (question.model, baseline)]
     if not any(fact is not None and fact.broken for fact in facts):
         return question
@@ -128,51 +119,37 @@ def _without_broken_answers(question: ArenaQuestion, answers: Answers, options: 
     return replace(question, games=tuple(unscored for _ in question.games))
 
 
-# --------------------------------------------------------------------------------------------------------------- scores
-
-
 def score_groups(groups: Sequence[ArenaGroup], answers: Answers, options: ScoreOptions) -> list[SuiteScores]:
-    """Return the metrics of each group. The reference's v0.1 interval depends on the pool: all v0.1 groups of one
-    judge."""
-    headlines = _closed_forms([group.main for group in groups], options)
+    """Return the metrics of each group.
+
+    The reference's v0.1 interval depends on the pool, which is all v0.1 groups of one judge.
+    """
+    headlines = [closed_form(group.main, options) for group in groups]
     references = _references(groups, headlines, options)
-    parts = [_by_category(group, options) for group in groups]
-    styled: list[dict[str, Score]] = [{} for _ in groups]
-    control: StyleControl | None = None
-    if options.style_control:
-        control = style_control(groups, answers, options)
-        styled = [dict(scores) for scores in control.scores]
-    pooled: Pooled | None = pool_scores(groups, options) if options.pool else None
-    if pooled:
-        styled = [{**style, **scores} for style, scores in zip(styled, pooled.scores, strict=True)]
+    fits = [style_control(groups, answers, options)] if options.style_control else []
+    fits += [pool_scores(groups, options)] if options.pool else []
     suite_scores = []
-    for group, headline, reference, by_category, style in zip(
-        groups, headlines, references, parts, styled, strict=True
-    ):
-        scores = {"arena_hard": headline, "arena_hard_reference": reference}
+    for index, group in enumerate(groups):
+        by_category = _by_category(group, options)
+        scores = {"arena_hard": headlines[index], "arena_hard_reference": references[index]}
         if "creative_writing" in by_category and group.main != group.by_category()["creative_writing"]:
             scores["creative_writing"] = by_category["creative_writing"]["arena_hard"]
         tokens = average_tokens(group, answers)
         if tokens is not None:
             scores["avg_tokens"] = tokens
-        notes = _notes(group, options) + (control.notes if control else ()) + (pooled.notes if pooled else ())
-        suite_scores.append(SuiteScores(scores=scores | style, by_category=by_category, notes=notes))
+        notes = _notes(group, options)
+        for fit in fits:
+            scores |= fit.scores[index]
+            notes += fit.notes
+        suite_scores.append(SuiteScores(scores=scores, by_category=by_category, notes=notes))
     return suite_scores
-
-
-def _closed_forms(parts: Sequence[Sequence[ArenaQuestion]], options: ScoreOptions) -> list[Score]:
-    tables = [table(part) for part in parts]
-    intervals = [
-        ratio_interval(sums[:, 0], sums[:, 1], seed=options.seed) if options.intervals else None for sums in tables
-    ]
-    return [closed_form(*arguments) for arguments in zip(parts, tables, intervals, strict=True)]
 
 
 def _references(groups: Sequence[ArenaGroup], headlines: Sequence[Score], options: ScoreOptions) -> list[Score]:
     """Return the reference's interval around the same value; only the value without intervals."""
-    if not options.intervals:
-        return list(headlines)
     references = list(headlines)
+    if not options.intervals:
+        return references
     pools: dict[tuple[str, str | None], list[int]] = {}
     for index, group in enumerate(groups):
         if group.version == "v2.0":
@@ -191,8 +168,7 @@ def _by_category(group: ArenaGroup, options: ScoreOptions) -> dict[str, dict[str
     parts = group.by_category()
     if len(parts) < 2:
         return {}
-    scores = _closed_forms(list(parts.values()), options)
-    return {name: {"arena_hard": score} for name, score in zip(parts, scores, strict=True)}
+    return {name: {"arena_hard": closed_form(questions, options)} for name, questions in parts.items()}
 
 
 def average_tokens(group: ArenaGroup, answers: Answers) -> Score | None:
@@ -204,9 +180,6 @@ def average_tokens(group: ArenaGroup, answers: Answers) -> Score | None:
     expected = max(expected_games(group.questions) // 2, len(facts))
     value = float(sum(counts) // len(counts)) if counts else None
     return Score(value=value, n=len(counts), unscored=expected - len(counts))
-
-
-# ---------------------------------------------------------------------------------------------------------------- cards
 
 
 def _notes(group: ArenaGroup, options: ScoreOptions) -> tuple[str, ...]:
@@ -273,13 +246,11 @@ def _card(group: ArenaGroup, suite_scores: SuiteScores, options: ScoreOptions) -
 
 
 def _is_official(group: ArenaGroup, mirror: str | None) -> bool:
-    """Return whether all questions are pinned ones: by digest if complete, else only if the pinned file is
-    available."""
+    """Return whether all questions are pinned ones: by digest if complete, else if the pinned file is available."""
     ids = {question.id for question in group.questions}
     if digest(sorted(ids)) == OFFICIAL_IDS[group.suite]:
         return True
-    name = f"{group.suite}/questions"
-    known = _known_ids(name, mirror)
+    known = _known_ids(f"{group.suite}/questions", mirror)
     return known is not None and ids <= known
 
 
@@ -293,76 +264,76 @@ def _known_ids(name: str, mirror: str | None) -> frozenset[str] | None:
     return frozenset(str(row.get("question_id", row.get("uid"))) for row in source.rows)
 
 
-# --------------------------------------------------------------------------------------------------------------- export
-
-
 def export(run: FinishedRun) -> dict[str, str]:
     """Return path below the output folder -> text, for v0.1."""
-    name, judge = slug(run.card.model), slug(run.card.judge)
-    return {
-        f"model_answer/{name}.jsonl": json_lines(_answers(run)),
-        f"model_judgment/{judge}/{name}.jsonl": json_lines(_judgments(run)),
-    }
+    return _export(run, _answer, _judgment)
 
 
 def export_v2(run: FinishedRun) -> dict[str, str]:
     """Return path below the output folder -> text, for v2.0: the same paths with v2.0's keys."""
-    name, judge = slug(run.card.model), slug(run.card.judge)
+    return _export(run, _answer_v2, _judgment_v2)
+
+
+Games = list[tuple[JudgeTask, list[Judgment]]]
+
+
+def _export(
+    run: FinishedRun,
+    answer_row: Callable[[ScoreCard, Prompt, Answer], Line],
+    judgment_row: Callable[[ScoreCard, Prompt, Games], Line],
+) -> dict[str, str]:
+    """Return both files with each prompt's first draw, because the tools support only one."""
+    card, judgments = run.card, []
+    answers = [(prompt, run.answers_to(prompt)[0]) for prompt in run.prompts()]
+    for prompt, answer in answers:
+        games = run.judged(prompt, answer)
+        if any(verdicts for _, verdicts in games):
+            judgments.append(judgment_row(card, prompt, games))
+    name, judge = slug(card.model), slug(card.judge)
     return {
-        f"model_answer/{name}.jsonl": json_lines(_answers_v2(run)),
-        f"model_judgment/{judge}/{name}.jsonl": json_lines(_judgments_v2(run)),
+        f"model_answer/{name}.jsonl": json_lines(answer_row(card, prompt, answer) for prompt, answer in answers),
+        f"model_judgment/{judge}/{name}.jsonl": json_lines(judgments),
     }
-
-
-def _first(run: FinishedRun) -> Iterator[tuple[Prompt, Answer]]:
-    """Yield each prompt's first draw, because the tools support only one."""
-    for prompt in run.prompts():
-        yield prompt, run.answers_to(prompt)[0]
 
 
 def _text(answer: Answer) -> str:
     return answer.turns[0] if answer.error is None else FAILED_CALL
 
 
-def _answers(run: FinishedRun) -> Iterator[Line]:
-    for prompt, answer in _first(run):
-        turn: Line = {"content": _text(answer)}
-        if answer.completion_tokens:
-            turn["token_len"] = sum(answer.completion_tokens)  # by the served model's tokenizer, not cl100k_base
-        yield {
-            "question_id": prompt.id,
-            "answer_id": f"{answer.sha}-{prompt.id}",
-            "model_id": run.card.model,
-            "choices": [{"index": 0, "turns": [turn]}],
-            "tstamp": None,
-        }
+def _answer(card: ScoreCard, prompt: Prompt, answer: Answer) -> Line:
+    turn: Line = {"content": _text(answer)}
+    if answer.completion_tokens:
+        turn["token_len"] = sum(answer.completion_tokens)  # by the served model's tokenizer, not cl100k_base
+    return {
+        "question_id": prompt.id,
+        "answer_id": f"{answer.sha}-{prompt.id}",
+        "model_id": card.model,
+        "choices": [{"index": 0, "turns": [turn]}],
+        "tstamp": None,
+    }
 
 
-def _answers_v2(run: FinishedRun) -> Iterator[Line]:
-    for prompt, answer in _first(run):
-        yield {
-            "uid": prompt.id,
-            "ans_id": f"{answer.sha}-{prompt.id}",
-            "model": run.card.model,
-            "messages": [
-                {"role": "user", "content": prompt.turns[0]},
-                {"role": "assistant", "content": {"answer": _text(answer)}},
-            ],
-            "tstamp": None,
-            "metadata": {"token_len": sum(answer.completion_tokens)},
-        }
+def _answer_v2(card: ScoreCard, prompt: Prompt, answer: Answer) -> Line:
+    return {
+        "uid": prompt.id,
+        "ans_id": f"{answer.sha}-{prompt.id}",
+        "model": card.model,
+        "messages": [
+            {"role": "user", "content": prompt.turns[0]},
+            {"role": "assistant", "content": {"answer": _text(answer)}},
+        ],
+        "tstamp": None,
+        "metadata": {"token_len": sum(answer.completion_tokens)},
+    }
 
 
-def _judgments(run: FinishedRun) -> Iterator[Line]:
-    for prompt, answer in _first(run):
-        games = run.judged(prompt, answer)
-        if any(judgments for _, judgments in games):
-            yield {
-                "question_id": prompt.id,
-                "model": run.card.model,
-                "judge": run.card.judge,
-                "games": [_game(task, judgments) for task, judgments in games],
-            }
+def _judgment(card: ScoreCard, prompt: Prompt, games: Games) -> Line:
+    return {
+        "question_id": prompt.id,
+        "model": card.model,
+        "judge": card.judge,
+        "games": [_game(task, judgments) for task, judgments in games],
+    }
 
 
 def _game(task: JudgeTask, judgments: list[Judgment]) -> Line:
@@ -374,19 +345,16 @@ def _game(task: JudgeTask, judgments: list[Judgment]) -> Line:
     }
 
 
-def _judgments_v2(run: FinishedRun) -> Iterator[Line]:
-    for prompt, answer in _first(run):
-        games = run.judged(prompt, answer)
-        if any(judgments for _, judgments in games):
-            baseline = games[0][0].baseline
-            yield {
-                "uid": prompt.id,
-                "category": prompt.category,
-                "judge": run.card.judge,
-                "model": run.card.model,
-                "baseline": baseline.model if baseline is not None else None,
-                "games": [_game_v2(task, judgments) for task, judgments in games],
-            }
+def _judgment_v2(card: ScoreCard, prompt: Prompt, games: Games) -> Line:
+    baseline = games[0][0].baseline
+    return {
+        "uid": prompt.id,
+        "category": prompt.category,
+        "judge": card.judge,
+        "model": card.model,
+        "baseline": baseline.model if baseline is not None else None,
+        "games": [_game_v2(task, judgments) for task, judgments in games],
+    }
 
 
 def _game_v2(task: JudgeTask, judgments: list[Judgment]) -> Line | None:
@@ -409,31 +377,33 @@ def _label(judgment: Judgment | None, order: Order | None) -> str | None:
     return label_of(shown, verdict.strength)
 
 
-# --------------------------------------------------------------------------------------------------------------- import
-
-
 def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
     """Return answers, and two games per question, from v0.1's or v2.0's files."""
-    answers = _counted(answers_of([SourceFile(file.name, _not_games(file)) for file in files], request), files, request)
+    answers = _counted(answers_of([_without_judgments(file) for file in files], request), files, request)
     questions = list(read_questions(files, strict=False))
     model = only("model", (question.model for question in questions), request.model)
     questions = [question for question in questions if question.model == model]
     judge = only("judge", (question.judge for question in questions), request.judge)
     last = {question.id: question for question in questions if question.judge == judge}
     check_questions(last, request.prompts)
-    judgments = tuple(row for question in last.values() for row in _games(question, request, answers))
+    judgments = tuple(row for question in last.values() for row in _imported_games(question, request, answers))
     baselines = {question.baseline for question in last.values()}
     return Imported(answers, judgments, baselines.pop() if len(baselines) == 1 else None)
 
 
 def v01_models(files: Sequence[SourceFile]) -> set[str]:
     """Return every model judged in v0.1's files."""
-    return {str(row.get("model")) for file in files for row in file.rows if is_judgment(row) and "uid" not in row}
+    return _models(files, has_uid=False)
 
 
 def v2_models(files: Sequence[SourceFile]) -> set[str]:
     """Return every model judged in v2.0's files."""
-    return {str(row.get("model")) for file in files for row in file.rows if is_judgment(row) and "uid" in row}
+    return _models(files, has_uid=True)
+
+
+def _models(files: Sequence[SourceFile], *, has_uid: bool) -> set[str]:
+    rows = (row for file in files for row in file.rows)
+    return {str(row.get("model")) for row in rows if is_judgment(row) and ("uid" in row) == has_uid}
 
 
 def _counted(answers: dict[str, Answer], files: Sequence[SourceFile], request: ImportRequest) -> dict[str, Answer]:
@@ -451,16 +421,14 @@ def _counted(answers: dict[str, Answer], files: Sequence[SourceFile], request: I
     }
 
 
-def _not_games(file: SourceFile) -> tuple[Row, ...]:
-    return tuple(row for row in file.rows if "games" not in row and "winner" not in row)
+def _without_judgments(file: SourceFile) -> SourceFile:
+    return replace(file, rows=tuple(row for row in file.rows if not is_judgment(row)))
 
 
-def _games(question: ArenaQuestion, request: ImportRequest, answers: dict[str, Answer]) -> Iterator[Judgment]:
+def _imported_games(question: ArenaQuestion, request: ImportRequest, answers: dict[str, Answer]) -> Iterator[Judgment]:
     for order, game in zip(ORDERS, question.games, strict=False):
         failure = Failure(reason="missing" if game.reason == "missing game" else "parse", message=game.reason or "")
-        verdict = None
-        if game.points is not None:
-            verdict = Preference(value=game.points, strength=2 if game.weight > 1 else 1)
+        verdict = Preference(value=game.points, strength=game.strength) if game.points is not None else None
         yield Judgment(
             prompt_id=question.id,
             model=request.model,

@@ -1,7 +1,11 @@
 """Arena-Hard's verdict labels (their meaning, and how to find one in a judge's text) and the rows of its files.
 
-v0.1: config/judge_config.yaml and gen_judgment.py at efc012e. v2.0: config/arena-hard-v2.0.yaml, gen_judgment.py and
-show_result.py at 196f6b8.
+Judgments: v0.1 (`question_id`, games of user_prompt, judgment, score; config/judge_config.yaml and gen_judgment.py at
+efc012e), v2.0 (`uid`, games of score, judgment.answer, prompt; config/arena-hard-v2.0.yaml, gen_judgment.py and
+show_result.py at 196f6b8), and v0.1's intermediate table of battles (model_a, model_b, winner).
+
+Answers: v0.1 (`choices[0].turns[0]`, `conv_metadata` or an older `token_len`), v2.0 (`messages`, `metadata`) and tables
+of metadata only. Token counts are the file's own (tiktoken, cl100k_base); nothing is counted here.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import PurePath
 from typing import Literal
 
@@ -29,7 +33,7 @@ V01_LABELS: dict[str, tuple[float, int]] = {
     "B>A": (0.0, 1),
     "B>>A": (0.0, 2),
 }
-"""Label -> (points of A, strength). A verdict of strength 2 counts as `scoring.STRONG_WEIGHT` battles."""
+"""Label -> (points of A, strength). A verdict of strength 2 counts as `STRONG_WEIGHT` battles (../scoring.py)."""
 V2_LABELS: dict[str, tuple[float, int]] = V01_LABELS | {
     "A<<B": (0.0, 2),
     "A<B": (0.0, 1),
@@ -57,18 +61,18 @@ def v2_label(text: str) -> str | None:
     return str(labels[-1]) if labels else None
 
 
-# ------------------------------------------------------------------------------------------------------- judgment files
-# v0.1 (`question_id`, games of user_prompt, judgment, score), v2.0 (`uid`, games of score, judgment.answer, prompt),
-# and v0.1's intermediate table of battles (model_a, model_b, winner).
-
-
 Version = Literal["v0.1", "v2.0"]
 Row = dict[str, JsonValue]
 
 FAILED_ANSWER = re.compile(r"\|>\s*\$ERROR\$\s*<\|")
 """A failed call's mark between the start and end of an answer in the judge's prompt, in any language."""
-SPLITS = {1: (1,), 2: (1, 1), STRONG_WEIGHT: (STRONG_WEIGHT,), 2 * STRONG_WEIGHT: (STRONG_WEIGHT, STRONG_WEIGHT)}
-"""Battles of one question -> weights of its games; 4 is 3 + 1 or 1 + 3."""
+ROWS_PER_STRONG_VERDICT = 3
+"""Equal rows that stand for one ">>" verdict in v0.1's table of battles: part of the format, unlike STRONG_WEIGHT."""
+V01_CATEGORY = "arena-hard-v0.1"
+ANSWER_KEYS = {"choices", "messages", "conv_metadata", "metadata"}
+"""A row without any of these is not an answer, but for example a judgment without games."""
+Style = tuple[float, float, float, float]
+"""Tokens, headers, list items, bold spans of one answer."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,17 @@ class Game:
 
     points: float | None
     """Points that the candidate won: 0, 0.5 or 1; None: unscored."""
-    weight: int = 0
-    """Battles it counts as: 1, or 3 for a ">>" verdict; 0 if unscored."""
+    strength: int = 1
+    """2 for a ">>" verdict."""
     reason: str | None = None
     """Why it is unscored by our rules; the reference may score it anyway."""
     differs: bool = False
     """Whether the label in the judge's text differs from the stored one."""
+
+    @property
+    def weight(self) -> int:
+        """Return the number of battles that a scored game counts as."""
+        return STRONG_WEIGHT if self.strength == 2 else 1
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ def _question(file: str, row: Row, strict: bool) -> ArenaQuestion:
         model=model,
         judge=str(row.get("judge", "unknown")),
         version=version,
-        category=str(row.get("category", "arena-hard-v0.1")),
+        category=str(row.get("category", V01_CATEGORY)),
         baseline=baseline if isinstance(baseline, str) else None,
         games=parsed,
         file=file,
@@ -162,8 +171,7 @@ def _game(game: JsonValue, position: int, version: Version, strict: bool) -> Gam
     if known is None or (reason is not None and not strict):
         return Game(None, reason=reason, differs=differs)
     points, strength = known
-    weight = STRONG_WEIGHT if strength == 2 else 1
-    return Game(points if position else 1.0 - points, weight, reason, differs)
+    return Game(points if position else 1.0 - points, strength, reason, differs)
 
 
 def _reason(
@@ -194,9 +202,6 @@ def _prompt(game: Row) -> str:
     return prompt if isinstance(prompt, str) else ""
 
 
-# -------------------------------------------------------------------------------------------------------------- battles
-
-
 def _battles(file: str, rows: list[Row]) -> Iterator[ArenaQuestion]:
     """Yield questions of a battle table, which has three rows per ">>" verdict; a model against itself is skipped."""
     for (baseline, model, name), group in groupby(
@@ -207,39 +212,27 @@ def _battles(file: str, rows: list[Row]) -> Iterator[ArenaQuestion]:
         if baseline == model:
             continue
         points = [{"model_a": 0.0, "model_b": 1.0}.get(str(row["winner"]), 0.5) for row in group]
-        games, start = [], 0
-        for weight in _split(points):
-            games.append(Game(points[start], weight))
-            start += weight
+        games = _split(points)
         missing = [Game(None, reason="no battle: no label, or a failed call")] * (2 - len(games))
         yield ArenaQuestion(
             id=str(name),
             model=model,
             judge="unknown",
             version="v0.1",
-            category="arena-hard-v0.1",
+            category=V01_CATEGORY,
             baseline=baseline,
             games=(*games, *missing),
             file=file,
         )
 
 
-def _split(points: list[float]) -> tuple[int, ...]:
-    """Return how a question's rows form games: a game is 1 or 3 equal rows."""
-    if len(points) == 4:
-        return (3, 1) if len(set(points[:3])) == 1 else (1, 3)
-    return SPLITS.get(len(points), (1,) * len(points))
-
-
-# --------------------------------------------------------------------------------------------------------- answer files
-# v0.1 (`choices[0].turns[0]`, `conv_metadata` or an older `token_len`), v2.0 (`messages`, `metadata`) and tables of
-# metadata only. Token counts are the file's own (tiktoken, cl100k_base); nothing is counted here.
-
-
-ANSWER_KEYS = {"choices", "messages", "conv_metadata", "metadata"}
-"""A row without any of these is not an answer, but for example a judgment without games."""
-Style = tuple[float, float, float, float]
-"""Tokens, headers, list items, bold spans of one answer."""
+def _split(points: list[float]) -> list[Game]:
+    """Return the games of a question's rows: one row is a plain verdict, three equal ones are a strong verdict."""
+    strong = ROWS_PER_STRONG_VERDICT
+    mixed = (strong, 1) if len(set(points[:strong])) == 1 else (1, strong)
+    sizes = {strong: (strong,), strong + 1: mixed, 2 * strong: (strong, strong)}.get(len(points), (1,) * len(points))
+    starts = accumulate(sizes, initial=0)
+    return [Game(points[start], 2 if size == strong else 1) for start, size in zip(starts, sizes, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -258,8 +251,7 @@ Answers = dict[str, dict[str, AnswerFacts]]
 
 
 def read_answers(files: Iterable[SourceFile]) -> Answers:
-    """Return facts of all answers in the files; of several rows for one answer the last wins. Other rows are
-    skipped."""
+    """Return facts of all answers in the files; the last row of an answer wins, and other rows are skipped."""
     answers: Answers = {}
     aliases: dict[str, str] = {}
     for file in files:
@@ -281,15 +273,8 @@ def _facts(rows: Iterable[Row]) -> Iterator[tuple[str, str, AnswerFacts]]:
         tokens = counts.get("token_len", turn.get("token_len"))
         text = turn.get("content")
         broken = row.get("error") is True or (isinstance(text, str) and text.strip() == FAILED_CALL)
-        yield (
-            model,
-            str(question),
-            AnswerFacts(
-                tokens=int(tokens) if isinstance(tokens, int | float) else None,
-                style=_style(counts),
-                broken=broken,
-            ),
-        )
+        count = int(tokens) if isinstance(tokens, int | float) else None
+        yield model, str(question), AnswerFacts(count, _style(counts), broken)
 
 
 def _turn(row: Row) -> Row:
@@ -304,11 +289,10 @@ def _turn(row: Row) -> Row:
 
 
 def _style(counts: Row) -> Style | None:
-    parts = [_total(counts.get(name)) for name in ("token_len", "header_count", "list_count", "bold_count")]
-    if any(part is None for part in parts):
-        return None
-    tokens, headers, lists, bold = (part or 0.0 for part in parts)
-    return tokens, headers, lists, bold
+    match [_total(counts.get(name)) for name in ("token_len", "header_count", "list_count", "bold_count")]:
+        case [float(tokens), float(headers), float(lists), float(bold)]:
+            return tokens, headers, lists, bold
+    return None
 
 
 def _total(count: JsonValue) -> float | None:

@@ -6,7 +6,8 @@ If one game is broken, v0.1 counts the other; v2.0 drops the question completely
 
 Source of every rule: arena-hard-auto at the pinned revisions (gen_answer.py, gen_judgment.py, show_result.py). The
 score is the closed form of its Bradley-Terry fit, which it equals because every battle has the same opponent. What a
-verdict's label counts is in `rows.py`.
+verdict's label means is in `rows.py`. How many battles a ">>" counts as is `STRONG_WEIGHT` in `../scoring.py`, because
+comparisons, gate and variance weight verdicts without a suite's code.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from ...records import Answer, JudgeTask, JudgeTemplate, Judgment, Order, Prompt
 from ...records.errors import ConfigError, DataError
 from ...records.facts import Facts
 from ...records.protocols import SuiteData, SuiteOptions
-from ...stats.bradley_terry import row_interval, v2_row_interval
+from ...stats.bradley_terry import RowInterval, row_interval, v2_row_interval
+from ...stats.intervals import Interval
 from ..editions import load_edition, official_files, only_template, pinned, read_json_lines, template_shas
 from ..scoring import (
     Slot,
@@ -55,7 +57,7 @@ V2_FILES = (
     "arena_hard_v2/baseline/creative_writing",
 )
 CATEGORY_WORDS = {"hard_prompt": "hard prompts", "creative_writing": "creative writing"}
-ONE_VERDICT = "the reference's is of one verdict a game, here there are several"
+ONE_VERDICT = "the reference's interval needs one verdict per game, and here a game has several"
 TOKENS_NOTE = "avg_tokens: by the model's own tokenizer, or as imported rows have it; published: by cl100k_base"
 JUDGE_SETTINGS = "JUDGE_SETTINGS"
 """The constant of v2.0's judge_utils.py with each category's baseline and system prompt."""
@@ -72,8 +74,8 @@ class ArenaVersion:
     facts: Facts
     fields: tuple[str, str, str]
     """The judge template's fields: question, first answer, second answer."""
-    interval: Callable[[Score, Games], Score]
-    """Returns the headline with the reference's interval, which each version computes in its own way."""
+    interval: Callable[[Sequence[float], Sequence[float]], Interval | None]
+    """Returns the reference's interval, in percent, from the values and weights of games; None without games."""
     headline_category: str | None = None
     """None: all questions count."""
     second_category: str | None = None
@@ -82,27 +84,13 @@ class ArenaVersion:
     """Whether a game counts only if the same answers' other game has a verdict, too."""
 
 
-def _v01_interval(headline: Score, games: Games) -> Score:
-    """Return the score with the interval of weighted rows, 100 rounds, numpy seed 42, this model alone."""
-    rows = _battles(games)
-    interval = row_interval([verdict.value for verdict in rows], [verdict_weight(verdict) for verdict in rows])
-    limits: dict[str, float | None] = {"ci_low": None, "ci_high": None, "se": None}
-    if interval is not None:
-        limits = {"ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
-    return headline.model_copy(update=limits)
+def with_reference_interval(score: Score, interval: Interval | None) -> Score:
+    """Return the score with the reference's interval; v2.0's also gives the value, the mean of its resamples."""
+    value = interval.middle if isinstance(interval, RowInterval) else score.value
+    return score.model_copy(update={"value": value}).with_interval(interval)
 
 
-def _v2_interval(headline: Score, games: Games) -> Score:
-    """Return the mean of 100 resamples of rows with its 90 % interval, as in v2.0's table."""
-    rows = _battles(games)
-    interval = v2_row_interval([verdict.value for verdict in rows], [verdict_weight(verdict) for verdict in rows])
-    if interval is None:
-        return headline.model_copy(update={"ci_low": None, "ci_high": None, "se": None})
-    update = {"value": interval.middle, "ci_low": interval.low, "ci_high": interval.high, "se": interval.se}
-    return headline.model_copy(update=update)
-
-
-def _battles(games: Games) -> list[Verdict]:
+def _rows(games: Games) -> list[Verdict]:
     """Return the games as rows of the reference's interval: one verdict each, won, drawn or lost.
 
     Empty if a game has several verdicts (repeats) or a fraction (a jury's mean), which would count as independent rows.
@@ -112,11 +100,11 @@ def _battles(games: Games) -> list[Verdict]:
     return verdicts if single else []
 
 
-VERSION_01 = ArenaVersion(facts=V01, fields=("question_1", "answer_1", "answer_2"), interval=_v01_interval)
+VERSION_01 = ArenaVersion(facts=V01, fields=("question_1", "answer_1", "answer_2"), interval=row_interval)
 VERSION_2 = ArenaVersion(
     facts=V2,
     fields=("QUESTION", "ANSWER_A", "ANSWER_B"),
-    interval=_v2_interval,
+    interval=v2_row_interval,
     headline_category="hard_prompt",
     second_category="creative_writing",
     whole_pairs=True,
@@ -216,7 +204,9 @@ class ArenaHard:
             if len(parts) > 1 or rules.headline_category is not None
         }
         games = [game for prompt in main for _, game in self._games(prompt, verdicts, times)]
-        reference = rules.interval(headline, games)
+        rows = _rows(games)
+        interval = rules.interval([verdict.value for verdict in rows], [verdict_weight(verdict) for verdict in rows])
+        reference = with_reference_interval(headline, interval)
         scores = {self.headline: headline, f"{self.headline}_reference": reference}
         second = by_category.get(rules.second_category or "", {}).get(self.headline)
         if second is not None and rules.second_category is not None:
@@ -264,9 +254,6 @@ def average_tokens(prompts: Sequence[Prompt], answers: Sequence[Answer], times: 
     ]
     unscored = len(prompt_ids) * times - len(counts)
     return Score(value=float(sum(counts) // len(counts)) if counts else None, n=len(counts), unscored=unscored)
-
-
-# -------------------------------------------------------------------------------------------------------- official data
 
 
 def load_v01(options: SuiteOptions) -> SuiteData:
