@@ -244,7 +244,7 @@ async def ask(
 ) -> None:
     """Judge the items that the store lacks; stored rows are not repeated and cached replies cost nothing.
 
-    Raise BudgetReachedError before `max_cost` is crossed, IncompleteError if the judge stays unavailable. Rows are kept.
+    Raise BudgetReachedError before `max_cost` is crossed, IncompleteError if the judge is unavailable. Rows are kept.
     """
     budget = Budget(spec.max_cost)
     # a resumed calibration continues with what the earlier calls cost

@@ -7,7 +7,7 @@
 
 Published length-controlled win rates are not at the optimum but where liblinear stopped, up to 0.016 points away, and
 the C that cross-validation picks depends on it. So this module follows the newGLMNET algorithm (Yuan, Ho and Lin 2012,
-"An Improved GLMNET for L1-regularized Logistic Regression", algorithm 2) with the constants of liblinear's solve_l1r_lr.
+"An Improved GLMNET for L1-regularized Logistic Regression", algorithm 2), with constants of liblinear's solve_l1r_lr.
 
 A row with target p stands for two of liblinear's, a win of weight w * p and a loss of weight w * (1 - p); their sums
 are computed together. The quadratic problem of a step needs no rows, only the (features, features) curvature: with

@@ -1,7 +1,7 @@
 """The trainer of the WRPO family: WRPO, DPO (alpha 0), SimPO, IPO, LN-DPO, on rows of one prompt and three answers.
 
 This module computes the reference, alpha and the metrics. Losses and the schedule are in `losses`, tensors and
-log-probabilities in `packing`, text in `templates`. Transformers' Trainer does the rest: optimiser, checkpoints, devices.
+log-probabilities in `packing`, text in `templates`. The Trainer of transformers does the rest.
 
 The reference's log-probabilities are computed once and stored with the rows (`with_reference`). That needs no memory
 while training, avoids the problems of a sharded reference under ZeRO-3 and FSDP2, and serves every variant of a sweep.

@@ -1,6 +1,6 @@
 """AlpacaEval's files in and out: score annotations.json, export a run, import one model's rows.
 
-Annotations are scored by our rules or as the reference does (by position, as stored); a card per model, judge, baseline.
+Annotations are scored by our rules or as the reference does: by position, as stored; a card per model, judge, baseline.
 
 Export: `model_outputs.json`, `annotations.json` and a row of the leaderboard, in the form of alpaca_eval's
 PairwiseAnnotator: a preference is 1 (the baseline) to 2 (the model), null if the judge gave none. The extra key `index`
