@@ -39,7 +39,6 @@ class Recipe:
 
     spec: RecipeSpec
     variants: dict[str, VariantSpec]
-    """The selected variants."""
     seeds: tuple[int, ...]
 
     @property

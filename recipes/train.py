@@ -45,9 +45,7 @@ class TrainFlags(JsonFlags):
             help="Upload the variants to ORG (as ORG/RECIPE-VARIANT) afterwards, or a single one to ORG/NAME."
         ),
     ] = None
-    public: Annotated[bool, typer.Option("--public", help="Create public repositories; the default is private.")] = (
-        False
-    )
+    public: Annotated[bool, typer.Option("--public", help="Create public repositories; default: private.")] = False
     list_recipes: Annotated[bool, typer.Option("--list", help="List the shipped recipes and their variants.")] = False
 
     def selected(self) -> Recipe:

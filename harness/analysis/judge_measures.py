@@ -130,7 +130,6 @@ def _beside_retired(
 def _grouped(
     comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts, by: str, *, is_retired: bool
 ) -> dict[str, dict[str, Score]]:
-    """Return agreement per turn, or per category, if there is more than one."""
     groups: dict[str, list[RecordedComparison]] = {}
     for item in comparisons:
         name = f"turn {item.turn}" if by == "turn" else item.prompt.category

@@ -61,9 +61,7 @@ class CalibrateFlags(ResultsFlags, MirrorFlags, JsonFlags, VerboseFlags):
     dry_run: Annotated[bool, DRY_RUN] = False
     fresh: Annotated[bool, typer.Option("--fresh", help="Archive the earlier calibration and start over.")] = False
     no_cache: Annotated[bool, NO_CACHE] = False
-    max_cost: Annotated[
-        float | None, typer.Option(help="US dollars the judges may cost; it stops before crossing.")
-    ] = None
+    max_cost: Annotated[float | None, typer.Option(help="US dollars the judges may cost; stops before that.")] = None
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False
 
     def spec(self) -> CalibrationSpec:

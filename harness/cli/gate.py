@@ -51,9 +51,7 @@ class GateFlags(JsonFlags, ResultsFlags, MirrorFlags):
     sequential: Annotated[
         bool, typer.Option("--sequential", help="Stop judging as soon as the verdict is safe; replayed on judged runs.")
     ] = False
-    live: Annotated[
-        bool, typer.Option("--live", help="Serve, ask and judge the candidate now, as harness run does.")
-    ] = False
+    live: Annotated[bool, typer.Option("--live", help="Serve, ask and judge the candidate first, as in run.")] = False
     force: Annotated[bool, typer.Option("--force", help="Gate runs even if their protocols differ.")] = False
     json_file: Annotated[Path | None, typer.Option("--json-file", help="Write the report as JSON.")] = None
     junit_file: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")] = None
@@ -82,14 +80,10 @@ class PromoteFlags(ResultsFlags):
 
 class PowerFlags(ResultsFlags, JsonFlags):
     baseline: Annotated[str, typer.Option(help="Run folder, card or model.")]
-    candidate: Annotated[
-        list[str] | None, typer.Option(help="Paired with it (repeatable); default: all its comparable runs.")
-    ] = None
+    candidate: Annotated[list[str] | None, typer.Option(help="Paired with it (repeatable); default: all runs.")] = None
     policy: Annotated[Path | None, typer.Option(help="gate.yaml, for margins and alpha.")] = None
     trials: Annotated[int, typer.Option(min=10, help="Simulated gates per drop and pair.")] = 400
-    questions: Annotated[int | None, typer.Option(min=2, help="Questions per gate; default: as many as there are.")] = (
-        None
-    )
+    questions: Annotated[int | None, typer.Option(min=2, help="Questions per gate; default: all there are.")] = None
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulations.")] = 0
 
 

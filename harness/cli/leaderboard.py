@@ -28,18 +28,10 @@ class LeaderboardFlags(ResultsFlags):
     reported: Annotated[
         bool, typer.Option(help="Show figures of papers and boards for these suites, separately and never ranked.")
     ] = True
-    unpaired: Annotated[
-        bool, typer.Option("--unpaired", help="Compare by the cards alone: no answers or judgments are read.")
-    ] = False
-    plots: Annotated[
-        Path | None, typer.Option(help="Write the figures to this folder instead, as SVG and PNG fit for a paper.")
-    ] = None
-    log_to: Annotated[
-        str | None, typer.Option(help="Also log the scores to trackers: wandb, mlflow, trackio (comma list).")
-    ] = None
-    check: Annotated[
-        Path | None, typer.Option(help="Write nothing; exit 4 if this Markdown file is not what would be written.")
-    ] = None
+    unpaired: Annotated[bool, typer.Option("--unpaired", help="Compare by the cards alone; read no rows.")] = False
+    plots: Annotated[Path | None, typer.Option(help="Write figures here instead: SVG and PNG fit for a paper.")] = None
+    log_to: Annotated[str | None, typer.Option(help="Also log scores to wandb, mlflow, trackio (comma list).")] = None
+    check: Annotated[Path | None, typer.Option(help="Write nothing; exit 4 if this Markdown is out of date.")] = None
 
     def repeated(self) -> str:
         """Return the flags that decide the board's content, as words of a command."""

@@ -25,7 +25,6 @@ from pydantic import BaseModel, ConfigDict
 from typer.models import ParameterInfo
 
 SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": None}
-"""Settings of every typer app."""
 
 
 class Flags(BaseModel):

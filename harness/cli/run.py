@@ -55,13 +55,9 @@ class ServeFlags(Flags):
     devices: Annotated[str | None, serving(help="GPUs of the candidate, e.g. 0,1; default: all.")] = None
     dtype: Annotated[str | None, serving(help="Type of the weights, e.g. bfloat16; default: the model's.")] = None
     quantization: Annotated[str | None, serving(help="Quantization method of the server, e.g. fp8.")] = None
-    reasoning_parser: Annotated[str | None, serving(help="vLLM parser that separates reasoning from the answer.")] = (
-        None
-    )
+    reasoning_parser: Annotated[str | None, serving(help="vLLM parser that separates reasoning from answers.")] = None
     max_model_len: Annotated[int | None, serving(help="Longest prompt plus answer, in tokens.")] = None
-    engine_args: Annotated[
-        list[str] | None, serving("--engine-arg", help="Any further server argument; repeatable.")
-    ] = None
+    engine_args: Annotated[list[str] | None, serving("--engine-arg", help="More server arguments; repeatable.")] = None
     allow_pickle: Annotated[bool | None, serving("--allow-pickle", help="Accept .bin/.pt weights.")] = None
     trust_remote_code: Annotated[
         bool | None, serving("--trust-remote-code", help="Run the Python code that the checkpoint contains.")
@@ -95,9 +91,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     judge_devices: Annotated[
         str | None, typer.Option(help="GPUs of a judge loaded here, e.g. 2,3: it then judges beside the candidate.")
     ] = None
-    jury: Annotated[
-        str | None, typer.Option(help="How a jury's verdicts are combined: mean (default), majority, median.")
-    ] = None
+    jury: Annotated[str | None, typer.Option(help="How a jury decides: mean (default), majority, median.")] = None
     repeats: Annotated[int | None, typer.Option(help="Times every judge is asked the same question.")] = None
     anchors: Annotated[
         list[str] | None, typer.Option(help="FILE of `harness judge anchors`, judged again; repeatable, one per suite.")
@@ -109,18 +103,14 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     seed: Annotated[int | None, typer.Option(help="Seed of sampling and of --limit.")] = None
     results: Annotated[Path | None, RESULTS] = None
     no_cache: Annotated[bool, NO_CACHE] = False
-    max_cost: Annotated[
-        float | None, typer.Option(help="US dollars the judges of this run may cost; it stops before crossing.")
-    ] = None
+    max_cost: Annotated[float | None, typer.Option(help="US dollars the judges may cost; stops before that.")] = None
     transport: Annotated[
         str | None, typer.Option(help="How judges are asked: live, or batch (OpenAI Batch API: half the price).")
     ] = None
     config: Annotated[Path | None, typer.Option(help="Configuration; default ./harness.yaml if it exists.")] = None
     dry_run: Annotated[bool, DRY_RUN] = False
     fresh: Annotated[bool, typer.Option("--fresh", help="Archive the earlier run and start over.")] = False
-    log_to: Annotated[str | None, typer.Option(help="Also log the scores to wandb, mlflow, trackio (comma list).")] = (
-        None
-    )
+    log_to: Annotated[str | None, typer.Option(help="Also log scores to wandb, mlflow, trackio (comma list).")] = None
     serve: ServeFlags = ServeFlags()
     sampling: SamplingFlags = SamplingFlags()
 

@@ -36,9 +36,7 @@ class ScoreFlags(MirrorFlags, JsonFlags):
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0
     baseline: Annotated[str | None, typer.Option(help="Arena-Hard: the baseline's name, if not the official.")] = None
     style_control: Annotated[str | None, typer.Option(help="Arena-Hard: v0.1, v2, length or markdown.")] = None
-    pool: Annotated[
-        bool, typer.Option("--pool", help="Arena-Hard: also one Bradley-Terry fit over all models and baselines.")
-    ] = False
+    pool: Annotated[bool, typer.Option("--pool", help="Arena-Hard: also fit all models and baselines jointly.")] = False
     unanchored: Annotated[
         bool, typer.Option("--unanchored", help="Arena-Hard: the reference's interval as with a custom baseline.")
     ] = False

@@ -20,9 +20,7 @@ MIN_TOKEN = 16
 class ViewFlags(Flags):
     results: Annotated[Path, typer.Argument(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results")
     port: Annotated[int, typer.Option(help="0: any free port.", min=0, max=65535)] = 8642
-    host: Annotated[str, typer.Option(help=f"An address other than loopback needs {TOKEN} in the environment.")] = (
-        "127.0.0.1"
-    )
+    host: Annotated[str, typer.Option(help=f"Other than loopback, {TOKEN} must be in the environment.")] = "127.0.0.1"
 
 
 @command

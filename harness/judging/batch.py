@@ -431,7 +431,6 @@ class BatchWire:
                 self._take(name).set_exception(result)
 
     def _failed_once(self, name: str, error: AskAgainError) -> None:
-        """Leave the call for the next round, or make it a failure after the last one."""
         self._rounds[name] += 1
         if self._rounds[name] == ROUNDS:
             self._take(name).set_exception(error.final)

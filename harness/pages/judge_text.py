@@ -154,7 +154,6 @@ def _groups(suite: str, part: SuiteCalibration) -> list[CalibrationGrid]:
 
 
 def _models(suite: str, part: SuiteCalibration) -> list[CalibrationGrid]:
-    """Return the tables of what single models gain or lose by this judge."""
     tables = []
     if part.win_rates:
         rates = tuple((model, *(shown(rate[name], 1) for name in WIN_RATES)) for model, rate in part.win_rates.items())

@@ -354,7 +354,6 @@ class Fusion(Record):
     method: str
     """wrpo, dpo, sft, ..."""
     sources: tuple[str, ...] = ()
-    """Names of the source models."""
     alpha: float | None = Field(default=None, ge=0, le=1)
     """Weight of the source models' reward at the end of WRPO training."""
     target: str | None = None

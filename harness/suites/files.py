@@ -206,7 +206,6 @@ class FileResult:
     protocol: Mapping[str, JsonValue]
     """The format's part of the protocol; `source: files` and the version are added."""
     files: tuple[str, ...] = ()
-    """Names of the source files."""
     counts: Mapping[str, JsonValue] = field(default_factory=dict)
     seed: int = 0
 

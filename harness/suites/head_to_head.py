@@ -94,7 +94,6 @@ class HeadToHead:
 
 
 def _units(answers: Sequence[Answer], judgments: Sequence[Judgment]) -> list[Unit]:
-    """Return one unit per game; repeats and a jury's members count as their mean."""
     verdicts = verdicts_by_slot(judgments, answers)
     return [
         Unit(slot.prompt_id, sum(verdict.value for verdict in slot_verdicts) / len(slot_verdicts))

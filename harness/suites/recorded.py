@@ -27,7 +27,6 @@ class RecordedComparison:
     id: str
     suite: str
     prompt: Prompt
-    """The suite's prompt."""
     candidate: str
     baseline: str
     turn: int | None = None

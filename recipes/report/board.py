@@ -231,7 +231,6 @@ def _around(mean: CrossedMean, value: float) -> tuple[float, float]:
 
 
 def _crossed(by_seed: Sequence[Mapping[str, float]]) -> CrossedMean | None:
-    """Return the mean over the prompts that every seed has; None if there are no seeds."""
     if not by_seed:
         return None
     shared = [name for name in by_seed[0] if all(name in rewards for rewards in by_seed)]
@@ -242,7 +241,6 @@ def _crossed(by_seed: Sequence[Mapping[str, float]]) -> CrossedMean | None:
 def _against(
     groups: Mapping[Key, Mapping[str, list[Measured]]], models: Sequence[ModelRow], baseline: str, temperature: float
 ) -> list[Versus]:
-    """Return every other model minus the baseline, best first."""
     complete = {row.model: row.complete for row in models if row.temperature == temperature}
     names = [name for name in complete if name != baseline]
     base = groups[baseline, temperature].get("test", [])

@@ -132,7 +132,6 @@ def _line(log: Log, metric: str) -> list[tuple[float, float]]:
 
 
 def _mean(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Return the mean over the seeds, at the steps that all of them have."""
     maps = [dict(line) for line in lines]
     steps = [x for x, _ in lines[0] if all(x in values for values in maps)]
     return [(x, sum(values[x] for values in maps) / len(maps)) for x in steps]

@@ -68,7 +68,6 @@ def _step(recipe: Recipe, seed: int, name: str, variant: VariantSpec, sft: Step,
 
 
 def _rows(known: Estimator, pairs: Step) -> int:
-    """Return the number of pairs of the finished step, else one per preference prompt."""
     if known.done(pairs.name, pairs.folder):
         return lines_of(pairs.folder / PAIRS)
     return known.prompts.of("preference")

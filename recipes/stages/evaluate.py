@@ -211,7 +211,6 @@ def best_variant(recipe: Recipe) -> str:
 
 
 def _served(recipe: Recipe, model: str, seed: int) -> ModelRef:
-    """Return the model to serve, for a checkpoint the link to it."""
     folder = recipe.checkpoint(model, seed)
     if folder is None:
         return ModelRef.parse(recipe.spec.target)

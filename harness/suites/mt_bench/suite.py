@@ -174,7 +174,6 @@ def _slots(prompts: Sequence[Prompt], times: int) -> list[Slot]:
 
 
 def _units(slots: Sequence[Slot], verdicts: Verdicts) -> list[Unit]:
-    """Return one unit per scored turn; repeats of a judgment count as their mean."""
     units = []
     for slot in slots:
         ratings = [verdict.value for verdict in verdicts.get(slot, ())]
