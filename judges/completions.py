@@ -42,7 +42,7 @@ def chain_name(steps: Steps) -> str:
 def read_completion(name: str, reply: str, logprobs: tuple[TokenLogprob, ...]) -> Preference:
     """Return the preference for the answer shown first, in 0..1, as the named chain reads it.
 
-    Raises VerdictParseError if the reply has no single preference, ConfigError if the name is not a valid chain.
+    Raise VerdictParseError if the reply has no single preference, ConfigError if the name is not a valid chain.
     """
     steps = _steps(name)
     try:

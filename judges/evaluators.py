@@ -1,7 +1,6 @@
 """Read AlpacaEval's evaluator configurations as judge templates: prompt, parameters and parser.
 
-`--judge alpaca_eval:NAME` uses a configuration as it is; `evaluator: NAME` in a judge's YAML file applies its prompt
-to any judge.
+`--judge alpaca_eval:NAME` uses a configuration as it is; `evaluator: NAME` in a YAML file gives any judge its prompt.
 
 The files are read from the installed package at run time and never copied. The package is located but not imported,
 because importing it takes seconds and writes into site-packages. A configuration that our request cannot express is

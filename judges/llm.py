@@ -15,7 +15,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 from pydantic import JsonValue
 
@@ -29,6 +29,7 @@ from harness.records import (
     JudgeTask,
     JudgeTemplate,
     Judgment,
+    JudgmentFlag,
     ModelRef,
     Preference,
     TokenLogprob,
@@ -44,8 +45,6 @@ from .evaluators import OPENAI_URL, mapped_names, read_evaluator
 from .parsing import read_reply
 
 Message = dict[str, JsonValue]
-
-Flag = Literal["truncated", "reasked", "identical", "injection"]
 
 
 def render(task: JudgeTask) -> list[Message]:
@@ -80,7 +79,7 @@ class Conversation:
     messages: list[Message]
     replies: list[str] = field(default_factory=list)
     logprobs: tuple[TokenLogprob, ...] = ()
-    flags: list[Flag] = field(default_factory=list)
+    flags: list[JudgmentFlag] = field(default_factory=list)
     answered: list[Call] = field(default_factory=list)
     """The calls that produced the replies."""
     prompt_tokens: int = 0
@@ -117,6 +116,10 @@ class Conversation:
         self.flags.append("reasked")
 
 
+SPENT = ("prompt_tokens", "completion_tokens", "cost", "paid", "calls")
+"""Fields of a `Conversation` that its `Judgment` has too."""
+
+
 class Client(Chat, Protocol):
     """Answers the judge's calls inside an `async with`: the client of an endpoint, or our own server."""
 
@@ -126,7 +129,7 @@ class Client(Chat, Protocol):
 
 
 class LlmJudge:
-    """`fusion_harness.judges` entry point "llm". Raises ConfigError on construction if the spec cannot work."""
+    """`fusion_harness.judges` entry point "llm". Raise ConfigError on construction if the spec cannot work."""
 
     def __init__(self, spec: JudgeSpec, client: Client | None = None, *, endpoint: str | None = None) -> None:
         """Create the judge. `client` defaults to one for the spec's endpoint.
@@ -144,10 +147,10 @@ class LlmJudge:
 
     def first_call(self, task: JudgeTask) -> Call | None:
         """Return the first request about a task, or None if it is a draw without asking."""
-        task = self._in_own_words(task)
+        task = self._rephrased(task)
         return None if is_drawn(task) else self._next_call(task, render(task))
 
-    def _in_own_words(self, task: JudgeTask) -> JudgeTask:
+    def _rephrased(self, task: JudgeTask) -> JudgeTask:
         return task if self._evaluator is None else self._evaluator.rephrase(task)
 
     def _next_call(self, task: JudgeTask, messages: list[Message]) -> Call:
@@ -173,7 +176,7 @@ class LlmJudge:
     async def judge(self, task: JudgeTask) -> Judgment:
         """Return the verdict, or the reason why there is none. Raise JudgeUnavailableError if the endpoint is down."""
         started = time.monotonic()
-        task = self._in_own_words(task)
+        task = self._rephrased(task)
         if is_drawn(task):
             drawn = Conversation([], flags=["identical"])
             return self._judgment(task, drawn, started, Preference(value=0.5))
@@ -191,7 +194,6 @@ class LlmJudge:
         return self._judgment(task, talk, started, verdict)
 
     async def _ask(self, task: JudgeTask, talk: Conversation) -> Verdict:
-        """Ask, and ask once more if the first reply has no verdict and the template allows it."""
         template = task.template
         await self._call(task, talk)
         try:
@@ -215,15 +217,8 @@ class LlmJudge:
 
     def _judgment(self, task: JudgeTask, talk: Conversation, started: float, outcome: Verdict | Failure) -> Judgment:
         judgment = Judgment.of(task, self.spec.name, outcome, reply=talk.text, logprobs=talk.logprobs)
-        spent = {
-            "flags": tuple(talk.flags),
-            "prompt_tokens": talk.prompt_tokens,
-            "completion_tokens": talk.completion_tokens,
-            "cost": talk.cost,
-            "paid": talk.paid,
-            "calls": talk.calls,
-            "seconds": time.monotonic() - started,
-        }
+        spent = {name: getattr(talk, name) for name in SPENT}
+        spent |= {"flags": tuple(talk.flags), "seconds": time.monotonic() - started}
         return judgment.model_copy(update=spent)
 
 
@@ -277,7 +272,7 @@ class LocalJudge(LlmJudge):
     """`fusion_harness.judges` entry point "local": a checkpoint that our own vLLM backend serves.
 
     The server is started on entry and stopped on exit; it is watched, restarted and identified like the candidate's.
-    Without its own devices it waits until the candidate's server has stopped. Raises ConfigError or CheckpointError if
+    Without its own devices it waits until the candidate's server has stopped. Raise ConfigError or CheckpointError if
     it cannot be served.
     """
 
@@ -306,15 +301,15 @@ class LocalJudge(LlmJudge):
 class AlpacaEvalJudge(LlmJudge):
     """`fusion_harness.judges` entry point "alpaca_eval": an evaluator of the installed alpaca-eval package.
 
-    Model, address and price default to the configuration's. Raises ConfigError if the configuration cannot be mapped
+    Model, address and price default to the configuration's. Raise ConfigError if the configuration cannot be mapped
     or its API key is missing.
     """
 
     def __init__(self, spec: JudgeSpec) -> None:
-        super().__init__(completed(spec))
+        super().__init__(with_evaluator_defaults(spec))
 
 
-def completed(spec: JudgeSpec) -> JudgeSpec:
+def with_evaluator_defaults(spec: JudgeSpec) -> JudgeSpec:
     """Return the spec with its open fields filled from the configuration.
 
     A key is sent only where it belongs: OPENAI_API_KEY to OpenAI, HARNESS_JUDGE_KEY to any other address.

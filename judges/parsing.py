@@ -29,7 +29,7 @@ def read_verdict(parser: str, reply: str, logprobs: tuple[TokenLogprob, ...], or
     """Return the verdict in a reply; a preference is the probability that the candidate wins.
 
     `order` says which answer was shown first: "ab" the baseline (so A and m are the baseline), "ba" the candidate.
-    Raises VerdictParseError if there is no verdict, ConfigError if the parser is unknown or a preference has no order.
+    Raise VerdictParseError if there is no verdict, ConfigError if the parser is unknown or a preference has no order.
     """
     if parser.startswith(PREFIX):
         shown: Verdict = read_completion(parser, reply, logprobs)
@@ -98,7 +98,7 @@ def _labelled(label: str, labels: Mapping[str, tuple[float, int]]) -> Preference
     if label not in labels:
         raise VerdictParseError(f"label [[{label}]] is not one of {', '.join(labels)}")
     points, strength = labels[label]
-    return Preference(value=points, strength=2 if strength == 2 else 1)
+    return Preference(value=points, strength=strength)
 
 
 def pair_letter(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preference:

@@ -1,20 +1,20 @@
-"""Mark an answer against a gold answer by fixed rules, and reply in an LLM judge's format. Free and deterministic.
+"""Rate an answer against a gold answer by fixed rules, and reply in an LLM judge's format. Free and deterministic.
 
->>> mark("Paris", "Paris"), mark("It is Paris.", "Paris"), mark("", "Paris")
+>>> rate("Paris", "Paris"), rate("It is Paris.", "Paris"), rate("", "Paris")
 (10.0, 7.0, 1.0)
 
 1. Leading and trailing spaces are dropped, runs of spaces become one, and one final full stop is dropped if the gold
-   answer has none. If the result equals the gold answer, letter case included, the mark is 10.
+   answer has none. If the result equals the gold answer, letter case included, the rating is 10.
 2. An empty answer gets 1.
-3. An answer that contains the gold answer as a separate word, with other text around it, gets 7, minus one mark per 20
+3. An answer that contains the gold answer as a separate word, with other text around it, gets 7, minus one per 20
    characters of other text, but at least 2.
 4. Any other answer gets 1 + 4 s, rounded down to a half, where s in [0, 1] is the similarity of the two texts
-   (difflib's ratio: twice the matching characters divided by the characters of both). So at most 5.
+   (difflib's ratio: twice the matching characters divided by the characters of both). The maximum is 5.
 
-The template's parser decides what the reply looks like, and the same parsers read it and an LLM judge's. rating:
-`[[mark]]` of the judged turn. arena_label: `[[A=B]]` for equal marks, `>` for a difference under 4, `>>` from 4 up.
-letter_logprob: log-probabilities of m and M; the odds of the better answer are exp(difference / 2). A prompt without a
-gold answer is not judged (docs/pocket.md).
+The template's parser decides what the reply looks like, and the parser that reads an LLM judge's reply reads this one
+too. rating: `[[n]]`, the rating of the judged turn. arena_label: `[[A=B]]` for equal ratings, `>` for a difference
+under 4, `>>` from 4 up. letter_logprob: log-probabilities of m and M; the odds of the better answer are
+exp(difference / 2). A prompt without a gold answer is not judged (docs/pocket.md).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ import difflib
 import math
 import re
 from dataclasses import dataclass
-from typing import Self
 
 from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, TokenLogprob
 from harness.records.errors import ConfigError
+from harness.records.protocols import NothingToOpen
 
 from .parsing import read_verdict
 
 BEST, WORST = 10.0, 1.0
 
 MUCH_BETTER = 4.0
-"""Smallest difference of marks that counts as "significantly better"."""
+"""Smallest difference of ratings that counts as "significantly better"."""
 
 
-def mark(answer: str, gold: str) -> float:
-    """Return the mark of an answer, 1..10, by the rules above."""
+def rate(answer: str, gold: str) -> float:
+    """Return the rating of an answer, 1..10, by the rules above."""
     text, wanted = _tidy(answer, gold), " ".join(gold.split())
     if text == wanted:
         return BEST
@@ -63,17 +63,11 @@ class RuleReply:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class ReferenceJudge:
+class ReferenceJudge(NothingToOpen):
     """Rule-based judge for prompts with gold answers, with the same interface as any other judge."""
 
     def __init__(self, spec: JudgeSpec) -> None:
         self.spec = spec
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     def check(self, task: JudgeTask) -> None:
         """Raise ConfigError if this judge has no reply for the template's parser."""
@@ -86,10 +80,10 @@ class ReferenceJudge:
     async def judge(self, task: JudgeTask) -> Judgment:
         """Return the judgment of one task, with an error in it if there is nothing to compare.
 
-        Raises ConfigError if this judge has no reply for the template's parser.
+        Raise ConfigError if this judge has no reply for the template's parser.
         """
         self.check(task)
-        failure = _not_comparable(task)
+        failure = _failure_of(task)
         if failure is not None:
             return Judgment.of(task, self.spec.name, failure)
         reply = REPLIES[task.template.parser](task)
@@ -98,34 +92,34 @@ class ReferenceJudge:
         return Judgment.of(task, self.spec.name, verdict, reply=reply.text, logprobs=reply.logprobs)
 
 
-def rated(task: JudgeTask) -> RuleReply:
-    """Return a reply with the mark of the candidate's judged turn as its rating."""
-    value = _mark(task, task.answer)
-    return RuleReply(f"Compared with the gold answer by rule. Rating: [[{value:g}]]")
+def rating_reply(task: JudgeTask) -> RuleReply:
+    """Return a reply with the rating of the candidate's judged turn."""
+    return RuleReply(f"Compared with the gold answer by rule. Rating: [[{_rating(task, task.answer):g}]]")
 
 
-def labelled(task: JudgeTask) -> RuleReply:
-    """Return a reply with an Arena-Hard label for the difference of the two marks."""
-    first, second = _marks_as_shown(task)
+def label_reply(task: JudgeTask) -> RuleReply:
+    """Return a reply with an Arena-Hard label for the difference of the two ratings."""
+    first, second = _ratings_as_shown(task)
     sign = ">>" if abs(first - second) >= MUCH_BETTER else ">" if first != second else "="
     label = f"B{sign}A" if second > first else f"A{sign}B"
+    # recorded judgments contain this text, so its word for a rating stays
     return RuleReply(f"Marks by rule: A {first:g}, B {second:g}. My final verdict is: [[{label}]]")
 
 
-def lettered(task: JudgeTask) -> RuleReply:
-    """Return a reply with log-probabilities of m and M whose odds follow the difference of the two marks."""
-    first, second = _marks_as_shown(task)
+def letter_reply(task: JudgeTask) -> RuleReply:
+    """Return a reply with log-probabilities of m and M whose odds follow the difference of the two ratings."""
+    first, second = _ratings_as_shown(task)
     lead = (first - second) / 2
     tops = (TokenLogprob(token="m", logprob=_log_sigmoid(lead)), TokenLogprob(token="M", logprob=_log_sigmoid(-lead)))
     likeliest_first = tops if first >= second else tops[::-1]
     return RuleReply(likeliest_first[0].token, likeliest_first)
 
 
-REPLIES = {"rating": rated, "arena_label": labelled, "letter_logprob": lettered}
+REPLIES = {"rating": rating_reply, "arena_label": label_reply, "letter_logprob": letter_reply}
 """Maps a template's parser to a function that writes a reply for it."""
 
 
-def _not_comparable(task: JudgeTask) -> Failure | None:
+def _failure_of(task: JudgeTask) -> Failure | None:
     turn = task.turn or 1
     if len(task.prompt.reference) < turn:
         return Failure(
@@ -139,16 +133,15 @@ def _not_comparable(task: JudgeTask) -> Failure | None:
     return None
 
 
-def _mark(task: JudgeTask, answer: Answer) -> float:
-    """Return the mark of the judged turn (1-based; the first if the whole answer is judged)."""
+def _rating(task: JudgeTask, answer: Answer) -> float:
+    """Return the rating of the judged turn (1-based; the first if the whole answer is judged)."""
     turn = (task.turn or 1) - 1
-    return mark(answer.turns[turn], task.prompt.reference[turn])
+    return rate(answer.turns[turn], task.prompt.reference[turn])
 
 
-def _marks_as_shown(task: JudgeTask) -> tuple[float, float]:
-    """Return the marks of the answers shown first and second."""
+def _ratings_as_shown(task: JudgeTask) -> tuple[float, float]:
     assert task.baseline is not None, "checked before"
-    candidate, baseline = _mark(task, task.answer), _mark(task, task.baseline)
+    candidate, baseline = _rating(task, task.answer), _rating(task, task.baseline)
     return (candidate, baseline) if task.order == "ba" else (baseline, candidate)
 
 

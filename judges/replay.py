@@ -8,20 +8,20 @@ of the text (imported files may not). A missing verdict leaves the task unscored
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 from pydantic import JsonValue, ValidationError
 
 from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, Order
-from harness.records.errors import ConfigError
+from harness.records.errors import ConfigError, one_line
+from harness.records.protocols import NothingToOpen
 from harness.store.files import file_sha256
 
 Place = tuple[str, int, int | None, Order | None, int]
 """Which judgment it is: prompt, draw, turn, order, repeat."""
 
 
-class ReplayJudge:
-    """`fusion_harness.judges` entry point "replay". Raises ConfigError if the file of judgments does not exist."""
+class ReplayJudge(NothingToOpen):
+    """`fusion_harness.judges` entry point "replay". Raise ConfigError if the file of judgments does not exist."""
 
     def __init__(self, spec: JudgeSpec) -> None:
         if not spec.model:
@@ -34,12 +34,6 @@ class ReplayJudge:
         """Return the recorded judges and a digest of the file, without its path."""
         judges: list[JsonValue] = list(dict.fromkeys(row.judge for row in self._found.values()))
         return {"model": None, "recorded": judges, "file": file_sha256(self._path)}
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     async def judge(self, task: JudgeTask) -> Judgment:
         """Return the recorded judgment at no cost, or the failure "missing" if there is none for this very answer."""
@@ -79,7 +73,7 @@ def _read(path: Path) -> dict[Place, Judgment]:
             row = Judgment.model_validate_json(line)
         except ValidationError as error:
             raise ConfigError(
-                f"{path}, line {number} is not a judgment: {error.errors()[0]['msg']}; convert files of the original "
+                f"{path}, line {number} is not a judgment: {one_line(error)}; convert files of the original "
                 "tools with `harness import`"
             ) from None
         judges.add(row.judge)

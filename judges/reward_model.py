@@ -19,7 +19,7 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, ModelRef, Preference
-from harness.records.errors import CheckpointError, ConfigError, PluginError, ServerError
+from harness.records.errors import CheckpointError, ConfigError, PluginError, ServerError, one_line
 from harness.records.protocols import RewardOptions
 from harness.records.settings import ServeSpec, checked
 from harness.store.checkpoint import Checkpoint, inspect_checkpoint, resolve
@@ -40,7 +40,7 @@ BATCH_SIZE = 8
 class RewardModelJudge:
     """`fusion_harness.judges` entry point "reward_model".
 
-    Raises ConfigError or CheckpointError if the folder is not a reward model.
+    Raise ConfigError or CheckpointError if the folder is not a reward model.
     """
 
     local = True
@@ -101,7 +101,6 @@ class RewardModelJudge:
         return await asyncio.shield(self._rewards[conversation])
 
     async def _work(self) -> None:
-        """Score the waiting conversations in batches until none is left."""
         await asyncio.sleep(0)  # lets concurrent callers share one batch
         while self._waiting:
             batch, self._waiting = self._waiting, []
@@ -126,7 +125,7 @@ class TooLongError(Exception):
 class RewardModel:
     """The model itself, which is also a reward for recipes. It is loaded on entry or at first use.
 
-    Raises ConfigError or CheckpointError on construction if the folder is not a reward model.
+    Raise ConfigError or CheckpointError on construction if the folder is not a reward model.
     """
 
     conversational = True
@@ -182,8 +181,7 @@ class RewardModel:
             try:
                 self._network = RewardNetwork(loading)
             except (ValueError, OSError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:300]
-                raise CheckpointError(f"reward model {self._ref.label!r} cannot be loaded: {reason}") from None
+                raise CheckpointError(f"reward model {self._ref.label!r} cannot be loaded: {one_line(error)}") from None
         return self._network
 
     def close(self) -> None:
@@ -203,9 +201,7 @@ class RewardModel:
         try:
             scores = network.scores([row for _, row in rows])
         except RuntimeError as error:  # torch's, e.g. out of memory
-            raise ServerError(
-                f"reward model {self._ref.label!r} failed: {' '.join(str(error).split())[:300]}"
-            ) from None
+            raise ServerError(f"reward model {self._ref.label!r} failed: {one_line(error)}") from None
         for (position, _), score in zip(rows, scores, strict=True):
             outcomes[position] = score
         return outcomes
@@ -240,7 +236,7 @@ def _messages(role: str, text: TextOrMessages) -> Conversation:
 
 
 def build_reward(options: RewardOptions) -> RewardModel:
-    """`fusion_harness.rewards` entry point "reward_model". Raises ConfigError if an option is not supported."""
+    """`fusion_harness.rewards` entry point "reward_model". Raise ConfigError if an option is not supported."""
     foreign = sorted(set(options.serve) - SERVE) + (["url"] if options.url else [])
     if foreign:
         known = ", ".join(sorted(SERVE))
@@ -267,7 +263,6 @@ def _check_head(checkpoint: Checkpoint) -> None:
 
 
 def _conversation(task: JudgeTask, turns: Sequence[str]) -> Conversation:
-    """Return questions and answers turn by turn, up to the judged turn."""
     system = [] if task.prompt.system is None else [("system", task.prompt.system)]
     last = task.turn or len(task.prompt.turns)
     for question, answer in zip(task.prompt.turns[:last], turns[:last], strict=True):
@@ -294,7 +289,7 @@ class Loading:
 
 
 class RewardNetwork:
-    """The loaded model. Raises ValueError on construction if the model does not give exactly one score."""
+    """The loaded model. Raise ValueError on construction if the model does not give exactly one score."""
 
     def __init__(self, loading: Loading) -> None:
         import torch

@@ -283,7 +283,6 @@ def _mean(means: Collection[Mean], by: str) -> Mean | None:
 
 
 def _texts(spec: PromptsSpec) -> list[str]:
-    """Return the prompts of a local data set."""
     texts = []
     for row in load_rows(spec.dataset, spec.split):
         try:

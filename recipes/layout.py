@@ -25,7 +25,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from harness.records import Record, digest
-from harness.records.errors import ConfigError
+from harness.records.errors import ConfigError, one_line
 
 from .spec import RecipeSpec, VariantSpec
 
@@ -138,8 +138,7 @@ def record_in(folder: Path) -> StepRecord | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path} cannot be read: {reason}; move {folder} away") from None
+        raise ConfigError(f"{path} cannot be read: {one_line(error)}; move {folder} away") from None
 
 
 def flat(settings: JsonValue, at: str = "") -> dict[str, JsonValue]:

@@ -174,8 +174,7 @@ def _signed(text: str) -> str:
 
 
 def _traces(out: Path, steps: Sequence[Step]) -> list[Path]:
-    """Return the paths that show what a run did, each before the folder it is in: the steps' lock files and records,
-    their folders, the output folder, and the folders above it."""
+    """Return step records and locks, their folders, and all folders above, each path before the folder it is in."""
     folders = {out, *out.parents}
     for step in steps:
         folders |= {step.folder, *step.folder.parents}
@@ -272,7 +271,6 @@ def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]]
 
 
 def _ready(waiting: Sequence[Step], unfinished: set[str]) -> list[Step]:
-    """Return the steps whose inputs are all finished."""
     return [step for step in waiting if not any(earlier.name in unfinished for earlier in step.inputs)]
 
 

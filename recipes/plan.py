@@ -109,8 +109,7 @@ def make_plan(recipe: Recipe, *, first: str | None = None, last: str | None = No
         item
         for step in (steps if last is None else up_to(steps, last))
         for item in step.estimate(
-            known,
-            PlanItem(stage=step.stage, name=step.name, seed=step.seed, done=known.done(step.name, step.folder)),
+            known, PlanItem(stage=step.stage, name=step.name, seed=step.seed, done=known.done(step.name, step.folder))
         )
     )
     return RecipePlan(recipe=recipe.spec.name, items=items, notes=tuple(dict.fromkeys(_notes(known, items))))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.records import Prompt, digest
-from harness.records.errors import ConfigError, DataError
+from harness.records.errors import ConfigError, DataError, one_line
 from harness.records.protocols import Suite, SuiteOptions, load_plugin
 from harness.store.provenance import install_command
 from harness.suites.editions import read_json_lines
@@ -116,7 +116,7 @@ def _from_parquet(path: Path) -> list[Row]:
     try:
         rows: list[Row] = parquet.read_table(path).to_pylist()
     except (ArrowException, OSError) as error:
-        raise DataError(f"{path} is not Parquet: {' '.join(str(error).split())[:200]}") from None
+        raise DataError(f"{path} is not Parquet: {one_line(error)}") from None
     return rows
 
 
@@ -134,7 +134,7 @@ def _from_hub(name: str, revision: str | None, split: str) -> list[Row]:
         ValueError,
         RuntimeError,
     ) as error:  # load_dataset wraps most errors in one of these
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise DataError(
             f"cannot load {split!r} of hf:{name}{f'@{revision}' if revision else ''}: {reason}; without a network, "
             "download it elsewhere and use its JSONL or Parquet file"

@@ -307,7 +307,7 @@ def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, pa
     unknown format or no row matches a prompt.
     """
     by_id = {prompt.id: prompt for prompt in prompts}
-    by_text = {_plain(prompt.turns[-1]): prompt for prompt in prompts}
+    by_text = {_one_spaced(prompt.turns[-1]): prompt for prompt in prompts}
     counted: dict[str, int] = {}
     unknown = 0
     file = JsonlRows(path, Answer)
@@ -316,7 +316,7 @@ def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, pa
         for number, row in enumerate(rows, start=1):
             texts = _texts(row, f"{where}, row {number}")
             prompt = by_id.get(str(row.get("prompt_id"))) if "turns" in row else None
-            prompt = prompt or by_text.get(_plain(_question(row)))
+            prompt = prompt or by_text.get(_one_spaced(_question(row)))
             if prompt is None:
                 unknown += len(texts)
                 continue
@@ -378,5 +378,5 @@ def _answer(prompt: Prompt, source: str, index: int, text: str) -> Answer:
     return Answer(prompt_id=prompt.id, model=source, index=index, turns=(text,), finish=("stop",))
 
 
-def _plain(text: str) -> str:
+def _one_spaced(text: str) -> str:
     return SPACE.sub(" ", text).strip()

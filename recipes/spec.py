@@ -97,7 +97,7 @@ class SamplingSpec(Record):
     max_failed: float = Field(default=0.05, ge=0, le=1)
     """Share of answers that may fail or be empty before the stage stops as incomplete."""
 
-    def of(self, seed: int | None = None) -> Sampling:
+    def as_sampling(self, seed: int | None = None) -> Sampling:
         """Return the settings as backends take them, with another seed if one is given."""
         settings = self.model_dump(exclude={"max_failed"}) | ({} if seed is None else {"seed": seed})
         return Sampling(**settings)

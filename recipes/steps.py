@@ -120,7 +120,7 @@ def run_step(step: Step) -> StepRecord:
         counts = _work(step)
         record = StepRecord(
             stage=step.stage,
-            settings=_plain(step.settings),
+            settings=_as_json(step.settings),
             inputs=input_digests(step),
             outputs=_outputs(step),
             counts=counts,
@@ -188,7 +188,7 @@ def _is_ours(step: Step) -> bool:
 
 
 def _origin(step: Step) -> Origin:
-    return {"settings": _plain(step.settings), "inputs": dict(input_digests(step))}
+    return {"settings": _as_json(step.settings), "inputs": dict(input_digests(step))}
 
 
 def _mismatch(step: Step, recorded: Origin, wanted: Origin) -> str:
@@ -224,7 +224,7 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _plain(settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+def _as_json(settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Return the settings as they read back from JSON, e.g. with lists instead of tuples."""
-    plain: dict[str, JsonValue] = json.loads(json.dumps(settings))
-    return plain
+    read_back: dict[str, JsonValue] = json.loads(json.dumps(settings))
+    return read_back

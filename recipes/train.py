@@ -126,7 +126,6 @@ def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
 
 
 def _run(recipe: Recipe, flags: TrainFlags) -> dict[str, JsonValue]:
-    """Return the records of the steps, and the leaderboard of variants or None if no report was written."""
     from .pipeline import train as run_stages
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -144,7 +143,6 @@ def _run(recipe: Recipe, flags: TrainFlags) -> dict[str, JsonValue]:
 
 
 def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
-    """Return the leaderboard of variants as the report stage wrote it, and print it if `shown`."""
     from harness.cli.console import stdout_console
 
     from .report.tables import VariantBoard, rich_tables

@@ -98,7 +98,7 @@ def newcombe_paired(
     """Interval of (share of first) - (share of second) on the same n questions, in [-1, 1].
 
     Newcombe 1998, Statistics in Medicine 17:2635, method 10: Wilson intervals of both shares, squared and added with
-    their correlation phi, which is continuity-corrected where positive. Raises ValueError for n = 0.
+    their correlation phi, which is continuity-corrected where positive. Raise ValueError for n = 0.
     """
     n = both + only_first + only_second + neither
     if n == 0:

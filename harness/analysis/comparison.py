@@ -179,7 +179,6 @@ def compare(
 
 
 def _unmatched(first: RunRows, second: RunRows, categories: Mapping[str, str] | None) -> tuple[int, int]:
-    """Return how many questions have a verdict only in the first run, and only in the second."""
     rule = rules_of(first.card.suite, first.card.headline, first.judgments)[0]
     first_ids, second_ids = (
         set(question_sums(rule, run.answers, run.judgments, categories=categories).ids) for run in (first, second)

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from pydantic import JsonValue
 
@@ -20,7 +19,7 @@ from ..judging.jury import CardProtocol, scored
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling, ScoreCard, digest
 from ..records.errors import ConfigError, DataError
 from ..records.judge_choice import choose_judges
-from ..records.protocols import OwnRunner, RunRows, Suite, SuiteOptions
+from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite, SuiteOptions
 from ..records.settings import RunSpec, read_file_spec
 from ..run.pipeline import current_judgments
 from ..run.plan import JudgePool, Plan, limited, load_suite, suite_plan
@@ -247,7 +246,7 @@ def _games(loaded: Loaded, first: StoredRun, rows: RunRows) -> HeadToHead:
     return games
 
 
-class Recorded:
+class Recorded(NothingToOpen):
     """A backend that returns the answers of an existing run."""
 
     def __init__(self, model: str, answers: Sequence[Answer]) -> None:
@@ -259,12 +258,6 @@ class Recorded:
             "backend": "recorded",
             "answers": digest(sorted([answer.key, answer.sha] for answer in self._answers.values())),
         }
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
         recorded = self._answers.get(f"{prompt.id}#{index}")

@@ -180,7 +180,6 @@ def _votes(
 
 
 def _value(item: Item, verdicts: ItemVerdicts) -> float | None:
-    """Return the judge's number for an item; None without a verdict."""
     return verdicts[item.id].value if item.id in verdicts else None
 
 
@@ -195,8 +194,7 @@ def _pair_scores(name: str, rows: Sequence[Vote], lost: int) -> dict[str, Score]
 
 
 def people_among_themselves(comparisons: Sequence[RecordedComparison]) -> dict[str, Score]:
-    """Return the agreement of every pair of votes on one comparison: the ceiling for a judge's agreement with
-    people."""
+    """Return the agreement of all pairs of votes on one comparison: the ceiling for a judge's agreement with people."""
     rows = [
         (side(first_vote), side(second_vote), item.question)
         for item in comparisons

@@ -244,8 +244,7 @@ async def ask(
 ) -> None:
     """Judge the items that the store lacks; stored rows are not repeated and cached replies cost nothing.
 
-    Raise BudgetReachedError before `max_cost` is crossed, IncompleteError if the judge stays unavailable. Finished rows
-    are kept.
+    Raise BudgetReachedError before `max_cost` is crossed, IncompleteError if the judge is unavailable. Rows are kept.
     """
     budget = Budget(spec.max_cost)
     # a resumed calibration continues with what the earlier calls cost
@@ -331,11 +330,7 @@ def report(
     for each in sets:
         suite_items = [item for item in items if item.suite == each.suite]
         part = suite_calibration(
-            each,
-            suite_items,
-            verdicts,
-            judge_model=model if spec.judges else each.retired,
-            is_retired=not spec.judges,
+            each, suite_items, verdicts, judge_model=model if spec.judges else each.retired, is_retired=not spec.judges
         )
         if spec.repeats > 1:
             part = part.model_copy(update={"scores": part.scores | repeat_flips(suite_items, judgments)})

@@ -265,7 +265,6 @@ def _length(card: ScoreCard) -> float | None:
 
 
 def _number(value: JsonValue) -> float | None:
-    """Return None for anything but a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) < LARGEST else None
@@ -311,8 +310,7 @@ def against(card: ScoreCard, above: ScoreCard, questions: Mapping[str, QuestionS
 
 
 def _centred(estimate: ClusteredEstimate, difference: float, *, paired: bool) -> HeadlineDifference:
-    """Return the cards' own difference with its error: questions of only one card shift the value of the shared
-    ones."""
+    """Return the cards' own difference with its error; questions of only one card shift the shared ones' value."""
     centred = ClusteredEstimate(difference, estimate.se, estimate.df, estimate.n)
     low, high = centred.interval()
     return HeadlineDifference(difference=difference, ci_low=low, ci_high=high, p=centred.p_two_sided(), paired=paired)
@@ -347,8 +345,7 @@ def _draws(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], er
 
 
 def _column(sums: QuestionSums, card: ScoreCard, se: float) -> FloatArray:
-    """Return a card's terms in the headline's unit; terms of another metric are scaled to the headline's standard
-    error."""
+    """Return a card's terms in the headline's unit; another metric's terms are scaled to the headline's error."""
     card_terms = terms(sums.above, sums.below)
     if sums.metric == card.headline:
         return sums.scale * card_terms

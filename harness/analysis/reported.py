@@ -1,4 +1,4 @@
-"""Figures that papers and boards reported, beside the measured ones and never ranked.
+"""Figures that papers and boards reported, shown beside the measured ones, never ranked with them.
 
 The files are `results/reported/*.yaml` of a checkout; the wheel contains them as `harness/reported_data`. A complete
 card of the same model and protocol shows its difference from the reported figure.
@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ..records import Record, ScoreCard
-from ..records.errors import ConfigError
+from ..records.settings import checked, read_yaml
 
 
 class ReportedFigure(Record):
@@ -53,7 +52,8 @@ class ReportedModel(Record):
 
     def is_named(self, name: str) -> bool:
         """Return whether a card's model name means this model, comparing letters and digits without case."""
-        return _plain(name) in {_plain(known) for known in (self.model, *self.aliases)}
+        letters = [re.sub(r"[^a-z0-9]+", "", known.lower()) for known in (name, self.model, *self.aliases)]
+        return letters[0] in letters[1:]
 
 
 class ReportedSource(Record):
@@ -81,11 +81,12 @@ class ReportedSource(Record):
 class ReportedDifference(Record):
     """Measured minus reported, for one metric of one card.
 
-    The reported figure counts as exact, so the 95 % interval is the measured one's alone."""
+    The reported figure counts as exact, so the 95 % interval is the measured one's alone.
+    """
 
     metric: str
     model: str
-    """The card's."""
+    """The model's name on the card."""
     run_id: str
     value: float
     ci_low: float | None = None
@@ -124,8 +125,8 @@ class ReportedTable(Record):
 def reported_folder() -> Path:
     """Return the folder of the installed package, else of the checkout that this package is imported from."""
     package = Path(__file__).parents[1]
-    carried = package / "reported_data"
-    return carried if carried.is_dir() else package.parent / "results" / "reported"
+    packaged = package / "reported_data"
+    return packaged if packaged.is_dir() else package.parent / "results" / "reported"
 
 
 def load_reported(folder: Path | None = None) -> list[ReportedSource]:
@@ -133,22 +134,8 @@ def load_reported(folder: Path | None = None) -> list[ReportedSource]:
 
     Raise ConfigError for an invalid file, including unknown keys.
     """
-    return [_read(path) for path in sorted((folder or reported_folder()).glob("*.yaml"))]
-
-
-def _read(path: Path) -> ReportedSource:
-    try:
-        return ReportedSource.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {where or 'file'}: {first['msg']} (got {str(first['input'])[:80]!r})") from None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "", name.lower())
+    paths = sorted((folder or reported_folder()).glob("*.yaml"))
+    return [checked(ReportedSource, read_yaml(path), str(path)) for path in paths]
 
 
 def reported_beside(cards: Iterable[ScoreCard], sources: Iterable[ReportedSource]) -> list[ReportedTable]:
@@ -166,7 +153,7 @@ def reported_beside(cards: Iterable[ScoreCard], sources: Iterable[ReportedSource
 
 def _reported_table(source: ReportedSource, protocol: ReportedProtocol, cards: list[ScoreCard]) -> ReportedTable:
     models = [model for model in source.models if protocol.suite in model.scores]
-    alike = [card for card in cards if _same_protocol(card, protocol)]
+    comparable_cards = [card for card in cards if _same_protocol(card, protocol)]
     metrics = dict.fromkeys(metric for model in models for metric in model.scores[protocol.suite])
     return ReportedTable(
         source=source.source,
@@ -177,15 +164,15 @@ def _reported_table(source: ReportedSource, protocol: ReportedProtocol, cards: l
         suite_version=protocol.suite_version,
         judge=protocol.judge,
         metrics=tuple(metrics),
-        rows=tuple(_reported_row(model, protocol, alike) for model in models),
+        rows=tuple(_reported_row(model, protocol, comparable_cards) for model in models),
     )
 
 
-def _reported_row(model: ReportedModel, protocol: ReportedProtocol, alike: list[ScoreCard]) -> ReportedRow:
+def _reported_row(model: ReportedModel, protocol: ReportedProtocol, comparable_cards: list[ScoreCard]) -> ReportedRow:
     figures = model.scores[protocol.suite]
     differences = [
         difference
-        for card in alike
+        for card in comparable_cards
         if model.is_named(card.model)
         for metric, figure in figures.items()
         if (difference := _difference(card, metric, figure, protocol)) is not None
@@ -207,13 +194,12 @@ def _difference(
         ci_low=None if score.ci_low is None else score.ci_low - figure.value,
         ci_high=None if score.ci_high is None else score.ci_high - figure.value,
         # the reference set changes MT-Bench's scores, and few sources state theirs
-        unstated=tuple(name for name in ("references",) if name in card.protocol and protocol.references is None),
+        unstated=("references",) if "references" in card.protocol and protocol.references is None else (),
     )
 
 
 def _same_protocol(card: ScoreCard, protocol: ReportedProtocol) -> bool:
-    """Return whether a complete card was measured as the source states: suite, version, judge and other stated
-    fields."""
+    """Return whether a complete card was measured as the source states, in every field that it states."""
     # a sample of the questions, or other sampling settings, is not what the source measured
     if not card.complete or protocol.judge is None or "limit" in card.protocol or "sampling_deviation" in card.protocol:
         return False

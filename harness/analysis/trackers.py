@@ -76,8 +76,7 @@ def _log(name: str, logged: TrackedRun) -> int:
 
 
 def numbers(cards: Iterable[ScoreCard]) -> dict[str, float]:
-    """Return `suite/metric` with `_ci_low` and `_ci_high`, and the unscored count; metrics without a value are left
-    out."""
+    """Return `suite/metric` with `_ci_low` and `_ci_high` for every metric with a value, and the unscored count."""
     values: dict[str, float] = {}
     for card in cards:
         for metric, score in card.scores.items():

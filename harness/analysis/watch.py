@@ -60,8 +60,7 @@ class WatchState(Record):
         return any((done.checkpoint, done.fingerprint, done.asked) == wanted for done in self.done)
 
     def plus(self, done: EvaluatedCheckpoint) -> WatchState:
-        """Return the state with one more checkpoint; an earlier entry for the same checkpoint and settings is
-        replaced."""
+        """Return the state with one more checkpoint, which replaces an entry for the same checkpoint and settings."""
         kept = [
             earlier for earlier in self.done if (earlier.checkpoint, earlier.asked) != (done.checkpoint, done.asked)
         ]

@@ -208,7 +208,6 @@ class Asker:
         return min(max_tokens, room)
 
     def _params(self, sampling: Sampling, room: int, prompt_id: str, turn: int, index: int) -> dict[str, JsonValue]:
-        """Return the request parameters; what the sampling leaves open is not sent."""
         params: dict[str, JsonValue] = {"max_tokens": room}
         if sampling.temperature is not None:
             params["temperature"] = sampling.temperature

@@ -5,8 +5,7 @@
 
 The pool knows neither Ray nor models: a worker is anything that starts, works and stops, and whose exceptions tell
 whether it may come back. The work of a worker that died goes to another one. Ray is imported only when a cluster is
-entered: the cluster of RAY_ADDRESS is joined; without one, a cluster of this machine alone is started, and stopped
-later.
+entered: the cluster of RAY_ADDRESS is joined; without one, this machine alone becomes a cluster, stopped later.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from ..records.errors import ConfigError, HarnessError, ServerError, first_error
+from ..records.errors import ConfigError, HarnessError, ServerError, first_error, one_line
 from ..store.provenance import install_command
 
 log = logging.getLogger(__name__)
@@ -66,8 +65,7 @@ class WorkerGoneError(HarnessError):
 class Worker(Protocol[Taken, Given]):
     """One worker, wherever it runs.
 
-    Its calls raise WorkerLostError and WorkerGoneError; any other error of `work` belongs to the work and goes to the
-    caller of `ask`.
+    Its calls raise WorkerLostError and WorkerGoneError; any other error of `work` goes to the caller of `ask`.
     """
 
     async def start(self) -> None:
@@ -296,7 +294,7 @@ class ActorRefusal:
 
 
 class RayCluster:
-    """Ray for the duration of a `with`. Raises ConfigError without Ray, ServerError if no cluster answers."""
+    """Ray for the duration of a `with`. Raise ConfigError without Ray, ServerError if no cluster answers."""
 
     def __init__(self) -> None:
         if importlib.util.find_spec("ray") is None:
@@ -319,8 +317,7 @@ class RayCluster:
                 # workers write to Ray's own logs; what the harness needs to know they return
                 ray.init(**target, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-                reason = " ".join(str(error).split())[:300]
-                raise ServerError(f"no Ray cluster at {address or 'this machine'}: {reason}") from None
+                raise ServerError(f"no Ray cluster at {address or 'this machine'}: {one_line(error)}") from None
             self._ours = True
         return self
 
@@ -408,7 +405,7 @@ class ActorWorker(Generic[Work, Result]):
         except RayTaskError:
             raise  # a bug in the actor's code, with its traceback
         except RayError as error:
-            reason = " ".join(str(error).split())[:400]
+            reason = one_line(error)
             # an actor that can be restarted is "unavailable"; "died" is final only during a start
             if starting and isinstance(error, ActorDiedError):
                 raise WorkerGoneError(f"a worker died for good: {reason}") from None

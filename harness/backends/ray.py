@@ -87,7 +87,7 @@ class EngineActor:
 
     def _refusal(self, error: HarnessError) -> ActorRefusal:
         where = "model, packages and harness must be the same on every node, at the same paths"
-        return ActorRefusal(f"{error}" if not isinstance(error, UsageError) else f"({where}) {error}", node_name())
+        return ActorRefusal(f"({where}) {error}" if isinstance(error, UsageError) else str(error), node_name())
 
 
 class RayBackend:
@@ -121,13 +121,13 @@ class RayBackend:
         placed = model.model_copy(update={"name": whole_path(model.name)}) if model.scheme == "path" else model
         self._engine = Engine(worker, placed, inner, {})
         self._engine = replace(self._engine, identity=self._engine.make_backend().identity())
-        self._cpus = _number(ours, "ray.cpus", 1.0)
-        self._gpus = _number(ours, "ray.gpus", -1.0)
+        self._cpus = _number(ours, "ray.cpus")
+        self._gpus = _number(ours, "ray.gpus")
         self._pool: WorkerPool[Sequence[Draw], list[Answer]] | None = None
         self._stack = AsyncExitStack()
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return the workers' identity: how many there are changes no answer."""
+        """Return the workers' identity. The number of workers is left out, because it changes no answer."""
         return {**self._engine.identity, "backend": "ray", "worker": self._engine.backend}
 
     async def __aenter__(self) -> Self:
@@ -181,22 +181,22 @@ class RayBackend:
             ]
 
     def _need(self, cluster: RayCluster) -> Need:
-        """Return what a worker reserves: GPUs only if the cluster has any, as an engine on CPUs runs without."""
+        """Return what a worker reserves: GPUs only if the cluster has any, because an engine on CPUs needs none."""
         gpus = self._gpus
-        if gpus < 0:
+        if gpus is None:
             options = self._engine.options
             gpus = float(options.tensor_parallel * options.pipeline_parallel) if cluster.has_gpus() else 0.0
-        return Need(self._cpus, gpus)
+        return Need(1.0 if self._cpus is None else self._cpus, gpus)
 
 
-def _number(engine_args: dict[str, str], name: str, default: float) -> float:
+def _number(engine_args: dict[str, str], name: str) -> float | None:
     text = engine_args.get(name)
     if text is None:
-        return default
+        return None
     try:
         number = float(text)
     except ValueError:
-        number = -1.0
-    if not (math.isfinite(number) and number >= 0):
+        number = math.nan
+    if not 0 <= number < math.inf:
         raise ConfigError(f"engine argument {name}={text!r} is not a number of 0 or more")
     return number

@@ -12,19 +12,18 @@ import json
 import time
 from itertools import accumulate
 from pathlib import Path
-from typing import Self
 
 from pydantic import JsonValue
 
 from ..records import Answer, Failure, Finish, ModelRef, Prompt, Sampling, digest
 from ..records.errors import CheckpointError, ConfigError
-from ..records.protocols import ServeOptions
+from ..records.protocols import NothingToOpen, ServeOptions
 from .chat import pairs, refuse_unknown
 
 ECHO = "echo"
 
 
-class ScriptedBackend:
+class ScriptedBackend(NothingToOpen):
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         refuse_unknown(options, "scripted", ("engine_args",))
         if model.scheme != "path":
@@ -45,12 +44,6 @@ class ScriptedBackend:
         if self._imported:
             facts |= {"imported": "+".join(sorted(self._imported)), "answer_settings": "unknown"}
         return facts
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
         begin = time.monotonic()

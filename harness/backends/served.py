@@ -84,8 +84,7 @@ class Door:
 
 
 def conversation(name: str) -> Any:
-    """Return a fresh `fastchat.conversation.Conversation`. Raise CheckpointError for an unknown name or without
-    fschat."""
+    """Return a new `fastchat.conversation.Conversation`. Raise CheckpointError without fschat or if it is unknown."""
     try:
         from fastchat.conversation import conv_templates, get_conv_template
     except ImportError:

@@ -56,8 +56,7 @@ def plain_lines(text: str) -> list[str]:
 
 
 def reason(text: str) -> str | None:
-    """Return the sentence that says why the server died: the last error that is not a wrapper; None if there is
-    none."""
+    """Return the last error in the log that is not a wrapper: why the server died. None if there is none."""
     lines = plain_lines(text)
     cause = None
     for number, line in enumerate(lines):
@@ -139,7 +138,7 @@ class ModelServer:
             await self.stop()
             raise
         assert self._process is not None
-        for pid in warden.below(self._process.pid):
+        for pid in warden.descendants(self._process.pid):
             with suppress(ProcessLookupError):
                 self._sessions.add(os.getsid(pid))
         log.info("%s serves after %.0f s", self.name, time.monotonic() - begin)
@@ -228,7 +227,6 @@ class ModelServer:
         return f"{self.name} {event}: {cause}\nlast lines of {self.log_file}:\n{tail(text)}"
 
     def _log_text(self) -> str:
-        """Return the part of the log since the last start, at most its last LOG_TAIL bytes."""
         with self.log_file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(self._log_start, size - LOG_TAIL))

@@ -2,8 +2,7 @@
 
 Run as a file: `python -I warden.py COMMAND…`. Its standard input is a pipe that only the harness keeps open. When the
 pipe closes (the harness stopped, crashed or was killed with -9), every process below the warden is stopped: SIGTERM,
-then SIGKILL. Its exit status is the command's (128 + signal if a signal killed it). Standard library only; starts in
-30 ms.
+then SIGKILL. Its exit status is the command's (128 + signal if a signal killed it). Needs Linux, and no package.
 """
 
 from __future__ import annotations
@@ -26,35 +25,35 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 def main(command: list[str]) -> int:
     """Run `command` until it ends or standard input closes, and return its exit status."""
-    closed, closing = os.pipe()
-    os.set_inheritable(closing, False)
+    wake_read, wake_write = os.pipe()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        os.write(closing, b"x")
+        os.write(wake_write, b"x")
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
-    # processes that the server leaves behind become our children, so that `below` lists them
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl = ctypes.CDLL(None).prctl
+    # processes that the server leaves behind become our children, so that `descendants` lists them
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, 9)
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
     )
-    _wait(child, closed)
+    _wait(child, wake_read)
     _stop_all(child)
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
-def _wait(child: subprocess.Popen[bytes], closed: int) -> None:
+def _wait(child: subprocess.Popen[bytes], wake_read: int) -> None:
     """Wait until the child has ended, standard input is closed, or a signal asked us to stop."""
     with selectors.DefaultSelector() as selector:
-        selector.register(0, selectors.EVENT_READ)
-        selector.register(closed, selectors.EVENT_READ)
-        ended = os.pidfd_open(child.pid) if hasattr(os, "pidfd_open") else None
-        if ended is not None:
-            selector.register(ended, selectors.EVENT_READ)
+        for readable in (0, wake_read, os.pidfd_open(child.pid)):
+            selector.register(readable, selectors.EVENT_READ)
         while child.poll() is None:
-            for key, _ in selector.select(timeout=None if ended is not None else 0.2):
-                if key.fd == closed or (key.fd == 0 and not os.read(0, 4096)):
+            for key, _ in selector.select():
+                if key.fd == wake_read or (key.fd == 0 and not os.read(0, 4096)):
                     return
 
 
@@ -66,41 +65,34 @@ def _stop_all(child: subprocess.Popen[bytes]) -> None:
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 2.0)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, number)
-        for pid in below(os.getpid()):
+        for pid in descendants(os.getpid()):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
-        if _gone(child, time.monotonic() + patience):
+        if _all_ended_by(time.monotonic() + patience, child):
             return
 
 
-def _gone(child: subprocess.Popen[bytes], until: float) -> bool:
-    while time.monotonic() < until:
+def _all_ended_by(deadline: float, child: subprocess.Popen[bytes]) -> bool:
+    while time.monotonic() < deadline:
         child.poll()
-        _reap(child)
-        if child.returncode is not None and not below(os.getpid()):
+        for pid, parent in processes().items():
+            # adopted processes are collected here, the command itself by `child.poll`
+            if parent == os.getpid() and pid != child.pid:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+        if child.returncode is not None and not descendants(os.getpid()):
             return True
         time.sleep(0.02)
     return False
 
 
-def _reap(child: subprocess.Popen[bytes]) -> None:
-    """Collect adopted processes that have ended; the command itself is left to `child.poll`."""
-    for pid in _children(os.getpid()):
-        if pid != child.pid:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-
-
-def below(root: int) -> list[int]:
-    """Return the descendants of a process, its children first."""
-    descendants = _children(root)
-    for pid in descendants:
-        descendants.extend(_children(pid))
-    return descendants
-
-
-def _children(root: int) -> list[int]:
-    return [pid for pid, parent in processes().items() if parent == root]
+def descendants(root: int) -> list[int]:
+    """Return the ids of all processes below a process, its children first."""
+    parents = processes()
+    family = [root]
+    for ancestor in family:
+        family += [pid for pid, parent in parents.items() if parent == ancestor]
+    return family[1:]
 
 
 def processes() -> dict[int, int]:
@@ -111,12 +103,6 @@ def processes() -> dict[int, int]:
             # the command's name, in brackets, may contain spaces; the parent is the second field after it
             parents[int(entry.parent.name)] = int(entry.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
     return parents
-
-
-def _prctl(option: int, value: int) -> None:
-    """Call prctl on Linux; elsewhere the process group has to suffice."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 if __name__ == "__main__":

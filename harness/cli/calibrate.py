@@ -43,8 +43,7 @@ from .options import DRY_RUN, NO_CACHE, JsonFlags, MirrorFlags, ResultsFlags, Ve
 log = logging.getLogger(__name__)
 
 SAMPLE = 500
-"""Items asked of a judge that is paid per call, by default: the interval of an agreement is then about +-0.06 within a
-suite."""
+"""Items asked of a judge paid per call, by default: an agreement within a suite is then known to about +-0.06."""
 
 
 class CalibrateFlags(ResultsFlags, MirrorFlags, JsonFlags, VerboseFlags):
@@ -148,7 +147,6 @@ def _check_budget(spec: CalibrationSpec) -> None:
 def _asked(
     spec: CalibrationSpec, sets: list[CalibrationSet], items: list[Item], store: RunStore, total: int
 ) -> list[Judgment]:
-    """Ask what the store lacks, close it, and return all judgments."""
     try:
         done = store.judgments.count_succeeded
         if done:

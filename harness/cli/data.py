@@ -29,8 +29,7 @@ class DataFlags(JsonFlags):
 
 class PullFlags(DataFlags):
     mirror: Annotated[
-        str | None,
-        typer.Option(help="Folder or URL with the same paths; tried before upstream (also HARNESS_MIRROR)."),
+        str | None, typer.Option(help="Folder or URL with the same paths; tried before upstream (also HARNESS_MIRROR).")
     ] = None
 
 

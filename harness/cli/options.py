@@ -43,7 +43,7 @@ F = TypeVar("F", bound=Flags)
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Return a typer command that calls `function` with the record of its flags.
 
-    One parameter of `function` is a `Flags`; rest, such as a `typer.Context`, stay parameters of the command.
+    One parameter of `function` is a `Flags`; the others, such as a `typer.Context`, remain parameters of the command.
     """
     hints = get_type_hints(function)
     (record_name, record_type), *more = [(name, hint) for name, hint in hints.items() if _is_flags(hint)]
@@ -82,7 +82,7 @@ def parameters(record: type[Flags]) -> Iterator[inspect.Parameter]:
 
 
 def from_values(record: type[F], values: Mapping[str, Any]) -> F:
-    """Return the record that holds a command's values; what is not among them keeps its default."""
+    """Return the record that contains a command's values; missing fields keep their defaults."""
     fields = record.model_fields
     groups = {
         name: from_values(field.annotation, values) for name, field in fields.items() if _is_flags(field.annotation)

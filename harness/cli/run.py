@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -18,7 +19,7 @@ from ..records.errors import IncompleteError
 from ..records.settings import FileSpec, read_file_spec
 from ..run.estimate import Estimate, estimate
 from ..run.plan import Plan, plan
-from ..run.resolve import overlaid, resolve, retired_judges
+from ..run.resolve import overlaid, resolve, retirement_warnings
 from .console import (
     STDERR,
     announce,
@@ -38,73 +39,45 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Job = Callable[["list[SuiteRun]", "ProgressCallback"], Coroutine[Any, Any, T]]
-SERVING = "Serving"
-ANSWERS = "Answers (a change is a deviation of the protocol, named on the card)"
+serving = partial(typer.Option, rich_help_panel="Serving")
+answering = partial(
+    typer.Option, rich_help_panel="Answers (a change is a deviation of the protocol, named on the card)"
+)
 
 
 class ServeFlags(Flags):
     """`serve:` of harness.yaml."""
 
-    chat_template: Annotated[str | None, typer.Option(help="FILE.jinja or fastchat:NAME.", rich_help_panel=SERVING)] = (
+    chat_template: Annotated[str | None, serving(help="FILE.jinja or fastchat:NAME.")] = None
+    tensor_parallel: Annotated[int | None, serving(help="GPUs that share each layer of the model.")] = None
+    pipeline_parallel: Annotated[int | None, serving(help="Groups of GPUs that each hold some of the layers.")] = None
+    data_parallel: Annotated[int | None, serving(help="Copies of the model that share the prompts.")] = None
+    devices: Annotated[str | None, serving(help="GPUs of the candidate, e.g. 0,1; default: all.")] = None
+    dtype: Annotated[str | None, serving(help="Type of the weights, e.g. bfloat16; default: the model's.")] = None
+    quantization: Annotated[str | None, serving(help="Quantization method of the server, e.g. fp8.")] = None
+    reasoning_parser: Annotated[str | None, serving(help="vLLM parser that separates reasoning from the answer.")] = (
         None
     )
-    tensor_parallel: Annotated[
-        int | None, typer.Option(help="GPUs that share each layer of the model.", rich_help_panel=SERVING)
-    ] = None
-    pipeline_parallel: Annotated[
-        int | None, typer.Option(help="Groups of GPUs that each hold some of the layers.", rich_help_panel=SERVING)
-    ] = None
-    data_parallel: Annotated[
-        int | None, typer.Option(help="Copies of the model that share the prompts.", rich_help_panel=SERVING)
-    ] = None
-    devices: Annotated[
-        str | None, typer.Option(help="GPUs of the candidate, e.g. 0,1; default: all.", rich_help_panel=SERVING)
-    ] = None
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="Type of the weights, e.g. bfloat16; default: the model's.", rich_help_panel=SERVING),
-    ] = None
-    quantization: Annotated[
-        str | None, typer.Option(help="Quantization method of the server, e.g. fp8.", rich_help_panel=SERVING)
-    ] = None
-    reasoning_parser: Annotated[
-        str | None,
-        typer.Option(help="vLLM parser that separates reasoning from the answer.", rich_help_panel=SERVING),
-    ] = None
-    max_model_len: Annotated[
-        int | None, typer.Option(help="Longest prompt plus answer, in tokens.", rich_help_panel=SERVING)
-    ] = None
+    max_model_len: Annotated[int | None, serving(help="Longest prompt plus answer, in tokens.")] = None
     engine_args: Annotated[
-        list[str] | None,
-        typer.Option("--engine-arg", help="Any further server argument; repeatable.", rich_help_panel=SERVING),
+        list[str] | None, serving("--engine-arg", help="Any further server argument; repeatable.")
     ] = None
-    allow_pickle: Annotated[
-        bool | None, typer.Option("--allow-pickle", help="Accept .bin/.pt weights.", rich_help_panel=SERVING)
-    ] = None
+    allow_pickle: Annotated[bool | None, serving("--allow-pickle", help="Accept .bin/.pt weights.")] = None
     trust_remote_code: Annotated[
-        bool | None,
-        typer.Option(
-            "--trust-remote-code", help="Run the Python code that the checkpoint contains.", rich_help_panel=SERVING
-        ),
+        bool | None, serving("--trust-remote-code", help="Run the Python code that the checkpoint contains.")
     ] = None
-    concurrency: Annotated[int | None, typer.Option(help="Prompts in flight.", rich_help_panel=SERVING)] = None
-    rpm: Annotated[
-        float | None, typer.Option(help="Requests per minute to endpoint:, at most.", rich_help_panel=SERVING)
-    ] = None
-    tpm: Annotated[
-        float | None, typer.Option(help="Tokens per minute to endpoint:, at most.", rich_help_panel=SERVING)
-    ] = None
+    concurrency: Annotated[int | None, serving(help="Prompts in flight.")] = None
+    rpm: Annotated[float | None, serving(help="Requests per minute to endpoint:, at most.")] = None
+    tpm: Annotated[float | None, serving(help="Tokens per minute to endpoint:, at most.")] = None
 
 
 class SamplingFlags(Flags):
     """`sampling:` of harness.yaml."""
 
-    temperature: Annotated[float | None, typer.Option(help="Sampling temperature.", rich_help_panel=ANSWERS)] = None
-    top_p: Annotated[
-        float | None, typer.Option(help="Probability mass that nucleus sampling keeps.", rich_help_panel=ANSWERS)
-    ] = None
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.", rich_help_panel=ANSWERS)] = None
-    n: Annotated[int | None, typer.Option("--samples", help="Answers per prompt.", rich_help_panel=ANSWERS)] = None
+    temperature: Annotated[float | None, answering(help="Sampling temperature.")] = None
+    top_p: Annotated[float | None, answering(help="Probability mass that nucleus sampling keeps.")] = None
+    max_tokens: Annotated[int | None, answering(help="Longest answer, in tokens.")] = None
+    n: Annotated[int | None, answering("--samples", help="Answers per prompt.")] = None
 
 
 class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
@@ -127,8 +100,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     ] = None
     repeats: Annotated[int | None, typer.Option(help="Times every judge is asked the same question.")] = None
     anchors: Annotated[
-        list[str] | None,
-        typer.Option(help="FILE of `harness judge anchors`, judged again; repeatable, one per suite."),
+        list[str] | None, typer.Option(help="FILE of `harness judge anchors`, judged again; repeatable, one per suite.")
     ] = None
     backend: Annotated[str | None, typer.Option(help="vllm, transformers, endpoint, ray, ...")] = None
     edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None
@@ -172,7 +144,7 @@ def run(flags: RunFlags) -> None:
     estimates = estimate(run_plan, exact=flags.dry_run)
     for sentence in differences(run_plan):
         log.info("%s", sentence)
-    for sentence in retired_judges(spec, date.today()):
+    for sentence in retirement_warnings(spec, date.today()):
         log.warning("%s", sentence)
     if flags.dry_run:
         print_estimate(estimates, [suite.name for suite in run_plan.own_runners], as_json=flags.as_json)
@@ -222,7 +194,7 @@ def work(run_plan: Plan, estimates: Sequence[Estimate], job: Job[T], *, fresh: b
 
 
 def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
-    """Return (suite, stage) -> open rows; of judgments at most so many, as failed answers are not judged."""
+    """Return (suite, stage) -> open rows; for judgments an upper bound, because failed answers are not judged."""
     calls = {part.suite: part.judge_calls for part in estimates}
     totals: dict[tuple[str, str], int] = {}
     for suite_run in runs:

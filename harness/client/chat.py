@@ -125,7 +125,6 @@ def _called_with(message: dict[str, Any]) -> Any:
 
 
 def _top_logprobs(choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
-    """Return the top log-probabilities of the first token, without infinite ones."""
     tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
     tops = [top for top in tops if isinstance(top["logprob"], int | float) and math.isfinite(top["logprob"])]
     return tuple(TokenLogprob(token=top["token"], logprob=top["logprob"]) for top in tops)
@@ -225,8 +224,7 @@ class ChatClient:
             await leave(endpoint, self._terms)
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
-        """POST /chat/completions. Raise ReplyError if the call failed, EndpointDownError if no call can succeed any
-        more."""
+        """POST /chat/completions. Raise ReplyError if the call failed, EndpointDownError if no call can succeed."""
         reply = read_chat_reply(await self.post("/chat/completions", body))
         if self._endpoint is not None:
             # a running mean over about 20 replies
@@ -393,8 +391,7 @@ def key_headers(api_key: str | None, access: Access) -> dict[str, str]:
 
 
 def _proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for this URL. It ignores .netrc, whose logins are for other
-    programs."""
+    """Return the proxy that the environment names for this URL; .netrc is ignored, as its logins are not for us."""
     parts = urlsplit(url)
     if proxy_bypass(parts.netloc):
         return None

@@ -167,7 +167,6 @@ class Endpoint:
         return self.flow.wait(self._loop.time(), tokens)
 
     def _pump(self) -> None:
-        """Launch the calls that may go now and set a timer for the next one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -42,8 +42,7 @@ GROWTH = 1e-6
 """Relative growth per call beyond that, times the calls since the last 429: 3 % after 250 calls, so that one call in
 250 gets a 429 as a probe, and doubled after 1,200."""
 IDLE_SECONDS, IDLE_GROWTH = 5.0, 0.02
-"""Relative growth per second, times the seconds since the last 429 beyond IDLE_SECONDS: doubled after 13 seconds at any
-pace."""
+"""Relative growth per second after IDLE_SECONDS without a 429, times those seconds: doubled after 13 s at any pace."""
 CHUNK, SMALL_CHUNK = 20, 6
 """Launches over which the share of 429s is measured; SMALL_CHUNK are enough if most are refused."""
 FEW, MOST = 0.05, 0.6
@@ -297,8 +296,7 @@ class Pace:
             self._known.clear()
 
     def _share_since_much_faster(self, chunk: Chunk) -> float:
-        """Return the share of 429s since the pace was three times as high; 0 if it never was or most were refused
-        then."""
+        """Return the share of 429s since the pace was three times as high; 0 if it never was, or most were refused."""
         known = list(self._known)
         for position, earlier in enumerate(known):
             if chunk.pace < MUCH_SLOWER * earlier.pace and earlier.share < MOST:
@@ -352,8 +350,7 @@ class Flow:
             self.pace = Pace()
 
     def wait(self, now: float, tokens: float) -> float:
-        """Return the seconds until a call of so many tokens may go out: 0 for now, infinity if another must end
-        first."""
+        """Return the seconds until a call of this many tokens may start: 0 now, infinity if another must end first."""
         if self.in_flight >= max(1, int(self.limit)):
             return math.inf
         return max(
@@ -419,7 +416,7 @@ class Flow:
         self.in_flight -= 1
 
     def hold(self, now: float, seconds: float) -> None:
-        """Send nothing for so many seconds."""
+        """Send nothing for this many seconds."""
         self.held_until = max(self.held_until, now + seconds)
 
     def heard(self, launch: Launch, now: float, hints: RateLimitHints) -> None:

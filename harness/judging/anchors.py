@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from ..records import AnchorCheck, Answer, JudgeTask, Judgment, Prompt, Rating, Record, Score, ScoreCard, digest
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, one_line
 from ..records.protocols import Suite
 from .jury import CardProtocol, Identity, outcome_of
 
@@ -62,8 +62,7 @@ def read_anchors(path: Path) -> AnchorSet:
         raise ConfigError(f"cannot read the anchors {path}: {error.strerror}") from error
     except ValidationError as error:
         raise ConfigError(
-            f"{path} is not an anchor file: {error.errors()[0]['msg']}; "
-            "`harness judge anchors RUN --out FILE` makes one"
+            f"{path} is not an anchor file: {one_line(error)}; `harness judge anchors RUN --out FILE` makes one"
         ) from error
 
 
@@ -191,7 +190,6 @@ def _score(moved: PairedShift | None, judged: int, total: int) -> Score:
 
 
 def _reason(anchors: AnchorSet, judge: Identity, judged: int, total: int, *, changed_words: bool) -> str | None:
-    """Return why the check is inconclusive; None if it is not."""
     then = anchors.judges.get(str(judge["name"]))
     if then is None:
         return f"the anchors contain verdicts of {', '.join(anchors.judges)} only"

@@ -197,8 +197,7 @@ class BatchState:
 
 
 class BatchServer:
-    """A connection for the duration of an `async with`. Errors become JudgeUnavailableError in the server's own
-    words."""
+    """A connection inside an `async with`. Errors become JudgeUnavailableError in the server's own words."""
 
     def __init__(self, url: str, key: str | None) -> None:
         self._url = url
@@ -324,7 +323,6 @@ class BatchWire:
                 self._replace(record, record.model_copy(update={"dropped": (*record.dropped, name)}))
 
     async def _work(self) -> None:
-        """Run rounds until no call waits."""
         async with self._server:
             if self._records is None:
                 self._records = await self._take_up()
@@ -333,7 +331,6 @@ class BatchWire:
                 await self._round(self._records)
 
     async def _quiet(self) -> None:
-        """Wait until no call has come for a while."""
         while True:
             seen = self._last_call
             await asyncio.sleep(QUIET)
@@ -387,7 +384,6 @@ class BatchWire:
         return self._folder.save(record.model_copy(update={"file_id": file_id}))
 
     async def _follow(self, record: BatchRecord) -> None:
-        """Wait for a batch, keep its results and hand them out."""
         assert record.batch_id is not None
         state = await self._wait_for(record.batch_id)
         if state.status == "failed":
@@ -422,8 +418,7 @@ class BatchWire:
         return state
 
     def _hand_out(self, record: BatchRecord, lines: list[bytes], *, failures: bool) -> None:
-        """Hand results to the calls that wait for them. Failures of an earlier session are not handed out but asked
-        again."""
+        """Hand results to the calls that wait for them. Failures of an earlier session are asked again instead."""
         for name, result in read_results(lines).items():
             if name not in self._calls or name in record.dropped:
                 continue

@@ -104,8 +104,6 @@ def _sentence(path: Path, error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _Statement:
-    """One SQL statement for the thread, and the future that waits for it."""
-
     sql: str
     values: tuple[object, ...]
     waiter: asyncio.Future[ChatReply | None]
@@ -141,7 +139,7 @@ class ReplyCache:
 
         Simultaneous requests with the same key make one call.
 
-        Raises what `ask` raises, and StoreError once the cache can no longer be written.
+        Raise what `ask` raises, and StoreError once the cache can no longer be written.
         """
         if self._thread is None:
             return await ask()
@@ -259,9 +257,9 @@ def shares(path: Path) -> list[CacheShare]:
 
 
 def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
-    """Remove replies older than so many seconds and of this judge (part of its name), and free their space.
+    """Remove replies older than this many seconds and of this judge (part of its name), and free their space.
 
-    Returns the number removed. Both None: remove all.
+    Return the number removed. Both None: remove all.
     """
     before = time.time() - older_than if older_than is not None else float("inf")
     where = "WHERE created < ? AND INSTR(judge, ?) > 0"

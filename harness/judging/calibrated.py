@@ -94,8 +94,7 @@ class Citation:
 
 
 def cite(results: Path, suite: str, judge: Mapping[str, JsonValue]) -> Citation | None:
-    """Return the citation for this suite and this very judge, from the calibration with the most items; None without
-    one."""
+    """Return the citation for this suite and this very judge from the calibration with the most items, if any."""
     suite, calibrations = facts_of(suite).calibrated_by or suite, []
     for path in find_calibrations(results):
         try:

@@ -73,7 +73,7 @@ class CallOptions:
     cache: ReplyCache = field(default_factory=lambda: ReplyCache(None))
     budget: Budget = field(default_factory=Budget)
     wire: Callable[[JudgeSpec, Chat], Wire] = lambda spec, client: LiveWire(client)
-    """Returns the wire for a judge's calls, given its spec and client."""
+    """Return the wire for a judge's calls, given its spec and client."""
 
 
 @runtime_checkable
@@ -103,8 +103,7 @@ class Calls:
         return Call(request_key(self.endpoint, body, FRESH if fresh else repeat), body, fresh)
 
     async def chat(self, call: Call) -> ChatReply:
-        """Return the reply. Raise ReplyError if it failed, BudgetReachedError or StoreError if no further call can be
-        made."""
+        """Return the reply. Raise ReplyError if it failed, BudgetReachedError or StoreError if no call can follow."""
         if call.fresh:
             return await self._pay(call)
         return await self._options.cache.reply(call.key, self._label, lambda: self._pay(call))

@@ -47,7 +47,7 @@ def priced(spec: JudgeSpec) -> bool:
 
 
 def price(spec: JudgeSpec, prompt_tokens: float, completion_tokens: float) -> float | None:
-    """Return the list price of so many tokens; None if the judge has no known price."""
+    """Return the list price of this many tokens; None if the judge has no known price."""
     if spec.price_in is None or spec.price_out is None:
         return None
     return (prompt_tokens * spec.price_in + completion_tokens * spec.price_out) / 1e6
@@ -60,8 +60,7 @@ def reply_price(spec: JudgeSpec, reply: ChatReply) -> float | None:
 
 
 def worst_case(spec: JudgeSpec, body: dict[str, JsonValue]) -> float | None:
-    """Return the most that a call can cost at list price: a token has at least one byte, and the reply ends at its
-    limit.
+    """Return the most that a call can cost at list price: one token per byte, and a reply of the full limit.
 
     None if the price is unknown. Raise ConfigError if the request sets no limit.
     """
@@ -134,7 +133,6 @@ def _encoding_name(model: str) -> str | None:
 
 
 def _table(name: str) -> Path | None:
-    """Return the verified table, if it is in the cache already."""
     pinned = pinned_files().get(f"tokenizer/{name}")
     if pinned is None or not cached_path(pinned).is_file():
         return None
@@ -168,8 +166,7 @@ class Charge:
 class Budget:
     """The money of one run; without a limit it is not consulted.
 
-    Calls that do not fit wait until others have ended below their reserved cost. If none is left in flight, the run
-    stops.
+    Calls that do not fit wait until others have ended below their reserved cost. The run stops if none is in flight.
     """
 
     def __init__(self, limit: float | None = None, *, waves: int | None = None) -> None:

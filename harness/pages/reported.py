@@ -53,7 +53,6 @@ def columns(table: ReportedTable) -> list[str]:
 
 
 def _texts(table: ReportedTable) -> set[str]:
-    """Return the columns that contain text, not figures."""
     return set(columns(table)) - set(table.metrics)
 
 

@@ -151,7 +151,6 @@ def filled(*values: CsvCell | None) -> list[CsvCell]:
 
 
 def _extra(table: Table, row: BoardRow) -> list[CsvCell | None]:
-    """Return the extra columns of the headline's line: rank range, the row above, and the run's cost."""
     ranks: list[CsvCell | None] = [row.rank_range.low, row.rank_range.high] if row.rank_range else [None, None]
     step = row.above
     above = [step.difference, step.ci_low, step.ci_high, step.p, int(step.paired)] if step else [None] * 5

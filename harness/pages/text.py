@@ -20,8 +20,7 @@ INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
-"""Control characters (ANSI codes begin with one), zero-width and direction marks, tags, lone surrogates, and
-characters that XML forbids."""
+"""ANSI and other control characters, zero-width and direction marks, tags, lone surrogates, invalid XML."""
 SPACES = re.compile(f"(?:{INVISIBLE.pattern}|[\t\n])+")
 
 
@@ -36,8 +35,7 @@ def _sign(match: re.Match[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """Return the text on one line, without the characters that `visible` shows as signs (ANSI codes, direction
-    marks)."""
+    """Return the text on one line, without the characters that `visible` shows as signs, such as ANSI codes."""
     return SPACES.sub(" ", text)
 
 

@@ -28,6 +28,8 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Literal
 
+from pydantic import ValidationError
+
 Reason = Literal[
     "context",  # the prompt leaves no room to answer
     "empty",  # the model or the judge wrote nothing
@@ -44,6 +46,14 @@ Reason = Literal[
 """Why there is no answer or no verdict."""
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """Return an error's text on one line of at most `limit` characters, and of a ValidationError the first problem."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        error = ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)
+    return " ".join(str(error).split())[:limit]
 
 
 def printable(text: str) -> str:

@@ -88,8 +88,7 @@ class FileFormat:
     read: str = ""
     """`(files, ImportRequest) -> Imported`: read the rows of one model."""
     judged: str = ""
-    """`(files) -> set[str]`: the models that the files have verdicts of this suite for; tells suites of one format
-    apart."""
+    """`(files) -> set[str]`: the models with verdicts of this suite; tells suites of one file format apart."""
     numbers: str = ""
     """`(paths) -> list[Numbers]`: read results that have no rows."""
     export: str = ""
@@ -120,8 +119,7 @@ class OfficialFile:
     path: str
     """Path under the cache's `data` folder and under a mirror: owner/repository/revision/path."""
     sha256: str | None
-    """None: not known in advance. The sha256 of the first download is then recorded beside the file and required
-    later."""
+    """None: not known in advance. The first download's sha256 is then recorded beside the file and required later."""
     size: int | None
     """Bytes; None if sha256 is None, or if only the hash is known."""
     licence: str
@@ -151,8 +149,7 @@ class Facts:
     columns: tuple[str, ...] = ()
     """Secondary metrics that a leaderboard shows; CSV and JSON contain all."""
     rules: tuple[QuestionRule, ...] = ()
-    """The metrics that are ratios over questions, the main one first; empty: the headline, as a mean of ratings or a
-    rate of preferences."""
+    """The metrics that are ratios over questions, the main one first; empty: the headline, a mean or a rate."""
     neutral: float | None = 50.0
     """A question's score at which neither side is better; None: answers are rated one by one."""
     gate: tuple[DefaultCheck, ...] = ()

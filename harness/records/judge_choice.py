@@ -91,8 +91,6 @@ def _judge_key() -> str | None:
 
 
 def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
-    """Return the parser of a judge form whose only setting is a model or a file."""
-
     def parse(text: str) -> JudgeSpec:
         if not text or text.startswith("endpoint:"):
             raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
@@ -157,11 +155,7 @@ NO_JUDGE = (
 
 
 def choose_judges(
-    suites: tuple[str, ...],
-    choice: str | Mapping[str, str] | None,
-    *,
-    edition: str,
-    own_judges: OwnJudges,
+    suites: tuple[str, ...], choice: str | Mapping[str, str] | None, *, edition: str, own_judges: OwnJudges
 ) -> dict[str, tuple[JudgeSpec, ...]]:
     """Return judged suite -> judge or jury: as given, else pocket's own, HARNESS_JUDGE or a provider's default.
 
@@ -200,8 +194,7 @@ def find_jury(name: str, own_judges: OwnJudges) -> tuple[JudgeSpec, ...]:
 
 
 def split_jury(name: str, own_judges: OwnJudges) -> list[str]:
-    """Split `A+B` into its parts, but not at a `+` inside a model's name before `@http`, a file name or a judge's
-    name."""
+    """Split `A+B` into its parts, but not at a `+` inside a judge's name, a file's name or a model before `@http`."""
     parts: list[str] = []
     for piece in name.split("+"):
         if parts and _continues_name(parts[-1], piece, own_judges):

@@ -16,6 +16,9 @@ from pydantic import Field, JsonValue, model_validator
 
 from .asking import Answer, Failure, Prompt, Record, digest
 
+JudgmentFlag = Literal["truncated", "reasked", "identical", "injection"]
+"""What is unusual about a judgment; it changes no verdict."""
+
 
 class Preference(Record):
     kind: Literal["preference"] = "preference"
@@ -88,8 +91,7 @@ class JudgeTask(Record):
     judge: str = ""
     """`JudgeSpec.name` of the judge that is asked: a jury asks each member. Set by the pipeline, not by a suite."""
     anchor: bool = False
-    """Whether it is a recorded answer that is judged again to see whether the judge has moved. If so, its reply
-    bypasses the reply cache."""
+    """Whether this is a recorded answer judged again to detect a moved judge; its reply bypasses the reply cache."""
 
     @property
     def key(self) -> str:
@@ -127,7 +129,7 @@ class Judgment(Record):
     """The judge's reply (all attempts, joined by newlines); None if none arrived."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """Top log-probabilities of the first reply token, if requested."""
-    flags: tuple[Literal["truncated", "reasked", "identical", "injection"], ...] = ()
+    flags: tuple[JudgmentFlag, ...] = ()
     error: Failure | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -150,8 +152,7 @@ class Judgment(Record):
         logprobs: tuple[TokenLogprob, ...] = (),
         cost: float | None = 0.0,
     ) -> Self:
-        """Return the judgment of a task by `judge`. `paid` equals `cost`, which is 0 for a judge that makes no
-        calls."""
+        """Return the judgment of a task by `judge`. `paid` equals `cost`: 0 for a judge that makes no calls."""
         return cls(
             prompt_id=task.prompt.id,
             index=task.answer.index,

@@ -61,6 +61,16 @@ class ServeOptions:
     seed: int = 0
 
 
+class NothingToOpen:
+    """Base of a backend or judge that starts nothing: `async with` only returns it."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+
 class Backend(Protocol):
     """Serves one model and answers prompts for the duration of an `async with`.
 
@@ -69,8 +79,7 @@ class Backend(Protocol):
     """
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return what is served, before the server starts: backend, weights and chat template digests, engine
-        arguments.
+        """Return backend, digests of weights and chat template, and engine arguments, before the server starts.
 
         It is part of the run's id: another identity is another run. A key `generation_config` has the checkpoint's own
         sampling defaults, if there are any.
@@ -166,8 +175,7 @@ class Identified(Protocol):
     """A judge whose verdicts depend on more than its spec."""
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return digests and settings for the card's protocol, before anything starts, without paths of this
-        machine."""
+        """Return digests and settings for the card's protocol, before anything starts, without local paths."""
         ...
 
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, JsonValue, ValidationError
 
 from .asking import ModelRef, Record
-from .errors import ConfigError
+from .errors import ConfigError, one_line
 from .judging import JudgeSpec, JuryRule
 
 EDITIONS = ("official", "pocket")
@@ -135,7 +135,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not YAML: {one_line(error)}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

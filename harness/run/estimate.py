@@ -116,7 +116,6 @@ def _totals(plan: Plan, run: SuiteRun, meters: dict[str, TokenMeter]) -> _Totals
 
 
 def _tasks(run: SuiteRun, prompt: Prompt, answer: Answer | None) -> Iterator[JudgeTask]:
-    """Yield the judge tasks about the answer; if it is missing, about one as long as the baseline's."""
     if answer is not None:
         return run.tasks(prompt, answer)
     guess = Answer(

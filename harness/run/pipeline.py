@@ -343,6 +343,5 @@ def in_prefix_order(tasks: Iterable[tuple[Item, JudgeTask]]) -> list[tuple[Item,
 
 
 def _shown(template: JudgeTemplate, fields: Iterable[str]) -> tuple[str, ...]:
-    """Return the template's slots in the order in which it shows them."""
     positions = {slot: template.user.find("{" + slot + "}") for slot in fields}
     return tuple(sorted((slot for slot, position in positions.items() if position >= 0), key=positions.__getitem__))

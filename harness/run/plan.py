@@ -103,11 +103,7 @@ def plan(spec: RunSpec) -> Plan:
         spec,
         tuple(
             suite_plan(
-                spec,
-                suite,
-                pool.judges(spec.judges[suite.name]),
-                identity,
-                anchors=_anchors_of(suite, anchor_files),
+                spec, suite, pool.judges(spec.judges[suite.name]), identity, anchors=_anchors_of(suite, anchor_files)
             )
             for suite in suites
         ),
@@ -145,7 +141,7 @@ def suite_plan(
         suite=suite,
         judges=judges,
         prompts=chosen,
-        sampling=_sampling(suite, spec.sampling.changes),
+        sampling=lambda prompt: suite.sampling(prompt).model_copy(update=spec.sampling.changes),
         folder=run_dir(spec.results, model=spec.model.slug, suite=suite.name, version=suite.version, run_id=run_id),
         repeats=spec.repeats,
         jury=Jury.of([judge.spec for judge in judges], spec.jury),
@@ -157,16 +153,8 @@ def suite_plan(
     )
 
 
-def _sampling(suite: Suite, changes: dict[str, JsonValue]) -> Callable[[Prompt], Sampling]:
-    return lambda prompt: suite.sampling(prompt).model_copy(update=changes)
-
-
 def _protocol(
-    spec: RunSpec,
-    suite: Suite,
-    judge: dict[str, JsonValue],
-    prompts: Sequence[Prompt],
-    identity: dict[str, JsonValue],
+    spec: RunSpec, suite: Suite, judge: dict[str, JsonValue], prompts: Sequence[Prompt], identity: dict[str, JsonValue]
 ) -> dict[str, JsonValue]:
     protocol: dict[str, JsonValue] = {
         "suite": suite.name,
@@ -227,7 +215,6 @@ def limited(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Pr
 
 
 def _load_suites(spec: RunSpec, identity: dict[str, JsonValue]) -> tuple[list[Suite], tuple[OwnRunner, ...]]:
-    """Return the judged suites, and those that ask and score by themselves."""
     generation = identity.get("generation_config")
     options = SuiteOptions(
         edition=spec.edition,

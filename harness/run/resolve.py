@@ -24,10 +24,10 @@ def overlaid(file: FileSpec, flags: Mapping[str, Any]) -> FileSpec:
 
     Raise ConfigError if a value is invalid.
     """
-    changed = _given(flags)
+    changed = _without_none(flags)
     for name, kind in GROUPS.items():
         base = getattr(file, name).model_dump()
-        changed[name] = checked(kind, base | _given(changed.get(name, {})), f"{name} flags")
+        changed[name] = checked(kind, base | _without_none(changed.get(name, {})), f"{name} flags")
     values = {name: getattr(file, name) for name in FileSpec.model_fields}
     return checked(FileSpec, values | changed, "command line")
 
@@ -45,7 +45,7 @@ def resolve(settings: FileSpec) -> RunSpec:
     if settings.judge_devices is not None:
         judges = with_devices(judges, settings.judge_devices, settings.serve)
     shared = RunSpec.model_fields.keys() & FileSpec.model_fields.keys()
-    values = _given({name: getattr(settings, name) for name in shared})
+    values = _without_none({name: getattr(settings, name) for name in shared})
     if model.scheme == "endpoint":
         values.setdefault("backend", "endpoint")
     if isinstance(settings.anchors, str):
@@ -53,11 +53,11 @@ def resolve(settings: FileSpec) -> RunSpec:
     return checked(RunSpec, values | {"model": model, "suites": suites, "judges": judges}, "command line")
 
 
-def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def retired_judges(spec: RunSpec, today: date) -> list[str]:
+def retirement_warnings(spec: RunSpec, today: date) -> list[str]:
     """Return a warning for each judge whose model was shut down: another model may answer under its name."""
     dates = {judge.name: judge.retired for judges in spec.judges.values() for judge in judges}
     return [

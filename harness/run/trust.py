@@ -214,7 +214,6 @@ def linearised(verdicts: Sequence[Verdict], scale: float) -> FloatArray:
 
 
 def _split(keys: Sequence[tuple[object, ...]], values: FloatArray) -> tuple[Split | None, tuple[Level, ...]]:
-    """Return the split over the levels that the design has, of (question, draw, judge and order, repeat)."""
     nested = [_labels([key[: depth + 1] for key in keys]) for depth in range(len(LEVELS))]
     kept, names = [nested[0]], [LEVELS[0]]
     for name, labels in zip(LEVELS[1:], nested[1:], strict=True):

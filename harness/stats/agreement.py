@@ -50,8 +50,7 @@ class Agreement:
 def agreement(
     first: Sequence[Hashable], second: Sequence[Hashable], clusters: Sequence[Hashable] | None = None
 ) -> Agreement:
-    """Return raw agreement and Cohen's kappa of paired verdicts. Without `clusters` every row is its own
-    cluster."""
+    """Return raw agreement and Cohen's kappa of paired verdicts; without `clusters`, every row is its own cluster."""
     units = range(len(first)) if clusters is None else clusters
     same = np.array([left == right for left, right in zip(first, second, strict=True)], dtype=np.float64)
     return Agreement(raw=share_measure(same, units), kappa=_kappa(first, second, same, units))
@@ -70,8 +69,7 @@ def share_measure(values: FloatArray, clusters: Sequence[Hashable]) -> Measure:
     """Return the mean of `values` within 0..1, shape (rows,), with an interval that stays there.
 
     Wilson's interval of the effective number of rows p(1 - p)/SE^2 (Korn and Graubard 1998 do so for
-    Clopper-Pearson's), with the clustered SE and Student's t for z. If all rows are 0 or all are 1, a cluster counts as
-    one row.
+    Clopper-Pearson's), with the clustered SE and Student's t for z. If all rows are equal, a cluster counts as one row.
     """
     mean = mean_measure(values, clusters)
     if mean.value is None or mean.interval is None:

@@ -29,8 +29,7 @@ SEED = 42  # show_result.py: np.random.seed(42)
 PERCENTILES = (2.5, 97.5)
 V2_PERCENTILES = (5.0, 95.0)  # show_result.py of v2.0: a 90 % interval
 CERTAIN = 1e-6
-"""A win rate of 0 or 1 is moved inward by this much: the strength stays finite, and it still prints as 0.00 or
-100.00."""
+"""A win rate of 0 or 1 is moved inward by this, so the strength is finite and still prints as 0.00 or 100.00."""
 STEPS = 100
 TOLERANCE = 1e-10
 LONGEST_STEP = 5.0
@@ -54,8 +53,7 @@ class Battles:
 
 
 def counted(battles: Battles, weights: FloatArray | None = None) -> FloatArray:
-    """Return the points [i, j] that model i took from model j, half each for a tie; shape (models, models), diagonal
-    0."""
+    """Return the points [i, j] that i took from j, half each for a tie; shape (models, models), diagonal 0."""
     models = len(battles.names)
     points = battles.result / 2.0
     weight = np.ones(len(battles)) if weights is None else weights
@@ -67,8 +65,7 @@ def counted(battles: Battles, weights: FloatArray | None = None) -> FloatArray:
 
 
 def fit_strengths(points: FloatArray, anchor: int = 0) -> FloatArray:
-    """Return the maximum-likelihood strengths in logits, zero at `anchor`; shape (models,). `points` comes from
-    `counted`.
+    """Return the maximum-likelihood strengths in logits, zero at `anchor`, shape (models,), from the `counted` points.
 
     NaN for a model that no chain of won and lost points connects with the anchor: its strength is unbounded or unknown.
     """
@@ -106,8 +103,7 @@ def _tied_to(points: FloatArray, anchor: int) -> NDArray[np.bool_]:
 def star_strengths(points: FloatArray, centre: int) -> FloatArray:
     """Return `fit_strengths` for battles that are all against `centre`: the logit of each win rate.
 
-    `points` has shape (..., models, 2): won and lost against the centre. NaN without a battle; a clean sweep is clipped
-    by `CERTAIN`.
+    `points` has shape (..., models, 2): won and lost against the centre. NaN without a battle; `CERTAIN` clips a sweep.
     """
     won, lost = points[..., 0], points[..., 1]
     with np.errstate(invalid="ignore"):
@@ -153,8 +149,7 @@ def reference_rounds(
 
 
 def _rounds(battles: Battles, rounds: int, seed: int, centre: int | None) -> Iterator[FloatArray]:
-    """Yield each round's strengths. Rows with the same models and result are equal, so a round is a vector of
-    counts."""
+    """Yield each round's strengths. Rows with equal models and result are equal, so a round is a vector of counts."""
     models = len(battles.names)
     kinds, row_kind = np.unique((battles.first * models + battles.second) * 3 + battles.result, return_inverse=True)
     row_kind = row_kind.astype(np.int32)  # half the memory traffic of the gather below
@@ -221,7 +216,6 @@ class RowInterval(Interval):
 
 
 def _rows(values: Sequence[float], weights: Sequence[float]) -> FloatArray:
-    """Return a candidate's points row by row, each game as often as it counts; shape (rows,)."""
     return np.repeat(np.array(values, dtype=np.float64), np.array(weights, dtype=np.int64))
 
 
@@ -238,8 +232,7 @@ def row_interval(values: Sequence[float], weights: Sequence[float]) -> Interval 
 
 
 def v2_row_interval(values: Sequence[float], weights: Sequence[float]) -> RowInterval | None:
-    """Return v2.0's mean and 90 % interval, in percent, of 100 resamples of rows. Upstream sets no seed; here it is
-    42."""
+    """Return v2.0's mean and 90 % interval, in percent, of 100 resamples of rows, with seed 42 (upstream sets none)."""
     rows = _rows(values, weights)
     if not len(rows):
         return None

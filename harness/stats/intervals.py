@@ -78,8 +78,7 @@ def ratio_error(numerators: FloatArray, denominators: FloatArray) -> float:
 
 
 def percentile_interval(estimates: FloatArray) -> Interval | None:
-    """Return the 2.5 % and 97.5 % percentiles and standard deviation of bootstrap estimates; None with fewer than
-    two."""
+    """Return the 2.5 % and 97.5 % percentiles and standard deviation of bootstrap estimates; None for one or none."""
     if len(estimates) < 2:
         return None
     low, high = np.percentile(estimates, [2.5, 97.5])

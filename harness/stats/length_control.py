@@ -170,8 +170,7 @@ class _ReplicateRows:
 
 
 def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) -> FloatArray:
-    """Return the b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1 in each replicate: coordinate
-    descent."""
+    """Return each replicate's b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1, by coordinate descent."""
     solution = at.copy()
     for _ in range(SWEEPS):
         before = solution.copy()
@@ -273,8 +272,7 @@ def control_length_replicates(
 def _design(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]]
 ) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """Return features (rows, 3), preference (rows,) and weight (rows,): gamed rows first, without rows lacking a
-    verdict."""
+    """Return features (rows, 3), preference and weight (rows,): gamed rows first, no rows without a verdict."""
     valid = ~np.isnan(rows.preference)
     if valid.sum() < 2 * FOLDS:
         return None

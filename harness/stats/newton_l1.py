@@ -7,8 +7,7 @@
 
 Published length-controlled win rates are not at the optimum but where liblinear stopped, up to 0.016 points away, and
 the C that cross-validation picks depends on it. So this module follows the newGLMNET algorithm (Yuan, Ho and Lin 2012,
-"An Improved GLMNET for L1-regularized Logistic Regression", algorithm 2) as liblinear's solve_l1r_lr runs it, constants
-and all.
+"An Improved GLMNET for L1-regularized Logistic Regression", algorithm 2), with constants of liblinear's solve_l1r_lr.
 
 A row with target p stands for two of liblinear's, a win of weight w * p and a loss of weight w * (1 - p); their sums
 are computed together. The quadratic problem of a step needs no rows, only the (features, features) curvature: with
@@ -96,8 +95,6 @@ class Fits:
 
 
 class _Path:
-    """One run of the algorithm."""
-
     def __init__(self, rows: SoftRows, draws: Draws) -> None:
         self._rows = rows
         self._draws = draws
@@ -179,8 +176,7 @@ class _Path:
         return moved, SWEEPS
 
     def _search(self, odds: FloatArray, gradient: list[float], moved: list[float]) -> FloatArray:
-        """Halve the step until the objective falls enough; return the new odds exp(x . b), or the old ones if it never
-        does."""
+        """Halve the step until the objective falls enough; return the new odds exp(x . b), or the old ones if never."""
         weight = self._rows.weight
         norm = sum(map(abs, self._now))
         norm_next = sum(map(abs, self._next))

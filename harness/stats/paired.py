@@ -137,8 +137,7 @@ def cluster_sums(values: FloatArray, clusters: Sequence[Hashable]) -> FloatArray
 def ratio_estimate(
     above: FloatArray, below: FloatArray, *, clusters: Sequence[Hashable] | None = None, scale: float = 1.0
 ) -> ClusteredEstimate | None:
-    """Return scale * sum(above) / sum(below) with its clustered error; None with fewer than two questions or
-    clusters."""
+    """Return scale * sum(above) / sum(below) with its clustered error; None for under two questions or clusters."""
     if _too_few(len(above), clusters):
         return None
     se, df = clustered_se(terms(above, below), clusters)
@@ -152,8 +151,7 @@ def paired_difference(
     clusters: Sequence[Hashable] | None = None,
     scale: float = 1.0,
 ) -> ClusteredEstimate | None:
-    """Return the ratio of `first` minus that of `second`, each (above, below) over the same questions in the same
-    order.
+    """Return the ratio of `first` minus that of `second`, each (above, below) over the same ordered questions.
 
     None with fewer than two questions or clusters.
     """
@@ -202,8 +200,7 @@ class RankInterval:
 
 
 def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float = CONFIDENCE) -> list[RankInterval]:
-    """Return each model's rank interval, from estimates (models,) and replicates (resamples, models) with shared
-    questions.
+    """Return each model's rank interval from estimates (models,) and paired replicates (resamples, models).
 
     The rank is between 1 + (models significantly better) and k - (models significantly worse). Significance is a
     two-sided test of all k - 1 paired differences at once: |d_jk| / se_jk above the quantile of its largest value over
@@ -237,8 +234,7 @@ def swap_test(
 
     Each is (above, below) of shape (clusters,), already summed within a cluster; the statistic is the difference of the
     two ratios. p = (1 + swaps at least as far from 0 as the observed value) / (flips + 1), so it is never 0 and the
-    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test of the
-    differences.
+    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test.
     """
     rng = np.random.default_rng(seed)
     seen = abs(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum())

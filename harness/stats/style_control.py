@@ -170,8 +170,7 @@ class _Problem:
         return likely + 0.5 * self.penalty * float(self._unit(at) @ at**2)
 
     def _unit(self, at: FloatArray) -> FloatArray:
-        """Return the squared norm of the penalised parameters per squared logit: strengths count as strength / ln
-        10."""
+        """Return the penalised parameters' squared norm per squared logit; strengths count as strength / ln 10."""
         return np.concatenate((np.full(self.models, LOG_10**-2), np.ones(len(at) - self.models)))
 
     def derivatives(self, at: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -199,8 +198,7 @@ class _Problem:
         return slope, bend
 
     def _spread(self, values: FloatArray) -> FloatArray:
-        """Return each model's sum of a battle-wise quantity, added for the first and subtracted for the second;
-        (models,)."""
+        """Return each model's sum of a quantity per battle, plus for the first and minus for the second; (models,)."""
         size = self.models
         taken: FloatArray = np.bincount(self.second, values, size).astype(np.float64)
         return np.bincount(self.first, values, size).astype(np.float64) - taken
@@ -227,6 +225,5 @@ def row_resamples(battles: StyledBattles, rounds: int, seed: int) -> Iterator[Fl
 def refits(
     battles: StyledBattles, features: FloatArray, formula: Formula, fit: StyleFit, weights: Iterable[FloatArray]
 ) -> FloatArray:
-    """Return the strengths refitted to resampled rows, shape (resamples, models); the features keep the pool's
-    scaling."""
+    """Return the strengths refitted to resampled rows, (resamples, models); features keep the pool's scaling."""
     return np.array([fit_style(battles, features, formula, weight=weight, start=fit).strengths for weight in weights])

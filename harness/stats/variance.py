@@ -154,8 +154,7 @@ class PairedShift:
 
 
 def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift | None:
-    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question; None without
-    rows."""
+    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question; None if empty."""
     n = len(differences)
     if not n:
         return None

@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field, JsonValue, ValidationError
 
 from ..records import ModelRef, Record
-from ..records.errors import CheckpointError, ConfigError
+from ..records.errors import CheckpointError, ConfigError, one_line
 from .files import file_sha256
 
 PICKLES = (".bin", ".pt", ".pth")
@@ -44,8 +44,7 @@ FILE = "fusion.json"
 
 
 class Checkpoint(Record):
-    """One folder that passed inspection. Digests are sha256 hex; only `path` and `base` depend on where the folder
-    is."""
+    """One inspected folder. Digests are sha256 hex; only `path` and `base` depend on where the folder is."""
 
     path: Path
     base: Path | None = None
@@ -108,7 +107,7 @@ def _download(model: ModelRef, allow_pickle: bool) -> Path:
             "download it on a machine with a network, then give its folder"
         ) from None
     except (HfHubHTTPError, ValueError, OSError) as error:
-        raise CheckpointError(f"cannot download {str(model)!r}: {' '.join(str(error).split())[:300]}") from None
+        raise CheckpointError(f"cannot download {str(model)!r}: {one_line(error)}") from None
 
 
 def inspect_checkpoint(folder: Path, *, allow_pickle: bool = False, chat_template: str | None = None) -> Checkpoint:
@@ -317,8 +316,7 @@ def _check_safetensors(file: Path) -> None:
 
 
 def weights_digest(folder: Path, base: Path | None) -> str:
-    """Return the hex sha256 of names and contents of weight, config and tokenizer files, the adapter's before the
-    base's."""
+    """Return the hex sha256 of names and contents of weights, config and tokenizer, an adapter's before its base's."""
     total = hashlib.sha256()
     for source in (folder, base):
         if source is None:
@@ -379,7 +377,7 @@ def read_checkpoint_fusion(folder: Path) -> Fusion | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # ValidationError is a ValueError
-        raise ConfigError(f"{path}: {_reason(error)}; keys: {', '.join(Fusion.model_fields)}") from None
+        raise ConfigError(f"{path}: {one_line(error)}; keys: {', '.join(Fusion.model_fields)}") from None
 
 
 def read_fusion(results: Path) -> dict[str, Fusion]:
@@ -391,11 +389,4 @@ def read_fusion(results: Path) -> dict[str, Fusion]:
     except FileNotFoundError:
         return {}
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {_reason(error)}; expected MODEL: {{method, sources, alpha, target}}") from None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)
-    return " ".join(str(error).split())
+        raise ConfigError(f"{path}: {one_line(error)}; expected MODEL: {{method, sources, alpha, target}}") from None

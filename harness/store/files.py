@@ -93,8 +93,7 @@ def dump_json(value: object) -> str:
 
 
 def archive_run(folder: Path) -> Path | None:
-    """Rename a run's folder to a hidden one (`--fresh`) and return that, or None if there is none. Nothing is
-    deleted."""
+    """Hide a run's folder by renaming it (`--fresh`), deleting nothing. Return its new path; None if there is none."""
     if not folder.exists():
         return None
     aside = folder.with_name(f".{folder.name}.{time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}")
@@ -130,7 +129,7 @@ def find_cards(results: Path) -> list[Path]:
 def acquire(path: Path, *, timeout: float = -1) -> BaseFileLock:
     """Return the lock on `path`, held; links are not followed. A negative timeout waits for as long as it takes.
 
-    Raises filelock.Timeout if another process still has it after `timeout` seconds, OSError if the file cannot be
+    Raise filelock.Timeout if another process still has it after `timeout` seconds, OSError if the file cannot be
     opened. If the file system has no flock, the lock is the existence of `<path>.soft`, which outlives a process that
     was killed on another machine; the log says so.
     """
@@ -174,7 +173,7 @@ class FolderLock:
     def take(self) -> None:
         """Make the folder if necessary and lock it.
 
-        Raises RunLockedError if another process works here, StoreError if the folder or its lock cannot be made.
+        Raise RunLockedError if another process works here, StoreError if the folder or its lock cannot be made.
         """
         path = self.folder / LOCK
         make_folder(self.folder)
@@ -221,8 +220,7 @@ def cache_folder() -> Path:
 
 
 def file_sha256(file: Path) -> str:
-    """Return the hex digest of a file's content, from the cache while path, size and modification time are
-    unchanged."""
+    """Return a file's sha256 in hex, from the cache while path, size and modification time are unchanged."""
     facts = file.stat()
     if facts.st_size < REMEMBERED:
         return hashlib.sha256(file.read_bytes()).hexdigest()

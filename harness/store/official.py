@@ -80,11 +80,7 @@ def cached_path(file: OfficialFile, cache_dir: Path | None = None) -> Path:
 
 
 def ensure(
-    names: Iterable[str],
-    mirror: str | None = None,
-    *,
-    cache_dir: Path | None = None,
-    progress: Progress | None = None,
+    names: Iterable[str], mirror: str | None = None, *, cache_dir: Path | None = None, progress: Progress | None = None
 ) -> dict[str, Path]:
     """Return name -> verified local file, fetching what is not cached. Raise DataError if a file is unavailable."""
     return {name: _ensure_one(pinned_files()[name], mirror, cache_dir, progress) for name in names}
@@ -139,7 +135,6 @@ def _ensure_one(file: OfficialFile, mirror: str | None, cache_dir: Path | None, 
 
 
 def _sources(file: OfficialFile, mirror: str | None) -> list[str]:
-    """Return the paths and URLs of the file, in the order they are tried."""
     mirrors = [root.rstrip("/") for root in (mirror, os.environ.get("HARNESS_MIRROR")) if root]
     addresses = [f"{root}/{quote(file.path) if _is_url(root) else file.path}" for root in dict.fromkeys(mirrors)]
     return [*addresses, file.url]

@@ -19,7 +19,7 @@ from typing import Generic, Protocol, Self, TypeVar
 from pydantic import JsonValue, ValidationError
 
 from ..records import Answer, Failure, Judgment, ScoreCard
-from ..records.errors import ConfigError, StoreError
+from ..records.errors import ConfigError, StoreError, one_line
 from .files import LOCK_FILES, FolderLock, archive_run, dump_json, find_cards, read_card, write_atomic
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,7 @@ class JsonlRows(Generic[Row]):
         return self._file >= 0
 
     def _cut_torn_line(self) -> int:
-        """Cut off the bytes after the last newline, the row that a killed process was writing. Returns the file's
-        length."""
+        """Cut off the row that a killed process was writing, after the last newline. Return the file's length."""
         size = os.fstat(self._file).st_size
         keep = size
         while keep > 0:
@@ -108,7 +107,7 @@ class JsonlRows(Generic[Row]):
                         yield offset, self._type.model_validate_json(line)
                     except ValidationError as error:
                         where = f"{self.path}, line {number}"
-                        problem = f"is not a valid {self._type.__name__}: {error.errors()[0]['msg']}"
+                        problem = f"is not a valid {self._type.__name__}: {one_line(error)}"
                         raise ConfigError(f"{where} {problem}; remove that line, or use --fresh") from error
                 offset += len(line)
 

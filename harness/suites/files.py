@@ -76,8 +76,6 @@ class _InputFile:
 
 @dataclass(frozen=True)
 class _Content:
-    """One decompressed file."""
-
     name: str
     location: str
     """Path, and position in a tar, for messages."""
@@ -151,8 +149,7 @@ def _parse(content: _Content, *, named: bool) -> Iterator[SourceFile]:
 
 
 def _lines(text: str, location: str) -> Iterator[dict[str, JsonValue]]:
-    """Yield one object per line, skipping blank lines; split at newlines only, as texts may contain other line
-    breaks."""
+    """Yield one object per non-blank line; split at newlines only, as texts may contain other line breaks."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             row = _json(line, f"{location}, line {number}")
@@ -224,11 +221,7 @@ def card_of(result: FileResult) -> ScoreCard:
     notes = result.suite_scores.notes
     if not complete:
         notes = (*notes, f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked")
-    named: dict[str, JsonValue] = {
-        "source": "files",
-        "suite_version": result.suite_version,
-        "judge": result.judge,
-    }
+    named: dict[str, JsonValue] = {"source": "files", "suite_version": result.suite_version, "judge": result.judge}
     return ScoreCard(
         suite=result.suite,
         suite_version=result.suite_version,

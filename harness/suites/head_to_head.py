@@ -76,8 +76,7 @@ class HeadToHead:
         return self._answers.get(f"{prompt_id}#{index}") or self._answers.get(f"{prompt_id}#0")
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        """Return `win_rate` (percent of the games' points) and `n_won`, `n_tied`, `n_lost` (questions, over all
-        games)."""
+        """Return `win_rate` (percent of the games' points) and, in questions, `n_won`, `n_tied` and `n_lost`."""
         units = _units(answers, judgments)
         expected = {prompt.id: 2 * len(prompt.turns) * draws(answers) for prompt in prompts}
         total = self._rate(units, [prompt.id for prompt in prompts], expected)
@@ -105,7 +104,6 @@ def _units(answers: Sequence[Answer], judgments: Sequence[Judgment]) -> list[Uni
 
 
 def _won(units: Sequence[Unit], total: Score) -> dict[str, Score]:
-    """Return questions won, tied and lost over all their games."""
     points: dict[str, list[float]] = {}
     for unit in units:
         points.setdefault(unit.prompt_id, []).append(unit.value)

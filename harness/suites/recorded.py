@@ -96,7 +96,7 @@ class CalibrationSet:
     rule: Rule
     comparisons: tuple[RecordedComparison, ...]
     tasks: Callable[[Item], Sequence[JudgeTask]]
-    """Returns the judge tasks of an item whose texts are available; [] if a text is broken."""
+    """Return the judge tasks of an item whose texts are available; [] if a text is broken."""
     ratings: tuple[RecordedRating, ...] = ()
     board: dict[str, float] = field(default_factory=dict)
     """Model -> published score, for rank correlation."""
@@ -175,8 +175,7 @@ class DataFolder:
         return tuple(dict(row) for row in file.rows)
 
     def matching(self, pattern: str) -> Iterator[SourceFile]:
-        """Yield the files that match a pattern such as `arena_hard/model_answer*`, and all files in matching
-        folders."""
+        """Yield the files that match a pattern like `arena_hard/model_answer*`, and all files in matching folders."""
         paths = sorted(self.path.glob(pattern))
         for path in paths:
             inside = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

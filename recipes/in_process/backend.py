@@ -31,9 +31,9 @@ R = TypeVar("R")
 HONOURED = ("chat_template", "dtype", "devices", "max_model_len", "engine_args", "allow_pickle", "trust_remote_code")
 NOT_HONOURED = {"repetition_penalty": 1.0, "min_p": 0.0}
 """Sampling defaults of a checkpoint that servers apply and this backend does not -> their neutral values."""
-MEMORY = 2**30
+MAX_BATCH_BYTES = 2**30
 """Maximum bytes for the KV cache and the logits of one batch."""
-MOST = 512
+MAX_BATCH_ROWS = 512
 """Maximum rows of a batch: beyond it, copying the cache of a small model costs more than a step."""
 
 
@@ -48,9 +48,9 @@ class InProcessBackend:
         self.checkpoint = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
         if self.checkpoint.template is None:
             raise ConfigError(f"backend {self.name!r} cannot honour --chat-template {template!r}; give a Jinja file")
-        for key, nothing in NOT_HONOURED.items():
-            value = self.checkpoint.generation_config.get(key, nothing)
-            if value != nothing:
+        for key, neutral in NOT_HONOURED.items():
+            value = self.checkpoint.generation_config.get(key, neutral)
+            if value != neutral:
                 raise ConfigError(
                     f"backend {self.name!r} cannot honour {key} = {value!r} of {model.label}'s "
                     "generation_config.json; use --backend vllm"
@@ -59,7 +59,6 @@ class InProcessBackend:
         self.label = model.label
         self.options = options
         self._loaded: LocalModel | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.name)
         self._stopping = False
         self._waiting: list[tuple[Draw, asyncio.Future[Answer]]] = []
         self._serving: asyncio.Task[None] | None = None
@@ -102,7 +101,7 @@ class InProcessBackend:
         ordered = await self._run(self._model.by_length, draws)
         start = 0
         while start < len(ordered):
-            batch = ordered[start : start + self._rows(ordered[start : start + MOST])]
+            batch = ordered[start : start + self._rows_that_fit(ordered[start : start + MAX_BATCH_ROWS])]
             start += len(batch)
             for answer in await self._run(self._answers, batch):
                 yield answer
@@ -110,7 +109,7 @@ class InProcessBackend:
     async def _serve(self) -> None:
         await asyncio.sleep(0)  # let every task of this event loop iteration add its request first
         while self._waiting:
-            size = self._rows([draw for draw, _ in self._waiting[:MOST]])
+            size = self._rows_that_fit([draw for draw, _ in self._waiting[:MAX_BATCH_ROWS]])
             batch, self._waiting = self._waiting[:size], self._waiting[size:]
             try:
                 answers = await self._run(self._answers, [draw for draw, _ in batch])
@@ -164,16 +163,16 @@ class InProcessBackend:
             temperature=_first_number(sampling.temperature, defaults.get("temperature"), 1.0),
             top_p=_first_number(sampling.top_p, defaults.get("top_p"), 1.0),
             top_k=max(0, int(_first_number(defaults.get("top_k"), 0))),
-            ended=self._model.ended(sampling.stop) if sampling.stop else None,
+            stopped_by=self._model.stop_check(sampling.stop) if sampling.stop else None,
         )
 
-    def _rows(self, draws: Sequence[Draw]) -> int:
-        """Return how many of these draws fit into one batch, limited by MEMORY."""
+    def _rows_that_fit(self, draws: Sequence[Draw]) -> int:
+        """Return how many of these draws fit into one batch, limited by MAX_BATCH_BYTES."""
         if self._batch_size is not None:
             return self._batch_size
         most = max(draw.sampling.max_tokens for draw in draws)
         longest = max(len(self._model.prompt_ids(draw.prompt)) for draw in draws)
-        return max(1, min(MOST, MEMORY // self._model.row_bytes(longest + most)))
+        return max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // self._model.row_bytes(longest + most)))
 
     @property
     def _model(self) -> LocalModel:
@@ -186,7 +185,6 @@ class InProcessBackend:
         return LocalModel.load(self.checkpoint, self.options)
 
     async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `work` in the model's thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 from transformers.utils.logging import disable_progress_bar
 
 from harness.records import Answer, Failure, Finish, Prompt
-from harness.records.errors import CheckpointError, ServerError
+from harness.records.errors import CheckpointError, ServerError, one_line
 from harness.records.protocols import Draw, ServeOptions
 from harness.store.checkpoint import Checkpoint
 
@@ -30,9 +30,9 @@ COMPACT = 0.75
 """Finished rows are removed from the batch once no more than this share of it is unfinished."""
 Messages = list[dict[str, str]]
 Opening = tuple[str | None, str]
-"""System message and first turn. They key rendered prompts, because prompts of two suites may share an id."""
-Endings = Callable[[Sequence[int]], bool]
-"""Return whether these generated ids contain a stop string of the request."""
+"""System message and first turn. Used as the key of rendered prompts, because prompts of two suites may share an id."""
+StopCheck = Callable[[Sequence[int]], bool]
+"""A function that returns whether these generated ids contain a stop string of the request."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Request:
     top_p: float = 1.0
     top_k: int = 0
     """0: all tokens."""
-    ended: Endings | None = None
+    stopped_by: StopCheck | None = None
     """Called after each token. None: only end tokens stop generation."""
 
 
@@ -116,7 +116,7 @@ def generate(
         if stopped():
             raise StoppedError
         next_R = choose(logits_RV, rows.keys, step, rows.temperature, rows.top_p, rows.top_k)
-        going = _note(next_R, rows, torch.isin(next_R, ends), requests, generated, finish)
+        going = _append_tokens(next_R, rows, torch.isin(next_R, ends), requests, generated, finish)
         left = going.nonzero().squeeze(1)
         if not len(left):
             break
@@ -131,7 +131,7 @@ def generate(
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
-    return [_generated(ids, how, frozenset(end_ids)) for ids, how in zip(generated, finish, strict=True)]
+    return [_generated(ids, reason, frozenset(end_ids)) for ids, reason in zip(generated, finish, strict=True)]
 
 
 def choose(
@@ -227,7 +227,7 @@ def _prefill(
     return logits[index], cache, mask[index]
 
 
-def _note(
+def _append_tokens(
     next_R: Tensor,
     rows: _Rows,
     end_R: Tensor,
@@ -243,7 +243,7 @@ def _note(
             going.append(False)
             continue
         ids.append(token)
-        if end or (request.ended is not None and request.ended(ids)):
+        if end or (request.stopped_by is not None and request.stopped_by(ids)):
             finish[number] = "stop"
         going.append(finish[number] == "length" and len(ids) < request.max_tokens)
     return torch.tensor(going, device=next_R.device)
@@ -270,15 +270,14 @@ class LocalModel:
         disable_progress_bar()  # a recipe loads many small models, and each would show a bar
         folder = checkpoint.base or checkpoint.path
         device = _device(options.devices)
-        how = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
+        load_args = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(checkpoint), **how)
+            tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(checkpoint), **load_args)
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=options.dtype or ("float32" if device.type == "cpu" else "auto"), **how
+                folder, dtype=options.dtype or ("float32" if device.type == "cpu" else "auto"), **load_args
             )
         except (OSError, ValueError, ImportError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"transformers cannot load {str(folder)!r}: {reason}") from error
+            raise CheckpointError(f"transformers cannot load {str(folder)!r}: {one_line(error)}") from error
         if checkpoint.is_adapter:
             from peft import PeftModel
 
@@ -329,8 +328,7 @@ class LocalModel:
         try:
             results: list[Generated] = generate(self.model, requests, end_ids=self.end_ids, stopped=stopped)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ServerError(f"generating {len(requests)} answers together failed: {reason}") from error
+            raise ServerError(f"generating {len(requests)} answers together failed: {one_line(error)}") from error
         return results
 
     def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
@@ -342,8 +340,8 @@ class LocalModel:
         )
         return decoded
 
-    def ended(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-        """Return a function that says whether the text of these ids contains a stop string."""
+    def stop_check(self, stop: Sequence[str]) -> StopCheck:
+        """Return the check for these stop strings."""
 
         def contains_stop(ids: Sequence[int]) -> bool:
             text = self.texts([ids])[0]
@@ -429,7 +427,6 @@ def _device(devices: str | None) -> torch.device:
 
 
 def _tokenizer_folder(checkpoint: Checkpoint) -> str:
-    """Return the folder of an adapter's tokenizer if it has one, else that of its base model."""
     has_tokenizer = (checkpoint.path / "tokenizer_config.json").is_file()
     return str(checkpoint.path if has_tokenizer or checkpoint.base is None else checkpoint.base)
 

@@ -226,7 +226,6 @@ def _seed_score(result: Measured) -> Score:
 
 
 def _around(mean: CrossedMean, value: float) -> tuple[float, float]:
-    """Return the interval centred on the mean of all scored prompts, as wide as over prompts scored in all seeds."""
     low, high = mean.interval()
     return low - mean.value + value, high - mean.value + value
 

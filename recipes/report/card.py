@@ -249,11 +249,11 @@ def _headline(card: ScoreCard) -> str:
 
 
 def _settings_grid(settings: Mapping[str, JsonValue]) -> TextGrid:
-    rows = tuple((name, _plain(value)) for name, value in flat(dict(settings)).items() if value != {})
+    rows = tuple((name, _without_folders(value)) for name, value in flat(dict(settings)).items() if value != {})
     return TextGrid("", ("setting", "value"), rows, numbers=False)
 
 
-def _plain(value: JsonValue) -> str:
+def _without_folders(value: JsonValue) -> str:
     """Return the value as text, with paths cut to their last part, because a card must not reveal local paths."""
     if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
         return value.rstrip("/").rsplit("/", 1)[-1]

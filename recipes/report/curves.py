@@ -125,7 +125,6 @@ def _axes(drawing: Drawing, across: Axis, upwards: Axis) -> None:
 
 
 def _line(log: Log, metric: str) -> list[tuple[float, float]]:
-    """Return at most POINTS pairs (step, value), each the mean of its neighbours."""
     points = [(row["step"], row[metric]) for row in log if metric in row]
     size = -(-len(points) // POINTS) or 1
     chunks = [points[start : start + size] for start in range(0, len(points), size)]

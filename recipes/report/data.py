@@ -205,14 +205,14 @@ def _lengths(report: PairsReport) -> TextGrid:
 
 def _counts(counts: Mapping[str, Mapping[str, JsonValue]]) -> TextGrid:
     rows = tuple(
-        (step, name, _plain(value)) for step, step_counts in counts.items() for name, value in step_counts.items()
+        (step, name, _count_text(value)) for step, step_counts in counts.items() for name, value in step_counts.items()
     )
     return TextGrid("Counts of each step", ("step", "name", "count"), rows)
 
 
-def _plain(value: JsonValue) -> str:
+def _count_text(value: JsonValue) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(count)}" for name, count in value.items())
+        return ", ".join(f"{name} {_count_text(count)}" for name, count in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

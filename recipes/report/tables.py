@@ -190,8 +190,9 @@ def _models(board: VariantBoard, temperature: float) -> TextGrid:
     rows = board.rows(temperature)
     lengths = any(row.tokens is not None for row in rows)
     head = ["model", "reward [95 %]", "each seed", "validation", *(["tokens"] if lengths else []), "truncated"]
+    seeds = ", ".join(map(str, board.seeds)) or "none"
     return TextGrid(
-        title=f"Test reward, {at(temperature)} ({board.prompts} prompts, seeds {_list(board.seeds)})",
+        title=f"Test reward, {at(temperature)} ({board.prompts} prompts, seeds {seeds})",
         head=(*head, "unscored"),
         rows=tuple(_model_cells(row, lengths) for row in rows),
     )
@@ -245,10 +246,6 @@ def _differences(baseline: str, temperature: float, rows: Sequence[Versus]) -> T
 def p_text(p: float) -> str:
     """Return a p-value as text, at least `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _list(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds)) or "none"
 
 
 def rich_tables(board: VariantBoard) -> list[RichTable]:

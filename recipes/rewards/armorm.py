@@ -123,7 +123,6 @@ class ArmoRMReward:
         return [outcomes[index] for index in range(len(prompts))]
 
     def _tokens(self, messages: Messages) -> list[int] | Failure:
-        """Return the token ids of the conversation in the chat template, which includes the BOS token."""
         assert self._tokenizer is not None, "use `with`"
         text = self._tokenizer.apply_chat_template(messages, chat_template=self._checkpoint.template, tokenize=False)
         ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -154,7 +153,7 @@ class ArmoRMReward:
 
 
 class ArmoRM:
-    """Returns one reward per right-padded conversation, shape (B,), in about 0..0.3."""
+    """Return one reward per right-padded conversation, shape (B,), in about 0..0.3."""
 
     def __init__(self, body: LlamaModel, head: dict[str, Tensor], *, temperature: float) -> None:
         """Take the loaded body, and in `head` the tensors that `head_shapes` names."""

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from harness.records.errors import ConfigError
+from harness.records.errors import ConfigError, one_line
 from harness.records.protocols import RewardOptions
 from harness.store.files import file_sha256
 
@@ -136,5 +136,5 @@ def _from_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError) as error:
-        raise ConfigError(f"{path} cannot be imported: {' '.join(str(error).split())[:300]}") from None
+        raise ConfigError(f"{path} cannot be imported: {one_line(error)}") from None
     return module

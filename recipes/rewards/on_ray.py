@@ -81,7 +81,7 @@ class RayScorer(Scorer):
         self._options = options
         self._workers = workers
         self._cpus, self._gpus = cpus, gpus
-        self._patience = _start_timeout(options)
+        self._patience = float(checked(ServeSpec, options.serve, "reward: serve").start_timeout)
         self._pool: WorkerPool[Sequence[RewardItem], list[Outcome] | ScoringFailure] | None = None
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
@@ -137,11 +137,6 @@ class RayScorer(Scorer):
             if isinstance(reply, ScoringFailure):
                 raise IncompleteError(reply.message)
         return [reply for reply in replies if not isinstance(reply, ScoringFailure)]
-
-
-def _start_timeout(options: RewardOptions) -> float:
-    """Return how many seconds to wait while there is no worker."""
-    return float(checked(ServeSpec, options.serve, "reward: serve").start_timeout)
 
 
 def _whole(model: str | None) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from harness.records import Failure
-from harness.records.errors import HarnessError, IncompleteError
+from harness.records.errors import HarnessError, IncompleteError, one_line
 from harness.records.protocols import Identified, Reward, RewardOptions, load_plugin
 
 from ..records import PromptRow, messages
@@ -81,7 +81,7 @@ class Scorer:
         except Exception as error:  # third-party code: report whatever it raises in one sentence
             log.exception("%s failed", self._name)
             raise IncompleteError(
-                f"reward {self._name} raised {type(error).__name__} ({' '.join(str(error).split())[:300]}) for "
+                f"reward {self._name} raised {type(error).__name__} ({one_line(error)}) for "
                 f"{_describe(items)}; earlier rewards are kept"
             ) from error
         return self._checked(items, returned)

@@ -150,15 +150,12 @@ def _check_identity(folder: Path, scorer: Scorer) -> None:
 
 
 def _facts(scorer: Scorer) -> dict[str, JsonValue]:
-    """Return the kind and identity as they read back from JSON."""
     facts: dict[str, JsonValue] = json.loads(json.dumps({"kind": scorer.kind, "identity": scorer.identity()}))
     return facts
 
 
 @dataclass
 class _Work:
-    """The state of scoring one file."""
-
     spec: RewardSpec
     model: str
     rows: dict[str, PromptRow]
@@ -235,7 +232,6 @@ class _Work:
         return isinstance(outcome, Failure) and outcome.reason == "context" and self.spec.overlong == "fail"
 
     def _outcomes(self, items: Sequence[RewardItem], tokens: Sequence[int]) -> list[Outcome]:
-        """Return outcomes from the cache; score the missing ones and cache them."""
         if not self.scorer.cacheable:
             return self._score(items, sum(tokens))
         keys = [reward_key(self.identity, item) for item in items]
@@ -266,7 +262,6 @@ class _Work:
         return outcomes
 
     def _append(self, group: Sequence[str], first: Answer, outcome: Outcome) -> None:
-        """Append one row for each answer with this text."""
         value, error = (None, outcome) if isinstance(outcome, Failure) else (outcome, None)
         for key in group:
             index = int(key.rpartition("#")[2])

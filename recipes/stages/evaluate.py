@@ -48,7 +48,6 @@ def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[St
 
 
 def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Step | None) -> Step:
-    """Return the step of one model. `trained` is the step with its checkpoint, or None for the original target."""
     spec = recipe.spec
     sampler = _sampler(spec, model, seed, trained)
 
@@ -56,7 +55,7 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
         held_out = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
         files = []
         for temperature, samples in draws(spec.evaluate).items():
-            sampling = spec.sampling.of(seed).model_copy(update={"temperature": temperature, "n": samples})
+            sampling = spec.sampling.as_sampling(seed).model_copy(update={"temperature": temperature, "n": samples})
             subfolder = temperature_folder(folder, temperature)
             subfolder.mkdir(exist_ok=True)
             files.append(AnswerFile(subfolder / ANSWERS, held_out, sampling))
@@ -73,7 +72,7 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
     settings: dict[str, JsonValue] = {
         **sampler.settings(),
         "temperatures": {f"{temperature:g}": samples for temperature, samples in draws(spec.evaluate).items()},
-        "sampling": spec.sampling.of(seed).model_dump(mode="json", exclude={"temperature", "n"}),
+        "sampling": spec.sampling.as_sampling(seed).model_dump(mode="json", exclude={"temperature", "n"}),
         "reward": reward_settings(spec.reward),
     }
     name = "held-out/target" if trained is None else f"seed-{seed}/held-out/{model}"
@@ -83,7 +82,6 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
 
 
 def _asked(known: Estimator, item: PlanItem, model: str, calls: int) -> PlanItem:
-    """Return the item with calls that a model answers, as long as the target's answers."""
     tokens = {"prompt_tokens": calls * known.prompts.tokens.value, "answer_tokens": calls * known.target_answer.value}
     return item.model_copy(update={"model": model, "calls": calls, **tokens})
 

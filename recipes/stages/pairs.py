@@ -1,7 +1,6 @@
 """Stage `pairs`: choose y_ws, y_wt and y_l of every preference prompt; write pairs.jsonl, dropped.jsonl, data.json.
 
-Answers and rewards stay in their folders, so another reward, other sources or another margin can form new pairs from
-the same files.
+Answers and rewards stay in their folders: another reward, source or margin can form new pairs from the same files.
 """
 
 from __future__ import annotations
@@ -13,16 +12,7 @@ from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic, write_lines
 
 from ..layout import ANSWERS, DATA, DROPPED, PAIRS, PROMPTS, REWARDS, Counts, Recipe
-from ..pairs import (
-    DroppedPair,
-    PairTally,
-    Tally,
-    best_by_prompt,
-    extremes,
-    paired,
-    rated,
-    read_prompts,
-)
+from ..pairs import DroppedPair, PairTally, Tally, best_by_prompt, extremes, paired, rated, read_prompts
 from ..records import PreferencePair
 from ..spec import PairsSpec
 from ..steps import Step

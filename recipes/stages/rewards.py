@@ -15,7 +15,7 @@ from .sources import ANSWERED
 WITHOUT_DEVICE = ("function", "judge", "pooling")
 """Kinds of reward that load no model on our devices, and so take no device time."""
 Expected = Callable[[Estimator], tuple[int, Mean]]
-"""Returns how many answers there will be, and their mean length in tokens."""
+"""Return how many answers there will be, and their mean length in tokens."""
 
 
 def source_reward_steps(recipe: Recipe, prompts: Step, answers: Sequence[Step]) -> list[Step]:

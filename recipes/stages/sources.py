@@ -13,16 +13,7 @@ from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, Counts, Recipe
 from ..prompts import load_rows, portable_name
 from ..records import Part
-from ..sampling import (
-    IDENTITY,
-    AnswerFile,
-    Sampler,
-    generation_time,
-    left_to_sample,
-    prompts_of,
-    sample,
-    take_answers,
-)
+from ..sampling import IDENTITY, AnswerFile, Sampler, generation_time, left_to_sample, prompts_of, sample, take_answers
 from ..spec import SourceSpec
 from ..steps import Step
 
@@ -34,18 +25,19 @@ KEEP = (ANSWERS, IDENTITY)
 def source_steps(recipe: Recipe, prompts: Step) -> list[Step]:
     """Return one step per source, which samples its model or imports its existing answers."""
     return [
-        _existing(recipe, source, prompts) if source.answers is not None else _sampled(recipe, source, prompts)
+        _import_step(recipe, source, prompts) if source.answers is not None else _sampling_step(recipe, source, prompts)
         for source in recipe.spec.sources
     ]
 
 
-def _sampled(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
+def _sampling_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
     spec = recipe.spec
     assert source.model is not None
     model = ModelRef.parse(source.model)
     backend = "endpoint" if model.scheme == "endpoint" else source.backend
-    sampling = spec.sampling.of()
+    sampling = spec.sampling.as_sampling()
     sampler = Sampler(source.name, model, backend, source.serve, spec.sampling.seed, spec.sampling.max_failed)
+    name, folder = f"sources/{source.name}", recipe.source(source.name)
 
     def work(folder: Path) -> Counts:
         questions = prompts_of(prompts.folder / PROMPTS, *ANSWERED)
@@ -60,13 +52,12 @@ def _sampled(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
             time = generation_time(known, source.name, source.serve, item.answer_tokens, measured=[folder])
             yield known.timed(item, time)
 
-    name, folder = f"sources/{source.name}", recipe.source(source.name)
     settings = sampler.settings() | {"sampling": sampling.model_dump(mode="json")}
     return Step("sources", name, folder, settings, work, (prompts,), KEEP, estimate=estimate)
 
 
 def list_price(source: SourceSpec, item: PlanItem) -> float | None:
-    """Return the dollars that an endpoint takes for the item's tokens; None if the recipe has no prices."""
+    """Return the dollars that an endpoint charges for the item's tokens; None if the recipe has no prices."""
     if not item.calls:
         return 0.0
     if source.price_in is None or source.price_out is None:
@@ -74,7 +65,7 @@ def list_price(source: SourceSpec, item: PlanItem) -> float | None:
     return (item.prompt_tokens * source.price_in + item.answer_tokens * source.price_out) / 1e6
 
 
-def _existing(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
+def _import_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
     assert source.answers is not None
     dataset, split = source.answers, recipe.spec.prompts.split
 

@@ -19,7 +19,7 @@ NAME = "target"
 def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step) -> Step:
     """Return the step that samples the SFT model of one seed."""
     spec = recipe.spec
-    sampling = spec.sampling.of(seed)
+    sampling = spec.sampling.as_sampling(seed)
     sampler = Sampler(
         NAME, ModelRef.parse(str(sft.folder)), spec.target_backend, spec.target_serve, seed, spec.sampling.max_failed
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from harness.records import ModelRef
-from harness.records.errors import ConfigError
+from harness.records.errors import ConfigError, one_line
 from harness.store import dump_json, write_atomic
 from harness.store.checkpoint import FILE as FUSION_FILE
 from harness.store.checkpoint import Fusion, resolve
@@ -48,7 +48,7 @@ def load_model(folder: Path, settings: TrainingSettings, pad_token_id: int) -> P
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"{folder} cannot be loaded for training: {_line(error)}") from None
+        raise ConfigError(f"{folder} cannot be loaded for training: {one_line(error)}") from None
     model.config.get_text_config().pad_token_id = pad_token_id
     return model
 
@@ -127,7 +127,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.memory.empty_cache()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -46,7 +46,7 @@ KEEP = (
 
 
 def fusion_of(recipe: Recipe, method: str, *, sources: int | None = None, alpha: float | None = None) -> Fusion:
-    """Return the record of how a model was fused, for the leaderboard. `sources`: only the first so many."""
+    """Return the record of how a model was fused, for the leaderboard. `sources`: count only the first ones."""
     names = tuple(source.name for source in recipe.spec.sources[:sources])
     return Fusion(method=method, sources=names, alpha=alpha, target=ModelRef.parse(recipe.spec.target).label)
 
@@ -115,7 +115,6 @@ def training_time(known: Estimator, tokens: float, work: str) -> DeviceTime:
 
 
 def _tokens_per_second(counts: Counts) -> float:
-    """Return the tokens per second and device in the counts of a finished training, 0 if they are unknown."""
     rows, seconds = number(counts, "rows"), number(counts, "train_seconds")
     if not rows or not seconds:
         return 0.0

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
 from harness.records import Record, digest
-from harness.records.errors import ConfigError
+from harness.records.errors import ConfigError, one_line
 from harness.records.judge_choice import choose_judges, suite_names
 from harness.store.checkpoint import Fusion
 
@@ -221,7 +221,7 @@ def _checked(adapter: TypeAdapter[Any], key: str, value: JsonValue, where: str) 
     try:
         parsed: JsonValue = adapter.dump_python(adapter.validate_python(value), mode="json")
     except ValidationError as error:
-        raise ConfigError(f"{where}: {key} = {value!r}: {error.errors()[0]['msg']}") from None
+        raise ConfigError(f"{where}: {key} = {value!r}: {one_line(error)}") from None
     return parsed
 
 
@@ -256,7 +256,7 @@ def _made(make: Callable[[], object], where: str) -> None:
     except (ValueError, TypeError, ImportError) as error:
         if "bf16/gpu" in str(error):
             raise ConfigError(f"{where}: bf16 = True needs a GPU; set bf16: false to train on CPUs") from None
-        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{where}: {one_line(error)}") from None
 
 
 def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed: int) -> Any:

@@ -15,7 +15,7 @@ from typing import Literal
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.records import ModelRef
-from harness.records.errors import CheckpointError, ConfigError
+from harness.records.errors import CheckpointError, ConfigError, one_line
 
 Overlong = Literal["drop", "truncate"]
 Messages = Sequence[dict[str, str]]
@@ -39,7 +39,7 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, revision=ref.revision)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"no tokenizer in {model!r}: {' '.join(str(error).split())[:300]}") from None
+        raise CheckpointError(f"no tokenizer in {model!r}: {one_line(error)}") from None
     if chat_template is not None:
         try:
             tokenizer.chat_template = Path(chat_template).expanduser().read_text("utf-8")

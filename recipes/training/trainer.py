@@ -1,8 +1,7 @@
 """The trainer of the WRPO family: WRPO, DPO (alpha 0), SimPO, IPO, LN-DPO, on rows of one prompt and three answers.
 
 This module computes the reference, alpha and the metrics. Losses and the schedule are in `losses`, tensors and
-log-probabilities in `packing`, text in `templates`. Transformers' Trainer handles the optimiser, checkpoints, resuming
-and devices.
+log-probabilities in `packing`, text in `templates`. The Trainer of transformers does the rest.
 
 The reference's log-probabilities are computed once and stored with the rows (`with_reference`). That needs no memory
 while training, avoids the problems of a sharded reference under ZeRO-3 and FSDP2, and serves every variant of a sweep.
@@ -132,7 +131,9 @@ class WRPOTrainer(Trainer):
         base = base_model(model)
         layout = config.layout or default_layout(base)
         kwargs.setdefault("data_collator", PreferenceCollator(base.config.get_text_config().pad_token_id or 0, layout))
-        _disable_dropout(model)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False  # has the effect of loss_is_scaled_for_ga in transformers before 5.19
         add_fused_lm_head(base)
@@ -280,12 +281,6 @@ def measures(rewards_3B: Tensor, policy_3B: Tensor, lengths_3B: Tensor, alpha: f
     }
     means = torch.stack([values.mean() for values in metrics.values()]).tolist()  # one transfer from the device
     return {**dict(zip(metrics, means, strict=True)), "alpha": alpha}
-
-
-def _disable_dropout(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from harness.cli.main import COMMANDS, load_command
 from harness.cli.options import Flags, JsonFlags, ResultsFlags, command, from_values, parameters
-from harness.cli.run import RunFlags
+from harness.cli.run import RunFlags, SamplingFlags, ServeFlags
 from harness.records.protocols import installed
+from harness.records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec
 
 SAMPLES = {str: "text", int: 12, float: 0.5, bool: True, Path: Path("folder")}
 
@@ -111,6 +112,16 @@ def test_every_record_of_flags_survives_typer_and_json(commands: dict[str, Any])
         flags = from_values(record, values)
         assert record.model_validate_json(flags.model_dump_json()) == flags
         assert all(value in str(flags.model_dump()) for value in map(str, values.values()))
+
+
+def test_no_flag_of_a_run_is_dropped_on_its_way_to_the_plan() -> None:
+    of_the_command = {"no_cache", "config", "dry_run", "fresh", "log_to", "as_json", "verbose"}
+    become_judges_and_suites = {"suite", "judge", "judges", "judge_devices"}
+
+    assert set(RunFlags.model_fields) - of_the_command <= set(FileSpec.model_fields)
+    assert set(FileSpec.model_fields) - become_judges_and_suites <= set(RunSpec.model_fields)
+    assert set(ServeFlags.model_fields) <= set(ServeSpec.model_fields)
+    assert set(SamplingFlags.model_fields) == set(SamplingOverride.model_fields)
 
 
 def test_each_flag_of_a_run_replaces_its_key_of_the_file(tmp_path: Path) -> None:

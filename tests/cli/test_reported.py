@@ -133,7 +133,7 @@ def test_an_unknown_key_is_refused_with_its_place(tmp_path: Path) -> None:
         "models: [{model: m, scores: {x: {y: {value: 1, mean: 2}}}}]\n"
     )
 
-    with pytest.raises(ConfigError, match=r"a\.yaml: models\.0\.scores\.x\.y\.mean: Extra inputs"):
+    with pytest.raises(ConfigError, match=r"a\.yaml: unknown key 'models\.0\.scores\.x\.y\.mean'; known: ci_high"):
         load_reported(tmp_path)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from harness.backends.warden import below
+from harness.backends.warden import descendants
 from tests.fakes.processes import gone
 
 STORE = 80 << 20
@@ -42,7 +42,7 @@ class Nodes:
     def kill_second(self) -> None:
         """kill -9 of the second node's raylet and of all that runs below it, as when a machine is gone."""
         (raylet,) = (process for name, process in self._second.live_processes() if name == "raylet")
-        for pid in [raylet.pid, *below(raylet.pid)]:
+        for pid in [raylet.pid, *descendants(raylet.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

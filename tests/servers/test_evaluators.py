@@ -17,7 +17,7 @@ from harness.records.errors import ConfigError, VerdictParseError
 from harness.records.judge_choice import find_judge
 from judges.completions import chain_name, read_completion
 from judges.evaluators import mapped_names, read_evaluator
-from judges.llm import AlpacaEvalJudge, completed, render, request_body
+from judges.llm import AlpacaEvalJudge, render, request_body, with_evaluator_defaults
 from judges.parsing import read_verdict
 
 pytestmark = pytest.mark.skipif(find_spec("alpaca_eval") is None, reason="alpaca-eval is not installed")
@@ -79,7 +79,7 @@ def test_the_parameters_are_the_configurations_with_the_decoders_defaults() -> N
     template = read_evaluator("alpaca_eval_gpt4_turbo_fn").template
     kwargs = config("alpaca_eval_gpt4_turbo_fn")["completions_kwargs"]
 
-    body = request_body(completed(spec), template, [])
+    body = request_body(with_evaluator_defaults(spec), template, [])
 
     assert body == {
         "model": "gpt-4-1106-preview",
@@ -131,9 +131,9 @@ def test_a_rating_suite_is_refused_before_anything_is_asked(monkeypatch: pytest.
 def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     monkeypatch.delenv("HARNESS_JUDGE_KEY", raising=False)
-    assert completed(find_judge("alpaca_eval:alpaca_eval_gpt4", {})).key_env == "OPENAI_API_KEY"
-    assert completed(find_judge("alpaca_eval:mistral-large-2402_ranking", {})).key_env is None
-    assert completed(find_judge("alpaca_eval:alpaca_eval_gpt4@http://127.0.0.1:1/v1", {})).key_env is None
+    assert with_evaluator_defaults(find_judge("alpaca_eval:alpaca_eval_gpt4", {})).key_env == "OPENAI_API_KEY"
+    assert with_evaluator_defaults(find_judge("alpaca_eval:mistral-large-2402_ranking", {})).key_env is None
+    assert with_evaluator_defaults(find_judge("alpaca_eval:alpaca_eval_gpt4@http://127.0.0.1:1/v1", {})).key_env is None
 
 
 # ------------------------------------------------------------------------------------------------------- parsing

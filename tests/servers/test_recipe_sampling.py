@@ -295,4 +295,6 @@ def test_counts_say_why_and_how_many() -> None:
 
 
 def test_the_threshold_is_no_answer_setting() -> None:
-    assert SamplingSpec(max_failed=0.5).of(7) == Sampling(temperature=0.8, top_p=0.95, max_tokens=4096, n=5, seed=7)
+    assert SamplingSpec(max_failed=0.5).as_sampling(7) == Sampling(
+        temperature=0.8, top_p=0.95, max_tokens=4096, n=5, seed=7
+    )

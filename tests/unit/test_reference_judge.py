@@ -1,4 +1,4 @@
-"""The reference judge: marks by written rules, replies in the judge protocol, read by the common parser."""
+"""The reference judge: ratings by written rules, replies in the judge protocol, read by the common parser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from harness.records import Answer, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Order, Preference, Prompt, Rating
 from harness.records.errors import ConfigError
-from judges.reference import ReferenceJudge, mark
+from judges.reference import ReferenceJudge, rate
 
 
 def said(text: str, *more: str, model: str = "candidate") -> Answer:
@@ -56,15 +56,15 @@ def judged(
     ],
 )
 def test_marks_follow_the_written_rules(answer: str, expected: float) -> None:
-    assert mark(answer, "fox") == expected
+    assert rate(answer, "fox") == expected
 
 
 def test_a_full_stop_of_the_gold_answer_is_wanted() -> None:
-    assert mark("fox", "fox.") < 10 == mark("fox.", "fox.")
+    assert rate("fox", "fox.") < 10 == rate("fox.", "fox.")
 
 
 def test_gold_with_signs_is_found_as_a_word_of_its_own() -> None:
-    assert mark("it is [fox]!", "[fox]") == 7
+    assert rate("it is [fox]!", "[fox]") == 7
 
 
 def test_rating_is_of_the_judged_turn() -> None:

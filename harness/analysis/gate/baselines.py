@@ -69,13 +69,7 @@ def baseline_folders(results: Path, name: str) -> list[Path]:
 
 
 def promote(
-    results: Path,
-    runs: Sequence[tuple[ScoreCard, Path]],
-    *,
-    name: str,
-    by: str,
-    why: str,
-    now: datetime | None = None,
+    results: Path, runs: Sequence[tuple[ScoreCard, Path]], *, name: str, by: str, why: str, now: datetime | None = None
 ) -> Baselines:
     """Make these runs (card, folder) the baselines of their suites; replaced ones move to the history.
 
@@ -103,6 +97,5 @@ def promote(
 
 
 def _relative(folder: Path, results: Path) -> str:
-    """Return the folder relative to the results folder if it is inside, else its absolute path."""
     resolved, root = folder.resolve(), results.resolve()
     return resolved.relative_to(root).as_posix() if resolved.is_relative_to(root) else str(resolved)

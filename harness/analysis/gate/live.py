@@ -54,8 +54,7 @@ class LiveJudging:
 
     @property
     def seen(self) -> tuple[Prompt, ...]:
-        """Return the prompts of the blocks so far, in the suite's own order, because a seeded bootstrap depends on
-        it."""
+        """Return the prompts of the blocks so far, in the suite's order, because a seeded bootstrap depends on it."""
         prompt_ids = {prompt.id for prompt in self.order[: self.judged]}
         return tuple(prompt for prompt in self.run.plan.prompts if prompt.id in prompt_ids)
 
@@ -132,8 +131,7 @@ async def _judge_in_blocks(
     policy: GatePolicy,
     on_progress: ProgressCallback,
 ) -> None:
-    """Run rounds of one block per suite until each suite is settled, or until one check is worse, which decides
-    alone."""
+    """Run rounds of one block per suite until every suite is settled, or one check is worse, which decides alone."""
     peers = tier_sizes(checks)
     active = list(judgings)
     # a judge that waits for the candidate's devices needs the candidate's server stopped after every block
@@ -158,7 +156,6 @@ async def _judge_in_blocks(
 
 
 def _current_steps(judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier, int]) -> list[tuple[GateCheck, Step]]:
-    """Return the current step of each check of a suite."""
     if judging.checks is None:
         return []
     answers, judgments = _rows(judging)
@@ -173,7 +170,6 @@ def _current_steps(judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier
 
 
 def _rows(judging: LiveJudging) -> tuple[list[Answer], list[Judgment]]:
-    """Return answers and judgments of the blocks so far, with a jury's verdicts combined."""
     prompt_ids = {prompt.id for prompt in judging.order[: judging.judged]}
     answers = [answer for answer in judging.run.store.answers.all() if answer.prompt_id in prompt_ids]
     judgments = current_judgments(answers, judging.run.store.judgments.all())

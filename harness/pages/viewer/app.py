@@ -190,21 +190,15 @@ def _markdown(request: Request) -> bool:
 
 
 def _lines(library: Library, request: Request, run: Run) -> tuple[Choice, Index, list[Line]]:
-    """Return what the address chooses, the run's index, and the chosen lines of it."""
     choice, index = Choice.of(request.query_params), library.index(run)
     return choice, index, chosen(index, choice, search(run, choice.words) if choice.words else None)
 
 
 def _pairs(library: Library, request: Request, a: Run, b: Run) -> tuple[Choice, list[LinePair], list[LinePair]]:
-    """Return what the address chooses, all common questions of two runs, and the chosen ones."""
     choice = Choice.of(request.query_params)
-    all_pairs = pairs(library.index(a), library.index(b), middle=_middle(a))
+    all_pairs = pairs(library.index(a), library.index(b), middle=facts_of(a.card.suite).neutral)
     ids = search(a, choice.words) | search(b, choice.words) if choice.words else None
     return choice, all_pairs, chosen_pairs(all_pairs, choice, ids)
-
-
-def _middle(run: Run) -> float | None:
-    return facts_of(run.card.suite).neutral
 
 
 def _neighbours(ids: list[str], current: str) -> dict[str, str | int | None]:

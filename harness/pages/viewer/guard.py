@@ -49,8 +49,7 @@ def host_of(header: str) -> str:
 
 
 class Guard:
-    """With `token` None, allow only requests that name a loopback host; else only those with the token or its
-    cookie."""
+    """Allow only requests with the token or its cookie; without a token, only those that name a loopback host."""
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app

@@ -51,7 +51,6 @@ def _load(name: str, version: str, edition: str) -> SuiteTexts:
 
 
 def _is_local(suite: str) -> bool:
-    """Return whether all of a suite's files are in the cache, or a local mirror can fill it."""
     mirror = os.environ.get("HARNESS_MIRROR", "")
     if mirror and "://" not in mirror:
         return True

@@ -1,7 +1,6 @@
 """AlpacaEval's files in and out: score annotations.json, export a run, import one model's rows.
 
-Annotations are scored by our rules or as the reference does (by position and as stored), one card per model, judge and
-baseline.
+Annotations are scored by our rules or as the reference does: by position, as stored; a card per model, judge, baseline.
 
 Export: `model_outputs.json`, `annotations.json` and a row of the leaderboard, in the form of alpaca_eval's
 PairwiseAnnotator: a preference is 1 (the baseline) to 2 (the model), null if the judge gave none. The extra key `index`
@@ -47,8 +46,7 @@ REFERENCE_MIN = 0.0
 
 
 def score_ours(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
-    """Count each instruction once, with difficulty by instruction; add the reference's rate if rows are missing or
-    moved."""
+    """Count each instruction once, difficulty by instruction; add the reference's rate if rows are missing or moved."""
     last = {row.instruction: row for row in rows}
     prompts = known.prompts
     by_id = {known.ids[text]: row for text, row in last.items()}
@@ -112,14 +110,8 @@ def against_itself(win_rate: Score) -> dict[str, Score]:
 
 
 def _score(
-    prompts: Sequence[Prompt],
-    by_id: dict[str, Annotation],
-    known: InstructionSet,
-    rules: ScoreRules,
-    *,
-    believed: bool,
+    prompts: Sequence[Prompt], by_id: dict[str, Annotation], known: InstructionSet, rules: ScoreRules, *, believed: bool
 ) -> SuiteScores:
-    """Score the rows with the suite's own scorer."""
     verdicts = {key: row.stored for key, row in by_id.items() if believed or not row.conflict}
     judged = JudgedAnswers(
         lengths={key: [len(row.output_2)] for key, row in by_id.items() if row.output_2 is not None},
@@ -127,11 +119,7 @@ def _score(
         preferences={prompt.id: [] if (value := verdicts.get(prompt.id)) is None else [value] for prompt in prompts},
     )
     data = SuiteData(
-        version=known.version,
-        prompts=tuple(prompts),
-        templates={},
-        difficulty=known.difficulty,
-        gamed=known.gamed,
+        version=known.version, prompts=tuple(prompts), templates={}, difficulty=known.difficulty, gamed=known.gamed
     )
     return score_judged(data, prompts, judged, rules)
 
@@ -356,7 +344,6 @@ def _pair(run: FinishedRun, baseline: Answer, answer: Answer) -> Line:
 
 
 def _verdict(judgments: list[Judgment]) -> Line:
-    """Return the verdict; repeats count as their mean, as on the card."""
     values = [row.verdict.value for row in judgments if isinstance(row.verdict, Preference)]
     costs = [row.cost for row in judgments if row.cost is not None]
     return {
@@ -374,7 +361,6 @@ def _raw(judgment: Judgment) -> JsonValue:
 
 
 def _leaderboard(run: FinishedRun) -> str:
-    """Return a header and one line with the columns of alpaca_eval's own leaderboards."""
     scores = run.card.scores
     cells: dict[str, float | int | str | None] = {}
     for column, metric in COLUMNS.items():
@@ -395,8 +381,7 @@ def _leaderboard(run: FinishedRun) -> str:
 
 
 def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
-    """Return answers of `model_outputs.json`, and answers with preferences of `annotations.json`, matched by
-    instruction."""
+    """Return answers of `model_outputs.json`, or answers with preferences of `annotations.json`, by instruction."""
     ids = {prompt.turns[0]: prompt.id for prompt in request.prompts}
     rows = [row for file in files for row in file.rows if isinstance(row.get("instruction"), str)]
     outputs = [row for row in rows if isinstance(row.get("output"), str)]

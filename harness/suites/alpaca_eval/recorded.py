@@ -17,8 +17,7 @@ RETIRED = "gpt-4-1106-preview"
 
 
 def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
-    """Return the annotations of every file in the folder, one model per file; each file holds the baseline's
-    answers."""
+    """Return the annotations of the folder's files, one model per file; each file has the baseline's answers."""
     data = load_official(options)
     template = only_template(data)
 
@@ -41,7 +40,6 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
 
 
 def _comparisons(folder: DataFolder, prompts: Mapping[str, Prompt]) -> tuple[RecordedComparison, ...]:
-    """Return one comparison per row that has both texts and an instruction in `prompts`."""
     comparisons = []
     for file in folder.matching(f"{SUITE}/annotations/*.json*"):
         model = file.name.removesuffix(".json")
@@ -51,14 +49,14 @@ def _comparisons(folder: DataFolder, prompts: Mapping[str, Prompt]) -> tuple[Rec
             if prompt is None or annotation.output_1 is None or annotation.output_2 is None:
                 continue
             candidate = stored_answer(model, prompt.id, annotation.output_2)
-            baseline = stored_answer(_name(row), prompt.id, annotation.output_1)
+            baseline = stored_answer(_baseline_name(row), prompt.id, annotation.output_1)
             comparisons.append(
                 RecordedComparison(
                     id=f"{SUITE}/{prompt.id}/{model}",
                     suite=SUITE,
                     prompt=prompt,
                     candidate=model,
-                    baseline=_name(row),
+                    baseline=_baseline_name(row),
                     recorded=annotation.stored,
                     answers=(candidate, baseline) if candidate and baseline else None,
                 )
@@ -66,7 +64,7 @@ def _comparisons(folder: DataFolder, prompts: Mapping[str, Prompt]) -> tuple[Rec
     return tuple(comparisons)
 
 
-def _name(row: Row) -> str:
+def _baseline_name(row: Row) -> str:
     name = row.get("generator_1")
     return name if isinstance(name, str) else "baseline"
 

@@ -96,8 +96,7 @@ def read_logprobs(row: Row, instructions: Sequence[str]) -> Annotation | None:
 
 
 def stored_preference(value: JsonValue) -> float | None:
-    """Map 1..2 of the file to 0..1; an old 0 is a draw (alpaca_eval metrics/helpers.py); anything else is no
-    verdict."""
+    """Map the file's 1..2 to 0..1; an old 0 is a draw (alpaca_eval metrics/helpers.py), anything else no verdict."""
     value = number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
@@ -149,13 +148,8 @@ def _top_of(raw: JsonValue) -> dict[str, float]:
     top = first.get("top_logprobs") if isinstance(first, dict) else None
     if not isinstance(top, list):
         return {}
-    return _pairs(
-        [[entry.get("token"), entry.get("logprob")] for entry in top if isinstance(entry, dict) and _letter(entry)]
-    )
-
-
-def _letter(entry: Row) -> bool:
-    return entry.get("token") in LETTERS
+    entries = [entry for entry in top if isinstance(entry, dict) and entry.get("token") in LETTERS]
+    return _pairs([[entry["token"], entry.get("logprob")] for entry in entries])
 
 
 def _pairs(pairs: Sequence[Sequence[JsonValue]]) -> dict[str, float]:

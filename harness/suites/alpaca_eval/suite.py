@@ -118,8 +118,7 @@ def shown_order(instruction: str, seed: int = 0) -> Order:
 
 
 def _answer_settings(generation_config: Mapping[str, JsonValue]) -> Sampling:
-    """Return our settings, unless the checkpoint's generation_config overrides them; `do_sample: false` means
-    greedy."""
+    """Return our settings, overridden by the checkpoint's generation_config; `do_sample: false` means greedy."""
     temperature, top_p = generation_config.get("temperature"), generation_config.get("top_p")
     if generation_config.get("do_sample") is False:
         return Sampling(temperature=0.0, max_tokens=MAX_TOKENS)

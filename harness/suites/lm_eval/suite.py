@@ -45,7 +45,6 @@ def load_results(path: Path) -> Row:
 
 
 def _part(document: Row, *keys: str) -> JsonValue:
-    """Return the value under a path of keys; None if the path ends early."""
     value: JsonValue = dict(document)
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
@@ -262,7 +261,6 @@ class LmEval:
 
 
 async def _report(name: str, folder: Path) -> None:
-    """Log the state of lm-eval's own progress bar regularly."""
     last = ""
     while True:
         await asyncio.sleep(EVERY)
@@ -308,6 +306,5 @@ def _log(folder: Path) -> str:
 
 
 def _last_lines(folder: Path) -> str:
-    """Return the end of lm-eval's log on one line."""
     words = " ".join(_log(folder)[-4 * TAIL :].split())
     return f"…{words[-TAIL:]} ({folder / 'lm_eval.log'})"

@@ -92,7 +92,7 @@ def _card(model: str, named: Sequence[tuple[str, Row]], answers: Answers, option
     strict = options.strict_reference
     kept = rows if strict else list({_key(row): row for row in rows}.values())
     ids = dict.fromkeys(question_of(row) for row in kept)
-    opponents = sorted({_opponent(model, row) for row in kept})
+    opponents = sorted({str(row["model_2"] if row["model_1"] == model else row["model_1"]) for row in kept})
     prompts = questions(ids, 2)
     # The official questions are judged in both turns against each opponent; for others only existing rows are known.
     slots = {_key(row)[:4] for row in kept}
@@ -127,10 +127,6 @@ def _key(row: Row) -> tuple[str, str, str, int, str]:
     return str(row["model_1"]), str(row["model_2"]), question_of(row), turn_of(row), judge_name(row)
 
 
-def _opponent(model: str, row: Row) -> str:
-    return str(row["model_2"] if row["model_1"] == model else row["model_1"])
-
-
 def _readings(row: Row, *, failed: bool, strict: bool) -> tuple[Reading, Reading]:
     if failed:
         broken = Reading(reason="answer", why=f"an answer judged is {FAILED_CALL}")
@@ -140,7 +136,6 @@ def _readings(row: Row, *, failed: bool, strict: bool) -> tuple[Reading, Reading
 
 
 def _games(model: str, row: Row, readings: tuple[Reading, Reading]) -> Games:
-    """Return the two games as the model's own preferences."""
     first, second = (_preference(reading, flipped=row["model_1"] != model) for reading in readings)
     return Games(prompt_id=question_of(row), turn=turn_of(row), first=first, second=second)
 
@@ -375,7 +370,6 @@ def export_pairs(run: FinishedRun) -> dict[str, str]:
 
 
 def _pairs(run: FinishedRun) -> Iterator[Line]:
-    """Yield one row per turn, draw and repeat."""
     prompts = {prompt.id: prompt for prompt in run.suite.prompts()}
     games: dict[tuple[str, int, int, int], dict[Order | None, Judgment]] = {}
     for row in run.judgments:
@@ -454,7 +448,6 @@ def _models(row: Row) -> tuple[str, str]:
 
 
 def _baseline(model: str, rows: Sequence[Row], request: ImportRequest) -> str:
-    """Return the other model of all rows, or the requested one."""
     met = sorted({second if first == model else first for first, second in map(_models, rows)})
     if request.baseline in met:
         return request.baseline or ""

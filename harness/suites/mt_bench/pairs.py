@@ -47,8 +47,7 @@ class Games:
 def score_pairs(
     prompts: Sequence[Prompt], games: Sequence[Games], expected: int, *, seed: int = 0, intervals: bool = True
 ) -> SuiteScores:
-    """Return `win_rate` (wins over all) and `win_rate_adjusted` (a tie is half a win), in percent of `expected`
-    pairs."""
+    """Return `win_rate` (wins over all) and `win_rate_adjusted` (a tie: half a win), percent of `expected` pairs."""
 
     def of(part: Sequence[Games], expected_pairs: int) -> dict[str, Score]:
         outcomes = [(pair.prompt_id, pair.outcome) for pair in part]
@@ -165,8 +164,7 @@ class MtBenchPairs:
         return tasks
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
-        """Return `win_rate` and `win_rate_adjusted` over all pairs of games that both have a winner
-        (show_result.py)."""
+        """Return `win_rate` and `win_rate_adjusted` over pairs of games that both have a winner (show_result.py)."""
         verdicts = verdicts_by_slot(judgments, answers)
         games = [
             Games(prompt.id, turn, *(_verdict(verdicts, Slot(prompt.id, index, turn, order)) for order in ORDERS))

@@ -56,7 +56,6 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
 
 
 def _answers(folder: DataFolder) -> dict[tuple[str, str], Answer]:
-    """Return (model, question) -> its two turns, for every model whose answers are available."""
     answers = {}
     for file in folder.matching(f"{SUITE}/model_answer/official*"):
         model = file.name.removesuffix(".jsonl")

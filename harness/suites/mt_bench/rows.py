@@ -157,8 +157,7 @@ def questions(ids: Collection[str], turns: int) -> list[Prompt]:
 
 
 Answers = dict[str, dict[str, tuple[str, ...]]]
-"""Model -> question id -> texts of its first answer. A model is listed by the name in its rows and by its file's
-name."""
+"""Model -> question id -> texts of its first answer, for the names of a model in its rows and of its file."""
 FAILED_ANSWER = re.compile(r"^\s*\$ERROR\$\s*$", re.MULTILINE)
 """A failed call's mark on its own line, in the place of an answer in a judge's prompt."""
 
@@ -219,8 +218,7 @@ References = dict[str, tuple[str, ...]]
 def reference_set(rows: Iterable[Row], mirror: str | None) -> str:
     """Return `official` or `pr3158` if every prompt that needs a reference shows that set's; `mixed` for both.
 
-    `other` if a prompt shows neither; `not stated` if no row has such a prompt; `unknown` if no pinned file is
-    available.
+    `other` if a prompt shows neither; `not stated` if no row has such a prompt; `unknown` without pinned files.
     """
     shown = [
         (question_of(row), turn_of(row), prompt)

@@ -92,8 +92,7 @@ class MtBench:
         return self._data.prompts
 
     def sampling(self, prompt: Prompt) -> Sampling:
-        """Return the temperature by category; top_p and other settings are the checkpoint's own, as in the
-        reference."""
+        """Return the temperature by category; top_p and the rest are the checkpoint's own, as in the reference."""
         return Sampling(temperature=TEMPERATURES.get(prompt.category, OTHER_TEMPERATURE), max_tokens=MAX_TOKENS)
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
@@ -112,8 +111,7 @@ class MtBench:
         ]
 
     def games(self, prompt: Prompt, answer: Answer, opponent: Answer) -> Sequence[JudgeTask]:
-        """Return each turn of two answers of any models, shown in both orders; ConfigError if the edition lacks the
-        prompts."""
+        """Return each turn of any two answers, in both orders. Raise ConfigError if the edition has no such prompts."""
         if self._pairs is None:
             raise ConfigError(f"mt_bench ({self.version}) has no prompts for comparing two answers")
         self._pair_templates = self._pair_templates or self._pairs()
@@ -167,7 +165,6 @@ class MtBench:
 
 
 def _slots(prompts: Sequence[Prompt], times: int) -> list[Slot]:
-    """Return the slots a judge rates: every turn of every draw."""
     return [
         Slot(prompt.id, index, turn)
         for prompt in prompts
@@ -187,7 +184,6 @@ def _units(slots: Sequence[Slot], verdicts: Verdicts) -> list[Unit]:
 
 
 def _fields(prompt: Prompt, answer: Answer, turn: int) -> dict[str, str]:
-    """Return the template's slots for one turn; a second turn is shown together with the first."""
     if turn == 1:
         fields = {"question": prompt.turns[0], "answer": answer.turns[0]}
     else:
