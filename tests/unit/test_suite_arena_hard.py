@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from pydantic import JsonValue
 
 from harness.records import Answer, JudgeTemplate, Judgment, Preference, Prompt, Verdict
 from harness.records.protocols import SuiteData
+from harness.suites.arena_hard.rows import read_questions
 from harness.suites.arena_hard.suite import ArenaHard
+from harness.suites.files import SourceFile
 from judges.llm import render
 from tests.fakes.suite_rows import judged, said, value
 
@@ -68,3 +71,24 @@ def test_arena_hard_without_verdicts_has_no_score() -> None:
     suite = arena_suite()
     score = suite.score(suite.prompts(), [], []).scores["arena_hard"]
     assert (score.value, score.n, score.unscored) == (None, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("winners", "games"),
+    [
+        ("b", [(1.0, 1), (None, 1)]),
+        ("ab", [(0.0, 1), (1.0, 1)]),
+        ("bbb", [(1.0, 2), (None, 1)]),
+        ("bbba", [(1.0, 2), (0.0, 1)]),
+        ("abbb", [(0.0, 1), (1.0, 2)]),
+        ("aaabbb", [(0.0, 2), (1.0, 2)]),
+    ],
+)
+def test_three_rows_of_a_battle_table_are_one_strong_verdict(
+    winners: str, games: list[tuple[float | None, int]]
+) -> None:
+    rows: tuple[dict[str, JsonValue], ...] = tuple(
+        {"question_id": "q", "model_a": "base", "model_b": "m", "winner": f"model_{winner}"} for winner in winners
+    )
+    [question] = read_questions([SourceFile("battles.jsonl", rows)], strict=False)
+    assert [(game.points, game.strength) for game in question.games] == games
