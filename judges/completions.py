@@ -52,9 +52,7 @@ def read_completion(name: str, reply: str, logprobs: tuple[TokenLogprob, ...]) -
     except _UnreadableError as error:
         raise VerdictParseError(f"{steps[0][0]}: {error}: {reply[-80:]!r}") from None
     if len(preferences) != 1:
-        raise VerdictParseError(
-            f"{len(preferences)} preferences in the judge's reply, but 1 was expected: {reply[-80:]!r}"
-        )
+        raise VerdictParseError(f"{len(preferences)} preferences in the judge's reply instead of one: {reply[-80:]!r}")
     return Preference(value=_first_wins(preferences[0], reply))
 
 

@@ -240,9 +240,7 @@ def build_reward(options: RewardOptions) -> RewardModel:
     foreign = sorted(set(options.serve) - SERVE) + (["url"] if options.url else [])
     if foreign:
         known = ", ".join(sorted(SERVE))
-        raise ConfigError(
-            f"reward kind {options.kind} does not support {foreign[0]!r}; supported under `serve`: {known}"
-        )
+        raise ConfigError(f"reward kind {options.kind} does not support {foreign[0]!r}; `serve` supports: {known}")
     params = {"batch_size": options.batch_size, **options.params}
     model, serve = options.model, dict(options.serve)
     return RewardModel(JudgeSpec(name=options.kind, kind=options.kind, model=model, serve=serve, params=params))

@@ -249,9 +249,7 @@ def read_prompts(rows: Iterable[Row], spec: PromptsSpec) -> Kept:
         first = taken.setdefault(prompt.id, prompt)
         if first is not prompt:
             if (first.turns, first.system) != (prompt.turns, prompt.system):
-                raise ConfigError(
-                    f"{spec.dataset}, row {number}: the id {prompt.id!r} already belongs to another prompt"
-                )
+                raise ConfigError(f"{spec.dataset}, row {number}: the id {prompt.id!r} belongs to another prompt")
             kept.drop(prompt, "duplicate", prompt.id)
             continue
         kept.prompts.append((prompt, {column: _text(row[column]) for column in spec.columns}))

@@ -163,9 +163,7 @@ def _checked_uploads(recipe: Recipe, destination: str, last_stage: str | None) -
     from .hub import check_token, pushes
 
     if last_stage is not None and STAGES.index(last_stage) < STAGES.index("align"):
-        raise ConfigError(
-            f"--push-to-hub needs trained variants, but --until {last_stage} stops before they are trained"
-        )
+        raise ConfigError(f"--push-to-hub needs trained variants, but --until {last_stage} stops before training")
     check_token()
     return pushes(recipe, destination)
 

@@ -212,9 +212,7 @@ def head_to_head_plan(
     rows = [run_rows(run) for run in (first, second)]
     for run in rows:
         if not any(answer.error is None for answer in run.answers):
-            raise ConfigError(
-                f"{run.name} has no answers to {run.card.suite} in its folder, so there is nothing to compare"
-            )
+            raise ConfigError(f"{run.name} has no answers to {run.card.suite} in its folder, so nothing to compare")
     games = _games(suite, first, rows[0])
     file = read_file_spec(config)
     edition = _edition(first.card)

@@ -61,9 +61,7 @@ class WatchState(Record):
 
     def plus(self, done: EvaluatedCheckpoint) -> WatchState:
         """Return the state with one more checkpoint, which replaces an entry for the same checkpoint and settings."""
-        kept = [
-            earlier for earlier in self.done if (earlier.checkpoint, earlier.asked) != (done.checkpoint, done.asked)
-        ]
+        kept = [entry for entry in self.done if (entry.checkpoint, entry.asked) != (done.checkpoint, done.asked)]
         return self.model_copy(update={"done": (*kept, done)})
 
 

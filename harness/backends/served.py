@@ -111,9 +111,7 @@ def render(name: str, messages: Sequence[Message]) -> str:
     try:
         return str(dialogue.get_prompt())
     except ValueError:  # fschat keeps some names for hosted models only, without a text form
-        raise CheckpointError(
-            f"fschat's template {name!r} has no text form; choose one made for a local model"
-        ) from None
+        raise CheckpointError(f"fschat's template {name!r} has no text form; choose one of a local model") from None
 
 
 def template_digest(name: str) -> str:

@@ -92,9 +92,7 @@ def anchor_set(
         and _is_whole(suite, prompt, first[prompt.id], rows[prompt.id, first[prompt.id].sha], judges)
     ]
     if not whole:
-        raise ConfigError(
-            f"the run of {card.model} on {card.suite} has no answer on which every judge gave its verdicts"
-        )
+        raise ConfigError(f"the run of {card.model} on {card.suite} has no answer with verdicts of every judge")
     return AnchorSet(
         suite=card.suite,
         suite_version=card.suite_version,

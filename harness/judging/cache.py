@@ -97,9 +97,7 @@ def cache_error(path: Path, error: sqlite3.Error) -> ConfigError | StoreError:
 
 def _sentence(path: Path, error: Exception) -> str:
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (
-        f"cannot use the reply cache {path}: {why}; free space or unlock it, then run the same command ({CACHE_HINT})"
-    )
+    return f"cannot use the reply cache {path}: {why}; free space or unlock it, then run this again ({CACHE_HINT})"
 
 
 @dataclass(frozen=True)

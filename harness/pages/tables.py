@@ -50,9 +50,7 @@ def card_table(cards: list[ScoreCard]) -> RichTable:
 
 
 def rich_tables(tables: list[Table]) -> list[RichTable]:
-    return [
-        rich_table(table.title, columns(table), [cells(table, row) for row in table.rows], LEFT) for table in tables
-    ]
+    return [rich_table(each.title, columns(each), [cells(each, row) for row in each.rows], LEFT) for each in tables]
 
 
 def markdown(tables: list[Table]) -> str:

@@ -108,9 +108,7 @@ def sentence(model: str, baselines: Sequence[str], differences: Sequence[Versus]
     """
     parts = []
     for baseline in baselines:
-        matches = [
-            difference for difference in differences if (difference.model, difference.baseline) == (model, baseline)
-        ]
+        matches = [row for row in differences if (row.model, row.baseline) == (model, baseline)]
         if matches:
             parts.append(_part(baseline, matches))
     return f"{model}: " + "; ".join(parts) + "." if parts else f"{model}: not compared with any baseline."

@@ -185,9 +185,7 @@ class ArmoRM:
             raise ConfigError(f"{folder} is not an ArmoRM checkpoint: it lacks the weights {', '.join(lacking[:3])}")
         for name, shape in shapes.items():
             if (stored_shape := tuple(stored[name].shape)) != shape:
-                raise ConfigError(
-                    f"{folder} is not an ArmoRM checkpoint: {name} has the shape {stored_shape}, not {shape}"
-                )
+                raise ConfigError(f"{folder} is not an ArmoRM checkpoint: {name} has shape {stored_shape}, not {shape}")
         body.load_state_dict(
             {name.removeprefix("model."): tensor for name, tensor in stored.items() if name.startswith("model.")},
             assign=True,

@@ -104,9 +104,7 @@ class RayScorer(Scorer):
         """Return one outcome per item. Raise IncompleteError if the reward fails."""
         size = self._options.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
-        return [
-            outcome for batch_outcomes in self._runner.run(self._score_batches(batches)) for outcome in batch_outcomes
-        ]
+        return [outcome for batch in self._runner.run(self._score_batches(batches)) for outcome in batch]
 
     async def _opened(self) -> None:
         async with AsyncExitStack() as stack:

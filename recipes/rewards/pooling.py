@@ -51,9 +51,7 @@ class PoolingReward(RunsCoroutines):
 
     def __init__(self, options: RewardOptions) -> None:
         if not options.model:
-            raise ConfigError(
-                "reward kind pooling needs `model`: a folder, hf:ORG/NAME or, with `url`, the served name"
-            )
+            raise ConfigError("reward kind pooling needs `model`: a folder, hf:ORG/NAME or, with `url`, a served name")
         refuse(options, "params", *(("serve",) if options.url else ("key_env",)))
         self._places = options.batch_size
         self.at_once = QUEUE * options.batch_size

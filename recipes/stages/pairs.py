@@ -78,12 +78,8 @@ def make_pairs(
     for outcome in outcomes:
         tally.add(outcome)
     _check_any(tally, spec)
-    write_lines(
-        folder / PAIRS, (outcome.model_dump_json() for outcome in outcomes if isinstance(outcome, PreferencePair))
-    )
-    write_lines(
-        folder / DROPPED, (outcome.model_dump_json() for outcome in outcomes if isinstance(outcome, DroppedPair))
-    )
+    write_lines(folder / PAIRS, (row.model_dump_json() for row in outcomes if isinstance(row, PreferencePair)))
+    write_lines(folder / DROPPED, (row.model_dump_json() for row in outcomes if isinstance(row, DroppedPair)))
     write_atomic(folder / DATA, dump_json(tally.data(tallies, target).model_dump(mode="json")))
     return {
         "prompts": len(rows),

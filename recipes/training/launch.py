@@ -138,9 +138,7 @@ def launch(job: TrainingJob, config: Path) -> Trained:
     if (before := trained(job)) is not None:
         return before
     if not config.is_file():
-        raise ConfigError(
-            f"launch: there is no accelerate configuration {str(config)!r}; give a file or a shipped name"
-        )
+        raise ConfigError(f"launch: no accelerate configuration {str(config)!r}; give a file or a shipped name")
     make_folder(job.checkpoints)
     path = job.checkpoints / "job.json"
     write_atomic(path, job.model_dump_json(indent=2) + "\n")

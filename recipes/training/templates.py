@@ -30,9 +30,7 @@ def load_tokenizer(
     """
     ref = ModelRef.parse(model)
     if ref.scheme == "endpoint":
-        raise ConfigError(
-            f"{model!r} is a server, but its tokenizer and weights are needed: give a folder or hf:ORG/NAME"
-        )
+        raise ConfigError(f"{model!r} is a server, but its tokenizer and weights are needed: give DIR or hf:ORG/NAME")
     location = str(Path(ref.name).expanduser()) if ref.scheme == "path" else ref.name
     if ref.scheme == "path" and not Path(location).is_dir():
         raise CheckpointError(f"no such model folder: {model!r}; give a folder or hf:ORG/NAME")

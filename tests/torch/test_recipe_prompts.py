@@ -156,7 +156,7 @@ def test_ids_are_digests_of_the_text_or_a_column(tmp_path: Path) -> None:
         (
             [{"prompt": "a", "k": 1}, {"prompt": "b", "k": 1}],
             {"id_column": "k"},
-            "row 2: the id '1' already belongs to another prompt",
+            "row 2: the id '1' belongs to another prompt",
         ),
     ],
 )

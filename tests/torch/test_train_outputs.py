@@ -79,5 +79,5 @@ def test_what_stops_a_push_is_said_before_anything_runs(folder: Path, harness: C
 
     assert (no_token.code, too_early.code) == (2, 2)
     assert "needs a token with write access in the environment variable HF_TOKEN" in no_token.err
-    assert "--until pairs stops before they are trained" in too_early.err
+    assert "--until pairs stops before training" in too_early.err
     assert not (folder / "out").exists()

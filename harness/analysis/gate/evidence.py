@@ -215,9 +215,7 @@ def power_of(
             pairs = [(baseline_sums[rule.metric], question_sums(rule, run.answers, run.judgments)) for run in runs]
             rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
     if not rows:
-        raise ConfigError(
-            f"no run under {results} can be paired with {baseline}: import or run one of the same protocol"
-        )
+        raise ConfigError(f"no run under {results} can be paired with {baseline}; import or run one of its protocol")
     return rows
 
 

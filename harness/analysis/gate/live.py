@@ -69,9 +69,7 @@ def baselines_of(plan: Plan, baseline_runs: Sequence[StoredRun], *, force: bool)
     chosen = {}
     for suite_plan in plan.suites:
         suite = suite_plan.suite
-        runs = [
-            run for run in baseline_runs if run.card.suite == suite.name and run.card.suite_version == suite.version
-        ]
+        runs = [run for run in baseline_runs if (run.card.suite, run.card.suite_version) == (suite.name, suite.version)]
         apart = [differing_protocols(run.card.protocol, suite_plan.protocol) for run in runs]
         alike = [run for run, differences in zip(runs, apart, strict=True) if not differences or force]
         if not runs:

@@ -157,9 +157,7 @@ def replay(
             )
             for watched_check, baseline_sums, candidate_sums in pairs
         ]
-        steps = {
-            watched_check.rule.metric: answer for watched_check, (_, answer) in zip(checks, check_steps, strict=True)
-        }
+        steps = {watched.rule.metric: answer for watched, (_, answer) in zip(checks, check_steps, strict=True)}
         if settled(check_steps):
             return Stop(n, len(order), steps)
     return Stop(len(order), len(order), steps)

@@ -92,9 +92,7 @@ def score_strictly(rows: Sequence[Annotation], known: InstructionSet, options: S
         believed = [row if row.outside is None else replace(row, stored=row.outside) for row in rows]
         reference_rate = _reference_rate(believed, known, options, scores["win_rate"])
         if reference_rate is not None:
-            bare = reference_rate.model_copy(
-                update={"ci_low": None, "ci_high": None, "se": None}
-            )  # our fit excludes these
+            bare = reference_rate.model_copy(update={"ci_low": None, "ci_high": None, "se": None})  # not of our fit
             scores |= {"lc_win_rate": bare, "lc_win_rate_reference": reference_rate}
             notes.append(
                 f"{outside} stored numbers outside 1..2 are in the length-controlled fit and in no other figure, "

@@ -278,9 +278,7 @@ def _reference_file(options: SuiteOptions) -> Path:
     path = Path(options.references)
     if path.is_file():
         return path
-    raise ConfigError(
-        f"no reference set or file named {options.references!r}; reference sets: {', '.join(REFERENCE_SETS)}"
-    )
+    raise ConfigError(f"no reference set or file {options.references!r}; reference sets: {', '.join(REFERENCE_SETS)}")
 
 
 def _read_references(path: Path) -> dict[int, tuple[str, ...]]:
