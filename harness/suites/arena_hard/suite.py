@@ -75,7 +75,7 @@ class ArenaVersion:
     fields: tuple[str, str, str]
     """The judge template's fields: question, first answer, second answer."""
     interval: Callable[[Sequence[float], Sequence[float]], Interval | None]
-    """Returns the reference's interval, in percent, from the values and weights of games; None without games."""
+    """Return the reference's interval, in percent, from the values and weights of games; None without games."""
     headline_category: str | None = None
     """None: all questions count."""
     second_category: str | None = None
