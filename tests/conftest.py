@@ -64,13 +64,13 @@ def harness(tmp_path: Path) -> Callable[..., Done]:
 
 
 @pytest.fixture(scope="session")
-def vllm_checkpoint(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def vllm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small trained checkpoint: the weak one of `make demo` if it is there, else trained once for all workers."""
     made_by_demo = ROOT / "models" / "pocket-weak"
     if (made_by_demo / "training.json").exists():
         return made_by_demo
     base = tmp_path_factory.getbasetemp()
-    checkpoint = (base if worker_id == "master" else base.parent) / "models" / "pocket-weak"
+    checkpoint = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "models" / "pocket-weak"
     checkpoint.parent.mkdir(exist_ok=True)
     with FileLock(f"{checkpoint}.lock"):
         if not (checkpoint / "training.json").exists():
