@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.repocard import metadata_load
 
-from tests.fakes.commands import Done
+from tests.fakes.commands import Done, ended, harness_process
 from tests.fakes.hub_server import FakeHub
 from tests.fakes.tiny_models import make_checkpoint
 
@@ -46,12 +46,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_recipe_ends_in_a_leaderboard_and_its_variants_on_a_hub(folder: Path, harness: Callable[..., Done]) -> None:
+def test_a_recipe_ends_in_a_leaderboard_and_its_variants_on_a_hub(folder: Path) -> None:
     with FakeHub().serving() as hub:
         token = {"HF_TOKEN": "hf_secret", "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
         token["HF_HUB_OFFLINE"] = "0"  # `make test-slow` sets it
-        first = harness("train", "tiny.yaml", "--push-to-hub", "org", "--json", **token)
-        again = harness("train", "tiny.yaml", "--variant", "wrpo", "--push-to-hub", "org/mine", **token)
+        # processes of their own: huggingface_hub reads these variables once, when it is imported
+        words = ("train", "tiny.yaml", "--push-to-hub")
+        first = ended(harness_process(*words, "org", "--json", cwd=folder, **token), 500)
+        again = ended(harness_process(*words, "org/mine", "--variant", "wrpo", cwd=folder, **token), 500)
 
     assert (first.code, again.code) == (0, 0), first.err + again.err
     found = json.loads(first.out)
