@@ -78,7 +78,7 @@ def compare(flags: CompareFlags) -> None:
 
 
 def show(comparisons: Sequence[Comparison], flags: CompareFlags) -> None:
-    """Print or write the comparisons; a file that is no JSON is Markdown."""
+    """Print the comparisons, or write them to a file: as JSON if asked for, otherwise as Markdown."""
     if flags.chosen_format == "json":
         write_or_print(json_text("comparisons", comparisons), flags.out)
         return
