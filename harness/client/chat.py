@@ -60,12 +60,17 @@ class ChatReply:
     finish: Finish
     prompt_tokens: int
     completion_tokens: int
+    """Reasoning included."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """Top log-probabilities of the first token."""
     price_share: float = 1.0
     """Share of the list price that it cost when it was requested: 0.5 in a batch."""
     cached: bool = False
     """Taken from the reply cache: this run paid nothing for it."""
+    reasoning: str = ""
+    """What a server with a reasoning parser sends beside the text."""
+    reasoning_tokens: int | None = None
+    """Those of `completion_tokens` spent on reasoning; None if the server has no such count."""
 
 
 def refusal_reason(status: int, message: str) -> Reason:

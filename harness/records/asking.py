@@ -24,6 +24,10 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+def is_empty(value: object) -> bool:
+    return not value
+
+
 def base_url(text: str) -> str:
     """Return an http(s) base URL without its last slash. Raise ConfigError if it has credentials or a query."""
     try:
@@ -125,7 +129,8 @@ class Failure(Record):
 class Answer(Record):
     """A model's answer to one prompt: one text per turn, or a failure.
 
-    A truncated answer (`finish` "length") is an answer: it is judged and counted as truncated.
+    `turns` is what a reader sees; `reasoning` is never judged, measured or sent back. A truncated answer (`finish`
+    "length") is an answer: it is judged and counted as truncated.
     """
 
     prompt_id: str
@@ -133,11 +138,15 @@ class Answer(Record):
     index: int = 0
     """Which of `Sampling.n` draws."""
     turns: tuple[str, ...] = ()
+    reasoning: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
+    """One text per turn, "" for a turn without; empty if no turn has reasoning."""
     finish: tuple[Finish, ...] = ()
     """Finish reasons, one per turn."""
     prompt_tokens: tuple[int, ...] = ()
     completion_tokens: tuple[int, ...] = ()
-    """Tokens by the server's count, one entry per turn."""
+    """Tokens by the server's count, one entry per turn; reasoning is included."""
+    reasoning_tokens: tuple[int, ...] = Field(default=(), exclude_if=is_empty)
+    """Those of `completion_tokens` spent on reasoning, one entry per turn; empty if the server has no such count."""
     seconds: float = 0.0
     """Wall time of all turns, waiting for a place included."""
     error: Failure | None = None
@@ -151,6 +160,11 @@ class Answer(Record):
     @property
     def truncated(self) -> bool:
         return "length" in self.finish
+
+    @property
+    def is_blank(self) -> bool:
+        """Return whether a turn shows the reader nothing: the model wrote nothing, or was cut while reasoning."""
+        return self.error is None and not all(turn.strip() for turn in self.turns)
 
     @property
     def key(self) -> str:

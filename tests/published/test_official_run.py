@@ -107,8 +107,7 @@ def test_without_a_judge_the_choices_are_named(harness: Callable[..., Done], tmp
 def test_the_official_questions_go_through_a_real_vllm(harness: Callable[..., Done], vllm_checkpoint: Path) -> None:
     with serving(FakeOpenAI(reply=judge_reply)) as judge:
         done = harness(
-            *("run", "--model", str(vllm_checkpoint), "--judge", f"endpoint:judge@{judge.url}", *QUICK, "--json"),
-            timeout=900,
+            *("run", "--model", str(vllm_checkpoint), "--judge", f"endpoint:judge@{judge.url}", *QUICK, "--json")
         )
 
     assert done.code == 0, done.err
