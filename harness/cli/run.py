@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+LASTING = frozenset({"context", "content_filter", "parse", "conflict", "truncated", "answer"})
+"""Failures that the same request most likely meets again."""
 Job = Callable[["list[SuiteRun]", "ProgressCallback"], Coroutine[Any, Any, T]]
 serving = partial(typer.Option, rich_help_panel="Serving")
 answering = partial(
@@ -152,9 +154,24 @@ def run(flags: RunFlags) -> None:
     incomplete = [card.suite for card in cards if not card.complete]
     if incomplete:
         raise IncompleteError(
-            f"too much unscored in {', '.join(incomplete)} (see the notes); "
-            "run the same command again to ask the failed ones again"
+            f"too much unscored in {', '.join(incomplete)} (see the notes); {advice([*failures(cards)])}"
         )
+
+
+def failures(cards: Sequence[ScoreCard]) -> Iterator[str]:
+    """Yield why answers and verdicts are missing from incomplete cards, each reason once per card and kind."""
+    for card in cards:
+        for kind in () if card.complete else ("unanswered", "unjudged"):
+            reasons = card.counts.get(kind)
+            yield from reasons if isinstance(reasons, dict) else ()
+
+
+def advice(reasons: Collection[str]) -> str:
+    """Return what to do about failures. A repetition helps only if one of them was a matter of luck."""
+    if not reasons or set(reasons) - LASTING:
+        return "run the same command again to ask the failed ones again"
+    hint = "; a judge that reasons needs `reasoning_room:`" if "truncated" in reasons else ""
+    return f"the same command would most likely fail in the same way ({', '.join(sorted(set(reasons)))}){hint}"
 
 
 def differences(run_plan: Plan) -> list[str]:

@@ -46,6 +46,7 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         citation = cite(spec.results, suite.name, judge_protocol(suite_plan.identities, spec.jury))
     judge_notes = dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note)
     notes = [*judge_differences(suite, suite_plan.judges), *results.notes, *judge_notes, *injection_notes(answers)]
+    notes += slot_notes(suite_plan, answers)
     notes += [*trust_notes(trust), *([] if citation is None else [citation.note]), *_incomplete_notes(headline)]
     return ScoreCard(
         suite=suite.name,
@@ -120,6 +121,25 @@ def injection_notes(answers: Sequence[Answer]) -> list[str]:
         return []
     share = f"{counts.suspect} of {counts.answers} answers hold words that could lead a judge (injection)"
     return [f"{share}: harness judge injections shows which"]
+
+
+def slot_notes(plan: SuitePlan, answers: Sequence[Answer]) -> list[str]:
+    """Return one sentence if filling the judge's prompt as the original tool does would change it, else nothing."""
+    prompts = {prompt.id: prompt for prompt in plan.prompts}
+    count = sum(
+        any(task.names_slots for task in plan.suite.tasks(prompts[answer.prompt_id], answer))
+        for answer in answers
+        if any("{" in text for text in answer.turns)
+    )
+    if not count:
+        return []
+    answer = "an answer names" if count == 1 else f"{count} answers name"
+    if plan.strict:
+        return [f"strict reference: {answer} a slot of the judge's prompt, which is filled there, as the original does"]
+    return [
+        f"deviation: {answer} a slot of the judge's prompt, which stays text; the original tool would fill it "
+        "(--strict-reference)"
+    ]
 
 
 def _trust(

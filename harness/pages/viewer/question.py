@@ -58,6 +58,7 @@ class JudgmentView:
     """True: the candidate wins; False: it loses; None: neither, or a rating."""
     notes: tuple[str, ...]
     reply: Text
+    reasoning: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class Box:
         number = f"answer {row.index}" if row.index else ""
         title = ", ".join(part for part in (row.judge, turn, number, order) if part)
         text = self.text("reply", row.reply, f"reply-{draw}-{position}", missing="no reply is stored")
-        return JudgmentView(title, outcome(row), _good(row), tuple(notes), text)
+        thoughts = self.text("reasoning", row.reasoning, f"thoughts-{draw}-{position}") if row.reasoning else None
+        return JudgmentView(title, outcome(row), _good(row), tuple(notes), text, thoughts)
 
 
 def outcome(row: Judgment) -> str:
@@ -179,6 +181,8 @@ def whole_text(run: Run, prompt_id: str, part: str) -> str | None:
     prompt = texts.prompts.get(prompt_id)
     if kind == "reply" and len(at) == 2:
         return _at([row.reply or "" for row in judgments if row.index == at[0]], at[1])
+    if kind == "thoughts" and len(at) == 2:
+        return _at([row.reasoning for row in judgments if row.index == at[0]], at[1])
     if kind == "answer" and len(at) == 2:
         return next((_at(row.turns, at[1]) for row in answers if row.index == at[0]), None)
     if kind == "baseline" and answers:
