@@ -19,8 +19,24 @@ from typing import Any
 from ..records import Finish, Reason, TokenLogprob
 from ..records.errors import ReplyError, printable
 
-CONTEXT_WORDS = re.compile(r"context length|maximum context|context_length_exceeded|max_model_len|too long", re.I)
-FILTER_WORDS = re.compile(r"content[ _](filter|policy|management)", re.I)
+CONTEXT_WORDS = re.compile(
+    r"context (length|size|window|limit)|maximum context|context_length_exceeded|exceed_context_size|max_model_len"
+    r"|too long|input token count|longer than the (model|maximum)|input length \(|must have less than \d+ tokens"
+    r"|`inputs` tokens \+ `max_new_tokens`|too many (input )?tokens",
+    re.I,
+)
+"""How OpenAI, vLLM, SGLang, TGI, llama.cpp, Gemini, Anthropic, Mistral and Cohere reject a prompt for its length."""
+CONTEXT_STATUS = frozenset({400, 413, 422})
+FILTER_WORDS = re.compile(
+    r"content[ _-](filter|policy|policies|management)|requires moderation|usage polic|invalid_prompt"
+    r"|(input|prompt|request|message|text|content)s? (was|were|is|has been|have been) (flagged|blocked)"
+    r"|ResponsibleAIPolicy|prohibited[ _]content|moderation_blocked|content_moderation",
+    re.I,
+)
+"""How OpenAI, Azure, OpenRouter and Gemini reject a prompt for what it says."""
+FILTER_STATUS = frozenset({400, 403, 422, 451})
+ACCOUNT_WORDS = re.compile(r"\b(account|organi[sz]ation|api key|subscription)\b", re.I)
+"""In a 403: the sender is rejected, not the prompt."""
 
 MOST_TOKENS = 100_000_000
 """Largest believable token count: ten times the largest context window on offer."""
@@ -132,7 +148,10 @@ def _storable(text: str) -> str:
 
 
 def _shown(body: object) -> str:
-    return printable(json.dumps(body))[:200]
+    try:
+        return printable(json.dumps(body))[:200]
+    except RecursionError:
+        return "it is nested too deeply"
 
 
 def _usage(usage: object) -> tuple[int, int, int | None]:
@@ -185,21 +204,61 @@ def _top_logprobs(logprobs: object) -> tuple[TokenLogprob, ...]:
 
 
 def refusal_reason(status: int, message: str) -> Reason:
-    """Return why a request was rejected for good."""
-    if status == 400 and CONTEXT_WORDS.search(message):
+    """Return why a request was rejected for good. `message`: the server's words and codes."""
+    if status in CONTEXT_STATUS and CONTEXT_WORDS.search(message):
         return "context"
-    return "content_filter" if FILTER_WORDS.search(message) else "http"
+    is_about_sender = status == 403 and ACCOUNT_WORDS.search(message)
+    filtered = status in FILTER_STATUS and FILTER_WORDS.search(message) and not is_about_sender
+    return "content_filter" if filtered else "http"
+
+
+def error_inside(body: dict[str, Any]) -> tuple[int, str] | None:
+    """Return the status and the words of an error sent as HTTP 200, as gateways do; None if there is a reply.
+
+    Without a readable code it counts as 502: the server behind the gateway failed.
+    """
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    error = first.get("error") or (None if first else body.get("error"))
+    if error:
+        code = error.get("code") if isinstance(error, dict) else None
+        text = str(code)
+        is_status = text.isdecimal() and len(text) == 3 and 400 <= int(text) < 600
+        limited = not is_status and RATE_WORDS.search(json.dumps(error))
+        return int(text) if is_status else 429 if limited else 502, words_of({"error": error})
+    if first.get("finish_reason") == "error":
+        return 502, BROKEN_OFF["error"][1]
+    return None
+
+
+RATE_WORDS = re.compile(r"rate[ _-]?limit|too many requests", re.I)
 
 
 def server_sentence(raw: bytes) -> str:
     """Return the server's own words in an error reply, at most 500 characters, on one line."""
+    return words_of(_parsed(raw))
+
+
+def server_codes(raw: bytes) -> str:
+    """Return the codes in an error reply, such as `context_length_exceeded`, separated by blanks."""
+    content = _parsed(raw)
+    error = content.get("error", content) if isinstance(content, dict) else None
+    names = ("code", "type", "status")
+    return " ".join(str(error[name])[:100] for name in names if error.get(name)) if isinstance(error, dict) else ""
+
+
+def _parsed(raw: bytes) -> object:
     text = raw.decode("utf-8", "replace")
     try:
-        content = json.loads(text)
-        for key in ("error", "message", "detail"):
-            if isinstance(content, dict) and key in content:
-                content = content[key]
-        text = content if isinstance(content, str) else json.dumps(content)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        pass
+        return text
+
+
+def words_of(content: object) -> str:
+    """Return the message in an error's content, at most 500 characters, on one line; all of it if it has none."""
+    for key in ("error", "message", "detail"):
+        if isinstance(content, dict) and key in content:
+            content = content[key]
+    text = content if isinstance(content, str) else json.dumps(content)
     return " ".join(printable(text).split())[:500]
