@@ -25,8 +25,8 @@ from ..records import Answer, Failure, Prompt, Sampling
 from ..records.errors import ConfigError, ReplyError
 from ..records.protocols import ServeOptions
 
-COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed"})
-"""Fields that every backend takes."""
+COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed", "patience"})
+"""Fields that every backend takes; `patience` is for a server of others, and for judges."""
 
 MIN_ROOM = 256  # tokens; a shorter answer would not represent the model
 SEEDS = 1 << 31  # every known server accepts smaller seeds

@@ -11,7 +11,17 @@ server sent; `body` limits its size.
 
 from .chat import REFUSALS_TO_STOP, ChatClient
 from .endpoint import Patience
-from .reading import ChatReply, error_inside, read_chat_reply, refusal_reason, server_codes, server_sentence
+from .reading import (
+    ChatReply,
+    error_inside,
+    is_starting,
+    read_chat_reply,
+    read_count,
+    refusal_reason,
+    server_codes,
+    server_sentence,
+    storable,
+)
 
 __all__ = [
     "REFUSALS_TO_STOP",
@@ -19,8 +29,11 @@ __all__ = [
     "ChatReply",
     "Patience",
     "error_inside",
+    "is_starting",
     "read_chat_reply",
+    "read_count",
     "refusal_reason",
     "server_codes",
     "server_sentence",
+    "storable",
 ]

@@ -21,6 +21,7 @@ from .flow import NOTHING, Launch, RateLimitHints, read_headers
 from .reading import (
     ChatReply,
     error_inside,
+    is_starting,
     read_chat_reply,
     refusal_reason,
     server_codes,
@@ -257,8 +258,8 @@ class ChatClient:
             self._joined.refused(launch, hints, self._backoff(4))
             return FailedTry(error, hints.retry_after)
         if status == 408 or status >= 500:
-            is_starting = status == 503 and hints.retry_after is not None
-            failed = self._failed(launch, "http", message, status, is_starting=is_starting)
+            starting = is_starting(status, message, hints.retry_after)
+            failed = self._failed(launch, "http", message, status, is_starting=starting)
             return replace(failed, wait=hints.retry_after)
         if status in (409, 425):
             self._joined.taken(launch, hints, None)

@@ -6,7 +6,7 @@
 ('four', '2 + 2')
 
 Token counts and log-probabilities are extras: what is unreadable of them is left out, and the reply is kept.
-Surrogates, which no file can store, become question marks.
+Surrogates become question marks.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ def read_chat_reply(body: dict[str, Any], *, accept_calls: bool = True) -> ChatR
     reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning")) or thoughts
     prompt_tokens, completion_tokens, reasoning_tokens = _usage(body.get("usage"))
     return ChatReply(
-        text=_storable(text),
+        text=storable(text),
         finish="length" if finish == "length" else "stop",
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         logprobs=_top_logprobs(choice.get("logprobs")),
-        reasoning=_storable(reasoning),
+        reasoning=storable(reasoning),
         reasoning_tokens=reasoning_tokens,
     )
 
@@ -143,7 +143,8 @@ def _called_with(message: dict[str, Any]) -> str:
     return _words(calls[0]["function"].get("arguments") or "") if calls else ""
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    """Return the text with question marks for surrogates, which no file can store."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -197,7 +198,7 @@ def _top_logprobs(logprobs: object) -> tuple[TokenLogprob, ...]:
     elif isinstance(tops, list):
         pairs = [(top.get("token"), top.get("logprob")) for top in tops if isinstance(top, dict)]
     return tuple(
-        TokenLogprob(token=_storable(token), logprob=value)
+        TokenLogprob(token=storable(token), logprob=value)
         for token, value in pairs
         if isinstance(token, str) and isinstance(value, int | float) and abs(value) < LARGEST_LOGPROB
     )
@@ -210,6 +211,17 @@ def refusal_reason(status: int, message: str) -> Reason:
     is_about_sender = status == 403 and ACCOUNT_WORDS.search(message)
     filtered = status in FILTER_STATUS and FILTER_WORDS.search(message) and not is_about_sender
     return "content_filter" if filtered else "http"
+
+
+def is_starting(status: int, message: str, retry_after: object) -> bool:
+    """Return whether a rejection means that the server loads its model: 503 with Retry-After, or in llama.cpp's words.
+
+    `message`: the server's sentence; `retry_after`: the header, None if there is none.
+    """
+    return status == 503 and (retry_after is not None or LOADING_WORDS.search(message) is not None)
+
+
+LOADING_WORDS = re.compile(r"loading|warming up|cold start", re.I)
 
 
 def error_inside(body: dict[str, Any]) -> tuple[int, str] | None:
