@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import resource
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from typing import NoReturn
@@ -28,6 +30,8 @@ REFUSED_PATIENCE = 900.0
 log = logging.getLogger(__name__)
 KEEP_ALIVE = 75.0
 """Seconds an idle connection is kept."""
+OTHER_FILES = 128
+"""Files that a run has open besides its connections; a row of a jury's run has about 20."""
 LONG_HOLD = 10.0
 """Seconds of waiting from which on the log reports it."""
 FIRST_GUESS = 400.0
@@ -178,7 +182,7 @@ class Endpoint:
         terms = self._terms
         patience = [client.patience for client in terms if client.patience is not None]
         self.breaker.patience = reduce(Patience.longest, patience) if patience else None
-        self.flow.agree(sum(client.concurrency for client in terms), adaptive=bool(patience))
+        self.flow.agree(_open_files_for(sum(client.concurrency for client in terms)), adaptive=bool(patience))
         rpm = min((client.rpm for client in terms if client.rpm is not None), default=None)
         tpm = min((client.tpm for client in terms if client.tpm is not None), default=None)
         self.flow.requests = _bucket(self.flow.requests, rpm)
@@ -283,6 +287,28 @@ class Endpoint:
         if self._timer is not None:
             self._timer.cancel()
         await self.session.close()
+
+
+def _open_files_for(places: int) -> int:
+    """Return how many calls may be in flight at once: all, unless this process may not open a file for each.
+
+    The soft limit (often 1,024) is raised as far as the system allows.
+    """
+    needed = places + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return places
+    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft >= needed:
+        return places
+    fewer = max(1, soft - OTHER_FILES)
+    log.warning(
+        "%d calls in flight need %d open files, but `ulimit -n` allows %d: at most %d", places, needed, soft, fewer
+    )
+    return min(places, fewer)
 
 
 def _bucket(old: Bucket | None, per_minute: float | None) -> Bucket | None:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..records import Finish, Reason, TokenLogprob
 from ..records.errors import ReplyError, printable
+from ..records.reasoning import TAGS
 
 CONTEXT_WORDS = re.compile(
     r"context (length|size|window|limit)|maximum context|context_length_exceeded|exceed_context_size|max_model_len"
@@ -55,7 +57,7 @@ class ChatReply:
     completion_tokens: int
     """Reasoning included."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Top log-probabilities of the first token."""
+    """Top log-probabilities of the first token that is neither thought nor mark-up."""
     price_share: float = 1.0
     """Share of the list price that it cost when it was requested: 0.5 in a batch."""
     cached: bool = False
@@ -184,14 +186,20 @@ def tokens_used(body: dict[str, Any]) -> float | None:
 
 
 def _top_logprobs(logprobs: object) -> tuple[TokenLogprob, ...]:
-    """Return the readable entries for the first token, also from the form of the old completions API."""
+    """Return the readable entries for the first visible token, also from the form of the old completions API."""
     if not isinstance(logprobs, dict):
         return ()
-    positions = logprobs.get("content") or logprobs.get("top_logprobs")
-    first = positions[0] if isinstance(positions, list) and positions else None
-    if not isinstance(first, dict):
+    content, tops = logprobs.get("content"), logprobs.get("top_logprobs")
+    if content:
+        entries = [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
+        tops = [entry.get("top_logprobs") for entry in entries]
+        tokens = [_text(entry.get("token")) for entry in entries]
+    else:
+        tokens = [_text(token) for token in logprobs.get("tokens") or ()]
+    if not isinstance(tops, list) or not tops:
         return ()
-    tops = first.get("top_logprobs") if logprobs.get("content") else first
+    position = _first_visible(tokens)
+    tops = tops[position if position < len(tops) else 0]
     pairs: list[tuple[object, object]] = []
     if isinstance(tops, dict):
         pairs = list(tops.items())
@@ -202,6 +210,24 @@ def _top_logprobs(logprobs: object) -> tuple[TokenLogprob, ...]:
         for token, value in pairs
         if isinstance(token, str) and isinstance(value, int | float) and abs(value) < LARGEST_LOGPROB
     )
+
+
+def _first_visible(tokens: Sequence[str]) -> int:
+    """Return the position of the first token with a letter or digit, after the thoughts if they are among the tokens.
+
+    It is 0 if there is none, so that a reply cut in its thoughts shows how it begins.
+    """
+    text, start = "", 0
+    for position, token in enumerate(tokens):
+        text += token
+        if any(text.rstrip().endswith(closing) for _, closing in TAGS):
+            start = position + 1
+    rest = (token.strip(BLANK_MARKS) for token in tokens[start:])
+    return next((start + later for later, token in enumerate(rest) if any(map(str.isalnum, token))), 0)
+
+
+BLANK_MARKS = " \t\r\n\u0120\u010a\u2581"
+"""White space, and how byte-level BPE and SentencePiece write blank and newline."""
 
 
 def refusal_reason(status: int, message: str) -> Reason:
