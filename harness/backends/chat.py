@@ -25,8 +25,8 @@ from ..records import Answer, Failure, Prompt, Sampling
 from ..records.errors import ConfigError, ReplyError
 from ..records.protocols import ServeOptions
 
-COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed"})
-"""Fields that every backend takes."""
+COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed", "patience"})
+"""Fields that every backend takes; `patience` is for a server of others, and for judges."""
 
 MIN_ROOM = 256  # tokens; a shorter answer would not represent the model
 SEEDS = 1 << 31  # every known server accepts smaller seeds
@@ -119,7 +119,7 @@ class ChatCompletions:
 
     async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply:
         body = {"model": self.model, "messages": _json(messages), **params}
-        return read_chat_reply(await self.post(f"{self.base}/chat/completions", body))
+        return read_chat_reply(await self.post(f"{self.base}/chat/completions", body), accept_calls=False)
 
     async def count(self, messages: Sequence[Message]) -> int | None:
         if self.tokenize:
