@@ -119,7 +119,7 @@ class ChatCompletions:
 
     async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply:
         body = {"model": self.model, "messages": _json(messages), **params}
-        return read_chat_reply(await self.post(f"{self.base}/chat/completions", body))
+        return read_chat_reply(await self.post(f"{self.base}/chat/completions", body), accept_calls=False)
 
     async def count(self, messages: Sequence[Message]) -> int | None:
         if self.tokenize:

@@ -5,9 +5,11 @@
 ('Paris', 'stop')
 
 It decides when to wait and which error to raise, but knows no prompts, judges or budgets. `chat` is the client,
-`endpoint` what all clients of one endpoint share, `flow` (pure) when the next call may go out.
+`endpoint` what all clients of one endpoint share; pure are `flow`, when the next call may go out, and `reading`, what a
+server sent.
 """
 
-from .chat import REFUSALS_TO_STOP, ChatClient, ChatReply, read_chat_reply, server_sentence
+from .chat import REFUSALS_TO_STOP, ChatClient
+from .reading import ChatReply, read_chat_reply, refusal_reason, server_sentence
 
-__all__ = ["REFUSALS_TO_STOP", "ChatClient", "ChatReply", "read_chat_reply", "server_sentence"]
+__all__ = ["REFUSALS_TO_STOP", "ChatClient", "ChatReply", "read_chat_reply", "refusal_reason", "server_sentence"]

@@ -1,10 +1,9 @@
-"""The client: repeat a call until it is answered, rejected for good, or its endpoint is given up; read its reply."""
+"""The client: repeat a call until it is answered, rejected for good, or its endpoint is given up."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 import random
 import re
 from dataclasses import dataclass
@@ -14,17 +13,16 @@ from urllib.request import getproxies, proxy_bypass
 
 from pydantic import JsonValue
 
-from ..records import Access, Finish, Reason, TokenLogprob
-from ..records.errors import ReplyError, printable
+from ..records import Access, Reason
+from ..records.errors import ReplyError
 from .endpoint import Endpoint, Terms, join, leave
 from .flow import Launch, RateLimitHints, read_headers
+from .reading import ChatReply, read_chat_reply, refusal_reason, server_sentence, tokens_used
 
 if TYPE_CHECKING:
     from yarl import URL
 
 
-CONTEXT_WORDS = re.compile(r"context length|maximum context|context_length_exceeded|max_model_len|too long", re.I)
-FILTER_WORDS = re.compile(r"content[ _](filter|policy|management)", re.I)
 QUOTA_WORDS = re.compile(r"insufficient_quota|exceeded your current quota|billing_hard_limit|credit balance", re.I)
 TOO_LARGE_WORDS = re.compile(r"request too large", re.I)
 PARAMETER_WORDS = re.compile(
@@ -52,100 +50,10 @@ HINT = "if the model rejects a parameter, set it under `params:` in the judge's 
 BEARER = Access()
 
 
-@dataclass(frozen=True)
-class ChatReply:
-    """One completion. `text` may be empty; `finish` is "length" when the token limit cut it."""
-
-    text: str
-    finish: Finish
-    prompt_tokens: int
-    completion_tokens: int
-    """Reasoning included."""
-    logprobs: tuple[TokenLogprob, ...] = ()
-    """Top log-probabilities of the first token."""
-    price_share: float = 1.0
-    """Share of the list price that it cost when it was requested: 0.5 in a batch."""
-    cached: bool = False
-    """Taken from the reply cache: this run paid nothing for it."""
-    reasoning: str = ""
-    """What a server with a reasoning parser sends beside the text."""
-    reasoning_tokens: int | None = None
-    """Those of `completion_tokens` spent on reasoning; None if the server has no such count."""
-
-
-def refusal_reason(status: int, message: str) -> Reason:
-    """Return why a request was rejected for good."""
-    if status == 400 and CONTEXT_WORDS.search(message):
-        return "context"
-    return "content_filter" if FILTER_WORDS.search(message) else "http"
-
-
-def server_sentence(raw: bytes) -> str:
-    """Return the server's own words in an error reply, at most 500 characters, on one line."""
-    text = raw.decode("utf-8", "replace")
-    try:
-        content = json.loads(text)
-        for key in ("error", "message", "detail"):
-            if isinstance(content, dict) and key in content:
-                content = content[key]
-        text = content if isinstance(content, str) else json.dumps(content)
-    except (ValueError, RecursionError):
-        pass
-    return " ".join(printable(text).split())[:500]
-
-
-def read_chat_reply(body: dict[str, Any]) -> ChatReply:
-    """Return the first choice of a chat completion.
-
-    Raise ReplyError if it was filtered, has no message, or has a field of a wrong type. Surrogates, which no file can
-    store, become question marks.
-    """
-    try:
-        choice = body["choices"][0]
-        text = choice["message"].get("content") or _called_with(choice["message"])
-        if not isinstance(text, str):
-            raise TypeError("content is not text")
-        finish = choice.get("finish_reason")
-        usage = body.get("usage") or {}
-        reply = ChatReply(
-            text=text.encode("utf-8", "replace").decode("utf-8"),
-            finish="length" if finish == "length" else "stop",
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
-            logprobs=_top_logprobs(choice),
-        )
-    except (LookupError, TypeError, AttributeError, ValueError, OverflowError):
-        raise ReplyError(
-            f"not a chat completion: {printable(json.dumps(body))[:200]}", reason="http", status=200
-        ) from None
-    if finish == "content_filter":
-        raise ReplyError("the server withheld the reply (content_filter)", reason="content_filter", status=200)
-    return reply
-
-
-def _called_with(message: dict[str, Any]) -> Any:
-    """Return the arguments of the function call in a reply without text, which is how some judges return JSON."""
-    calls = message.get("tool_calls") or []
-    return (calls[0]["function"].get("arguments") or "") if calls else ""
-
-
-def _top_logprobs(choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
-    tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
-    tops = [top for top in tops if isinstance(top["logprob"], int | float) and math.isfinite(top["logprob"])]
-    return tuple(TokenLogprob(token=top["token"], logprob=top["logprob"]) for top in tops)
-
-
 def tokens_to_come(body: dict[str, JsonValue], usual: float) -> float:
     """Estimate a reply's tokens: as many as usual, within the request's own limit."""
     limits = [body.get("max_tokens"), body.get("max_completion_tokens")]
     return min([usual, *(float(limit) for limit in limits if isinstance(limit, int))])
-
-
-def tokens_used(body: dict[str, Any]) -> float | None:
-    """Return the tokens of prompt and reply by the server's count; None if it has no count."""
-    usage = body.get("usage")
-    total = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return float(total) if isinstance(total, int) else None
 
 
 @dataclass(frozen=True)

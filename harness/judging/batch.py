@@ -33,8 +33,7 @@ from openai import APIStatusError, AsyncOpenAI, OpenAIError
 from openai.types import Batch, FileObject
 from pydantic import ValidationError
 
-from ..client import ChatReply, read_chat_reply, server_sentence
-from ..client.chat import refusal_reason
+from ..client import ChatReply, read_chat_reply, refusal_reason, server_sentence
 from ..records import Access, JudgeSpec, Record
 from ..records.errors import ConfigError, JudgeUnavailableError, ReplyError, StoreError
 from ..store.files import dump_json, write_atomic, write_chunks

@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 from pydantic import JsonValue
 
-from harness.client import ChatClient, ChatReply, read_chat_reply
+from harness.client import ChatClient, ChatReply
 from harness.records.errors import EndpointDownError, ReplyError
 from tests.fakes.openai_server import BAD_429, BAD_500, CUT_OFF, TOO_LONG, FakeOpenAI, Reply, serving
 
@@ -69,33 +69,6 @@ def test_a_filtered_completion_is_a_failure_of_its_own() -> None:
         ask(fake, once)
 
     assert error.value.reason == "content_filter"
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"choices": [{"message": {"content": ["a"]}}]},
-        {"choices": [{"message": {"content": "a"}}], "usage": [1]},
-        {"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": "many"}},
-        {"choices": [{"message": {"content": "a"}}], "usage": {"completion_tokens": float("inf")}},
-        {"choices": [{"message": "a"}]},
-        {"choices": []},
-        {},
-    ],
-)
-def test_a_reply_of_another_form_is_a_failure_not_a_crash(body: dict[str, object]) -> None:
-    with pytest.raises(ReplyError, match="not a chat completion"):
-        read_chat_reply(body)
-
-
-def test_a_lone_surrogate_becomes_a_question_mark_and_an_infinite_logprob_is_left_out() -> None:
-    tops = [{"token": "m", "logprob": float("-inf")}, {"token": "M", "logprob": -0.5}, {"token": "x", "logprob": None}]
-    choice = {"message": {"content": "a\ud800b"}, "logprobs": {"content": [{"top_logprobs": tops}]}}
-
-    reply = read_chat_reply({"choices": [choice]})
-
-    assert reply.text == "a?b"
-    assert [(top.token, top.logprob) for top in reply.logprobs] == [("M", -0.5)]
 
 
 def test_what_a_server_says_in_an_error_cannot_steer_a_terminal_or_repeat_the_key() -> None:
