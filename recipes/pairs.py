@@ -267,7 +267,7 @@ class Tally:
             return
         self.counts["truncated"] += answer.truncated
         self.characters.append(len(answer.turns[0]))
-        self.tokens += answer.completion_tokens[:1]
+        self.tokens += [] if answer.visible_tokens is None else [answer.visible_tokens]
         if reward is None or reward.value is None:
             self.counts["unrewarded"] += 1
         else:

@@ -98,7 +98,7 @@ def installed_parsers() -> frozenset[str]:
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         file = Path(folder) / "reasoning" / "__init__.py"
         if file.is_file():
-            return frozenset(re.findall(r'^    "(\w+)": \($', file.read_text("utf-8"), re.M))
+            return frozenset(re.findall(r'^    "(\w+)": \(', file.read_text("utf-8"), re.M))
     return frozenset()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
-from .asking import ModelRef, Record
+from .asking import ModelRef, Record, is_empty
 from .errors import ConfigError, one_line
 from .judging import JudgeSpec, JuryRule
 
@@ -33,12 +33,12 @@ class ServeSpec(Record):
     """Numbers of the GPUs the server may use, e.g. `2,3`."""
     dtype: str | None = None
     quantization: str | None = None
-    reasoning: str = "auto"
+    reasoning: str = Field(default="auto", exclude_if=lambda name: name == "auto")
     """`auto`, `off`, or the name of a vLLM reasoning parser."""
-    reasoning_effort: str | None = None
-    reasoning_room: int | None = Field(default=None, gt=0)
+    reasoning_effort: str | None = Field(default=None, exclude_if=is_empty)
+    reasoning_room: int | None = Field(default=None, gt=0, exclude_if=is_empty)
     """Tokens for reasoning, besides the benchmark's own limit."""
-    chat_template_kwargs: dict[str, JsonValue] | None = None
+    chat_template_kwargs: dict[str, JsonValue] | None = Field(default=None, exclude_if=is_empty)
     """Variables of the chat template, e.g. `enable_thinking: false`; on the command line a JSON object."""
     max_model_len: int | None = Field(default=None, gt=0)
     engine_args: tuple[str, ...] = ()
