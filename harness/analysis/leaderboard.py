@@ -208,9 +208,8 @@ def rank(
             for name, value in protocol.items()
             if any(sibling.protocol.get(name) != value for sibling in siblings)
         }
-        tables.append(
-            _table(group, questions, fusion, rank_incomplete=rank_incomplete).model_copy(update={"differs": differs})
-        )
+        table = _table(group, questions, fusion, rank_incomplete=rank_incomplete)
+        tables.append(table.model_copy(update={"differs": differs}))
     return tables
 
 
@@ -278,7 +277,10 @@ def _category_metric(card: ScoreCard) -> str:
 
 
 def _length(card: ScoreCard) -> float | None:
-    """Return the suite's own mean length of an answer, else tokens per answer by the server's count, without reasoning."""
+    """Return the suite's own mean length of an answer, else tokens per answer as counted by the server.
+
+    Reasoning is not counted.
+    """
     length = facts_of(card.suite).length_of(card.scores)
     if length is not None:
         return card.scores[length.name].value

@@ -15,6 +15,7 @@ from ..judging.jury import Combined, combine, judge_differences, judge_label, ju
 from ..records import MAX_EMPTY, AnchorCheck, Answer, Judging, Judgment, Prompt, Score, ScoreCard, SuiteScores, digest
 from ..records.errors import ConfigError
 from ..records.protocols import Numbers
+from ..records.settings import RunSpec
 from ..store import RunStore
 from ..store.provenance import provenance
 from ..suites.scoring import is_complete, rules_of
@@ -108,12 +109,18 @@ def _provenance(plan: Plan, run: SuiteRun, citation: Citation | None) -> dict[st
     return {
         "model": plan.identity,
         "run_id": run.store.folder.name,
-        "config": digest(spec.model_dump(mode="json", exclude=NOT_MEASURED))[:12],
+        "config": _config_digest(spec),
         "seed": spec.seed,
         **({} if anchors is None else {"anchors": anchors.sha}),  # not in the protocol: they change no score
         **({} if citation is None else {"calibration": citation.provenance}),
         **({} if plan.fusion is None else {"fusion": plan.fusion.model_dump(mode="json")}),
     }
+
+
+def _config_digest(spec: RunSpec) -> str:
+    settings = spec.model_dump(mode="json", exclude=NOT_MEASURED)
+    # an option of earlier versions: digests of runs that change nothing about reasoning stay what they were
+    return digest(settings | {"serve": {"reasoning_parser": None} | settings["serve"]})[:12]
 
 
 def injection_notes(answers: Sequence[Answer]) -> list[str]:
@@ -137,9 +144,8 @@ def _thinking_notes(identity: dict[str, JsonValue]) -> list[str]:
 def reasoning_notes(answers: Sequence[Answer]) -> list[str]:
     """Return one sentence if reasoning was split off answers' texts, else nothing."""
     split = sum(answer.is_split for answer in answers)
-    return [f"{split} of {len(answers)} answers had reasoning in their text; it was split off by its marks"] * (
-        split > 0
-    )
+    text = f"{split} of {len(answers)} answers had reasoning in their text; it was split off by its marks"
+    return [text] * (split > 0)
 
 
 def empty_notes(answers: Sequence[Answer]) -> list[str]:

@@ -148,13 +148,10 @@ def _limits(suite: str, evidence: Evidence, policy: GatePolicy, candidate: str, 
             ("judge_failures", run, judge_failures(card), limits.judge_failures),
         )
     ]
-    # runs without an empty answer have nothing to say about them
+    # a run without an empty answer gets no row
     shares += [
-        (name, run, card.empty_share or None, limits.empty)
-        for name, run, card in (
-            ("empty", candidate, evidence.candidate),
-            ("empty_baseline", baseline, evidence.baseline),
-        )
+        ("empty", candidate, evidence.candidate.empty_share or None, limits.empty),
+        ("empty_baseline", baseline, evidence.baseline.empty_share or None, limits.empty),
     ]
     shares += [
         ("truncated", candidate, truncated, limits.truncated),

@@ -39,7 +39,7 @@ class GateLimits(Record):
     """Of judgments without a verdict, in either run; above it the gate is invalid."""
     truncated: float | None = Field(default=0.1, ge=0, le=1)
     """Of the candidate's answers; above it the candidate fails."""
-    empty: float | None = Field(default=MAX_EMPTY, ge=0, le=1)
+    empty: float | None = Field(default=MAX_EMPTY, ge=0, le=1, exclude_if=lambda share: share == MAX_EMPTY)
     """Of the answers: above it the candidate fails, or the gate is invalid if it is the baseline."""
     truncated_rise: float | None = Field(default=0.05, ge=0, le=1)
     """Candidate's share minus the baseline's; above it the candidate fails."""
