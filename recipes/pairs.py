@@ -50,7 +50,10 @@ class RewardedAnswer:
 
     @property
     def chosen(self) -> Chosen:
-        return Chosen(text=self.text, model=self.model, index=self.answer.index, reward=self.reward)
+        reasoning = self.answer.reasoning[0] if self.answer.reasoning else ""
+        return Chosen(
+            text=self.text, model=self.model, index=self.answer.index, reward=self.reward, reasoning=reasoning
+        )
 
 
 def read_prompts(path: Path, part: Part) -> list[PromptRow]:
