@@ -148,6 +148,11 @@ def _limits(suite: str, evidence: Evidence, policy: GatePolicy, candidate: str, 
             ("judge_failures", run, judge_failures(card), limits.judge_failures),
         )
     ]
+    # a run without an empty answer gets no row
+    shares += [
+        ("empty", candidate, evidence.candidate.empty_share or None, limits.empty),
+        ("empty_baseline", baseline, evidence.baseline.empty_share or None, limits.empty),
+    ]
     shares += [
         ("truncated", candidate, truncated, limits.truncated),
         ("truncated_rise", candidate, rise, limits.truncated_rise),
@@ -187,7 +192,7 @@ def _verdict(
         if result.found == "missing" and result.tier != "advisory"
     ]
     invalid += [] if results else ["no check: the policy names none, and there is no default for these suites"]
-    invalid += _exceeded(limits, names=("unscored", "judge_failures"))
+    invalid += _exceeded(limits, names=("unscored", "judge_failures", "empty_baseline"))
     if invalid:
         return "invalid", invalid
     failed = _failures(results, limits)
@@ -219,7 +224,7 @@ def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult]) -> 
     failed += [
         f"{named(result)}: below the floor of {result.floor:g}" for result in deciding if result.above_floor is False
     ]
-    return failed + _exceeded(limits, names=("truncated", "truncated_rise"))
+    return failed + _exceeded(limits, names=("empty", "truncated", "truncated_rise"))
 
 
 def sentence(result: CheckResult, policy: GatePolicy) -> str:
