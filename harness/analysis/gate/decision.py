@@ -252,6 +252,6 @@ def _what_decides(result: CheckResult, questions: int) -> str:
         return text
     repeats = f", or {result.repeats} judgments of each question" if result.repeats else ""
     return (
-        f"{text}: an equal model passes with them at a margin of {result.resolvable:.3g}, and at {result.margin:g} with "
-        f"about {result.needed}{repeats}"
+        f"{text}: an equal model passes with them at a margin of {result.resolvable:.3g}, "
+        f"and at {result.margin:g} with about {result.needed}{repeats}"
     )
