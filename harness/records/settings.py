@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import Field, JsonValue, ValidationError
 
-from .asking import ModelRef, Record
+from .asking import ModelRef, Record, is_empty
 from .errors import ConfigError, one_line
 from .judging import JudgeSpec, JuryRule
 
@@ -44,7 +44,7 @@ class ServeSpec(Record):
     """Requests per minute to `endpoint:`, at most."""
     tpm: float | None = Field(default=None, gt=0)
     """Tokens per minute to `endpoint:`, at most."""
-    patience: float | None = Field(default=None, gt=0)
+    patience: float | None = Field(default=None, gt=0, exclude_if=is_empty)
     """Seconds that `endpoint:`, or a judge without a `patience` of its own, may stay down."""
 
 
