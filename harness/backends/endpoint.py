@@ -22,8 +22,10 @@ from ..records import ModelRef
 from ..records.errors import ConfigError, ReplyError, ServerError
 from ..records.protocols import Served, ServeOptions
 from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, refuse_unknown
+from .thinking import Thinking, request_fields, switches
 
 KEY = "HARNESS_ENDPOINT_KEY"
+HONOURED = ("max_model_len", "rpm", "tpm", "chat_template_kwargs", "reasoning_effort", "reasoning_room")
 OPENAI_HOST = "api.openai.com"
 LONGEST_WAIT = 10.0
 """Seconds between two looks at a server that is not up yet."""
@@ -40,7 +42,7 @@ class EndpointBackend(ChatBackend):
         super().__init__()
         if model.scheme != "endpoint" or model.url is None:
             raise ConfigError(f"backend 'endpoint' needs --model endpoint:NAME@http://HOST:PORT/v1, not {str(model)!r}")
-        refuse_unknown(options, "endpoint", ("max_model_len", "rpm", "tpm"))
+        refuse_unknown(options, "endpoint", HONOURED)
         self.model = model
         self.options = options
         self._url = model.url
@@ -52,6 +54,8 @@ class EndpointBackend(ChatBackend):
         facts: dict[str, JsonValue] = {"backend": "endpoint", "model": self.model.name, "host": parts.hostname}
         if self.options.max_model_len is not None:
             facts["max_model_len"] = self.options.max_model_len
+        if switches(self.options):
+            facts["thinking"] = switches(self.options)
         return facts
 
     async def __aenter__(self) -> Self:
@@ -68,9 +72,10 @@ class EndpointBackend(ChatBackend):
                 patience=Patience.of(options.patience),
             )
             self._client = await stack.enter_async_context(client)
-            dialogue = ChatCompletions(self._post, self.model.name, base="")
+            dialogue = ChatCompletions(self._post, self.model.name, base="", switches=request_fields(options))
             # no seed unless the sampling has one: not every server takes it
-            self._asker = Asker(dialogue, ContextWindow(self.options.max_model_len or limit), self.model.label)
+            context, thinking = ContextWindow(options.max_model_len or limit), Thinking(options.reasoning_room or 0)
+            self._asker = Asker(dialogue, context, self.model.label, thinking=thinking)
             self._stack = stack.pop_all()
         return self
 

@@ -153,6 +153,8 @@ class Answer(Record):
     """Tokens by the server's count, one entry per turn; reasoning is included."""
     reasoning_tokens: tuple[int, ...] = Field(default=(), exclude_if=is_empty)
     """Those of `completion_tokens` spent on reasoning, one entry per turn; empty if the server has no such count."""
+    is_split: bool = Field(default=False, exclude_if=is_empty)
+    """Whether the reasoning was split off the text here, by its marks, instead of sent apart by the server."""
     seconds: float = 0.0
     """Wall time of all turns, waiting for a place included."""
     error: Failure | None = None
@@ -171,6 +173,19 @@ class Answer(Record):
     def is_blank(self) -> bool:
         """Return whether a turn shows the reader nothing: the model wrote nothing, or was cut while reasoning."""
         return self.error is None and not all(turn.strip() for turn in self.turns)
+
+    @property
+    def is_cut_in_reasoning(self) -> bool:
+        """Return whether a turn shows nothing because the token limit came before the reasoning ended."""
+        turns = zip(self.turns, self.reasoning, self.finish, strict=False)
+        return any(not turn.strip() and thoughts and finish == "length" for turn, thoughts, finish in turns)
+
+    @property
+    def visible_tokens(self) -> int | None:
+        """Return the tokens of what a reader sees, all turns together; None if the server's count cannot be divided."""
+        if not self.completion_tokens or (any(self.reasoning) and not self.reasoning_tokens):
+            return None
+        return sum(self.completion_tokens) - sum(self.reasoning_tokens)
 
     @property
     def key(self) -> str:

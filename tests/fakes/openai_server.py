@@ -52,6 +52,8 @@ class Reply:
 
     text: str = ""
     finish: str = "stop"
+    reasoning: str = ""
+    """What a reasoning parser splits off."""
     tops: tuple[tuple[str, float], ...] = ()
     status: int = 200
     retry_after: float | None = None
@@ -251,12 +253,14 @@ def _respond(request: Request, reply: Reply, model: str) -> web.Response:
     choice: dict[str, Any] = {"index": 0, "finish_reason": reply.finish}
     if request.path.endswith("/chat/completions"):
         choice["message"] = {"role": "assistant", "content": reply.text}
+        if reply.reasoning:
+            choice["message"]["reasoning"] = reply.reasoning
         tops = [{"token": token, "logprob": value, "bytes": None} for token, value in reply.tops]
         choice["logprobs"] = {"content": [{**tops[0], "top_logprobs": tops}]} if tops else None
     else:
         choice["text"] = reply.text
     asked = " ".join(str(message["content"]) for message in request.messages) or request.last
-    usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(reply.text.split())}
+    usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(f"{reply.text} {reply.reasoning}".split())}
     usage["total_tokens"] = sum(usage.values())
     return web.json_response({"id": "fake", "model": model, "choices": [choice], "usage": usage})
 
