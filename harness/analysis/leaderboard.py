@@ -205,13 +205,13 @@ def rank(
 
 def _table(cards: list[ScoreCard], questions: Mapping[str, QuestionSums], fusion: Mapping[str, Fusion]) -> Table:
     first = cards[0]
-    ordered = sorted(cards, key=lambda card: (not card.complete, -_value(card), card.model, run_id(card)))
-    ranges = rank_ranges([card for card in ordered if card.complete], questions)
+    ordered = sorted(cards, key=lambda card: (not _is_ranked(card), -_value(card), card.model, run_id(card)))
+    ranges = rank_ranges([card for card in ordered if _is_ranked(card)], questions)
     metric = _category_metric(first)
     rows: list[BoardRow] = []
     for position, card in enumerate(ordered):
         row = _row(card, metric, fusion)
-        if card.complete:
+        if _is_ranked(card):
             # equal values share a rank, and the next one skips it: 1, 2, 2, 4
             tied = bool(rows) and _value(card) == rows[-1].score.value
             above = against(card, ordered[position - 1], questions) if position else None
@@ -273,6 +273,10 @@ def _number(value: JsonValue) -> float | None:
 def _date(value: JsonValue) -> str | None:
     match = re.match(r"\d{4}-\d{2}-\d{2}", value) if isinstance(value, str) else None
     return match[0] if match else None
+
+
+def _is_ranked(card: ScoreCard) -> bool:
+    return card.complete and card.scores[card.headline].value is not None
 
 
 def _value(card: ScoreCard) -> float:
