@@ -33,7 +33,7 @@ from .scoring import incomplete_notes, is_complete_card
 FAILED_CALL = "$ERROR$"
 """Stored by FastChat (common.py API_ERROR_OUTPUT) and Arena-Hard in place of an answer or judgment that failed."""
 ROWS = (".json", ".jsonl")
-PACKED: dict[str, Callable[[Path], IO[bytes]]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+PACKED: dict[str, Callable[..., IO[bytes]]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}  # type: ignore[dict-item]  # overloads
 """Ending -> opener, of the compressions that every Python reads."""
 UNREADABLE = (".zst", ".zip", ".7z", ".lz4")
 NUMBER = re.compile(r"-?\d+(\.\d*)?(e-?\d+)?", re.ASCII)
@@ -162,7 +162,7 @@ def _members(tar: tarfile.TarFile, path: Path) -> Iterator[SourceFile]:
         # macOS's tar adds a ._NAME beside each file
         if stream is not None and not is_hidden(name) and _unpacked_name(name.name).endswith(ROWS):
             packed = _is_packed(name.name)
-            inner = PACKED[name.suffix](stream) if packed else stream  # type: ignore[arg-type]  # they take streams too
+            inner = PACKED[name.suffix](stream) if packed else stream
             yield from _source_file(_Content(_unpacked_name(name.name), f"{path}:{member.name}", packed, False), inner)
 
 

@@ -103,7 +103,7 @@ class AlpacaEval:
             return self
         suite = copy(self)
         name = next(iter(answers.values())).model
-        suite._data = replace(self._data, baseline_name=name, baseline=answers)
+        suite._data = replace(self._data, baseline_name=name, baseline=dict(answers))
         return suite
 
     def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, second: RunRows) -> Refits | None:
