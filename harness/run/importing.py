@@ -7,19 +7,21 @@ table only with runs whose protocols are unknown in the same fields.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from ..records import ModelRef, ScoreCard, digest
+from ..records import Answer, ModelRef, ScoreCard, digest
 from ..records.protocols import Numbers, Suite, TakesBaseline
+from ..records.reasoning import split_reasoning
 from ..store import RunStore, run_dir, write_atomic
 from ..store.files import file_sha256, visible_files
 from ..store.runs import BASELINE_ROWS
 from ..suites.exchange import Imported
 from ..suites.scoring import rules_of
-from .card import count, numbers_card
+from .card import count, empty_notes, numbers_card
 from .trust import judging
 
 UNKNOWN = "unknown"
@@ -70,23 +72,24 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
     }
     if "data" in suite.protocol():
         protocol["data"] = suite.protocol()["data"]  # the rows were matched with these questions
-    notes = imported.notes
+    notes: list[str] = []
     if imported.baseline is not None:
         protocol["baseline"] = imported.baseline
     if suite is not official:
-        notes += (f"compared with {imported.baseline}, whose answers are the files'",)
+        notes.append(f"compared with {imported.baseline}, whose answers are the files'")
         if suite.protocol().get("baseline") == official.protocol().get("baseline"):  # other texts under the same name
             answers_sha = sorted([answer.key, answer.sha] for answer in imported.baseline_answers.values())
             protocol["baseline_answers"] = digest(answers_sha)[:12]
     prompts, answers, judgments = suite.prompts(), list(imported.answers.values()), list(imported.judgments)
     scores = imported.scores or suite.score(prompts, answers, judgments)
     note = f"imported from {origin.file_format} files: judge prompts and settings are as the files' makers had them"
+    notes = [*scores.notes, *notes, note, *_shown_reasoning(answers), *empty_notes(answers)]
     numbers = Numbers(
         suite=suite.name,
         suite_version=suite.version,
         judge=judge,
         headline=suite.headline,
-        scores=scores.model_copy(update={"notes": (*scores.notes, *notes, note)}),
+        scores=scores.model_copy(update={"notes": tuple(notes)}),
         protocol=protocol,
         counts=count(prompts, answers, judgments),
         judging=judging(
@@ -100,6 +103,14 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
     )
     rows = imported if suite is not official else replace(imported, baseline_answers={})
     return write_numbers(results, model, numbers, origin, rows=rows)
+
+
+def _shown_reasoning(answers: Sequence[Answer]) -> list[str]:
+    """Return one sentence if answers contain reasoning. It stays, because these verdicts are about the whole text."""
+    turns = [turn for answer in answers for turn in answer.turns]
+    shown = sum(split_reasoning(turn).visible != turn for turn in turns)
+    text = f"{shown} of {len(turns)} answers contain reasoning, which their judge saw and which counts as their length"
+    return [text] * (shown > 0)
 
 
 def write_numbers(

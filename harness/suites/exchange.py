@@ -98,7 +98,6 @@ class Imported:
     """The baseline's answers that the files contain, by prompt id."""
     scores: SuiteScores | None = None
     """The rows' scores by the function behind `harness score`, if it has more to say than the suite's own scorer."""
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
