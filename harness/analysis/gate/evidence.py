@@ -61,7 +61,7 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         if pair[0].folder is not None and pair[0].folder == pair[1].folder:
             raise ConfigError(f"{suite}: candidate and baseline are the same run, {pair[0].folder}")
         rows = run_rows(pair[0]), run_rows(pair[1])
-        evidence[suite] = suite_evidence(*rows, suite_of(pair[0].card, options.mirror), options)
+        evidence[suite] = suite_evidence(*rows, suite_of(pair[0].card, options.mirror, folder=pair[0].folder), options)
         if options.sequential:
             reports.append(replayed(*rows, checks, policy, options.seed))
     report = judge_gate(candidates[0].card.model, baselines[0].card.model, policy, evidence)
