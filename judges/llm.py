@@ -21,7 +21,7 @@ from typing import Protocol, Self
 from pydantic import JsonValue
 
 from harness.backends.vllm import VllmBackend
-from harness.client import ChatClient, ChatReply
+from harness.client import ChatClient, ChatReply, Patience
 from harness.judging.calls import Call, CallOptions, Calls, Chat
 from harness.judging.cost import reply_price
 from harness.records import (
@@ -195,13 +195,8 @@ class LlmJudge:
 
     def check(self, task: JudgeTask) -> None:
         """Raise ConfigError if this judge cannot handle the task."""
-        template = self._rephrased(task).template
-        if self.spec.reasoning_room and template.top_logprobs is not None:
-            raise ConfigError(
-                f"judge {self.spec.name!r} reasons (reasoning_room: {self.spec.reasoning_room}), but {template.name!r} "
-                "reads the verdict from the log-probabilities of the first token; choose another judge for that suite "
-                "(--judge SUITE=JUDGE,SUITE=JUDGE), or an evaluator that reads text: `evaluator: alpaca_eval_gpt4`"
-            )
+        if self._evaluator is not None:
+            self._evaluator.rephrase(task)
 
     async def judge(self, task: JudgeTask) -> Judgment:
         """Return the verdict, or the reason why there is none. Raise JudgeUnavailableError if the endpoint is down."""
@@ -274,7 +269,7 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
         rpm=spec.rpm,
         tpm=spec.tpm,
         timeout=spec.timeout,
-        patience=spec.patience,
+        patience=Patience.of(spec.patience),
     )
 
 

@@ -311,15 +311,19 @@ def test_room_to_reason_is_added_to_the_limit_of_the_reply() -> None:
     limits: dict[str, JsonValue] = {"max_tokens": None, "max_completion_tokens": 900}
     _, [body] = asked([RATING_TASK], "[[8]]", reasoning_room=8000, params=limits)
     assert (body.get("max_tokens"), body["max_completion_tokens"]) == (None, 8900)
+    spec = JudgeSpec(name="j", kind="llm", model="x", url="http://h/v1", reasoning_room=8000)
+    assert LlmJudge(spec).identity() == {"reasoning_room": 8000}  # a part of the protocol
 
 
-def test_a_judge_that_reasons_is_refused_where_the_first_token_is_read() -> None:
-    judge = LlmJudge(JudgeSpec(name="j", kind="llm", model="x", url="http://h/v1", reasoning_room=8000))
+def test_a_letter_after_the_reasoning_is_read_from_its_own_position() -> None:
+    tokens = [("<think>", "<think>"), ("M", "M"), ("</think>", "</think>"), ("m", "m")]
+    content = [{"token": token, "top_logprobs": [{"token": top, "logprob": 0.0}]} for token, top in tokens]
+    reply = completion("<think>M</think>m", logprobs={"content": content})
+    [judgment], [body] = asked([LETTER_TASK], reply, reasoning_room=8000)
 
-    assert judge.identity() == {"reasoning_room": 8000}
-    judge.check(RATING_TASK)
-    with pytest.raises(ConfigError, match="first token"):
-        judge.check(LETTER_TASK)
+    assert judgment.verdict == Preference(value=0)  # m is the baseline, shown first
+    assert (judgment.reply, judgment.reasoning) == ("m", "M")
+    assert body["max_tokens"] == 1 + 8000
 
 
 def test_a_huge_reply_is_read_in_linear_time() -> None:
