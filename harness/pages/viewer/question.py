@@ -40,7 +40,7 @@ class Text:
     """Address of the complete text if it is cut."""
     notes: tuple[str, ...] = ()
     reasoning: Text | None = None
-    """The reasoning before an answer, shown folded."""
+    """The reasoning before an answer or a judge's reply, shown folded."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ class JudgmentView:
     """True: the candidate wins; False: it loses; None: neither, or a rating."""
     notes: tuple[str, ...]
     reply: Text
-    reasoning: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -155,8 +154,11 @@ class Box:
         number = f"answer {row.index}" if row.index else ""
         title = ", ".join(part for part in (row.judge, turn, number, order) if part)
         text = self.text("reply", row.reply, f"reply-{draw}-{position}", missing="no reply is stored")
-        thoughts = self.text("reasoning", row.reasoning, f"thoughts-{draw}-{position}") if row.reasoning else None
-        return JudgmentView(title, outcome(row), _good(row), tuple(notes), text, thoughts)
+        if row.reasoning:
+            length = f"{len(row.reasoning)} characters"
+            thoughts = self.text(f"Reasoning, no verdict ({length})", row.reasoning, f"thoughts-{draw}-{position}")
+            text = replace(text, reasoning=thoughts)
+        return JudgmentView(title, outcome(row), _good(row), tuple(notes), text)
 
 
 def outcome(row: Judgment) -> str:
