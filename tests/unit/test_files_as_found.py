@@ -129,9 +129,11 @@ def test_an_array_longer_than_one_part_has_all_rows(tmp_path: Path) -> None:
 def test_the_wrong_format_is_named_with_the_right_one(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [annotation("?", 1.5)])
 
-    with pytest.raises(ConfigError, match="a.jsonl has AlpacaEval annotations, which --format alpaca_eval reads"):
+    with pytest.raises(ConfigError, match=r"a\.jsonl has AlpacaEval annotations, which --format alpaca_eval reads"):
         fastchat_cards(stream_files([file]), OPTIONS)
-    with pytest.raises(ConfigError, match="a.jsonl has FastChat's ratings of single answers, which --format fastchat"):
+    with pytest.raises(
+        ConfigError, match=r"a\.jsonl has FastChat's ratings of single answers, which --format fastchat"
+    ):
         alpaca_cards(stream_files([write(file, [rating(3)])]), OPTIONS)
 
 
@@ -181,7 +183,8 @@ def test_another_baseline_keeps_name_answers_and_lengths_and_import_has_the_scor
     [card] = alpaca_cards(files, ScoreOptions())
     imported = read_rows(files, ImportRequest(POCKET.prompts, "new"))
 
-    assert imported.scores is not None and imported.scores.scores == card.scores
+    assert imported.scores is not None
+    assert imported.scores.scores == card.scores
     assert "1 instructions are the benchmark's but for white space or Unicode form" in card.notes
     assert (card.protocol["baseline"], imported.baseline) == ("my-old", "my-old")
     suite = AlpacaEval(POCKET)
@@ -191,7 +194,8 @@ def test_another_baseline_keeps_name_answers_and_lengths_and_import_has_the_scor
     assert fitted.value == card.scores["lc_win_rate"].value
     assert suite.score(prompts, answers, imported.judgments).scores["lc_win_rate"].value != fitted.value
     [task] = against.tasks(prompts[0], imported.answers[prompts[0].id])
-    assert task.baseline is not None and (task.baseline.model, task.baseline.turns) == ("my-old", ("a" * 10,))
+    assert task.baseline is not None
+    assert (task.baseline.model, task.baseline.turns) == ("my-old", ("a" * 10,))
 
 
 def test_the_suites_own_baseline_is_not_another_one() -> None:
@@ -247,4 +251,4 @@ def test_preferences_of_imported_rows_are_those_of_the_file() -> None:
         [SourceFile("a.json", [annotation(POCKET.prompts[0].turns[0], 1.25)])], ImportRequest(POCKET.prompts, "m")
     ).judgments
 
-    assert isinstance(row.verdict, Preference) and row.verdict.value == 0.25
+    assert row.verdict == Preference(value=0.25)
