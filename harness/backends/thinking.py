@@ -60,7 +60,7 @@ def choose_parser(template: str, model_type: str) -> str | None:
         for mark, parser in marks.items():
             if mark in template:
                 return parser
-    if "</think>" not in template and not template.rstrip().endswith(("<think>", "<think>\\n')}}")):
+    if "</think>" not in template and "<think>" not in (opened_block(template) or ""):
         return None
     for beginning, parser in BY_TYPE.items():
         if model_type.startswith(beginning):
