@@ -27,8 +27,8 @@ from ..records.errors import ConfigError, ReplyError
 from ..records.protocols import ServeOptions
 from .thinking import Thinking, separated
 
-COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed"})
-"""Fields that every backend takes."""
+COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed", "patience"})
+"""Fields that every backend takes; `patience` is for a server of others, and for judges."""
 
 MIN_ROOM = 256  # tokens; a shorter answer would not represent the model
 TEMPLATE_TOKENS, MESSAGE_TOKENS = 64, 16

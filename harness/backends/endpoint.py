@@ -6,7 +6,10 @@ request. A judge's key is never sent to a model's server.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import time
 from contextlib import AsyncExitStack
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -14,7 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import JsonValue
 
-from ..client import ChatClient, server_sentence
+from ..client import ChatClient, Patience, is_starting, server_sentence
 from ..records import ModelRef
 from ..records.errors import ConfigError, ReplyError, ServerError
 from ..records.protocols import Served, ServeOptions
@@ -24,7 +27,14 @@ from .thinking import Thinking, request_fields, switches
 KEY = "HARNESS_ENDPOINT_KEY"
 HONOURED = ("max_model_len", "rpm", "tpm", "chat_template_kwargs", "reasoning_effort", "reasoning_room")
 OPENAI_HOST = "api.openai.com"
+LONGEST_WAIT = 10.0
+"""Seconds between two looks at a server that is not up yet."""
+log = logging.getLogger(__name__)
 PROBE_LIMIT = aiohttp.ClientTimeout(total=20)
+
+
+class StartingError(ServerError):
+    """Internal: the server is up and loads its model."""
 
 
 class EndpointBackend(ChatBackend):
@@ -49,7 +59,7 @@ class EndpointBackend(ChatBackend):
         return facts
 
     async def __aenter__(self) -> Self:
-        limit = await self._probe()
+        limit = await self._probe_until_up()
         options = self.options
         async with AsyncExitStack() as stack:
             client = ChatClient(
@@ -59,6 +69,7 @@ class EndpointBackend(ChatBackend):
                 rpm=options.rpm,
                 tpm=options.tpm,
                 timeout=options.timeout,
+                patience=Patience.of(options.patience),
             )
             self._client = await stack.enter_async_context(client)
             dialogue = ChatCompletions(self._post, self.model.name, base="", switches=request_fields(options))
@@ -82,16 +93,31 @@ class EndpointBackend(ChatBackend):
         try:
             return await self._client.post(path, body)
         except ReplyError as error:
-            if error.status in (401, 403):
+            if error.status in (401, 403) and error.reason == "http":
                 raise ServerError(f"{self._url} rejects the key: {error}; set {KEY}") from None
             if error.reason == "transport":
                 await self._probe()  # an endpoint that is gone stops the run; it would fail every prompt left
             raise
 
+    async def _probe_until_up(self) -> int | None:
+        """Return what `_probe` does, once the server has loaded its model or, with a patience, is there at all."""
+        started, wait = time.monotonic(), 1.0
+        while True:
+            try:
+                return await self._probe()
+            except ServerError as error:
+                starting = Patience.of(self.options.patience).starting
+                most = starting if isinstance(error, StartingError) else self.options.patience or 0.0
+                if time.monotonic() - started >= most:
+                    raise
+                log.info("waiting up to %.0f s: %s", most, error)
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
     async def _probe(self) -> int | None:
         """Return the model's context length if GET /models states it.
 
-        Raise ConfigError for a model that the server does not list, ServerError if there is no server.
+        Raise ConfigError for a model that the server does not list, ServerError if there is no server, or none yet.
         """
         loopback = urlsplit(self._url).hostname in ("127.0.0.1", "localhost", "::1")
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
@@ -103,6 +129,10 @@ class EndpointBackend(ChatBackend):
                 if reply.status in (401, 403):
                     sentence = server_sentence(await reply.read())
                     raise ConfigError(f"{self._url} rejects the key (HTTP {reply.status}: {sentence}); set {KEY}")
+                if reply.status == 503:
+                    sentence = server_sentence(await reply.read())
+                    if is_starting(reply.status, sentence, reply.headers.get("Retry-After")):
+                        raise StartingError(f"{self._url} is not ready: HTTP 503: {sentence}")
                 listing = await reply.json(content_type=None) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerError(f"no server at {self._url}: {str(error) or type(error).__name__}") from None

@@ -74,6 +74,13 @@ class ServeFlags(Flags):
     concurrency: Annotated[int | None, serving(help="Prompts in flight.")] = None
     rpm: Annotated[float | None, serving(help="Requests per minute to endpoint:, at most.")] = None
     tpm: Annotated[float | None, serving(help="Tokens per minute to endpoint:, at most.")] = None
+    patience: Annotated[
+        float | None,
+        serving(
+            help="Seconds an endpoint, also a judge's, may stay down, from the first call on; default: 60, 15 if it "
+            "never answered, 300 while it says 503 with Retry-After."
+        ),
+    ] = None
 
 
 class SamplingFlags(Flags):

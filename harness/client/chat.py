@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -15,9 +15,19 @@ from pydantic import JsonValue
 
 from ..records import Access, Reason
 from ..records.errors import ReplyError
-from .endpoint import Endpoint, Terms, join, leave
-from .flow import Launch, RateLimitHints, read_headers
-from .reading import ChatReply, read_chat_reply, refusal_reason, server_sentence, tokens_used
+from .body import BodyTooLargeError, read_body
+from .endpoint import PROBE_SECONDS, USUAL_PATIENCE, Endpoint, Patience, Terms, join, leave
+from .flow import NOTHING, Launch, RateLimitHints, read_headers
+from .reading import (
+    ChatReply,
+    error_inside,
+    is_starting,
+    read_chat_reply,
+    refusal_reason,
+    server_codes,
+    server_sentence,
+    tokens_used,
+)
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -72,6 +82,8 @@ class Tries:
     failures: int = 0
     timeouts: int = 0
     rejections: int = 0
+    outages: int = 0
+    """Failures of the endpoint as a whole, which use up no attempt."""
 
 
 class ChatClient:
@@ -95,11 +107,12 @@ class ChatClient:
         timeout: float = 300.0,
         attempts: int = 6,
         first_wait: float = 0.5,
-        patience: float | None = 60.0,
+        patience: Patience | None = USUAL_PATIENCE,
     ) -> None:
-        """`patience`: seconds the endpoint may stay down before calls raise EndpointDownError.
+        """`timeout`: seconds one try may take, its whole reply included.
 
-        None is for a server of our own: nothing is learned about it, and every call fails by itself after `attempts`.
+        `patience` None is for a server of our own: nothing is learned about it, and every call fails by itself after
+        `attempts`.
         """
         import aiohttp  # deferred, so that a command's help does not wait for it
 
@@ -167,12 +180,16 @@ class ChatClient:
 
         try:
             answered = await self._send(path, payload)
+        except BodyTooLargeError as error:
+            self._joined.taken(launch, NOTHING, None)
+            raise ReplyError(f"{self.base_url} sent a reply that {error}", reason="http", status=200) from None
         except TimeoutError:
             message = f"no answer from {self.base_url} in {self._timeout:.0f} s"
             return self._failed(launch, "timeout", message)
         except (aiohttp.ClientError, OSError) as error:
-            detail = str(error) or type(error).__name__
-            return self._failed(launch, "transport", f"cannot reach {self.base_url}: {detail}")
+            message = f"cannot reach {self.base_url}: {str(error) or type(error).__name__}"
+            is_absent = isinstance(error, aiohttp.ClientConnectorError)
+            return self._failed(launch, "transport", message, is_absent=is_absent)
         except BaseException:
             self._joined.dropped()
             raise
@@ -190,7 +207,9 @@ class ChatClient:
             proxy=self._proxy,
             timeout=self._limit,
         ) as reply:
-            return RawReply(reply.status, await reply.read(), read_headers(reply.headers))
+            return RawReply(
+                reply.status, await read_body(reply, self._joined.large_bodies), read_headers(reply.headers)
+            )
 
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
@@ -201,11 +220,11 @@ class ChatClient:
         return url
 
     def _failed(
-        self, launch: Launch, reason: Reason, message: str, status: int | None = None, wait: float | None = None
+        self, launch: Launch, reason: Reason, message: str, status: int | None = None, **outage: bool
     ) -> FailedTry:
-        self._joined.failed(launch, message)
+        self._joined.failed(launch, message, **outage)
         error = ReplyError(message, reason=reason, status=status)
-        return FailedTry(error, wait, counts=not self._joined.breaker.is_tripped)
+        return FailedTry(error, counts=not self._joined.breaker.is_out)
 
     def _read(self, answered: RawReply, launch: Launch) -> dict[str, Any] | FailedTry:
         try:
@@ -216,6 +235,11 @@ class ChatClient:
         if not isinstance(reply, dict):
             self._joined.taken(launch, answered.hints, None)
             raise ReplyError(f"{self.base_url} sent a reply that is not a JSON object", reason="http", status=200)
+        failure = error_inside(reply)
+        if failure is not None:
+            status, words = failure
+            raw = json.dumps({"error": {"message": words, "code": status}}).encode()
+            return self._turned_down(RawReply(status, raw, answered.hints), launch)
         self._refusals, self._was_taken = 0, True
         self._joined.taken(launch, answered.hints, tokens_used(reply))
         return reply
@@ -226,14 +250,17 @@ class ChatClient:
         message = f"HTTP {status}: {server_sentence(answered.raw)}"
         if self._api_key:
             message = message.replace(self._api_key, "***")  # some servers repeat the rejected key
-        error = ReplyError(message, reason=refusal_reason(status, message), status=status)
+        reason = refusal_reason(status, f"{message} {server_codes(answered.raw)}")
+        error = ReplyError(message, reason=reason, status=status)
         if status == 429 and not TOO_LARGE_WORDS.search(message):
             if QUOTA_WORDS.search(message):
                 self._give_up(launch, hints, f"{self.base_url} accepts no more calls: {error}")
             self._joined.refused(launch, hints, self._backoff(4))
             return FailedTry(error, hints.retry_after)
         if status == 408 or status >= 500:
-            return self._failed(launch, "http", message, status, hints.retry_after)
+            starting = is_starting(status, message, hints.retry_after)
+            failed = self._failed(launch, "http", message, status, is_starting=starting)
+            return replace(failed, wait=hints.retry_after)
         if status in (409, 425):
             self._joined.taken(launch, hints, None)
             return FailedTry(error, hints.retry_after)
@@ -276,6 +303,12 @@ class ChatClient:
             tried = max(1, tries.failures)
             if tries.failures >= self._attempts or tries.timeouts >= TIMEOUTS:
                 raise error
+        if not failed.counts:
+            tries.outages += 1
+            wait = self._backoff(tries.outages) if failed.wait is None else failed.wait
+            # a server that is back is noticed soon, and one that asks for more than the patience is not waited for
+            most = PROBE_SECONDS[1] if failed.wait is None else self._joined.breaker.limit()
+            return min(most, wait * self._jitter.uniform(1.0, 1.05))
         if failed.wait is not None:
             return failed.wait * self._jitter.uniform(1.0, 1.05)
         return self._backoff(tried)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import queue
 import sqlite3
@@ -26,10 +27,12 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from ..client import ChatReply
+from ..client import ChatReply, read_count, storable
 from ..records import TokenLogprob, digest
-from ..records.errors import ConfigError, StoreError
+from ..records.errors import ConfigError, StoreError, one_line
 from ..store.files import cache_folder
+
+log = logging.getLogger(__name__)
 
 KEY_SCHEMA = 1
 """Part of every key: changing it makes all cached replies unknown."""
@@ -108,11 +111,11 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-def cache_error(path: Path, error: sqlite3.Error) -> ConfigError | StoreError:
+def cache_error(path: Path, error: Exception) -> ConfigError | StoreError:
     """Return the error for a broken file, which the user must move (exit 2), or for a full or locked one (exit 4)."""
-    if isinstance(error, sqlite3.OperationalError):
-        return StoreError(_sentence(path, error))
-    return ConfigError(f"the reply cache {path} is damaged or not a cache ({error}); {CACHE_HINT}")
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        return ConfigError(f"the reply cache {path} is damaged or not a cache ({error}); {CACHE_HINT}")
+    return StoreError(_sentence(path, error))
 
 
 def _sentence(path: Path, error: Exception) -> str:
@@ -221,10 +224,10 @@ class ReplyCache:
         try:
             if writes:
                 database.execute("BEGIN IMMEDIATE")
-            replies = [_read(database.execute(job.sql, job.values).fetchone()) for job in jobs]
+            replies = [_run(database, job) for job in jobs]
             if writes:
                 database.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it is, callers must not wait forever
             assert self.path is not None
             self._broken = cache_error(self.path, error)
             with suppress(sqlite3.Error):  # SQLite rolls back by itself after most of these
@@ -239,17 +242,36 @@ def _resolve(jobs: list[_Statement], replies: list[ChatReply | None]) -> None:
             job.waiter.set_result(reply)
 
 
-def _read(row: tuple[str, str, int, int, str, float, str, int | None] | None) -> ChatReply | None:
-    if row is None:
+def _run(database: sqlite3.Connection, job: _Statement) -> ChatReply | None:
+    """Run one statement and return the reply in its row. A row that cannot be read counts as absent: it is replaced."""
+    rows = database.execute(job.sql, job.values)
+    try:
+        row = rows.fetchone()
+        return None if row is None else _read(row)
+    except (ValueError, TypeError, LookupError, sqlite3.OperationalError) as error:
+        if isinstance(error, sqlite3.OperationalError) and "decode" not in str(error):  # "Could not decode to UTF-8"
+            raise
+        log.warning("a damaged reply in the cache is asked again: %s", one_line(error))
         return None
+
+
+def _read(row: tuple[Any, ...]) -> ChatReply:
+    """Return the reply in a row. Raise ValueError, TypeError or LookupError if a cell has a wrong value."""
     text, finish, prompt_tokens, completion_tokens, tops, share, reasoning, reasoning_tokens = row
+    if not (isinstance(text, str) and isinstance(reasoning, str) and finish in ("stop", "length")):
+        raise TypeError(f"text, reasoning or finish {str(finish)[:20]!r} is not what was stored")
+    counts = [read_count(count) for count in (prompt_tokens, completion_tokens, reasoning_tokens or 0)]
+    if None in counts:
+        raise ValueError("a token count is not a count")
     return ChatReply(
         text=text,
-        finish="length" if finish == "length" else "stop",
+        finish=finish,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        logprobs=tuple(TokenLogprob(token=token, logprob=value) for token, value in json.loads(tops)) if tops else (),
-        price_share=share,
+        logprobs=tuple(
+            TokenLogprob(token=storable(token), logprob=value) for token, value in (json.loads(tops) if tops else ())
+        ),
+        price_share=float(share),
         cached=True,
         reasoning=reasoning,
         reasoning_tokens=reasoning_tokens,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import lru_cache
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -126,6 +127,11 @@ class Failure(Record):
     message: str
 
 
+@lru_cache(maxsize=2048)  # several rows of each answer in flight need it
+def _sha(turns: tuple[str, ...]) -> str:
+    return digest(list(turns))[:16]
+
+
 class Answer(Record):
     """A model's answer to one prompt: one text per turn, or a failure.
 
@@ -188,4 +194,4 @@ class Answer(Record):
     @property
     def sha(self) -> str:
         """Return the first 16 hex characters of the digest of the texts."""
-        return digest(list(self.turns))[:16]
+        return _sha(self.turns)

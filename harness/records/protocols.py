@@ -62,6 +62,8 @@ class ServeOptions:
     """Most requests per minute; for a server that others run."""
     tpm: float | None = None
     """Most tokens per minute, prompts and answers together."""
+    patience: float | None = None
+    """Seconds that a server of others may stay down or load its model; None: the client's defaults."""
     timeout: float = 3600.0
     """Seconds one request may take."""
     seed: int = 0

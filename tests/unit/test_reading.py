@@ -143,3 +143,29 @@ def test_the_old_form_of_log_probabilities_is_read() -> None:
 )
 def test_a_reply_without_log_probabilities_has_none(logprobs: object) -> None:
     assert read_chat_reply(body("m", logprobs=logprobs)).logprobs == ()
+
+
+def entry(token: str, *tops: tuple[str, float]) -> dict[str, object]:
+    return {"token": token, "top_logprobs": [{"token": top, "logprob": value} for top, value in tops]}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "position"),
+    [
+        (["m"], 0),
+        (["<think>", "m", "</think>", "\n\n", "M", "."], 4),
+        (["<", "think", ">", "hm", "</", "think", ">", "Ċ", "m"], 8),
+        (["**", "m", "**"], 1),
+        (["<think>", "m"], 0),
+        (["<think>", "m", "</think>"], 0),
+        (["**"], 0),
+    ],
+)
+def test_log_probabilities_are_those_of_the_first_token_after_thoughts_and_mark_up(
+    tokens: list[str], position: int
+) -> None:
+    content = [entry(token, (f"{number}", -1.0)) for number, token in enumerate(tokens)]
+    legacy = {"tokens": tokens, "top_logprobs": [{f"{number}": -1.0} for number in range(len(tokens))]}
+
+    for logprobs in ({"content": content}, legacy):
+        assert [top.token for top in read_chat_reply(body("m", logprobs=logprobs)).logprobs] == [str(position)]

@@ -126,7 +126,7 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
 
 
 def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
-    """Let the confidence sequence decide if judging could stop early: looks rule out repeating a fixed-n test."""
+    """Let the group-sequential test decide if judging could stop early: looks rule out repeating a fixed-n test."""
     step = None if evidence is None else evidence.steps.get(result.metric)
     if step is None or result.category is not None or result.found == "missing":
         return result

@@ -132,7 +132,7 @@ class SequentialReport(Record):
     """Number judged when it stopped."""
     of: int
     steps: Mapping[str, Step]
-    """Metric -> state of its confidence sequence at that point."""
+    """Metric -> state of its group-sequential test at that point."""
     calls: int
     """Judge calls made (replayed: that would have been made)."""
     calls_saved: int
@@ -172,6 +172,6 @@ class Evidence(Record):
     drifted: str | None = None
     """A sentence, if anchors show that the judge has moved."""
     steps: Mapping[str, Step] = {}
-    """Metric -> state of its confidence sequence, if judging could stop early."""
+    """Metric -> state of its group-sequential test, if judging could stop early."""
     within: Mapping[str, float] = {}
     """Metric -> variance of the difference between repeats of one question's judgment, if there were repeats."""
