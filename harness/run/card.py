@@ -235,7 +235,8 @@ def _reasoning_counts(answers: Sequence[Answer]) -> dict[str, JsonValue]:
     """Return the answers with reasoning and those cut in it, if there are any."""
     reasoned = sum(any(answer.reasoning) for answer in answers)
     cut = sum(answer.is_cut_in_reasoning for answer in answers)
-    return ({"with_reasoning": reasoned} if reasoned else {}) | ({"cut_in_reasoning": cut} if cut else {})
+    counts: dict[str, JsonValue] = {"with_reasoning": reasoned, "cut_in_reasoning": cut}
+    return {name: number for name, number in counts.items() if number}
 
 
 def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
