@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import JsonValue
 
@@ -22,6 +22,7 @@ from ..records.errors import CheckpointError, ConfigError
 from ..records.protocols import ServeOptions
 from ..store.provenance import install_command
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings, refuse_unknown
+from .loadable import check_loadable
 from .served import ServedBackend
 from .server import ServerCommand
 
@@ -48,6 +49,10 @@ class TransformersBackend(ServedBackend):
                 f"{str(self.checkpoint.path)!r} is a PEFT adapter; backend 'transformers' cannot serve one: "
                 "use --backend vllm, or merge it into its base"
             )
+
+    async def __aenter__(self) -> Self:
+        await check_loadable(self.checkpoint)
+        return await super().__aenter__()
 
     def engine(self) -> dict[str, JsonValue]:
         return {
