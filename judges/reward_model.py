@@ -156,7 +156,7 @@ class RewardModel:
     def identity(self) -> dict[str, JsonValue]:
         checkpoint = self._checkpoint
         return {
-            "model": self._ref.label,
+            "model": self._ref.short,
             "architecture": checkpoint.architecture,
             "weights": checkpoint.weights_digest,
             "chat_template": checkpoint.template_digest,

@@ -132,7 +132,7 @@ def prompts_of(path: Path, *parts: Part) -> list[Prompt]:
 
 def model_name(model: ModelRef) -> str:
     """Return the model's name without local paths: a folder's name, `hf:ORG/NAME@REVISION` or `endpoint:NAME`."""
-    return {"path": model.label, "hf": str(model), "endpoint": f"endpoint:{model.name}"}[model.scheme]
+    return {"path": model.short, "hf": str(model), "endpoint": f"endpoint:{model.name}"}[model.scheme]
 
 
 def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Counts:

@@ -80,6 +80,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     """The flags of `harness run`. Those named like a key of harness.yaml replace that key."""
 
     model: Annotated[str | None, typer.Option(help="DIR, hf:ORG/NAME@REVISION or endpoint:NAME@URL.")] = None
+    name: Annotated[str | None, typer.Option(help="Name in tables and results; default: from --model.")] = None
     suite: Annotated[str | None, typer.Option(help="all, or a comma list of suites (harness ls suites).")] = None
     judge: Annotated[
         str | None,
@@ -218,5 +219,6 @@ def show(run_plan: Plan, cards: list[ScoreCard]) -> None:
             if f"{card.suite}: {note}" not in sentences:
                 console.print(Text(f"{card.suite}: {note}"), soft_wrap=True)
     print_cost(cards)
-    print(f"cards, answers and judgments: {run_plan.spec.log_dir.parent}")
+    folders = {planned.folder.parents[1] for planned in run_plan.suites} or {run_plan.spec.model_dir}
+    print(f"cards, answers and judgments: {', '.join(sorted(map(str, folders)))}")
     print(f"next: harness leaderboard --results {run_plan.spec.results}")

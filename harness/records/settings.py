@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import Field, JsonValue, ValidationError
 
-from .asking import ModelRef, Record
+from .asking import ModelRef, Record, is_empty
 from .errors import ConfigError, one_line
 from .judging import JudgeSpec, JuryRule
 
@@ -66,6 +66,8 @@ class RunSpec(Record):
     """One `harness run`, resolved."""
 
     model: ModelRef
+    name: str | None = Field(default=None, exclude_if=is_empty)
+    """The model's name as the user gave it; `model.title` is the same."""
     suites: tuple[str, ...]
     edition: str = "official"
     backend: str = "vllm"
@@ -106,6 +108,8 @@ class FileSpec(Record):
     """The keys of harness.yaml."""
 
     model: str | None = None
+    name: str | None = None
+    """The model's name in tables and results."""
     suite: str | None = None
     edition: str | None = None
     backend: str | None = None

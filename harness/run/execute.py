@@ -13,7 +13,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 
 from pydantic import JsonValue
 
-from ..records import ModelRef, ScoreCard, digest
+from ..records import ScoreCard, digest
+from ..records.asking import slug_of
 from ..records.errors import IncompleteError
 from ..records.protocols import Backend, Numbers, OwnRun, OwnRunner, Serving
 from ..store import RunStore, archive_run, make_folder, read_card, run_dir
@@ -150,8 +151,9 @@ async def own_card(plan: Plan, suite: OwnRunner, server: KeptServer, *, fresh: b
     assert isinstance(plan.backend, Serving), "plan() refuses other backends"
     spec, manifest = plan.spec, own_manifest(plan, suite)
     run_id = digest(manifest)[:12]
-    slug = ModelRef(scheme="endpoint", name=suite.name).slug
-    folder = run_dir(spec.results, model=spec.model.slug, suite=slug, version=suite.version, run_id=run_id)
+    slug = slug_of(suite.name)
+    model, earlier = spec.model.slug, spec.model.earlier_slugs
+    folder = run_dir(spec.results, model=model, suite=slug, version=suite.version, run_id=run_id, earlier=earlier)
     if not fresh and (folder / "card.json").exists():
         log.info("%s: done before, %s", suite.name, folder)
         return read_card(folder / "card.json")

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ..records import ModelRef, ScoreCard, digest
+from ..records.asking import slug_of
 from ..records.protocols import Numbers, Suite
 from ..store import RunStore, run_dir, write_atomic
 from ..store.files import file_sha256
@@ -107,10 +108,16 @@ def write_numbers(
         "identity": {"imported": origin.file_format, "files": files},
         "protocol": numbers.protocol,
     }
-    slug = ModelRef(scheme="endpoint", name=model).slug
-    suite = ModelRef(scheme="endpoint", name=numbers.suite).slug
-    run_id = digest(manifest)[:12]
-    store = RunStore(run_dir(results, model=slug, suite=suite, version=numbers.suite_version, run_id=run_id))
+    ref = ModelRef(scheme="endpoint", name=model)
+    folder = run_dir(
+        results,
+        model=ref.slug,
+        suite=slug_of(numbers.suite),
+        version=numbers.suite_version,
+        run_id=digest(manifest)[:12],
+        earlier=ref.earlier_slugs,
+    )
+    store = RunStore(folder)
     store.open(manifest)
     try:
         for answer in rows.answers.values() if rows is not None else ():
@@ -119,7 +126,7 @@ def write_numbers(
         for judgment in rows.judgments if rows is not None else ():
             if judgment.key not in store.judgments:
                 store.judgments.append(judgment)
-        card = numbers_card(model, numbers, run_id, {"imported": origin.file_format, "files": files})
+        card = numbers_card(model, numbers, folder.name, {"imported": origin.file_format, "files": files})
         store.write_card(card)
     finally:
         store.close()

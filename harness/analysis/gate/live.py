@@ -25,6 +25,7 @@ from ...store.provenance import provenance
 from ...suites.scoring import question_sums
 from ..comparison import differing_protocols
 from ..finished_runs import Loaded, StoredRun, run_rows
+from ..naming import told_apart
 from .decision import checks_of, judge_gate
 from .evidence import GateOptions, suite_evidence
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport, Step
@@ -107,7 +108,8 @@ async def gate_live(
         candidate = RunRows(card.model, card, tuple(answers), tuple(judgments))
         shown = suite_evidence(judging.baseline, candidate, Loaded(judging.run.plan.suite, judging.seen), options)
         evidence[judging.run.plan.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
-    names = plan.spec.model.label, next(iter(baselines.values())).card.model
+    run_id, baseline = runs[0].plan.folder.name, next(iter(baselines.values())).card
+    names = told_apart([(plan.spec.model.label, run_id), (baseline.model, str(baseline.provenance.get("run_id", "")))])
     report = judge_gate(*names, policy, evidence)
     return report.model_copy(
         update={"sequential": tuple(_sequential_report(judging, options.seed) for judging in judgings)}
