@@ -30,6 +30,7 @@ from harness.records.errors import ConfigError, HarnessError, IncompleteError, f
 from harness.records.protocols import Backend, BulkBackend, Draw, ServeOptions, load_plugin
 from harness.records.settings import ServeSpec
 from harness.run.pipeline import DONE_FAILURES
+from harness.run.same_model import ask_foreign, compare, record
 from harness.store import JsonlRows, dump_json, write_atomic
 
 from .estimate import DeviceTime, Estimator, Mean, PlanItem, devices_of, number
@@ -182,6 +183,10 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
     backend: Backend = load_plugin("backends", sampler.backend)(sampler.model, options)
     identity: dict[str, JsonValue] = json.loads(json.dumps(backend.identity()))
     check_identity(folder, identity, sampler.name)
+    presented = await ask_foreign(backend, needed=True)
+    if presented is not None:
+        compare(folder, presented, advice="serve the earlier model, or move the folder away")
+        record(folder, presented)
     begun = time.monotonic()
     try:
         async with backend as server:

@@ -6,6 +6,7 @@ request. A judge's key is never sent to a model's server.
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import AsyncExitStack
 from typing import Any, Self
@@ -14,15 +15,24 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import JsonValue
 
-from ..client import ChatClient, server_sentence
+from ..client import ChatClient, read_chat_reply, server_sentence
 from ..records import ModelRef
 from ..records.errors import ConfigError, ReplyError, ServerError
-from ..records.protocols import Served, ServeOptions
+from ..records.protocols import Presented, Served, ServeOptions
 from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, refuse_unknown
 
+log = logging.getLogger(__name__)
 KEY = "HARNESS_ENDPOINT_KEY"
 OPENAI_HOST = "api.openai.com"
 PROBE_LIMIT = aiohttp.ClientTimeout(total=20)
+CANARY_LIMIT = aiohttp.ClientTimeout(total=60)
+CANARY = "Name three rivers, three metals and three colours, in alphabetical order."
+CANARY_TOKENS = (
+    16  # enough to tell models apart by their likeliest words; a model that reasons shows its first thoughts
+)
+STATED = ("root", "max_model_len")
+"""Fields of a /v1/models entry that stay while a model is served. `created` does not: vLLM writes the time of the
+request into it (vllm/entrypoints/serve/engine/protocol.py, ModelCard)."""
 
 
 class EndpointBackend(ChatBackend):
@@ -83,16 +93,57 @@ class EndpointBackend(ChatBackend):
                 await self._probe()  # an endpoint that is gone stops the run; it would fail every prompt left
             raise
 
+    async def presented(self) -> Presented:
+        entry = await self._entry()
+        metadata = {name: entry[name] for name in STATED if isinstance(entry.get(name), str | int)}
+        return Presented(metadata, await self._canary())
+
+    async def _canary(self) -> dict[str, JsonValue] | None:
+        """Return the answer to CANARY. Whatever the server does with it, no run fails for it."""
+        body: dict[str, Any] = {
+            "model": self.model.name,
+            "messages": [{"role": "user", "content": CANARY}],
+            "temperature": 0,
+            "max_tokens": CANARY_TOKENS,
+        }
+        try:
+            async with self._session(CANARY_LIMIT) as session:
+                reply = await _posted(session, self._url, {**body, "logprobs": True})
+                if reply is None:  # not every server knows log-probabilities; a rejected request costs nothing
+                    reply = await _posted(session, self._url, body)
+            return None if reply is None else _shown(reply)
+        except (
+            aiohttp.ClientError,
+            OSError,
+            TimeoutError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            log.debug("no canary of %s: %s", self._url, error)
+        except ReplyError as error:
+            log.debug("no canary of %s: %s", self._url, error)
+        return None
+
+    def _session(self, limit: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
+        loopback = urlsplit(self._url).hostname in ("127.0.0.1", "localhost", "::1")
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        return aiohttp.ClientSession(timeout=limit, headers=headers, trust_env=not loopback)
+
     async def _probe(self) -> int | None:
-        """Return the model's context length if GET /models states it.
+        """Return the model's context length if GET /models states it; raise as `_entry`."""
+        length = (await self._entry()).get("max_model_len")
+        return length if isinstance(length, int) and length > 0 else None
+
+    async def _entry(self) -> dict[str, Any]:
+        """Return what GET /models states about the model; empty if the server lists nothing.
 
         Raise ConfigError for a model that the server does not list, ServerError if there is no server.
         """
-        loopback = urlsplit(self._url).hostname in ("127.0.0.1", "localhost", "::1")
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
             async with (
-                aiohttp.ClientSession(timeout=PROBE_LIMIT, headers=headers, trust_env=not loopback) as session,
+                self._session(PROBE_LIMIT) as session,
                 session.get(self._url + "/models", allow_redirects=False) as reply,
             ):
                 if reply.status in (401, 403):
@@ -102,17 +153,29 @@ class EndpointBackend(ChatBackend):
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerError(f"no server at {self._url}: {str(error) or type(error).__name__}") from None
         except ValueError:
-            return None
-        return self._max_model_len(listing)
-
-    def _max_model_len(self, listing: object) -> int | None:
+            return {}
         listed = listing.get("data") if isinstance(listing, dict) else None
         models = {entry.get("id"): entry for entry in listed if isinstance(entry, dict)} if listed else {}
         if models and self.model.name not in models:
             known = ", ".join(sorted(str(name) for name in models)[:10])
             raise ConfigError(f"{self._url} has no model {self.model.name!r}; it has: {known}")
-        length = models.get(self.model.name, {}).get("max_model_len")
-        return length if isinstance(length, int) and length > 0 else None
+        return dict(models.get(self.model.name, {}))
+
+
+async def _posted(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the JSON object of a chat completion; None if the server rejects the request."""
+    async with session.post(url + "/chat/completions", json=body, allow_redirects=False) as reply:
+        content = await reply.json(content_type=None) if reply.status == 200 else None
+    return content if isinstance(content, dict) else None
+
+
+def _shown(reply: dict[str, Any]) -> dict[str, JsonValue]:
+    """Return the answer's text and thoughts, and the log-probability of each of its tokens where offered."""
+    answer = read_chat_reply(reply)
+    shown: dict[str, JsonValue] = {"text": answer.text, "reasoning": answer.reasoning}
+    tokens = ((reply["choices"][0].get("logprobs") or {}).get("content")) or []
+    shown["logprobs"] = [[str(token["token"]), round(float(token["logprob"]), 4)] for token in tokens]
+    return shown
 
 
 def _key_for(url: str) -> str | None:

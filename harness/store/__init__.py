@@ -6,6 +6,7 @@
         judgments.jsonl   one Judgment per line, likewise
         anchors.jsonl     one Judgment per line, of recorded answers judged again; only if the run has anchors
         sessions.jsonl    seconds and tokens of each process that worked here and ended
+        served.jsonl      what an endpoint: showed of its model when a session began; only there
         card.json         the ScoreCard; written last
 
 Rows are looked up by key and byte offset, so only keys are in memory, never texts. If a key occurs twice, the last row

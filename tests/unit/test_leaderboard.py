@@ -67,7 +67,7 @@ def test_a_name_of_two_models_is_refused_where_one_run_is_meant() -> None:
     ]
 
     refuse_two_models("ckpt", runs[:2])
-    with pytest.raises(ConfigError, match="names 2 models with different weights: name a run of r1, r3"):
+    with pytest.raises(ConfigError, match="is the name of 2 models with different weights: name a run of r1, r3"):
         refuse_two_models("ckpt", runs)
     assert shown_names([runs[0], runs[2]]) == ["ckpt (r1)", "ckpt (r3)"]
 

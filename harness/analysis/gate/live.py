@@ -21,6 +21,7 @@ from ...run.card import score_card
 from ...run.execute import KeptServer, end_sessions
 from ...run.pipeline import ProgressCallback, SuiteRun, current_judgments, evaluate, waits
 from ...run.plan import Plan
+from ...run.same_model import check_same_model
 from ...store.provenance import provenance
 from ...suites.scoring import question_sums
 from ..comparison import differing_protocols
@@ -94,6 +95,7 @@ async def gate_live(
     checks = checks_of(policy, list(baselines))
     judgings = [_live_judging(run, baselines[run.plan.suite.name], checks, options) for run in runs]
     started = time.monotonic()
+    await check_same_model(plan.backend, runs, assume_same=plan.spec.assume_same)
     try:
         await _judge_in_blocks(plan, judgings, checks, policy, on_progress)
     finally:
