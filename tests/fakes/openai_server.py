@@ -197,8 +197,7 @@ class FakeOpenAI:
         record = Request(path=request.path, body=await request.json(), key=key)
         if record.last == CANARY:
             self.canaries.append(record)
-            reply = self.canary(record)
-            return _respond(record, Reply(text=reply) if isinstance(reply, str) else reply, self.model)
+            return self._sent(request, record, self.canary(record))
         self.requests.append(record)
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
@@ -208,6 +207,9 @@ class FakeOpenAI:
             reply = next(self._failures, None) or self.reply(record)
         finally:
             self.in_flight -= 1
+        return self._sent(request, record, reply)
+
+    def _sent(self, request: web.Request, record: Request, reply: Reply | str) -> web.StreamResponse:
         reply = Reply(text=reply) if isinstance(reply, str) else reply
         if reply.disconnect:
             assert request.transport is not None
