@@ -6,8 +6,11 @@ request. A judge's key is never sent to a model's server.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import os
+import time
 from contextlib import AsyncExitStack
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -15,24 +18,37 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import JsonValue
 
-from ..client import ChatClient, read_chat_reply, server_sentence
+from ..client import ChatClient, Patience, is_starting, read_chat_reply, server_sentence
 from ..records import ModelRef
 from ..records.errors import ConfigError, ReplyError, ServerError
 from ..records.protocols import Presented, Served, ServeOptions
 from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, refuse_unknown
+from .thinking import Thinking, request_fields, switches
 
-log = logging.getLogger(__name__)
 KEY = "HARNESS_ENDPOINT_KEY"
+HONOURED = ("max_model_len", "rpm", "tpm", "chat_template_kwargs", "reasoning_effort", "reasoning_room")
 OPENAI_HOST = "api.openai.com"
+LONGEST_WAIT = 10.0
+"""Seconds between two looks at a server that is not up yet."""
+log = logging.getLogger(__name__)
 PROBE_LIMIT = aiohttp.ClientTimeout(total=20)
 CANARY_LIMIT = aiohttp.ClientTimeout(total=60)
 CANARY = "Name three rivers, three metals and three colours, in alphabetical order."
-CANARY_TOKENS = (
-    16  # enough to tell models apart by their likeliest words; a model that reasons shows its first thoughts
+CANARY_TOKENS = 16
+"""Enough to tell models apart by their likeliest words; a model that reasons shows its first thoughts."""
+MAX_CANARY = 1_000_000  # bytes
+BROKEN = (
+    *(aiohttp.ClientError, OSError, ReplyError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
+    RecursionError,
 )
+"""What asking the canary prompt may raise: no connection, or a reply of any form."""
 STATED = ("root", "max_model_len")
 """Fields of a /v1/models entry that stay while a model is served. `created` does not: vLLM writes the time of the
 request into it (vllm/entrypoints/serve/engine/protocol.py, ModelCard)."""
+
+
+class StartingError(ServerError):
+    """Internal: the server is up and loads its model."""
 
 
 class EndpointBackend(ChatBackend):
@@ -40,7 +56,7 @@ class EndpointBackend(ChatBackend):
         super().__init__()
         if model.scheme != "endpoint" or model.url is None:
             raise ConfigError(f"backend 'endpoint' needs --model endpoint:NAME@http://HOST:PORT/v1, not {str(model)!r}")
-        refuse_unknown(options, "endpoint", ("max_model_len", "rpm", "tpm"))
+        refuse_unknown(options, "endpoint", HONOURED)
         self.model = model
         self.options = options
         self._url = model.url
@@ -52,10 +68,12 @@ class EndpointBackend(ChatBackend):
         facts: dict[str, JsonValue] = {"backend": "endpoint", "model": self.model.name, "host": parts.hostname}
         if self.options.max_model_len is not None:
             facts["max_model_len"] = self.options.max_model_len
+        if switches(self.options):
+            facts["thinking"] = switches(self.options)
         return facts
 
     async def __aenter__(self) -> Self:
-        limit = await self._probe()
+        limit = _length(await self._entry_until_up())
         options = self.options
         async with AsyncExitStack() as stack:
             client = ChatClient(
@@ -65,11 +83,13 @@ class EndpointBackend(ChatBackend):
                 rpm=options.rpm,
                 tpm=options.tpm,
                 timeout=options.timeout,
+                patience=Patience.of(options.patience),
             )
             self._client = await stack.enter_async_context(client)
-            dialogue = ChatCompletions(self._post, self.model.name, base="")
+            dialogue = ChatCompletions(self._post, self.model.name, base="", switches=request_fields(options))
             # no seed unless the sampling has one: not every server takes it
-            self._asker = Asker(dialogue, ContextWindow(self.options.max_model_len or limit), self.model.label)
+            context, thinking = ContextWindow(options.max_model_len or limit), Thinking(options.reasoning_room or 0)
+            self._asker = Asker(dialogue, context, self.model.label, thinking=thinking)
             self._stack = stack.pop_all()
         return self
 
@@ -87,14 +107,14 @@ class EndpointBackend(ChatBackend):
         try:
             return await self._client.post(path, body)
         except ReplyError as error:
-            if error.status in (401, 403):
+            if error.status in (401, 403) and error.reason == "http":
                 raise ServerError(f"{self._url} rejects the key: {error}; set {KEY}") from None
             if error.reason == "transport":
                 await self._probe()  # an endpoint that is gone stops the run; it would fail every prompt left
             raise
 
     async def presented(self) -> Presented:
-        entry = await self._entry()
+        entry = await self._entry_until_up()
         metadata = {name: entry[name] for name in STATED if isinstance(entry.get(name), str | int)}
         return Presented(metadata, await self._canary())
 
@@ -108,21 +128,11 @@ class EndpointBackend(ChatBackend):
         }
         try:
             async with self._session(CANARY_LIMIT) as session:
-                reply = await _posted(session, self._url, {**body, "logprobs": True})
-                if reply is None:  # not every server knows log-probabilities; a rejected request costs nothing
-                    reply = await _posted(session, self._url, body)
-            return None if reply is None else _shown(reply)
-        except (
-            aiohttp.ClientError,
-            OSError,
-            TimeoutError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ) as error:
-            log.debug("no canary of %s: %s", self._url, error)
-        except ReplyError as error:
+                status, reply = await _posted(session, self._url, {**body, "logprobs": True})
+                if status in (400, 422):  # not every server knows log-probabilities; a rejected request costs nothing
+                    status, reply = await _posted(session, self._url, body)
+            return _shown(reply) if status == 200 else None
+        except BROKEN as error:
             log.debug("no canary of %s: %s", self._url, error)
         return None
 
@@ -131,15 +141,29 @@ class EndpointBackend(ChatBackend):
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         return aiohttp.ClientSession(timeout=limit, headers=headers, trust_env=not loopback)
 
+    async def _entry_until_up(self) -> dict[str, Any]:
+        """Return what `_entry` does, once the server has loaded its model or, with a patience, is there at all."""
+        started, wait = time.monotonic(), 1.0
+        while True:
+            try:
+                return await self._entry()
+            except ServerError as error:
+                starting = Patience.of(self.options.patience).starting
+                most = starting if isinstance(error, StartingError) else self.options.patience or 0.0
+                if time.monotonic() - started >= most:
+                    raise
+                log.info("waiting up to %.0f s: %s", most, error)
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
     async def _probe(self) -> int | None:
         """Return the model's context length if GET /models states it; raise as `_entry`."""
-        length = (await self._entry()).get("max_model_len")
-        return length if isinstance(length, int) and length > 0 else None
+        return _length(await self._entry())
 
     async def _entry(self) -> dict[str, Any]:
         """Return what GET /models states about the model; empty if the server lists nothing.
 
-        Raise ConfigError for a model that the server does not list, ServerError if there is no server.
+        Raise ConfigError for a model that the server does not list, ServerError if there is no server, or none yet.
         """
         try:
             async with (
@@ -149,6 +173,10 @@ class EndpointBackend(ChatBackend):
                 if reply.status in (401, 403):
                     sentence = server_sentence(await reply.read())
                     raise ConfigError(f"{self._url} rejects the key (HTTP {reply.status}: {sentence}); set {KEY}")
+                if reply.status == 503:
+                    sentence = server_sentence(await reply.read())
+                    if is_starting(reply.status, sentence, reply.headers.get("Retry-After")):
+                        raise StartingError(f"{self._url} is not ready: HTTP 503: {sentence}")
                 listing = await reply.json(content_type=None) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerError(f"no server at {self._url}: {str(error) or type(error).__name__}") from None
@@ -162,11 +190,20 @@ class EndpointBackend(ChatBackend):
         return dict(models.get(self.model.name, {}))
 
 
-async def _posted(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the JSON object of a chat completion; None if the server rejects the request."""
+def _length(entry: dict[str, Any]) -> int | None:
+    length = entry.get("max_model_len")
+    return length if isinstance(length, int) and length > 0 else None
+
+
+async def _posted(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> tuple[int, Any]:
+    """Return the status and the JSON of a short chat completion. Raise ValueError if it is long or not JSON."""
     async with session.post(url + "/chat/completions", json=body, allow_redirects=False) as reply:
-        content = await reply.json(content_type=None) if reply.status == 200 else None
-    return content if isinstance(content, dict) else None
+        raw = b""
+        async for chunk in reply.content.iter_chunked(65536):
+            raw += chunk
+            if len(raw) > MAX_CANARY:
+                raise ValueError(f"more than {MAX_CANARY} bytes")
+        return reply.status, json.loads(raw) if reply.status == 200 else None
 
 
 def _shown(reply: dict[str, Any]) -> dict[str, JsonValue]:
