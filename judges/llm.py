@@ -322,7 +322,7 @@ class LocalJudge(LlmJudge):
         self._backend = VllmBackend(self._ref, ServeOptions(log_dir=Path("logs"), **serving.model_dump()))
         self.beside = serving.devices is not None
         free = {"price_in": spec.price_in or 0.0, "price_out": spec.price_out or 0.0}
-        named = spec.model_copy(update={"model": self._ref.label, **free})  # keeps local paths out of the cards
+        named = spec.model_copy(update={"model": self._ref.short, **free})  # keeps local paths out of the cards
         super().__init__(named, self._backend, endpoint=f"local:{digest(self._backend.identity())}")
 
     def logs_to(self, folder: Path) -> None:

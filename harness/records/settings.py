@@ -90,6 +90,8 @@ class RunSpec(Record):
     """One `harness run`, resolved."""
 
     model: ModelRef
+    name: str | None = Field(default=None, exclude_if=is_empty)
+    """The model's name as the user gave it; `model.title` is the same."""
     suites: tuple[str, ...]
     edition: str = "official"
     backend: str = "vllm"
@@ -114,6 +116,8 @@ class RunSpec(Record):
     """Whether judges' replies are read from and written to the reply cache."""
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """US dollars that the judges of this run may cost over all its sessions."""
+    assume_same: bool = Field(default=False, exclude_if=is_empty)
+    """Resume on an endpoint although it states another model than before."""
     transport: Literal["live", "batch"] = "live"
     """How judges are asked: call by call, or, once all answers exist, through the Batch API at half the price."""
 
@@ -132,6 +136,8 @@ class FileSpec(Record):
     """The keys of harness.yaml."""
 
     model: str | None = None
+    name: str | None = None
+    """The model's name in tables and results."""
     suite: str | None = None
     edition: str | None = None
     backend: str | None = None
@@ -147,6 +153,7 @@ class FileSpec(Record):
     mirror: str | None = None
     cache: bool | None = None
     max_cost: float | None = None
+    assume_same: bool | None = None
     transport: str | None = None
     sampling: SamplingOverride = SamplingOverride()
     serve: ServeSpec = ServeSpec()
