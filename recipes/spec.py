@@ -14,9 +14,10 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue
 
 from harness.records import Record, Sampling
+from harness.records.documents import read_yaml
 from harness.records.errors import ConfigError
 from harness.records.facts import all_facts
-from harness.records.settings import ServeSpec, checked, read_yaml
+from harness.records.settings import ServeSpec, checked
 
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""

@@ -6,7 +6,6 @@ request. A judge's key is never sent to a model's server.
 
 from __future__ import annotations
 
-import os
 from contextlib import AsyncExitStack
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -17,11 +16,10 @@ from pydantic import JsonValue
 from ..client import ChatClient, server_sentence
 from ..records import ModelRef
 from ..records.errors import ConfigError, ReplyError, ServerError
+from ..records.keys import ENDPOINT_KEY, api_key, belongs
 from ..records.protocols import Served, ServeOptions
 from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, refuse_unknown
 
-KEY = "HARNESS_ENDPOINT_KEY"
-OPENAI_HOST = "api.openai.com"
 PROBE_LIMIT = aiohttp.ClientTimeout(total=20)
 
 
@@ -78,7 +76,7 @@ class EndpointBackend(ChatBackend):
             return await self._client.post(path, body)
         except ReplyError as error:
             if error.status in (401, 403):
-                raise ServerError(f"{self._url} rejects the key: {error}; set {KEY}") from None
+                raise ServerError(f"{self._url} rejects the key: {error}; set {ENDPOINT_KEY}") from None
             if error.reason == "transport":
                 await self._probe()  # an endpoint that is gone stops the run; it would fail every prompt left
             raise
@@ -97,7 +95,9 @@ class EndpointBackend(ChatBackend):
             ):
                 if reply.status in (401, 403):
                     sentence = server_sentence(await reply.read())
-                    raise ConfigError(f"{self._url} rejects the key (HTTP {reply.status}: {sentence}); set {KEY}")
+                    raise ConfigError(
+                        f"{self._url} rejects the key (HTTP {reply.status}: {sentence}); set {ENDPOINT_KEY}"
+                    )
                 listing = await reply.json(content_type=None) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerError(f"no server at {self._url}: {str(error) or type(error).__name__}") from None
@@ -116,5 +116,4 @@ class EndpointBackend(ChatBackend):
 
 
 def _key_for(url: str) -> str | None:
-    key = os.environ.get(KEY)
-    return key or (os.environ.get("OPENAI_API_KEY") if urlsplit(url).hostname == OPENAI_HOST else None)
+    return api_key(ENDPOINT_KEY) or (api_key("OPENAI_API_KEY") if belongs("OPENAI_API_KEY", url) else None)
