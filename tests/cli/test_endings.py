@@ -133,18 +133,15 @@ def test_a_command_that_cannot_be_imported_is_a_crash(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "words", [("judge", "list", "--json"), ("judge", "list"), ("--help",), ("ls", "suites"), ("nonsense",)]
-)
+@pytest.mark.parametrize("words", [("judge", "list", "--json"), ("judge", "list"), ("--help",), ("ls", "suites")])
 def test_a_reader_that_is_gone_is_a_quiet_141(words: tuple[str, ...], tmp_path: Path) -> None:
     process = harness_process(*words, cwd=tmp_path)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
 
-    assert process.wait(60) == (2 if words == ("nonsense",) else 141)
-    if words != ("nonsense",):
-        assert process.stderr.read() == ""
+    assert process.wait(60) == 141
+    assert process.stderr.read() == ""
 
 
 def test_a_full_disk_behind_stdout_is_no_success(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ class LmEval:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=_environment(server),
+                env=child_environment(server),
             )
             assert process.stdin is not None
             reporting = asyncio.create_task(_report(self.name, job.work_dir))
@@ -296,7 +296,7 @@ def _command(model: str, server: Served, job: OwnRun) -> list[str]:
     return [*argv, "--output_path", str(job.work_dir / "output"), "--log_samples"]
 
 
-def _environment(server: Served) -> dict[str, str]:
+def child_environment(server: Served) -> dict[str, str]:
     """Return our environment with only this server's key, and without a proxy for servers on this machine.
 
     lm-eval loads data sets from the Hub, some of which need the user's token.
