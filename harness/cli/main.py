@@ -42,7 +42,7 @@ COMMANDS = {
 """Name -> (module:attribute in this package, one line of help). Imported only when used: --help stays fast."""
 
 
-USAGE_ERROR = typer.BadParameter.__base__
+USAGE_ERROR: Any = typer.BadParameter.__base__
 """What typer raises for wrong flags; it is exported by no public name of typer, which may bring its own click."""
 INTERRUPTED, READER_GONE = 130, 141
 """128 + SIGINT, 128 + SIGPIPE: what a shell reports for a program that such a signal ends."""
@@ -130,8 +130,9 @@ def exit_code_of(error: BaseException) -> int:
         _say(str(error))
         return error.exit_code
     if isinstance(error, USAGE_ERROR):
-        error.show()
-        return error.exit_code
+        usage: Any = error
+        usage.show()
+        return int(usage.exit_code)
     if isinstance(error, KeyboardInterrupt | EOFError | typer.Abort):
         _say("stopped; run the same command again to resume")
         return INTERRUPTED
