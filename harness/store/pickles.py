@@ -12,10 +12,9 @@ from typing import Any
 
 from ..records.documents import parse_json
 from ..records.errors import CheckpointError, ConfigError
+from .weights import NOT_WEIGHTS
 
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-TRAINERS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
-"""Prefixes of pickled files that a trainer leaves beside the weights, and no loader opens."""
 INDEX = ".safetensors.index.json"
 MODEL = ("model.safetensors", "model" + INDEX)
 """What transformers opens before pickles (modeling_utils._get_resolved_checkpoint_files)."""
@@ -29,7 +28,7 @@ def refuse_pickles(folder: Path, config: Mapping[str, Any]) -> None:
     if not any((folder / name).is_file() for name in first):
         for path in sorted(folder.iterdir()):
             is_index = path.name.endswith(".bin.index.json")
-            if is_index or (path.suffix in SUFFIXES and not path.name.startswith(TRAINERS)):
+            if is_index or (path.suffix in SUFFIXES and not path.name.startswith(NOT_WEIGHTS)):
                 raise CheckpointError(
                     f"{str(folder)!r} has pickled weights ({path.name}), which can run code when loaded, and no "
                     f"{' or '.join(first)} that would be loaded instead; {_ADVICE}"
