@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from ...records import Judgment, ScoreCard
+from ...records.documents import read_yaml
 from ...records.errors import ConfigError
 from ...records.protocols import RunRows
-from ...records.settings import checked, read_yaml
+from ...records.settings import checked
 from ...store import find_cards, read_card
 from ...suites.scoring import question_sums, rules_of
 from ..comparison import compare, differing

@@ -23,6 +23,7 @@ from pydantic import JsonValue
 
 from ...records import Score, SuiteScores, digest
 from ...records.errors import ConfigError, IncompleteError
+from ...records.keys import HUB, without_keys
 from ...records.protocols import Numbers, OwnRun, Served, SuiteOptions
 from ...store.files import file_sha256
 from ...store.provenance import install_command
@@ -238,7 +239,7 @@ class LmEval:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=_environment(server),
+                env=child_environment(server),
             )
             assert process.stdin is not None
             reporting = asyncio.create_task(_report(self.name, job.work_dir))
@@ -295,10 +296,19 @@ def _command(model: str, server: Served, job: OwnRun) -> list[str]:
     return [*argv, "--output_path", str(job.work_dir / "output"), "--log_samples"]
 
 
-def _environment(server: Served) -> dict[str, str]:
-    """Return our environment with only this server's key, and without a proxy for servers on this machine."""
+def child_environment(server: Served) -> dict[str, str]:
+    """Return our environment with only this server's key, and without a proxy for servers on this machine.
+
+    lm-eval loads data sets from the Hub, some of which need the user's token.
+    """
     local = {"NO_PROXY": f"{os.environ.get('NO_PROXY', '')},127.0.0.1,localhost".lstrip(",")}
-    return {**os.environ, **local, "OPENAI_API_KEY": server.key or "none", "TOKENIZERS_PARALLELISM": "false"}
+    return {
+        **without_keys(os.environ, keep=HUB),
+        **local,
+        "PYTHONSAFEPATH": "1",
+        "OPENAI_API_KEY": server.key or "none",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
 def _log(folder: Path) -> str:
