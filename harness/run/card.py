@@ -161,7 +161,8 @@ def _thinking_notes(identity: dict[str, JsonValue]) -> list[str]:
 def reasoning_notes(answers: Sequence[Answer]) -> list[str]:
     """Return one sentence if reasoning was split off answers' texts, else nothing."""
     split = sum(answer.is_split for answer in answers)
-    text = f"{split} of {len(answers)} answers had reasoning in their text; it was split off by its marks"
+    good = sum(answer.error is None for answer in answers)
+    text = f"{split} of {good} answers had reasoning in their text; it was split off by its marks"
     return [text] * (split > 0)
 
 
