@@ -58,7 +58,7 @@ def exported(imported: Imported, suite: AlpacaEval) -> list[dict[str, Any]]:
         complete=True,
         protocol={},
         sampling={},
-        scores={"win_rate": Score(value=None, n=0)},
+        scores={name: Score(value=None, n=0) for name in ("lc_win_rate", "win_rate")},
         provenance={},
     )
     run = FinishedRun(card, suite, tuple(imported.answers.values()), imported.judgments)
@@ -74,7 +74,7 @@ def completion(probability_of_first: float) -> dict[str, Any]:
     return {"message": {"content": "m"}, "logprobs": {"content": [{"top_logprobs": tops}]}}
 
 
-# --------------------------------------------------------------------------------------------------------------- folders
+# -------------------------------------------------------------------------------------------------------------- folders
 
 
 def test_what_nobody_means_is_skipped_in_a_folder(tmp_path: Path) -> None:
