@@ -95,7 +95,7 @@ async def gate_live(
     checks = checks_of(policy, list(baselines))
     judgings = [_live_judging(run, baselines[run.plan.suite.name], checks, options) for run in runs]
     started = time.monotonic()
-    await check_same_model(plan.backend, runs, assume_same=plan.spec.assume_same)
+    await check_same_model(plan.backend, runs, assume_same=plan.spec.same_model)
     try:
         await _judge_in_blocks(plan, judgings, checks, policy, on_progress)
     finally:
