@@ -112,7 +112,7 @@ async def gate_live(
         evidence[judging.run.plan.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
     run_id, baseline = runs[0].plan.folder.name, next(iter(baselines.values())).card
     names = told_apart([(plan.spec.model.label, run_id), (baseline.model, str(baseline.provenance.get("run_id", "")))])
-    report = judge_gate(*names, policy, evidence)
+    report = judge_gate(names[0], names[1], policy, evidence)
     return report.model_copy(
         update={"sequential": tuple(_sequential_report(judging, options.seed) for judging in judgings)}
     )
