@@ -119,6 +119,10 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     backend: Annotated[str | None, typer.Option(help="vllm, transformers, endpoint, ray, ...")] = None
     edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None
     references: Annotated[str | None, typer.Option(help="MT-Bench reference answers: official, pr3158 or FILE.")] = None
+    strict_reference: Annotated[
+        bool | None,
+        typer.Option("--strict-reference", help="Fill judges' prompts and read their replies as the original tools."),
+    ] = None
     limit: Annotated[int | None, typer.Option(help="Prompts per suite, stratified by category.")] = None
     seed: Annotated[int | None, typer.Option(help="Seed of sampling and of --limit.")] = None
     results: Annotated[Path | None, RESULTS] = None

@@ -104,6 +104,8 @@ class RunSpec(Record):
     anchors: tuple[Path, ...] = ()
     """Anchor files, at most one per suite; those of suites that are not run are ignored."""
     references: str = "official"
+    strict_reference: bool = Field(default=False, exclude_if=is_empty)
+    """Whether judges' prompts are filled and their replies read as the original tools do, quirks included."""
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
     results: Path = Path("results")
@@ -144,6 +146,7 @@ class FileSpec(Record):
     repeats: int | None = None
     anchors: str | list[str] | None = None
     references: str | None = None
+    strict_reference: bool | None = None
     limit: int | None = None
     seed: int | None = None
     results: str | None = None

@@ -84,7 +84,8 @@ class SuiteRun:
         for task in self.plan.suite.tasks(prompt, answer):
             for repeat in range(self.plan.repeats):
                 for judge in self.plan.judges:
-                    yield task.model_copy(update={"judge": judge.spec.name, "repeat": repeat})
+                    setting = {"judge": judge.spec.name, "repeat": repeat, "strict": self.plan.strict}
+                    yield task.model_copy(update=setting)
 
     def open_tasks(self, prompt: Prompt, answer: Answer) -> list[JudgeTask]:
         """Return the judge tasks of this answer without a verdict."""
