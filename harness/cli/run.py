@@ -135,7 +135,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     config: Annotated[Path | None, typer.Option(help="Configuration; default ./harness.yaml if it exists.")] = None
     dry_run: Annotated[bool, DRY_RUN] = False
     fresh: Annotated[bool, typer.Option("--fresh", help="Archive the earlier run and start over.")] = False
-    assume_same: Annotated[
+    same_model: Annotated[
         bool | None,
         typer.Option("--assume-same", help="Resume although an endpoint: states another model than before."),
     ] = None

@@ -117,8 +117,8 @@ class RunSpec(Record):
     """Whether judges' replies are read from and written to the reply cache."""
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """US dollars that the judges of this run may cost over all its sessions."""
-    assume_same: bool = Field(default=False, exclude_if=is_empty)
-    """Resume on an endpoint although it states another model than before."""
+    same_model: bool = Field(default=False, exclude_if=is_empty)
+    """`--assume-same`: resume on an endpoint although it states another model than before."""
     transport: Literal["live", "batch"] = "live"
     """How judges are asked: call by call, or, once all answers exist, through the Batch API at half the price."""
 
@@ -154,7 +154,7 @@ class FileSpec(Record):
     mirror: str | None = None
     cache: bool | None = None
     max_cost: float | None = None
-    assume_same: bool | None = None
+    same_model: bool | None = None
     transport: str | None = None
     sampling: SamplingOverride = SamplingOverride()
     serve: ServeSpec = ServeSpec()

@@ -23,7 +23,7 @@ from .pipeline import SuiteRun, current_judgments
 from .plan import Plan, SuitePlan
 from .trust import judging, trust_notes
 
-NOT_MEASURED = {"name", "assume_same", "results", "mirror", "cache", "max_cost", "transport", "anchors"}
+NOT_MEASURED = {"name", "same_model", "results", "mirror", "cache", "max_cost", "transport", "anchors"}
 """Settings that say where and how a run is made; no score depends on them, so the card's `config` leaves them out."""
 
 

@@ -65,7 +65,8 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         evidence[suite] = suite_evidence(*rows, suite_of(pair[0].card, options.mirror, folder=pair[0].folder), options)
         if options.sequential:
             reports.append(replayed(*rows, checks, policy, options.seed))
-    report = judge_gate(*shown_names([candidates[0], baselines[0]]), policy, evidence)
+    names = shown_names([candidates[0], baselines[0]])
+    report = judge_gate(names[0], names[1], policy, evidence)
     return report.model_copy(update={"sequential": tuple(reports)})
 
 
