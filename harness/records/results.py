@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-from .asking import Record, digest
+from .asking import Record, digest, is_empty
 from .judging import JuryRule
 
 if TYPE_CHECKING:
@@ -47,6 +47,18 @@ class SuiteScores(Record):
     scores: dict[str, Score]
     by_category: dict[str, dict[str, Score]] = {}
     notes: tuple[str, ...] = ()
+
+
+class QuestionScores(Record):
+    """One question's value of each metric, from a benchmark that scores by itself: a row of `questions.jsonl`.
+
+    Two runs of one benchmark are compared question by question if both have such rows.
+    """
+
+    question: str
+    """Equal in every run of the benchmark that asks this question."""
+    category: str | None = None
+    scores: dict[str, float]
 
 
 class JuryCounts(Record):
@@ -172,6 +184,9 @@ class ScoreCard(Record):
     notes: tuple[str, ...] = ()
     provenance: dict[str, JsonValue]
     """What produced the scores: digests, versions, git state, seeds."""
+    higher_is_better: dict[str, bool | None] = Field(default={}, exclude_if=is_empty)
+    """Metric -> False if less is better, None if nobody states which; metrics that the suite's facts describe, and those
+    of which more is better, are left out. `facts.higher_is_better` looks up any metric."""
     judging: Judging | None = None
     """Jury, flips, variance, drift; None on cards whose judgments did not come from this pipeline."""
     usage: dict[str, JsonValue] = {}
