@@ -18,24 +18,26 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from ..judging.jury import scored
 from ..records import LARGEST, Record, Score, ScoreCard
 from ..records.errors import ConfigError
-from ..records.facts import facts_of
+from ..records.facts import facts_of, higher_is_better
 from ..stats.intervals import FloatArray, resampling_weights
 from ..stats.paired import ClusteredEstimate, clustered_se, correlation, paired_difference, rank_intervals, terms
 from ..store import find_cards, read_card
 from ..store.checkpoint import Fusion, read_fusion
-from ..store.runs import read_rows
-from ..suites.scoring import QuestionSums, common, question_sums, rules_of
+from ..store.runs import QUESTIONS, read_question_scores, read_rows
+from ..suites.scoring import QuestionSums, common, is_complete, own_question_sums, question_sums, rules_of
 from .reported import ReportedTable, load_reported, reported_beside
 
 RESAMPLES = 2000
 """Resamples of the rank intervals; the 95 % quantile of their largest difference then varies by about 1.5 %."""
 MIN_SHARED = 0.9
 """Share of questions that two runs must have in common to be paired."""
+HEADLINE = "headline"
+"""Key in `Table.differs` if cards of one protocol rank by different metrics."""
 NO_QUESTIONS: Mapping[str, QuestionSums] = {}
 NO_FUSION: Mapping[str, Fusion] = {}
 
@@ -66,7 +68,7 @@ class BoardRow(Record):
     """One card in a table."""
 
     rank: int | None
-    """1 is best; None: not ranked (incomplete)."""
+    """1 is best; None: not ranked (incomplete, or nobody states whether more or less is better)."""
     rank_range: RankRange | None = None
     """None: not ranked, or one of the cards has no standard error."""
     model: str
@@ -100,6 +102,8 @@ class Table(Record):
     suite_version: str
     protocol_sha: str
     headline: str
+    higher_is_better: bool | None = Field(default=True, exclude_if=bool)
+    """Of the headline. False: less is better, so rows ascend. None: unknown, so no row is ranked."""
     judge: str
     differs: dict[str, JsonValue] = {}
     """Protocol fields that differ between this table and others of the same suite and version."""
@@ -113,10 +117,19 @@ class Table(Record):
         return f"{self.suite} ({self.suite_version}), judge {self.judge}, protocol {self.protocol_sha}"
 
     @property
+    def column(self) -> str:
+        """Return the headline's name with its direction, if more is not better."""
+        return self.headline + {True: "", False: ", less is better", None: ", unranked"}[self.higher_is_better]
+
+    @property
     def anchor(self) -> str:
         """Return an id that is unique among tables, for page fragments and file names."""
-        safe = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in self.suite)
-        return f"{safe}-{self.protocol_sha}"
+        metric = f"-{_safe(self.headline)}" if HEADLINE in self.differs else ""
+        return f"{_safe(self.suite)}-{self.protocol_sha}{metric}"
+
+
+def _safe(text: str) -> str:
+    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text)
 
 
 @dataclass(frozen=True)
@@ -162,6 +175,8 @@ def read_questions(readable_cards: Iterable[tuple[Path, ScoreCard]]) -> dict[str
 
 
 def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
+    if (folder / QUESTIONS).exists():
+        return _own_sums(folder, card)
     if not (folder / "judgments.jsonl").exists():
         return None
     try:
@@ -175,6 +190,14 @@ def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
     if sums.value is None or stated is None or abs(sums.value - stated) > 1e-6 * rule.scale:
         return None
     return sums
+
+
+def _own_sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
+    """Return the headline's terms of a benchmark that scored by itself; None if it is no mean over questions."""
+    try:
+        return own_question_sums(card, read_question_scores(folder)).get(card.headline)
+    except ConfigError:
+        return None
 
 
 def rank(
@@ -199,21 +222,49 @@ def rank(
             for name, value in protocol.items()
             if any(sibling.protocol.get(name) != value for sibling in siblings)
         }
-        tables.append(_table(group, questions, fusion).model_copy(update={"differs": differs}))
+        columns = one_metric_each(group)
+        mixed = len({card.headline for card in group}) > 1
+        for column in columns:
+            metric = column[0].headline
+            # another metric's terms would pair the wrong numbers
+            terms_of_metric = {key: sums for key, sums in questions.items() if not mixed or sums.metric == metric}
+            differs |= {HEADLINE: metric} if len(columns) > 1 else {}
+            tables.append(_table(column, terms_of_metric, fusion).model_copy(update={"differs": dict(differs)}))
     return tables
+
+
+def one_metric_each(cards: Sequence[ScoreCard]) -> list[list[ScoreCard]]:
+    """Return the cards in groups that rank by one metric, by name: the headline that most of the cards have.
+
+    Cards whose own headline is another metric are read with that one; those without it form the next group.
+    """
+    groups, rest = [], list(cards)
+    while rest:
+        headlines = sorted({card.headline for card in rest})
+        metric = max(headlines, key=lambda name: sum(name in card.scores for card in rest))  # of equals the first
+        column = [card for card in rest if metric in card.scores]
+        groups.append([card if card.headline == metric else _ranked_by(card, metric) for card in column])
+        rest = [card for card in rest if metric not in card.scores]
+    return groups
+
+
+def _ranked_by(card: ScoreCard, metric: str) -> ScoreCard:
+    return card.model_copy(update={"headline": metric, "complete": is_complete(card.scores[metric])})
 
 
 def _table(cards: list[ScoreCard], questions: Mapping[str, QuestionSums], fusion: Mapping[str, Fusion]) -> Table:
     first = cards[0]
-    ordered = sorted(cards, key=lambda card: (not card.complete, -_value(card), card.model, run_id(card)))
-    ranges = rank_ranges([card for card in ordered if card.complete], questions)
+    better = _direction(cards)
+    sign = 1 if better is False else -1
+    ordered = sorted(cards, key=lambda card: (not card.complete, _worth(card, sign), card.model, run_id(card)))
+    ranges = rank_ranges([card for card in ordered if card.complete], questions, less_is_better=better is False)
     metric = _category_metric(first)
     rows: list[BoardRow] = []
     for position, card in enumerate(ordered):
         row = _row(card, metric, fusion)
-        if card.complete:
+        if card.complete and better is not None:
             # equal values share a rank, and the next one skips it: 1, 2, 2, 4
-            tied = bool(rows) and _value(card) == rows[-1].score.value
+            tied = bool(rows) and card.scores[card.headline].value == rows[-1].score.value
             above = against(card, ordered[position - 1], questions) if position else None
             changed = {"rank": rows[-1].rank if tied else position + 1, "rank_range": ranges[position], "above": above}
             row = row.model_copy(update=changed)
@@ -224,6 +275,7 @@ def _table(cards: list[ScoreCard], questions: Mapping[str, QuestionSums], fusion
         suite_version=first.suite_version,
         protocol_sha=first.protocol_sha,
         headline=first.headline,
+        higher_is_better=better,
         judge=first.judge,
         category_metric=metric,
         length_unit="characters" if length is not None and length.unit == "characters" else "tokens",
@@ -275,9 +327,16 @@ def _date(value: JsonValue) -> str | None:
     return match[0] if match else None
 
 
-def _value(card: ScoreCard) -> float:
+def _worth(card: ScoreCard, sign: int) -> float:
+    """Return a sort key of the headline: `sign` 1 ascends, -1 descends; no value comes last."""
     value = card.scores[card.headline].value
-    return float("-inf") if value is None else value
+    return math.inf if value is None else sign * value
+
+
+def _direction(cards: Sequence[ScoreCard]) -> bool | None:
+    """Return whether more of the headline is better, by the cards that state it; None if they contradict each other."""
+    stated = {higher_is_better(card, card.headline) for card in cards} - {None}
+    return stated.pop() if len(stated) == 1 else None
 
 
 def run_id(card: ScoreCard) -> str:
@@ -316,7 +375,9 @@ def _centred(estimate: ClusteredEstimate, difference: float, *, paired: bool) ->
     return HeadlineDifference(difference=difference, ci_low=low, ci_high=high, p=centred.p_two_sided(), paired=paired)
 
 
-def rank_ranges(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums]) -> list[RankRange | None]:
+def rank_ranges(
+    cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], *, less_is_better: bool = False
+) -> list[RankRange | None]:
     """Return the ranks each card may have at 95 % (`stats.ranks`); all None if a value or standard error is missing."""
     scores = [card.scores[card.headline] for card in cards]
     values = np.array([score.value for score in scores if score.value is not None])
@@ -324,7 +385,8 @@ def rank_ranges(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums
     if len(values) < len(cards) or len(errors) < len(cards) or not cards:
         return [None] * len(cards)
     drawn = values + _draws(cards, questions, errors)
-    return [RankRange(low=ranks.best, high=ranks.worst) for ranks in rank_intervals(values, drawn)]
+    sign = -1.0 if less_is_better else 1.0
+    return [RankRange(low=ranks.best, high=ranks.worst) for ranks in rank_intervals(sign * values, sign * drawn)]
 
 
 def _draws(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], errors: FloatArray) -> FloatArray:

@@ -37,18 +37,20 @@ def rich_checks(report: GateReport) -> RichTable:
 
 def check_cells(check: CheckResult) -> list[str]:
     """Return the check's texts under `GATE_HEAD`."""
-    if check.difference is None or check.lower is None:
+    if check.difference is None or check.bound is None:
         return [named(check), check.tier, "-", "-", "-", "-", f"{check.margin:g}", check.found]
     row = check.difference
     result = check.found if check.found != "worse" or check.p_worse is None else f"worse, p {p_cell(check.p_worse)}"
     floor = {True: "above the floor", False: "below the floor", None: "floor undecided"}
+    if check.less_is_better:
+        floor = {True: "below the ceiling", False: "above the ceiling", None: "ceiling undecided"}
     return [
         named(check),
         check.tier,
         f"{row.first:.2f}",
         f"{row.other:.2f}",
         f"{row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]",
-        f"{check.lower:+.2f}",
+        f"{'upper ' if check.less_is_better else ''}{check.bound:+.2f}",
         f"{check.margin:g}",
         result if check.floor is None else f"{result}; {floor[check.above_floor]}",
     ]

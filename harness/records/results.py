@@ -185,8 +185,8 @@ class ScoreCard(Record):
     provenance: dict[str, JsonValue]
     """What produced the scores: digests, versions, git state, seeds."""
     higher_is_better: dict[str, bool | None] = Field(default={}, exclude_if=is_empty)
-    """Metric -> False if less is better, None if nobody states which; metrics that the suite's facts describe, and those
-    of which more is better, are left out. `facts.higher_is_better` looks up any metric."""
+    """Metric -> False if less is better, None if nobody states which. Metrics of which more is better, and those that
+    the suite's facts describe, are left out; `facts.higher_is_better` looks up any metric."""
     judging: Judging | None = None
     """Jury, flips, variance, drift; None on cards whose judgments did not come from this pipeline."""
     usage: dict[str, JsonValue] = {}

@@ -82,6 +82,7 @@ def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, 
         by_category=numbers.scores.by_category,
         counts=numbers.counts,
         notes=(*numbers.scores.notes, *_incomplete_notes(headline)),
+        higher_is_better=dict(numbers.higher_is_better),
         judging=numbers.judging,
         provenance={**provenance(), "model": identity, "run_id": run_id},
     )
@@ -97,6 +98,8 @@ def _headline(results: SuiteScores, metric: str, suite: str) -> Score:
 def _incomplete_notes(headline: Score) -> list[str]:
     if is_complete(headline):
         return []
+    if headline.value is not None and not headline.n:
+        return ["incomplete: it is unknown how many questions were scored; never ranked"]
     return [f"incomplete: {headline.n} of {headline.n + headline.unscored} scored; never ranked"]
 
 

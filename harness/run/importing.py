@@ -7,12 +7,14 @@ table only with runs whose protocols are unknown in the same fields.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from ..records import ModelRef, ScoreCard, digest
+from ..records.errors import ConfigError
 from ..records.protocols import Numbers, Suite
 from ..store import RunStore, run_dir, write_atomic
 from ..store.files import file_sha256
@@ -96,6 +98,28 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
     return write_numbers(results, model, numbers, origin, rows=imported)
 
 
+def numbers_of_models(numbers: Sequence[Numbers], model: str | None) -> list[tuple[str, Numbers]]:
+    """Return (model, results) for `--model`: that of the files, or a new name if all results are of one model.
+
+    Without it, every result has its file's own name. Raise ConfigError if the files have several models, none of that
+    name, or if a name is missing.
+    """
+    names = sorted({part.model or "" for part in numbers})
+    if model is None:
+        if "" in names:
+            raise ConfigError("these files do not state the model's name: pass --model NAME")
+        return [(part.model or "", part) for part in numbers]
+    if model in names:
+        return [(model, part) for part in numbers if part.model == model]
+    if len(names) > 1:
+        listed = ", ".join(name or "one without a name" for name in names)
+        raise ConfigError(
+            f"the files contain {len(names)} models, none named {model!r}: {listed}; pass one of these as --model, or "
+            "leave --model out to import each under its own name"
+        )
+    return [(model, part) for part in numbers]
+
+
 def write_numbers(
     results: Path, model: str, numbers: Numbers, origin: Origin, *, rows: Imported | None = None
 ) -> ScoreCard:
@@ -119,6 +143,7 @@ def write_numbers(
         for judgment in rows.judgments if rows is not None else ():
             if judgment.key not in store.judgments:
                 store.judgments.append(judgment)
+        store.write_questions(numbers.questions)
         card = numbers_card(model, numbers, run_id, {"imported": origin.file_format, "files": files})
         store.write_card(card)
     finally:

@@ -273,7 +273,9 @@ class RunStore:
     def write_questions(self, rows: Sequence[QuestionScores]) -> None:
         """Write the questions' own scores of a benchmark that scored by itself; nothing if it has none."""
         if rows:
-            write_atomic(self.folder / QUESTIONS, "".join(row.model_dump_json(exclude_none=True) + "\n" for row in rows))
+            write_atomic(
+                self.folder / QUESTIONS, "".join(row.model_dump_json(exclude_none=True) + "\n" for row in rows)
+            )
 
     def write_card(self, card: ScoreCard) -> Path:
         path = self.folder / "card.json"

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...records import Judgment, ScoreCard
 from ...records.errors import ConfigError
+from ...records.facts import higher_is_better
 from ...records.protocols import RunRows
 from ...records.settings import checked, read_yaml
 from ...store import find_cards, read_card
@@ -210,8 +211,8 @@ def power_of(
         runs = [run_rows(partner) for partner in partners]
         for check in checks_of(policy, [first.card.suite]):
             rule = rules.get(check.metric or first.card.headline)
-            if check.suite != first.card.suite or rule is None:
-                continue
+            if check.suite != first.card.suite or rule is None or not higher_is_better(first.card, rule.metric):
+                continue  # the drops put into the questions are drops
             pairs = [(baseline_sums[rule.metric], question_sums(rule, run.answers, run.judgments)) for run in runs]
             rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
     if not rows:

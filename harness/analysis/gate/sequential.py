@@ -3,7 +3,7 @@
 Questions come in an order shuffled by seed. After each block the confidence sequence of every check of the suite is
 evaluated: above -margin is safe, below it is worse. The sequence is valid at every look, at alpha for safe and at alpha
 shared by the tier's checks (Bonferroni) for worse. Only sums over all questions have a sequence: a suite with a fitted
-metric (length control) or a category in a deciding tier is judged to the end.
+metric (length control), one of which less is better, or a category in a deciding tier is judged to the end.
 
 >>> looks(100)
 [40, 60, 80, 100]
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...records import ScoreCard
-from ...records.facts import QuestionRule, Tier
+from ...records.facts import QuestionRule, Tier, higher_is_better
 from ...records.protocols import RunRows
 from ...stats.paired import paired_difference
 from ...stats.sequential import FIRST, one_sided_bounds
@@ -68,6 +68,8 @@ def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[
             continue
         rule = rules.get(check.metric or card.headline)
         if rule is None or rule.category is not None or check.category is not None:
+            return None
+        if higher_is_better(card, rule.metric) is not True:
             return None
         watched_checks.append(SequentialCheck(check, rule))
     return watched_checks or None

@@ -1,6 +1,6 @@
 """Read lm-eval's output: `results_*.json`, with the questions of `samples_*.jsonl` beside it, or samples files alone.
 
-    numbers = read_results([Path("output/org__model")])  # of several results of one task, the newest by its `date`
+numbers = read_results([Path("output/org__model")])  # of several results of one task, the newest by its `date`
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _is_results(path: Path) -> bool:
     return path.name == "results.json" or path.name.startswith("results_") or STAMP.search(path.stem) is not None
 
 
-# ---------------------------------------------------------------------------------------------------------- several files
+# ------------------------------------------------------------------------------------------------------- several files
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,9 @@ def _newest(tasks: Sequence[_DatedTask]) -> list[_DatedTask]:
     for group in groups.values():
         latest = max(group, key=lambda task: task.date)
         older = len(group) - 1
-        notes = [f"the newest of {len(group)} results of this task, by their dates: {latest.path.name}"] if older else []
+        notes = (
+            [f"the newest of {len(group)} results of this task, by their dates: {latest.path.name}"] if older else []
+        )
         newest.append(replace(latest, numbers=with_notes(latest.numbers, notes)))
     return newest
 

@@ -29,10 +29,7 @@ SUITE = "lm_eval"
 CONFIG_KEYS = ("dataset_path", "dataset_name", "doc_to_text", "doc_to_target", "num_fewshot", "generation_kwargs")
 """Keys of a task's configuration that, besides its version, decide whether two numbers are comparable."""
 OWN_UNITS = "metrics are in lm-eval's own units"
-UNKNOWN_N = (
-    "the file does not state how many questions were scored (lm-eval before 0.4.3), so this is not ranked; import its "
-    "samples files too"
-)
+UNKNOWN_N = "lm-eval before 0.4.3 does not state how many questions it scored: import its samples files too"
 Row = Mapping[str, JsonValue]
 
 
@@ -279,7 +276,7 @@ def _limit(document: Row) -> JsonValue:
     return part(document, "config", "limit")
 
 
-# ---------------------------------------------------------------------------------------------------------- comparability
+# ------------------------------------------------------------------------------------------------------- comparability
 
 
 def _direction(document: Row, task: str, name: str) -> bool | None:
