@@ -58,9 +58,10 @@ class Difference(Record):
     other: float
     """Both on the common questions only."""
     value: float
-    ci_low: float
-    ci_high: float
-    """95 %: t over questions (paired), bootstrap percentiles (refitted), normal (unpaired)."""
+    ci_low: float | None
+    ci_high: float | None
+    """95 %: t over questions (paired), bootstrap percentiles (refitted), normal (unpaired). None: every question has
+    the same difference, so there is no spread."""
     se: float
     df: int
     """Degrees of freedom of `se`; 0: normal."""
@@ -392,13 +393,15 @@ def _difference(
         first=means[0],
         other=means[1],
         value=estimate.value,
-        ci_low=interval[0],
-        ci_high=interval[1],
+        ci_low=interval[0] if estimate.varies else None,
+        ci_high=interval[1] if estimate.varies else None,
         se=estimate.se,
         df=int(estimate.df),  # an integer for all but crossed means
         p=p,
         detectable=detectable(estimate.se, alpha=ALPHA / 2),
-        needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2) if estimate.n else None,
+        needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2)
+        if estimate.n and estimate.varies
+        else None,
         n=estimate.n,
         method=method,
     )
@@ -481,7 +484,7 @@ def shifts(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[AnswerShi
 def _shift(name: str, first: FloatArray, second: FloatArray, clusters: Sequence[str]) -> AnswerShift:
     weights = np.ones(len(first))
     estimate = paired_difference((second, weights), (first, weights), clusters=clusters)
-    low, high = estimate.interval() if estimate is not None else (None, None)
+    low, high = estimate.interval() if estimate is not None and estimate.varies else (None, None)
     return AnswerShift(
         name=name,
         first=float(first.mean()),

@@ -344,7 +344,7 @@ def run_id(card: ScoreCard) -> str:
 
 
 def against(card: ScoreCard, above: ScoreCard, questions: Mapping[str, QuestionSums]) -> HeadlineDifference | None:
-    """Return `card` minus `above` on the headline; None if a value or standard error is missing.
+    """Return `card` minus `above` on the headline; None if a value or standard error is missing, or nothing varies.
 
     `questions`: run id -> terms of the headline, or of the raw rate behind it.
     """
@@ -357,7 +357,7 @@ def against(card: ScoreCard, above: ScoreCard, questions: Mapping[str, QuestionS
         estimate = paired_difference(
             (sums[0].above, sums[0].below), (sums[1].above, sums[1].below), scale=sums[0].scale
         )
-        return None if estimate is None else _centred(estimate, difference, paired=True)
+        return None if estimate is None or not estimate.varies else _centred(estimate, difference, paired=True)
     if card_score.se is None or above_score.se is None:
         return None
     together = correlation(terms(sums[0].above, sums[0].below), terms(sums[1].above, sums[1].below)) if sums else None
@@ -378,24 +378,28 @@ def _centred(estimate: ClusteredEstimate, difference: float, *, paired: bool) ->
 def rank_ranges(
     cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], *, less_is_better: bool = False
 ) -> list[RankRange | None]:
-    """Return the ranks each card may have at 95 % (`stats.ranks`); all None if a value or standard error is missing."""
+    """Return the ranks each card may have at 95 % (`stats.ranks`).
+
+    All None if a value is missing, or a standard error of cards that do not share their questions.
+    """
     scores = [card.scores[card.headline] for card in cards]
     values = np.array([score.value for score in scores if score.value is not None])
-    errors = np.array([score.se for score in scores if score.se is not None])
+    shared = _shared(cards, questions) if cards else None
+    paired = shared is not None and all(sums.metric == card.headline for sums, card in zip(shared, cards, strict=True))
+    errors = np.array([score.se or 0.0 for score in scores if score.se is not None or paired])
     if len(values) < len(cards) or len(errors) < len(cards) or not cards:
         return [None] * len(cards)
-    drawn = values + _draws(cards, questions, errors)
+    drawn = values + _draws(cards, shared, errors)
     sign = -1.0 if less_is_better else 1.0
     return [RankRange(low=ranks.best, high=ranks.worst) for ranks in rank_intervals(sign * values, sign * drawn)]
 
 
-def _draws(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], errors: FloatArray) -> FloatArray:
+def _draws(cards: Sequence[ScoreCard], sums: Sequence[QuestionSums] | None, errors: FloatArray) -> FloatArray:
     """Return errors of the values, shape (resamples, cards).
 
-    If the cards share questions, these are resampled for all cards at once by the linearised terms; else the errors are
-    independent and normal."""
+    If the cards share questions (`sums`), these are resampled for all cards at once by the linearised terms; else the
+    errors are independent and normal."""
     rng = np.random.default_rng(0)  # fixed, so that a leaderboard is the same each time it is printed
-    sums = _shared(cards, questions)
     if sums is None:
         independent: FloatArray = rng.standard_normal((RESAMPLES, len(cards))) * errors
         return independent

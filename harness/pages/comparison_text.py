@@ -45,24 +45,34 @@ def verdict(pair: Comparison) -> str:
     row = pair.difference(pair.headline) or next(iter(pair.differences), None)
     if row is None:
         return f"{pair.suite}: nothing to compare"
-    span = f"{row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}], p {p_cell(_p(row))}"
+    span = f"{difference_span(row)}, p {p_cell(_p(row))}"
     if _p(row) <= ALPHA and row.gain is not None:
         word = "better" if row.gain > 0 else "worse"
         less = "" if row.higher_is_better else ", of which less is better"
         return f"{pair.suite}: {pair.other} is {word} than {pair.first} by {row.metric}{less}: {span}"
     if _p(row) <= ALPHA:
         return (
-            f"{pair.suite}: {pair.other} and {pair.first} differ by {row.metric}: {span}; it is unknown whether more or "
-            "less is better"
+            f"{pair.suite}: {pair.other} and {pair.first} differ by {row.metric}: {span}; it is unknown whether more "
+            "or less is better"
         )
     # identical verdicts have no spread, so no interval could be shown
-    if row.se == 0 and row.value == 0:
+    if row.ci_low is None and row.value == 0:
         return f"{pair.suite}: {pair.other} and {pair.first} have the same verdict on every question, by {row.metric}"
+    if row.ci_low is None:
+        return (
+            f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; all "
+            f"{row.n} questions have the same difference, too few to tell how much it varies"
+        )
     needed = f"; detecting a true {abs(row.value):.2f} would take {row.needed} questions" if row.needed else ""
     return (
         f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; "
         f"this comparison can only detect differences of {row.detectable:.2f} or more{needed}"
     )
+
+
+def difference_span(row: Difference) -> str:
+    """Return `+0.23 [+0.22, +0.24]`; without an interval if every question has the same difference."""
+    return f"{row.value:+.2f}" + ("" if row.ci_low is None else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]")
 
 
 def _p(row: Difference) -> float:
@@ -80,9 +90,9 @@ def difference_cells(row: Difference) -> list[str]:
         row.category or "all",
         f"{row.first:.2f}",
         f"{row.other:.2f}",
-        f"{row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]",
+        difference_span(row),
         p_cell(_p(row)),
-        f"{row.detectable:.2f}",
+        "-" if row.ci_low is None else f"{row.detectable:.2f}",
         str(row.n or "-"),
     ]
 

@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from ..analysis.gate.decision import named, sentence
 from ..analysis.gate.policy import CheckResult, GateReport, LimitResult, SequentialReport
 from ..analysis.gate.power import PowerRow
-from .comparison_text import p_cell
+from .comparison_text import difference_span, p_cell
 from .text import escape_markdown, markdown_list, markdown_table, plain, rich_table
 
 GATE_HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "lower bound", "margin", "result")
@@ -49,7 +49,7 @@ def check_cells(check: CheckResult) -> list[str]:
         check.tier,
         f"{row.first:.2f}",
         f"{row.other:.2f}",
-        f"{row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]",
+        difference_span(row),
         f"{'upper ' if check.less_is_better else ''}{check.bound:+.2f}",
         f"{check.margin:g}",
         result if check.floor is None else f"{result}; {floor[check.above_floor]}",

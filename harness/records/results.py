@@ -16,6 +16,7 @@ from .judging import JuryRule
 if TYPE_CHECKING:
     from ..stats.intervals import Interval
 
+NO_WIDTH = 1e-12  # rounding leaves a resampled mean of equal numbers that uneven
 LARGEST = 1e15
 """Bound of a card's numbers; integers are exact below 2**53, about 9e15."""
 
@@ -34,8 +35,12 @@ class Score(Record):
     """Items that should have been scored but were not."""
 
     def with_interval(self, interval: Interval | None, scale: float = 1.0) -> Score:
-        """Return the score with `scale` times this interval; without any for None, or if it has no value."""
-        if interval is None or self.value is None:
+        """Return the score with `scale` times this interval; without any for None, or if it has no value.
+
+        An interval without width comes from verdicts that are all equal: they do not show how much the score varies,
+        which is not the same as certainty.
+        """
+        if interval is None or self.value is None or interval.high - interval.low <= NO_WIDTH * max(1.0, interval.high):
             return self.model_copy(update={"ci_low": None, "ci_high": None, "se": None})
         limits = {"ci_low": scale * interval.low, "ci_high": scale * interval.high, "se": scale * interval.se}
         return self.model_copy(update=limits)

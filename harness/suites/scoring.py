@@ -145,11 +145,17 @@ def categories(prompts: Iterable[Prompt]) -> dict[str, list[str]]:
     return ids_by_category
 
 
-def unscored_note(score: Score, unit: str) -> tuple[str, ...]:
-    """Return one sentence for the card if something is unscored."""
-    if not score.unscored:
-        return ()
-    return (f"{score.unscored} of {score.n + score.unscored} {unit} are unscored",)
+def score_notes(score: Score, unit: str, *, intervals: bool = True) -> tuple[str, ...]:
+    """Return a sentence for the card if something is unscored, and one if a mean has no interval.
+
+    `intervals` False: none was wanted.
+    """
+    notes = []
+    if score.unscored:
+        notes.append(f"{score.unscored} of {score.n + score.unscored} {unit} are unscored")
+    if intervals and score.value is not None and score.ci_low is None:
+        notes.append(f"no interval: {score.n} {unit} that are all alike, or of one question, show no spread")
+    return tuple(notes)
 
 
 @dataclass(frozen=True)

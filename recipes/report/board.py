@@ -136,8 +136,9 @@ def score_of(
     value: float | None, interval: tuple[float, float] | None, se: float | None, *, n: int, lost: int
 ) -> Score:
     """Return a mean and its interval as a score card's `Score`."""
-    low, high = interval if interval is not None else (None, None)
-    return Score(value=value, ci_low=low, ci_high=high, se=se, n=n, unscored=lost)
+    if interval is None or not se:  # equal rewards do not show how much the mean varies
+        return Score(value=value, n=n, unscored=lost)
+    return Score(value=value, ci_low=interval[0], ci_high=interval[1], se=se, n=n, unscored=lost)
 
 
 def variant_board(

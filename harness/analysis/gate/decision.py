@@ -74,7 +74,9 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
         return missing
     if row is None:
         known = sorted({row.metric for row in comparison.differences if row.category == check.category})
-        note = f"both runs have {', '.join(known)}" if known and metric not in known else None
+        note = f"both runs have {', '.join(known)}" if known else None
+        if _has(evidence.baseline, metric, check.category) and _has(evidence.candidate, metric, check.category):
+            note = "one of the cards has no standard error of it, so the difference cannot be judged"
         return missing.model_copy(update={"note": note})
     if row.higher_is_better is None and check.higher_is_better is not None:
         row = row.model_copy(update={"higher_is_better": check.higher_is_better})
@@ -96,6 +98,11 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
             "above_floor": _above_floor(check, row, evidence.candidate, policy),
         }
     )
+
+
+def _has(card: ScoreCard | None, metric: str, category: str | None) -> bool:
+    scores = {} if card is None else card.scores if category is None else card.by_category.get(category, {})
+    return metric in scores and scores[metric].value is not None
 
 
 def metric_of(check: GateCheck, comparison: Comparison) -> str:
@@ -242,8 +249,8 @@ def _verdict(
 def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult]) -> list[str]:
     deciding = [result for result in results if result.tier != "advisory"]
     failed = [
-        f"{named(result)}: {result.difference.value:+.2f}, a {loss_word(result)} beyond the margin of {result.margin:g} "
-        f"(p {result.p_worse:.2g})"
+        f"{named(result)}: {result.difference.value:+.2f}, a {loss_word(result)} beyond the margin of "
+        f"{result.margin:g} (p {result.p_worse:.2g})"
         for result in deciding
         if result.found == "worse" and result.difference is not None
     ]
@@ -276,6 +283,11 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
     bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence {side} {result.bound:+.2f}"
     if result.found == "safe":
         return f"{named(result)}: {bound}: no {loss} of {result.margin:g}"
+    if result.difference.ci_low is None and result.needed is not None:
+        return (
+            f"{named(result)}: {result.difference.value:+.2f} on each of {result.difference.n} questions, too few to "
+            f"tell how much it varies; about {result.needed} would"
+        )
     if not result.difference.n:
         return f"{named(result)}: {bound}; a {loss} of {result.margin:g} is not ruled out"
     if result.needed is None:

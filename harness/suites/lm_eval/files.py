@@ -143,7 +143,7 @@ def _newest(tasks: Sequence[_DatedTask]) -> list[_DatedTask]:
     return newest
 
 
-# --------------------------------------------------------------------------------------------------------------- samples
+# -------------------------------------------------------------------------------------------------------------- samples
 
 
 def _with_questions(task: _DatedTask, samples: Sequence[Path]) -> Numbers:

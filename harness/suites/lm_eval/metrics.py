@@ -13,26 +13,32 @@ from collections.abc import Collection, Mapping, Sequence
 NOT_SCORES = frozenset({"alias", "name", "sample_len", "sample_count", "bypass"})
 """Keys beside a task's metrics. `bypass` marks answers that were never scored (--predict_only), and reads 999."""
 
-LESS_IS_BETTER = frozenset(
+# fmt: off
+LESS_IS_BETTER = frozenset({
     # lm_eval 0.4.13 api/metrics.py, register_metric
-    "perplexity word_perplexity byte_perplexity bits_per_byte brier_score ter "
+    "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter",
     # higher_is_better: false in lm_eval 0.4.13 tasks/**/*.yaml; `score` is left out, as it differs between tasks
-    "wer likelihood_diff pct_stereotype pct_male_preferred pct_female_preferred pct_invalid difference_male_female "
-    "perspective_api_toxicity_score amb_bias_score disamb_bias_score bias_score_ambig bias_score_disambig "
+    "wer", "likelihood_diff", "pct_stereotype", "pct_male_preferred", "pct_female_preferred", "pct_invalid",
+    "difference_male_female", "perspective_api_toxicity_score", "amb_bias_score", "disamb_bias_score",
+    "bias_score_ambig", "bias_score_disambig",
     # lm_eval 0.3.0 tasks/*.py, and metrics of the same kind
-    "ppl word_ppl byte_ppl edit_distance levenshtein loss nll".split()
-)
-MORE_IS_BETTER = frozenset(
+    "ppl", "word_ppl", "byte_ppl", "edit_distance", "levenshtein", "loss", "nll",
+})
+MORE_IS_BETTER = frozenset({
     # lm_eval 0.4.13 api/metrics.py, register_metric
-    "acc acc_norm acc_mutual_info acc_bytes acc_all exact_match likelihood mcc f1 bleu chrf chrf++ "
+    "acc", "acc_norm", "acc_mutual_info", "acc_bytes", "acc_all", "exact_match", "likelihood", "mcc", "f1",
+    "bleu", "chrf", "chrf++",
     # higher_is_better: true in lm_eval 0.4.13 tasks/**
-    "accuracy acc_ambig acc_disambig accuracy_amb accuracy_disamb em contains precision recall bert_score bleurt "
-    "bleurt_max rouge1 rouge2 rougeL pass@1 pass_at_1 bleu_max bleu_acc bleu_diff rouge1_max rouge1_acc rouge1_diff "
-    "rouge2_max rouge2_acc rouge2_diff rougeL_max rougeL_acc rougeL_diff math_verify extraction_rate partial_accuracy "
-    "prompt_level_strict_acc inst_level_strict_acc prompt_level_loose_acc inst_level_loose_acc "
+    "accuracy", "acc_ambig", "acc_disambig", "accuracy_amb", "accuracy_disamb", "em", "contains", "precision",
+    "recall", "bert_score", "bleurt", "bleurt_max", "rouge1", "rouge2", "rougeL", "pass@1", "pass_at_1",
+    "bleu_max", "bleu_acc", "bleu_diff", "rouge1_max", "rouge1_acc", "rouge1_diff", "rouge2_max", "rouge2_acc",
+    "rouge2_diff", "rougeL_max", "rougeL_acc", "rougeL_diff", "math_verify", "extraction_rate",
+    "partial_accuracy", "prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc",
+    "inst_level_loose_acc",
     # lm_eval 0.3.0 tasks/*.py
-    "mc1 mc2 exact HasAns_exact HasAns_f1 NoAns_exact NoAns_f1 best_exact best_f1".split()
-)
+    "mc1", "mc2", "exact", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1",
+})
+# fmt: on
 PREFERRED = ("acc", "exact_match", "prompt_level_strict_acc", "acc_norm", "em", "f1", "mc2", "pass@1", "bleu")
 """Metrics that may stand for a task, if its configuration lists none: the first of these that it has."""
 FILTERS = ("none", "", "strict-match", "flexible-extract")

@@ -48,7 +48,7 @@ from ..exchange import (
     user_prompt_of,
 )
 from ..files import FAILED_CALL, FileResult, ScoreOptions, SourceFile, card_of, read_files
-from ..scoring import Unit, categories, mean_score, unscored_note
+from ..scoring import Unit, categories, mean_score, score_notes
 from .pairs import Games, score_pairs
 from .rows import (
     FAILED,
@@ -266,6 +266,8 @@ def _strict(prompts: Sequence[Prompt], rows: Sequence[Row], failed: int, options
     scores = _stored_means(prompts, rows, options)
     legacy = [Unit(question_of(row), score) for row in rows if (score := stored_score(row)) is not None]
     expected = scores["mt_bench"].n + scores["mt_bench"].unscored
+    if not scores["mt_bench"].n:
+        legacy = []  # the reference's -1 stands beside ratings; alone it would be a score made of failures only
     scores["legacy_mean"] = mean_score(legacy, expected, seed=options.seed, intervals=options.intervals)
     by_category = {}
     for category, ids in categories(prompts).items():
@@ -273,7 +275,7 @@ def _strict(prompts: Sequence[Prompt], rows: Sequence[Row], failed: int, options
         by_category[category] = _stored_means(
             [prompt for prompt in prompts if prompt.id in ids], category_rows, options
         )
-    notes = _strict_notes(scores["mt_bench"], rows)
+    notes = _strict_notes(scores["mt_bench"], rows, intervals=options.intervals)
     if failed:
         notes += (f"{failed} scored all the same: the answer judged is {FAILED_CALL}",)
     return SuiteScores(scores=scores, by_category=by_category, notes=notes)
@@ -293,8 +295,11 @@ def _stored_means(prompts: Sequence[Prompt], rows: Sequence[Row], options: Score
     return means
 
 
-def _strict_notes(head: Score, rows: Sequence[Row]) -> tuple[str, ...]:
-    notes = ["scored as the reference does: stored scores are believed", *unscored_note(head, "rows")]
+def _strict_notes(head: Score, rows: Sequence[Row], *, intervals: bool) -> tuple[str, ...]:
+    notes = [
+        "scored as the reference does: stored scores are believed",
+        *score_notes(head, "rows", intervals=intervals),
+    ]
     copies = len(rows) - len({(question_of(row), turn_of(row)) for row in rows})
     if copies:
         notes.append(f"{copies} rows are a second judgment of the same question and turn; they count, too")
