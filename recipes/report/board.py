@@ -201,7 +201,7 @@ def _row(model: str, temperature: float, parts: Mapping[str, list[Measured]]) ->
     reward = score_of(
         value,
         interval,
-        None if mean is None else mean.se,
+        None if mean is None or not mean.varies else mean.se,
         n=sum(result.scored for result in test),
         lost=sum(result.unscored for result in test),
     )
@@ -222,7 +222,7 @@ def _row(model: str, temperature: float, parts: Mapping[str, list[Measured]]) ->
 
 def _seed_score(result: Measured) -> Score:
     mean = _crossed([result.rewards])
-    interval, se = (None, None) if mean is None else (mean.interval(), mean.se)
+    interval, se = (None, None) if mean is None or not mean.varies else (mean.interval(), mean.se)
     return score_of(result.mean, interval, se, n=result.scored, lost=result.unscored)
 
 
@@ -309,7 +309,7 @@ def _versus(
         ci_high=high,
         prompts_low=prompts_low,
         prompts_high=prompts_high,
-        se=mean.se,
+        se=mean.se if mean.varies else 0.0,
         df=mean.df,
         by_seed=by_seed,
         prompts=mean.n,

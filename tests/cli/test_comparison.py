@@ -26,6 +26,7 @@ def test_the_difference_is_of_the_questions_both_have() -> None:
 
     # q0..q3: a 1 + 0 + 0.5 + 0 = 1.5 of 4 -> 37.5; b 3.5 of 4 -> 87.5; q4 is b's alone
     assert row is not None
+    assert row.ci_high is not None
     assert (row.first, row.other, row.value, row.n) == (37.5, 87.5, 50.0, 4)
     # differences 0, 100, 0, 100: sd 57.735, se 28.87; t(3) at 97.5 % is 3.182
     assert row.se == pytest.approx(28.8675, abs=1e-4)

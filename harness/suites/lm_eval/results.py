@@ -303,14 +303,14 @@ def _order(document: Row, name: str) -> tuple[list[str], list[str]]:
     config = part(document, "configs", name)
     lists = [config.get(key) if isinstance(config, dict) else None for key in ("metric_list", "filter_list")]
     metrics, filters = (
-        [str(entry[key]) for entry in (entries if isinstance(entries, list) else ()) if _has(entry, key)]
+        [
+            str(entry[key])
+            for entry in (entries if isinstance(entries, list) else ())
+            if isinstance(entry, dict) and key in entry
+        ]
         for entries, key in zip(lists, ("metric", "name"), strict=True)
     )
     return metrics, filters
-
-
-def _has(entry: JsonValue, key: str) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get(key), str)
 
 
 def _protocol(document: Row, name: str) -> dict[str, JsonValue]:
