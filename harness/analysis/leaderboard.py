@@ -22,6 +22,7 @@ from pydantic import Field, JsonValue
 
 from ..judging.jury import scored
 from ..records import LARGEST, Record, Score, ScoreCard
+from ..records.asking import is_empty
 from ..records.errors import ConfigError
 from ..records.facts import facts_of, higher_is_better
 from ..stats.intervals import FloatArray, resampling_weights
@@ -68,7 +69,7 @@ class BoardRow(Record):
     """One card in a table."""
 
     rank: int | None
-    """1 is best; None: not ranked (incomplete, or nobody states whether more or less is better)."""
+    """1 is best; None: not ranked (incomplete, too many empty answers, or a headline of unknown direction)."""
     rank_range: RankRange | None = None
     """None: not ranked, or one of the cards has no standard error."""
     model: str
@@ -81,6 +82,10 @@ class BoardRow(Record):
     categories: dict[str, Score] = {}
     """`Table.category_metric` by category."""
     truncated: int
+    empty: int = Field(default=0, exclude_if=is_empty)
+    """Answers that show the reader nothing."""
+    cut_in_reasoning: int = Field(default=0, exclude_if=is_empty)
+    """Those of `empty` that the token limit cut before the reasoning ended."""
     answers: int
     length: float | None = None
     """Mean answer length, in `Table.length_unit`."""
@@ -141,10 +146,11 @@ class Board:
     """One sentence per card that could not be read."""
 
 
-def read_board(results: Path, *, reported: bool = True, paired: bool = True) -> Board:
+def read_board(results: Path, *, reported: bool = True, paired: bool = True, rank_incomplete: bool = False) -> Board:
     """Return the leaderboard of all cards in a results folder.
 
-    `paired` compares question by question if a run's rows exist. Raise ConfigError if there is no card.
+    `paired` compares question by question if a run's rows exist; `rank_incomplete` also ranks cards with more than
+    MAX_EMPTY empty answers. Raise ConfigError if there is no card.
     """
     paths = find_cards(results)
     if not paths:
@@ -152,7 +158,7 @@ def read_board(results: Path, *, reported: bool = True, paired: bool = True) -> 
     readable_cards, broken = readable(paths)
     cards = [card for _, card in readable_cards]
     questions = read_questions(readable_cards) if paired else {}
-    tables = rank(cards, questions, read_fusion(results))
+    tables = rank(cards, questions, read_fusion(results), rank_incomplete=rank_incomplete)
     beside = reported_beside(cards, load_reported()) if reported else []
     return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken))
 
@@ -204,11 +210,14 @@ def rank(
     cards: Iterable[ScoreCard],
     questions: Mapping[str, QuestionSums] = NO_QUESTIONS,
     fusion: Mapping[str, Fusion] = NO_FUSION,
+    *,
+    rank_incomplete: bool = False,
 ) -> list[Table]:
     """Return one table per protocol, ordered by suite, version and protocol digest.
 
     `questions`: run id -> the headline's terms per question, for paired comparisons. `fusion`: model -> how it was
-    made; it overrides the card's own statement.
+    made; it overrides the card's own statement. Cards with more than MAX_EMPTY empty answers are unranked, unless
+    `rank_incomplete`.
     """
     groups: dict[tuple[str, str, str], list[ScoreCard]] = {}
     for card in cards:
@@ -229,7 +238,8 @@ def rank(
             # another metric's terms would pair the wrong numbers
             terms_of_metric = {key: sums for key, sums in questions.items() if not mixed or sums.metric == metric}
             differs |= {HEADLINE: metric} if len(columns) > 1 else {}
-            tables.append(_table(column, terms_of_metric, fusion).model_copy(update={"differs": dict(differs)}))
+            table = _table(column, terms_of_metric, fusion, rank_incomplete=rank_incomplete)
+            tables.append(table.model_copy(update={"differs": dict(differs)}))
     return tables
 
 
@@ -252,17 +262,29 @@ def _ranked_by(card: ScoreCard, metric: str) -> ScoreCard:
     return card.model_copy(update={"headline": metric, "complete": is_complete(card.scores[metric])})
 
 
-def _table(cards: list[ScoreCard], questions: Mapping[str, QuestionSums], fusion: Mapping[str, Fusion]) -> Table:
+def _table(
+    cards: list[ScoreCard],
+    questions: Mapping[str, QuestionSums],
+    fusion: Mapping[str, Fusion],
+    *,
+    rank_incomplete: bool,
+) -> Table:
     first = cards[0]
     better = _direction(cards)
     sign = 1 if better is False else -1
-    ordered = sorted(cards, key=lambda card: (not card.complete, _worth(card, sign), card.model, run_id(card)))
-    ranges = rank_ranges([card for card in ordered if card.complete], questions, less_is_better=better is False)
+
+    def is_ranked(card: ScoreCard) -> bool:
+        has_value = card.scores[card.headline].value is not None and better is not None
+        return card.complete and has_value and (rank_incomplete or card.is_mostly_text)
+
+    ordered = sorted(cards, key=lambda card: (not is_ranked(card), _worth(card, sign), card.model, run_id(card)))
+    ranked_cards = [card for card in ordered if is_ranked(card)]
+    ranges = rank_ranges(ranked_cards, questions, less_is_better=better is False)
     metric = _category_metric(first)
     rows: list[BoardRow] = []
     for position, card in enumerate(ordered):
         row = _row(card, metric, fusion)
-        if card.complete and better is not None:
+        if is_ranked(card):
             # equal values share a rank, and the next one skips it: 1, 2, 2, 4
             tied = bool(rows) and card.scores[card.headline].value == rows[-1].score.value
             above = against(card, ordered[position - 1], questions) if position else None
@@ -292,6 +314,8 @@ def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> BoardRow
         others={name: score for name, score in card.scores.items() if name != card.headline},
         categories={name: metrics[metric] for name, metrics in card.by_category.items() if metric in metrics},
         truncated=int(_number(card.counts.get("truncated")) or 0),
+        empty=int(_number(card.counts.get("empty")) or 0),
+        cut_in_reasoning=int(_number(card.counts.get("cut_in_reasoning")) or 0),
         answers=int(_number(card.counts.get("answers")) or 0),
         length=_length(card),
         cost=_number(card.usage.get("judgment_cost")),
@@ -308,12 +332,16 @@ def _category_metric(card: ScoreCard) -> str:
 
 
 def _length(card: ScoreCard) -> float | None:
-    """Return the suite's own mean length of an answer, else tokens per answer as counted by the server."""
+    """Return the suite's own mean length of an answer, else tokens per answer as counted by the server.
+
+    Reasoning is not counted.
+    """
     length = facts_of(card.suite).length_of(card.scores)
     if length is not None:
         return card.scores[length.name].value
     tokens, answers = _number(card.usage.get("answer_completion_tokens")), _number(card.counts.get("answers"))
-    return round(tokens / answers, 1) if tokens and answers else None
+    reasoning = _number(card.usage.get("answer_reasoning_tokens", 0))
+    return round((tokens - reasoning) / answers, 1) if tokens and answers and reasoning is not None else None
 
 
 def _number(value: JsonValue) -> float | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,8 @@ from .options import DRY_RUN, NO_CACHE, RESULTS, Flags, JsonFlags, MirrorFlags, 
 if TYPE_CHECKING:
     from ..run.pipeline import ProgressCallback, SuiteRun
 
+PASSING = frozenset({"http", "timeout", "transport"})
+"""Failures for lack of a server. The same prompt is too long, filtered or answered without a verdict once more."""
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Job = Callable[["list[SuiteRun]", "ProgressCallback"], Coroutine[Any, Any, T]]
@@ -55,7 +58,16 @@ class ServeFlags(Flags):
     devices: Annotated[str | None, serving(help="GPUs of the candidate, e.g. 0,1; default: all.")] = None
     dtype: Annotated[str | None, serving(help="Type of the weights, e.g. bfloat16; default: the model's.")] = None
     quantization: Annotated[str | None, serving(help="Quantization method of the server, e.g. fp8.")] = None
-    reasoning_parser: Annotated[str | None, serving(help="vLLM parser that separates reasoning from answers.")] = None
+    reasoning: Annotated[
+        str | None, serving(help="vLLM's reasoning parser: auto (by the checkpoint, default), off, or a name.")
+    ] = None
+    reasoning_effort: Annotated[str | None, serving(help="Sent with each request, e.g. low, medium, high.")] = None
+    reasoning_room: Annotated[
+        int | None, serving(help="Tokens for reasoning, besides the benchmark's own limit: a deviation.")
+    ] = None
+    chat_template_kwargs: Annotated[
+        str | None, serving(help="JSON object for the chat template, e.g. '{\"enable_thinking\": false}'.")
+    ] = None
     max_model_len: Annotated[int | None, serving(help="Longest prompt plus answer, in tokens.")] = None
     engine_args: Annotated[list[str] | None, serving("--engine-arg", help="More server arguments; repeatable.")] = None
     allow_pickle: Annotated[bool | None, serving("--allow-pickle", help="Accept .bin/.pt weights.")] = None
@@ -65,6 +77,13 @@ class ServeFlags(Flags):
     concurrency: Annotated[int | None, serving(help="Prompts in flight.")] = None
     rpm: Annotated[float | None, serving(help="Requests per minute to endpoint:, at most.")] = None
     tpm: Annotated[float | None, serving(help="Tokens per minute to endpoint:, at most.")] = None
+    patience: Annotated[
+        float | None,
+        serving(
+            help="Seconds an endpoint, also a judge's, may stay down, from the first call on; default: 60, 15 if it "
+            "never answered, 300 while it says 503 with Retry-After."
+        ),
+    ] = None
 
 
 class SamplingFlags(Flags):
@@ -145,12 +164,33 @@ def run(flags: RunFlags) -> None:
         print(json_text("cards", cards), end="")
     else:
         show(run_plan, cards)
-    incomplete = [card.suite for card in cards if not card.complete]
+    incomplete = [card for card in cards if not card.complete]
     if incomplete:
-        raise IncompleteError(
-            f"too much unscored in {', '.join(incomplete)} (see the notes); "
-            "run the same command again to ask the failed ones again"
+        raise IncompleteError(what_is_missing(incomplete))
+
+
+def what_is_missing(incomplete: Sequence[ScoreCard]) -> str:
+    """Return what is unscored on these cards, and what the same command would do about it."""
+    failures: Counter[str] = Counter()
+    for card in incomplete:
+        for stage in ("unanswered", "unjudged"):
+            reasons = card.counts.get(stage)
+            failures.update(reasons if isinstance(reasons, dict) else {})
+    passing = {reason: number for reason, number in failures.items() if reason in PASSING}
+    lasting = {reason: number for reason, number in failures.items() if reason not in PASSING}
+    sentence = f"too much unscored in {', '.join(card.suite for card in incomplete)} (see the notes)"
+    if passing:
+        sentence += f"; the same command asks {sum(passing.values())} failed calls again ({_listed(passing)})"
+    if lasting:
+        sentence += (
+            f"; {sum(lasting.values())} would most likely fail again ({_listed(lasting)}), "
+            "so change the judge or the settings first"
         )
+    return sentence
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
 
 
 def differences(run_plan: Plan) -> list[str]:

@@ -63,10 +63,9 @@ def verdict(pair: Comparison) -> str:
             f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; all "
             f"{row.n} questions have the same difference, too few to tell how much it varies"
         )
-    needed = f"; detecting a true {abs(row.value):.2f} would take {row.needed} questions" if row.needed else ""
     return (
         f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; "
-        f"this comparison can only detect differences of {row.detectable:.2f} or more{needed}"
+        f"this comparison can only detect differences of {row.detectable:.2f} or more"
     )
 
 

@@ -23,6 +23,7 @@ from .judging import (
 )
 from .results import (
     LARGEST,
+    MAX_EMPTY,
     AnchorCheck,
     Judging,
     JuryCounts,
@@ -36,6 +37,7 @@ from .results import (
 
 __all__ = [
     "LARGEST",
+    "MAX_EMPTY",
     "Access",
     "AnchorCheck",
     "Answer",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_serializer, model_validator
 
 from .asking import Answer, Failure, Prompt, Record, digest
 
@@ -228,9 +228,15 @@ class JudgeSpec(Record):
     """Tokens per minute, prompts and replies together; shared likewise."""
     timeout: float = Field(default=300.0, gt=0)
     """Seconds a call may take."""
-    patience: float = Field(default=60.0, gt=0)
-    """Seconds the endpoint may stay down before the run stops with what it has."""
+    patience: float | None = Field(default=None, gt=0)
+    """Seconds the endpoint may stay down before the run stops with what it has. None: 60; 15 if it never answered;
+    300 if it says 503 with Retry-After."""
     retired: date | None = None
     """Day on which the provider shut this snapshot down, or will; the note names the source."""
     note: str | None = None
     """Text shown on every card of this judge, e.g. that it is rule-based."""
+
+    @field_serializer("patience")
+    def _patience(self, value: float | None) -> float:
+        # cards identify a run's settings by a digest of this dump, which has to stay the same
+        return 60.0 if value is None else value

@@ -42,7 +42,13 @@ class ServeOptions:
     """Numbers of the GPUs it may use, e.g. `2,3`; None: all."""
     dtype: str | None = None
     quantization: str | None = None
-    reasoning_parser: str | None = None
+    reasoning: str = "auto"
+    """vLLM's parser that separates reasoning from answers: `auto` (by the checkpoint), `off`, or its name."""
+    reasoning_effort: str | None = None
+    reasoning_room: int | None = None
+    """Tokens for reasoning, besides the benchmark's own limit."""
+    chat_template_kwargs: Mapping[str, JsonValue] | None = None
+    """Variables of the chat template, sent with every request."""
     max_model_len: int | None = None
     engine_args: tuple[str, ...] = ()
     """Further server arguments, passed on unchanged."""
@@ -56,6 +62,8 @@ class ServeOptions:
     """Most requests per minute; for a server that others run."""
     tpm: float | None = None
     """Most tokens per minute, prompts and answers together."""
+    patience: float | None = None
+    """Seconds that a server of others may stay down or load its model; None: the client's defaults."""
     timeout: float = 3600.0
     """Seconds one request may take."""
     seed: int = 0
@@ -147,6 +155,15 @@ class Suite(Protocol):
         A slot (prompt, draw, turn, order) may have several judgments, from repeats and a jury's members, which count as
         their mean (`scoring.verdicts_by_slot`).
         """
+        ...
+
+
+@runtime_checkable
+class TakesBaseline(Protocol):
+    """A suite whose answers are compared with a baseline's, which finished rows may have replaced by another's."""
+
+    def against(self, answers: Mapping[str, Answer]) -> Self:
+        """Return the suite with these answers, by prompt id, as the baseline's; itself if it has the same ones."""
         ...
 
 

@@ -344,27 +344,24 @@ class NonInferiority:
     """p-value of "the drop is the margin or more": small means safe."""
     p_worse: float
     """p-value of "the drop is the margin or less": small means worse."""
-    needed: int | None
-    """Questions needed for a decision if the true difference is the observed one; None if that equals the margin."""
 
 
 def non_inferiority(
-    difference: ClusteredEstimate, margin: float, *, alpha: float = ALPHA, power: float = POWER, strict: bool = False
+    difference: ClusteredEstimate, margin: float, *, alpha: float = ALPHA, strict: bool = False
 ) -> NonInferiority:
     """Compare a difference with `margin` >= 0 in its unit. `strict`: any drop is worse, so the upper limit is 0.
 
     "The true difference is -margin or less" is rejected if the lower one-sided bound is above -margin: safe. "It is
     -margin or more" is rejected if the upper one is below -margin: worse. Neither: undecided (the two one-sided tests
-    of Schuirmann 1987).
+    of Schuirmann 1987). Fewer than `FEWEST` questions that all have the same difference decide nothing.
     """
     limit = 0.0 if strict else -margin
     lower, upper = difference.lower(alpha), difference.upper(alpha)
     answer: Answer = "undecided"
     if not difference.varies and 0 < difference.n < FEWEST:
-        return NonInferiority(answer, lower, upper, difference.p_above(-margin), difference.p_below(limit), FEWEST)
+        return NonInferiority(answer, lower, upper, difference.p_above(-margin), difference.p_below(limit))
     if upper < limit:  # tested first: under `strict` a small but certain drop is within the margin, too
         answer = "worse"
     elif lower > -margin:
         answer = "safe"
-    needed = required_n(difference.n, difference.se, difference.value + margin, alpha=alpha, power=power)
-    return NonInferiority(answer, lower, upper, difference.p_above(-margin), difference.p_below(limit), needed)
+    return NonInferiority(answer, lower, upper, difference.p_above(-margin), difference.p_below(limit))

@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from ...records import ScoreCard
-from ...stats.paired import ClusteredEstimate, benjamini_hochberg, holm, non_inferiority, required_repeats
+from ...stats.paired import (
+    FEWEST,
+    ClusteredEstimate,
+    benjamini_hochberg,
+    detectable,
+    holm,
+    non_inferiority,
+    required_n,
+    required_repeats,
+)
 from ..comparison import Comparison, Difference, judge_failures, unscored_share
 from .policy import (
     CheckFinding,
@@ -84,7 +93,9 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
         note = "it is unknown whether more or less is better; state higher_is_better in the check"
         return missing.model_copy(update={"note": note})
     estimate = row.estimate() if row.higher_is_better else mirrored(row.estimate())
-    judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, power=policy.power, strict=policy.strict)
+    judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
+    varies = estimate.varies and estimate.n > 0
+    needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power) if varies else None
     return missing.model_copy(
         update={
             "found": judged.answer,
@@ -93,7 +104,8 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
             "upper": None if row.higher_is_better else -judged.lower,
             "p_safe": judged.p_safe,
             "p_worse": judged.p_worse,
-            "needed": judged.needed if row.n else None,
+            "resolvable": detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None,
+            "needed": needed,
             "repeats": _repeats(row, check, evidence, policy),
             "above_floor": _above_floor(check, row, evidence.candidate, policy),
         }
@@ -120,19 +132,12 @@ def mirrored(estimate: ClusteredEstimate) -> ClusteredEstimate:
 
 
 def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: GatePolicy) -> int | None:
-    within = evidence.within.get(row.metric)
-    if within is None:
+    noise = evidence.noise.get(row.metric)
+    if noise is None:
         return None
-    # the variance of one question's difference; what repeats cannot reduce is the rest
-    total = row.se**2 * row.n
-    return required_repeats(
-        max(0.0, total - within),
-        within,
-        row.n,
-        (row.gain or 0.0) + check.margin,
-        alpha=policy.alpha,
-        power=policy.power,
-    )
+    # the variance of one question's difference, without what the repeats of these runs have left of the judges' noise
+    between = max(0.0, row.se**2 * row.n - noise.included)
+    return required_repeats(between, noise.single, row.n, check.margin, alpha=policy.alpha, power=policy.power)
 
 
 def _above_floor(check: GateCheck, row: Difference, card: ScoreCard | None, policy: GatePolicy) -> bool | None:
@@ -166,7 +171,7 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
 
 
 def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
-    """Let the confidence sequence decide if judging could stop early: looks rule out repeating a fixed-n test."""
+    """Let the group-sequential test decide if judging could stop early: looks rule out repeating a fixed-n test."""
     step = None if evidence is None else evidence.steps.get(result.metric)
     if step is None or result.category is not None or result.found == "missing":
         return result
@@ -187,6 +192,11 @@ def _limits(suite: str, evidence: Evidence, policy: GatePolicy, candidate: str, 
             ("unscored", run, unscored_share(card.scores[card.headline]), limits.unscored),
             ("judge_failures", run, judge_failures(card), limits.judge_failures),
         )
+    ]
+    # a run without an empty answer gets no row
+    shares += [
+        ("empty", candidate, evidence.candidate.empty_share or None, limits.empty),
+        ("empty_baseline", baseline, evidence.baseline.empty_share or None, limits.empty),
     ]
     shares += [
         ("truncated", candidate, truncated, limits.truncated),
@@ -225,7 +235,7 @@ def _verdict(
         missing_sentence(result) for result in results if result.found == "missing" and result.tier != "advisory"
     ]
     invalid += [] if results else ["no check: the policy names none, and there is no default for these suites"]
-    invalid += _exceeded(limits, names=("unscored", "judge_failures"))
+    invalid += _exceeded(limits, names=("unscored", "judge_failures", "empty_baseline"))
     if invalid:
         return "invalid", invalid
     failed = _failures(results, limits)
@@ -259,7 +269,7 @@ def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult]) -> 
         for result in deciding
         if result.above_floor is False
     ]
-    return failed + _exceeded(limits, names=("truncated", "truncated_rise"))
+    return failed + _exceeded(limits, names=("empty", "truncated", "truncated_rise"))
 
 
 def missing_sentence(result: CheckResult) -> str:
@@ -283,20 +293,23 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
     bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence {side} {result.bound:+.2f}"
     if result.found == "safe":
         return f"{named(result)}: {bound}: no {loss} of {result.margin:g}"
-    if result.difference.ci_low is None and result.needed is not None:
+    if result.difference.ci_low is None:
         return (
             f"{named(result)}: {result.difference.value:+.2f} on each of {result.difference.n} questions, too few to "
-            f"tell how much it varies; about {result.needed} would"
+            f"tell how much it varies; {FEWEST} would"
         )
-    if not result.difference.n:
-        return f"{named(result)}: {bound}; a {loss} of {result.margin:g} is not ruled out"
-    if result.needed is None:
-        return (
-            f"{named(result)}: {bound}; the difference is at the margin of {result.margin:g}, so no number of "
-            "questions would decide"
-        )
+    return f"{named(result)}: {bound}; {_what_decides(result, result.difference.n)}"
+
+
+def _what_decides(result: CheckResult, questions: int) -> str:
+    """Return what this design can decide, and what would decide at the check's margin. An equal model is the yardstick:
+    the observed difference is too noisy to plan by."""
+    text = f"a {loss_word(result)} of {result.margin:g} is not ruled out"
+    text += f" with {questions} questions" if questions else ""
+    if result.needed is None or result.resolvable is None or result.needed <= questions:
+        return text
     repeats = f", or {result.repeats} judgments of each question" if result.repeats else ""
     return (
-        f"{named(result)}: {bound}; a {loss} of {result.margin:g} is not ruled out with {result.difference.n} "
-        f"questions: about {result.needed} would decide{repeats}"
+        f"{text}: an equal model passes with them at a margin of {result.resolvable:.3g}, "
+        f"and at {result.margin:g} with about {result.needed}{repeats}"
     )

@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ...records import Record, ScoreCard
+from ...records import MAX_EMPTY, Record, ScoreCard
 from ...records.facts import Tier, all_facts
 from ..comparison import Comparison, Difference
 
@@ -45,6 +45,8 @@ class GateLimits(Record):
     """Of judgments without a verdict, in either run; above it the gate is invalid."""
     truncated: float | None = Field(default=0.1, ge=0, le=1)
     """Of the candidate's answers; above it the candidate fails."""
+    empty: float | None = Field(default=MAX_EMPTY, ge=0, le=1, exclude_if=lambda share: share == MAX_EMPTY)
+    """Of the answers: above it the candidate fails, or the gate is invalid if it is the baseline."""
     truncated_rise: float | None = Field(default=0.05, ge=0, le=1)
     """Candidate's share minus the baseline's; above it the candidate fails."""
 
@@ -112,10 +114,12 @@ class CheckResult(Record):
     """Of "the drop is the margin or more"."""
     p_worse: float | None = None
     """Of "the drop is no more than the margin", after Holm within the tier (advisory: Benjamini-Hochberg)."""
+    resolvable: float | None = None
+    """The smallest margin at which this design passes an equal model, with the policy's power."""
     needed: int | None = None
-    """Questions that would decide, if the true difference were the observed one."""
+    """Questions with which an equal model passes at this check's margin, with the policy's power."""
     repeats: int | None = None
-    """Judgments per question that would decide on these questions; None: unknown, or no number would."""
+    """Judgments per question that do the same on these questions; None: unknown, or no number does."""
     floor: float | None = None
     above_floor: bool | None = None
     """None: no floor, or not decided by this run. If less is better: whether it is below the ceiling."""
@@ -149,7 +153,7 @@ class SequentialReport(Record):
     """Number judged when it stopped."""
     of: int
     steps: Mapping[str, Step]
-    """Metric -> state of its confidence sequence at that point."""
+    """Metric -> state of its group-sequential test at that point."""
     calls: int
     """Judge calls made (replayed: that would have been made)."""
     calls_saved: int
@@ -179,6 +183,15 @@ class GateReport(Record):
         return EXIT_CODES[self.outcome]
 
 
+class JudgeNoise(Record):
+    """The judges' part of the variance of one question's difference, in the metric's unit squared."""
+
+    single: float
+    """If each question is judged once."""
+    included: float
+    """With the repeats that these two runs have."""
+
+
 class Evidence(Record):
     """The gate's evidence on one suite."""
 
@@ -189,6 +202,6 @@ class Evidence(Record):
     drifted: str | None = None
     """A sentence, if anchors show that the judge has moved."""
     steps: Mapping[str, Step] = {}
-    """Metric -> state of its confidence sequence, if judging could stop early."""
-    within: Mapping[str, float] = {}
-    """Metric -> variance of the difference between repeats of one question's judgment, if there were repeats."""
+    """Metric -> state of its group-sequential test, if judging could stop early."""
+    noise: Mapping[str, JudgeNoise] = {}
+    """By metric, if both runs were judged repeatedly."""
