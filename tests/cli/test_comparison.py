@@ -146,3 +146,10 @@ def test_strong_verdicts_weigh_three_times_in_a_comparison() -> None:
 
     assert row is not None
     assert row.other == pytest.approx(100 * 6 / 8)  # two games of weight 3 won, two of weight 1 lost
+
+
+def test_equal_differences_have_no_interval_and_show_nothing() -> None:
+    row = compare(toy_run("a", [LOSS] * 4), toy_run("b", [WIN] * 4)).difference("arena_hard")
+
+    assert row is not None
+    assert (row.value, row.ci_low, row.ci_high, row.needed) == (100.0, None, None, None)

@@ -125,7 +125,7 @@ def test_lm_evals_own_metrics_have_a_direction_without_a_statement() -> None:
 
 def test_only_cards_that_need_it_state_a_direction(tmp_path: Path) -> None:
     plain = imported(tmp_path, results_file(tmp_path / "a.json", {"sums": {"acc,none": 0.5}}), "m")
-    words = {"words": {"word_perplexity,none": 9.5, "odd,none": 1.0}}
+    words: Scores = {"words": {"word_perplexity,none": 9.5, "odd,none": 1.0}}
     stating = imported(tmp_path, results_file(tmp_path / "b.json", words), "m")
 
     assert "higher_is_better" not in plain["lm_eval:sums m"]
@@ -154,7 +154,7 @@ def test_a_column_has_one_metric_by_name(tmp_path: Path) -> None:
 
 def test_every_metric_and_member_of_a_group_is_compared_and_gated(tmp_path: Path) -> None:
     for model, value in (("old", 0.5), ("new", 0.2)):
-        scores = {
+        scores: Scores = {
             "grp": {"acc,none": 0.6, "acc_stderr,none": 0.01, "f1,none": value, "f1_stderr,none": 0.01},
             "grp_a": {"acc,none": value, "acc_stderr,none": 0.01},
         }
@@ -172,7 +172,7 @@ def test_every_metric_and_member_of_a_group_is_compared_and_gated(tmp_path: Path
 
 
 def test_a_group_without_a_score_gives_way_to_its_members(tmp_path: Path) -> None:
-    scores = {"grp": {" ": " "}, "one": {"acc,none": 0.4}, "two": {"acc,none": 0.6}, "rest": {"acc,none": 0.7}}
+    scores: Scores = {"grp": {" ": " "}, "one": {"acc,none": 0.4}, "two": {"acc,none": 0.6}, "rest": {"acc,none": 0.7}}
     path = results_file(tmp_path / "r.json", scores, group_subtasks={"grp": ["one", "two"], "rest": []})
 
     cards = imported(tmp_path, path, "m")
@@ -258,14 +258,14 @@ def test_results_without_a_model_need_a_name(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- samples files
 
 
-def logged_run(folder: Path, model: str, right: Sequence[int], *, hashes: bool = True, **document: object) -> None:
+def logged_run(folder: Path, model: str, right: Sequence[int], *, hashes: bool = True, counted: bool = True) -> None:
     """Write what --log_samples writes of one task `sums`, and import it: a mean of 0s and 1s, and a corpus score."""
     stamp, n = "2026-01-01T00-00-00.000000", len(right)
     mean = sum(right) / n
     error = (mean * (1 - mean) / (n - 1)) ** 0.5
-    samples = {"sums": {"original": n, "effective": n}}
+    samples = {"sums": {"original": n, "effective": n}} if counted else {}
     scores = {"sums": {"acc,none": mean, "acc_stderr,none": error, "bleu,none": 31.0, "bleu_stderr,none": 1.0}}
-    results_file(folder / model / f"results_{stamp}.json", scores, **{"n-samples": samples, **document})
+    results_file(folder / model / f"results_{stamp}.json", scores, **{"n-samples": samples})
     rows = [
         {"doc_id": at, "filter": "none", "metrics": ["acc", "bleu"], "acc": value, "bleu": ["gold", "text"]}
         | ({"doc_hash": f"hash-{at // 2}"} if hashes else {})  # every document twice, as some data sets have them
@@ -316,6 +316,6 @@ def test_runs_without_common_samples_are_unpaired_and_say_what_to_do(tmp_path: P
 
 
 def test_samples_count_the_questions_of_old_results(tmp_path: Path) -> None:
-    logged_run(tmp_path, "a", [1] * 30 + [0] * 10, **{"n-samples": {}})
+    logged_run(tmp_path, "a", [1] * 30 + [0] * 10, counted=False)
 
     assert ranked(tmp_path) == [(1, "a")]
