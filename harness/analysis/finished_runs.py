@@ -24,7 +24,7 @@ from ..records.settings import RunSpec
 from ..run.pipeline import current_judgments
 from ..run.plan import JudgePool, Plan, limited, load_suite, suite_plan, with_baseline_of
 from ..store import find_cards, read_card
-from ..store.runs import read_rows
+from ..store.runs import read_question_scores, read_rows
 from ..store.trusted import read_config
 from ..suites.head_to_head import HeadToHead, PlaysGames
 from .comparison import Comparison, adjusted, compare, differing
@@ -176,7 +176,8 @@ def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
         return RunRows(name or run.card.model, run.card)
     answers, rows = read_rows(run.folder)
     judgments = scored(current_judgments(answers, iter(rows)), run.card.protocol)
-    return RunRows(name or run.card.model, run.card, tuple(answers), judgments)
+    questions = tuple(read_question_scores(run.folder))
+    return RunRows(name or run.card.model, run.card, tuple(answers), judgments, questions)
 
 
 def suite_of(card: ScoreCard, mirror: str | None = None, *, folder: Path | None = None) -> Loaded:

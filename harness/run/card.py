@@ -91,6 +91,7 @@ def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, 
         by_category=numbers.scores.by_category,
         counts=numbers.counts,
         notes=(*numbers.scores.notes, *incomplete_notes(numbers.suite, numbers.headline, scores)),
+        higher_is_better=dict(numbers.higher_is_better),
         judging=numbers.judging,
         provenance={**provenance(), "model": identity, "run_id": run_id},
     )

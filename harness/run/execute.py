@@ -176,6 +176,7 @@ async def own_card(
             log.info("%s: running; its log and raw output: %s", suite.name, work_dir)
             numbers = await run_own(suite, plan.backend, job)
         card = numbers_card(spec.model.label, numbers, run_id, plan.identity)
+        store.write_questions(numbers.questions)
         store.write_card(card)
     finally:
         store.close()

@@ -14,18 +14,20 @@ import json
 import logging
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
 
 from pydantic import JsonValue, ValidationError
 
-from ..records import Answer, Failure, Judgment, ScoreCard
+from ..records import Answer, Failure, Judgment, QuestionScores, ScoreCard
 from ..records.documents import parse_json, read_json_object
 from ..records.errors import ConfigError, StoreError, one_line
 from .files import LOCK_FILES, FolderLock, archive_run, dump_json, find_cards, open_unlinked, read_card, write_atomic
 
 log = logging.getLogger(__name__)
+QUESTIONS = "questions.jsonl"
+"""The questions' own scores of a benchmark that scored by itself, beside its card."""
 BASELINE_ROWS = "baseline.jsonl"
 
 
@@ -284,6 +286,13 @@ class RunStore:
                 log.warning("%s: skipped a torn line", path)
         return records
 
+    def write_questions(self, rows: Sequence[QuestionScores]) -> None:
+        """Write the questions' own scores of a benchmark that scored by itself; nothing if it has none."""
+        if rows:
+            write_atomic(
+                self.folder / QUESTIONS, "".join(row.model_dump_json(exclude_none=True) + "\n" for row in rows)
+            )
+
     def write_card(self, card: ScoreCard) -> Path:
         path = self.folder / "card.json"
         write_atomic(path, dump_json(card.model_dump(mode="json")))
@@ -329,6 +338,16 @@ def read_rows(folder: Path) -> tuple[list[Answer], list[Judgment]]:
     """Return a run's answers and judgments, the last row of each key, without locking or changing the files."""
     answers, judgments = JsonlRows(folder / "answers.jsonl", Answer), JsonlRows(folder / "judgments.jsonl", Judgment)
     return answers.read(), judgments.read()
+
+
+def read_question_scores(folder: Path) -> list[QuestionScores]:
+    """Return the rows of `questions.jsonl`; none if there is no file. Raise ConfigError for an invalid row."""
+    path = folder / QUESTIONS
+    try:
+        text = path.read_bytes() if path.exists() else b""
+        return [QuestionScores.model_validate_json(line) for line in text.splitlines()]
+    except (OSError, ValidationError) as error:
+        raise ConfigError(f"{path} has no valid question scores: {one_line(error)}; import the run again") from error
 
 
 def read_question(folder: Path, prompt_id: str) -> tuple[list[Answer], list[Judgment]]:

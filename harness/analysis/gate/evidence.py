@@ -15,6 +15,7 @@ import numpy as np
 from ...records import Judgment, ScoreCard
 from ...records.documents import read_yaml
 from ...records.errors import ConfigError
+from ...records.facts import higher_is_better
 from ...records.protocols import RunRows
 from ...records.settings import checked
 from ...store import find_cards, read_card
@@ -214,8 +215,8 @@ def power_of(
         runs = [run_rows(partner) for partner in partners]
         for check in checks_of(policy, [first.card.suite]):
             rule = rules.get(check.metric or first.card.headline)
-            if check.suite != first.card.suite or rule is None:
-                continue
+            if check.suite != first.card.suite or rule is None or not higher_is_better(first.card, rule.metric):
+                continue  # the drops put into the questions are drops
             pairs = [(baseline_sums[rule.metric], question_sums(rule, run.answers, run.judgments)) for run in runs]
             rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
     if not rows:
