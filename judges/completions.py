@@ -23,6 +23,8 @@ from harness.records import Preference, TokenLogprob
 from harness.records.errors import ConfigError, VerdictParseError
 from harness.suites.alpaca_eval.rows import share_of
 
+from .first_token import verdict_tokens
+
 PREFIX = "alpaca_eval:"
 LONGEST = 20_000
 """Longest reply, in characters, that is parsed as Python or JSON; the official judges stop at 2,048 tokens."""
@@ -191,7 +193,7 @@ def _logprob(arguments: Arguments, logprobs: Sequence[TokenLogprob]) -> float:
     token, tokens = str(arguments["numerator_token"]), arguments["denominator_tokens"]
     assert isinstance(tokens, list)
     names = [str(name) for name in tokens]
-    top = {entry.token: entry.logprob for entry in logprobs if entry.token in (token, *names)}
+    top = verdict_tokens(logprobs, list(dict.fromkeys((token, *names))))
     share = share_of(token, top, names)
     if share is None:
         raise _UnreadableError(f"none of {', '.join(names)} among the first token's log-probabilities")

@@ -20,7 +20,7 @@ from typing import Protocol, Self
 from pydantic import JsonValue
 
 from harness.backends.vllm import VllmBackend
-from harness.client import ChatClient, ChatReply
+from harness.client import ChatClient, ChatReply, Patience
 from harness.judging.calls import Call, CallOptions, Calls, Chat
 from harness.judging.cost import reply_price
 from harness.records import (
@@ -237,7 +237,7 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
         rpm=spec.rpm,
         tpm=spec.tpm,
         timeout=spec.timeout,
-        patience=spec.patience,
+        patience=Patience.of(spec.patience),
     )
 
 

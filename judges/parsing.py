@@ -21,6 +21,7 @@ from harness.suites.arena_hard.rows import DOUBLE, SINGLE, V01_LABELS, V2_LABELS
 from harness.suites.mt_bench.rows import HIGHEST, LETTERS, LOWEST, RATING
 
 from .completions import PREFIX, read_completion
+from .first_token import verdict_tokens
 
 Parser = Callable[[str, tuple[TokenLogprob, ...]], Verdict]
 
@@ -119,12 +120,11 @@ def pair_letter(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preferen
 def letter_logprob(reply: str, logprobs: tuple[TokenLogprob, ...]) -> Preference:
     """Return p(m) / (p(m) + p(M)) from the first token's top log-probabilities; a missing token counts as 0.
 
-    Same as alpaca_eval completion_parsers.logprob_parser with numerator "m" and denominators "m" and "M".
+    Same as alpaca_eval completion_parsers.logprob_parser with numerator "m" and denominators "m" and "M", where the
+    judge answers with one of them; `first_token` says what counts as them.
     """
-    value = share_of("m", {top.token: top.logprob for top in reversed(logprobs)}, ("m", "M"))
-    if value is None:
-        tokens = ", ".join(repr(top.token) for top in logprobs) or "none"
-        raise VerdictParseError(f"neither m nor M among the first token's log-probabilities ({tokens})")
+    value = share_of("m", verdict_tokens(logprobs, ("m", "M")), ("m", "M"))
+    assert value is not None, "verdict_tokens returns likely tokens only"
     return Preference(value=value)
 
 

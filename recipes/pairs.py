@@ -50,7 +50,10 @@ class RewardedAnswer:
 
     @property
     def chosen(self) -> Chosen:
-        return Chosen(text=self.text, model=self.model, index=self.answer.index, reward=self.reward)
+        reasoning = self.answer.reasoning[0] if self.answer.reasoning else ""
+        return Chosen(
+            text=self.text, model=self.model, index=self.answer.index, reward=self.reward, reasoning=reasoning
+        )
 
 
 def read_prompts(path: Path, part: Part) -> list[PromptRow]:
@@ -267,7 +270,7 @@ class Tally:
             return
         self.counts["truncated"] += answer.truncated
         self.characters.append(len(answer.turns[0]))
-        self.tokens += answer.completion_tokens[:1]
+        self.tokens += [] if answer.visible_tokens is None else [answer.visible_tokens]
         if reward is None or reward.value is None:
             self.counts["unrewarded"] += 1
         else:

@@ -9,6 +9,7 @@ from typing import Literal, Self, TypeVar, get_args
 from pydantic import Field, model_validator
 
 from harness.records import Failure, Prompt, Record
+from harness.records.asking import is_empty
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -65,6 +66,12 @@ class Chosen(Record):
     model: str
     index: int
     reward: float
+    reasoning: str = Field(default="", exclude_if=is_empty)
+    """The model's reasoning before the text; not rewarded."""
+
+    def trained(self, *, keep_reasoning: bool) -> str:
+        """Return the text to train on, after its reasoning in `<think>` marks if that is kept and there is any."""
+        return f"<think>\n{self.reasoning}\n</think>\n\n{self.text}" if keep_reasoning and self.reasoning else self.text
 
 
 class PreferencePair(Record):

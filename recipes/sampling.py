@@ -28,6 +28,7 @@ from pydantic import JsonValue
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, first_error
 from harness.records.protocols import Backend, BulkBackend, Draw, ServeOptions, load_plugin
+from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec
 from harness.run.pipeline import DONE_FAILURES
 from harness.store import JsonlRows, dump_json, write_atomic
@@ -48,7 +49,10 @@ DECIDING = (
     "chat_template",
     "dtype",
     "quantization",
-    "reasoning_parser",
+    "reasoning",
+    "reasoning_effort",
+    "reasoning_room",
+    "chat_template_kwargs",
     "max_model_len",
     "engine_args",
     "trust_remote_code",
@@ -57,6 +61,7 @@ DECIDING = (
 
 
 KNOWN = "`prompt_id` and `turns` (our format), or `prompt` with `all_generated_responses` or `chosen`"
+CUT = "the answer ends in its reasoning: raise max_tokens, or give `serve: {reasoning_room: TOKENS}`"
 SPACE = re.compile(r"\s+")
 
 
@@ -234,7 +239,8 @@ def _done(rows: JsonlRows[Answer], draw: Draw) -> bool:
 def _kept(answer: Answer, name: str) -> Answer:
     """Return the answer under our name for the model; an empty text becomes a failure, as it teaches nothing."""
     if answer.error is None and not any(text.strip() for text in answer.turns):
-        failure = Failure(reason="empty", message="the model wrote nothing")
+        cut = answer.is_cut_in_reasoning
+        failure = Failure(reason="empty", message=CUT if cut else "the model wrote nothing")
         return Answer(prompt_id=answer.prompt_id, model=name, index=answer.index, seconds=answer.seconds, error=failure)
     return answer.model_copy(update={"model": name})
 
@@ -320,11 +326,11 @@ def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, pa
             if prompt is None:
                 unknown += len(texts)
                 continue
-            for text in texts:
+            for thoughts in texts:
                 index = counted.get(prompt.id, 0)
                 counted[prompt.id] = index + 1
                 if f"{prompt.id}#{index}" not in file:
-                    file.append(_answer(prompt, source, index, text))
+                    file.append(_answer(prompt, source, index, thoughts))
         answers = list(file.all())
     if not answers:
         raise ConfigError(f"{where}: none of its {unknown} answers matches one of this recipe's {len(prompts)} prompts")
@@ -341,7 +347,15 @@ def _question(row: Row) -> str:
         return ""
 
 
-def _texts(row: Row, where: str) -> list[str]:
+def _texts(row: Row, where: str) -> list[Thoughts]:
+    """Return the answers in one row, their reasoning apart. Raise ConfigError if the format is unknown."""
+    thoughts = row.get("reasoning") if "turns" in row else None
+    if isinstance(thoughts, Sequence) and not isinstance(thoughts, str) and any(thoughts):  # our format
+        return [Thoughts(text, str(thoughts[0])) for text in _plain_texts(row, where)]
+    return [split_reasoning(text) for text in _plain_texts(row, where)]
+
+
+def _plain_texts(row: Row, where: str) -> list[str]:
     """Return the answers in one row; a failed one in our format is "". Raise ConfigError if the format is unknown."""
     responses: Any = row.get("all_generated_responses")
     if (
@@ -371,11 +385,21 @@ def _assistants(messages: Sequence[Any]) -> Iterator[str]:
             yield str(message.get("content") or "")
 
 
-def _answer(prompt: Prompt, source: str, index: int, text: str) -> Answer:
-    if not text.strip():
-        failure = Failure(reason="empty", message="the answer is empty")
+def _answer(prompt: Prompt, source: str, index: int, thoughts: Thoughts) -> Answer:
+    if not thoughts.visible.strip():
+        failure = Failure(reason="empty", message="the answer is empty" if thoughts.closed else CUT)
         return Answer(prompt_id=prompt.id, model=source, index=index, error=failure)
-    return Answer(prompt_id=prompt.id, model=source, index=index, turns=(text,), finish=("stop",))
+    reasoning = (thoughts.reasoning,) if thoughts.reasoning else ()
+    turns, is_split = (thoughts.visible,), bool(reasoning)
+    return Answer(
+        prompt_id=prompt.id,
+        model=source,
+        index=index,
+        turns=turns,
+        reasoning=reasoning,
+        finish=("stop",),
+        is_split=is_split,
+    )
 
 
 def _one_spaced(text: str) -> str:

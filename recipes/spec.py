@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue
 
 from harness.records import Record, Sampling
+from harness.records.asking import is_empty
 from harness.records.errors import ConfigError
 from harness.records.facts import all_facts
 from harness.records.settings import ServeSpec, checked, read_yaml
@@ -223,6 +224,8 @@ class RecipeSpec(Record):
     target_serve: ServeSpec = ServeSpec()
     reward: RewardSpec
     pairs: PairsSpec = PairsSpec()
+    keep_reasoning: bool = Field(default=False, exclude_if=is_empty)
+    """Train on the reasoning of answers too, in `<think>` marks before them. Rewards never see it."""
     sft: Training = {}
     training: Training = {}
     """Training keys of all variants."""

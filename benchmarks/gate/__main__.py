@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from harness.analysis.gate.policy import GateCheck, GatePolicy
-from harness.analysis.gate.power import power_rows
-from harness.analysis.gate.sequential import SequentialCheck, looks, order_of, settled, step
+from harness.analysis.gate.policy import GateCheck, GatePolicy, Step
+from harness.analysis.gate.power import RunPair, power_rows
+from harness.analysis.gate.sequential import SequentialCheck, look_result, looks, order_of, settled, step
 from harness.pages.gate_text import POWER_HEAD, power_cells
 from harness.pages.text import markdown_table
 from harness.records.facts import facts_of
+from harness.stats.intervals import FloatArray
 from harness.stats.paired import correlation, detectable, paired_difference, ratio_estimate
 from harness.suites.scoring import QuestionSums, common
 
@@ -23,6 +25,7 @@ from .published import FILES, Published, published
 SEEDS = 5
 LEFT = ("suite", "metric")
 SEEN_HEAD = ("suite", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
+LOOKS_HEAD = ("suite", "margin", "true drop", "pass", "undecided", "fail", "questions judged, mean", "of", "trials")
 STOP_HEAD = ("suite", "margin", "pairs x orders", "stopped early", "questions judged, mean", "of")
 
 
@@ -45,6 +48,9 @@ def main() -> None:
     print()
     print("\n".join(markdown_table(SEEN_HEAD, [seen(part) for part in found], LEFT)))
     print()
+    looked = [row for part in found for row in sequential_rows(part, policy, trials)]
+    print("\n".join(markdown_table(LOOKS_HEAD, looked, LEFT)))
+    print()
     print("\n".join(markdown_table(STOP_HEAD, [stopping(part, policy) for part in found], LEFT)))
 
 
@@ -63,6 +69,37 @@ def seen(part: Published) -> list[str]:
     questions = max(len(one.ids) for one in part.models.values())
     numbers = [f"{np.mean(values):.2f}" for values in (correlations, paired, unpaired)]
     return [part.suite, str(len(part.models)), str(questions), *numbers]
+
+
+def sequential_rows(part: Published, policy: GatePolicy, trials: int) -> list[list[str]]:
+    """Return the verdicts and questions of `--sequential` at true drops of 0, the margin, and twice the margin."""
+    rng, rows = np.random.default_rng(0), []
+    pairs = [pair for pair in (RunPair(*common(pair)) for pair in part.neighbours()) if pair.room > 2 * part.margin]
+    for times in (0.0, 1.0, 2.0):
+        verdicts: Counter[str] = Counter()
+        judged = []
+        for pair in pairs:
+            size = len(pair.first.ids)
+            for _ in range(trials):
+                verdict, questions = first_decided(
+                    pair, pair.drawn(size, times * part.margin, rng), part.margin, policy
+                )
+                verdicts[verdict] += 1
+                judged.append(questions)
+        shares = [f"{100 * verdicts[verdict] / len(judged):.1f} %" for verdict in ("safe", "open", "worse")]
+        counts = [f"{np.mean(judged):.0f}", str(max(judged)), str(len(judged))]
+        rows.append([part.suite, f"{part.margin:g}", f"{times * part.margin:g}", *shares, *counts])
+    return rows
+
+
+def first_decided(pair: RunPair, questions: FloatArray, margin: float, policy: GatePolicy) -> tuple[Step, int]:
+    """Return the verdict of the first look that has one, and the questions judged by then."""
+    planned = len(questions)
+    for count in looks(planned):
+        verdict = look_result(pair.difference(questions[:count]), margin, look=(count, planned), policy=policy)
+        if verdict != "open":
+            return verdict, count
+    return "open", planned
 
 
 def stopping(part: Published, policy: GatePolicy) -> list[str]:
@@ -91,7 +128,8 @@ def stopped(part: Published, first: QuestionSums, other: QuestionSums, policy: G
     order = order_of(first.ids, part.suite, seed)
     for n in looks(len(order)):
         seen = order[:n]
-        found = step(one, first.of(seen), other.of(seen), planned=len(order), policy=policy, peers={"critical": 1})
+        look = (n, len(order))
+        found = step(one, first.of(seen), other.of(seen), look=look, policy=policy, peers={"critical": 1})
         if settled([(check, found)]):
             return n
     return len(order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from .sides import COUNT, PLACES, Side
 LATENCY = 0.2
 RATE = 60.0
 MANY = 20_000
+WIDE, WIDE_COUNT = 1000, 8050
+"""Calls in flight, and calls: ten AlpacaEval runs."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,16 @@ def ideal(count: int, latency: float, places: int) -> float:
     return count * latency / places + latency
 
 
-def ours(url: str, count: int, places: int) -> dict[str, Any]:
+def ours(url: str, count: int, places: int, *options: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        done = run([sys.executable, "-m", "benchmarks.judging.ours", url, folder, str(count), str(places)])
+        done = run([sys.executable, "-m", "benchmarks.judging.ours", url, folder, str(count), str(places), *options])
     if done.code:
         raise RuntimeError(f"our own side failed: {done.err}")
     return last_json(done.out) | {"whole_wall": done.wall, "whole_cpu": done.cpu, "whole_memory": done.memory}
 
 
 def promises() -> list[Promise]:
-    return [*pipeline(COUNT), *token_bucket(COUNT), *client_alone(6000, 1500), *flat(MANY)]
+    return [*pipeline(COUNT), *wide(WIDE_COUNT), *token_bucket(COUNT), *client_alone(6000, 1500), *flat(MANY)]
 
 
 def pipeline(count: int, times: int = 3) -> list[Promise]:
@@ -66,6 +69,24 @@ def pipeline(count: int, times: int = 3) -> list[Promise]:
         Promise("processor time", 1000 * found["cpu"] / (2 * count), "ms per call", 1.5),
         Promise("peak memory", found["memory"], "MB", 150),
         Promise("connections opened", stats["connections"], f"({PLACES} + {PLACES})", 2 * PLACES),
+    ]
+
+
+def wide(count: int, places: int = WIDE, latency: float = 1.0, times: int = 2) -> list[Promise]:
+    """`count` answers that exist already, judged with `places` calls in flight."""
+    with mock_server(latency=latency) as server:
+        tries = []
+        for _ in range(times):
+            server.reset()
+            tries.append((ours(server.url, count, places, "answered"), server.stats()))
+    found, stats = min(tries, key=lambda one: one[0]["wall"])
+    if found["rows"] != count or stats["requests"] != count:
+        raise RuntimeError(f"{found['rows']} of {count} judged with {stats['requests']:.0f} requests")
+    best = math.ceil(count / places) * latency
+    calls = f"{count:,} judge calls, {latency:g} s, {places:,} in flight"
+    return [
+        Promise(f"{calls}: wall", found["wall"] / best, f"x ideal ({best:.1f} s)", 1.15),
+        Promise("most in flight there", stats["peak_in_flight"], "calls", places, at_most=False),
     ]
 
 

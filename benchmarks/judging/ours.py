@@ -1,6 +1,7 @@
 """Our side, as a process of its own: the real pipeline (client, stores, reply cache, log), scoring left out.
 
-python -m benchmarks.judging.ours URL FOLDER COUNT CONCURRENCY prints one JSON line; `Figures` says what is in it.
+python -m benchmarks.judging.ours URL FOLDER COUNT CONCURRENCY [answered] prints one JSON line; `Figures` says what is
+in it. With `answered` all answers exist already, so that the calls are the judge's alone.
 """
 
 from __future__ import annotations
@@ -112,11 +113,20 @@ async def ask(made: Plan, runs: Sequence[SuiteRun], count: int) -> Figures:
     return Figures(runs[0].store.judgments.count_succeeded, wall, cpu, peak_memory(), in_use[0], in_use[-1])
 
 
+def answer_all(runs: Sequence[SuiteRun]) -> None:
+    for run in runs:
+        for prompt in run.plan.prompts:
+            text = f"Answer {prompt.id}. " + "It is said at some length. " * 40
+            run.store.answers.append(Answer(prompt_id=prompt.id, model="model", turns=(text,), finish=("stop",)))
+
+
 def main() -> None:
     url, folder, count, concurrency = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     set_up_logging()
     made = plan_of(url, folder, count, concurrency)
     with opened(made, fresh=False) as runs:
+        if "answered" in sys.argv[5:]:
+            answer_all(runs)
         figures = asyncio.run(ask(made, runs, count))
     sys.stdout.write(json.dumps(asdict(figures)) + "\n")
 

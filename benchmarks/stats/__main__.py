@@ -8,9 +8,9 @@ from .coverage import (
     COVERAGE,
     Share,
     false_alarms,
+    look_errors,
     margin_errors,
     rank_coverage,
-    sequence_coverage,
 )
 from .timing import timing_lines
 
@@ -24,7 +24,7 @@ def main() -> None:
     sets = parser.parse_args().sets
     coverage = [share for study in COVERAGE for size in SIZES for share in study(sets, size)]
     show(f"Share of 95 % intervals that hold the truth, {sets} data sets", coverage)
-    show("Every look counts", sequence_coverage(max(100, sets // 4), 500))
+    show("Looking early, true drop = margin", look_errors(sets, 500))
     show("Ranks of ten models", [share for size in SIZES for share in rank_coverage(max(50, sets // 10), size)])
     show(f"False alarms at 5 %, {sets} data sets", [share for size in SIZES for share in false_alarms(sets, size)])
     show("Gate, at the margin (5 % each)", [share for size in SIZES for share in margin_errors(sets, size)])

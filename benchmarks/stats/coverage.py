@@ -7,14 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.analysis.gate.sequential import looks
 from harness.stats.intervals import FloatArray, percentile_interval, ratio_interval
-from harness.stats.paired import non_inferiority, paired_difference, rank_intervals, ratio_estimate, swap_test
-from harness.stats.sequential import FIRST, one_sided_bounds
+from harness.stats.paired import (
+    ALPHA,
+    non_inferiority,
+    paired_difference,
+    rank_intervals,
+    ratio_estimate,
+    swap_test,
+    t_quantile,
+)
+from harness.stats.sequential import boundaries, student_bound
 
 from .games import Sums, play, truth
 from .methods import (
     bca_interval,
-    confidence_sequence,
     jackknife,
     mcnemar,
     newcombe_paired,
@@ -167,29 +175,24 @@ def margin_errors(sets: int, questions: int, *, seed: int = 5) -> list[Share]:
     ]
 
 
-def sequence_coverage(sets: int, questions: int, *, seed: int = 6) -> list[Share]:
-    """The confidence sequence, looked at after every question: how often the truth is inside at all of them; and how
-    often the ordinary 95 % interval is, looked at in the same way."""
+def look_errors(sets: int, questions: int, *, seed: int = 6) -> list[Share]:
+    """True drop = margin, looked at after 40 questions and each 20 more: how often a look calls it safe."""
     data, values = play(np.random.default_rng(seed), sets, questions, LEVELS), truth(LEVELS)
-    true = float(values[0] - values[1])
     sums = [np.cumsum(part, axis=1) for part in (data.above, data.below)]
-    always = ordinary = side = 0
-    for one in range(sets):
-        kept = plain = under = True
-        for n in range(FIRST, questions + 1):
-            value, se = _running(data, sums, one, n)
-            bounds = confidence_sequence(n, value, se, planned=questions)
-            kept = kept and bounds.low <= true <= bounds.high
-            sided = one_sided_bounds(n, value, se, planned=questions)
-            under = under and sided.low <= true
-            plain = plain and abs(value - true) <= 1.96 * se
-        always += kept
-        side += under
-        ordinary += plain
+    true, counts = float(values[0] - values[1]), looks(questions)
+    shares = tuple(count / questions for count in counts)
+    bounds = boundaries(shares, ALPHA)
+    sequential = fixed = last = 0
+    for number in range(sets):
+        errors = [(value - true) / se for value, se in (_running(data, sums, number, count) for count in counts)]
+        pairs = list(zip(errors, bounds, counts, strict=True))
+        sequential += any(error > student_bound(bound, count - 1) for error, bound, count in pairs)
+        fixed += any(error > t_quantile(1 - ALPHA, count - 1) for error, _, count in pairs)
+        last += errors[-1] > t_quantile(1 - ALPHA, questions - 1)
     return [
-        Share("confidence sequence, at every look", questions, always, sets),
-        Share("its lower one-sided bound, at every look", questions, side, sets),
-        Share("ordinary 95 % interval, at every look", questions, ordinary, sets),
+        Share("group-sequential test, any look", questions, sequential, sets),
+        Share("test of fixed size, at the end", questions, last, sets),
+        Share("test of fixed size, repeated at each look", questions, fixed, sets),
     ]
 
 

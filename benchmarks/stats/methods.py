@@ -1,5 +1,5 @@
 """Methods that the product does not use, measured beside those it does: bootstrap of many models, BCa intervals,
-intervals of shares, McNemar's test, the two-sided confidence sequence.
+intervals of shares, McNemar's test.
 
 BCa: Efron 1987, JASA 82:171; Efron and Tibshirani 1993, chapter 14. With z0 = Phi^-1(share of replicates below the
 estimate) and a = sum(l^3) / (6 (sum l^2)^1.5), l being the jackknife's mean less its values, the ends are the
@@ -14,7 +14,6 @@ import numpy as np
 from scipy import special
 
 from harness.stats.intervals import RESAMPLES, FloatArray, Interval, percentile_interval, resampling_weights
-from harness.stats.sequential import FIRST, Bounds, best_ratio
 
 
 def ratio_replicates(above: FloatArray, below: FloatArray, *, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
@@ -122,21 +121,3 @@ def _phi(a: int, b: int, c: int, d: int) -> float:
     if top > 0:
         top = max(top - (a + b + c + d) / 2, 0.0)
     return top / math.sqrt(margins)
-
-
-def half_width(n: int, variance: float, ratio: float, alpha: float) -> float:
-    """Half of the confidence sequence's width after n terms of this variance; `ratio` is tau^2 / v."""
-    grown = 1 + n * ratio
-    return math.sqrt(variance * grown / (n * n * ratio) * math.log(grown / (alpha * alpha)))
-
-
-def confidence_sequence(n: int, value: float, se: float, *, planned: int, alpha: float = 0.05) -> Bounds:
-    """The interval that holds at every n at once with probability 1 - alpha.
-
-    value, se: the estimate from the first n questions and its standard error (sqrt(v / n)); `planned`: questions there
-    are in all, half of which the sequence is tuned to. Without bounds before `FIRST` questions.
-    """
-    if n < FIRST:
-        return Bounds(n, -math.inf, math.inf)
-    half = half_width(n, se * se * n, best_ratio(max(FIRST, planned // 2), alpha), alpha)
-    return Bounds(n, value - half, value + half)

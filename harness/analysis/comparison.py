@@ -350,11 +350,11 @@ def shifts(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[AnswerShi
     ]
     measures: dict[str, Callable[[Answer], float]] = {
         "characters": lambda answer: sum(map(len, answer.turns)),
-        "tokens": lambda answer: sum(answer.completion_tokens),
+        "tokens": lambda answer: answer.visible_tokens or 0,
         "truncated, percent": lambda answer: 100.0 * answer.truncated,
     }
     # imported runs often count no tokens; a zero would look like a shift
-    if not all(answers[key].completion_tokens for key in keys for answers in (first_answers, second_answers)):
+    if any(answers[key].visible_tokens is None for key in keys for answers in (first_answers, second_answers)):
         del measures["tokens"]
     if len(keys) < 2:
         return ()

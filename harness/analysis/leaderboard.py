@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from ..judging.jury import scored
 from ..records import LARGEST, Record, Score, ScoreCard
+from ..records.asking import is_empty
 from ..records.errors import ConfigError
 from ..records.facts import facts_of
 from ..stats.intervals import FloatArray, resampling_weights
@@ -66,7 +67,7 @@ class BoardRow(Record):
     """One card in a table."""
 
     rank: int | None
-    """1 is best; None: not ranked (incomplete)."""
+    """1 is best; None: not ranked (incomplete, or too many empty answers)."""
     rank_range: RankRange | None = None
     """None: not ranked, or one of the cards has no standard error."""
     model: str
@@ -79,6 +80,10 @@ class BoardRow(Record):
     categories: dict[str, Score] = {}
     """`Table.category_metric` by category."""
     truncated: int
+    empty: int = Field(default=0, exclude_if=is_empty)
+    """Answers that show the reader nothing."""
+    cut_in_reasoning: int = Field(default=0, exclude_if=is_empty)
+    """Those of `empty` that the token limit cut before the reasoning ended."""
     answers: int
     length: float | None = None
     """Mean answer length, in `Table.length_unit`."""
@@ -128,10 +133,11 @@ class Board:
     """One sentence per card that could not be read."""
 
 
-def read_board(results: Path, *, reported: bool = True, paired: bool = True) -> Board:
+def read_board(results: Path, *, reported: bool = True, paired: bool = True, rank_incomplete: bool = False) -> Board:
     """Return the leaderboard of all cards in a results folder.
 
-    `paired` compares question by question if a run's rows exist. Raise ConfigError if there is no card.
+    `paired` compares question by question if a run's rows exist; `rank_incomplete` also ranks cards with more than
+    MAX_EMPTY empty answers. Raise ConfigError if there is no card.
     """
     paths = find_cards(results)
     if not paths:
@@ -139,7 +145,7 @@ def read_board(results: Path, *, reported: bool = True, paired: bool = True) -> 
     readable_cards, broken = readable(paths)
     cards = [card for _, card in readable_cards]
     questions = read_questions(readable_cards) if paired else {}
-    tables = rank(cards, questions, read_fusion(results))
+    tables = rank(cards, questions, read_fusion(results), rank_incomplete=rank_incomplete)
     beside = reported_beside(cards, load_reported()) if reported else []
     return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken))
 
@@ -181,11 +187,14 @@ def rank(
     cards: Iterable[ScoreCard],
     questions: Mapping[str, QuestionSums] = NO_QUESTIONS,
     fusion: Mapping[str, Fusion] = NO_FUSION,
+    *,
+    rank_incomplete: bool = False,
 ) -> list[Table]:
     """Return one table per protocol, ordered by suite, version and protocol digest.
 
     `questions`: run id -> the headline's terms per question, for paired comparisons. `fusion`: model -> how it was
-    made; it overrides the card's own statement.
+    made; it overrides the card's own statement. Cards with more than MAX_EMPTY empty answers are unranked, unless
+    `rank_incomplete`.
     """
     groups: dict[tuple[str, str, str], list[ScoreCard]] = {}
     for card in cards:
@@ -199,19 +208,29 @@ def rank(
             for name, value in protocol.items()
             if any(sibling.protocol.get(name) != value for sibling in siblings)
         }
-        tables.append(_table(group, questions, fusion).model_copy(update={"differs": differs}))
+        table = _table(group, questions, fusion, rank_incomplete=rank_incomplete)
+        tables.append(table.model_copy(update={"differs": differs}))
     return tables
 
 
-def _table(cards: list[ScoreCard], questions: Mapping[str, QuestionSums], fusion: Mapping[str, Fusion]) -> Table:
+def _table(
+    cards: list[ScoreCard],
+    questions: Mapping[str, QuestionSums],
+    fusion: Mapping[str, Fusion],
+    *,
+    rank_incomplete: bool,
+) -> Table:
+    def is_ranked(card: ScoreCard) -> bool:
+        return card.complete and (rank_incomplete or card.is_mostly_text)
+
     first = cards[0]
-    ordered = sorted(cards, key=lambda card: (not card.complete, -_value(card), card.model, run_id(card)))
-    ranges = rank_ranges([card for card in ordered if card.complete], questions)
+    ordered = sorted(cards, key=lambda card: (not is_ranked(card), -_value(card), card.model, run_id(card)))
+    ranges = rank_ranges([card for card in ordered if is_ranked(card)], questions)
     metric = _category_metric(first)
     rows: list[BoardRow] = []
     for position, card in enumerate(ordered):
         row = _row(card, metric, fusion)
-        if card.complete:
+        if is_ranked(card):
             # equal values share a rank, and the next one skips it: 1, 2, 2, 4
             tied = bool(rows) and _value(card) == rows[-1].score.value
             above = against(card, ordered[position - 1], questions) if position else None
@@ -240,6 +259,8 @@ def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> BoardRow
         others={name: score for name, score in card.scores.items() if name != card.headline},
         categories={name: metrics[metric] for name, metrics in card.by_category.items() if metric in metrics},
         truncated=int(_number(card.counts.get("truncated")) or 0),
+        empty=int(_number(card.counts.get("empty")) or 0),
+        cut_in_reasoning=int(_number(card.counts.get("cut_in_reasoning")) or 0),
         answers=int(_number(card.counts.get("answers")) or 0),
         length=_length(card),
         cost=_number(card.usage.get("judgment_cost")),
@@ -256,12 +277,16 @@ def _category_metric(card: ScoreCard) -> str:
 
 
 def _length(card: ScoreCard) -> float | None:
-    """Return the suite's own mean length of an answer, else tokens per answer as counted by the server."""
+    """Return the suite's own mean length of an answer, else tokens per answer as counted by the server.
+
+    Reasoning is not counted.
+    """
     length = facts_of(card.suite).length_of(card.scores)
     if length is not None:
         return card.scores[length.name].value
     tokens, answers = _number(card.usage.get("answer_completion_tokens")), _number(card.counts.get("answers"))
-    return round(tokens / answers, 1) if tokens and answers else None
+    reasoning = _number(card.usage.get("answer_reasoning_tokens", 0))
+    return round((tokens - reasoning) / answers, 1) if tokens and answers and reasoning is not None else None
 
 
 def _number(value: JsonValue) -> float | None:

@@ -6,16 +6,17 @@ True
 
 A prompt is never cut. If its UTF-8 bytes (an upper bound of its tokens) and the answer's limit certainly fit, it is
 sent as it is. Otherwise the server counts the prompt's tokens, and the answer's limit is lowered to the room left, down
-to MIN_ROOM tokens; below that the answer fails as `context`. An empty text is an answer: the judge sees it.
+to MIN_ROOM tokens; below that the answer fails as `context`. An empty text is an answer: the judge sees it. Reasoning
+is kept apart from the text and never sent back.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from pydantic import JsonValue
@@ -24,11 +25,14 @@ from ..client import ChatClient, ChatReply, read_chat_reply
 from ..records import Answer, Failure, Prompt, Sampling
 from ..records.errors import ConfigError, ReplyError
 from ..records.protocols import ServeOptions
+from .thinking import Thinking, separated
 
-COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed"})
-"""Fields that every backend takes."""
+COMMON = frozenset({"log_dir", "start_timeout", "concurrency", "timeout", "seed", "patience"})
+"""Fields that every backend takes; `patience` is for a server of others, and for judges."""
 
 MIN_ROOM = 256  # tokens; a shorter answer would not represent the model
+TEMPLATE_TOKENS, MESSAGE_TOKENS = 64, 16
+"""Tokens, at most, that a template adds to a conversation of one message, and to each further one."""
 SEEDS = 1 << 31  # every known server accepts smaller seeds
 Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
 """POSTs a JSON body to a path below the server's root and returns the JSON object, or raises ReplyError."""
@@ -36,7 +40,7 @@ Post = Callable[[str, dict[str, JsonValue]], Awaitable[dict[str, Any]]]
 
 def changed(options: ServeOptions, names: Iterable[str]) -> dict[str, Any]:
     """Return those of the named options that are not at their default, in the order of `names`."""
-    defaults = {field.name: field.default for field in fields(options)}
+    defaults = {entry.name: entry.default for entry in fields(options)}
     return {name: value for name in names if (value := getattr(options, name)) != defaults[name]}
 
 
@@ -45,8 +49,9 @@ def refuse_unknown(options: ServeOptions, backend: str, understood: Iterable[str
 
     An option that is silently ignored gives a wrong score.
     """
-    known = COMMON | frozenset(understood)
-    for name, value in changed(options, [field.name for field in fields(options) if field.name not in known]).items():
+    known = COMMON | frozenset(understood) | (frozenset({"reasoning"}) if options.reasoning == "off" else frozenset())
+    unknown = [entry.name for entry in fields(options) if entry.name not in known]
+    for name, value in changed(options, unknown).items():
         flag = "--" + name.replace("_", "-")
         raise ConfigError(f"backend {backend!r} cannot honour {flag} {value!r}; leave it out or use --backend vllm")
 
@@ -85,6 +90,10 @@ class Dialogue(Protocol):
         """Return the prompt's tokens, template included; None if the server cannot say."""
         ...
 
+    async def count_text(self, text: str) -> int | None:
+        """Return the tokens of a text alone; None if the server cannot say."""
+        ...
+
 
 @dataclass(frozen=True)
 class ContextWindow:
@@ -114,21 +123,34 @@ class ChatCompletions:
     base: str = "/v1"
     tokenize: bool = False
     """Whether the server has vLLM's /tokenize."""
-    counter: Callable[[Sequence[Message]], int] | None = None
-    """Counts tokens if the server cannot."""
+    counter: Callable[[str], int] | None = None
+    """Counts a text's tokens if the server cannot."""
+    switches: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Fields of every request: `chat_template_kwargs`, `reasoning_effort`."""
 
     async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply:
-        body = {"model": self.model, "messages": _json(messages), **params}
-        return read_chat_reply(await self.post(f"{self.base}/chat/completions", body))
+        body = {"model": self.model, "messages": _json(messages), **self.switches, **params}
+        return read_chat_reply(await self.post(f"{self.base}/chat/completions", body), accept_calls=False)
 
     async def count(self, messages: Sequence[Message]) -> int | None:
         if self.tokenize:
             return len((await self.tokens(messages))[0])
-        return self.counter(messages) if self.counter is not None else None
+        if self.counter is None:
+            return None
+        texts = sum(self.counter(message.content) for message in messages)
+        return texts + TEMPLATE_TOKENS + MESSAGE_TOKENS * (len(messages) - 1)
+
+    async def count_text(self, text: str) -> int | None:
+        if self.tokenize:
+            return await count_by_server(self.post, self.model, text)
+        return self.counter(text) if self.counter is not None else None
 
     async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
         """Return (token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
         body: dict[str, JsonValue] = {"messages": _json(messages), "add_generation_prompt": True}
+        variables = self.switches.get("chat_template_kwargs")
+        if variables is not None:
+            body["chat_template_kwargs"] = variables
         return await tokenized(self.post, {"model": self.model, **body})
 
 
@@ -138,8 +160,35 @@ async def tokenized(post: Post, body: dict[str, JsonValue]) -> tuple[list[int], 
     return list(reply["tokens"]), list(reply.get("token_strs") or [])
 
 
+async def count_by_server(post: Post, model: str, text: str) -> int:
+    """Return the tokens of a text alone, by vLLM's /tokenize."""
+    return len((await tokenized(post, {"model": model, "prompt": text, "add_special_tokens": False}))[0])
+
+
 def _json(messages: Sequence[Message]) -> JsonValue:
     return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def answer_of(
+    prompt: Prompt, label: str, replies: Sequence[ChatReply], *, index: int, is_split: bool, seconds: float
+) -> Answer:
+    """Return the answer that these replies are, one per turn."""
+    reasoning = tuple(reply.reasoning for reply in replies)
+    counts = [reply.reasoning_tokens for reply in replies]
+    known = tuple(count for count in counts if count is not None)
+    return Answer(
+        prompt_id=prompt.id,
+        model=label,
+        index=index,
+        turns=tuple(reply.text for reply in replies),
+        reasoning=reasoning if any(reasoning) else (),
+        finish=tuple(reply.finish for reply in replies),
+        prompt_tokens=tuple(reply.prompt_tokens for reply in replies),
+        completion_tokens=tuple(reply.completion_tokens for reply in replies),
+        reasoning_tokens=known if any(known) and len(known) == len(counts) else (),
+        is_split=is_split,
+        seconds=seconds,
+    )
 
 
 def request_seed(seed: int, prompt_id: str, turn: int, index: int) -> int:
@@ -160,37 +209,43 @@ class Asker:
     label: str
     seed: int | None = None
     """Used if the sampling has none. None: send no seed."""
+    thinking: Thinking = field(default_factory=Thinking)
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
         """Ask all turns of one prompt; a ReplyError becomes the answer's error."""
         begin = time.monotonic()
         try:
-            replies = await self._turns(prompt, sampling, index)
+            turns = await self._turns(prompt, sampling, index)
         except ReplyError as error:
             failure = Failure(reason=error.reason, message=str(error))
             seconds = time.monotonic() - begin
             return Answer(prompt_id=prompt.id, model=self.label, index=index, seconds=seconds, error=failure)
-        return Answer(
-            prompt_id=prompt.id,
-            model=self.label,
-            index=index,
-            turns=tuple(reply.text for reply in replies),
-            finish=tuple(reply.finish for reply in replies),
-            prompt_tokens=tuple(reply.prompt_tokens for reply in replies),
-            completion_tokens=tuple(reply.completion_tokens for reply in replies),
-            seconds=time.monotonic() - begin,
-        )
+        seconds, is_split = time.monotonic() - begin, any(is_split for _, is_split in turns)
+        replies = [reply for reply, _ in turns]
+        return answer_of(prompt, self.label, replies, index=index, is_split=is_split, seconds=seconds)
 
-    async def _turns(self, prompt: Prompt, sampling: Sampling, index: int) -> list[ChatReply]:
+    async def _turns(self, prompt: Prompt, sampling: Sampling, index: int) -> list[tuple[ChatReply, bool]]:
+        """Return a reply per turn, and whether its reasoning was split off here."""
         messages = [Message("system", prompt.system)] if prompt.system is not None else []
-        replies: list[ChatReply] = []
+        turns: list[tuple[ChatReply, bool]] = []
         for turn, words in enumerate(prompt.turns):
             messages.append(Message("user", words))
-            room = await self.room(messages, sampling.max_tokens)
+            room = await self.room(messages, sampling.max_tokens + self.thinking.room)
             params = self._params(sampling, room, prompt.id, turn, index)
-            replies.append(await self.dialogue.complete(messages, params))
-            messages.append(Message("assistant", replies[-1].text))
-        return replies
+            reply, is_split = separated(await self.dialogue.complete(messages, params), self.thinking)
+            turns.append((replace(reply, reasoning_tokens=await self._reasoning_tokens(reply)), is_split))
+            messages.append(Message("assistant", reply.text))
+        return turns
+
+    async def _reasoning_tokens(self, reply: ChatReply) -> int | None:
+        """Return the tokens spent on reasoning; None if nobody can count them.
+
+        vLLM counts those after an opening mark in the reply: none if the prompt has it.
+        """
+        if not reply.reasoning:
+            return reply.reasoning_tokens or 0
+        count = reply.reasoning_tokens or await self.dialogue.count_text(reply.reasoning)
+        return None if count is None else min(count, reply.completion_tokens)
 
     async def room(self, messages: Sequence[Message], max_tokens: int) -> int:
         """Return the answer's limit in tokens, at most `max_tokens`. Raise ReplyError if there is no room."""

@@ -1,8 +1,9 @@
 """Answers that are known in advance: a JSONL file of them, or an echo. For tests, demonstrations and replays.
 
-The model is a file of rows `{"prompt_id": …, "turns": […]}` (an optional `index` distinguishes draws), or the word
-`echo`. If the rows have `"imported": FORMAT` (`harness import` writes it), the answer settings are unknown.
-`--engine-arg latency=SECONDS` makes each turn wait; it changes no answer.
+The model is a file of rows `{"prompt_id": …, "turns": […]}` (an optional `index` distinguishes draws, an optional
+`reasoning` has a text per turn), or the word `echo`. Reasoning inside a text is split off. If the rows have
+`"imported": FORMAT` (`harness import` writes it), the answer settings are unknown. `--engine-arg latency=SECONDS` makes
+each turn wait; it changes no answer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from itertools import accumulate
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, zip_longest
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -18,6 +21,7 @@ from pydantic import JsonValue
 from ..records import Answer, Failure, Finish, ModelRef, Prompt, Sampling, digest
 from ..records.errors import CheckpointError, ConfigError
 from ..records.protocols import NothingToOpen, ServeOptions
+from ..records.reasoning import Thoughts, split_reasoning
 from .chat import pairs, refuse_unknown
 
 ECHO = "echo"
@@ -32,10 +36,10 @@ class ScriptedBackend(NothingToOpen):
         self._latency = _seconds(pairs(options.engine_args, "scripted", ("latency",)).get("latency", "0"))
         self._places = asyncio.Semaphore(options.concurrency)
         self._imported: set[str] = set()
-        self._texts = None if model.name == ECHO else _read(Path(model.name), self._imported)
+        self._rows = None if model.name == ECHO else _read(Path(model.name), self._imported)
 
     def identity(self) -> dict[str, JsonValue]:
-        rows = None if self._texts is None else sorted([*key, *turns] for key, turns in self._texts.items())
+        rows = None if self._rows is None else sorted([*key, *row.texts()] for key, row in self._rows.items())
         facts: dict[str, JsonValue] = {
             "backend": "scripted",
             "weights": digest(rows if rows is not None else ECHO),
@@ -49,32 +53,62 @@ class ScriptedBackend(NothingToOpen):
         begin = time.monotonic()
         async with self._places:
             await asyncio.sleep(self._latency * len(prompt.turns))
-        turns = self._turns(prompt, index)
+        row = self._row(prompt, index)
         seconds = time.monotonic() - begin
-        if turns is None:
+        if row is None:
             failure = Failure(reason="missing", message=f"the script has no answer to {prompt.id!r}")
             return Answer(prompt_id=prompt.id, model=self.label, index=index, seconds=seconds, error=failure)
         # each turn's prompt contains the earlier questions; the earlier answers are left out of this rough count
         prompt_words = tuple(accumulate(len(text.split()) for text in prompt.turns))
+        reasoning = tuple(thoughts.reasoning for thoughts in row.turns)
+        reasoning_words = tuple(len(text.split()) for text in reasoning)
         return Answer(
             prompt_id=prompt.id,
             model=self.label,
             index=index,
-            turns=turns,
-            finish=tuple[Finish, ...]("stop" for _ in turns),
-            prompt_tokens=prompt_words[: len(turns)],
-            completion_tokens=tuple(len(text.split()) for text in turns),
+            turns=tuple(thoughts.visible for thoughts in row.turns),
+            reasoning=reasoning if any(reasoning) else (),
+            finish=tuple[Finish, ...]("stop" if thoughts.closed else "length" for thoughts in row.turns),
+            prompt_tokens=prompt_words[: len(row.turns)],
+            completion_tokens=tuple(
+                len(thoughts.visible.split()) + words
+                for thoughts, words in zip(row.turns, reasoning_words, strict=True)
+            ),
+            reasoning_tokens=reasoning_words if any(reasoning_words) else (),
+            is_split=row.is_split,
             seconds=seconds,
         )
 
-    def _turns(self, prompt: Prompt, index: int) -> tuple[str, ...] | None:
-        if self._texts is None:
-            return prompt.turns
-        return self._texts.get((prompt.id, str(index))) or self._texts.get((prompt.id, ""))
+    def _row(self, prompt: Prompt, index: int) -> ScriptRow | None:
+        if self._rows is None:
+            return ScriptRow(tuple(Thoughts(text) for text in prompt.turns))
+        return self._rows.get((prompt.id, str(index))) or self._rows.get((prompt.id, ""))
 
 
-def _read(file: Path, imported: set[str]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return (prompt id, index or "") -> the answer's turns, and add the formats of imported rows to `imported`.
+@dataclass(frozen=True)
+class ScriptRow:
+    """One recorded answer: its turns, and whether their reasoning was split off here."""
+
+    turns: tuple[Thoughts, ...]
+    is_split: bool = False
+
+    def texts(self) -> list[str]:
+        """Return the turns' texts, then their reasoning if there is any: what the row's digest covers."""
+        reasoning = [thoughts.reasoning for thoughts in self.turns]
+        return [thoughts.visible for thoughts in self.turns] + (reasoning if any(reasoning) else [])
+
+    @classmethod
+    def of(cls, turns: Sequence[object], reasoning: Sequence[object]) -> ScriptRow:
+        texts = [str(text) for text in turns]
+        if any(reasoning):
+            pairs_of_texts = zip_longest(texts, (str(text) for text in reasoning[: len(texts)]), fillvalue="")
+            return cls(tuple(Thoughts(text, thoughts) for text, thoughts in pairs_of_texts))
+        split = tuple(split_reasoning(text) for text in texts)
+        return cls(split, any(thoughts.visible != text for thoughts, text in zip(split, texts, strict=True)))
+
+
+def _read(file: Path, imported: set[str]) -> dict[tuple[str, str], ScriptRow]:
+    """Return (prompt id, index or "") -> the answer, and add the formats of imported rows to `imported`.
 
     Raise CheckpointError with the number of the first wrong line.
     """
@@ -82,20 +116,20 @@ def _read(file: Path, imported: set[str]) -> dict[tuple[str, str], tuple[str, ..
         lines = file.read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"script {str(file)!r} cannot be read: {error}; give a JSONL file or {ECHO!r}") from None
-    texts = {}
+    rows = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            turns = tuple(str(text) for text in row["turns"])
-            texts[str(row["prompt_id"]), str(row.get("index", ""))] = turns
+            answer = ScriptRow.of(list(row["turns"]), list(row.get("reasoning") or ()))
+            rows[str(row["prompt_id"]), str(row.get("index", ""))] = answer
             imported.update([str(row["imported"])] if "imported" in row else [])
         except (ValueError, KeyError, TypeError):
             raise CheckpointError(
                 f'{file}:{number}: not an answer; a row is {{"prompt_id": "81", "turns": ["text", …]}}'
             ) from None
-    return texts
+    return rows
 
 
 def _seconds(text: str) -> float:

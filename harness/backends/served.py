@@ -26,8 +26,19 @@ from ..records import ModelRef
 from ..records.errors import CheckpointError, ConfigError, ReplyError, ServerError
 from ..records.protocols import Served, ServeOptions
 from ..store.checkpoint import FASTCHAT, Checkpoint, inspect_checkpoint, resolve
-from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, Dialogue, Message, Post, tokenized
+from .chat import (
+    Asker,
+    ChatBackend,
+    ChatCompletions,
+    ContextWindow,
+    Dialogue,
+    Message,
+    Post,
+    count_by_server,
+    tokenized,
+)
 from .server import ModelServer, ServerCommand, ServerDiedError
+from .thinking import Thinking, opened_block, request_fields, switches
 
 SHOWN = 12  # template names in an error
 log = logging.getLogger(__name__)
@@ -152,6 +163,9 @@ class FastChatCompletions:
     async def count(self, messages: Sequence[Message]) -> int | None:
         return len((await self.tokens(messages))[0]) if self.tokenize else None
 
+    async def count_text(self, text: str) -> int | None:
+        return await count_by_server(self.post, self.model, text) if self.tokenize else None
+
     async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
         """Return (token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
         return await tokenized(self.post, {"model": self.model, **self._prompt(messages)})
@@ -191,6 +205,11 @@ class ServedBackend(ChatBackend, ABC):
         template = options.chat_template
         checkpoint = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
         if template is not None and template.startswith(FASTCHAT):
+            if request_fields(options):
+                raise ConfigError(
+                    f"--chat-template {template!r} has no variables: leave out "
+                    + " and ".join("--" + name.replace("_", "-") for name in request_fields(options))
+                )
             checkpoint = checkpoint.model_copy(update={"template_digest": template_digest(template[len(FASTCHAT) :])})
         self.checkpoint: Checkpoint = checkpoint
         self.label = model.label
@@ -229,7 +248,8 @@ class ServedBackend(ChatBackend, ABC):
     # the Backend protocol
 
     def identity(self) -> dict[str, JsonValue]:
-        return {"backend": self.name, **self.checkpoint.identity(), "engine": self.engine()}
+        facts = {"backend": self.name, **self.checkpoint.identity(), "engine": self.engine()}
+        return facts | ({"thinking": switches(self.options)} if switches(self.options) else {})
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -245,7 +265,8 @@ class ServedBackend(ChatBackend, ABC):
             )
             self._client = await stack.enter_async_context(client)
             dialogue = self.dialogue()
-            self._asker = Asker(dialogue, await self.prepare(dialogue), self.label, seed=self.options.seed)
+            context = await self.prepare(dialogue)
+            self._asker = Asker(dialogue, context, self.label, seed=self.options.seed, thinking=self.thinking())
             self._stack = stack.pop_all()
         return self
 
@@ -280,6 +301,12 @@ class ServedBackend(ChatBackend, ABC):
             concurrency=self.options.concurrency,
         )
 
+    def thinking(self) -> Thinking:
+        """Return what the checkpoint's template says about its reasoning."""
+        template, room = self.checkpoint.template, self.options.reasoning_room or 0
+        opens = "" if template is None else opened_block(template, self.options.chat_template_kwargs)
+        return Thinking(room, opens)
+
     # staying alive
 
     async def revive(self) -> bool:
@@ -289,7 +316,8 @@ class ServedBackend(ChatBackend, ABC):
         """Return how this server is asked: by its own chat template, or by one of fschat's."""
         source = self.checkpoint.template_source
         if not source.startswith(FASTCHAT):
-            return ChatCompletions(self.post, self.served_name, tokenize=self.has_tokenize)
+            fields = request_fields(self.options)
+            return ChatCompletions(self.post, self.served_name, tokenize=self.has_tokenize, switches=fields)
         return FastChatCompletions(
             self.post,
             self.served_name,

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,17 @@ from ..records import ModelRef, digest
 from ..records.errors import CheckpointError, ConfigError
 from ..records.protocols import ServeOptions
 from ..store.provenance import install_command
-from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings, refuse_unknown
+from .chat import ChatCompletions, ContextWindow, Dialogue, changed, engine_settings, refuse_unknown
 from .served import ServedBackend
 from .server import ServerCommand
+from .thinking import SPECIAL_MARKS
 
 NEEDS = ("transformers", "torch", "fastapi", "uvicorn", "openai", "pydantic")
 """What `transformers serve` imports (transformers[serving], is_serve_available)."""
 HONOURED = (
     *("chat_template", "devices", "dtype", "quantization"),
     *("max_model_len", "engine_args", "allow_pickle", "trust_remote_code"),
+    *("chat_template_kwargs", "reasoning_room"),
 )
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -47,6 +49,12 @@ class TransformersBackend(ServedBackend):
             raise CheckpointError(
                 f"{str(self.checkpoint.path)!r} is a PEFT adapter; backend 'transformers' cannot serve one: "
                 "use --backend vllm, or merge it into its base"
+            )
+        mark = next((mark for mark in SPECIAL_MARKS if mark in (self.checkpoint.template or "")), None)
+        if mark is not None:
+            raise CheckpointError(
+                f"{model.label!r} marks its reasoning with {mark!r}, which the server of backend 'transformers' leaves "
+                "out of its replies, so that reasoning and answer cannot be told apart: use --backend vllm"
             )
 
     def engine(self) -> dict[str, JsonValue]:
@@ -134,15 +142,9 @@ def _generation_config(folder: Path) -> dict[str, JsonValue]:
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
-def token_counter(file: Path) -> Callable[[Sequence[Message]], int]:
-    """Return a counter that uses the checkpoint's tokenizer.json and overestimates what the template adds."""
+def token_counter(file: Path) -> Callable[[str], int]:
+    """Return a counter of a text's tokens by the checkpoint's tokenizer.json."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
-    guess = ContextWindow(None)
-
-    def count(messages: Sequence[Message]) -> int:
-        words = sum(len(tokenizer.encode(message.content, add_special_tokens=False).ids) for message in messages)
-        return words + guess.overhead // 4 + guess.per_message // 4 * (len(messages) - 1)
-
-    return count
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

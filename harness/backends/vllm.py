@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -23,11 +24,21 @@ from ..store.provenance import install_command
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings
 from .served import FastChatCompletions, ServedBackend
 from .server import ServerCommand
+from .thinking import installed_parsers, parser_for
 
+log = logging.getLogger(__name__)
 UNDERSTOOD_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks
 OURS = (
     *("--host", "--port", "--model", "--served-model-name", "--api-key", "--uds", "--root-path", "--ssl-keyfile"),
-    *("--config", "--tokenizer", "--chat-template", "--lora-modules", "--seed", "--trust-remote-code"),
+    *(
+        "--reasoning-parser",
+        "--config",
+        "--tokenizer",
+        "--chat-template",
+        "--lora-modules",
+        "--seed",
+        "--trust-remote-code",
+    ),
 )
 """Arguments that would hide the server from the harness, or make the card's digests wrong."""
 FLAGS = {
@@ -36,7 +47,6 @@ FLAGS = {
     "data_parallel": "--data-parallel-size",
     "dtype": "--dtype",
     "quantization": "--quantization",
-    "reasoning_parser": "--reasoning-parser",
     "max_model_len": "--max-model-len",
 }
 """Serve option -> vLLM's flag. Options at their default are left out: vLLM then decides."""
@@ -65,8 +75,28 @@ class VllmBackend(ServedBackend):
         for word in options.engine_args:
             if word.partition("=")[0].replace("_", "-") in OURS:
                 raise ConfigError(f"engine argument {word!r} is set by the harness; leave it out, or use its own flag")
+        self.parser: str | None = None
         super().__init__(model, options)
         self.cpu = is_cpu_build()
+        self.parser = self._reasoning_parser()
+
+    def _reasoning_parser(self) -> str | None:
+        """Return the parser in use, and print it. Raise ConfigError if the installed vLLM has none of that name."""
+        wanted = self.options.reasoning
+        if wanted == "off":
+            return None
+        if wanted != "auto":
+            known = installed_parsers()
+            if known and wanted not in known:
+                raise ConfigError(
+                    f"--reasoning {wanted!r} is no parser of this vLLM; give auto, off or one of: "
+                    + ", ".join(sorted(known))
+                )
+            return wanted
+        parser = parser_for(self.checkpoint)
+        if parser is not None:
+            log.info("%s: reasoning parser %s, by its chat template (--reasoning off for none)", self.label, parser)
+        return parser
 
     @property
     def single(self) -> bool:
@@ -81,6 +111,7 @@ class VllmBackend(ServedBackend):
             "dtype": options.dtype or ("float32" if self.cpu else "auto"),
             "seed": options.seed,
             **engine_settings(options, [name for name in FLAGS if name != "dtype"]),
+            **({} if self.parser is None else {"reasoning_parser": self.parser}),
         }
 
     def launch(self, port: int) -> ServerCommand:
@@ -106,6 +137,7 @@ class VllmBackend(ServedBackend):
         # access lines would be half of the log, and a measurable part of the server's one busy core
         argv = [f"--seed={options.seed}", "--disable-uvicorn-access-log"]
         argv += [f"{FLAGS[name]}={value}" for name, value in changed(options, FLAGS).items()]
+        argv += [] if self.parser is None else [f"--reasoning-parser={self.parser}"]
         argv += ["--trust-remote-code"] if options.trust_remote_code else []
         # vLLM finds a template by itself only in the folder of the model it loads
         is_foreign = self.checkpoint.is_adapter or self.checkpoint.template_source == "--chat-template"

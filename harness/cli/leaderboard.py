@@ -29,6 +29,9 @@ class LeaderboardFlags(ResultsFlags):
         bool, typer.Option(help="Show figures of papers and boards for these suites, separately and never ranked.")
     ] = True
     unpaired: Annotated[bool, typer.Option("--unpaired", help="Compare by the cards alone; read no rows.")] = False
+    rank_incomplete: Annotated[
+        bool, typer.Option("--rank-incomplete", help="Also rank cards with more than 10 % empty answers.")
+    ] = False
     plots: Annotated[Path | None, typer.Option(help="Write figures here instead: SVG and PNG fit for a paper.")] = None
     log_to: Annotated[str | None, typer.Option(help="Also log scores to wandb, mlflow, trackio (comma list).")] = None
     check: Annotated[Path | None, typer.Option(help="Write nothing; exit 4 if this Markdown is out of date.")] = None
@@ -37,6 +40,7 @@ class LeaderboardFlags(ResultsFlags):
         """Return the flags that decide the board's content, as words of a command."""
         words = {
             "--unpaired ": self.unpaired,
+            "--rank-incomplete ": self.rank_incomplete,
             "--no-reported ": not self.reported,
             f"--results {self.results} ": str(self.results) != "results",
         }
@@ -53,7 +57,9 @@ def leaderboard(flags: LeaderboardFlags) -> None:
     if flags.output_format not in FORMATS:
         raise ConfigError(f"no format {flags.output_format!r}; known: {', '.join(FORMATS)}")
     trackers = tracker_names(flags.log_to)
-    board = read_board(flags.results, reported=flags.reported, paired=not flags.unpaired)
+    board = read_board(
+        flags.results, reported=flags.reported, paired=not flags.unpaired, rank_incomplete=flags.rank_incomplete
+    )
     if flags.check is not None:
         check_file(flags.check, render(board, "md"), flags.repeated())
     elif flags.plots is not None:

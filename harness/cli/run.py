@@ -55,7 +55,16 @@ class ServeFlags(Flags):
     devices: Annotated[str | None, serving(help="GPUs of the candidate, e.g. 0,1; default: all.")] = None
     dtype: Annotated[str | None, serving(help="Type of the weights, e.g. bfloat16; default: the model's.")] = None
     quantization: Annotated[str | None, serving(help="Quantization method of the server, e.g. fp8.")] = None
-    reasoning_parser: Annotated[str | None, serving(help="vLLM parser that separates reasoning from answers.")] = None
+    reasoning: Annotated[
+        str | None, serving(help="vLLM's reasoning parser: auto (by the checkpoint, default), off, or a name.")
+    ] = None
+    reasoning_effort: Annotated[str | None, serving(help="Sent with each request, e.g. low, medium, high.")] = None
+    reasoning_room: Annotated[
+        int | None, serving(help="Tokens for reasoning, besides the benchmark's own limit: a deviation.")
+    ] = None
+    chat_template_kwargs: Annotated[
+        str | None, serving(help="JSON object for the chat template, e.g. '{\"enable_thinking\": false}'.")
+    ] = None
     max_model_len: Annotated[int | None, serving(help="Longest prompt plus answer, in tokens.")] = None
     engine_args: Annotated[list[str] | None, serving("--engine-arg", help="More server arguments; repeatable.")] = None
     allow_pickle: Annotated[bool | None, serving("--allow-pickle", help="Accept .bin/.pt weights.")] = None
@@ -65,6 +74,13 @@ class ServeFlags(Flags):
     concurrency: Annotated[int | None, serving(help="Prompts in flight.")] = None
     rpm: Annotated[float | None, serving(help="Requests per minute to endpoint:, at most.")] = None
     tpm: Annotated[float | None, serving(help="Tokens per minute to endpoint:, at most.")] = None
+    patience: Annotated[
+        float | None,
+        serving(
+            help="Seconds an endpoint, also a judge's, may stay down, from the first call on; default: 60, 15 if it "
+            "never answered, 300 while it says 503 with Retry-After."
+        ),
+    ] = None
 
 
 class SamplingFlags(Flags):

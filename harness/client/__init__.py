@@ -5,9 +5,35 @@
 ('Paris', 'stop')
 
 It decides when to wait and which error to raise, but knows no prompts, judges or budgets. `chat` is the client,
-`endpoint` what all clients of one endpoint share, `flow` (pure) when the next call may go out.
+`endpoint` what all clients of one endpoint share; pure are `flow`, when the next call may go out, and `reading`, what a
+server sent; `body` limits its size.
 """
 
-from .chat import REFUSALS_TO_STOP, ChatClient, ChatReply, read_chat_reply, server_sentence
+from .chat import REFUSALS_TO_STOP, ChatClient
+from .endpoint import Patience
+from .reading import (
+    ChatReply,
+    error_inside,
+    is_starting,
+    read_chat_reply,
+    read_count,
+    refusal_reason,
+    server_codes,
+    server_sentence,
+    storable,
+)
 
-__all__ = ["REFUSALS_TO_STOP", "ChatClient", "ChatReply", "read_chat_reply", "server_sentence"]
+__all__ = [
+    "REFUSALS_TO_STOP",
+    "ChatClient",
+    "ChatReply",
+    "Patience",
+    "error_inside",
+    "is_starting",
+    "read_chat_reply",
+    "read_count",
+    "refusal_reason",
+    "server_codes",
+    "server_sentence",
+    "storable",
+]

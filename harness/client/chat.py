@@ -1,30 +1,38 @@
-"""The client: repeat a call until it is answered, rejected for good, or its endpoint is given up; read its reply."""
+"""The client: repeat a call until it is answered, rejected for good, or its endpoint is given up."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from pydantic import JsonValue
 
-from ..records import Access, Finish, Reason, TokenLogprob
-from ..records.errors import ReplyError, printable
-from .endpoint import Endpoint, Terms, join, leave
-from .flow import Launch, RateLimitHints, read_headers
+from ..records import Access, Reason
+from ..records.errors import ReplyError
+from .body import BodyTooLargeError, read_body
+from .endpoint import PROBE_SECONDS, USUAL_PATIENCE, Endpoint, Patience, Terms, join, leave
+from .flow import NOTHING, Launch, RateLimitHints, read_headers
+from .reading import (
+    ChatReply,
+    error_inside,
+    is_starting,
+    read_chat_reply,
+    refusal_reason,
+    server_codes,
+    server_sentence,
+    tokens_used,
+)
 
 if TYPE_CHECKING:
     from yarl import URL
 
 
-CONTEXT_WORDS = re.compile(r"context length|maximum context|context_length_exceeded|max_model_len|too long", re.I)
-FILTER_WORDS = re.compile(r"content[ _](filter|policy|management)", re.I)
 QUOTA_WORDS = re.compile(r"insufficient_quota|exceeded your current quota|billing_hard_limit|credit balance", re.I)
 TOO_LARGE_WORDS = re.compile(r"request too large", re.I)
 PARAMETER_WORDS = re.compile(
@@ -52,100 +60,10 @@ HINT = "if the model rejects a parameter, set it under `params:` in the judge's 
 BEARER = Access()
 
 
-@dataclass(frozen=True)
-class ChatReply:
-    """One completion. `text` may be empty; `finish` is "length" when the token limit cut it."""
-
-    text: str
-    finish: Finish
-    prompt_tokens: int
-    completion_tokens: int
-    """Reasoning included."""
-    logprobs: tuple[TokenLogprob, ...] = ()
-    """Top log-probabilities of the first token."""
-    price_share: float = 1.0
-    """Share of the list price that it cost when it was requested: 0.5 in a batch."""
-    cached: bool = False
-    """Taken from the reply cache: this run paid nothing for it."""
-    reasoning: str = ""
-    """What a server with a reasoning parser sends beside the text."""
-    reasoning_tokens: int | None = None
-    """Those of `completion_tokens` spent on reasoning; None if the server has no such count."""
-
-
-def refusal_reason(status: int, message: str) -> Reason:
-    """Return why a request was rejected for good."""
-    if status == 400 and CONTEXT_WORDS.search(message):
-        return "context"
-    return "content_filter" if FILTER_WORDS.search(message) else "http"
-
-
-def server_sentence(raw: bytes) -> str:
-    """Return the server's own words in an error reply, at most 500 characters, on one line."""
-    text = raw.decode("utf-8", "replace")
-    try:
-        content = json.loads(text)
-        for key in ("error", "message", "detail"):
-            if isinstance(content, dict) and key in content:
-                content = content[key]
-        text = content if isinstance(content, str) else json.dumps(content)
-    except (ValueError, RecursionError):
-        pass
-    return " ".join(printable(text).split())[:500]
-
-
-def read_chat_reply(body: dict[str, Any]) -> ChatReply:
-    """Return the first choice of a chat completion.
-
-    Raise ReplyError if it was filtered, has no message, or has a field of a wrong type. Surrogates, which no file can
-    store, become question marks.
-    """
-    try:
-        choice = body["choices"][0]
-        text = choice["message"].get("content") or _called_with(choice["message"])
-        if not isinstance(text, str):
-            raise TypeError("content is not text")
-        finish = choice.get("finish_reason")
-        usage = body.get("usage") or {}
-        reply = ChatReply(
-            text=text.encode("utf-8", "replace").decode("utf-8"),
-            finish="length" if finish == "length" else "stop",
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
-            logprobs=_top_logprobs(choice),
-        )
-    except (LookupError, TypeError, AttributeError, ValueError, OverflowError):
-        raise ReplyError(
-            f"not a chat completion: {printable(json.dumps(body))[:200]}", reason="http", status=200
-        ) from None
-    if finish == "content_filter":
-        raise ReplyError("the server withheld the reply (content_filter)", reason="content_filter", status=200)
-    return reply
-
-
-def _called_with(message: dict[str, Any]) -> Any:
-    """Return the arguments of the function call in a reply without text, which is how some judges return JSON."""
-    calls = message.get("tool_calls") or []
-    return (calls[0]["function"].get("arguments") or "") if calls else ""
-
-
-def _top_logprobs(choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
-    tops = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
-    tops = [top for top in tops if isinstance(top["logprob"], int | float) and math.isfinite(top["logprob"])]
-    return tuple(TokenLogprob(token=top["token"], logprob=top["logprob"]) for top in tops)
-
-
 def tokens_to_come(body: dict[str, JsonValue], usual: float) -> float:
     """Estimate a reply's tokens: as many as usual, within the request's own limit."""
     limits = [body.get("max_tokens"), body.get("max_completion_tokens")]
     return min([usual, *(float(limit) for limit in limits if isinstance(limit, int))])
-
-
-def tokens_used(body: dict[str, Any]) -> float | None:
-    """Return the tokens of prompt and reply by the server's count; None if it has no count."""
-    usage = body.get("usage")
-    total = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return float(total) if isinstance(total, int) else None
 
 
 @dataclass(frozen=True)
@@ -164,6 +82,8 @@ class Tries:
     failures: int = 0
     timeouts: int = 0
     rejections: int = 0
+    outages: int = 0
+    """Failures of the endpoint as a whole, which use up no attempt."""
 
 
 class ChatClient:
@@ -187,11 +107,12 @@ class ChatClient:
         timeout: float = 300.0,
         attempts: int = 6,
         first_wait: float = 0.5,
-        patience: float | None = 60.0,
+        patience: Patience | None = USUAL_PATIENCE,
     ) -> None:
-        """`patience`: seconds the endpoint may stay down before calls raise EndpointDownError.
+        """`timeout`: seconds one try may take, its whole reply included.
 
-        None is for a server of our own: nothing is learned about it, and every call fails by itself after `attempts`.
+        `patience` None is for a server of our own: nothing is learned about it, and every call fails by itself after
+        `attempts`.
         """
         import aiohttp  # deferred, so that a command's help does not wait for it
 
@@ -259,12 +180,16 @@ class ChatClient:
 
         try:
             answered = await self._send(path, payload)
+        except BodyTooLargeError as error:
+            self._joined.taken(launch, NOTHING, None)
+            raise ReplyError(f"{self.base_url} sent a reply that {error}", reason="http", status=200) from None
         except TimeoutError:
             message = f"no answer from {self.base_url} in {self._timeout:.0f} s"
             return self._failed(launch, "timeout", message)
         except (aiohttp.ClientError, OSError) as error:
-            detail = str(error) or type(error).__name__
-            return self._failed(launch, "transport", f"cannot reach {self.base_url}: {detail}")
+            message = f"cannot reach {self.base_url}: {str(error) or type(error).__name__}"
+            is_absent = isinstance(error, aiohttp.ClientConnectorError)
+            return self._failed(launch, "transport", message, is_absent=is_absent)
         except BaseException:
             self._joined.dropped()
             raise
@@ -282,7 +207,9 @@ class ChatClient:
             proxy=self._proxy,
             timeout=self._limit,
         ) as reply:
-            return RawReply(reply.status, await reply.read(), read_headers(reply.headers))
+            return RawReply(
+                reply.status, await read_body(reply, self._joined.large_bodies), read_headers(reply.headers)
+            )
 
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
@@ -293,11 +220,11 @@ class ChatClient:
         return url
 
     def _failed(
-        self, launch: Launch, reason: Reason, message: str, status: int | None = None, wait: float | None = None
+        self, launch: Launch, reason: Reason, message: str, status: int | None = None, **outage: bool
     ) -> FailedTry:
-        self._joined.failed(launch, message)
+        self._joined.failed(launch, message, **outage)
         error = ReplyError(message, reason=reason, status=status)
-        return FailedTry(error, wait, counts=not self._joined.breaker.is_tripped)
+        return FailedTry(error, counts=not self._joined.breaker.is_out)
 
     def _read(self, answered: RawReply, launch: Launch) -> dict[str, Any] | FailedTry:
         try:
@@ -308,6 +235,11 @@ class ChatClient:
         if not isinstance(reply, dict):
             self._joined.taken(launch, answered.hints, None)
             raise ReplyError(f"{self.base_url} sent a reply that is not a JSON object", reason="http", status=200)
+        failure = error_inside(reply)
+        if failure is not None:
+            status, words = failure
+            raw = json.dumps({"error": {"message": words, "code": status}}).encode()
+            return self._turned_down(RawReply(status, raw, answered.hints), launch)
         self._refusals, self._was_taken = 0, True
         self._joined.taken(launch, answered.hints, tokens_used(reply))
         return reply
@@ -318,14 +250,17 @@ class ChatClient:
         message = f"HTTP {status}: {server_sentence(answered.raw)}"
         if self._api_key:
             message = message.replace(self._api_key, "***")  # some servers repeat the rejected key
-        error = ReplyError(message, reason=refusal_reason(status, message), status=status)
+        reason = refusal_reason(status, f"{message} {server_codes(answered.raw)}")
+        error = ReplyError(message, reason=reason, status=status)
         if status == 429 and not TOO_LARGE_WORDS.search(message):
             if QUOTA_WORDS.search(message):
                 self._give_up(launch, hints, f"{self.base_url} accepts no more calls: {error}")
             self._joined.refused(launch, hints, self._backoff(4))
             return FailedTry(error, hints.retry_after)
         if status == 408 or status >= 500:
-            return self._failed(launch, "http", message, status, hints.retry_after)
+            starting = is_starting(status, message, hints.retry_after)
+            failed = self._failed(launch, "http", message, status, is_starting=starting)
+            return replace(failed, wait=hints.retry_after)
         if status in (409, 425):
             self._joined.taken(launch, hints, None)
             return FailedTry(error, hints.retry_after)
@@ -368,6 +303,12 @@ class ChatClient:
             tried = max(1, tries.failures)
             if tries.failures >= self._attempts or tries.timeouts >= TIMEOUTS:
                 raise error
+        if not failed.counts:
+            tries.outages += 1
+            wait = self._backoff(tries.outages) if failed.wait is None else failed.wait
+            # a server that is back is noticed soon, and one that asks for more than the patience is not waited for
+            most = PROBE_SECONDS[1] if failed.wait is None else self._joined.breaker.limit()
+            return min(most, wait * self._jitter.uniform(1.0, 1.05))
         if failed.wait is not None:
             return failed.wait * self._jitter.uniform(1.0, 1.05)
         return self._backoff(tried)

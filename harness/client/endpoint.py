@@ -9,58 +9,96 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import resource
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
 from typing import NoReturn
 
 from ..records.errors import EndpointDownError
+from .body import LARGE_AT_ONCE
 from .flow import Bucket, Flow, Launch, RateLimitHints
 
 TRIP = 8
 """Failures in a row, with no answer between them, after which the endpoint is only probed: one call at a time."""
 PROBE_SECONDS = (0.5, 10.0)
 """Least and longest wait before a probe, which is half the time that the endpoint has been down."""
-NEVER_WELL = 0.25
-"""Share of the patience for an endpoint that has never answered: its address is probably wrong."""
 REFUSED_PATIENCE = 900.0
 """Seconds of nothing but 429s after which a run stops."""
 
 log = logging.getLogger(__name__)
 KEEP_ALIVE = 75.0
 """Seconds an idle connection is kept."""
+OTHER_FILES = 128
+"""Files that a run has open besides its connections; a row of a jury's run has about 20."""
 LONG_HOLD = 10.0
 """Seconds of waiting from which on the log reports it."""
 FIRST_GUESS = 400.0
 """Expected tokens of the first reply: the mean of the official judges' replies is 200 to 900."""
 
 
-class Breaker:
-    """Counts failures since the last answer. `patience`: seconds an endpoint may stay down; None: forever."""
+@dataclass(frozen=True)
+class Patience:
+    """Seconds that an endpoint may stay down before all calls end with EndpointDownError."""
 
-    def __init__(self, patience: float | None) -> None:
+    down: float = 60.0
+    unseen: float = 15.0
+    """If it has never answered: its address is probably wrong."""
+    starting: float = 300.0
+    """If it asks to be tried again later (503 with Retry-After), as a server does that loads its model."""
+
+    @classmethod
+    def of(cls, seconds: float | None) -> Patience:
+        """Return the same patience for every case, from the first call on; the defaults for None."""
+        return USUAL_PATIENCE if seconds is None else cls(seconds, seconds, seconds)
+
+    def longest(self, rival: Patience) -> Patience:
+        return Patience(max(self.down, rival.down), max(self.unseen, rival.unseen), max(self.starting, rival.starting))
+
+
+USUAL_PATIENCE = Patience()
+
+
+class Breaker:
+    """Counts failures since the last answer. `patience` None: the endpoint may stay down forever."""
+
+    def __init__(self, patience: Patience | None) -> None:
         self.patience = patience
         self.failures = 0
         self._since = 0.0
         self._refused_since: float | None = None
         self._was_well = False
+        self._is_starting = False
+        self._is_out = False
 
     @property
     def is_tripped(self) -> bool:
         return self.patience is not None and self.failures >= TRIP
 
+    @property
+    def is_out(self) -> bool:
+        """Return whether the whole endpoint is down, so that a failure says nothing about the call that met it."""
+        return self.is_tripped or (self.patience is not None and self._is_out and self.failures > 1)
+
     def taken(self) -> None:
         self.failures = 0
         self._refused_since = None
         self._was_well = True
+        self._is_starting = self._is_out = False
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, *, is_starting: bool = False, is_absent: bool = False) -> None:
+        """Note a failure. `is_starting`: a 503 with Retry-After; `is_absent`: nobody listens at its address."""
         if self.failures == 0:
             self._since = now
         self.failures += 1
+        self._is_starting |= is_starting
+        self._is_out = is_starting or is_absent
 
     def refused(self, now: float) -> None:
         """Note a 429, which shows that the endpoint is up."""
         self.failures = 0
+        self._is_starting = self._is_out = False
         if self._refused_since is None:
             self._refused_since = now
 
@@ -69,15 +107,23 @@ class Breaker:
         least, most = PROBE_SECONDS
         return min(most, max(least, (now - self._since) / 2)) if self.is_tripped else 0.0
 
+    def limit(self) -> float:
+        """Return the seconds that the endpoint may stay down now."""
+        if self.patience is None:
+            return math.inf
+        if self._is_starting:
+            return self.patience.starting
+        return self.patience.down if self._was_well else self.patience.unseen
+
     def down_for(self, now: float) -> float | None:
         """Return the seconds it has been down if that exceeds the patience, else None."""
         if self.patience is None:
             return None
-        if self.is_tripped:
+        if self.is_out:
             seconds = now - self._since
-            return seconds if seconds >= self.patience * (1.0 if self._was_well else NEVER_WELL) else None
+            return seconds if seconds >= self.limit() else None
         seconds = 0.0 if self._refused_since is None else now - self._refused_since
-        return seconds if seconds >= max(REFUSED_PATIENCE, self.patience) else None
+        return seconds if seconds >= max(REFUSED_PATIENCE, self.patience.down) else None
 
 
 @dataclass(frozen=True)
@@ -87,9 +133,8 @@ class Terms:
     concurrency: int
     rpm: float | None = None
     tpm: float | None = None
-    patience: float | None = 60.0
-    """Seconds the endpoint may stay down before all calls end with EndpointDownError. None: a server of our own, which
-    its backend watches, so no limits are learned and no call is given up here."""
+    patience: Patience | None = USUAL_PATIENCE
+    """None: a server of our own, which its backend watches, so no limits are learned and no call is given up here."""
 
 
 @dataclass
@@ -110,6 +155,7 @@ class Endpoint:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=300),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        self.large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
         self.flow = Flow(1)
         self.breaker = Breaker(None)
         self.reply_tokens = FIRST_GUESS
@@ -135,8 +181,8 @@ class Endpoint:
         """Combine the clients' terms: the sum of their places, the smallest limits, the longest patience."""
         terms = self._terms
         patience = [client.patience for client in terms if client.patience is not None]
-        self.breaker.patience = max(patience) if patience else None
-        self.flow.agree(sum(client.concurrency for client in terms), adaptive=bool(patience))
+        self.breaker.patience = reduce(Patience.longest, patience) if patience else None
+        self.flow.agree(_open_files_for(sum(client.concurrency for client in terms)), adaptive=bool(patience))
         rpm = min((client.rpm for client in terms if client.rpm is not None), default=None)
         tpm = min((client.tpm for client in terms if client.tpm is not None), default=None)
         self.flow.requests = _bucket(self.flow.requests, rpm)
@@ -201,10 +247,10 @@ class Endpoint:
         self._hear(launch, hints, now)
         self._check(now, "HTTP 429")
 
-    def failed(self, launch: Launch, message: str) -> None:
-        """Note a call without an answer, or with a 5xx."""
+    def failed(self, launch: Launch, message: str, *, is_starting: bool = False, is_absent: bool = False) -> None:
+        """Note a call without an answer, or with a 5xx; for the other arguments see `Breaker.failed`."""
         now = self._loop.time()
-        self.breaker.failed(now)
+        self.breaker.failed(now, is_starting=is_starting, is_absent=is_absent)
         self.flow.failed(launch, now)
         if self.breaker.is_tripped:
             self.flow.hold(now, self.breaker.hold(now))
@@ -241,6 +287,28 @@ class Endpoint:
         if self._timer is not None:
             self._timer.cancel()
         await self.session.close()
+
+
+def _open_files_for(places: int) -> int:
+    """Return how many calls may be in flight at once: all, unless this process may not open a file for each.
+
+    The soft limit (often 1,024) is raised as far as the system allows.
+    """
+    needed = places + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return places
+    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft >= needed:
+        return places
+    fewer = max(1, soft - OTHER_FILES)
+    log.warning(
+        "%d calls in flight need %d open files, but `ulimit -n` allows %d: at most %d", places, needed, soft, fewer
+    )
+    return min(places, fewer)
 
 
 def _bucket(old: Bucket | None, per_minute: float | None) -> Bucket | None:

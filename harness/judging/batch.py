@@ -33,8 +33,7 @@ from openai import APIStatusError, AsyncOpenAI, OpenAIError
 from openai.types import Batch, FileObject
 from pydantic import ValidationError
 
-from ..client import ChatReply, read_chat_reply, server_sentence
-from ..client.chat import refusal_reason
+from ..client import ChatReply, error_inside, read_chat_reply, refusal_reason, server_codes, server_sentence
 from ..records import Access, JudgeSpec, Record
 from ..records.errors import ConfigError, JudgeUnavailableError, ReplyError, StoreError
 from ..store.files import dump_json, write_atomic, write_chunks
@@ -162,6 +161,9 @@ def _read_result(entry: dict[str, Any]) -> Result:
     if not isinstance(response, dict):  # it never ran: it expired or was cancelled first
         return AskAgainError(_sentence(entry.get("error")), None)
     status, body = response.get("status_code"), response.get("body")
+    failure = error_inside(body) if status == 200 and isinstance(body, dict) else None
+    if failure is not None:
+        status, body = failure[0], {"message": failure[1]}
     if status == 200 and isinstance(body, dict):
         try:
             return replace(read_chat_reply(body), price_share=PRICE_SHARE)
@@ -172,7 +174,11 @@ def _read_result(entry: dict[str, Any]) -> Result:
         return AskAgainError(message, None)
     if status in (408, 409, 425, 429) or status >= 500:
         return AskAgainError(message, status)
-    return ReplyError(message, reason=refusal_reason(status, message), status=status)
+    return ReplyError(message, reason=refusal_reason(status, f"{message} {_codes(body)}"), status=status)
+
+
+def _codes(body: object) -> str:
+    return server_codes(json.dumps(body).encode())
 
 
 def _sentence(body: object) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import queue
 import sqlite3
@@ -26,12 +27,15 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-from ..client import ChatReply
+from ..client import ChatReply, read_count, storable
 from ..records import TokenLogprob, digest
-from ..records.errors import ConfigError, StoreError
+from ..records.errors import ConfigError, StoreError, one_line
 from ..store.files import cache_folder
 
-SCHEMA = 1
+log = logging.getLogger(__name__)
+
+KEY_SCHEMA = 1
+"""Part of every key: changing it makes all cached replies unknown."""
 BUSY_SECONDS = 30.0
 """Seconds to wait for another process's transaction; ours take milliseconds."""
 CREATE = """
@@ -40,8 +44,17 @@ CREATE TABLE IF NOT EXISTS replies (
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, logprobs TEXT NOT NULL,
     price_share REAL NOT NULL, created REAL NOT NULL)
 """
-SELECT = "SELECT text, finish, prompt_tokens, completion_tokens, logprobs, price_share FROM replies WHERE key = ?"
-INSERT = "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+VERSIONS = (
+    (CREATE,),
+    (
+        "ALTER TABLE replies ADD COLUMN reasoning TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE replies ADD COLUMN reasoning_tokens INTEGER",
+    ),
+)
+"""What each version of the file added to the one before it."""
+COLUMNS = "text, finish, prompt_tokens, completion_tokens, logprobs, price_share, reasoning, reasoning_tokens"
+SELECT = f"SELECT {COLUMNS} FROM replies WHERE key = ?"
+INSERT = f"INSERT OR REPLACE INTO replies (key, judge, created, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 DELETE = "DELETE FROM replies WHERE key = ?"
 CACHE_HINT = "move it away, or set HARNESS_REPLY_CACHE to another file, or use --no-cache"
 
@@ -54,7 +67,7 @@ def cache_path() -> Path:
 
 def request_key(endpoint: str, body: dict[str, JsonValue], repeat: int) -> bytes:
     """Return the sha256 (32 bytes) of the endpoint, everything that is sent, and the repeat number."""
-    return bytes.fromhex(digest({"schema": SCHEMA, "endpoint": endpoint, "body": body, "repeat": repeat}))
+    return bytes.fromhex(digest({"schema": KEY_SCHEMA, "endpoint": endpoint, "body": body, "repeat": repeat}))
 
 
 def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
@@ -70,15 +83,14 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
         raise StoreError(_sentence(path, error)) from error
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA):
+        if version not in range(len(VERSIONS) + 1):
             raise ConfigError(
-                f"the reply cache {path} has version {version}, but this harness writes {SCHEMA}; {CACHE_HINT}"
+                f"the reply cache {path} has version {version}, but this harness writes {len(VERSIONS)}; {CACHE_HINT}"
             )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last replies, never the file
-        if version == 0:
-            connection.execute(CREATE)
-            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        if version < len(VERSIONS):
+            _upgrade(connection)
     except sqlite3.Error as error:
         connection.close()
         raise cache_error(path, error) from error
@@ -88,11 +100,22 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
     return connection
 
 
-def cache_error(path: Path, error: sqlite3.Error) -> ConfigError | StoreError:
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Bring the file to the newest version, unless another process does so first."""
+    connection.execute("BEGIN IMMEDIATE")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    for statements in VERSIONS[version:]:
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {max(version, len(VERSIONS))}")
+    connection.execute("COMMIT")
+
+
+def cache_error(path: Path, error: Exception) -> ConfigError | StoreError:
     """Return the error for a broken file, which the user must move (exit 2), or for a full or locked one (exit 4)."""
-    if isinstance(error, sqlite3.OperationalError):
-        return StoreError(_sentence(path, error))
-    return ConfigError(f"the reply cache {path} is damaged or not a cache ({error}); {CACHE_HINT}")
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        return ConfigError(f"the reply cache {path} is damaged or not a cache ({error}); {CACHE_HINT}")
+    return StoreError(_sentence(path, error))
 
 
 def _sentence(path: Path, error: Exception) -> str:
@@ -163,8 +186,9 @@ class ReplyCache:
         The reply is paid for and still reaches the caller, but the next question is not asked any more.
         """
         tops = json.dumps([[top.token, top.logprob] for top in reply.logprobs]) if reply.logprobs else ""
-        values = (key, judge, reply.text, reply.finish, reply.prompt_tokens, reply.completion_tokens, tops)
-        await self._do(INSERT, (*values, reply.price_share, time.time()))
+        usage = (reply.prompt_tokens, reply.completion_tokens)
+        values = (reply.text, reply.finish, *usage, tops, reply.price_share, reply.reasoning, reply.reasoning_tokens)
+        await self._do(INSERT, (key, judge, time.time(), *values))
 
     async def forget(self, keys: Iterable[bytes]) -> None:
         """Drop replies without a verdict, so that the same question is asked again."""
@@ -200,10 +224,10 @@ class ReplyCache:
         try:
             if writes:
                 database.execute("BEGIN IMMEDIATE")
-            replies = [_read(database.execute(job.sql, job.values).fetchone()) for job in jobs]
+            replies = [_run(database, job) for job in jobs]
             if writes:
                 database.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it is, callers must not wait forever
             assert self.path is not None
             self._broken = cache_error(self.path, error)
             with suppress(sqlite3.Error):  # SQLite rolls back by itself after most of these
@@ -218,18 +242,39 @@ def _resolve(jobs: list[_Statement], replies: list[ChatReply | None]) -> None:
             job.waiter.set_result(reply)
 
 
-def _read(row: tuple[str, str, int, int, str, float] | None) -> ChatReply | None:
-    if row is None:
+def _run(database: sqlite3.Connection, job: _Statement) -> ChatReply | None:
+    """Run one statement and return the reply in its row. A row that cannot be read counts as absent: it is replaced."""
+    rows = database.execute(job.sql, job.values)
+    try:
+        row = rows.fetchone()
+        return None if row is None else _read(row)
+    except (ValueError, TypeError, LookupError, sqlite3.OperationalError) as error:
+        if isinstance(error, sqlite3.OperationalError) and "decode" not in str(error):  # "Could not decode to UTF-8"
+            raise
+        log.warning("a damaged reply in the cache is asked again: %s", one_line(error))
         return None
-    text, finish, prompt_tokens, completion_tokens, tops, share = row
+
+
+def _read(row: tuple[Any, ...]) -> ChatReply:
+    """Return the reply in a row. Raise ValueError, TypeError or LookupError if a cell has a wrong value."""
+    text, finish, prompt_tokens, completion_tokens, tops, share, reasoning, reasoning_tokens = row
+    if not (isinstance(text, str) and isinstance(reasoning, str) and finish in ("stop", "length")):
+        raise TypeError(f"text, reasoning or finish {str(finish)[:20]!r} is not what was stored")
+    counts = [read_count(count) for count in (prompt_tokens, completion_tokens, reasoning_tokens or 0)]
+    if None in counts:
+        raise ValueError("a token count is not a count")
     return ChatReply(
         text=text,
-        finish="length" if finish == "length" else "stop",
+        finish=finish,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        logprobs=tuple(TokenLogprob(token=token, logprob=value) for token, value in json.loads(tops)) if tops else (),
-        price_share=share,
+        logprobs=tuple(
+            TokenLogprob(token=storable(token), logprob=value) for token, value in (json.loads(tops) if tops else ())
+        ),
+        price_share=float(share),
         cached=True,
+        reasoning=reasoning,
+        reasoning_tokens=reasoning_tokens,
     )
 
 

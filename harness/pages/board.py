@@ -154,7 +154,7 @@ def cell_of(table: Table, row: BoardRow, column: TableColumn) -> Cell:
         step = row.above
         return Cell("-") if step is None else Cell(f"{step.difference:+.2f}", str(step.difference), certainty(step))
     if name == "n":
-        counts = {"unscored": score.unscored, "truncated": row.truncated}
+        counts = {"unscored": score.unscored, "truncated": row.truncated, "empty": row.empty}
         lost = [f"{count} {kind}" for kind, count in counts.items() if count]
         return Cell(str(score.n), str(score.n), ", ".join(lost))
     if name in row.others:

@@ -131,7 +131,7 @@ def _check_case(check: CheckResult, report: GateReport) -> ElementTree.Element:
 
 
 def _limit_case(limit: LimitResult) -> ElementTree.Element:
-    tag = None if limit.kept else "failure" if limit.name.startswith("truncated") else "error"
+    tag = None if limit.kept else "failure" if limit.name.startswith("truncated") or limit.name == "empty" else "error"
     message = f"{limit.value:.2%}, limit {limit.limit:.2%}"
     return _case(f"gate.limits.{limit.suite}", f"{limit.name} of {limit.run}", tag, message)
 

@@ -83,17 +83,28 @@ def shown_metrics(table: Table) -> list[str]:
 
 
 def measured(table: Table) -> list[tuple[str, dict[str, str]]]:
-    """Return cost, length, speed and date of runs as (column, run id -> text), if any row has them."""
+    """Return length, empty answers, cost, speed and date of runs as (column, run id -> text), if any row has them."""
     length = facts_of(table.suite).length_of(table.rows[0].others) if table.rows else None
     length_name = length.name if length else "avg_tokens" if table.length_unit == "tokens" else "avg_length"
     column_texts = [
         (length_name, {row.run_id: f"{row.length:.0f}" for row in table.rows if row.length is not None}),
+        ("empty", _empty(table)),
         ("cost $", {row.run_id: f"{row.cost:.2f}" for row in table.rows if row.cost is not None}),
         ("tokens/s", {row.run_id: f"{row.tokens_per_second:.0f}" for row in table.rows if row.tokens_per_second}),
         ("date", {row.run_id: row.date for row in table.rows if row.date}),
     ]
     shown = shown_metrics(table)
     return [(name, texts) for name, texts in column_texts if texts and name not in shown]
+
+
+def _empty(table: Table) -> dict[str, str]:
+    """Return run id -> number of empty answers, with those cut in their reasoning, if a row has any."""
+    if not any(row.empty for row in table.rows):
+        return {}
+    return {
+        row.run_id: f"{row.empty} ({row.cut_in_reasoning} cut in reasoning)" if row.cut_in_reasoning else str(row.empty)
+        for row in table.rows
+    }
 
 
 def body(table: Table) -> list[list[str]]:

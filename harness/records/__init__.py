@@ -23,6 +23,7 @@ from .judging import (
 )
 from .results import (
     LARGEST,
+    MAX_EMPTY,
     AnchorCheck,
     Judging,
     JuryCounts,
@@ -35,6 +36,7 @@ from .results import (
 
 __all__ = [
     "LARGEST",
+    "MAX_EMPTY",
     "Access",
     "AnchorCheck",
     "Answer",

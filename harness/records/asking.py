@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import lru_cache
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -126,6 +127,11 @@ class Failure(Record):
     message: str
 
 
+@lru_cache(maxsize=2048)  # several rows of each answer in flight need it
+def _sha(turns: tuple[str, ...]) -> str:
+    return digest(list(turns))[:16]
+
+
 class Answer(Record):
     """A model's answer to one prompt: one text per turn, or a failure.
 
@@ -147,6 +153,8 @@ class Answer(Record):
     """Tokens by the server's count, one entry per turn; reasoning is included."""
     reasoning_tokens: tuple[int, ...] = Field(default=(), exclude_if=is_empty)
     """Those of `completion_tokens` spent on reasoning, one entry per turn; empty if the server has no such count."""
+    is_split: bool = Field(default=False, exclude_if=is_empty)
+    """Whether the reasoning was split off the text here, by its marks, instead of sent apart by the server."""
     seconds: float = 0.0
     """Wall time of all turns, waiting for a place included."""
     error: Failure | None = None
@@ -167,10 +175,23 @@ class Answer(Record):
         return self.error is None and not all(turn.strip() for turn in self.turns)
 
     @property
+    def is_cut_in_reasoning(self) -> bool:
+        """Return whether a turn shows nothing because the token limit came before the reasoning ended."""
+        turns = zip(self.turns, self.reasoning, self.finish, strict=False)
+        return any(not turn.strip() and thoughts and finish == "length" for turn, thoughts, finish in turns)
+
+    @property
+    def visible_tokens(self) -> int | None:
+        """Return the tokens of what a reader sees, all turns together; None if the server's count cannot be divided."""
+        if not self.completion_tokens or (any(self.reasoning) and not self.reasoning_tokens):
+            return None
+        return sum(self.completion_tokens) - sum(self.reasoning_tokens)
+
+    @property
     def key(self) -> str:
         return f"{self.prompt_id}#{self.index}"
 
     @property
     def sha(self) -> str:
         """Return the first 16 hex characters of the digest of the texts."""
-        return digest(list(self.turns))[:16]
+        return _sha(self.turns)

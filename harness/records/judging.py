@@ -240,8 +240,9 @@ class JudgeSpec(Record):
     """Tokens per minute, prompts and replies together; shared likewise."""
     timeout: float = Field(default=300.0, gt=0)
     """Seconds a call may take."""
-    patience: float = Field(default=60.0, gt=0)
-    """Seconds the endpoint may stay down before the run stops with what it has."""
+    patience: float | None = Field(default=None, gt=0)
+    """Seconds the endpoint may stay down before the run stops with what it has. None: 60; 15 if it never answered;
+    300 if it says 503 with Retry-After."""
     retired: date | None = None
     """Day on which the provider shut this snapshot down, or will; the note names the source."""
     note: str | None = None

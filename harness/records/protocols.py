@@ -42,7 +42,13 @@ class ServeOptions:
     """Numbers of the GPUs it may use, e.g. `2,3`; None: all."""
     dtype: str | None = None
     quantization: str | None = None
-    reasoning_parser: str | None = None
+    reasoning: str = "auto"
+    """vLLM's parser that separates reasoning from answers: `auto` (by the checkpoint), `off`, or its name."""
+    reasoning_effort: str | None = None
+    reasoning_room: int | None = None
+    """Tokens for reasoning, besides the benchmark's own limit."""
+    chat_template_kwargs: Mapping[str, JsonValue] | None = None
+    """Variables of the chat template, sent with every request."""
     max_model_len: int | None = None
     engine_args: tuple[str, ...] = ()
     """Further server arguments, passed on unchanged."""
@@ -56,6 +62,8 @@ class ServeOptions:
     """Most requests per minute; for a server that others run."""
     tpm: float | None = None
     """Most tokens per minute, prompts and answers together."""
+    patience: float | None = None
+    """Seconds that a server of others may stay down or load its model; None: the client's defaults."""
     timeout: float = 3600.0
     """Seconds one request may take."""
     seed: int = 0

@@ -25,6 +25,8 @@ TAGS = (
     ("<|channel>thought", "<channel|>"),  # Gemma 4
 )
 """Opening and closing marks, by the parsers of vllm/reasoning."""
+HARMONY = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
+MARKS = (*(mark for pair in TAGS for mark in pair), *HARMONY)
 CHANNEL = re.compile(r"<\|channel\|>(\w+)[^<]*<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)", re.S)
 """One message of gpt-oss's Harmony format; only the `final` channel is for the reader."""
 CODE = re.compile(r"^[ ]{0,3}(```+|~~~+).*?(?:^[ ]{0,3}\1|\Z)|(`+)(?!`).*?(?<!`)\2(?!`)", re.S | re.M)

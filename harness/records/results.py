@@ -16,6 +16,8 @@ from .judging import JuryRule
 if TYPE_CHECKING:
     from ..stats.intervals import Interval
 
+MAX_EMPTY = 0.1
+"""Share of answers without visible text above which a card is not ranked unless the user asks for it."""
 LARGEST = 1e15
 """Bound of a card's numbers; integers are exact below 2**53, about 9e15."""
 
@@ -182,6 +184,19 @@ class ScoreCard(Record):
         if self.headline not in self.scores:
             raise ValueError(f"no score named {self.headline!r}, the card's headline")
         return self
+
+    @property
+    def empty_share(self) -> float | None:
+        """Return the share of answers that show the reader nothing; None if the card has no such counts."""
+        empty, answers = self.counts.get("empty"), self.counts.get("answers")
+        if not isinstance(empty, int) or not isinstance(answers, int) or not answers:
+            return None
+        return empty / answers
+
+    @property
+    def is_mostly_text(self) -> bool:
+        """Return whether so few answers are empty that the scores say something about the model's answers."""
+        return (self.empty_share or 0.0) <= MAX_EMPTY
 
     def unreadable(self) -> str | None:
         """Return the first metric with a NaN or an infinity, which foreign cards may have; else None."""

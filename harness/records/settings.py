@@ -5,18 +5,20 @@ Unknown keys are rejected, with the known ones in the message.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError, field_validator
 
-from .asking import ModelRef, Record
+from .asking import ModelRef, Record, is_empty
 from .errors import ConfigError, one_line
 from .judging import JudgeSpec, JuryRule
 
 EDITIONS = ("official", "pocket")
+EXAMPLE = '{"enable_thinking": false}'
 R = TypeVar("R", bound=Record)
 
 
@@ -31,7 +33,13 @@ class ServeSpec(Record):
     """Numbers of the GPUs the server may use, e.g. `2,3`."""
     dtype: str | None = None
     quantization: str | None = None
-    reasoning_parser: str | None = None
+    reasoning: str = Field(default="auto", exclude_if=lambda name: name == "auto")
+    """`auto`, `off`, or the name of a vLLM reasoning parser."""
+    reasoning_effort: str | None = Field(default=None, exclude_if=is_empty)
+    reasoning_room: int | None = Field(default=None, gt=0, exclude_if=is_empty)
+    """Tokens for reasoning, besides the benchmark's own limit."""
+    chat_template_kwargs: dict[str, JsonValue] | None = Field(default=None, exclude_if=is_empty)
+    """Variables of the chat template, e.g. `enable_thinking: false`; on the command line a JSON object."""
     max_model_len: int | None = Field(default=None, gt=0)
     engine_args: tuple[str, ...] = ()
     allow_pickle: bool = False
@@ -44,6 +52,22 @@ class ServeSpec(Record):
     """Requests per minute to `endpoint:`, at most."""
     tpm: float | None = Field(default=None, gt=0)
     """Tokens per minute to `endpoint:`, at most."""
+    patience: float | None = Field(default=None, gt=0)
+    """Seconds that `endpoint:`, or a judge without a `patience` of its own, may stay down."""
+
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _from_json(cls, value: object) -> object:
+        """Return the object in a JSON text, as flags give it; anything else unchanged."""
+        if not isinstance(value, str):
+            return value
+        try:
+            content = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"not JSON ({error}); give an object, e.g. {EXAMPLE}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"not a JSON object; give one, e.g. {EXAMPLE}")
+        return content
 
 
 class SamplingOverride(Record):

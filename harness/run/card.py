@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,9 +12,10 @@ from ..judging.anchors import check
 from ..judging.calibrated import Citation, cite
 from ..judging.injection import count_injections
 from ..judging.jury import Combined, combine, judge_differences, judge_label, judge_protocol
-from ..records import AnchorCheck, Answer, Judging, Judgment, Prompt, Score, ScoreCard, SuiteScores, digest
+from ..records import MAX_EMPTY, AnchorCheck, Answer, Judging, Judgment, Prompt, Score, ScoreCard, SuiteScores, digest
 from ..records.errors import ConfigError
 from ..records.protocols import Numbers
+from ..records.settings import RunSpec
 from ..store import RunStore
 from ..store.provenance import provenance
 from ..suites.scoring import is_complete, rules_of
@@ -46,6 +48,8 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         citation = cite(spec.results, suite.name, judge_protocol(suite_plan.identities, spec.jury))
     judge_notes = dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note)
     notes = [*judge_differences(suite, suite_plan.judges), *results.notes, *judge_notes, *injection_notes(answers)]
+    notes += [*_thinking_notes(plan.identity), *reasoning_notes(answers), *empty_notes(answers)]
+    notes += _long_notes(suite_plan, answers)
     notes += [*trust_notes(trust), *([] if citation is None else [citation.note]), *_incomplete_notes(headline)]
     return ScoreCard(
         suite=suite.name,
@@ -105,12 +109,18 @@ def _provenance(plan: Plan, run: SuiteRun, citation: Citation | None) -> dict[st
     return {
         "model": plan.identity,
         "run_id": run.store.folder.name,
-        "config": digest(spec.model_dump(mode="json", exclude=NOT_MEASURED))[:12],
+        "config": _config_digest(spec),
         "seed": spec.seed,
         **({} if anchors is None else {"anchors": anchors.sha}),  # not in the protocol: they change no score
         **({} if citation is None else {"calibration": citation.provenance}),
         **({} if plan.fusion is None else {"fusion": plan.fusion.model_dump(mode="json")}),
     }
+
+
+def _config_digest(spec: RunSpec) -> str:
+    settings = spec.model_dump(mode="json", exclude=NOT_MEASURED)
+    # an option of earlier versions: digests of runs that change nothing about reasoning stay what they were
+    return digest(settings | {"serve": {"reasoning_parser": None} | settings["serve"]})[:12]
 
 
 def injection_notes(answers: Sequence[Answer]) -> list[str]:
@@ -120,6 +130,39 @@ def injection_notes(answers: Sequence[Answer]) -> list[str]:
         return []
     share = f"{counts.suspect} of {counts.answers} answers hold words that could lead a judge (injection)"
     return [f"{share}: harness judge injections shows which"]
+
+
+def _thinking_notes(identity: dict[str, JsonValue]) -> list[str]:
+    """Return one sentence if the user changed how the candidate thinks, else nothing."""
+    switches = identity.get("thinking")
+    if not isinstance(switches, dict):
+        return []
+    changes = ", ".join(f"{name} {json.dumps(value)}" for name, value in switches.items())
+    return [f"the candidate's reasoning is not as its checkpoint has it: {changes}"]
+
+
+def reasoning_notes(answers: Sequence[Answer]) -> list[str]:
+    """Return one sentence if reasoning was split off answers' texts, else nothing."""
+    split = sum(answer.is_split for answer in answers)
+    text = f"{split} of {len(answers)} answers had reasoning in their text; it was split off by its marks"
+    return [text] * (split > 0)
+
+
+def empty_notes(answers: Sequence[Answer]) -> list[str]:
+    """Return one sentence if more than MAX_EMPTY of the answers show the reader nothing, else nothing."""
+    good = [answer for answer in answers if answer.error is None]
+    empty, cut = sum(answer.is_blank for answer in good), sum(answer.is_cut_in_reasoning for answer in good)
+    if empty <= MAX_EMPTY * len(good):
+        return []
+    why = f", {cut} of them cut in their reasoning (--reasoning-room gives it tokens of its own)" if cut else ""
+    return [f"{empty} of {len(good)} answers are empty{why}: not ranked without --rank-incomplete"]
+
+
+def _long_notes(plan: SuitePlan, answers: Sequence[Answer]) -> list[str]:
+    """Return one sentence if answers used the room of their reasoning to exceed the suite's own limit."""
+    limits = {prompt.id: plan.sampling(prompt).max_tokens * len(prompt.turns) for prompt in plan.prompts}
+    longer = sum((answer.visible_tokens or 0) > limits[answer.prompt_id] for answer in answers)
+    return [f"{longer} answers are longer than the benchmark allows, in tokens reserved for reasoning"] * (longer > 0)
 
 
 def _trust(
@@ -162,12 +205,20 @@ def count(prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Seque
         "prompts": len(prompts),
         "answers": sum(answer.error is None for answer in answers),
         "truncated": sum(answer.truncated for answer in answers),
-        "empty": sum(answer.error is None and not all(text.strip() for text in answer.turns) for answer in answers),
+        "empty": sum(answer.is_blank for answer in answers),
+        **_reasoning_counts(answers),
         "unanswered": dict(sorted(unanswered.items())),
         "judgments": sum(row.verdict is not None for row in judgments),
         "unjudged": dict(sorted(unjudged.items())),
         "flags": dict(sorted(flags.items())),
     }
+
+
+def _reasoning_counts(answers: Sequence[Answer]) -> dict[str, JsonValue]:
+    """Return the answers with reasoning and those cut in it, if there are any."""
+    reasoned = sum(any(answer.reasoning) for answer in answers)
+    cut = sum(answer.is_cut_in_reasoning for answer in answers)
+    return ({"with_reasoning": reasoned} if reasoned else {}) | ({"cut_in_reasoning": cut} if cut else {})
 
 
 def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
@@ -186,6 +237,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
     return {
         "answer_prompt_tokens": sum(sum(answer.prompt_tokens) for answer in answers),
         "answer_completion_tokens": sum(sum(answer.completion_tokens) for answer in answers),
+        **_reasoning_tokens(answers),
         "judgment_prompt_tokens": sum(row.prompt_tokens for row in judgments),
         "judgment_completion_tokens": sum(row.completion_tokens for row in judgments),
         "judgment_cost": round(sum(costs), 6) if costs else None,
@@ -199,3 +251,11 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
         "judgment_seconds": round(total["judgment_seconds"], 3),
         "tokens_per_second": round(total["answer_completion_tokens"] / seconds, 1) if seconds else None,
     }
+
+
+def _reasoning_tokens(answers: Sequence[Answer]) -> dict[str, JsonValue]:
+    """Return the part of the answers' tokens spent on reasoning, if any; None if no count can tell the two apart."""
+    if any(any(answer.reasoning) and answer.visible_tokens is None for answer in answers):
+        return {"answer_reasoning_tokens": None}
+    tokens = sum(sum(answer.reasoning_tokens) for answer in answers)
+    return {"answer_reasoning_tokens": tokens} if tokens else {}

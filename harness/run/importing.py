@@ -7,18 +7,20 @@ table only with runs whose protocols are unknown in the same fields.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from ..records import ModelRef, ScoreCard, digest
+from ..records import Answer, ModelRef, ScoreCard, digest
 from ..records.protocols import Numbers, Suite
+from ..records.reasoning import split_reasoning
 from ..store import RunStore, run_dir, write_atomic
 from ..store.files import file_sha256
 from ..suites.exchange import Imported
 from ..suites.scoring import rules_of
-from .card import count, numbers_card
+from .card import count, empty_notes, numbers_card
 from .trust import judging
 
 UNKNOWN = "unknown"
@@ -76,12 +78,13 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
     prompts, answers, judgments = suite.prompts(), list(imported.answers.values()), list(imported.judgments)
     scores = suite.score(prompts, answers, judgments)
     note = f"imported from {origin.file_format} files: judge prompts and settings are as the files' makers had them"
+    notes = [*scores.notes, note, *_shown_reasoning(answers), *empty_notes(answers)]
     numbers = Numbers(
         suite=suite.name,
         suite_version=suite.version,
         judge=judge,
         headline=suite.headline,
-        scores=scores.model_copy(update={"notes": (*scores.notes, note)}),
+        scores=scores.model_copy(update={"notes": tuple(notes)}),
         protocol=protocol,
         counts=count(prompts, answers, judgments),
         judging=judging(
@@ -94,6 +97,14 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
         ),
     )
     return write_numbers(results, model, numbers, origin, rows=imported)
+
+
+def _shown_reasoning(answers: Sequence[Answer]) -> list[str]:
+    """Return one sentence if answers contain reasoning. It stays, because these verdicts are about the whole text."""
+    turns = [turn for answer in answers for turn in answer.turns]
+    shown = sum(split_reasoning(turn).visible != turn for turn in turns)
+    text = f"{shown} of {len(turns)} answers contain reasoning, which their judge saw and which counts as their length"
+    return [text] * (shown > 0)
 
 
 def write_numbers(

@@ -23,8 +23,6 @@ from ..store import JsonlRows, RunStore
 from .plan import Plan, SuitePlan
 
 Item = TypeVar("Item")
-MAX_WORKERS = 256
-"""Most workers per judge."""
 DONE_FAILURES = frozenset({"context"})
 """Failures that a retry cannot fix."""
 
@@ -293,7 +291,7 @@ class JudgeQueue(Generic[Item]):
 
     def __init__(self, judge: Judge, *, batch: bool = False) -> None:
         self.judge = judge
-        workers = min(judge.spec.concurrency, MAX_WORKERS)
+        workers = judge.spec.concurrency
         self.workers = 0 if batch else workers
         self.items: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=0 if batch else 2 * workers)
 

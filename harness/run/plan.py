@@ -97,6 +97,11 @@ def plan(spec: RunSpec) -> Plan:
     suites, own_runners = _load_suites(spec, identity)
     if own_runners and not isinstance(backend, Serving):
         raise ConfigError(f"suite {own_runners[0].name!r} needs a served model; backend {spec.backend!r} has no server")
+    if own_runners and identity.get("thinking"):
+        raise ConfigError(
+            f"suite {own_runners[0].name!r} asks the model by itself, so it cannot honour --chat-template-kwargs, "
+            "--reasoning-effort or --reasoning-room; run it without them"
+        )
     pool = JudgePool(spec)
     anchor_files = [(path, read_anchors(path)) for path in spec.anchors]
     planned = Plan(
@@ -166,8 +171,11 @@ def _protocol(
         protocol["judge_repeats"] = spec.repeats
     if identity.get("answer_settings") is not None:
         protocol["answer_settings"] = identity["answer_settings"]  # the answers were not generated for this suite
-    if spec.sampling.changes:
-        protocol["sampling_deviation"] = spec.sampling.changes
+    deviation = spec.sampling.changes
+    if spec.serve.reasoning_room is not None:
+        deviation["reasoning_room"] = spec.serve.reasoning_room  # the answers may be longer by it
+    if deviation:
+        protocol["sampling_deviation"] = deviation
     if len(prompts) < len(suite.prompts()):
         protocol["limit"] = {"n": len(prompts), "seed": spec.seed}
     return protocol

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from ..records import ModelRef, Record
+from ..records import JudgeSpec, ModelRef, Record
 from ..records.errors import ConfigError
 from ..records.judge_choice import choose_judges, suite_names, with_devices
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
@@ -44,6 +44,7 @@ def resolve(settings: FileSpec) -> RunSpec:
     judges = choose_judges(suites, settings.judge, edition=settings.edition or "official", own_judges=settings.judges)
     if settings.judge_devices is not None:
         judges = with_devices(judges, settings.judge_devices, settings.serve)
+    judges = {suite: tuple(_patient(spec, settings.serve) for spec in specs) for suite, specs in judges.items()}
     shared = RunSpec.model_fields.keys() & FileSpec.model_fields.keys()
     values = _without_none({name: getattr(settings, name) for name in shared})
     if model.scheme == "endpoint":
@@ -51,6 +52,10 @@ def resolve(settings: FileSpec) -> RunSpec:
     if isinstance(settings.anchors, str):
         values["anchors"] = [settings.anchors]
     return checked(RunSpec, values | {"model": model, "suites": suites, "judges": judges}, "command line")
+
+
+def _patient(judge: JudgeSpec, serve: ServeSpec) -> JudgeSpec:
+    return judge.model_copy(update={"patience": serve.patience}) if judge.patience is None else judge
 
 
 def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 from pydantic import JsonValue
 
 from harness.backends.chat import MIN_ROOM, pairs, refuse_unknown
+from harness.backends.thinking import switches
+from harness.client import ChatReply
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling
 from harness.records.errors import ConfigError
 from harness.records.protocols import Draw, ServeOptions
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-HONOURED = ("chat_template", "dtype", "devices", "max_model_len", "engine_args", "allow_pickle", "trust_remote_code")
+HONOURED = (
+    *("chat_template", "dtype", "devices", "max_model_len", "engine_args", "allow_pickle", "trust_remote_code"),
+    *("chat_template_kwargs", "reasoning_room"),
+)
 NOT_HONOURED = {"repetition_penalty": 1.0, "min_p": 0.0}
 """Sampling defaults of a checkpoint that servers apply and this backend does not -> their neutral values."""
 MAX_BATCH_BYTES = 2**30
@@ -68,7 +73,8 @@ class InProcessBackend:
         engine: dict[str, JsonValue] = {"dtype": options.dtype or "auto", "seed": options.seed}
         if options.max_model_len is not None:
             engine["max_model_len"] = options.max_model_len
-        return {"backend": self.name, **self.checkpoint.identity(), "engine": engine}
+        facts = {"backend": self.name, **self.checkpoint.identity(), "engine": engine}
+        return facts | ({"thinking": switches(options)} if switches(options) else {})
 
     async def __aenter__(self) -> Self:
         self._stopping = False
@@ -142,7 +148,8 @@ class InProcessBackend:
             generated = model.generate([request for _, request in requests], lambda: self._stopping) if requests else []
             texts = model.texts([result.ids for result in generated])
             for (talk, request), result, text in zip(requests, generated, texts, strict=True):
-                talk.add(result, text, prompt_tokens=len(request.ids))
+                reply = ChatReply(text, result.finish, len(request.ids), result.tokens)
+                talk.add(reply, model)
         seconds = time.monotonic() - begin
         return [talk.answer(self.label, seconds) for talk in talks]
 
@@ -151,14 +158,15 @@ class InProcessBackend:
 
         sampling, defaults = draw.sampling, self.checkpoint.generation_config
         limit = self.options.max_model_len or self.checkpoint.max_position
-        room = sampling.max_tokens if limit is None else limit - len(ids)
-        if room < min(sampling.max_tokens, MIN_ROOM):
+        wanted = sampling.max_tokens + self._model.thinking.room
+        room = wanted if limit is None else limit - len(ids)
+        if room < min(wanted, MIN_ROOM):
             message = f"the prompt's {len(ids)} tokens leave {max(room, 0)} of {limit} for an answer"
             return Failure(reason="context", message=message)
         seed = self.options.seed if sampling.seed is None else sampling.seed
         return Request(
             tuple(ids),
-            min(room, sampling.max_tokens),
+            min(room, wanted),
             key=stream_key(seed, draw.prompt.id, turn, draw.index),
             temperature=_first_number(sampling.temperature, defaults.get("temperature"), 1.0),
             top_p=_first_number(sampling.top_p, defaults.get("top_p"), 1.0),
@@ -170,7 +178,7 @@ class InProcessBackend:
         """Return how many of these draws fit into one batch, limited by MAX_BATCH_BYTES."""
         if self._batch_size is not None:
             return self._batch_size
-        most = max(draw.sampling.max_tokens for draw in draws)
+        most = max(draw.sampling.max_tokens for draw in draws) + self._model.thinking.room
         longest = max(len(self._model.prompt_ids(draw.prompt)) for draw in draws)
         return max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // self._model.row_bytes(longest + most)))
 

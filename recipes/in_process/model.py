@@ -8,18 +8,23 @@ rows, `_V` vocabulary, `_T` tokens.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from harness.backends.chat import answer_of
+from harness.backends.thinking import Thinking, opened_block, separated
+from harness.client import ChatReply
 from harness.records import Answer, Failure, Finish, Prompt
 from harness.records.errors import CheckpointError, ServerError, one_line
 from harness.records.protocols import Draw, ServeOptions
+from harness.records.reasoning import MARKS
 from harness.store.checkpoint import Checkpoint
 
 GAMMA, MIX1, MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -262,6 +267,9 @@ class LocalModel:
     tokenizer: PreTrainedTokenizerBase
     end_ids: tuple[int, ...]
     """Tokens that end an answer: those of the tokenizer and of the generation config (Llama 3 has several)."""
+    thinking: Thinking = field(default_factory=Thinking)
+    variables: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Variables of the chat template."""
     _ids: dict[Opening, array[int]] = field(default_factory=dict)
 
     @classmethod
@@ -287,7 +295,9 @@ class LocalModel:
                 f"{checkpoint.architecture} keeps a running state, which cannot be padded: use --backend vllm"
             )
         tokenizer.chat_template = checkpoint.template
-        return cls(model.to(device).eval(), tokenizer, _end_ids(model, tokenizer))
+        variables = dict(options.chat_template_kwargs or {})
+        thinking = Thinking(options.reasoning_room or 0, opened_block(checkpoint.template or "", variables))
+        return cls(model.to(device).eval(), tokenizer, _end_ids(model, tokenizer), thinking, variables)
 
     def prompt_ids(self, prompt: Prompt) -> Sequence[int]:
         """Return the token ids of the conversation up to the first answer."""
@@ -308,7 +318,7 @@ class LocalModel:
         Raise CheckpointError if the chat template writes two BOS tokens.
         """
         rendered: list[list[int]] = self.tokenizer.apply_chat_template(
-            list(conversations), tokenize=True, add_generation_prompt=True, return_dict=True
+            list(conversations), tokenize=True, add_generation_prompt=True, return_dict=True, **self.variables
         )["input_ids"]
         bos = self.tokenizer.bos_token_id
         if bos is not None and any(ids[:2] == [bos, bos] for ids in rendered):
@@ -331,10 +341,19 @@ class LocalModel:
             raise ServerError(f"generating {len(requests)} answers together failed: {one_line(error)}") from error
         return results
 
+    def count(self, text: str) -> int:
+        """Return the tokens of a text alone."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
-        """Return the texts of these token ids, without special tokens."""
+        """Return the texts of these token ids, without special tokens except those that mark reasoning."""
         if not answers:
             return []  # batch_decode returns one empty text for an empty list
+        marks = set(MARKS) & set(self.tokenizer.all_special_tokens)
+        if marks:
+            hidden = set(self.tokenizer.all_special_ids) - set(self.tokenizer.convert_tokens_to_ids(sorted(marks)))
+            shown = [[number for number in ids if number not in hidden] for ids in answers]
+            return list(self.tokenizer.batch_decode(shown, clean_up_tokenization_spaces=False))
         decoded: list[str] = self.tokenizer.batch_decode(
             [list(ids) for ids in answers], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -364,39 +383,29 @@ class Talk:
     """The state of one draw while its turns are answered."""
 
     draw: Draw
-    texts: list[str] = field(default_factory=list)
-    finish: list[Finish] = field(default_factory=list)
-    prompt_tokens: list[int] = field(default_factory=list)
-    completion_tokens: list[int] = field(default_factory=list)
+    replies: list[ChatReply] = field(default_factory=list)
+    is_split: bool = False
+    """Whether reasoning was split off a text."""
     failure: Failure | None = None
 
     def asks(self, turn: int) -> bool:
         return self.failure is None and turn < len(self.draw.prompt.turns)
 
     def messages(self) -> Messages:
-        return messages_of(self.draw.prompt, self.texts)
+        return messages_of(self.draw.prompt, [reply.text for reply in self.replies])
 
-    def add(self, generated: Generated, text: str, prompt_tokens: int) -> None:
-        """Append one turn's answer. `text` may still contain a stop string and the text after it."""
-        self.texts.append(_cut(text, self.draw.sampling.stop))
-        self.finish.append(generated.finish)
-        self.prompt_tokens.append(prompt_tokens)
-        self.completion_tokens.append(generated.tokens)
+    def add(self, reply: ChatReply, model: LocalModel) -> None:
+        """Append one turn's answer. Its text may still contain a stop string and the text after it."""
+        reply, is_split = separated(replace(reply, text=_cut(reply.text, self.draw.sampling.stop)), model.thinking)
+        count = min(model.count(reply.reasoning), reply.completion_tokens) if reply.reasoning else 0
+        self.replies.append(replace(reply, reasoning_tokens=count))
+        self.is_split |= is_split
 
     def answer(self, label: str, seconds: float) -> Answer:
         prompt_id, index = self.draw.prompt.id, self.draw.index
         if self.failure is not None:
             return Answer(prompt_id=prompt_id, model=label, index=index, seconds=seconds, error=self.failure)
-        return Answer(
-            prompt_id=prompt_id,
-            model=label,
-            index=index,
-            turns=tuple(self.texts),
-            finish=tuple(self.finish),
-            prompt_tokens=tuple(self.prompt_tokens),
-            completion_tokens=tuple(self.completion_tokens),
-            seconds=seconds,
-        )
+        return answer_of(self.draw.prompt, label, self.replies, index=index, is_split=self.is_split, seconds=seconds)
 
 
 def opening(prompt: Prompt) -> Opening:

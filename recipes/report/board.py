@@ -97,7 +97,7 @@ def measured(
             continue
         totals = sums[parts[answer.prompt_id]]
         totals.truncated += answer.truncated
-        totals.tokens.append(sum(answer.completion_tokens))
+        totals.tokens.append(answer.visible_tokens or 0)
         reward = reward_by_key.get(f"{answer.key}|{answer.sha}")
         if reward is not None:
             totals.rewards[answer.prompt_id].append(reward)

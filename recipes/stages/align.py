@@ -37,6 +37,8 @@ def _step(recipe: Recipe, seed: int, name: str, variant: VariantSpec, sft: Step,
     }
     if variant.method == "sft":
         settings["answers"] = variant.answers
+    if recipe.spec.keep_reasoning:
+        settings["keep_reasoning"] = True
 
     def work(folder: Path) -> Counts:
         return _train(recipe, seed, name, variant, step, sft, pairs)
@@ -114,8 +116,11 @@ def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Ste
     tokenizer = load_tokenizer(str(sft.folder))
     record = finished(pairs)
     assert record is not None  # a step only starts when its inputs are finished
-    folder = rows_folder(recipe.seed(seed) / "rows", texts=record.digest, tokenizer=tokenizer, how=rendering)
-    rows = preference_rows(folder, rows_in(pairs.folder / PAIRS, PreferencePair), tokenizer, rendering)
+    keep = recipe.spec.keep_reasoning
+    texts = f"{record.digest} with reasoning" if keep else record.digest
+    folder = rows_folder(recipe.seed(seed) / "rows", texts=texts, tokenizer=tokenizer, how=rendering)
+    chosen = rows_in(pairs.folder / PAIRS, PreferencePair)
+    rows = preference_rows(folder, chosen, tokenizer, rendering, keep_reasoning=keep)
     alpha = float(hyperparameters.trainer.get("alpha", 0.1)) if variant.method == "preference" else None  # type: ignore[arg-type]
     job = TrainingJob(
         method=variant.method,

@@ -28,6 +28,7 @@ def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], 
         "drop_truncated": spec.pairs.drop_truncated,
         "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
         "pad_token": spec.pad_token,
+        **({"keep_reasoning": True} if spec.keep_reasoning else {}),
     }
 
     def work(folder: Path) -> Counts:
@@ -66,9 +67,11 @@ def _train(
         "sft",
         drop_truncated=spec.pairs.drop_truncated,
     )
-    texts = digest({"inputs": input_digests(step), "drop_truncated": spec.pairs.drop_truncated})
+    made_from = {"inputs": input_digests(step), "drop_truncated": spec.pairs.drop_truncated}
+    texts = digest(made_from | ({"keep_reasoning": True} if spec.keep_reasoning else {}))
     folder = rows_folder(recipe.seed(seed) / "rows", texts=texts, tokenizer=tokenizer, how=rendering)
-    rows = answer_rows(folder, ((prompt, chosen.text) for prompt, chosen in best), tokenizer, rendering)
+    answered = ((prompt, chosen.trained(keep_reasoning=spec.keep_reasoning)) for prompt, chosen in best)
+    rows = answer_rows(folder, answered, tokenizer, rendering)
     job = TrainingJob(
         method="sft",
         name=step.name,

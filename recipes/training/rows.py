@@ -10,23 +10,41 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars, load_from_disk
+from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from harness.records import Prompt, Record, digest
+from harness.records.asking import is_empty
 from harness.records.errors import IncompleteError, StoreError
 from harness.store import dump_json, locked, make_folder, write_atomic
 
 from ..records import PreferencePair, messages
 from .packing import IGNORED
-from .templates import PreferenceRow, RenderedAnswers, Rendering, check_tokenizer, render, render_answers
+from .templates import (
+    PreferenceRow,
+    RenderedAnswers,
+    Rendering,
+    UnusableAnswerError,
+    check_tokenizer,
+    render,
+    render_answers,
+)
 
 log = logging.getLogger(__name__)
 FACTS = "rows.json"
+REASONS = {
+    "too_long": "are longer than max_length or max_prompt_length (raise them)",
+    "control_tokens": "have an answer with tokens that control a conversation",
+    "surrogates": "have an answer with half characters (lone surrogates)",
+    "changed_by_template": "have an answer of which the chat template removes text, such as reasoning",
+}
 
 
 class RowFacts(Record):
@@ -35,6 +53,11 @@ class RowFacts(Record):
     rows: int
     dropped_too_long: int = 0
     """Rows dropped because the prompt (or, with `overlong: drop`, an answer) is too long."""
+    dropped_control_tokens: int = Field(default=0, exclude_if=is_empty)
+    dropped_surrogates: int = Field(default=0, exclude_if=is_empty)
+    dropped_changed_by_template: int = Field(default=0, exclude_if=is_empty)
+    """Rows dropped because of an answer: it contains control tokens or lone surrogates, or the template removes some of
+    its text."""
     truncated_answers: int = 0
     tokens: dict[str, int] = {}
     """Column -> number of tokens in it, over all rows."""
@@ -69,7 +92,12 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def preference_rows(
-    folder: Path, pairs: Iterable[PreferencePair], tokenizer: PreTrainedTokenizerBase, how: Rendering
+    folder: Path,
+    pairs: Iterable[PreferencePair],
+    tokenizer: PreTrainedTokenizerBase,
+    how: Rendering,
+    *,
+    keep_reasoning: bool = False,
 ) -> Rows:
     """Render every pair that fits as prompt_ids, source_ids, target_ids and rejected_ids, or return existing rows.
 
@@ -77,9 +105,13 @@ def preference_rows(
     """
 
     def rendered(pair: PreferencePair) -> PreferenceRow | None:
-        return render(messages(pair.prompt), (pair.source.text, pair.target.text, pair.rejected.text), tokenizer, how)
+        source, target, rejected = (
+            chosen.trained(keep_reasoning=keep_reasoning) for chosen in (pair.source, pair.target, pair.rejected)
+        )
+        return render(messages(pair.prompt), (source, target, rejected), tokenizer, how)
 
-    return _rows(folder, map(rendered, pairs), ("source_ids", "target_ids", "rejected_ids"), tokenizer)
+    rows = (partial(rendered, pair) for pair in pairs)
+    return _rows(folder, rows, ("source_ids", "target_ids", "rejected_ids"), tokenizer)
 
 
 def answer_rows(
@@ -89,23 +121,29 @@ def answer_rows(
 
     Raise ConfigError if the tokenizer cannot render rows, and IncompleteError if no row is left.
     """
-    rendered = (render_answers(messages(prompt), (text,), tokenizer, how) for prompt, text in answered)
+    rendered = (partial(render_answers, messages(prompt), (text,), tokenizer, how) for prompt, text in answered)
     return _rows(folder, rendered, ("source_ids",), tokenizer)
 
 
 def _rows(
     folder: Path,
-    rendered: Iterable[PreferenceRow | RenderedAnswers | None],
+    rendered: Iterable[Callable[[], PreferenceRow | RenderedAnswers | None]],
     columns: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Rows:
     if (existing := _made(folder)) is not None:
         return existing
     check_tokenizer(tokenizer)
-    rows, dropped, truncated = [], 0, 0
-    for row in rendered:
+    rows, truncated = [], 0
+    dropped: Counter[str] = Counter()
+    for make_row in rendered:
+        try:
+            row = make_row()
+        except UnusableAnswerError as error:
+            dropped[error.reason] += 1
+            continue
         if row is None:
-            dropped += 1
+            dropped["too_long"] += 1
             continue
         truncated += row.truncated
         rows.append({"prompt_ids": row.prompt_ids, **dict(zip(columns, row.answers, strict=True))})
@@ -125,15 +163,15 @@ def _made(folder: Path) -> Rows | None:
     return Rows(folder) if (folder / FACTS).is_file() else None
 
 
-def _write(folder: Path, rows: list[dict[str, tuple[int, ...]]], dropped: int, truncated: int) -> Rows:
+def _write(folder: Path, rows: list[dict[str, tuple[int, ...]]], dropped: Counter[str], truncated: int) -> Rows:
+    why = "; ".join(f"{count} {REASONS[reason]}" for reason, count in dropped.most_common())
     if not rows:
-        raise IncompleteError(
-            f"no row is left to train on: all {dropped} are longer than max_length or max_prompt_length; raise them"
-            if dropped
-            else "there is no row to train on"
-        )
+        raise IncompleteError(f"no row is left to train on: {why}" if why else "there is no row to train on")
+    if set(dropped) - {"too_long"}:
+        log.warning("%d rows are left out of %s: %s", dropped.total(), folder.name, why)
     tokens = {name: sum(len(row[name]) for row in rows) for name in rows[0]}
-    facts = RowFacts(rows=len(rows), dropped_too_long=dropped, truncated_answers=truncated, tokens=tokens)
+    counts = {f"dropped_{reason}": count for reason, count in dropped.items()}
+    facts = RowFacts(rows=len(rows), truncated_answers=truncated, tokens=tokens, **counts)  # type: ignore[arg-type]
     make_folder(folder)
     with locked(folder / ".lock"):  # with `--jobs`, another variant's step may be writing the same rows
         if (existing := _made(folder)) is None:

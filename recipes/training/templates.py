@@ -1,8 +1,8 @@
 """The target's tokenizer, and conversations as token ids: one prompt and its answers, by the model's chat template.
 
 This module decides what is scored and what is truncated. A row has one BOS and one end token per answer; the
-assistant's header belongs to the prompt, and each answer is truncated separately. `official_compat` renders as the WRPO
-release does, including its quirks.
+assistant's header belongs to the prompt, and each answer is truncated separately. So does an empty reasoning block that
+the template puts before every answer. `official_compat` renders as the WRPO release does, including its quirks.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from typing import Literal
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from harness.backends.thinking import block_at_end
 from harness.records import ModelRef
 from harness.records.errors import CheckpointError, ConfigError, one_line
+from harness.records.reasoning import MARKS, TAGS
 
 Overlong = Literal["drop", "truncate"]
 Messages = Sequence[dict[str, str]]
+UnusableReason = Literal["control_tokens", "surrogates", "changed_by_template"]
+"""The answer contains tokens that control a conversation, or half characters, or text that the template removes."""
+CLOSING = tuple(closing for _, closing in TAGS)
 
 
 def load_tokenizer(
@@ -90,6 +95,14 @@ class RenderedAnswers:
     """How many answers were truncated."""
 
 
+class UnusableAnswerError(Exception):
+    """Internal: a row cannot be trained on because of one of its answers. `reason` is a word for counts."""
+
+    def __init__(self, reason: UnusableReason) -> None:
+        super().__init__(reason)
+        self.reason: UnusableReason = reason
+
+
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ConfigError if the tokenizer lacks a chat template, a pad token or an end token."""
     name = tokenizer.name_or_path or "the tokenizer"
@@ -106,9 +119,12 @@ def render(
 ) -> PreferenceRow | None:
     """Return the row of a prompt and its source, target and rejected answer, or None if it is too long and dropped.
 
-    Raise ConfigError if the chat template cannot be used (see `render_answers`).
+    Raise UnusableAnswerError if one of the answers cannot be trained on, and ConfigError if the chat template cannot be
+    used (see `render_answers`).
     """
     if how.official_compat:
+        for text in answers:
+            _check_text(prompt, text, tokenizer)
         return _render_official(prompt, answers, tokenizer, how)
     rendered = render_answers(prompt, answers, tokenizer, how)
     if rendered is None:
@@ -122,20 +138,19 @@ def render_answers(
 ) -> RenderedAnswers | None:
     """Return the prompt and any number of answers as token ids, or None if one is too long and the row is dropped.
 
-    Raise ConfigError if the template writes two BOS tokens, or renders a prompt differently once it is answered.
+    Raise UnusableAnswerError if one of the answers cannot be trained on. Raise ConfigError if the template writes two
+    BOS tokens, or renders a prompt differently once it is answered.
     """
     prompt_ids = _ids(tokenizer, prompt, add_generation_prompt=True)
+    rendered = [_answered(prompt, prompt_ids, text, tokenizer) for text in answers]
+    block = _empty_block(prompt, len(prompt_ids), tokenizer)
+    if block and all(full[len(prompt_ids) :][: len(block)] == block for full in rendered):
+        prompt_ids += block
     if len(prompt_ids) > min(how.max_prompt_length, how.max_length - 1):
         return None
     room = how.max_length - len(prompt_ids)
     cut, kept = 0, []
-    for text in answers:
-        full = _ids(tokenizer, [*prompt, {"role": "assistant", "content": text}], add_generation_prompt=False)
-        if full[: len(prompt_ids)] != prompt_ids:
-            raise ConfigError(
-                f"the chat template of {tokenizer.name_or_path!r} renders a prompt differently once it is answered; "
-                "preference rows need a template whose generation prompt is a prefix of the answered conversation"
-            )
+    for full in rendered:
         ids = _ended(full[len(prompt_ids) :], tokenizer)
         if len(ids) > room:
             if how.overlong == "drop":
@@ -144,6 +159,56 @@ def render_answers(
             ids = [*ids[: room - 1], ids[-1]]  # the last id is the end token
         kept.append(tuple(ids))
     return RenderedAnswers(tuple(prompt_ids), tuple(kept), truncated=cut)
+
+
+def _answered(prompt: Messages, prompt_ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of the prompt and one answer."""
+    _check_text(prompt, text, tokenizer)
+    full = _ids(tokenizer, _with_answer(prompt, text), add_generation_prompt=False)
+    if full[: len(prompt_ids)] == prompt_ids:
+        return full
+    if _ids(tokenizer, _with_answer(prompt, "x"), add_generation_prompt=False)[: len(prompt_ids)] == prompt_ids:
+        raise UnusableAnswerError("changed_by_template")
+    opened = block_at_end(tokenizer.decode(prompt_ids))
+    raise ConfigError(
+        f"the chat template of {tokenizer.name_or_path!r} renders a prompt differently once it is answered"
+        + (f" (its prompts end in {opened!r}, which answers lack: `keep_reasoning: true` may fit it)" if opened else "")
+        + "; preference rows need a template whose generation prompt is a prefix of the answered conversation "
+        "(`chat_template: FILE.jinja`)"
+    )
+
+
+def _check_text(prompt: Messages, text: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UnusableAnswerError if the text would not be trained on as it is."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UnusableAnswerError("surrogates")
+    added = tokenizer.added_tokens_decoder.values()
+    control = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    if any(token in text for token in control - {tokenizer.unk_token}):
+        raise UnusableAnswerError("control_tokens")
+    if any(mark in text for mark in MARKS):
+        shown = tokenizer.apply_chat_template(list(_with_answer(prompt, text)), tokenize=False)
+        if text.strip() not in shown:
+            raise UnusableAnswerError("changed_by_template")
+
+
+def _with_answer(prompt: Messages, text: str) -> Messages:
+    return [*prompt, {"role": "assistant", "content": text}]
+
+
+def _empty_block(prompt: Messages, start: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of the reasoning block that the template puts before any answer to this prompt; [] without one.
+
+    Qwen 3's template does. A model trained to write it would skip its reasoning whenever it is asked to think.
+    """
+    if not any(closing in str(tokenizer.chat_template) for closing in CLOSING):
+        return []
+    first, second = (
+        _ids(tokenizer, _with_answer(prompt, text), add_generation_prompt=False)[start:] for text in ("x", "y")
+    )
+    same = next((at for at, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), 0)
+    block = first[:same]
+    return block if any(closing in tokenizer.decode(block) for closing in CLOSING) else []
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, add_generation_prompt: bool) -> list[int]:

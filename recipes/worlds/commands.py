@@ -1,4 +1,7 @@
-"""The commands that make small models: `embedded` and `pocket-models` train, `smollm2` unpacks. torch is imported on use."""
+"""The commands that make small models: `embedded` and `pocket-models` train them, `smollm2` unpacks one.
+
+torch is imported on use.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Converted(Record):
 
 
 def gguf_file() -> Path:
-    """Return the weights of the installed package. Raise ConfigError, with the command to install, if there are none."""
+    """Return the weights in the installed package. Raise ConfigError if it, or what reads it, is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     folder = Path(spec.origin).parent if spec is not None and spec.origin else None
     if folder is None or not (folder / FILE).is_file() or importlib.util.find_spec("gguf") is None:

@@ -52,11 +52,17 @@ class Reply:
 
     text: str = ""
     finish: str = "stop"
+    reasoning: str = ""
+    """What a reasoning parser splits off."""
     tops: tuple[tuple[str, float], ...] = ()
     status: int = 200
     retry_after: float | None = None
     headers: tuple[tuple[str, str], ...] = ()
     """Sent beside the usual ones."""
+    body: dict[str, Any] | bytes | None = None
+    """Sent as it is instead of a completion."""
+    seconds_per_byte: float = 0.0
+    """If not 0, the body comes byte by byte."""
     disconnect: bool = False
     """Close the connection without a word."""
 
@@ -202,6 +208,8 @@ class FakeOpenAI:
             request.transport.abort()
         response = _respond(record, reply, self.model)
         response.headers.update(dict(reply.headers))
+        if reply.seconds_per_byte:
+            return await _trickle(request, response, reply.seconds_per_byte)
         return response
 
 
@@ -220,6 +228,16 @@ def serving(fake: FakeOpenAI) -> Iterator[FakeOpenAI]:
         thread.join(30)
 
 
+async def _trickle(request: web.Request, whole: web.Response, seconds_per_byte: float) -> web.StreamResponse:
+    stream = web.StreamResponse(status=whole.status, headers={"Content-Type": "application/json"})
+    await stream.prepare(request)
+    assert isinstance(whole.body, bytes)
+    for byte in whole.body:
+        await stream.write(bytes([byte]))
+        await asyncio.sleep(seconds_per_byte)
+    return stream
+
+
 def _error(status: int, message: str, retry_after: float | None = None) -> web.Response:
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return web.json_response({"error": {"message": message, "code": status}}, status=status, headers=headers)
@@ -229,15 +247,20 @@ def _respond(request: Request, reply: Reply, model: str) -> web.Response:
     """Words stand for tokens in the usage figures."""
     if reply.status != 200:
         return _error(reply.status, reply.text, reply.retry_after)
+    if reply.body is not None:
+        raw = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+        return web.Response(body=raw, content_type="application/json")
     choice: dict[str, Any] = {"index": 0, "finish_reason": reply.finish}
     if request.path.endswith("/chat/completions"):
         choice["message"] = {"role": "assistant", "content": reply.text}
+        if reply.reasoning:
+            choice["message"]["reasoning"] = reply.reasoning
         tops = [{"token": token, "logprob": value, "bytes": None} for token, value in reply.tops]
         choice["logprobs"] = {"content": [{**tops[0], "top_logprobs": tops}]} if tops else None
     else:
         choice["text"] = reply.text
     asked = " ".join(str(message["content"]) for message in request.messages) or request.last
-    usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(reply.text.split())}
+    usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(f"{reply.text} {reply.reasoning}".split())}
     usage["total_tokens"] = sum(usage.values())
     return web.json_response({"id": "fake", "model": model, "choices": [choice], "usage": usage})
 

@@ -35,11 +35,16 @@ def test_vllm_gets_every_engine_argument(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "ckpt")
 
     argv = vllm_argv(
-        tmp_path, folder, tensor_parallel=2, quantization="fp8", reasoning_parser="r1", engine_args=("--swap-space=1",)
+        tmp_path,
+        folder,
+        tensor_parallel=2,
+        quantization="fp8",
+        reasoning="deepseek_r1",
+        engine_args=("--swap-space=1",),
     )
 
     assert argv[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
-    expected = {"--tensor-parallel-size=2", "--quantization=fp8", "--reasoning-parser=r1", "--swap-space=1"}
+    expected = {"--tensor-parallel-size=2", "--quantization=fp8", "--reasoning-parser=deepseek_r1", "--swap-space=1"}
     assert expected <= set(argv)
     assert "--trust-remote-code" not in argv
     assert f"--model={folder}" in argv

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.judging.__main__ import BEGIN
-from benchmarks.judging.measure import Promise, client_alone, pipeline, token_bucket
+from benchmarks.judging.measure import Promise, client_alone, pipeline, token_bucket, wide
 from benchmarks.judging.sides import Side
 from benchmarks.judging.tables import peers_table
 from tests import ROOT
@@ -22,6 +22,7 @@ def test_every_measurement_runs_and_the_pipeline_keeps_to_its_connections() -> N
 
     assert by_name(measured, "connections") <= 128
     assert {promise.value > 0 for promise in (*measured, *client_alone(200, 50))} == {True}
+    assert by_name(wide(60, places=20, latency=0.1, times=1), "in flight there") == 20
     assert by_name(token_bucket(60), "rate") > 0
 
 

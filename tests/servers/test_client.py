@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +14,7 @@ from typing import TypeVar
 import pytest
 from pydantic import JsonValue
 
-from harness.client import ChatClient, ChatReply, read_chat_reply
+from harness.client import REFUSALS_TO_STOP, ChatClient, ChatReply, refusal_reason
 from harness.records.errors import EndpointDownError, ReplyError
 from tests.fakes.openai_server import BAD_429, BAD_500, CUT_OFF, TOO_LONG, FakeOpenAI, Reply, serving
 
@@ -71,33 +73,6 @@ def test_a_filtered_completion_is_a_failure_of_its_own() -> None:
     assert error.value.reason == "content_filter"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"choices": [{"message": {"content": ["a"]}}]},
-        {"choices": [{"message": {"content": "a"}}], "usage": [1]},
-        {"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": "many"}},
-        {"choices": [{"message": {"content": "a"}}], "usage": {"completion_tokens": float("inf")}},
-        {"choices": [{"message": "a"}]},
-        {"choices": []},
-        {},
-    ],
-)
-def test_a_reply_of_another_form_is_a_failure_not_a_crash(body: dict[str, object]) -> None:
-    with pytest.raises(ReplyError, match="not a chat completion"):
-        read_chat_reply(body)
-
-
-def test_a_lone_surrogate_becomes_a_question_mark_and_an_infinite_logprob_is_left_out() -> None:
-    tops = [{"token": "m", "logprob": float("-inf")}, {"token": "M", "logprob": -0.5}, {"token": "x", "logprob": None}]
-    choice = {"message": {"content": "a\ud800b"}, "logprobs": {"content": [{"top_logprobs": tops}]}}
-
-    reply = read_chat_reply({"choices": [choice]})
-
-    assert reply.text == "a?b"
-    assert [(top.token, top.logprob) for top in reply.logprobs] == [("M", -0.5)]
-
-
 def test_what_a_server_says_in_an_error_cannot_steer_a_terminal_or_repeat_the_key() -> None:
     hostile = Reply(text="\x1b]0;pwned\x07\x1b[2J bad key sk-right \u202e", status=400)
     with serving(FakeOpenAI(failures=[hostile])) as fake, pytest.raises(ReplyError) as error:
@@ -111,6 +86,124 @@ def test_a_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with serving(FakeOpenAI(key="sk-right")) as fake:
         assert ask(fake, once, api_key="sk-right").text
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens"),
+        (400, "The decoder prompt (length 5000) is longer than the maximum model length of 4096."),
+        (400, "The input (5000 tokens) is longer than the model's context length (4096 tokens)."),
+        (400, "Input length (5000 tokens) exceeds the maximum allowed length (4090 tokens)."),
+        (422, "Input validation error: `inputs` must have less than 1024 tokens. Given: 2000"),
+        (422, "`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 2000 `inputs` tokens"),
+        (400, "request (5123 tokens) exceeds the available context size (4096 tokens), try increasing it"),
+        (400, "The input token count (1250000) exceeds the maximum number of tokens allowed (1048576)."),
+        (413, "prompt is too long: 210000 tokens > 200000 maximum"),
+        (400, "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000"),
+        (400, "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_known_by_the_words_of_each_server(status: int, words: str) -> None:
+    assert refusal_reason(status, words) == "context"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (403, "openai/gpt-4o requires moderation on OpenAI. Your input was flagged for violence."),
+        (400, "The response was filtered due to the prompt triggering Azure OpenAI's content management policy."),
+        (400, "Invalid prompt: your prompt was flagged as potentially violating our usage policy."),
+        (400, "bad request content_filter"),
+    ],
+)
+def test_a_moderated_prompt_is_known_by_the_words_of_each_gateway(status: int, words: str) -> None:
+    assert refusal_reason(status, words) == "content_filter"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (403, "Your account was flagged; request was blocked by our usage policies"),
+        (403, "this key may not use that model"),
+        (401, "content policy"),
+        (400, "messages: role is missing"),
+        (413, "Request Entity Too Large"),
+    ],
+)
+def test_what_is_wrong_with_the_sender_or_the_request_is_neither(status: int, words: str) -> None:
+    assert refusal_reason(status, words) == "http"
+
+
+def test_a_moderated_prompt_fails_alone_however_many_there_are() -> None:
+    moderated = Reply(text="The model requires moderation and the input was flagged", status=403)
+
+    async def job(client: ChatClient) -> list[str]:
+        reasons = []
+        for _ in range(2 * REFUSALS_TO_STOP):
+            with pytest.raises(ReplyError) as error:
+                await once(client)
+            reasons.append(error.value.reason)
+        return [*reasons, (await once(client)).text]
+
+    with serving(FakeOpenAI(reply=lambda request: "four", failures=[moderated] * 2 * REFUSALS_TO_STOP)) as fake:
+        assert ask(fake, job) == ["content_filter"] * 2 * REFUSALS_TO_STOP + ["four"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"error": {"message": "Rate limit exceeded: free-models-per-min", "code": 429}},
+        {"error": {"message": "Provider returned error", "code": "502"}, "user_id": "u"},
+        {"error": "upstream unavailable"},
+        {"choices": [{"finish_reason": "error", "message": {"content": ""}}]},
+        {"choices": [{"error": {"code": 502, "message": "overloaded"}, "message": {"content": "par"}}]},
+    ],
+)
+def test_an_error_sent_as_200_is_retried_by_the_code_inside(failure: dict[str, object]) -> None:
+    with serving(FakeOpenAI(reply=lambda request: "four", failures=[Reply(body=failure)])) as fake:
+        assert ask(fake, once).text == "four"
+    assert len(fake.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        ({"error": {"message": "prompt is too long: 9 tokens > 8", "code": 400}}, "context"),
+        ({"error": {"message": "Your input was flagged", "code": 403}}, "content_filter"),
+    ],
+)
+def test_a_refusal_sent_as_200_is_not_retried(failure: dict[str, object], reason: str) -> None:
+    with serving(FakeOpenAI(failures=[Reply(body=failure)])) as fake, pytest.raises(ReplyError) as error:
+        ask(fake, once)
+    assert (error.value.reason, len(fake.requests)) == (reason, 1)
+
+
+@pytest.mark.parametrize("count", [10**400, -5, 10**20, True, "z", float("inf")])
+def test_an_absurd_total_of_tokens_changes_nothing(count: object) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": count}
+    body = {"choices": [{"message": {"content": "four"}, "finish_reason": "stop"}], "usage": usage}
+    with serving(FakeOpenAI(reply=lambda request: Reply(body=body))) as fake:
+        assert ask(fake, lambda client: asyncio.gather(once(client), once(client)), tpm=60_000)[0].text == "four"
+
+
+def test_a_body_that_unpacks_to_gigabytes_is_one_failed_call_in_little_memory() -> None:
+    packer = zlib.compressobj(wbits=31)
+    bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(200)) + packer.flush()
+    packed = Reply(body=bomb, headers=(("Content-Encoding", "gzip"),))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB
+    with serving(FakeOpenAI(reply=lambda request: packed)) as fake:
+        errors = ask(fake, lambda client: asyncio.gather(*(once(client) for _ in range(8)), return_exceptions=True))
+
+    assert [str(error) for error in errors] == [f"{fake.url} sent a reply that is larger than 64 MB"] * 8
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
+
+
+def test_a_body_that_trickles_ends_with_the_timeout() -> None:
+    trickle = Reply(body=b"{" + b" " * 1000, seconds_per_byte=0.05)
+    with serving(FakeOpenAI(reply=lambda request: trickle)) as fake, pytest.raises(ReplyError) as error:
+        ask(fake, once, timeout=0.4)
+    assert error.value.reason == "timeout"
 
 
 def test_retries_end_with_the_last_failure() -> None:
@@ -128,14 +221,6 @@ def test_retry_after_is_honoured() -> None:
         ask(fake, once)
 
     assert time.monotonic() - started >= 0.7
-
-
-def test_a_server_that_is_not_there_is_a_transport_failure() -> None:
-    fake = FakeOpenAI(port=9)  # discard: nobody listens
-    with pytest.raises(ReplyError, match=r"cannot reach http://127\.0\.0\.1:9/v1") as error:
-        ask(fake, once, attempts=2)
-
-    assert error.value.reason == "transport"
 
 
 def test_a_call_has_a_time_limit() -> None:

@@ -10,7 +10,8 @@ from email.utils import formatdate
 import pytest
 from pydantic import JsonValue
 
-from harness.client import ChatClient
+from harness.backends.server import free_port
+from harness.client import ChatClient, Patience
 from harness.client.endpoint import Breaker
 from harness.client.flow import Bucket, Flow, Pace, RateLimitHints, RefusalKind, duration, retry_after
 from harness.records.errors import EndpointDownError, ReplyError
@@ -155,7 +156,7 @@ def test_one_429_in_many_calls_is_a_new_one_and_takes_three_percent() -> None:
 
 
 def test_a_breaker_trips_after_failures_in_a_row_and_gives_up_after_its_patience() -> None:
-    breaker = Breaker(60)
+    breaker = Breaker(Patience(down=60))
     breaker.taken()
     for second in range(7):
         breaker.failed(second)
@@ -292,7 +293,7 @@ def test_calls_in_flight_come_down_to_what_the_server_takes_at_once() -> None:
 
 def test_an_endpoint_that_stays_down_ends_every_call_with_one_sentence() -> None:
     async def job() -> None:
-        async with client_of(fake, patience=0.5) as client:
+        async with client_of(fake, patience=Patience.of(0.5)) as client:
             found = await asyncio.gather(*(client.chat(dict(BODY)) for _ in range(40)), return_exceptions=True)
             assert all(isinstance(one, EndpointDownError) for one in found)
             assert "stays down" in str(found[-1])
@@ -305,6 +306,65 @@ def test_an_endpoint_that_stays_down_ends_every_call_with_one_sentence() -> None
     assert len(fake.requests) < 60  # probed, not hammered
 
 
+STARTING = Reply(text="loading the model", status=503, retry_after=0.02)
+
+
+def test_a_server_that_loads_its_model_is_waited_for_from_the_first_call_on() -> None:
+    async def job() -> None:
+        async with client_of(fake, attempts=2, patience=Patience(unseen=0.1, starting=30)) as client:
+            assert await ask(client, 1) == ["four"]
+
+    with serving(FakeOpenAI(reply=lambda request: "four", failures=[STARTING] * 9)) as fake:
+        run(job)
+    assert len(fake.requests) == 10
+
+
+def test_a_server_that_never_ends_loading_is_given_up_after_the_patience() -> None:
+    async def job() -> None:
+        async with client_of(fake, patience=Patience(down=30, unseen=30, starting=0.3)) as client:
+            with pytest.raises(EndpointDownError, match=r"stays down.*HTTP 503: loading the model"):
+                await ask(client, 1)
+
+    with serving(FakeOpenAI(reply=lambda request: STARTING)) as fake:
+        assert run(job) < 10
+
+
+def test_a_call_that_alone_gets_503_fails_by_itself() -> None:
+    def reply(request: Request) -> Reply:
+        return STARTING if request.last == "poison" else Reply(text="four")
+
+    async def job() -> None:
+        async with client_of(fake, attempts=3) as client:
+            poison = client.chat({"model": "fake", "messages": [{"role": "user", "content": "poison"}]})
+            asked = asyncio.gather(*(ask(client, 1) for _ in range(3)), poison, return_exceptions=True)
+            later = [await ask(client, 1) for _ in range(40) if not await asyncio.sleep(0.02)]
+            assert isinstance((await asked)[-1], ReplyError)
+            assert later == [["four"]] * 40
+
+    with serving(FakeOpenAI(reply=reply)) as fake:
+        run(job)
+
+
+def test_a_server_that_starts_late_is_waited_for_and_one_that_never_starts_is_not() -> None:
+    fake = FakeOpenAI(port=free_port())
+
+    async def job() -> None:
+        async with client_of(fake, attempts=2, patience=Patience.of(30)) as client:
+            asked = asyncio.create_task(ask(client, 3))
+            await asyncio.sleep(0.5)
+            with serving(fake):
+                assert all(await asked)
+
+    run(job)
+
+    async def in_vain() -> None:
+        async with client_of(fake, patience=Patience.of(0.3)) as client:
+            with pytest.raises(EndpointDownError, match="cannot reach"):
+                await ask(client, 1)
+
+    assert run(in_vain) < 10
+
+
 def test_an_endpoint_that_comes_back_loses_no_call() -> None:
     since = time.monotonic() + 1.5
 
@@ -312,7 +372,7 @@ def test_an_endpoint_that_comes_back_loses_no_call() -> None:
         return Reply(text="four") if time.monotonic() > since else BAD_500
 
     async def job() -> None:
-        async with client_of(fake, patience=30, attempts=6) as client:
+        async with client_of(fake, patience=Patience.of(30), attempts=6) as client:
             assert await ask(client, 40) == ["four"] * 40
 
     with serving(FakeOpenAI(reply=reply)) as fake:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
 
 from harness.client import ChatReply
-from harness.judging.cache import ReplyCache, kept, prune, request_key, shares
+from harness.judging.cache import CREATE, ReplyCache, kept, prune, request_key, shares
 from harness.records import TokenLogprob
 from harness.records.errors import ConfigError, ReplyError, StoreError
 
@@ -149,7 +150,7 @@ def test_a_cache_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 9")
 
-    with pytest.raises(ConfigError, match="has version 9, but this harness writes 1"):
+    with pytest.raises(ConfigError, match="has version 9, but this harness writes 2"):
         fill(path, 1)
 
 
@@ -169,3 +170,82 @@ def test_a_locked_cache_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
         asyncio.run(run())
         holder.execute("ROLLBACK")
+
+
+def test_a_reply_is_kept_with_its_reasoning_and_a_file_of_the_version_before_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    with sqlite3.connect(path) as old:
+        old.execute(CREATE)
+        old.execute("INSERT INTO replies VALUES (?, 'm at h', 'four', 'stop', 10, 2, '', 1.0, 0.0)", (KEY,))
+        old.execute("PRAGMA user_version = 1")
+    old.close()
+    thinking = ChatReply("[[7]]", "stop", 10, 90, reasoning="hmm", reasoning_tokens=80)
+    other = request_key("http://h/v1", BODY, 1)
+
+    async def run(asked: Asked) -> list[ChatReply]:
+        async with ReplyCache(path) as cache:
+            return [await cache.reply(key, "m at h", asked) for key in (KEY, other)]
+
+    asked = Asked(thinking)
+    asyncio.run(run(asked))
+
+    assert asyncio.run(run(asked)) == [ChatReply("four", "stop", 10, 2, cached=True), replace(thinking, cached=True)]
+    assert asked.count == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "logprobs = '[[\"m\"'",
+        "logprobs = '[[\"m\", null]]'",
+        "text = X'ff'",
+        "text = CAST(X'ff' AS TEXT)",
+        "finish = 'perhaps'",
+        "prompt_tokens = -5",
+        "completion_tokens = 'many'",
+        "reasoning_tokens = 1e30",
+        "price_share = 'free'",
+    ],
+)
+def test_a_damaged_reply_is_asked_again_and_replaced(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "r.sqlite"
+    asked = Asked(FOUR)
+
+    async def run() -> ChatReply:
+        async with ReplyCache(path) as cache:
+            return await asyncio.wait_for(cache.reply(KEY, "m at h", asked), 10)
+
+    asyncio.run(run())
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE replies SET {damage}")
+    database.close()
+
+    assert asyncio.run(run()) == FOUR
+    assert asyncio.run(run()) == replace(FOUR, cached=True)
+    assert asked.count == 2
+
+
+def test_a_surrogate_in_a_cached_token_becomes_a_question_mark(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+
+    async def run() -> ChatReply:
+        async with ReplyCache(path) as cache:
+            return await cache.reply(KEY, "m at h", Asked(FOUR))
+
+    asyncio.run(run())
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE replies SET logprobs = ?", ('[["\\ud800", -1.0]]',))
+    database.close()
+
+    assert [top.token for top in asyncio.run(run()).logprobs] == ["?"]
+
+
+def test_what_no_database_can_store_ends_the_run_with_a_sentence_instead_of_hanging(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with ReplyCache(tmp_path / "r.sqlite") as cache:
+            reply = await asyncio.wait_for(cache.reply(KEY, "m", Asked(ChatReply("a", "stop", 10**20, 1))), 10)
+            assert reply.text == "a"  # it is paid for
+            with pytest.raises(StoreError, match="cannot use the reply cache"):
+                await asyncio.wait_for(cache.reply(request_key("h", BODY, 7), "m", Asked(FOUR)), 10)
+
+    asyncio.run(run())

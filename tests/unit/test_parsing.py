@@ -86,14 +86,14 @@ def test_letter_preference_is_the_share_of_m() -> None:
 
 
 def test_a_missing_letter_counts_nothing_and_others_are_ignored() -> None:
-    assert letters("ba", m=-30.0, The=-0.1) == 1.0
-    assert letters("ab", M=-30.0, **{" m": -0.1}) == 1.0
+    assert letters("ba", m=-1.0, The=-0.5) == 1.0
+    assert letters("ab", M=-1.0, **{" m": -1.5}) == 1.0
 
 
 def test_neither_letter_is_refused() -> None:
     with pytest.raises(VerdictParseError, match="neither m nor M"):
         letters("ab", The=-0.1)
-    with pytest.raises(VerdictParseError, match=r"\(none\)"):
+    with pytest.raises(VerdictParseError, match="sent no log-probabilities"):
         letters("ab")
 
 

@@ -1,4 +1,4 @@
-"""Non-inferiority, power and the confidence sequence; and the simulations that say how far they can be trusted."""
+"""Non-inferiority, power and the group-sequential test; and the simulations that say how far they can be trusted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 
 from benchmarks.stats import coverage
 from benchmarks.stats.games import play, truth
-from benchmarks.stats.methods import confidence_sequence, half_width
 from harness.stats.paired import ClusteredEstimate, detectable, non_inferiority, required_n, required_repeats
-from harness.stats.sequential import best_ratio
+from harness.stats.sequential import boundaries, student_bound
 
 SETS = 300
 
@@ -57,23 +56,22 @@ def test_power_is_statsmodels() -> None:
     assert theirs == pytest.approx(0.8, abs=1e-6)
 
 
-def test_the_half_width_is_where_the_mixture_rejects() -> None:
-    n, variance, ratio, alpha = 200, 1.7, 0.03, 0.05
-    half = half_width(n, variance, ratio, alpha)
-    grown = 1 + n * ratio
-    mixture = math.exp(n * n * ratio * half * half / (2 * variance * grown)) / math.sqrt(grown)
+def test_boundaries_spend_the_level_over_the_looks() -> None:
+    # five equal looks at one-sided 2.5 %, as R's gsDesign prints them for sfLDOF
+    bounds = boundaries((0.2, 0.4, 0.6, 0.8, 1.0), 0.025)
 
-    assert mixture == pytest.approx(1 / alpha)
-
-
-def test_the_sequence_is_narrowest_where_it_was_tuned_to() -> None:
-    at = best_ratio(250, 0.05)
-
-    assert half_width(250, 1.0, at, 0.05) < min(half_width(250, 1.0, at * 2, 0.05), half_width(250, 1.0, at / 2, 0.05))
+    assert bounds == pytest.approx((4.8769, 3.3569, 2.6803, 2.2898, 2.0310), abs=2e-4)
+    assert boundaries((1.0,), 0.05) == pytest.approx((1.644854,), abs=1e-6)
 
 
-def test_no_bounds_before_the_variance_is_known() -> None:
-    assert confidence_sequence(10, 1.0, 0.1, planned=500).low == -math.inf
+def test_an_estimated_variance_widens_the_boundary() -> None:
+    assert student_bound(1.644854, 10) == pytest.approx(1.812461, abs=1e-5)
+    assert student_bound(40.0, 10) == math.inf
+
+
+def test_looks_that_do_not_rise_are_refused() -> None:
+    with pytest.raises(ValueError, match="must rise"):
+        boundaries((0.5, 0.5, 1.0), 0.05)
 
 
 # Quick versions of `make bench-stats`: 300 data sets. 95 % seen in 300 has a standard error of 1.3 points.
@@ -95,12 +93,12 @@ def test_a_true_drop_of_the_margin_rarely_passes() -> None:
         assert share.value <= 0.09, share
 
 
-def test_looking_at_every_question_is_safe_with_the_sequence_alone() -> None:
-    always, side, ordinary = coverage.sequence_coverage(120, 200)
+def test_looking_often_is_safe_with_the_boundaries_alone() -> None:
+    sequential, last, repeated = coverage.look_errors(1000, 200)
 
-    assert always.value >= 0.93
-    assert side.value >= 0.90
-    assert ordinary.value <= 0.85
+    assert sequential.value <= 0.075
+    assert last.value <= 0.075
+    assert repeated.value >= 0.10
 
 
 def test_rank_intervals_hold_the_true_rank() -> None:

@@ -73,13 +73,20 @@ def promote(
 ) -> Baselines:
     """Make these runs (card, folder) the baselines of their suites; replaced ones move to the history.
 
-    The file is replaced atomically. Raise ConfigError without a reason or if a run is incomplete.
+    The file is replaced atomically. Raise ConfigError without a reason or if a run is incomplete or full of
+    empty answers.
     """
     if not why.strip() or not by.strip():
         raise ConfigError("promoting a baseline needs --why and --by: the reason, and who decided")
     incomplete = next((card for card, _ in runs if not card.complete), None)
     if incomplete is not None:
         raise ConfigError(f"the run of {incomplete.model} on {incomplete.suite} is incomplete and cannot be a baseline")
+    hollow = next((card for card, _ in runs if not card.is_mostly_text), None)
+    if hollow is not None:
+        raise ConfigError(
+            f"{hollow.empty_share:.0%} of the answers of {hollow.model} on {hollow.suite} are empty, so it cannot be a "
+            "baseline"
+        )
     when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     make_folder(results)
     with locked(results / ".baselines.lock"):  # a second promotion must read what the first one wrote

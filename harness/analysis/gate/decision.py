@@ -126,7 +126,7 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
 
 
 def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
-    """Let the confidence sequence decide if judging could stop early: looks rule out repeating a fixed-n test."""
+    """Let the group-sequential test decide if judging could stop early: looks rule out repeating a fixed-n test."""
     step = None if evidence is None else evidence.steps.get(result.metric)
     if step is None or result.category is not None or result.found == "missing":
         return result
@@ -147,6 +147,11 @@ def _limits(suite: str, evidence: Evidence, policy: GatePolicy, candidate: str, 
             ("unscored", run, unscored_share(card.scores[card.headline]), limits.unscored),
             ("judge_failures", run, judge_failures(card), limits.judge_failures),
         )
+    ]
+    # a run without an empty answer gets no row
+    shares += [
+        ("empty", candidate, evidence.candidate.empty_share or None, limits.empty),
+        ("empty_baseline", baseline, evidence.baseline.empty_share or None, limits.empty),
     ]
     shares += [
         ("truncated", candidate, truncated, limits.truncated),
@@ -187,7 +192,7 @@ def _verdict(
         if result.found == "missing" and result.tier != "advisory"
     ]
     invalid += [] if results else ["no check: the policy names none, and there is no default for these suites"]
-    invalid += _exceeded(limits, names=("unscored", "judge_failures"))
+    invalid += _exceeded(limits, names=("unscored", "judge_failures", "empty_baseline"))
     if invalid:
         return "invalid", invalid
     failed = _failures(results, limits)
@@ -219,7 +224,7 @@ def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult]) -> 
     failed += [
         f"{named(result)}: below the floor of {result.floor:g}" for result in deciding if result.above_floor is False
     ]
-    return failed + _exceeded(limits, names=("truncated", "truncated_rise"))
+    return failed + _exceeded(limits, names=("empty", "truncated", "truncated_rise"))
 
 
 def sentence(result: CheckResult, policy: GatePolicy) -> str:

@@ -161,7 +161,8 @@ def _current_steps(judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier
     for check in judging.checks:
         before = question_sums(check.rule, judging.baseline.answers, judging.baseline.judgments)
         after = question_sums(check.rule, answers, judgments)
-        answer = step(check, before, after, planned=len(judging.order), policy=policy, peers=peers)
+        look = (judging.judged, len(judging.order))
+        answer = step(check, before, after, look=look, policy=policy, peers=peers)
         judging.steps[check.rule.metric] = answer
         steps.append((check.check, answer))
     return steps

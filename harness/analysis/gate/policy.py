@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ...records import Record, ScoreCard
+from ...records import MAX_EMPTY, Record, ScoreCard
 from ...records.facts import Tier, all_facts
 from ..comparison import Comparison, Difference
 
@@ -39,6 +39,8 @@ class GateLimits(Record):
     """Of judgments without a verdict, in either run; above it the gate is invalid."""
     truncated: float | None = Field(default=0.1, ge=0, le=1)
     """Of the candidate's answers; above it the candidate fails."""
+    empty: float | None = Field(default=MAX_EMPTY, ge=0, le=1, exclude_if=lambda share: share == MAX_EMPTY)
+    """Of the answers: above it the candidate fails, or the gate is invalid if it is the baseline."""
     truncated_rise: float | None = Field(default=0.05, ge=0, le=1)
     """Candidate's share minus the baseline's; above it the candidate fails."""
 
@@ -130,7 +132,7 @@ class SequentialReport(Record):
     """Number judged when it stopped."""
     of: int
     steps: Mapping[str, Step]
-    """Metric -> state of its confidence sequence at that point."""
+    """Metric -> state of its group-sequential test at that point."""
     calls: int
     """Judge calls made (replayed: that would have been made)."""
     calls_saved: int
@@ -170,6 +172,6 @@ class Evidence(Record):
     drifted: str | None = None
     """A sentence, if anchors show that the judge has moved."""
     steps: Mapping[str, Step] = {}
-    """Metric -> state of its confidence sequence, if judging could stop early."""
+    """Metric -> state of its group-sequential test, if judging could stop early."""
     within: Mapping[str, float] = {}
     """Metric -> variance of the difference between repeats of one question's judgment, if there were repeats."""

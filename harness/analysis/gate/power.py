@@ -15,6 +15,7 @@ import numpy as np
 
 from ...records import Record
 from ...records.errors import ConfigError
+from ...stats.intervals import FloatArray
 from ...stats.paired import ClusteredEstimate, non_inferiority, paired_difference
 from ...suites.scoring import QuestionSums, common
 from .policy import GatePolicy
@@ -57,16 +58,24 @@ class RunPair:
     def lowest(self) -> float:
         return LOWEST_RATING if self.first.scale == 1.0 else 0.0
 
-    def resampled(self, size: int, drop: float, rng: np.random.Generator) -> ClusteredEstimate:
-        """Return the difference on `size` drawn questions, with swapped models and a true drop of `drop`."""
+    def drawn(self, size: int, drop: float, rng: np.random.Generator) -> FloatArray:
+        """Return `size` drawn questions with swapped models and a true drop of `drop`.
+
+        Shape (size, 4): above and below of the baseline, then of the candidate.
+        """
         table = np.column_stack([self.first.above, self.first.below, self.second.above, self.second.below])
-        drawn = table[rng.integers(len(table), size=size)]
+        questions = table[rng.integers(len(table), size=size)]
         # swapping by a coin makes the two models equal while their ties and correlation stay
         swapped = rng.random(size) < 0.5
-        drawn[swapped] = drawn[swapped][:, [2, 3, 0, 1]]
+        questions[swapped] = questions[swapped][:, [2, 3, 0, 1]]
         lost = rng.random(size) < drop / self.room
-        drawn[lost, 2] = self.lowest * drawn[lost, 3]
-        estimate = paired_difference((drawn[:, 2], drawn[:, 3]), (drawn[:, 0], drawn[:, 1]), scale=self.first.scale)
+        questions[lost, 2] = self.lowest * questions[lost, 3]
+        return questions
+
+    def difference(self, questions: FloatArray) -> ClusteredEstimate:
+        """Return candidate minus baseline on drawn questions, of which there must be two at least."""
+        baseline, candidate = (questions[:, 0], questions[:, 1]), (questions[:, 2], questions[:, 3])
+        estimate = paired_difference(candidate, baseline, scale=self.first.scale)
         assert estimate is not None, "a pair has two questions at least"
         return estimate
 
@@ -93,7 +102,7 @@ def power_rows(
         outcomes: Counter[str] = Counter()
         for pair in shared:
             for _ in range(trials):
-                estimate = pair.resampled(questions or len(pair.first.ids), times * margin, rng)
+                estimate = pair.difference(pair.drawn(questions or len(pair.first.ids), times * margin, rng))
                 judged = non_inferiority(estimate, margin, alpha=policy.alpha, power=policy.power, strict=policy.strict)
                 outcomes[judged.answer] += 1
         total = outcomes.total()

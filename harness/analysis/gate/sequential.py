@@ -1,9 +1,10 @@
 """Stop judging as soon as the verdict is safe: one step of the decision, and its replay on judged runs. Pure.
 
-Questions come in an order shuffled by seed. After each block the confidence sequence of every check of the suite is
-evaluated: above -margin is safe, below it is worse. The sequence is valid at every look, at alpha for safe and at alpha
-shared by the tier's checks (Bonferroni) for worse. Only sums over all questions have a sequence: a suite with a fitted
-metric (length control) or a category in a deciding tier is judged to the end.
+Questions come in an order shuffled by seed. After each block every check of the suite is tested against its margin with
+the group-sequential boundaries of all planned looks: certainly above -margin is safe, certainly below it is worse.
+Over all looks together the level is alpha for safe, and alpha shared by the tier's checks (Bonferroni) for worse. Only
+sums over all questions can be tested early: a suite with a fitted metric (length control) or a category in a deciding
+tier is judged to the end.
 
 >>> looks(100)
 [40, 60, 80, 100]
@@ -19,8 +20,8 @@ from dataclasses import dataclass
 from ...records import ScoreCard
 from ...records.facts import QuestionRule, Tier
 from ...records.protocols import RunRows
-from ...stats.paired import paired_difference
-from ...stats.sequential import FIRST, one_sided_bounds
+from ...stats.paired import ClusteredEstimate, paired_difference
+from ...stats.sequential import FIRST, boundaries, student_bound
 from ...suites.scoring import QuestionSums, common, question_sums, rules_of
 from .policy import GateCheck, GatePolicy, Step
 
@@ -44,7 +45,7 @@ class Stop:
     questions: int
     of: int
     steps: dict[str, Step]
-    """Metric -> state of its sequence at that point."""
+    """Metric -> state of its test at that point."""
 
 
 def order_of(ids: Sequence[str], suite: str, seed: int) -> list[str]:
@@ -60,7 +61,7 @@ def looks(questions: int) -> list[int]:
 
 
 def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[SequentialCheck] | None:
-    """Return the suite's deciding checks with their rules; None if one of them has no confidence sequence."""
+    """Return the suite's deciding checks with their rules; None if one of them cannot be tested early."""
     rules = {rule.metric: rule for rule in rules_of(card.suite, card.headline, run.judgments)}
     watched_checks = []
     for check in checks:
@@ -78,34 +79,41 @@ def step(
     baseline: QuestionSums,
     candidate: QuestionSums,
     *,
-    planned: int,
+    look: tuple[int, int],
     policy: GatePolicy,
     peers: Mapping[Tier, int],
 ) -> Step:
-    """Return the state of a check's sequence on the questions so far; `peers`: checks per tier, over all suites."""
+    """Return the state of a check's test on the questions so far.
+
+    `look`: questions judged at this look, one of `looks`, and questions planned; questions that were judged but have no
+    score in one of the runs count as looked at. `peers`: checks per tier, over all suites.
+    """
     baseline_sums, candidate_sums = common([baseline, candidate])
-    if len(baseline_sums.ids) < FIRST:
-        return "open"
     estimate = paired_difference(
         (candidate_sums.above, candidate_sums.below),
         (baseline_sums.above, baseline_sums.below),
         scale=baseline_sums.scale,
     )
-    if estimate is None:
+    if estimate is None or len(baseline_sums.ids) < FIRST:
         return "open"
+    check = watched_check.check
+    return look_result(estimate, check.margin, look=look, policy=policy, peers=peers.get(check.tier, 1))
+
+
+def look_result(
+    estimate: ClusteredEstimate, margin: float, *, look: tuple[int, int], policy: GatePolicy, peers: int = 1
+) -> Step:
+    """Return what the difference so far shows at this look; `peers` checks share the level of "worse"."""
+    judged, planned = look
+    planned_looks = looks(planned)
+    shares, at = tuple(count / planned for count in planned_looks), planned_looks.index(judged)
     # a strict policy fails on any certain drop, so only "worse" can be reached early
-    limit = 0.0 if policy.strict else -watched_check.check.margin
-    bounds = one_sided_bounds(
-        estimate.n,
-        estimate.value,
-        estimate.se,
-        planned=planned,
-        alpha_low=policy.alpha,
-        alpha_high=policy.alpha / max(1, peers.get(watched_check.check.tier, 1)),
-    )
-    if bounds.high < limit:
+    limit = 0.0 if policy.strict else -margin
+    worse = boundaries(shares, policy.alpha / max(1, peers))[at]
+    if estimate.value + student_bound(worse, estimate.df) * estimate.se < limit:
         return "worse"
-    return "safe" if bounds.low > -watched_check.check.margin and not policy.strict else "open"
+    safe = student_bound(boundaries(shares, policy.alpha)[at], estimate.df)
+    return "safe" if estimate.value - safe * estimate.se > -margin and not policy.strict else "open"
 
 
 def tier_sizes(checks: Sequence[GateCheck]) -> Mapping[Tier, int]:
@@ -150,7 +158,7 @@ def replay(
                     watched_check,
                     baseline_sums.of(seen),
                     candidate_sums.of(seen),
-                    planned=len(order),
+                    look=(n, len(order)),
                     policy=policy,
                     peers=peers,
                 ),

@@ -6,7 +6,7 @@ Texts are untrusted: they become plain text, or Markdown without links, images a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from urllib.parse import urlencode
 
@@ -39,6 +39,8 @@ class Text:
     whole: str = ""
     """Address of the complete text if it is cut."""
     notes: tuple[str, ...] = ()
+    reasoning: Text | None = None
+    """The reasoning before an answer, shown folded."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,15 @@ class Box:
             notes.append(f"{answer.completion_tokens[index]} tokens")
         text = answer.turns[index] if index < len(answer.turns) else None
         notes.append(f"{len(text or '')} characters")
-        return self.text(title, text, f"answer-{answer.index}-{index}", tuple(notes))
+        reasoning = answer.reasoning[index] if index < len(answer.reasoning) else ""
+        missing = "(empty: the token limit came before the reasoning ended)" if answer.is_cut_in_reasoning else ""
+        box = self.text(title, text, f"answer-{answer.index}-{index}", tuple(notes), missing)
+        return replace(box, reasoning=self._reasoning(answer, index, reasoning)) if reasoning else box
+
+    def _reasoning(self, answer: Answer, index: int, text: str) -> Text:
+        tokens = answer.reasoning_tokens[index] if index < len(answer.reasoning_tokens) else 0
+        length = f"{tokens} tokens" if tokens else f"{len(text)} characters"
+        return self.text(f"Reasoning, not judged ({length})", text, f"reasoning-{answer.index}-{index}")
 
     def reply(self, row: Judgment, draw: int, position: int) -> JudgmentView:
         notes = [*row.flags, *([f"repeat {row.repeat}"] if row.repeat else [])]
@@ -181,6 +191,8 @@ def whole_text(run: Run, prompt_id: str, part: str) -> str | None:
         return _at([row.reply or "" for row in judgments if row.index == at[0]], at[1])
     if kind == "answer" and len(at) == 2:
         return next((_at(row.turns, at[1]) for row in answers if row.index == at[0]), None)
+    if kind == "reasoning" and len(at) == 2:
+        return next((_at(row.reasoning, at[1]) for row in answers if row.index == at[0]), None)
     if kind == "baseline" and answers:
         tasks = texts.tasks(prompt_id, answers[0])
         return next((_at(task.baseline.turns, at[0]) for task in tasks if task.baseline), None)

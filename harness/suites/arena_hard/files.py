@@ -302,8 +302,8 @@ def _text(answer: Answer) -> str:
 
 def _answer(card: ScoreCard, prompt: Prompt, answer: Answer) -> Line:
     turn: Line = {"content": _text(answer)}
-    if answer.completion_tokens:
-        turn["token_len"] = sum(answer.completion_tokens)  # by the served model's tokenizer, not cl100k_base
+    if answer.visible_tokens is not None:
+        turn["token_len"] = answer.visible_tokens  # by the served model's tokenizer, not cl100k_base
     return {
         "question_id": prompt.id,
         "answer_id": f"{answer.sha}-{prompt.id}",
@@ -323,7 +323,7 @@ def _answer_v2(card: ScoreCard, prompt: Prompt, answer: Answer) -> Line:
             {"role": "assistant", "content": {"answer": _text(answer)}},
         ],
         "tstamp": None,
-        "metadata": {"token_len": sum(answer.completion_tokens)},
+        "metadata": {"token_len": answer.visible_tokens or 0},
     }
 
 

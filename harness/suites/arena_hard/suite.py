@@ -248,9 +248,9 @@ def average_tokens(prompts: Sequence[Prompt], answers: Sequence[Answer], times: 
     """Return the floor of the mean answer length in tokens, as in published tables, over answers with a token count."""
     prompt_ids = {prompt.id for prompt in prompts}
     counts = [
-        sum(answer.completion_tokens)
+        answer.visible_tokens
         for (prompt_id, _), answer in latest_answers(answers).items()
-        if prompt_id in prompt_ids and answer.error is None and answer.completion_tokens
+        if prompt_id in prompt_ids and answer.error is None and answer.visible_tokens is not None
     ]
     unscored = len(prompt_ids) * times - len(counts)
     return Score(value=float(sum(counts) // len(counts)) if counts else None, n=len(counts), unscored=unscored)

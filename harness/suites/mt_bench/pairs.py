@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from ...records import Answer, JudgeTask, Judgment, Preference, Prompt, Sampling, Score, SuiteScores
 from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteData, SuiteOptions
+from ...records.reasoning import split_reasoning
 from ...store.official import expected_sha256, pinned_files, sha256_of
 from ..editions import official_files, read_json_lines
 from ..files import FAILED_CALL
@@ -123,7 +124,10 @@ def read_answers(path: Path) -> tuple[str, dict[str, Answer]]:
                 name = str(row.get("model_id", path.stem))
                 names.add(name)
                 answers[str(question)] = Answer(
-                    prompt_id=str(question), model=name, turns=(first, second), finish=("stop", "stop")
+                    prompt_id=str(question),
+                    model=name,
+                    turns=(split_reasoning(first).visible, split_reasoning(second).visible),
+                    finish=("stop", "stop"),
                 )
     if len(names) != 1:
         raise DataError(f"{path} contains answers of {len(names)} models in FastChat's format; expected one")

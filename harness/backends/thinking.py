@@ -1,0 +1,183 @@
+"""Models that think: the server's parser for a checkpoint, whether its prompts open the reasoning, and the switches.
+
+>>> template = "{% for message in messages %}{{ message.content }}{% endfor %}<think>\\n"
+>>> opened_block(template)
+'<think>'
+>>> choose_parser(template + "{# </think> #}", "llama")
+'deepseek_r1'
+
+A reply becomes what a reader sees and the reasoning before it, whichever way the server sends the two (`separated`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from ..client import ChatReply
+from ..records.protocols import ServeOptions
+from ..records.reasoning import TAGS, split_reasoning
+from ..store.checkpoint import Checkpoint, read_object
+
+SPECIAL_MARKS = {
+    "<|channel|>": "openai_gptoss",
+    "<|channel>": "gemma4",
+    "[THINK]": "mistral",
+    "<|START_THINKING|>": "cohere_command3",
+}
+"""Marks that are control tokens, which servers leave out of a text, -> the parser that reads them as token ids."""
+TAGGED = {"<seed:think>": "seed_oss", "<mm:think>": "minimax_m3"}
+BY_TYPE = {
+    "glm4": "glm45",
+    "minimax": "minimax_m2",
+    "hunyuan": "hunyuan_a13b",
+    "granite": "granite_thinking_parser",
+    "ernie4": "ernie45",
+    "nemotron": "nemotron_v3",
+    "olmo3": "olmo3",
+    "step3": "step3",
+    "kimi_k2": "kimi_k2",
+    "mimo": "mimo",
+    "deepseek_v3": "deepseek_v3",
+}
+"""Beginning of a `model_type` -> parser, for templates with `</think>`. Names: vllm/reasoning/__init__.py (0.32)."""
+GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""transformers' own tags around an answer; jinja2 does not know them."""
+BLANKS = "\\s\u010a\u0120\u2581"
+"""White space in a text, and as byte-level and SentencePiece vocabularies write it."""
+
+
+def choose_parser(template: str, model_type: str) -> str | None:
+    """Return the vLLM reasoning parser for a chat template; None if it has no marks of reasoning."""
+    for marks in (SPECIAL_MARKS, TAGGED):
+        for mark, parser in marks.items():
+            if mark in template:
+                return parser
+    if "</think>" not in template and not template.rstrip().endswith(("<think>", "<think>\\n')}}")):
+        return None
+    for beginning, parser in BY_TYPE.items():
+        if model_type.startswith(beginning):
+            return parser
+    return "qwen3" if "enable_thinking" in template else "deepseek_r1"
+
+
+def parser_for(checkpoint: Checkpoint) -> str | None:
+    """Return the parser that the installed vLLM can use for this checkpoint; None if it needs none or has none.
+
+    Parsers of `<think>` look their marks up in the vocabulary, and fail without them.
+    """
+    if checkpoint.template is None:
+        return None
+    folder = checkpoint.base or checkpoint.path
+    config = read_object(folder / "config.json") or {}
+    parser = choose_parser(checkpoint.template, str(config.get("model_type", "")))
+    known = installed_parsers()
+    if parser is None or (known and parser not in known):
+        return None
+    needs_token = parser not in SPECIAL_MARKS.values() and parser not in TAGGED.values()
+    if needs_token and not any(_has_token(source, "</think>") for source in (checkpoint.path, folder)):
+        return None
+    return parser
+
+
+def _has_token(folder: Path, token: str) -> bool:
+    files = (folder / name for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"))
+    return any(f'"{token}"'.encode() in file.read_bytes() for file in files if file.is_file())
+
+
+def installed_parsers() -> frozenset[str]:
+    """Return the names of the installed vLLM's reasoning parsers, without importing it; empty if unknown."""
+    spec = importlib.util.find_spec("vllm")
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        file = Path(folder) / "reasoning" / "__init__.py"
+        if file.is_file():
+            return frozenset(re.findall(r'^    "(\w+)": \(', file.read_text("utf-8"), re.M))
+    return frozenset()
+
+
+def opened_block(template: str, variables: Mapping[str, JsonValue] | None = None) -> str | None:
+    """Return the opening mark of the reasoning block in which a rendered prompt ends, "" if it ends in none.
+
+    None if the template cannot be rendered here. `variables` are those of `chat_template_kwargs`.
+    """
+    prompt = _rendered(template, variables or {})
+    return None if prompt is None else block_at_end(prompt)
+
+
+def block_at_end(prompt: str) -> str:
+    """Return the opening mark at the end of a prompt's text, or ""."""
+    return next((opening for opening, _ in TAGS if re.search(rf"{re.escape(opening)}[{BLANKS}]*\Z", prompt)), "")
+
+
+def _rendered(template: str, variables: Mapping[str, JsonValue]) -> str | None:
+    import jinja2  # deferred, so that a command's help does not wait for it
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    # as transformers renders: chat_template_utils._cached_compile_jinja_template
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    values: dict[str, Any] = {"bos_token": "", "eos_token": "", "add_generation_prompt": True, **variables}
+    try:
+        compiled = environment.from_string(GENERATION.sub("", template))
+        return compiled.render(messages=[{"role": "user", "content": "x"}], **values)
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError):
+        return None  # a template is somebody else's program; what it opens then stays unknown
+
+
+def switches(options: ServeOptions) -> dict[str, JsonValue]:
+    """Return what the user changed about the reasoning: part of an identity, and named on the card."""
+    chosen: dict[str, JsonValue] = {
+        "chat_template_kwargs": dict(options.chat_template_kwargs) if options.chat_template_kwargs else None,
+        "reasoning_effort": options.reasoning_effort,
+        "reasoning_room": options.reasoning_room,
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def request_fields(options: ServeOptions) -> dict[str, JsonValue]:
+    """Return the fields that every chat request carries."""
+    return {name: value for name, value in switches(options).items() if name != "reasoning_room"}
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """What is known about a model's reasoning when its replies are read."""
+
+    room: int = 0
+    """Tokens for reasoning, besides the answer's limit."""
+    opens: str | None = None
+    """Mark with which every prompt ends; "": prompts open no block; None: unknown."""
+
+
+def separated(reply: ChatReply, thinking: Thinking) -> tuple[ChatReply, bool]:
+    """Return the reply with its reasoning apart, and whether it was split here, by its marks.
+
+    A block that never ends leaves no text, and the finish "length".
+    """
+    if not reply.reasoning:
+        thoughts = split_reasoning(f"{thinking.opens}{reply.text}" if _goes_on(reply.text, thinking) else reply.text)
+        if thoughts.visible == reply.text:
+            return reply, False
+        finish = reply.finish if thoughts.closed else "length"
+        return replace(reply, text=thoughts.visible, reasoning=thoughts.reasoning, finish=finish), True
+    if not reply.text.strip() and reply.finish == "stop" and thinking.opens == "":
+        # parsers take a text without any mark for reasoning, but nothing had opened a block: it is the answer
+        return replace(reply, text=reply.reasoning, reasoning="", reasoning_tokens=0), False
+    return reply, False
+
+
+def _goes_on(text: str, thinking: Thinking) -> bool:
+    """Return whether the text is the rest of a block that the prompt has opened."""
+    return bool(thinking.opens) and bool(text.strip()) and not text.lstrip().startswith(str(thinking.opens))
