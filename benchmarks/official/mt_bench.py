@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from harness.suites.files import ScoreOptions, read_files
-from harness.suites.mt_bench import files as fastchat
+from harness.suites.mt_bench import file_scores as fastchat
 
 from .lines import Line, timed
 

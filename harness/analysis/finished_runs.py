@@ -22,7 +22,7 @@ from ..records.judge_choice import choose_judges
 from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite, SuiteOptions
 from ..records.settings import RunSpec, read_file_spec
 from ..run.pipeline import current_judgments
-from ..run.plan import JudgePool, Plan, limited, load_suite, suite_plan
+from ..run.plan import JudgePool, Plan, limited, load_suite, suite_plan, with_baseline_of
 from ..store import find_cards, read_card
 from ..store.runs import read_rows
 from ..suites.head_to_head import HeadToHead, PlaysGames
@@ -72,7 +72,7 @@ def compare_models(
         shown = shown_names(runs)
         for name, run in zip(shown[1:], runs[1:], strict=True):
             refuse_different(runs[0].card, run.card, (shown[0], name), force=force)
-        loaded = suite_of(runs[0].card, mirror)
+        loaded = suite_of(runs[0].card, mirror, folder=runs[0].folder)
         rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
         comparisons += [
             compare(rows[0], run, prompts=loaded.prompts, suite=loaded.suite, seed=seed) for run in rows[1:]
@@ -170,8 +170,8 @@ def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
     return RunRows(name or run.card.model, run.card, tuple(answers), judgments)
 
 
-def suite_of(card: ScoreCard, mirror: str | None = None) -> Loaded:
-    """Return the suite of a card, in the card's edition."""
+def suite_of(card: ScoreCard, mirror: str | None = None, *, folder: Path | None = None) -> Loaded:
+    """Return the suite of a card, in the card's edition, with the baseline that its run's folder states."""
     protocol = CardProtocol.read(card.protocol)
     references = "pr3158" if protocol.references == "pr3158" else "official"
     options = SuiteOptions(edition=_edition(card), references=references, mirror=mirror)
@@ -183,6 +183,7 @@ def suite_of(card: ScoreCard, mirror: str | None = None) -> Loaded:
     # a newer edition has other questions: categories from it would be wrong
     if isinstance(suite, OwnRunner) or suite.version != card.suite_version:
         return Loaded(None, None)
+    suite = with_baseline_of(suite, folder)
     # a limited run asked a seeded sample, which must be drawn again in the same way
     return Loaded(suite, limited(suite.prompts(), *(protocol.limit or (None, 0))))
 
@@ -208,7 +209,7 @@ def head_to_head_plan(
     # the same question ids may stand for other texts in another edition
     if first.card.protocol.get("data") != second.card.protocol.get("data"):
         raise ConfigError(f"{first.card.model} and {second.card.model} used different editions of {first.card.suite}")
-    suite = suite_of(first.card, mirror)
+    suite = suite_of(first.card, mirror, folder=first.folder)
     rows = [run_rows(run) for run in (first, second)]
     for run in rows:
         if not any(answer.error is None for answer in run.answers):

@@ -221,7 +221,8 @@ def _table(
     rank_incomplete: bool,
 ) -> Table:
     def is_ranked(card: ScoreCard) -> bool:
-        return card.complete and (rank_incomplete or card.is_mostly_text)
+        has_value = card.scores[card.headline].value is not None
+        return card.complete and has_value and (rank_incomplete or card.is_mostly_text)
 
     first = cards[0]
     ordered = sorted(cards, key=lambda card: (not is_ranked(card), -_value(card), card.model, run_id(card)))

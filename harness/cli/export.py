@@ -37,7 +37,7 @@ def export(flags: ExportFlags) -> None:
     folder = find_run(flags.run, flags.results, suites)
     card = read_card(folder / "card.json")
     export_run = exporter(flags.file_format, card.suite)
-    suite = suite_of_card(card, references=flags.references, mirror=flags.mirror)
+    suite = suite_of_card(card, folder, references=flags.references, mirror=flags.mirror)
     if CardProtocol.read(card.protocol).jury is not None:
         raise ConfigError(
             f"{card.judge} is a jury, which {flags.file_format} files cannot express; export a run with a single judge"

@@ -18,7 +18,7 @@ from ..records.facts import facts_of, load_function
 from ..records.protocols import Suite, SuiteOptions
 from ..run.importing import Origin, judgments_card, write_numbers, write_script
 from ..run.plan import suite_for_rows
-from ..suites.exchange import Imported, ImportRequest, formats, with_format
+from ..suites.exchange import FirstRows, Imported, ImportRequest, formats, with_format
 from ..suites.files import SourceFile, read_files
 from .console import json_text, stdout_console
 from .options import JsonFlags, MirrorFlags, ResultsFlags, command
@@ -30,7 +30,7 @@ class ImportFlags(ResultsFlags, MirrorFlags, JsonFlags):
     model: Annotated[str, typer.Option(help="The model's name, here and, if they have several, in the files.")]
     suite: Annotated[str | None, typer.Option(help="Default: the format's own.")] = None
     judge: Annotated[str | None, typer.Option(help="Whose judgments, if the files have several judges.")] = None
-    baseline: Annotated[str | None, typer.Option(help="Which baseline, if FastChat's pair files have several.")] = None
+    baseline: Annotated[str | None, typer.Option(help="Which baseline, if the files have several.")] = None
     edition: Annotated[str, typer.Option(help="official or pocket.")] = "official"
 
 
@@ -63,10 +63,12 @@ def read_parts(flags: ImportFlags) -> list[tuple[Suite, Imported]]:
     options = SuiteOptions(edition=flags.edition, mirror=flags.mirror)
     parts = []
     for suite in [suite_for_rows(name, options) for name in names]:
-        request = ImportRequest(suite.prompts(), flags.model, flags.judge, flags.baseline)
+        request = ImportRequest(suite.prompts(), flags.model, flags.judge, flags.baseline, flags.mirror)
         parts.append((suite, reader_of(flags.file_format, suite.name)(sources, request)))
     if not any(rows.answers or rows.judgments for _, rows in parts):
-        raise ConfigError(f"no answer and no judgment in {flags.file_format} format in these files")
+        contents = FirstRows(sources)
+        list(contents)
+        raise ConfigError(f"no {flags.file_format} answer or judgment in {contents.described(flags.file_format)}")
     return parts
 
 

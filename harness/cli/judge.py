@@ -142,7 +142,7 @@ def anchors(flags: AnchorsFlags) -> None:
         raise ConfigError(f"--n {flags.n} is not a number of answers; 40 is usual")
     folder = find_run(flags.run, flags.results)
     card = read_card(folder / "card.json")
-    suite = suite_of_card(card, references=flags.references, mirror=flags.mirror)
+    suite = suite_of_card(card, folder, references=flags.references, mirror=flags.mirror)
     answers, judgments = read_rows(folder)
     current = current_judgments(answers, iter(judgments))
     frozen = anchor_set(card, suite, answers, current, lambda prompts: limited(prompts, flags.n, flags.seed))

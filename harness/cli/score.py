@@ -19,7 +19,7 @@ from ..records.errors import ConfigError
 from ..records.facts import load_function
 from ..stats.length_control import FoldOrder
 from ..suites.exchange import formats, with_format
-from ..suites.files import ScoreOptions, read_files
+from ..suites.files import ScoreOptions, stream_files
 from .console import json_text, stdout_console
 from .options import JsonFlags, MirrorFlags, command
 
@@ -58,7 +58,7 @@ def score(flags: ScoreFlags) -> None:
     score_files = load_function(with_format(flags.file_format, "score")[0][1].score)
     options = flags.options()
     with _no_garbage_collection():
-        cards: list[ScoreCard] = score_files(read_files(flags.files), options)
+        cards: list[ScoreCard] = score_files(stream_files(flags.files), options)
     if flags.as_json:
         print(json_text("cards", cards), end="")
         return

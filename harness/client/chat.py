@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from ..records import Access, Reason
 from ..records.errors import ReplyError
 from .body import BodyTooLargeError, read_body
-from .endpoint import PROBE_SECONDS, USUAL_PATIENCE, Endpoint, Patience, Terms, join, leave
+from .endpoint import NO_OUTAGE, PROBE_SECONDS, USUAL_PATIENCE, Endpoint, Outage, Patience, Terms, join, leave
 from .flow import NOTHING, Launch, RateLimitHints, read_headers
 from .reading import (
     ChatReply,
@@ -188,8 +188,8 @@ class ChatClient:
             return self._failed(launch, "timeout", message)
         except (aiohttp.ClientError, OSError) as error:
             message = f"cannot reach {self.base_url}: {str(error) or type(error).__name__}"
-            is_absent = isinstance(error, aiohttp.ClientConnectorError)
-            return self._failed(launch, "transport", message, is_absent=is_absent)
+            outage = Outage(is_absent=isinstance(error, aiohttp.ClientConnectorError))
+            return self._failed(launch, "transport", message, outage=outage)
         except BaseException:
             self._joined.dropped()
             raise
@@ -220,15 +220,15 @@ class ChatClient:
         return url
 
     def _failed(
-        self, launch: Launch, reason: Reason, message: str, status: int | None = None, **outage: bool
+        self, launch: Launch, reason: Reason, message: str, status: int | None = None, outage: Outage = NO_OUTAGE
     ) -> FailedTry:
-        self._joined.failed(launch, message, **outage)
+        self._joined.failed(launch, message, outage)
         error = ReplyError(message, reason=reason, status=status)
-        return FailedTry(error, counts=not self._joined.breaker.is_out)
+        return FailedTry(error, outage.retry_after, counts=not self._joined.breaker.is_out)
 
     def _read(self, answered: RawReply, launch: Launch) -> dict[str, Any] | FailedTry:
         try:
-            reply = json.loads(answered.raw)
+            reply = _parsed(answered.raw)
         except (ValueError, RecursionError):
             message = f"{self.base_url} sent a reply that is not JSON: {answered.raw[:120]!r}"
             return self._failed(launch, "http", message, 200)
@@ -259,8 +259,8 @@ class ChatClient:
             return FailedTry(error, hints.retry_after)
         if status == 408 or status >= 500:
             starting = is_starting(status, message, hints.retry_after)
-            failed = self._failed(launch, "http", message, status, is_starting=starting)
-            return replace(failed, wait=hints.retry_after)
+            outage = Outage(is_starting=starting, retry_after=hints.retry_after)
+            return self._failed(launch, "http", message, status, outage)
         if status in (409, 425):
             self._joined.taken(launch, hints, None)
             return FailedTry(error, hints.retry_after)
@@ -326,6 +326,13 @@ class FailedTry:
     """Seconds the server asks to wait."""
     counts: bool = True
     """Whether it uses up an attempt of the call; it does not while the endpoint as a whole is down."""
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except UnicodeDecodeError:  # a server may cut a character in two
+        return json.loads(raw.decode("utf-8", "replace"))
 
 
 def key_headers(api_key: str | None, access: Access) -> dict[str, str]:

@@ -60,6 +60,21 @@ class Patience:
 USUAL_PATIENCE = Patience()
 
 
+@dataclass(frozen=True)
+class Outage:
+    """What a failure says about the endpoint as a whole."""
+
+    is_starting: bool = False
+    """It loads its model."""
+    is_absent: bool = False
+    """Nobody listens at its address."""
+    retry_after: float | None = None
+    """Seconds after which it wants to be asked again."""
+
+
+NO_OUTAGE = Outage()
+
+
 class Breaker:
     """Counts failures since the last answer. `patience` None: the endpoint may stay down forever."""
 
@@ -87,13 +102,12 @@ class Breaker:
         self._was_well = True
         self._is_starting = self._is_out = False
 
-    def failed(self, now: float, *, is_starting: bool = False, is_absent: bool = False) -> None:
-        """Note a failure. `is_starting`: a 503 with Retry-After; `is_absent`: nobody listens at its address."""
+    def failed(self, now: float, outage: Outage) -> None:
         if self.failures == 0:
             self._since = now
         self.failures += 1
-        self._is_starting |= is_starting
-        self._is_out = is_starting or is_absent
+        self._is_starting |= outage.is_starting
+        self._is_out = outage.is_starting or outage.is_absent
 
     def refused(self, now: float) -> None:
         """Note a 429, which shows that the endpoint is up."""
@@ -247,13 +261,14 @@ class Endpoint:
         self._hear(launch, hints, now)
         self._check(now, "HTTP 429")
 
-    def failed(self, launch: Launch, message: str, *, is_starting: bool = False, is_absent: bool = False) -> None:
-        """Note a call without an answer, or with a 5xx; for the other arguments see `Breaker.failed`."""
+    def failed(self, launch: Launch, message: str, outage: Outage) -> None:
+        """Note a call without an answer, or with a 5xx."""
         now = self._loop.time()
-        self.breaker.failed(now, is_starting=is_starting, is_absent=is_absent)
+        self.breaker.failed(now, outage)
         self.flow.failed(launch, now)
         if self.breaker.is_tripped:
-            self.flow.hold(now, self.breaker.hold(now))
+            hold = self.breaker.hold(now)
+            self.flow.hold(now, hold if outage.retry_after is None else min(hold, max(1.0, outage.retry_after)))
         self._check(now, message)
 
     def dropped(self) -> None:

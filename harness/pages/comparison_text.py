@@ -52,10 +52,9 @@ def verdict(pair: Comparison) -> str:
     # identical verdicts have no spread, so no interval could be shown
     if row.se == 0 and row.value == 0:
         return f"{pair.suite}: {pair.other} and {pair.first} have the same verdict on every question, by {row.metric}"
-    needed = f"; detecting a true {abs(row.value):.2f} would take {row.needed} questions" if row.needed else ""
     return (
         f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; "
-        f"this comparison can only detect differences of {row.detectable:.2f} or more{needed}"
+        f"this comparison can only detect differences of {row.detectable:.2f} or more"
     )
 
 

@@ -93,6 +93,8 @@ class FileFormat:
     """`(paths) -> list[Numbers]`: read results that have no rows."""
     export: str = ""
     """`(FinishedRun) -> dict[str, str]`: return path below the output folder -> text."""
+    names: str = ""
+    """`(row) -> str`: what a row of these files is, in the plural; empty if it is not of this format."""
     first_draw_only: bool = False
     """The files have room for one answer per prompt."""
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_serializer, model_validator
 
 from .asking import Answer, Failure, Prompt, Record, digest
 
@@ -247,3 +247,8 @@ class JudgeSpec(Record):
     """Day on which the provider shut this snapshot down, or will; the note names the source."""
     note: str | None = None
     """Text shown on every card of this judge, e.g. that it is rule-based."""
+
+    @field_serializer("patience")
+    def _patience(self, value: float | None) -> float:
+        # cards identify a run's settings by a digest of this dump, which has to stay the same
+        return 60.0 if value is None else value

@@ -158,6 +158,15 @@ class Suite(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesBaseline(Protocol):
+    """A suite whose answers are compared with a baseline's, which finished rows may have replaced by another's."""
+
+    def against(self, answers: Mapping[str, Answer]) -> Self:
+        """Return the suite with these answers, by prompt id, as the baseline's; itself if it has the same ones."""
+        ...
+
+
 class Judge(Protocol):
     """Turns a task into a judgment.
 

@@ -52,7 +52,7 @@ class ServeSpec(Record):
     """Requests per minute to `endpoint:`, at most."""
     tpm: float | None = Field(default=None, gt=0)
     """Tokens per minute to `endpoint:`, at most."""
-    patience: float | None = Field(default=None, gt=0)
+    patience: float | None = Field(default=None, gt=0, exclude_if=is_empty)
     """Seconds that `endpoint:`, or a judge without a `patience` of its own, may stay down."""
 
     @field_validator("chat_template_kwargs", mode="before")

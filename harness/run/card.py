@@ -12,13 +12,13 @@ from ..judging.anchors import check
 from ..judging.calibrated import Citation, cite
 from ..judging.injection import count_injections
 from ..judging.jury import Combined, combine, judge_differences, judge_label, judge_protocol
-from ..records import MAX_EMPTY, AnchorCheck, Answer, Judging, Judgment, Prompt, Score, ScoreCard, SuiteScores, digest
+from ..records import MAX_EMPTY, AnchorCheck, Answer, Judging, Judgment, Prompt, ScoreCard, SuiteScores, digest
 from ..records.errors import ConfigError
 from ..records.protocols import Numbers
 from ..records.settings import RunSpec
 from ..store import RunStore
 from ..store.provenance import provenance
-from ..suites.scoring import is_complete, rules_of
+from ..suites.scoring import incomplete_notes, is_complete_card, rules_of
 from .pipeline import SuiteRun, current_judgments
 from .plan import Plan, SuitePlan
 from .trust import judging, trust_notes
@@ -40,7 +40,7 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
     anchor_rows = sorted(run.store.anchors.all(), key=lambda row: row.key)
     combined = None if suite_plan.jury is None else combine(judgments, suite_plan.jury)
     results = suite.score(suite_plan.prompts, answers, judgments if combined is None else combined.judgments)
-    headline = _headline(results, suite.headline, suite.name)
+    _check_headline(results, suite.headline, suite.name)
     trust = _trust(suite_plan, answers, judgments, combined)
     trust = trust.model_copy(update={"anchors": _anchor_checks(suite_plan, anchor_rows)})
     citation = None
@@ -50,14 +50,18 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
     notes = [*judge_differences(suite, suite_plan.judges), *results.notes, *judge_notes, *injection_notes(answers)]
     notes += [*_thinking_notes(plan.identity), *reasoning_notes(answers), *empty_notes(answers)]
     notes += _long_notes(suite_plan, answers)
-    notes += [*trust_notes(trust), *([] if citation is None else [citation.note]), *_incomplete_notes(headline)]
+    notes += [
+        *trust_notes(trust),
+        *([] if citation is None else [citation.note]),
+        *incomplete_notes(suite.name, suite.headline, results.scores),
+    ]
     return ScoreCard(
         suite=suite.name,
         suite_version=suite.version,
         model=spec.model.label,
         judge=judge_label([judge.spec for judge in suite_plan.judges]),
         headline=suite.headline,
-        complete=is_complete(headline),
+        complete=is_complete_card(suite.name, suite.headline, results.scores),
         protocol=suite_plan.protocol,
         sampling=_settings(suite_plan),
         scores=results.scores,
@@ -72,36 +76,30 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
 
 def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, JsonValue]) -> ScoreCard:
     """Return the card of results without a pipeline. Raise ConfigError if the headline is not among them."""
-    headline = _headline(numbers.scores, numbers.headline, numbers.suite)
+    _check_headline(numbers.scores, numbers.headline, numbers.suite)
+    scores = numbers.scores.scores
     return ScoreCard(
         suite=numbers.suite,
         suite_version=numbers.suite_version,
         model=model,
         judge=numbers.judge,
         headline=numbers.headline,
-        complete=is_complete(headline),
+        complete=is_complete_card(numbers.suite, numbers.headline, scores),
         protocol=numbers.protocol,
         sampling={"answer_settings": "unknown"},
-        scores=numbers.scores.scores,
+        scores=scores,
         by_category=numbers.scores.by_category,
         counts=numbers.counts,
-        notes=(*numbers.scores.notes, *_incomplete_notes(headline)),
+        notes=(*numbers.scores.notes, *incomplete_notes(numbers.suite, numbers.headline, scores)),
         judging=numbers.judging,
         provenance={**provenance(), "model": identity, "run_id": run_id},
     )
 
 
-def _headline(results: SuiteScores, metric: str, suite: str) -> Score:
+def _check_headline(results: SuiteScores, metric: str, suite: str) -> None:
     if metric not in results.scores:
         known = ", ".join(results.scores) or "none"
         raise ConfigError(f"suite {suite!r} has no score named {metric!r}, its headline; its scores: {known}")
-    return results.scores[metric]
-
-
-def _incomplete_notes(headline: Score) -> list[str]:
-    if is_complete(headline):
-        return []
-    return [f"incomplete: {headline.n} of {headline.n + headline.unscored} scored; never ranked"]
 
 
 def _provenance(plan: Plan, run: SuiteRun, citation: Citation | None) -> dict[str, JsonValue]:

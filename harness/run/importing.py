@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from ..records import Answer, ModelRef, ScoreCard, digest
-from ..records.protocols import Numbers, Suite
+from ..records.protocols import Numbers, Suite, TakesBaseline
 from ..records.reasoning import split_reasoning
 from ..store import RunStore, run_dir, write_atomic
-from ..store.files import file_sha256
+from ..store.files import file_sha256, visible_files
+from ..store.runs import BASELINE_ROWS
 from ..suites.exchange import Imported
 from ..suites.scoring import rules_of
 from .card import count, empty_notes, numbers_card
@@ -36,12 +37,7 @@ class Origin:
 
     def digests(self) -> list[JsonValue]:
         """Return name and sha256 of every file, with folders expanded; names only, never paths of this machine."""
-        files = [
-            file
-            for path in self.files
-            for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
-            if file.is_file()
-        ]
+        files = [file for path in self.files for file in (visible_files(path) if path.is_dir() else [path])]
         return [{"name": file.name, "sha256": file_sha256(file)} for file in files]
 
 
@@ -64,6 +60,9 @@ def write_script(results: Path, model: str, suite: str, imported: Imported, orig
 def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, origin: Origin) -> ScoreCard:
     """Write a run's folder from judgments made elsewhere, and return its card."""
     judge = imported.judgments[0].judge
+    official = suite
+    if isinstance(suite, TakesBaseline):
+        suite = suite.against(imported.baseline_answers)
     protocol: dict[str, JsonValue] = {
         "suite": suite.name,
         "suite_version": suite.version,
@@ -73,12 +72,18 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
     }
     if "data" in suite.protocol():
         protocol["data"] = suite.protocol()["data"]  # the rows were matched with these questions
+    notes: list[str] = []
     if imported.baseline is not None:
         protocol["baseline"] = imported.baseline
+    if suite is not official:
+        notes.append(f"compared with {imported.baseline}, whose answers are the files'")
+        if suite.protocol().get("baseline") == official.protocol().get("baseline"):  # other texts under the same name
+            answers_sha = sorted([answer.key, answer.sha] for answer in imported.baseline_answers.values())
+            protocol["baseline_answers"] = digest(answers_sha)[:12]
     prompts, answers, judgments = suite.prompts(), list(imported.answers.values()), list(imported.judgments)
-    scores = suite.score(prompts, answers, judgments)
+    scores = imported.scores or suite.score(prompts, answers, judgments)
     note = f"imported from {origin.file_format} files: judge prompts and settings are as the files' makers had them"
-    notes = [*scores.notes, note, *_shown_reasoning(answers), *empty_notes(answers)]
+    notes = [*scores.notes, *notes, note, *_shown_reasoning(answers), *empty_notes(answers)]
     numbers = Numbers(
         suite=suite.name,
         suite_version=suite.version,
@@ -96,7 +101,8 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
             headline=lambda rows: suite.score(prompts, answers, rows).scores[suite.headline],
         ),
     )
-    return write_numbers(results, model, numbers, origin, rows=imported)
+    rows = imported if suite is not official else replace(imported, baseline_answers={})
+    return write_numbers(results, model, numbers, origin, rows=rows)
 
 
 def _shown_reasoning(answers: Sequence[Answer]) -> list[str]:
@@ -130,6 +136,9 @@ def write_numbers(
         for judgment in rows.judgments if rows is not None else ():
             if judgment.key not in store.judgments:
                 store.judgments.append(judgment)
+        if rows is not None and rows.baseline_answers:
+            lines = [answer.model_dump_json() + "\n" for answer in rows.baseline_answers.values()]
+            write_atomic(store.folder / BASELINE_ROWS, "".join(lines))
         card = numbers_card(model, numbers, run_id, {"imported": origin.file_format, "files": files})
         store.write_card(card)
     finally:

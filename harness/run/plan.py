@@ -34,11 +34,13 @@ from ..records.protocols import (
     Serving,
     Suite,
     SuiteOptions,
+    TakesBaseline,
     load_plugin,
 )
 from ..records.settings import RunSpec
 from ..store import run_dir
 from ..store.checkpoint import Fusion, read_checkpoint_fusion
+from ..store.runs import read_baseline
 
 
 @dataclass(frozen=True)
@@ -249,8 +251,17 @@ def suite_for_rows(name: str, options: SuiteOptions) -> Suite:
     return suite
 
 
-def suite_of_card(card: ScoreCard, *, references: str, mirror: str | None) -> Suite:
-    """Return the suite that asked a finished run. Raise ConfigError if the local data differ from the run's."""
+def with_baseline_of(suite: Suite, folder: Path | None) -> Suite:
+    """Return the suite with the baseline that a run's folder states, if it is not the suite's own."""
+    answers = read_baseline(folder)
+    return suite.against(answers) if isinstance(suite, TakesBaseline) and answers else suite
+
+
+def suite_of_card(card: ScoreCard, folder: Path | None = None, *, references: str, mirror: str | None) -> Suite:
+    """Return the suite that asked a finished run. Raise ConfigError if the local data differ from the run's.
+
+    `folder`: the run's, which has the answers of a baseline other than the suite's.
+    """
     if facts_of(card.suite).build_for_rows:  # its files have no judge prompts, so nothing has to be rebuilt
         return suite_for_rows(card.suite, SuiteOptions(mirror=mirror))
     stated = CardProtocol.read(card.protocol).references or "official"
@@ -267,7 +278,7 @@ def suite_of_card(card: ScoreCard, *, references: str, mirror: str | None) -> Su
             raise ConfigError(
                 f"the run's {key} are not those of this installation, so its judge prompts cannot be rebuilt{hint}"
             )
-    return suite
+    return with_baseline_of(suite, folder)
 
 
 # Judges

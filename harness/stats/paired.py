@@ -382,12 +382,10 @@ class NonInferiority:
     """p-value of "the drop is the margin or more": small means safe."""
     p_worse: float
     """p-value of "the drop is the margin or less": small means worse."""
-    needed: int | None
-    """Questions needed for a decision if the true difference is the observed one; None if that equals the margin."""
 
 
 def non_inferiority(
-    difference: ClusteredEstimate, margin: float, *, alpha: float = ALPHA, power: float = POWER, strict: bool = False
+    difference: ClusteredEstimate, margin: float, *, alpha: float = ALPHA, strict: bool = False
 ) -> NonInferiority:
     """Compare a difference with `margin` >= 0 in its unit. `strict`: any drop is worse, so the upper limit is 0.
 
@@ -402,5 +400,4 @@ def non_inferiority(
         answer = "worse"
     elif lower > -margin:
         answer = "safe"
-    needed = required_n(difference.n, difference.se, difference.value + margin, alpha=alpha, power=power)
-    return NonInferiority(answer, lower, upper, difference.p_above(-margin), difference.p_below(limit), needed)
+    return NonInferiority(answer, lower, upper, difference.p_above(-margin), difference.p_below(limit))

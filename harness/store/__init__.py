@@ -5,6 +5,7 @@
         answers.jsonl     one Answer per line, appended as it arrives
         judgments.jsonl   one Judgment per line, likewise
         anchors.jsonl     one Judgment per line, of recorded answers judged again; only if the run has anchors
+        baseline.jsonl    one Answer per line, of an imported run that compares with another baseline than the suite's
         sessions.jsonl    seconds and tokens of each process that worked here and ended
         card.json         the ScoreCard; written last
 

@@ -7,14 +7,16 @@ results/runs/qwen/mt_bench@1.0/3f2a
 from __future__ import annotations
 
 import errno
+import filecmp
 import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Self
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 """What flock fails with on file systems without it, such as some network and FUSE mounts."""
 LOCK = ".lock"
+BACKUPS = ("~", ".bak", ".orig", ".swp", ".tmp")
+COPY_MARK = re.compile(r"^Copy of |( \(\d+\)| - Copy( \(\d+\))?| copy( \d+)?)$", re.IGNORECASE)
+"""What browsers and the file managers of Windows, macOS and Linux add to the name of a copy."""
 MARKER_SUFFIX = ".soft"
 LOCK_FILES = (LOCK, LOCK + MARKER_SUFFIX)
 """Files that a `FolderLock` may leave in its folder."""
@@ -120,10 +125,31 @@ def read_card(path: Path) -> ScoreCard:
 def find_cards(results: Path) -> list[Path]:
     """Return every card under `results/runs`, sorted, without those of archived folders."""
     return sorted(
-        path
-        for path in (results / "runs").glob("*/*@*/*/card.json")
-        if not any(part.startswith(".") for part in path.relative_to(results).parts)
+        path for path in (results / "runs").glob("*/*@*/*/card.json") if not is_hidden(path.relative_to(results))
     )
+
+
+def visible_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """Return the files below a folder whose names match, by path, without those that nobody means.
+
+    These are hidden files and folders (`.ipynb_checkpoints`, `._NAME`, `.~lock.NAME#`), editors' backups, and copies
+    that a file manager made: `NAME (1)`, `NAME copy` or `Copy of NAME` with the content of a `NAME` beside them.
+    """
+    files = [
+        path for path in sorted(folder.rglob(pattern)) if path.is_file() and not is_hidden(path.relative_to(folder))
+    ]
+    return [path for path in files if not _is_copy(path)]
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Return whether a relative path is, or is below, a hidden file or folder or an editor's backup."""
+    return any(part.startswith((".", "~$", "#")) or part.endswith(BACKUPS) for part in path.parts)
+
+
+def _is_copy(path: Path) -> bool:
+    stem, dot, endings = path.name.partition(".")
+    original = path.with_name(COPY_MARK.sub("", stem) + dot + endings)
+    return original != path and original.is_file() and filecmp.cmp(path, original, shallow=False)
 
 
 def acquire(path: Path, *, timeout: float = -1) -> BaseFileLock:

@@ -27,6 +27,7 @@ from .files import LOCK_FILES, FolderLock, archive_run, dump_json, find_cards, r
 log = logging.getLogger(__name__)
 BLOCK = 65_536
 """Bytes read at a time."""
+BASELINE_ROWS = "baseline.jsonl"
 
 
 class KeyedRow(Protocol):
@@ -338,6 +339,12 @@ def find_run(name: str, results: Path, suites: Collection[str] = ()) -> Path:
         raise ConfigError(f"no run{kind} named {name!r}: give its folder, its card.json, or a model under {results}")
     listed = ", ".join(str(folder) for folder in folders[:8])
     raise ConfigError(f"{name!r} has {len(folders)} runs{kind}; name one folder of: {listed}")
+
+
+def read_baseline(folder: Path | None) -> dict[str, Answer]:
+    """Return the baseline's answers by prompt id, if the run was imported and compares with another than the suite."""
+    rows = [] if folder is None else JsonlRows(folder / BASELINE_ROWS, Answer).read()
+    return {row.prompt_id: row for row in rows}
 
 
 def read_rows(folder: Path) -> tuple[list[Answer], list[Judgment]]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import PurePath
 from typing import Literal
 
 from pydantic import JsonValue
 
-from ..records import Answer, Failure, Finish, JudgeTask, Judgment, Prompt, ScoreCard
+from ..records import Answer, Failure, Finish, JudgeTask, Judgment, Prompt, ScoreCard, SuiteScores
 from ..records.errors import ConfigError
 from ..records.facts import Facts, FileFormat, all_facts, load_function
 from ..records.protocols import Suite
@@ -49,6 +52,36 @@ def with_format(name: str, *uses: Use) -> list[tuple[Facts, FileFormat]]:
     return matches
 
 
+class FirstRows:
+    """Files on their way to a reader, of which each one's first row is kept to say what a wrong file is."""
+
+    def __init__(self, files: Iterable[SourceFile]) -> None:
+        self._files = files
+        self._rows: dict[str, Row | None] = {}
+
+    def __iter__(self) -> Iterator[SourceFile]:
+        for file in self._files:
+            rows = iter(file.rows)
+            first = next(rows, None)
+            self._rows[file.name] = first
+            yield file if first is None else replace(file, rows=chain([first], rows))
+
+    def described(self, file_format: str) -> str:
+        """Return the files' names, with the content of the first file that has another format."""
+        names = ", ".join(self._rows) or "no file"
+        for name, row in self._rows.items():
+            for known in formats("score", "read"):
+                kind = "" if row is None or known == file_format else _kind_of(row, known)
+                if kind:
+                    return f"{names}: {name} has {kind}, which --format {known} reads"
+        return names
+
+
+def _kind_of(row: Row, file_format: str) -> str:
+    functions = [load_function(match.names) for _, match in with_format(file_format, "score", "read") if match.names]
+    return next((str(kind) for function in functions if (kind := function(row))), "")
+
+
 # --------------------------------------------------------------------------------------------------------------- import
 
 
@@ -61,6 +94,10 @@ class Imported:
     judgments: tuple[Judgment, ...]
     baseline: str | None = None
     """None if the files do not name it."""
+    baseline_answers: Mapping[str, Answer] = field(default_factory=dict)
+    """The baseline's answers that the files contain, by prompt id."""
+    scores: SuiteScores | None = None
+    """The rows' scores by the function behind `harness score`, if it has more to say than the suite's own scorer."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +110,9 @@ class ImportRequest:
     judge: str | None = None
     """None: the only judge in the files."""
     baseline: str | None = None
-    """For pair files: the other model; None: the only opponent of this model."""
+    """The model that this one is compared with; None: the only one in the files."""
+    mirror: str | None = None
+    """Folder or URL of the pinned files."""
 
 
 Reader = Callable[[Sequence[SourceFile], ImportRequest], Imported]
@@ -86,7 +125,44 @@ def only(kind: str, candidates: Iterable[str], wanted_name: str | None) -> str:
         return wanted_name or ""
     if len(names) == 1 and (kind == "model" or wanted_name is None):
         return names[0]
-    raise ConfigError(f"the files contain {len(names)} {kind}s, none named {wanted_name!r}: {', '.join(names[:10])}")
+    problem = f"the files contain {len(names)} {kind}s, none named {wanted_name!r}: {', '.join(names[:10])}"
+    raise ConfigError(f"{problem}; pass --{kind}" if wanted_name is None else problem)
+
+
+def plain_text(text: str) -> str:
+    """Return a text without differences of white space and Unicode form (NFC), which copies of a file may have."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+class TextIndex:
+    """Texts of a benchmark, found even if a file has them with other white space or in another Unicode form."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = set(texts)
+
+    @cached_property
+    def _by_plain(self) -> dict[str, str]:
+        return {plain_text(text): text for text in self._texts}
+
+    def find(self, text: str) -> str | None:
+        """Return the benchmark's text; None if it has no such text."""
+        return text if text in self._texts else self._by_plain.get(plain_text(text))
+
+
+def same_baseline(known: Mapping[str, Answer], answers: Mapping[str, Answer]) -> bool:
+    """Return whether these are the known baseline's answers, except for white space and Unicode form."""
+    pairs = [(known.get(prompt_id), answer) for prompt_id, answer in answers.items()]
+    return all(
+        own is not None
+        and own.model == answer.model
+        and [*map(plain_text, own.turns)] == [*map(plain_text, answer.turns)]
+        for own, answer in pairs
+    )
+
+
+def respelled_note(count: int, kind: str) -> tuple[str, ...]:
+    """Return one sentence if texts were found only by `plain_text`."""
+    return (f"{count} {kind} are the benchmark's but for white space or Unicode form",) if count else ()
 
 
 def check_questions(ids: Iterable[str], prompts: Sequence[Prompt]) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from ..records import Answer, JudgeTask, Prompt
 from ..records.errors import DataError
+from ..store.files import visible_files
 from ..store.official import sha256_of
 from .files import FAILED_CALL, SourceFile, read_files
 
@@ -177,7 +178,7 @@ class DataFolder:
         """Yield the files that match a pattern like `arena_hard/model_answer*`, and all files in matching folders."""
         paths = sorted(self.path.glob(pattern))
         for path in paths:
-            inside = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+            inside = visible_files(path) if path.is_dir() else [path]
             self.files |= {str(file.relative_to(self.path)): sha256_of(file) for file in inside}
         if paths:
             yield from read_files(paths)

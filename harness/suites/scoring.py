@@ -26,6 +26,26 @@ def is_complete(headline: Score) -> bool:
     return headline.value is not None and headline.n >= MIN_SCORED * (headline.n + headline.unscored)
 
 
+def is_complete_card(suite: str, headline: str, scores: Mapping[str, Score]) -> bool:
+    """Return whether enough was scored for a card.
+
+    A headline that is derived from a rate (the length-controlled one is fitted) may be missing, as with few questions:
+    such a card is complete without being ranked, because running it again would not help.
+    """
+    rules = facts_of(suite).rules
+    if scores[headline].value is None and rules and rules[0].metric in scores:
+        return is_complete(scores[rules[0].metric])
+    return is_complete(scores[headline])
+
+
+def incomplete_notes(suite: str, headline: str, scores: Mapping[str, Score]) -> tuple[str, ...]:
+    """Return one sentence for an incomplete card."""
+    if is_complete_card(suite, headline, scores):
+        return ()
+    head = scores[headline]
+    return (f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked",)
+
+
 @dataclass(frozen=True)
 class Slot:
     """The unit of judging: a turn, a game or an instruction of one answer."""

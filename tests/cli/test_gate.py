@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from harness.analysis.comparison import compare
 from harness.analysis.gate.baselines import promote, read_baselines
 from harness.analysis.gate.decision import judge_gate
-from harness.analysis.gate.evidence import GateOptions, gate_runs, read_policy
-from harness.analysis.gate.policy import Evidence, GateCheck, GateLimits, GatePolicy, GateReport, Step
+from harness.analysis.gate.evidence import GateOptions, gate_runs, noise_of, read_policy
+from harness.analysis.gate.policy import Evidence, GateCheck, GateLimits, GatePolicy, GateReport, JudgeNoise, Step
 from harness.analysis.gate.power import power_rows
 from harness.analysis.gate.sequential import looks, order_of, replay, watched
 from harness.pages.gate_text import gate_markdown, junit, summary_line
-from harness.records import AnchorCheck, Judging, Score
+from harness.records import AnchorCheck, Judging, Preference, Score
 from harness.records.errors import ConfigError
 from harness.records.facts import facts_of
 from harness.records.protocols import RunRows
@@ -59,15 +59,16 @@ def test_a_certain_drop_beyond_the_margin_fails() -> None:
     assert found.checks[0].found == "worse"
 
 
-def test_a_drop_that_may_be_either_is_inconclusive_and_says_how_many_questions_would_decide() -> None:
+def test_a_drop_that_may_be_either_is_inconclusive_and_says_what_an_equal_model_would_need() -> None:
     # 12 lost, 6 won: -6, sum of squares 18 - 0.36: se 100 * sqrt((18 - 0.36) / 99) / 10 = 4.22; -6 - 7.0 < -10
     found = report(changed(12, 6))
     (check,) = found.checks
 
     assert (found.outcome, found.exit_code) == ("inconclusive", 3)
-    # distance to the margin 4: 100 * (2.4865 * 4.221 / 4)^2 = 688.5
-    assert check.needed == pytest.approx(689, abs=1)
-    assert "about" in found.reasons[0]
+    # an equal model: 2.4865 * 4.221 = 10.5 with these 100, and 100 * (10.5 / 10)^2 = 110.2 for the margin of 10
+    assert check.resolvable == pytest.approx(10.5, abs=0.01)
+    assert check.needed == 111
+    assert "an equal model passes with them at a margin of 10.5, and at 10 with about 111" in found.reasons[0]
 
 
 def test_a_suite_without_a_run_makes_the_gate_invalid() -> None:
@@ -174,13 +175,31 @@ def test_a_sequence_decides_where_judging_could_stop_early() -> None:
     assert [steps("safe"), steps("open"), steps("worse")] == ["pass", "inconclusive", "fail"]
 
 
-def test_repeats_that_would_decide_are_named_where_the_judges_noise_is_known() -> None:
-    # variance of the 100 differences: 100^2 * 17.64 / 99 = 1781.8; if 1700 of it is the judge's, 81.8 is between:
-    # n (d / 2.4865)^2 = 100 * (4 / 2.4865)^2 = 258.8; 1700 / (258.8 - 81.8) = 9.6 -> 10 judgments
-    found = report(changed(12, 6), within={"arena_hard": 1700.0})
+def test_repeats_are_planned_from_what_these_repeats_have_left_of_the_judges_noise() -> None:
+    # variance of the 100 differences: 100^2 * 17.64 / 99 = 1781.8, of which 8 repeats have left 6400 / 8 = 800;
+    # n (margin / 2.4865)^2 = 1617.4; 6400 / (1617.4 - 981.8) = 10.07 -> 11 judgments
+    noise = {"arena_hard": JudgeNoise(single=6400.0, included=800.0)}
+    found = report(changed(12, 6), noise=noise)
 
-    assert found.checks[0].repeats == 10
-    assert "10 judgments of each question" in found.reasons[0]
+    assert found.checks[0].repeats == 11
+    assert "or 11 judgments of each question" in found.reasons[0]
+
+
+def test_the_judges_noise_is_the_variance_between_repeats_divided_by_their_number() -> None:
+    run = toy_run("base", mixed(50, 0))
+    answers = run.answers
+    rows = [
+        row.model_copy(update={"repeat": repeat, "verdict": Preference(value=float((repeat + number // 2) % 2))})
+        for number, row in enumerate(run.judgments)
+        for repeat in range(4)
+    ]
+    repeated = RunRows(run.name, run.card, answers, tuple(rows))
+
+    noise = noise_of(repeated, repeated)["arena_hard"]
+
+    assert noise.included == pytest.approx(noise.single / 4)
+    assert noise.single > 0
+    assert noise_of(run, repeated) == {}
 
 
 # --------------------------------------------------------------------------------------------------------------- files

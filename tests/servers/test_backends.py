@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from pydantic import JsonValue
 
 from harness.backends.endpoint import EndpointBackend
 from harness.backends.scripted import ScriptedBackend
+from harness.backends.server import free_port
 from harness.backends.transformers import TransformersBackend
 from harness.backends.vllm import VllmBackend
 from harness.records import Answer, ModelRef, Prompt
 from harness.records.errors import CheckpointError, ConfigError, ServerError
 from harness.records.protocols import ServeOptions
-from tests.fakes.openai_server import CUT_OFF, FakeOpenAI, Request
+from tests.fakes.openai_server import CUT_OFF, FakeOpenAI, Reply, Request
 from tests.fakes.toys import GREEDY, prompt
 from tests.servers.test_served import FakeServed
 from tests.unit.test_checkpoint import write_adapter, write_checkpoint
@@ -193,3 +195,74 @@ def test_a_broken_script_names_the_line(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"answers.jsonl:2: not an answer"):
         _scripted(tmp_path, str(script), prompt())
+
+
+def test_an_endpoint_that_starts_late_is_waited_for_if_a_patience_is_given() -> None:
+    fake = FakeOpenAI(model="m", port=free_port())
+    model = ModelRef.parse(f"endpoint:m@{fake.url}")
+
+    async def enter(patience: float | None) -> None:
+        options = ServeOptions(log_dir=Path(), patience=patience)
+        async with EndpointBackend(model, options) as backend:
+            assert (await backend.answer(prompt("p"), GREEDY)).turns
+
+    async def scene() -> None:
+        with pytest.raises(ServerError, match="no server at"):
+            await enter(None)
+        waiting = asyncio.create_task(enter(60))
+        await asyncio.sleep(0.3)
+        async with fake:
+            await waiting
+
+    asyncio.run(scene())
+
+
+def test_an_endpoint_that_loads_its_model_is_waited_for() -> None:
+    class Loading(FakeOpenAI):
+        async def _models(self, request: web.Request) -> web.Response:
+            looks.append(request.path)
+            if len(looks) > 1:
+                return await super()._models(request)
+            return web.json_response({"error": {"message": "Loading model", "code": 503}}, status=503)
+
+    looks: list[str] = []
+
+    async def scene() -> None:
+        async with Loading(model="m") as fake:
+            model = ModelRef.parse(f"endpoint:m@{fake.url}")
+            async with EndpointBackend(model, ServeOptions(log_dir=Path())) as backend:
+                assert (await backend.answer(prompt("p"), GREEDY)).turns
+
+    asyncio.run(scene())
+    assert len(looks) == 2
+
+
+def test_a_prompt_that_a_gateway_moderates_is_one_failed_answer() -> None:
+    moderated = Reply(text="The model requires moderation and the input was flagged", status=403)
+
+    async def scene() -> list[Answer]:
+        async with FakeOpenAI(model="m", failures=[moderated]) as fake:
+            model = ModelRef.parse(f"endpoint:m@{fake.url}")
+            async with EndpointBackend(model, ServeOptions(log_dir=Path())) as backend:
+                return [await backend.answer(prompt("p"), GREEDY) for _ in range(2)]
+
+    first, second = asyncio.run(scene())
+    assert first.error is not None
+    assert first.error.reason == "content_filter"
+    assert second.error is None
+
+
+def test_a_function_call_is_no_answer() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "search", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    body = {"choices": [{"index": 0, "finish_reason": "tool_calls", "message": message}]}
+
+    async def scene() -> Answer:
+        async with FakeOpenAI(model="m", reply=lambda request: Reply(body=body)) as fake:
+            model = ModelRef.parse(f"endpoint:m@{fake.url}")
+            async with EndpointBackend(model, ServeOptions(log_dir=Path())) as backend:
+                return await backend.answer(prompt("p"), GREEDY)
+
+    error = asyncio.run(scene()).error
+    assert error is not None
+    assert error.message == "the model called a function instead of answering"

@@ -199,6 +199,12 @@ def test_a_body_that_unpacks_to_gigabytes_is_one_failed_call_in_little_memory() 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
 
 
+def test_a_broken_character_costs_no_reply() -> None:
+    broken = b'{"choices": [{"message": {"content": "\xff\xfe Rating: [[7]]"}, "finish_reason": "stop"}]}'
+    with serving(FakeOpenAI(reply=lambda request: Reply(body=broken))) as fake:
+        assert ask(fake, once).text == "\ufffd\ufffd Rating: [[7]]"
+
+
 def test_a_body_that_trickles_ends_with_the_timeout() -> None:
     trickle = Reply(body=b"{" + b" " * 1000, seconds_per_byte=0.05)
     with serving(FakeOpenAI(reply=lambda request: trickle)) as fake, pytest.raises(ReplyError) as error:

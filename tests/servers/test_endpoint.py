@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from harness.backends.server import free_port
 from harness.client import ChatClient, Patience
-from harness.client.endpoint import Breaker
+from harness.client.endpoint import Breaker, Outage
 from harness.client.flow import Bucket, Flow, Pace, RateLimitHints, RefusalKind, duration, retry_after
 from harness.records.errors import EndpointDownError, ReplyError
 from tests.fakes.openai_server import BAD_429, BAD_500, FakeOpenAI, Reply, Request, serving
@@ -159,9 +159,9 @@ def test_a_breaker_trips_after_failures_in_a_row_and_gives_up_after_its_patience
     breaker = Breaker(Patience(down=60))
     breaker.taken()
     for second in range(7):
-        breaker.failed(second)
+        breaker.failed(second, Outage())
     assert not breaker.is_tripped
-    breaker.failed(7)
+    breaker.failed(7, Outage())
     assert breaker.is_tripped
     assert breaker.down_for(59) is None
     assert breaker.down_for(60) == 60

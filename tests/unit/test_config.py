@@ -210,3 +210,18 @@ def test_an_endpoint_model_needs_no_backend_flag() -> None:
     spec = resolve(FileSpec(model="endpoint:m@http://127.0.0.1:1/v1", edition="pocket"))
 
     assert spec.backend == "endpoint"
+
+
+def test_one_patience_is_for_the_model_and_for_judges_without_their_own() -> None:
+    url = "http://127.0.0.1:1/v1"
+    file = FileSpec(
+        model=f"endpoint:m@{url}",
+        suite="mt_bench,arena_hard",
+        judges={"calm": {"kind": "llm", "model": "m", "url": url, "patience": 7}},
+        judge={"mt_bench": "calm", "arena_hard": f"endpoint:j@{url}"},
+    )
+    spec = resolve(overlaid(file, {"serve": {"patience": 600}}))
+
+    assert spec.serve.patience == 600
+    assert [spec.judges[suite][0].patience for suite in ("mt_bench", "arena_hard")] == [7, 600]
+    assert "patience" not in ServeSpec().model_dump()

@@ -156,3 +156,28 @@ def test_a_judge_that_waits_keeps_no_other_judge_from_its_tasks(store: RunStore)
     go(run, ToyBackend())
 
     assert len(held.judged) == len(quick.judged) == 8
+
+
+def test_a_judge_is_asked_with_as_many_calls_at_once_as_it_allows(store: RunStore) -> None:
+    judge = Slow()
+    judge.spec = judge.spec.model_copy(update={"concurrency": 400})
+
+    go(run_of(store, judge, count=400), ToyBackend(), concurrency=400)
+
+    assert judge.peak == 400
+
+
+class Slow(ToyJudge):
+    """Returns nothing before 400 tasks are there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._all_there = asyncio.Event()
+
+    async def judge(self, task: JudgeTask) -> Judgment:
+        self.peak += 1
+        if self.peak == 400:
+            self._all_there.set()
+        await asyncio.wait_for(self._all_there.wait(), 30)
+        return await super().judge(task)

@@ -7,8 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
-from harness.records import JudgeSpec, ModelRef, ScoreCard
+from harness.cli.run import what_is_missing
+from harness.records import JudgeSpec, ModelRef, Score, ScoreCard
 from harness.records.settings import RunSpec, SamplingOverride
 from harness.run.estimate import estimate
 from harness.run.execute import execute, opened
@@ -135,3 +137,29 @@ def test_fresh_asks_everything_again_and_keeps_the_old_rows_aside(tmp_path: Path
     assert len(backend.asked) == 20
     assert len(find_cards(tmp_path)) == 1
     assert len(list((tmp_path / "runs/toy-model/toy@toy-1").iterdir())) == 2
+
+
+def test_a_failure_that_would_repeat_is_not_promised_another_try() -> None:
+    def card(suite: str, unanswered: dict[str, JsonValue], unjudged: dict[str, JsonValue]) -> ScoreCard:
+        counts: dict[str, JsonValue] = {"unanswered": unanswered, "unjudged": unjudged}
+        return ScoreCard(
+            suite=suite,
+            suite_version="1",
+            model="m",
+            judge="j",
+            headline="x",
+            complete=False,
+            protocol={},
+            sampling={},
+            scores={"x": Score(value=None, n=0, unscored=9)},
+            counts=counts,
+            provenance={},
+        )
+
+    both = [card("a", {"context": 2}, {"timeout": 3}), card("b", {}, {"content_filter": 4, "context": 1, "http": 1})]
+
+    assert what_is_missing(both) == (
+        "too much unscored in a, b (see the notes); the same command asks 4 failed calls again (http 1, timeout 3); "
+        "7 would most likely fail again (content_filter 4, context 3), so change the judge or the settings first"
+    )
+    assert what_is_missing([card("a", {}, {})]) == "too much unscored in a (see the notes)"

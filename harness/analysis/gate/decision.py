@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from ...records import ScoreCard
-from ...stats.paired import ClusteredEstimate, benjamini_hochberg, holm, non_inferiority, required_repeats
+from ...stats.paired import (
+    ClusteredEstimate,
+    benjamini_hochberg,
+    detectable,
+    holm,
+    non_inferiority,
+    required_n,
+    required_repeats,
+)
 from ..comparison import Difference, judge_failures, unscored_share
 from .policy import (
     CheckFinding,
@@ -71,7 +79,7 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
     )
     if evidence is None or row is None:
         return missing
-    judged = non_inferiority(row.estimate(), check.margin, alpha=policy.alpha, power=policy.power, strict=policy.strict)
+    judged = non_inferiority(row.estimate(), check.margin, alpha=policy.alpha, strict=policy.strict)
     return missing.model_copy(
         update={
             "found": judged.answer,
@@ -79,7 +87,8 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
             "lower": judged.lower,
             "p_safe": judged.p_safe,
             "p_worse": judged.p_worse,
-            "needed": judged.needed,
+            "resolvable": detectable(row.se, alpha=policy.alpha, power=policy.power),
+            "needed": required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power),
             "repeats": _repeats(row, check, evidence, policy),
             "above_floor": _above_floor(check, row, evidence.candidate, policy),
         }
@@ -87,14 +96,12 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
 
 
 def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: GatePolicy) -> int | None:
-    within = evidence.within.get(row.metric)
-    if within is None:
+    noise = evidence.noise.get(row.metric)
+    if noise is None:
         return None
-    # the variance of one question's difference; what repeats cannot reduce is the rest
-    total = row.se**2 * row.n
-    return required_repeats(
-        max(0.0, total - within), within, row.n, row.value + check.margin, alpha=policy.alpha, power=policy.power
-    )
+    # the variance of one question's difference, without what the repeats of these runs have left of the judges' noise
+    between = max(0.0, row.se**2 * row.n - noise.included)
+    return required_repeats(between, noise.single, row.n, check.margin, alpha=policy.alpha, power=policy.power)
 
 
 def _above_floor(check: GateCheck, row: Difference, card: ScoreCard | None, policy: GatePolicy) -> bool | None:
@@ -234,13 +241,17 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
     bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence above {result.lower:+.2f}"
     if result.found == "safe":
         return f"{named(result)}: {bound}: no drop of {result.margin:g}"
-    if result.needed is None:
-        return (
-            f"{named(result)}: {bound}; the difference is at the margin of {result.margin:g}, so no number of "
-            "questions would decide"
-        )
+    return f"{named(result)}: {bound}; {_what_decides(result, result.difference.n)}"
+
+
+def _what_decides(result: CheckResult, questions: int) -> str:
+    """Return what this design can decide, and what would decide at the check's margin. An equal model is the yardstick:
+    the observed difference is too noisy to plan by."""
+    text = f"a drop of {result.margin:g} is not ruled out with {questions} questions"
+    if result.needed is None or result.resolvable is None or result.needed <= questions:
+        return text
     repeats = f", or {result.repeats} judgments of each question" if result.repeats else ""
     return (
-        f"{named(result)}: {bound}; a drop of {result.margin:g} is not ruled out with {result.difference.n} questions: "
-        f"about {result.needed} would decide{repeats}"
+        f"{text}: an equal model passes with them at a margin of {result.resolvable:.3g}, "
+        f"and at {result.margin:g} with about {result.needed}{repeats}"
     )

@@ -22,7 +22,7 @@ from ..comparison import compare, differing
 from ..finished_runs import Loaded, StoredRun, find_runs, refuse_different, run_rows, suite_of
 from .baselines import DEFAULT, baseline_folders
 from .decision import checks_of, judge_gate
-from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport
+from .policy import Evidence, GateCheck, GatePolicy, GateReport, JudgeNoise, SequentialReport
 from .power import PowerRow, power_rows
 from .sequential import NO_EARLY_STOP, Stop, replay, tier_sizes, watched
 
@@ -61,7 +61,7 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         if pair[0].folder is not None and pair[0].folder == pair[1].folder:
             raise ConfigError(f"{suite}: candidate and baseline are the same run, {pair[0].folder}")
         rows = run_rows(pair[0]), run_rows(pair[1])
-        evidence[suite] = suite_evidence(*rows, suite_of(pair[0].card, options.mirror), options)
+        evidence[suite] = suite_evidence(*rows, suite_of(pair[0].card, options.mirror, folder=pair[0].folder), options)
         if options.sequential:
             reports.append(replayed(*rows, checks, policy, options.seed))
     report = judge_gate(candidates[0].card.model, baselines[0].card.model, policy, evidence)
@@ -111,7 +111,7 @@ def suite_evidence(baseline: RunRows, candidate: RunRows, loaded: Loaded, option
         baseline=baseline.card,
         candidate=candidate.card,
         drifted=drift_of(baseline.card, candidate.card),
-        within=within_of(baseline, candidate),
+        noise=noise_of(baseline, candidate),
     )
 
 
@@ -127,13 +127,15 @@ def drift_of(baseline: ScoreCard, candidate: ScoreCard) -> str | None:
     return f"{baseline.suite}: the judge has moved since its anchors were recorded ({', '.join(sorted(moved))})"
 
 
-def within_of(baseline: RunRows, candidate: RunRows) -> Mapping[str, float]:
-    """Return metric -> variance between repeats of a question's difference, if both runs were judged repeatedly."""
-    baseline_variance, candidate_variance = judge_variance(baseline), judge_variance(candidate)
+def noise_of(baseline: RunRows, candidate: RunRows) -> Mapping[str, JudgeNoise]:
+    """Return metric -> the judges' part of a question's difference, if both runs were judged repeatedly."""
+    runs = [(judge_variance(run), len({row.repeat for row in run.judgments})) for run in (baseline, candidate)]
     return {
-        metric: value + candidate_variance[metric]
-        for metric, value in baseline_variance.items()
-        if metric in candidate_variance
+        metric: JudgeNoise(
+            single=sum(variances[metric] for variances, _ in runs),
+            included=sum(variances[metric] / repeats for variances, repeats in runs),
+        )
+        for metric in runs[0][0].keys() & runs[1][0].keys()
     }
 
 

@@ -106,10 +106,12 @@ class CheckResult(Record):
     """Of "the drop is the margin or more"."""
     p_worse: float | None = None
     """Of "the drop is no more than the margin", after Holm within the tier (advisory: Benjamini-Hochberg)."""
+    resolvable: float | None = None
+    """The smallest margin at which this design passes an equal model, with the policy's power."""
     needed: int | None = None
-    """Questions that would decide, if the true difference were the observed one."""
+    """Questions with which an equal model passes at this check's margin, with the policy's power."""
     repeats: int | None = None
-    """Judgments per question that would decide on these questions; None: unknown, or no number would."""
+    """Judgments per question that do the same on these questions; None: unknown, or no number does."""
     floor: float | None = None
     above_floor: bool | None = None
     """None: no floor, or not decided by this run."""
@@ -162,6 +164,15 @@ class GateReport(Record):
         return EXIT_CODES[self.outcome]
 
 
+class JudgeNoise(Record):
+    """The judges' part of the variance of one question's difference, in the metric's unit squared."""
+
+    single: float
+    """If each question is judged once."""
+    included: float
+    """With the repeats that these two runs have."""
+
+
 class Evidence(Record):
     """The gate's evidence on one suite."""
 
@@ -173,5 +184,5 @@ class Evidence(Record):
     """A sentence, if anchors show that the judge has moved."""
     steps: Mapping[str, Step] = {}
     """Metric -> state of its group-sequential test, if judging could stop early."""
-    within: Mapping[str, float] = {}
-    """Metric -> variance of the difference between repeats of one question's judgment, if there were repeats."""
+    noise: Mapping[str, JudgeNoise] = {}
+    """By metric, if both runs were judged repeatedly."""

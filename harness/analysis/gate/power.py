@@ -103,7 +103,7 @@ def power_rows(
         for pair in shared:
             for _ in range(trials):
                 estimate = pair.difference(pair.drawn(questions or len(pair.first.ids), times * margin, rng))
-                judged = non_inferiority(estimate, margin, alpha=policy.alpha, power=policy.power, strict=policy.strict)
+                judged = non_inferiority(estimate, margin, alpha=policy.alpha, strict=policy.strict)
                 outcomes[judged.answer] += 1
         total = outcomes.total()
         rows.append(

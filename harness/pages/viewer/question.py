@@ -76,7 +76,7 @@ class QuestionView:
 def question(run: Run, prompt_id: str, *, markdown: bool, draw: str = "") -> QuestionView | None:
     """Return the question, or None if the run lacks it. `draw`: index of the answer; an unknown one shows the first."""
     answers, judgments = read_question(run.folder, prompt_id)
-    texts = suite_texts(run.card)
+    texts = suite_texts(run.card).of_run(run.folder)
     prompt = texts.prompts.get(prompt_id)
     if not answers and not judgments:
         return None
@@ -185,7 +185,7 @@ def whole_text(run: Run, prompt_id: str, part: str) -> str | None:
         return None
     at = [int(number) for number in numbers]
     answers, judgments = read_question(run.folder, prompt_id)
-    texts = suite_texts(run.card)
+    texts = suite_texts(run.card).of_run(run.folder)
     prompt = texts.prompts.get(prompt_id)
     if kind == "reply" and len(at) == 2:
         return _at([row.reply or "" for row in judgments if row.index == at[0]], at[1])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 
 from ...records import Answer, JudgeTask, Prompt, ScoreCard
 from ...records.errors import HarnessError
 from ...records.protocols import Suite, SuiteOptions, installed, load_plugin
+from ...run.plan import with_baseline_of
 from ...store.official import cached_path, files_of
 
 
@@ -20,6 +22,10 @@ class SuiteTexts:
     suite: Suite | None = None
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
     note: str | None = None
+
+    def of_run(self, folder: Path) -> SuiteTexts:
+        """Return the texts with the baseline of an imported run that has one of its own."""
+        return self if self.suite is None else replace(self, suite=with_baseline_of(self.suite, folder))
 
     def tasks(self, prompt_id: str, answer: Answer) -> Sequence[JudgeTask]:
         """Return the judge tasks of an answer, which contain the baseline's answer."""

@@ -33,7 +33,13 @@ ALPACA_EVAL = Facts(
     official_judges=("gpt-4-1106-preview",),
     recorded=(RecordedJudgments("alpaca_eval", "harness.suites.alpaca_eval.recorded:load"),),
     formats=(
-        FileFormat(name="alpaca_eval", score=f"{FILES}:cards", read=f"{FILES}:read_rows", export=f"{FILES}:export"),
+        FileFormat(
+            name="alpaca_eval",
+            score=f"{FILES}:cards",
+            read=f"{FILES}:read_rows",
+            export=f"{FILES}:export",
+            names=f"{FILES}:content_of",
+        ),
     ),
     files=(
         OfficialFile(

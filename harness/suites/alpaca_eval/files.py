@@ -17,6 +17,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import JsonValue
@@ -25,19 +26,32 @@ from ...records import Answer, Failure, Judgment, Preference, Prompt, Score, Sco
 from ...records.errors import ConfigError
 from ...records.protocols import SuiteData
 from ...stats.length_control import LengthRows, control_length
-from ..exchange import FinishedRun, Imported, ImportRequest, Line, answer_of, check_questions, only, sha_of
-from ..files import FileResult, ScoreOptions, SourceFile, card_of, read_files
+from ..exchange import (
+    FinishedRun,
+    FirstRows,
+    Imported,
+    ImportRequest,
+    Line,
+    TextIndex,
+    answer_of,
+    check_questions,
+    only,
+    respelled_note,
+    sha_of,
+)
+from ..files import FileResult, ScoreOptions, SourceFile, card_of, latest, stream_files
 from .rows import (
+    COMPLETIONS,
     Annotation,
     Editions,
     InstructionSet,
     Row,
+    editions_of,
     is_annotation,
     is_logprobs,
     load_editions,
     read_annotation,
     read_logprobs,
-    stored_preference,
 )
 from .scores import JudgedAnswers, ScoreRules, reference_score, score_judged
 
@@ -47,13 +61,13 @@ REFERENCE_MIN = 0.0
 
 def score_ours(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
     """Count each instruction once, difficulty by instruction; add the reference's rate if rows are missing or moved."""
-    last = {row.instruction: row for row in rows}
+    last = current_rows(rows)
     prompts = known.prompts
-    by_id = {known.ids[text]: row for text, row in last.items()}
+    by_id = {known.ids[row.instruction]: row for row in last}
     rules = ScoreRules(seed=options.seed, order=options.fold_order, intervals=options.intervals)
     suite_scores = _score(prompts, by_id, known, rules, believed=False)
     notes = [*suite_scores.notes, *_row_notes(len(last), len(rows) - len(last), known)]
-    conflicts = sum(row.conflict for row in last.values())
+    conflicts = sum(row.conflict for row in last)
     if conflicts:
         notes.append(f"{conflicts} unscored: the stored preference is not what the judge's log-probabilities say")
     scores = dict(suite_scores.scores)
@@ -67,6 +81,11 @@ def score_ours(rows: Sequence[Annotation], known: InstructionSet, options: Score
                 "lc_win_rate_reference by row position, as the reference does"
             )
     return suite_scores.model_copy(update={"scores": scores, "notes": tuple(notes)})
+
+
+def current_rows(rows: Iterable[Annotation]) -> list[Annotation]:
+    """Return one row per instruction, the last; raise ConfigError if two files' preferences differ by our rules."""
+    return latest(rows, lambda row: row.instruction, lambda row: row.verdict)
 
 
 def score_strictly(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
@@ -110,10 +129,10 @@ def against_itself(win_rate: Score) -> dict[str, Score]:
 def _score(
     prompts: Sequence[Prompt], by_id: dict[str, Annotation], known: InstructionSet, rules: ScoreRules, *, believed: bool
 ) -> SuiteScores:
-    verdicts = {key: row.stored for key, row in by_id.items() if believed or not row.conflict}
+    verdicts = {key: row.stored if believed else row.verdict for key, row in by_id.items()}
     judged = JudgedAnswers(
-        lengths={key: [len(row.output_2)] for key, row in by_id.items() if row.output_2 is not None},
-        baseline_lengths={key: len(row.output_1) for key, row in by_id.items() if row.output_1 is not None},
+        lengths={key: [row.length_2] for key, row in by_id.items() if row.length_2 is not None},
+        baseline_lengths={key: row.length_1 for key, row in by_id.items() if row.length_1 is not None},
         preferences={prompt.id: [] if (value := verdicts.get(prompt.id)) is None else [value] for prompt in prompts},
     )
     data = SuiteData(
@@ -126,10 +145,10 @@ def _reference_rate(
     rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions, win_rate: Score
 ) -> Score | None:
     """Return the reference's length-controlled rate (rows as stored, difficulty by position); None if it has none."""
-    texts = [(row.output_1, row.output_2) for row in rows]
+    lengths = [(row.length_1, row.length_2) for row in rows]
     if win_rate.value is None or len(rows) > len(known.ids):
         return None
-    differences = [len(first) - len(second) for first, second in texts if first is not None and second is not None]
+    differences = [first - second for first, second in lengths if first is not None and second is not None]
     if len(differences) < len(rows):
         return None
     table = LengthRows(
@@ -167,31 +186,52 @@ class AlpacaGroup:
     files: dict[str, None] = field(default_factory=dict)
 
 
+class GroupKey(NamedTuple):
+    """What the rows of a card have in common."""
+
+    model: str
+    judge: str
+    baseline: str
+
+
 def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]:
     """Return one card per model, annotator and baseline; raise ConfigError if no row is a judgment."""
     editions = load_editions(options.mirror)
-    instructions = list(editions.official.ids) if editions.official else []
-    groups: dict[tuple[str, str, str], AlpacaGroup] = defaultdict(AlpacaGroup)
-    names = []
-    for file in files:
-        names.append(file.name)
-        for row in file.rows:
-            baseline = str(row.get("generator_1") or "unknown")
-            if is_annotation(row):
-                read: Annotation | None = read_annotation(row)
-                key = (_model(row, file.name), str(row.get("annotator") or "unknown"), baseline)
-            elif is_logprobs(row):
-                read, key = read_logprobs(row, instructions), (str(row["model"]), "unknown", baseline)
-            else:
-                continue
-            if read is not None:
-                groups[key].rows.append(read)
-                groups[key].files[file.name] = None
+    first_rows = FirstRows(files)
+    groups = read_groups(first_rows, editions)
     if not groups:
         missing = f" ({editions.missing})" if editions.missing else ""
-        raise ConfigError(f"no AlpacaEval annotation in {', '.join(names)}{missing}")
-    lengths = _answer_lengths(options)
-    return [_card(*key, group, editions, options, lengths) for key, group in groups.items()]
+        raise ConfigError(f"no AlpacaEval annotation in {first_rows.described('alpaca_eval')}{missing}")
+    lengths = _answer_lengths(stream_files(options.answers))
+    return [_card(key, group, editions, options, lengths) for key, group in groups.items()]
+
+
+def read_groups(files: Iterable[SourceFile], editions: Editions) -> dict[GroupKey, AlpacaGroup]:
+    """Return the files' annotations, for `harness score` and `harness import` alike."""
+    instructions = list(editions.official.ids) if editions.official else []
+    groups: dict[GroupKey, AlpacaGroup] = defaultdict(AlpacaGroup)
+    for file in files:
+        for row in file.rows:
+            key = group_key(row, file.name)
+            if key is None:
+                continue
+            if is_annotation(row):
+                text = editions.text_of(str(row["instruction"]))
+                annotation: Annotation | None = read_annotation(row, text, file=file.location)
+            else:
+                annotation = read_logprobs(row, instructions, file=file.location)
+            if annotation is not None:
+                groups[key].rows.append(annotation)
+                groups[key].files[file.name] = None
+    return groups
+
+
+def group_key(row: Row, file: str) -> GroupKey | None:
+    """Return whose annotation a row is; None if it is none."""
+    baseline = str(row.get("generator_1") or "unknown")
+    if is_annotation(row):
+        return GroupKey(_model(row, file), str(row.get("annotator") or "unknown"), baseline)
+    return GroupKey(str(row["model"]), "unknown", baseline) if is_logprobs(row) else None
 
 
 def _model(row: Row, file: str) -> str:
@@ -201,41 +241,44 @@ def _model(row: Row, file: str) -> str:
 
 
 def _card(
-    model: str,
-    judge: str,
-    baseline: str,
-    group: AlpacaGroup,
-    editions: Editions,
-    options: ScoreOptions,
-    lengths: Mapping[str, list[int]],
+    key: GroupKey, group: AlpacaGroup, editions: Editions, options: ScoreOptions, lengths: Mapping[str, list[int]]
 ) -> ScoreCard:
     known = editions.of({row.instruction: row.category for row in group.rows})
-    strict = options.strict_reference
-    suite_scores = score_strictly(group.rows, known, options) if strict else score_ours(group.rows, known, options)
-    scores, notes = dict(suite_scores.scores), [*suite_scores.notes]
-    if all(row.output_2 is None for row in group.rows):
-        notes.append("the files hold no answers, so there is no length to control for")
-    if editions.missing and scores["lc_win_rate"].value is None:
-        notes.append(editions.missing)
-    if model == baseline:
-        scores |= against_itself(scores["win_rate"])
-        notes.append("the model is the baseline itself: its length-controlled win rate is 50 by definition")
-    scores |= _answer_length(model, lengths, scores["avg_length"])
-    protocol: dict[str, JsonValue] = {"baseline": baseline, "fold_order": options.fold_order}
+    protocol: dict[str, JsonValue] = {"baseline": key.baseline, "fold_order": options.fold_order}
     return card_of(
         FileResult(
             suite="alpaca_eval",
             suite_version=known.version,
-            model=model,
-            judge=judge,
+            model=key.model,
+            judge=key.judge,
             headline="lc_win_rate",
-            suite_scores=suite_scores.model_copy(update={"scores": scores, "notes": tuple(notes)}),
-            protocol=protocol | {"rules": STRICT_RULES if strict else RULES},
+            suite_scores=score_group(key, group, editions, options, lengths),
+            protocol=protocol | {"rules": STRICT_RULES if options.strict_reference else RULES},
             files=tuple(group.files),
             counts={"rows": len(group.rows), **_derived(group.rows)},
             seed=options.seed,
         )
     )
+
+
+def score_group(
+    key: GroupKey, group: AlpacaGroup, editions: Editions, options: ScoreOptions, lengths: Mapping[str, list[int]]
+) -> SuiteScores:
+    """Return the scores of a group. `lengths`: generator -> characters of all its answers, judged or not."""
+    known = editions.of({row.instruction: row.category for row in group.rows})
+    score = score_strictly if options.strict_reference else score_ours
+    suite_scores = score(group.rows, known, options)
+    scores, notes = dict(suite_scores.scores), [*suite_scores.notes]
+    if all(row.length_2 is None for row in group.rows):
+        notes.append("the files hold no answers, so there is no length to control for")
+    if editions.missing and scores["lc_win_rate"].value is None:
+        notes.append(editions.missing)
+    if key.model == key.baseline:
+        scores |= against_itself(scores["win_rate"])
+        notes.append("the model is the baseline itself: its length-controlled win rate is 50 by definition")
+    notes += respelled_note(len({row.instruction for row in group.rows if row.respelled}), "instructions")
+    scores |= _answer_length(key.model, lengths, scores["avg_length"])
+    return suite_scores.model_copy(update={"scores": scores, "notes": tuple(notes)})
 
 
 def _derived(rows: Iterable[Annotation]) -> dict[str, JsonValue]:
@@ -245,10 +288,10 @@ def _derived(rows: Iterable[Annotation]) -> dict[str, JsonValue]:
     return {"derived_again": len(gaps), "largest_difference": max(gaps)} if gaps else {}
 
 
-def _answer_lengths(options: ScoreOptions) -> dict[str, list[int]]:
+def _answer_lengths(files: Iterable[SourceFile]) -> dict[str, list[int]]:
     """Return generator -> lengths of its answers in characters, from model_outputs.json."""
     lengths: dict[str, list[int]] = defaultdict(list)
-    for file in read_files(options.answers):
+    for file in files:
         for row in file.rows:
             output = row.get("output")
             if isinstance(output, str):
@@ -348,7 +391,7 @@ def _verdict(judgments: list[Judgment]) -> Line:
         "preference": 1 + sum(values) / len(values) if values else None,
         "price_per_example": sum(costs) if costs else None,
         "time_per_example": sum(row.seconds for row in judgments) if judgments else None,
-        "raw_completion": _raw(judgments[0]) if judgments else None,
+        COMPLETIONS[0]: _raw(judgments[0]) if judgments else None,
     }
 
 
@@ -380,36 +423,77 @@ def _leaderboard(run: FinishedRun) -> str:
 
 def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
     """Return answers of `model_outputs.json`, or answers with preferences of `annotations.json`, by instruction."""
+    texts = TextIndex(prompt.turns[0] for prompt in request.prompts)
     ids = {prompt.turns[0]: prompt.id for prompt in request.prompts}
-    rows = [row for file in files for row in file.rows if isinstance(row.get("instruction"), str)]
-    outputs = [row for row in rows if isinstance(row.get("output"), str)]
-    annotations = [row for row in rows if isinstance(row.get("output_2"), str)]
-    named = [str(row["generator"]) for row in outputs if "generator" in row]
-    named += [str(row.get("generator_2")) for row in annotations]
-    model = only("model", named, request.model)
-    judge = only("judge", (str(row.get("annotator", "unknown")) for row in annotations), request.judge)
+    editions = editions_of(request.prompts, request.mirror)
+    groups = read_groups(files, editions)
+    outputs = [row for file in files for row in file.rows if _is_output(row)]
+    named = {str(row["generator"]) for row in outputs if "generator" in row}
+    model = only("model", named | {key.model for key in groups}, request.model)
+    judge = only("judge", (key.judge for key in groups if key.model == model), request.judge)
+    keys = [key for key in groups if (key.model, key.judge) == (model, judge)]
+    baseline = only("baseline", (key.baseline for key in keys), request.baseline)
+    key = GroupKey(model, judge, baseline)
     outputs = [row for row in outputs if row.get("generator", model) == model]
-    annotations = [row for row in annotations if row.get("generator_2") == model]
-    annotations = [row for row in annotations if str(row.get("annotator", "unknown")) == judge]
-    instructions = [str(row["instruction"]) for row in (*outputs, *annotations)]
+    rows = [row for file in files for row in file.rows if group_key(row, file.name) == key and is_annotation(row)]
+    instructions = [texts.find(text) or text for text in (str(row["instruction"]) for row in (*outputs, *rows))]
     check_questions((ids.get(text, text) for text in instructions), request.prompts)
-    texts = {ids[str(row["instruction"])]: str(row.get("output", row.get("output_2"))) for row in outputs + annotations}
-    answers = {prompt_id: answer_of(prompt_id, request.model, [text]) for prompt_id, text in texts.items()}
-    last = {ids[str(row["instruction"])]: row for row in annotations}
-    judgments = tuple(_preference(prompt_id, row, request, judge, answers) for prompt_id, row in last.items())
-    baselines = {str(row.get("generator_1")) for row in annotations}
-    return Imported(answers, judgments, baselines.pop() if len(baselines) == 1 else None)
+    prompt_ids = [ids[text] for text in instructions]
+    answered = dict(
+        zip(prompt_ids, [*(row["output"] for row in outputs), *(row["output_2"] for row in rows)], strict=True)
+    )
+    compared = dict(zip(prompt_ids[len(outputs) :], (row.get("output_1") for row in rows), strict=True))
+    answers = {
+        prompt_id: answer_of(prompt_id, request.model, [text])
+        for prompt_id, text in answered.items()
+        if isinstance(text, str)
+    }
+    group = groups.get(key)
+    if group is None:
+        return Imported(answers, ())
+    judgments = tuple(
+        _preference(ids.get(row.instruction, row.instruction), row, request, key, answers)
+        for row in current_rows(group.rows)
+    )
+    check_questions((row.prompt_id for row in judgments), request.prompts)
+    options = ScoreOptions(mirror=request.mirror)
+    is_known = not editions.of({row.instruction: row.category for row in group.rows}).version.startswith("files")
+    return Imported(
+        answers,
+        judgments,
+        baseline,
+        baseline_answers={
+            prompt_id: answer_of(prompt_id, baseline, [text])
+            for prompt_id, text in compared.items()
+            if isinstance(text, str)
+        },
+        scores=score_group(key, group, editions, options, _answer_lengths(files)) if is_known else None,
+    )
 
 
-def _preference(prompt_id: str, row: Row, request: ImportRequest, judge: str, answers: dict[str, Answer]) -> Judgment:
-    value = stored_preference(row.get("preference"))
+def content_of(row: Row) -> str:
+    """Return what a row of AlpacaEval's files is; empty for any other row."""
+    if group_key(row, "") is not None:
+        return "AlpacaEval annotations"
+    return "AlpacaEval answers without judgments" if _is_output(row) else ""
+
+
+def _is_output(row: Row) -> bool:
+    return isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str)
+
+
+def _preference(
+    prompt_id: str, row: Annotation, request: ImportRequest, key: GroupKey, answers: dict[str, Answer]
+) -> Judgment:
+    conflict = Failure(reason="conflict", message="the stored preference is not what the log-probabilities say")
+    missing = conflict if row.conflict else Failure(reason="parse", message="the file has no preference")
     return Judgment(
         prompt_id=prompt_id,
         model=request.model,
-        baseline=str(row.get("generator_1")),
-        judge=judge,
+        baseline=key.baseline,
+        judge=key.judge,
         template_sha="unknown",
         answer_sha=sha_of(answers, prompt_id),
-        verdict=None if value is None else Preference(value=value),
-        error=Failure(reason="parse", message="the file has no preference") if value is None else None,
+        verdict=None if row.verdict is None else Preference(value=row.verdict),
+        error=missing if row.verdict is None else None,
     )

@@ -44,12 +44,12 @@ def _comparisons(folder: DataFolder, prompts: Mapping[str, Prompt]) -> tuple[Rec
     for file in folder.matching(f"{SUITE}/annotations/*.json*"):
         model = file.name.removesuffix(".json")
         for row in file.rows:
-            annotation = read_annotation(row)
+            annotation, texts = read_annotation(row), (row.get("output_1"), row.get("output_2"))
             prompt = prompts.get(annotation.instruction)
-            if prompt is None or annotation.output_1 is None or annotation.output_2 is None:
+            if prompt is None or not isinstance(texts[0], str) or not isinstance(texts[1], str):
                 continue
-            candidate = stored_answer(model, prompt.id, annotation.output_2)
-            baseline = stored_answer(_baseline_name(row), prompt.id, annotation.output_1)
+            candidate = stored_answer(model, prompt.id, texts[1])
+            baseline = stored_answer(_baseline_name(row), prompt.id, texts[0])
             comparisons.append(
                 RecordedComparison(
                     id=f"{SUITE}/{prompt.id}/{model}",

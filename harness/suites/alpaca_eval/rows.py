@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
+from sys import intern
 
 from pydantic import JsonValue
 
@@ -15,27 +16,31 @@ from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteOptions
 from .. import pocket
 from ..editions import official_files
+from ..exchange import TextIndex
 from ..files import number
 from .suite import read_gamed, shown_order
 
 Row = Mapping[str, JsonValue]
 LETTERS = ("m", "M")
 """The judge's possible replies: m is the answer shown first."""
+COMPLETIONS = ("preference_raw_completion", "raw_completion")
+"""Keys of the judge's completion: of alpaca_eval 0.6.6 (base.py completion_column), and of earlier versions."""
 TIE = 0.5
 AGREES = 1e-6
 """Largest difference between a stored preference and its log-probabilities; files contain ten decimals."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Annotation:
-    """One instruction's judgment. Texts are None in files that contain log-probabilities only."""
+    """What scoring needs of one instruction's judgment. Lengths are None in files with log-probabilities only."""
 
     instruction: str
+    """As in the benchmark, if it is one of its instructions."""
     category: str
-    output_1: str | None
-    """The baseline's answer."""
-    output_2: str | None
-    """The candidate's."""
+    length_1: int | None
+    """Characters of the baseline's answer."""
+    length_2: int | None
+    """Characters of the candidate's."""
     stored: float | None
     """Probability that the candidate wins, as stored; None: no verdict."""
     derived: float | None
@@ -44,6 +49,9 @@ class Annotation:
     """A stored number that is not a preference, on the same scale (a failed row's -1 is -2).
 
     The reference's length-controlled fit includes it."""
+    file: str = ""
+    respelled: bool = False
+    """The file's instruction differs from the benchmark's in white space or Unicode form."""
 
     @property
     def conflict(self) -> bool:
@@ -51,9 +59,14 @@ class Annotation:
         both = self.stored is not None and self.derived is not None
         return both and abs((self.stored or 0.0) - (self.derived or 0.0)) > AGREES
 
+    @property
+    def verdict(self) -> float | None:
+        """Return the preference by our rules: none if the judge's log-probabilities say otherwise."""
+        return None if self.conflict else self.stored
+
 
 def is_annotation(row: Row) -> bool:
-    judged = "preference" in row or "raw_completion" in row
+    judged = "preference" in row or any(key in row for key in COMPLETIONS)
     return judged and "output_2" in row and isinstance(row.get("instruction"), str)
 
 
@@ -61,25 +74,29 @@ def is_logprobs(row: Row) -> bool:
     return "preference" in row and "top" in row and isinstance(row.get("instruction_id"), int) and "model" in row
 
 
-def read_annotation(row: Row) -> Annotation:
+def read_annotation(row: Row, instruction: str | None = None, *, file: str = "") -> Annotation:
     """Return a row of annotations.json; unknown keys are ignored.
 
-    A row without the key `preference` takes the preference of its log-probabilities; null means no verdict.
+    `instruction`: the benchmark's own text of the row's. A row without the key `preference` takes the preference of its
+    log-probabilities; null means no verdict.
     """
-    instruction = str(row["instruction"])
-    raw, derived = number(row.get("preference")), derived_preference(_top_of(row.get("raw_completion")), instruction)
+    asked = str(row["instruction"])  # the order of the answers was drawn from the text that was asked
+    completion = next((row[key] for key in COMPLETIONS if key in row), None)
+    raw, derived = number(row.get("preference")), derived_preference(_top_of(completion), asked)
     return Annotation(
-        instruction=instruction,
-        category=str(row.get("dataset") or "none"),
-        output_1=_text(row.get("output_1")),
-        output_2=_text(row.get("output_2")),
+        instruction=instruction or asked,
+        category=intern(str(row.get("dataset") or "none")),
+        length_1=_length(row.get("output_1")),
+        length_2=_length(row.get("output_2")),
         stored=stored_preference(raw) if "preference" in row else derived,
         derived=derived,
         outside=_outside(raw),
+        file=file,
+        respelled=instruction not in (None, asked),
     )
 
 
-def read_logprobs(row: Row, instructions: Sequence[str]) -> Annotation | None:
+def read_logprobs(row: Row, instructions: Sequence[str], *, file: str = "") -> Annotation | None:
     """Return a row of model, instruction_id, top ([token, logprob] pairs) and preference; None for an unknown id."""
     index, top = row["instruction_id"], row.get("top")
     if not isinstance(index, int) or not 0 <= index < len(instructions):
@@ -88,10 +105,11 @@ def read_logprobs(row: Row, instructions: Sequence[str]) -> Annotation | None:
     return Annotation(
         instruction=instructions[index],
         category="none",
-        output_1=None,
-        output_2=None,
+        length_1=None,
+        length_2=None,
         stored=stored_preference(row.get("preference")),
         derived=None if row.get("same_output") else derived_preference(_pairs(pairs), instructions[index]),
+        file=file,
     )
 
 
@@ -136,8 +154,8 @@ def _order(instruction: str) -> Order:
     return shown_order(instruction)
 
 
-def _text(value: JsonValue) -> str | None:
-    return value if isinstance(value, str) else None
+def _length(value: JsonValue) -> int | None:
+    return len(value) if isinstance(value, str) else None
 
 
 def _top_of(raw: JsonValue) -> dict[str, float]:
@@ -183,6 +201,10 @@ class InstructionSet:
             Prompt(id=key, turns=(text,), category=self.categories.get(text, "none")) for text, key in self.ids.items()
         )
 
+    @cached_property
+    def texts(self) -> TextIndex:
+        return TextIndex(self.ids)
+
 
 def official_set(mirror: str | None) -> InstructionSet:
     """Return the 805 instructions; raise DataError or ConfigError if the pinned files are unavailable."""
@@ -198,6 +220,7 @@ def official_set(mirror: str | None) -> InstructionSet:
     )
 
 
+@cache
 def pocket_set() -> InstructionSet:
     """Return the pocket edition's instructions, from the package."""
     data = pocket.load("alpaca_eval")
@@ -239,6 +262,19 @@ class Editions:
             if all(text in candidate.ids for text in categories):
                 return candidate
         return other_set(categories, self.official)
+
+    def text_of(self, instruction: str) -> str:
+        """Return the benchmark's own text of an instruction; the instruction itself if no edition has it."""
+        for known in (self.official, None):
+            if (text := (known or pocket_set()).texts.find(instruction)) is not None:
+                return text
+        return instruction
+
+
+def editions_of(prompts: Sequence[Prompt], mirror: str | None) -> Editions:
+    """Return the editions for rows about these prompts; those of the package need no pinned file."""
+    of_package = all(prompt.turns[0] in pocket_set().ids for prompt in prompts)
+    return Editions(None) if of_package else load_editions(mirror)
 
 
 def load_editions(mirror: str | None) -> Editions:

@@ -12,6 +12,8 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
@@ -24,6 +26,7 @@ from ...records.protocols import Refits, RunRows, SuiteData, SuiteOptions
 from ...store.official import sha256_of
 from ...store.provenance import install_command
 from ..editions import load_edition, official_files, only_template, pinned, template_shas
+from ..exchange import same_baseline
 from .facts import ALPACA_EVAL
 from .scores import ScoreRules, paired_length_control, score_preferences
 
@@ -93,6 +96,15 @@ class AlpacaEval:
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
         return score_preferences(self._data, prompts, answers, judgments, ScoreRules(seed=self._seed))
+
+    def against(self, answers: Mapping[str, Answer]) -> AlpacaEval:
+        """Return the suite with another baseline's answers; lengths are then controlled for against these."""
+        if not answers or same_baseline(self._data.baseline, answers):
+            return self
+        suite = copy(self)
+        name = next(iter(answers.values())).model
+        suite._data = replace(self._data, baseline_name=name, baseline=dict(answers))
+        return suite
 
     def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, second: RunRows) -> Refits | None:
         """Return the refitted length-controlled win rates of two models for a comparison."""

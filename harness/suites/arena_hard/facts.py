@@ -9,7 +9,13 @@ from ...records.facts import DefaultCheck, Facts, FileFormat, Metric, OfficialFi
 V01_REPOSITORY = "lmarena/arena-hard-auto/efc012e192b88024a5203f5a28ec8fc0342946df"
 V2_REPOSITORY = "lmarena/arena-hard-auto/196f6b826783b3da7310e361a805fa36f0be83f3"
 FILES = "harness.suites.arena_hard.files"
-FORMAT = FileFormat("arena_hard", score=f"{FILES}:cards", read=f"{FILES}:read_rows", first_draw_only=True)
+FORMAT = FileFormat(
+    "arena_hard",
+    score=f"{FILES}:cards",
+    read=f"{FILES}:read_rows",
+    names=f"{FILES}:content_of",
+    first_draw_only=True,
+)
 GATE = (DefaultCheck(6.5),)
 METRICS = (
     Metric("arena_hard", "percent", "win rate against the baseline"),

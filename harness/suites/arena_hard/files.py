@@ -33,6 +33,7 @@ from ...records.errors import ConfigError
 from ...store.official import ensure, is_available_offline
 from ..exchange import (
     FinishedRun,
+    FirstRows,
     Imported,
     ImportRequest,
     Line,
@@ -45,7 +46,7 @@ from ..exchange import (
     slug,
     user_prompt_of,
 )
-from ..files import FAILED_CALL, FileResult, ScoreOptions, SourceFile, card_of, read_files
+from ..files import FAILED_CALL, FileResult, ScoreOptions, SourceFile, card_of, latest, read_files, stream_files
 from .file_scores import (
     BASELINES,
     ArenaGroup,
@@ -58,7 +59,18 @@ from .file_scores import (
     v01_reference,
     v2_reference,
 )
-from .rows import V01_CATEGORY, Answers, ArenaQuestion, Game, is_judgment, label_of, read_answers, read_questions
+from .rows import (
+    V01_CATEGORY,
+    Answers,
+    ArenaQuestion,
+    CollectedAnswers,
+    Game,
+    Row,
+    is_judgment,
+    label_of,
+    read_answers,
+    read_questions,
+)
 from .suite import ORDERS
 
 OFFICIAL_IDS = {
@@ -70,43 +82,69 @@ OFFICIAL_IDS = {
 
 def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]:
     """Return one card per model and judge; raise ConfigError for files without Arena-Hard judgments or answers."""
-    sources = list(files)
-    answers = read_answers([*read_files(options.answers), *sources])
-    groups = _grouped(sources, answers, options)
+    collected, answered = CollectedAnswers(), dict[str, None]()
+    for file in stream_files(options.answers):
+        for row in file.rows:
+            collected.add_row(row, file.name)
+
+    def other_row(row: Row, file: str) -> None:
+        collected.add_row(row, file)
+        answered[str(row.get("model_id", row.get("model")))] = None
+
+    first_rows = FirstRows(files)
+    questions = list(read_questions(first_rows, strict=options.strict_reference, other_row=other_row))
+    answers = collected.by_model()
+    groups = _grouped(questions, answers, options)
+    judged = {group.model for group in groups}
+    alone = [model for model in answered if model in answers and model not in judged]
+    groups += [ArenaGroup(model, "none", "v0.1", None, ()) for model in alone]
     if not groups:
-        raise ConfigError("no Arena-Hard judgment (a row with games) and no answer in these files")
+        described = first_rows.described("arena_hard")
+        raise ConfigError(f"no Arena-Hard judgment (a row with games) and no answer in {described}")
     suite_scores = score_groups(groups, answers, options)
     return [_card(group, scores, options) for group, scores in zip(groups, suite_scores, strict=True)]
 
 
-def read_groups(sources: Sequence[SourceFile], answers: Answers, options: ScoreOptions) -> list[ArenaGroup]:
+def read_groups(files: Iterable[SourceFile], answers: Answers, options: ScoreOptions) -> list[ArenaGroup]:
     """Return the files' judgments by model and judge, in order of first appearance.
 
     Of several rows of one question the last counts; with --strict-reference all count, as in the reference.
     """
+    return _grouped(read_questions(files, strict=options.strict_reference), answers, options)
+
+
+def _grouped(questions: Iterable[ArenaQuestion], answers: Answers, options: ScoreOptions) -> list[ArenaGroup]:
     rows: dict[tuple[str, str, str | None, str], list[ArenaQuestion]] = {}
-    for question in read_questions(sources, strict=options.strict_reference):
+    for question in questions:
         suite = "arena_hard" if question.category == V01_CATEGORY else "arena_hard_v2"
         baseline = question.baseline if suite == "arena_hard" else None  # v2.0 has one baseline per category
         kept = question if options.strict_reference else _without_broken_answers(question, answers, options)
         rows.setdefault((question.model, question.judge, baseline, suite), []).append(kept)
     groups = []
-    for (model, judge, baseline, _), questions in rows.items():
-        latest = {question.id: question for question in questions}
-        kept_rows = questions if options.strict_reference else list(latest.values())
-        duplicates = len(questions) - len(latest)
-        groups.append(ArenaGroup(model, judge, kept_rows[0].version, baseline, tuple(kept_rows), duplicates))
+    for (model, judge, baseline, _), group_rows in rows.items():
+        for name, part in _by_baseline(group_rows, baseline):
+            last = part if options.strict_reference else latest(part, _id, lambda question: question.verdict)
+            duplicates = len(part) - len({question.id for question in part})
+            groups.append(ArenaGroup(model, judge, last[0].version, name, tuple(last), duplicates))
     return groups
 
 
-def _grouped(sources: Sequence[SourceFile], answers: Answers, options: ScoreOptions) -> list[ArenaGroup]:
-    """Return the judged models, then those with only answers in the files."""
-    groups = read_groups(sources, answers, options)
-    judged = {group.model for group in groups}
-    rest = [row for source in sources for row in source.rows if not is_judgment(row)]
-    named = dict.fromkeys(str(row.get("model_id", row.get("model"))) for row in rest)
-    alone = [model for model in named if model in answers and model not in judged]
-    return groups + [ArenaGroup(model, "none", "v0.1", None, ()) for model in alone]
+def _id(question: ArenaQuestion) -> str:
+    return question.id
+
+
+def _by_baseline(questions: list[ArenaQuestion], baseline: str | None) -> list[tuple[str | None, list[ArenaQuestion]]]:
+    """Return the questions by baseline if a category was judged against several; else all of them."""
+    names: dict[str, set[str | None]] = {}
+    for question in questions:
+        names.setdefault(question.category, set()).add(question.baseline)
+    if all(len(category_names) == 1 for category_names in names.values()):
+        return [(baseline, questions)]
+    parts: dict[str | None, list[ArenaQuestion]] = {}
+    for question in questions:
+        official = question.baseline in (None, BASELINES.get(question.category))
+        parts.setdefault(None if official else question.baseline, []).append(question)
+    return list(parts.items())
 
 
 def _without_broken_answers(question: ArenaQuestion, answers: Answers, options: ScoreOptions) -> ArenaQuestion:
@@ -214,7 +252,7 @@ def _card(group: ArenaGroup, suite_scores: SuiteScores, options: ScoreOptions) -
     named_baseline = group.baseline or options.baseline or "not stated in the files"
     protocol: dict[str, JsonValue] = {
         "format": f"arena_hard {group.version}",
-        "baseline": named_baseline if group.suite == "arena_hard" else "one a category",
+        "baseline": named_baseline if group.suite == "arena_hard" else own_baselines(group) or "one a category",
         "questions": "official" if official else digest(sorted({question.id for question in questions}))[:12],
         "rules": "strict reference" if options.strict_reference else "harness",
     }
@@ -243,6 +281,13 @@ def _card(group: ArenaGroup, suite_scores: SuiteScores, options: ScoreOptions) -
             seed=options.seed,
         )
     )
+
+
+def own_baselines(group: ArenaGroup) -> dict[str, JsonValue]:
+    """Return category -> baseline of a v2.0 group; empty if they are the official ones, or not stated."""
+    names = {question.category: question.baseline for question in group.questions if question.baseline is not None}
+    official = all(name == BASELINES.get(category, name) for category, name in names.items())
+    return {} if official else dict(sorted(names.items()))
 
 
 def _is_official(group: ArenaGroup, mirror: str | None) -> bool:
@@ -339,7 +384,7 @@ def _judgment(card: ScoreCard, prompt: Prompt, games: Games) -> Line:
 def _game(task: JudgeTask, judgments: list[Judgment]) -> Line:
     last = judgments[-1] if judgments else None
     return {
-        "user_prompt": user_prompt_of(task),
+        "user_prompt": user_prompt_of(task) if _is_against(last, task) else None,
         "judgment": reply_text(last) if last is not None else FAILED_CALL,
         "score": _label(last, task.order),
     }
@@ -347,12 +392,13 @@ def _game(task: JudgeTask, judgments: list[Judgment]) -> Line:
 
 def _judgment_v2(card: ScoreCard, prompt: Prompt, games: Games) -> Line:
     baseline = games[0][0].baseline
+    stated = next((row.baseline for _, judgments in games for row in judgments if row.baseline is not None), None)
     return {
         "uid": prompt.id,
         "category": prompt.category,
         "judge": card.judge,
         "model": card.model,
-        "baseline": baseline.model if baseline is not None else None,
+        "baseline": stated or (baseline.model if baseline is not None else None),
         "games": [_game_v2(task, judgments) for task, judgments in games],
     }
 
@@ -362,10 +408,16 @@ def _game_v2(task: JudgeTask, judgments: list[Judgment]) -> Line | None:
     last = judgments[-1] if judgments else None
     if last is None or last.reply is None:
         return None
-    prompt: list[JsonValue] = [{"role": "user", "content": user_prompt_of(task)}]
+    prompt: list[JsonValue] = [{"role": "user", "content": user_prompt_of(task) if _is_against(last, task) else None}]
     if task.template.system is not None:
         prompt.insert(0, {"role": "system", "content": task.template.system})
     return {"score": _label(last, task.order), "judgment": {"answer": last.reply}, "prompt": prompt}
+
+
+def _is_against(judgment: Judgment | None, task: JudgeTask) -> bool:
+    """Return whether the task has the baseline that was judged: an imported run may lack the answers of its own."""
+    stated = judgment.baseline if judgment is not None else None
+    return stated is None or task.baseline is None or task.baseline.model == stated
 
 
 def _label(judgment: Judgment | None, order: Order | None) -> str | None:
@@ -378,17 +430,54 @@ def _label(judgment: Judgment | None, order: Order | None) -> str | None:
 
 
 def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
-    """Return answers, and two games per question, from v0.1's or v2.0's files."""
+    """Return answers, and two games per question, from v0.1's or v2.0's files, read and scored as by `harness score`.
+
+    The baseline's answers are returned if the files have them and it is not the benchmark's own.
+    """
+    all_answers = read_answers(files)
+    options = ScoreOptions(mirror=request.mirror)
+    groups, prompt_ids = read_groups(files, all_answers, options), {prompt.id for prompt in request.prompts}
+    groups = [group for group in groups if any(question.id in prompt_ids for question in group.questions)] or groups
     answers = _counted(answers_of([_without_judgments(file) for file in files], request), files, request)
-    questions = list(read_questions(files, strict=False))
-    model = only("model", (question.model for question in questions), request.model)
-    questions = [question for question in questions if question.model == model]
-    judge = only("judge", (question.judge for question in questions), request.judge)
-    last = {question.id: question for question in questions if question.judge == judge}
-    check_questions(last, request.prompts)
-    judgments = tuple(row for question in last.values() for row in _imported_games(question, request, answers))
-    baselines = {question.baseline for question in last.values()}
-    return Imported(answers, judgments, baselines.pop() if len(baselines) == 1 else None)
+    if not groups:
+        return Imported(answers, ())
+    model = only("model", (group.model for group in groups), request.model)
+    groups = [group for group in groups if group.model == model]
+    judge = only("judge", (group.judge for group in groups), request.judge)
+    by_baseline = {_baseline_of(group) or "": group for group in groups if group.judge == judge}
+    baseline = only("baseline", by_baseline, request.baseline)
+    group = by_baseline[baseline]
+    check_questions((question.id for question in group.questions), request.prompts)
+    judgments = tuple(row for question in group.questions for row in _imported_games(question, request, answers))
+    is_custom = group.baseline not in (None, BASELINES[V01_CATEGORY]) or bool(own_baselines(group))
+    scores = score_groups([group], all_answers, options)[0]
+    return Imported(
+        answers,
+        judgments,
+        baseline or None,
+        baseline_answers=_texts_of(baseline, files, request) if is_custom else {},
+        scores=scores if _is_official(group, request.mirror) else None,
+    )
+
+
+def _baseline_of(group: ArenaGroup) -> str | None:
+    """Return the name of a group's baseline, or its categories' names if they are not the official ones."""
+    names = {question.baseline for question in group.questions}
+    if len(names) == 1:
+        return names.pop()
+    return ", ".join(f"{category}: {name}" for category, name in own_baselines(group).items()) or None
+
+
+def _texts_of(baseline: str, files: Sequence[SourceFile], request: ImportRequest) -> dict[str, Answer]:
+    """Return the baseline's answers in the files; empty if there are none."""
+    if baseline not in read_answers(files):
+        return {}
+    return answers_of([_without_judgments(file) for file in files], replace(request, model=baseline))
+
+
+def content_of(row: Row) -> str:
+    """Return what a row of Arena-Hard's files is; empty for any other row."""
+    return "Arena-Hard's judgments" if is_judgment(row) else ""
 
 
 def v01_models(files: Sequence[SourceFile]) -> set[str]:

@@ -11,10 +11,12 @@ of metadata only. Token counts are the file's own (tiktoken, cl100k_base); nothi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate, groupby
 from pathlib import PurePath
+from sys import intern
 from typing import Literal
 
 from pydantic import JsonValue
@@ -75,7 +77,7 @@ Style = tuple[float, float, float, float]
 """Tokens, headers, list items, bold spans of one answer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Game:
     """One judged game, from the candidate's side."""
 
@@ -94,7 +96,7 @@ class Game:
         return STRONG_WEIGHT if self.strength == 2 else 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ArenaQuestion:
     """One question's games, in order: the baseline shown first, then the candidate shown first."""
 
@@ -107,6 +109,16 @@ class ArenaQuestion:
     """None if the row does not state it (v0.1)."""
     games: tuple[Game, ...]
     file: str
+    """Name of its file."""
+    location: str = ""
+    """Path of its file."""
+
+    @property
+    def verdict(self) -> tuple[tuple[float | None, int], ...] | None:
+        """Return points and strength of the games; None if no game is scored."""
+        if all(game.points is None for game in self.games):
+            return None
+        return tuple((game.points, game.strength) for game in self.games)
 
 
 MISSING = Game(None, reason="missing game")
@@ -117,45 +129,62 @@ def is_judgment(row: Row) -> bool:
     return "games" in row or "winner" in row
 
 
-def read_questions(files: Iterable[SourceFile], *, strict: bool) -> Iterator[ArenaQuestion]:
-    """Yield questions in the files' order. `strict`: score as the reference does, broken answers and replies included.
+def read_questions(
+    files: Iterable[SourceFile], *, strict: bool, other_row: Callable[[Row, str], None] | None = None
+) -> Iterator[ArenaQuestion]:
+    """Yield questions in the files' order, reading each row once.
 
-    Raise ConfigError for a row without a model, a question or games.
+    `strict`: score as the reference does, broken answers and replies included. `other_row` gets every other row with
+    its file's name. Raise ConfigError for a row without a model, a question or games.
     """
     for file in files:
-        battles = [row for row in file.rows if "winner" in row]
-        if battles:
-            yield from _battles(file.name, battles)
-        for row in file.rows:
-            if "games" in row:
-                yield _question(file.name, row, strict)
+        for pair, rows in groupby(file.rows, key=_battle_of):
+            if pair is not None:
+                yield from _battle(file, pair, rows)
+                continue
+            for row in rows:
+                if "games" in row:
+                    yield _question(file, row, strict)
+                elif other_row is not None:
+                    other_row(row, file.name)
 
 
-def _question(file: str, row: Row, strict: bool) -> ArenaQuestion:
+def _question(file: SourceFile, row: Row, strict: bool) -> ArenaQuestion:
     version: Version = "v2.0" if "uid" in row else "v0.1"
     name = row.get("uid", row.get("question_id"))
     model, games = row.get("model"), row.get("games")
     if name is None or not isinstance(model, str) or not isinstance(games, list | None):
-        raise ConfigError(f"{file}: a row without question_id or uid, model or games is not an Arena-Hard judgment")
+        raise ConfigError(
+            f"{file.name}: a row without question_id or uid, model or games is not an Arena-Hard judgment"
+        )
     pair = [*(games or []), None, None][:2]
     parsed = tuple(_game(game, position, version, strict) for position, game in enumerate(pair))
     if version == "v2.0" and any(game.points is None for game in parsed):
         # v2.0 load_judgments drops a question completely if one game is broken
         parsed = tuple(
-            game if game.points is None else Game(None, reason="the other game is broken", differs=game.differs)
+            game
+            if game.points is None
+            else _shared(Game(None, reason="the other game is broken", differs=game.differs))
             for game in parsed
         )
     baseline = row.get("baseline")
     return ArenaQuestion(
-        id=str(name),
-        model=model,
-        judge=str(row.get("judge", "unknown")),
+        id=intern(str(name)),
+        model=intern(model),
+        judge=intern(str(row.get("judge", "unknown"))),
         version=version,
-        category=str(row.get("category", V01_CATEGORY)),
-        baseline=baseline if isinstance(baseline, str) else None,
+        category=intern(str(row.get("category", V01_CATEGORY))),
+        baseline=intern(baseline) if isinstance(baseline, str) else None,
         games=parsed,
-        file=file,
+        file=file.name,
+        location=file.location,
     )
+
+
+@lru_cache(maxsize=4096)
+def _shared(game: Game) -> Game:
+    """Return one object per distinct game: there are few, and files have many rows."""
+    return game
 
 
 def _game(game: JsonValue, position: int, version: Version, strict: bool) -> Game:
@@ -169,9 +198,9 @@ def _game(game: JsonValue, position: int, version: Version, strict: bool) -> Gam
     reason = _reason(stored, read, text, _prompt(game), labels)
     known = labels.get(stored) if isinstance(stored, str) else None
     if known is None or (reason is not None and not strict):
-        return Game(None, reason=reason, differs=differs)
+        return _shared(Game(None, reason=reason, differs=differs))
     points, strength = known
-    return Game(points if position else 1.0 - points, strength, reason, differs)
+    return _shared(Game(points if position else 1.0 - points, strength, reason, differs))
 
 
 def _reason(
@@ -202,28 +231,33 @@ def _prompt(game: Row) -> str:
     return prompt if isinstance(prompt, str) else ""
 
 
-def _battles(file: str, rows: list[Row]) -> Iterator[ArenaQuestion]:
-    """Yield questions of a battle table, which has three rows per ">>" verdict; a model against itself is skipped."""
-    for (baseline, model, name), group in groupby(
-        rows, key=lambda row: (row.get("model_a"), row.get("model_b"), row.get("question_id"))
-    ):
-        if not isinstance(baseline, str) or not isinstance(model, str) or name is None:
-            raise ConfigError(f"{file}: a battle without model_a, model_b or question_id")
-        if baseline == model:
-            continue
-        points = [{"model_a": 0.0, "model_b": 1.0}.get(str(row["winner"]), 0.5) for row in group]
-        games = _split(points)
-        missing = [Game(None, reason="no battle: no label, or a failed call")] * (2 - len(games))
-        yield ArenaQuestion(
-            id=str(name),
-            model=model,
-            judge="unknown",
-            version="v0.1",
-            category=V01_CATEGORY,
-            baseline=baseline,
-            games=(*games, *missing),
-            file=file,
-        )
+def _battle_of(row: Row) -> tuple[JsonValue, JsonValue, JsonValue] | None:
+    """Return baseline, model and question of a row of a battle table; None for any other row."""
+    return (row.get("model_a"), row.get("model_b"), row.get("question_id")) if "winner" in row else None
+
+
+def _battle(
+    file: SourceFile, pair: tuple[JsonValue, JsonValue, JsonValue], rows: Iterable[Row]
+) -> Iterator[ArenaQuestion]:
+    """Yield a question of a battle table, which has three rows per ">>" verdict; a model against itself is skipped."""
+    baseline, model, name = pair
+    if not isinstance(baseline, str) or not isinstance(model, str) or name is None:
+        raise ConfigError(f"{file.name}: a battle without model_a, model_b or question_id")
+    if baseline == model:
+        return
+    games = _split([{"model_a": 0.0, "model_b": 1.0}.get(str(row["winner"]), 0.5) for row in rows])
+    missing = [Game(None, reason="no battle: no label, or a failed call")] * (2 - len(games))
+    yield ArenaQuestion(
+        id=intern(str(name)),
+        model=intern(model),
+        judge="unknown",
+        version="v0.1",
+        category=V01_CATEGORY,
+        baseline=intern(baseline),
+        games=tuple(map(_shared, (*games, *missing))),
+        file=file.name,
+        location=file.location,
+    )
 
 
 def _split(points: list[float]) -> list[Game]:
@@ -235,7 +269,7 @@ def _split(points: list[float]) -> list[Game]:
     return [Game(points[start], 2 if size == strong else 1) for start, size in zip(starts, sizes, strict=False)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AnswerFacts:
     """The facts that an answer file states about one answer."""
 
@@ -250,31 +284,46 @@ Answers = dict[str, dict[str, AnswerFacts]]
 """Model -> question id -> facts. A model is listed by the name in its rows and by its file's name."""
 
 
+@dataclass
+class CollectedAnswers:
+    """Facts of all answers, collected row by row; the last row of an answer wins, and other rows are skipped."""
+
+    answers: Answers = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Stem of a file -> the model of its first answer."""
+
+    def add_row(self, row: Row, file: str) -> None:
+        facts = _facts(row)
+        if facts is not None:
+            model, question, answer = facts
+            self.answers.setdefault(model, {})[question] = answer
+            self.aliases.setdefault(PurePath(file).stem, model)
+
+    def by_model(self) -> Answers:
+        """Return model -> question id -> facts, also by the names of the files."""
+        return {stem: self.answers[model] for stem, model in self.aliases.items()} | self.answers
+
+
 def read_answers(files: Iterable[SourceFile]) -> Answers:
-    """Return facts of all answers in the files; the last row of an answer wins, and other rows are skipped."""
-    answers: Answers = {}
-    aliases: dict[str, str] = {}
+    """Return facts of all answers in the files."""
+    collected = CollectedAnswers()
     for file in files:
-        for model, question, facts in _facts(file.rows):
-            answers.setdefault(model, {})[question] = facts
-            aliases.setdefault(PurePath(file.name).stem, model)
-    for stem, model in aliases.items():
-        answers.setdefault(stem, answers[model])
-    return answers
+        for row in file.rows:
+            collected.add_row(row, file.name)
+    return collected.by_model()
 
 
-def _facts(rows: Iterable[Row]) -> Iterator[tuple[str, str, AnswerFacts]]:
-    for row in rows:
-        model, question = row.get("model_id", row.get("model")), row.get("question_id", row.get("uid"))
-        if not isinstance(model, str) or question is None or is_judgment(row) or not ANSWER_KEYS & row.keys():
-            continue
-        turn, metadata = _turn(row), row.get("conv_metadata", row.get("metadata"))
-        counts = metadata if isinstance(metadata, dict) else {}
-        tokens = counts.get("token_len", turn.get("token_len"))
-        text = turn.get("content")
-        broken = row.get("error") is True or (isinstance(text, str) and text.strip() == FAILED_CALL)
-        count = int(tokens) if isinstance(tokens, int | float) else None
-        yield model, str(question), AnswerFacts(count, _style(counts), broken)
+def _facts(row: Row) -> tuple[str, str, AnswerFacts] | None:
+    model, question = row.get("model_id", row.get("model")), row.get("question_id", row.get("uid"))
+    if not isinstance(model, str) or question is None or is_judgment(row) or not ANSWER_KEYS & row.keys():
+        return None
+    turn, metadata = _turn(row), row.get("conv_metadata", row.get("metadata"))
+    counts = metadata if isinstance(metadata, dict) else {}
+    tokens = counts.get("token_len", turn.get("token_len"))
+    text = turn.get("content")
+    broken = row.get("error") is True or (isinstance(text, str) and text.strip() == FAILED_CALL)
+    count = int(tokens) if isinstance(tokens, int | float) else None
+    return intern(model), intern(str(question)), AnswerFacts(count, _style(counts), broken)
 
 
 def _turn(row: Row) -> Row:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +29,7 @@ from ...records.protocols import SuiteData, SuiteOptions
 from ...stats.bradley_terry import RowInterval, row_interval, v2_row_interval
 from ...stats.intervals import Interval
 from ..editions import load_edition, official_files, only_template, pinned, read_json_lines, template_shas
+from ..exchange import same_baseline
 from ..scoring import (
     Slot,
     Verdicts,
@@ -169,6 +171,14 @@ class ArenaHard:
         """Return both games; none for a failed answer or without a baseline answer."""
         baseline = self._data.baseline.get(prompt.id)
         return () if answer.error is not None or baseline is None else self.games(prompt, answer, baseline)
+
+    def against(self, answers: Mapping[str, Answer]) -> ArenaHard:
+        """Return the suite with another baseline's answers."""
+        if not answers or same_baseline(self._data.baseline, answers):
+            return self
+        suite = copy(self)
+        suite._data = replace(self._data, baseline_name=next(iter(answers.values())).model, baseline=dict(answers))
+        return suite
 
     def games(self, prompt: Prompt, answer: Answer, opponent: Answer) -> Sequence[JudgeTask]:
         """Return the games of two answers of any models, shown in both orders."""

@@ -40,10 +40,11 @@ MT_BENCH = Facts(
     formats=(
         FileFormat(
             name="fastchat",
-            score=f"{FILES}:cards",
+            score="harness.suites.mt_bench.file_scores:cards",
             read=f"{FILES}:read_ratings",
             judged=f"{FILES}:rated_models",
             export=f"{FILES}:export",
+            names=f"{FILES}:content_of",
         ),
     ),
     files=(
@@ -99,10 +100,11 @@ PAIRS = Facts(
     formats=(
         FileFormat(
             name="fastchat",
-            score=f"{FILES}:cards",
+            score="harness.suites.mt_bench.file_scores:cards",
             read=f"{FILES}:read_pairs",
             judged=f"{FILES}:paired_models",
             export=f"{FILES}:export_pairs",
+            names=f"{FILES}:content_of",
         ),
     ),
     files=(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import PurePath
 from typing import Literal
@@ -18,6 +18,7 @@ from pydantic import JsonValue
 
 from ...records import Prompt
 from ...store.official import ensure, is_available_offline
+from ..exchange import plain_text
 from ..files import FAILED_CALL, SourceFile, number, read_files
 from .suite import REFERENCE_SETS, REFERENCED
 
@@ -169,30 +170,75 @@ def read_answers(files: Iterable[SourceFile]) -> Answers:
     for file in files:
         stem = PurePath(file.name).stem
         for row in file.rows:
-            match row:
-                case {"question_id": _, "choices": [{"turns": [*turns]}, *_]}:
-                    model = str(row.get("model_id", stem))
-                    answers.setdefault(model, {})[question_of(row)] = tuple(map(_text, turns))
-                    aliases.setdefault(stem, model)
+            answer = _answer_of(row, stem)
+            if answer is not None:
+                model, question, turns = answer
+                answers.setdefault(model, {})[question] = turns
+                aliases.setdefault(stem, model)
     for stem, model in aliases.items():
         answers.setdefault(stem, answers[model])
     return answers
+
+
+def _answer_of(row: Row, stem: str) -> tuple[str, str, tuple[str, ...]] | None:
+    """Return model, question and turns of a row of an answer file; None for any other row."""
+    match row:
+        case {"question_id": _, "choices": [{"turns": [*turns]}, *_]}:
+            return str(row.get("model_id", stem)), question_of(row), tuple(map(_text, turns))
+    return None
 
 
 def _text(turn: JsonValue) -> str:
     return turn if isinstance(turn, str) else FAILED_CALL
 
 
-def judged_failure(row: Row, answers: Answers) -> bool:
-    """Return whether a failed call was judged like an answer, according to the judge's prompt or the answer files."""
-    if any(FAILED_ANSWER.search(prompt) for prompt in _prompts(row)):
-        return True
-    return any(text.strip() == FAILED_CALL for text in _given(row, answers))
+@dataclass
+class FailedAnswers:
+    """Which turns of which answers are failed calls; nothing else of the answers is kept."""
+
+    first: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(model, question id) -> its first failed turn, from 1, by the names of a model in its rows and of its file."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Stem of an answer file -> the model of its first row."""
+
+    def add_texts(self, answers: Answers) -> None:
+        """Add the failed calls among these answers."""
+        for model, by_question in answers.items():
+            for question, turns in by_question.items():
+                self._add(model, question, turns)
+
+    def add_row(self, row: Row, file: str) -> None:
+        """Add a row of an answer file; other rows are skipped."""
+        answer = _answer_of(row, PurePath(file).stem)
+        if answer is not None:
+            self.aliases.setdefault(PurePath(file).stem, answer[0])
+            self._add(*answer)
+
+    def _add(self, model: str, question: str, turns: Sequence[str]) -> None:
+        failed = next((at for at, text in enumerate(turns, start=1) if text.strip() == FAILED_CALL), None)
+        if failed is None:
+            self.first.pop((model, question), None)  # of several rows for one question the last counts
+        else:
+            self.first[model, question] = failed
+
+    def covers(self, model: str, question: str, turn: int) -> bool:
+        """Return whether a judge of this turn was shown a failed call: a judge sees all turns up to it."""
+        failed = self.first.get((model, question), self.first.get((self.aliases.get(model, model), question)))
+        return failed is not None and failed <= turn
 
 
-def judged_others(rows: Iterable[Row], answers: Answers) -> int:
-    """Return the number of rows whose judge prompts do not show the answers of the files."""
-    return sum(any(text not in prompt for prompt in _prompts(row) for text in _given(row, answers)) for row in rows)
+def failed_prompt(row: Row) -> bool:
+    """Return whether a failed call was judged like an answer, according to the judge's prompts."""
+    return any(FAILED_CALL in prompt and FAILED_ANSWER.search(prompt) for prompt in _prompts(row))
+
+
+def judged_other(row: Row, answers: Answers) -> bool:
+    """Return whether a row's judge prompts do not show the answers of the files."""
+    return any(not _shows(prompt, text) for text in _given(row, answers) for prompt in _prompts(row))
+
+
+def _shows(prompt: str, text: str) -> bool:
+    return text in prompt or plain_text(text) in plain_text(prompt)
 
 
 def _given(row: Row, answers: Answers) -> Sequence[str]:
@@ -215,32 +261,35 @@ References = dict[str, tuple[str, ...]]
 """Question id -> reference answers, one per turn."""
 
 
-def reference_set(rows: Iterable[Row], mirror: str | None) -> str:
+def fitting_references(row: Row, mirror: str | None) -> frozenset[str] | None:
+    """Return the reference sets that a row's judge prompt shows; None if the row has no prompt that needs one."""
+    prompt = row.get("user_prompt", row.get("g1_user_prompt"))
+    if not isinstance(prompt, str) or OFFICIAL.get(question_of(row)) not in REFERENCED:
+        return None
+    question, turn = question_of(row), turn_of(row)
+    return frozenset(name for name in REFERENCE_SETS if _is_shown(question, turn, prompt, _references(name, mirror)))
+
+
+def reference_set(fits: Iterable[frozenset[str] | None], mirror: str | None) -> str:
     """Return `official` or `pr3158` if every prompt that needs a reference shows that set's; `mixed` for both.
 
-    `other` if a prompt shows neither; `not stated` if no row has such a prompt; `unknown` without pinned files.
+    `fits`: `fitting_references` of each row. `other` if a prompt shows neither; `not stated` if no row has such a
+    prompt; `unknown` without pinned files.
     """
-    shown = [
-        (question_of(row), turn_of(row), prompt)
-        for row in rows
-        if OFFICIAL.get(question_of(row)) in REFERENCED
-        and isinstance(prompt := row.get("user_prompt", row.get("g1_user_prompt")), str)
-    ]
+    shown = [names for names in fits if names is not None]
     if not shown:
         return NOT_STATED
-    known = {name: references for name in REFERENCE_SETS if (references := _references(name, mirror))}
-    if not known:
+    if not any(_references(name, mirror) for name in REFERENCE_SETS):
         return UNKNOWN
-    fits = [{name for name, references in known.items() if _is_shown(*prompt_row, references)} for prompt_row in shown]
-    everywhere = set.intersection(*fits)  # a short answer of one set may be part of the other's
+    everywhere = frozenset.intersection(*shown)  # a short answer of one set may be part of the other's
     if everywhere:
         return min(everywhere)
-    return MIXED if all(fits) else OTHER_QUESTION
+    return MIXED if all(shown) else OTHER_QUESTION
 
 
 def _is_shown(question: str, turn: int, prompt: str, references: References) -> bool:
     texts = references.get(question, ())[:turn]
-    return bool(texts) and all(text in prompt for text in texts)
+    return bool(texts) and all(_shows(prompt, text) for text in texts)
 
 
 @cache
