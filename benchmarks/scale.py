@@ -1,4 +1,4 @@
-"""`python -m benchmarks.scale`: time and memory of large files and folders, each beside its limit. Exit 1 if one is over.
+"""`python -m benchmarks.scale`: time and memory of large files and folders, each beside its limit; exit 1 if over.
 
 Inputs are made in a temporary folder. Times are those of a whole process, imports included; processor seconds are
 printed beside wall seconds because only they mean something on a machine that others use too.
@@ -131,11 +131,11 @@ def many_cards(results: Path) -> None:
             suite_version="official-1",
             model=model,
             judge="judge",
-            headline="length_controlled_winrate",
+            headline="lc_win_rate",
             complete=True,
             protocol={"suite": "alpaca_eval", "suite_version": "official-1"},
             sampling={},
-            scores={"length_controlled_winrate": score, "win_rate": score, "avg_length": length},
+            scores={"lc_win_rate": score, "win_rate": score, "avg_length": length},
             by_category={name: {"win_rate": score} for name in ("helpful_base", "koala", "oasst")},
             counts={"answers": 805},
             provenance={"run_id": run_id},

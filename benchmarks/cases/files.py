@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import lzma
 import math
 import os
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from harness.records.protocols import SuiteOptions, load_plugin
 from .case import Case, Done, harness
 
 SCORE_JSON = ("--no-intervals", "--json")
+LENGTH_CONTROLLED = "lc_win_rate"
 
 
 def write(path: Path, value: object) -> str:
@@ -133,7 +133,7 @@ def stale_copy(folder: Path) -> str:
     return scored_mt_bench(folder, str(folder / "j"))
 
 
-# ------------------------------------------------------------------------------------------------------------ AlpacaEval
+# ----------------------------------------------------------------------------------------------------------- AlpacaEval
 
 
 def tops(win: float) -> dict[str, Any]:
@@ -180,16 +180,17 @@ def import_believes(folder: Path) -> str:
 
 
 def other_baseline(folder: Path) -> str:
-    """The length-controlled rate of `score` and `import`, for a file against another baseline than the official."""
+    """A file against another baseline than the pocket edition's: `score` and `import` give one length-controlled rate."""
     rows = [
-        annotation(text, preference=1 + number % 2 * 0.98 + 0.01, output_1="x " * 50, output_2="y " * (20 + number % 9))
+        annotation(text, preference=1.01 + number % 2 * 0.98, output_1="x " * 50, output_2="y " * (20 + number % 9))
         for number, text in enumerate(pocket_instructions())
     ]
-    metric = "length_controlled_winrate"
-    value = imported_alpaca(folder, rows, "--edition", "pocket")["scores"][metric]["value"]
     card = imported_alpaca(folder, rows, "--edition", "pocket")
-    baseline = card["protocol"].get("baseline")
-    return f"baseline {baseline}" if value is not None else "no rate"
+    return compared(scored_alpaca(folder, rows, LENGTH_CONTROLLED), card["scores"][LENGTH_CONTROLLED]["value"])
+
+
+def compared(scored: str, value: float | None) -> str:
+    return "same" if value is not None and scored == f"{value:.2f}" else "different"
 
 
 def official_instructions() -> list[tuple[str, str]]:
@@ -213,17 +214,18 @@ def stripped_instructions(folder: Path) -> str:
             )
             for number, (text, dataset) in enumerate(official_instructions())
         ]
-        rates.append(scored_alpaca(folder, rows, "length_controlled_winrate"))
+        rates.append(scored_alpaca(folder, rows, LENGTH_CONTROLLED))
     return "same" if len(set(rates)) == 1 and "unscored" not in rates else " and ".join(rates)
 
 
 def first_edition(folder: Path) -> str:
-    """A published file of AlpacaEval 1, judged against text_davinci_003: `score` and `import` agree."""
-    source = Path(os.environ["HARNESS_PUBLISHED"]) / "alpaca_eval" / "alpaca_eval_1.json.xz"
-    rows = json.loads(lzma.open(source).read())
-    value = scored_alpaca(folder, rows)
-    card = imported_alpaca(folder, rows)
-    return "same" if value == f"{card['scores']['win_rate']['value']:.2f}" else "different"
+    """A file of AlpacaEval 1, judged against its own baseline: `score` and `import` give one win rate."""
+    rows = [
+        annotation(text, dataset=dataset, generator_1="text_davinci_003", preference=1 + number % 5 // 2)
+        for number, (text, dataset) in enumerate(official_instructions())
+    ]
+    card = imported_alpaca(folder, rows, "--mirror", os.environ["HARNESS_MIRROR"])
+    return compared(scored_alpaca(folder, rows), card["scores"]["win_rate"]["value"])
 
 
 FILES = (
@@ -238,6 +240,7 @@ FILES = (
     Case("FastChat: a stale hidden copy", "3.25", "7.00", stale_copy),
     Case("AlpacaEval: new key, contradiction", "unscored and 90.00", "same", raw_completion),
     Case("AlpacaEval: import of contradictions", "n 120", "n 0", import_believes),
-    Case("AlpacaEval: another baseline", "baseline pocket", "baseline base", other_baseline),
+    Case("AlpacaEval: another baseline", "different", "same", other_baseline),
     Case("AlpacaEval: stripped instructions", "different", "same", stripped_instructions, needs_mirror=True),
+    Case("AlpacaEval 1: score and import", "different", "same", first_edition, needs_mirror=True),
 )
