@@ -180,7 +180,7 @@ def import_believes(folder: Path) -> str:
 
 
 def other_baseline(folder: Path) -> str:
-    """A file against another baseline than the pocket edition's: `score` and `import` give one length-controlled rate."""
+    """A file against another baseline than the edition's: `score` and `import` give one length-controlled rate."""
     rows = [
         annotation(text, preference=1.01 + number % 2 * 0.98, output_1="x " * 50, output_2="y " * (20 + number % 9))
         for number, text in enumerate(pocket_instructions())
