@@ -28,6 +28,8 @@ from .first_token import verdict_tokens
 PREFIX = "alpaca_eval:"
 LONGEST = 20_000
 """Longest reply, in characters, that is parsed as Python or JSON; the official judges stop at 2,048 tokens."""
+MOST = 10
+"""Most matches that are counted; with two already, a reply has no single preference."""
 Arguments = Mapping[str, JsonValue]
 Steps = tuple[tuple[str, Arguments], ...]
 
@@ -106,6 +108,8 @@ def _regex(value: JsonValue, arguments: Arguments) -> list[JsonValue]:
         if not match.end():
             raise _UnreadableError("a pattern matches the empty string")
         keys.append(key)
+        if len(keys) > MOST:  # a hostile reply may have a million, each of which copies the rest of the text
+            return keys
         text = text[match.end() :]  # lets "^" match after the previous match, as in the reference
 
 

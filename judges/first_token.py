@@ -25,7 +25,7 @@ LEAST_SHARE = 0.1
 """Least probability of all verdict tokens together; below it the judge is about to write something else."""
 OTHERWISE = (
     "use a judge that answers with the letter at once (switch its reasoning off under `params:`, e.g. "
-    "`chat_template_kwargs: {enable_thinking: false}`, or give it a larger max_tokens), or an evaluator that reads "
+    "`chat_template_kwargs: {enable_thinking: false}`, or give it `reasoning_room:`), or an evaluator that reads "
     "text: --judge alpaca_eval:NAME@URL"
 )
 

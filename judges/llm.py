@@ -1,7 +1,7 @@
 """Judge through an OpenAI-compatible chat endpoint: fill the prompt, ask, read the reply, ask once more if needed.
 
 >>> template = JudgeTemplate(name="demo", user="Rate this answer: {answer}", parser="rating")
->>> fill(template, {"answer": "Paris {sic}"})
+>>> fill(template, {"answer": "Paris {sic}"}, strict=False)
 'Rate this answer: Paris {sic}'
 
 This module owns the conversation and its cost. Prompts come from the template, verdicts from `judges.parsing`,
@@ -12,6 +12,7 @@ an alpaca-eval evaluator (`--judge alpaca_eval:NAME`).
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +38,16 @@ from harness.records import (
     base_url,
     digest,
 )
-from harness.records.errors import ConfigError, EndpointDownError, JudgeUnavailableError, ReplyError, VerdictParseError
+from harness.records.errors import (
+    ConfigError,
+    EndpointDownError,
+    JudgeUnavailableError,
+    Reason,
+    ReplyError,
+    VerdictParseError,
+)
 from harness.records.protocols import ServeOptions
+from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec, checked
 
 from .evaluators import OPENAI_URL, mapped_names, read_evaluator
@@ -49,23 +58,27 @@ Message = dict[str, JsonValue]
 
 def render(task: JudgeTask) -> list[Message]:
     """Return the messages of the first request: the system text, if there is one, and the filled user text."""
-    user: Message = {"role": "user", "content": fill(task.template, task.fields)}
+    user: Message = {"role": "user", "content": fill(task.template, task.fields, strict=task.strict)}
     if task.template.system is None:
         return [user]
     return [{"role": "system", "content": task.template.system}, user]
 
 
-def fill(template: JudgeTemplate, fields: dict[str, str]) -> str:
+def fill(template: JudgeTemplate, fields: dict[str, str], *, strict: bool) -> str:
     """Return the user text with its slots filled. Raise ConfigError if a slot has no field.
 
-    Only braces in the template are slots, never those in answers. The exception is "replace" filling: as in
-    alpaca_eval, the name of a later slot inside an earlier text counts as that slot.
+    Only braces in the template are slots, never those in answers. With "replace" filling, `strict` keeps a fault of
+    alpaca_eval (utils.make_prompts): slots are filled one after the other, so that an answer `{output_2}` shown first
+    takes the other answer's text, and the judge sees `{output_2}` in that one's place.
     """
     if template.filling == "replace":
-        text = template.user
-        for slot, content in fields.items():
-            text = text.replace("{" + slot + "}", content, 1)
-        return text
+        if strict:
+            text = template.user
+            for slot, content in fields.items():
+                text = text.replace("{" + slot + "}", content, 1)
+            return text
+        slots = re.compile("|".join(re.escape("{" + slot + "}") for slot in fields) or r"(?!)")
+        return slots.sub(lambda match: fields[match[0][1:-1]], template.user)
     try:
         return template.user.format(**fields)
     except (KeyError, IndexError, ValueError) as error:
@@ -78,6 +91,8 @@ class Conversation:
 
     messages: list[Message]
     replies: list[str] = field(default_factory=list)
+    """Without their reasoning."""
+    reasoning: list[str] = field(default_factory=list)
     logprobs: tuple[TokenLogprob, ...] = ()
     flags: list[JudgmentFlag] = field(default_factory=list)
     answered: list[Call] = field(default_factory=list)
@@ -94,11 +109,18 @@ class Conversation:
         """All replies joined as the reference does; None if there are none."""
         return "\n".join(self.replies) if self.replies else None
 
-    def hear(self, reply: ChatReply, template: JudgeTemplate, dollars: float | None) -> None:
-        """Add a reply. `dollars` is what it cost when it was first requested."""
+    @property
+    def is_cut(self) -> bool:
+        """Return whether the token limit cut a reply."""
+        return "truncated" in self.flags
+
+    def hear(self, reply: ChatReply, task: JudgeTask, dollars: float | None) -> Thoughts:
+        """Add a reply and return its parts. `dollars` is what it cost when it was first requested."""
         if not self.replies:
             self.logprobs = reply.logprobs
-        self.replies.append(reply.text)
+        thoughts = Thoughts(reply.text) if task.strict else split_reasoning(reply.text)
+        self.replies.append(thoughts.visible)
+        self.reasoning += [part for part in (reply.reasoning, thoughts.reasoning) if part]
         self.prompt_tokens += reply.prompt_tokens
         self.completion_tokens += reply.completion_tokens
         self.cost = None if self.cost is None or dollars is None else self.cost + dollars
@@ -106,8 +128,9 @@ class Conversation:
             self.calls += 1
             self.paid = None if self.paid is None or dollars is None else self.paid + dollars
         # Replies read from the first token's log-probabilities are always cut there, so that is no truncation.
-        if reply.finish == "length" and template.top_logprobs is None and "truncated" not in self.flags:
+        if reply.finish == "length" and task.template.top_logprobs is None and not self.is_cut:
             self.flags.append("truncated")
+        return thoughts
 
     def ask_again(self, words: str) -> None:
         """Append the last reply and a new user message with `words`."""
@@ -165,8 +188,10 @@ class LlmJudge:
         await self._client.__aexit__(*exc)
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return what decides verdicts besides the spec: an evaluator's prompt, parser and parameters."""
-        return {} if self._evaluator is None else self._evaluator.identity()
+        """Return what decides verdicts besides the spec: room to reason; an evaluator's prompt, parser, parameters."""
+        room = self.spec.reasoning_room
+        identity: dict[str, JsonValue] = {"reasoning_room": room} if room else {}
+        return identity if self._evaluator is None else identity | self._evaluator.identity()
 
     def check(self, task: JudgeTask) -> None:
         """Raise ConfigError if this judge cannot handle the task."""
@@ -180,13 +205,14 @@ class LlmJudge:
         if is_drawn(task):
             drawn = Conversation([], flags=["identical"])
             return self._judgment(task, drawn, started, Preference(value=0.5))
-        talk = Conversation(render(task))
+        talk = Conversation(render(task), flags=["injection"] if task.names_slots else [])
         try:
             verdict = await self._ask(task, talk)
         except VerdictParseError as error:
             # a reply may be empty and still have log-probabilities, which are then the verdict's form
             empty = error.reason == "parse" and not (talk.text or "").strip() and not talk.logprobs
-            failure = Failure(reason="empty" if empty else error.reason, message=str(error))
+            blank: Reason = "truncated" if talk.is_cut else "empty"
+            failure = Failure(reason=blank if empty else error.reason, message=str(error))
             await self._calls.forget(talk.answered)  # failures are not cached, so the same command asks again
             return self._judgment(task, talk, started, failure)
         except ReplyError as error:
@@ -197,15 +223,16 @@ class LlmJudge:
         template = task.template
         await self._call(task, talk)
         try:
-            return read_reply(task, talk.text or "", talk.logprobs)
+            return read_reply(task, talk.text or "", talk.logprobs, cut=talk.is_cut)
         except VerdictParseError as error:
             if template.reask is None or not error.reaskable:
                 raise
         talk.ask_again(template.reask)
         await self._call(task, talk)
-        return read_reply(task, talk.text or "", talk.logprobs)
+        return read_reply(task, talk.text or "", talk.logprobs, cut=talk.is_cut)
 
     async def _call(self, task: JudgeTask, talk: Conversation) -> None:
+        """Ask, and add the reply. Raise VerdictParseError if it ends inside its reasoning."""
         call = self._next_call(task, talk.messages)
         try:
             reply = await self._calls.chat(call)
@@ -213,12 +240,17 @@ class LlmJudge:
             who = f"judge {self.spec.name!r}" + (f" ({self.spec.model})" if self.spec.model else "")
             raise JudgeUnavailableError(f"{who}: {error}") from error
         talk.answered.append(call)
-        talk.hear(reply, task.template, reply_price(self.spec, reply))
+        if not talk.hear(reply, task, reply_price(self.spec, reply)).closed:
+            raise VerdictParseError(
+                "the reply ends inside its reasoning; `reasoning_room:` in the judge's YAML gives it more tokens",
+                reason="truncated",
+            )
 
     def _judgment(self, task: JudgeTask, talk: Conversation, started: float, outcome: Verdict | Failure) -> Judgment:
         judgment = Judgment.of(task, self.spec.name, outcome, reply=talk.text, logprobs=talk.logprobs)
         spent = {name: getattr(talk, name) for name in SPENT}
         spent |= {"flags": tuple(talk.flags), "seconds": time.monotonic() - started}
+        spent |= {"reasoning": "\n".join(talk.reasoning)}
         return judgment.model_copy(update=spent)
 
 
@@ -251,7 +283,7 @@ def is_drawn(task: JudgeTask) -> bool:
 def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Message]) -> dict[str, JsonValue]:
     """Return the chat-completions body: the template's official parameters, overridden by the judge's own.
 
-    A parameter set to null is left out.
+    A parameter set to null is left out. The limit of tokens, under either name, grows by the judge's room to reason.
     """
     temperature = template.temperature
     body: dict[str, JsonValue] = {
@@ -265,6 +297,10 @@ def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Messag
     if template.top_logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": template.top_logprobs}
     body |= spec.params
+    for limit in ("max_tokens", "max_completion_tokens"):
+        tokens = body.get(limit)
+        if isinstance(tokens, int):
+            body[limit] = tokens + spec.reasoning_room
     return {name: value for name, value in body.items() if value is not None}
 
 
@@ -286,7 +322,7 @@ class LocalJudge(LlmJudge):
         self._backend = VllmBackend(self._ref, ServeOptions(log_dir=Path("logs"), **serving.model_dump()))
         self.beside = serving.devices is not None
         free = {"price_in": spec.price_in or 0.0, "price_out": spec.price_out or 0.0}
-        named = spec.model_copy(update={"model": self._ref.label, **free})  # keeps local paths out of the cards
+        named = spec.model_copy(update={"model": self._ref.short, **free})  # keeps local paths out of the cards
         super().__init__(named, self._backend, endpoint=f"local:{digest(self._backend.identity())}")
 
     def logs_to(self, folder: Path) -> None:

@@ -7,13 +7,15 @@
 
 A parser sees the answers in the order the judge saw them: its preference is the probability that the answer *shown
 first* wins, and `read_verdict` turns that into the candidate's. Nothing here repairs a reply: anything that is not a
-verdict is an error.
+verdict is an error. Replies are as hostile as answers, so every pattern takes linear time.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
+from harness.judging.injection import unmasked
 from harness.records import JudgeTask, Order, Preference, Rating, TokenLogprob, Verdict
 from harness.records.errors import ConfigError, VerdictParseError
 from harness.suites.alpaca_eval.rows import share_of
@@ -27,9 +29,12 @@ Parser = Callable[[str, tuple[TokenLogprob, ...]], Verdict]
 
 
 def read_verdict(parser: str, reply: str, logprobs: tuple[TokenLogprob, ...], order: Order | None) -> Verdict:
-    """Return the verdict in a reply; a preference is the probability that the candidate wins.
+    """Return the verdict in a reply by the original tool's rule: the first rating, the last label of v2.0, the only
+    label.
 
-    `order` says which answer was shown first: "ab" the baseline (so A and m are the baseline), "ba" the candidate.
+    A preference is the probability that the candidate wins. `order` says which answer was shown first: "ab" the
+    baseline (so A and m are the baseline), "ba" the candidate.
+
     Raise VerdictParseError if there is no verdict, ConfigError if the parser is unknown or a preference has no order.
     """
     if parser.startswith(PREFIX):
@@ -45,24 +50,37 @@ def read_verdict(parser: str, reply: str, logprobs: tuple[TokenLogprob, ...], or
     return shown if order == "ba" else shown.model_copy(update={"value": 1.0 - shown.value})
 
 
-def read_reply(task: JudgeTask, reply: str, logprobs: tuple[TokenLogprob, ...]) -> Verdict:
-    """Return the verdict on a task, as `read_verdict` does, but reject marks that may be quotations.
+def read_reply(task: JudgeTask, reply: str, logprobs: tuple[TokenLogprob, ...], *, cut: bool = False) -> Verdict:
+    """Return the verdict on a task, as `read_verdict` does, but only from a mark that cannot be a quotation.
 
-    If the reply has several marks and one of them also appears in an answer the judge saw, the judge may be quoting it,
-    and no first-or-last rule can tell. That is a VerdictParseError with the reason "conflict".
+    `cut` says whether the token limit cut the reply. Raise VerdictParseError with the reason "conflict" for different
+    marks in one reply, as no first-or-last rule can tell which one is the verdict, and for a mark that an answer has
+    too, as the judge may be quoting it; with "truncated" if the only mark stands in quotation marks of a cut reply.
+    With `task.strict`, the original tool's rule holds.
     """
     parser = task.template.parser
     verdict = read_verdict(parser, reply, logprobs, task.order)
-    if parser in MARKS:
-        marks = MARKS[parser](reply)
-        shown = [text for record in (task.answer, task.baseline) if record is not None for text in record.turns]
-        quoted = sorted(marks & set[str]().union(*map(MARKS[parser], shown)))
-        if len(marks) > 1 and quoted:
-            raise VerdictParseError(
-                f"several marks in one reply, and {quoted[0][:20]!r} is in an answer too, so it may be a quotation",
-                reason="conflict",
-            )
+    if task.strict or parser not in MARKS:
+        return verdict
+    marks = MARKS[parser](reply)
+    if len(marks) > 1:
+        raise VerdictParseError(f"different marks in one reply: {_listed(marks)}", reason="conflict")
+    shown = [
+        text for record in (task.answer, task.baseline) if record is not None for text in record.turns[: task.turn]
+    ]
+    if any(marks & MARKS[parser](unmasked(text).upper()) for text in shown):
+        raise VerdictParseError(f"{_listed(marks)} is in an answer too, so it may be a quotation", reason="conflict")
+    if cut and not MARKS[parser](QUOTED.sub(" ", reply)):
+        raise VerdictParseError(f"the reply is cut, and only quotes {_listed(marks)}", reason="truncated")
     return verdict
+
+
+QUOTED = re.compile(r'"[^"\n]*(?:"|$)|“[^”\n]*(?:”|$)|„[^“”\n]*(?:[“”]|$)|«[^»\n]*(?:»|$)|`[^`\n]*(?:`|$)|^>.*$', re.M)
+"""Quotations of at most a line: in quotation marks or back-ticks, closed or not, and quoted lines of Markdown."""
+
+
+def _listed(marks: set[str]) -> str:
+    return ", ".join(f"[[{mark[:20]}]]" for mark in sorted(marks)[:5])
 
 
 def rating(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Rating:
@@ -82,8 +100,7 @@ def arena_label(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preferen
     if not labels:
         raise VerdictParseError(f"no verdict label in the judge's reply: {_tail(reply)}", reaskable=True)
     if len(labels) > 1:
-        listed = ", ".join(f"[[{label}]]" for label in labels)
-        raise VerdictParseError(f"different verdict labels in one reply: {listed}", reason="conflict")
+        raise VerdictParseError(f"different verdict labels in one reply: {_listed(set(labels))}", reason="conflict")
     return _labelled(labels[0], V01_LABELS)
 
 
@@ -97,7 +114,7 @@ def arena_label_v2(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Prefe
 
 def _labelled(label: str, labels: Mapping[str, tuple[float, int]]) -> Preference:
     if label not in labels:
-        raise VerdictParseError(f"label [[{label}]] is not one of {', '.join(labels)}")
+        raise VerdictParseError(f"label {_listed({label})} is not one of {', '.join(labels)}")
     points, strength = labels[label]
     return Preference(value=points, strength=strength)
 
@@ -112,8 +129,7 @@ def pair_letter(reply: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Preferen
     if not letters:
         raise VerdictParseError(f"no [[A]], [[B]] or [[C]] in the judge's reply: {_tail(reply)}", reaskable=True)
     if len(letters) > 1:
-        listed = ", ".join(f"[[{letter}]]" for letter in letters)
-        raise VerdictParseError(f"different verdicts in one reply: {listed}", reason="conflict")
+        raise VerdictParseError(f"different verdicts in one reply: {_listed(set(letters))}", reason="conflict")
     return Preference(value=LETTERS[letters[0]])
 
 
@@ -133,10 +149,12 @@ def _tail(reply: str) -> str:
 
 
 MARKS: dict[str, Callable[[str], set[str]]] = {
-    "rating": lambda text: set(RATING.findall(text)),
+    "rating": lambda text: {f"{float(mark):g}" for mark in RATING.findall(text)},
+    "arena_label": lambda text: set(DOUBLE.findall(text)),
     "arena_label_v2": lambda text: set(DOUBLE.findall(text.upper())) or set(SINGLE.findall(text.upper())),
+    "pair_letter": lambda text: {letter for letter in LETTERS if f"[[{letter}]]" in text},
 }
-"""Maps each parser that takes the first or last of several marks to a function returning all marks in a text."""
+"""Maps each parser of marks to a function that returns the different ones in a text."""
 
 PARSERS: dict[str, Parser] = {
     "rating": rating,

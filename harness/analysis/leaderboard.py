@@ -31,6 +31,7 @@ from ..store import find_cards, read_card
 from ..store.checkpoint import Fusion, read_fusion
 from ..store.runs import read_rows
 from ..suites.scoring import QuestionSums, common, question_sums, rules_of
+from .naming import row_names
 from .reported import ReportedTable, load_reported, reported_beside
 
 RESAMPLES = 2000
@@ -229,8 +230,9 @@ def _table(
     ranges = rank_ranges([card for card in ordered if is_ranked(card)], questions)
     metric = _category_metric(first)
     rows: list[BoardRow] = []
+    names = row_names(ordered)
     for position, card in enumerate(ordered):
-        row = _row(card, metric, fusion)
+        row = _row(card, metric, fusion).model_copy(update={"model": names[position]})
         if is_ranked(card):
             # equal values share a rank, and the next one skips it: 1, 2, 2, 4
             tied = bool(rows) and _value(card) == rows[-1].score.value

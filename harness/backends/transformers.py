@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import JsonValue
 
@@ -22,6 +22,7 @@ from ..records.errors import CheckpointError, ConfigError
 from ..records.protocols import ServeOptions
 from ..store.provenance import install_command
 from .chat import ChatCompletions, ContextWindow, Dialogue, changed, engine_settings, refuse_unknown
+from .loadable import check_loadable
 from .served import ServedBackend
 from .server import ServerCommand
 from .thinking import SPECIAL_MARKS
@@ -56,6 +57,10 @@ class TransformersBackend(ServedBackend):
                 f"{model.label!r} marks its reasoning with {mark!r}, which the server of backend 'transformers' leaves "
                 "out of its replies, so that reasoning and answer cannot be told apart: use --backend vllm"
             )
+
+    async def __aenter__(self) -> Self:
+        await check_loadable(self.checkpoint)
+        return await super().__aenter__()
 
     def engine(self) -> dict[str, JsonValue]:
         return {

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Self
 
 import aiohttp
 from pydantic import JsonValue
@@ -22,6 +23,7 @@ from ..records.errors import CheckpointError, ConfigError, ServerError
 from ..records.protocols import ServeOptions
 from ..store.provenance import install_command
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings
+from .loadable import check_loadable
 from .served import FastChatCompletions, ServedBackend
 from .server import ServerCommand
 from .thinking import installed_parsers, parser_for
@@ -41,6 +43,8 @@ OURS = (
     ),
 )
 """Arguments that would hide the server from the harness, or make the card's digests wrong."""
+OTHER_WEIGHTS = ("--hf-overrides", "--load-format", "--model-impl")
+"""Arguments with which vLLM loads something else than config.json and the safetensors files say."""
 FLAGS = {
     "tensor_parallel": "--tensor-parallel-size",
     "pipeline_parallel": "--pipeline-parallel-size",
@@ -97,6 +101,11 @@ class VllmBackend(ServedBackend):
         if parser is not None:
             log.info("%s: reasoning parser %s, by its chat template (--reasoning off for none)", self.label, parser)
         return parser
+
+    async def __aenter__(self) -> Self:
+        if not any(word.partition("=")[0].replace("_", "-") in OTHER_WEIGHTS for word in self.options.engine_args):
+            await check_loadable(self.checkpoint)
+        return await super().__aenter__()
 
     @property
     def single(self) -> bool:

@@ -111,7 +111,9 @@ def _is_whole(suite: Suite, prompt: Prompt, answer: Answer, rows: Sequence[Judgm
     return all((judge, task.turn, task.order) in slots for task in suite.tasks(prompt, answer) for judge in judges)
 
 
-def anchor_tasks(suite: Suite, anchors: AnchorSet, judges: Iterable[str]) -> tuple[JudgeTask, ...]:
+def anchor_tasks(
+    suite: Suite, anchors: AnchorSet, judges: Iterable[str], *, strict: bool = False
+) -> tuple[JudgeTask, ...]:
     """Return the tasks for those judges of whom the anchors have verdicts.
 
     Raise ConfigError for a prompt that is not in the suite.
@@ -123,7 +125,7 @@ def anchor_tasks(suite: Suite, anchors: AnchorSet, judges: Iterable[str]) -> tup
         if anchor.answer.prompt_id not in prompts:
             raise ConfigError(f"the anchors contain prompt {anchor.answer.prompt_id!r}, which is not in {suite.name}")
         for task in suite.tasks(prompts[anchor.answer.prompt_id], anchor.answer):
-            tasks += [task.model_copy(update={"judge": judge, "anchor": True}) for judge in known]
+            tasks += [task.model_copy(update={"judge": judge, "anchor": True, "strict": strict}) for judge in known]
     return tuple(tasks)
 
 

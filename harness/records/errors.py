@@ -38,7 +38,8 @@ Reason = Literal[
     "transport",  # connection broken after all retries
     "content_filter",
     "parse",  # no verdict in the judge's reply
-    "conflict",  # two different verdicts in one reply
+    "conflict",  # two different verdicts in one reply, or one that may be a quotation
+    "truncated",  # the reply was cut before its verdict
     "answer",  # the answer to be judged is itself broken
     "missing",  # an expected row does not exist
     "other",

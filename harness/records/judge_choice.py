@@ -95,7 +95,7 @@ def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
         if not text or text.startswith("endpoint:"):
             raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
         return JudgeSpec(
-            name=f"{kind}:{ModelRef.parse(text).label}", kind=kind, model=text, price_in=0.0, price_out=0.0
+            name=f"{kind}:{ModelRef.parse(text).short}", kind=kind, model=text, price_in=0.0, price_out=0.0
         )
 
     return parse

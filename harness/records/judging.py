@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_serializer, model_validator
 
-from .asking import Answer, Failure, Prompt, Record, digest
+from .asking import Answer, Failure, Prompt, Record, digest, is_empty
 
 JudgmentFlag = Literal["truncated", "reasked", "identical", "injection"]
 """What is unusual about a judgment; it changes no verdict."""
@@ -48,7 +48,7 @@ Order = Literal["ab", "ba"]
 """ab: the baseline is shown first (as A, or m); ba: the candidate is."""
 
 Filling = Literal["format", "replace"]
-"""How slots are filled: by str.format, or by str.replace once per slot in the order of `JudgeTask.fields`."""
+"""Which braces of the user text are slots: those of str.format, or only `{NAME}` of each of `JudgeTask.fields`."""
 
 
 class JudgeTemplate(Record):
@@ -93,6 +93,8 @@ class JudgeTask(Record):
     """`JudgeSpec.name` of the judge that is asked: a jury asks each member. Set by the pipeline, not by a suite."""
     anchor: bool = False
     """Whether this is a recorded answer judged again to detect a moved judge; its reply bypasses the reply cache."""
+    strict: bool = False
+    """Whether to fill the prompt and read the reply as the benchmark's original tool does. Set by the pipeline."""
 
     @property
     def key(self) -> str:
@@ -102,6 +104,19 @@ class JudgeTask(Record):
     def key_for(self, judge: str, repeat: int, answer_sha: str) -> str:
         """Return the key of this task for a judge and repeat; `answer_sha` is `answer.sha`, which takes a while."""
         return _key(self.answer.key, self.turn, self.order, repeat, answer_sha, judge)
+
+    @property
+    def names_slots(self) -> bool:
+        """Return whether filling slot after slot, as the original tool does, would fill a slot inside the answer."""
+        if self.template.filling == "format":
+            return False
+        slots = list(self.fields)
+        return any(
+            "{" + later + "}" in text
+            for position, text in enumerate(self.fields.values())
+            if text in self.answer.turns
+            for later in slots[position + 1 :]
+        )
 
 
 def _key(answer: str, turn: int | None, order: Order | None, repeat: int, sha: str, judge: str) -> str:
@@ -131,7 +146,9 @@ class Judgment(Record):
     repeat: int = 0
     verdict: Verdict | None = None
     reply: str | None = None
-    """The judge's reply (all attempts, joined by newlines); None if none arrived."""
+    """The judge's reply (all attempts, joined by newlines) without its reasoning; None if none arrived."""
+    reasoning: str = Field(default="", exclude_if=is_empty)
+    """What a judge that reasons wrote before its reply; no verdict is read from it."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """Top log-probabilities of the first reply token, if requested."""
     flags: tuple[JudgmentFlag, ...] = ()
@@ -229,6 +246,8 @@ class JudgeSpec(Record):
     """Options of the server if the harness serves the judge itself, as under `serve:` in harness.yaml."""
     params: dict[str, JsonValue] = {}
     """Request parameters that replace the template's (`null` leaves one out), e.g. max_completion_tokens."""
+    reasoning_room: int = Field(default=0, ge=0, exclude_if=is_empty)
+    """Tokens that a judge that reasons may spend on it, in addition to the benchmark's own limit for the reply."""
     price_in: float | None = Field(default=None, ge=0)
     price_out: float | None = Field(default=None, ge=0)
     """US dollars per million tokens."""

@@ -107,6 +107,28 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
+class Presented:
+    """What a server shows of the model behind a name."""
+
+    metadata: dict[str, JsonValue]
+    """What it states about the model and does not change while it serves it, e.g. `root` and `max_model_len`."""
+    canary: dict[str, JsonValue] | None = None
+    """Its greedy answer to one short fixed prompt: `text`, and `logprobs` where offered. None: it gave none."""
+
+
+@runtime_checkable
+class Foreign(Protocol):
+    """A backend whose server somebody else runs, so that another model may come to stand behind its name."""
+
+    async def presented(self) -> Presented:
+        """Ask the server, outside `async with`, at the cost of one short answer.
+
+        Raise ConfigError if it does not have the model, ServerError if there is no server.
+        """
+        ...
+
+
+@dataclass(frozen=True)
 class Draw:
     """A request for one answer."""
 

@@ -6,12 +6,13 @@ Thoughts(visible='Rating: [[9]]', reasoning='Is it 3? No.', closed=True)
 False
 
 Servers with a reasoning parser send the two apart; this is for replies and files without one. A tag in a code span
-or a code block is text about tags, and stays.
+or a code block is text about tags, and stays. Any text takes linear time, as models may write anything.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 TAGS = (
@@ -27,9 +28,10 @@ TAGS = (
 """Opening and closing marks, by the parsers of vllm/reasoning."""
 HARMONY = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
 MARKS = (*(mark for pair in TAGS for mark in pair), *HARMONY)
-CHANNEL = re.compile(r"<\|channel\|>(\w+)[^<]*<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)", re.S)
+CHANNEL = re.compile(r"<\|channel\|>(\w++)[^<]*+<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)", re.S)
 """One message of gpt-oss's Harmony format; only the `final` channel is for the reader."""
-CODE = re.compile(r"^[ ]{0,3}(```+|~~~+).*?(?:^[ ]{0,3}\1|\Z)|(`+)(?!`).*?(?<!`)\2(?!`)", re.S | re.M)
+FENCE = re.compile(r"^[ ]{0,3}(```+|~~~+).*?(?:^[ ]{0,3}\1|\Z)", re.S | re.M)
+TICKS = re.compile("`+")
 
 
 @dataclass(frozen=True)
@@ -59,45 +61,66 @@ def split_reasoning(text: str) -> Thoughts:
 
 
 def _split_tags(text: str, opening: str, closing: str) -> Thoughts:
-    # a code span before the first closing tag may be an unbalanced backtick of the reasoning itself
-    tag = re.compile(rf"(?:\A|(?<=\n))[ \t]*{re.escape(opening)}|{re.escape(closing)}")
+    begin, end = re.escape(opening), re.escape(closing)
+    tag = re.compile(rf"(?:\A|(?<=\n)|(?<={end}))[ \t]*{begin}|{end}")
     reasoning: list[str] = []
     visible: list[str] = []
-    rest, first = text, True
-    while True:
-        match = _outside_code(tag, rest, anywhere=first and rest.lstrip().startswith(opening))
-        if match is None:
-            break
-        before, after = rest[: match.start()], rest[match.end() :]
-        if match.group().strip() == closing:
-            if not first:  # a second closing tag without an opening one is text
+    # a code span before the first closing tag may be an unbalanced backtick of the reasoning itself
+    spans = None if text.lstrip().startswith(opening) else _code_spans(text, 0)
+    span, position = (0, 0), 0
+    for match in tag.finditer(text):
+        if match.start() < position:
+            continue
+        if spans is not None:
+            while span[1] <= match.start():
+                span = next(spans, (len(text), len(text) + 1))
+            if span[0] <= match.start():
+                continue
+        if match[0].strip() == closing:
+            if position:  # a second closing tag without an opening one is text
                 break
-            reasoning.append(before)
-            rest = after
+            reasoning.append(text[: match.start()])
+            position = match.end()
         else:
-            end = after.find(closing)
-            if end < 0:
-                if before.strip() or not first:
+            stop = text.find(closing, match.end())
+            if stop < 0:
+                if position or text[: match.start()].strip():
                     break
-                return Thoughts("", after.replace(opening, "").strip(), closed=False)
-            visible.append(before)
-            reasoning.append(after[:end].replace(opening, ""))
-            rest = after[end + len(closing) :]
-        first = False
-    if first:
+                return Thoughts("", text[match.end() :].replace(opening, "").strip(), closed=False)
+            visible.append(text[position : match.start()])
+            reasoning.append(text[match.end() : stop].replace(opening, ""))
+            position = stop + len(closing)
+        if spans is None:
+            spans = _code_spans(text, position)
+    if not position:
         return Thoughts(text)
-    shown = "".join([*visible, rest])
+    shown = "".join([*visible, text[position:]])
     return Thoughts(shown.strip(), "\n".join(part.strip() for part in reasoning).strip())
 
 
-def _outside_code(tag: re.Pattern[str], text: str, *, anywhere: bool) -> re.Match[str] | None:
-    if anywhere:
-        return tag.search(text)
-    spans = [match.span() for match in CODE.finditer(text)]
-    for match in tag.finditer(text):
-        if not any(start <= match.start() < end for start, end in spans):
-            return match
-    return None
+def _code_spans(text: str, start: int) -> Iterator[tuple[int, int]]:
+    """Yield where code blocks and code spans begin and end from `start` on, in order."""
+    for match in FENCE.finditer(text, start):
+        yield from _inline_spans(text, start, match.start())
+        yield match.span()
+        start = match.end()
+    yield from _inline_spans(text, start, len(text))
+
+
+def _inline_spans(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the code spans between two positions: from a run of backticks to the next run of the same length."""
+    runs = [match.span() for match in TICKS.finditer(text, start, end)]
+    latest: dict[int, int] = {}
+    partners: list[int | None] = []  # of the runs from the last to the first
+    for number in reversed(range(len(runs))):
+        length = runs[number][1] - runs[number][0]
+        partners.append(latest.get(length))
+        latest[length] = number
+    position = start
+    for run, partner in zip(runs, reversed(partners), strict=True):
+        if partner is not None and run[0] >= position:
+            position = runs[partner][1]
+            yield run[0], position
 
 
 def _split_channels(text: str) -> Thoughts:

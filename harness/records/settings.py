@@ -90,6 +90,8 @@ class RunSpec(Record):
     """One `harness run`, resolved."""
 
     model: ModelRef
+    name: str | None = Field(default=None, exclude_if=is_empty)
+    """The model's name as the user gave it; `model.title` is the same."""
     suites: tuple[str, ...]
     edition: str = "official"
     backend: str = "vllm"
@@ -102,6 +104,8 @@ class RunSpec(Record):
     anchors: tuple[Path, ...] = ()
     """Anchor files, at most one per suite; those of suites that are not run are ignored."""
     references: str = "official"
+    strict_reference: bool = Field(default=False, exclude_if=is_empty)
+    """Whether judges' prompts are filled and their replies read as the original tools do, quirks included."""
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
     results: Path = Path("results")
@@ -112,6 +116,8 @@ class RunSpec(Record):
     """Whether judges' replies are read from and written to the reply cache."""
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """US dollars that the judges of this run may cost over all its sessions."""
+    assume_same: bool = Field(default=False, exclude_if=is_empty)
+    """Resume on an endpoint although it states another model than before."""
     transport: Literal["live", "batch"] = "live"
     """How judges are asked: call by call, or, once all answers exist, through the Batch API at half the price."""
 
@@ -130,6 +136,8 @@ class FileSpec(Record):
     """The keys of harness.yaml."""
 
     model: str | None = None
+    name: str | None = None
+    """The model's name in tables and results."""
     suite: str | None = None
     edition: str | None = None
     backend: str | None = None
@@ -138,12 +146,14 @@ class FileSpec(Record):
     repeats: int | None = None
     anchors: str | list[str] | None = None
     references: str | None = None
+    strict_reference: bool | None = None
     limit: int | None = None
     seed: int | None = None
     results: str | None = None
     mirror: str | None = None
     cache: bool | None = None
     max_cost: float | None = None
+    assume_same: bool | None = None
     transport: str | None = None
     sampling: SamplingOverride = SamplingOverride()
     serve: ServeSpec = ServeSpec()

@@ -23,7 +23,7 @@ from .pipeline import SuiteRun, current_judgments
 from .plan import Plan, SuitePlan
 from .trust import judging, trust_notes
 
-NOT_MEASURED = {"results", "mirror", "cache", "max_cost", "transport", "anchors"}
+NOT_MEASURED = {"name", "assume_same", "results", "mirror", "cache", "max_cost", "transport", "anchors"}
 """Settings that say where and how a run is made; no score depends on them, so the card's `config` leaves them out."""
 
 
@@ -48,8 +48,8 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         citation = cite(spec.results, suite.name, judge_protocol(suite_plan.identities, spec.jury))
     judge_notes = dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note)
     notes = [*judge_differences(suite, suite_plan.judges), *results.notes, *judge_notes, *injection_notes(answers)]
-    notes += [*_thinking_notes(plan.identity), *reasoning_notes(answers), *empty_notes(answers)]
-    notes += _long_notes(suite_plan, answers)
+    notes += [*slot_notes(suite_plan, answers), *_thinking_notes(plan.identity)]
+    notes += [*reasoning_notes(answers), *empty_notes(answers), *_long_notes(suite_plan, answers)]
     notes += [
         *trust_notes(trust),
         *([] if citation is None else [citation.note]),
@@ -128,6 +128,25 @@ def injection_notes(answers: Sequence[Answer]) -> list[str]:
         return []
     share = f"{counts.suspect} of {counts.answers} answers hold words that could lead a judge (injection)"
     return [f"{share}: harness judge injections shows which"]
+
+
+def slot_notes(plan: SuitePlan, answers: Sequence[Answer]) -> list[str]:
+    """Return one sentence if filling the judge's prompt as the original tool does would change it, else nothing."""
+    prompts = {prompt.id: prompt for prompt in plan.prompts}
+    count = sum(
+        any(task.names_slots for task in plan.suite.tasks(prompts[answer.prompt_id], answer))
+        for answer in answers
+        if any("{" in text for text in answer.turns)
+    )
+    if not count:
+        return []
+    answer = "an answer names" if count == 1 else f"{count} answers name"
+    if plan.strict:
+        return [f"strict reference: {answer} a slot of the judge's prompt, which is filled there, as the original does"]
+    return [
+        f"deviation: {answer} a slot of the judge's prompt, which stays text; the original tool would fill it "
+        "(--strict-reference)"
+    ]
 
 
 def _thinking_notes(identity: dict[str, JsonValue]) -> list[str]:
@@ -216,7 +235,8 @@ def _reasoning_counts(answers: Sequence[Answer]) -> dict[str, JsonValue]:
     """Return the answers with reasoning and those cut in it, if there are any."""
     reasoned = sum(any(answer.reasoning) for answer in answers)
     cut = sum(answer.is_cut_in_reasoning for answer in answers)
-    return ({"with_reasoning": reasoned} if reasoned else {}) | ({"cut_in_reasoning": cut} if cut else {})
+    counts: dict[str, JsonValue] = {"with_reasoning": reasoned, "cut_in_reasoning": cut}
+    return {name: number for name, number in counts.items() if number}
 
 
 def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:

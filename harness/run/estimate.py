@@ -62,6 +62,7 @@ def estimate(plan: Plan, *, exact: bool = True) -> list[Estimate]:
 @dataclass
 class _Totals:
     plan: Plan
+    run: SuiteRun
     meters: dict[str, TokenMeter]
     """By judge."""
     calling: dict[str, Calling | None]
@@ -82,7 +83,7 @@ class _Totals:
             name, calling, call = judge.spec.name, self.calling[judge.spec.name], None
             is_done = task.key_for(name, repeat, sha) in done
             if calling is not None and not (is_done and name in dollars_by_judge):
-                call = calling.first_call(task.model_copy(update={"judge": name, "repeat": repeat}))
+                call = calling.first_call(task if task.anchor else self.run.put_to(task, judge, repeat))
             if name not in dollars_by_judge:
                 _check_budget(self.plan, judge.spec, call)
                 dollars_by_judge[name] = self._dollars(judge, task, call)
@@ -142,7 +143,7 @@ def _totals(plan: Plan, run: SuiteRun, meters: dict[str, TokenMeter]) -> _Totals
         for rows in (run.store.judgments, run.store.anchors)
     )
     calling = {judge.spec.name: judge if isinstance(judge, Calling) else None for judge in run.plan.judges}
-    totals, asked = _Totals(plan, meters, calling), run.asked()
+    totals, asked = _Totals(plan, run, meters, calling), run.asked()
     for prompt, index in run.draws():
         for task in _tasks(run, prompt, answers.get(f"{prompt.id}#{index}")):
             totals.add(task, asked, done)

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ..records import Answer, ModelRef, ScoreCard, digest
+from ..records.asking import slug_of
 from ..records.protocols import Numbers, Suite, TakesBaseline
 from ..records.reasoning import split_reasoning
 from ..store import RunStore, run_dir, write_atomic
@@ -124,10 +125,16 @@ def write_numbers(
         "identity": {"imported": origin.file_format, "files": files},
         "protocol": numbers.protocol,
     }
-    slug = ModelRef(scheme="endpoint", name=model).slug
-    suite = ModelRef(scheme="endpoint", name=numbers.suite).slug
-    run_id = digest(manifest)[:12]
-    store = RunStore(run_dir(results, model=slug, suite=suite, version=numbers.suite_version, run_id=run_id))
+    ref = ModelRef(scheme="endpoint", name=model)
+    folder = run_dir(
+        results,
+        model=ref.slug,
+        suite=slug_of(numbers.suite),
+        version=numbers.suite_version,
+        run_id=digest(manifest)[:12],
+        earlier=ref.earlier_slugs,
+    )
+    store = RunStore(folder)
     store.open(manifest)
     try:
         for answer in rows.answers.values() if rows is not None else ():
@@ -139,7 +146,7 @@ def write_numbers(
         if rows is not None and rows.baseline_answers:
             lines = [answer.model_dump_json() + "\n" for answer in rows.baseline_answers.values()]
             write_atomic(store.folder / BASELINE_ROWS, "".join(lines))
-        card = numbers_card(model, numbers, run_id, {"imported": origin.file_format, "files": files})
+        card = numbers_card(model, numbers, folder.name, {"imported": origin.file_format, "files": files})
         store.write_card(card)
     finally:
         store.close()

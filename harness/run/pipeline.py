@@ -83,6 +83,10 @@ class SuiteRun:
         """Return whom each task of the suite is put to: judges and numbers of repeats."""
         return [(judge, repeat) for repeat in range(self.plan.repeats) for judge in self.plan.judges]
 
+    def put_to(self, task: JudgeTask, judge: Judge, repeat: int) -> JudgeTask:
+        """Return a task of the suite as a judge is asked it."""
+        return task.model_copy(update={"judge": judge.spec.name, "repeat": repeat, "strict": self.plan.strict})
+
     def open_tasks(self, prompt: Prompt, answer: Answer) -> list[JudgeTask]:
         """Return the judge tasks of this answer without a verdict: of the suite's tasks, per judge and repeat."""
         tasks = []
@@ -90,7 +94,7 @@ class SuiteRun:
             sha = task.answer.sha
             for judge, repeat in self.asked():
                 if not self.store.judgments.succeeded(task.key_for(judge.spec.name, repeat, sha)):
-                    tasks.append(task.model_copy(update={"judge": judge.spec.name, "repeat": repeat}))
+                    tasks.append(self.put_to(task, judge, repeat))
         return tasks
 
     def existing_answers(self) -> Iterator[tuple[Prompt, Answer]]:

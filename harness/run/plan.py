@@ -58,6 +58,8 @@ class SuitePlan:
     """Folder of its rows and its card; the last part is the run's id."""
     repeats: int = 1
     """How often each judge repeats each task."""
+    strict: bool = False
+    """Whether prompts are filled and replies read as the original tool does."""
     jury: Jury | None = None
     """None: a single judge."""
     identities: dict[str, Identity] = field(default_factory=dict)
@@ -149,12 +151,20 @@ def suite_plan(
         judges=judges,
         prompts=chosen,
         sampling=lambda prompt: suite.sampling(prompt).model_copy(update=spec.sampling.changes),
-        folder=run_dir(spec.results, model=spec.model.slug, suite=suite.name, version=suite.version, run_id=run_id),
+        folder=run_dir(
+            spec.results,
+            model=spec.model.slug,
+            suite=suite.name,
+            version=suite.version,
+            run_id=run_id,
+            earlier=spec.model.earlier_slugs,
+        ),
         repeats=spec.repeats,
+        strict=spec.strict_reference,
         jury=Jury.of([judge.spec for judge in judges], spec.jury),
         identities=identities,
         anchors=anchors,
-        anchor_tasks=() if anchors is None else anchor_tasks(suite, anchors, identities),
+        anchor_tasks=() if anchors is None else anchor_tasks(suite, anchors, identities, strict=spec.strict_reference),
         protocol=protocol,
         manifest=manifest,
     )
@@ -171,6 +181,8 @@ def _protocol(
     }
     if spec.repeats > 1:
         protocol["judge_repeats"] = spec.repeats
+    if spec.strict_reference:
+        protocol["strict_reference"] = True
     if identity.get("answer_settings") is not None:
         protocol["answer_settings"] = identity["answer_settings"]  # the answers were not generated for this suite
     deviation = spec.sampling.changes
@@ -199,7 +211,7 @@ def _manifest(
 
 def manifest_model(spec: RunSpec) -> str:
     """Return the model as manifests name it, without the path of a folder on this machine."""
-    return spec.model.label if spec.model.scheme == "path" else str(spec.model)
+    return spec.model.short if spec.model.scheme == "path" else str(spec.model)
 
 
 def limited(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Prompt, ...]:

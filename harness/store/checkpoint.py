@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,9 @@ from pydantic import Field, JsonValue, ValidationError
 from ..records import ModelRef, Record
 from ..records.errors import CheckpointError, ConfigError, one_line
 from .files import file_sha256
+from .nearby import no_folder, right_folder
+from .weights import NOT_WEIGHTS, PICKLES, check_names, check_weights, read_object
 
-PICKLES = (".bin", ".pt", ".pth")
-NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
-"""Prefixes of pickled files that a trainer leaves beside the weights."""
 DIGESTED = (".safetensors", ".json", ".model", ".tiktoken", ".txt", ".jinja", ".py")
 NOT_DIGESTED = (
     "trainer_state.json",
@@ -35,7 +33,6 @@ NOT_DIGESTED = (
     "step.json",  # a recipe's own records, which contain times
     "begun.json",
 )
-MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 FASTCHAT = "fastchat:"
 """Prefix of a --chat-template that names one of fschat's conversation templates."""
@@ -120,10 +117,8 @@ def inspect_checkpoint(folder: Path, *, allow_pickle: bool = False, chat_templat
 
 
 def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> Checkpoint:
-    if not folder.exists():
-        raise CheckpointError(f"no such model folder: {str(folder)!r}; give a folder, hf:ORG/NAME or endpoint:NAME@URL")
     if not folder.is_dir():
-        raise CheckpointError(f"{str(folder)!r} is a file; a checkpoint is a folder with config.json and weights in it")
+        raise CheckpointError(no_folder(folder))
     folder = folder.resolve()
     adapter = read_object(folder / "adapter_config.json")
     base = None if adapter is None else _base_folder(folder, adapter, allow_pickle)
@@ -132,7 +127,13 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
         pickles += check_weights(base, allow_pickle)
     config = read_object((base or folder) / "config.json")
     if config is None:
-        raise CheckpointError(f"{str(base or folder)!r} has no config.json; a Hugging Face checkpoint folder has one")
+        raise CheckpointError(
+            right_folder(base or folder)
+            or f"{str(base or folder)!r} has no config.json; a Hugging Face checkpoint folder has one"
+        )
+    for source in (folder, base):
+        if source is not None:
+            check_names(source)
     source, template = _template(folder, base, chat_template)
     return Checkpoint(
         path=folder,
@@ -262,59 +263,6 @@ def check_whole(folder: Path) -> None:
         raise CheckpointError(f"{str(folder)!r} cannot be read as a checkpoint: {error}") from error
 
 
-def check_weights(folder: Path, allow_pickle: bool) -> list[Path]:
-    """Return the pickled weight files. Raise CheckpointError if there are no loadable weights."""
-    safe = sorted(folder.glob("*.safetensors"))
-    pickles = [p for p in sorted(folder.iterdir()) if p.suffix in PICKLES and not p.name.startswith(NOT_WEIGHTS)]
-    for file in safe:
-        _check_safetensors(file)
-    _check_shards(folder)
-    if not safe and not pickles:
-        raise CheckpointError(f"{str(folder)!r} has no weights: no *.safetensors file in it")
-    if not safe and not allow_pickle:
-        raise CheckpointError(
-            f"{str(folder)!r} has only pickled weights ({pickles[0].name}), which can run code when loaded; "
-            "convert them to safetensors, or trust them with --allow-pickle"
-        )
-    return pickles
-
-
-def _check_shards(folder: Path) -> None:
-    index = read_object(folder / "model.safetensors.index.json")
-    shards = set((index or {}).get("weight_map", {}).values())
-    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-    if missing:
-        raise CheckpointError(
-            f"{str(folder)!r} is incomplete: {missing[0]} is missing ({len(missing)} of {len(shards)} shards); copy it"
-        )
-
-
-def _check_safetensors(file: Path) -> None:
-    """Raise CheckpointError unless the header is readable and all tensors are inside the file.
-
-    This catches broken copies and LFS pointers.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if start == b"version ":
-            raise CheckpointError(f"{str(file)!r} is a git-lfs pointer, not weights; run `git lfs pull` in its folder")
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1
-        raw = stream.read(length) if length <= min(size, MAX_HEADER) else b""
-    try:
-        header = json.loads(raw)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise CheckpointError(
-            f"{str(file)!r} is not a readable safetensors file (broken header); copy or save it again"
-        ) from None
-    wanted = 8 + length + max(ends, default=0)
-    if size != wanted:
-        raise CheckpointError(
-            f"{str(file)!r} has {size} bytes, but its header describes {wanted}: it is truncated; copy it again"
-        )
-
-
 def weights_digest(folder: Path, base: Path | None) -> str:
     """Return the hex sha256 of names and contents of weights, config and tokenizer, an adapter's before its base's."""
     total = hashlib.sha256()
@@ -329,19 +277,6 @@ def weights_digest(folder: Path, base: Path | None) -> str:
         # so that moving a file from the adapter to its base is another model
         total.update(b"\n")
     return total.hexdigest()
-
-
-def read_object(file: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file, or None if there is no file. Raise CheckpointError for anything else."""
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(file)!r} cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{str(file)!r} is not a JSON object")
-    return content
 
 
 class Fusion(Record):

@@ -41,9 +41,13 @@ PATIENCE = 0.2
 """Seconds a `FolderLock` tries: its holder may be removing the lock file, with the folder, at this moment."""
 
 
-def run_dir(results: Path, *, model: str, suite: str, version: str, run_id: str) -> Path:
-    """Return the folder of a run; `model` is a `ModelRef.slug`."""
-    return results / "runs" / model / f"{suite}@{version}" / run_id
+def run_dir(results: Path, *, model: str, suite: str, version: str, run_id: str, earlier: Iterable[str] = ()) -> Path:
+    """Return the folder of a run; `model` is a `ModelRef.slug`.
+
+    `earlier`: names under which the model's folder may exist; a run that is there stays there.
+    """
+    folders = [results / "runs" / name / f"{suite}@{version}" / run_id for name in (model, *earlier)]
+    return next((folder for folder in folders if folder.exists()), folders[0])
 
 
 def write_atomic(path: Path, text: str) -> None:

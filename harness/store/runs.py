@@ -273,7 +273,7 @@ class RunStore:
             self._lock.release()
 
     def _remove_empty(self) -> None:
-        for name in ("answers.jsonl", "judgments.jsonl", "anchors.jsonl", "manifest.json", *LOCK_FILES):
+        for name in ("answers.jsonl", "judgments.jsonl", "anchors.jsonl", "served.jsonl", "manifest.json", *LOCK_FILES):
             (self.folder / name).unlink(missing_ok=True)
         for folder in (self.folder, *list(self.folder.parents)[:2]):
             try:

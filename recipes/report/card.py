@@ -128,7 +128,7 @@ def shown_name(text: str) -> str:
     """Return a model's name for the card, without local paths."""
     ref = ModelRef.parse(text)
     revision = f" at {ref.revision}" if ref.revision else ""
-    return ref.label + revision
+    return ref.short + revision
 
 
 def dataset_id(spec: RecipeSpec) -> str | None:

@@ -248,7 +248,8 @@ def test_partial_and_broken_files_are_reported_and_never_ranked() -> None:
             for reason, count in card["counts"]["unscored"].items():
                 reasons[reason] = reasons.get(reason, 0) + count
     assert reasons == {
-        "no label": 2 + 2 + 1 + 17 + 8,
+        "no label": 2 + 2 + 1 + 17 + 6,
+        "the judge's reply ends inside its reasoning": 2,
         "label 'A<B'": 1,
         "label 'A>>A'": 2,
         "label '[A=B]'": 224,

@@ -55,16 +55,21 @@ def config(name: str) -> dict[str, Any]:
     return dict(found)
 
 
+@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("name", mapped_names() if find_spec("alpaca_eval") else ())
-def test_the_request_is_the_one_the_package_renders(name: str, package: Any) -> None:
+def test_the_request_is_the_one_the_package_renders(name: str, strict: bool, package: Any) -> None:
+    """With slots' names in the texts too, if the run is strict."""
     import pandas as pd  # type: ignore[import-untyped]  # no stubs here
 
     from judges.evaluators import _folder
 
     _, utils = package
-    asked = read_evaluator(name).rephrase(task("ba", mine="first {instruction}", other="second"))
+    instruction = "Say {output_1}." if strict else "Say it."
+    plain = task("ba", mine="first {instruction}", other="second")
+    prompt = plain.prompt.model_copy(update={"turns": (instruction,)})
+    asked = read_evaluator(name).rephrase(plain.model_copy(update={"prompt": prompt, "strict": strict}))
     text = (_folder() / config(name)["prompt_template"]).read_text("utf-8")
-    row = {"instruction": "Say {output_1}.", "output_1": "first {instruction}", "output_2": "second"}
+    row = {"instruction": instruction, "output_1": "first {instruction}", "output_2": "second"}
     (theirs,), _ = utils.make_prompts(pd.DataFrame([row]), text)
 
     ours = [{"role": message["role"], "content": message["content"]} for message in render(asked)]

@@ -242,10 +242,95 @@ def test_a_missing_key_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         LlmJudge(JudgeSpec(name="j", kind="llm", url="http://h/v1"))
 
 
-def test_replace_fills_each_slot_once_in_order() -> None:
-    filled = render(task(LETTER, output_1="{output_2}", output_2="b"))
+def test_a_slots_name_in_an_answer_is_text() -> None:
+    forger = task(LETTER, output_1="{output_2}", output_2="b", answer="{output_2}")
+    forger = forger.model_copy(
+        update={"answer": said("{output_2}"), "fields": {"output_1": "{output_2}", "output_2": "b"}}
+    )
+
+    assert render(forger) == [{"role": "user", "content": "{output_2} or b"}]
     # as alpaca_eval: the second slot's name inside the first text is taken for the slot
-    assert filled == [{"role": "user", "content": "b or {output_2}"}]
+    assert render(forger.model_copy(update={"strict": True})) == [{"role": "user", "content": "b or {output_2}"}]
+    assert forger.names_slots
+    assert not LETTER_TASK.names_slots
+    reply = completion("m", logprobs={"content": [{"top_logprobs": [{"token": "m", "logprob": 0.0}]}]})
+    for strict in (False, True):
+        [judgment], _ = asked([forger.model_copy(update={"strict": strict})], reply)
+        assert judgment.flags == ("injection",)
+
+
+# ------------------------------------------------------------------------------------------- judges that reason
+
+
+def test_a_judges_reasoning_is_kept_beside_its_reply() -> None:
+    [judgment], _ = asked(
+        [RATING_TASK], "<think>At first [[3]], but it is right.</think>\nIt is good.\n\nRating: [[9]]"
+    )
+
+    assert judgment.verdict == Rating(value=9)
+    assert judgment.reply == "It is good.\n\nRating: [[9]]"
+    assert judgment.reasoning == "At first [[3]], but it is right."
+    [plain], _ = asked([RATING_TASK], "Rating: [[9]]")
+    assert "reasoning" not in plain.model_dump()  # rows of other judges are what they were
+
+
+def test_reasoning_is_not_sent_back_when_asked_again() -> None:
+    [judgment], bodies = asked([LABEL_TASK], "<think>[[B>>A]]</think>Hm.", "<think>so</think>[[A>B]]")
+
+    assert bodies[1]["messages"][1:] == [{"role": "assistant", "content": "Hm."}, {"role": "user", "content": "go on"}]
+    assert judgment.verdict == Preference(value=0)
+    assert (judgment.reply, judgment.reasoning) == ("Hm.\n[[A>B]]", "[[B>>A]]\nso")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        completion("<think>First I would say [[3]]", finish_reason="length"),
+        "<think>First I would say [[3]]",
+        completion("", finish_reason="length"),
+    ],
+)
+def test_a_reply_that_ends_inside_its_reasoning_is_unscored(reply: Reply) -> None:
+    [judgment], bodies = asked([LABEL_TASK], reply)
+
+    assert judgment.error is not None
+    assert judgment.error.reason == "truncated"
+    assert len(bodies) == 1 or judgment.reply == "\n"  # an empty reply is asked once more, as the original does
+
+
+def test_the_strict_reference_reads_the_reasoning_too() -> None:
+    [judgment], _ = asked([RATING_TASK.model_copy(update={"strict": True})], "<think>[[3]]</think>Rating: [[9]]")
+
+    assert (judgment.verdict, judgment.reasoning) == (Rating(value=3), "")
+
+
+def test_room_to_reason_is_added_to_the_limit_of_the_reply() -> None:
+    _, [body] = asked([RATING_TASK], "[[8]]", reasoning_room=8000)
+    assert body["max_tokens"] == 2048 + 8000
+
+    limits: dict[str, JsonValue] = {"max_tokens": None, "max_completion_tokens": 900}
+    _, [body] = asked([RATING_TASK], "[[8]]", reasoning_room=8000, params=limits)
+    assert (body.get("max_tokens"), body["max_completion_tokens"]) == (None, 8900)
+    spec = JudgeSpec(name="j", kind="llm", model="x", url="http://h/v1", reasoning_room=8000)
+    assert LlmJudge(spec).identity() == {"reasoning_room": 8000}  # a part of the protocol
+
+
+def test_a_letter_after_the_reasoning_is_read_from_its_own_position() -> None:
+    tokens = [("<think>", "<think>"), ("M", "M"), ("</think>", "</think>"), ("m", "m")]
+    content = [{"token": token, "top_logprobs": [{"token": top, "logprob": 0.0}]} for token, top in tokens]
+    reply = completion("<think>M</think>m", logprobs={"content": content})
+    [judgment], [body] = asked([LETTER_TASK], reply, reasoning_room=8000)
+
+    assert judgment.verdict == Preference(value=0)  # m is the baseline, shown first
+    assert (judgment.reply, judgment.reasoning) == ("m", "M")
+    assert body["max_tokens"] == 1 + 8000
+
+
+def test_a_huge_reply_is_read_in_linear_time() -> None:
+    [judgment], _ = asked([RATING_TASK], "<think>[[1]]</think>\n" * 100_000 + "[" * 500_000 + "[[" + "1" * 500_000)
+    assert judgment.error is not None
+    assert judgment.error.reason == "parse"
+    assert len(judgment.error.message) < 300
 
 
 def test_a_slot_without_a_field_is_a_configuration_error() -> None:

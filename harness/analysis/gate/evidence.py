@@ -19,7 +19,7 @@ from ...records.settings import checked, read_yaml
 from ...store import find_cards, read_card
 from ...suites.scoring import question_sums, rules_of
 from ..comparison import compare, differing
-from ..finished_runs import Loaded, StoredRun, find_runs, refuse_different, run_rows, suite_of
+from ..finished_runs import Loaded, StoredRun, find_runs, refuse_different, run_rows, shown_names, suite_of
 from .baselines import DEFAULT, baseline_folders
 from .decision import checks_of, judge_gate
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, JudgeNoise, SequentialReport
@@ -64,7 +64,7 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         evidence[suite] = suite_evidence(*rows, suite_of(pair[0].card, options.mirror, folder=pair[0].folder), options)
         if options.sequential:
             reports.append(replayed(*rows, checks, policy, options.seed))
-    report = judge_gate(candidates[0].card.model, baselines[0].card.model, policy, evidence)
+    report = judge_gate(*shown_names([candidates[0], baselines[0]]), policy, evidence)
     return report.model_copy(update={"sequential": tuple(reports)})
 
 

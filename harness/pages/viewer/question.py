@@ -40,7 +40,7 @@ class Text:
     """Address of the complete text if it is cut."""
     notes: tuple[str, ...] = ()
     reasoning: Text | None = None
-    """The reasoning before an answer, shown folded."""
+    """The reasoning before an answer or a judge's reply, shown folded."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,10 @@ class Box:
         number = f"answer {row.index}" if row.index else ""
         title = ", ".join(part for part in (row.judge, turn, number, order) if part)
         text = self.text("reply", row.reply, f"reply-{draw}-{position}", missing="no reply is stored")
+        if row.reasoning:
+            length = f"{len(row.reasoning)} characters"
+            thoughts = self.text(f"Reasoning, no verdict ({length})", row.reasoning, f"thoughts-{draw}-{position}")
+            text = replace(text, reasoning=thoughts)
         return JudgmentView(title, outcome(row), _good(row), tuple(notes), text)
 
 
@@ -189,6 +193,8 @@ def whole_text(run: Run, prompt_id: str, part: str) -> str | None:
     prompt = texts.prompts.get(prompt_id)
     if kind == "reply" and len(at) == 2:
         return _at([row.reply or "" for row in judgments if row.index == at[0]], at[1])
+    if kind == "thoughts" and len(at) == 2:
+        return _at([row.reasoning for row in judgments if row.index == at[0]], at[1])
     if kind == "answer" and len(at) == 2:
         return next((_at(row.turns, at[1]) for row in answers if row.index == at[0]), None)
     if kind == "reasoning" and len(at) == 2:

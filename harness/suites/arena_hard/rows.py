@@ -22,6 +22,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from ...records.errors import ConfigError
+from ...records.reasoning import split_reasoning
 from ..files import FAILED_CALL, SourceFile
 from ..scoring import STRONG_WEIGHT
 
@@ -122,6 +123,7 @@ class ArenaQuestion:
 
 
 MISSING = Game(None, reason="missing game")
+CUT_REASONING = "the judge's reply ends inside its reasoning"
 
 
 def is_judgment(row: Row) -> bool:
@@ -191,11 +193,15 @@ def _game(game: JsonValue, position: int, version: Version, strict: bool) -> Gam
     if not isinstance(game, dict):
         return MISSING
     labels = V01_LABELS if version == "v0.1" else V2_LABELS
-    stored, text = game.get("score"), _text(game.get("judgment"))
+    stored, whole = game.get("score"), _text(game.get("judgment"))
+    thoughts = split_reasoning(whole)
+    text = thoughts.visible
     read = v01_labels(text) if version == "v0.1" else [label for label in (v2_label(text),) if label]
     agreed = read[0] if len(read) == 1 else None
-    differs = bool(text.strip()) and agreed != stored
-    reason = _reason(stored, read, text, _prompt(game), labels)
+    differs = bool(whole.strip()) and agreed != stored
+    if thoughts.reasoning and not strict:
+        stored = agreed  # the reference reads the reasoning too, so what it stored may be a thought
+    reason = _reason(stored, read, text, _prompt(game), labels) if thoughts.closed else CUT_REASONING
     known = labels.get(stored) if isinstance(stored, str) else None
     if known is None or (reason is not None and not strict):
         return _shared(Game(None, reason=reason, differs=differs))

@@ -1,7 +1,8 @@
 """Parse rows of FastChat's judgment files, and decide which to trust.
 
 The reference trusts stored values. We also read the judge's reply if the row has it: a row whose reply contradicts the
-stored score, or contains no verdict by our rules, has no verdict.
+stored score, or contains no verdict by our rules, has no verdict. Reasoning is no part of a reply, though the reference
+may have read the stored score in it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from typing import Literal
 from pydantic import JsonValue
 
 from ...records import Prompt
+from ...records.reasoning import split_reasoning
 from ...store.official import ensure, is_available_offline
 from ..exchange import plain_text
 from ..files import FAILED_CALL, SourceFile, number, read_files
 from .suite import REFERENCE_SETS, REFERENCED
 
 Row = Mapping[str, JsonValue]
-Reason = Literal["parse", "conflict", "http", "empty", "answer"]
+Reason = Literal["parse", "conflict", "http", "empty", "answer", "truncated"]
 
-RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]", re.ASCII)  # common.py:34 one_score_pattern; ASCII digits only
+RATING = re.compile(r"\[\[(\d+(?:\.\d*)?)\]\]", re.ASCII)
+"""common.py:34 one_score_pattern, `\\d+\\.?\\d*`, without its quadratic time on long digits; ASCII digits only."""
 FAILED = -1
 """Stored by FastChat if it finds no rating."""
 BROKEN_GAME = "error"
@@ -42,6 +45,9 @@ class Reading:
     value: float | None = None
     reason: Reason = "parse"
     why: str = ""
+
+
+ENDLESS = Reading(reason="truncated", why="the judge's words end inside its reasoning")
 
 
 def is_single(row: Row) -> bool:
@@ -84,12 +90,18 @@ def read_rating(row: Row) -> Reading:
     if isinstance(words, str):
         if words.strip() in ("", FAILED_CALL):
             return Reading(reason="http" if words.strip() else "empty", why="the judge's call failed")
-        match = RATING.search(words)
+        thoughts = split_reasoning(words)
+        if not thoughts.closed:
+            return ENDLESS
+        match = RATING.search(thoughts.visible)
         if match is None:
             scored = "" if stored in (None, FAILED) else f", though {stored:g} is stored"
             return Reading(why=f"no [[rating]] in the judge's words{scored}")
         rating = float(match[1])
-        if stored is not None and stored != rating:
+        misread = RATING.search(words) if thoughts.reasoning else None
+        if stored is None and len(set(map(float, RATING.findall(thoughts.visible)))) > 1:
+            return Reading(reason="conflict", why="different ratings in the judge's words, and none is stored")
+        if stored not in (None, rating) and (misread is None or stored != float(misread[1])):
             return Reading(reason="conflict", why=f"{stored:g} is stored, the judge's words say {rating:g}")
         stored = rating
     if stored is None or stored == FAILED:
@@ -116,17 +128,30 @@ def read_game(row: Row, game: Literal[1, 2]) -> Reading:
     stored, words = stored_game(row, game), row.get(f"g{game}_judgment")
     if not isinstance(words, str):
         return stored
-    letters = {letter for letter in LETTERS if f"[[{letter}]]" in words}
+    thoughts = split_reasoning(words)
+    if not thoughts.closed:
+        return ENDLESS
+    letters = _letters(thoughts.visible)
     if not letters:
         reason: Reason = "http" if words.strip() == FAILED_CALL else "parse"
         return Reading(reason=reason, why=f"game {game}: no verdict in the judge's words")
     if len(letters) > 1:
         return Reading(reason="conflict", why=f"game {game}: two verdicts in the judge's words")
-    points = LETTERS[letters.pop()]
-    points = points if game == 1 else 1.0 - points  # game 2 shows model_2 first
-    if row.get(f"g{game}_winner") == BROKEN_GAME or (stored.value is not None and stored.value != points):
+    points = _points(letters[0], game)
+    misread = _points(_letters(words)[0], game) if thoughts.reasoning else points
+    if row.get(f"g{game}_winner") == BROKEN_GAME or stored.value not in (None, points, misread):
         return Reading(reason="conflict", why=f"game {game}: the stored winner is not the one in the judge's words")
     return Reading(value=points)
+
+
+def _letters(words: str) -> list[str]:
+    """Return the verdicts in a judge's words; the reference takes the first in this order, wherever they stand."""
+    return [letter for letter in LETTERS if f"[[{letter}]]" in words]
+
+
+def _points(letter: str, game: Literal[1, 2]) -> float:
+    """Return the points of model_1; game 2 shows model_2 first."""
+    return LETTERS[letter] if game == 1 else 1.0 - LETTERS[letter]
 
 
 # ------------------------------------------------------------------------------------------------------------ questions
