@@ -10,6 +10,7 @@ dark), and `standalone` adds print colours.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -209,23 +210,44 @@ def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str)
     drawing.text(56, 14, f"{upwards} by length", css="title")
     drawing.text((56 + WIDTH - 150) / 2, height - 8, across, anchor="middle", css="muted")
     # labels of close points would overlap: the best point keeps its place, later ones move down
-    taken: list[tuple[float, float, float]] = []
+    taken = TakenPlaces()
     for point in sorted(points, key=lambda point: -point.y):
         at_x, at_y = x(point.x), y(point.y)
         if point.low is not None and point.high is not None:
             drawing.line(at_x, y(point.low), at_x, y(point.high), "whisker")
         drawing.mark(at_x, at_y, hint=f"{point.label}: {point.x:.0f}, {point.y:.2f}")
         label = _short(point.label, 24)
-        drawing.text(at_x + 8, _free(taken, at_x, at_y + 4, width_of(label) * 0.9), label, css="small")
+        drawing.text(at_x + 8, taken.take(at_x, at_y + 4, width_of(label) * 0.9), label, css="small")
     return drawing
 
 
-def _free(taken: list[tuple[float, float, float]], x: float, y: float, width: float) -> float:
-    """Return the nearest height downwards at which a label of this width overlaps no earlier one."""
-    while any(abs(y - taken_y) < 12 and x < end and start < x + width for taken_y, start, end in taken):
-        y += 4
-    taken.append((y, x, x + width))
-    return y
+class TakenPlaces:
+    """Where labels are, by bands of a label's height: a label can only overlap those of its own and the next bands."""
+
+    HEIGHT = 12.0
+
+    def __init__(self) -> None:
+        self._bands: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
+
+    def take(self, x: float, y: float, width: float) -> float:
+        """Return the nearest height downwards at which a label of this width overlaps no earlier one; it is taken."""
+        while (below := self._overlapped(x, y, width)) is not None:
+            while y - below < self.HEIGHT:
+                y += 4
+        self._bands[self._band(y)].append((y, x, x + width))
+        return y
+
+    def _overlapped(self, x: float, y: float, width: float) -> float | None:
+        """Return the height of a label that this one would overlap."""
+        band = self._band(y)
+        for number in (band - 1, band, band + 1):
+            for taken_y, start, end in self._bands.get(number, ()):
+                if abs(y - taken_y) < self.HEIGHT and x < end and start < x + width:
+                    return taken_y
+        return None
+
+    def _band(self, y: float) -> int:
+        return math.floor(y / self.HEIGHT)
 
 
 def categories(table: Table) -> Drawing | None:

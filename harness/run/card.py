@@ -248,8 +248,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
     what this run spent: rows that were retried count too, replies from the cache do not.
     """
     costs = [row.cost for row in judgments if row.cost is not None]
-    attempts = list(store.every_judgment())
-    paid = [row.paid for row in attempts if row.paid is not None]
+    spending = store.spending()
     sessions = store.sessions()
     total: Counter[str] = Counter()
     for session in sessions:
@@ -262,8 +261,8 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
         "judgment_prompt_tokens": sum(row.prompt_tokens for row in judgments),
         "judgment_completion_tokens": sum(row.completion_tokens for row in judgments),
         "judgment_cost": round(sum(costs), 6) if costs else None,
-        "judgment_paid": round(sum(paid), 6) if paid else None,
-        "judgment_calls": sum(row.calls for row in attempts),
+        "judgment_paid": round(sum(spending.paid), 6) if spending.paid else None,
+        "judgment_calls": spending.calls,
         "sessions": len(sessions),
         "ended": next((str(session["ended"]) for session in reversed(sessions) if "ended" in session), None),
         "seconds": round(total["seconds"], 3),

@@ -41,7 +41,7 @@ def opened(plan: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
             stores.append(run.store)
             if run.plan.anchor_tasks:
                 run.store.anchors.open()
-        plan.calls.budget.spent = sum(row.paid or 0.0 for run in runs for row in run.store.every_judgment())
+        plan.calls.budget.spent = sum(sum(run.store.spending().paid) for run in runs)
         make_folder(plan.spec.log_dir)
         yield runs
     finally:

@@ -14,11 +14,13 @@ import json
 import logging
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar, cast
 
 from pydantic import JsonValue, ValidationError
+from pydantic_core import from_json
 
 from ..records import Answer, Failure, Judgment, QuestionScores, ScoreCard
 from ..records.documents import parse_json, read_json_object
@@ -28,6 +30,8 @@ from .files import LOCK_FILES, FolderLock, archive_run, dump_json, find_cards, o
 log = logging.getLogger(__name__)
 QUESTIONS = "questions.jsonl"
 """The questions' own scores of a benchmark that scored by itself, beside its card."""
+BLOCK = 65_536
+"""Bytes read at a time."""
 BASELINE_ROWS = "baseline.jsonl"
 
 
@@ -88,7 +92,7 @@ class JsonlRows(Generic[Row]):
         size = os.fstat(self._file).st_size
         keep = size
         while keep > 0:
-            start = max(0, keep - 65536)
+            start = max(0, keep - BLOCK)
             newline = os.pread(self._file, keep - start, start).rfind(b"\n")
             if newline >= 0:
                 keep = start + newline + 1
@@ -113,10 +117,12 @@ class JsonlRows(Generic[Row]):
                     try:
                         yield offset, self._type.model_validate_json(line)
                     except ValidationError as error:
-                        where = f"{self.path}, line {number}"
-                        problem = f"is not a valid {self._type.__name__}: {one_line(error)}"
-                        raise ConfigError(f"{where} {problem}; remove that line, or use --fresh") from error
+                        raise self._invalid(number, one_line(error)) from error
                 offset += len(line)
+
+    def _invalid(self, number: int, problem: str) -> ConfigError:
+        where = f"{self.path}, line {number}"
+        return ConfigError(f"{where} is not a valid {self._type.__name__}: {problem}; remove that line, or use --fresh")
 
     def _note(self, row: Row, offset: int) -> None:
         self._offsets[row.key] = offset
@@ -152,7 +158,7 @@ class JsonlRows(Generic[Row]):
         """Read a line through the open descriptor, as the folder may have been moved meanwhile."""
         line = b""
         while b"\n" not in line:
-            part = os.pread(self._file, 65536, offset + len(line))
+            part = os.pread(self._file, BLOCK, offset + len(line))
             if not part:
                 break
             line += part
@@ -160,14 +166,37 @@ class JsonlRows(Generic[Row]):
 
     def all(self) -> Iterator[Row]:
         """Yield the last row of every key, in the order of first appearance."""
-        for key in self._offsets:
-            row = self.get(key)
-            if row is not None:
-                yield row
+        for line in self._lines(self._offsets.values()):
+            yield self._type.model_validate_json(line)
+
+    def _lines(self, offsets: Iterable[int]) -> Iterator[bytes]:
+        """Yield lines through the open descriptor, a block at a time: the next line is mostly the next in the file."""
+        block, start = b"", 0
+        for offset in offsets:
+            if not start <= offset < start + len(block) or b"\n" not in block[offset - start :]:
+                block, start = os.pread(self._file, BLOCK, offset), offset
+            line, newline, _ = block[offset - start :].partition(b"\n")
+            yield line if newline else self._line(offset)
 
     def every(self) -> Iterator[Row]:
         """Yield all rows, including replaced ones; none if there is no file."""
         return (row for _, row in self._scan()) if self.path.exists() else iter(())
+
+    def fields(self) -> Iterator[dict[str, JsonValue]]:
+        """Yield all rows, including replaced ones, as they are in the file: a row is parsed, but not validated.
+
+        A tenth of the time of `every`, for what is counted before the rows are indexed, or after.
+        """
+        with self.path.open("rb") if self.path.exists() else io.BytesIO() as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n") and line.strip():
+                    try:
+                        row = from_json(line, cache_strings="keys")
+                    except ValueError as error:
+                        raise self._invalid(number, str(error)) from None
+                    if not isinstance(row, dict):
+                        raise self._invalid(number, "it is no object")
+                    yield row
 
     def read(self) -> list[Row]:
         """Return the last row of every key, without opening for appending; a torn last line is skipped."""
@@ -197,6 +226,14 @@ def _session(record: object) -> dict[str, float | str]:
         for name, value in record.items()
         if isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value))
     }
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Requests sent to judges, and US dollars paid for each row of a judge with a known price."""
+
+    calls: int
+    paid: tuple[float, ...]
 
 
 class RunStore:
@@ -261,11 +298,15 @@ class RunStore:
             except OSError:
                 return  # something else lives there
 
-    def every_judgment(self) -> Iterator[Judgment]:
-        """Yield all judgments of this run, including anchors and replaced rows."""
+    def spending(self) -> Spending:
+        """Return what all judgments of this run cost, including anchors and replaced rows."""
+        calls, paid = 0, []
         for rows in (self.judgments, self.anchors):
-            if rows.is_open:
-                yield from rows.every()
+            for row in rows.fields() if rows.is_open else ():
+                # both are validated: the rows were when they were indexed
+                calls += cast(int, row.get("calls", 0))
+                paid.append(cast("float | None", row.get("paid")))
+        return Spending(calls, tuple(dollars for dollars in paid if dollars is not None))
 
     def end_session(self, usage: dict[str, JsonValue]) -> None:
         """Append the seconds and tokens that this process spent."""

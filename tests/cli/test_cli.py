@@ -39,6 +39,7 @@ COMMANDS = (
     "doctor",
     "embedded",
     "pocket-models",
+    "smollm2",
     "train",
 )
 POCKET = ("--suite", "all", "--edition", "pocket")
