@@ -87,9 +87,9 @@ def measure(folder: Path) -> Iterator[Figure]:
         usage = command(folder, *words)
         yield Figure(f"{name}, {CARDS:,} cards", usage.wall, "s", limit, times(usage))
     run = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket")
-    words = (*run, "--judge", "reference", "--repeats", str(REPEATS))
-    command(folder, *words)
-    usage = command(folder, *words)
+    judged = (*run, "--judge", "reference", "--repeats", str(REPEATS))
+    command(folder, *judged)
+    usage = command(folder, *judged)
     yield Figure(f"resume with {JUDGMENTS:,} rows", usage.wall, "s", 5, times(usage))
     promise = wide(WIDE_COUNT, times=1)[0]
     yield Figure(promise.name.removesuffix(": wall"), promise.value, "x", promise.limit, f"of {promise.unit[2:]}")

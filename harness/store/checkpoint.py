@@ -233,8 +233,8 @@ def _template(folder: Path, base: Path | None, requested: str | None) -> tuple[s
             raise CheckpointError(
                 f"--chat-template {requested!r} cannot be read; give a Jinja file or fastchat:NAME"
             ) from None
-    for checked in (folder, base):
-        template = _own_template(source) if checked is not None else None
+    for source in (folder, base):
+        template = _own_template(source) if source is not None else None
         if template is not None:
             return template
     raise CheckpointError(
@@ -270,8 +270,8 @@ def check_whole(folder: Path) -> None:
 def weights_digest(folder: Path, base: Path | None) -> str:
     """Return the hex sha256 of names and contents of weights, config and tokenizer, an adapter's before its base's."""
     total = hashlib.sha256()
-    for checked in (folder, base):
-        if checked is None:
+    for source in (folder, base):
+        if source is None:
             continue
         safe = any(source.glob("*.safetensors"))
         for file in sorted(source.iterdir(), key=lambda path: path.name):
