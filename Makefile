@@ -7,6 +7,8 @@
 # make bench-judges     what recorded judgments say of judges, written into docs/judges.md; HARNESS_PUBLISHED
 # make bench-judging    what a call of ours costs against a mock server, beside inspect_ai, evalscope, alpaca_eval
 # make bench-training   a WRPO training step beside the official layout: time and memory
+# make bench-scale      time and memory: 100,000 judgments, 1,000 cards, a resume, 1,000 calls in flight
+# make bench-cases      what bad files and servers do to a score: version 0.2.0, the right value, and now; HARNESS_MIRROR
 # make bench-gate       how often the gate is wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make test-python PYTHON=python3.13   unit tests of the core package, without torch and vLLM, on another Python
 # make check    format, lint, types, layers; make setup installs .venv
@@ -22,7 +24,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training check format clean
+.PHONY: setup demo demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-scale bench-cases check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -95,6 +97,12 @@ bench-judging: $(READY)
 
 bench-training: $(READY)
 	$(BIN)/python -m benchmarks.training
+
+bench-scale: $(READY)
+	$(BIN)/python -m benchmarks.scale
+
+bench-cases: $(READY)
+	$(BIN)/python -m benchmarks.cases
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from harness.records.protocols import RewardOptions
 from harness.records.settings import ServeSpec, checked
 from harness.store.checkpoint import Checkpoint, inspect_checkpoint, resolve
 from harness.store.provenance import install_command
+from harness.store.weights import LoadingReport, check_loaded
 
+log = logging.getLogger(__name__)
 Conversation = tuple[tuple[str, str], ...]
 """One (role, text) per message; the last one is the answer to score."""
 RULE = "sigmoid of the difference of two rewards (Bradley-Terry)"
@@ -153,7 +156,7 @@ class RewardModel:
     def identity(self) -> dict[str, JsonValue]:
         checkpoint = self._checkpoint
         return {
-            "model": self._ref.label,
+            "model": self._ref.short,
             "architecture": checkpoint.architecture,
             "weights": checkpoint.weights_digest,
             "chat_template": checkpoint.template_digest,
@@ -287,7 +290,10 @@ class Loading:
 
 
 class RewardNetwork:
-    """The loaded model. Raise ValueError on construction if the model does not give exactly one score."""
+    """The loaded model.
+
+    Raise ValueError on construction if it does not give exactly one score, CheckpointError if weights are missing.
+    """
 
     def __init__(self, loading: Loading) -> None:
         import torch
@@ -298,9 +304,18 @@ class RewardNetwork:
         dtype = loading.dtype or ("auto" if cuda else "float32")
         options = {"local_files_only": True, "trust_remote_code": loading.trust_remote_code}
         self._tokenizer: Any = AutoTokenizer.from_pretrained(loading.folder, **options)
-        model: Any = AutoModelForSequenceClassification.from_pretrained(
-            loading.folder, dtype=dtype, use_safetensors=True, **options
+        model: Any
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            loading.folder,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below
+            **options,
         )
+        report = LoadingReport.of(info, model.config.to_dict())
+        for sentence in check_loaded(loading.folder, type(model).__name__, report):
+            log.warning("%s", sentence)
         if model.config.num_labels != 1:
             raise ValueError(f"{model.config.num_labels} scores per answer; a reward model gives one")
         self._model: Any = model.to(self._device).eval()

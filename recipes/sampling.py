@@ -31,6 +31,7 @@ from harness.records.protocols import Backend, BulkBackend, Draw, ServeOptions, 
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec
 from harness.run.pipeline import DONE_FAILURES
+from harness.run.same_model import ask_foreign, compare, record
 from harness.store import JsonlRows, dump_json, write_atomic
 
 from .estimate import DeviceTime, Estimator, Mean, PlanItem, devices_of, number
@@ -137,7 +138,7 @@ def prompts_of(path: Path, *parts: Part) -> list[Prompt]:
 
 def model_name(model: ModelRef) -> str:
     """Return the model's name without local paths: a folder's name, `hf:ORG/NAME@REVISION` or `endpoint:NAME`."""
-    return {"path": model.label, "hf": str(model), "endpoint": f"endpoint:{model.name}"}[model.scheme]
+    return {"path": model.short, "hf": str(model), "endpoint": f"endpoint:{model.name}"}[model.scheme]
 
 
 def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Counts:
@@ -187,6 +188,10 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
     backend: Backend = load_plugin("backends", sampler.backend)(sampler.model, options)
     identity: dict[str, JsonValue] = json.loads(json.dumps(backend.identity()))
     check_identity(folder, identity, sampler.name)
+    presented = await ask_foreign(backend, needed=True)
+    if presented is not None:
+        compare(folder, presented, advice="serve the earlier model, or move the folder away")
+        record(folder, presented)
     begun = time.monotonic()
     try:
         async with backend as server:

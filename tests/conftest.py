@@ -22,7 +22,7 @@ FOLDERS = ("torch", "servers", "published", "browser", "cli", "unit")
 REAL_VLLM = frozenset(
     str(path.relative_to(ROOT))
     for path in (ROOT / "tests").glob("*/test_*.py")
-    if re.search(r"\b(vllm_checkpoint|real_run):", path.read_text("utf-8"))
+    if re.search(r"\b(vllm_checkpoint|real_run|smollm2):", path.read_text("utf-8"))
 )
 """Modules whose tests start a real vLLM: two at once would share two cores and need twice the memory."""
 KEYS = ("OPENAI_API_KEY", "HARNESS_JUDGE", "HARNESS_JUDGE_KEY", "HARNESS_ENDPOINT_KEY", "HARNESS_RESULTS")

@@ -20,13 +20,15 @@ from ..records import Answer, Failure, ModelRef, Prompt, Sampling, ScoreCard, di
 from ..records.errors import ConfigError, DataError
 from ..records.judge_choice import choose_judges
 from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite, SuiteOptions
-from ..records.settings import RunSpec, read_file_spec
+from ..records.settings import RunSpec
 from ..run.pipeline import current_judgments
 from ..run.plan import JudgePool, Plan, limited, load_suite, suite_plan, with_baseline_of
 from ..store import find_cards, read_card
-from ..store.runs import read_rows
+from ..store.runs import read_question_scores, read_rows
+from ..store.trusted import read_config
 from ..suites.head_to_head import HeadToHead, PlaysGames
 from .comparison import Comparison, adjusted, compare, differing
+from .naming import told_apart, weights_of
 
 log = logging.getLogger(__name__)
 HEAD_TO_HEAD = "head_to_head"
@@ -149,16 +151,23 @@ def find_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[St
             f"no run{kind} named {name!r}: pass its folder, its card, or a model under {results}; models there: "
             f"{models}"
         )
+    refuse_two_models(name, matches)
     return matches
+
+
+def refuse_two_models(name: str, runs: Sequence[StoredRun]) -> None:
+    """Raise ConfigError if runs found under one name are of different weights, as one run per suite would mix them."""
+    folders = {weights: run.folder for run in reversed(runs) if (weights := weights_of(run.card)) is not None}
+    if len(folders) > 1:
+        listed = ", ".join(sorted(map(str, folders.values())))
+        raise ConfigError(
+            f"{name!r} is the name of {len(folders)} models with different weights: name a run of {listed}"
+        )
 
 
 def shown_names(runs: Sequence[StoredRun]) -> list[str]:
     """Return the models' names, with run ids if several runs have the same name."""
-    names = [run.card.model for run in runs]
-    return [
-        f"{name} ({run.card.provenance.get('run_id', '')})" if names.count(name) > 1 else name
-        for name, run in zip(names, runs, strict=True)
-    ]
+    return told_apart([(run.card.model, str(run.card.provenance.get("run_id", ""))) for run in runs])
 
 
 def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
@@ -167,7 +176,8 @@ def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
         return RunRows(name or run.card.model, run.card)
     answers, rows = read_rows(run.folder)
     judgments = scored(current_judgments(answers, iter(rows)), run.card.protocol)
-    return RunRows(name or run.card.model, run.card, tuple(answers), judgments)
+    questions = tuple(read_question_scores(run.folder))
+    return RunRows(name or run.card.model, run.card, tuple(answers), judgments, questions)
 
 
 def suite_of(card: ScoreCard, mirror: str | None = None, *, folder: Path | None = None) -> Loaded:
@@ -214,12 +224,13 @@ def head_to_head_plan(
     for run in rows:
         if not any(answer.error is None for answer in run.answers):
             raise ConfigError(f"{run.name} has no answers to {run.card.suite} in its folder, so nothing to compare")
-    games = _games(suite, first, rows[0])
-    file = read_file_spec(config)
+    shown = shown_names([first, second])
+    games = _games(suite, first, rows[0], shown[0])
+    file = read_config(config)
     edition = _edition(first.card)
     judges = choose_judges((games.name,), judge, edition=edition, own_judges=file.judges)
     spec = RunSpec(
-        model=ModelRef(scheme="endpoint", name=second.card.model),
+        model=ModelRef(scheme="endpoint", name=shown[1]),
         suites=(games.name,),
         edition=edition,
         backend="recorded",
@@ -228,18 +239,18 @@ def head_to_head_plan(
         mirror=mirror,
     )
     pool = JudgePool(spec)
-    backend = Recorded(second.card.model, rows[1].answers)
+    backend = Recorded(shown[1], rows[1].answers)
     identity = backend.identity()
     planned = suite_plan(spec, games, pool.judges(judges[games.name]), identity, prompts=suite.prompts or ())
     return Plan(spec, (planned,), backend, identity, calls=pool.calls)
 
 
-def _games(loaded: Loaded, first: StoredRun, rows: RunRows) -> HeadToHead:
+def _games(loaded: Loaded, first: StoredRun, rows: RunRows, name: str) -> HeadToHead:
     if not isinstance(loaded.suite, PlaysGames):
         raise ConfigError(
             f"{first.card.suite} has no prompts for comparing two answers, or its data are missing (harness data pull)"
         )
-    games = HeadToHead(loaded.suite, first.card.model, rows.answers)
+    games = HeadToHead(loaded.suite, name, rows.answers)
     # fail now rather than after the first judge call
     games.protocol()  # raises ConfigError if this edition has no pairwise prompts
     return games

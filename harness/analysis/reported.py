@@ -14,7 +14,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ..records import Record, ScoreCard
-from ..records.settings import checked, read_yaml
+from ..records.documents import read_yaml
+from ..records.settings import checked
 
 
 class ReportedFigure(Record):
@@ -51,7 +52,11 @@ class ReportedModel(Record):
     """Suite -> metric -> figure."""
 
     def is_named(self, name: str) -> bool:
-        """Return whether a card's model name means this model, comparing letters and digits without case."""
+        """Return whether a card's model name means this model, comparing letters and digits without case.
+
+        A revision after `@` does not count.
+        """
+        name = name.partition("@")[0]
         letters = [re.sub(r"[^a-z0-9]+", "", known.lower()) for known in (name, self.model, *self.aliases)]
         return letters[0] in letters[1:]
 

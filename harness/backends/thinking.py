@@ -24,7 +24,8 @@ from pydantic import JsonValue
 from ..client import ChatReply
 from ..records.protocols import ServeOptions
 from ..records.reasoning import TAGS, split_reasoning
-from ..store.checkpoint import Checkpoint, read_object
+from ..store.checkpoint import Checkpoint
+from ..store.weights import read_object
 
 SPECIAL_MARKS = {
     "<|channel|>": "openai_gptoss",
@@ -60,7 +61,7 @@ def choose_parser(template: str, model_type: str) -> str | None:
         for mark, parser in marks.items():
             if mark in template:
                 return parser
-    if "</think>" not in template and not template.rstrip().endswith(("<think>", "<think>\\n')}}")):
+    if "</think>" not in template and "<think>" not in (opened_block(template) or ""):
         return None
     for beginning, parser in BY_TYPE.items():
         if model_type.startswith(beginning):
@@ -166,16 +167,17 @@ def separated(reply: ChatReply, thinking: Thinking) -> tuple[ChatReply, bool]:
 
     A block that never ends leaves no text, and the finish "length".
     """
-    if not reply.reasoning:
-        thoughts = split_reasoning(f"{thinking.opens}{reply.text}" if _goes_on(reply.text, thinking) else reply.text)
-        if thoughts.visible == reply.text:
-            return reply, False
-        finish = reply.finish if thoughts.closed else "length"
-        return replace(reply, text=thoughts.visible, reasoning=thoughts.reasoning, finish=finish), True
-    if not reply.text.strip() and reply.finish == "stop" and thinking.opens == "":
+    if reply.reasoning and not reply.text.strip() and reply.finish == "stop" and thinking.opens == "":
         # parsers take a text without any mark for reasoning, but nothing had opened a block: it is the answer
         return replace(reply, text=reply.reasoning, reasoning="", reasoning_tokens=0), False
-    return reply, False
+    goes_on = not reply.reasoning and _goes_on(reply.text, thinking)
+    # models that think twice leave marks behind a parser too
+    thoughts = split_reasoning(f"{thinking.opens}{reply.text}" if goes_on else reply.text)
+    if thoughts.visible == reply.text:
+        return reply, False
+    reasoning = "\n".join(part for part in (reply.reasoning, thoughts.reasoning) if part)
+    finish = reply.finish if thoughts.closed else "length"
+    return replace(reply, text=thoughts.visible, reasoning=reasoning, reasoning_tokens=None, finish=finish), True
 
 
 def _goes_on(text: str, thinking: Thinking) -> bool:

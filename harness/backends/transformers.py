@@ -13,15 +13,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import JsonValue
 
 from ..records import ModelRef, digest
 from ..records.errors import CheckpointError, ConfigError
 from ..records.protocols import ServeOptions
+from ..store.files import write_atomic
 from ..store.provenance import install_command
 from .chat import ChatCompletions, ContextWindow, Dialogue, changed, engine_settings, refuse_unknown
+from .loadable import check_loadable
 from .served import ServedBackend
 from .server import ServerCommand
 from .thinking import SPECIAL_MARKS
@@ -56,6 +58,10 @@ class TransformersBackend(ServedBackend):
                 f"{model.label!r} marks its reasoning with {mark!r}, which the server of backend 'transformers' leaves "
                 "out of its replies, so that reasoning and answer cannot be told apart: use --backend vllm"
             )
+
+    async def __aenter__(self) -> Self:
+        await check_loadable(self.checkpoint)
+        return await super().__aenter__()
 
     def engine(self) -> dict[str, JsonValue]:
         return {
@@ -100,7 +106,7 @@ class TransformersBackend(ServedBackend):
             link = self._staged / file.name
             if not link.is_symlink() and not file.name.startswith("chat_template"):
                 link.symlink_to(file)
-        (self._staged / "chat_template.jinja").write_text(self.checkpoint.template or "", "utf-8")
+        write_atomic(self._staged / "chat_template.jinja", self.checkpoint.template or "")
 
     def dialogue(self) -> Dialogue:
         built = super().dialogue()

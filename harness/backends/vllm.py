@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Self
 
 import aiohttp
 from pydantic import JsonValue
@@ -20,8 +21,10 @@ from pydantic import JsonValue
 from ..records import ModelRef
 from ..records.errors import CheckpointError, ConfigError, ServerError
 from ..records.protocols import ServeOptions
+from ..store.files import write_atomic
 from ..store.provenance import install_command
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings
+from .loadable import check_loadable
 from .served import FastChatCompletions, ServedBackend
 from .server import ServerCommand
 from .thinking import installed_parsers, parser_for
@@ -41,6 +44,8 @@ OURS = (
     ),
 )
 """Arguments that would hide the server from the harness, or make the card's digests wrong."""
+OTHER_WEIGHTS = ("--hf-overrides", "--load-format", "--model-impl")
+"""Arguments with which vLLM loads something else than config.json and the safetensors files say."""
 FLAGS = {
     "tensor_parallel": "--tensor-parallel-size",
     "pipeline_parallel": "--pipeline-parallel-size",
@@ -97,6 +102,11 @@ class VllmBackend(ServedBackend):
         if parser is not None:
             log.info("%s: reasoning parser %s, by its chat template (--reasoning off for none)", self.label, parser)
         return parser
+
+    async def __aenter__(self) -> Self:
+        if not any(word.partition("=")[0].replace("_", "-") in OTHER_WEIGHTS for word in self.options.engine_args):
+            await check_loadable(self.checkpoint)
+        return await super().__aenter__()
 
     @property
     def single(self) -> bool:
@@ -157,8 +167,7 @@ class VllmBackend(ServedBackend):
     def _template_file(self) -> Path:
         """Write the template in use beside the log and return the file: an adapter's may be inside a JSON file."""
         file = (self.options.log_dir / f"chat_template-{self.checkpoint.template_digest[:16]}.jinja").resolve()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(self.checkpoint.template or "", "utf-8")
+        write_atomic(file, self.checkpoint.template or "")
         return file
 
     def _env(self) -> dict[str, str | None]:

@@ -17,10 +17,11 @@ from ..analysis.trackers import log_scores, tracker_names
 from ..judging.jury import judge_differences
 from ..records import ScoreCard
 from ..records.errors import IncompleteError
-from ..records.settings import FileSpec, read_file_spec
+from ..records.settings import FileSpec
 from ..run.estimate import Estimate, estimate
 from ..run.plan import Plan, plan
 from ..run.resolve import overlaid, resolve, retirement_warnings
+from ..store.trusted import read_config
 from .console import (
     STDERR,
     announce,
@@ -99,6 +100,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     """The flags of `harness run`. Those named like a key of harness.yaml replace that key."""
 
     model: Annotated[str | None, typer.Option(help="DIR, hf:ORG/NAME@REVISION or endpoint:NAME@URL.")] = None
+    name: Annotated[str | None, typer.Option(help="Name in tables and results; default: from --model.")] = None
     suite: Annotated[str | None, typer.Option(help="all, or a comma list of suites (harness ls suites).")] = None
     judge: Annotated[
         str | None,
@@ -133,6 +135,10 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     config: Annotated[Path | None, typer.Option(help="Configuration; default ./harness.yaml if it exists.")] = None
     dry_run: Annotated[bool, DRY_RUN] = False
     fresh: Annotated[bool, typer.Option("--fresh", help="Archive the earlier run and start over.")] = False
+    same_model: Annotated[
+        bool | None,
+        typer.Option("--assume-same", help="Resume although an endpoint: states another model than before."),
+    ] = None
     log_to: Annotated[str | None, typer.Option(help="Also log scores to wandb, mlflow, trackio (comma list).")] = None
     serve: ServeFlags = ServeFlags()
     sampling: SamplingFlags = SamplingFlags()
@@ -140,7 +146,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     def settings(self) -> FileSpec:
         """Return harness.yaml with these flags over it."""
         flags = self.model_dump(include=set(FileSpec.model_fields), mode="json")
-        return overlaid(read_file_spec(self.config), flags | {"cache": False if self.no_cache else None})
+        return overlaid(read_config(self.config), flags | {"cache": False if self.no_cache else None})
 
 
 @command
@@ -229,6 +235,8 @@ def work(run_plan: Plan, estimates: Sequence[Estimate], job: Job[T], *, fresh: b
 
 def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
     """Return (suite, stage) -> open rows; for judgments an upper bound, because failed answers are not judged."""
+    from ..run.same_model import earlier_answers  # deferred: it needs numpy, which the help does not
+
     calls = {part.suite: part.judge_calls for part in estimates}
     totals: dict[tuple[str, str], int] = {}
     for suite_run in runs:
@@ -237,7 +245,9 @@ def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[t
         totals[name, "judgments"] = calls[name] - suite_run.store.judgments.count_succeeded
         totals[name, "judgments"] -= len(suite_run.plan.anchor_tasks) - len(suite_run.anchors_open)
         done = len(suite_run.plan.prompts) - suite_run.answers_open
-        if done > 0:
+        if sentence := earlier_answers(suite_run):
+            log.warning("%s", sentence)
+        elif done > 0:
             judged = len(suite_run.store.judgments)
             log.info("%s: resuming, %d answers and %d judgments exist already", name, done, judged)
     return totals
@@ -262,5 +272,6 @@ def show(run_plan: Plan, cards: list[ScoreCard]) -> None:
             if f"{card.suite}: {note}" not in sentences:
                 console.print(Text(f"{card.suite}: {note}"), soft_wrap=True)
     print_cost(cards)
-    print(f"cards, answers and judgments: {run_plan.spec.log_dir.parent}")
+    folders = {planned.folder.parents[1] for planned in run_plan.suites} or {run_plan.spec.model_dir}
+    print(f"cards, answers and judgments: {', '.join(sorted(map(str, folders)))}")
     print(f"next: harness leaderboard --results {run_plan.spec.results}")

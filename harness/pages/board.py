@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -50,6 +50,8 @@ class TableColumn:
     wide: bool = False
     """Full width on a phone."""
     strong: bool = False
+    texts: Mapping[str, str] | None = None
+    """Run id -> text, of a column that is measured rather than scored; collected once, as it takes all rows."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def environment() -> Environment:
         "columns_of": columns_of,
         "cell_of": cell_of,
         # safe as markup: the SVG is made of numbers alone
-        "forest_cell": lambda table, row: Markup(charts.cell(row, charts.cell_axis(table))),
+        "cell_axis": charts.cell_axis,
+        "forest_cell": lambda row, axis: Markup(charts.cell(row, axis)),
         "fusion_text": fusion_text,
         "number_of": number,
         "interval_of": interval,
@@ -122,21 +125,23 @@ def pretty(value: object) -> str:
 
 def columns_of(table: Table) -> list[TableColumn]:
     """Return the columns of the table, without those that no row has a value for."""
-    metrics = [*shown_metrics(table), *(name for name, _ in measured(table)), "n"]
+    figures = {**dict.fromkeys(shown_metrics(table)), **dict(measured(table)), "n": None}
     return [
         TableColumn("rank", first="ascending"),
         TableColumn("model", numeric=False, first="ascending", wide=True),
-        TableColumn(table.headline, first="descending", strong=True),
+        TableColumn(
+            table.headline, first="ascending" if table.higher_is_better is False else "descending", strong=True
+        ),
         TableColumn("95 % interval", numeric=False, wide=True),
         TableColumn("against the rank above", wide=True),
-        *(TableColumn(name, first="descending") for name in metrics),
+        *(TableColumn(name, first="descending", texts=texts) for name, texts in figures.items()),
         TableColumn("run", numeric=False),
     ]
 
 
-def cell_of(table: Table, row: BoardRow, name: str) -> Cell:
+def cell_of(table: Table, row: BoardRow, column: TableColumn) -> Cell:
     """Return the cell of a row under a column."""
-    score = row.score
+    score, name = row.score, column.name
     if name == "rank":
         span = f"{row.rank_range.low}-{row.rank_range.high}" if row.rank_range else ""
         return Cell("-" if row.rank is None else str(row.rank), "" if row.rank is None else str(row.rank), span)
@@ -161,7 +166,7 @@ def cell_of(table: Table, row: BoardRow, name: str) -> Cell:
     if name == "run":
         return Cell(row.run_id, row.run_id)
     # empty keys sort last in both directions
-    texts = dict(measured(table)).get(name, {})
+    texts = column.texts or {}
     return Cell(texts.get(row.run_id, "-"), texts.get(row.run_id, ""))
 
 

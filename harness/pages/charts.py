@@ -10,6 +10,7 @@ dark), and `standalone` adds print colours.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -150,8 +151,8 @@ def forest(table: Table) -> Drawing | None:
     left = min(max(width_of(_short(row.model)) for row in rows) + 24, 300)
     right = 150.0
     scale = axis(_ends([row.score for row in rows]), left, WIDTH - right)
-    drawing = Drawing(WIDTH, 52 + ROW * len(rows), f"{table.headline} with 95 % intervals: {table.title}")
-    drawing.text(left, 14, f"{table.headline}, 95 % interval", css="title")
+    drawing = Drawing(WIDTH, 52 + ROW * len(rows), f"{table.column} with 95 % intervals: {table.title}")
+    drawing.text(left, 14, f"{table.column}, 95 % interval", css="title")
     _x_axis(drawing, scale, 24, 24 + ROW * len(rows))
     for index, row in enumerate(rows):
         y = 24 + ROW * (index + 0.5)
@@ -194,8 +195,8 @@ def length_against_score(table: Table) -> Drawing | None:
     ]
     if len(points) < 2:
         return None
-    title = f"{table.headline} against mean answer length ({table.length_unit}): {table.title}"
-    return scatter(points, title, f"mean answer length, {table.length_unit}", table.headline)
+    title = f"{table.column} against mean answer length ({table.length_unit}): {table.title}"
+    return scatter(points, title, f"mean answer length, {table.length_unit}", table.column)
 
 
 def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str) -> Drawing:
@@ -209,23 +210,44 @@ def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str)
     drawing.text(56, 14, f"{upwards} by length", css="title")
     drawing.text((56 + WIDTH - 150) / 2, height - 8, across, anchor="middle", css="muted")
     # labels of close points would overlap: the best point keeps its place, later ones move down
-    taken: list[tuple[float, float, float]] = []
+    taken = TakenPlaces()
     for point in sorted(points, key=lambda point: -point.y):
         at_x, at_y = x(point.x), y(point.y)
         if point.low is not None and point.high is not None:
             drawing.line(at_x, y(point.low), at_x, y(point.high), "whisker")
         drawing.mark(at_x, at_y, hint=f"{point.label}: {point.x:.0f}, {point.y:.2f}")
         label = _short(point.label, 24)
-        drawing.text(at_x + 8, _free(taken, at_x, at_y + 4, width_of(label) * 0.9), label, css="small")
+        drawing.text(at_x + 8, taken.take(at_x, at_y + 4, width_of(label) * 0.9), label, css="small")
     return drawing
 
 
-def _free(taken: list[tuple[float, float, float]], x: float, y: float, width: float) -> float:
-    """Return the nearest height downwards at which a label of this width overlaps no earlier one."""
-    while any(abs(y - taken_y) < 12 and x < end and start < x + width for taken_y, start, end in taken):
-        y += 4
-    taken.append((y, x, x + width))
-    return y
+class TakenPlaces:
+    """Where labels are, by bands of a label's height: a label can only overlap those of its own and the next bands."""
+
+    HEIGHT = 12.0
+
+    def __init__(self) -> None:
+        self._bands: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
+
+    def take(self, x: float, y: float, width: float) -> float:
+        """Return the nearest height downwards at which a label of this width overlaps no earlier one; it is taken."""
+        while (below := self._overlapped(x, y, width)) is not None:
+            while y - below < self.HEIGHT:
+                y += 4
+        self._bands[self._band(y)].append((y, x, x + width))
+        return y
+
+    def _overlapped(self, x: float, y: float, width: float) -> float | None:
+        """Return the height of a label that this one would overlap."""
+        band = self._band(y)
+        for number in (band - 1, band, band + 1):
+            for taken_y, start, end in self._bands.get(number, ()):
+                if abs(y - taken_y) < self.HEIGHT and x < end and start < x + width:
+                    return taken_y
+        return None
+
+    def _band(self, y: float) -> int:
+        return math.floor(y / self.HEIGHT)
 
 
 def categories(table: Table) -> Drawing | None:
@@ -300,8 +322,8 @@ def scaling(table: Table) -> list[Drawing]:
     drawings = []
     for across, series in (("number of source models", by_sources), ("alpha", by_alpha)):
         if len({point.x for points in series.values() for point in points}) > 1:
-            title = f"{table.headline} against {across}: {table.title}"
-            drawings.append(curves(sorted(series.items()), title, across, table.headline))
+            title = f"{table.column} against {across}: {table.title}"
+            drawings.append(curves(sorted(series.items()), title, across, table.column))
     return drawings
 
 

@@ -50,7 +50,7 @@ def card_table(cards: list[ScoreCard]) -> RichTable:
 
 
 def rich_tables(tables: list[Table]) -> list[RichTable]:
-    return [rich_table(each.title, columns(each), [cells(each, row) for row in each.rows], LEFT) for each in tables]
+    return [rich_table(each.title, columns(each), body(each), LEFT) for each in tables]
 
 
 def markdown(tables: list[Table]) -> str:
@@ -62,7 +62,7 @@ def markdown(tables: list[Table]) -> str:
         if table.differs:
             parts += markdown_list([f"{name}: {shortened(str(value), 200)}" for name, value in table.differs.items()])
             parts.append("")
-        parts += markdown_table(columns(table), [cells(table, row) for row in table.rows], LEFT)
+        parts += markdown_table(columns(table), body(table), LEFT)
         parts += ["", *markdown_list(notes_of(table)), ""]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -74,7 +74,7 @@ def notes_of(table: Table) -> list[str]:
 
 def columns(table: Table) -> list[str]:
     """Return the column names, without columns that no row has a value for."""
-    head = ["rank", "model", f"{table.headline} [95 %]", "against the row above"]
+    head = ["rank", "model", f"{table.column} [95 %]", "against the row above"]
     return [*head, *shown_metrics(table), *(name for name, _ in measured(table)), "n", "unscored", "truncated", "run"]
 
 
@@ -93,7 +93,8 @@ def measured(table: Table) -> list[tuple[str, dict[str, str]]]:
         ("tokens/s", {row.run_id: f"{row.tokens_per_second:.0f}" for row in table.rows if row.tokens_per_second}),
         ("date", {row.run_id: row.date for row in table.rows if row.date}),
     ]
-    return [(name, texts) for name, texts in column_texts if texts and name not in shown_metrics(table)]
+    shown = shown_metrics(table)
+    return [(name, texts) for name, texts in column_texts if texts and name not in shown]
 
 
 def _empty(table: Table) -> dict[str, str]:
@@ -106,22 +107,30 @@ def _empty(table: Table) -> dict[str, str]:
     }
 
 
-def cells(table: Table, row: BoardRow) -> list[str]:
-    """Return the row's texts under `columns(table)`."""
+def body(table: Table) -> list[list[str]]:
+    """Return the rows' texts under `columns(table)`."""
     facts = facts_of(table.suite)
-    ranks = f" ({row.rank_range.low}-{row.rank_range.high})" if row.rank_range else ""
+    # once per table: both look at every row
+    metrics, columns_by_run = shown_metrics(table), [texts for _, texts in measured(table)]
     return [
-        "-" if row.rank is None else f"{row.rank}{ranks}",
-        row.model,
-        interval(row.score, facts.metric(table.headline).decimals),
-        "-" if row.above is None else f"{row.above.difference:+.2f} {certainty(row.above)}",
-        *(number(row.others.get(name), facts.metric(name).decimals) for name in shown_metrics(table)),
-        *(texts.get(row.run_id, "-") for _, texts in measured(table)),
-        str(row.score.n),
-        str(row.score.unscored),
-        str(row.truncated),
-        row.run_id,
+        [
+            "-" if row.rank is None else f"{row.rank}{_range_text(row)}",
+            row.model,
+            interval(row.score, facts.metric(table.headline).decimals),
+            "-" if row.above is None else f"{row.above.difference:+.2f} {certainty(row.above)}",
+            *(number(row.others.get(name), facts.metric(name).decimals) for name in metrics),
+            *(texts.get(row.run_id, "-") for texts in columns_by_run),
+            str(row.score.n),
+            str(row.score.unscored),
+            str(row.truncated),
+            row.run_id,
+        ]
+        for row in table.rows
     ]
+
+
+def _range_text(row: BoardRow) -> str:
+    return f" ({row.rank_range.low}-{row.rank_range.high})" if row.rank_range else ""
 
 
 def certainty(step: HeadlineDifference) -> str:

@@ -2,13 +2,16 @@
 
 >>> model = ModelRef.parse("hf:org/model@main")
 >>> model.label, model.slug, model.revision
-('org/model', 'org_model', 'main')
+('org/model@main', 'org_model@main', 'main')
+>>> ModelRef.parse("run-A/checkpoint-100").label
+'run-A/checkpoint-100'
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from functools import lru_cache
 from typing import Literal, Self
@@ -51,6 +54,34 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+GENERIC = re.compile(
+    r"(checkpoint|ckpt|step|global_step|epoch|iter|iteration)s?[-_.]?\d+|checkpoints|"
+    r"(final|best|last|latest|merged|output|outputs|hf|huggingface|model|actor)(_model|_checkpoint)?",
+    re.IGNORECASE,
+)
+"""Folder names that trainers give to every model; only with their parent do they name one."""
+SNAPSHOT = re.compile(r"/models--(?P<repository>[^/]+)/snapshots/(?P<revision>[^/]+)(?P<folder>/.*)?$")
+"""A model in the Hub's cache."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
+LONGEST_SLUG = 100  # characters; file systems allow 255 bytes, and suffixes are added
+
+
+def slug_of(text: str) -> str:
+    """Return a folder name made of a text: letters, digits, `.`, `_`, `-`, `@` only, never empty, `.` or `..`.
+
+    Two texts may have the same slug.
+    """
+    return re.sub(r"[^\w.@-]+", "_", text, flags=re.ASCII).strip(".") or "model"
+
+
+def distinct_slug(text: str) -> str:
+    """Return `slug_of`, with a digest if more than `/` was replaced or cut, so that no two texts share a folder."""
+    slug = slug_of(text)
+    if slug == text.replace("/", "_") and len(slug) <= LONGEST_SLUG:
+        return slug
+    return f"{slug[:LONGEST_SLUG]}-{digest(text)[:8]}"
+
+
 class ModelRef(Record):
     """A reference to a model: a folder, a Hub repository, or a server that already runs."""
 
@@ -61,10 +92,18 @@ class ModelRef(Record):
     """hf only: branch, tag or commit."""
     url: str | None = None
     """endpoint only: base URL, ending in /v1."""
+    title: str | None = Field(default=None, exclude_if=is_empty)
+    """`--name`: the model's name in tables and results, instead of one made from the reference."""
 
     @classmethod
-    def parse(cls, text: str) -> ModelRef:
+    def parse(cls, text: str, *, title: str | None = None) -> ModelRef:
         """Parse `DIR`, `hf:ORG/NAME[@REVISION]` or `endpoint:NAME@URL`. Raise ConfigError for anything else."""
+        if title is not None:
+            if title != title.strip() or not title.isprintable() or not 0 < len(title) <= LONGEST_SLUG:
+                raise ConfigError(
+                    f"--name {title!r} is not a name: 1 to {LONGEST_SLUG} printable characters, no blank at the ends"
+                )
+            return cls.parse(text).model_copy(update={"title": title})
         if text.startswith("hf:"):
             name, _, revision = text[3:].partition("@")
             if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -86,13 +125,48 @@ class ModelRef(Record):
 
     @property
     def label(self) -> str:
-        """Return the short name shown in tables: the folder's last part, or the repository or served name."""
+        """Return the name shown in tables: `title`, or enough of the path, or the repository or served name."""
+        if self.title is not None:
+            return self.title
+        if self.scheme == "path":
+            return _folder_label(os.path.abspath(os.path.expanduser(self.name)))
+        return self.name if self.revision is None else f"{self.name}@{_short(self.revision)}"
+
+    @property
+    def short(self) -> str:
+        """Return the folder's last part, or the repository or served name: what manifests and protocols have.
+
+        It does not tell two models apart; digests of their weights do.
+        """
         return self.name.rstrip("/").rsplit("/", 1)[-1] if self.scheme == "path" else self.name
 
     @property
     def slug(self) -> str:
-        """Return a folder name made of the label: letters, digits, `.`, `_`, `-` only, never empty, `.` or `..`."""
-        return re.sub(r"[^\w.-]+", "_", self.label, flags=re.ASCII).strip(".") or "model"
+        """Return the name of the model's folder in the results."""
+        return distinct_slug(self.label)
+
+    @property
+    def earlier_slugs(self) -> tuple[str, ...]:
+        """Return the folder names that a run of this model may have from before: without `title`, by `short` alone."""
+        plain = re.sub(r"[^\w.-]+", "_", self.short, flags=re.ASCII).strip(".") or "model"
+        return self.model_copy(update={"title": None}).slug, plain
+
+
+def _short(revision: str) -> str:
+    return revision[:8] if COMMIT.fullmatch(revision) else revision
+
+
+def _folder_label(path: str) -> str:
+    """Return a folder's last part, after its parent's if every trainer gives it; `org/name@commit` in a cache."""
+    cached = SNAPSHOT.search(path)
+    if cached is not None:
+        repository = cached["repository"].replace("--", "/")
+        return f"{repository}@{_short(cached['revision'])}{cached['folder'] or ''}"
+    parts = [part for part in path.split("/") if part]
+    first = len(parts) - 1
+    while first > 0 and GENERIC.fullmatch(parts[first]):
+        first -= 1
+    return "/".join(parts[max(0, first) :]) or path
 
 
 class Sampling(Record):

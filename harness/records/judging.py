@@ -9,8 +9,9 @@ pydantic_core.ValidationError: rating 11.0 is outside 1.0..10.0
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_serializer, model_validator
 
@@ -98,7 +99,11 @@ class JudgeTask(Record):
     @property
     def key(self) -> str:
         """Return the key that is the same for the same question in another session; resuming compares it."""
-        return _key(self.answer.key, self.turn, self.order, self.repeat, self.answer.sha, self.judge)
+        return self.key_for(self.judge, self.repeat, self.answer.sha)
+
+    def key_for(self, judge: str, repeat: int, answer_sha: str) -> str:
+        """Return the key of this task for a judge and repeat; `answer_sha` is `answer.sha`, which takes a while."""
+        return _key(self.answer.key, self.turn, self.order, repeat, answer_sha, judge)
 
     @property
     def names_slots(self) -> bool:
@@ -200,6 +205,13 @@ class Judgment(Record):
         """Return `JudgeTask.key` of the task that it answers, once the pipeline has set `answer_sha`."""
         answer = f"{self.prompt_id}#{self.index}"
         return _key(answer, self.turn, self.order, self.repeat, self.answer_sha or "", self.judge)
+
+    @classmethod
+    def key_in(cls, fields: Mapping[str, Any]) -> str:
+        """Return the key of a judgment that is still parsed JSON; of an invalid one, a key that no task has."""
+        answer = f"{fields.get('prompt_id')}#{fields.get('index', 0)}"
+        turn, order, repeat = fields.get("turn"), fields.get("order"), fields.get("repeat", 0)
+        return _key(answer, turn, order, repeat, fields.get("answer_sha") or "", str(fields.get("judge")))
 
 
 JuryRule = Literal["mean", "majority", "median"]

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from .asking import Answer, Failure, Prompt, Sampling
 from .errors import PluginError
 from .judging import JudgeSpec, JudgeTask, JudgeTemplate, Judgment
-from .results import Judging, ScoreCard, SuiteScores
+from .results import Judging, QuestionScores, ScoreCard, SuiteScores
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -102,6 +102,28 @@ class Backend(Protocol):
         """Answer all turns of one prompt.
 
         A failed request becomes `Answer.error`. Raise ServerError if the server cannot be restarted.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Presented:
+    """What a server shows of the model behind a name."""
+
+    metadata: dict[str, JsonValue]
+    """What it states about the model and does not change while it serves it, e.g. `root` and `max_model_len`."""
+    canary: dict[str, JsonValue] | None = None
+    """Its greedy answer to one short fixed prompt: `text`, and `logprobs` where offered. None: it gave none."""
+
+
+@runtime_checkable
+class Foreign(Protocol):
+    """A backend whose server somebody else runs, so that another model may come to stand behind its name."""
+
+    async def presented(self) -> Presented:
+        """Ask the server, outside `async with`, at the cost of one short answer.
+
+        Raise ConfigError if it does not have the model, ServerError if there is no server.
         """
         ...
 
@@ -275,6 +297,12 @@ class Numbers:
     protocol: dict[str, JsonValue]
     counts: dict[str, JsonValue]
     judging: Judging | None = None
+    model: str | None = None
+    """The model's name in the source; None: the source has none."""
+    higher_is_better: Mapping[str, bool | None] = field(default_factory=dict)
+    """As on the card: only metrics of which less is better (False), or of which that is unknown (None)."""
+    questions: tuple[QuestionScores, ...] = ()
+    """Each question's own values, if the source has them."""
 
 
 @runtime_checkable
@@ -341,6 +369,8 @@ class RunRows:
     card: ScoreCard
     answers: tuple[Answer, ...] = ()
     judgments: tuple[Judgment, ...] = ()
+    questions: tuple[QuestionScores, ...] = ()
+    """Of a benchmark that scored by itself."""
 
 
 @dataclass(frozen=True)

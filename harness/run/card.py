@@ -23,7 +23,7 @@ from .pipeline import SuiteRun, current_judgments
 from .plan import Plan, SuitePlan
 from .trust import judging, trust_notes
 
-NOT_MEASURED = {"results", "mirror", "cache", "max_cost", "transport", "anchors"}
+NOT_MEASURED = {"name", "same_model", "results", "mirror", "cache", "max_cost", "transport", "anchors"}
 """Settings that say where and how a run is made; no score depends on them, so the card's `config` leaves them out."""
 
 
@@ -91,6 +91,7 @@ def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, 
         by_category=numbers.scores.by_category,
         counts=numbers.counts,
         notes=(*numbers.scores.notes, *incomplete_notes(numbers.suite, numbers.headline, scores)),
+        higher_is_better=dict(numbers.higher_is_better),
         judging=numbers.judging,
         provenance={**provenance(), "model": identity, "run_id": run_id},
     )
@@ -161,7 +162,8 @@ def _thinking_notes(identity: dict[str, JsonValue]) -> list[str]:
 def reasoning_notes(answers: Sequence[Answer]) -> list[str]:
     """Return one sentence if reasoning was split off answers' texts, else nothing."""
     split = sum(answer.is_split for answer in answers)
-    text = f"{split} of {len(answers)} answers had reasoning in their text; it was split off by its marks"
+    good = sum(answer.error is None for answer in answers)
+    text = f"{split} of {good} answers had reasoning in their text; it was split off by its marks"
     return [text] * (split > 0)
 
 
@@ -235,7 +237,8 @@ def _reasoning_counts(answers: Sequence[Answer]) -> dict[str, JsonValue]:
     """Return the answers with reasoning and those cut in it, if there are any."""
     reasoned = sum(any(answer.reasoning) for answer in answers)
     cut = sum(answer.is_cut_in_reasoning for answer in answers)
-    return ({"with_reasoning": reasoned} if reasoned else {}) | ({"cut_in_reasoning": cut} if cut else {})
+    counts: dict[str, JsonValue] = {"with_reasoning": reasoned, "cut_in_reasoning": cut}
+    return {name: number for name, number in counts.items() if number}
 
 
 def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
@@ -245,8 +248,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
     what this run spent: rows that were retried count too, replies from the cache do not.
     """
     costs = [row.cost for row in judgments if row.cost is not None]
-    attempts = list(store.every_judgment())
-    paid = [row.paid for row in attempts if row.paid is not None]
+    spending = store.spending()
     sessions = store.sessions()
     total: Counter[str] = Counter()
     for session in sessions:
@@ -259,8 +261,8 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
         "judgment_prompt_tokens": sum(row.prompt_tokens for row in judgments),
         "judgment_completion_tokens": sum(row.completion_tokens for row in judgments),
         "judgment_cost": round(sum(costs), 6) if costs else None,
-        "judgment_paid": round(sum(paid), 6) if paid else None,
-        "judgment_calls": sum(row.calls for row in attempts),
+        "judgment_paid": round(sum(spending.paid), 6) if spending.paid else None,
+        "judgment_calls": spending.calls,
         "sessions": len(sessions),
         "ended": next((str(session["ended"]) for session in reversed(sessions) if "ended" in session), None),
         "seconds": round(total["seconds"], 3),

@@ -5,9 +5,8 @@ It reads the suites' data, the run's own rows and the reply cache. It asks nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 
 from pydantic import JsonValue
 
@@ -15,7 +14,7 @@ from ..judging.cache import kept
 from ..judging.calls import Call, Calling
 from ..judging.cost import OVERHEAD, TokenMeter, message_texts, meter, price, priced, token_limit, worst_case
 from ..judging.jury import judge_label
-from ..records import Answer, JudgeSpec, JudgeTask, Prompt
+from ..records import Answer, JudgeSpec, JudgeTask, Judgment, Prompt
 from ..records.errors import ConfigError
 from ..records.protocols import Judge
 from .pipeline import SuiteRun, suite_runs
@@ -62,6 +61,12 @@ def estimate(plan: Plan, *, exact: bool = True) -> list[Estimate]:
 
 @dataclass
 class _Totals:
+    plan: Plan
+    run: SuiteRun
+    meters: dict[str, TokenMeter]
+    """By judge."""
+    calling: dict[str, Calling | None]
+    """By judge; None: it does not state its requests. Checked once, because a protocol of many methods takes long."""
     calls: int = 0
     done: int = 0
     cost: float = 0.0
@@ -69,6 +74,45 @@ class _Totals:
     """US dollars of the calls that are not done; those of cached replies are subtracted at the end."""
     keys: dict[bytes, float] = field(default_factory=dict)
     """Calls that are not done -> dollars."""
+
+    def add(self, task: JudgeTask, asked: Iterable[tuple[Judge, int]], done: Collection[str]) -> None:
+        """Count the calls of one task, per judge and repeat; the repeats of a call cost the same."""
+        sha = task.answer.sha
+        dollars_by_judge: dict[str, float] = {}
+        for judge, repeat in asked:
+            name, calling, call = judge.spec.name, self.calling[judge.spec.name], None
+            is_done = task.key_for(name, repeat, sha) in done
+            if calling is not None and not (is_done and name in dollars_by_judge):
+                call = calling.first_call(task if task.anchor else self.run.put_to(task, judge, repeat))
+            if name not in dollars_by_judge:
+                _check_budget(self.plan, judge.spec, call)
+                dollars_by_judge[name] = self._dollars(judge, task, call)
+            self.calls += 1
+            self.cost += dollars_by_judge[name]
+            if is_done:
+                self.done += 1
+                continue
+            self.cost_open += dollars_by_judge[name]
+            if call is not None:
+                self.keys[call.key] = dollars_by_judge[name]
+
+    def _dollars(self, judge: Judge, task: JudgeTask, call: Call | None) -> float:
+        """Return a task's cost at list price; 0 if there is no price, or if the judge needs no call.
+
+        If a judge does not state its request, assume that it sends the template.
+        """
+        template, tokens = task.template, self.meters[judge.spec.name]
+        if not judge.spec.price_in and not judge.spec.price_out:
+            return 0.0
+        if call is not None:
+            texts, limit = message_texts(call.body), token_limit(call.body)
+        elif self.calling[judge.spec.name] is not None:
+            return 0.0  # a draw without a call
+        else:
+            texts, limit = [template.system or "", template.user, *task.fields.values()], template.max_tokens
+        prompt_tokens = sum(tokens.count(text) + OVERHEAD for text in texts)
+        share = 0.5 if self.plan.spec.transport == "batch" else 1.0  # harness.judging.batch would load openai
+        return share * (price(judge.spec, prompt_tokens, min(limit or REPLY_TOKENS, REPLY_TOKENS)) or 0.0)
 
 
 def _estimate_suite(plan: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
@@ -94,30 +138,25 @@ def _estimate_suite(plan: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
 
 def _totals(plan: Plan, run: SuiteRun, meters: dict[str, TokenMeter]) -> _Totals:
     answers = {row.key: row for row in run.store.answers.read() if row.error is None}
-    done = {row.key for row in run.store.judgments.every() if row.verdict is not None}
-    anchors_done = {row.key for row in run.store.anchors.every() if row.verdict is not None}
-    share = 0.5 if plan.spec.transport == "batch" else 1.0  # harness.judging.batch would load the openai package
-    totals = _Totals()
-    tasks = (_tasks(run, prompt, answers.get(f"{prompt.id}#{index}")) for prompt, index in run.draws())
-    for task in chain(chain.from_iterable(tasks), run.plan.anchor_tasks):
-        judge = run.judge_of(task)
-        call = judge.first_call(task) if isinstance(judge, Calling) else None
-        _check_budget(plan, judge.spec, call)
-        dollars = share * _dollars(judge, task, call, meters[task.judge])
-        totals.calls += 1
-        totals.cost += dollars
-        if task.key in (anchors_done if task.anchor else done):
-            totals.done += 1
-        else:
-            totals.cost_open += dollars
-            if call is not None:
-                totals.keys[call.key] = dollars
+    done, anchors_done = (
+        {Judgment.key_in(fields) for fields in rows.fields() if fields.get("verdict") is not None}
+        for rows in (run.store.judgments, run.store.anchors)
+    )
+    calling: dict[str, Calling | None] = {
+        judge.spec.name: judge if isinstance(judge, Calling) else None for judge in run.plan.judges
+    }
+    totals, asked = _Totals(plan, run, meters, calling), run.asked()
+    for prompt, index in run.draws():
+        for task in _tasks(run, prompt, answers.get(f"{prompt.id}#{index}")):
+            totals.add(task, asked, done)
+    for task in run.plan.anchor_tasks:
+        totals.add(task, [(run.judge_of(task), task.repeat)], anchors_done)
     return totals
 
 
-def _tasks(run: SuiteRun, prompt: Prompt, answer: Answer | None) -> Iterator[JudgeTask]:
+def _tasks(run: SuiteRun, prompt: Prompt, answer: Answer | None) -> Iterable[JudgeTask]:
     if answer is not None:
-        return run.tasks(prompt, answer)
+        return run.plan.suite.tasks(prompt, answer)
     guess = Answer(
         prompt_id=prompt.id,
         model="estimate",
@@ -128,23 +167,7 @@ def _tasks(run: SuiteRun, prompt: Prompt, answer: Answer | None) -> Iterator[Jud
     if first is not None and first.baseline is not None and first.baseline.turns:
         texts = tuple(text + " ." for text in first.baseline.turns)  # not the same: equal answers may be a draw
         guess = guess.model_copy(update={"turns": texts, "finish": tuple("stop" for _ in texts)})
-    return run.tasks(prompt, guess)
-
-
-def _dollars(judge: Judge, task: JudgeTask, call: Call | None, tokens: TokenMeter) -> float:
-    """Return a task's cost at list price; 0 if there is no price, or if the judge needs no call.
-
-    If a judge does not state its request, assume that it sends the template.
-    """
-    template = task.template
-    if call is not None:
-        texts, limit = message_texts(call.body), token_limit(call.body)
-    elif isinstance(judge, Calling):
-        return 0.0  # a draw without a call
-    else:
-        texts, limit = [template.system or "", template.user, *task.fields.values()], template.max_tokens
-    prompt_tokens = sum(tokens.count(text) + OVERHEAD for text in texts)
-    return price(judge.spec, prompt_tokens, min(limit or REPLY_TOKENS, REPLY_TOKENS)) or 0.0
+    return run.plan.suite.tasks(prompt, guess)
 
 
 def _check_budget(plan: Plan, spec: JudgeSpec, call: Call | None) -> None:

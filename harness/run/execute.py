@@ -13,14 +13,16 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 
 from pydantic import JsonValue
 
-from ..records import ModelRef, ScoreCard, digest
+from ..records import ScoreCard, digest
+from ..records.asking import slug_of
 from ..records.errors import IncompleteError
-from ..records.protocols import Backend, Numbers, OwnRun, OwnRunner, Serving
+from ..records.protocols import Backend, Numbers, OwnRun, OwnRunner, Presented, Serving
 from ..store import RunStore, archive_run, make_folder, read_card, run_dir
 from ..store.provenance import provenance
 from .card import numbers_card, score_card
 from .pipeline import ProgressCallback, SuiteRun, evaluate, suite_runs, waits
 from .plan import Plan, manifest_model
+from .same_model import check_same_model, compare, record
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ def opened(plan: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
             stores.append(run.store)
             if run.plan.anchor_tasks:
                 run.store.anchors.open()
-        plan.calls.budget.spent = sum(row.paid or 0.0 for run in runs for row in run.store.every_judgment())
+        plan.calls.budget.spent = sum(sum(run.store.spending().paid) for run in runs)
         make_folder(plan.spec.log_dir)
         yield runs
     finally:
@@ -63,6 +65,7 @@ async def execute(
             keeping = plan.own_runners and not any(waits(judge) for run in runs for judge in run.plan.judges)
             return kept if keeping else plan.backend
 
+        presented = await check_same_model(plan.backend, runs, assume_same=plan.spec.same_model)
         try:
             if runs:
                 await stack.enter_async_context(plan.calls.cache)
@@ -75,7 +78,7 @@ async def execute(
                 )
         finally:
             end_sessions(runs, time.monotonic() - started)
-        own_cards = [await own_card(plan, suite, kept, fresh=fresh) for suite in plan.own_runners]
+        own_cards = [await own_card(plan, suite, kept, presented, fresh=fresh) for suite in plan.own_runners]
     environment = await asyncio.to_thread(provenance)
     cards = []
     for run in runs:
@@ -142,21 +145,28 @@ def own_manifest(plan: Plan, suite: OwnRunner) -> dict[str, JsonValue]:
     }
 
 
-async def own_card(plan: Plan, suite: OwnRunner, server: KeptServer, *, fresh: bool = False) -> ScoreCard:
+async def own_card(
+    plan: Plan, suite: OwnRunner, server: KeptServer, presented: Presented | None, *, fresh: bool = False
+) -> ScoreCard:
     """Return the card of a suite that runs by itself: the stored one if it finished before, else of a new run.
 
-    `fresh` archives an earlier run and its raw files first.
+    `fresh` archives an earlier run and its raw files first. `presented`: what a foreign server shows of its model.
     """
     assert isinstance(plan.backend, Serving), "plan() refuses other backends"
     spec, manifest = plan.spec, own_manifest(plan, suite)
     run_id = digest(manifest)[:12]
-    slug = ModelRef(scheme="endpoint", name=suite.name).slug
-    folder = run_dir(spec.results, model=spec.model.slug, suite=slug, version=suite.version, run_id=run_id)
+    slug = slug_of(suite.name)
+    model, earlier = spec.model.slug, spec.model.earlier_slugs
+    folder = run_dir(spec.results, model=model, suite=slug, version=suite.version, run_id=run_id, earlier=earlier)
     if not fresh and (folder / "card.json").exists():
+        if presented is not None:
+            compare(folder, presented, assume_same=spec.same_model)
         log.info("%s: done before, %s", suite.name, folder)
         return read_card(folder / "card.json")
     store = RunStore(folder).open(manifest, fresh=fresh)
     try:
+        if presented is not None:
+            record(folder, presented)
         work_dir = spec.log_dir / f"{slug}-{run_id}"
         if fresh and work_dir.exists():
             archive_run(work_dir)
@@ -166,6 +176,7 @@ async def own_card(plan: Plan, suite: OwnRunner, server: KeptServer, *, fresh: b
             log.info("%s: running; its log and raw output: %s", suite.name, work_dir)
             numbers = await run_own(suite, plan.backend, job)
         card = numbers_card(spec.model.label, numbers, run_id, plan.identity)
+        store.write_questions(numbers.questions)
         store.write_card(card)
     finally:
         store.close()

@@ -79,17 +79,23 @@ class SuiteRun:
         row = self.store.answers.get(key)
         return row is not None and row.error is not None and row.error.reason in DONE_FAILURES
 
-    def tasks(self, prompt: Prompt, answer: Answer) -> Iterator[JudgeTask]:
-        """Yield all judge tasks of this answer: each task of the suite, per judge and repeat."""
-        for task in self.plan.suite.tasks(prompt, answer):
-            for repeat in range(self.plan.repeats):
-                for judge in self.plan.judges:
-                    setting = {"judge": judge.spec.name, "repeat": repeat, "strict": self.plan.strict}
-                    yield task.model_copy(update=setting)
+    def asked(self) -> list[tuple[Judge, int]]:
+        """Return whom each task of the suite is put to: judges and numbers of repeats."""
+        return [(judge, repeat) for repeat in range(self.plan.repeats) for judge in self.plan.judges]
+
+    def put_to(self, task: JudgeTask, judge: Judge, repeat: int) -> JudgeTask:
+        """Return a task of the suite as a judge is asked it."""
+        return task.model_copy(update={"judge": judge.spec.name, "repeat": repeat, "strict": self.plan.strict})
 
     def open_tasks(self, prompt: Prompt, answer: Answer) -> list[JudgeTask]:
-        """Return the judge tasks of this answer without a verdict."""
-        return [task for task in self.tasks(prompt, answer) if not self.store.judgments.succeeded(task.key)]
+        """Return the judge tasks of this answer without a verdict: of the suite's tasks, per judge and repeat."""
+        tasks = []
+        for task in self.plan.suite.tasks(prompt, answer):
+            sha = task.answer.sha
+            for judge, repeat in self.asked():
+                if not self.store.judgments.succeeded(task.key_for(judge.spec.name, repeat, sha)):
+                    tasks.append(self.put_to(task, judge, repeat))
+        return tasks
 
     def existing_answers(self) -> Iterator[tuple[Prompt, Answer]]:
         """Yield the answers that need no request, reading one at a time."""

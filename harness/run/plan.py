@@ -151,7 +151,14 @@ def suite_plan(
         judges=judges,
         prompts=chosen,
         sampling=lambda prompt: suite.sampling(prompt).model_copy(update=spec.sampling.changes),
-        folder=run_dir(spec.results, model=spec.model.slug, suite=suite.name, version=suite.version, run_id=run_id),
+        folder=run_dir(
+            spec.results,
+            model=spec.model.slug,
+            suite=suite.name,
+            version=suite.version,
+            run_id=run_id,
+            earlier=spec.model.earlier_slugs,
+        ),
         repeats=spec.repeats,
         strict=spec.strict_reference,
         jury=Jury.of([judge.spec for judge in judges], spec.jury),
@@ -204,7 +211,7 @@ def _manifest(
 
 def manifest_model(spec: RunSpec) -> str:
     """Return the model as manifests name it, without the path of a folder on this machine."""
-    return spec.model.label if spec.model.scheme == "path" else str(spec.model)
+    return spec.model.short if spec.model.scheme == "path" else str(spec.model)
 
 
 def limited(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Prompt, ...]:

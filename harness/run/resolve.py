@@ -39,7 +39,7 @@ def resolve(settings: FileSpec) -> RunSpec:
     """
     if settings.model is None:
         raise ConfigError("no model: give --model DIR, hf:ORG/NAME or endpoint:NAME@URL")
-    model = ModelRef.parse(settings.model)
+    model = ModelRef.parse(settings.model, title=settings.name)
     suites = suite_names(settings.suite or "all")
     judges = choose_judges(suites, settings.judge, edition=settings.edition or "official", own_judges=settings.judges)
     if settings.judge_devices is not None:

@@ -7,6 +7,7 @@
         anchors.jsonl     one Judgment per line, of recorded answers judged again; only if the run has anchors
         baseline.jsonl    one Answer per line, of an imported run that compares with another baseline than the suite's
         sessions.jsonl    seconds and tokens of each process that worked here and ended
+        served.jsonl      what an endpoint: showed of its model when a session began; only there
         card.json         the ScoreCard; written last
 
 Rows are looked up by key and byte offset, so only keys are in memory, never texts. If a key occurs twice, the last row

@@ -9,21 +9,19 @@ Reads files only: no torch, no transformers, no server. Only the engine knows wh
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, JsonValue, ValidationError
 
 from ..records import ModelRef, Record
+from ..records.documents import parse_json, parse_yaml
 from ..records.errors import CheckpointError, ConfigError, one_line
 from .files import file_sha256
+from .nearby import no_folder, right_folder
+from .pickles import SUFFIXES, refuse_pickles
+from .weights import NOT_WEIGHTS, PICKLES, check_names, check_weights, read_object
 
-PICKLES = (".bin", ".pt", ".pth")
-NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
-"""Prefixes of pickled files that a trainer leaves beside the weights."""
 DIGESTED = (".safetensors", ".json", ".model", ".tiktoken", ".txt", ".jinja", ".py")
 NOT_DIGESTED = (
     "trainer_state.json",
@@ -35,7 +33,6 @@ NOT_DIGESTED = (
     "step.json",  # a recipe's own records, which contain times
     "begun.json",
 )
-MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 FASTCHAT = "fastchat:"
 """Prefix of a --chat-template that names one of fschat's conversation templates."""
@@ -98,7 +95,7 @@ def _download(model: ModelRef, allow_pickle: bool) -> Path:
     except ImportError:
         raise CheckpointError(f"--model {str(model)!r} needs huggingface_hub: pip install huggingface_hub") from None
     unwanted = ["*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
-    unwanted += [] if allow_pickle else [f"*{suffix}" for suffix in PICKLES]
+    unwanted += [] if allow_pickle else [f"*{suffix}" for suffix in SUFFIXES]
     try:
         return Path(snapshot_download(model.name, revision=model.revision, ignore_patterns=unwanted))
     except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
@@ -120,10 +117,8 @@ def inspect_checkpoint(folder: Path, *, allow_pickle: bool = False, chat_templat
 
 
 def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> Checkpoint:
-    if not folder.exists():
-        raise CheckpointError(f"no such model folder: {str(folder)!r}; give a folder, hf:ORG/NAME or endpoint:NAME@URL")
     if not folder.is_dir():
-        raise CheckpointError(f"{str(folder)!r} is a file; a checkpoint is a folder with config.json and weights in it")
+        raise CheckpointError(no_folder(folder))
     folder = folder.resolve()
     adapter = read_object(folder / "adapter_config.json")
     base = None if adapter is None else _base_folder(folder, adapter, allow_pickle)
@@ -132,7 +127,17 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
         pickles += check_weights(base, allow_pickle)
     config = read_object((base or folder) / "config.json")
     if config is None:
-        raise CheckpointError(f"{str(base or folder)!r} has no config.json; a Hugging Face checkpoint folder has one")
+        raise CheckpointError(
+            right_folder(base or folder)
+            or f"{str(base or folder)!r} has no config.json; a Hugging Face checkpoint folder has one"
+        )
+    for checked in (folder, base):
+        if checked is not None:
+            check_names(checked)
+    if not allow_pickle:
+        refuse_pickles(folder, config if base is None else {})
+        if base is not None:
+            refuse_pickles(base, config)
     source, template = _template(folder, base, chat_template)
     return Checkpoint(
         path=folder,
@@ -262,59 +267,6 @@ def check_whole(folder: Path) -> None:
         raise CheckpointError(f"{str(folder)!r} cannot be read as a checkpoint: {error}") from error
 
 
-def check_weights(folder: Path, allow_pickle: bool) -> list[Path]:
-    """Return the pickled weight files. Raise CheckpointError if there are no loadable weights."""
-    safe = sorted(folder.glob("*.safetensors"))
-    pickles = [p for p in sorted(folder.iterdir()) if p.suffix in PICKLES and not p.name.startswith(NOT_WEIGHTS)]
-    for file in safe:
-        _check_safetensors(file)
-    _check_shards(folder)
-    if not safe and not pickles:
-        raise CheckpointError(f"{str(folder)!r} has no weights: no *.safetensors file in it")
-    if not safe and not allow_pickle:
-        raise CheckpointError(
-            f"{str(folder)!r} has only pickled weights ({pickles[0].name}), which can run code when loaded; "
-            "convert them to safetensors, or trust them with --allow-pickle"
-        )
-    return pickles
-
-
-def _check_shards(folder: Path) -> None:
-    index = read_object(folder / "model.safetensors.index.json")
-    shards = set((index or {}).get("weight_map", {}).values())
-    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-    if missing:
-        raise CheckpointError(
-            f"{str(folder)!r} is incomplete: {missing[0]} is missing ({len(missing)} of {len(shards)} shards); copy it"
-        )
-
-
-def _check_safetensors(file: Path) -> None:
-    """Raise CheckpointError unless the header is readable and all tensors are inside the file.
-
-    This catches broken copies and LFS pointers.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if start == b"version ":
-            raise CheckpointError(f"{str(file)!r} is a git-lfs pointer, not weights; run `git lfs pull` in its folder")
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1
-        raw = stream.read(length) if length <= min(size, MAX_HEADER) else b""
-    try:
-        header = json.loads(raw)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise CheckpointError(
-            f"{str(file)!r} is not a readable safetensors file (broken header); copy or save it again"
-        ) from None
-    wanted = 8 + length + max(ends, default=0)
-    if size != wanted:
-        raise CheckpointError(
-            f"{str(file)!r} has {size} bytes, but its header describes {wanted}: it is truncated; copy it again"
-        )
-
-
 def weights_digest(folder: Path, base: Path | None) -> str:
     """Return the hex sha256 of names and contents of weights, config and tokenizer, an adapter's before its base's."""
     total = hashlib.sha256()
@@ -329,19 +281,6 @@ def weights_digest(folder: Path, base: Path | None) -> str:
         # so that moving a file from the adapter to its base is another model
         total.update(b"\n")
     return total.hexdigest()
-
-
-def read_object(file: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file, or None if there is no file. Raise CheckpointError for anything else."""
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(file)!r} cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{str(file)!r} is not a JSON object")
-    return content
 
 
 class Fusion(Record):
@@ -372,7 +311,7 @@ def read_checkpoint_fusion(folder: Path) -> Fusion | None:
     """Return `fusion.json` of a checkpoint folder, or None without one; raise ConfigError if it is invalid."""
     path = folder / FILE
     try:
-        return Fusion.model_validate(json.loads(path.read_text("utf-8")))
+        return Fusion.model_validate(parse_json(path.read_bytes(), path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # ValidationError is a ValueError
@@ -383,9 +322,9 @@ def read_fusion(results: Path) -> dict[str, Fusion]:
     """Return `fusion.yaml` of a results folder, model name -> fusion; raise ConfigError if it is invalid."""
     path = results / "fusion.yaml"
     try:
-        document = yaml.safe_load(path.read_text("utf-8")) or {}
+        document = parse_yaml(path.read_text("utf-8"), path) or {}
         return {str(name): Fusion.model_validate(value) for name, value in dict(document).items()}
     except FileNotFoundError:
         return {}
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {one_line(error)}; expected MODEL: {{method, sources, alpha, target}}") from None

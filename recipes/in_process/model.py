@@ -7,9 +7,12 @@ rows, `_V` vocabulary, `_T` tokens.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,7 +29,9 @@ from harness.records.errors import CheckpointError, ServerError, one_line
 from harness.records.protocols import Draw, ServeOptions
 from harness.records.reasoning import MARKS
 from harness.store.checkpoint import Checkpoint
+from harness.store.weights import LoadingReport, check_loaded
 
+log = logging.getLogger(__name__)
 GAMMA, MIX1, MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Constants of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, figure 17)."""
 ATTEMPT = 1 << 32
@@ -259,6 +264,19 @@ def _generated(ids: list[int], finish: Finish, end_ids: frozenset[int]) -> Gener
     return Generated(tuple(visible), finish, len(ids))
 
 
+def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """Return the model with a LoRA adapter in its weights. Raise CheckpointError if the adapter has none for it."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")  # they would stay at 0: the base's answers
+        try:
+            merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        except UserWarning as warning:
+            raise CheckpointError(f"the adapter {str(adapter)!r} is not one of its base: {one_line(warning)}") from None
+    return merged
+
+
 @dataclass
 class LocalModel:
     """A model, its tokenizer, and a cache of rendered prompts."""
@@ -281,15 +299,19 @@ class LocalModel:
         load_args = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(checkpoint), **load_args)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=options.dtype or ("float32" if device.type == "cpu" else "auto"), **load_args
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=options.dtype or ("float32" if device.type == "cpu" else "auto"),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported below
+                **load_args,
             )
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise CheckpointError(f"transformers cannot load {str(folder)!r}: {one_line(error)}") from error
+        for sentence in check_loaded(folder, checkpoint.architecture, LoadingReport.of(info, model.config.to_dict())):
+            log.warning("%s", sentence)
         if checkpoint.is_adapter:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, checkpoint.path).merge_and_unload()
+            model = _merged(model, checkpoint.path)
         if getattr(model, "_is_stateful", False):
             raise CheckpointError(
                 f"{checkpoint.architecture} keeps a running state, which cannot be padded: use --backend vllm"

@@ -68,7 +68,7 @@ class ArmoRMReward:
     def identity(self) -> dict[str, JsonValue]:
         checkpoint = self._checkpoint
         return {
-            "model": self._ref.label,
+            "model": self._ref.short,
             "weights": checkpoint.weights_digest,
             "chat_template": checkpoint.template_digest,
             "dtype": self._serve.dtype,

@@ -179,7 +179,7 @@ def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue
     """Return the settings that decide the scores, without local paths."""
     settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
     target = ModelRef.parse(recipe.spec.target)
-    name = target.label if target.scheme == "path" else str(target)
+    name = target.short if target.scheme == "path" else str(target)
     return settings | {"model": name if model == "target" else recipe.label(model, seed)}
 
 

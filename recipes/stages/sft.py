@@ -21,7 +21,7 @@ def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], 
     """Return the step. `answers` and `rewards` have one step per source, in the recipe's order."""
     spec = recipe.spec
     settings: dict[str, JsonValue] = {
-        "target": ModelRef.parse(spec.target).label,
+        "target": ModelRef.parse(spec.target).short,
         "seed": seed,
         "training": decisive(sft_settings(spec)),
         "max_prompt_length": spec.prompts.max_prompt_length,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from harness.records.errors import ConfigError, one_line
 from harness.store import dump_json, write_atomic
 from harness.store.checkpoint import FILE as FUSION_FILE
 from harness.store.checkpoint import Fusion, resolve
+from harness.store.weights import LoadingReport, check_loaded
 
 from .settings import ADAPTER, TrainingSettings, model_config
+
+log = logging.getLogger(__name__)
 
 
 def model_folder(target: str) -> Path:
@@ -35,7 +39,7 @@ def load_model(folder: Path, settings: TrainingSettings, pad_token_id: int) -> P
     """Load the model in the recipe's `dtype`.
 
     The default is float32, so that `bf16: true` affects the arithmetic and not the stored weights. Raise ConfigError
-    if the folder cannot be loaded.
+    if the folder cannot be loaded, CheckpointError if weights would stay random.
     """
     wanted = model_config(settings)
     kwargs: dict[str, Any] = {"dtype": wanted.dtype}
@@ -46,9 +50,14 @@ def load_model(folder: Path, settings: TrainingSettings, pad_token_id: int) -> P
 
         kwargs["quantization_config"] = get_quantization_config(wanted)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
+        model: PreTrainedModel
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"{folder} cannot be loaded for training: {one_line(error)}") from None
+    for sentence in check_loaded(folder, type(model).__name__, LoadingReport.of(info, model.config.to_dict())):
+        log.warning("%s", sentence)
     model.config.get_text_config().pad_token_id = pad_token_id
     return model
 

@@ -171,7 +171,7 @@ def _write(folder: Path, rows: list[dict[str, tuple[int, ...]]], dropped: Counte
         log.warning("%d rows are left out of %s: %s", dropped.total(), folder.name, why)
     tokens = {name: sum(len(row[name]) for row in rows) for name in rows[0]}
     counts = {f"dropped_{reason}": count for reason, count in dropped.items()}
-    facts = RowFacts(rows=len(rows), truncated_answers=truncated, tokens=tokens, **counts)  # type: ignore[arg-type]
+    facts = RowFacts(rows=len(rows), truncated_answers=truncated, tokens=tokens, **counts)
     make_folder(folder)
     with locked(folder / ".lock"):  # with `--jobs`, another variant's step may be writing the same rows
         if (existing := _made(folder)) is None:

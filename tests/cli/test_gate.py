@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,30 @@ def test_a_drop_that_may_be_either_is_inconclusive_and_says_what_an_equal_model_
     assert check.resolvable == pytest.approx(10.5, abs=0.01)
     assert check.needed == 111
     assert "an equal model passes with them at a margin of 10.5, and at 10 with about 111" in found.reasons[0]
+
+
+def hollow(run: RunRows, empty: int) -> RunRows:
+    return replace(run, card=run.card.model_copy(update={"counts": {**run.card.counts, "empty": empty}}))
+
+
+def test_a_candidate_with_too_many_empty_answers_fails() -> None:
+    found = report(hollow(changed(0), 11))
+
+    assert (found.outcome, found.exit_code) == ("fail", 1)
+    assert found.reasons == ("arena_hard: empty 11.0% of cand, over the limit of 10.0%",)
+    assert report(hollow(changed(0), 10)).outcome == "pass"
+
+
+def test_a_baseline_of_empty_answers_proves_nothing() -> None:
+    found = report(changed(0), base=hollow(BASE, 60))
+
+    assert (found.outcome, found.exit_code) == ("invalid", 4)
+    assert "empty_baseline 60.0% of base" in found.reasons[0]
+
+
+def test_a_run_of_empty_answers_cannot_become_a_baseline(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="60% of the answers of base on arena_hard are empty"):
+        promote(tmp_path, [(hollow(BASE, 60).card, tmp_path)], name="default", by="ann", why="best")
 
 
 def test_a_suite_without_a_run_makes_the_gate_invalid() -> None:

@@ -27,6 +27,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from harness.backends.endpoint import CANARY
+
 
 @dataclass(frozen=True)
 class Request:
@@ -140,6 +142,11 @@ class FakeOpenAI:
     """Most completion requests in flight at once."""
     on_request: Callable[[int], None] = lambda count: None
     """Called with the number of completion requests so far."""
+    root: str | None = None
+    """What /v1/models states as the model's folder, as vLLM does."""
+    canary: ReplyFunction = chat_reply
+    """The answer to the prompt by which a session recognises a model; it is neither counted nor failed."""
+    canaries: list[Request] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -174,6 +181,7 @@ class FakeOpenAI:
         if self._refused(request):
             return _error(401, "wrong key")
         entry = {"id": self.model, "object": "model", "max_model_len": self.max_model_len}
+        entry |= {} if self.root is None else {"root": self.root}
         return web.json_response({"object": "list", "data": [entry]})
 
     async def _tokenize(self, request: web.Request) -> web.Response:
@@ -193,6 +201,9 @@ class FakeOpenAI:
             return _error(401, "wrong key")
         key = request.headers.get("Authorization", "").removeprefix("Bearer ") or None
         record = Request(path=request.path, body=await request.json(), key=key)
+        if record.last == CANARY:
+            self.canaries.append(record)
+            return await self._sent(request, record, self.canary(record))
         self.requests.append(record)
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
@@ -202,6 +213,9 @@ class FakeOpenAI:
             reply = next(self._failures, None) or self.reply(record)
         finally:
             self.in_flight -= 1
+        return await self._sent(request, record, reply)
+
+    async def _sent(self, request: web.Request, record: Request, reply: Reply | str) -> web.StreamResponse:
         reply = Reply(text=reply) if isinstance(reply, str) else reply
         if reply.disconnect:
             assert request.transport is not None

@@ -166,6 +166,21 @@ def _scripted(tmp_path: Path, name: str, asked: Prompt, *engine_args: str) -> tu
     return asyncio.run(backend.answer(asked, GREEDY)), backend.identity()
 
 
+def test_a_scripts_reasoning_is_split_off_and_counted_apart(tmp_path: Path) -> None:
+    script = tmp_path / "thinks.jsonl"
+    script.write_text(
+        json.dumps({"prompt_id": "p1", "turns": ["<think>a b</think>four", "<think>c"]})
+        + "\n"
+        + json.dumps({"prompt_id": "q", "turns": ["five"], "reasoning": ["a b"]})
+    )
+    split, _ = _scripted(tmp_path, str(script), prompt("a b c", "d"))
+    apart, _ = _scripted(tmp_path, str(script), prompt("a", id="q"))
+
+    assert (split.turns, split.reasoning, split.finish) == (("four", ""), ("a b", "c"), ("stop", "length"))
+    assert (split.completion_tokens, split.reasoning_tokens, split.is_split) == ((3, 1), (2, 1), True)
+    assert (apart.turns, apart.reasoning, apart.is_split) == (("five",), ("a b",), False)
+
+
 def test_scripted_answers_come_from_the_file(tmp_path: Path) -> None:
     script = tmp_path / "answers.jsonl"
     script.write_text('{"prompt_id": "p1", "turns": ["one two", ""]}\n')

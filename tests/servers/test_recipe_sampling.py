@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import Answer, ModelRef, Sampling
+from harness.records import Answer, ModelRef, Prompt, Sampling
 from harness.records.errors import ConfigError, IncompleteError
 from harness.records.settings import ServeSpec
 from harness.store import JsonlRows
 from recipes.layout import Counts, Recipe
-from recipes.sampling import AnswerFile, Sampler, answer_counts, sample
+from recipes.sampling import AnswerFile, Sampler, answer_counts, sample, take_answers
 from recipes.spec import SamplingSpec
 from recipes.stages.sources import source_steps
 from recipes.stages.target import target_step
@@ -123,6 +123,33 @@ def test_empty_answers_are_failures_and_are_asked_again(tmp_path: Path, serve: S
     assert raised.value.exit_code == 4
     assert (asked, len(fake.requests)) == (8, 10)
     assert (record.counts["answers"], record.counts["failed"]) == (8, 0)
+
+
+def test_a_source_that_thinks_gives_its_answer_and_its_reasoning_apart(tmp_path: Path, serve: Serve) -> None:
+    with serve(FakeOpenAI(reply=lambda request: "<think>hm</think>\nyes")) as fake:
+        made = endpoint_recipe(tmp_path, fake.url)
+        (step,) = source_steps(made, with_prompts(tmp_path, made))
+        run_step(step)
+
+    answers = read(step.folder / "answers.jsonl").values()
+    assert {(answer.turns, answer.reasoning) for answer in answers} == {(("yes",), ("hm",))}
+
+
+def test_existing_answers_are_taken_without_their_reasoning(tmp_path: Path) -> None:
+    prompts = [Prompt(id=name, turns=(f"Say {name}.",), category="toy") for name in ("p1", "p2", "p3")]
+    rows = [
+        {"prompt": "Say p1.", "all_generated_responses": ["<think>hm</think>yes", "<think>never ends"]},
+        {"prompt_id": "p2", "turns": ["yes"], "reasoning": ["hm"]},
+        {"prompt_id": "p3", "turns": ["yes"]},
+    ]
+
+    counts = take_answers(rows, prompts, "a", tmp_path / "answers.jsonl", where="file")
+
+    answers = read(tmp_path / "answers.jsonl")
+    assert [answers[key].reasoning for key in ("p1#0", "p2#0", "p3#0")] == [("hm",), ("hm",), ()]
+    assert {answer.turns for answer in answers.values() if answer.error is None} == {("yes",)}
+    assert (counts["answers"], counts["failed_empty"]) == (3, 1)
+    assert "ends in its reasoning" in str(answers["p1#1"].error)
 
 
 def test_a_few_failures_are_counted_and_left(tmp_path: Path, serve: Serve) -> None:

@@ -17,7 +17,7 @@ from harness.pages.viewer.guard import is_loopback
 from harness.pages.viewer.listing import Choice, build_index, chosen, pairs
 from harness.pages.viewer.question import shown
 from harness.pages.viewer.texts import SuiteTexts
-from harness.records import Judgment, Preference, Rating
+from harness.records import Answer, Judgment, Preference, Rating
 from harness.store import read_card
 from tests.fakes.commands import Done, harness_process
 from tests.fakes.made_runs import make_run, pocket
@@ -294,3 +294,23 @@ def test_a_part_with_thousands_of_digits_is_not_found(client: TestClient, result
     wanted = address(results, "weak") + "/text?id=x&part=answer-0-" + "9" * 5000
 
     assert client.get(wanted).status_code == 404
+
+
+# ------------------------------------------------------------------------------------------------------------ reasoning
+
+
+def test_reasoning_is_folded_and_literal(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "thinker", pocket("arena_hard"), skill=0.8)
+    file = next(folder.rglob("answers.jsonl"))
+    answers = [Answer.model_validate_json(line) for line in file.read_text("utf-8").splitlines()]
+    thoughts = "</details><script>alert(1)</script>"
+    changed = [answer.model_copy(update={"reasoning": (thoughts,), "reasoning_tokens": (5,)}) for answer in answers]
+    file.write_text("".join(answer.model_dump_json() + "\n" for answer in changed), "utf-8")
+
+    with TestClient(build_app(tmp_path), base_url="http://127.0.0.1:8642") as client:
+        page = client.get(f"{address(tmp_path, 'thinker')}/question", params={"id": answers[0].prompt_id}).text
+
+    assert '<details class="reasoning"><summary>Reasoning, not judged (5 tokens)</summary>' in page
+    assert "alert(1)" in page
+    assert "<script>alert" not in page
+    assert "</details><script>" not in page

@@ -150,6 +150,21 @@ def test_a_second_turn_sees_the_first_answer(checkpoint: Path) -> None:
     assert texts(single(backend(checkpoint), [Draw(talk, sampling)], places=1))["talk#0"] == found["talk#0"].turns
 
 
+def test_a_text_that_goes_on_with_the_prompts_reasoning_is_no_answer(checkpoint: Path, tmp_path: Path) -> None:
+    template = tmp_path / "thinks.jinja"
+    template.write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}{{ opens }}")
+    asked = draws(random_prompts(2), Sampling(temperature=0.0, max_tokens=8))
+    options = {"chat_template": str(template), "reasoning_room": 4}
+
+    thinking = many(backend(checkpoint, **options, chat_template_kwargs={"opens": "<think>"}), asked)
+    plain = many(backend(checkpoint, **options), asked)
+
+    assert all(answer.is_cut_in_reasoning and answer.turns == ("",) for answer in thinking.values())
+    assert max(sum(answer.completion_tokens) for answer in thinking.values()) == 12  # the answer's 8 and the room's 4
+    assert all(0 < sum(answer.reasoning_tokens) <= 12 for answer in thinking.values())
+    assert not any(answer.reasoning for answer in plain.values())
+
+
 def test_a_prompt_without_room_fails_and_the_others_are_answered(checkpoint: Path) -> None:
     long = Prompt(id="long", turns=("x" * 600,), category="all")
     found = many(backend(checkpoint), draws([long, *random_prompts(2)], Sampling(temperature=0.0, max_tokens=20)))

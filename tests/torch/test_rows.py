@@ -1,13 +1,18 @@
 """Preference rows as token ids: one BOS, one end token, nothing of the template scored; cut without losing the end."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("transformers")
 
 from transformers import PreTrainedTokenizerFast
 
+from harness.records import Prompt
 from harness.records.errors import ConfigError
-from recipes.training.templates import PreferenceRow, Rendering, check_tokenizer, render
+from recipes.records import Chosen
+from recipes.training.rows import answer_rows
+from recipes.training.templates import PreferenceRow, Rendering, UnusableAnswerError, check_tokenizer, render
 from recipes.worlds.tiny import BOS, EOS, build_tokenizer
 
 CHATML = """\
@@ -109,6 +114,94 @@ def test_a_tokenizer_that_cannot_render_rows_is_refused(
 
     with pytest.raises(ConfigError, match=word):
         check_tokenizer(tokenizer)
+
+
+# ------------------------------------------------------------------------------------------------ models that think
+
+EMPTY_BLOCK = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{%- set text = message['content'] -%}
+{%- set thoughts = '' -%}
+{%- if '</think>' in text -%}
+{%- set thoughts = text.split('</think>')[0].split('<think>')[-1].strip('\n') -%}
+{%- set text = text.split('</think>')[-1].lstrip('\n') -%}
+{%- endif -%}
+{{- '<|assistant|><think>\n' + thoughts + '\n</think>\n\n' + text + eos_token -}}
+{%- else -%}
+{{- '<|' + message['role'] + '|>' + message['content'] -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
+"""
+"""As Qwen 3's: the last answer gets a block, empty if the answer has none."""
+
+
+def test_an_empty_reasoning_block_belongs_to_the_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = EMPTY_BLOCK
+
+    row = row_of(tokenizer, ("one", "two", "three"))
+
+    assert tokenizer.decode(row.prompt_ids) == f"{BOS}<|user|>hi<|assistant|><think>\n\n</think>\n\n"
+    assert [tokenizer.decode(ids) for ids in row.answers] == [f"one{EOS}", f"two{EOS}", f"three{EOS}"]
+
+
+def test_kept_reasoning_is_scored_as_the_template_writes_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = EMPTY_BLOCK
+    chosen = Chosen(text="one", model="a", index=0, reward=1.0, reasoning="It is one.")
+
+    row = row_of(tokenizer, (chosen.trained(keep_reasoning=True), "two", "three"))
+
+    assert tokenizer.decode(row.source_ids) == f"<think>\nIt is one.\n</think>\n\none{EOS}"
+    assert tokenizer.decode(row.target_ids) == f"<think>\n\n</think>\n\ntwo{EOS}"
+    assert chosen.trained(keep_reasoning=False) == "one"
+
+
+STRIPS = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{{- '<|' + message['role'] + '|>' + message['content'].split('</think>')[-1] -}}
+{%- if message['role'] == 'assistant' -%}{{- eos_token -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("one<|user|>two", "control_tokens"),
+        ("half \ud83d", "surrogates"),
+        ("The tag `</think>` ends a block.", "changed_by_template"),
+    ],
+)
+@pytest.mark.parametrize("compat", [False, True])
+def test_an_answer_that_breaks_the_template_is_named(
+    tokenizer: PreTrainedTokenizerFast, text: str, reason: str, compat: bool
+) -> None:
+    tokenizer.chat_template = STRIPS
+
+    with pytest.raises(UnusableAnswerError, match=reason):
+        row_of(tokenizer, ("one", text, "three"), Rendering(official_compat=compat))
+
+
+def test_rows_with_such_answers_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    tokenizer.chat_template = STRIPS
+    texts = ("one", "two<|user|>", "half \ud83d", "see </think>", "three")
+    answered = [(Prompt(id=str(at), turns=("hi",), category="toy"), text) for at, text in enumerate(texts)]
+
+    facts = answer_rows(tmp_path / "rows", answered, tokenizer, Rendering()).facts
+
+    assert (facts.rows, facts.dropped_too_long) == (2, 0)
+    assert (facts.dropped_control_tokens, facts.dropped_surrogates, facts.dropped_changed_by_template) == (1, 1, 1)
+
+
+def test_a_template_that_opens_a_block_which_answers_lack_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = STRIPS.replace("'<|assistant|>' -}}{%- endif", "'<|assistant|><think>' -}}{%- endif")
+
+    with pytest.raises(ConfigError, match="prompts end in '<think>', which answers lack"):
+        row_of(tokenizer, ("one", "two", "three"))
 
 
 # -------------------------------------------------------------------------------- the WRPO release, quirks and all

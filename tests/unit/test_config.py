@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from harness.records import ModelRef
+from harness.records import ModelRef, digest
 from harness.records.errors import ConfigError, PluginError
 from harness.records.judge_choice import choose_judges, find_judge, find_jury, split_jury, suite_names
 from harness.records.protocols import load_plugin
 from harness.records.settings import FileSpec, RunSpec, ServeSpec, read_file_spec
 from harness.run.resolve import overlaid, resolve
+from harness.store import run_dir
 
 SUITES = ("mt_bench", "arena_hard")
 
@@ -49,9 +51,74 @@ def test_a_url_that_carries_a_secret_is_refused_and_not_repeated(url: str) -> No
         find_judge("mine", {"mine": {"kind": "llm", "model": "m", "url": url}})
 
 
-@pytest.mark.parametrize(("name", "slug"), [("../../etc", "etc"), ("a b/..", "model"), ("x/über:1", "_ber_1")])
+@pytest.mark.parametrize(
+    ("name", "slug"), [("../../etc", "etc"), ("/..", "_"), ("x/über:1", f"_ber_1-{digest('über:1')[:8]}")]
+)
 def test_a_slug_is_never_a_path(name: str, slug: str) -> None:
     assert ModelRef(scheme="path", name=name).slug == slug
+
+
+def test_names_that_differ_in_unusual_characters_have_folders_of_their_own() -> None:
+    names = ["a b", "a_b", "a:b", "a%b", "模型一", "模型二", ".a", "a", "x" * 200, "x" * 201]
+    slugs = [ModelRef(scheme="endpoint", name=name).slug for name in names]
+
+    assert len(set(slugs)) == len(names)
+    assert all(re.fullmatch(r"[\w.-]{1,110}", slug, flags=re.ASCII) for slug in slugs)
+    assert slugs[1] == "a_b"
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("/models/llama-wrpo", "llama-wrpo"),
+        ("/models/llama-wrpo/", "llama-wrpo"),
+        ("/out/run-A/checkpoint-100", "run-A/checkpoint-100"),
+        ("/out/run-B/checkpoint-100/", "run-B/checkpoint-100"),
+        ("/out/run-A/checkpoints/step_20", "run-A/checkpoints/step_20"),
+        ("/out/run-A/epoch-3", "run-A/epoch-3"),
+        ("/out/run-A/final", "run-A/final"),
+        ("/out/run-A/../run-B/model", "run-B/model"),
+        ("/final", "final"),
+        (f"/hub/models--org--name/snapshots/{'0123456789' * 4}", "org/name@01234567"),
+        (f"/hub/models--gpt2/snapshots/{'0123456789' * 4}/adapter", "gpt2@01234567/adapter"),
+        ("hf:org/name", "org/name"),
+        ("hf:org/name@v2", "org/name@v2"),
+        (f"hf:org/name@{'0123456789' * 4}", "org/name@01234567"),
+        ("endpoint:candidate@http://host:1/v1", "candidate"),
+    ],
+)
+def test_a_label_is_enough_of_the_path_to_tell_two_models_apart(text: str, label: str) -> None:
+    assert ModelRef.parse(text).label == label
+
+
+def test_a_generic_name_in_the_working_folder_gets_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run-A" / "checkpoint-5").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run-A")
+    assert ModelRef.parse("checkpoint-5").label == "run-A/checkpoint-5"
+    monkeypatch.chdir(tmp_path / "run-A" / "checkpoint-5")
+    assert ModelRef.parse(".").label == "run-A/checkpoint-5"
+
+
+def test_a_given_name_is_the_label_and_the_reference_stays() -> None:
+    ref = ModelRef.parse("endpoint:candidate@http://host:1/v1", title="run-A step 100")
+
+    assert (ref.label, ref.name, str(ref)) == ("run-A step 100", "candidate", "endpoint:candidate@http://host:1/v1")
+    for title in ("", " a", "a\nb", "x" * 101):
+        with pytest.raises(ConfigError, match="--name"):
+            ModelRef.parse("ckpt", title=title)
+
+
+def test_a_run_stays_in_the_folder_where_it_began(tmp_path: Path) -> None:
+    ref = ModelRef.parse("/out/run-A/checkpoint-100", title="mine")
+
+    def folder() -> Path:
+        earlier = ref.earlier_slugs
+        return run_dir(tmp_path, model=ref.slug, suite="s", version="1", run_id="0123", earlier=earlier)
+
+    assert folder() == tmp_path / "runs/mine/s@1/0123"
+    for name in ("checkpoint-100", "run-A_checkpoint-100", "mine"):
+        (tmp_path / "runs" / name / "s@1" / "0123").mkdir(parents=True)
+        assert folder() == tmp_path / "runs" / name / "s@1/0123"
 
 
 def test_an_unknown_key_is_named_with_those_that_exist(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_a_letter_that_is_missing_counts_as_0() -> None:
     ],
 )
 def test_what_is_no_verdict_is_unscored_with_advice(logprobs: tuple[TokenLogprob, ...], advice: str) -> None:
-    for read in (lambda: letter_logprob("m", logprobs), lambda: read_completion(CHAIN, "m", logprobs)):
-        with pytest.raises(VerdictParseError, match=advice):
-            read()
+    with pytest.raises(VerdictParseError, match=advice):
+        letter_logprob("m", logprobs)
+    with pytest.raises(VerdictParseError, match=advice):
+        read_completion(CHAIN, "m", logprobs)

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from pydantic import ValidationError
 
+from harness.analysis.finished_runs import StoredRun, refuse_two_models, shown_names
 from harness.analysis.leaderboard import rank
 from harness.pages.board import figures
 from harness.pages.tables import csv_text, harmless, markdown, rich_tables
@@ -40,6 +41,35 @@ def test_the_best_comes_first_and_equal_values_share_a_rank() -> None:
     (table,) = rank([card("low", 1.0), card("high", 3.0), card("tie", 3.0)])
 
     assert [(row.rank, row.model) for row in table.rows] == [(1, "high"), (1, "tie"), (3, "low")]
+
+
+def of_model(row: ScoreCard, run_id: str, **identity: str) -> ScoreCard:
+    return row.model_copy(update={"provenance": {"run_id": run_id, "model": identity}})
+
+
+def test_two_models_of_one_name_are_told_apart_and_two_runs_of_one_model_are_not() -> None:
+    first = of_model(card("ckpt", 3.0), "r1", weights="aaaaaaaa11")
+    again = of_model(card("ckpt", 1.0), "r2", weights="aaaaaaaa11", engine="other")
+    second = of_model(card("ckpt", 2.0), "r3", weights="bbbbbbbb22")
+
+    assert [row.model for row in rank([first, again])[0].rows] == ["ckpt", "ckpt"]
+    assert [row.model for row in rank([first, second, card("base", 1.0)])[0].rows] == [
+        *("ckpt (weights aaaaaaaa)", "ckpt (weights bbbbbbbb)", "base")
+    ]
+    endpoint = of_model(card("ckpt", 1.0), "r4", host="10.0.0.1")
+    assert rank([first, endpoint])[0].rows[1].model == "ckpt (at 10.0.0.1)"
+
+
+def test_a_name_of_two_models_is_refused_where_one_run_is_meant() -> None:
+    runs = [
+        StoredRun(of_model(card("ckpt", 1.0), run_id, weights=weights), Path(run_id))
+        for run_id, weights in (("r1", "a1"), ("r2", "a1"), ("r3", "b2"))
+    ]
+
+    refuse_two_models("ckpt", runs[:2])
+    with pytest.raises(ConfigError, match="is the name of 2 models with different weights: name a run of r1, r3"):
+        refuse_two_models("ckpt", runs)
+    assert shown_names([runs[0], runs[2]]) == ["ckpt (r1)", "ckpt (r3)"]
 
 
 def test_two_protocols_are_two_tables_that_say_how_they_differ() -> None:

@@ -21,10 +21,12 @@ from ...run.card import score_card
 from ...run.execute import KeptServer, end_sessions
 from ...run.pipeline import ProgressCallback, SuiteRun, current_judgments, evaluate, waits
 from ...run.plan import Plan
+from ...run.same_model import check_same_model
 from ...store.provenance import provenance
 from ...suites.scoring import question_sums
 from ..comparison import differing_protocols
 from ..finished_runs import Loaded, StoredRun, run_rows
+from ..naming import told_apart
 from .decision import checks_of, judge_gate
 from .evidence import GateOptions, suite_evidence
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport, Step
@@ -93,6 +95,7 @@ async def gate_live(
     checks = checks_of(policy, list(baselines))
     judgings = [_live_judging(run, baselines[run.plan.suite.name], checks, options) for run in runs]
     started = time.monotonic()
+    await check_same_model(plan.backend, runs, assume_same=plan.spec.same_model)
     try:
         await _judge_in_blocks(plan, judgings, checks, policy, on_progress)
     finally:
@@ -107,8 +110,9 @@ async def gate_live(
         candidate = RunRows(card.model, card, tuple(answers), tuple(judgments))
         shown = suite_evidence(judging.baseline, candidate, Loaded(judging.run.plan.suite, judging.seen), options)
         evidence[judging.run.plan.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
-    names = plan.spec.model.label, next(iter(baselines.values())).card.model
-    report = judge_gate(*names, policy, evidence)
+    run_id, baseline = runs[0].plan.folder.name, next(iter(baselines.values())).card
+    names = told_apart([(plan.spec.model.label, run_id), (baseline.model, str(baseline.provenance.get("run_id", "")))])
+    report = judge_gate(names[0], names[1], policy, evidence)
     return report.model_copy(
         update={"sequential": tuple(_sequential_report(judging, options.seed) for judging in judgings)}
     )

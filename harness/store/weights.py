@@ -1,0 +1,263 @@
+"""Weight files of a model folder, by their headers: whether they are whole, and whether their names are a model's.
+
+>>> wrapped_names(["_orig_mod.model.norm.weight", "_orig_mod.lm_head.weight"])
+'torch.compile'
+
+Only safetensors headers and index files are read, so a folder of any size takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..records.errors import CheckpointError
+from .nearby import right_folder
+
+PICKLES = (".bin", ".pt", ".pth")
+NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
+"""Prefixes of pickled files that a trainer leaves beside the weights."""
+ADAPTER_FILE = "adapter_model.safetensors"
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+INSIDE = ("model", "transformer", "language_model")
+"""First parts of tensor names inside a language model; a head of another kind is beside it."""
+DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
+"""Keys of configurations with layers for multi-token prediction, which transformers' classes do not have."""
+SHOWN = 2  # names in a sentence
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """What leaves its mark in tensor names if a wrapped model is saved instead of the model inside."""
+
+    name: str
+    mark: re.Pattern[str]
+    repair: str
+    in_adapters: bool = True
+    """Whether the mark is wrong in an adapter's names too."""
+
+
+WRAPPERS = (
+    Wrapper("torch.compile", re.compile(r"(^|\.)_orig_mod\."), "model._orig_mod.save_pretrained(DIR)"),
+    Wrapper(
+        "FSDP",
+        re.compile(r"(^|\.)_fsdp_wrapped_module\."),
+        "fsdp_state_dict_type: FULL_STATE_DICT of accelerate's configuration",
+    ),
+    Wrapper(
+        "activation checkpointing",
+        re.compile(r"(^|\.)_checkpoint_wrapped_module\."),
+        "the state dict of the model before it was wrapped",
+    ),
+    Wrapper("DistributedDataParallel", re.compile(r"^module\."), "model.module.save_pretrained(DIR)"),
+    Wrapper(
+        "PEFT",
+        re.compile(r"^base_model\.model\."),
+        "model.merge_and_unload().save_pretrained(DIR)",
+        in_adapters=False,
+    ),
+)
+
+
+def wrapped_names(names: Iterable[str], *, adapter: bool = False) -> str | None:
+    """Return the name of the wrapper whose mark the tensor names have, or None. Pure."""
+    wrapper = _wrapper(list(names), adapter=adapter)
+    return None if wrapper is None else wrapper.name
+
+
+def _wrapper(names: Sequence[str], *, adapter: bool) -> Wrapper | None:
+    for wrapper in WRAPPERS:
+        if any(wrapper.mark.search(name) for name in names) and not (adapter and not wrapper.in_adapters):
+            return wrapper
+    return None
+
+
+def check_weights(folder: Path, allow_pickle: bool) -> list[Path]:
+    """Return the pickled weight files. Raise CheckpointError if there are no loadable weights."""
+    safe = sorted(folder.glob("*.safetensors"))
+    pickles = [p for p in sorted(folder.iterdir()) if p.suffix in PICKLES and not p.name.startswith(NOT_WEIGHTS)]
+    for file in safe:
+        read_header(file)
+    _check_shards(folder)
+    advice = None if safe else right_folder(folder)
+    if advice is not None:
+        raise CheckpointError(advice)
+    if not safe and not pickles:
+        raise CheckpointError(f"{str(folder)!r} has no weights: no *.safetensors file in it")
+    if not safe and not allow_pickle:
+        raise CheckpointError(
+            f"{str(folder)!r} has only pickled weights ({pickles[0].name}), which can run code when loaded; "
+            "convert them to safetensors, or trust them with --allow-pickle"
+        )
+    return pickles
+
+
+def check_names(folder: Path) -> None:
+    """Raise CheckpointError if the tensor names show that a wrapped model was saved.
+
+    Loaders skip names they do not know and leave the weights random, so that such a checkpoint would get a score.
+    """
+    names = tensor_names(folder)
+    wrapper = _wrapper(names, adapter=(folder / "adapter_config.json").is_file())
+    if wrapper is None:
+        return
+    marked = [name for name in names if wrapper.mark.search(name)]
+    raise CheckpointError(
+        f"the tensors of {str(folder)!r} are named as {wrapper.name} names them ({listed(marked)}), so their weights "
+        f"would not be loaded; save the model inside: {wrapper.repair}"
+    )
+
+
+def tensor_names(folder: Path) -> list[str]:
+    """Return the names in the weight files that a loader reads, sorted; none for pickled files without an index."""
+    for index in INDEXES:
+        if (folder / index).is_file() and (names := _weight_map(folder / index)):
+            return sorted(names)
+    return sorted(name for file in weight_files(folder) for name in read_header(file))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that a loader reads: an adapter's, the index's, the one file, or else all."""
+    if (folder / "adapter_config.json").is_file():
+        return [file for file in (folder / ADAPTER_FILE,) if file.is_file()]
+    if (folder / INDEXES[0]).is_file():
+        shards = sorted(set(_weight_map(folder / INDEXES[0]).values()))
+        return [folder / shard for shard in shards]
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = (read_object(index) or {}).get("weight_map", {})
+    return weight_map if isinstance(weight_map, dict) else {}
+
+
+def _check_shards(folder: Path) -> None:
+    shards = set(_weight_map(folder / INDEXES[0]).values())
+    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+    if missing:
+        raise CheckpointError(
+            f"{str(folder)!r} is incomplete: {missing[0]} is missing ({len(missing)} of {len(shards)} shards); copy it"
+        )
+
+
+def read_header(file: Path) -> dict[str, dict[str, Any]]:
+    """Return tensor name -> its dtype, shape and offsets.
+
+    Raise CheckpointError unless the header is readable and all tensors are inside the file, which catches broken
+    copies and LFS pointers.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if start == b"version ":
+            raise CheckpointError(f"{str(file)!r} is a git-lfs pointer, not weights; run `git lfs pull` in its folder")
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1
+        raw = stream.read(length) if length <= min(size, MAX_HEADER) else b""
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        ends = [entry["data_offsets"][1] for entry in header.values()]
+        wanted = 8 + length + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise CheckpointError(
+            f"{str(file)!r} is not a readable safetensors file (broken header); copy or save it again"
+        ) from None
+    if size != wanted:
+        raise CheckpointError(
+            f"{str(file)!r} has {size} bytes, but its header describes {wanted}: it is truncated; copy it again"
+        )
+    tensors: dict[str, dict[str, Any]] = header
+    return tensors
+
+
+@dataclass(frozen=True)
+class LoadingReport:
+    """How a checkpoint's tensors differ from those of its architecture, as transformers' loader reports it."""
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    """Names with the stored shape and the architecture's."""
+    draft_layers: bool = False
+    """Whether the model has layers for multi-token prediction, which it runs without."""
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any], config: Mapping[str, Any]) -> LoadingReport:
+        """Return the report from `output_loading_info` of `from_pretrained` and the model's configuration."""
+        return cls(
+            missing=tuple(sorted(info["missing_keys"])),
+            unexpected=tuple(sorted(info["unexpected_keys"])),
+            mismatched=tuple(sorted(_mismatch(*entry) for entry in info["mismatched_keys"])),
+            draft_layers=any(config.get(key) for key in DRAFT_LAYERS),
+        )
+
+
+def _mismatch(name: str, stored: Iterable[int], wanted: Iterable[int]) -> str:
+    return f"{name} {list(stored)} instead of {list(wanted)}"
+
+
+def check_loaded(folder: Path, architecture: str, report: LoadingReport) -> list[str]:
+    """Return a warning if tensors are only ignored, else nothing. Pure.
+
+    Raise CheckpointError if a weight is missing or has another shape, which leaves it random, or if a tensor belongs
+    inside the model but has no place there, such as a layer too many. A tensor outside it, such as a value head, is
+    harmless.
+    """
+    misplaced = [name for name in report.unexpected if report.missing or _belongs_inside(name, report)]
+    problems = [
+        f"{len(names)} {words} ({listed(names)})"
+        for names, words in (
+            (report.missing, "missing"),
+            (report.mismatched, "of another shape"),
+            (misplaced, "without a place in it"),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"the tensors of {str(folder)!r} are not those of {architecture}, which its config.json names: "
+            f"{'; '.join(problems)}; {_repair(report)}"
+        )
+    if not report.unexpected:
+        return []
+    return [f"{len(report.unexpected)} tensors of {str(folder)!r} are not used ({listed(report.unexpected)})"]
+
+
+def _belongs_inside(name: str, report: LoadingReport) -> bool:
+    return name.partition(".")[0] in INSIDE and not report.draft_layers
+
+
+def _repair(report: LoadingReport) -> str:
+    """Return what to do, with the prefix in question if the names differ by one only."""
+    for name in report.unexpected[:SHOWN]:  # a common prefix shows in any of them
+        for wanted in report.missing:
+            if name.endswith(f".{wanted}"):
+                return f"rename them without the prefix {name.removesuffix(wanted)!r}, or save the model inside"
+            if wanted.endswith(f".{name}"):
+                return f"rename them with the prefix {wanted.removesuffix(name)!r}"
+    return "save the model again with save_pretrained, so that config.json and weights belong together"
+
+
+def listed(names: Sequence[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def read_object(file: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file, or None if there is no file. Raise CheckpointError for anything else."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(file)!r} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(file)!r} is not a JSON object")
+    return content
