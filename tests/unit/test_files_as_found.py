@@ -56,7 +56,7 @@ def completion(probability_of_first: float) -> dict[str, Any]:
     return {"message": {"content": "m"}, "logprobs": {"content": [{"top_logprobs": tops}]}}
 
 
-# --------------------------------------------------------------------------------------------------------------- folders
+# -------------------------------------------------------------------------------------------------------------- folders
 
 
 def test_what_nobody_means_is_skipped_in_a_folder(tmp_path: Path) -> None:
