@@ -25,8 +25,7 @@ LEAST_SHARE = 0.1
 """Least probability of all verdict tokens together; below it the judge is about to write something else."""
 OTHERWISE = (
     "use a judge that answers with the letter at once (switch its reasoning off under `params:`, e.g. "
-    "`chat_template_kwargs: {enable_thinking: false}`, or give it `reasoning_room:`), or an evaluator that reads "
-    "text: --judge alpaca_eval:NAME@URL"
+    "`chat_template_kwargs: {enable_thinking: false}`, or give it `reasoning_room:`), or an evaluator that reads text"
 )
 
 
@@ -38,7 +37,7 @@ def verdict_tokens(logprobs: Sequence[TokenLogprob], names: Sequence[str]) -> di
     if not logprobs:
         raise VerdictParseError(
             "the judge sent no log-probabilities, which this verdict is read from; use a server that returns "
-            "`top_logprobs`, or an evaluator that reads text: --judge alpaca_eval:NAME@URL"
+            "`top_logprobs`, or an evaluator that reads text"
         )
     if all(TOKEN_ID.fullmatch(top.token) for top in logprobs):
         raise VerdictParseError(

@@ -46,6 +46,7 @@ from harness.records.errors import (
     ReplyError,
     VerdictParseError,
 )
+from harness.records.keys import JUDGE_KEY, api_key
 from harness.records.protocols import ServeOptions
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec, checked
@@ -258,7 +259,7 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
     """Return a client for the spec's endpoint. Raise ConfigError if model, URL or key is missing."""
     if not spec.model or not spec.url:
         raise ConfigError(f"judge {spec.name!r} needs `model` and `url` (an OpenAI-compatible base URL)")
-    key = os.environ.get(spec.key_env) if spec.key_env else None
+    key = api_key(spec.key_env)
     if spec.key_env and not key:
         raise ConfigError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
     return ChatClient(
@@ -359,7 +360,7 @@ def with_evaluator_defaults(spec: JudgeSpec) -> JudgeSpec:
             f"evaluator {spec.evaluator!r} uses a server that is not OpenAI-compatible or not public; name one that "
             f"is: --judge alpaca_eval:{spec.evaluator}@http://HOST:PORT/v1"
         )
-    own_key = "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
+    own_key = JUDGE_KEY if JUDGE_KEY in os.environ else None
     key_env = spec.key_env or ("OPENAI_API_KEY" if url == OPENAI_URL else own_key)
     changed: dict[str, JsonValue] = {"url": base_url(url), "model": spec.model or evaluator.model, "key_env": key_env}
     if spec.price_in is None and spec.price_out is None and spec.url is None:

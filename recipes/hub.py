@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records.errors import ConfigError, EndpointDownError, IncompleteError
+from harness.records.keys import api_key
 
 from .layout import Recipe, record_in
 
@@ -69,7 +70,7 @@ def check_token() -> None:
     """Raise ConfigError, before hours of training, if HF_TOKEN is not set or the Hub is switched off."""
     from huggingface_hub import constants
 
-    if not os.environ.get(TOKEN):
+    if api_key(TOKEN) is None:
         raise ConfigError(f"--push-to-hub needs a token with write access in the environment variable {TOKEN}")
     if constants.is_offline_mode():
         raise ConfigError("--push-to-hub: the Hub is switched off by HF_HUB_OFFLINE; unset it")

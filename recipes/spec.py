@@ -15,9 +15,10 @@ from pydantic import Field, JsonValue
 
 from harness.records import Record, Sampling
 from harness.records.asking import is_empty
+from harness.records.documents import read_yaml
 from harness.records.errors import ConfigError
 from harness.records.facts import all_facts
-from harness.records.settings import ServeSpec, checked, read_yaml
+from harness.records.settings import ServeSpec, checked
 
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from ..records import Answer, Prompt, Record, Score, ScoreCard
-from ..records.facts import facts_of
+from ..records.facts import facts_of, higher_is_better
 from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..stats.intervals import FloatArray, percentile_interval
 from ..stats.paired import (
@@ -30,7 +30,15 @@ from ..stats.paired import (
     swap_test,
     two_sided_p,
 )
-from ..suites.scoring import QuestionSums, common, disagreements, latest_answers, question_sums, rules_of
+from ..suites.scoring import (
+    QuestionSums,
+    common,
+    disagreements,
+    latest_answers,
+    own_question_sums,
+    question_sums,
+    rules_of,
+)
 
 ALPHA = 0.05
 RATING_FLIP = 2.0
@@ -50,9 +58,10 @@ class Difference(Record):
     other: float
     """Both on the common questions only."""
     value: float
-    ci_low: float
-    ci_high: float
-    """95 %: t over questions (paired), bootstrap percentiles (refitted), normal (unpaired)."""
+    ci_low: float | None
+    ci_high: float | None
+    """95 %: t over questions (paired), bootstrap percentiles (refitted), normal (unpaired). None: every question has
+    the same difference, so there is no spread."""
     se: float
     df: int
     """Degrees of freedom of `se`; 0: normal."""
@@ -63,12 +72,19 @@ class Difference(Record):
     detectable: float
     """The smallest true difference that such a comparison detects with 80 % power at 5 %, two-sided."""
     needed: int | None
-    """Questions needed to detect a true difference of this size; None if the difference is 0."""
+    """Questions needed to detect a true difference of this size; None if the difference is 0, or `n` unknown (0)."""
     n: int
     """Common questions."""
     correlation: float | None = None
     """Correlation of the two models' question scores: what pairing gains."""
     method: Method
+    higher_is_better: bool | None = Field(default=True, exclude_if=bool)
+    """False: less is better. None: neither is, or it is unknown which."""
+
+    @property
+    def gain(self) -> float | None:
+        """Return how much better the other model is, negative if it is worse; None if no direction is better."""
+        return None if self.higher_is_better is None else self.value if self.higher_is_better else -self.value
 
     def estimate(self) -> ClusteredEstimate:
         return ClusteredEstimate(self.value, self.se, self.df, self.n)
@@ -154,10 +170,19 @@ def compare(
     rows += [row for sums in pairs if (row := paired(*sums, None, seed)) is not None]
     if main is not None and categories is not None:
         rows += _by_category(main, categories, seed)
-    headline = unpaired(first.card, second.card)
-    if headline is not None and headline.metric not in {row.metric for row in rows}:
-        rows.append(headline)
+    if main is None:
+        own_pairs = _own_sums(first, second)
+        main = own_pairs.get((first.card.headline, None))
+        rows += [row for key, sums in own_pairs.items() if (row := paired(*sums, key[1], seed)) is not None]
+    known = {(row.metric, row.category) for row in rows}
+    rows += [
+        row
+        for metric, category in _stated_metrics(first)
+        if (metric, category) not in known and (row := unpaired(first.card, second.card, metric, category)) is not None
+    ]
+    rows = [row.model_copy(update={"higher_is_better": higher_is_better(first.card, row.metric)}) for row in rows]
     rows.sort(key=lambda row: row.metric != first.card.headline or row.category is not None)  # stable: headline first
+    own = bool(facts_of(first.card.suite).pairing)
     only_first, only_other = _unmatched(first, second, categories)
     doubts = order_doubts(first, second, main)
     return Comparison(
@@ -170,15 +195,43 @@ def compare(
         differences=tuple(rows),
         only_first=only_first,
         only_other=only_other,
-        flips=() if main is None else flips(*main, categories or {}, doubts),
+        flips=_flips(first, main, categories, doubts),
         shifts=shifts(first.answers, second.answers),
         orders=doubts,
         forced=tuple(differing(first.card, second.card)),
-        notes=_notes(first, second, categories, fits),
+        notes=_notes(first, second, categories, fits) if not own else _own_notes(first, second, main),
     )
 
 
+def _own_sums(first: RunRows, second: RunRows) -> dict[tuple[str, str | None], tuple[QuestionSums, QuestionSums]]:
+    """Return (metric, category) -> both runs' values on common questions, of a benchmark that scored by itself."""
+    pairs = {}
+    for category in (None, *first.card.by_category) if first.questions and second.questions else ():
+        first_sums, second_sums = (own_question_sums(run.card, run.questions, category) for run in (first, second))
+        for metric in first_sums:
+            shared = common([first_sums[metric], second_sums[metric]]) if metric in second_sums else []
+            if shared and len(shared[0].ids) >= 2:
+                pairs[metric, category] = (shared[0], shared[1])
+    return pairs
+
+
+def _stated_metrics(run: RunRows) -> list[tuple[str, str | None]]:
+    """Return the (metric, category) that are compared by the cards' own errors if they have no rows.
+
+    The headline; and of a benchmark that scored by itself, whose metrics no facts describe, all.
+    """
+    card = run.card
+    headline: list[tuple[str, str | None]] = [(card.headline, None)]
+    if run.judgments or facts_of(card.suite).metrics:
+        return headline
+    overall: list[tuple[str, str | None]] = [(metric, None) for metric in card.scores if metric != card.headline]
+    return headline + overall + [(metric, name) for name, scores in card.by_category.items() for metric in scores]
+
+
 def _unmatched(first: RunRows, second: RunRows, categories: Mapping[str, str] | None) -> tuple[int, int]:
+    if first.questions and second.questions:
+        asked, asked_second = ({row.question for row in run.questions} for run in (first, second))
+        return len(asked - asked_second), len(asked_second - asked)
     rule = rules_of(first.card.suite, first.card.headline, first.judgments)[0]
     first_ids, second_ids = (
         set(question_sums(rule, run.answers, run.judgments, categories=categories).ids) for run in (first, second)
@@ -226,10 +279,60 @@ def _notes(
     facts, headline = facts_of(first.card.suite), first.card.headline
     if first.judgments and fits is None and facts.rules and all(rule.metric != headline for rule in facts.rules):
         notes.append(f"the {facts.metric(headline).title} could not be refitted for both")
-    unknown = sorted(key for key, value in first.card.protocol.items() if "unknown" in repr(value))
-    if unknown:
-        notes.append(f"these protocol fields are unknown, so the runs may differ in them: {', '.join(unknown)}")
-    return tuple(notes)
+    return (*notes, *_unknown_fields(first.card))
+
+
+def _own_notes(first: RunRows, second: RunRows, main: tuple[QuestionSums, QuestionSums] | None) -> tuple[str, ...]:
+    """Return the notes on a benchmark that scored by itself: why its headline is not paired, and unknown fields."""
+    notes = []
+    bare = [run.name for run in (first, second) if not run.questions]
+    if bare:
+        advice = facts_of(first.card.suite).pairing
+        whose = " and ".join(bare)
+        notes.append(
+            f"no scores of single questions of {whose}, so nothing is paired and the intervals are wide: {advice}"
+        )
+    elif main is None:
+        notes.append(
+            f"{first.card.headline} is not paired, so its interval is wide: the runs share too few questions, or it is "
+            "no mean over them"
+        )
+    return (*notes, *_unknown_fields(first.card))
+
+
+def _unknown_fields(card: ScoreCard) -> list[str]:
+    unknown = sorted(key for key, value in card.protocol.items() if "unknown" in repr(value))
+    if not unknown:
+        return []
+    return [f"these protocol fields are unknown, so the runs may differ in them: {', '.join(unknown)}"]
+
+
+def _categories(run: RunRows, categories: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Return question id -> category: of the suite's data, or of a benchmark that scored by itself, the rows' own."""
+    if categories is not None:
+        return categories
+    return {row.question: row.category for row in run.questions if row.category is not None}
+
+
+def _flips(
+    run: RunRows,
+    main: tuple[QuestionSums, QuestionSums] | None,
+    categories: Mapping[str, str] | None,
+    doubts: Orders | None,
+) -> tuple[Flip, ...]:
+    better = main is not None and higher_is_better(run.card, main[0].metric)
+    if main is None or better is None:
+        return ()
+    middle = _middle(run, main)
+    return flips(*main, _categories(run, categories), doubts, middle=middle, less_is_better=not better)
+
+
+def _middle(run: RunRows, main: tuple[QuestionSums, QuestionSums]) -> float | None:
+    """Return the score of a question that nobody wins; None if questions have ratings."""
+    if not run.questions:
+        return None if main[0].scale == 1.0 else 50.0
+    values = np.concatenate([sums.scores() for sums in main])
+    return 0.5 if values.min() >= 0 and values.max() <= 1 else None
 
 
 def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
@@ -255,20 +358,24 @@ def refitted(refits: Refits) -> Difference:
     return row.model_copy(update={"correlation": correlation(*refits.replicates)})
 
 
-def unpaired(first: ScoreCard, second: ScoreCard) -> Difference | None:
-    """Return the difference of two headlines by the cards' own errors, as if the questions were independent.
+def unpaired(first: ScoreCard, second: ScoreCard, metric: str, category: str | None = None) -> Difference | None:
+    """Return the difference of a metric by the cards' own errors, as if the questions were independent.
 
     Used if there are no rows to pair. None if a value or standard error is missing.
     """
-    score, other_score = first.scores[first.headline], second.scores.get(first.headline)
-    if other_score is None or score.value is None or other_score.value is None:
+    score, other_score = (
+        (card.scores if category is None else card.by_category.get(category, {})).get(metric)
+        for card in (first, second)
+    )
+    if score is None or other_score is None or score.value is None or other_score.value is None:
         return None
     if score.se is None or other_score.se is None:
         return None
     se = float((score.se**2 + other_score.se**2) ** 0.5)
     estimate = ClusteredEstimate(other_score.value - score.value, se, 0, min(score.n, other_score.n))
     means = score.value, other_score.value
-    return _difference(first.headline, means, estimate, estimate.interval(), estimate.p_two_sided(), "unpaired")
+    row = _difference(metric, means, estimate, estimate.interval(), estimate.p_two_sided(), "unpaired")
+    return row.model_copy(update={"category": category})
 
 
 def _difference(
@@ -286,35 +393,42 @@ def _difference(
         first=means[0],
         other=means[1],
         value=estimate.value,
-        ci_low=interval[0],
-        ci_high=interval[1],
+        ci_low=interval[0] if estimate.varies else None,
+        ci_high=interval[1] if estimate.varies else None,
         se=estimate.se,
         df=int(estimate.df),  # an integer for all but crossed means
         p=p,
         detectable=detectable(estimate.se, alpha=ALPHA / 2),
-        needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2),
+        needed=required_n(estimate.n, estimate.se, estimate.value, alpha=ALPHA / 2)
+        if estimate.n and estimate.varies
+        else None,
         n=estimate.n,
         method=method,
     )
 
 
 def flips(
-    first: QuestionSums, second: QuestionSums, categories: Mapping[str, str], doubts: Orders | None
+    first: QuestionSums,
+    second: QuestionSums,
+    categories: Mapping[str, str],
+    doubts: Orders | None,
+    *,
+    middle: float | None,
+    less_is_better: bool = False,
 ) -> tuple[Flip, ...]:
-    """Return the flipped questions, the largest changes first."""
-    is_rating = first.scale == 1.0
+    """Return the flipped questions, the largest changes first. `middle`: the score of a draw; None: ratings."""
     contradicted = set(doubts.either) if doubts is not None else set()
     flipped = []
     for prompt_id, score, other_score in zip(first.ids, first.scores(), second.scores(), strict=True):
-        crossed = (score - 50) * (other_score - 50) < 0
-        if abs(other_score - score) >= RATING_FLIP if is_rating else crossed:
+        moved = abs(other_score - score) >= RATING_FLIP
+        if moved if middle is None else (score - middle) * (other_score - middle) < 0:
             flipped.append(
                 Flip(
                     prompt_id=prompt_id,
                     category=categories.get(prompt_id),
                     first=float(score),
                     other=float(other_score),
-                    kind="gained" if other_score > score else "lost",
+                    kind="gained" if (other_score > score) != less_is_better else "lost",
                     doubtful=prompt_id in contradicted,
                 )
             )
@@ -370,7 +484,7 @@ def shifts(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[AnswerShi
 def _shift(name: str, first: FloatArray, second: FloatArray, clusters: Sequence[str]) -> AnswerShift:
     weights = np.ones(len(first))
     estimate = paired_difference((second, weights), (first, weights), clusters=clusters)
-    low, high = estimate.interval() if estimate is not None else (None, None)
+    low, high = estimate.interval() if estimate is not None and estimate.varies else (None, None)
     return AnswerShift(
         name=name,
         first=float(first.mean()),
@@ -426,9 +540,12 @@ def _short(value: JsonValue) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def unscored_share(score: Score) -> float:
+def unscored_share(score: Score) -> float | None:
+    """Return the share of questions without a score, 0..1; None if a value has no number of questions."""
     total = score.n + score.unscored
-    return score.unscored / total if total else 1.0
+    if not total:
+        return None if score.value is not None else 1.0
+    return score.unscored / total
 
 
 def judge_failures(card: ScoreCard) -> float | None:

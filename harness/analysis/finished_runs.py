@@ -20,11 +20,12 @@ from ..records import Answer, Failure, ModelRef, Prompt, Sampling, ScoreCard, di
 from ..records.errors import ConfigError, DataError
 from ..records.judge_choice import choose_judges
 from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite, SuiteOptions
-from ..records.settings import RunSpec, read_file_spec
+from ..records.settings import RunSpec
 from ..run.pipeline import current_judgments
 from ..run.plan import JudgePool, Plan, limited, load_suite, suite_plan, with_baseline_of
 from ..store import find_cards, read_card
-from ..store.runs import read_rows
+from ..store.runs import read_question_scores, read_rows
+from ..store.trusted import read_config
 from ..suites.head_to_head import HeadToHead, PlaysGames
 from .comparison import Comparison, adjusted, compare, differing
 from .naming import told_apart, weights_of
@@ -175,7 +176,8 @@ def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
         return RunRows(name or run.card.model, run.card)
     answers, rows = read_rows(run.folder)
     judgments = scored(current_judgments(answers, iter(rows)), run.card.protocol)
-    return RunRows(name or run.card.model, run.card, tuple(answers), judgments)
+    questions = tuple(read_question_scores(run.folder))
+    return RunRows(name or run.card.model, run.card, tuple(answers), judgments, questions)
 
 
 def suite_of(card: ScoreCard, mirror: str | None = None, *, folder: Path | None = None) -> Loaded:
@@ -224,7 +226,7 @@ def head_to_head_plan(
             raise ConfigError(f"{run.name} has no answers to {run.card.suite} in its folder, so nothing to compare")
     shown = shown_names([first, second])
     games = _games(suite, first, rows[0], shown[0])
-    file = read_file_spec(config)
+    file = read_config(config)
     edition = _edition(first.card)
     judges = choose_judges((games.name,), judge, edition=edition, own_judges=file.judges)
     spec = RunSpec(

@@ -24,13 +24,13 @@ from ..judging.jury import scored
 from ..records import LARGEST, Record, Score, ScoreCard
 from ..records.asking import is_empty
 from ..records.errors import ConfigError
-from ..records.facts import facts_of
+from ..records.facts import facts_of, higher_is_better
 from ..stats.intervals import FloatArray, resampling_weights
 from ..stats.paired import ClusteredEstimate, clustered_se, correlation, paired_difference, rank_intervals, terms
 from ..store import find_cards, read_card
 from ..store.checkpoint import Fusion, read_fusion
-from ..store.runs import read_rows
-from ..suites.scoring import QuestionSums, common, question_sums, rules_of
+from ..store.runs import QUESTIONS, read_question_scores, read_rows
+from ..suites.scoring import QuestionSums, common, is_complete, own_question_sums, question_sums, rules_of
 from .naming import row_names
 from .reported import ReportedTable, load_reported, reported_beside
 
@@ -38,6 +38,8 @@ RESAMPLES = 2000
 """Resamples of the rank intervals; the 95 % quantile of their largest difference then varies by about 1.5 %."""
 MIN_SHARED = 0.9
 """Share of questions that two runs must have in common to be paired."""
+HEADLINE = "headline"
+"""Key in `Table.differs` if cards of one protocol rank by different metrics."""
 NO_QUESTIONS: Mapping[str, QuestionSums] = {}
 NO_FUSION: Mapping[str, Fusion] = {}
 
@@ -68,7 +70,7 @@ class BoardRow(Record):
     """One card in a table."""
 
     rank: int | None
-    """1 is best; None: not ranked (incomplete, or too many empty answers)."""
+    """1 is best; None: not ranked (incomplete, too many empty answers, or a headline of unknown direction)."""
     rank_range: RankRange | None = None
     """None: not ranked, or one of the cards has no standard error."""
     model: str
@@ -106,6 +108,8 @@ class Table(Record):
     suite_version: str
     protocol_sha: str
     headline: str
+    higher_is_better: bool | None = Field(default=True, exclude_if=bool)
+    """Of the headline. False: less is better, so rows ascend. None: unknown, so no row is ranked."""
     judge: str
     differs: dict[str, JsonValue] = {}
     """Protocol fields that differ between this table and others of the same suite and version."""
@@ -119,10 +123,19 @@ class Table(Record):
         return f"{self.suite} ({self.suite_version}), judge {self.judge}, protocol {self.protocol_sha}"
 
     @property
+    def column(self) -> str:
+        """Return the headline's name with its direction, if more is not better."""
+        return self.headline + {True: "", False: ", less is better", None: ", unranked"}[self.higher_is_better]
+
+    @property
     def anchor(self) -> str:
         """Return an id that is unique among tables, for page fragments and file names."""
-        safe = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in self.suite)
-        return f"{safe}-{self.protocol_sha}"
+        metric = f"-{_safe(self.headline)}" if HEADLINE in self.differs else ""
+        return f"{_safe(self.suite)}-{self.protocol_sha}{metric}"
+
+
+def _safe(text: str) -> str:
+    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text)
 
 
 @dataclass(frozen=True)
@@ -169,6 +182,8 @@ def read_questions(readable_cards: Iterable[tuple[Path, ScoreCard]]) -> dict[str
 
 
 def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
+    if (folder / QUESTIONS).exists():
+        return _own_sums(folder, card)
     if not (folder / "judgments.jsonl").exists():
         return None
     try:
@@ -182,6 +197,14 @@ def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
     if sums.value is None or stated is None or abs(sums.value - stated) > 1e-6 * rule.scale:
         return None
     return sums
+
+
+def _own_sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
+    """Return the headline's terms of a benchmark that scored by itself; None if it is no mean over questions."""
+    try:
+        return own_question_sums(card, read_question_scores(folder)).get(card.headline)
+    except ConfigError:
+        return None
 
 
 def rank(
@@ -209,9 +232,35 @@ def rank(
             for name, value in protocol.items()
             if any(sibling.protocol.get(name) != value for sibling in siblings)
         }
-        table = _table(group, questions, fusion, rank_incomplete=rank_incomplete)
-        tables.append(table.model_copy(update={"differs": differs}))
+        columns = one_metric_each(group)
+        mixed = len({card.headline for card in group}) > 1
+        for column in columns:
+            metric = column[0].headline
+            # another metric's terms would pair the wrong numbers
+            terms_of_metric = {key: sums for key, sums in questions.items() if not mixed or sums.metric == metric}
+            differs |= {HEADLINE: metric} if len(columns) > 1 else {}
+            table = _table(column, terms_of_metric, fusion, rank_incomplete=rank_incomplete)
+            tables.append(table.model_copy(update={"differs": dict(differs)}))
     return tables
+
+
+def one_metric_each(cards: Sequence[ScoreCard]) -> list[list[ScoreCard]]:
+    """Return the cards in groups that rank by one metric, by name: the headline that most of the cards have.
+
+    Cards whose own headline is another metric are read with that one; those without it form the next group.
+    """
+    groups, rest = [], list(cards)
+    while rest:
+        headlines = sorted({card.headline for card in rest})
+        metric = max(headlines, key=lambda name: sum(name in card.scores for card in rest))  # of equals the first
+        column = [card for card in rest if metric in card.scores]
+        groups.append([card if card.headline == metric else _ranked_by(card, metric) for card in column])
+        rest = [card for card in rest if metric not in card.scores]
+    return groups
+
+
+def _ranked_by(card: ScoreCard, metric: str) -> ScoreCard:
+    return card.model_copy(update={"headline": metric, "complete": is_complete(card.scores[metric])})
 
 
 def _table(
@@ -221,13 +270,17 @@ def _table(
     *,
     rank_incomplete: bool,
 ) -> Table:
+    first = cards[0]
+    better = _direction(cards)
+    sign = 1 if better is False else -1
+
     def is_ranked(card: ScoreCard) -> bool:
-        has_value = card.scores[card.headline].value is not None
+        has_value = card.scores[card.headline].value is not None and better is not None
         return card.complete and has_value and (rank_incomplete or card.is_mostly_text)
 
-    first = cards[0]
-    ordered = sorted(cards, key=lambda card: (not is_ranked(card), -_value(card), card.model, run_id(card)))
-    ranges = rank_ranges([card for card in ordered if is_ranked(card)], questions)
+    ordered = sorted(cards, key=lambda card: (not is_ranked(card), _worth(card, sign), card.model, run_id(card)))
+    ranked_cards = [card for card in ordered if is_ranked(card)]
+    ranges = rank_ranges(ranked_cards, questions, less_is_better=better is False)
     metric = _category_metric(first)
     rows: list[BoardRow] = []
     names = row_names(ordered)
@@ -235,7 +288,7 @@ def _table(
         row = _row(card, metric, fusion).model_copy(update={"model": names[position]})
         if is_ranked(card):
             # equal values share a rank, and the next one skips it: 1, 2, 2, 4
-            tied = bool(rows) and _value(card) == rows[-1].score.value
+            tied = bool(rows) and card.scores[card.headline].value == rows[-1].score.value
             above = against(card, ordered[position - 1], questions) if position else None
             changed = {"rank": rows[-1].rank if tied else position + 1, "rank_range": ranges[position], "above": above}
             row = row.model_copy(update=changed)
@@ -246,6 +299,7 @@ def _table(
         suite_version=first.suite_version,
         protocol_sha=first.protocol_sha,
         headline=first.headline,
+        higher_is_better=better,
         judge=first.judge,
         category_metric=metric,
         length_unit="characters" if length is not None and length.unit == "characters" else "tokens",
@@ -303,9 +357,16 @@ def _date(value: JsonValue) -> str | None:
     return match[0] if match else None
 
 
-def _value(card: ScoreCard) -> float:
+def _worth(card: ScoreCard, sign: int) -> float:
+    """Return a sort key of the headline: `sign` 1 ascends, -1 descends; no value comes last."""
     value = card.scores[card.headline].value
-    return float("-inf") if value is None else value
+    return math.inf if value is None else sign * value
+
+
+def _direction(cards: Sequence[ScoreCard]) -> bool | None:
+    """Return whether more of the headline is better, by the cards that state it; None if they contradict each other."""
+    stated = {higher_is_better(card, card.headline) for card in cards} - {None}
+    return stated.pop() if len(stated) == 1 else None
 
 
 def run_id(card: ScoreCard) -> str:
@@ -313,7 +374,7 @@ def run_id(card: ScoreCard) -> str:
 
 
 def against(card: ScoreCard, above: ScoreCard, questions: Mapping[str, QuestionSums]) -> HeadlineDifference | None:
-    """Return `card` minus `above` on the headline; None if a value or standard error is missing.
+    """Return `card` minus `above` on the headline; None if a value or standard error is missing, or nothing varies.
 
     `questions`: run id -> terms of the headline, or of the raw rate behind it.
     """
@@ -326,7 +387,7 @@ def against(card: ScoreCard, above: ScoreCard, questions: Mapping[str, QuestionS
         estimate = paired_difference(
             (sums[0].above, sums[0].below), (sums[1].above, sums[1].below), scale=sums[0].scale
         )
-        return None if estimate is None else _centred(estimate, difference, paired=True)
+        return None if estimate is None or not estimate.varies else _centred(estimate, difference, paired=True)
     if card_score.se is None or above_score.se is None:
         return None
     together = correlation(terms(sums[0].above, sums[0].below), terms(sums[1].above, sums[1].below)) if sums else None
@@ -344,24 +405,31 @@ def _centred(estimate: ClusteredEstimate, difference: float, *, paired: bool) ->
     return HeadlineDifference(difference=difference, ci_low=low, ci_high=high, p=centred.p_two_sided(), paired=paired)
 
 
-def rank_ranges(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums]) -> list[RankRange | None]:
-    """Return the ranks each card may have at 95 % (`stats.ranks`); all None if a value or standard error is missing."""
+def rank_ranges(
+    cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], *, less_is_better: bool = False
+) -> list[RankRange | None]:
+    """Return the ranks each card may have at 95 % (`stats.ranks`).
+
+    All None if a value is missing, or a standard error of cards that do not share their questions.
+    """
     scores = [card.scores[card.headline] for card in cards]
     values = np.array([score.value for score in scores if score.value is not None])
-    errors = np.array([score.se for score in scores if score.se is not None])
+    shared = _shared(cards, questions) if cards else None
+    paired = shared is not None and all(sums.metric == card.headline for sums, card in zip(shared, cards, strict=True))
+    errors = np.array([score.se or 0.0 for score in scores if score.se is not None or paired])
     if len(values) < len(cards) or len(errors) < len(cards) or not cards:
         return [None] * len(cards)
-    drawn = values + _draws(cards, questions, errors)
-    return [RankRange(low=ranks.best, high=ranks.worst) for ranks in rank_intervals(values, drawn)]
+    drawn = values + _draws(cards, shared, errors)
+    sign = -1.0 if less_is_better else 1.0
+    return [RankRange(low=ranks.best, high=ranks.worst) for ranks in rank_intervals(sign * values, sign * drawn)]
 
 
-def _draws(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], errors: FloatArray) -> FloatArray:
+def _draws(cards: Sequence[ScoreCard], sums: Sequence[QuestionSums] | None, errors: FloatArray) -> FloatArray:
     """Return errors of the values, shape (resamples, cards).
 
-    If the cards share questions, these are resampled for all cards at once by the linearised terms; else the errors are
-    independent and normal."""
+    If the cards share questions (`sums`), these are resampled for all cards at once by the linearised terms; else the
+    errors are independent and normal."""
     rng = np.random.default_rng(0)  # fixed, so that a leaderboard is the same each time it is printed
-    sums = _shared(cards, questions)
     if sums is None:
         independent: FloatArray = rng.standard_normal((RESAMPLES, len(cards))) * errors
         return independent

@@ -14,7 +14,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ..records import Record, ScoreCard
-from ..records.settings import checked, read_yaml
+from ..records.documents import read_yaml
+from ..records.settings import checked
 
 
 class ReportedFigure(Record):

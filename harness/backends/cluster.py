@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from ..records.errors import ConfigError, HarnessError, ServerError, first_error, one_line
+from ..records.keys import HUB, is_secret
 from ..store.provenance import install_command
 
 log = logging.getLogger(__name__)
@@ -336,10 +337,19 @@ class RayCluster:
 
         return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
-    def actors(self, kind: type, arguments: Sequence[tuple[object, ...]], need: Need, *, calls: int) -> list[Any]:
+    def actors(
+        self,
+        kind: type,
+        arguments: Sequence[tuple[object, ...]],
+        need: Need,
+        *,
+        calls: int,
+        environment: Mapping[str, str] | None = None,
+    ) -> list[Any]:
         """Start one actor per tuple of arguments; Ray places it where there is room, and again if it dies.
 
-        `calls`: simultaneous calls of one actor. Raise ConfigError if one never fits on any node.
+        `calls`: simultaneous calls of one actor. `environment`: variables that the actors get besides Ray's. Raise
+        ConfigError if one never fits on any node.
         """
         import ray
 
@@ -349,12 +359,21 @@ class RayCluster:
             "num_gpus": need.gpus,
             "max_restarts": RESTARTS,
             "max_concurrency": calls,
-            "runtime_env": {"env_vars": ACTOR_ENV},
+            "runtime_env": {"env_vars": {**ACTOR_ENV, **(environment or {})}},
         }
         return [ray.remote(**options)(kind).remote(*parameters) for parameters in arguments]
 
     def has_gpus(self) -> bool:
         return any(node.get("GPU", 0) for node in self.nodes())
+
+
+def no_secrets() -> dict[str, str]:
+    """Return variables for actors that serve a model: keys and passwords that Ray passes on from here, emptied.
+
+    Ray's own token stays, as an actor joins the cluster with it, and the Hub's, as an actor may download the model.
+    """
+    secrets = (name for name in os.environ if is_secret(name) and name not in HUB and not name.startswith("RAY_"))
+    return dict.fromkeys(secrets, "")
 
 
 def check_room(need: Need, nodes: Sequence[Mapping[str, float]], count: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 from contextlib import AsyncExitStack
 from typing import Any, Self
@@ -21,13 +20,12 @@ from pydantic import JsonValue
 from ..client import ChatClient, Patience, is_starting, read_chat_reply, server_sentence
 from ..records import ModelRef
 from ..records.errors import ConfigError, ReplyError, ServerError
+from ..records.keys import ENDPOINT_KEY, api_key, belongs
 from ..records.protocols import Presented, Served, ServeOptions
 from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, refuse_unknown
 from .thinking import Thinking, request_fields, switches
 
-KEY = "HARNESS_ENDPOINT_KEY"
 HONOURED = ("max_model_len", "rpm", "tpm", "chat_template_kwargs", "reasoning_effort", "reasoning_room")
-OPENAI_HOST = "api.openai.com"
 LONGEST_WAIT = 10.0
 """Seconds between two looks at a server that is not up yet."""
 log = logging.getLogger(__name__)
@@ -108,7 +106,7 @@ class EndpointBackend(ChatBackend):
             return await self._client.post(path, body)
         except ReplyError as error:
             if error.status in (401, 403) and error.reason == "http":
-                raise ServerError(f"{self._url} rejects the key: {error}; set {KEY}") from None
+                raise ServerError(f"{self._url} rejects the key: {error}; set {ENDPOINT_KEY}") from None
             if error.reason == "transport":
                 await self._probe()  # an endpoint that is gone stops the run; it would fail every prompt left
             raise
@@ -172,7 +170,9 @@ class EndpointBackend(ChatBackend):
             ):
                 if reply.status in (401, 403):
                     sentence = server_sentence(await reply.read())
-                    raise ConfigError(f"{self._url} rejects the key (HTTP {reply.status}: {sentence}); set {KEY}")
+                    raise ConfigError(
+                        f"{self._url} rejects the key (HTTP {reply.status}: {sentence}); set {ENDPOINT_KEY}"
+                    )
                 if reply.status == 503:
                     sentence = server_sentence(await reply.read())
                     if is_starting(reply.status, sentence, reply.headers.get("Retry-After")):
@@ -216,5 +216,4 @@ def _shown(reply: dict[str, Any]) -> dict[str, JsonValue]:
 
 
 def _key_for(url: str) -> str | None:
-    key = os.environ.get(KEY)
-    return key or (os.environ.get("OPENAI_API_KEY") if urlsplit(url).hostname == OPENAI_HOST else None)
+    return api_key(ENDPOINT_KEY) or (api_key("OPENAI_API_KEY") if belongs("OPENAI_API_KEY", url) else None)

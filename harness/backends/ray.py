@@ -24,7 +24,17 @@ from ..records import Answer, Failure, ModelRef, Prompt, Sampling
 from ..records.errors import ConfigError, HarnessError, UsageError
 from ..records.protocols import Backend, Draw, ServeOptions, load_plugin
 from .chat import pairs
-from .cluster import ActorRefusal, ActorWorker, Need, RayCluster, WorkerLostError, WorkerPool, node_name, whole_path
+from .cluster import (
+    ActorRefusal,
+    ActorWorker,
+    Need,
+    RayCluster,
+    WorkerLostError,
+    WorkerPool,
+    no_secrets,
+    node_name,
+    whole_path,
+)
 
 OURS = ("ray.worker", "ray.cpus", "ray.gpus")
 """Engine arguments: the workers' backend; CPUs and GPUs that Ray reserves for each."""
@@ -138,7 +148,9 @@ class RayBackend:
                 for rank in range(self.workers)
             ]
             calls = 2 * self._places + 1  # two for each place, and `stop`
-            actors = cluster.actors(EngineActor, [(engine,) for engine in engines], self._need(cluster), calls=calls)
+            arguments = [(engine,) for engine in engines]
+            need = self._need(cluster)
+            actors = cluster.actors(EngineActor, arguments, need, calls=calls, environment=no_secrets())
             workers = [ActorWorker[Sequence[Draw], list[Answer]](actor) for actor in actors]
             pool = WorkerPool(f"{self._engine.backend} on Ray", workers, capacity=self._places, patience=self._patience)
             self._pool = await stack.enter_async_context(pool)

@@ -27,6 +27,8 @@ from pathlib import Path
 import aiohttp
 
 from ..records.errors import ServerError
+from ..records.keys import HUB, without_keys
+from ..store.files import open_unlinked
 from . import warden
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -145,13 +147,15 @@ class ModelServer:
 
     def _spawn(self) -> None:
         launch = self._launch(self.port)
-        # judges' keys stay here
-        inherited = {key: value for key, value in os.environ.items() if not key.endswith("_KEY")}
+        # A checkpoint's remote code runs there: no key of a judge, token or password. All files are here, so not even
+        # the Hub's token is needed, unless the user let the server go online.
+        keep = HUB if os.environ.get("HF_HUB_OFFLINE") in ("0", "") else ()
+        inherited = without_keys(os.environ, keep)
         env = {key: value for key, value in {**inherited, **launch.env}.items() if value is not None}
         # a folder called vllm or judges in the user's current directory must not be imported
         env["PYTHONSAFEPATH"] = "1"
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as output:
+        with open_unlinked(self.log_file, "ab") as output:
             self._log_start = output.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-I", warden.__file__, *launch.argv],

@@ -24,7 +24,8 @@ from pydantic import JsonValue
 from ..client import ChatReply
 from ..records.protocols import ServeOptions
 from ..records.reasoning import TAGS, split_reasoning
-from ..store.checkpoint import Checkpoint, read_object
+from ..store.checkpoint import Checkpoint
+from ..store.weights import read_object
 
 SPECIAL_MARKS = {
     "<|channel|>": "openai_gptoss",

@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from ..records import ModelRef, digest
 from ..records.errors import CheckpointError, ConfigError
 from ..records.protocols import ServeOptions
+from ..store.files import write_atomic
 from ..store.provenance import install_command
 from .chat import ChatCompletions, ContextWindow, Dialogue, changed, engine_settings, refuse_unknown
 from .loadable import check_loadable
@@ -105,7 +106,7 @@ class TransformersBackend(ServedBackend):
             link = self._staged / file.name
             if not link.is_symlink() and not file.name.startswith("chat_template"):
                 link.symlink_to(file)
-        (self._staged / "chat_template.jinja").write_text(self.checkpoint.template or "", "utf-8")
+        write_atomic(self._staged / "chat_template.jinja", self.checkpoint.template or "")
 
     def dialogue(self) -> Dialogue:
         built = super().dialogue()

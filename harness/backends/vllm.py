@@ -21,6 +21,7 @@ from pydantic import JsonValue
 from ..records import ModelRef
 from ..records.errors import CheckpointError, ConfigError, ServerError
 from ..records.protocols import ServeOptions
+from ..store.files import write_atomic
 from ..store.provenance import install_command
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings
 from .loadable import check_loadable
@@ -166,8 +167,7 @@ class VllmBackend(ServedBackend):
     def _template_file(self) -> Path:
         """Write the template in use beside the log and return the file: an adapter's may be inside a JSON file."""
         file = (self.options.log_dir / f"chat_template-{self.checkpoint.template_digest[:16]}.jinja").resolve()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(self.checkpoint.template or "", "utf-8")
+        write_atomic(file, self.checkpoint.template or "")
         return file
 
     def _env(self) -> dict[str, str | None]:

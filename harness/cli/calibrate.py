@@ -34,8 +34,8 @@ from ..records import Judgment, JuryRule
 from ..records.errors import ConfigError
 from ..records.judge_choice import find_jury
 from ..records.protocols import SuiteOptions
-from ..records.settings import read_file_spec
 from ..store import RunStore
+from ..store.trusted import read_config
 from ..suites.recorded import CalibrationSet, Item, data_folder
 from .console import STDERR, progress, set_up_logging, stdout_console, until_stopped
 from .options import DRY_RUN, NO_CACHE, JsonFlags, MirrorFlags, ResultsFlags, VerboseFlags, command
@@ -75,7 +75,7 @@ class CalibrateFlags(ResultsFlags, MirrorFlags, JsonFlags, VerboseFlags):
         suites = (
             published if self.suite == "all" else tuple(dict.fromkeys(part.strip() for part in self.suite.split(",")))
         )
-        judges = () if self.judge == RECORDED else find_jury(self.judge, read_file_spec(None).judges)
+        judges = () if self.judge == RECORDED else find_jury(self.judge, read_config(None).judges)
         if not judges and any(name in recorded_judgments() and name not in published for name in suites):
             raise ConfigError(f"--judge {RECORDED} has no verdicts on your own comparisons; name a judge to ask")
         sample = (SAMPLE if judges else 0) if self.sample is None else self.sample

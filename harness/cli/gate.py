@@ -18,11 +18,12 @@ from ..analysis.gate.policy import GatePolicy, GateReport
 from ..pages.gate_text import gate_markdown, junit, rich_checks, rich_power, sequential_line, summary_line
 from ..pages.text import plain
 from ..records.errors import ConfigError
-from ..records.settings import FileSpec, read_file_spec
+from ..records.settings import FileSpec
 from ..run.estimate import estimate
 from ..run.plan import plan
 from ..run.resolve import overlaid, resolve
 from ..store import dump_json, write_atomic
+from ..store.trusted import read_config
 from .console import announce, set_up_logging, stdout_console
 from .options import SETTINGS, Flags, JsonFlags, MirrorFlags, ResultsFlags, comma_list, command
 from .run import work
@@ -63,7 +64,7 @@ class GateFlags(JsonFlags, ResultsFlags, MirrorFlags):
 
     def settings(self, suites: list[str]) -> FileSpec:
         """Return harness.yaml with these flags over it, for a live run of the candidate."""
-        file = read_file_spec(self.live_run.config)
+        file = read_config(self.live_run.config)
         # The gate judges its own questions, live; anchors, batches and devices of the file are for other runs.
         file = file.model_copy(update={"anchors": None, "transport": None, "judge_devices": None})
         flags = self.live_run.model_dump(exclude={"config"}) | {"model": self.candidate, "suite": ",".join(suites)}

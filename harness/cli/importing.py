@@ -16,7 +16,7 @@ from ..records import ScoreCard
 from ..records.errors import ConfigError
 from ..records.facts import facts_of, load_function
 from ..records.protocols import Suite, SuiteOptions
-from ..run.importing import Origin, judgments_card, write_numbers, write_script
+from ..run.importing import Origin, judgments_card, numbers_of_models, write_numbers, write_script
 from ..run.plan import suite_for_rows
 from ..suites.exchange import FirstRows, Imported, ImportRequest, formats, with_format
 from ..suites.files import SourceFile, read_files
@@ -27,7 +27,13 @@ from .options import JsonFlags, MirrorFlags, ResultsFlags, command
 class ImportFlags(ResultsFlags, MirrorFlags, JsonFlags):
     files: Annotated[list[Path], typer.Argument(help="Files (.json, .jsonl, also .xz, .gz), folders or tars.")]
     file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('read', 'numbers'))}.")]
-    model: Annotated[str, typer.Option(help="The model's name, here and, if they have several, in the files.")]
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The model's name, here and, if they have several, in the files; not needed if lm-eval's results "
+            "state it."
+        ),
+    ] = None
     suite: Annotated[str | None, typer.Option(help="Default: the format's own.")] = None
     judge: Annotated[str | None, typer.Option(help="Whose judgments, if the files have several judges.")] = None
     baseline: Annotated[str | None, typer.Option(help="Which baseline, if the files have several.")] = None
@@ -43,10 +49,12 @@ def import_(flags: ImportFlags) -> None:
     [(_, first_format), *_] = with_format(flags.file_format, "read", "numbers")
     results, model, origin = flags.results, flags.model, Origin(flags.file_format, tuple(flags.files))
     if first_format.numbers:
-        numbers = load_function(first_format.numbers)(flags.files)
-        show([write_numbers(results, model, part, origin) for part in numbers], [], flags)
+        numbers = numbers_of_models(load_function(first_format.numbers)(flags.files), model)
+        show([write_numbers(results, name, part, origin) for name, part in numbers], [], flags)
         return
-    parts = read_parts(flags)
+    if model is None:
+        raise ConfigError(f"import of {flags.file_format} files needs the model's name: pass --model NAME")
+    parts = read_parts(flags, model)
     cards = [judgments_card(results, model, suite, rows, origin) for suite, rows in parts if rows.judgments]
     next_steps = [
         judging_command(write_script(results, model, suite.name, rows, origin), suite.name, flags.edition)
@@ -56,14 +64,14 @@ def import_(flags: ImportFlags) -> None:
     show(cards, next_steps, flags)
 
 
-def read_parts(flags: ImportFlags) -> list[tuple[Suite, Imported]]:
+def read_parts(flags: ImportFlags, model: str) -> list[tuple[Suite, Imported]]:
     """Return the rows of each suite in the files. Raise ConfigError if there are none."""
     sources = list(read_files(flags.files))
-    names = [flags.suite] if flags.suite else suites_in(flags.file_format, sources, flags.model)
+    names = [flags.suite] if flags.suite else suites_in(flags.file_format, sources, model)
     options = SuiteOptions(edition=flags.edition, mirror=flags.mirror)
     parts = []
     for suite in [suite_for_rows(name, options) for name in names]:
-        request = ImportRequest(suite.prompts(), flags.model, flags.judge, flags.baseline, flags.mirror)
+        request = ImportRequest(suite.prompts(), model, flags.judge, flags.baseline, flags.mirror)
         parts.append((suite, reader_of(flags.file_format, suite.name)(sources, request)))
     if not any(rows.answers or rows.judgments for _, rows in parts):
         contents = FirstRows(sources)

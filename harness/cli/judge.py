@@ -20,11 +20,11 @@ from ..pages.text import plain
 from ..records import JudgeSpec
 from ..records.errors import ConfigError, printable
 from ..records.judge_choice import find_judge, judge_files, judge_templates
-from ..records.settings import read_file_spec
 from ..run.pipeline import current_judgments
 from ..run.plan import limited, suite_of_card
 from ..store import dump_json, read_card, write_atomic
 from ..store.runs import find_run, read_rows
+from ..store.trusted import listed_judges
 from .calibrate import calibrate
 from .console import json_text, stdout_console
 from .options import Flags, JsonFlags, MirrorFlags, ResultsFlags, command, command_group
@@ -165,7 +165,7 @@ def list_judges(flags: JsonFlags) -> None:
 
     Example: harness judge list
     """
-    own_judges = read_file_spec(None).judges
+    own_judges = listed_judges()
     specs = [find_judge(name, own_judges) for name in [*own_judges, *judge_files()]]
     if flags.as_json:
         print(json_text("judges", specs), end="")

@@ -17,10 +17,11 @@ from ..analysis.trackers import log_scores, tracker_names
 from ..judging.jury import judge_differences
 from ..records import ScoreCard
 from ..records.errors import IncompleteError
-from ..records.settings import FileSpec, read_file_spec
+from ..records.settings import FileSpec
 from ..run.estimate import Estimate, estimate
 from ..run.plan import Plan, plan
 from ..run.resolve import overlaid, resolve, retirement_warnings
+from ..store.trusted import read_config
 from .console import (
     STDERR,
     announce,
@@ -134,7 +135,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     config: Annotated[Path | None, typer.Option(help="Configuration; default ./harness.yaml if it exists.")] = None
     dry_run: Annotated[bool, DRY_RUN] = False
     fresh: Annotated[bool, typer.Option("--fresh", help="Archive the earlier run and start over.")] = False
-    assume_same: Annotated[
+    same_model: Annotated[
         bool | None,
         typer.Option("--assume-same", help="Resume although an endpoint: states another model than before."),
     ] = None
@@ -145,7 +146,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     def settings(self) -> FileSpec:
         """Return harness.yaml with these flags over it."""
         flags = self.model_dump(include=set(FileSpec.model_fields), mode="json")
-        return overlaid(read_file_spec(self.config), flags | {"cache": False if self.no_cache else None})
+        return overlaid(read_config(self.config), flags | {"cache": False if self.no_cache else None})
 
 
 @command

@@ -123,7 +123,7 @@ class Watching:
         if self._tries[key] > TRIES:
             return f"failed {TRIES} times; restart harness watch to retry"
         log.info("%s: evaluating", candidate.name)
-        command = [sys.executable, "-m", "harness.cli.main", "run", "--model", str(candidate.path)]
+        command = [sys.executable, "-P", "-m", "harness.cli.main", "run", "--model", str(candidate.path)]
         command += [*self._words, "--results", str(self._flags.results), "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 import uuid
 from collections import Counter
@@ -36,6 +35,7 @@ from pydantic import ValidationError
 from ..client import ChatReply, error_inside, read_chat_reply, refusal_reason, server_codes, server_sentence
 from ..records import Access, JudgeSpec, Record
 from ..records.errors import ConfigError, JudgeUnavailableError, ReplyError, StoreError
+from ..records.keys import api_key
 from ..store.files import dump_json, write_atomic, write_chunks
 from .calls import Call
 
@@ -292,7 +292,7 @@ class BatchWire:
             raise ConfigError(f"judge {spec.name!r} does not use an OpenAI-compatible endpoint; use --transport live")
         self._judge = spec.name
         self._url = spec.url
-        self._server = BatchServer(spec.url, os.environ.get(spec.key_env) if spec.key_env else None)
+        self._server = BatchServer(spec.url, api_key(spec.key_env))
         self._folder = BatchFolder(folder)
         self._limits = (most, most_bytes)
         self._calls: dict[str, Call] = {}

@@ -87,7 +87,7 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
             raise ConfigError(
                 f"the reply cache {path} has version {version}, but this harness writes {len(VERSIONS)}; {CACHE_HINT}"
             )
-        connection.execute("PRAGMA journal_mode = WAL")
+        _set_journal(connection, path)
         connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last replies, never the file
         if version < len(VERSIONS):
             _upgrade(connection)
@@ -98,6 +98,15 @@ def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
+    """Choose the write-ahead log, or a plain journal where that does not work, as on network file systems."""
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        log.warning("the reply cache %s has no write-ahead log here (%s), so it is slower", path, error)
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
@@ -118,9 +127,21 @@ def cache_error(path: Path, error: Exception) -> ConfigError | StoreError:
     return StoreError(_sentence(path, error))
 
 
+def _is_full(error: sqlite3.Error) -> bool:
+    # only errors of SQLite itself have a code; extended codes add higher bits
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
+def _warn_unless_ours(error: ConfigError | StoreError) -> None:
+    """Warn that a run goes without its cache; re-raise if the file is sound, but another version of ours wrote it."""
+    if not isinstance(error.__cause__, sqlite3.Error | OSError):
+        raise error
+    log.warning("%s; this run continues without it", error)
+
+
 def _sentence(path: Path, error: Exception) -> str:
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"cannot use the reply cache {path}: {why}; free space or unlock it, then run this again ({CACHE_HINT})"
+    return f"cannot use the reply cache {path}: {why}; free space or unlock it, or {CACHE_HINT}"
 
 
 @dataclass(frozen=True)
@@ -138,13 +159,19 @@ class ReplyCache:
         self._jobs: queue.SimpleQueue[_Statement | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._broken: StoreError | ConfigError | None = None
+        self._is_off = False
+        """Whether the run continues without the broken cache."""
         self._asking: dict[bytes, asyncio.Future[None]] = {}
         """Keys that are being asked now; a future is done when its reply has arrived or failed."""
 
     async def __aenter__(self) -> Self:
         if self.path is not None:
             self._loop = asyncio.get_running_loop()
-            database = await asyncio.to_thread(connect, self.path)
+            try:
+                database = await asyncio.to_thread(connect, self.path)
+            except (ConfigError, StoreError) as error:
+                _warn_unless_ours(error)
+                return self
             self._thread = threading.Thread(target=self._work, args=(database,), name="reply-cache", daemon=True)
             self._thread.start()
         return self
@@ -160,7 +187,7 @@ class ReplyCache:
 
         Simultaneous requests with the same key make one call.
 
-        Raise what `ask` raises, and StoreError once the cache can no longer be written.
+        Raise what `ask` raises, and StoreError once the disk is full.
         """
         if self._thread is None:
             return await ask()
@@ -170,7 +197,7 @@ class ReplyCache:
         asking = self._asking[key] = self._loop.create_future()
         try:
             chat_reply = await self._do(SELECT, (key,))
-            if self._broken is not None:
+            if self._broken is not None and not self._is_off:
                 raise self._broken
             if chat_reply is None:
                 chat_reply = await ask()
@@ -229,7 +256,12 @@ class ReplyCache:
                 database.execute("COMMIT")
         except Exception as error:  # whatever it is, callers must not wait forever
             assert self.path is not None
+            # On a full disk the results could not be written either. Whatever else is wrong with the file costs money
+            # at most: the verdicts are in the results.
             self._broken = cache_error(self.path, error)
+            self._is_off = isinstance(error, sqlite3.Error) and not _is_full(error)
+            if self._is_off:
+                log.warning("%s; this run continues without it", self._broken)
             with suppress(sqlite3.Error):  # SQLite rolls back by itself after most of these
                 database.execute("ROLLBACK")
             return [None] * len(jobs)
@@ -317,8 +349,12 @@ def kept(path: Path, keys: Iterable[bytes]) -> set[bytes]:
     if not path.exists():
         return set()
     query = "SELECT 1 FROM replies WHERE key = ?"
-    with _opened(path) as database:
-        return {key for key in keys if database.execute(query, (key,)).fetchone() is not None}
+    try:
+        with _opened(path) as database:
+            return {key for key in keys if database.execute(query, (key,)).fetchone() is not None}
+    except (ConfigError, StoreError) as error:
+        _warn_unless_ours(error)
+        return set()
 
 
 def _one_statement(path: Path, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:

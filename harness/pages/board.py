@@ -129,7 +129,9 @@ def columns_of(table: Table) -> list[TableColumn]:
     return [
         TableColumn("rank", first="ascending"),
         TableColumn("model", numeric=False, first="ascending", wide=True),
-        TableColumn(table.headline, first="descending", strong=True),
+        TableColumn(
+            table.headline, first="ascending" if table.higher_is_better is False else "descending", strong=True
+        ),
         TableColumn("95 % interval", numeric=False, wide=True),
         TableColumn("against the rank above", wide=True),
         *(TableColumn(name, first="descending", texts=texts) for name, texts in figures.items()),

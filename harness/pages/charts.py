@@ -151,8 +151,8 @@ def forest(table: Table) -> Drawing | None:
     left = min(max(width_of(_short(row.model)) for row in rows) + 24, 300)
     right = 150.0
     scale = axis(_ends([row.score for row in rows]), left, WIDTH - right)
-    drawing = Drawing(WIDTH, 52 + ROW * len(rows), f"{table.headline} with 95 % intervals: {table.title}")
-    drawing.text(left, 14, f"{table.headline}, 95 % interval", css="title")
+    drawing = Drawing(WIDTH, 52 + ROW * len(rows), f"{table.column} with 95 % intervals: {table.title}")
+    drawing.text(left, 14, f"{table.column}, 95 % interval", css="title")
     _x_axis(drawing, scale, 24, 24 + ROW * len(rows))
     for index, row in enumerate(rows):
         y = 24 + ROW * (index + 0.5)
@@ -195,8 +195,8 @@ def length_against_score(table: Table) -> Drawing | None:
     ]
     if len(points) < 2:
         return None
-    title = f"{table.headline} against mean answer length ({table.length_unit}): {table.title}"
-    return scatter(points, title, f"mean answer length, {table.length_unit}", table.headline)
+    title = f"{table.column} against mean answer length ({table.length_unit}): {table.title}"
+    return scatter(points, title, f"mean answer length, {table.length_unit}", table.column)
 
 
 def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str) -> Drawing:
@@ -322,8 +322,8 @@ def scaling(table: Table) -> list[Drawing]:
     drawings = []
     for across, series in (("number of source models", by_sources), ("alpha", by_alpha)):
         if len({point.x for points in series.values() for point in points}) > 1:
-            title = f"{table.headline} against {across}: {table.title}"
-            drawings.append(curves(sorted(series.items()), title, across, table.headline))
+            title = f"{table.column} against {across}: {table.title}"
+            drawings.append(curves(sorted(series.items()), title, across, table.column))
     return drawings
 
 

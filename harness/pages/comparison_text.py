@@ -45,17 +45,33 @@ def verdict(pair: Comparison) -> str:
     row = pair.difference(pair.headline) or next(iter(pair.differences), None)
     if row is None:
         return f"{pair.suite}: nothing to compare"
-    span = f"{row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}], p {p_cell(_p(row))}"
+    span = f"{difference_span(row)}, p {p_cell(_p(row))}"
+    if _p(row) <= ALPHA and row.gain is not None:
+        word = "better" if row.gain > 0 else "worse"
+        less = "" if row.higher_is_better else ", of which less is better"
+        return f"{pair.suite}: {pair.other} is {word} than {pair.first} by {row.metric}{less}: {span}"
     if _p(row) <= ALPHA:
-        word = "better" if row.value > 0 else "worse"
-        return f"{pair.suite}: {pair.other} is {word} than {pair.first} by {row.metric}: {span}"
+        return (
+            f"{pair.suite}: {pair.other} and {pair.first} differ by {row.metric}: {span}; it is unknown whether more "
+            "or less is better"
+        )
     # identical verdicts have no spread, so no interval could be shown
-    if row.se == 0 and row.value == 0:
+    if row.ci_low is None and row.value == 0:
         return f"{pair.suite}: {pair.other} and {pair.first} have the same verdict on every question, by {row.metric}"
+    if row.ci_low is None:
+        return (
+            f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; all "
+            f"{row.n} questions have the same difference, too few to tell how much it varies"
+        )
     return (
         f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; "
         f"this comparison can only detect differences of {row.detectable:.2f} or more"
     )
+
+
+def difference_span(row: Difference) -> str:
+    """Return `+0.23 [+0.22, +0.24]`; without an interval if every question has the same difference."""
+    return f"{row.value:+.2f}" + ("" if row.ci_low is None else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]")
 
 
 def _p(row: Difference) -> float:
@@ -69,14 +85,14 @@ def p_cell(p: float) -> str:
 def difference_cells(row: Difference) -> list[str]:
     """Return the row's texts under `HEAD`."""
     return [
-        row.metric,
+        row.metric + {True: "", False: " (less is better)", None: " (unranked)"}[row.higher_is_better],
         row.category or "all",
         f"{row.first:.2f}",
         f"{row.other:.2f}",
-        f"{row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]",
+        difference_span(row),
         p_cell(_p(row)),
-        f"{row.detectable:.2f}",
-        str(row.n),
+        "-" if row.ci_low is None else f"{row.detectable:.2f}",
+        str(row.n or "-"),
     ]
 
 
@@ -89,9 +105,10 @@ def other_lines(pair: Comparison) -> list[str]:
             f"left out because only one run has a score: {pair.only_first} questions of {pair.first}, "
             f"{pair.only_other} of {pair.other}"
         )
-    gained = sum(flip.kind == "gained" for flip in pair.flips)
-    lost = len(pair.flips) - gained
-    lines.append(f"{len(pair.flips)} questions flipped: {gained} in favour of {pair.other}, {lost} against it")
+    if any(row.method != "unpaired" for row in pair.differences) or pair.flips:
+        gained = sum(flip.kind == "gained" for flip in pair.flips)
+        lost = len(pair.flips) - gained
+        lines.append(f"{len(pair.flips)} questions flipped: {gained} in favour of {pair.other}, {lost} against it")
     if (orders := pair.orders) is not None:
         doubtful = sum(flip.doubtful for flip in pair.flips)
         kept = "" if orders.without is None else f"; without them the difference is {orders.without:+.2f}"

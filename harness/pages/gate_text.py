@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from ..analysis.gate.decision import named, sentence
 from ..analysis.gate.policy import CheckResult, GateReport, LimitResult, SequentialReport
 from ..analysis.gate.power import PowerRow
-from .comparison_text import p_cell
+from .comparison_text import difference_span, p_cell
 from .text import escape_markdown, markdown_list, markdown_table, plain, rich_table
 
 GATE_HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "lower bound", "margin", "result")
@@ -37,18 +37,20 @@ def rich_checks(report: GateReport) -> RichTable:
 
 def check_cells(check: CheckResult) -> list[str]:
     """Return the check's texts under `GATE_HEAD`."""
-    if check.difference is None or check.lower is None:
+    if check.difference is None or check.bound is None:
         return [named(check), check.tier, "-", "-", "-", "-", f"{check.margin:g}", check.found]
     row = check.difference
     result = check.found if check.found != "worse" or check.p_worse is None else f"worse, p {p_cell(check.p_worse)}"
     floor = {True: "above the floor", False: "below the floor", None: "floor undecided"}
+    if check.less_is_better:
+        floor = {True: "below the ceiling", False: "above the ceiling", None: "ceiling undecided"}
     return [
         named(check),
         check.tier,
         f"{row.first:.2f}",
         f"{row.other:.2f}",
-        f"{row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]",
-        f"{check.lower:+.2f}",
+        difference_span(row),
+        f"{'upper ' if check.less_is_better else ''}{check.bound:+.2f}",
         f"{check.margin:g}",
         result if check.floor is None else f"{result}; {floor[check.above_floor]}",
     ]

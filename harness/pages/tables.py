@@ -74,7 +74,7 @@ def notes_of(table: Table) -> list[str]:
 
 def columns(table: Table) -> list[str]:
     """Return the column names, without columns that no row has a value for."""
-    head = ["rank", "model", f"{table.headline} [95 %]", "against the row above"]
+    head = ["rank", "model", f"{table.column} [95 %]", "against the row above"]
     return [*head, *shown_metrics(table), *(name for name, _ in measured(table)), "n", "unscored", "truncated", "run"]
 
 

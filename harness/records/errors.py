@@ -20,7 +20,8 @@ HarnessError
 ├── ReplyError            one request failed; becomes the `error` of one Answer or Judgment
 └── VerdictParseError     a judge's reply has no verdict; becomes the `error` of one Judgment
 
-Exit codes: 0 done, 1 regression (gate), 2 usage, 3 inconclusive (gate), 4 incomplete.
+Exit codes: 0 done, 1 regression (gate), 2 usage, 3 inconclusive (gate), 4 incomplete or a crash, 130 interrupted,
+141 the reader of the output is gone.
 """
 
 from __future__ import annotations

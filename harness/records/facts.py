@@ -19,11 +19,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from .errors import PluginError
 from .protocols import installed, load_plugin
+
+if TYPE_CHECKING:
+    from .results import ScoreCard
 
 Unit = Literal["points", "percent", "characters", "tokens", "count"]
 Tier = Literal["critical", "supporting", "advisory"]
@@ -174,6 +177,8 @@ class Facts:
     files: tuple[OfficialFile, ...] = ()
     argument: str = ""
     """What `NAME:ARGUMENT` takes, for suggested commands."""
+    pairing: str = ""
+    """How to get per-question scores of a benchmark that scores by itself, for runs that lack them."""
     build_for_rows: str = ""
     """`(SuiteOptions) -> Suite` as "module:function": a suite that scores finished rows but has no judge tasks, if its
     rows do not say what the judge was asked; empty: the suite itself."""
@@ -220,6 +225,16 @@ def facts_of(suite: str) -> Facts:
     """Return the facts of `NAME` or `NAME:ARGUMENT`; for a suite without facts, defaults without a headline."""
     name = suite.partition(":")[0]
     return next((facts for facts in all_facts() if facts.name == name), Facts(name, headline=""))
+
+
+def higher_is_better(card: ScoreCard, metric: str) -> bool | None:
+    """Return whether more of a card's metric is better; None: neither is, or nobody states which.
+
+    The card's own statement comes first, because facts cannot list the metrics of every task.
+    """
+    if metric in card.higher_is_better:
+        return card.higher_is_better[metric]
+    return facts_of(card.suite).metric(metric).higher_is_better
 
 
 def suites_of_all() -> tuple[str, ...]:

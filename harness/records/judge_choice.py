@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from .asking import ModelRef, base_url
+from .documents import read_yaml
 from .errors import ConfigError
 from .facts import suites_of_all
 from .judging import JudgeSpec
+from .keys import JUDGE_KEY, note_key_variable
 from .protocols import installed, load_plugin
-from .settings import EDITIONS, ServeSpec, checked, read_yaml
+from .settings import EDITIONS, ServeSpec, checked
 
 OwnJudges = Mapping[str, Mapping[str, Any]]
 """`judges:` in harness.yaml, not yet validated."""
@@ -87,7 +89,7 @@ def _evaluator_judge(text: str) -> JudgeSpec:
 
 
 def _judge_key() -> str | None:
-    return "HARNESS_JUDGE_KEY" if "HARNESS_JUDGE_KEY" in os.environ else None
+    return JUDGE_KEY if JUDGE_KEY in os.environ else None
 
 
 def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
@@ -141,6 +143,7 @@ def _on(spec: JudgeSpec, devices: str) -> JudgeSpec:
 
 def _own_judge(settings: Mapping[str, Any], where: str) -> JudgeSpec:
     spec = checked(JudgeSpec, settings, where)
+    note_key_variable(spec.key_env)
     return spec if spec.url is None else spec.model_copy(update={"url": base_url(spec.url)})
 
 

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from .asking import Answer, Failure, Prompt, Sampling
 from .errors import PluginError
 from .judging import JudgeSpec, JudgeTask, JudgeTemplate, Judgment
-from .results import Judging, ScoreCard, SuiteScores
+from .results import Judging, QuestionScores, ScoreCard, SuiteScores
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -297,6 +297,12 @@ class Numbers:
     protocol: dict[str, JsonValue]
     counts: dict[str, JsonValue]
     judging: Judging | None = None
+    model: str | None = None
+    """The model's name in the source; None: the source has none."""
+    higher_is_better: Mapping[str, bool | None] = field(default_factory=dict)
+    """As on the card: only metrics of which less is better (False), or of which that is unknown (None)."""
+    questions: tuple[QuestionScores, ...] = ()
+    """Each question's own values, if the source has them."""
 
 
 @runtime_checkable
@@ -363,6 +369,8 @@ class RunRows:
     card: ScoreCard
     answers: tuple[Answer, ...] = ()
     judgments: tuple[Judgment, ...] = ()
+    questions: tuple[QuestionScores, ...] = ()
+    """Of a benchmark that scored by itself."""
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-from .asking import Record, digest
+from .asking import Record, digest, is_empty
 from .judging import JuryRule
 
 if TYPE_CHECKING:
     from ..stats.intervals import Interval
 
+NO_WIDTH = 1e-12  # rounding leaves a resampled mean of equal numbers that uneven
 MAX_EMPTY = 0.1
 """Share of answers without visible text above which a card is not ranked unless the user asks for it."""
 LARGEST = 1e15
@@ -36,8 +37,12 @@ class Score(Record):
     """Items that should have been scored but were not."""
 
     def with_interval(self, interval: Interval | None, scale: float = 1.0) -> Score:
-        """Return the score with `scale` times this interval; without any for None, or if it has no value."""
-        if interval is None or self.value is None:
+        """Return the score with `scale` times this interval; without any for None, or if it has no value.
+
+        An interval without width comes from verdicts that are all equal: they do not show how much the score varies,
+        which is not the same as certainty.
+        """
+        if interval is None or self.value is None or interval.high - interval.low <= NO_WIDTH * max(1.0, interval.high):
             return self.model_copy(update={"ci_low": None, "ci_high": None, "se": None})
         limits = {"ci_low": scale * interval.low, "ci_high": scale * interval.high, "se": scale * interval.se}
         return self.model_copy(update=limits)
@@ -49,6 +54,18 @@ class SuiteScores(Record):
     scores: dict[str, Score]
     by_category: dict[str, dict[str, Score]] = {}
     notes: tuple[str, ...] = ()
+
+
+class QuestionScores(Record):
+    """One question's value of each metric, from a benchmark that scores by itself: a row of `questions.jsonl`.
+
+    Two runs of one benchmark are compared question by question if both have such rows.
+    """
+
+    question: str
+    """Equal in every run of the benchmark that asks this question."""
+    category: str | None = None
+    scores: dict[str, float]
 
 
 class JuryCounts(Record):
@@ -174,6 +191,9 @@ class ScoreCard(Record):
     notes: tuple[str, ...] = ()
     provenance: dict[str, JsonValue]
     """What produced the scores: digests, versions, git state, seeds."""
+    higher_is_better: dict[str, bool | None] = Field(default={}, exclude_if=is_empty)
+    """Metric -> False if less is better, None if nobody states which. Metrics of which more is better, and those that
+    the suite's facts describe, are left out; `facts.higher_is_better` looks up any metric."""
     judging: Judging | None = None
     """Jury, flips, variance, drift; None on cards whose judgments did not come from this pipeline."""
     usage: dict[str, JsonValue] = {}

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from .asking import ModelRef, Record, is_empty
-from .errors import ConfigError, one_line
+from .documents import read_yaml
+from .errors import ConfigError
 from .judging import JudgeSpec, JuryRule
+from .keys import note_key_variable
 
 EDITIONS = ("official", "pocket")
 EXAMPLE = '{"enable_thinking": false}'
@@ -116,8 +117,8 @@ class RunSpec(Record):
     """Whether judges' replies are read from and written to the reply cache."""
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """US dollars that the judges of this run may cost over all its sessions."""
-    assume_same: bool = Field(default=False, exclude_if=is_empty)
-    """Resume on an endpoint although it states another model than before."""
+    same_model: bool = Field(default=False, exclude_if=is_empty)
+    """`--assume-same`: resume on an endpoint although it states another model than before."""
     transport: Literal["live", "batch"] = "live"
     """How judges are asked: call by call, or, once all answers exist, through the Batch API at half the price."""
 
@@ -153,7 +154,7 @@ class FileSpec(Record):
     mirror: str | None = None
     cache: bool | None = None
     max_cost: float | None = None
-    assume_same: bool | None = None
+    same_model: bool | None = None
     transport: str | None = None
     sampling: SamplingOverride = SamplingOverride()
     serve: ServeSpec = ServeSpec()
@@ -162,28 +163,17 @@ class FileSpec(Record):
     """The user's judges by name: the fields of `JudgeSpec` without the name."""
 
 
-def read_yaml(path: Path) -> Mapping[str, Any]:
-    """Return the mapping in a YAML file. Raise ConfigError with the file's name and what is wrong."""
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {one_line(error)}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must contain keys and values, not a {type(content).__name__}")
-    return content
+def read_file_spec(path: Path) -> FileSpec:
+    """Read a configuration file that the user named. Raise ConfigError if it is invalid."""
+    return file_spec(read_yaml(path), path)
 
 
-def read_file_spec(path: Path | None) -> FileSpec:
-    """Read `--config` FILE, or ./harness.yaml if it exists; otherwise return the defaults."""
-    if path is None:
-        path = Path("harness.yaml")
-        if not path.exists():
-            return FileSpec()
-    return checked(FileSpec, read_yaml(path), str(path))
+def file_spec(values: Mapping[str, Any], path: Path) -> FileSpec:
+    """Return the validated content of a configuration file, and remember which variables its judges' keys are in."""
+    spec = checked(FileSpec, values, str(path))
+    for judge in spec.judges.values():
+        note_key_variable(judge.get("key_env"))
+    return spec
 
 
 def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:

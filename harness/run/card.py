@@ -23,7 +23,7 @@ from .pipeline import SuiteRun, current_judgments
 from .plan import Plan, SuitePlan
 from .trust import judging, trust_notes
 
-NOT_MEASURED = {"name", "assume_same", "results", "mirror", "cache", "max_cost", "transport", "anchors"}
+NOT_MEASURED = {"name", "same_model", "results", "mirror", "cache", "max_cost", "transport", "anchors"}
 """Settings that say where and how a run is made; no score depends on them, so the card's `config` leaves them out."""
 
 
@@ -91,6 +91,7 @@ def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, 
         by_category=numbers.scores.by_category,
         counts=numbers.counts,
         notes=(*numbers.scores.notes, *incomplete_notes(numbers.suite, numbers.headline, scores)),
+        higher_is_better=dict(numbers.higher_is_better),
         judging=numbers.judging,
         provenance={**provenance(), "model": identity, "run_id": run_id},
     )
@@ -161,7 +162,8 @@ def _thinking_notes(identity: dict[str, JsonValue]) -> list[str]:
 def reasoning_notes(answers: Sequence[Answer]) -> list[str]:
     """Return one sentence if reasoning was split off answers' texts, else nothing."""
     split = sum(answer.is_split for answer in answers)
-    text = f"{split} of {len(answers)} answers had reasoning in their text; it was split off by its marks"
+    good = sum(answer.error is None for answer in answers)
+    text = f"{split} of {good} answers had reasoning in their text; it was split off by its marks"
     return [text] * (split > 0)
 
 

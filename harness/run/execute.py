@@ -65,7 +65,7 @@ async def execute(
             keeping = plan.own_runners and not any(waits(judge) for run in runs for judge in run.plan.judges)
             return kept if keeping else plan.backend
 
-        presented = await check_same_model(plan.backend, runs, assume_same=plan.spec.assume_same)
+        presented = await check_same_model(plan.backend, runs, assume_same=plan.spec.same_model)
         try:
             if runs:
                 await stack.enter_async_context(plan.calls.cache)
@@ -160,7 +160,7 @@ async def own_card(
     folder = run_dir(spec.results, model=model, suite=slug, version=suite.version, run_id=run_id, earlier=earlier)
     if not fresh and (folder / "card.json").exists():
         if presented is not None:
-            compare(folder, presented, assume_same=spec.assume_same)
+            compare(folder, presented, assume_same=spec.same_model)
         log.info("%s: done before, %s", suite.name, folder)
         return read_card(folder / "card.json")
     store = RunStore(folder).open(manifest, fresh=fresh)
@@ -176,6 +176,7 @@ async def own_card(
             log.info("%s: running; its log and raw output: %s", suite.name, work_dir)
             numbers = await run_own(suite, plan.backend, job)
         card = numbers_card(spec.model.label, numbers, run_id, plan.identity)
+        store.write_questions(numbers.questions)
         store.write_card(card)
     finally:
         store.close()

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from ..records import Answer, ModelRef, ScoreCard, digest
 from ..records.asking import slug_of
+from ..records.errors import ConfigError
 from ..records.protocols import Numbers, Suite, TakesBaseline
 from ..records.reasoning import split_reasoning
 from ..store import RunStore, run_dir, write_atomic
@@ -114,6 +115,28 @@ def _shown_reasoning(answers: Sequence[Answer]) -> list[str]:
     return [text] * (shown > 0)
 
 
+def numbers_of_models(numbers: Sequence[Numbers], model: str | None) -> list[tuple[str, Numbers]]:
+    """Return (model, results) for `--model`: that of the files, or a new name if all results are of one model.
+
+    Without it, every result has its file's own name. Raise ConfigError if the files have several models, none of that
+    name, or if a name is missing.
+    """
+    names = sorted({part.model or "" for part in numbers})
+    if model is None:
+        if "" in names:
+            raise ConfigError("these files do not state the model's name: pass --model NAME")
+        return [(part.model or "", part) for part in numbers]
+    if model in names:
+        return [(model, part) for part in numbers if part.model == model]
+    if len(names) > 1:
+        listed = ", ".join(name or "one without a name" for name in names)
+        raise ConfigError(
+            f"the files contain {len(names)} models, none named {model!r}: {listed}; pass one of these as --model, or "
+            "leave --model out to import each under its own name"
+        )
+    return [(model, part) for part in numbers]
+
+
 def write_numbers(
     results: Path, model: str, numbers: Numbers, origin: Origin, *, rows: Imported | None = None
 ) -> ScoreCard:
@@ -143,6 +166,7 @@ def write_numbers(
         for judgment in rows.judgments if rows is not None else ():
             if judgment.key not in store.judgments:
                 store.judgments.append(judgment)
+        store.write_questions(numbers.questions)
         if rows is not None and rows.baseline_answers:
             lines = [answer.model_dump_json() + "\n" for answer in rows.baseline_answers.values()]
             write_atomic(store.folder / BASELINE_ROWS, "".join(lines))

@@ -37,6 +37,8 @@ POWER = 0.8  # the usual convention (Cohen 1988)
 FLIPS = 10_000  # a p of 0.05 then has a standard error of 0.002
 CELLS = 2_000_000
 """Signs drawn at a time, as bytes: 2 MB."""
+FEWEST = 30
+"""Fewer questions that all have the same difference decide nothing; the linearisation, too, is good from about 30."""
 PIECE_RESAMPLES, PIECE_MODELS = 1000, 64
 """Cells of a piece of `_largest_differences`: 0.5 MB of floats. Of the sizes tried, the fastest for 1,000 models."""
 CANCELLED = 1e-6
@@ -56,8 +58,13 @@ class ClusteredEstimate:
     n: int
     """Number of questions."""
 
+    @property
+    def varies(self) -> bool:
+        """Return whether the questions differ at all; if not, the error is unknown rather than 0."""
+        return self.se > SMALLEST * max(1.0, abs(self.value))
+
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the two-sided t interval."""
+        """Return the two-sided t interval, of width 0 if nothing varies."""
         half = t_quantile(0.5 + level / 2, self.df) * self.se
         return self.value - half, self.value + half
 
@@ -82,8 +89,8 @@ class ClusteredEstimate:
         return min(1.0, 2 * min(self.p_below(0.0), self.p_above(0.0)))
 
     def _share_below(self, distance: float) -> float:
-        if self.se == 0:  # no spread at all: certain, or exactly at the bound
-            return 0.5 if distance == 0 else float(distance > 0)
+        if not self.varies:  # many equal questions are taken as certain, a few say nothing
+            return 0.5 if distance == 0 or 0 < self.n < FEWEST else float(distance > 0)
         return t_cdf(distance / self.se, self.df)
 
 
@@ -391,11 +398,13 @@ def non_inferiority(
 
     "The true difference is -margin or less" is rejected if the lower one-sided bound is above -margin: safe. "It is
     -margin or more" is rejected if the upper one is below -margin: worse. Neither: undecided (the two one-sided tests
-    of Schuirmann 1987).
+    of Schuirmann 1987). Fewer than `FEWEST` questions that all have the same difference decide nothing.
     """
     limit = 0.0 if strict else -margin
     lower, upper = difference.lower(alpha), difference.upper(alpha)
     answer: Answer = "undecided"
+    if not difference.varies and 0 < difference.n < FEWEST:
+        return NonInferiority(answer, lower, upper, difference.p_above(-margin), difference.p_below(limit))
     if upper < limit:  # tested first: under `strict` a small but certain drop is within the margin, too
         answer = "worse"
     elif lower > -margin:

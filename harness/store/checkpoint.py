@@ -9,17 +9,17 @@ Reads files only: no torch, no transformers, no server. Only the engine knows wh
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, JsonValue, ValidationError
 
 from ..records import ModelRef, Record
+from ..records.documents import parse_json, parse_yaml
 from ..records.errors import CheckpointError, ConfigError, one_line
 from .files import file_sha256
 from .nearby import no_folder, right_folder
+from .pickles import SUFFIXES, refuse_pickles
 from .weights import NOT_WEIGHTS, PICKLES, check_names, check_weights, read_object
 
 DIGESTED = (".safetensors", ".json", ".model", ".tiktoken", ".txt", ".jinja", ".py")
@@ -95,7 +95,7 @@ def _download(model: ModelRef, allow_pickle: bool) -> Path:
     except ImportError:
         raise CheckpointError(f"--model {str(model)!r} needs huggingface_hub: pip install huggingface_hub") from None
     unwanted = ["*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
-    unwanted += [] if allow_pickle else [f"*{suffix}" for suffix in PICKLES]
+    unwanted += [] if allow_pickle else [f"*{suffix}" for suffix in SUFFIXES]
     try:
         return Path(snapshot_download(model.name, revision=model.revision, ignore_patterns=unwanted))
     except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
@@ -134,6 +134,10 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
     for source in (folder, base):
         if source is not None:
             check_names(source)
+    if not allow_pickle:
+        refuse_pickles(folder, config if base is None else {})
+        if base is not None:
+            refuse_pickles(base, config)
     source, template = _template(folder, base, chat_template)
     return Checkpoint(
         path=folder,
@@ -307,7 +311,7 @@ def read_checkpoint_fusion(folder: Path) -> Fusion | None:
     """Return `fusion.json` of a checkpoint folder, or None without one; raise ConfigError if it is invalid."""
     path = folder / FILE
     try:
-        return Fusion.model_validate(json.loads(path.read_text("utf-8")))
+        return Fusion.model_validate(parse_json(path.read_bytes(), path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # ValidationError is a ValueError
@@ -318,9 +322,9 @@ def read_fusion(results: Path) -> dict[str, Fusion]:
     """Return `fusion.yaml` of a results folder, model name -> fusion; raise ConfigError if it is invalid."""
     path = results / "fusion.yaml"
     try:
-        document = yaml.safe_load(path.read_text("utf-8")) or {}
+        document = parse_yaml(path.read_text("utf-8"), path) or {}
         return {str(name): Fusion.model_validate(value) for name, value in dict(document).items()}
     except FileNotFoundError:
         return {}
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {one_line(error)}; expected MODEL: {{method, sources, alpha, target}}") from None

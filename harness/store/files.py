@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Self
+from typing import IO, Self
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import ValidationError
@@ -50,6 +50,14 @@ def run_dir(results: Path, *, model: str, suite: str, version: str, run_id: str,
     return next((folder for folder in folders if folder.exists()), folders[0])
 
 
+def open_unlinked(path: Path, mode: str) -> IO[bytes]:
+    """Open a file for bytes like `open`, but raise OSError (ELOOP) if its name is a link.
+
+    A results folder may come from someone else, with links in it to files that they want changed.
+    """
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a whole file so that a reader sees either the old or the new one.
 
@@ -68,7 +76,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with open_unlinked(temporary, "wb") as file:
             file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
@@ -210,7 +218,8 @@ class FolderLock:
         try:
             self._lock = acquire(path, timeout=PATIENCE)
             if not isinstance(self._lock, SoftFileLock):  # a marker has its holder's pid already
-                path.write_text(str(os.getpid()), encoding="ascii")
+                with open_unlinked(path, "wb") as file:
+                    file.write(str(os.getpid()).encode())
         except Timeout as error:
             raise RunLockedError(
                 f"another process (pid {_holder(Path(error.lock_file))}) works on {self.folder}; wait for it, or stop "
@@ -246,7 +255,12 @@ def cache_folder() -> Path:
     """Return `HARNESS_CACHE`, or `fusion-harness` in the user's cache folder; it may not exist yet."""
     if configured := os.environ.get("HARNESS_CACHE"):
         return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusion-harness"
+    if configured := os.environ.get("XDG_CACHE_HOME"):
+        return Path(configured) / "fusion-harness"
+    try:
+        return Path.home() / ".cache" / "fusion-harness"
+    except RuntimeError:  # as in a container whose user has no entry in /etc/passwd
+        raise ConfigError("there is no home folder for downloads and replies: set HARNESS_CACHE to a folder") from None
 
 
 def file_sha256(file: Path) -> str:

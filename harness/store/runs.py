@@ -8,11 +8,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
+import math
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar, cast
@@ -20,11 +22,14 @@ from typing import Generic, Protocol, Self, TypeVar, cast
 from pydantic import JsonValue, ValidationError
 from pydantic_core import from_json
 
-from ..records import Answer, Failure, Judgment, ScoreCard
+from ..records import Answer, Failure, Judgment, QuestionScores, ScoreCard
+from ..records.documents import parse_json, read_json_object
 from ..records.errors import ConfigError, StoreError, one_line
-from .files import LOCK_FILES, FolderLock, archive_run, dump_json, find_cards, read_card, write_atomic
+from .files import LOCK_FILES, FolderLock, archive_run, dump_json, find_cards, open_unlinked, read_card, write_atomic
 
 log = logging.getLogger(__name__)
+QUESTIONS = "questions.jsonl"
+"""The questions' own scores of a benchmark that scored by itself, beside its card."""
 BLOCK = 65_536
 """Bytes read at a time."""
 BASELINE_ROWS = "baseline.jsonl"
@@ -65,9 +70,10 @@ class JsonlRows(Generic[Row]):
     def open(self) -> None:
         """Open for appending, after cutting off a torn last line and indexing the rows."""
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            raise StoreError(f"cannot open {self.path}: {error.strerror}") from error
+            why = "it is a link; remove it" if error.errno == errno.ELOOP else error.strerror
+            raise StoreError(f"cannot open {self.path}: {why}") from error
         self._end = self._cut_torn_line()
         for offset, row in self._scan():
             self._note(row, offset)
@@ -211,6 +217,17 @@ class JsonlRows(Generic[Row]):
         return len(self._offsets)
 
 
+def _session(record: object) -> dict[str, float | str]:
+    """Return the texts and finite numbers of a session's record. Raise ConfigError if it is not an object."""
+    if not isinstance(record, dict):
+        raise ConfigError(f"a session is a JSON object, not a {type(record).__name__}")
+    return {
+        name: value
+        for name, value in record.items()
+        if isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value))
+    }
+
+
 @dataclass(frozen=True)
 class Spending:
     """Requests sent to judges, and US dollars paid for each row of a judge with a known price."""
@@ -254,7 +271,7 @@ class RunStore:
         if not path.exists():
             write_atomic(path, dump_json(manifest))
             return
-        stored = json.loads(path.read_text("utf-8"))
+        stored = read_json_object(path, "use --fresh to archive this run and start over")
         manifest = json.loads(dump_json(manifest))  # as it would be read back: lists for tuples
         changed = sorted(key for key in manifest | stored if stored.get(key) != manifest.get(key))
         if changed:
@@ -294,21 +311,28 @@ class RunStore:
     def end_session(self, usage: dict[str, JsonValue]) -> None:
         """Append the seconds and tokens that this process spent."""
         try:
-            with (self.folder / "sessions.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(usage, sort_keys=True) + "\n")
+            with open_unlinked(self.folder / "sessions.jsonl", "ab") as file:
+                file.write(json.dumps(usage, sort_keys=True).encode() + b"\n")
         except OSError as error:
             raise StoreError(f"cannot write {self.folder}/sessions.jsonl: {error.strerror}") from error
 
-    def sessions(self) -> list[dict[str, float]]:
+    def sessions(self) -> list[dict[str, float | str]]:
         """Return the records of `end_session`; torn or foreign lines are skipped, as no score depends on them."""
         path = self.folder / "sessions.jsonl"
         records = []
-        for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:
-                records.append(json.loads(line))
-            except ValueError:
+                records.append(_session(parse_json(line, path)))
+            except ConfigError:
                 log.warning("%s: skipped a torn line", path)
         return records
+
+    def write_questions(self, rows: Sequence[QuestionScores]) -> None:
+        """Write the questions' own scores of a benchmark that scored by itself; nothing if it has none."""
+        if rows:
+            write_atomic(
+                self.folder / QUESTIONS, "".join(row.model_dump_json(exclude_none=True) + "\n" for row in rows)
+            )
 
     def write_card(self, card: ScoreCard) -> Path:
         path = self.folder / "card.json"
@@ -329,7 +353,11 @@ def find_run(name: str, results: Path, suites: Collection[str] = ()) -> Path:
         return path
     folders = []
     for file in find_cards(results):
-        card = read_card(file)
+        try:
+            card = read_card(file)
+        except ConfigError as error:
+            log.warning("%s", error)  # the card of another run is not the reason to stop
+            continue
         if name in (card.model, file.parents[2].name) and (not suites or card.suite in suites):
             folders.append(file.parent)
     if len(folders) == 1:
@@ -351,6 +379,16 @@ def read_rows(folder: Path) -> tuple[list[Answer], list[Judgment]]:
     """Return a run's answers and judgments, the last row of each key, without locking or changing the files."""
     answers, judgments = JsonlRows(folder / "answers.jsonl", Answer), JsonlRows(folder / "judgments.jsonl", Judgment)
     return answers.read(), judgments.read()
+
+
+def read_question_scores(folder: Path) -> list[QuestionScores]:
+    """Return the rows of `questions.jsonl`; none if there is no file. Raise ConfigError for an invalid row."""
+    path = folder / QUESTIONS
+    try:
+        text = path.read_bytes() if path.exists() else b""
+        return [QuestionScores.model_validate_json(line) for line in text.splitlines()]
+    except (OSError, ValidationError) as error:
+        raise ConfigError(f"{path} has no valid question scores: {one_line(error)}; import the run again") from error
 
 
 def read_question(folder: Path, prompt_id: str) -> tuple[list[Answer], list[Judgment]]:

@@ -254,10 +254,12 @@ class FinishedRun:
         return sorted((row for row in self.answers if row.prompt_id == prompt.id), key=lambda row: row.index)
 
     def judged(self, prompt: Prompt, answer: Answer) -> list[tuple[JudgeTask, list[Judgment]]]:
-        """Return the judge tasks of an answer with their judgments: none, or one per repeat."""
+        """Return the judge tasks of an answer with their judgments: none, or one per repeat.
+
+        Imported rows of a suite with one task per answer may not state which answer was shown first."""
         of_answer = [row for row in self.judgments if (row.prompt_id, row.index) == (prompt.id, answer.index)]
         return [
-            (task, [row for row in of_answer if (row.turn, row.order) == (task.turn, task.order)])
+            (task, [row for row in of_answer if row.turn == task.turn and row.order in (None, task.order)])
             for task in self.suite.tasks(prompt, answer)
         ]
 

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from pydantic import JsonValue
 
 from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, Score, SuiteScores, digest
-from .scoring import Unit, categories, draws, mean_score, unscored_note, verdicts_by_slot
+from .scoring import Unit, categories, draws, mean_score, score_notes, verdicts_by_slot
 
 PREFIX = "head_to_head_"
 
@@ -85,7 +85,7 @@ class HeadToHead:
             name: {"win_rate": self._rate(units, ids, expected)} for name, ids in groups.items() if len(groups) > 1
         }
         scores = {"win_rate": total, **_won(units, total)}
-        return SuiteScores(scores=scores, by_category=by_category, notes=unscored_note(total, "games"))
+        return SuiteScores(scores=scores, by_category=by_category, notes=score_notes(total, "games"))
 
     def _rate(self, units: Sequence[Unit], ids: Sequence[str], expected: Mapping[str, int]) -> Score:
         prompt_ids = set(ids)
@@ -112,4 +112,7 @@ def _won(units: Sequence[Unit], total: Score) -> dict[str, Score]:
         "n_tied": sum(mean == 0.5 for mean in means),
         "n_lost": sum(mean < 0.5 for mean in means),
     }
-    return {name: Score(value=float(value), n=total.n, unscored=total.unscored) for name, value in counts.items()}
+    return {
+        name: Score(value=float(value) if total.n else None, n=total.n, unscored=total.unscored)
+        for name, value in counts.items()
+    }

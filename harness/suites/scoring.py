@@ -12,7 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..records import Answer, Judgment, Order, Preference, Prompt, Rating, Score, Verdict
+from ..records import (
+    Answer,
+    Judgment,
+    Order,
+    Preference,
+    Prompt,
+    QuestionScores,
+    Rating,
+    Score,
+    ScoreCard,
+    Verdict,
+)
 from ..records.facts import QuestionRule, facts_of
 from ..stats.agreement import Measure
 from ..stats.intervals import FloatArray, ratio_interval
@@ -23,7 +34,7 @@ MIN_SCORED = 0.9
 
 def is_complete(headline: Score) -> bool:
     """Return whether enough was scored to rank a card by this score."""
-    return headline.value is not None and headline.n >= MIN_SCORED * (headline.n + headline.unscored)
+    return headline.value is not None and headline.n > 0 and headline.n >= MIN_SCORED * (headline.n + headline.unscored)
 
 
 def is_complete_card(suite: str, headline: str, scores: Mapping[str, Score]) -> bool:
@@ -43,6 +54,8 @@ def incomplete_notes(suite: str, headline: str, scores: Mapping[str, Score]) -> 
     if is_complete_card(suite, headline, scores):
         return ()
     head = scores[headline]
+    if head.value is not None and not head.n:
+        return ("incomplete: it is unknown how many questions were scored; never ranked",)
     return (f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked",)
 
 
@@ -154,11 +167,17 @@ def categories(prompts: Iterable[Prompt]) -> dict[str, list[str]]:
     return ids_by_category
 
 
-def unscored_note(score: Score, unit: str) -> tuple[str, ...]:
-    """Return one sentence for the card if something is unscored."""
-    if not score.unscored:
-        return ()
-    return (f"{score.unscored} of {score.n + score.unscored} {unit} are unscored",)
+def score_notes(score: Score, unit: str, *, intervals: bool = True) -> tuple[str, ...]:
+    """Return a sentence for the card if something is unscored, and one if a mean has no interval.
+
+    `intervals` False: none was wanted.
+    """
+    notes = []
+    if score.unscored:
+        notes.append(f"{score.unscored} of {score.n + score.unscored} {unit} are unscored")
+    if intervals and score.value is not None and score.ci_low is None:
+        notes.append(f"no interval: {score.n} {unit} that are all alike, or of one question, show no spread")
+    return tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -250,6 +269,30 @@ def sums_of_units(metric: str, scale: float, scored: Iterable[Unit]) -> Question
     ids = tuple(sorted(sums, key=natural))
     table = np.array([sums[prompt_id] for prompt_id in ids], dtype=np.float64).reshape(-1, 2)
     return QuestionSums(metric, scale, ids, table[:, 0], table[:, 1])
+
+
+def own_question_sums(
+    card: ScoreCard, questions: Sequence[QuestionScores], category: str | None = None
+) -> dict[str, QuestionSums]:
+    """Return metric -> terms per question of a benchmark that scored by itself, for metrics that are means over them.
+
+    Another kind of metric (a perplexity, a corpus-level BLEU) does not equal the mean of its questions' values, so it
+    is left out. `category`: only its questions.
+    """
+    scores = card.scores if category is None else card.by_category.get(category, {})
+    values: dict[str, list[Unit]] = defaultdict(list)
+    for row in questions:
+        if category is None or row.category == category:
+            for metric, value in row.scores.items():
+                values[metric].append(Unit(row.question, value))
+    sums = {metric: sums_of_units(metric, 1.0, metric_units) for metric, metric_units in values.items()}
+    return {metric: metric_sums for metric, metric_sums in sums.items() if _is_mean(metric_sums, scores.get(metric))}
+
+
+def _is_mean(sums: QuestionSums, score: Score | None) -> bool:
+    if score is None or score.value is None or sums.value is None:
+        return False
+    return abs(sums.value - score.value) <= 1e-6 * max(1.0, abs(score.value))
 
 
 def natural(prompt_id: str) -> tuple[int, int, str]:

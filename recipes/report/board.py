@@ -136,8 +136,9 @@ def score_of(
     value: float | None, interval: tuple[float, float] | None, se: float | None, *, n: int, lost: int
 ) -> Score:
     """Return a mean and its interval as a score card's `Score`."""
-    low, high = interval if interval is not None else (None, None)
-    return Score(value=value, ci_low=low, ci_high=high, se=se, n=n, unscored=lost)
+    if interval is None or not se:  # equal rewards do not show how much the mean varies
+        return Score(value=value, n=n, unscored=lost)
+    return Score(value=value, ci_low=interval[0], ci_high=interval[1], se=se, n=n, unscored=lost)
 
 
 def variant_board(
@@ -200,7 +201,7 @@ def _row(model: str, temperature: float, parts: Mapping[str, list[Measured]]) ->
     reward = score_of(
         value,
         interval,
-        None if mean is None else mean.se,
+        None if mean is None or not mean.varies else mean.se,
         n=sum(result.scored for result in test),
         lost=sum(result.unscored for result in test),
     )
@@ -221,7 +222,7 @@ def _row(model: str, temperature: float, parts: Mapping[str, list[Measured]]) ->
 
 def _seed_score(result: Measured) -> Score:
     mean = _crossed([result.rewards])
-    interval, se = (None, None) if mean is None else (mean.interval(), mean.se)
+    interval, se = (None, None) if mean is None or not mean.varies else (mean.interval(), mean.se)
     return score_of(result.mean, interval, se, n=result.scored, lost=result.unscored)
 
 
@@ -308,7 +309,7 @@ def _versus(
         ci_high=high,
         prompts_low=prompts_low,
         prompts_high=prompts_high,
-        se=mean.se,
+        se=mean.se if mean.varies else 0.0,
         df=mean.df,
         by_seed=by_seed,
         prompts=mean.n,

@@ -17,7 +17,7 @@ from harness.suites.scoring import is_complete
 
 from ..layout import flat
 from ..spec import RecipeSpec, SourceSpec
-from .tables import ModelRow, TextGrid, VariantBoard, at, markdown_grid, p_text, score_text
+from .tables import ModelRow, TextGrid, VariantBoard, at, difference_text, markdown_grid, p_text, score_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -217,7 +217,7 @@ def _scores(facts: CardFacts) -> list[str]:
             (
                 difference.baseline,
                 at(difference.temperature),
-                f"{difference.value:+.3f} [{difference.ci_low:.3f}, {difference.ci_high:.3f}]",
+                difference_text(difference),
                 p_text(difference.p_adjusted),
                 difference.verdict,
             )

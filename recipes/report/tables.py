@@ -146,8 +146,9 @@ def at(temperature: float) -> str:
 
 
 def difference_text(difference: Versus) -> str:
-    """Return a difference with its interval, e.g. `+0.120 [0.040, 0.200]`."""
-    return f"{signed(difference.value)} [{difference.ci_low:.3f}, {difference.ci_high:.3f}]"
+    """Return a difference with its interval, e.g. `+0.120 [0.040, 0.200]`; without one if nothing varies."""
+    span = f" [{difference.ci_low:.3f}, {difference.ci_high:.3f}]" if difference.se else ""
+    return signed(difference.value) + span
 
 
 def signed(value: float) -> str:
@@ -229,7 +230,7 @@ def _differences(baseline: str, temperature: float, rows: Sequence[Versus]) -> T
             (
                 difference.model,
                 difference_text(difference),
-                f"[{difference.prompts_low:.3f}, {difference.prompts_high:.3f}]",
+                f"[{difference.prompts_low:.3f}, {difference.prompts_high:.3f}]" if difference.se else "-",
                 " ".join(signed(value) for value in difference.by_seed.values()),
                 f"{difference.detectable:.3f}",
                 p_text(difference.p_adjusted),

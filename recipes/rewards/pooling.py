@@ -9,7 +9,6 @@ context, and those answers have no reward.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,6 +21,7 @@ from harness.backends.vllm import VllmBackend
 from harness.client import ChatClient
 from harness.records import Failure, ModelRef, base_url
 from harness.records.errors import ConfigError, ReplyError
+from harness.records.keys import api_key
 from harness.records.protocols import RewardOptions, ServeOptions
 from harness.records.settings import ServeSpec, checked
 
@@ -120,8 +120,7 @@ class PoolingReward(RunsCoroutines):
 
 def _key(name: str | None) -> str | None:
     """Return the key in that environment variable. Raise ConfigError if it is not set."""
-    if name is None:
-        return None
-    if not os.environ.get(name):
+    key = api_key(name)
+    if name is not None and key is None:
         raise ConfigError(f"reward kind pooling needs its API key in the environment variable {name}")
-    return os.environ[name]
+    return key

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.records import ModelRef
+from harness.records.documents import read_yaml
 from harness.records.errors import CheckpointError, ConfigError, HarnessError, IncompleteError, StoreError
-from harness.records.settings import read_yaml
 from harness.store import make_folder, write_atomic
 from harness.store.checkpoint import Fusion
 

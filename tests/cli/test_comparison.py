@@ -26,6 +26,7 @@ def test_the_difference_is_of_the_questions_both_have() -> None:
 
     # q0..q3: a 1 + 0 + 0.5 + 0 = 1.5 of 4 -> 37.5; b 3.5 of 4 -> 87.5; q4 is b's alone
     assert row is not None
+    assert row.ci_high is not None
     assert (row.first, row.other, row.value, row.n) == (37.5, 87.5, 50.0, 4)
     # differences 0, 100, 0, 100: sd 57.735, se 28.87; t(3) at 97.5 % is 3.182
     assert row.se == pytest.approx(28.8675, abs=1e-4)
@@ -145,3 +146,10 @@ def test_strong_verdicts_weigh_three_times_in_a_comparison() -> None:
 
     assert row is not None
     assert row.other == pytest.approx(100 * 6 / 8)  # two games of weight 3 won, two of weight 1 lost
+
+
+def test_equal_differences_have_no_interval_and_show_nothing() -> None:
+    row = compare(toy_run("a", [LOSS] * 4), toy_run("b", [WIN] * 4)).difference("arena_hard")
+
+    assert row is not None
+    assert (row.value, row.ci_low, row.ci_high, row.needed) == (100.0, None, None, None)

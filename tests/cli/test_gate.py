@@ -91,6 +91,11 @@ def test_a_baseline_of_empty_answers_proves_nothing() -> None:
     assert "empty_baseline 60.0% of base" in found.reasons[0]
 
 
+def test_a_run_of_empty_answers_cannot_become_a_baseline(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="60% of the answers of base on arena_hard are empty"):
+        promote(tmp_path, [(hollow(BASE, 60).card, tmp_path)], name="default", by="ann", why="best")
+
+
 def test_a_suite_without_a_run_makes_the_gate_invalid() -> None:
     policy = GatePolicy(checks=(CHECK, GateCheck(suite="mt_bench", margin=0.5)))
     found = report(changed(0), policy)

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from harness.cli.main import app
 from harness.records import ModelRef
+from harness.records.documents import read_yaml
 from harness.records.errors import ConfigError
-from harness.records.settings import read_yaml
 from recipes.spec import CONFIGS, about, launch_path, read_recipe, recipe_path, shipped_recipes
 from recipes.training.settings import check_training
 

@@ -114,6 +114,29 @@ def test_imported_answers_are_judged_without_generation(elsewhere: Elsewhere, tm
     assert card["protocol"]["answer_settings"] == "unknown" != original["protocol"]["answer_settings"]
 
 
+def test_reasoning_in_imported_answers_is_noted_if_it_was_judged_and_split_off_before_it_is(tmp_path: Path) -> None:
+    thoughts = "<think>a or b?</think>"
+    answer = {"question_id": "pm-001", "model_id": "m", "choices": [{"index": 0, "turns": [f"{thoughts}a", "b"]}]}
+    judge = ["gpt-4", "single-v1"]
+    rated = {"question_id": "pm-001", "model": "m", "judge": judge, "turn": 1, "score": 7, "judgment": "[[7]]"}
+    for name, line in (("answers.jsonl", answer), ("ratings.jsonl", rated)):
+        (tmp_path / name).write_text(json.dumps(line) + "\n")
+    words = ("--format", "fastchat", "--model", "m", *POCKET)
+
+    card = cards(call(tmp_path, "import", "answers.jsonl", "ratings.jsonl", *words, "--json"))["mt_bench"]
+    assert "1 of 2 answers contain reasoning, which their judge saw and which counts as their length" in card["notes"]
+    (stored,) = (tmp_path / "results/runs").rglob("answers.jsonl")
+    assert thoughts in stored.read_text("utf-8")
+
+    call(tmp_path, "import", "answers.jsonl", *words)
+    with serving(FakeOpenAI(reply=judge_reply)) as fake:
+        model = ("--backend", "scripted", "--model", "results/imported/mt_bench/m", "--suite", "mt_bench")
+        run = call(tmp_path, "run", *model, *POCKET, "--judge", f"endpoint:gpt-x@{fake.url}", "--json")
+    assert run.code == 4  # one of 80 questions has an answer
+    assert "1 of 1 answers had reasoning in their text" in str(json.loads(run.out)["cards"][0]["notes"])
+    assert not [request for request in fake.requests if "a or b?" in json.dumps(request.messages)]
+
+
 def test_a_failure_in_a_file_stays_a_failure(tmp_path: Path) -> None:
     answers = [
         {"question_id": "pm-001", "model_id": "m", "choices": [{"index": 0, "turns": ["$ERROR$", "$ERROR$"]}]},

@@ -19,6 +19,7 @@ from harness.records.errors import ConfigError, IncompleteError
 from harness.records.judge_choice import is_judged, suite_names
 from harness.records.protocols import Numbers, OwnRun, Served
 from harness.run.execute import run_own
+from harness.suites.lm_eval.suite import child_environment
 from tests.fakes.commands import Done, harness_process
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, serving
 from tests.fakes.processes import gone, running
@@ -292,3 +293,14 @@ def test_real_vllm_answers_chat_and_log_likelihood_tasks(
         assert 0 <= head["value"] <= 1
         assert head["n"] == 4
         assert head["se"] is not None
+
+
+def test_lm_eval_sees_no_key_but_its_servers_and_the_hubs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "GEMINI_API_KEY", "DB_PASSWORD", "HF_TOKEN"):
+        monkeypatch.setenv(name, "sesame")
+
+    seen = child_environment(Served("m", "http://127.0.0.1:1/v1", key="of-this-server"))
+
+    assert seen["OPENAI_API_KEY"] == "of-this-server"
+    assert {name for name, value in seen.items() if value == "sesame"} == {"HF_TOKEN"}
+    assert seen["PYTHONSAFEPATH"] == "1"  # a folder called judges in the working directory is not imported

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from harness.backends.endpoint import EndpointBackend
 from harness.records import ModelRef
@@ -132,7 +133,7 @@ def test_log_probabilities_are_asked_for_and_left_out_where_they_are_rejected(
 
 
 def test_a_canary_differs_in_words_or_by_more_than_rounding() -> None:
-    before = {"text": "a", "reasoning": "", "logprobs": [["a", -1.0]]}
+    before: dict[str, JsonValue] = {"text": "a", "reasoning": "", "logprobs": [["a", -1.0]]}
 
     assert not canary_differs(before, before)
     assert not canary_differs(before, {**before, "logprobs": [["a", -1.04]]})

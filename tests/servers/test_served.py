@@ -13,8 +13,10 @@ from pydantic import JsonValue
 from harness.backends.chat import ContextWindow, Dialogue
 from harness.backends.served import ServedBackend
 from harness.backends.server import ServerCommand, reason, tail
+from harness.backends.warden import descendants
 from harness.records import Answer, ModelRef
 from harness.records.errors import CheckpointError, ServerError
+from harness.records.keys import api_key
 from harness.records.protocols import ServeOptions
 from tests import ROOT
 from tests.fakes import openai_server
@@ -47,6 +49,29 @@ def served(tmp_path: Path, *extra: str, start_timeout: float = 30.0) -> FakeServ
     backend = FakeServed(ModelRef.parse(str(folder)), ServeOptions(log_dir=tmp_path, start_timeout=start_timeout))
     backend.extra = extra
     return backend
+
+
+def variables_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_a_server_sees_no_key_token_or_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, online: bool) -> None:
+    for name in ("OPENAI_API_KEY", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "HF_TOKEN", "ODDLY_NAMED"):
+        monkeypatch.setenv(name, "sesame")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0" if online else "1")
+    api_key("ODDLY_NAMED")  # as a judge does whose `key_env` it is
+
+    async def environment() -> list[str]:
+        async with served(tmp_path) as backend:
+            assert backend.server.pid is not None
+            pids = [backend.server.pid, *descendants(backend.server.pid)]
+            return [variable for pid in pids for variable in variables_of(pid)]
+
+    variables = asyncio.run(environment())
+
+    assert any(entry.startswith("PATH=") for entry in variables)
+    assert {entry for entry in variables if entry.endswith("=sesame")} == ({"HF_TOKEN=sesame"} if online else set())
 
 
 def test_a_served_model_answers_and_leaves_no_process(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from harness.client import ChatReply
 from harness.judging.cache import CREATE, ReplyCache, kept, prune, request_key, shares
 from harness.records import TokenLogprob
 from harness.records.errors import ConfigError, ReplyError, StoreError
+from tests.fakes.disks import network_file_system
 
 ASKED: list[JsonValue] = [{"role": "user", "content": "2+2?"}]
 BODY: dict[str, JsonValue] = {"model": "m", "messages": ASKED, "temperature": 0}
@@ -135,12 +136,19 @@ def test_stats_and_prune_by_judge_and_age(tmp_path: Path) -> None:
     assert shares(path) == shares(tmp_path / "none") == []
 
 
-def test_a_file_that_is_no_cache_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_no_cache_is_one_sentence_and_left_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "r.sqlite"
-    path.write_text("this is a letter, not a database\n" * 100)
+    letter = "this is a letter, not a database\n" * 100
+    path.write_text(letter)
 
-    with pytest.raises(ConfigError, match=r"r\.sqlite is damaged or not a cache .*--no-cache"):
-        fill(path, 1)
+    fill(path, 1)
+    assert kept(path, [KEY]) == set()
+
+    assert "r.sqlite is damaged or not a cache" in caplog.text
+    assert "--no-cache; this run continues without it" in caplog.text
+    assert path.read_text() == letter
     with pytest.raises(ConfigError, match="damaged or not a cache"):
         shares(path)
 
@@ -154,7 +162,9 @@ def test_a_cache_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
         fill(path, 1)
 
 
-def test_a_locked_cache_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_continues_without_a_cache_that_stays_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "r.sqlite"
     fill(path, 1)
     monkeypatch.setattr("harness.judging.cache.BUSY_SECONDS", 0.1)
@@ -165,11 +175,45 @@ def test_a_locked_cache_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
             async with ReplyCache(path) as cache:
                 paid = await cache.reply(KEY, "m", Asked(FOUR))
                 assert paid == FOUR  # it is paid for: whoever asked gets it
-                with pytest.raises(StoreError, match="database is locked"):
-                    await cache.reply(KEY, "m", Asked(FOUR))
+                asked = Asked(FOUR)
+                assert await cache.reply(KEY, "m", asked) == FOUR
+                assert asked.count == 1
 
         asyncio.run(run())
         holder.execute("ROLLBACK")
+    assert caplog.text.count("database is locked") == 1
+    assert "this run continues without it" in caplog.text
+
+
+def test_without_shared_memory_the_cache_has_a_plain_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "r.sqlite"
+    with network_file_system(monkeypatch):
+        fill(path, 2)
+
+        assert len(shares(path)) == 1
+    assert "has no write-ahead log here (locking protocol), so it is slower" in caplog.text
+    with sqlite3.connect(path) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+@pytest.mark.parametrize("failing", ["unable to open database file", "disk I/O error"])
+def test_a_cache_that_cannot_be_opened_costs_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: str
+) -> None:
+    def refused(*_: object, **__: object) -> sqlite3.Connection:
+        raise sqlite3.OperationalError(failing)
+
+    monkeypatch.setattr("harness.judging.cache.sqlite3.connect", refused)
+    asked = Asked(FOUR)
+
+    async def run() -> ChatReply:
+        async with ReplyCache(tmp_path / "r.sqlite") as cache:
+            return await cache.reply(KEY, "m", asked)
+
+    assert asyncio.run(run()) == FOUR
+    assert f"{failing}; free space or unlock it" in caplog.text
 
 
 def test_a_reply_is_kept_with_its_reasoning_and_a_file_of_the_version_before_is_read(tmp_path: Path) -> None:

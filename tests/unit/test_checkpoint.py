@@ -218,3 +218,79 @@ def test_a_hub_model_without_network_is_one_sentence(tmp_path: Path, monkeypatch
 
     with pytest.raises(CheckpointError, match="is not in the local Hugging Face cache"):
         resolve(ModelRef.parse("hf:nobody/nothing@main"))
+
+
+# Decoys: what a loader opens is decided by names, not by what else lies there
+
+
+def sharded(folder: Path, shards: dict[str, str]) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+
+
+def refused_pickle(folder: Path, name: str) -> None:
+    assert f"({name}), which can run code when loaded" in refusal(folder)
+    assert inspect_checkpoint(folder, allow_pickle=True)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth"])
+@pytest.mark.parametrize(
+    "decoy", ["decoy.safetensors", "adapter_model.safetensors", "model-00001-of-00002.safetensors"]
+)
+def test_a_safetensors_file_that_no_loader_opens_does_not_hide_a_pickle(tmp_path: Path, name: str, decoy: str) -> None:
+    folder = write_checkpoint(tmp_path / "ckpt")
+    (folder / "model.safetensors").rename(folder / decoy)
+    (folder / name).write_bytes(b"{}")
+
+    refused_pickle(folder, name)
+
+
+def test_a_pickle_beside_weights_that_are_opened_first_is_ignored(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "ckpt")
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    assert inspect_checkpoint(folder).has_pickles  # vLLM is told not to open it
+
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    sharded(folder, {"w": "model-1.safetensors"})
+    assert inspect_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])
+def test_an_adapters_pickle_is_refused_whatever_lies_beside_it(tmp_path: Path, name: str) -> None:
+    write_checkpoint(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "adapter", str(tmp_path / "base"))
+    (adapter / "adapter_model.safetensors").rename(adapter / "model.safetensors")
+    (adapter / name).write_bytes(b"x")
+
+    refused_pickle(adapter, name)
+
+
+def test_a_base_that_is_itself_an_adapter_cannot_bring_a_pickle(tmp_path: Path) -> None:
+    """transformers loads an adapter that lies in a model's folder without being asked to."""
+    base = write_checkpoint(tmp_path / "base")
+    (base / "adapter_config.json").write_text("{}")
+    (base / "adapter_model.bin").write_bytes(b"x")
+
+    refused_pickle(write_adapter(tmp_path / "adapter", str(base)), "adapter_model.bin")
+
+
+@pytest.mark.parametrize("shard", ["evil.bin", "../evil.safetensors", "/tmp/evil.safetensors"])
+def test_an_index_names_safetensors_files_beside_it_only(tmp_path: Path, shard: str) -> None:
+    folder = write_checkpoint(tmp_path / "ckpt")
+    for target in (folder / "evil.bin", tmp_path / "evil.safetensors", Path("/tmp/evil.safetensors")):
+        if target.is_relative_to(tmp_path):
+            write_safetensors(target)
+    sharded(folder, {"w": shard})
+
+    words = refusal(folder)
+
+    assert f"names {shard!r} as a part of the weights" in words or "is missing" in words
+
+
+def test_a_configuration_cannot_choose_a_pickle(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "ckpt")
+    (folder / "adapter_model.bin").write_bytes(b"x")
+    config = {"architectures": ["LlamaForCausalLM"], "transformers_weights": "adapter_model.bin"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    assert "sets transformers_weights to 'adapter_model.bin'" in refusal(folder)
+    assert inspect_checkpoint(folder, allow_pickle=True)

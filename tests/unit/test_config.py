@@ -110,11 +110,15 @@ def test_a_given_name_is_the_label_and_the_reference_stays() -> None:
 
 def test_a_run_stays_in_the_folder_where_it_began(tmp_path: Path) -> None:
     ref = ModelRef.parse("/out/run-A/checkpoint-100", title="mine")
-    where = {"model": ref.slug, "suite": "s", "version": "1", "run_id": "0123", "earlier": ref.earlier_slugs}
-    assert run_dir(tmp_path, **where) == tmp_path / "runs/mine/s@1/0123"
+
+    def folder() -> Path:
+        earlier = ref.earlier_slugs
+        return run_dir(tmp_path, model=ref.slug, suite="s", version="1", run_id="0123", earlier=earlier)
+
+    assert folder() == tmp_path / "runs/mine/s@1/0123"
     for name in ("checkpoint-100", "run-A_checkpoint-100", "mine"):
         (tmp_path / "runs" / name / "s@1" / "0123").mkdir(parents=True)
-        assert run_dir(tmp_path, **where) == tmp_path / "runs" / name / "s@1/0123"
+        assert folder() == tmp_path / "runs" / name / "s@1/0123"
 
 
 def test_an_unknown_key_is_named_with_those_that_exist(tmp_path: Path) -> None:

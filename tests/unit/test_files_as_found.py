@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from harness.records import Answer, Preference, Score
+from harness.records import Answer, Preference, Score, ScoreCard
 from harness.records.errors import ConfigError
 from harness.store.files import visible_files
 from harness.suites import pocket
 from harness.suites.alpaca_eval.files import cards as alpaca_cards
-from harness.suites.alpaca_eval.files import read_rows
+from harness.suites.alpaca_eval.files import export, read_rows
 from harness.suites.alpaca_eval.suite import AlpacaEval
 from harness.suites.arena_hard.files import cards as arena_cards
-from harness.suites.exchange import ImportRequest, TextIndex
+from harness.suites.exchange import FinishedRun, Imported, ImportRequest, TextIndex
 from harness.suites.files import ScoreOptions, SourceFile, read_files, stream_files
 from harness.suites.mt_bench.file_scores import cards as fastchat_cards
 from harness.suites.scoring import is_complete_card
@@ -48,6 +48,24 @@ def annotation(instruction: str, preference: float, **more: Any) -> dict[str, An
     return row | {"generator_2": "new", "annotator": "j", "preference": preference} | more
 
 
+def exported(imported: Imported, suite: AlpacaEval) -> list[dict[str, Any]]:
+    card = ScoreCard(
+        suite="alpaca_eval",
+        suite_version=suite.version,
+        model="new",
+        judge="j",
+        headline="lc_win_rate",
+        complete=True,
+        protocol={},
+        sampling={},
+        scores={name: Score(value=None, n=0) for name in ("lc_win_rate", "win_rate")},
+        provenance={},
+    )
+    run = FinishedRun(card, suite, tuple(imported.answers.values()), imported.judgments)
+    rows: list[dict[str, Any]] = json.loads(export(run)["annotations.json"])
+    return rows
+
+
 def completion(probability_of_first: float) -> dict[str, Any]:
     """As OpenAI returns it; natural logarithms of 0.9 and 0.1 are -0.105 and -2.303."""
     tops = [{"token": "m", "logprob": -0.10536051565}, {"token": "M", "logprob": -2.30258509299}]
@@ -60,7 +78,8 @@ def completion(probability_of_first: float) -> dict[str, Any]:
 
 
 def test_what_nobody_means_is_skipped_in_a_folder(tmp_path: Path) -> None:
-    for name in ("a.jsonl", "a (1).jsonl", "Copy of a.jsonl", "._a.jsonl", ".ipynb_checkpoints/a.jsonl", "b.jsonl~"):
+    hidden = ("._a.jsonl", ".ipynb_checkpoints/a.jsonl", "b.jsonl~")
+    for name in ("a.jsonl", "a (1).jsonl", "Copy of a.jsonl", *hidden):
         write(tmp_path / name, [rating(8)])
     write(tmp_path / "a copy.jsonl", [rating(3)])  # not what a.jsonl contains, so not a copy of it
 
@@ -77,7 +96,8 @@ def test_a_stale_checkpoint_of_a_notebook_is_not_scored(tmp_path: Path) -> None:
 
 
 def test_two_files_that_agree_count_once_and_two_that_differ_are_refused(tmp_path: Path) -> None:
-    first, second = write(tmp_path / "a.jsonl", [rating(8), rating(6, 82)]), write(tmp_path / "b.jsonl", [rating(8)])
+    first = write(tmp_path / "a.jsonl", [rating(8), rating(6, 82)])
+    second = write(tmp_path / "b.jsonl", [rating(8)])
 
     [card] = fastchat_cards(stream_files([first, second]), OPTIONS)
     assert (card.scores["mt_bench"].value, card.scores["mt_bench"].n) == (7.0, 2)
@@ -131,9 +151,7 @@ def test_the_wrong_format_is_named_with_the_right_one(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"a\.jsonl has AlpacaEval annotations, which --format alpaca_eval reads"):
         fastchat_cards(stream_files([file]), OPTIONS)
-    with pytest.raises(
-        ConfigError, match=r"a\.jsonl has FastChat's ratings of single answers, which --format fastchat"
-    ):
+    with pytest.raises(ConfigError, match=r"a\.jsonl has FastChat's ratings of single answers, which"):
         alpaca_cards(stream_files([write(file, [rating(3)])]), OPTIONS)
 
 
@@ -196,6 +214,8 @@ def test_another_baseline_keeps_name_answers_and_lengths_and_import_has_the_scor
     [task] = against.tasks(prompts[0], imported.answers[prompts[0].id])
     assert task.baseline is not None
     assert (task.baseline.model, task.baseline.turns) == ("my-old", ("a" * 10,))
+    [again] = alpaca_cards([SourceFile("annotations.json", exported(imported, against))], ScoreOptions())
+    assert (again.scores["lc_win_rate"], again.protocol["baseline"]) == (card.scores["lc_win_rate"], "my-old")
 
 
 def test_the_suites_own_baseline_is_not_another_one() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends.cluster import ActorRefusal, RayCluster
+from harness.backends.cluster import ActorRefusal, RayCluster, no_secrets
 from harness.backends.ray import Engine, EngineActor, RayBackend
 from harness.records import ModelRef
 from harness.records.errors import ConfigError, ServerError
@@ -131,3 +131,13 @@ def test_a_worker_that_does_not_find_the_model_says_so(tmp_path: Path) -> None:
     assert gone is not None
     assert gone.message.startswith("(model, packages and harness must be the same on every node")
     assert "script.jsonl' cannot be read" in gone.message
+
+
+def test_an_engines_actor_sees_no_key_but_rays_and_the_hubs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "DB_PASSWORD", "RAY_AUTH_TOKEN", "HF_TOKEN", "RAY_TMPDIR"):
+        monkeypatch.setenv(name, "sesame")
+
+    emptied = no_secrets()
+
+    assert emptied.items() >= {"OPENAI_API_KEY": "", "DB_PASSWORD": ""}.items()
+    assert emptied.keys().isdisjoint({"RAY_AUTH_TOKEN", "HF_TOKEN", "RAY_TMPDIR", "PATH"})

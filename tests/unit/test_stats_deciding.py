@@ -108,3 +108,11 @@ def test_without_clusters_the_error_is_too_small() -> None:
     rows_se = np.sqrt(rates * (1 - rates) / (2 * 150))
 
     assert np.mean(np.abs(rates - true) <= 1.96 * rows_se) < 0.9
+
+
+@pytest.mark.parametrize(("n", "answer"), [(29, "undecided"), (30, "worse")])
+def test_a_few_equal_differences_decide_nothing(n: int, answer: str) -> None:
+    judged = non_inferiority(ClusteredEstimate(-2.0, 0.0, n - 1, n), 1.0)
+
+    assert judged.answer == answer
+    assert judged.p_worse == (0.5 if answer == "undecided" else 0.0)

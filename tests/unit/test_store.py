@@ -12,6 +12,7 @@ import pytest
 from harness.records import Answer, Failure
 from harness.records.errors import ConfigError, RunLockedError, StoreError
 from harness.store import JsonlRows, RunStore, archive_run, find_cards, write_atomic
+from harness.store.runs import find_run
 
 
 def answer(prompt_id: str, text: str = "hello") -> Answer:
@@ -187,3 +188,71 @@ def test_rows_that_cannot_be_opened_are_one_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"cannot read .*answers\.jsonl: Is a directory"):
         JsonlRows(tmp_path / "answers.jsonl", Answer).read()
+
+
+# Files that are damaged, or that someone else planted
+
+
+@pytest.mark.parametrize("content", ["", '{"run": ', "[]", "3", "null", '"text"', "[" * 100_000])
+def test_a_damaged_manifest_is_one_sentence_and_nothing_is_changed(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text(content)
+
+    with pytest.raises(ConfigError, match=r"manifest\.json is not (a )?JSON.*use --fresh to archive this run"):
+        opened(tmp_path / "run")
+
+    assert (tmp_path / "run" / "manifest.json").read_text() == content
+    fresh = RunStore(tmp_path / "run").open({"run": 1}, fresh=True)
+    fresh.close()
+
+
+def test_damaged_sessions_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = opened(tmp_path / "run")
+    store.end_session({"seconds": 2.0, "ended": "2026-11-26"})
+    lines = [b'{"seconds": 1', b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"seconds": NaN, "tokens": 3, "more": [1]}', b""]
+    with (tmp_path / "run" / "sessions.jsonl").open("ab") as file:
+        file.write(b"\n".join(lines))
+
+    assert store.sessions() == [{"seconds": 2.0, "ended": "2026-11-26"}, {"tokens": 3}]
+    assert caplog.text.count("skipped a torn line") == 4
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["answers.jsonl", "judgments.jsonl", "sessions.jsonl", ".lock"])
+def test_no_link_in_a_run_folder_is_written_through(tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious").write_text("kept, without a newline")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
+
+    def write() -> None:
+        opened(tmp_path / "run").end_session({"seconds": 1.0})
+
+    with pytest.raises(StoreError):
+        write()
+
+    assert (tmp_path / "precious").read_text() == "kept, without a newline"
+
+
+def test_an_atomic_write_replaces_a_link_and_does_not_write_through_a_planted_temporary_one(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "card.json").symlink_to(tmp_path / "precious")
+    write_atomic(tmp_path / "card.json", "new")
+    assert not (tmp_path / "card.json").is_symlink()
+
+    (tmp_path / f".card.json.{os.getpid()}.tmp").symlink_to(tmp_path / "precious")
+    with pytest.raises(StoreError):
+        write_atomic(tmp_path / "card.json", "newer")
+
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert (tmp_path / "card.json").read_text() == "new"
+
+
+def test_the_damaged_card_of_another_run_does_not_hide_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for model, content in (("a", b"{"), ("b", b"\xff"), ("c", b"")):
+        folder = tmp_path / "runs" / model / "s@1" / "id"
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_bytes(content)
+
+    with pytest.raises(ConfigError, match="no run named 'wanted'"):
+        find_run("wanted", tmp_path)
+    assert caplog.text.count("is not a score card") == 3

@@ -80,3 +80,19 @@ def test_mt_bench_temperatures_follow_the_category() -> None:
 def test_mt_bench_a_missing_second_turn_leaves_the_first_to_be_judged() -> None:
     suite = mt_suite()
     assert [task.turn for task in suite.tasks(suite.prompts()[0], said("1", "a"))] == [1]
+
+
+def test_failures_alone_are_no_legacy_mean_and_equal_ratings_no_certainty() -> None:
+    suite = mt_suite()
+    answers = [said("1", "a", "b"), said("2", "c", "d")]
+    tasks = [task for prompt, one in zip(suite.prompts(), answers, strict=True) for task in suite.tasks(prompt, one)]
+
+    failed = suite.score(suite.prompts(), answers, [judged(task, None) for task in tasks])
+    mixed = suite.score(suite.prompts(), answers, [judged(tasks[0], Rating(value=7)), judged(tasks[1], None)])
+    equal = suite.score(suite.prompts(), answers, [judged(task, Rating(value=7)) for task in tasks])
+
+    assert {score.value for score in failed.scores.values()} == {None}
+    assert mixed.scores["legacy_mean"].value == 3.0  # the reference's figure: 7 and -1
+    score = equal.scores["mt_bench"]
+    assert (score.value, score.ci_low, score.ci_high, score.se) == (7.0, None, None, None)
+    assert equal.notes == ("no interval: 4 turns that are all alike, or of one question, show no spread",)

@@ -112,7 +112,7 @@ def test_a_sentence_says_plainly_whether_a_variant_beats_a_baseline(
 
 
 def measured_recipe(tmp_path: Path) -> Recipe:
-    """Three seeds; wrpo is dpo and 0.5 more on every prompt, sft-cont exactly as dpo, one draw of seed 2 is lost."""
+    """Three seeds; wrpo is dpo and 0.5 more (0.45 or 0.55), sft-cont exactly as dpo, one draw of seed 2 is lost."""
     recipe = toy_recipe(tmp_path)
     write_prompts(recipe)
     base = (0.1, 0.2, 0.3, 0.4)
@@ -121,7 +121,7 @@ def measured_recipe(tmp_path: Path) -> Recipe:
         write_held_out(recipe, "sft", seed, same((0.0, 0.1, 0.2, 0.3)))
         write_held_out(recipe, "dpo", seed, same(base))
         write_held_out(recipe, "sft-cont", seed, same(base))
-        more = tuple(value + 0.5 for value in base)
+        more = tuple(value + gain for value, gain in zip(base, (0.45, 0.55, 0.45, 0.55), strict=True))
         lost = (None, *more[1:]) if seed == 2 else more
         write_held_out(recipe, "wrpo", seed, {0.0: [more], 0.3: [more, lost]})
     return recipe

@@ -21,8 +21,9 @@ from pathlib import Path
 import yaml
 
 from ...records import Record, ScoreCard
+from ...records.documents import read_yaml
 from ...records.errors import ConfigError
-from ...records.settings import checked, read_yaml
+from ...records.settings import checked
 from ...store import locked, make_folder, write_atomic
 
 DEFAULT = "default"

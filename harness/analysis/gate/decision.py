@@ -1,9 +1,10 @@
 """Compare candidate and baseline by a policy: pass, fail, inconclusive or invalid. Pure: comparisons in, a report out.
 
-A check is *safe* if the one-sided 1 - alpha lower bound of the difference is above -margin. All critical checks must be
-safe, so each is tested at alpha (an intersection-union test: Berger 1982, Technometrics 24:295). It is *worse* if the
-drop exceeds the margin with a p-value below alpha after Holm within its tier: any single one fails the candidate, so
-false alarms add up and must be controlled together. Otherwise it is *undecided*.
+A check is *safe* if the one-sided 1 - alpha lower bound of the difference is above -margin. (Of a metric of which less
+is better, differences are mirrored: the margin is the largest tolerated rise.) All critical checks must be safe, so
+each is tested at alpha (an intersection-union test: Berger 1982, Technometrics 24:295). It is *worse* if the drop
+exceeds the margin with a p-value below alpha after Holm within its tier: any single one fails the candidate, so false
+alarms add up and must be controlled together. Otherwise it is *undecided*.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ...records import ScoreCard
 from ...stats.paired import (
+    FEWEST,
     ClusteredEstimate,
     benjamini_hochberg,
     detectable,
@@ -20,7 +22,7 @@ from ...stats.paired import (
     required_n,
     required_repeats,
 )
-from ..comparison import Difference, judge_failures, unscored_share
+from ..comparison import Comparison, Difference, judge_failures, unscored_share
 from .policy import (
     CheckFinding,
     CheckResult,
@@ -66,7 +68,7 @@ def judge_gate(
 
 def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) -> CheckResult:
     comparison = evidence.comparison if evidence is not None else None
-    metric = check.metric or (comparison.headline if comparison is not None else "headline")
+    metric = "headline" if comparison is None else metric_of(check, comparison)
     row = comparison.difference(metric, check.category) if comparison is not None else None
     missing = CheckResult(
         suite=check.suite,
@@ -77,22 +79,56 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
         found="missing",
         floor=check.floor,
     )
-    if evidence is None or row is None:
+    if evidence is None or comparison is None:
         return missing
-    judged = non_inferiority(row.estimate(), check.margin, alpha=policy.alpha, strict=policy.strict)
+    if row is None:
+        known = sorted({row.metric for row in comparison.differences if row.category == check.category})
+        note = f"both runs have {', '.join(known)}" if known else None
+        if _has(evidence.baseline, metric, check.category) and _has(evidence.candidate, metric, check.category):
+            note = "one of the cards has no standard error of it, so the difference cannot be judged"
+        return missing.model_copy(update={"note": note})
+    if row.higher_is_better is None and check.higher_is_better is not None:
+        row = row.model_copy(update={"higher_is_better": check.higher_is_better})
+    if row.higher_is_better is None:
+        note = "it is unknown whether more or less is better; state higher_is_better in the check"
+        return missing.model_copy(update={"note": note})
+    estimate = row.estimate() if row.higher_is_better else mirrored(row.estimate())
+    judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
+    varies = estimate.varies and estimate.n > 0
+    needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power) if varies else None
     return missing.model_copy(
         update={
             "found": judged.answer,
             "difference": row,
-            "lower": judged.lower,
+            "lower": judged.lower if row.higher_is_better else None,
+            "upper": None if row.higher_is_better else -judged.lower,
             "p_safe": judged.p_safe,
             "p_worse": judged.p_worse,
-            "resolvable": detectable(row.se, alpha=policy.alpha, power=policy.power),
-            "needed": required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power),
+            "resolvable": detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None,
+            "needed": needed,
             "repeats": _repeats(row, check, evidence, policy),
             "above_floor": _above_floor(check, row, evidence.candidate, policy),
         }
     )
+
+
+def _has(card: ScoreCard | None, metric: str, category: str | None) -> bool:
+    scores = {} if card is None else card.scores if category is None else card.by_category.get(category, {})
+    return metric in scores and scores[metric].value is not None
+
+
+def metric_of(check: GateCheck, comparison: Comparison) -> str:
+    """Return the check's metric: `acc` also names `acc,FILTER` if both runs have it with only one filter."""
+    if check.metric is None:
+        return comparison.headline
+    names = {row.metric for row in comparison.differences if row.category == check.category}
+    filtered = sorted(name for name in names if name.partition(",")[0] == check.metric)
+    return filtered[0] if len(filtered) == 1 and check.metric not in names else check.metric
+
+
+def mirrored(estimate: ClusteredEstimate) -> ClusteredEstimate:
+    """Return the estimate with the sign by which more is better."""
+    return ClusteredEstimate(-estimate.value, estimate.se, estimate.df, estimate.n)
 
 
 def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: GatePolicy) -> int | None:
@@ -110,10 +146,12 @@ def _above_floor(check: GateCheck, row: Difference, card: ScoreCard | None, poli
     score = None if scores is None else scores.get(row.metric)
     if check.floor is None or score is None or score.value is None or score.se is None:
         return None
-    estimate = ClusteredEstimate(score.value, score.se, row.df, score.n)
-    if estimate.lower(policy.alpha) >= check.floor:
+    estimate, floor = ClusteredEstimate(score.value, score.se, row.df, score.n), check.floor
+    if row.higher_is_better is False:
+        estimate, floor = mirrored(estimate), -floor
+    if estimate.lower(policy.alpha) >= floor:
         return True
-    return False if estimate.upper(policy.alpha) < check.floor else None
+    return False if estimate.upper(policy.alpha) < floor else None
 
 
 def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckResult]:
@@ -194,9 +232,7 @@ def _verdict(
     results: Sequence[CheckResult], limits: Sequence[LimitResult], evidence: Mapping[str, Evidence], policy: GatePolicy
 ) -> tuple[Outcome, list[str]]:
     invalid = [
-        f"{named(result)}: nothing to compare"
-        for result in results
-        if result.found == "missing" and result.tier != "advisory"
+        missing_sentence(result) for result in results if result.found == "missing" and result.tier != "advisory"
     ]
     invalid += [] if results else ["no check: the policy names none, and there is no default for these suites"]
     invalid += _exceeded(limits, names=("unscored", "judge_failures", "empty_baseline"))
@@ -211,7 +247,7 @@ def _verdict(
     critical = [result for result in results if result.tier == "critical"]
     undecided = [sentence(result, policy) for result in critical if result.found == "undecided"]
     undecided += [
-        f"{named(result)}: it is undecided whether the candidate reaches the floor of {result.floor:g}"
+        f"{named(result)}: it is undecided whether the candidate reaches the {floor_word(result)} of {result.floor:g}"
         for result in critical
         if result.floor is not None and result.above_floor is None
     ]
@@ -223,31 +259,53 @@ def _verdict(
 def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult]) -> list[str]:
     deciding = [result for result in results if result.tier != "advisory"]
     failed = [
-        f"{named(result)}: {result.difference.value:+.2f}, a drop beyond the margin of {result.margin:g} (p "
-        f"{result.p_worse:.2g})"
+        f"{named(result)}: {result.difference.value:+.2f}, a {loss_word(result)} beyond the margin of "
+        f"{result.margin:g} (p {result.p_worse:.2g})"
         for result in deciding
         if result.found == "worse" and result.difference is not None
     ]
     failed += [
-        f"{named(result)}: below the floor of {result.floor:g}" for result in deciding if result.above_floor is False
+        f"{named(result)}: {'above' if result.less_is_better else 'below'} the {floor_word(result)} of {result.floor:g}"
+        for result in deciding
+        if result.above_floor is False
     ]
     return failed + _exceeded(limits, names=("empty", "truncated", "truncated_rise"))
 
 
+def missing_sentence(result: CheckResult) -> str:
+    return f"{named(result)}: nothing to compare" + ("" if result.note is None else f": {result.note}")
+
+
+def loss_word(result: CheckResult) -> str:
+    """Return what the margin limits."""
+    return "rise" if result.less_is_better else "drop"
+
+
+def floor_word(result: CheckResult) -> str:
+    return "ceiling" if result.less_is_better else "floor"
+
+
 def sentence(result: CheckResult, policy: GatePolicy) -> str:
     """Return one check as a sentence."""
-    if result.difference is None or result.lower is None:
-        return f"{named(result)}: nothing to compare"
-    bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence above {result.lower:+.2f}"
+    if result.difference is None or result.bound is None:
+        return missing_sentence(result)
+    side, loss = "below" if result.less_is_better else "above", loss_word(result)
+    bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence {side} {result.bound:+.2f}"
     if result.found == "safe":
-        return f"{named(result)}: {bound}: no drop of {result.margin:g}"
+        return f"{named(result)}: {bound}: no {loss} of {result.margin:g}"
+    if result.difference.ci_low is None:
+        return (
+            f"{named(result)}: {result.difference.value:+.2f} on each of {result.difference.n} questions, too few to "
+            f"tell how much it varies; {FEWEST} would"
+        )
     return f"{named(result)}: {bound}; {_what_decides(result, result.difference.n)}"
 
 
 def _what_decides(result: CheckResult, questions: int) -> str:
     """Return what this design can decide, and what would decide at the check's margin. An equal model is the yardstick:
     the observed difference is too noisy to plan by."""
-    text = f"a drop of {result.margin:g} is not ruled out with {questions} questions"
+    text = f"a {loss_word(result)} of {result.margin:g} is not ruled out"
+    text += f" with {questions} questions" if questions else ""
     if result.needed is None or result.resolvable is None or result.needed <= questions:
         return text
     repeats = f", or {result.repeats} judgments of each question" if result.repeats else ""

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ...records import Judgment, ScoreCard
+from ...records.documents import read_yaml
 from ...records.errors import ConfigError
+from ...records.facts import higher_is_better
 from ...records.protocols import RunRows
-from ...records.settings import checked, read_yaml
+from ...records.settings import checked
 from ...store import find_cards, read_card
 from ...suites.scoring import question_sums, rules_of
 from ..comparison import compare, differing
@@ -64,7 +66,8 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         evidence[suite] = suite_evidence(*rows, suite_of(pair[0].card, options.mirror, folder=pair[0].folder), options)
         if options.sequential:
             reports.append(replayed(*rows, checks, policy, options.seed))
-    report = judge_gate(*shown_names([candidates[0], baselines[0]]), policy, evidence)
+    names = shown_names([candidates[0], baselines[0]])
+    report = judge_gate(names[0], names[1], policy, evidence)
     return report.model_copy(update={"sequential": tuple(reports)})
 
 
@@ -212,8 +215,8 @@ def power_of(
         runs = [run_rows(partner) for partner in partners]
         for check in checks_of(policy, [first.card.suite]):
             rule = rules.get(check.metric or first.card.headline)
-            if check.suite != first.card.suite or rule is None:
-                continue
+            if check.suite != first.card.suite or rule is None or not higher_is_better(first.card, rule.metric):
+                continue  # the drops put into the questions are drops
             pairs = [(baseline_sums[rule.metric], question_sums(rule, run.answers, run.judgments)) for run in runs]
             rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
     if not rows:

@@ -95,7 +95,7 @@ async def gate_live(
     checks = checks_of(policy, list(baselines))
     judgings = [_live_judging(run, baselines[run.plan.suite.name], checks, options) for run in runs]
     started = time.monotonic()
-    await check_same_model(plan.backend, runs, assume_same=plan.spec.assume_same)
+    await check_same_model(plan.backend, runs, assume_same=plan.spec.same_model)
     try:
         await _judge_in_blocks(plan, judgings, checks, policy, on_progress)
     finally:
@@ -112,7 +112,7 @@ async def gate_live(
         evidence[judging.run.plan.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
     run_id, baseline = runs[0].plan.folder.name, next(iter(baselines.values())).card
     names = told_apart([(plan.spec.model.label, run_id), (baseline.model, str(baseline.provenance.get("run_id", "")))])
-    report = judge_gate(*names, policy, evidence)
+    report = judge_gate(names[0], names[1], policy, evidence)
     return report.model_copy(
         update={"sequential": tuple(_sequential_report(judging, options.seed) for judging in judgings)}
     )

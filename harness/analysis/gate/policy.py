@@ -16,6 +16,10 @@ from ...records.facts import Tier, all_facts
 from ..comparison import Comparison, Difference
 
 
+def is_none(value: object) -> bool:
+    return value is None
+
+
 class GateCheck(Record):
     """One metric of one suite."""
 
@@ -25,9 +29,11 @@ class GateCheck(Record):
     category: str | None = None
     tier: Tier = "critical"
     margin: float = Field(gt=0)
-    """The largest tolerated drop, in the metric's unit."""
+    """The largest tolerated drop (of a metric of which less is better: rise), in the metric's unit."""
     floor: float | None = None
-    """An absolute value that the candidate must reach, independent of the baseline."""
+    """An absolute value that the candidate must reach, independent of the baseline: if less is better, a ceiling."""
+    higher_is_better: bool | None = Field(default=None, exclude_if=is_none)
+    """For a metric whose direction neither the card nor the suite states; None: as stated."""
 
 
 class GateLimits(Record):
@@ -101,7 +107,9 @@ class CheckResult(Record):
     found: CheckFinding
     difference: Difference | None = None
     lower: float | None = None
-    """The difference is above this with confidence 1 - alpha."""
+    """The difference is above this with confidence 1 - alpha; None if less is better."""
+    upper: float | None = Field(default=None, exclude_if=is_none)
+    """If less is better: the difference is below this with confidence 1 - alpha."""
     p_safe: float | None = None
     """Of "the drop is the margin or more"."""
     p_worse: float | None = None
@@ -114,7 +122,18 @@ class CheckResult(Record):
     """Judgments per question that do the same on these questions; None: unknown, or no number does."""
     floor: float | None = None
     above_floor: bool | None = None
-    """None: no floor, or not decided by this run."""
+    """None: no floor, or not decided by this run. If less is better: whether it is below the ceiling."""
+    note: str | None = Field(default=None, exclude_if=is_none)
+    """Why there is nothing to compare, if that is known."""
+
+    @property
+    def bound(self) -> float | None:
+        """Return the bound on the side where the candidate is worse; None if there is nothing to compare."""
+        return self.lower if self.upper is None else self.upper
+
+    @property
+    def less_is_better(self) -> bool:
+        return self.difference is not None and self.difference.higher_is_better is False
 
 
 class LimitResult(Record):

@@ -3,8 +3,8 @@
 Questions come in an order shuffled by seed. After each block every check of the suite is tested against its margin with
 the group-sequential boundaries of all planned looks: certainly above -margin is safe, certainly below it is worse.
 Over all looks together the level is alpha for safe, and alpha shared by the tier's checks (Bonferroni) for worse. Only
-sums over all questions can be tested early: a suite with a fitted metric (length control) or a category in a deciding
-tier is judged to the end.
+sums over all questions can be tested early: a suite with a fitted metric (length control), one of which less is better,
+or a category in a deciding tier is judged to the end.
 
 >>> looks(100)
 [40, 60, 80, 100]
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...records import ScoreCard
-from ...records.facts import QuestionRule, Tier
+from ...records.facts import QuestionRule, Tier, higher_is_better
 from ...records.protocols import RunRows
 from ...stats.paired import ClusteredEstimate, paired_difference
 from ...stats.sequential import FIRST, boundaries, student_bound
@@ -69,6 +69,8 @@ def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[
             continue
         rule = rules.get(check.metric or card.headline)
         if rule is None or rule.category is not None or check.category is not None:
+            return None
+        if higher_is_better(card, rule.metric) is not True:
             return None
         watched_checks.append(SequentialCheck(check, rule))
     return watched_checks or None

@@ -19,7 +19,7 @@ from ...stats.length_control import (
     control_length_interval,
     control_length_replicates,
 )
-from ..scoring import Unit, categories, draws, latest_answers, mean_score, unscored_note, verdicts_by_slot
+from ..scoring import Unit, categories, draws, latest_answers, mean_score, score_notes, verdicts_by_slot
 
 MIN_SCORED = 0.9
 """Below this share of verdicts there is no rate (spec: "with fewer than 90 % scored there is no score")."""
@@ -83,7 +83,7 @@ def score_judged(data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswe
     expected = len(prompts) * judged.times
     units = [Unit(prompt_id, value) for prompt_id, values in preferences.items() for value in values]
     win_rate = _mean(units, expected, rules)
-    notes = unscored_note(win_rate, "instructions")
+    notes = score_notes(win_rate, "instructions", intervals=rules.intervals)
     scores = {
         "win_rate": win_rate,
         **_counted(units, win_rate, rules),
@@ -150,7 +150,7 @@ def _counted(units: Sequence[Unit], win_rate: Score, rules: ScoreRules) -> dict[
         "n_wins_base": float(sum(value < 0.5 for value in values)),
         "n_draws": float(sum(value == 0.5 for value in values)),
     }
-    scores = {name: Score(value=value, n=n, unscored=unscored) for name, value in counts.items()}
+    scores = {name: Score(value=value if n else None, n=n, unscored=unscored) for name, value in counts.items()}
     return {"discrete_win_rate": _mean(rounded, n + unscored, rules), **scores}
 
 

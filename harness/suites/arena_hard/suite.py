@@ -37,8 +37,8 @@ from ..scoring import (
     draws,
     latest_answers,
     mean_score,
+    score_notes,
     slot_unit,
-    unscored_note,
     verdict_weight,
     verdicts_by_slot,
 )
@@ -245,9 +245,9 @@ class ArenaHard:
         ):
             if metric is not None and metric in scores:
                 of_category = f" of {CATEGORY_WORDS[category]}" if category else ""
-                notes += unscored_note(scores[metric], f"games{of_category}")
+                notes += score_notes(scores[metric], f"games{of_category}")
         reference = scores[f"{self.headline}_reference"]
-        if reference.value is not None and reference.ci_low is None:
+        if reference.ci_low is None and scores[self.headline].ci_low is not None:
             notes += (f"{self.headline}_reference has no interval: {ONE_VERDICT}",)
         if self._rules.headline_category is None and scores["avg_tokens"].value is not None:
             notes += (TOKENS_NOTE,)

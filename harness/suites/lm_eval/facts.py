@@ -10,4 +10,5 @@ LM_EVAL = Facts(
     headline="",
     formats=(FileFormat(name="lm_eval", numbers="harness.suites.lm_eval.files:read_results"),),
     argument="TASK",
+    pairing="run lm-eval with --log_samples and import its samples files with the results",
 )

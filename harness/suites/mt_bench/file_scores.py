@@ -18,7 +18,7 @@ from ...records.errors import ConfigError
 from ...records.protocols import SuiteData
 from ..exchange import FirstRows
 from ..files import FAILED_CALL, FileResult, ScoreOptions, SourceFile, card_of, latest, stream_files
-from ..scoring import Unit, categories, mean_score, unscored_note
+from ..scoring import Unit, categories, mean_score, score_notes
 from .pairs import Games, score_pairs
 from .rows import (
     FAILED,
@@ -293,6 +293,8 @@ def _strict(prompts: Sequence[Prompt], rows: Sequence[RatedTurn], failed: int, o
     scores = _stored_means(prompts, rows, options)
     legacy = [Unit(row.question, row.stored) for row in rows if row.stored is not None]
     expected = scores["mt_bench"].n + scores["mt_bench"].unscored
+    if not scores["mt_bench"].n:
+        legacy = []  # the reference's -1 stands beside ratings; alone it would be a score made of failures only
     scores["legacy_mean"] = mean_score(legacy, expected, seed=options.seed, intervals=options.intervals)
     by_category = {}
     for category, ids in categories(prompts).items():
@@ -300,7 +302,7 @@ def _strict(prompts: Sequence[Prompt], rows: Sequence[RatedTurn], failed: int, o
         by_category[category] = _stored_means(
             [prompt for prompt in prompts if prompt.id in ids], category_rows, options
         )
-    notes = _strict_notes(scores["mt_bench"], rows)
+    notes = _strict_notes(scores["mt_bench"], rows, intervals=options.intervals)
     if failed:
         notes += (f"{failed} scored all the same: the answer judged is {FAILED_CALL}",)
     return SuiteScores(scores=scores, by_category=by_category, notes=notes)
@@ -318,8 +320,9 @@ def _stored_means(prompts: Sequence[Prompt], rows: Sequence[RatedTurn], options:
     return means
 
 
-def _strict_notes(head: Score, rows: Sequence[RatedTurn]) -> tuple[str, ...]:
-    notes = ["scored as the reference does: stored scores are believed", *unscored_note(head, "rows")]
+def _strict_notes(head: Score, rows: Sequence[RatedTurn], *, intervals: bool) -> tuple[str, ...]:
+    notes = ["scored as the reference does: stored scores are believed"]
+    notes += score_notes(head, "rows", intervals=intervals)
     copies = len(rows) - len({(row.question, row.turn) for row in rows})
     if copies:
         notes.append(f"{copies} rows are a second judgment of the same question and turn; they count, too")

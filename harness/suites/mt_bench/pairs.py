@@ -22,7 +22,7 @@ from ...records.reasoning import split_reasoning
 from ...store.official import expected_sha256, pinned_files, sha256_of
 from ..editions import official_files, read_json_lines
 from ..files import FAILED_CALL
-from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
+from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, score_notes, verdicts_by_slot
 from .facts import PAIRS
 from .suite import ORDERS, MtBench, load_official, pair_tasks, pair_templates
 
@@ -65,7 +65,7 @@ def score_pairs(
     for category, ids in categories(prompts).items():
         category_games = [pair for pair in games if pair.prompt_id in ids]
         by_category[category] = of(category_games, max(len(category_games), expected * len(ids) // len(prompts)))
-    notes = unscored_note(scores["win_rate"], "pairs of games")
+    notes = score_notes(scores["win_rate"], "pairs of games", intervals=intervals)
     return SuiteScores(scores=scores, by_category=by_category, notes=notes)
 
 

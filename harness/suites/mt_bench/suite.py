@@ -18,7 +18,7 @@ from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteData, SuiteOptions
 from ...store.official import pinned_files, sha256_of
 from ..editions import load_edition, official_files, pinned, read_json_lines, template_shas
-from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, unscored_note, verdicts_by_slot
+from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, score_notes, verdicts_by_slot
 from .facts import MT_BENCH
 
 REFERENCED = frozenset({"math", "reasoning", "coding"})  # common.py NEED_REF_CATS; the judge sees a reference answer
@@ -138,7 +138,11 @@ class MtBench:
             category: self._scores([by_id[prompt_id] for prompt_id in ids], verdicts, times)
             for category, ids in categories(prompts).items()
         }
-        return SuiteScores(scores=scores, by_category=by_category, notes=unscored_note(scores["mt_bench"], "turns"))
+        return SuiteScores(
+            scores=scores,
+            by_category=by_category,
+            notes=score_notes(scores["mt_bench"], "turns", intervals=self._intervals),
+        )
 
     def _scores(self, prompts: Sequence[Prompt], verdicts: Verdicts, times: int) -> dict[str, Score]:
         slots = _slots(prompts, times)
@@ -160,7 +164,9 @@ class MtBench:
         slots = _slots(prompts, times)
         judged = {Slot(row.prompt_id, row.index, row.turn) for row in judgments}
         failed = [Unit(slot.prompt_id, -1.0) for slot in slots if slot in judged and slot not in verdicts]
-        units = [*_units(slots, verdicts), *failed]
+        scored = _units(slots, verdicts)
+        # the reference's -1 stands beside ratings; alone it would be a score made of failures only
+        units = [*scored, *failed] if scored else []
         return mean_score(units, len(slots), seed=self._seed, intervals=self._intervals)
 
 
