@@ -221,7 +221,7 @@ def stripped_instructions(folder: Path) -> str:
 def first_edition(folder: Path) -> str:
     """A file of AlpacaEval 1, judged against its own baseline: `score` and `import` give one win rate."""
     rows = [
-        annotation(text, dataset=dataset, generator_1="text_davinci_003", preference=1 + number % 5 // 2)
+        annotation(text, dataset=dataset, generator_1="text_davinci_003", preference=1 + number % 2)
         for number, (text, dataset) in enumerate(official_instructions())
     ]
     card = imported_alpaca(folder, rows, "--mirror", os.environ["HARNESS_MIRROR"])
