@@ -27,8 +27,6 @@ class RawReply:
     body: object = None
     """JSON, or bytes that are sent as they are."""
     headers: dict[str, str] = field(default_factory=dict)
-    endless: bool = False
-    """Never end the body."""
 
 
 Behaviour = Callable[[int, str], RawReply]
@@ -79,9 +77,6 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
             self.end_headers()
             try:
                 self.wfile.write(content)
-                while reply.endless:
-                    self.wfile.write(b" ")
-                    time.sleep(0.2)
             except OSError:
                 self.close_connection = True
 
@@ -180,13 +175,6 @@ def bomb(folder: Path) -> str:
     return "read" if verdicts(judged(folder, lambda number, text: reply)) == "7.00" else "refused"
 
 
-def endless(folder: Path) -> str:
-    """A body that never ends stops at the judge's time limit."""
-    reply = RawReply(body=b" ", headers={"Content-Length": "99999999"}, endless=True)
-    done = judged(folder, lambda number, text: reply, timeout=3, patience=3)
-    return "hangs" if done.code is None else "ends"
-
-
 def cold_start(folder: Path) -> str:
     """A server answers 503 with Retry-After until it has started."""
     started = time.monotonic()
@@ -245,9 +233,8 @@ SERVERS = (
     ),
     Case("judge: negative usage", "negative dollars", "not counted", negative_usage),
     Case("judge: 256 MB from a small body", "read", "refused", bomb),
-    Case("judge: a body without an end", "hangs", "ends", endless),
-    judge_case("judge: content in parts", "parse", "7.00", always([{"type": "text", "text": "Rating: [[7]]"}])),
-    judge_case("judge: thinking parts", "parse", "7.00", always(PARTS)),
+    judge_case("judge: content in parts", "http", "7.00", always([{"type": "text", "text": "Rating: [[7]]"}])),
+    judge_case("judge: thinking parts", "http", "7.00", always(PARTS)),
     candidate_case("candidate: content in parts", "exit 4", "4 answers", always(PARTS)),
     judge_case("judge: one moderated prompt", "exit 4", "content_filter", some(MODERATED)),
     candidate_case("candidate: one moderated prompt", "exit 4", "1 content_filter", some(MODERATED)),
