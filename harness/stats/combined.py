@@ -53,11 +53,14 @@ def pooled(estimates: Sequence[ClusteredEstimate], slopes: Sequence[float]) -> C
     return ClusteredEstimate(float(shares @ values), total**-0.5, df, sum(estimate.n for estimate in estimates))
 
 
-def disagreement(first: ClusteredEstimate, second: ClusteredEstimate, slopes: tuple[float, float]) -> float:
-    """Return the two-sided p of "both differences are the same in one unit" (Cochran's Q of two)."""
-    apart = first.value / slopes[0] - second.value / slopes[1]
-    se = ((first.se / slopes[0]) ** 2 + (second.se / slopes[1]) ** 2) ** 0.5
-    return ClusteredEstimate(apart, se, 0, first.n).p_two_sided()
+def disagreement(estimates: Sequence[ClusteredEstimate], slopes: Sequence[float]) -> float:
+    """Return the p of "all differences are the same in one unit": Cochran's Q, chi-squared."""
+    from scipy import special
+
+    mean = pooled(estimates, slopes).value
+    pairs = zip(estimates, slopes, strict=True)
+    q = sum(((estimate.value / slope - mean) / (estimate.se / slope)) ** 2 for estimate, slope in pairs)
+    return float(special.chdtrc(len(estimates) - 1, q))
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def judge_gate(
         reasons=tuple(reasons),
         checks=tuple(results),
         limits=tuple(limits),
-        notes=(*notes, *_adjusted_notes(results, evidence), *_anchor_notes(results, evidence)),
+        notes=(*notes, *_check_notes(results, evidence), *_anchor_notes(results, evidence)),
         policy=policy,
     )
 
@@ -97,6 +97,7 @@ def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePol
         update={
             "found": judged.answer,
             "difference": row,
+            "note": note,
             "plain": None if row.method != "adjusted" else _plain(row, suite_evidence),
             "lower": judged.lower if row.higher_is_better else None,
             "upper": None if row.higher_is_better else -judged.lower,
@@ -142,14 +143,16 @@ def _plain(row: Difference, evidence: Evidence | None) -> Difference | None:
     return None if evidence is None or evidence.comparison is None else evidence.comparison.difference(row.metric)
 
 
-def _adjusted_notes(results: Sequence[CheckResult], evidence: Mapping[str, Evidence]) -> list[str]:
-    """Return one sentence per check that an adjusted estimate decides."""
+def _check_notes(results: Sequence[CheckResult], evidence: Mapping[str, Evidence]) -> list[str]:
+    """Return one sentence per check that an adjusted estimate decides, or whose pooled suites disagree."""
     notes = []
     for result in results:
         comparison = evidence[result.suite].comparison if result.suite in evidence else None
         row = None if comparison is None or result.plain is None else comparison.adjustment(result.metric)
         if row is not None and result.plain is not None:
             notes.append(f"{named(result)}: {adjustment_line(row, result.plain)}")
+        if result.note is not None and result.difference is not None:
+            notes.append(f"{named(result)}: {result.note}")
     return notes
 
 

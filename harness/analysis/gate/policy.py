@@ -164,7 +164,7 @@ class CheckResult(Record):
     above_floor: bool | None = None
     """None: no floor, or not decided by this run. If less is better: whether it is below the ceiling."""
     note: str | None = Field(default=None, exclude_if=is_none)
-    """Why there is nothing to compare, if that is known."""
+    """Why there is nothing to compare, if that is known, or that pooled suites disagree."""
 
     @property
     def bound(self) -> float | None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...records import Record, ScoreCard
 from ...records.facts import facts_of
-from ...stats.combined import pooled, slope_between
+from ...stats.combined import disagreement, pooled, slope_between
 from ...stats.paired import detectable
 from ..comparison import ALPHA, Difference
 from .policy import GateCheck
@@ -28,7 +28,7 @@ FEWEST_MODELS = 5
 
 
 def pooled_difference(check: GateCheck, rows: Sequence[Difference]) -> tuple[Difference | None, str | None]:
-    """Return one difference from those of the check's suites, in their order; or None and the reason.
+    """Return one difference from those of the check's suites, in their order, or None; and what speaks against it.
 
     `first` and `other` are the values of the first suite; `value` is the pooled difference.
     """
@@ -40,7 +40,10 @@ def pooled_difference(check: GateCheck, rows: Sequence[Difference]) -> tuple[Dif
         return None, f"no slope of {', '.join(unknown)} is known; state it in the check (`harness gate slopes`)"
     if not all(row.estimate().varies for row in rows):
         return None, "a suite's questions all have the same difference, so it has no weight"
-    estimate = pooled([row.estimate() for row in rows], known)
+    estimates = [row.estimate() for row in rows]
+    estimate, p = pooled(estimates, known), disagreement(estimates, known)
+    values = ", ".join(f"{row.value / slope:+.2f}" for row, slope in zip(rows, known, strict=True))
+    note = f"its suites disagree, so look at each: {values} in points of {unit} (p {p:.2g})" if p < ALPHA else None
     low, high = estimate.interval()
     update = {
         "category": None,
@@ -57,7 +60,7 @@ def pooled_difference(check: GateCheck, rows: Sequence[Difference]) -> tuple[Dif
         "correlation": None,
         "method": "pooled",
     }
-    return rows[0].model_copy(update=update), None
+    return rows[0].model_copy(update=update), note
 
 
 def _slope(check: GateCheck, suite: str, metric: str, unit: str) -> float | None:
