@@ -194,13 +194,13 @@ def compare(
     *,
     prompts: Sequence[Prompt] | None = None,
     suite: object = None,
-    others: Sequence[RunRows] = (),
+    covariates: Sequence[RunRows] = (),
     seed: int = 0,
 ) -> Comparison:
     """Return all differences of two runs of one suite.
 
     `prompts` are the prompts of the runs, for categories; None if they are unknown. `suite` refits fitted metrics.
-    `others` are complete runs of the protocol, which predict the questions that one of the two lacks.
+    `covariates` are complete runs of the protocol, which predict the questions that one of the two lacks.
     """
     categories = None if prompts is None else {prompt.id: prompt.category for prompt in prompts}
     pairs = _paired_sums(first, second, categories)
@@ -240,14 +240,13 @@ def compare(
         orders=doubts,
         forced=tuple(differing(first.card, second.card)),
         notes=_notes(first, second, categories, fits) if not own else _own_notes(first, second, main),
-        adjusted=_adjustments(first, second, others, seed),
+        adjusted=_adjustments(first, second, covariates, seed),
     )
 
 
 def is_part(first: RunRows, second: RunRows) -> bool:
     """Return whether one run has only some of the other's questions: a limit, or far fewer."""
-    asked, asked_second = ({answer.prompt_id for answer in run.answers} for run in (first, second))
-    few, many = sorted((asked, asked_second), key=len)
+    few, many = sorted(({answer.prompt_id for answer in run.answers} for run in (first, second)), key=len)
     return bool(few) and few < many and (_limit(first) != _limit(second) or len(few) <= FEW * len(many))
 
 
@@ -255,14 +254,14 @@ def _limit(run: RunRows) -> JsonValue:
     return run.card.protocol.get("limit")
 
 
-def _adjustments(first: RunRows, second: RunRows, others: Sequence[RunRows], seed: int) -> tuple[Adjustment, ...]:
+def _adjustments(first: RunRows, second: RunRows, covariates: Sequence[RunRows], seed: int) -> tuple[Adjustment, ...]:
     if not is_part(first, second):
         return ()
     rows = []
     for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
         if rule.category is None:  # the categories of the missing questions may be unknown
-            sums = [question_sums(rule, run.answers, run.judgments) for run in (first, second, *others)]
-            rows.append(adjustment(sums, [run.name for run in others], seed=seed))
+            sums = [question_sums(rule, run.answers, run.judgments) for run in (first, second, *covariates)]
+            rows.append(adjustment(sums, [run.name for run in covariates], seed=seed))
     return tuple(
         row.model_copy(update={"difference": _directed(row.difference, first.card)}) for row in rows if row is not None
     )
@@ -433,12 +432,12 @@ def adjustment(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int 
     `sums`: the two, then the models `names`, of which those with 90 % of the questions are used. None if too few
     questions were judged for both.
     """
-    first, second, *others = sums
+    first, second, *covariates = sums
     sign = 1.0 if len(second.ids) < len(first.ids) else -1.0
     part, whole = (second, first) if sign > 0 else (first, second)
     part = common([part, whole])[0]
     at = {prompt_id: position for position, prompt_id in enumerate(whole.ids)}
-    known = [(name, row) for name, row in zip(names, others, strict=True) if _share_of(row, at) >= FEW]
+    known = [(name, row) for name, row in zip(names, covariates, strict=True) if _share_of(row, at) >= FEW]
     columns = [_column(row, whole.ids) for _, row in known]
     models = np.column_stack(columns) if columns else None
     judged = [at[prompt_id] for prompt_id in part.ids]

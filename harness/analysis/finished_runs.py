@@ -31,7 +31,7 @@ from .comparison import Comparison, adjusted, compare, differing, is_part
 from .naming import told_apart, weights_of
 
 log = logging.getLogger(__name__)
-MOST_OTHERS = 20
+MOST_COVARIATES = 20
 HEAD_TO_HEAD = "head_to_head"
 """Name prefix of suites of direct games between two models: results of comparisons, not runs to compare."""
 
@@ -83,7 +83,7 @@ def compare_models(
                 run,
                 prompts=loaded.prompts,
                 suite=loaded.suite,
-                others=others_of(rows[0], run, results),
+                covariates=covariate_runs(rows[0], run, results),
                 seed=seed,
             )
             for run in rows[1:]
@@ -113,10 +113,10 @@ def same_but_limit(first: ScoreCard, second: ScoreCard) -> bool:
     return not differing(*unlimited)
 
 
-def others_of(first: RunRows, second: RunRows, results: Path) -> list[RunRows]:
+def covariate_runs(first: RunRows, second: RunRows, results: Path) -> list[RunRows]:
     """Return complete runs of other models by the same protocol, if one of the two has only some of the questions.
 
-    At most `MOST_OTHERS`, by name: their mean hardly changes with more.
+    At most `MOST_COVARIATES`, by name: their mean hardly changes with more.
     """
     if not is_part(first, second):
         return []
@@ -126,7 +126,7 @@ def others_of(first: RunRows, second: RunRows, results: Path) -> list[RunRows]:
         card = read_card(file)
         if card.complete and card.model not in (first.card.model, second.card.model) and not differing(card, whole):
             runs.setdefault(card.model, StoredRun(card, file.parent))
-    return [run_rows(runs[model]) for model in sorted(runs)[:MOST_OTHERS]]
+    return [run_rows(runs[model]) for model in sorted(runs)[:MOST_COVARIATES]]
 
 
 def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -> list[list[StoredRun]]:

@@ -62,8 +62,8 @@ def stored_games(
 
     If a candidate is such a run itself, only that one is considered.
     """
-    asked = suite_of_games(suite)
-    opponents = {answers_digest(answers) for answers in _answers_of(baselines, asked)}
+    base = suite_of_games(suite)
+    opponents = {answers_digest(answers) for answers in _answers_of(baselines, base)}
     named = [run for run in candidates if run.card.suite == suite]
     stored = named or [StoredRun(read_card(file), file.parent) for file in find_cards(results)]
     games = [
@@ -71,7 +71,7 @@ def stored_games(
     ]
     if named:
         return games
-    shas = [{answer.key: answer.sha for answer in answers} for answers in _answers_of(candidates, asked)]
+    shas = [{answer.key: answer.sha for answer in answers} for answers in _answers_of(candidates, base)]
     return [run for run in games if any(_is_of(run, by_key) for by_key in shas)]
 
 

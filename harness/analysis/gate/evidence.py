@@ -21,7 +21,16 @@ from ...records.settings import checked
 from ...store import find_cards, read_card
 from ...suites.scoring import question_sums, rules_of
 from ..comparison import compare, differing
-from ..finished_runs import Loaded, StoredRun, find_runs, others_of, refuse_different, run_rows, shown_names, suite_of
+from ..finished_runs import (
+    Loaded,
+    StoredRun,
+    covariate_runs,
+    find_runs,
+    refuse_different,
+    run_rows,
+    shown_names,
+    suite_of,
+)
 from ..games import games_comparison, stored_games, suite_of_games
 from .baselines import DEFAULT, baseline_folders
 from .decision import checks_of, judge_gate
@@ -45,9 +54,9 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
     """Return the report on runs that are already judged."""
     suites = policy.suites
     # games are between the answers of runs that were asked the games' questions
-    asked = list(dict.fromkeys(suite_of_games(suite) or suite for suite in suites))
-    baselines = baseline_runs(baseline, options.results, asked)
-    candidates = find_runs(candidate, options.results, asked)
+    base_suites = list(dict.fromkeys(suite_of_games(suite) or suite for suite in suites))
+    baselines = baseline_runs(baseline, options.results, base_suites)
+    candidates = find_runs(candidate, options.results, base_suites)
     names = suites or [name for name in _suites(candidates) if name in _suites(baselines)]
     if not names:
         raise ConfigError(
@@ -137,7 +146,7 @@ def suite_evidence(baseline: RunRows, candidate: RunRows, loaded: Loaded, option
             candidate,
             prompts=loaded.prompts,
             suite=loaded.suite,
-            others=others_of(baseline, candidate, options.results),
+            covariates=covariate_runs(baseline, candidate, options.results),
             seed=options.seed,
         ),
         baseline=baseline.card,

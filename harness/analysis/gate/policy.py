@@ -116,9 +116,8 @@ class GatePolicy(Record):
 def default_checks(suites: Collection[str]) -> tuple[GateCheck, ...]:
     """Return the default checks of these suites, as their facts state them.
 
-    Our margins are those that a benchmark of its size can resolve: two equal models pass about nine times in ten
-    (docs/gate.md, measured by `python -m benchmarks.gate`). Smaller margins need more questions, repeats, or
-    head-to-head games.
+    Their margins are such that two equal models pass all three judged suites together at least 85 % of the time
+    (docs/gate.md, measured by `python -m benchmarks.gate`). Smaller margins need pooled suites or direct games.
     """
     return tuple(
         GateCheck(suite=facts.name, metric=check.metric, tier=check.tier, margin=check.margin)

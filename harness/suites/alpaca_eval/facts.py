@@ -27,7 +27,7 @@ ALPACA_EVAL = Facts(
     ),
     columns=("win_rate", "avg_length"),
     rules=(QuestionRule("win_rate", 100.0, ordered=False),),  # the headline is fitted, not summed
-    gate=(DefaultCheck(4.0), DefaultCheck(4.0, metric="win_rate", tier="supporting")),
+    gate=(DefaultCheck(5.5), DefaultCheck(4.0, metric="win_rate", tier="supporting")),
     order=1,
     decontaminates=True,
     questions=805,

@@ -16,10 +16,10 @@ FORMAT = FileFormat(
     names=f"{FILES}:content_of",
     first_draw_only=True,
 )
-GATE = (DefaultCheck(6.5),)
+GATE = (DefaultCheck(8.0),)
 # Points per LC point: the ratio of the standard deviations over the models on both official boards (AlpacaEval's of
 # 2024 and arena_hard_leaderboard_20240731.csv, v0.1). 31 models that both boards name alike give 1.79, logit r = 0.98;
-# `python -m benchmarks.gate slopes` prints it again.
+# `python -m benchmarks.gate` prints it again.
 SLOPE = 1.79
 METRICS = (
     Metric("arena_hard", "percent", "win rate against the baseline", slope=SLOPE),
