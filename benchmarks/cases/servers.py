@@ -138,11 +138,11 @@ def card_of(done: Done) -> dict[str, Any] | None:
 
 
 def some(bad: RawReply, good: object = "Rating: [[7]]") -> Behaviour:
-    """The first request is refused, and so is every repetition of it."""
+    """One request is refused, and so is every repetition of it; not the first, which only asks who is there."""
     refused_bodies: set[str] = set()
 
     def behaviour(number: int, body: str) -> RawReply:
-        if number == 0:
+        if number == 1:
             refused_bodies.add(body)
         return bad if body in refused_bodies else RawReply(body=completion(good))
 
