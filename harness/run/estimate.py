@@ -142,7 +142,9 @@ def _totals(plan: Plan, run: SuiteRun, meters: dict[str, TokenMeter]) -> _Totals
         {Judgment.key_in(fields) for fields in rows.fields() if fields.get("verdict") is not None}
         for rows in (run.store.judgments, run.store.anchors)
     )
-    calling = {judge.spec.name: judge if isinstance(judge, Calling) else None for judge in run.plan.judges}
+    calling: dict[str, Calling | None] = {
+        judge.spec.name: judge if isinstance(judge, Calling) else None for judge in run.plan.judges
+    }
     totals, asked = _Totals(plan, run, meters, calling), run.asked()
     for prompt, index in run.draws():
         for task in _tasks(run, prompt, answers.get(f"{prompt.id}#{index}")):

@@ -131,9 +131,9 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
             right_folder(base or folder)
             or f"{str(base or folder)!r} has no config.json; a Hugging Face checkpoint folder has one"
         )
-    for source in (folder, base):
-        if source is not None:
-            check_names(source)
+    for checked in (folder, base):
+        if checked is not None:
+            check_names(checked)
     if not allow_pickle:
         refuse_pickles(folder, config if base is None else {})
         if base is not None:
