@@ -86,17 +86,10 @@ def measure(folder: Path) -> Iterator[Figure]:
         words = ("leaderboard", "--results", "cards", "--format", output_format, "--out", f"board.{output_format}")
         usage = command(folder, *words)
         yield Figure(f"{name}, {CARDS:,} cards", usage.wall, "s", limit, times(usage))
-<<<<<<< HEAD
-    pocket = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket")
-    run = (*pocket, "--judge", "reference", "--repeats", str(REPEATS))
-    command(folder, *run)
-    usage = command(folder, *run)
-=======
     run = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket")
     judged = (*run, "--judge", "reference", "--repeats", str(REPEATS))
     command(folder, *judged)
     usage = command(folder, *judged)
->>>>>>> refs/heads/scale
     yield Figure(f"resume with {JUDGMENTS:,} rows", usage.wall, "s", 5, times(usage))
     promise = wide(WIDE_COUNT, times=1)[0]
     yield Figure(promise.name.removesuffix(": wall"), promise.value, "x", promise.limit, f"of {promise.unit[2:]}")
