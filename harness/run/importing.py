@@ -110,9 +110,9 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
 
 
 def _with_absent(scores: SuiteScores, expected: SuiteScores) -> SuiteScores:
-    """Return the files' scores with what the files lack counted as unscored; `expected` is of all the suite's questions.
+    """Return the files' scores with what the files lack counted as unscored.
 
-    The tools that wrote the files count only what they find there.
+    `expected` is of all the suite's questions; the tools that wrote the files count only what they find there.
     """
     absent = {
         name: (known.n + known.unscored) - (score.n + score.unscored)
