@@ -114,9 +114,9 @@ def verdict_weight(verdict: Verdict) -> float:
     return float(STRONG_WEIGHT) if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
 
 
-def slot_unit(prompt_id: str, verdicts: Sequence[Verdict]) -> Unit:
+def slot_unit(prompt_id: str, verdicts: Sequence[Verdict], *, weighted: bool = True) -> Unit:
     """Return a scored slot as weighted value and weight; repeats of a judgment count as their mean."""
-    weights = [verdict_weight(verdict) for verdict in verdicts]
+    weights = [verdict_weight(verdict) if weighted else 1.0 for verdict in verdicts]
     values = [weight * verdict.value for weight, verdict in zip(weights, verdicts, strict=True)]
     return Unit(prompt_id, value=sum(values) / len(values), weight=sum(weights) / len(weights))
 
@@ -247,7 +247,7 @@ def units(rule: QuestionRule, verdicts: Verdicts, prompt_ids: Collection[str] | 
     """Return one unit per scored slot; repeats of a judgment count as their mean."""
     whole = _whole(verdicts) if rule.whole_pairs else None
     return [
-        slot_unit(slot.prompt_id, slot_verdicts)
+        slot_unit(slot.prompt_id, slot_verdicts, weighted=rule.weighted)
         for slot, slot_verdicts in verdicts.items()
         if slot_verdicts
         and (prompt_ids is None or slot.prompt_id in prompt_ids)

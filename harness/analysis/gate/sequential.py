@@ -67,6 +67,8 @@ def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[
     for check in checks:
         if check.tier == "advisory":
             continue
+        if check.pooled:
+            return None
         rule = rules.get(check.metric or card.headline)
         if rule is None or rule.category is not None or check.category is not None:
             return None
