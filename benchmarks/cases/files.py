@@ -221,7 +221,7 @@ def stripped_instructions(folder: Path) -> str:
 def first_edition(folder: Path) -> str:
     """A file of AlpacaEval 1, judged against its own baseline: `score` and `import` give one win rate."""
     rows = [
-        annotation(text, dataset=dataset, generator_1="text_davinci_003", preference=1 + number % 5 // 2)
+        annotation(text, dataset=dataset, generator_1="text_davinci_003", preference=1 + number % 2)
         for number, (text, dataset) in enumerate(official_instructions())
     ]
     card = imported_alpaca(folder, rows, "--mirror", os.environ["HARNESS_MIRROR"])
@@ -237,10 +237,10 @@ FILES = (
     Case("lm-eval 0.3", "ranked with n 0, no error", "errors kept, or unranked", old_version),
     Case("FastChat: thoughts, nothing stored", "2.00", "8.00", lambda folder: thinking_judge(folder, None)),
     Case("FastChat: thoughts, 8 stored", "unscored", "8.00", lambda folder: thinking_judge(folder, 8)),
-    Case("FastChat: a stale hidden copy", "3.25", "7.00", stale_copy),
+    Case("FastChat: a stale hidden copy", "4.75", "7.00", stale_copy),
     Case("AlpacaEval: new key, contradiction", "unscored and 90.00", "same", raw_completion),
     Case("AlpacaEval: import of contradictions", "n 120", "n 0", import_believes),
     Case("AlpacaEval: another baseline", "different", "same", other_baseline),
-    Case("AlpacaEval: stripped instructions", "different", "same", stripped_instructions, needs_mirror=True),
+    Case("AlpacaEval: stripped instructions", "45.22 and unscored", "same", stripped_instructions, needs_mirror=True),
     Case("AlpacaEval 1: score and import", "different", "same", first_edition, needs_mirror=True),
 )

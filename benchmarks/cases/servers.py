@@ -27,8 +27,6 @@ class RawReply:
     body: object = None
     """JSON, or bytes that are sent as they are."""
     headers: dict[str, str] = field(default_factory=dict)
-    endless: bool = False
-    """Never end the body."""
 
 
 Behaviour = Callable[[int, str], RawReply]
@@ -79,9 +77,6 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
             self.end_headers()
             try:
                 self.wfile.write(content)
-                while reply.endless:
-                    self.wfile.write(b" ")
-                    time.sleep(0.2)
             except OSError:
                 self.close_connection = True
 
@@ -143,11 +138,11 @@ def card_of(done: Done) -> dict[str, Any] | None:
 
 
 def some(bad: RawReply, good: object = "Rating: [[7]]") -> Behaviour:
-    """The first request is refused, and so is every repetition of it."""
+    """One request is refused, and so is every repetition of it; not the first, which only asks who is there."""
     refused_bodies: set[str] = set()
 
     def behaviour(number: int, body: str) -> RawReply:
-        if number == 0:
+        if number == 1:
             refused_bodies.add(body)
         return bad if body in refused_bodies else RawReply(body=completion(good))
 
@@ -178,13 +173,6 @@ def bomb(folder: Path) -> str:
     packed = gzip.compress(b" " * BOMB + json.dumps(completion("Rating: [[7]]")).encode(), 6)
     reply = RawReply(body=packed, headers={"Content-Encoding": "gzip"})
     return "read" if verdicts(judged(folder, lambda number, text: reply)) == "7.00" else "refused"
-
-
-def endless(folder: Path) -> str:
-    """A body that never ends stops at the judge's time limit."""
-    reply = RawReply(body=b" ", headers={"Content-Length": "99999999"}, endless=True)
-    done = judged(folder, lambda number, text: reply, timeout=3, patience=3)
-    return "hangs" if done.code is None else "ends"
 
 
 def cold_start(folder: Path) -> str:
@@ -230,6 +218,7 @@ PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm [[2]]"}]
 MODERATED = refused(403, "Your input was flagged by moderation", metadata={"reasons": ["violence"]})
 LLAMA = refused(400, "the request exceeds the available context size", type="exceed_context_size_error")
 GEMINI = refused(400, "The input token count (9000) exceeds the maximum number of tokens allowed (8192).")
+ERROR, ABORT = RawReply(body=completion("", "error")), RawReply(body=completion("half a sen", "abort"))
 RATE_LIMIT = RawReply(body={"error": {"code": 429, "message": "Rate limit exceeded"}})
 
 
@@ -245,15 +234,14 @@ SERVERS = (
     ),
     Case("judge: negative usage", "negative dollars", "not counted", negative_usage),
     Case("judge: 256 MB from a small body", "read", "refused", bomb),
-    Case("judge: a body without an end", "hangs", "ends", endless),
-    judge_case("judge: content in parts", "parse", "7.00", always([{"type": "text", "text": "Rating: [[7]]"}])),
-    judge_case("judge: thinking parts", "parse", "7.00", always(PARTS)),
+    judge_case("judge: content in parts", "http", "7.00", always([{"type": "text", "text": "Rating: [[7]]"}])),
+    judge_case("judge: thinking parts", "http", "7.00", always(PARTS)),
     candidate_case("candidate: content in parts", "exit 4", "4 answers", always(PARTS)),
     judge_case("judge: one moderated prompt", "exit 4", "content_filter", some(MODERATED)),
     candidate_case("candidate: one moderated prompt", "exit 4", "1 content_filter", some(MODERATED)),
     judge_case("judge: error inside HTTP 200", "parse", "7.00", once_limited),
-    candidate_case("candidate: finish_reason error", "4 answers", "4 http", always("", "error")),
-    candidate_case("candidate: finish_reason abort", "4 answers", "4 http", always("half a sen", "abort")),
+    candidate_case("candidate: finish_reason error", "4 answers", "1 http", some(ERROR)),
+    candidate_case("candidate: finish_reason abort", "4 answers", "1 http", some(ABORT)),
     judge_case("judge: llama.cpp's context", "http", "context", some(LLAMA)),
     judge_case("judge: Gemini's context", "http", "context", some(GEMINI)),
     candidate_case("candidate: llama.cpp's context", "1 http", "1 context", some(LLAMA)),

@@ -483,7 +483,8 @@ def findings(part: SuiteCalibration, reference: str, unscored: float) -> list[st
     sentences = []
     scores, versus = part.scores, "people" if reference == "people" else part.retired
     kappa = scores.get(f"kappa_{reference}")
-    if kappa is not None and kappa.ci_low is not None and kappa.ci_low <= 0:
+    lowest = None if kappa is None else kappa.value if kappa.ci_low is None else kappa.ci_low
+    if kappa is not None and lowest is not None and lowest <= 0:
         sentences.append(f"agreement with {versus} is not shown to be above chance: kappa {shown(kappa)}")
     same = scores.get("position_consistency")
     if same is not None and same.value is not None and (same.ci_low is None or same.ci_low <= COIN_TOSS):

@@ -6,7 +6,7 @@ It reads the suites' data, the run's own rows and the reply cache. It asks nothi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from pydantic import JsonValue
@@ -77,7 +77,7 @@ class _Totals:
     run: SuiteRun
     meters: dict[str, TokenMeter]
     """By judge."""
-    calling: dict[str, Calling | None]
+    calling: Mapping[str, Calling | None]
     """By judge; None: it does not state its requests. Checked once, because a protocol of many methods takes long."""
     calls: int = 0
     done: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,10 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path)
-    with serving(world.models["old"]), serving(world.models["new"]):
-        with serving(world.judges["cheap"]), serving(world.judges["dear"]):
-            yield world
+    with ExitStack() as stack:
+        for server in (*world.models.values(), *world.judges.values()):
+            stack.enter_context(serving(server))
+        yield world
 
 
 AUDIT = ("--judge", "cheap", "--audit", f"dear:{AUDITED}")

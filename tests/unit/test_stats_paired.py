@@ -175,3 +175,26 @@ def test_ranks_are_certain_far_apart_and_open_between_equals() -> None:
 def test_correlation_of_a_constant_is_none() -> None:
     assert correlation(FIRST, FIRST) == pytest.approx(1.0)
     assert correlation(FIRST, ONES) is None
+
+
+def test_ranks_of_many_models_follow_from_the_definition() -> None:
+    rng = np.random.default_rng(2)
+    estimates = rng.normal(size=70)  # more models than are compared at a time
+    replicates = estimates + 0.3 * rng.normal(size=(400, 1)) + 0.4 * rng.normal(size=(400, 70))
+
+    intervals = rank_intervals(estimates, replicates)
+
+    for model, interval in enumerate(intervals):
+        rivals = np.delete(np.arange(70), model)
+        apart, drawn = estimates[rivals] - estimates[model], replicates[:, rivals] - replicates[:, [model]]
+        spread = drawn.std(axis=0, ddof=1)
+        reach = np.quantile((np.abs(drawn - apart) / spread).max(axis=1), 0.95) * spread
+        assert (interval.best, interval.worst) == (1 + np.sum(apart > reach), 70 - np.sum(apart < -reach))
+
+
+def test_models_that_answer_all_alike_are_never_distinguished() -> None:
+    estimates = np.array([0.1, 0.7, 0.4])
+
+    intervals = rank_intervals(estimates, np.tile(estimates, (333, 1)))
+
+    assert [(interval.best, interval.worst) for interval in intervals] == [(1, 3)] * 3
