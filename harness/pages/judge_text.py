@@ -82,8 +82,8 @@ def _audit(judging: Judging) -> Iterator[Line]:
     cheap = "+".join(name for name in audit.spending if name != audit.judge)
     yield ("questions judged", audit.judge, f"{audit.judged} of {audit.of}", str(audit.drawn))
     for metric, gain in audit.gains.items():
-        worth = f"as {gain.effective:.0f} questions judged by it alone (correlation {gain.correlation:.2f})"
-        yield (f"{metric}, audited: precise", audit.judge, worth, str(audit.judged))
+        worth = f"{gain.effective:.0f} questions judged by it alone (correlation {gain.correlation:.2f})"
+        yield (f"{metric} is as precise as", audit.judge, worth, str(audit.judged))
     for metric, score in audit.cheap.items():
         yield from _line(f"{metric}, not audited", cheap, score)
     for name, part in audit.spending.items():

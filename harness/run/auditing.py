@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from ..records import Audit, AuditGain, JudgeSpending, Score, SuiteScores
 from ..records.facts import facts_of
 from ..records.protocols import Suite
-from ..stats.paired import ratio_estimate
 from ..store import RunStore
 from ..suites.scoring import MIN_SCORED, AuditedSums, QuestionSums, audited_sums
 from .plan import AuditPlan
@@ -34,15 +33,20 @@ class AuditedScores:
 
 
 def audited_scores(
-    plan: AuditPlan, suite: Suite, cheap: SuiteScores, sums: Sequence[tuple[QuestionSums, QuestionSums]]
+    plan: AuditPlan,
+    suite: Suite,
+    cheap: SuiteScores,
+    sums: Sequence[tuple[QuestionSums, QuestionSums]],
+    ends: tuple[float, float],
 ) -> AuditedScores:
     """Return the scores on the expensive judge's scale, without spending.
 
-    `sums`: the cheap and the expensive side's terms of each metric that has some, the main one first.
+    `sums`: the cheap and the expensive side's terms of each metric that has some, the main one first. `ends`: the
+    lowest and the highest verdict.
     """
     facts = facts_of(suite.name)
     estimates = {first.metric: audited_sums(first, second) for first, second in sums}
-    scores = {metric: _score(estimate, cheap.scores[metric]) for metric, estimate in estimates.items()}
+    scores = {metric: _score(estimate, cheap.scores[metric], ends) for metric, estimate in estimates.items()}
     kept = {name: score for name, score in cheap.scores.items() if facts.metric(name).unit in NOT_VERDICTS}
     headline = audited_headline(suite.headline, list(scores))
     audit = Audit(
@@ -64,14 +68,11 @@ def audited_headline(headline: str, metrics: Sequence[str]) -> str:
     return headline if headline in metrics else metrics[0]
 
 
-def _score(estimate: AuditedSums | None, cheap: Score) -> Score:
+def _score(estimate: AuditedSums | None, cheap: Score, ends: tuple[float, float]) -> Score:
     if estimate is None:
         return Score(value=None, n=0, unscored=cheap.n + cheap.unscored)
-    sums = estimate.sums
-    ratio = ratio_estimate(sums.above, sums.below, scale=sums.scale)
-    assert ratio is not None, "an audit has two questions at least"
-    low, high = ratio.interval()
-    return Score(value=ratio.value, ci_low=low, ci_high=high, se=ratio.se, n=cheap.n, unscored=cheap.unscored)
+    score = Score(value=estimate.sums.value, n=cheap.n, unscored=cheap.unscored)
+    return score.with_interval(estimate.ratio.interval(*ends), estimate.sums.scale)
 
 
 def _gain(estimate: AuditedSums) -> AuditGain:

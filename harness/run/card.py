@@ -12,7 +12,7 @@ from ..judging.anchors import check
 from ..judging.calibrated import Citation, cite
 from ..judging.injection import count_injections
 from ..judging.jury import Combined, combine
-from ..records import MAX_EMPTY, AnchorCheck, Answer, Judging, Judgment, Prompt, ScoreCard, SuiteScores, digest
+from ..records import MAX_EMPTY, AnchorCheck, Answer, Judging, Judgment, Prompt, Rating, ScoreCard, SuiteScores, digest
 from ..records.errors import ConfigError
 from ..records.protocols import Numbers
 from ..records.settings import RunSpec
@@ -98,7 +98,9 @@ def _audited(
     rules = rules_of(plan.suite.name, plan.suite.headline, judgments)
     sides = (judgments, audit_judgments)
     sums = [tuple(question_sums(rule, answers, side, categories=categories) for side in sides) for rule in rules]
-    return audited_scores(plan.audit, plan.suite, results, [(first, second) for first, second in sums])
+    verdict = next((row.verdict for row in audit_judgments if row.verdict is not None), None)
+    ends = (verdict.low, verdict.high) if isinstance(verdict, Rating) else (0.0, 1.0)
+    return audited_scores(plan.audit, plan.suite, results, [(first, second) for first, second in sums], ends)
 
 
 def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, JsonValue]) -> ScoreCard:

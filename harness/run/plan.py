@@ -106,7 +106,7 @@ class SuitePlan:
     def judge_label(self) -> str:
         """Return the name of the judge on the card."""
         label = judge_label([judge.spec for judge in self.main_judges])
-        return label if self.audit is None else f"{label}, audited by {self.audit.name}"
+        return label if self.audit is None else f"{label} audited by {self.audit.name}"
 
     @property
     def scale(self) -> dict[str, JsonValue]:

@@ -95,7 +95,7 @@ def test_an_audited_card_is_on_the_expensive_judges_scale_and_nothing_is_asked_t
     card = world.card()
     audit = card["judging"]["audit"]
     assert world.asked() == {"cheap": TURNS * QUESTIONS, "dear": TURNS * AUDITED}
-    assert card["judge"] == "cheap, audited by dear"
+    assert card["judge"] == "cheap audited by dear"
     assert (audit["drawn"], audit["judged"], audit["of"]) == (AUDITED, AUDITED, QUESTIONS)
     # the expensive judge takes 2 points off everywhere, so that its 50 questions tell all that 80 would
     cheap = audit["cheap"]["mt_bench"]
@@ -201,7 +201,7 @@ def test_an_audited_run_is_not_exported(world: World) -> None:
     done = world.harness("export", "old", "--format", "fastchat", "--out", "files")
 
     assert done.code == 2
-    assert "estimates from two judges (cheap, audited by dear)" in done.err
+    assert "estimates from two judges (cheap audited by dear)" in done.err
 
 
 def test_a_cyclic_jury_asks_each_question_of_one_judge(world: World) -> None:
@@ -244,7 +244,7 @@ def test_an_audit_of_a_cyclic_jury(world: World) -> None:
         assert done.code == 0, done.err
         assert world.asked() == {"cheap": QUESTIONS, "third": QUESTIONS, "dear": TURNS * AUDITED}
         card = world.card()
-        assert card["judge"] == "cheap+third, audited by dear"
+        assert card["judge"] == "cheap+third audited by dear"
         # cheap is 2 points and third 1 point above dear
         bias = card["judging"]["audit"]["cheap"]["mt_bench"]["value"] - card["scores"]["mt_bench"]["value"]
         assert bias == pytest.approx(1.5, abs=0.15)

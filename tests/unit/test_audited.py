@@ -99,6 +99,16 @@ def test_two_audited_models_are_paired_by_their_terms() -> None:
     assert np.mean(widths) < 1.2  # independent models: at least 1.4
 
 
+def test_an_interval_of_a_model_that_never_wins_is_not_a_point() -> None:
+    audited = audited_ratio((np.zeros(200), np.ones(200)), (np.zeros(50), np.ones(50)), np.arange(50))
+
+    assert audited is not None
+    interval = audited.interval(0.0, 1.0)
+    # 52 questions with one win: mean 1/52, squared error (1/52) * (51/52) / 51 = 1/52^2, so 1/52 + 2.0076/52
+    assert (interval.low, interval.se) == pytest.approx((0.0, 1 / 52))
+    assert interval.high == pytest.approx(3.0076 / 52, rel=1e-4)
+
+
 def sums(ids: list[str]) -> QuestionSums:
     return QuestionSums("rate", 100.0, tuple(ids), np.arange(len(ids)) % 2 * 1.0, np.ones(len(ids)))
 
