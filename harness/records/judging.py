@@ -275,7 +275,7 @@ class JudgeSpec(Record):
 
 
 MIN_AUDITED = 50
-"""Questions that an audit must ask for: from there on its interval covers 0.93 to 0.97 (`make bench-stats`)."""
+"""Questions that an audit must ask for: from there on its interval covers 0.93 to 0.97 (`make bench-gate`)."""
 
 
 class AuditSpec(Record):

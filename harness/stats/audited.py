@@ -59,9 +59,10 @@ class AuditedRatio:
     def interval(self, lowest: float, highest: float) -> Interval:
         """Return the 95 % interval of a score within lowest..highest.
 
-        A t interval after adding two audited questions, one at each end of the scale, as Agresti and Coull 1998 do for a
-        share: fifty questions of a model that wins three in a hundred say too little of their own spread. The cheap
-        judge explains as much of the two as of the others, so a share sqrt(1 - correlation^2) of their distance is left.
+        A t interval after adding two audited questions, one at each end of the scale, as Agresti and Coull 1998 do for
+        a share: fifty questions of a model that wins three in a hundred say too little of their own spread. The cheap
+        judge is taken to explain as much of these two as of the others: sqrt(1 - correlation^2) of their distance is
+        left.
         """
         value, count = float(self.terms.mean()), len(self.at) + 2
         ends = (np.array([lowest, highest]) - value) * np.sqrt(max(0.0, 1 - self.correlation**2))

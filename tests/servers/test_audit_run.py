@@ -42,8 +42,9 @@ class World:
 
     def settings(self) -> None:
         prices = {"cheap": 0.1, "dear": 10.0}
+        rest = "kind: llm, price_out: 0"
         lines = [
-            f"  {name}: {{kind: llm, model: {name}, url: '{server.url}', price_in: {prices[name]}, price_out: 0}}"
+            f"  {name}: {{{rest}, model: {name}, url: '{server.url}', price_in: {prices.get(name, 1.0)}}}"
             for name, server in self.judges.items()
         ]
         (self.folder / "harness.yaml").write_text("judges:\n" + "\n".join(lines) + "\n")
@@ -235,10 +236,6 @@ def judges_by_question(world: World, model: str) -> dict[str, str]:
 def test_an_audit_of_a_cyclic_jury(world: World) -> None:
     with serving(FakeOpenAI(reply=rated(1))) as third:
         world.judges["third"] = third
-        world.settings = lambda: (world.folder / "harness.yaml").write_text(  # type: ignore[method-assign]
-            "judges:\n"
-            + "".join(f"  {name}: {{kind: llm, model: {name}, url: '{it.url}'}}\n" for name, it in world.judges.items())
-        )
         done = world.run("old", "--judge", "cheap+third", "--jury", "cyclic", "--audit", f"dear:{AUDITED}")
 
         assert done.code == 0, done.err

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from pydantic import JsonValue
 
 from harness.judging.jury import CardProtocol, Jury, audit_rows, combine, scored, turns
 from harness.records import Failure, JudgeSpec, Judgment, Preference, Prompt
@@ -110,7 +111,9 @@ def test_an_interval_of_a_model_that_never_wins_is_not_a_point() -> None:
 
 
 def sums(ids: list[str]) -> QuestionSums:
-    return QuestionSums("rate", 100.0, tuple(ids), np.arange(len(ids)) % 2 * 1.0, np.ones(len(ids)))
+    return QuestionSums(
+        "rate", 100.0, tuple(ids), np.array([number % 2 for number in range(len(ids))], float), np.ones(len(ids))
+    )
 
 
 def test_an_audit_that_lost_more_than_a_tenth_of_fifty_questions_gives_no_score() -> None:
@@ -174,8 +177,8 @@ def test_a_cyclic_jury_combines_nothing_and_counts_what_is_missing() -> None:
 
 
 def test_a_stored_protocol_tells_an_audit_from_the_scored_judgments() -> None:
-    judge = {"name": "a", "kind": "llm", "model": "m", "params": {}}
-    audit = {"judge": {**judge, "name": "b"}, "n": 50, "questions": "0123"}
+    judge: dict[str, JsonValue] = {"name": "a", "kind": "llm", "model": "m", "params": {}}
+    audit: dict[str, JsonValue] = {"judge": {**judge, "name": "b"}, "n": 50, "questions": "0123"}
     rows = [row("a", "q", 1), row("b", "q", 0)]
 
     assert CardProtocol.read({"judge": judge, "audit": audit}).auditor == "b"

@@ -1,4 +1,4 @@
-"""Audits and cyclic juries on recorded pairs of judges: `python -m benchmarks.stats.audits`; needs HARNESS_PUBLISHED.
+"""Audits and cyclic juries on recorded pairs of judges: `python -m benchmarks.gate.audits`; needs HARNESS_PUBLISHED.
 
 MT-Bench's pairwise comparisons have three judges: expert people, GPT-4's pairwise verdicts, and GPT-4's single ratings,
 compared. AlpacaEval's have two: weighted_alpaca_eval_gpt4_turbo, and the rule that the longer answer wins. A benchmark
@@ -26,7 +26,7 @@ from harness.suites.files import read_files
 from harness.suites.mt_bench.recorded import load
 from harness.suites.recorded import DataFolder, RecordedComparison
 
-DATA_SETS = 400
+DATA_SETS = 1000
 DESIGNS = ((80, 50), (500, 50), (500, 100), (500, 200))
 """Questions, and those that the expensive judge sees."""
 CYCLIC_SETS, CYCLIC_QUESTIONS = 2000, 480
