@@ -93,6 +93,8 @@ def audited_ratio(cheap: Ratio, expensive: Ratio, at: NDArray[np.int64]) -> Audi
     # ones are too small by the two fitted parameters
     leverage = 1 / audited + (seen**2 / squares if squares > 0 else 0.0)
     alone = residuals / np.maximum(1 - leverage, 1 / audited)
+    # whoever compares terms counts N - 1 degrees of freedom, while most of the error is the audit's
+    alone *= t_quantile(0.5 + CONFIDENCE / 2, audited - 2) / t_quantile(0.5 + CONFIDENCE / 2, questions - 1)
     value = float(expensive[0].sum() / expensive[1].sum()) - slope * float(v[at].mean())
     parts = value + slope * v
     parts[at] += questions / audited * (alone - alone.mean())

@@ -24,14 +24,16 @@ def test_an_estimate_worked_out_by_hand() -> None:
     audited = audited_ratio((cheap, np.ones(6)), (expensive, np.ones(3)), at)
 
     # v = (2, -1, 2, -1, -1, -1) / 3, in the audit centred (1, -2, 1) / 3; u = (2, -1, -1) / 3; so the slope is
-    # (1/3) / (2/3), and the estimate 1/3 - 1/2 * 1/3. Residuals (1/2, 0, -1/2), leverages (1/2, 1, 1/2): (1, 0, -1)
+    # (1/3) / (2/3), and the estimate 1/3 - 1/2 * 1/3. Residuals (1/2, 0, -1/2), leverages (1/2, 1, 1/2): (1, 0, -1),
+    # times the quantiles of t with 1 and with 5 degrees of freedom
+    wider = 12.7062 / 2.5706
     assert audited is not None
     assert audited.slope == pytest.approx(0.5)
     assert audited.correlation == pytest.approx(0.5)
-    assert audited.terms == pytest.approx([2.5, 0.0, -1.5, 0.0, 0.0, 0.0])
+    assert audited.terms == pytest.approx([0.5 + 2 * wider, 0.0, 0.5 - 2 * wider, 0.0, 0.0, 0.0], rel=1e-4, abs=1e-9)
     assert audited.terms.mean() == pytest.approx(1 / 6)
-    # variance of u: 1/3; squared error: sum of (terms - 1/6)^2 / (6 * 5) = (8.5 - 1/6) / 30 = 5/18
-    assert audited.effective == pytest.approx((1 / 3) / (5 / 18))
+    # variance of u: 1/3; squared error: sum of (terms - 1/6)^2 / (6 * 5)
+    assert audited.effective == pytest.approx((1 / 3) / ((0.5 + 8 * wider**2 - 1 / 6) / 30), rel=1e-4)
 
 
 def test_a_judge_that_only_is_harsher_costs_nothing() -> None:
@@ -59,7 +61,7 @@ def test_a_useless_judge_does_no_harm() -> None:
     assert audited is not None
     assert (audited.slope, audited.correlation) == (0.0, 0.0)
     assert audited.terms.mean() == pytest.approx(expensive.mean())
-    assert 55 < audited.effective <= 60
+    assert 53 < audited.effective <= 60
 
 
 def test_weights_count_as_in_the_ratio_itself() -> None:
