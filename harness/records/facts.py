@@ -65,6 +65,8 @@ class QuestionRule:
     """Leave out an answer that has a verdict in only one order."""
     category: str | None = None
     """Only this category's questions count."""
+    bounds: tuple[float, float] | None = None
+    """Lowest and highest value of one verdict, before scaling; None: as the verdicts state, 0 and 1 for preferences."""
 
 
 @dataclass(frozen=True)

@@ -95,10 +95,13 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
     estimate = row.estimate() if row.higher_is_better else mirrored(row.estimate())
     judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
     varies = estimate.varies and estimate.n > 0
+    # a benchmark that scores by itself may not state how many questions it asked
+    too_few = check.min_questions if 0 < row.n < check.min_questions else None
     needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power) if varies else None
     return missing.model_copy(
         update={
-            "found": judged.answer,
+            "found": judged.answer if too_few is None else "undecided",
+            "too_few": too_few,
             "difference": row,
             "lower": judged.lower if row.higher_is_better else None,
             "upper": None if row.higher_is_better else -judged.lower,
@@ -107,7 +110,7 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
             "resolvable": detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None,
             "needed": needed,
             "repeats": _repeats(row, check, evidence, policy),
-            "above_floor": _above_floor(check, row, evidence.candidate, policy),
+            "above_floor": _above_floor(check, row, evidence.candidate, policy) if too_few is None else None,
         }
     )
 
@@ -173,7 +176,7 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
 def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
     """Let the group-sequential test decide if judging could stop early: looks rule out repeating a fixed-n test."""
     step = None if evidence is None else evidence.steps.get(result.metric)
-    if step is None or result.category is not None or result.found == "missing":
+    if step is None or result.category is not None or result.found == "missing" or result.too_few is not None:
         return result
     now: CheckFinding = "undecided" if step == "open" else step
     return result.model_copy(update={"found": now})
@@ -293,6 +296,11 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
     bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence {side} {result.bound:+.2f}"
     if result.found == "safe":
         return f"{named(result)}: {bound}: no {loss} of {result.margin:g}"
+    if result.too_few is not None:
+        return (
+            f"{named(result)}: {result.difference.value:+.2f} on {result.difference.n} questions; under "
+            f"{result.too_few} (min_questions of the check) decide nothing"
+        )
     if result.difference.ci_low is None:
         return (
             f"{named(result)}: {result.difference.value:+.2f} on each of {result.difference.n} questions, too few to "
