@@ -43,6 +43,7 @@ from ..suites.scoring import (
     question_sums,
     rules_of,
     run_sums,
+    sums_difference,
 )
 
 ALPHA = 0.05
@@ -68,7 +69,7 @@ class Difference(Record):
     ci_low: float | None
     ci_high: float | None
     """95 %: t over questions (paired, direct, adjusted), bootstrap percentiles (refitted), normal (unpaired). None:
-    every question has the same difference, so there is no spread."""
+    every question has the same difference, of scores without bounds, so there is no spread."""
     se: float
     df: int
     """Degrees of freedom of `se`; 0: normal."""
@@ -414,7 +415,7 @@ def _middle(run: RunRows, main: tuple[QuestionSums, QuestionSums]) -> float | No
 def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
     """Return the paired difference over the same questions in the same order; None if there is no error estimate."""
     first_terms, second_terms = (first.above, first.below), (second.above, second.below)
-    estimate = paired_difference(second_terms, first_terms, scale=first.scale)
+    estimate = sums_difference(second, first)
     if estimate is None or first.value is None or second.value is None:
         return None
     p = swap_test(second_terms, first_terms, seed=seed)

@@ -258,6 +258,11 @@ def power_of(
             if check.suite != first.card.suite or rule is None or not higher_is_better(first.card, rule.metric):
                 continue  # the drops put into the questions are drops
             pairs = [(baseline_sums[rule.metric], run_sums(rule, run)) for run in runs]
+            if questions is not None and questions < check.min_questions:
+                raise ConfigError(
+                    f"{questions} questions decide nothing of {check.suite} {rule.metric}: its min_questions is "
+                    f"{check.min_questions}. Draw as many, or lower it in the policy."
+                )
             rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
     if not rows:
         raise ConfigError(f"no run under {results} can be paired with {baseline}; import or run one of its protocol")
