@@ -138,11 +138,11 @@ def card_of(done: Done) -> dict[str, Any] | None:
 
 
 def some(bad: RawReply, good: object = "Rating: [[7]]") -> Behaviour:
-    """The first request is refused, and so is every repetition of it."""
+    """One request is refused, and so is every repetition of it; not the first, which only asks who is there."""
     refused_bodies: set[str] = set()
 
     def behaviour(number: int, body: str) -> RawReply:
-        if number == 0:
+        if number == 1:
             refused_bodies.add(body)
         return bad if body in refused_bodies else RawReply(body=completion(good))
 
@@ -218,6 +218,7 @@ PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm [[2]]"}]
 MODERATED = refused(403, "Your input was flagged by moderation", metadata={"reasons": ["violence"]})
 LLAMA = refused(400, "the request exceeds the available context size", type="exceed_context_size_error")
 GEMINI = refused(400, "The input token count (9000) exceeds the maximum number of tokens allowed (8192).")
+ERROR, ABORT = RawReply(body=completion("", "error")), RawReply(body=completion("half a sen", "abort"))
 RATE_LIMIT = RawReply(body={"error": {"code": 429, "message": "Rate limit exceeded"}})
 
 
@@ -235,12 +236,12 @@ SERVERS = (
     Case("judge: 256 MB from a small body", "read", "refused", bomb),
     judge_case("judge: content in parts", "http", "7.00", always([{"type": "text", "text": "Rating: [[7]]"}])),
     judge_case("judge: thinking parts", "http", "7.00", always(PARTS)),
-    candidate_case("candidate: content in parts", "exit 4", "4 answers", always(PARTS)),
+    candidate_case("candidate: content in parts", "4 http", "4 answers", always(PARTS)),
     judge_case("judge: one moderated prompt", "exit 4", "content_filter", some(MODERATED)),
     candidate_case("candidate: one moderated prompt", "exit 4", "1 content_filter", some(MODERATED)),
-    judge_case("judge: error inside HTTP 200", "parse", "7.00", once_limited),
-    candidate_case("candidate: finish_reason error", "4 answers", "4 http", always("", "error")),
-    candidate_case("candidate: finish_reason abort", "4 answers", "4 http", always("half a sen", "abort")),
+    judge_case("judge: error inside HTTP 200", "http", "7.00", once_limited),
+    candidate_case("candidate: finish_reason error", "4 answers", "1 http", some(ERROR)),
+    candidate_case("candidate: finish_reason abort", "4 answers", "1 http", some(ABORT)),
     judge_case("judge: llama.cpp's context", "http", "context", some(LLAMA)),
     judge_case("judge: Gemini's context", "http", "context", some(GEMINI)),
     candidate_case("candidate: llama.cpp's context", "1 http", "1 context", some(LLAMA)),

@@ -12,6 +12,7 @@ only some of the other's questions, a sum over them is also *adjusted* for the q
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -41,6 +42,8 @@ from ..suites.scoring import (
     own_question_sums,
     question_sums,
     rules_of,
+    run_sums,
+    sums_difference,
 )
 
 ALPHA = 0.05
@@ -66,7 +69,7 @@ class Difference(Record):
     ci_low: float | None
     ci_high: float | None
     """95 %: t over questions (paired, direct, adjusted), bootstrap percentiles (refitted), normal (unpaired). None:
-    every question has the same difference, so there is no spread."""
+    every question has the same difference, of scores without bounds, so there is no spread."""
     se: float
     df: int
     """Degrees of freedom of `se`; 0: normal."""
@@ -205,10 +208,13 @@ def compare(
     categories = None if prompts is None else {prompt.id: prompt.category for prompt in prompts}
     pairs = _paired_sums(first, second, categories)
     main = pairs[0] if pairs else None
-    fits = suite.paired_refits(prompts, first, second) if isinstance(suite, RefitsPairs) and prompts else None
+    is_audited = first.audit is not None or second.audit is not None
+    fits = None
+    if isinstance(suite, RefitsPairs) and prompts and not is_audited:
+        fits = suite.paired_refits(prompts, first, second)
     rows = [refitted(fits)] if fits is not None else []
     rows += [row for sums in pairs if (row := paired(*sums, None, seed)) is not None]
-    if main is not None and categories is not None:
+    if main is not None and categories is not None and not is_audited:  # too few audited questions per category
         rows += _by_category(main, categories, seed)
     if main is None:
         own_pairs = _own_sums(first, second)
@@ -224,6 +230,9 @@ def compare(
     rows.sort(key=lambda row: row.metric != first.card.headline or row.category is not None)  # stable: headline first
     own = bool(facts_of(first.card.suite).pairing)
     only_first, only_other = _unmatched(first, second, categories)
+    if is_audited:  # terms of an audited score say nothing about single questions, so these are the cheap judge's
+        cheap = _paired_sums(replace(first, audit=None), replace(second, audit=None), categories)
+        main = cheap[0] if cheap else None
     doubts = order_doubts(first, second, main)
     return Comparison(
         suite=first.card.suite,
@@ -316,9 +325,7 @@ def _paired_sums(
         # a rule for one category cannot select its questions without the suite's data
         if rule.category is not None and categories is None:
             continue
-        first_sums, second_sums = (
-            question_sums(rule, run.answers, run.judgments, categories=categories) for run in (first, second)
-        )
+        first_sums, second_sums = (run_sums(rule, run, categories=categories) for run in (first, second))
         shared = common([first_sums, second_sums])
         # one question has no spread, so no error could be estimated
         if len(shared[0].ids) >= 2:
@@ -340,6 +347,8 @@ def _notes(
     first: RunRows, second: RunRows, categories: Mapping[str, str] | None, fits: Refits | None
 ) -> tuple[str, ...]:
     notes = []
+    if first.audit is not None and second.audit is not None:
+        notes.append("differences are on the scale of the audit's judge; flips and orders are the cheap judge's")
     if not first.judgments or not second.judgments:
         notes.append("one run has no judgments, so nothing is paired and the intervals are wide")
     elif categories is None:
@@ -406,7 +415,7 @@ def _middle(run: RunRows, main: tuple[QuestionSums, QuestionSums]) -> float | No
 def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
     """Return the paired difference over the same questions in the same order; None if there is no error estimate."""
     first_terms, second_terms = (first.above, first.below), (second.above, second.below)
-    estimate = paired_difference(second_terms, first_terms, scale=first.scale)
+    estimate = sums_difference(second, first)
     if estimate is None or first.value is None or second.value is None:
         return None
     p = swap_test(second_terms, first_terms, seed=seed)

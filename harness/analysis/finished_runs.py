@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from ..judging.jury import CardProtocol, scored
+from ..judging.jury import CardProtocol, audit_rows, scored
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling, ScoreCard, digest
 from ..records.errors import ConfigError, DataError
 from ..records.judge_choice import choose_judges
@@ -212,9 +212,10 @@ def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
     if run.folder is None:
         return RunRows(name or run.card.model, run.card)
     answers, rows = read_rows(run.folder)
-    judgments = scored(current_judgments(answers, iter(rows)), run.card.protocol)
+    current = current_judgments(answers, iter(rows))
+    judgments, audit = scored(current, run.card.protocol), audit_rows(current, run.card.protocol)
     questions = tuple(read_question_scores(run.folder))
-    return RunRows(name or run.card.model, run.card, tuple(answers), judgments, questions)
+    return RunRows(name or run.card.model, run.card, tuple(answers), judgments, questions, audit)
 
 
 def suite_of(card: ScoreCard, mirror: str | None = None, *, folder: Path | None = None) -> Loaded:

@@ -154,6 +154,9 @@ def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (
         counts = (part.prompts, part.generation_calls, part.judge_calls, part.judge_calls_done, part.judge_calls_cached)
         costs = (_shown(part.judge_cost), _shown(part.judge_cost_open))
         table.add_row(*(Text(text) for text in (part.suite, part.judge, *map(str, counts), *costs)))
+        for name, share in part.by_judge.items():
+            cells = ("", f"  {name}", "", "", str(share.calls), "", "", _shown(share.cost), "")
+            table.add_row(*(Text(text) for text in cells))
     for name in self_scored:
         table.add_row(*(Text(text) for text in (name, "none", *["-"] * 7)))
     if len(estimates) > 1 and all(part.judge_cost is not None for part in estimates):

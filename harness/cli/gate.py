@@ -39,6 +39,8 @@ class LiveFlags(Flags):
     """Flags of `harness run` for a candidate that is judged now."""
 
     judge: Annotated[str | None, AS_IN_RUN] = None
+    jury: Annotated[str | None, AS_IN_RUN] = None
+    audit: Annotated[str | None, AS_IN_RUN] = None
     backend: Annotated[str | None, AS_IN_RUN] = None
     edition: Annotated[str | None, AS_IN_RUN] = None
     limit: Annotated[int | None, AS_IN_RUN] = None

@@ -70,6 +70,8 @@ class QuestionRule:
     """Only this category's questions count."""
     weighted: bool = True
     """False: a strong preference counts once, like any other."""
+    bounds: tuple[float, float] | None = None
+    """Lowest and highest value of one verdict, before scaling; None: as the verdicts state, 0 and 1 for preferences."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from pydantic import JsonValue
 
 from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, Score, SuiteScores, digest
-from .scoring import Unit, categories, draws, mean_score, score_notes, verdicts_by_slot
+from .scoring import PREFERENCES, Unit, categories, draws, mean_score, score_notes, verdicts_by_slot
 
 PREFIX = "head_to_head_"
 
@@ -46,13 +46,12 @@ class HeadToHead:
 
     headline = "win_rate"
 
-    def __init__(self, suite: PlaysGames, opponent: str, answers: Sequence[Answer], *, seed: int = 0) -> None:
+    def __init__(self, suite: PlaysGames, opponent: str, answers: Sequence[Answer]) -> None:
         self.name = f"{PREFIX}{suite.name}"
         self.version = suite.version
         self._suite = suite
         self._opponent = opponent
         self._answers: Mapping[str, Answer] = {answer.key: answer for answer in answers if answer.error is None}
-        self._seed = seed
 
     def protocol(self) -> dict[str, JsonValue]:
         """Return the protocol; it includes digests of the other model's answers and of the templates."""
@@ -95,7 +94,8 @@ class HeadToHead:
     def _rate(self, units: Sequence[Unit], ids: Sequence[str], expected: Mapping[str, int]) -> Score:
         prompt_ids = set(ids)
         category_units = [unit for unit in units if unit.prompt_id in prompt_ids]
-        return mean_score(category_units, sum(expected[prompt_id] for prompt_id in ids), scale=100.0, seed=self._seed)
+        total = sum(expected[prompt_id] for prompt_id in ids)
+        return mean_score(category_units, total, scale=100.0, bounds=PREFERENCES)
 
 
 def _units(answers: Sequence[Answer], judgments: Sequence[Judgment]) -> list[Unit]:

@@ -180,7 +180,7 @@ def test_fusion_metadata_is_read_strictly(tmp_path: Path) -> None:
     assert (found.method, found.sources, found.alpha) == ("wrpo", ("a",), 0.1)
     for wrong in ('{"method": "wrpo", "alpha": 2}', '{"methd": "wrpo"}', "[]", "{"):
         (tmp_path / "fusion.json").write_text(wrong)
-        with pytest.raises(ConfigError, match="keys: method, sources, alpha, target"):
+        with pytest.raises(ConfigError, match=r"keys: method, sources, alpha, target|is not JSON"):
             read_checkpoint_fusion(tmp_path)
     (tmp_path / "fusion.yaml").write_text("model: wrpo\n")
     with pytest.raises(ConfigError, match=r"fusion.yaml: Input should be .*; expected MODEL"):

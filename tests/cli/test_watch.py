@@ -138,7 +138,7 @@ def test_a_failing_run_is_said_and_tried_again_later(harness: Callable[..., Done
     done = harness(*words, "--settle", "0", PYTHONPATH=plugin)
 
     assert done.code == 4
-    assert "harness run ended with exit code 1" in done.err
+    assert "harness run ended with exit code 4" in done.err
     assert not (tmp_path / "results" / "watch").exists()
 
 

@@ -90,12 +90,15 @@ def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePol
     estimate = row.estimate() if row.higher_is_better else mirrored(row.estimate())
     judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
     varies = estimate.varies and estimate.n > 0
+    # a benchmark that scores by itself may not state how many questions it asked
+    too_few = check.min_questions if 0 < row.n < check.min_questions else None
     scales = varies and row.method != "adjusted"  # an adjusted error does not shrink with the root of the questions
     needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power) if scales else None
     suite_evidence = evidence.get(check.suite)
     return missing.model_copy(
         update={
-            "found": judged.answer,
+            "found": judged.answer if too_few is None else "undecided",
+            "too_few": too_few,
             "difference": row,
             "note": note,
             "plain": None if row.method != "adjusted" else _plain(row, suite_evidence),
@@ -106,7 +109,9 @@ def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePol
             "resolvable": detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None,
             "needed": needed,
             "repeats": None if suite_evidence is None else _repeats(row, check, suite_evidence, policy),
-            "above_floor": None if suite_evidence is None else _above_floor(check, row, suite_evidence, policy),
+            "above_floor": None
+            if suite_evidence is None or too_few is not None
+            else _above_floor(check, row, suite_evidence, policy),
         }
     )
 
@@ -244,7 +249,7 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
 def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
     """Let the group-sequential test decide if judging could stop early: looks rule out repeating a fixed-n test."""
     step = None if evidence is None else evidence.steps.get(result.metric)
-    if step is None or result.category is not None or result.found == "missing":
+    if step is None or result.category is not None or result.found == "missing" or result.too_few is not None:
         return result
     now: CheckFinding = "undecided" if step == "open" else step
     return result.model_copy(update={"found": now})
@@ -374,6 +379,11 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
     bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence {side} {result.bound:+.2f}"
     if result.found == "safe":
         return f"{named(result)}: {bound}: no {loss} of {result.margin:g}"
+    if result.too_few is not None:
+        return (
+            f"{named(result)}: {result.difference.value:+.2f} on {result.difference.n} questions; under "
+            f"{result.too_few} (min_questions of the check) decide nothing"
+        )
     if result.difference.ci_low is None:
         return (
             f"{named(result)}: {result.difference.value:+.2f} on each of {result.difference.n} questions, too few to "

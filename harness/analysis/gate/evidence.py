@@ -19,7 +19,7 @@ from ...records.facts import higher_is_better
 from ...records.protocols import RunRows
 from ...records.settings import checked
 from ...store import find_cards, read_card
-from ...suites.scoring import question_sums, rules_of
+from ...suites.scoring import question_sums, rules_of, run_sums
 from ..comparison import compare, differing
 from ..finished_runs import (
     Loaded,
@@ -185,6 +185,8 @@ def judge_variance(run: RunRows) -> dict[str, float]:
 
     In the metric's unit squared, for one repeat, not for their mean; empty if nothing was judged twice.
     """
+    if run.audit is not None:
+        return {}  # repeats of both judges would have to be told apart from the audit's own error
     by_repeat: dict[int, list[Judgment]] = defaultdict(list)
     for row in run.judgments:
         by_repeat[row.repeat].append(row)
@@ -249,13 +251,18 @@ def power_of(
             continue
         first = run_rows(baseline_run)
         rules = {rule.metric: rule for rule in rules_of(first.card.suite, first.card.headline, first.judgments)}
-        baseline_sums = {name: question_sums(rule, first.answers, first.judgments) for name, rule in rules.items()}
+        baseline_sums = {name: run_sums(rule, first) for name, rule in rules.items()}
         runs = [run_rows(partner) for partner in partners]
         for check in checks_of(policy, [first.card.suite]):
             rule = rules.get(check.metric or first.card.headline)
             if check.suite != first.card.suite or rule is None or not higher_is_better(first.card, rule.metric):
                 continue  # the drops put into the questions are drops
-            pairs = [(baseline_sums[rule.metric], question_sums(rule, run.answers, run.judgments)) for run in runs]
+            pairs = [(baseline_sums[rule.metric], run_sums(rule, run)) for run in runs]
+            if questions is not None and questions < check.min_questions:
+                raise ConfigError(
+                    f"{questions} questions decide nothing of {check.suite} {rule.metric}: its min_questions is "
+                    f"{check.min_questions}. Draw as many, or lower it in the policy."
+                )
             rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
     if not rows:
         raise ConfigError(f"no run under {results} can be paired with {baseline}; import or run one of its protocol")

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import JsonValue
 
-from ...judging.jury import combine
-from ...records import Answer, Judgment, Prompt
+from ...judging.jury import audit_rows, scored
+from ...records import Prompt, ScoreCard
 from ...records.errors import ConfigError
 from ...records.facts import Tier
 from ...records.protocols import RunRows
@@ -116,8 +116,7 @@ async def gate_live(
         judging.run.store.write_card(score_card(plan, judging.run, environment))
         seen = judging.run.only(judging.seen)  # later prompts are not missing
         card = score_card(plan, seen, environment)
-        answers, judgments = _rows(judging)
-        candidate = RunRows(card.model, card, tuple(answers), tuple(judgments))
+        candidate = _rows(judging, card)
         shown = suite_evidence(_seen(judging), candidate, Loaded(judging.run.plan.suite, judging.seen), options)
         evidence[judging.run.plan.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
     run_id, baseline = runs[0].plan.folder.name, next(iter(baselines.values())).card
@@ -186,11 +185,11 @@ async def _judge_in_blocks(
 def _current_steps(judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier, int]) -> list[tuple[GateCheck, Step]]:
     if judging.checks is None:
         return []
-    answers, judgments = _rows(judging)
+    candidate = _rows(judging, judging.baseline.card)
     steps: list[tuple[GateCheck, Step]] = []
     for check in judging.checks:
         before = question_sums(check.rule, judging.baseline.answers, judging.baseline.judgments)
-        after = question_sums(check.rule, answers, judgments)
+        after = question_sums(check.rule, candidate.answers, candidate.judgments)
         look = (judging.judged, len(judging.order))
         answer = step(check, before, after, look=look, policy=policy, peers=peers)
         judging.steps[check.rule.metric] = answer
@@ -198,13 +197,15 @@ def _current_steps(judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier
     return steps
 
 
-def _rows(judging: LiveJudging) -> tuple[list[Answer], list[Judgment]]:
+def _rows(judging: LiveJudging, card: ScoreCard) -> RunRows:
+    """Return the rows of the blocks so far, as those of a finished run."""
     prompt_ids = {prompt.id for prompt in judging.order[: judging.judged]}
     answers = [answer for answer in judging.run.store.answers.all() if answer.prompt_id in prompt_ids]
-    judgments = current_judgments(answers, judging.run.store.judgments.all())
-    judgments = [row for row in judgments if row.prompt_id in prompt_ids]
-    jury = judging.run.plan.jury
-    return answers, judgments if jury is None else list(combine(judgments, jury).judgments)
+    current = current_judgments(answers, judging.run.store.judgments.all())
+    current = [row for row in current if row.prompt_id in prompt_ids]
+    protocol = judging.run.plan.protocol
+    audit = audit_rows(current, protocol)
+    return RunRows(card.model, card, tuple(answers), scored(current, protocol), audit=audit)
 
 
 def _sequential_report(judging: LiveJudging, seed: int) -> SequentialReport:

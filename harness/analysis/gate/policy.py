@@ -15,6 +15,9 @@ from ...records import MAX_EMPTY, Record, ScoreCard
 from ...records.facts import Tier, all_facts
 from ..comparison import Comparison, Difference
 
+MIN_QUESTIONS = 20
+"""With fewer, intervals still cover, but they assume that the few questions resemble the rest of the benchmark."""
+
 
 def is_none(value: object) -> bool:
     return value is None
@@ -41,6 +44,8 @@ class GateCheck(Record):
     """The largest tolerated drop (of a metric of which less is better: rise), in the metric's unit."""
     floor: float | None = None
     """An absolute value that the candidate must reach, independent of the baseline: if less is better, a ceiling."""
+    min_questions: int = Field(default=MIN_QUESTIONS, ge=2, exclude_if=lambda least: least == MIN_QUESTIONS)
+    """Common questions below which the check is undecided, whatever the scores."""
     higher_is_better: bool | None = Field(default=None, exclude_if=is_none)
     """For a metric whose direction neither the card nor the suite states; None: as stated."""
 
@@ -159,6 +164,8 @@ class CheckResult(Record):
     """Questions with which an equal model passes at this check's margin, with the policy's power."""
     repeats: int | None = None
     """Judgments per question that do the same on these questions; None: unknown, or no number does."""
+    too_few: int | None = Field(default=None, exclude_if=is_none)
+    """The check's `min_questions`, if the runs share fewer: it is then undecided."""
     floor: float | None = None
     above_floor: bool | None = None
     """None: no floor, or not decided by this run. If less is better: whether it is below the ceiling."""
