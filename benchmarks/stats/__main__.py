@@ -12,6 +12,7 @@ from .coverage import (
     margin_errors,
     rank_coverage,
 )
+from .few import grid_lines
 from .timing import timing_lines
 
 SIZES = (80, 500)
@@ -28,7 +29,9 @@ def main() -> None:
     show("Ranks of ten models", [share for size in SIZES for share in rank_coverage(max(50, sets // 10), size)])
     show(f"False alarms at 5 %, {sets} data sets", [share for size in SIZES for share in false_alarms(sets, size)])
     show("Gate, at the margin (5 % each)", [share for size in SIZES for share in margin_errors(sets, size)])
-    print("## Time\n")
+    for line in grid_lines(sets):
+        print(line, flush=True)
+    print("\n## Time\n")
     print("\n".join(timing_lines()))
 
 

@@ -54,9 +54,11 @@ def stdout_console(width: int = 140) -> Console:
     return Console(width=None if os.isatty(1) else width)
 
 
-def json_text(name: str, records: Iterable[BaseModel]) -> str:
-    """Return the one JSON object that `--json` prints: the records under a name."""
-    return json.dumps({name: [record.model_dump(mode="json") for record in records]}, indent=2) + "\n"
+def json_text(name: str, records: Iterable[BaseModel], **more: Iterable[BaseModel]) -> str:
+    """Return the one JSON object that `--json` prints: records under a name, and `more` of them under theirs."""
+    lists = {name: records, **more}
+    text = json.dumps({key: [row.model_dump(mode="json") for row in rows] for key, rows in lists.items()}, indent=2)
+    return text + "\n"
 
 
 def until_stopped(job: Coroutine[Any, Any, T]) -> T:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from ...records import ScoreCard
 from ...records.facts import QuestionRule, Tier, higher_is_better
 from ...records.protocols import RunRows
-from ...stats.paired import ClusteredEstimate, paired_difference
+from ...stats.paired import ClusteredEstimate
 from ...stats.sequential import FIRST, boundaries, student_bound
-from ...suites.scoring import QuestionSums, common, question_sums, rules_of
+from ...suites.scoring import QuestionSums, common, question_sums, rules_of, sums_difference
 from .policy import GateCheck, GatePolicy, Step
 
 BLOCK = 20
@@ -70,6 +70,8 @@ def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[
     for check in checks:
         if check.tier == "advisory":
             continue
+        if check.pooled:
+            return None
         rule = rules.get(check.metric or card.headline)
         if rule is None or rule.category is not None or check.category is not None:
             return None
@@ -94,14 +96,10 @@ def step(
     score in one of the runs count as looked at. `peers`: checks per tier, over all suites.
     """
     baseline_sums, candidate_sums = common([baseline, candidate])
-    estimate = paired_difference(
-        (candidate_sums.above, candidate_sums.below),
-        (baseline_sums.above, baseline_sums.below),
-        scale=baseline_sums.scale,
-    )
-    if estimate is None or len(baseline_sums.ids) < FIRST:
-        return "open"
+    estimate = sums_difference(candidate_sums, baseline_sums)
     check = watched_check.check
+    if estimate is None or len(baseline_sums.ids) < max(FIRST, check.min_questions):
+        return "open"
     return look_result(estimate, check.margin, look=look, policy=policy, peers=peers.get(check.tier, 1))
 
 
