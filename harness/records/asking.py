@@ -13,8 +13,9 @@ import hashlib
 import json
 import os
 import re
-from functools import lru_cache
-from typing import Literal, Self
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -201,12 +202,20 @@ class Failure(Record):
     message: str
 
 
-@lru_cache(maxsize=2048)  # several rows of each answer in flight need it
-def _sha(turns: tuple[str, ...]) -> str:
-    return digest(list(turns))[:16]
+class DigestedRecord(Record):
+    """A record whose digest many rows state, so that each instance computes it once."""
+
+    @cached_property
+    def sha(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("sha", None)  # pydantic copies cached values too, but this one may have changed
+        return copied
 
 
-class Answer(Record):
+class Answer(DigestedRecord):
     """A model's answer to one prompt: one text per turn, or a failure.
 
     `turns` is what a reader sees; `reasoning` is never judged, measured or sent back. A truncated answer (`finish`
@@ -265,7 +274,7 @@ class Answer(Record):
     def key(self) -> str:
         return f"{self.prompt_id}#{self.index}"
 
-    @property
+    @cached_property
     def sha(self) -> str:
         """Return the first 16 hex characters of the digest of the texts."""
-        return _sha(self.turns)
+        return digest(list(self.turns))[:16]

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_serializer, model_validator
 
-from .asking import Answer, Failure, Prompt, Record, digest, is_empty
+from .asking import Answer, DigestedRecord, Failure, Prompt, Record, is_empty
 
 JudgmentFlag = Literal["truncated", "reasked", "identical", "injection"]
 """What is unusual about a judgment; it changes no verdict."""
@@ -51,7 +51,7 @@ Filling = Literal["format", "replace"]
 """Which braces of the user text are slots: those of str.format, or only `{NAME}` of each of `JudgeTask.fields`."""
 
 
-class JudgeTemplate(Record):
+class JudgeTemplate(DigestedRecord):
     """A judge's prompt, the parser of its reply, and the official request parameters."""
 
     name: str
@@ -69,10 +69,6 @@ class JudgeTemplate(Record):
     """Further request parameters of the official protocol, e.g. top_p."""
     identical_is_draw: bool = False
     """Whether equal answers are a draw (0.5) without a call, as in AlpacaEval."""
-
-    @property
-    def sha(self) -> str:
-        return digest(self.model_dump(mode="json"))
 
 
 class JudgeTask(Record):
