@@ -168,9 +168,9 @@ class Judgment(Record):
         *,
         reply: str | None = None,
         logprobs: tuple[TokenLogprob, ...] = (),
-        cost: float | None = 0.0,
+        **spent: Any,
     ) -> Self:
-        """Return the judgment of a task by `judge`. `paid` equals `cost`: 0 for a judge that makes no calls."""
+        """Return the judgment of a task by `judge`. `spent`: further fields; without any it cost nothing."""
         return cls(
             prompt_id=task.prompt.id,
             index=task.answer.index,
@@ -186,8 +186,7 @@ class Judgment(Record):
             reply=reply,
             logprobs=logprobs,
             error=outcome if isinstance(outcome, Failure) else None,
-            cost=cost,
-            paid=cost,
+            **({"cost": 0.0, "paid": 0.0} | spent),
         )
 
     @model_validator(mode="after")
