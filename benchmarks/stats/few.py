@@ -17,8 +17,9 @@ from scipy import special
 
 from benchmarks.gate.published import FILES, Published, published
 from harness.stats.agreement import JudgedSample, agreement, prediction_powered, rogan_gladen
-from harness.stats.intervals import FloatArray, Interval
+from harness.stats.intervals import Interval
 from harness.stats.paired import paired_difference, ratio_interval
+from harness.stats.variance import IntArray
 from harness.suites.scoring import QuestionSums, common
 
 SIZES = (5, 10, 20, 50, 100)
@@ -97,7 +98,7 @@ def model_pairs(part: Published) -> Iterator[tuple[str, QuestionSums, QuestionSu
 def single_cell(sums: QuestionSums, size: int, sets: int, *, seed: int = 1) -> Cell:
     true = float(sums.above.sum() / sums.below.sum())
 
-    def pair(at: FloatArray) -> tuple[Interval | None, Interval | None]:
+    def pair(at: IntArray) -> tuple[Interval | None, Interval | None]:
         above, below = sums.above[at], sums.below[at]
         return ratio_interval(above, below, sums.bounds), ratio_interval(above, below)
 
@@ -108,7 +109,7 @@ def paired_cell(first: QuestionSums, second: QuestionSums, size: int, sets: int,
     first, second = common([first, second])
     true = float(first.above.sum() / first.below.sum() - second.above.sum() / second.below.sum())
 
-    def pair(at: FloatArray) -> tuple[Interval | None, Interval | None]:
+    def pair(at: IntArray) -> tuple[Interval | None, Interval | None]:
         terms = (first.above[at], first.below[at]), (second.above[at], second.below[at])
         estimates = [paired_difference(*terms, bounds=bounds) for bounds in (first.bounds, None)]
         bounded, plain = (
@@ -120,7 +121,7 @@ def paired_cell(first: QuestionSums, second: QuestionSums, size: int, sets: int,
 
 
 def _cell(
-    pair: Callable[[FloatArray], tuple[Interval | None, Interval | None]],
+    pair: Callable[[IntArray], tuple[Interval | None, Interval | None]],
     true: float,
     shape: tuple[int, int, int],
     seed: int,
