@@ -35,7 +35,11 @@ class Cell:
 
     covered: float
     plain: float
-    wider: float
+    wider: float | None
+    """None: no plain interval has a width."""
+
+    def wider_text(self) -> str:
+        return "-" if self.wider is None else f"{100 * self.wider:.0f} %"
 
     def text(self) -> str:
         return f"{self.covered:.3f} ({self.plain:.3f})"
@@ -59,12 +63,12 @@ def _published_lines(parts: Sequence[Published], sets: int) -> Iterator[str]:
     yield f"| questions drawn from |{heads} wider at 50 |\n| --- |{rule}"
     for name, sums in (row for part in parts for row in single_models(part)):
         cells = [single_cell(sums, size, sets) for size in SIZES]
-        yield f"| {name} | " + " | ".join(cell.text() for cell in cells) + f" | {cells[3].wider:+.0%} |"
+        yield f"| {name} | " + " | ".join(cell.text() for cell in cells) + f" | {cells[3].wider_text()} |"
     yield f"\n## Few questions: paired differences, {sets} data sets\n"
     yield f"| questions drawn from |{heads} wider at 50 |\n| --- |{rule}"
     for name, first, second in (row for part in parts for row in model_pairs(part)):
         cells = [paired_cell(first, second, size, sets) for size in SIZES]
-        yield f"| {name} | " + " | ".join(cell.text() for cell in cells) + f" | {cells[3].wider:+.0%} |"
+        yield f"| {name} | " + " | ".join(cell.text() for cell in cells) + f" | {cells[3].wider_text()} |"
     yield ""
 
 
@@ -130,7 +134,7 @@ def _cell(
     rows = [pair(rng.integers(population, size=size)) for _ in range(sets)]
     covered, plain = (float(np.mean([_covers(row[at], true) for row in rows])) for at in (0, 1))
     widths = [(a.high - a.low) / (b.high - b.low) for a, b in rows if a and b and b.high - b.low > 1e-9]
-    return Cell(covered, plain, float(np.median(widths)) - 1 if widths else np.nan)
+    return Cell(covered, plain, max(0.0, float(np.median(widths)) - 1) if widths else None)
 
 
 def _covers(interval: Interval | None, true: float) -> bool:
