@@ -6,52 +6,130 @@ import argparse
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from harness.analysis.gate.policy import GateCheck, GatePolicy, Step
+from harness.analysis.gate.policy import GateCheck, GatePolicy, Step, default_checks
 from harness.analysis.gate.power import RunPair, power_rows
 from harness.analysis.gate.sequential import SequentialCheck, look_result, looks, order_of, settled, step
 from harness.pages.gate_text import POWER_HEAD, power_cells
 from harness.pages.text import markdown_table
 from harness.records.facts import facts_of
+from harness.stats.combined import slope_between
 from harness.stats.intervals import FloatArray
 from harness.stats.paired import correlation, detectable, paired_difference, ratio_estimate
 from harness.suites.scoring import QuestionSums, common
 
-from .published import FILES, Published, published
+from .default_gate import (
+    DEFAULT_HEAD,
+    DROPS,
+    POOLED_HEAD,
+    POOLED_MARGIN,
+    LengthBoard,
+    SuiteTrials,
+    default_rows,
+    length_board,
+    length_trials,
+    pooled_rows,
+    sum_trials,
+    together,
+)
+from .published import FILES, Published, both_boards, published
+from .subset import SUBSET_HEAD, subset_rows
 
 SEEDS = 5
-LEFT = ("suite", "metric")
+LEFT = ("suite", "metric", "with", "check", "unit")
 SEEN_HEAD = ("suite", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
 LOOKS_HEAD = ("suite", "margin", "true drop", "pass", "undecided", "fail", "questions judged, mean", "of", "trials")
+SLOPES_HEAD = ("suite", "metric", "with", "models", "points per point", "logit correlation")
 STOP_HEAD = ("suite", "margin", "pairs x orders", "stopped early", "questions judged, mean", "of")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=100, help="simulated gates a pair and drop")
+    parser.add_argument("--trials", type=int, default=100, help="simulated gates per pair and drop; a fifth of refits")
     trials = parser.parse_args().trials
     root = os.environ.get("HARNESS_PUBLISHED")
     if not root:
         sys.exit("HARNESS_PUBLISHED is not set: it names the folder of published judgments")
-    found = [published(Path(root), suite) for suite in FILES]
     policy = GatePolicy()
-    rows = [
+    with ProcessPoolExecutor() as pool:
+        parts = list(pool.map(published, [Path(root)] * len(FILES), FILES))
+        board = pool.submit(length_board, Path(root))
+        powers = [pool.submit(power_table, part, policy, trials) for part in parts]
+        looked = [pool.submit(sequential_rows, part, policy, trials) for part in parts]
+        stops = [pool.submit(stopping, part, policy) for part in parts]
+        subsets = [pool.submit(subset_rows, part, 15 * trials) for part in parts]
+        drawn = [refitted_trials(pool, board.result(), max(4, trials // 5))]
+        drawn += [summed_trials(pool, part, trials) for part in parts if part.metric == facts_of(part.suite).headline]
+        drawn.sort(key=lambda suite: list(FILES).index(suite.suite))
+        table("The default gate", DEFAULT_HEAD, default_rows(drawn, policy))
+        table("Each check alone, at its margin and at half of it", ("suite", *POWER_HEAD), rows_of(powers))
+        table("What pairing gains", SEEN_HEAD, [seen(part) for part in parts])
+        table("Stopping early, known drops", LOOKS_HEAD, rows_of(looked))
+        table("Stopping early, real pairs", STOP_HEAD, [stop.result() for stop in stops])
+        table("Pooled", POOLED_HEAD, pooled_table(drawn, parts, trials, policy))
+        table("How the boards move together", SLOPES_HEAD, slope_rows(both_boards(Path(root))))
+        table("Judged on some of the questions, adjusted", SUBSET_HEAD, rows_of(subsets))
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print(f"## {title}\n")
+    print("\n".join(markdown_table(head, rows, LEFT)), end="\n\n", flush=True)
+
+
+def rows_of(futures: Sequence[Future[list[list[str]]]]) -> list[list[str]]:
+    return [row for future in futures for row in future.result()]
+
+
+def power_table(part: Published, policy: GatePolicy, trials: int) -> list[list[str]]:
+    return [
         [part.suite, *power_cells(row)]
-        for part in found
         for margin in (part.margin, part.margin / 2)
         for row in power_rows(part.neighbours(), margin, policy, trials=trials)
     ]
-    print("\n".join(markdown_table(("suite", *POWER_HEAD), rows, LEFT)))
-    print()
-    print("\n".join(markdown_table(SEEN_HEAD, [seen(part) for part in found], LEFT)))
-    print()
-    looked = [row for part in found for row in sequential_rows(part, policy, trials)]
-    print("\n".join(markdown_table(LOOKS_HEAD, looked, LEFT)))
-    print()
-    print("\n".join(markdown_table(STOP_HEAD, [stopping(part, policy) for part in found], LEFT)))
+
+
+def refitted_trials(pool: Executor, board: LengthBoard, trials: int) -> SuiteTrials:
+    """Return draws of the length-controlled win rate, over the pairs that can lose twice its margin."""
+    margin = default_checks(["alpaca_eval"])[0].margin
+    pairs = board.neighbours(max(DROPS) * margin)
+    jobs = [pool.submit(length_trials, pair, board.gamed, margin, trials, seed) for seed, pair in enumerate(pairs)]
+    return SuiteTrials("alpaca_eval", "lc_win_rate", margin, together([job.result() for job in jobs]))
+
+
+def summed_trials(pool: Executor, part: Published, trials: int) -> SuiteTrials:
+    pairs = part.neighbours()
+    jobs = [pool.submit(sum_trials, pair, part.margin, trials, seed) for seed, pair in enumerate(pairs)]
+    return SuiteTrials(part.suite, part.metric, part.margin, together([job.result() for job in jobs]))
+
+
+def pooled_table(
+    drawn: Sequence[SuiteTrials], parts: Sequence[Published], trials: int, policy: GatePolicy
+) -> list[list[str]]:
+    """Return the sharpness of AlpacaEval and Arena-Hard alone and pooled: by fitted and by raw win rates."""
+    refits, arena = (next(suite for suite in drawn if suite.suite == name) for name in ("alpaca_eval", "arena_hard"))
+    raw = next(part for part in parts if part.suite == "alpaca_eval")
+    sums = together([sum_trials(pair, POOLED_MARGIN, trials, 0) for pair in raw.neighbours()])
+    slope = facts_of("arena_hard").metric("arena_hard").slope or 1.0
+    games = ("arena_hard", arena.trials[0.0], slope)
+    return [
+        *pooled_rows([("lc_win_rate", refits.trials[0.0], 1.0), games], policy),
+        *pooled_rows([("win_rate", sums[0.0], 1.0), games], policy),
+    ]
+
+
+def slope_rows(models: dict[str, tuple[float, float, float]]) -> list[list[str]]:
+    """Return the slopes between the two official boards, by the estimate that `harness gate slopes` uses."""
+    values = np.array(list(models.values()))
+    rows = []
+    for at, metric in enumerate(("lc_win_rate", "win_rate")):
+        slope, correlation = slope_between(values[:, at], values[:, 2])
+        rows.append(["alpaca_eval", metric, "arena_hard", str(len(models)), f"{slope:.2f}", f"{correlation:.2f}"])
+    return rows
 
 
 def seen(part: Published) -> list[str]:

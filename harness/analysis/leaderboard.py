@@ -20,11 +20,12 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, JsonValue
 
-from ..judging.jury import scored
+from ..judging.jury import audit_rows, scored
 from ..records import LARGEST, Record, Score, ScoreCard
 from ..records.asking import is_empty
 from ..records.errors import ConfigError
 from ..records.facts import facts_of, higher_is_better
+from ..records.protocols import RunRows
 from ..stats.intervals import FloatArray, resampling_weights
 from ..stats.paired import ClusteredEstimate, clustered_se, correlation, rank_intervals, terms
 from ..store import find_cards, read_card
@@ -35,8 +36,8 @@ from ..suites.scoring import (
     common,
     is_complete,
     own_question_sums,
-    question_sums,
     rules_of,
+    run_sums,
     sums_difference,
 )
 from .naming import row_names
@@ -199,7 +200,9 @@ def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
     except ConfigError:
         return None  # a damaged file makes a comparison unpaired; `harness run` tells how to repair it
     rule = rules_of(card.suite, card.headline, judgments)[0]
-    sums = question_sums(rule, answers, scored(judgments, card.protocol))
+    audit = audit_rows(judgments, card.protocol)
+    run = RunRows(card.model, card, tuple(answers), scored(judgments, card.protocol), audit=audit)
+    sums = run_sums(rule, run)
     stated = card.scores[rule.metric].value if rule.metric in card.scores else None
     # rows added after the card, or a rule that needs categories: the card's number is authoritative
     if sums.value is None or stated is None or abs(sums.value - stated) > 1e-6 * rule.scale:

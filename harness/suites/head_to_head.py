@@ -36,6 +36,11 @@ class PlaysGames(Protocol):
         ...
 
 
+def answers_digest(answers: Sequence[Answer]) -> str:
+    """Return what a protocol of games states of the opponent's answers: 12 characters; failed answers do not count."""
+    return digest(sorted([answer.key, answer.sha] for answer in answers if answer.error is None))[:12]
+
+
 class HeadToHead:
     """A suite's questions, with one model's answers judged against another's."""
 
@@ -50,7 +55,7 @@ class HeadToHead:
 
     def protocol(self) -> dict[str, JsonValue]:
         """Return the protocol; it includes digests of the other model's answers and of the templates."""
-        answers = digest(sorted([answer.key, answer.sha] for answer in self._answers.values()))[:12]
+        answers = answers_digest(list(self._answers.values()))
         templates = sorted({task.template.sha[:12] for prompt in self.prompts() for task in self._example(prompt)})
         return {"baseline": self._opponent, "baseline_answers": answers, "templates": list(templates)}
 

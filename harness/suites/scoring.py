@@ -25,7 +25,10 @@ from ..records import (
     Verdict,
 )
 from ..records.facts import QuestionRule, facts_of
+from ..records.judging import MIN_AUDITED
+from ..records.protocols import RunRows
 from ..stats.agreement import Measure
+from ..stats.audited import AuditedRatio, audited_ratio
 from ..stats.intervals import FloatArray
 from ..stats.paired import Bounds, ClusteredEstimate, paired_difference, ratio_interval
 
@@ -118,9 +121,9 @@ def verdict_weight(verdict: Verdict) -> float:
     return float(STRONG_WEIGHT) if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
 
 
-def slot_unit(prompt_id: str, verdicts: Sequence[Verdict]) -> Unit:
+def slot_unit(prompt_id: str, verdicts: Sequence[Verdict], *, weighted: bool = True) -> Unit:
     """Return a scored slot as weighted value and weight; repeats of a judgment count as their mean."""
-    weights = [verdict_weight(verdict) for verdict in verdicts]
+    weights = [verdict_weight(verdict) if weighted else 1.0 for verdict in verdicts]
     values = [weight * verdict.value for weight, verdict in zip(weights, verdicts, strict=True)]
     return Unit(prompt_id, value=sum(values) / len(values), weight=sum(weights) / len(weights))
 
@@ -277,11 +280,49 @@ def sums_difference(first: QuestionSums, second: QuestionSums) -> ClusteredEstim
     return paired_difference(*terms, scale=first.scale, bounds=first.bounds)
 
 
+@dataclass(frozen=True)
+class AuditedSums:
+    """A metric on the scale of an audit's judge."""
+
+    sums: QuestionSums
+    """One term per question, so that paired comparisons work as for any run; single terms say nothing."""
+    ratio: AuditedRatio
+    judged: int
+    """Audited questions with a verdict of both judges."""
+
+
+def audited_sums(cheap: QuestionSums, expensive: QuestionSums) -> AuditedSums | None:
+    """Return the metric on the expensive judge's scale.
+
+    None if under 90 % of the fewest questions that an audit may have were judged by both, as in a small category.
+    """
+    positions = {prompt_id: at for at, prompt_id in enumerate(cheap.ids)}
+    ids = [prompt_id for prompt_id in expensive.ids if prompt_id in positions]
+    if len(ids) < MIN_SCORED * MIN_AUDITED:
+        return None
+    audit = expensive.of(ids)
+    at = np.array([positions[prompt_id] for prompt_id in ids], dtype=np.int64)
+    ratio = audited_ratio((cheap.above, cheap.below), (audit.above, audit.below), at)
+    if ratio is None:
+        return None
+    sums = QuestionSums(cheap.metric, cheap.scale, cheap.ids, ratio.terms, np.ones(len(cheap.ids)))
+    return AuditedSums(sums, ratio, len(ids))
+
+
+def run_sums(rule: QuestionRule, run: RunRows, *, categories: Mapping[str, str] | None = None) -> QuestionSums:
+    """Return a run's terms of a metric on the scale of its card; without questions if its audit is too small for it."""
+    sums = question_sums(rule, run.answers, run.judgments, categories=categories)
+    if run.audit is None:
+        return sums
+    audited = audited_sums(sums, question_sums(rule, run.answers, run.audit, categories=categories))
+    return sums.of(()) if audited is None else audited.sums
+
+
 def units(rule: QuestionRule, verdicts: Verdicts, prompt_ids: Collection[str] | None = None) -> list[Unit]:
     """Return one unit per scored slot; repeats of a judgment count as their mean."""
     whole = _whole(verdicts) if rule.whole_pairs else None
     return [
-        slot_unit(slot.prompt_id, slot_verdicts)
+        slot_unit(slot.prompt_id, slot_verdicts, weighted=rule.weighted)
         for slot, slot_verdicts in verdicts.items()
         if slot_verdicts
         and (prompt_ids is None or slot.prompt_id in prompt_ids)

@@ -27,7 +27,7 @@ from .policy import GateCheck, GatePolicy, Step
 
 BLOCK = 20
 """Questions between two looks, after the first `FIRST`."""
-NO_EARLY_STOP = "no early stop: a deciding check is not a sum over all questions"
+NO_EARLY_STOP = "no early stop: a deciding check is not a sum over all questions, or the judge is audited"
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,17 @@ def looks(questions: int) -> list[int]:
 
 
 def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[SequentialCheck] | None:
-    """Return the suite's deciding checks with their rules; None if one of them cannot be tested early."""
+    """Return the suite's deciding checks with their rules; None if one of them cannot be tested early, or `run` was
+    audited: an audit is drawn from all questions."""
+    if run.audit is not None:
+        return None
     rules = {rule.metric: rule for rule in rules_of(card.suite, card.headline, run.judgments)}
     watched_checks = []
     for check in checks:
         if check.tier == "advisory":
             continue
+        if check.pooled:
+            return None
         rule = rules.get(check.metric or card.headline)
         if rule is None or rule.category is not None or check.category is not None:
             return None
