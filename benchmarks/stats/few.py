@@ -52,8 +52,8 @@ def grid_lines(sets: int) -> Iterator[str]:
         yield from _published_lines(parts, sets)
     else:
         yield "(the tables on published judgments need HARNESS_PUBLISHED)\n"
-    yield from _kappa_lines(sets // 4)
-    yield from _correction_lines(sets // 4)
+    yield from _kappa_lines(sets // 2)
+    yield from _correction_lines(sets // 2)
 
 
 def _published_lines(parts: Sequence[Published], sets: int) -> Iterator[str]:
