@@ -419,7 +419,11 @@ def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed
     if estimate is None or first.value is None or second.value is None:
         return None
     p = swap_test(second_terms, first_terms, seed=seed)
-    row = _difference(first.metric, (first.value, second.value), estimate, estimate.interval(), p, "paired")
+    low, high = estimate.interval()
+    if first.bounds is not None:
+        widest = first.scale * (first.bounds[1] - first.bounds[0])
+        low, high = max(low, -widest), min(high, widest)
+    row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
     return row.model_copy(update={"category": category, "correlation": correlation(first.scores(), second.scores())})
 
 
