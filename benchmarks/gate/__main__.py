@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ from .subset import SUBSET_HEAD, subset_rows
 
 SEEDS = 5
 LEFT = ("suite", "metric", "with", "check", "unit")
-SEEN_HEAD = ("suite", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
+SEEN_HEAD = ("suite", "metric", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
 LOOKS_HEAD = ("suite", "margin", "true drop", "pass", "undecided", "fail", "questions judged, mean", "of", "trials")
 SLOPES_HEAD = ("suite", "metric", "with", "models", "points per point", "logit correlation")
 STOP_HEAD = ("suite", "margin", "pairs x orders", "stopped early", "questions judged, mean", "of")
@@ -68,7 +69,7 @@ def main() -> None:
         drawn.sort(key=lambda suite: list(FILES).index(suite.suite))
         table("The default gate", DEFAULT_HEAD, default_rows(drawn, policy))
         table("Each check alone, at its margin and at half of it", ("suite", *POWER_HEAD), rows_of(powers))
-        table("What pairing gains", SEEN_HEAD, [seen(part) for part in parts])
+        table("What pairing gains", SEEN_HEAD, [row for part in parts for row in seen(part)])
         table("Stopping early, known drops", LOOKS_HEAD, rows_of(looked))
         table("Stopping early, real pairs", STOP_HEAD, [stop.result() for stop in stops])
         table("Pooled", POOLED_HEAD, pooled_table(drawn, parts, trials, policy))
@@ -132,10 +133,16 @@ def slope_rows(models: dict[str, tuple[float, float, float]]) -> list[list[str]]
     return rows
 
 
-def seen(part: Published) -> list[str]:
+def seen(part: Published) -> list[list[str]]:
+    """Return what pairing gains by the suite's metric, and by the one without threefold weights."""
+    rows = [seen_row(part.suite, list(part.models.values()))]
+    return [*rows, seen_row(part.suite, part.unweighted)] if part.unweighted else rows
+
+
+def seen_row(suite: str, models: Sequence[QuestionSums]) -> list[str]:
     """What pairing gains on these pairs: the smallest drop seen (one-sided 5 %, power 80 %), means over pairs."""
     correlations, paired, unpaired = [], [], []
-    for worse, better in part.neighbours():
+    for worse, better in pairwise(models):
         first, other = common([better, worse])
         both = paired_difference((other.above, other.below), (first.above, first.below), scale=first.scale)
         each = [ratio_estimate(one.above, one.below, scale=one.scale) for one in (first, other)]
@@ -144,9 +151,9 @@ def seen(part: Published) -> list[str]:
             correlations.append(found)
             paired.append(detectable(both.se))
             unpaired.append(detectable((each[0].se ** 2 + each[1].se ** 2) ** 0.5))
-    questions = max(len(one.ids) for one in part.models.values())
+    questions = max(len(one.ids) for one in models)
     numbers = [f"{np.mean(values):.2f}" for values in (correlations, paired, unpaired)]
-    return [part.suite, str(len(part.models)), str(questions), *numbers]
+    return [suite, models[0].metric, str(len(models)), str(questions), *numbers]
 
 
 def sequential_rows(part: Published, policy: GatePolicy, trials: int) -> list[list[str]]:

@@ -264,7 +264,8 @@ def _limit(run: RunRows) -> JsonValue:
 
 
 def _adjustments(first: RunRows, second: RunRows, covariates: Sequence[RunRows], seed: int) -> tuple[Adjustment, ...]:
-    if not is_part(first, second):
+    # an audit is itself an estimate of the questions that the expensive judge did not see
+    if not is_part(first, second) or first.audit is not None or second.audit is not None:
         return ()
     rows = []
     for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
