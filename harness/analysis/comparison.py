@@ -45,7 +45,9 @@ RATING_FLIP = 2.0
 """A question flips if its rating moves by this many points: twice the step that most judges use."""
 CONTRADICTION = 0.5
 """Two orders contradict each other if their preferences differ by more: a win in one, a loss in the other."""
-Method = Literal["paired", "refitted", "unpaired"]
+Method = Literal["paired", "refitted", "unpaired", "within"]
+Population = Literal["all", "these"]
+"""Of which questions an interval is: of all of the kind, or of the very ones that were asked."""
 
 
 class Difference(Record):
@@ -60,13 +62,13 @@ class Difference(Record):
     value: float
     ci_low: float | None
     ci_high: float | None
-    """95 %: t over questions (paired), bootstrap percentiles (refitted), normal (unpaired). None: every question has
-    the same difference, so there is no spread."""
+    """95 %: t over questions (paired), bootstrap percentiles (refitted), normal (unpaired), t over draws or repeats of
+    these questions (within). None: there is no spread."""
     se: float
     df: int
     """Degrees of freedom of `se`; 0: normal."""
     p: float
-    """Two-sided: exact permutation (paired), normal (refitted, unpaired)."""
+    """Two-sided: exact permutation (paired), normal (refitted, unpaired), t (within)."""
     p_adjusted: float | None = None
     """Holm-adjusted over the models compared with the first; None if there is only one."""
     detectable: float
@@ -139,6 +141,7 @@ class Comparison(Record):
     other: str
     judge: str
     headline: str
+    population: Population = Field(default="all", exclude_if=lambda population: population == "all")
     differences: tuple[Difference, ...]
     """The headline first, then other metrics, then categories."""
     only_first: int = 0

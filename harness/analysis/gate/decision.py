@@ -86,6 +86,8 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
         note = f"both runs have {', '.join(known)}" if known else None
         if _has(evidence.baseline, metric, check.category) and _has(evidence.candidate, metric, check.category):
             note = "one of the cards has no standard error of it, so the difference cannot be judged"
+            if comparison.population == "these":
+                note = f"it is no sum over questions, so the population these cannot judge it; check {', '.join(known)}"
         return missing.model_copy(update={"note": note})
     if row.higher_is_better is None and check.higher_is_better is not None:
         row = row.model_copy(update={"higher_is_better": check.higher_is_better})
@@ -95,7 +97,12 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
     estimate = row.estimate() if row.higher_is_better else mirrored(row.estimate())
     judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
     varies = estimate.varies and estimate.n > 0
-    needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power) if varies else None
+    resolvable = detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None
+    needed, more_draws = None, None
+    if resolvable is not None and row.method == "within":  # more questions would be other questions
+        more_draws = (resolvable / check.margin) ** 2
+    elif varies:
+        needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power)
     return missing.model_copy(
         update={
             "found": judged.answer,
@@ -104,8 +111,9 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
             "upper": None if row.higher_is_better else -judged.lower,
             "p_safe": judged.p_safe,
             "p_worse": judged.p_worse,
-            "resolvable": detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None,
+            "resolvable": resolvable,
             "needed": needed,
+            "more_draws": more_draws,
             "repeats": _repeats(row, check, evidence, policy),
             "above_floor": _above_floor(check, row, evidence.candidate, policy),
         }
@@ -293,6 +301,11 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
     bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence {side} {result.bound:+.2f}"
     if result.found == "safe":
         return f"{named(result)}: {bound}: no {loss} of {result.margin:g}"
+    if result.difference.ci_low is None and result.difference.method == "within":
+        return (
+            f"{named(result)}: {result.difference.value:+.2f}, and the draws of each of {result.difference.n} "
+            f"questions agree, too few questions to tell how much they vary; {FEWEST} would"
+        )
     if result.difference.ci_low is None:
         return (
             f"{named(result)}: {result.difference.value:+.2f} on each of {result.difference.n} questions, too few to "
@@ -306,6 +319,11 @@ def _what_decides(result: CheckResult, questions: int) -> str:
     the observed difference is too noisy to plan by."""
     text = f"a {loss_word(result)} of {result.margin:g} is not ruled out"
     text += f" with {questions} questions" if questions else ""
+    if result.more_draws is not None and result.resolvable is not None and result.more_draws > 1:
+        return (
+            f"{text}: an equal model passes with these draws at a margin of {result.resolvable:.3g}, and at "
+            f"{result.margin:g} with about {result.more_draws:.1f} times as many per question"
+        )
     if result.needed is None or result.resolvable is None or result.needed <= questions:
         return text
     repeats = f", or {result.repeats} judgments of each question" if result.repeats else ""

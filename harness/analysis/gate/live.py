@@ -108,7 +108,8 @@ async def gate_live(
         card = score_card(plan, seen, environment)
         answers, judgments = _rows(judging)
         candidate = RunRows(card.model, card, tuple(answers), tuple(judgments))
-        shown = suite_evidence(judging.baseline, candidate, Loaded(judging.run.plan.suite, judging.seen), options)
+        loaded = Loaded(judging.run.plan.suite, judging.seen)
+        shown = suite_evidence(judging.baseline, candidate, loaded, options, population=policy.population)
         evidence[judging.run.plan.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
     run_id, baseline = runs[0].plan.folder.name, next(iter(baselines.values())).card
     names = told_apart([(plan.spec.model.label, run_id), (baseline.model, str(baseline.provenance.get("run_id", "")))])
