@@ -1,15 +1,15 @@
-"""`python -m benchmarks.gate`: the tables of docs/gate.md, from the published judgments in HARNESS_PUBLISHED."""
+"""`python -m benchmarks.gate`: the tables of docs/gate.md, from the published judgments in HARNESS_PUBLISHED.
+
+`--only NAME` prints one section, `--trials N` simulates N gates per pair and drop.
+"""
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.sections import Section, main
 from harness.analysis.gate.policy import GateCheck, GatePolicy, Step
 from harness.analysis.gate.power import RunPair, power_rows
 from harness.analysis.gate.sequential import SequentialCheck, look_result, looks, order_of, settled, step
@@ -20,7 +20,9 @@ from harness.stats.intervals import FloatArray
 from harness.stats.paired import correlation, detectable, paired_difference, ratio_estimate
 from harness.suites.scoring import QuestionSums, common
 
-from .published import FILES, Published, published
+from .direct import direct
+from .published import FILES, Published, published, published_root
+from .story import story
 
 SEEDS = 5
 LEFT = ("suite", "metric")
@@ -29,29 +31,27 @@ LOOKS_HEAD = ("suite", "margin", "true drop", "pass", "undecided", "fail", "ques
 STOP_HEAD = ("suite", "margin", "pairs x orders", "stopped early", "questions judged, mean", "of")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=100, help="simulated gates a pair and drop")
-    trials = parser.parse_args().trials
-    root = os.environ.get("HARNESS_PUBLISHED")
-    if not root:
-        sys.exit("HARNESS_PUBLISHED is not set: it names the folder of published judgments")
-    found = [published(Path(root), suite) for suite in FILES]
-    policy = GatePolicy()
+def verdicts(trials: int) -> list[str]:
     rows = [
         [part.suite, *power_cells(row)]
-        for part in found
+        for part in map(published, FILES)
         for margin in (part.margin, part.margin / 2)
-        for row in power_rows(part.neighbours(), margin, policy, trials=trials)
+        for row in power_rows(part.neighbours(), margin, GatePolicy(), trials=trials)
     ]
-    print("\n".join(markdown_table(("suite", *POWER_HEAD), rows, LEFT)))
-    print()
-    print("\n".join(markdown_table(SEEN_HEAD, [seen(part) for part in found], LEFT)))
-    print()
-    looked = [row for part in found for row in sequential_rows(part, policy, trials)]
-    print("\n".join(markdown_table(LOOKS_HEAD, looked, LEFT)))
-    print()
-    print("\n".join(markdown_table(STOP_HEAD, [stopping(part, policy) for part in found], LEFT)))
+    return markdown_table(("suite", *POWER_HEAD), rows, LEFT)
+
+
+def visible(_: int) -> list[str]:
+    return markdown_table(SEEN_HEAD, [seen(part) for part in map(published, FILES)], LEFT)
+
+
+def early_looks(trials: int) -> list[str]:
+    rows = [row for part in map(published, FILES) for row in sequential_rows(part, GatePolicy(), trials)]
+    return markdown_table(LOOKS_HEAD, rows, LEFT)
+
+
+def early_stops(_: int) -> list[str]:
+    return markdown_table(STOP_HEAD, [stopping(part, GatePolicy()) for part in map(published, FILES)], LEFT)
 
 
 def seen(part: Published) -> list[str]:
@@ -135,5 +135,15 @@ def stopped(part: Published, first: QuestionSums, other: QuestionSums, policy: G
     return len(order)
 
 
+SECTIONS = {
+    "verdicts": Section("Verdicts of the default gate on known drops", verdicts),
+    "looks": Section("Verdicts with --sequential on known drops", early_looks),
+    "stops": Section("Early stops on the pairs as they are", early_stops),
+    "visible": Section("What a comparison sees", visible),
+    "direct": Section("Head to head, or over a third model", direct),
+    "story": Section("A regression of three points, by design of the gate", story),
+}
+
 if __name__ == "__main__":
-    main()
+    published_root()
+    main(SECTIONS, description=__doc__, option="--trials", simulations=100)

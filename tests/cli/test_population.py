@@ -73,7 +73,7 @@ def test_categories_have_their_own_noise() -> None:
 def test_one_answer_and_one_judgment_are_refused_with_the_flags() -> None:
     first, other = several("a", *FIRST), toy_run("b", OTHER[0])
 
-    with pytest.raises(ConfigError, match="b has one answer and one judgment per question.*--samples 3.*--repeats 3"):
+    with pytest.raises(ConfigError, match=r"b has one answer and one judgment per question.*--samples 3.*--repeats 3"):
         on_these(compare(first, other), first, other)
 
 
