@@ -1,4 +1,4 @@
-"""Two models compared by games against each other, or by games of both against a third: the questions that either needs.
+"""Two models by games against each other, or of both against a third: how many questions either design needs.
 
 GPT-4's published pairwise verdicts on MT-Bench, both orders of both turns, of six models: 60 triples.
 """

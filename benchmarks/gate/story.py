@@ -1,4 +1,4 @@
-"""The story of docs/gate.md: gemma-7b-it replaced by vicuna-7b-v1.5 on AlpacaEval, and which designs of a gate see it."""
+"""The story of docs/gate.md: gemma-7b-it is replaced by vicuna-7b-v1.5 on AlpacaEval; which gates see it?"""
 
 from __future__ import annotations
 
