@@ -10,7 +10,7 @@
 # make bench-training   a WRPO training step beside the official layout: time and memory
 # make bench-scale      time and memory: 100,000 judgments, 1,000 cards, a resume, 1,000 calls in flight
 # make bench-cases      what bad files and servers do to a score: version 0.2.0, the right value, and now; HARNESS_MIRROR
-# make bench-gate       how often the gate is wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
+# make bench-gate       how often the gate and audits are wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make test-python PYTHON=python3.13   unit tests of the core package, without torch and vLLM, on another Python
 # make check    format, lint, types, layers; make setup installs .venv
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +37,9 @@ class Published:
 
     suite: str
     margin: float
+    """Of the default check of this metric."""
+    metric: str
+    """A sum over questions: the headline, or of a fitted one the rate that it is fitted to."""
     models: dict[str, QuestionSums]
     """By name, the lowest score first."""
 
@@ -63,8 +69,48 @@ def published(suite: str) -> Published:
         rows = read(files, ImportRequest(prompts, name, None))
         found[name] = question_sums(facts_of(suite).rules[0], list(rows.answers.values()), list(rows.judgments))
     ordered = dict(sorted(found.items(), key=lambda item: item[1].value or 0.0))
-    check = default_checks([suite])[0]
-    return Published(suite, check.margin, ordered)
+    facts = facts_of(suite)
+    metric = facts.rules[0].metric
+    check = next(check for check in default_checks([suite]) if (check.metric or facts.headline) == metric)
+    return Published(suite, check.margin, metric, ordered)
+
+
+BOARDS = ("alpaca_eval/published_leaderboard.csv", "arena_hard/published.json", "leaderboard_20240731")
+"""AlpacaEval's official board, Arena-Hard's, and the table of the second."""
+SAME = {
+    "claude-2.0": "claude-2",
+    "dbrx-instruct-preview": "dbrx-instruct",
+    "llama-2-70b-chat": "llama-2-70b-chat-hf",
+    "llama-3-8b-instruct": "Meta-Llama-3-8B-Instruct",
+    "llama-3-70b-instruct": "Meta-Llama-3-70B-Instruct",
+    "llama-3.1-8b-instruct": "Meta-Llama-3.1-8B-Instruct-Turbo",
+    "llama-3.1-70b-instruct": "Meta-Llama-3.1-70B-Instruct-Turbo",
+    "llama-3.1-405b-instruct": "Meta-Llama-3.1-405B-Instruct-Turbo",
+    "mistral-7b-instruct": "Mistral-7B-Instruct-v0.2",
+    "vicuna-33b": "vicuna-33b-v1.3",
+}
+"""Arena-Hard's name -> AlpacaEval's, where they differ by more than signs and case."""
+
+
+def both_boards(root: Path) -> dict[str, tuple[float, float, float]]:
+    """Return model -> length-controlled win rate, win rate and Arena-Hard score, of models on both official boards."""
+    with (root / BOARDS[0]).open(encoding="utf-8", newline="") as file:
+        alpaca_eval = {
+            _plain(row[""]): (float(row["length_controlled_winrate"]), float(row["win_rate"]))
+            for row in csv.DictReader(file)
+            if row["length_controlled_winrate"]
+        }
+    rows = json.loads((root / BOARDS[1]).read_text("utf-8"))["v0.1"][BOARDS[2]]["rows"]
+    arena_hard = {row["model"]: float(row["score"]) for row in rows}
+    return {
+        name: (*alpaca_eval[key], score)
+        for name, score in arena_hard.items()
+        if (key := _plain(SAME.get(name, name))) in alpaca_eval
+    }
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9.]", "", name.lower())
 
 
 def _models(file_format: str, files: list[SourceFile]) -> list[str]:

@@ -35,7 +35,7 @@ def on_these(
 ) -> Comparison:
     """Return the comparison with errors, intervals and p-values for its very questions.
 
-    Metrics that are no sums over questions are left out, with a note. Raise ConfigError if a run has one answer and one
+    Metrics that are not sums over questions are left out, with a note. Raise ConfigError if a run has one answer and one
     judgment per question.
     """
     for run in (first, second):
@@ -53,7 +53,7 @@ def on_these(
     notes = [*comparison.notes, *_repeats_only(first, second)]
     if left_out:
         notes.append(
-            f"no answer for these very questions, since it is no sum over questions with several draws or repeats: "
+            f"no answer for these very questions, since it is not a sum over questions with several draws or repeats: "
             f"{', '.join(left_out)}"
         )
     return comparison.model_copy(

@@ -12,21 +12,23 @@ from rich.text import Text
 
 from ..analysis.comparison import Population
 from ..analysis.finished_runs import find_runs
+from ..analysis.games import suite_of_games
 from ..analysis.gate.baselines import DEFAULT, baselines_file, promote
 from ..analysis.gate.evidence import GateOptions, baseline_runs, gate_runs, power_of, read_policy
 from ..analysis.gate.live import baselines_of, gate_live
 from ..analysis.gate.policy import GatePolicy, GateReport
+from ..analysis.gate.pooling import FEWEST_MODELS, slopes_of
 from ..analysis.population import POPULATION_LINES
-from ..pages.gate_text import gate_markdown, junit, rich_checks, rich_power, sequential_line, summary_line
+from ..pages.gate_text import gate_markdown, junit, rich_checks, rich_power, rich_slopes, sequential_line, summary_line
 from ..pages.text import plain
 from ..records.errors import ConfigError
 from ..records.settings import FileSpec
 from ..run.estimate import estimate
 from ..run.plan import plan
 from ..run.resolve import overlaid, resolve
-from ..store import dump_json, write_atomic
+from ..store import dump_json, find_cards, read_card, write_atomic
 from ..store.trusted import read_config
-from .console import announce, set_up_logging, stdout_console
+from .console import announce, json_text, set_up_logging, stdout_console
 from .options import SETTINGS, Flags, JsonFlags, MirrorFlags, ResultsFlags, comma_list, command
 from .run import work
 
@@ -39,6 +41,8 @@ class LiveFlags(Flags):
     """Flags of `harness run` for a candidate that is judged now."""
 
     judge: Annotated[str | None, AS_IN_RUN] = None
+    jury: Annotated[str | None, AS_IN_RUN] = None
+    audit: Annotated[str | None, AS_IN_RUN] = None
     backend: Annotated[str | None, AS_IN_RUN] = None
     edition: Annotated[str | None, AS_IN_RUN] = None
     limit: Annotated[int | None, AS_IN_RUN] = None
@@ -85,6 +89,10 @@ class PromoteFlags(ResultsFlags):
     suite: Annotated[str | None, typer.Option(help="Only these suites (comma list).")] = None
 
 
+class SlopesFlags(ResultsFlags, JsonFlags):
+    pass
+
+
 class PowerFlags(ResultsFlags, JsonFlags):
     baseline: Annotated[str, typer.Option(help="Run folder, card or model.")]
     candidate: Annotated[list[str] | None, typer.Option(help="Paired with it (repeatable); default: all runs.")] = None
@@ -128,7 +136,10 @@ def gate(context: typer.Context, flags: GateFlags) -> None:
 def judge_candidate(flags: GateFlags, policy: GatePolicy, options: GateOptions) -> GateReport:
     """Serve, ask and judge the candidate on the suites of the policy, or else of the baseline."""
     set_up_logging()
-    suites = list(dict.fromkeys(check.suite for check in policy.checks))
+    suites = policy.suites
+    played = [suite for suite in suites if suite_of_games(suite) is not None]
+    if played:
+        raise ConfigError(f"{played[0]} needs the answers of both models first: gate it without --live")
     runs_of_baseline = baseline_runs(flags.baseline, flags.results, suites)
     suites = suites or list(dict.fromkeys(run.card.suite for run in runs_of_baseline))
     spec = resolve(flags.settings(suites))
@@ -190,6 +201,24 @@ def promote_command(flags: PromoteFlags) -> None:
     for card, _ in runs:
         print(plain(f"{flags.name}: {card.suite} ({card.suite_version}) is now {card.model}"))
     print(baselines_file(flags.results))
+
+
+@gate_app.command("slopes")
+@command
+def slopes_command(flags: SlopesFlags) -> None:
+    """How do two suites' headlines move together over your models? For `slopes` of a pooled check.
+
+    Example: harness gate slopes --results results
+    """
+    rows = slopes_of(read_card(file) for file in find_cards(flags.results))
+    if flags.as_json:
+        print(json_text("slopes", rows), end="")
+        return
+    if not rows:
+        raise ConfigError(
+            f"no two suites under {flags.results} have {FEWEST_MODELS} models in common, each measured in one way"
+        )
+    stdout_console().print(rich_slopes(rows))
 
 
 @gate_app.command("power")
