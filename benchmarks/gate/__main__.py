@@ -1,7 +1,9 @@
-"""`python -m benchmarks.gate`: the tables of docs/gate.md, from the published judgments in HARNESS_PUBLISHED."""
+"""`python -m benchmarks.gate`: the tables of docs/gate.md, from the published judgments in HARNESS_PUBLISHED.
 
-from __future__ import annotations
+`--only NAME` prints one section, `--trials N` simulates N gates per pair and drop (a fifth of refits).
+"""
 
+<<<<<<< HEAD
 import argparse
 import os
 import sys
@@ -218,7 +220,13 @@ def stopped(part: Published, first: QuestionSums, other: QuestionSums, policy: G
         if settled([(check, found)]):
             return n
     return len(order)
+=======
+from benchmarks.sections import main
+>>>>>>> refs/heads/population
 
+from .published import published_root
+from .sections import SECTIONS
 
 if __name__ == "__main__":
-    main()
+    published_root()
+    main(SECTIONS, description=__doc__, option="--trials", simulations=100)

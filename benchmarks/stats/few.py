@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from scipy import special
@@ -48,7 +47,7 @@ class Cell:
 def grid_lines(sets: int) -> Iterator[str]:
     """Markdown of all tables; those on published judgments need HARNESS_PUBLISHED."""
     if "HARNESS_PUBLISHED" in os.environ:
-        parts = [published(Path(os.environ["HARNESS_PUBLISHED"]), suite) for suite in FILES]
+        parts = [published(suite) for suite in FILES]
         yield from _published_lines(parts, sets)
     else:
         yield "(the tables on published judgments need HARNESS_PUBLISHED)\n"
