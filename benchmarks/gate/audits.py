@@ -9,7 +9,6 @@ truth; of these N the expensive judge sees n, drawn without replacement.
 from __future__ import annotations
 
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
@@ -26,6 +25,8 @@ from harness.suites.files import read_files
 from harness.suites.mt_bench.recorded import load
 from harness.suites.recorded import DataFolder, RecordedComparison
 
+from .published import published_root
+
 DATA_SETS = 1000
 DESIGNS = ((80, 50), (500, 50), (500, 100), (500, 200))
 """Questions, and those that the expensive judge sees."""
@@ -41,19 +42,16 @@ HEAD = (
 CYCLIC_HEAD = ("who judges 480 questions", "verdicts", "score: error", "of it bias", "difference: error", "of it bias")
 
 
-def main() -> None:
-    root = os.environ.get("HARNESS_PUBLISHED")
-    if not root:
-        sys.exit("HARNESS_PUBLISHED is not set: it names the folder of published judgments")
-    games, pairs = mt_bench(Path(root)), alpaca_eval(Path(root))
+def audit_lines(_: int) -> list[str]:
+    """Audits of `DATA_SETS` data sets per model or pair."""
+    games, pairs = mt_bench(published_root()), alpaca_eval(published_root())
     rng = np.random.default_rng(0)
     chosen = [("gpt-4 pairs", "people"), ("gpt-4 ratings", "people"), ("gpt-4 ratings", "gpt-4 pairs")]
     rows = [row for cheap, dear in chosen for row in audit_rows((cheap, dear), games, DESIGNS, rng)]
     rows += audit_rows(("longest", "gpt-4-turbo"), pairs, ((805, 50), (805, 100), (805, 200)), rng)
-    print(f"## Audits, {DATA_SETS} data sets per model or pair\n")
-    print("\n".join(markdown_table(HEAD, rows, HEAD[:2])))
-    print("\n## Cyclic jury of people, gpt-4 pairs and gpt-4 ratings; errors against the mean of all three\n")
-    print("\n".join(markdown_table(CYCLIC_HEAD, cyclic_rows(games, rng), CYCLIC_HEAD[:1])))
+    lines = [*markdown_table(HEAD, rows, HEAD[:2]), ""]
+    lines += ["### Cyclic jury of people, gpt-4 pairs and gpt-4 ratings; errors against the mean of all three", ""]
+    return lines + markdown_table(CYCLIC_HEAD, cyclic_rows(games, rng), CYCLIC_HEAD[:1])
 
 
 def mt_bench(root: Path) -> Table:
@@ -186,7 +184,3 @@ def cyclic_rows(table: Table, rng: np.random.Generator) -> list[list[str]]:
 
 def _rms(values: FloatArray) -> float:
     return float(np.sqrt(np.mean(values**2)))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import sys
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -48,8 +51,17 @@ class Published:
         return list(pairwise(sums))
 
 
-def published(root: Path, suite: str) -> Published:
-    file_format, place = FILES[suite]
+def published_root() -> Path:
+    """Return the folder of published judgments; exit if HARNESS_PUBLISHED does not name it."""
+    if not os.environ.get("HARNESS_PUBLISHED"):
+        sys.exit("HARNESS_PUBLISHED is not set: it names the folder of published judgments")
+    return Path(os.environ["HARNESS_PUBLISHED"])
+
+
+@cache
+def published(suite: str) -> Published:
+    """Return the suite's published judgments, read once per process."""
+    root, (file_format, place) = published_root(), FILES[suite]
     made = load_suite(suite, SuiteOptions())
     assert not isinstance(made, OwnRunner), "these suites are judged"
     files = list(read_files([root / place]))

@@ -51,7 +51,9 @@ RATING_FLIP = 2.0
 """A question flips if its rating moves by this many points: twice the step that most judges use."""
 CONTRADICTION = 0.5
 """Two orders contradict each other if their preferences differ by more: a win in one, a loss in the other."""
-Method = Literal["paired", "refitted", "unpaired", "direct", "adjusted", "pooled"]
+Method = Literal["paired", "refitted", "unpaired", "direct", "adjusted", "pooled", "within"]
+Population = Literal["all", "these"]
+"""Of which questions an interval is: of all of the kind, or of the very ones that were asked."""
 FEW = 0.9
 """A run with at most this share of the other's questions is a part of it; with more, only some answers are missing."""
 
@@ -68,13 +70,14 @@ class Difference(Record):
     value: float
     ci_low: float | None
     ci_high: float | None
-    """95 %: t over questions (paired, direct, adjusted), bootstrap percentiles (refitted), normal (unpaired). None:
-    every question has the same difference, of scores without bounds, so there is no spread."""
+    """95 %: t over questions (paired, direct, adjusted), bootstrap percentiles (refitted), normal (unpaired), t over
+    draws or repeats of these questions (within). None: every question has the same difference, of scores without
+    bounds, or all its draws agree (within), so there is no spread."""
     se: float
     df: int
     """Degrees of freedom of `se`; 0: normal."""
     p: float
-    """Two-sided: exact permutation (paired, direct), t (adjusted, pooled), normal (refitted, unpaired)."""
+    """Two-sided: exact permutation (paired, direct), t (adjusted, pooled, within), normal (refitted, unpaired)."""
     p_adjusted: float | None = None
     """Holm-adjusted over the models compared with the first; None if there is only one."""
     detectable: float
@@ -165,6 +168,7 @@ class Comparison(Record):
     other: str
     judge: str
     headline: str
+    population: Population = Field(default="all", exclude_if=lambda population: population == "all")
     differences: tuple[Difference, ...]
     """The headline first, then other metrics, then categories."""
     only_first: int = 0
@@ -420,7 +424,11 @@ def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed
     if estimate is None or first.value is None or second.value is None:
         return None
     p = swap_test(second_terms, first_terms, seed=seed)
-    row = _difference(first.metric, (first.value, second.value), estimate, estimate.interval(), p, "paired")
+    low, high = estimate.interval()
+    if first.bounds is not None:
+        widest = first.scale * (first.bounds[1] - first.bounds[0])
+        low, high = max(low, -widest), min(high, widest)
+    row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
     return row.model_copy(update={"category": category, "correlation": correlation(first.scores(), second.scores())})
 
 

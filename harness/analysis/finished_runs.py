@@ -27,8 +27,9 @@ from ..store import find_cards, read_card
 from ..store.runs import read_question_scores, read_rows
 from ..store.trusted import read_config
 from ..suites.head_to_head import HeadToHead, PlaysGames
-from .comparison import Comparison, adjusted, compare, differing, is_part
+from .comparison import Comparison, Population, adjusted, compare, differing, is_part
 from .naming import told_apart, weights_of
+from .population import on_these
 
 log = logging.getLogger(__name__)
 MOST_COVARIATES = 20
@@ -65,10 +66,12 @@ def compare_models(
     force: bool = False,
     mirror: str | None = None,
     seed: int = 0,
+    population: Population = "all",
 ) -> list[Comparison]:
     """Compare every model after the first with the first, per suite, with Holm's correction over the models.
 
-    Raise ConfigError with all differences if two runs are not comparable, unless `force`.
+    Raise ConfigError with all differences if two runs are not comparable, unless `force`, and for the population
+    "these" if a question has one answer and one judgment.
     """
     comparisons = []
     for runs in matched(names, results, suites):
@@ -77,17 +80,21 @@ def compare_models(
         for run in rows[1:]:
             refuse_different(rows[0], run, (rows[0].name, run.name), force=force)
         loaded = suite_of(runs[0].card, mirror, folder=runs[0].folder)
-        comparisons += [
+        pairs = [
             compare(
                 rows[0],
                 run,
                 prompts=loaded.prompts,
                 suite=loaded.suite,
-                covariates=covariate_runs(rows[0], run, results),
+                # on these very questions, predictions for the others say nothing
+                covariates=() if population == "these" else covariate_runs(rows[0], run, results),
                 seed=seed,
             )
             for run in rows[1:]
         ]
+        if population == "these":
+            pairs = [on_these(pair, rows[0], run, loaded.prompts) for pair, run in zip(pairs, rows[1:], strict=True)]
+        comparisons += pairs
     return adjusted(comparisons)
 
 

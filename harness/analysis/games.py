@@ -25,7 +25,7 @@ RULE = QuestionRule("win_rate", 50.0, weighted=False)
 
 
 def suite_of_games(suite: str) -> str | None:
-    """Return the suite whose questions are played; None if it does not consist of games."""
+    """Return the suite whose questions are played; None if this matches no suite of games."""
     return suite.removeprefix(PREFIX) if suite.startswith(PREFIX) else None
 
 

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from ..analysis.comparison import Comparison, adjusted
+from ..analysis.comparison import Comparison, Population, adjusted
 from ..analysis.finished_runs import StoredRun, compare_models, head_to_head_plan, matched, run_rows
 from ..analysis.games import games_comparison
+from ..analysis.population import POPULATION_LINES
 from ..pages.comparison_text import (
     games_markdown,
     games_verdict,
@@ -36,6 +37,9 @@ FORMATS = ("table", "md", "json")
 class CompareFlags(ResultsFlags, MirrorFlags):
     runs: Annotated[list[str], typer.Argument(metavar="A B [C ...]", help="Run folders, card files or model names.")]
     suite: Annotated[str | None, typer.Option(help="Only these suites (comma list).")] = None
+    population: Annotated[
+        Population, typer.Option(help="all: on other questions of the kind too? these: on these very questions?")
+    ] = "all"
     force: Annotated[bool, typer.Option("--force", help="Compare runs even if their protocols differ.")] = False
     flips: Annotated[int, typer.Option(min=0, help="Flipped questions to list.")] = 10
     seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap and permutations.")] = 0
@@ -64,6 +68,8 @@ def compare(flags: CompareFlags) -> None:
         raise ConfigError(f"no format {flags.chosen_format!r}; known: {', '.join(FORMATS)}")
     if len(flags.runs) < 2:
         raise ConfigError(f"compare needs two runs or more, got {flags.runs[0]!r} alone")
+    if flags.head_to_head and flags.population == "these":
+        raise ConfigError("--head-to-head answers for all questions of the kind: drop it or --population these")
     if flags.head_to_head:
         show_games(play(flags), flags)
         return
@@ -74,6 +80,7 @@ def compare(flags: CompareFlags) -> None:
         force=flags.force,
         mirror=flags.mirror,
         seed=flags.seed,
+        population=flags.population,
     )
     show(comparisons, flags)
 
@@ -87,6 +94,7 @@ def show(comparisons: Sequence[Comparison], flags: CompareFlags) -> None:
         write_or_print(markdown(comparisons, flips=flags.flips), flags.out)
         return
     console = stdout_console()
+    console.print(Text(POPULATION_LINES[flags.population]), soft_wrap=True)
     for comparison in comparisons:
         for table in rich_comparison(comparison, flips=flags.flips):
             console.print(table)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from ..analysis.comparison import Population
 from ..analysis.finished_runs import find_runs
 from ..analysis.games import suite_of_games
 from ..analysis.gate.baselines import DEFAULT, baselines_file, promote
@@ -17,6 +18,7 @@ from ..analysis.gate.evidence import GateOptions, baseline_runs, gate_runs, powe
 from ..analysis.gate.live import baselines_of, gate_live
 from ..analysis.gate.policy import GatePolicy, GateReport
 from ..analysis.gate.pooling import FEWEST_MODELS, slopes_of
+from ..analysis.population import POPULATION_LINES
 from ..pages.gate_text import gate_markdown, junit, rich_checks, rich_power, rich_slopes, sequential_line, summary_line
 from ..pages.text import plain
 from ..records.errors import ConfigError
@@ -53,6 +55,10 @@ class GateFlags(JsonFlags, ResultsFlags, MirrorFlags):
         str | None, typer.Option(help="Run folder, card, model, or a name in baselines.yaml.  [default: default]")
     ] = None
     policy: Annotated[Path | None, typer.Option(help="gate.yaml; default: docs/gate.md's margins.")] = None
+    population: Annotated[
+        Population | None,
+        typer.Option(help="these: on these very questions? all: on others too?  [default: the policy's, or all]"),
+    ] = None
     sequential: Annotated[
         bool, typer.Option("--sequential", help="Stop judging as soon as the verdict is safe; replayed on judged runs.")
     ] = False
@@ -109,6 +115,12 @@ def gate(context: typer.Context, flags: GateFlags) -> None:
     if flags.candidate is None:
         raise ConfigError("no candidate: give --candidate RUN or MODEL")
     policy = read_policy(flags.policy)
+    if flags.population is not None:
+        policy = policy.model_copy(update={"population": flags.population})
+    if flags.sequential and policy.population == "these":
+        raise ConfigError(
+            "--sequential judges ever more questions, so it decides about all; drop it or --population these"
+        )
     options = GateOptions(
         results=flags.results, force=flags.force, sequential=flags.sequential, seed=flags.seed, mirror=flags.mirror
     )
@@ -160,6 +172,7 @@ def show(report: GateReport, *, as_json: bool) -> None:
         print(summary_line(report), file=sys.stderr)
         return
     console = stdout_console()
+    console.print(Text(POPULATION_LINES[report.policy.population]), soft_wrap=True)
     console.print(rich_checks(report))
     for limit in report.limits:
         if not limit.kept:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table as RichTable
 
 from ..analysis.comparison import ALPHA, AnswerShift, Comparison, Difference, adjustment_line
+from ..analysis.population import POPULATION_LINES
 from ..records import ScoreCard
 from .text import escape_markdown, interval, markdown_list, markdown_table, number, rich_table
 
@@ -32,6 +33,7 @@ def markdown(comparisons: Sequence[Comparison], *, flips: int) -> str:
     parts = ["# Comparison", "", *markdown_list([verdict(pair) for pair in comparisons]), ""]
     for pair in comparisons:
         parts += [f"## {escape_markdown(title(pair))}", ""]
+        parts += [POPULATION_LINES[pair.population], ""] if pair.population != "all" else []
         parts += markdown_table(HEAD, [difference_cells(row) for row in pair.differences], LEFT)
         parts += ["", *markdown_list(other_lines(pair)), ""]
         if cells := flip_cells(pair, flips):
@@ -61,6 +63,11 @@ def verdict(pair: Comparison) -> str:
     # identical verdicts have no spread, so no interval could be shown
     if row.ci_low is None and row.value == 0:
         return f"{pair.suite}: {pair.other} and {pair.first} have the same verdict on every question, by {row.metric}"
+    if row.ci_low is None and row.method == "within":
+        return (
+            f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; all "
+            f"draws of each of {row.n} questions agree, too few questions to tell how much they vary"
+        )
     if row.ci_low is None:
         return (
             f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; all "

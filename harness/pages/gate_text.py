@@ -17,6 +17,7 @@ from ..analysis.gate.decision import named, sentence
 from ..analysis.gate.policy import CheckResult, GateReport, LimitResult, SequentialReport
 from ..analysis.gate.pooling import Slope
 from ..analysis.gate.power import PowerRow
+from ..analysis.population import POPULATION_LINES
 from .comparison_text import difference_span, p_cell
 from .text import escape_markdown, markdown_list, markdown_table, plain, rich_table
 
@@ -77,6 +78,7 @@ def gate_markdown(report: GateReport) -> str:
     parts = [f"# Gate: {report.outcome.upper()}", ""]
     parts.append(f"{escape_markdown(report.candidate)} against {escape_markdown(report.baseline)}")
     parts += ["", *markdown_list(report.reasons), ""]
+    parts += [POPULATION_LINES[report.policy.population], ""] if report.policy.population != "all" else []
     parts += markdown_table(GATE_HEAD, [check_cells(check) for check in report.checks], LEFT)
     exceeded = [limit for limit in report.limits if not limit.kept]
     parts += ["", f"Limits: {len(report.limits) - len(exceeded)} kept, {len(exceeded)} exceeded."]

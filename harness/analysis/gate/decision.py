@@ -92,8 +92,12 @@ def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePol
     varies = estimate.varies and estimate.n > 0
     # a benchmark that scores by itself may not state how many questions it asked
     too_few = check.min_questions if 0 < row.n < check.min_questions else None
-    scales = varies and row.method != "adjusted"  # an adjusted error does not shrink with the root of the questions
-    needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power) if scales else None
+    resolvable = detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None
+    needed, more_draws = None, None
+    if resolvable is not None and row.method == "within":  # more questions would be other questions
+        more_draws = (resolvable / check.margin) ** 2
+    elif varies and row.method != "adjusted":  # an adjusted error does not shrink with the root of the questions
+        needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power)
     suite_evidence = evidence.get(check.suite)
     return missing.model_copy(
         update={
@@ -106,8 +110,9 @@ def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePol
             "upper": None if row.higher_is_better else -judged.lower,
             "p_safe": judged.p_safe,
             "p_worse": judged.p_worse,
-            "resolvable": detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None,
+            "resolvable": resolvable,
             "needed": needed,
+            "more_draws": more_draws,
             "repeats": None if suite_evidence is None else _repeats(row, check, suite_evidence, policy),
             "above_floor": None
             if suite_evidence is None or too_few is not None
@@ -130,6 +135,8 @@ def _suite_row(check: GateCheck, evidence: Evidence | None) -> tuple[str, Differ
     note = f"both runs have {', '.join(known)}" if known else None
     if _has(evidence.baseline, metric, check.category) and _has(evidence.candidate, metric, check.category):
         note = "one of the cards has no standard error of it, so the difference cannot be judged"
+        if evidence.comparison.population == "these":
+            note = f"it is not a sum over questions, so the population these cannot judge it; check {', '.join(known)}"
     return metric, None, note
 
 
@@ -386,6 +393,11 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
             f"{named(result)}: {result.difference.value:+.2f} on {result.difference.n} questions; under "
             f"{result.too_few} (min_questions of the check) decide nothing"
         )
+    if result.difference.ci_low is None and result.difference.method == "within":
+        return (
+            f"{named(result)}: {result.difference.value:+.2f}, and the draws of each of {result.difference.n} "
+            f"questions agree, too few questions to tell how much they vary; {FEWEST} would"
+        )
     if result.difference.ci_low is None:
         return (
             f"{named(result)}: {result.difference.value:+.2f} on each of {result.difference.n} questions, too few to "
@@ -399,6 +411,11 @@ def _what_decides(result: CheckResult, questions: int) -> str:
     the observed difference is too noisy to plan by."""
     text = f"a {loss_word(result)} of {result.margin:g} is not ruled out"
     text += f" with {questions} questions" if questions else ""
+    if result.more_draws is not None and result.resolvable is not None and result.more_draws > 1:
+        return (
+            f"{text}: an equal model passes with these draws at a margin of {result.resolvable:.3g}, and at "
+            f"{result.margin:g} with about {result.more_draws:.1f} times as many per question"
+        )
     if result.needed is None or result.resolvable is None or result.needed <= questions:
         return text
     repeats = f", or {result.repeats} judgments of each question" if result.repeats else ""

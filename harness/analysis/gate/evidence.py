@@ -20,7 +20,7 @@ from ...records.protocols import RunRows
 from ...records.settings import checked
 from ...store import find_cards, read_card
 from ...suites.scoring import question_sums, rules_of, run_sums
-from ..comparison import compare, differing
+from ..comparison import Population, compare, differing
 from ..finished_runs import (
     Loaded,
     StoredRun,
@@ -32,6 +32,7 @@ from ..finished_runs import (
     suite_of,
 )
 from ..games import games_comparison, stored_games, suite_of_games
+from ..population import on_these
 from .baselines import DEFAULT, baseline_folders
 from .decision import checks_of, judge_gate
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, JudgeNoise, SequentialReport
@@ -68,6 +69,8 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
     checks = checks_of(policy, names)
     for suite in names:
         if suite_of_games(suite) is not None:
+            if policy.population == "these":
+                raise ConfigError(f"{suite}: games are judged for all questions of the kind: use `population: all`")
             evidence[suite] = games_evidence(suite, baselines, candidates, options)
             continue
         pair = _pair(baselines, candidates, suite)
@@ -78,7 +81,8 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         if pair[0].folder is not None and pair[0].folder == pair[1].folder:
             raise ConfigError(f"{suite}: candidate and baseline are the same run, {pair[0].folder}")
         rows = run_rows(pair[0]), run_rows(pair[1])
-        evidence[suite] = suite_evidence(*rows, suite_of(pair[0].card, options.mirror, folder=pair[0].folder), options)
+        loaded = suite_of(pair[0].card, options.mirror, folder=pair[0].folder)
+        evidence[suite] = suite_evidence(*rows, loaded, options, population=policy.population)
         if options.sequential:
             reports.append(replayed(*rows, checks, policy, options.seed))
     names = shown_names([candidates[0], baselines[0]])
@@ -137,22 +141,31 @@ def games_evidence(
     return Evidence(comparison=games_comparison(rows, seed=options.seed), baseline=None, candidate=rows.card)
 
 
-def suite_evidence(baseline: RunRows, candidate: RunRows, loaded: Loaded, options: GateOptions) -> Evidence:
-    """Return one suite's evidence; raise ConfigError for runs that are not comparable, unless forced."""
+def suite_evidence(
+    baseline: RunRows, candidate: RunRows, loaded: Loaded, options: GateOptions, *, population: Population = "all"
+) -> Evidence:
+    """Return one suite's evidence; raise ConfigError for runs that are not comparable, unless forced.
+
+    Raise it, too, for the population "these" if a question has one answer and one judgment.
+    """
     refuse_different(baseline, candidate, ("baseline", "candidate"), force=options.force)
+    comparison = compare(
+        baseline,
+        candidate,
+        prompts=loaded.prompts,
+        suite=loaded.suite,
+        covariates=() if population == "these" else covariate_runs(baseline, candidate, options.results),
+        seed=options.seed,
+    )
+    if population == "these":
+        comparison = on_these(comparison, baseline, candidate, loaded.prompts)
     return Evidence(
-        comparison=compare(
-            baseline,
-            candidate,
-            prompts=loaded.prompts,
-            suite=loaded.suite,
-            covariates=covariate_runs(baseline, candidate, options.results),
-            seed=options.seed,
-        ),
+        comparison=comparison,
         baseline=baseline.card,
         candidate=candidate.card,
         drifted=drift_of(baseline.card, candidate.card),
-        noise=noise_of(baseline, candidate),
+        # on these questions the judges' noise is part of the error, not a part of what other questions add
+        noise={} if population == "these" else noise_of(baseline, candidate),
     )
 
 
@@ -242,8 +255,11 @@ def power_of(
 ) -> list[PowerRow]:
     """Run the gate's self-test on pairs of real runs: one set of rows per check that is a sum over questions.
 
-    If `candidates` is empty, use every other run of the baseline's protocol. Raise ConfigError without a pair.
+    If `candidates` is empty, use every other run of the baseline's protocol. Raise ConfigError without a pair
+    or for a policy of the population "these".
     """
+    if policy.population == "these":
+        raise ConfigError("gate power resamples questions, so its policy must have `population: all`, not these")
     rows: list[PowerRow] = []
     for baseline_run in find_runs(baseline, results, policy.suites):
         partners = _partners(baseline_run, candidates, results)

@@ -116,8 +116,8 @@ async def gate_live(
         judging.run.store.write_card(score_card(plan, judging.run, environment))
         seen = judging.run.only(judging.seen)  # later prompts are not missing
         card = score_card(plan, seen, environment)
-        candidate = _rows(judging, card)
-        shown = suite_evidence(_seen(judging), candidate, Loaded(judging.run.plan.suite, judging.seen), options)
+        candidate, loaded = _rows(judging, card), Loaded(judging.run.plan.suite, judging.seen)
+        shown = suite_evidence(_seen(judging), candidate, loaded, options, population=policy.population)
         evidence[judging.run.plan.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
     run_id, baseline = runs[0].plan.folder.name, next(iter(baselines.values())).card
     names = told_apart([(plan.spec.model.label, run_id), (baseline.model, str(baseline.provenance.get("run_id", "")))])

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from ...records import MAX_EMPTY, Record, ScoreCard
 from ...records.facts import Tier, all_facts
-from ..comparison import Comparison, Difference
+from ..comparison import Comparison, Difference, Population
 
 MIN_QUESTIONS = 20
 """With fewer, intervals still cover, but they assume that the few questions resemble the rest of the benchmark."""
@@ -100,6 +100,8 @@ class GatePolicy(Record):
     """Power used to compute the number of questions that would decide."""
     strict: bool = False
     """Whether any certain drop fails, however small."""
+    population: Population = Field(default="all", exclude_if=lambda population: population == "all")
+    """all: would the drop hold on other questions of the kind; these: on these very questions, several draws each."""
     checks: tuple[GateCheck, ...] = ()
     """Empty: the default checks of the suites that both runs have."""
     limits: GateLimits = GateLimits()
@@ -164,6 +166,8 @@ class CheckResult(Record):
     """Questions with which an equal model passes at this check's margin, with the policy's power."""
     repeats: int | None = None
     """Judgments per question that do the same on these questions; None: unknown, or no number does."""
+    more_draws: float | None = Field(default=None, exclude_if=is_none)
+    """Of the population "these": how many times the answers (or judgments) per question do what `needed` would."""
     too_few: int | None = Field(default=None, exclude_if=is_none)
     """The check's `min_questions`, if the runs share fewer: it is then undecided."""
     floor: float | None = None
