@@ -3,13 +3,14 @@
 # make test     set up, then the quick tests, on two processes; one real vLLM server is shared by the tests that need it
 # make test-all everything; make test-slow is what it adds to make test
 # make bench-official   published numbers and times beside the original tools; HARNESS_PUBLISHED and HARNESS_MIRROR
-# make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks
+# make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks;
+#                       it and bench-gate run two sections at a time: python -m benchmarks.gate --only NAME for one
 # make bench-judges     what recorded judgments say of judges, written into docs/judges.md; HARNESS_PUBLISHED
 # make bench-judging    what a call of ours costs against a mock server, beside inspect_ai, evalscope, alpaca_eval
 # make bench-training   a WRPO training step beside the official layout: time and memory
 # make bench-scale      time and memory: 100,000 judgments, 1,000 cards, a resume, 1,000 calls in flight
 # make bench-cases      what bad files and servers do to a score: version 0.2.0, the right value, and now; HARNESS_MIRROR
-# make bench-gate       how often the gate is wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
+# make bench-gate       how often the gate and audits are wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make test-python PYTHON=python3.13   unit tests of the core package, without torch and vLLM, on another Python
 # make check    format, lint, types, layers; make setup installs .venv
 
@@ -84,10 +85,9 @@ bench-official: $(READY)
 
 bench-stats: $(READY)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.stats
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.stats.crossed
 
 bench-gate: $(READY)
-	$(BIN)/python -m benchmarks.gate
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.gate
 
 bench-judges: $(READY)
 	$(BIN)/python -m benchmarks.judges

@@ -134,10 +134,13 @@ def _ranking(value: JsonValue, arguments: Arguments) -> list[JsonValue]:
     """Return the rank (1 or 2) of `model_1_name` in a list of {model, rank}."""
     ordered = _literal(value) if isinstance(value, str) else value
     name = arguments.get("model_1_name", "model_1")
-    ranks = [entry["rank"] for entry in _dicts(ordered) if entry.get("model") == name and "rank" in entry]
-    if not ranks or isinstance(ranks[0], bool) or ranks[0] not in (1, 2):
+    entries = ordered if isinstance(ordered, list | tuple) else []
+    if not all(isinstance(entry, dict) and "model" in entry for entry in entries):
+        raise _UnreadableError("an entry names no model")
+    rank = next((entry.get("rank") for entry in _dicts(ordered) if entry["model"] == name), None)
+    if isinstance(rank, bool) or rank not in (1, 2):
         raise _UnreadableError(f"no rank 1 or 2 for {name!r}")
-    return [ranks[0]]
+    return [rank]
 
 
 def _dicts(values: JsonValue) -> list[dict[str, JsonValue]]:

@@ -84,7 +84,8 @@ def two_models(folder: Path) -> str:
         content = lm_eval({"quiz": {"acc": (0.5, 0.01)}}, model_name=f"org/{name}")
         write(folder / "two" / f"org__{name}" / f"results_2026-01-0{day}T00-00-00.000000.json", content)
     done = harness(folder, "import", "two", "--format", "lm_eval", "--model", "mine", "--json")
-    return "one card" if done.code == 0 and len(done.cards) == 1 else "refused or a card each"
+    names = {card["model"] for card in done.cards} if done.code == 0 else set()
+    return "one name" if len(names) == 1 else "refused or a name each"
 
 
 def predict_only(folder: Path) -> str:
@@ -219,20 +220,27 @@ def stripped_instructions(folder: Path) -> str:
 
 
 def first_edition(folder: Path) -> str:
-    """A file of AlpacaEval 1, judged against its own baseline: `score` and `import` give one win rate."""
+    """A file of AlpacaEval 1, with its own baseline: `score` and `import` give one length-controlled rate."""
     rows = [
-        annotation(text, dataset=dataset, generator_1="text_davinci_003", preference=1 + number % 2)
+        annotation(
+            text,
+            dataset=dataset,
+            generator_1="text_davinci_003",
+            preference=1 + number % 2,
+            output_1="x " * (10 + number % 7),
+            output_2="y " * (30 + number % 60),
+        )
         for number, (text, dataset) in enumerate(official_instructions())
     ]
     card = imported_alpaca(folder, rows, "--mirror", os.environ["HARNESS_MIRROR"])
-    return compared(scored_alpaca(folder, rows), card["scores"]["win_rate"]["value"])
+    return compared(scored_alpaca(folder, rows, LENGTH_CONTROLLED), card["scores"][LENGTH_CONTROLLED]["value"])
 
 
 FILES = (
     Case("lm-eval: less is better", "bad first", "good first", less_is_better),
     Case("lm-eval: metrics in another order", "B first", "A first", metric_order),
     Case("lm-eval: group without a metric", "exit 2", "2 cards", group_without_metric),
-    Case("lm-eval: two models in a folder", "one card", "refused or a card each", two_models),
+    Case("lm-eval: two models in a folder", "one name", "refused or a name each", two_models),
     Case("lm-eval: predict only", "999", "no score", predict_only),
     Case("lm-eval 0.3", "ranked with n 0, no error", "errors kept, or unranked", old_version),
     Case("FastChat: thoughts, nothing stored", "2.00", "8.00", lambda folder: thinking_judge(folder, None)),

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from harness.stats.bradley_terry import ROUNDS, SEED, Battles, reference_interval, reference_rounds
-from harness.stats.intervals import FloatArray, ratio_interval
+from harness.stats.intervals import FloatArray
+from harness.stats.paired import ratio_interval
 from harness.suites.arena_hard import files as arena_hard
 from harness.suites.arena_hard.file_scores import ArenaGroup, pooled_battles, units
 from harness.suites.files import ScoreOptions, read_files
-from harness.suites.scoring import QuestionSums, sums_of_units
+from harness.suites.scoring import PREFERENCES, QuestionSums, sums_of_units
 
 from .lines import Line, T, Timed, timed
 
@@ -43,7 +44,7 @@ def _image_arena(folder: Path) -> list[Line]:
     theirs = timed(lambda: reference_fits(battles, TIMED_ROUNDS))
     same = reference_rounds(battles, rounds=TIMED_ROUNDS, baseline="")
     sums_by_group = [_sums(group) for group in groups]
-    ours = timed(lambda: [ratio_interval(sums.above, sums.below) for sums in sums_by_group])
+    ours = timed(lambda: [ratio_interval(sums.above, sums.below, PREFERENCES) for sums in sums_by_group])
     name = f"scikit-learn, {TIMED_ROUNDS} of {ROUNDS} rounds timed"
     seconds = theirs.seconds * ROUNDS / TIMED_ROUNDS
     difference = f"{np.max(np.abs(same - theirs.value)):.1e} Elo to those rounds"
@@ -73,7 +74,7 @@ def _each_alone(groups: list[ArenaGroup]) -> list[Line]:
         battles, sums = pooled_battles([group]), _sums(group)
         rounds = _median(lambda: reference_rounds(battles, baseline=""), 7)  # noqa: B023 - called at once
         theirs = _median(lambda: reference_fits(battles, ROUNDS), 3)  # noqa: B023
-        ours = _median(lambda: ratio_interval(sums.above, sums.below), 7)  # noqa: B023
+        ours = _median(lambda: ratio_interval(sums.above, sums.below, PREFERENCES), 7)  # noqa: B023
         gap = max(gap, float(np.max(np.abs(rounds.value - theirs.value))))
         found["the reference's interval"].append((rounds.seconds, theirs.seconds))
         found["our interval"].append((ours.seconds, theirs.seconds))

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.analysis.gate.sequential import looks
-from harness.stats.intervals import FloatArray, percentile_interval, ratio_interval
+from harness.stats.intervals import FloatArray, percentile_interval
 from harness.stats.paired import (
     ALPHA,
     non_inferiority,
     paired_difference,
     rank_intervals,
     ratio_estimate,
+    ratio_interval,
     swap_test,
     t_quantile,
 )
@@ -66,7 +67,7 @@ def single_coverage(sets: int, questions: int, *, resamples: int = 2000, seed: i
     hits = dict.fromkeys(("clustered t", "the card's", "percentile bootstrap", "BCa bootstrap"), 0)
     for one in range(sets):
         estimate = ratio_estimate(above[:, one], below[:, one])
-        card = ratio_interval(above[:, one], below[:, one])
+        card = ratio_interval(above[:, one], below[:, one], (0.0, 1.0))
         plain = percentile_interval(drawn[:, one])
         bent = bca_interval(
             above[:, one].sum() / below[:, one].sum(), drawn[:, one], jackknife(above[:, one], below[:, one])

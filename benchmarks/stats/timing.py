@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 
-from harness.stats.intervals import RESAMPLES, FloatArray
+from harness.stats.intervals import FloatArray
 from harness.stats.paired import rank_intervals
 
 from .games import play
-from .methods import ratio_replicates
+from .methods import RESAMPLES, ratio_replicates
 
 MODELS, QUESTIONS = 92, 500
 

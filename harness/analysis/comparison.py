@@ -1,8 +1,9 @@
 """Compare two runs of one suite, question by question. Pure: rows in, records out.
 
 The first run is the reference: every difference is "other minus first", on the questions that have a verdict for both.
-A difference is *paired* if it is a sum over questions, *refitted* if it is a model fitted to all verdicts, and
-*unpaired* if only the two cards exist.
+A difference is *paired* if it is a sum over questions, *refitted* if it is a model fitted to all verdicts, *direct* if
+the two answers were judged against each other (`games.py`), and *unpaired* if only the two cards exist. If one run has
+only some of the other's questions, a sum over them is also *adjusted* for the questions that were not judged.
 
 >>> differing_protocols({"judge": "gpt-4", "seed": 1}, {"judge": "gpt-4.1", "seed": 1})
 ["judge: 'gpt-4' and 'gpt-4.1'"]
@@ -11,6 +12,7 @@ A difference is *paired* if it is a sum over questions, *refitted* if it is a mo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +21,7 @@ from pydantic import Field, JsonValue
 from ..records import Answer, Prompt, Record, Score, ScoreCard
 from ..records.facts import facts_of, higher_is_better
 from ..records.protocols import Refits, RefitsPairs, RunRows
+from ..stats.combined import adjusted_difference
 from ..stats.intervals import FloatArray, percentile_interval
 from ..stats.paired import (
     ClusteredEstimate,
@@ -28,6 +31,7 @@ from ..stats.paired import (
     paired_difference,
     required_n,
     swap_test,
+    terms,
     two_sided_p,
 )
 from ..suites.scoring import (
@@ -38,6 +42,8 @@ from ..suites.scoring import (
     own_question_sums,
     question_sums,
     rules_of,
+    run_sums,
+    sums_difference,
 )
 
 ALPHA = 0.05
@@ -45,7 +51,11 @@ RATING_FLIP = 2.0
 """A question flips if its rating moves by this many points: twice the step that most judges use."""
 CONTRADICTION = 0.5
 """Two orders contradict each other if their preferences differ by more: a win in one, a loss in the other."""
-Method = Literal["paired", "refitted", "unpaired"]
+Method = Literal["paired", "refitted", "unpaired", "direct", "adjusted", "pooled", "within"]
+Population = Literal["all", "these"]
+"""Of which questions an interval is: of all of the kind, or of the very ones that were asked."""
+FEW = 0.9
+"""A run with at most this share of the other's questions is a part of it; with more, only some answers are missing."""
 
 
 class Difference(Record):
@@ -60,13 +70,14 @@ class Difference(Record):
     value: float
     ci_low: float | None
     ci_high: float | None
-    """95 %: t over questions (paired), bootstrap percentiles (refitted), normal (unpaired). None: every question has
-    the same difference, so there is no spread."""
+    """95 %: t over questions (paired, direct, adjusted), bootstrap percentiles (refitted), normal (unpaired), t over
+    draws or repeats of these questions (within). None: every question has the same difference, of scores without
+    bounds, or all its draws agree (within), so there is no spread."""
     se: float
     df: int
     """Degrees of freedom of `se`; 0: normal."""
     p: float
-    """Two-sided: exact permutation (paired), normal (refitted, unpaired)."""
+    """Two-sided: exact permutation (paired, direct), t (adjusted, pooled, within), normal (refitted, unpaired)."""
     p_adjusted: float | None = None
     """Holm-adjusted over the models compared with the first; None if there is only one."""
     detectable: float
@@ -130,6 +141,24 @@ class Orders(Record):
     """The headline difference without these questions."""
 
 
+class Adjustment(Record):
+    """A difference adjusted for the questions on which only one of the two was judged, beside the plain one.
+
+    The questions that were judged must be a random sample, as those of `--limit` are.
+    """
+
+    difference: Difference
+    """Over questions of the kind, like the plain one: it may decide."""
+    n: int
+    of: int
+    """Questions judged for both, and for the run that has more."""
+    set_low: float
+    set_high: float
+    """95 %, of the difference on just these `of` questions: what judging the rest would show."""
+    models: tuple[str, ...]
+    """Other models whose scores predict the missing ones, besides the run that has more questions."""
+
+
 class Comparison(Record):
     """One model compared with the first, on one suite."""
 
@@ -139,6 +168,7 @@ class Comparison(Record):
     other: str
     judge: str
     headline: str
+    population: Population = Field(default="all", exclude_if=lambda population: population == "all")
     differences: tuple[Difference, ...]
     """The headline first, then other metrics, then categories."""
     only_first: int = 0
@@ -150,25 +180,45 @@ class Comparison(Record):
     forced: tuple[str, ...] = ()
     """Differences between the protocols, if the runs were compared anyway (--force)."""
     notes: tuple[str, ...] = ()
+    adjusted: tuple[Adjustment, ...] = Field(default=(), exclude_if=lambda rows: not rows)
+    """For sums over all questions, if one run has only some of the other's questions."""
 
     def difference(self, metric: str, category: str | None = None) -> Difference | None:
         return next((row for row in self.differences if (row.metric, row.category) == (metric, category)), None)
 
+    def adjustment(self, metric: str) -> Adjustment | None:
+        return next((row for row in self.adjusted if row.difference.metric == metric), None)
+
+    def deciding(self, metric: str, category: str | None = None) -> Difference | None:
+        """Return the sharpest difference: the adjusted one if there is one."""
+        adjustment = self.adjustment(metric) if category is None else None
+        return self.difference(metric, category) if adjustment is None else adjustment.difference
+
 
 def compare(
-    first: RunRows, second: RunRows, *, prompts: Sequence[Prompt] | None = None, suite: object = None, seed: int = 0
+    first: RunRows,
+    second: RunRows,
+    *,
+    prompts: Sequence[Prompt] | None = None,
+    suite: object = None,
+    covariates: Sequence[RunRows] = (),
+    seed: int = 0,
 ) -> Comparison:
     """Return all differences of two runs of one suite.
 
     `prompts` are the prompts of the runs, for categories; None if they are unknown. `suite` refits fitted metrics.
+    `covariates` are complete runs of the protocol, which predict the questions that one of the two lacks.
     """
     categories = None if prompts is None else {prompt.id: prompt.category for prompt in prompts}
     pairs = _paired_sums(first, second, categories)
     main = pairs[0] if pairs else None
-    fits = suite.paired_refits(prompts, first, second) if isinstance(suite, RefitsPairs) and prompts else None
+    is_audited = first.audit is not None or second.audit is not None
+    fits = None
+    if isinstance(suite, RefitsPairs) and prompts and not is_audited:
+        fits = suite.paired_refits(prompts, first, second)
     rows = [refitted(fits)] if fits is not None else []
     rows += [row for sums in pairs if (row := paired(*sums, None, seed)) is not None]
-    if main is not None and categories is not None:
+    if main is not None and categories is not None and not is_audited:  # too few audited questions per category
         rows += _by_category(main, categories, seed)
     if main is None:
         own_pairs = _own_sums(first, second)
@@ -180,10 +230,13 @@ def compare(
         for metric, category in _stated_metrics(first)
         if (metric, category) not in known and (row := unpaired(first.card, second.card, metric, category)) is not None
     ]
-    rows = [row.model_copy(update={"higher_is_better": higher_is_better(first.card, row.metric)}) for row in rows]
+    rows = [_directed(row, first.card) for row in rows]
     rows.sort(key=lambda row: row.metric != first.card.headline or row.category is not None)  # stable: headline first
     own = bool(facts_of(first.card.suite).pairing)
     only_first, only_other = _unmatched(first, second, categories)
+    if is_audited:  # terms of an audited score say nothing about single questions, so these are the cheap judge's
+        cheap = _paired_sums(replace(first, audit=None), replace(second, audit=None), categories)
+        main = cheap[0] if cheap else None
     doubts = order_doubts(first, second, main)
     return Comparison(
         suite=first.card.suite,
@@ -200,7 +253,36 @@ def compare(
         orders=doubts,
         forced=tuple(differing(first.card, second.card)),
         notes=_notes(first, second, categories, fits) if not own else _own_notes(first, second, main),
+        adjusted=_adjustments(first, second, covariates, seed),
     )
+
+
+def is_part(first: RunRows, second: RunRows) -> bool:
+    """Return whether one run has only some of the other's questions: a limit, or far fewer."""
+    few, many = sorted(({answer.prompt_id for answer in run.answers} for run in (first, second)), key=len)
+    return bool(few) and few < many and (_limit(first) != _limit(second) or len(few) <= FEW * len(many))
+
+
+def _limit(run: RunRows) -> JsonValue:
+    return run.card.protocol.get("limit")
+
+
+def _adjustments(first: RunRows, second: RunRows, covariates: Sequence[RunRows], seed: int) -> tuple[Adjustment, ...]:
+    # an audit is itself an estimate of the questions that the expensive judge did not see
+    if not is_part(first, second) or first.audit is not None or second.audit is not None:
+        return ()
+    rows = []
+    for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
+        if rule.category is None:  # the categories of the missing questions may be unknown
+            sums = [question_sums(rule, run.answers, run.judgments) for run in (first, second, *covariates)]
+            rows.append(adjustment(sums, [run.name for run in covariates], seed=seed))
+    return tuple(
+        row.model_copy(update={"difference": _directed(row.difference, first.card)}) for row in rows if row is not None
+    )
+
+
+def _directed(row: Difference, card: ScoreCard) -> Difference:
+    return row.model_copy(update={"higher_is_better": higher_is_better(card, row.metric)})
 
 
 def _own_sums(first: RunRows, second: RunRows) -> dict[tuple[str, str | None], tuple[QuestionSums, QuestionSums]]:
@@ -248,9 +330,7 @@ def _paired_sums(
         # a rule for one category cannot select its questions without the suite's data
         if rule.category is not None and categories is None:
             continue
-        first_sums, second_sums = (
-            question_sums(rule, run.answers, run.judgments, categories=categories) for run in (first, second)
-        )
+        first_sums, second_sums = (run_sums(rule, run, categories=categories) for run in (first, second))
         shared = common([first_sums, second_sums])
         # one question has no spread, so no error could be estimated
         if len(shared[0].ids) >= 2:
@@ -272,6 +352,8 @@ def _notes(
     first: RunRows, second: RunRows, categories: Mapping[str, str] | None, fits: Refits | None
 ) -> tuple[str, ...]:
     notes = []
+    if first.audit is not None and second.audit is not None:
+        notes.append("differences are on the scale of the audit's judge; flips and orders are the cheap judge's")
     if not first.judgments or not second.judgments:
         notes.append("one run has no judgments, so nothing is paired and the intervals are wide")
     elif categories is None:
@@ -338,11 +420,15 @@ def _middle(run: RunRows, main: tuple[QuestionSums, QuestionSums]) -> float | No
 def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
     """Return the paired difference over the same questions in the same order; None if there is no error estimate."""
     first_terms, second_terms = (first.above, first.below), (second.above, second.below)
-    estimate = paired_difference(second_terms, first_terms, scale=first.scale)
+    estimate = sums_difference(second, first)
     if estimate is None or first.value is None or second.value is None:
         return None
     p = swap_test(second_terms, first_terms, seed=seed)
-    row = _difference(first.metric, (first.value, second.value), estimate, estimate.interval(), p, "paired")
+    low, high = estimate.interval()
+    if first.bounds is not None:
+        widest = first.scale * (first.bounds[1] - first.bounds[0])
+        low, high = max(low, -widest), min(high, widest)
+    row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
     return row.model_copy(update={"category": category, "correlation": correlation(first.scores(), second.scores())})
 
 
@@ -356,6 +442,70 @@ def refitted(refits: Refits) -> Difference:
     p = two_sided_p(apart, value)
     row = _difference(refits.metric, refits.values, estimate, (interval.low, interval.high), p, "refitted")
     return row.model_copy(update={"correlation": correlation(*refits.replicates)})
+
+
+def adjustment(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int = 0) -> Adjustment | None:
+    """Return the second model minus the first, adjusted for the questions that only one of the two has.
+
+    `sums`: the two, then the models `names`, of which those with 90 % of the questions are used. None if too few
+    questions were judged for both.
+    """
+    first, second, *covariates = sums
+    sign = 1.0 if len(second.ids) < len(first.ids) else -1.0
+    part, whole = (second, first) if sign > 0 else (first, second)
+    part = common([part, whole])[0]
+    at = {prompt_id: position for position, prompt_id in enumerate(whole.ids)}
+    known = [(name, row) for name, row in zip(names, covariates, strict=True) if _share_of(row, at) >= FEW]
+    columns = [_column(row, whole.ids) for _, row in known]
+    models = np.column_stack(columns) if columns else None
+    judged = [at[prompt_id] for prompt_id in part.ids]
+    if not judged:
+        return None
+    estimate = adjusted_difference(_linear(part), judged, _linear(whole), models, seed=seed)
+    if estimate is None:
+        return None
+    whole_value = whole.value or 0.0
+    value, (low, high) = sign * estimate.value, sorted(sign * end for end in estimate.interval_set())
+    means = (whole_value, whole_value + value) if sign > 0 else (whole_value - value, whole_value)
+    clustered = ClusteredEstimate(value, estimate.se, estimate.df, estimate.n)
+    row = _difference(first.metric, means, clustered, clustered.interval(), clustered.p_two_sided(), "adjusted")
+    return Adjustment(
+        # the error does not shrink with the square root of the questions, so the rule for `needed` does not apply
+        difference=row.model_copy(update={"needed": None}),
+        n=estimate.n,
+        of=estimate.of,
+        set_low=low,
+        set_high=high,
+        models=tuple(name for name, _ in known),
+    )
+
+
+def adjustment_line(row: Adjustment, plain: Difference) -> str:
+    """Return the adjusted estimate beside the plain one, as a sentence."""
+    sharper = row.difference
+    by = "the other run's" if not row.models else f"those of the other run and {len(row.models)} more"
+    return (
+        f"{row.n} of {row.of} questions judged, the rest predicted from {by}: {sharper.value:+.2f} "
+        f"[{sharper.ci_low:+.2f}, {sharper.ci_high:+.2f}], and on just these {row.of} questions "
+        f"[{row.set_low:+.2f}, {row.set_high:+.2f}]; plain {plain.value:+.2f} "
+        + ("" if plain.ci_low is None else f"[{plain.ci_low:+.2f}, {plain.ci_high:+.2f}]")
+    )
+
+
+def _share_of(sums: QuestionSums, at: Mapping[str, int]) -> float:
+    return sum(prompt_id in at for prompt_id in sums.ids) / len(at)
+
+
+def _column(sums: QuestionSums, ids: Sequence[str]) -> FloatArray:
+    """Return a model's score of each question; its mean if it has none."""
+    scores = dict(zip(sums.ids, _linear(sums), strict=True))
+    mean = sums.value or 0.0
+    return np.array([scores.get(prompt_id, mean) for prompt_id in ids])
+
+
+def _linear(sums: QuestionSums) -> FloatArray:
+    """Return each question's score with the weights of a ratio linearised, so that their mean is the ratio."""
+    return (sums.value or 0.0) + sums.scale * terms(sums.above, sums.below)
 
 
 def unpaired(first: ScoreCard, second: ScoreCard, metric: str, category: str | None = None) -> Difference | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from ..judging.jury import CardProtocol, scored
+from ..judging.jury import CardProtocol, audit_rows, scored
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling, ScoreCard, digest
 from ..records.errors import ConfigError, DataError
 from ..records.judge_choice import choose_judges
@@ -27,10 +27,12 @@ from ..store import find_cards, read_card
 from ..store.runs import read_question_scores, read_rows
 from ..store.trusted import read_config
 from ..suites.head_to_head import HeadToHead, PlaysGames
-from .comparison import Comparison, adjusted, compare, differing
+from .comparison import Comparison, Population, adjusted, compare, differing, is_part
 from .naming import told_apart, weights_of
+from .population import on_these
 
 log = logging.getLogger(__name__)
+MOST_COVARIATES = 20
 HEAD_TO_HEAD = "head_to_head"
 """Name prefix of suites of direct games between two models: results of comparisons, not runs to compare."""
 
@@ -64,32 +66,74 @@ def compare_models(
     force: bool = False,
     mirror: str | None = None,
     seed: int = 0,
+    population: Population = "all",
 ) -> list[Comparison]:
     """Compare every model after the first with the first, per suite, with Holm's correction over the models.
 
-    Raise ConfigError with all differences if two runs are not comparable, unless `force`.
+    Raise ConfigError with all differences if two runs are not comparable, unless `force`, and for the population
+    "these" if a question has one answer and one judgment.
     """
     comparisons = []
     for runs in matched(names, results, suites):
         shown = shown_names(runs)
-        for name, run in zip(shown[1:], runs[1:], strict=True):
-            refuse_different(runs[0].card, run.card, (shown[0], name), force=force)
-        loaded = suite_of(runs[0].card, mirror, folder=runs[0].folder)
         rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
-        comparisons += [
-            compare(rows[0], run, prompts=loaded.prompts, suite=loaded.suite, seed=seed) for run in rows[1:]
+        for run in rows[1:]:
+            refuse_different(rows[0], run, (rows[0].name, run.name), force=force)
+        loaded = suite_of(runs[0].card, mirror, folder=runs[0].folder)
+        pairs = [
+            compare(
+                rows[0],
+                run,
+                prompts=loaded.prompts,
+                suite=loaded.suite,
+                # on these very questions, predictions for the others say nothing
+                covariates=() if population == "these" else covariate_runs(rows[0], run, results),
+                seed=seed,
+            )
+            for run in rows[1:]
         ]
+        if population == "these":
+            pairs = [on_these(pair, rows[0], run, loaded.prompts) for pair, run in zip(pairs, rows[1:], strict=True)]
+        comparisons += pairs
     return adjusted(comparisons)
 
 
-def refuse_different(first: ScoreCard, second: ScoreCard, names: tuple[str, str], *, force: bool) -> None:
-    """Raise ConfigError with all differences if two cards are not comparable, unless `force`."""
-    differences = differing(first, second)
-    if differences and not force:
+def refuse_different(first: RunRows, second: RunRows, names: tuple[str, str], *, force: bool) -> None:
+    """Raise ConfigError with all differences if two runs are not comparable, unless `force`.
+
+    A run with a limit is comparable with one that has all of its questions and more.
+    """
+    differences = differing(first.card, second.card)
+    if differences and not force and not (is_part(first, second) and same_but_limit(first.card, second.card)):
         raise ConfigError(
-            f"{first.suite}: {names[0]} and {names[1]} were not measured the same way: {'; '.join(differences)}. "
+            f"{first.card.suite}: {names[0]} and {names[1]} were not measured the same way: {'; '.join(differences)}. "
             "So a difference would not be due to the models alone. --force compares them anyway"
         )
+
+
+def same_but_limit(first: ScoreCard, second: ScoreCard) -> bool:
+    """Return whether two cards were measured the same way, apart from the number of questions."""
+    unlimited = [
+        card.model_copy(update={"protocol": {key: value for key, value in card.protocol.items() if key != "limit"}})
+        for card in (first, second)
+    ]
+    return not differing(*unlimited)
+
+
+def covariate_runs(first: RunRows, second: RunRows, results: Path) -> list[RunRows]:
+    """Return complete runs of other models by the same protocol, if one of the two has only some of the questions.
+
+    At most `MOST_COVARIATES`, by name: their mean hardly changes with more.
+    """
+    if not is_part(first, second):
+        return []
+    whole = max(first, second, key=lambda run: len(run.answers)).card
+    runs: dict[str, StoredRun] = {}
+    for file in find_cards(results):
+        card = read_card(file)
+        if card.complete and card.model not in (first.card.model, second.card.model) and not differing(card, whole):
+            runs.setdefault(card.model, StoredRun(card, file.parent))
+    return [run_rows(runs[model]) for model in sorted(runs)[:MOST_COVARIATES]]
 
 
 def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -> list[list[StoredRun]]:
@@ -175,9 +219,10 @@ def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
     if run.folder is None:
         return RunRows(name or run.card.model, run.card)
     answers, rows = read_rows(run.folder)
-    judgments = scored(current_judgments(answers, iter(rows)), run.card.protocol)
+    current = current_judgments(answers, iter(rows))
+    judgments, audit = scored(current, run.card.protocol), audit_rows(current, run.card.protocol)
     questions = tuple(read_question_scores(run.folder))
-    return RunRows(name or run.card.model, run.card, tuple(answers), judgments, questions)
+    return RunRows(name or run.card.model, run.card, tuple(answers), judgments, questions, audit)
 
 
 def suite_of(card: ScoreCard, mirror: str | None = None, *, folder: Path | None = None) -> Loaded:

@@ -20,6 +20,7 @@ import numpy as np
 from ..judging.calibrated import SuiteCalibration, shown
 from ..records import Judgment, Score
 from ..stats.agreement import (
+    FEWEST_LABELS,
     Corrected,
     JudgedSample,
     Measure,
@@ -33,10 +34,10 @@ from ..stats.agreement import (
     rogan_gladen,
     share_measure,
 )
-from ..stats.intervals import FloatArray, Interval
+from ..stats.intervals import FloatArray
 from ..stats.paired import clustered_interval
 from ..suites.recorded import CalibrationSet, Item, ItemVerdict, RecordedComparison, RecordedRating, side
-from ..suites.scoring import score_of
+from ..suites.scoring import PREFERENCES, score_of
 
 ItemVerdicts = Mapping[str, ItemVerdict]
 Vote = tuple[str, str, str]
@@ -455,7 +456,7 @@ def _win_rates(rows: JudgedSample) -> dict[str, Score]:
     return {
         "judge": _share(rows.judge, rows.clusters),
         "people": _share(rows.people[seen], _kept(rows.clusters, seen.tolist())),
-        "prediction_powered": _corrected(prediction_powered(rows, tuned=True), int(seen.sum())),
+        "prediction_powered": _corrected(prediction_powered(rows, tuned=True, bounds=PREFERENCES), int(seen.sum())),
         "judge_decided": _share(rows.judge[decided], _kept(rows.clusters, decided.tolist())),
         "rogan_gladen": _corrected(rogan_gladen(rows), int((seen & decided & (rows.people != 0.5)).sum())),
     }
@@ -470,17 +471,19 @@ def _share(values: FloatArray, clusters: Sequence[Hashable]) -> Score:
 
 
 def _corrected(corrected: Corrected, n: int) -> Score:
-    """Return a corrected rate in percent, clipped to 0..100; `n` counts the comparisons that people voted on."""
-    interval = corrected.interval
-    if interval is not None:
-        # a correction may leave the range of a rate if the judge is poor
-        interval = Interval(low=max(0.0, interval.low), high=min(1.0, interval.high), se=interval.se)
-    return score_of(Measure(corrected.value, interval, n), scale=100.0)
+    """Return a corrected rate in percent, without a value if `n`, the comparisons that people voted on, are too few."""
+    return score_of(Measure(corrected.value, corrected.interval, n), scale=100.0)
 
 
 def findings(part: SuiteCalibration, reference: str, unscored: float) -> list[str]:
     """Return sentences on what the intervals show; nothing if they leave it open."""
     sentences = []
+    few = [model for model, rates in part.win_rates.items() if rates["prediction_powered"].value is None]
+    if few:
+        sentences.append(
+            f"no win rate corrected by people's votes of {', '.join(few)}: under {FEWEST_LABELS} comparisons of each "
+            "have votes, too few to tell how the judge errs"
+        )
     scores, versus = part.scores, "people" if reference == "people" else part.retired
     kappa = scores.get(f"kappa_{reference}")
     lowest = None if kappa is None else kappa.value if kappa.ci_low is None else kappa.ci_low

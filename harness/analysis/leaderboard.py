@@ -20,17 +20,26 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, JsonValue
 
-from ..judging.jury import scored
+from ..judging.jury import audit_rows, scored
 from ..records import LARGEST, Record, Score, ScoreCard
 from ..records.asking import is_empty
 from ..records.errors import ConfigError
 from ..records.facts import facts_of, higher_is_better
+from ..records.protocols import RunRows
 from ..stats.intervals import FloatArray, resampling_weights
-from ..stats.paired import ClusteredEstimate, clustered_se, correlation, paired_difference, rank_intervals, terms
+from ..stats.paired import ClusteredEstimate, clustered_se, correlation, rank_intervals, terms
 from ..store import find_cards, read_card
 from ..store.checkpoint import Fusion, read_fusion
 from ..store.runs import QUESTIONS, read_question_scores, read_rows
-from ..suites.scoring import QuestionSums, common, is_complete, own_question_sums, question_sums, rules_of
+from ..suites.scoring import (
+    QuestionSums,
+    common,
+    is_complete,
+    own_question_sums,
+    rules_of,
+    run_sums,
+    sums_difference,
+)
 from .naming import row_names
 from .reported import ReportedTable, load_reported, reported_beside
 
@@ -191,7 +200,9 @@ def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
     except ConfigError:
         return None  # a damaged file makes a comparison unpaired; `harness run` tells how to repair it
     rule = rules_of(card.suite, card.headline, judgments)[0]
-    sums = question_sums(rule, answers, scored(judgments, card.protocol))
+    audit = audit_rows(judgments, card.protocol)
+    run = RunRows(card.model, card, tuple(answers), scored(judgments, card.protocol), audit=audit)
+    sums = run_sums(rule, run)
     stated = card.scores[rule.metric].value if rule.metric in card.scores else None
     # rows added after the card, or a rule that needs categories: the card's number is authoritative
     if sums.value is None or stated is None or abs(sums.value - stated) > 1e-6 * rule.scale:
@@ -384,9 +395,7 @@ def against(card: ScoreCard, above: ScoreCard, questions: Mapping[str, QuestionS
     difference, sums = card_score.value - above_score.value, _shared([card, above], questions)
     # a sum over questions is compared directly; a fitted headline only borrows the correlation of the raw rate
     if sums is not None and sums[0].metric == card.headline:
-        estimate = paired_difference(
-            (sums[0].above, sums[0].below), (sums[1].above, sums[1].below), scale=sums[0].scale
-        )
+        estimate = sums_difference(sums[0], sums[1])
         return None if estimate is None or not estimate.varies else _centred(estimate, difference, paired=True)
     if card_score.se is None or above_score.se is None:
         return None

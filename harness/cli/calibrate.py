@@ -69,6 +69,8 @@ class CalibrateFlags(ResultsFlags, MirrorFlags, JsonFlags, VerboseFlags):
         rule = next((rule for rule in get_args(JuryRule) if rule == self.jury), None)
         if rule is None:
             raise ConfigError(f"no jury rule {self.jury!r}; known: {', '.join(get_args(JuryRule))}")
+        if rule == "cyclic":
+            raise ConfigError("--jury cyclic asks one member per question; a calibration compares all: calibrate each")
         if self.sample is not None and self.sample < 0:
             raise ConfigError(f"--sample {self.sample} is below 0; give the number of items, or 0 for all")
         published = published_judgments()

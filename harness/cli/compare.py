@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from ..analysis.comparison import Comparison
-from ..analysis.finished_runs import compare_models, head_to_head_plan, matched
+from ..analysis.comparison import Comparison, Population, adjusted
+from ..analysis.finished_runs import StoredRun, compare_models, head_to_head_plan, matched, run_rows
+from ..analysis.games import games_comparison
+from ..analysis.population import POPULATION_LINES
 from ..pages.comparison_text import (
     games_markdown,
     games_verdict,
@@ -35,6 +37,9 @@ FORMATS = ("table", "md", "json")
 class CompareFlags(ResultsFlags, MirrorFlags):
     runs: Annotated[list[str], typer.Argument(metavar="A B [C ...]", help="Run folders, card files or model names.")]
     suite: Annotated[str | None, typer.Option(help="Only these suites (comma list).")] = None
+    population: Annotated[
+        Population, typer.Option(help="all: on other questions of the kind too? these: on these very questions?")
+    ] = "all"
     force: Annotated[bool, typer.Option("--force", help="Compare runs even if their protocols differ.")] = False
     flips: Annotated[int, typer.Option(min=0, help="Flipped questions to list.")] = 10
     seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap and permutations.")] = 0
@@ -63,6 +68,8 @@ def compare(flags: CompareFlags) -> None:
         raise ConfigError(f"no format {flags.chosen_format!r}; known: {', '.join(FORMATS)}")
     if len(flags.runs) < 2:
         raise ConfigError(f"compare needs two runs or more, got {flags.runs[0]!r} alone")
+    if flags.head_to_head and flags.population == "these":
+        raise ConfigError("--head-to-head answers for all questions of the kind: drop it or --population these")
     if flags.head_to_head:
         show_games(play(flags), flags)
         return
@@ -73,6 +80,7 @@ def compare(flags: CompareFlags) -> None:
         force=flags.force,
         mirror=flags.mirror,
         seed=flags.seed,
+        population=flags.population,
     )
     show(comparisons, flags)
 
@@ -86,6 +94,7 @@ def show(comparisons: Sequence[Comparison], flags: CompareFlags) -> None:
         write_or_print(markdown(comparisons, flips=flags.flips), flags.out)
         return
     console = stdout_console()
+    console.print(Text(POPULATION_LINES[flags.population]), soft_wrap=True)
     for comparison in comparisons:
         for table in rich_comparison(comparison, flips=flags.flips):
             console.print(table)
@@ -102,29 +111,39 @@ def write_or_print(text: str, out: Path | None) -> None:
         print(text, end="")
 
 
-def play(flags: CompareFlags) -> list[ScoreCard]:
-    """Judge every model's answers against the first model's, as a separate run per model and suite."""
+def play(flags: CompareFlags) -> list[tuple[ScoreCard, Comparison]]:
+    """Judge every model's answers against the first model's, as a separate run per model and suite.
+
+    Return each run's card and its comparison with the first model, with Holm's correction over the models.
+    """
     set_up_logging()
     plans = [
         head_to_head_plan(first, contender, flags.judge, flags.results, config=flags.config, mirror=flags.mirror)
         for first, *contenders in matched(flags.runs, flags.results, comma_list(flags.suite))
         for contender in contenders
     ]
-    return [card for games in plans for card in ask_and_judge(games, estimate(games), fresh=False)]
+    runs = [
+        StoredRun(card, games.suites[0].folder)
+        for games in plans
+        for card in ask_and_judge(games, estimate(games), fresh=False)
+    ]
+    pairs = adjusted([games_comparison(run_rows(run), seed=flags.seed) for run in runs])
+    return [(run.card, pair) for run, pair in zip(runs, pairs, strict=True)]
 
 
-def show_games(cards: list[ScoreCard], flags: CompareFlags) -> None:
+def show_games(games: Sequence[tuple[ScoreCard, Comparison]], flags: CompareFlags) -> None:
     """Print or write the win rates of direct games, and last a sentence per game."""
+    cards, pairs = [card for card, _ in games], [pair for _, pair in games]
     if flags.chosen_format == "json":
-        write_or_print(json_text("head_to_head", cards), flags.out)
+        write_or_print(json_text("head_to_head", cards, comparisons=pairs), flags.out)
         return
     if flags.chosen_format == "md" or flags.out is not None:
-        write_or_print(games_markdown(cards), flags.out)
+        write_or_print(games_markdown(cards, pairs), flags.out)
         return
     console = stdout_console()
-    console.print(rich_games(cards))
+    console.print(rich_games(cards, pairs))
     for card in cards:
         for note in card.notes:
             console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)
-    for card in cards:
-        console.print(Text(plain(games_verdict(card)), style="bold"), soft_wrap=True)
+    for card, pair in games:
+        console.print(Text(plain(games_verdict(card, pair)), style="bold"), soft_wrap=True)

@@ -54,9 +54,11 @@ def stdout_console(width: int = 140) -> Console:
     return Console(width=None if os.isatty(1) else width)
 
 
-def json_text(name: str, records: Iterable[BaseModel]) -> str:
-    """Return the one JSON object that `--json` prints: the records under a name."""
-    return json.dumps({name: [record.model_dump(mode="json") for record in records]}, indent=2) + "\n"
+def json_text(name: str, records: Iterable[BaseModel], **more: Iterable[BaseModel]) -> str:
+    """Return the one JSON object that `--json` prints: records under a name, and `more` of them under theirs."""
+    lists = {name: records, **more}
+    text = json.dumps({key: [row.model_dump(mode="json") for row in rows] for key, rows in lists.items()}, indent=2)
+    return text + "\n"
 
 
 def until_stopped(job: Coroutine[Any, Any, T]) -> T:
@@ -152,6 +154,9 @@ def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (
         counts = (part.prompts, part.generation_calls, part.judge_calls, part.judge_calls_done, part.judge_calls_cached)
         costs = (_shown(part.judge_cost), _shown(part.judge_cost_open))
         table.add_row(*(Text(text) for text in (part.suite, part.judge, *map(str, counts), *costs)))
+        for name, share in part.by_judge.items():
+            cells = ("", f"  {name}", "", "", str(share.calls), "", "", _shown(share.cost), "")
+            table.add_row(*(Text(text) for text in cells))
     for name in self_scored:
         table.add_row(*(Text(text) for text in (name, "none", *["-"] * 7)))
     if len(estimates) > 1 and all(part.judge_cost is not None for part in estimates):

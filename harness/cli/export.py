@@ -42,6 +42,11 @@ def export(flags: ExportFlags) -> None:
         raise ConfigError(
             f"{card.judge} is a jury, which {flags.file_format} files cannot express; export a run with a single judge"
         )
+    if CardProtocol.read(card.protocol).auditor is not None:
+        raise ConfigError(
+            f"the scores are estimates from two judges ({card.judge}), which {flags.file_format} files cannot express; "
+            "export a run with a single judge"
+        )
     answers, judgments = read_rows(folder)
     if not answers and not judgments:
         raise ConfigError(f"{folder} has only a card: without answers.jsonl or judgments.jsonl nothing can be exported")

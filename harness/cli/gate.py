@@ -10,21 +10,25 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from ..analysis.comparison import Population
 from ..analysis.finished_runs import find_runs
+from ..analysis.games import suite_of_games
 from ..analysis.gate.baselines import DEFAULT, baselines_file, promote
 from ..analysis.gate.evidence import GateOptions, baseline_runs, gate_runs, power_of, read_policy
 from ..analysis.gate.live import baselines_of, gate_live
 from ..analysis.gate.policy import GatePolicy, GateReport
-from ..pages.gate_text import gate_markdown, junit, rich_checks, rich_power, sequential_line, summary_line
+from ..analysis.gate.pooling import FEWEST_MODELS, slopes_of
+from ..analysis.population import POPULATION_LINES
+from ..pages.gate_text import gate_markdown, junit, rich_checks, rich_power, rich_slopes, sequential_line, summary_line
 from ..pages.text import plain
 from ..records.errors import ConfigError
 from ..records.settings import FileSpec
 from ..run.estimate import estimate
 from ..run.plan import plan
 from ..run.resolve import overlaid, resolve
-from ..store import dump_json, write_atomic
+from ..store import dump_json, find_cards, read_card, write_atomic
 from ..store.trusted import read_config
-from .console import announce, set_up_logging, stdout_console
+from .console import announce, json_text, set_up_logging, stdout_console
 from .options import SETTINGS, Flags, JsonFlags, MirrorFlags, ResultsFlags, comma_list, command
 from .run import work
 
@@ -37,6 +41,8 @@ class LiveFlags(Flags):
     """Flags of `harness run` for a candidate that is judged now."""
 
     judge: Annotated[str | None, AS_IN_RUN] = None
+    jury: Annotated[str | None, AS_IN_RUN] = None
+    audit: Annotated[str | None, AS_IN_RUN] = None
     backend: Annotated[str | None, AS_IN_RUN] = None
     edition: Annotated[str | None, AS_IN_RUN] = None
     limit: Annotated[int | None, AS_IN_RUN] = None
@@ -49,6 +55,10 @@ class GateFlags(JsonFlags, ResultsFlags, MirrorFlags):
         str | None, typer.Option(help="Run folder, card, model, or a name in baselines.yaml.  [default: default]")
     ] = None
     policy: Annotated[Path | None, typer.Option(help="gate.yaml; default: docs/gate.md's margins.")] = None
+    population: Annotated[
+        Population | None,
+        typer.Option(help="these: on these very questions? all: on others too?  [default: the policy's, or all]"),
+    ] = None
     sequential: Annotated[
         bool, typer.Option("--sequential", help="Stop judging as soon as the verdict is safe; replayed on judged runs.")
     ] = False
@@ -79,6 +89,10 @@ class PromoteFlags(ResultsFlags):
     suite: Annotated[str | None, typer.Option(help="Only these suites (comma list).")] = None
 
 
+class SlopesFlags(ResultsFlags, JsonFlags):
+    pass
+
+
 class PowerFlags(ResultsFlags, JsonFlags):
     baseline: Annotated[str, typer.Option(help="Run folder, card or model.")]
     candidate: Annotated[list[str] | None, typer.Option(help="Paired with it (repeatable); default: all runs.")] = None
@@ -101,6 +115,12 @@ def gate(context: typer.Context, flags: GateFlags) -> None:
     if flags.candidate is None:
         raise ConfigError("no candidate: give --candidate RUN or MODEL")
     policy = read_policy(flags.policy)
+    if flags.population is not None:
+        policy = policy.model_copy(update={"population": flags.population})
+    if flags.sequential and policy.population == "these":
+        raise ConfigError(
+            "--sequential judges ever more questions, so it decides about all; drop it or --population these"
+        )
     options = GateOptions(
         results=flags.results, force=flags.force, sequential=flags.sequential, seed=flags.seed, mirror=flags.mirror
     )
@@ -116,7 +136,10 @@ def gate(context: typer.Context, flags: GateFlags) -> None:
 def judge_candidate(flags: GateFlags, policy: GatePolicy, options: GateOptions) -> GateReport:
     """Serve, ask and judge the candidate on the suites of the policy, or else of the baseline."""
     set_up_logging()
-    suites = list(dict.fromkeys(check.suite for check in policy.checks))
+    suites = policy.suites
+    played = [suite for suite in suites if suite_of_games(suite) is not None]
+    if played:
+        raise ConfigError(f"{played[0]} needs the answers of both models first: gate it without --live")
     runs_of_baseline = baseline_runs(flags.baseline, flags.results, suites)
     suites = suites or list(dict.fromkeys(run.card.suite for run in runs_of_baseline))
     spec = resolve(flags.settings(suites))
@@ -149,6 +172,7 @@ def show(report: GateReport, *, as_json: bool) -> None:
         print(summary_line(report), file=sys.stderr)
         return
     console = stdout_console()
+    console.print(Text(POPULATION_LINES[report.policy.population]), soft_wrap=True)
     console.print(rich_checks(report))
     for limit in report.limits:
         if not limit.kept:
@@ -177,6 +201,24 @@ def promote_command(flags: PromoteFlags) -> None:
     for card, _ in runs:
         print(plain(f"{flags.name}: {card.suite} ({card.suite_version}) is now {card.model}"))
     print(baselines_file(flags.results))
+
+
+@gate_app.command("slopes")
+@command
+def slopes_command(flags: SlopesFlags) -> None:
+    """How do two suites' headlines move together over your models? For `slopes` of a pooled check.
+
+    Example: harness gate slopes --results results
+    """
+    rows = slopes_of(read_card(file) for file in find_cards(flags.results))
+    if flags.as_json:
+        print(json_text("slopes", rows), end="")
+        return
+    if not rows:
+        raise ConfigError(
+            f"no two suites under {flags.results} have {FEWEST_MODELS} models in common, each measured in one way"
+        )
+    stdout_console().print(rich_slopes(rows))
 
 
 @gate_app.command("power")

@@ -14,7 +14,6 @@ import typer
 from rich.text import Text
 
 from ..analysis.trackers import log_scores, tracker_names
-from ..judging.jury import judge_differences
 from ..records import ScoreCard
 from ..records.errors import IncompleteError
 from ..records.settings import FileSpec
@@ -112,7 +111,14 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     judge_devices: Annotated[
         str | None, typer.Option(help="GPUs of a judge loaded here, e.g. 2,3: it then judges beside the candidate.")
     ] = None
-    jury: Annotated[str | None, typer.Option(help="How a jury decides: mean (default), majority, median.")] = None
+    jury: Annotated[
+        str | None,
+        typer.Option(help="How a jury decides: mean (default), majority, median; cyclic: by one in turn."),
+    ] = None
+    audit: Annotated[
+        str | None,
+        typer.Option(help="JUDGE:N or SUITE=JUDGE:N,...: an expensive judge of N questions; scores are on its scale."),
+    ] = None
     repeats: Annotated[int | None, typer.Option(help="Times every judge is asked the same question.")] = None
     anchors: Annotated[
         list[str] | None, typer.Option(help="FILE of `harness judge anchors`, judged again; repeatable, one per suite.")
@@ -205,11 +211,7 @@ def _listed(reasons: Mapping[str, int]) -> str:
 
 def differences(run_plan: Plan) -> list[str]:
     """Return a sentence for each way in which a suite's judging differs from the benchmark's own."""
-    return [
-        f"{planned.suite.name}: {sentence}"
-        for planned in run_plan.suites
-        for sentence in judge_differences(planned.suite, planned.judges)
-    ]
+    return [f"{planned.suite.name}: {sentence}" for planned in run_plan.suites for sentence in planned.differences()]
 
 
 def ask_and_judge(run_plan: Plan, estimates: Sequence[Estimate], *, fresh: bool) -> list[ScoreCard]:

@@ -28,6 +28,7 @@ from ..records import (
     Rating,
     Verdict,
 )
+from ..records.asking import digest
 from ..records.protocols import Checking, Identified, Judge, Suite
 
 Identity = dict[str, JsonValue]
@@ -49,6 +50,16 @@ class Jury:
     @property
     def label(self) -> str:
         return "+".join(self.members)
+
+
+def turns(prompts: Sequence[Prompt], members: Sequence[str]) -> dict[str, str]:
+    """Return prompt id -> the member of a cyclic jury that judges it.
+
+    Members take turns over each category's prompts, which are ordered by a digest of their ids: nothing about the
+    answers matters, so each model's answer to a prompt has the same judge, and members differ by one prompt at most.
+    """
+    ordered = sorted(prompts, key=lambda prompt: (prompt.category, digest(prompt.id)))
+    return {prompt.id: members[position % len(members)] for position, prompt in enumerate(ordered)}
 
 
 def judge_identities(judges: Sequence[Judge]) -> dict[str, Identity]:
@@ -83,6 +94,8 @@ class CardProtocol:
     """Judge -> its part of the protocol, of one judge or of a jury's members; empty if its settings are unknown."""
     jury: Jury | None
     """None: a single judge."""
+    auditor: str | None
+    """The judge of some questions, on whose scale the scores are; None: there was no audit."""
     references: str | None
     """MT-Bench's reference answers: official, pr3158 or file; None for other suites."""
     limit: tuple[int, int] | None
@@ -99,14 +112,19 @@ class CardProtocol:
         jury: Jury | None = None
         parts: list[JsonValue] = [protocol.get("judge")]
         match protocol.get("judge"):
-            case {"kind": "jury", "rule": "mean" | "majority" | "median" as rule, "members": [*parts]}:
+            case {"kind": "jury", "rule": "mean" | "majority" | "median" | "cyclic" as rule, "members": [*parts]}:
                 jury = Jury(tuple(str(part["name"]) for part in parts if isinstance(part, dict)), rule)
+        auditor: str | None = None
+        match protocol.get("audit"):
+            case {"judge": {"name": str(auditor)}}:
+                pass
         identities = [part for part in parts if isinstance(part, dict)]
         if not all(isinstance(part.get("params"), dict) for part in identities):
             identities = []  # an imported run, whose files do not state how the judge was asked
         return cls(
             judges={str(part["name"]): part for part in identities},
             jury=jury,
+            auditor=auditor,
             references=references if isinstance(references, str) else None,
             limit=limit,
         )
@@ -176,6 +194,7 @@ def stand_in(prompt: Prompt) -> Answer:
 #   give; the median without a majority.
 # - median: for preferences, sorted by side and strength, the middle one; for an even number the mean of the middle two,
 #   strong if both are strong and on one side. For ratings, the median.
+# A cyclic jury has nothing to combine: each question was put to one member (`turns`), whose verdict counts.
 Question = tuple[str, int, int | None, Order | None, int]
 """Prompt id, draw, turn, order, repeat."""
 
@@ -208,6 +227,10 @@ def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
     sizes: Counter[str] = Counter()
     for rows in by_question(judgments).values():
         verdicts = [row.verdict for row in rows if row.verdict is not None]
+        if jury.rule == "cyclic":
+            sizes["full" if verdicts else "short"] += 1
+            kept += rows
+            continue
         if 2 * len(verdicts) <= len(jury.members):
             sizes["short"] += 1
             kept.append(_failed(rows[0], len(verdicts), jury))
@@ -229,9 +252,19 @@ def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
 
 
 def scored(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> tuple[Judgment, ...]:
-    """Return a stored run's judgments as its scorer was given them; `protocol` is its card's."""
-    jury = CardProtocol.read(protocol).jury
-    return tuple(judgments) if jury is None else combine(judgments, jury).judgments
+    """Return a stored run's judgments as its scorer was given them; `protocol` is its card's.
+
+    Those of an audit are left out: `audit_rows` has them.
+    """
+    stated = CardProtocol.read(protocol)
+    judgments = [row for row in judgments if row.judge != stated.auditor]
+    return tuple(judgments) if stated.jury is None else combine(judgments, stated.jury).judgments
+
+
+def audit_rows(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> tuple[Judgment, ...] | None:
+    """Return the judgments of a stored run's audit; None if it had none."""
+    auditor = CardProtocol.read(protocol).auditor
+    return None if auditor is None else tuple(row for row in judgments if row.judge == auditor)
 
 
 def agreed(verdicts: Sequence[Verdict], rule: JuryRule) -> Verdict:

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 
 from rich.table import Table as RichTable
 
-from ..analysis.comparison import ALPHA, AnswerShift, Comparison, Difference
+from ..analysis.comparison import ALPHA, AnswerShift, Comparison, Difference, adjustment_line
+from ..analysis.population import POPULATION_LINES
 from ..records import ScoreCard
 from .text import escape_markdown, interval, markdown_list, markdown_table, number, rich_table
 
 HEAD = ("metric", "category", "first", "other", "difference [95 %]", "p", "detectable", "questions")
 FLIP_HEAD = ("question", "category", "first", "other", "change")
-GAMES_HEAD = ("suite", "model", "against", "category", "win rate [95 %]", "games", "unscored", "won", "tied", "lost")
+GAMES_HEAD = (
+    *("suite", "model", "against", "category", "win rate [95 %]", "p", "detectable"),
+    *("games", "unscored", "won", "tied", "lost"),
+)
 LEFT = ("metric", "category", "question", "change", "suite", "model", "against")
 
 
@@ -29,6 +33,7 @@ def markdown(comparisons: Sequence[Comparison], *, flips: int) -> str:
     parts = ["# Comparison", "", *markdown_list([verdict(pair) for pair in comparisons]), ""]
     for pair in comparisons:
         parts += [f"## {escape_markdown(title(pair))}", ""]
+        parts += [POPULATION_LINES[pair.population], ""] if pair.population != "all" else []
         parts += markdown_table(HEAD, [difference_cells(row) for row in pair.differences], LEFT)
         parts += ["", *markdown_list(other_lines(pair)), ""]
         if cells := flip_cells(pair, flips):
@@ -42,7 +47,7 @@ def title(pair: Comparison) -> str:
 
 def verdict(pair: Comparison) -> str:
     """Return one sentence on the headline, which a person reads first."""
-    row = pair.difference(pair.headline) or next(iter(pair.differences), None)
+    row = pair.deciding(pair.headline) or next(iter(pair.differences), None)
     if row is None:
         return f"{pair.suite}: nothing to compare"
     span = f"{difference_span(row)}, p {p_cell(_p(row))}"
@@ -58,6 +63,11 @@ def verdict(pair: Comparison) -> str:
     # identical verdicts have no spread, so no interval could be shown
     if row.ci_low is None and row.value == 0:
         return f"{pair.suite}: {pair.other} and {pair.first} have the same verdict on every question, by {row.metric}"
+    if row.ci_low is None and row.method == "within":
+        return (
+            f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; all "
+            f"draws of each of {row.n} questions agree, too few questions to tell how much they vary"
+        )
     if row.ci_low is None:
         return (
             f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; all "
@@ -71,7 +81,8 @@ def verdict(pair: Comparison) -> str:
 
 def difference_span(row: Difference) -> str:
     """Return `+0.23 [+0.22, +0.24]`; without an interval if every question has the same difference."""
-    return f"{row.value:+.2f}" + ("" if row.ci_low is None else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]")
+    word = "adjusted " if row.method == "adjusted" else ""
+    return f"{word}{row.value:+.2f}" + ("" if row.ci_low is None else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]")
 
 
 def _p(row: Difference) -> float:
@@ -100,6 +111,10 @@ def other_lines(pair: Comparison) -> list[str]:
     """Return what a reader should know besides the differences."""
     lines = [f"compared although different: {difference}" for difference in pair.forced]
     lines += list(pair.notes)
+    for row in pair.adjusted:
+        plain = pair.difference(row.difference.metric)
+        if plain is not None:
+            lines.append(f"{row.difference.metric}: {adjustment_line(row, plain)}")
     if pair.only_first or pair.only_other:
         lines.append(
             f"left out because only one run has a score: {pair.only_first} questions of {pair.first}, "
@@ -138,37 +153,41 @@ def flip_cells(pair: Comparison, limit: int) -> list[list[str]]:
     ]
 
 
-def rich_games(cards: Sequence[ScoreCard]) -> RichTable:
-    return rich_table("Games, answer against answer", GAMES_HEAD, games_cells(cards), LEFT)
+def rich_games(cards: Sequence[ScoreCard], pairs: Sequence[Comparison]) -> RichTable:
+    return rich_table("Games, answer against answer", GAMES_HEAD, games_cells(cards, pairs), LEFT)
 
 
-def games_markdown(cards: Sequence[ScoreCard]) -> str:
-    lines = ["# Head to head", "", *markdown_list([games_verdict(card) for card in cards]), ""]
-    return "\n".join(lines + markdown_table(GAMES_HEAD, games_cells(cards), LEFT)) + "\n"
+def games_markdown(cards: Sequence[ScoreCard], pairs: Sequence[Comparison]) -> str:
+    verdicts = [games_verdict(card, pair) for card, pair in zip(cards, pairs, strict=True)]
+    lines = ["# Head to head", "", *markdown_list(verdicts), ""]
+    return "\n".join(lines + markdown_table(GAMES_HEAD, games_cells(cards, pairs), LEFT)) + "\n"
 
 
-def games_verdict(card: ScoreCard) -> str:
-    """Return one sentence on who wins, if that is certain."""
-    score, baseline = card.scores["win_rate"], str(card.protocol.get("baseline"))
-    if score.value is None or score.ci_low is None or score.ci_high is None:
+def games_verdict(card: ScoreCard, pair: Comparison) -> str:
+    """Return one sentence on who wins, if that is certain; with several models, after Holm's correction."""
+    score, row = card.scores["win_rate"], pair.difference("win_rate")
+    if score.value is None or score.ci_low is None or score.ci_high is None or row is None:
         return f"{card.suite}: too few games to say who wins"
-    span = f"{score.value:.1f} % of the points [{score.ci_low:.1f}, {score.ci_high:.1f}]"
-    if score.ci_low > 50:
-        return f"{card.suite}: {card.model} beats {baseline}: {span}"
-    if score.ci_high < 50:
-        return f"{card.suite}: {card.model} loses to {baseline}: {span}"
-    return f"{card.suite}: no winner shown between {card.model} and {baseline}: {span}"
+    span = f"{score.value:.1f} % of the points [{score.ci_low:.1f}, {score.ci_high:.1f}], p {p_cell(_p(row))}"
+    if _p(row) <= ALPHA and row.value:
+        verb = "beats" if row.value > 0 else "loses to"
+        return f"{card.suite}: {card.model} {verb} {pair.first}: {span}"
+    return (
+        f"{card.suite}: no winner shown between {card.model} and {pair.first}: {span}; these games can only detect a "
+        f"win rate {row.detectable:.1f} points from 50"
+    )
 
 
-def games_cells(cards: Sequence[ScoreCard]) -> list[list[str]]:
+def games_cells(cards: Sequence[ScoreCard], pairs: Sequence[Comparison]) -> list[list[str]]:
     """Return rows under `GAMES_HEAD`: all questions of a suite, then its categories."""
     rows = []
-    for card in cards:
-        total = card.scores["win_rate"]
+    for card, pair in zip(cards, pairs, strict=True):
+        total, row = card.scores["win_rate"], pair.difference("win_rate")
+        tested = ["-", "-"] if row is None else [p_cell(_p(row)), f"{row.detectable:.2f}"]
         questions = [number(card.scores.get(name), 0) for name in ("n_won", "n_tied", "n_lost")]
-        fixed = [card.suite, card.model, str(card.protocol.get("baseline"))]
-        rows.append([*fixed, "all", interval(total), str(total.n), str(total.unscored), *questions])
+        fixed = [card.suite, card.model, pair.first]
+        rows.append([*fixed, "all", interval(total), *tested, str(total.n), str(total.unscored), *questions])
         for name, scores in card.by_category.items():
             part = scores["win_rate"]
-            rows.append(["", "", "", name, interval(part), str(part.n), str(part.unscored), "", "", ""])
+            rows.append(["", "", "", name, interval(part), "", "", str(part.n), str(part.unscored), "", "", ""])
     return rows

@@ -15,13 +15,16 @@ from rich.table import Table as RichTable
 
 from ..analysis.gate.decision import named, sentence
 from ..analysis.gate.policy import CheckResult, GateReport, LimitResult, SequentialReport
+from ..analysis.gate.pooling import Slope
 from ..analysis.gate.power import PowerRow
+from ..analysis.population import POPULATION_LINES
 from .comparison_text import difference_span, p_cell
 from .text import escape_markdown, markdown_list, markdown_table, plain, rich_table
 
 GATE_HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "lower bound", "margin", "result")
 POWER_HEAD = ("metric", "questions", "margin", "true drop", "pass", "inconclusive", "fail", "trials")
-LEFT = ("check", "tier", "result", "metric")
+SLOPE_HEAD = ("suite", "with", "models", "points per point", "stated", "logit correlation")
+LEFT = ("suite", "with", "check", "tier", "result", "metric")
 FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production Char
 
 
@@ -47,8 +50,8 @@ def check_cells(check: CheckResult) -> list[str]:
     return [
         named(check),
         check.tier,
-        f"{row.first:.2f}",
-        f"{row.other:.2f}",
+        # the pooled difference is not that of the first suite's values
+        *(["-", "-"] if row.method == "pooled" else [f"{row.first:.2f}", f"{row.other:.2f}"]),
         difference_span(row),
         f"{'upper ' if check.less_is_better else ''}{check.bound:+.2f}",
         f"{check.margin:g}",
@@ -75,6 +78,7 @@ def gate_markdown(report: GateReport) -> str:
     parts = [f"# Gate: {report.outcome.upper()}", ""]
     parts.append(f"{escape_markdown(report.candidate)} against {escape_markdown(report.baseline)}")
     parts += ["", *markdown_list(report.reasons), ""]
+    parts += [POPULATION_LINES[report.policy.population], ""] if report.policy.population != "all" else []
     parts += markdown_table(GATE_HEAD, [check_cells(check) for check in report.checks], LEFT)
     exceeded = [limit for limit in report.limits if not limit.kept]
     parts += ["", f"Limits: {len(report.limits) - len(exceeded)} kept, {len(exceeded)} exceeded."]
@@ -86,6 +90,17 @@ def gate_markdown(report: GateReport) -> str:
 
 def rich_power(rows: Sequence[PowerRow]) -> RichTable:
     return rich_table("Verdicts on known drops", POWER_HEAD, [power_cells(row) for row in rows], LEFT)
+
+
+def rich_slopes(rows: Sequence[Slope]) -> RichTable:
+    return rich_table("How suites move together", SLOPE_HEAD, [slope_cells(row) for row in rows], LEFT)
+
+
+def slope_cells(row: Slope) -> list[str]:
+    """Return the row's texts under `SLOPE_HEAD`."""
+    stated = "-" if row.stated is None else f"{row.stated:.2f}"
+    names = f"{row.first} {row.first_metric}", f"{row.second} {row.second_metric}"
+    return [*names, str(row.models), f"{row.slope:.2f}", stated, f"{row.correlation:.2f}"]
 
 
 def power_cells(row: PowerRow) -> list[str]:

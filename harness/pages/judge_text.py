@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 
 from ..judging.calibrated import Calibration, SuiteCalibration, shown
+from ..judging.cost import dollars
 from ..records import AnchorCheck, Judging, Score, ScoreCard
 from .text import escape_markdown, interval, markdown_table, rich_table
 
@@ -63,12 +64,31 @@ def judging_table(cards: list[ScoreCard]) -> RichTable | None:
 def judging_lines(card: ScoreCard) -> list[Line]:
     """Return one line per measure of the card's judging."""
     judging = card.judging
-    return [] if judging is None else [*_jury(card, judging), *_flips(judging), *_variance(judging), *_anchors(judging)]
+    if judging is None:
+        return []
+    parts = (_audit(judging), _jury(card, judging), _flips(judging), _variance(judging), _anchors(judging))
+    return [line for part in parts for line in part]
 
 
 def _line(measure: str, judge: str, score: Score | None) -> Iterator[Line]:
     if score is not None and score.value is not None:
         yield (measure, judge, interval(score), str(score.n))
+
+
+def _audit(judging: Judging) -> Iterator[Line]:
+    audit = judging.audit
+    if audit is None:
+        return
+    cheap = "+".join(name for name in audit.spending if name != audit.judge)
+    yield ("questions judged", audit.judge, f"{audit.judged} of {audit.of}", str(audit.drawn))
+    for metric, gain in audit.gains.items():
+        worth = f"{gain.effective:.0f} questions judged by it alone (correlation {gain.correlation:.2f})"
+        yield (f"{metric} is as precise as", audit.judge, worth, str(audit.judged))
+    for metric, score in audit.cheap.items():
+        yield from _line(f"{metric}, not audited", cheap, score)
+    for name, part in audit.spending.items():
+        paid = "unknown" if part.paid is None else dollars(part.paid)
+        yield ("paid", name, paid, f"{part.calls} calls")
 
 
 def _jury(card: ScoreCard, judging: Judging) -> Iterator[Line]:
@@ -77,6 +97,8 @@ def _jury(card: ScoreCard, judging: Judging) -> Iterator[Line]:
     if judging.jury is not None:
         counts = judging.jury
         verdicts = f"all {counts.full}, some {counts.part}, too few {counts.short}"
+        if judging.rule == "cyclic":
+            verdicts = f"one in turn {counts.full}, none {counts.short}"
         yield (f"jury ({judging.rule}): questions judged by", card.judge, verdicts, str(counts.questions))
         if judging.rule == "majority":
             yield ("no majority", card.judge, str(counts.undecided), str(counts.questions))

@@ -43,6 +43,9 @@ class Metric:
     """For readers; empty: the name."""
     higher_is_better: bool | None = True
     """None: neither, as for a length."""
+    slope: float | None = None
+    """Points by which this metric moves, from model to model, when AlpacaEval's length-controlled win rate moves by
+    one: the unit in which the gate pools benchmarks. None: unknown."""
 
     @property
     def decimals(self) -> int:
@@ -65,6 +68,10 @@ class QuestionRule:
     """Leave out an answer that has a verdict in only one order."""
     category: str | None = None
     """Only this category's questions count."""
+    weighted: bool = True
+    """False: a strong preference counts once, like any other."""
+    bounds: tuple[float, float] | None = None
+    """Lowest and highest value of one verdict, before scaling; None: as the verdicts state, 0 and 1 for preferences."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from .asking import ModelRef, base_url
 from .documents import read_yaml
 from .errors import ConfigError
 from .facts import suites_of_all
-from .judging import JudgeSpec
+from .judging import MIN_AUDITED, AuditSpec, JudgeSpec
 from .keys import JUDGE_KEY, note_key_variable
 from .protocols import installed, load_plugin
 from .settings import EDITIONS, ServeSpec, checked
@@ -164,7 +164,7 @@ def choose_judges(
 
     Raise ConfigError if none applies.
     """
-    names = _by_suite(suites, choice)
+    names = _by_suite(suites, choice, "--judge")
     if edition not in EDITIONS:
         raise ConfigError(f"no edition named {edition!r}; editions: {', '.join(EDITIONS)}")
     fallback = _fallback_judge(edition)
@@ -177,6 +177,34 @@ def choose_judges(
             raise ConfigError(f"suite {suite!r} is named twice with different arguments; give one per run")
         chosen[suite] = find_jury(name, own_judges)
     return chosen
+
+
+def choose_audits(
+    judges: Mapping[str, tuple[JudgeSpec, ...]], choice: str | Mapping[str, str] | None, own_judges: OwnJudges
+) -> dict[str, AuditSpec]:
+    """Return judged suite -> its audit, of `JUDGE:N` for all suites or per suite; empty for None.
+
+    Raise ConfigError if N is missing or too small, or if the judge of an audit judges every question anyway.
+    """
+    names = _by_suite(tuple(judges), choice, "--audit")
+    audits = {}
+    for suite, specs in judges.items():
+        text = names.get(suite, names.get("*"))
+        if text is None:
+            continue
+        name, _, number = text.rpartition(":")
+        if not name or not number.isdecimal():
+            raise ConfigError(f"--audit {text!r} is not JUDGE:N, e.g. gpt-4.1:100 for 100 questions")
+        if int(number) < MIN_AUDITED:
+            raise ConfigError(
+                f"--audit {text!r}: {number} questions are too few for an interval that covers the truth; give at "
+                f"least {MIN_AUDITED}"
+            )
+        judge = find_judge(name, own_judges)
+        if judge.name in {spec.name for spec in specs}:
+            raise ConfigError(f"--audit {text!r}: {judge.name} is {suite}'s own judge; name a cheaper one in --judge")
+        audits[suite] = AuditSpec(judge=judge, questions=int(number))
+    return audits
 
 
 def find_jury(name: str, own_judges: OwnJudges) -> tuple[JudgeSpec, ...]:
@@ -224,7 +252,7 @@ def _fallback_judge(edition: str) -> str | None:
     return next((judge for key, judge in PROVIDER_DEFAULT.items() if os.environ.get(key)), None)
 
 
-def _by_suite(suites: tuple[str, ...], choice: str | Mapping[str, str] | None) -> dict[str, str]:
+def _by_suite(suites: tuple[str, ...], choice: str | Mapping[str, str] | None, flag: str) -> dict[str, str]:
     """Parse `J` or `SUITE=J,SUITE=J` or a mapping into {suite or "*": judge}."""
     if choice is None:
         return {}
@@ -236,12 +264,12 @@ def _by_suite(suites: tuple[str, ...], choice: str | Mapping[str, str] | None) -
     for part in choice.split(","):
         suite, sign, judge = part.partition("=")
         if not sign or not judge:
-            raise ConfigError(f"--judge {choice!r}: {part!r} is not SUITE=JUDGE")
+            raise ConfigError(f"{flag} {choice!r}: {part!r} is not SUITE=JUDGE")
         pairs[suite.strip()] = judge.strip()
     run = [plugin_name(suite) for suite in suites]
     for suite in pairs:
         if suite not in run:
-            raise ConfigError(f"--judge names suite {suite!r}, which is not part of this run: {', '.join(run)}")
+            raise ConfigError(f"{flag} names suite {suite!r}, which is not part of this run: {', '.join(run)}")
     return pairs
 
 

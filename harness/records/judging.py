@@ -209,8 +209,9 @@ class Judgment(Record):
         return _key(answer, turn, order, repeat, fields.get("answer_sha") or "", str(fields.get("judge")))
 
 
-JuryRule = Literal["mean", "majority", "median"]
-"""How several judges' verdicts on one question become one; `harness.judging.jury` defines the rules."""
+JuryRule = Literal["mean", "majority", "median", "cyclic"]
+"""How several judges' verdicts on one question become one; cyclic: one of them is asked. `harness.judging.jury` defines
+the rules."""
 
 
 class Access(Record):
@@ -266,3 +267,15 @@ class JudgeSpec(Record):
     def _patience(self, value: float | None) -> float:
         # cards identify a run's settings by a digest of this dump, which has to stay the same
         return 60.0 if value is None else value
+
+
+MIN_AUDITED = 50
+"""Questions that an audit must ask for: from there on its interval covers 0.93 to 0.97 (`make bench-gate`)."""
+
+
+class AuditSpec(Record):
+    """A second, expensive judge that sees only some questions of a suite."""
+
+    judge: JudgeSpec
+    questions: int = Field(ge=MIN_AUDITED)
+    """How many; they are drawn by `harness.run.auditing`."""

@@ -371,6 +371,8 @@ class RunRows:
     judgments: tuple[Judgment, ...] = ()
     questions: tuple[QuestionScores, ...] = ()
     """Of a benchmark that scored by itself."""
+    audit: tuple[Judgment, ...] | None = None
+    """An expensive judge's judgments of some questions; None if there was no audit."""
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,45 @@ class AnchorCheck(Record):
     reason: str | None = None
 
 
+class AuditGain(Record):
+    """What the cheap judge's verdicts added to the audit's, for one metric."""
+
+    slope: float
+    """Weight of the cheap judge's differences between questions; 0: useless."""
+    correlation: float
+    """Of both judges' scores over the audited questions, -1..1."""
+    effective: float
+    """Questions that the expensive judge alone would need for the same interval."""
+
+
+class JudgeSpending(Record):
+    """What one judge's verdicts took, over all sessions of the run."""
+
+    calls: int
+    """Requests sent; replies from the cache need none."""
+    paid: float | None
+    """US dollars paid by this run; None if the judge has no known price."""
+
+
+class Audit(Record):
+    """How an expensive judge on some questions corrected a cheap one (or a jury) on all."""
+
+    judge: str
+    """The expensive judge, on whose scale the card's scores are."""
+    drawn: int
+    """Questions it was to judge."""
+    judged: int
+    """Those with a verdict of both sides."""
+    of: int
+    """Questions with a verdict of the cheap side."""
+    gains: dict[str, AuditGain]
+    """By metric: all that the card has on the expensive judge's scale."""
+    cheap: dict[str, Score]
+    """The cheap side's own scores, on its own scale."""
+    spending: dict[str, JudgeSpending]
+    """By judge."""
+
+
 class Judging(Record):
     """How far the verdicts can be trusted. Shares are percent with 95 % intervals over questions."""
 
@@ -162,6 +201,7 @@ class Judging(Record):
     variance: VarianceParts | None = None
     anchors: dict[str, AnchorCheck] = {}
     """By judge."""
+    audit: Audit | None = Field(default=None, exclude_if=is_empty)
 
     @property
     def drifted(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator
 from .asking import ModelRef, Record, is_empty
 from .documents import read_yaml
 from .errors import ConfigError
-from .judging import JudgeSpec, JuryRule
+from .judging import AuditSpec, JudgeSpec, JuryRule
 from .keys import note_key_variable
 
 EDITIONS = ("official", "pocket")
@@ -100,6 +100,8 @@ class RunSpec(Record):
     """Suite name -> its judge, or the members of its jury in the order of their names."""
     jury: JuryRule = "mean"
     """How a jury's verdicts become one."""
+    audit: dict[str, AuditSpec] = Field(default={}, exclude_if=is_empty)
+    """Suite name -> the expensive judge that audits its judges on some questions."""
     repeats: int = Field(default=1, ge=1)
     """Times every judge is asked each question."""
     anchors: tuple[Path, ...] = ()
@@ -144,6 +146,8 @@ class FileSpec(Record):
     backend: str | None = None
     judge: str | dict[str, str] | None = None
     jury: JuryRule | None = None
+    audit: str | dict[str, str] | None = None
+    """JUDGE:N, or the same by suite."""
     repeats: int | None = None
     anchors: str | list[str] | None = None
     references: str | None = None

@@ -11,14 +11,15 @@ from pydantic import JsonValue
 from ..judging.anchors import check
 from ..judging.calibrated import Citation, cite
 from ..judging.injection import count_injections
-from ..judging.jury import Combined, combine, judge_differences, judge_label, judge_protocol
-from ..records import MAX_EMPTY, AnchorCheck, Answer, Judging, Judgment, Prompt, ScoreCard, SuiteScores, digest
+from ..judging.jury import Combined, combine
+from ..records import MAX_EMPTY, AnchorCheck, Answer, Judging, Judgment, Prompt, Rating, ScoreCard, SuiteScores, digest
 from ..records.errors import ConfigError
 from ..records.protocols import Numbers
 from ..records.settings import RunSpec
 from ..store import RunStore
 from ..store.provenance import provenance
-from ..suites.scoring import incomplete_notes, is_complete_card, rules_of
+from ..suites.scoring import incomplete_notes, is_complete_card, question_sums, rules_of
+from .auditing import AuditedScores, audited_headline, audited_scores, spending_by_judge
 from .pipeline import SuiteRun, current_judgments
 from .plan import Plan, SuitePlan
 from .trust import judging, trust_notes
@@ -38,30 +39,40 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
     rows = current_judgments(answers, run.store.judgments.all())
     judgments = sorted(rows, key=lambda row: row.key)  # the order of arrival must not change a score's last digit
     anchor_rows = sorted(run.store.anchors.all(), key=lambda row: row.key)
-    combined = None if suite_plan.jury is None else combine(judgments, suite_plan.jury)
-    results = suite.score(suite_plan.prompts, answers, judgments if combined is None else combined.judgments)
+    auditor = None if suite_plan.audit is None else suite_plan.audit.name
+    main_rows = [row for row in judgments if row.judge != auditor]
+    combined = None if suite_plan.jury is None else combine(main_rows, suite_plan.jury)
+    scored = main_rows if combined is None else combined.judgments
+    results = suite.score(suite_plan.prompts, answers, scored)
     _check_headline(results, suite.headline, suite.name)
-    trust = _trust(suite_plan, answers, judgments, combined)
+    trust = _trust(suite_plan, answers, main_rows, combined)
     trust = trust.model_copy(update={"anchors": _anchor_checks(suite_plan, anchor_rows)})
+    headline, complete = suite.headline, is_complete_card(suite.name, suite.headline, results.scores)
+    if suite_plan.audit is not None:
+        audited = _audited(suite_plan, results, answers, scored, [row for row in judgments if row.judge == auditor])
+        results, headline = audited.results, audited.headline
+        complete = is_complete_card(suite.name, headline, results.scores) and audited.is_complete
+        spending = spending_by_judge(run.store, [judge.spec.name for judge in suite_plan.judges])
+        trust = trust.model_copy(update={"audit": audited.audit.model_copy(update={"spending": spending})})
     citation = None
     if spec.edition == "official":
-        citation = cite(spec.results, suite.name, judge_protocol(suite_plan.identities, spec.jury))
+        citation = cite(spec.results, suite.name, suite_plan.scale)
     judge_notes = dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note)
-    notes = [*judge_differences(suite, suite_plan.judges), *results.notes, *judge_notes, *injection_notes(answers)]
+    notes = [*suite_plan.differences(), *results.notes, *judge_notes, *injection_notes(answers)]
     notes += [*slot_notes(suite_plan, answers), *_thinking_notes(plan.identity)]
     notes += [*reasoning_notes(answers), *empty_notes(answers), *_long_notes(suite_plan, answers)]
     notes += [
         *trust_notes(trust),
         *([] if citation is None else [citation.note]),
-        *incomplete_notes(suite.name, suite.headline, results.scores),
+        *incomplete_notes(suite.name, headline, results.scores),
     ]
     return ScoreCard(
         suite=suite.name,
         suite_version=suite.version,
         model=spec.model.label,
-        judge=judge_label([judge.spec for judge in suite_plan.judges]),
-        headline=suite.headline,
-        complete=is_complete_card(suite.name, suite.headline, results.scores),
+        judge=suite_plan.judge_label,
+        headline=headline,
+        complete=complete,
         protocol=suite_plan.protocol,
         sampling=_settings(suite_plan),
         scores=results.scores,
@@ -72,6 +83,24 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         provenance={**environment, **_provenance(plan, run, citation)},
         usage=_usage(run.store, answers, [*judgments, *anchor_rows]),
     )
+
+
+def _audited(
+    plan: SuitePlan,
+    results: SuiteScores,
+    answers: Sequence[Answer],
+    judgments: Sequence[Judgment],
+    audit_judgments: Sequence[Judgment],
+) -> AuditedScores:
+    """Return the scores of an audited run. `judgments`: the cheap side's, a jury's as combined."""
+    assert plan.audit is not None, "only audited runs come here"
+    categories = {prompt.id: prompt.category for prompt in plan.prompts}
+    rules = rules_of(plan.suite.name, plan.suite.headline, judgments)
+    sides = (judgments, audit_judgments)
+    sums = [tuple(question_sums(rule, answers, side, categories=categories) for side in sides) for rule in rules]
+    verdict = next((row.verdict for row in audit_judgments if row.verdict is not None), None)
+    ends = (verdict.low, verdict.high) if isinstance(verdict, Rating) else (0.0, 1.0)
+    return audited_scores(plan.audit, plan.suite, results, [(first, second) for first, second in sums], ends)
 
 
 def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, JsonValue]) -> ScoreCard:
@@ -188,13 +217,17 @@ def _trust(
     plan: SuitePlan, answers: Sequence[Answer], judgments: Sequence[Judgment], combined: Combined | None
 ) -> Judging:
     suite = plan.suite
+    rules = rules_of(suite.name, suite.headline, judgments)
+    metric = suite.headline
+    if plan.audit is not None:
+        metric = audited_headline(metric, [rule.metric for rule in rules])
     return judging(
         judgments,
         combined,
         repeats=plan.repeats,
-        rule=rules_of(suite.name, suite.headline, judgments)[0],
+        rule=rules[0],
         categories={prompt.id: prompt.category for prompt in plan.prompts},
-        headline=lambda rows: suite.score(plan.prompts, answers, rows).scores[suite.headline],
+        headline=lambda rows: suite.score(plan.prompts, answers, rows).scores[metric],
     )
 
 

@@ -5,6 +5,7 @@ It reads the suites' data, the run's own rows and the reply cache. It asks nothi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
@@ -13,7 +14,6 @@ from pydantic import JsonValue
 from ..judging.cache import kept
 from ..judging.calls import Call, Calling
 from ..judging.cost import OVERHEAD, TokenMeter, message_texts, meter, price, priced, token_limit, worst_case
-from ..judging.jury import judge_label
 from ..records import Answer, JudgeSpec, JudgeTask, Judgment, Prompt
 from ..records.errors import ConfigError
 from ..records.protocols import Judge
@@ -24,6 +24,15 @@ ANSWER = "word " * 300
 """Stands for a missing answer without a baseline to compare with: 1,500 characters, about 300 tokens."""
 REPLY_TOKENS = 400
 """Tokens of a verdict in words; the official judges' replies have means of 200 to 900."""
+
+
+@dataclass(frozen=True)
+class JudgeShare:
+    """One judge's part of a suite's calls."""
+
+    calls: int
+    cost: float | None
+    """US dollars; None if it has no known price."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +55,12 @@ class Estimate:
     """US dollars of the calls that are neither done nor cached."""
     tokens_by: str
     """How tokens were counted."""
+    by_judge: dict[str, JudgeShare] = field(default_factory=dict)
+    """Judge -> its part, if judges do not all judge the same questions."""
 
     def as_dict(self) -> dict[str, JsonValue]:
-        return asdict(self)
+        fields = asdict(self)
+        return fields if self.by_judge else {name: value for name, value in fields.items() if name != "by_judge"}
 
 
 def estimate(plan: Plan, *, exact: bool = True) -> list[Estimate]:
@@ -72,6 +84,9 @@ class _Totals:
     cost: float = 0.0
     cost_open: float = 0.0
     """US dollars of the calls that are not done; those of cached replies are subtracted at the end."""
+    calls_by: Counter[str] = field(default_factory=Counter)
+    cost_by: dict[str, float] = field(default_factory=dict)
+    """By judge."""
     keys: dict[bytes, float] = field(default_factory=dict)
     """Calls that are not done -> dollars."""
 
@@ -89,6 +104,8 @@ class _Totals:
                 dollars_by_judge[name] = self._dollars(judge, task, call)
             self.calls += 1
             self.cost += dollars_by_judge[name]
+            self.calls_by[name] += 1
+            self.cost_by[name] = self.cost_by.get(name, 0.0) + dollars_by_judge[name]
             if is_done:
                 self.done += 1
                 continue
@@ -122,9 +139,14 @@ def _estimate_suite(plan: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
     totals = _totals(plan, run, meters)
     cached = kept(plan.calls.cache.path, totals.keys) if plan.calls.cache.path is not None else set()
     known = all(map(priced, specs))
+    shares = {
+        spec.name: JudgeShare(totals.calls_by[spec.name], totals.cost_by.get(spec.name, 0.0) if priced(spec) else None)
+        for spec in specs
+        if suite_plan.audit is not None or suite_plan.turns
+    }
     return Estimate(
         suite=suite_plan.suite.name,
-        judge=judge_label(specs),
+        judge=suite_plan.judge_label,
         prompts=len(suite_plan.prompts),
         generation_calls=sum(len(prompt.turns) for prompt, _ in run.draws()),
         judge_calls=totals.calls,
@@ -133,6 +155,7 @@ def _estimate_suite(plan: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
         judge_cost=totals.cost if known else None,
         judge_cost_open=totals.cost_open - sum(totals.keys[key] for key in cached) if known else None,
         tokens_by=", ".join(dict.fromkeys(token_meter.name for token_meter in meters.values())),
+        by_judge=shares,
     )
 
 
@@ -145,10 +168,10 @@ def _totals(plan: Plan, run: SuiteRun, meters: dict[str, TokenMeter]) -> _Totals
     calling: dict[str, Calling | None] = {
         judge.spec.name: judge if isinstance(judge, Calling) else None for judge in run.plan.judges
     }
-    totals, asked = _Totals(plan, run, meters, calling), run.asked()
+    totals = _Totals(plan, run, meters, calling)
     for prompt, index in run.draws():
         for task in _tasks(run, prompt, answers.get(f"{prompt.id}#{index}")):
-            totals.add(task, asked, done)
+            totals.add(task, run.plan.asked(prompt), done)
     for task in run.plan.anchor_tasks:
         totals.add(task, [(run.judge_of(task), task.repeat)], anchors_done)
     return totals

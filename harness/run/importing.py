@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from ..records import Answer, ModelRef, ScoreCard, digest
+from ..records import Answer, ModelRef, ScoreCard, SuiteScores, digest
 from ..records.asking import slug_of
 from ..records.errors import ConfigError
 from ..records.protocols import Numbers, Suite, TakesBaseline
@@ -83,7 +83,9 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
             answers_sha = sorted([answer.key, answer.sha] for answer in imported.baseline_answers.values())
             protocol["baseline_answers"] = digest(answers_sha)[:12]
     prompts, answers, judgments = suite.prompts(), list(imported.answers.values()), list(imported.judgments)
-    scores = imported.scores or suite.score(prompts, answers, judgments)
+    scores = suite.score(prompts, answers, judgments)
+    if imported.scores is not None:
+        scores = _with_absent(imported.scores, scores)
     note = f"imported from {origin.file_format} files: judge prompts and settings are as the files' makers had them"
     notes = [*scores.notes, *notes, note, *_shown_reasoning(answers), *empty_notes(answers)]
     numbers = Numbers(
@@ -105,6 +107,25 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
     )
     rows = imported if suite is not official else replace(imported, baseline_answers={})
     return write_numbers(results, model, numbers, origin, rows=rows)
+
+
+def _with_absent(scores: SuiteScores, expected: SuiteScores) -> SuiteScores:
+    """Return the files' scores with what the files lack counted as unscored.
+
+    `expected` is of all the suite's questions; the tools that wrote the files count only what they find there.
+    """
+    absent = {
+        name: (known.n + known.unscored) - (score.n + score.unscored)
+        for name, score in scores.scores.items()
+        if (known := expected.scores.get(name)) is not None
+    }
+    counted = {
+        name: score.model_copy(update={"unscored": score.unscored + max(0, absent.get(name, 0))})
+        for name, score in scores.scores.items()
+    }
+    most = max(absent.values(), default=0)
+    notes = (f"{most} of the suite's items are not in the files, and count as unscored",) * (most > 0)
+    return scores.model_copy(update={"scores": counted, "notes": (*scores.notes, *notes)})
 
 
 def _shown_reasoning(answers: Sequence[Answer]) -> list[str]:

@@ -82,10 +82,6 @@ class SuiteRun:
         row = self.store.answers.get(key)
         return row is not None and row.error is not None and row.error.reason in DONE_FAILURES
 
-    def asked(self) -> list[tuple[Judge, int]]:
-        """Return whom each task of the suite is put to: judges and numbers of repeats."""
-        return [(judge, repeat) for repeat in range(self.plan.repeats) for judge in self.plan.judges]
-
     def put_to(self, task: JudgeTask, judge: Judge, repeat: int) -> JudgeTask:
         """Return a task of the suite as a judge is asked it."""
         return task.model_copy(update={"judge": judge.spec.name, "repeat": repeat, "strict": self.plan.strict})
@@ -95,7 +91,7 @@ class SuiteRun:
         tasks = []
         for task in self.plan.suite.tasks(prompt, answer):
             sha = task.answer.sha
-            for judge, repeat in self.asked():
+            for judge, repeat in self.plan.asked(prompt):
                 if not self.store.judgments.succeeded(task.key_for(judge.spec.name, repeat, sha)):
                     tasks.append(self.put_to(task, judge, repeat))
         return tasks

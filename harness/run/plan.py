@@ -21,7 +21,17 @@ from ..judging.anchors import AnchorSet, anchor_tasks, read_anchors
 from ..judging.cache import ReplyCache, cache_path
 from ..judging.calls import Calling, CallOptions
 from ..judging.cost import Budget
-from ..judging.jury import CardProtocol, Identity, Jury, check_judges, judge_identities, judge_protocol
+from ..judging.jury import (
+    CardProtocol,
+    Identity,
+    Jury,
+    check_judges,
+    judge_differences,
+    judge_identities,
+    judge_label,
+    judge_protocol,
+    turns,
+)
 from ..records import JudgeSpec, JudgeTask, Prompt, Sampling, ScoreCard, digest
 from ..records.errors import ConfigError
 from ..records.facts import facts_of, load_function
@@ -44,12 +54,24 @@ from ..store.runs import read_baseline
 
 
 @dataclass(frozen=True)
+class AuditPlan:
+    """Who audits which prompts."""
+
+    judge: Judge
+    prompt_ids: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        return self.judge.spec.name
+
+
+@dataclass(frozen=True)
 class SuitePlan:
     """One judged suite of a run. Everything is computed once, when the plan is made."""
 
     suite: Suite
     judges: tuple[Judge, ...]
-    """One judge, or the members of a jury with distinct `spec.name`s."""
+    """One judge, or the members of a jury, and last the judge of an audit; with distinct `spec.name`s."""
     prompts: tuple[Prompt, ...]
     """The prompts to ask, in the suite's order."""
     sampling: Callable[[Prompt], Sampling]
@@ -62,6 +84,9 @@ class SuitePlan:
     """Whether prompts are filled and replies read as the original tool does."""
     jury: Jury | None = None
     """None: a single judge."""
+    turns: dict[str, str] = field(default_factory=dict)
+    """Prompt id -> the member of a cyclic jury that judges it; empty: every member judges every prompt."""
+    audit: AuditPlan | None = None
     identities: dict[str, Identity] = field(default_factory=dict)
     """Judge -> its part of the protocol."""
     anchors: AnchorSet | None = None
@@ -71,6 +96,40 @@ class SuitePlan:
     """Everything that makes two numbers comparable."""
     manifest: dict[str, JsonValue] = field(default_factory=dict)
     """What must be equal for the run to be resumed; its digest is the run's id."""
+
+    @property
+    def main_judges(self) -> tuple[Judge, ...]:
+        """Return the judge or jury of all prompts, without that of an audit."""
+        return self.judges if self.audit is None else self.judges[:-1]
+
+    @property
+    def judge_label(self) -> str:
+        """Return the name of the judge on the card."""
+        label = judge_label([judge.spec for judge in self.main_judges])
+        return label if self.audit is None else f"{label} audited by {self.audit.name}"
+
+    @property
+    def scale(self) -> dict[str, JsonValue]:
+        """Return the identity, as in a protocol, of the judge or jury on whose scale the scores are."""
+        names = [self.audit.name] if self.audit is not None else [judge.spec.name for judge in self.main_judges]
+        rule = "mean" if self.jury is None else self.jury.rule
+        return judge_protocol({name: self.identities[name] for name in names}, rule)
+
+    def asked(self, prompt: Prompt) -> list[tuple[Judge, int]]:
+        """Return whom each task about this prompt is put to: judges and numbers of repeats."""
+        member = self.turns.get(prompt.id)
+        judges = [judge for judge in self.main_judges if member in (None, judge.spec.name)]
+        if self.audit is not None and prompt.id in self.audit.prompt_ids:
+            judges.append(self.audit.judge)
+        return [(judge, repeat) for repeat in range(self.repeats) for judge in judges]
+
+    def differences(self) -> tuple[str, ...]:
+        """Return how the judging differs from the benchmark's own, one sentence per difference."""
+        if self.audit is None:
+            return judge_differences(self.suite, self.judges)
+        sentences = judge_differences(self.suite, [self.audit.judge])
+        count, label = len(self.audit.prompt_ids), judge_label([judge.spec for judge in self.main_judges])
+        return (*sentences, f"judge {self.audit.name} on {count} questions only, and {label} on all")
 
 
 @dataclass(frozen=True)
@@ -112,7 +171,7 @@ def plan(spec: RunSpec) -> Plan:
         spec,
         tuple(
             suite_plan(
-                spec, suite, pool.judges(spec.judges[suite.name]), identity, anchors=_anchors_of(suite, anchor_files)
+                spec, suite, pool.judges(asked_in(spec, suite.name)), identity, anchors=_anchors_of(suite, anchor_files)
             )
             for suite in suites
         ),
@@ -138,12 +197,25 @@ def suite_plan(
 ) -> SuitePlan:
     """Return the plan of one suite. `identity` is the backend's; `prompts` default to those that `spec.limit` draws.
 
+    `judges`: those of `asked_in`.
     Raise ConfigError if a judge cannot handle the suite's tasks, or if the anchors' prompts are not the suite's.
     """
     check_judges(suite, judges)
     chosen = limited(suite.prompts(), spec.limit, spec.seed) if prompts is None else tuple(prompts)
     identities = judge_identities(judges)
-    protocol = _protocol(spec, suite, judge_protocol(identities, spec.jury), chosen, identity)
+    audit, main = None, judges
+    if suite.name in spec.audit:
+        audit, main = (
+            audit_plan(suite.name, chosen, judges[-1], spec.audit[suite.name].questions, spec.seed),
+            judges[:-1],
+        )
+    names = [judge.spec.name for judge in main]
+    jury = Jury.of([judge.spec for judge in main], spec.jury)
+    judge = judge_protocol({name: identities[name] for name in names}, spec.jury)
+    protocol = _protocol(spec, suite, judge, chosen, identity)
+    if audit is not None:
+        draw = digest(sorted(audit.prompt_ids))[:12]
+        protocol["audit"] = {"judge": identities[audit.name], "n": len(audit.prompt_ids), "questions": draw}
     manifest = _manifest(spec, suite, protocol, identity)
     run_id = digest(manifest)[:12]
     return SuitePlan(
@@ -161,13 +233,21 @@ def suite_plan(
         ),
         repeats=spec.repeats,
         strict=spec.strict_reference,
-        jury=Jury.of([judge.spec for judge in judges], spec.jury),
+        jury=jury,
+        turns=turns(suite.prompts(), names) if jury is not None and jury.rule == "cyclic" else {},
+        audit=audit,
         identities=identities,
         anchors=anchors,
         anchor_tasks=() if anchors is None else anchor_tasks(suite, anchors, identities, strict=spec.strict_reference),
         protocol=protocol,
         manifest=manifest,
     )
+
+
+def asked_in(spec: RunSpec, suite: str) -> tuple[JudgeSpec, ...]:
+    """Return a suite's judge or jury, and last the judge of its audit."""
+    audit = spec.audit.get(suite)
+    return spec.judges[suite] if audit is None else (*spec.judges[suite], audit.judge)
 
 
 def _protocol(
@@ -198,7 +278,7 @@ def _protocol(
 def _manifest(
     spec: RunSpec, suite: Suite, protocol: dict[str, JsonValue], identity: dict[str, JsonValue]
 ) -> dict[str, JsonValue]:
-    urls: list[JsonValue] = [judge.url for judge in spec.judges[suite.name]]
+    urls: list[JsonValue] = [judge.url for judge in asked_in(spec, suite.name)]
     return {
         "schema_version": 1,
         "model": manifest_model(spec),
@@ -231,6 +311,37 @@ def limited(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Pr
         ids = [prompt.id for prompt in prompts if prompt.category == category]
         chosen.update(random.Random(f"{seed}:{category}").sample(ids, share[category]))
     return tuple(prompt for prompt in prompts if prompt.id in chosen)
+
+
+def drawn(prompts: Sequence[Prompt], count: int, seed: int) -> frozenset[str]:
+    """Return the ids of `count` prompts, each drawn with the same probability and stratified by category.
+
+    A systematic sample of the prompts, shuffled within shuffled categories: each category gets its exact share, rounded
+    up or down by chance, so that the smallest are neither always left out nor always in.
+    """
+    draw = random.Random(f"audit:{seed}")
+    by_category: dict[str, list[str]] = {}
+    for prompt in sorted(prompts, key=lambda prompt: (prompt.category, prompt.id)):
+        by_category.setdefault(prompt.category, []).append(prompt.id)
+    names = list(by_category)
+    draw.shuffle(names)
+    ordered = []
+    for name in names:
+        draw.shuffle(by_category[name])
+        ordered += by_category[name]
+    step = len(ordered) / count
+    start = draw.random() * step
+    return frozenset(ordered[min(len(ordered) - 1, int(start + position * step))] for position in range(count))
+
+
+def audit_plan(suite: str, prompts: Sequence[Prompt], judge: Judge, count: int, seed: int) -> AuditPlan:
+    """Raise ConfigError if the audit would be of all questions or more."""
+    if count >= len(prompts):
+        raise ConfigError(
+            f"--audit {judge.spec.name}:{count}: {suite} asks only {len(prompts)} questions; audit fewer (--audit "
+            f"SUITE=JUDGE:N), or let {judge.spec.name} judge all (--judge)"
+        )
+    return AuditPlan(judge, drawn(prompts, count, seed))
 
 
 # Suites

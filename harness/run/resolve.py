@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from ..records import JudgeSpec, ModelRef, Record
+from ..records import AuditSpec, JudgeSpec, ModelRef, Record
 from ..records.errors import ConfigError
-from ..records.judge_choice import choose_judges, suite_names, with_devices
+from ..records.judge_choice import choose_audits, choose_judges, suite_names, with_devices
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
 
 GROUPS: dict[str, type[Record]] = {"serve": ServeSpec, "sampling": SamplingOverride}
@@ -42,16 +42,27 @@ def resolve(settings: FileSpec) -> RunSpec:
     model = ModelRef.parse(settings.model, title=settings.name)
     suites = suite_names(settings.suite or "all")
     judges = choose_judges(suites, settings.judge, edition=settings.edition or "official", own_judges=settings.judges)
+    audits = choose_audits(judges, settings.audit, settings.judges)
+    asked = {suite: specs + _auditors(audits, suite) for suite, specs in judges.items()}
     if settings.judge_devices is not None:
-        judges = with_devices(judges, settings.judge_devices, settings.serve)
-    judges = {suite: tuple(_patient(spec, settings.serve) for spec in specs) for suite, specs in judges.items()}
+        asked = with_devices(asked, settings.judge_devices, settings.serve)
+    asked = {suite: tuple(_patient(spec, settings.serve) for spec in specs) for suite, specs in asked.items()}
+    judges = {suite: asked[suite][: len(specs)] for suite, specs in judges.items()}
+    audits = {suite: audit.model_copy(update={"judge": asked[suite][-1]}) for suite, audit in audits.items()}
+    if settings.jury == "cyclic" and all(len(specs) < 2 for specs in judges.values()):
+        raise ConfigError("--jury cyclic needs several judges that take turns, e.g. --judge A+B+C")
     shared = RunSpec.model_fields.keys() & FileSpec.model_fields.keys()
     values = _without_none({name: getattr(settings, name) for name in shared})
     if model.scheme == "endpoint":
         values.setdefault("backend", "endpoint")
     if isinstance(settings.anchors, str):
         values["anchors"] = [settings.anchors]
-    return checked(RunSpec, values | {"model": model, "suites": suites, "judges": judges}, "command line")
+    chosen = {"model": model, "suites": suites, "judges": judges, "audit": audits}
+    return checked(RunSpec, values | chosen, "command line")
+
+
+def _auditors(audits: Mapping[str, AuditSpec], suite: str) -> tuple[JudgeSpec, ...]:
+    return (audits[suite].judge,) if suite in audits else ()
 
 
 def _patient(judge: JudgeSpec, serve: ServeSpec) -> JudgeSpec:
@@ -64,7 +75,9 @@ def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def retirement_warnings(spec: RunSpec, today: date) -> list[str]:
     """Return a warning for each judge whose model was shut down: another model may answer under its name."""
-    dates = {judge.name: judge.retired for judges in spec.judges.values() for judge in judges}
+    asked = [judge for judges in spec.judges.values() for judge in judges]
+    asked += [audit.judge for audit in spec.audit.values()]
+    dates = {judge.name: judge.retired for judge in asked}
     return [
         f"judge {name} was shut down on {day} (harness judge list): another model may answer under that name"
         for name, day in dates.items()

@@ -75,9 +75,8 @@ def trust_notes(summary: Judging) -> list[str]:
         if counts.part:
             notes.append(f"{counts.part} of {counts.questions} questions are judged by fewer than all {members} judges")
         if counts.short:
-            notes.append(
-                f"{counts.short} of {counts.questions} questions have verdicts of half the jury or less: unscored"
-            )
+            lacking = "no verdict of their judge" if summary.rule == "cyclic" else "verdicts of half the jury or less"
+            notes.append(f"{counts.short} of {counts.questions} questions have {lacking}: unscored")
         if counts.undecided:
             notes.append(
                 f"{counts.undecided} of {counts.questions} questions have no majority: a draw, or the median rating"

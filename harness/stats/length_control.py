@@ -265,7 +265,7 @@ def control_length_replicates(
         return None
     rng = np.random.default_rng(seed)
     drawn = np.concatenate(list(resampling_weights(len(rows.preference), refits, rng)))
-    estimates = [_refit(rows, gamed, fit, part) for part in np.array_split(drawn, max(1, refits // 100))]
+    estimates = [weighted_win_rates(rows, gamed, fit, part) for part in np.array_split(drawn, max(1, refits // 100))]
     return np.concatenate(estimates)
 
 
@@ -315,10 +315,13 @@ def _choose_strength(features: FloatArray, preference: FloatArray, weight: Float
     return float(STRENGTHS[int(np.argmax(np.mean(scores, axis=0)))])
 
 
-def _refit(
+def weighted_win_rates(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]], fit: LengthControl, drawn: FloatArray
 ) -> FloatArray:
-    """Return the win rates in percent, shape (replicates,), of samples with row counts `drawn` (replicates, rows)."""
+    """Return the win rates in percent, shape (replicates,), of samples with row counts `drawn` (replicates, rows).
+
+    Counts need not be integers. The fit starts at `fit` and has its C.
+    """
     counts = drawn.T
     total = counts.sum(axis=0)
     mean = rows.length_difference @ counts / total

@@ -11,7 +11,7 @@ which is unbiased for any numbers of draws and verdicts (Searle, Casella, McCull
 level's sum of squares has an expectation that is linear in the components of that level and those below.
 
 `shift` tests whether the same answers get other verdicts than before; `crossed_mean` averages a table of questions and
-repeats that are both samples.
+repeats that are both samples; `within_difference` compares two models on fixed questions, by the noise within each.
 """
 
 from __future__ import annotations
@@ -217,3 +217,65 @@ def crossed_mean(values: FloatArray) -> CrossedMean | None:
     spread = by_question**2 / (questions - 1) + by_repeat**2 / (repeats - 1)
     df = variance**2 / spread if spread else questions - 1
     return CrossedMean(mean, math.sqrt(variance), df, questions, math.sqrt(by_question), repeats)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One run's results on fixed questions, by draw (an answer of several) or by repeat (a judgment of several)."""
+
+    above: FloatArray
+    below: FloatArray
+    """Both of shape (questions, parts), the terms of sum(above) / sum(below); NaN where a part has no verdict."""
+    added: bool
+    """Whether a question's terms are the sum of its parts (draws) or their mean (repeats)."""
+
+    @property
+    def value(self) -> float:
+        """Return the ratio over all questions."""
+        above, below = (self._question(part).sum() for part in (self.above, self.below))
+        return float(above / below)
+
+    def _question(self, part: FloatArray) -> FloatArray:
+        counts = np.maximum(1, np.isfinite(part).sum(axis=1))
+        sums: FloatArray = np.nansum(part, axis=1)
+        return sums if self.added else sums / counts
+
+    def variances(self) -> tuple[FloatArray, FloatArray] | None:
+        """Return each question's part of the ratio's variance on these questions, and its degrees of freedom.
+
+        A question with one part is given the variance pooled over the others, which share its weight by their degrees
+        of freedom. None if no question has two parts.
+        """
+        # on fixed questions only the deviation from the question's own mean is noise, so it needs no centring
+        errors = self.above - self.value * self.below
+        counts = np.isfinite(errors).sum(axis=1)
+        several = counts >= 2
+        if not several.any():
+            return None
+        freedom = (counts[several] - 1).astype(np.float64)
+        variance = np.nanvar(errors[several], axis=1, ddof=1)
+        weights = (counts if self.added else 1 / np.maximum(1, counts)) / self._question(self.below).sum() ** 2
+        shared = weights[~several].sum() * freedom / freedom.sum()
+        return (weights[several] + shared) * variance, freedom
+
+
+def within_difference(first: Parts, second: Parts, *, scale: float = 1.0) -> ClusteredEstimate | None:
+    """Return the ratio of `first` minus that of `second` on these very questions; None if a run has no question twice.
+
+    Only answers and verdicts are a sample, the questions are fixed. With K draws per question of variance s^2,
+
+        se^2 = sum over questions of (s_A^2 / K_A + s_B^2 / K_B) / n^2   (means; for ratios of the linearised terms)
+
+    (Miller 2024, arXiv 2411.00640, section 3: what is left without the variance between questions). A question's own
+    s^2 from two or three draws is poor, but their sum is not. Degrees of freedom: (sum v)^2 / sum(v^2 / (f + 2)) - 2
+    over terms v with f degrees each, which is n (K_A + K_B - 2) if all variances are equal. It is Satterthwaite's
+    formula (1946) with unbiased estimates of the squares: his own counts n terms of one degree as n / 3.
+    """
+    noise, second_noise = first.variances(), second.variances()
+    if noise is None or second_noise is None:
+        return None
+    variances, freedom = np.concatenate([noise[0], second_noise[0]]), np.concatenate([noise[1], second_noise[1]])
+    total, squares = float(variances.sum()), float((variances**2 / (freedom + 2)).sum())
+    df = max(1.0, total**2 / squares - 2) if squares else float(freedom.sum())
+    value = first.value - second.value
+    return ClusteredEstimate(scale * value, scale * math.sqrt(total), df, len(first.above))

@@ -304,11 +304,13 @@ class RunStore:
             except OSError:
                 return  # something else lives there
 
-    def spending(self) -> Spending:
-        """Return what all judgments of this run cost, including anchors and replaced rows."""
+    def spending(self, judge: str | None = None) -> Spending:
+        """Return what all judgments of this run, or those of one judge, cost, including anchors and replaced rows."""
         calls, paid = 0, []
         for rows in (self.judgments, self.anchors):
             for row in rows.fields() if rows.is_open else ():
+                if judge not in (None, row.get("judge")):
+                    continue
                 # both are validated: the rows were when they were indexed
                 calls += cast(int, row.get("calls", 0))
                 paid.append(cast("float | None", row.get("paid")))

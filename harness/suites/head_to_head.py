@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from pydantic import JsonValue
 
 from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, Score, SuiteScores, digest
-from .scoring import Unit, categories, draws, mean_score, score_notes, verdicts_by_slot
+from .scoring import PREFERENCES, Unit, categories, draws, mean_score, score_notes, verdicts_by_slot
 
 PREFIX = "head_to_head_"
 
@@ -36,22 +36,26 @@ class PlaysGames(Protocol):
         ...
 
 
+def answers_digest(answers: Sequence[Answer]) -> str:
+    """Return what a protocol of games states of the opponent's answers: 12 characters; failed answers do not count."""
+    return digest(sorted([answer.key, answer.sha] for answer in answers if answer.error is None))[:12]
+
+
 class HeadToHead:
     """A suite's questions, with one model's answers judged against another's."""
 
     headline = "win_rate"
 
-    def __init__(self, suite: PlaysGames, opponent: str, answers: Sequence[Answer], *, seed: int = 0) -> None:
+    def __init__(self, suite: PlaysGames, opponent: str, answers: Sequence[Answer]) -> None:
         self.name = f"{PREFIX}{suite.name}"
         self.version = suite.version
         self._suite = suite
         self._opponent = opponent
         self._answers: Mapping[str, Answer] = {answer.key: answer for answer in answers if answer.error is None}
-        self._seed = seed
 
     def protocol(self) -> dict[str, JsonValue]:
         """Return the protocol; it includes digests of the other model's answers and of the templates."""
-        answers = digest(sorted([answer.key, answer.sha] for answer in self._answers.values()))[:12]
+        answers = answers_digest(list(self._answers.values()))
         templates = sorted({task.template.sha[:12] for prompt in self.prompts() for task in self._example(prompt)})
         return {"baseline": self._opponent, "baseline_answers": answers, "templates": list(templates)}
 
@@ -90,7 +94,8 @@ class HeadToHead:
     def _rate(self, units: Sequence[Unit], ids: Sequence[str], expected: Mapping[str, int]) -> Score:
         prompt_ids = set(ids)
         category_units = [unit for unit in units if unit.prompt_id in prompt_ids]
-        return mean_score(category_units, sum(expected[prompt_id] for prompt_id in ids), scale=100.0, seed=self._seed)
+        total = sum(expected[prompt_id] for prompt_id in ids)
+        return mean_score(category_units, total, scale=100.0, bounds=PREFERENCES)
 
 
 def _units(answers: Sequence[Answer], judgments: Sequence[Judgment]) -> list[Unit]:

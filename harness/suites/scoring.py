@@ -1,6 +1,6 @@
 """Turn judgments into scores: what the suites' scorers share. Pure.
 
-A score is a ratio of sums over questions (for a mean, the sum over the count), so that one bootstrap over questions
+A score is a ratio of sums over questions (for a mean, the sum over the count), so that one interval over questions
 serves all suites. A slot without a verdict counts as unscored and adds nothing to either sum.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,9 +25,16 @@ from ..records import (
     Verdict,
 )
 from ..records.facts import QuestionRule, facts_of
+from ..records.judging import MIN_AUDITED
+from ..records.protocols import RunRows
 from ..stats.agreement import Measure
-from ..stats.intervals import FloatArray, ratio_interval
+from ..stats.audited import AuditedRatio, audited_ratio
+from ..stats.intervals import FloatArray
+from ..stats.paired import Bounds, ClusteredEstimate, paired_difference, ratio_interval
 
+PREFERENCES: Bounds = (0.0, 1.0)
+RATINGS: Bounds = (1.0, 10.0)
+"""Bounds of a rating that states no others."""
 MIN_SCORED = 0.9
 """A card with a smaller scored share has complete=False and is never ranked (specs: 90 %)."""
 
@@ -114,9 +121,9 @@ def verdict_weight(verdict: Verdict) -> float:
     return float(STRONG_WEIGHT) if isinstance(verdict, Preference) and verdict.strength == 2 else 1.0
 
 
-def slot_unit(prompt_id: str, verdicts: Sequence[Verdict]) -> Unit:
+def slot_unit(prompt_id: str, verdicts: Sequence[Verdict], *, weighted: bool = True) -> Unit:
     """Return a scored slot as weighted value and weight; repeats of a judgment count as their mean."""
-    weights = [verdict_weight(verdict) for verdict in verdicts]
+    weights = [verdict_weight(verdict) if weighted else 1.0 for verdict in verdicts]
     values = [weight * verdict.value for weight, verdict in zip(weights, verdicts, strict=True)]
     return Unit(prompt_id, value=sum(values) / len(values), weight=sum(weights) / len(weights))
 
@@ -127,11 +134,17 @@ def draws(answers: Iterable[Answer]) -> int:
 
 
 def mean_score(
-    units: Sequence[Unit], expected: int, *, scale: float = 1.0, seed: int = 0, intervals: bool = True
+    units: Sequence[Unit],
+    expected: int,
+    *,
+    scale: float = 1.0,
+    bounds: Bounds | None = None,
+    intervals: bool = True,
 ) -> Score:
     """Return scale * sum(values) / sum(weights) with its 95 % interval over questions.
 
-    The value is None if nothing is scored.
+    `bounds`: the lowest and highest value of a unit of weight 1, before scaling; without them, few or equal values get
+    an interval that is too narrow, or none. The value is None if nothing is scored.
     """
     unscored = max(0, expected - len(units))
     below = sum(unit.weight for unit in units)
@@ -141,7 +154,7 @@ def mean_score(
     if not intervals:
         return score
     sums = np.array(list(_sums(units).values()))
-    return score.with_interval(ratio_interval(sums[:, 0], sums[:, 1], seed=seed), scale)
+    return score.with_interval(ratio_interval(sums[:, 0], sums[:, 1], bounds), scale)
 
 
 def score_of(measure: Measure, *, unscored: int = 0, scale: float = 1.0) -> Score:
@@ -160,7 +173,7 @@ def _sums(units: Iterable[Unit]) -> dict[str, list[float]]:
 
 
 def categories(prompts: Iterable[Prompt]) -> dict[str, list[str]]:
-    """Return category -> ids of its prompts in the prompts' order, because a seeded bootstrap depends on it."""
+    """Return category -> ids of its prompts in the prompts' order."""
     ids_by_category: dict[str, list[str]] = {}
     for prompt in prompts:
         ids_by_category.setdefault(prompt.category, []).append(prompt.id)
@@ -176,7 +189,9 @@ def score_notes(score: Score, unit: str, *, intervals: bool = True) -> tuple[str
     if score.unscored:
         notes.append(f"{score.unscored} of {score.n + score.unscored} {unit} are unscored")
     if intervals and score.value is not None and score.ci_low is None:
-        notes.append(f"no interval: {score.n} {unit} that are all alike, or of one question, show no spread")
+        notes.append(
+            f"no interval: {score.n} {unit} of one question, or all alike and without known bounds, show no spread"
+        )
     return tuple(notes)
 
 
@@ -193,6 +208,8 @@ class QuestionSums:
     ids: tuple[str, ...]
     above: FloatArray
     below: FloatArray
+    bounds: Bounds | None = None
+    """Of above / below, before scaling; None: unknown."""
 
     @property
     def value(self) -> float | None:
@@ -205,7 +222,7 @@ class QuestionSums:
         positions = {prompt_id: at for at, prompt_id in enumerate(self.ids)}
         kept = [prompt_id for prompt_id in ids if prompt_id in positions]
         at = np.array([positions[prompt_id] for prompt_id in kept], dtype=np.int64)
-        return QuestionSums(self.metric, self.scale, tuple(kept), self.above[at], self.below[at])
+        return replace(self, ids=tuple(kept), above=self.above[at], below=self.below[at])
 
     def scores(self) -> FloatArray:
         """Return each question's own score in the metric's unit, shape (questions,)."""
@@ -237,17 +254,75 @@ def question_sums(
     and a rule for one category cannot be applied, so the caller compares `value` with the card's.
     """
     verdicts = verdicts_by_slot(judgments, answers, ordered=rule.ordered)
+    bounds = rule.bounds or verdict_bounds(judgments)
     if categories is None:
-        return sums_of_units(rule.metric, rule.scale, units(rule, verdicts))
+        return sums_of_units(rule.metric, rule.scale, units(rule, verdicts), bounds)
     prompt_ids = {name for name, category in categories.items() if rule.category in (None, category)}
-    return sums_of_units(rule.metric, rule.scale, units(rule, verdicts, prompt_ids))
+    return sums_of_units(rule.metric, rule.scale, units(rule, verdicts, prompt_ids), bounds)
+
+
+def verdict_bounds(judgments: Iterable[Judgment]) -> Bounds | None:
+    """Return the lowest and highest value that these verdicts can have; None without a verdict."""
+    ends = {
+        (row.verdict.low, row.verdict.high) if isinstance(row.verdict, Rating) else PREFERENCES
+        for row in judgments
+        if row.verdict is not None
+    }
+    return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+
+
+def sums_difference(first: QuestionSums, second: QuestionSums) -> ClusteredEstimate | None:
+    """Return the value of `first` minus that of `second`, over the same questions in the same order.
+
+    None with fewer than two questions.
+    """
+    terms = (first.above, first.below), (second.above, second.below)
+    return paired_difference(*terms, scale=first.scale, bounds=first.bounds)
+
+
+@dataclass(frozen=True)
+class AuditedSums:
+    """A metric on the scale of an audit's judge."""
+
+    sums: QuestionSums
+    """One term per question, so that paired comparisons work as for any run; single terms say nothing."""
+    ratio: AuditedRatio
+    judged: int
+    """Audited questions with a verdict of both judges."""
+
+
+def audited_sums(cheap: QuestionSums, expensive: QuestionSums) -> AuditedSums | None:
+    """Return the metric on the expensive judge's scale.
+
+    None if under 90 % of the fewest questions that an audit may have were judged by both, as in a small category.
+    """
+    positions = {prompt_id: at for at, prompt_id in enumerate(cheap.ids)}
+    ids = [prompt_id for prompt_id in expensive.ids if prompt_id in positions]
+    if len(ids) < MIN_SCORED * MIN_AUDITED:
+        return None
+    audit = expensive.of(ids)
+    at = np.array([positions[prompt_id] for prompt_id in ids], dtype=np.int64)
+    ratio = audited_ratio((cheap.above, cheap.below), (audit.above, audit.below), at)
+    if ratio is None:
+        return None
+    sums = QuestionSums(cheap.metric, cheap.scale, cheap.ids, ratio.terms, np.ones(len(cheap.ids)))
+    return AuditedSums(sums, ratio, len(ids))
+
+
+def run_sums(rule: QuestionRule, run: RunRows, *, categories: Mapping[str, str] | None = None) -> QuestionSums:
+    """Return a run's terms of a metric on the scale of its card; without questions if its audit is too small for it."""
+    sums = question_sums(rule, run.answers, run.judgments, categories=categories)
+    if run.audit is None:
+        return sums
+    audited = audited_sums(sums, question_sums(rule, run.answers, run.audit, categories=categories))
+    return sums.of(()) if audited is None else audited.sums
 
 
 def units(rule: QuestionRule, verdicts: Verdicts, prompt_ids: Collection[str] | None = None) -> list[Unit]:
     """Return one unit per scored slot; repeats of a judgment count as their mean."""
     whole = _whole(verdicts) if rule.whole_pairs else None
     return [
-        slot_unit(slot.prompt_id, slot_verdicts)
+        slot_unit(slot.prompt_id, slot_verdicts, weighted=rule.weighted)
         for slot, slot_verdicts in verdicts.items()
         if slot_verdicts
         and (prompt_ids is None or slot.prompt_id in prompt_ids)
@@ -264,11 +339,11 @@ def _whole(verdicts: Verdicts) -> set[tuple[str, int]]:
     return {answer for answer, seen in orders.items() if {"ab", "ba"} <= seen}
 
 
-def sums_of_units(metric: str, scale: float, scored: Iterable[Unit]) -> QuestionSums:
+def sums_of_units(metric: str, scale: float, scored: Iterable[Unit], bounds: Bounds | None = None) -> QuestionSums:
     sums = _sums(scored)
     ids = tuple(sorted(sums, key=natural))
     table = np.array([sums[prompt_id] for prompt_id in ids], dtype=np.float64).reshape(-1, 2)
-    return QuestionSums(metric, scale, ids, table[:, 0], table[:, 1])
+    return QuestionSums(metric, scale, ids, table[:, 0], table[:, 1], bounds)
 
 
 def own_question_sums(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 import typer
@@ -98,6 +98,8 @@ def sample(annotation: Any) -> Any:
     """A value of a flag's type."""
     if annotation in SAMPLES:
         return SAMPLES[annotation]
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)[-1]
     options = [option for option in get_args(annotation) if option is not type(None)]
     return [sample(options[0])] if getattr(annotation, "__origin__", None) is list else sample(options[0])
 

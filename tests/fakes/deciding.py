@@ -18,7 +18,9 @@ ORDERS: tuple[Order, Order] = ("ab", "ba")
 PROTOCOL: dict[str, JsonValue] = {"suite": "arena_hard", "suite_version": "toy-1", "judge": "toy", "data": "d1"}
 
 
-def games(values: Sequence[tuple[float, float]], model: str, strength: int = 1) -> tuple[Judgment, ...]:
+def games(
+    values: Sequence[tuple[float, float]], model: str, strength: int = 1, strength_of: Mapping[int, int] | None = None
+) -> tuple[Judgment, ...]:
     """Two games a question (q0, q1, …): the candidate's preference in each order."""
     return tuple(
         Judgment(
@@ -29,7 +31,7 @@ def games(values: Sequence[tuple[float, float]], model: str, strength: int = 1) 
             template_sha="t",
             answer_sha=answer_of(f"q{place}", model).sha,
             order=order,
-            verdict=Preference(value=value, strength=strength),
+            verdict=Preference(value=value, strength=(strength_of or {}).get(place, strength)),
         )
         for place, pair in enumerate(values)
         for order, value in zip(ORDERS, pair, strict=True)
@@ -51,10 +53,11 @@ def toy_run(
     unjudged: int = 0,
     truncated: int = 0,
     judging: Judging | None = None,
+    strength_of: Mapping[int, int] | None = None,
 ) -> RunRows:
     """A run of `arena_hard` (toy-1), scored by its own rule."""
     answers = tuple(answer_of(f"q{place}", model) for place in range(len(values)))
-    judgments = games(values, model)
+    judgments = games(values, model, strength_of=strength_of)
     sums = question_sums(facts_of("arena_hard").rules[0], answers, judgments)
     estimate = ratio_estimate(sums.above, sums.below, scale=100.0)
     score = Score(value=sums.value, se=None if estimate is None else estimate.se, n=len(judgments), unscored=unscored)

@@ -174,7 +174,7 @@ def rows(*models: str, question: str = "pm-001") -> str:
         (rows("a", "b"), ("--format", "fastchat"), "the files contain 2 models, none named 'm': a, b"),
         (rows("m"), ("--format", "fastchat", "--judge", "k"), "the files contain 1 judges, none named 'k': j"),
         (rows("m", question="81"), ("--format", "fastchat"), "1 questions of the files are not the suite's, e.g. '81'"),
-        (rows("m"), ("--format", "arena_hard"), "no answer and no judgment in arena_hard format"),
+        (rows("m"), ("--format", "arena_hard"), "--format fastchat reads"),
         (rows("m"), ("--format", "mt"), "no format 'mt'; known: fastchat"),
         ("{}\n", ("--format", "lm_eval"), "no row has `metrics`"),
     ],

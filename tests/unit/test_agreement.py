@@ -27,13 +27,37 @@ def test_kappa_is_agreement_beyond_what_the_margins_give() -> None:
     assert found.kappa.value == pytest.approx((0.7 - 0.5) / (1 - 0.5))  # pe = .5 * .6 + .5 * .4
 
 
-def test_kappas_error_is_that_of_fleiss_cohen_and_everitt() -> None:
+def test_kappas_error_is_that_of_fleiss_cohen_and_everitt_with_one_more_row_in_each_cell() -> None:
     found = agreement([one for one, _ in CELLS], [other for _, other in CELLS])
-    # [.4(.5 - 1.1*.3)^2 + .3(.5 - .9*.3)^2 + .3^2 (.1*1.1^2 + .2*.9^2) - (.35 - 1 + .7)^2] / (50 * .5^4)
-    variance = (0.02743 + 0.02547 - 0.0025) / 3.125
+    # cells 21, 6, 11, 16 of 54; po = 37/54, pe = 1/2, margins 27 + 32 and 27 + 22
+    one, other, apart = 59 / 54, 49 / 54, 17 / 54
+    agreed = 21 / 54 * (0.5 - one * apart) ** 2 + 16 / 54 * (0.5 - other * apart) ** 2
+    differing = apart**2 * (6 / 54 * one**2 + 11 / 54 * other**2)
+    variance = (agreed + differing - (37 / 108 - apart) ** 2) / 0.5**4
 
+    interval = found.kappa.interval
+    assert interval is not None
+    assert interval.se == pytest.approx(np.sqrt(variance / 53), rel=1e-9)
+    assert (interval.low + interval.high) / 2 == pytest.approx(2 * 37 / 54 - 1)
+
+
+def test_eleven_equal_rows_do_not_show_that_judges_agree_beyond_doubt() -> None:
+    found = agreement(["win"] * 10 + ["loss"], ["win"] * 10 + ["loss"])
+
+    assert found.kappa.value == 1.0
     assert found.kappa.interval is not None
-    assert found.kappa.interval.se == pytest.approx(np.sqrt(variance * 50 / 49), rel=1e-9)
+    assert (found.kappa.interval.low < 0.3, found.kappa.interval.high) == (True, 1.0)
+
+
+@pytest.mark.parametrize("rows", [20, 30, 60])
+def test_kappas_interval_covers_when_93_percent_of_the_rows_have_one_label(rows: int) -> None:
+    rng, covered, kappa = np.random.default_rng(rows), 0, 0.4
+    for _ in range(300):
+        first, alone = rng.random((2, rows)) < 0.93
+        second = np.where(rng.random(rows) < kappa, first, alone)
+        measured = agreement(first.tolist(), second.tolist()).kappa
+        covered += measured.interval is None or measured.interval.low <= kappa <= measured.interval.high
+    assert covered / 300 >= 0.93
 
 
 def test_rows_of_one_question_count_as_one_when_they_are_alike() -> None:
@@ -43,7 +67,7 @@ def test_rows_of_one_question_count_as_one_when_they_are_alike() -> None:
     assert tripled.raw.interval == alone.raw.interval
     assert tripled.kappa.interval is not None
     assert alone.kappa.interval is not None
-    assert tripled.kappa.interval.se == pytest.approx(alone.kappa.interval.se)
+    assert tripled.kappa.interval.low < alone.kappa.interval.low + 0.1  # the pseudo-rows weigh less among 12 rows
 
 
 def test_kappa_of_judges_who_say_one_thing_only_is_not_defined() -> None:
@@ -129,18 +153,48 @@ def test_flip_rate_is_the_chance_that_two_repeats_differ() -> None:
 
 
 def test_a_judge_no_better_than_chance_cannot_be_corrected() -> None:
-    people = np.array([1.0, 1.0, 0.0, 0.0])
+    people = np.array([1.0, 1.0, 0.0, 0.0] * 20)
 
-    assert rogan_gladen(JudgedSample(np.array([1.0, 0.0, 1.0, 0.0]), people, range(4))).value is None
+    assert rogan_gladen(JudgedSample(np.array([1.0, 0.0, 1.0, 0.0] * 20), people, range(80))).value is None
     assert rogan_gladen(JudgedSample(np.ones(2), np.full(2, np.nan), range(2))).value is None
 
 
-def test_rogan_gladen_of_rows_is_that_of_counts_and_ties_are_left_out() -> None:
-    # the judge: 6 of 10 wins (and a tie); people on 7 of them: 3 of 4 wins seen, 2 of 3 losses seen
-    judge = np.array([1, 1, 1, 0, 0, 0, 1, 1, 0, 1, 0.5])
-    people = np.array([1, 1, 1, 1, 0, 0, 0, np.nan, np.nan, np.nan, 1])
+def test_a_judge_is_corrected_from_50_rows_that_people_judged() -> None:
+    judge, people = np.array([1.0, 0.0] * 50), np.array([1.0, 0.0] * 25 + [np.nan] * 50)
+    fewer = people.copy()
+    fewer[0] = np.nan
 
-    found = rogan_gladen(JudgedSample(judge, people, range(11)))
+    assert rogan_gladen(JudgedSample(judge, people, range(100))).value == 0.5
+    assert prediction_powered(JudgedSample(judge, people, range(100))).value == 0.5
+    assert rogan_gladen(JudgedSample(judge, fewer, range(100))).value is None
+    assert prediction_powered(JudgedSample(judge, fewer, range(100))).value is None
+
+
+def test_rogan_gladens_interval_is_lang_and_reiczigels() -> None:
+    # 8664 of 10100 judged a win; people call 60 wins, 54 of them judged so, and 40 losses, 30 of them judged so
+    judge = np.array([1.0] * 54 + [0.0] * 6 + [1.0] * 10 + [0.0] * 30 + [1.0] * 8600 + [0.0] * 1400)
+    people = np.array([1.0] * 60 + [0.0] * 40 + [np.nan] * 10_000)
+    z2 = 1.959963984540054**2
+    p, q1, q0 = (8664 + z2 / 2) / (10_100 + z2), 55 / 62, 31 / 42
+    theta = (p + q0 - 1) / (q1 + q0 - 1)
+    shift = 2 * z2 * (theta * q1 * (1 - q1) / 62 - (1 - theta) * q0 * (1 - q0) / 42)
+
+    interval = rogan_gladen(JudgedSample(judge, people, range(10_100))).interval
+
+    assert interval is not None
+    reach = theta + shift - interval.low
+    assert interval.high == pytest.approx(min(1.0, theta + shift + reach))
+    # the paper's samples are independent; here people judged 100 of the 10,100 rows
+    apart = p * (1 - p) / (10_100 + z2) + theta**2 * q1 * (1 - q1) / 62 + (1 - theta) ** 2 * q0 * (1 - q0) / 42
+    assert interval.se == pytest.approx(np.sqrt(apart) / (q1 + q0 - 1), rel=0.01)
+
+
+def test_rogan_gladen_of_rows_is_that_of_counts_and_ties_are_left_out() -> None:
+    # eight times: the judge, 6 of 10 wins (and a tie); people on 7 of them: 3 of 4 wins seen, 2 of 3 losses seen
+    judge = np.tile([1, 1, 1, 0, 0, 0, 1, 1, 0, 1, 0.5], 8)
+    people = np.tile([1, 1, 1, 1, 0, 0, 0, np.nan, np.nan, np.nan, 1], 8)
+
+    found = rogan_gladen(JudgedSample(judge, people, range(88)))
 
     assert found.value == pytest.approx((0.6 + 2 / 3 - 1) / (2 / 3 + 3 / 4 - 1))
 
@@ -162,10 +216,10 @@ def test_rogan_gladen_of_rows_covers_the_truth_when_a_questions_rows_are_alike()
 
 
 def test_prediction_powered_by_hand() -> None:
-    judge = np.array([1.0, 1.0, 0.0, 1.0])
-    people = np.array([1.0, 0.0, np.nan, np.nan])
+    judge = np.array([1.0, 1.0, 0.0, 1.0] * 25)
+    people = np.array([1.0, 0.0, np.nan, np.nan] * 25)
 
-    found = prediction_powered(JudgedSample(judge, people, range(4)))
+    found = prediction_powered(JudgedSample(judge, people, range(100)))
 
     assert found.value == pytest.approx(3 / 4 + (0 - 1) / 2)  # judge's mean over all, plus people - judge where both
 
@@ -193,9 +247,18 @@ def test_prediction_powered_covers_the_truth_and_tuning_narrows_it() -> None:
 
 
 def test_a_useless_judge_leaves_peoples_own_mean_when_tuned() -> None:
-    people = np.array([1.0, 0.0, 1.0, np.nan])
+    people = np.array([1.0, 0.0, 1.0, np.nan] * 20)
 
-    assert prediction_powered(JudgedSample(np.ones(4), people, range(4)), tuned=True).value == pytest.approx(2 / 3)
+    assert prediction_powered(JudgedSample(np.ones(80), people, range(80)), tuned=True).value == pytest.approx(2 / 3)
+
+
+def test_people_who_agree_on_all_they_saw_do_not_make_a_rate_certain() -> None:
+    people = np.array([1.0] * 50 + [np.nan] * 50)
+
+    interval = prediction_powered(JudgedSample(np.ones(100), people, range(100)), bounds=(0.0, 1.0)).interval
+
+    assert interval is not None
+    assert (interval.low < 0.95, interval.high) == (True, 1.0)
 
 
 # ----------------------------------------------------------------------------------------------- rank correlation

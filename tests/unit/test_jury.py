@@ -104,7 +104,7 @@ def test_more_than_half_of_the_members_must_give_a_verdict() -> None:
 
 def test_a_jury_of_two_that_lost_one_is_no_jury() -> None:
     rules: tuple[JuryRule, ...] = get_args(JuryRule)
-    for rule in rules:
+    for rule in set(rules) - {"cyclic"}:  # of which only one member is asked
         (judgment,) = combine([row("a", WIN), row("b", None)], Jury(("a", "b"), rule)).judgments
         assert judgment.verdict is None
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from harness.records import Answer, Failure, Judgment, Preference, Rating
-from harness.stats.intervals import ratio_interval
 from harness.stats.length_control import (
     LengthControl,
     LengthRows,
@@ -18,7 +17,8 @@ from harness.stats.length_control import (
     fit_replicates,
     sigmoid,
 )
-from harness.suites.scoring import Slot, Unit, draws, mean_score, verdicts_by_slot
+from harness.stats.paired import ratio_interval
+from harness.suites.scoring import Slot, Unit, draws, mean_score, verdict_bounds, verdicts_by_slot
 
 
 def answer(prompt_id: str, text: str = "x", index: int = 0) -> Answer:
@@ -65,10 +65,36 @@ def test_interval_is_over_questions_not_rows() -> None:
     assert spread.se == pytest.approx(np.std(values, ddof=1) / math.sqrt(200), rel=0.03)
 
 
-def test_interval_is_the_same_for_the_same_seed() -> None:
-    values = np.linspace(0, 1, 30)
-    assert ratio_interval(values, np.ones(30), seed=3) == ratio_interval(values, np.ones(30), seed=3)
-    assert ratio_interval(values, np.ones(30), seed=3) != ratio_interval(values, np.ones(30), seed=4)
+def test_five_equal_ratings_have_the_interval_of_seven_with_a_1_and_a_10() -> None:
+    # 9, 9, 9, 9, 9, 1, 10: mean 8, variance (5 + 49 + 4) / 6, Student's t of 6 degrees of freedom
+    score = mean_score([Unit(str(n), 9) for n in range(5)], 5, bounds=(1, 10))
+    se = math.sqrt(58 / 6 / 7)
+    assert score.value == 9.0
+    assert score.se == pytest.approx(se)
+    assert score.ci_low == pytest.approx(8 - 2.446911851 * se)
+    assert score.ci_high == 10.0
+
+
+def test_an_interval_stays_within_the_bounds_and_contains_the_score() -> None:
+    interval = ratio_interval(np.ones(400), np.ones(400), (0.0, 1.0))
+    assert interval is not None
+    assert (0.99 < interval.low < 1.0, interval.high) == (True, 1.0)
+
+
+def test_without_bounds_an_interval_is_the_plain_t_interval_and_equal_scores_have_none() -> None:
+    interval = ratio_interval(np.array([1.0, 2.0, 3.0]), np.ones(3))
+    assert interval is not None
+    assert interval.high == pytest.approx(2 + 4.302652730 / math.sqrt(3))
+    assert ratio_interval(np.ones(30), np.ones(30)) is None
+    assert ratio_interval(np.array([0.0, 2.0, 4.0]), np.ones(3), (0.0, 1.0)) == ratio_interval(
+        np.array([0.0, 2.0, 4.0]), np.ones(3)
+    )
+
+
+def test_bounds_are_those_that_the_verdicts_state() -> None:
+    rows = [judgment(answer("a"), 4.0), judgment(answer("b"), None)]
+    assert verdict_bounds(rows) == (1, 10)
+    assert verdict_bounds(rows[1:]) is None
 
 
 def test_the_last_of_equal_judgments_wins_and_repeats_stay_apart() -> None:

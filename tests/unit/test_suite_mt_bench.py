@@ -94,5 +94,5 @@ def test_failures_alone_are_no_legacy_mean_and_equal_ratings_no_certainty() -> N
     assert {score.value for score in failed.scores.values()} == {None}
     assert mixed.scores["legacy_mean"].value == 3.0  # the reference's figure: 7 and -1
     score = equal.scores["mt_bench"]
-    assert (score.value, score.ci_low, score.ci_high, score.se) == (7.0, None, None, None)
-    assert equal.notes == ("no interval: 4 turns that are all alike, or of one question, show no spread",)
+    assert (score.value, score.ci_low, score.ci_high) == (7.0, 1.0, 10.0)  # 7, 7, 1 and 10 show little
+    assert equal.notes == ()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.stats.intervals import FloatArray
-from harness.stats.variance import IntArray, centred, variance_split
+from harness.stats.variance import IntArray, Parts, centred, variance_split, within_difference
 
 
 def labels(*values: int) -> IntArray:
@@ -115,3 +115,73 @@ def test_repeats_that_never_differ_have_no_variance_at_all() -> None:
 
     assert split is not None
     assert split.raw[1] == 0.0
+
+
+def table(*rows: tuple[float, ...]) -> FloatArray:
+    return np.array(rows, dtype=np.float64)
+
+
+def test_the_noise_on_fixed_questions_worked_out_by_hand() -> None:
+    """A: 8, 6 | 5, 5 | 9, 7: means 7, 5, 8, variances 2, 0, 2. B: 6, 6, 3 | 4, 5, 6 | 7, 7, 7: means 5, 5, 7, 3, 1, 0.
+
+    se^2 = (2/2 + 0/2 + 2/2 + 3/3 + 1/3 + 0/3) / 9 = 10/27. Degrees of freedom: sum v = 10/3 (times 1/9 cancels),
+    sum v^2 / (f + 2) = 1/3 + 0 + 1/3 + 1/4 + 1/36 + 0 = 17/18, so (100/9) / (17/18) - 2 = 166/17.
+    """
+    first = Parts(table((8, 6), (5, 5), (9, 7)), np.ones((3, 2)), added=True)
+    second = Parts(table((6, 6, 3), (4, 5, 6), (7, 7, 7)), np.ones((3, 3)), added=True)
+    difference = within_difference(first, second)
+
+    assert difference is not None
+    assert difference.value == pytest.approx(20 / 3 - 17 / 3)
+    assert difference.se**2 == pytest.approx(10 / 27)
+    assert difference.df == pytest.approx(166 / 17)
+    # repeats of one answer are averaged rather than added, which changes nothing if every question has as many
+    repeats = (Parts(part.above, part.below, added=False) for part in (first, second))
+    assert within_difference(*repeats) == difference
+
+
+def test_a_ratio_on_fixed_questions_uses_the_linearised_terms() -> None:
+    """Draws (above, below): q0 (3, 3), (0, 1); q1 (1, 1), (0, 3). r = 4/8; above - r * below: 1.5, -0.5 | 0.5, -1.5.
+
+    Both variances are 2, the sums of two draws have 4 each: se^2 = 8 / 64 for this run, and 0 for the other.
+    """
+    first = Parts(table((3, 0), (1, 0)), table((3, 1), (1, 3)), added=True)
+    second = Parts(table((1, 1), (0, 0)), np.ones((2, 2)), added=True)
+    difference = within_difference(first, second, scale=100.0)
+
+    assert difference is not None
+    assert difference.value == pytest.approx(0.0)
+    assert difference.se == pytest.approx(100 * (8 / 64) ** 0.5)
+
+
+def test_a_question_with_one_draw_gets_the_pooled_variance() -> None:
+    """Variances 2 and 8 of two draws each pool to 5, which the third question's one draw gets too.
+
+    Of the sum over five draws the variance is 2*2 + 2*8 + 1*5, and that of the ratio a 25th of it.
+    """
+    first = Parts(table((8, 6), (1, 5), (3, np.nan)), table((1, 1), (1, 1), (1, np.nan)), added=True)
+    same = Parts(table((4, 4), (4, 4), (4, 4)), np.ones((3, 2)), added=True)
+    single = Parts(table((4,), (4,), (4,)), np.ones((3, 1)), added=True)
+
+    difference = within_difference(first, same)
+    assert difference is not None
+    # r = 23/5; with below = 1 the ratio shifts all errors alike
+    assert difference.se**2 == pytest.approx((2 * 2 + 2 * 8 + 5) / 25)
+    assert within_difference(first, single) is None
+
+
+def test_equal_models_differ_on_fixed_questions_in_five_of_a_hundred_comparisons() -> None:
+    """Unequal noise per question, two or three draws, few and many questions: 2000 comparisons each."""
+    rng = np.random.default_rng(0)
+    for questions, draws in ((10, (2, 2)), (80, (2, 3))):
+        level, noise = rng.normal(0, 3, (questions, 1)), rng.uniform(0.2, 2, (questions, 1))
+        alarms = 0
+        for _ in range(2000):
+            first, second = (
+                Parts(level + noise * rng.standard_normal((questions, count)), np.ones((questions, count)), added=True)
+                for count in draws
+            )
+            difference = within_difference(first, second)
+            assert difference is not None
+            alarms += difference.p_two_sided() <= 0.05
+        assert 0.038 <= alarms / 2000 <= 0.062  # 5 % within two and a half standard errors

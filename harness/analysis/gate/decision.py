@@ -9,9 +9,11 @@ alarms add up and must be controlled together. Otherwise it is *undecided*.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from ...records import ScoreCard
+from ...records.facts import facts_of
 from ...stats.paired import (
     FEWEST,
     ClusteredEstimate,
@@ -22,7 +24,7 @@ from ...stats.paired import (
     required_n,
     required_repeats,
 )
-from ..comparison import Comparison, Difference, judge_failures, unscored_share
+from ..comparison import Comparison, Difference, adjustment_line, judge_failures, unscored_share
 from .policy import (
     CheckFinding,
     CheckResult,
@@ -34,6 +36,7 @@ from .policy import (
     Outcome,
     default_checks,
 )
+from .pooling import pooled_difference
 
 
 def checks_of(policy: GatePolicy, suites: Sequence[str]) -> tuple[GateCheck, ...]:
@@ -46,7 +49,7 @@ def judge_gate(
 ) -> GateReport:
     """Return the gate's report on `evidence`, per suite."""
     checks = checks_of(policy, list(evidence))
-    results = _multiplicity([_checked(check, evidence.get(check.suite), policy) for check in checks], policy)
+    results = _multiplicity([_checked(check, evidence, policy) for check in checks], policy)
     results = [_sequenced(result, evidence.get(result.suite)) for result in results]
     limits = [
         row
@@ -61,17 +64,15 @@ def judge_gate(
         reasons=tuple(reasons),
         checks=tuple(results),
         limits=tuple(limits),
-        notes=tuple(notes),
+        notes=(*notes, *_check_notes(results, evidence), *_anchor_notes(results, evidence)),
         policy=policy,
     )
 
 
-def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) -> CheckResult:
-    comparison = evidence.comparison if evidence is not None else None
-    metric = "headline" if comparison is None else metric_of(check, comparison)
-    row = comparison.difference(metric, check.category) if comparison is not None else None
+def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePolicy) -> CheckResult:
+    metric, row, note = _pooled_row(check, evidence) if check.pooled else _suite_row(check, evidence.get(check.suite))
     missing = CheckResult(
-        suite=check.suite,
+        suite=check.label,
         metric=metric,
         category=check.category,
         tier=check.tier,
@@ -79,13 +80,7 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
         found="missing",
         floor=check.floor,
     )
-    if evidence is None or comparison is None:
-        return missing
     if row is None:
-        known = sorted({row.metric for row in comparison.differences if row.category == check.category})
-        note = f"both runs have {', '.join(known)}" if known else None
-        if _has(evidence.baseline, metric, check.category) and _has(evidence.candidate, metric, check.category):
-            note = "one of the cards has no standard error of it, so the difference cannot be judged"
         return missing.model_copy(update={"note": note})
     if row.higher_is_better is None and check.higher_is_better is not None:
         row = row.model_copy(update={"higher_is_better": check.higher_is_better})
@@ -95,21 +90,108 @@ def _checked(check: GateCheck, evidence: Evidence | None, policy: GatePolicy) ->
     estimate = row.estimate() if row.higher_is_better else mirrored(row.estimate())
     judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
     varies = estimate.varies and estimate.n > 0
-    needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power) if varies else None
+    # a benchmark that scores by itself may not state how many questions it asked
+    too_few = check.min_questions if 0 < row.n < check.min_questions else None
+    resolvable = detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None
+    needed, more_draws = None, None
+    if resolvable is not None and row.method == "within":  # more questions would be other questions
+        more_draws = (resolvable / check.margin) ** 2
+    elif varies and row.method != "adjusted":  # an adjusted error does not shrink with the root of the questions
+        needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power)
+    suite_evidence = evidence.get(check.suite)
     return missing.model_copy(
         update={
-            "found": judged.answer,
+            "found": judged.answer if too_few is None else "undecided",
+            "too_few": too_few,
             "difference": row,
+            "note": note,
+            "plain": None if row.method != "adjusted" else _plain(row, suite_evidence),
             "lower": judged.lower if row.higher_is_better else None,
             "upper": None if row.higher_is_better else -judged.lower,
             "p_safe": judged.p_safe,
             "p_worse": judged.p_worse,
-            "resolvable": detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None,
+            "resolvable": resolvable,
             "needed": needed,
-            "repeats": _repeats(row, check, evidence, policy),
-            "above_floor": _above_floor(check, row, evidence.candidate, policy),
+            "more_draws": more_draws,
+            "repeats": None if suite_evidence is None else _repeats(row, check, suite_evidence, policy),
+            "above_floor": None
+            if suite_evidence is None or too_few is not None
+            else _above_floor(check, row, suite_evidence, policy),
         }
     )
+
+
+def _suite_row(check: GateCheck, evidence: Evidence | None) -> tuple[str, Difference | None, str | None]:
+    """Return the metric, its difference, and if there is none, the reason if it is known."""
+    if evidence is None or evidence.comparison is None:
+        return check.metric or "headline", None, None if evidence is None else evidence.note
+    metric = metric_of(check, evidence.comparison)
+    row = evidence.comparison.deciding(metric, check.category)
+    if row is not None:
+        return metric, row, None
+    known = sorted({row.metric for row in evidence.comparison.differences if row.category == check.category})
+    note = f"both runs have {', '.join(known)}" if known else None
+    if _has(evidence.baseline, metric, check.category) and _has(evidence.candidate, metric, check.category):
+        note = "one of the cards has no standard error of it, so the difference cannot be judged"
+        if evidence.comparison.population == "these":
+            note = f"it is not a sum over questions, so the population these cannot judge it; check {', '.join(known)}"
+    return metric, None, note
+
+
+def _pooled_row(check: GateCheck, evidence: Mapping[str, Evidence]) -> tuple[str, Difference | None, str | None]:
+    """Return the same of a pooled check: one difference in the unit of the first suite's metric."""
+    rows = []
+    for suite in check.pooled:
+        single = GateCheck(suite=suite, metric=check.metric if suite == check.pooled[0] else None, margin=check.margin)
+        metric, row, note = _suite_row(single, evidence.get(suite))
+        if row is None:
+            return check.metric or "headline", None, f"{suite} {metric}" + ("" if note is None else f", {note}")
+        rows.append(row)
+    pooled_row, note = pooled_difference(check, rows)
+    return rows[0].metric, pooled_row, note
+
+
+def _plain(row: Difference, evidence: Evidence | None) -> Difference | None:
+    return None if evidence is None or evidence.comparison is None else evidence.comparison.difference(row.metric)
+
+
+def _check_notes(results: Sequence[CheckResult], evidence: Mapping[str, Evidence]) -> list[str]:
+    """Return one sentence per check that an adjusted estimate decides, or whose pooled suites disagree."""
+    notes = []
+    for result in results:
+        comparison = evidence[result.suite].comparison if result.suite in evidence else None
+        row = None if comparison is None or result.plain is None else comparison.adjustment(result.metric)
+        if row is not None and result.plain is not None:
+            notes.append(f"{named(result)}: {adjustment_line(row, result.plain)}")
+        if result.note is not None and result.difference is not None:
+            notes.append(f"{named(result)}: {result.note}")
+    return notes
+
+
+def _anchor_notes(results: Sequence[CheckResult], evidence: Mapping[str, Evidence]) -> list[str]:
+    """Return a sentence for each suite whose anchors would not notice that the judge moved by a check's margin."""
+    notes = []
+    for suite, suite_evidence in evidence.items():
+        cards = [card for card in (suite_evidence.baseline, suite_evidence.candidate) if card is not None]
+        anchors = [anchor for card in cards if card.judging is not None for anchor in card.judging.anchors.values()]
+        blind = [
+            (anchor.detectable, result.margin, anchor.n)
+            for result in results
+            for anchor in anchors
+            if result.suite == suite
+            and result.tier != "advisory"
+            and facts_of(suite).metric(result.metric).unit == anchor.unit
+            and anchor.detectable is not None
+            and anchor.detectable > result.margin
+        ]
+        if blind:
+            shift, margin, count = max(blind)
+            notes.append(
+                f"{suite}: {count} anchors notice a move of the judge from {shift:.3g} points on, more than the margin "
+                f"of {margin:g}, so a smaller move could pass for a difference between the models; about "
+                f"{math.ceil(count * (shift / margin) ** 2)} anchors notice one of {margin:g}"
+            )
+    return notes
 
 
 def _has(card: ScoreCard | None, metric: str, category: str | None) -> bool:
@@ -140,8 +222,9 @@ def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: Gate
     return required_repeats(between, noise.single, row.n, check.margin, alpha=policy.alpha, power=policy.power)
 
 
-def _above_floor(check: GateCheck, row: Difference, card: ScoreCard | None, policy: GatePolicy) -> bool | None:
+def _above_floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePolicy) -> bool | None:
     """Return whether the candidate's own one-sided bounds are above the floor; None if undecided."""
+    card = evidence.candidate
     scores = None if card is None else card.scores if check.category is None else card.by_category.get(check.category)
     score = None if scores is None else scores.get(row.metric)
     if check.floor is None or score is None or score.value is None or score.se is None:
@@ -173,16 +256,25 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
 def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
     """Let the group-sequential test decide if judging could stop early: looks rule out repeating a fixed-n test."""
     step = None if evidence is None else evidence.steps.get(result.metric)
-    if step is None or result.category is not None or result.found == "missing":
+    if step is None or result.category is not None or result.found == "missing" or result.too_few is not None:
         return result
     now: CheckFinding = "undecided" if step == "open" else step
     return result.model_copy(update={"found": now})
 
 
 def _limits(suite: str, evidence: Evidence, policy: GatePolicy, candidate: str, baseline: str) -> list[LimitResult]:
-    if evidence.baseline is None or evidence.candidate is None:
+    if evidence.candidate is None:
         return []
     limits = policy.limits
+    if evidence.baseline is None:  # games: one run, whose answers are limited in the runs that they come from
+        return [
+            LimitResult(suite=suite, name=name, run=candidate, value=value, limit=limit, kept=value <= limit)
+            for name, value, limit in (
+                ("unscored", unscored_share(evidence.candidate.scores[evidence.candidate.headline]), limits.unscored),
+                ("judge_failures", judge_failures(evidence.candidate), limits.judge_failures),
+            )
+            if value is not None and limit is not None
+        ]
     truncated, baseline_truncated = truncated_share(evidence.candidate), truncated_share(evidence.baseline)
     rise = None if truncated is None or baseline_truncated is None else truncated - baseline_truncated
     shares: list[tuple[str, str, float | None, float | None]] = [
@@ -225,7 +317,8 @@ def truncated_share(card: ScoreCard) -> float | None:
 
 
 def named(result: CheckResult) -> str:
-    return f"{result.suite} {result.metric}" + (f" ({result.category})" if result.category else "")
+    part = result.category or ("adjusted" if result.plain is not None else None)
+    return f"{result.suite} {result.metric}" + (f" ({part})" if part else "")
 
 
 def _verdict(
@@ -293,6 +386,16 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
     bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence {side} {result.bound:+.2f}"
     if result.found == "safe":
         return f"{named(result)}: {bound}: no {loss} of {result.margin:g}"
+    if result.too_few is not None:
+        return (
+            f"{named(result)}: {result.difference.value:+.2f} on {result.difference.n} questions; under "
+            f"{result.too_few} (min_questions of the check) decide nothing"
+        )
+    if result.difference.ci_low is None and result.difference.method == "within":
+        return (
+            f"{named(result)}: {result.difference.value:+.2f}, and the draws of each of {result.difference.n} "
+            f"questions agree, too few questions to tell how much they vary; {FEWEST} would"
+        )
     if result.difference.ci_low is None:
         return (
             f"{named(result)}: {result.difference.value:+.2f} on each of {result.difference.n} questions, too few to "
@@ -306,6 +409,11 @@ def _what_decides(result: CheckResult, questions: int) -> str:
     the observed difference is too noisy to plan by."""
     text = f"a {loss_word(result)} of {result.margin:g} is not ruled out"
     text += f" with {questions} questions" if questions else ""
+    if result.more_draws is not None and result.resolvable is not None and result.more_draws > 1:
+        return (
+            f"{text}: an equal model passes with these draws at a margin of {result.resolvable:.3g}, and at "
+            f"{result.margin:g} with about {result.more_draws:.1f} times as many per question"
+        )
     if result.needed is None or result.resolvable is None or result.needed <= questions:
         return text
     repeats = f", or {result.repeats} judgments of each question" if result.repeats else ""

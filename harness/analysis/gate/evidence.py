@@ -19,9 +19,20 @@ from ...records.facts import higher_is_better
 from ...records.protocols import RunRows
 from ...records.settings import checked
 from ...store import find_cards, read_card
-from ...suites.scoring import question_sums, rules_of
-from ..comparison import compare, differing
-from ..finished_runs import Loaded, StoredRun, find_runs, refuse_different, run_rows, shown_names, suite_of
+from ...suites.scoring import question_sums, rules_of, run_sums
+from ..comparison import Population, compare, differing
+from ..finished_runs import (
+    Loaded,
+    StoredRun,
+    covariate_runs,
+    find_runs,
+    refuse_different,
+    run_rows,
+    shown_names,
+    suite_of,
+)
+from ..games import games_comparison, stored_games, suite_of_games
+from ..population import on_these
 from .baselines import DEFAULT, baseline_folders
 from .decision import checks_of, judge_gate
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, JudgeNoise, SequentialReport
@@ -42,9 +53,11 @@ class GateOptions:
 
 def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options: GateOptions) -> GateReport:
     """Return the report on runs that are already judged."""
-    suites = list(dict.fromkeys(check.suite for check in policy.checks))
-    baselines = baseline_runs(baseline, options.results, suites)
-    candidates = find_runs(candidate, options.results, suites)
+    suites = policy.suites
+    # games are between the answers of runs that were asked the games' questions
+    base_suites = list(dict.fromkeys(suite_of_games(suite) or suite for suite in suites))
+    baselines = baseline_runs(baseline, options.results, base_suites)
+    candidates = find_runs(candidate, options.results, base_suites)
     names = suites or [name for name in _suites(candidates) if name in _suites(baselines)]
     if not names:
         raise ConfigError(
@@ -55,6 +68,11 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
     reports: list[SequentialReport] = []
     checks = checks_of(policy, names)
     for suite in names:
+        if suite_of_games(suite) is not None:
+            if policy.population == "these":
+                raise ConfigError(f"{suite}: games are judged for all questions of the kind: use `population: all`")
+            evidence[suite] = games_evidence(suite, baselines, candidates, options)
+            continue
         pair = _pair(baselines, candidates, suite)
         if pair is None:
             evidence[suite] = Evidence(comparison=None, baseline=None, candidate=None)
@@ -63,7 +81,8 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         if pair[0].folder is not None and pair[0].folder == pair[1].folder:
             raise ConfigError(f"{suite}: candidate and baseline are the same run, {pair[0].folder}")
         rows = run_rows(pair[0]), run_rows(pair[1])
-        evidence[suite] = suite_evidence(*rows, suite_of(pair[0].card, options.mirror, folder=pair[0].folder), options)
+        loaded = suite_of(pair[0].card, options.mirror, folder=pair[0].folder)
+        evidence[suite] = suite_evidence(*rows, loaded, options, population=policy.population)
         if options.sequential:
             reports.append(replayed(*rows, checks, policy, options.seed))
     names = shown_names([candidates[0], baselines[0]])
@@ -106,15 +125,47 @@ def _pair(
     return alike[0] if alike else None
 
 
-def suite_evidence(baseline: RunRows, candidate: RunRows, loaded: Loaded, options: GateOptions) -> Evidence:
-    """Return one suite's evidence; raise ConfigError for runs that are not comparable, unless forced."""
-    refuse_different(baseline.card, candidate.card, ("baseline", "candidate"), force=options.force)
+def games_evidence(
+    suite: str, baselines: Sequence[StoredRun], candidates: Sequence[StoredRun], options: GateOptions
+) -> Evidence:
+    """Return the evidence of stored games; without them, how to play them. Raise ConfigError for several runs."""
+    games = stored_games(suite, baselines, candidates, options.results)
+    if len(games) > 1:
+        listed = ", ".join(sorted(str(run.folder) for run in games))
+        raise ConfigError(f"{suite}: {len(games)} runs of these games are stored; pass one as --candidate: {listed}")
+    if not games:
+        play = f"harness compare {baselines[0].card.model} {candidates[0].card.model} --suite {suite_of_games(suite)}"
+        note = f"no games of these answers are stored: play them with `{play} --head-to-head --judge JUDGE`"
+        return Evidence(comparison=None, baseline=None, candidate=None, note=note)
+    rows = run_rows(games[0])
+    return Evidence(comparison=games_comparison(rows, seed=options.seed), baseline=None, candidate=rows.card)
+
+
+def suite_evidence(
+    baseline: RunRows, candidate: RunRows, loaded: Loaded, options: GateOptions, *, population: Population = "all"
+) -> Evidence:
+    """Return one suite's evidence; raise ConfigError for runs that are not comparable, unless forced.
+
+    Raise it, too, for the population "these" if a question has one answer and one judgment.
+    """
+    refuse_different(baseline, candidate, ("baseline", "candidate"), force=options.force)
+    comparison = compare(
+        baseline,
+        candidate,
+        prompts=loaded.prompts,
+        suite=loaded.suite,
+        covariates=() if population == "these" else covariate_runs(baseline, candidate, options.results),
+        seed=options.seed,
+    )
+    if population == "these":
+        comparison = on_these(comparison, baseline, candidate, loaded.prompts)
     return Evidence(
-        comparison=compare(baseline, candidate, prompts=loaded.prompts, suite=loaded.suite, seed=options.seed),
+        comparison=comparison,
         baseline=baseline.card,
         candidate=candidate.card,
         drifted=drift_of(baseline.card, candidate.card),
-        noise=noise_of(baseline, candidate),
+        # on these questions the judges' noise is part of the error, not a part of what other questions add
+        noise={} if population == "these" else noise_of(baseline, candidate),
     )
 
 
@@ -147,6 +198,8 @@ def judge_variance(run: RunRows) -> dict[str, float]:
 
     In the metric's unit squared, for one repeat, not for their mean; empty if nothing was judged twice.
     """
+    if run.audit is not None:
+        return {}  # repeats of both judges would have to be told apart from the audit's own error
     by_repeat: dict[int, list[Judgment]] = defaultdict(list)
     for row in run.judgments:
         by_repeat[row.repeat].append(row)
@@ -169,7 +222,7 @@ def replayed(
 ) -> SequentialReport:
     """Return what stopping early would have saved on completely judged runs."""
     suite, calls = baseline.card.suite, len(candidate.judgments)
-    ready = watched([check for check in checks if check.suite == suite], baseline.card, baseline)
+    ready = watched([check for check in checks if suite in check.suites], baseline.card, baseline)
     if ready is None or not calls:
         note: str | None = f"{NO_EARLY_STOP} (or the run has no judgments)"
         stop, needed = Stop(0, 0, {}), calls
@@ -202,22 +255,30 @@ def power_of(
 ) -> list[PowerRow]:
     """Run the gate's self-test on pairs of real runs: one set of rows per check that is a sum over questions.
 
-    If `candidates` is empty, use every other run of the baseline's protocol. Raise ConfigError without a pair.
+    If `candidates` is empty, use every other run of the baseline's protocol. Raise ConfigError without a pair
+    or for a policy of the population "these".
     """
+    if policy.population == "these":
+        raise ConfigError("gate power resamples questions, so its policy must have `population: all`, not these")
     rows: list[PowerRow] = []
-    for baseline_run in find_runs(baseline, results, [check.suite for check in policy.checks]):
+    for baseline_run in find_runs(baseline, results, policy.suites):
         partners = _partners(baseline_run, candidates, results)
         if not partners:
             continue
         first = run_rows(baseline_run)
         rules = {rule.metric: rule for rule in rules_of(first.card.suite, first.card.headline, first.judgments)}
-        baseline_sums = {name: question_sums(rule, first.answers, first.judgments) for name, rule in rules.items()}
+        baseline_sums = {name: run_sums(rule, first) for name, rule in rules.items()}
         runs = [run_rows(partner) for partner in partners]
         for check in checks_of(policy, [first.card.suite]):
             rule = rules.get(check.metric or first.card.headline)
             if check.suite != first.card.suite or rule is None or not higher_is_better(first.card, rule.metric):
                 continue  # the drops put into the questions are drops
-            pairs = [(baseline_sums[rule.metric], question_sums(rule, run.answers, run.judgments)) for run in runs]
+            pairs = [(baseline_sums[rule.metric], run_sums(rule, run)) for run in runs]
+            if questions is not None and questions < check.min_questions:
+                raise ConfigError(
+                    f"{questions} questions decide nothing of {check.suite} {rule.metric}: its min_questions is "
+                    f"{check.min_questions}. Draw as many, or lower it in the policy."
+                )
             rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
     if not rows:
         raise ConfigError(f"no run under {results} can be paired with {baseline}; import or run one of its protocol")

@@ -10,17 +10,19 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ...judging.jury import combine
-from ...records import Answer, Judgment, Prompt
+from pydantic import JsonValue
+
+from ...judging.jury import audit_rows, scored
+from ...records import Prompt, ScoreCard
 from ...records.errors import ConfigError
 from ...records.facts import Tier
 from ...records.protocols import RunRows
 from ...run.card import score_card
 from ...run.execute import KeptServer, end_sessions
 from ...run.pipeline import ProgressCallback, SuiteRun, current_judgments, evaluate, waits
-from ...run.plan import Plan
+from ...run.plan import Plan, SuitePlan
 from ...run.same_model import check_same_model
 from ...store.provenance import provenance
 from ...suites.scoring import question_sums
@@ -72,7 +74,7 @@ def baselines_of(plan: Plan, baseline_runs: Sequence[StoredRun], *, force: bool)
     for suite_plan in plan.suites:
         suite = suite_plan.suite
         runs = [run for run in baseline_runs if (run.card.suite, run.card.suite_version) == (suite.name, suite.version)]
-        apart = [differing_protocols(run.card.protocol, suite_plan.protocol) for run in runs]
+        apart = [_differences(run.card.protocol, suite_plan) for run in runs]
         alike = [run for run, differences in zip(runs, apart, strict=True) if not differences or force]
         if not runs:
             raise ConfigError(f"the baseline has no run of {suite.name} ({suite.version})")
@@ -80,6 +82,14 @@ def baselines_of(plan: Plan, baseline_runs: Sequence[StoredRun], *, force: bool)
             raise ConfigError(f"{suite.name}: the baseline was measured differently: {'; '.join(apart[0])}")
         chosen[suite.name] = run_rows(alike[0])
     return chosen
+
+
+def _differences(protocol: Mapping[str, JsonValue], suite_plan: SuitePlan) -> list[str]:
+    """Return sentences on what differs, except the limit of a candidate if the baseline has none."""
+    planned = dict(suite_plan.protocol)
+    if "limit" not in protocol:
+        planned.pop("limit", None)
+    return differing_protocols(protocol, planned)
 
 
 async def gate_live(
@@ -106,9 +116,8 @@ async def gate_live(
         judging.run.store.write_card(score_card(plan, judging.run, environment))
         seen = judging.run.only(judging.seen)  # later prompts are not missing
         card = score_card(plan, seen, environment)
-        answers, judgments = _rows(judging)
-        candidate = RunRows(card.model, card, tuple(answers), tuple(judgments))
-        shown = suite_evidence(judging.baseline, candidate, Loaded(judging.run.plan.suite, judging.seen), options)
+        candidate, loaded = _rows(judging, card), Loaded(judging.run.plan.suite, judging.seen)
+        shown = suite_evidence(_seen(judging), candidate, loaded, options, population=policy.population)
         evidence[judging.run.plan.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
     run_id, baseline = runs[0].plan.folder.name, next(iter(baselines.values())).card
     names = told_apart([(plan.spec.model.label, run_id), (baseline.model, str(baseline.provenance.get("run_id", "")))])
@@ -118,8 +127,24 @@ async def gate_live(
     )
 
 
+def _seen(judging: LiveJudging) -> RunRows:
+    """Return the baseline, after an early stop without the questions that the candidate was not asked any more.
+
+    An adjustment for the missing ones would ignore that the verdict itself ended the judging.
+    """
+    if judging.judged == len(judging.order):
+        return judging.baseline
+    prompt_ids = {prompt.id for prompt in judging.seen}
+    rows = judging.baseline
+    return replace(
+        rows,
+        answers=tuple(answer for answer in rows.answers if answer.prompt_id in prompt_ids),
+        judgments=tuple(row for row in rows.judgments if row.prompt_id in prompt_ids),
+    )
+
+
 def _live_judging(run: SuiteRun, baseline: RunRows, checks: Sequence[GateCheck], options: GateOptions) -> LiveJudging:
-    suite_checks = [check for check in checks if check.suite == run.plan.suite.name]
+    suite_checks = [check for check in checks if run.plan.suite.name in check.suites]
     by_id = {prompt.id: prompt for prompt in run.plan.prompts}
     order = [by_id[prompt_id] for prompt_id in order_of(list(by_id), run.plan.suite.name, options.seed)]
     ready = watched(suite_checks, baseline.card, baseline) if options.sequential else None
@@ -160,11 +185,11 @@ async def _judge_in_blocks(
 def _current_steps(judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier, int]) -> list[tuple[GateCheck, Step]]:
     if judging.checks is None:
         return []
-    answers, judgments = _rows(judging)
+    candidate = _rows(judging, judging.baseline.card)
     steps: list[tuple[GateCheck, Step]] = []
     for check in judging.checks:
         before = question_sums(check.rule, judging.baseline.answers, judging.baseline.judgments)
-        after = question_sums(check.rule, answers, judgments)
+        after = question_sums(check.rule, candidate.answers, candidate.judgments)
         look = (judging.judged, len(judging.order))
         answer = step(check, before, after, look=look, policy=policy, peers=peers)
         judging.steps[check.rule.metric] = answer
@@ -172,13 +197,15 @@ def _current_steps(judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier
     return steps
 
 
-def _rows(judging: LiveJudging) -> tuple[list[Answer], list[Judgment]]:
+def _rows(judging: LiveJudging, card: ScoreCard) -> RunRows:
+    """Return the rows of the blocks so far, as those of a finished run."""
     prompt_ids = {prompt.id for prompt in judging.order[: judging.judged]}
     answers = [answer for answer in judging.run.store.answers.all() if answer.prompt_id in prompt_ids]
-    judgments = current_judgments(answers, judging.run.store.judgments.all())
-    judgments = [row for row in judgments if row.prompt_id in prompt_ids]
-    jury = judging.run.plan.jury
-    return answers, judgments if jury is None else list(combine(judgments, jury).judgments)
+    current = current_judgments(answers, judging.run.store.judgments.all())
+    current = [row for row in current if row.prompt_id in prompt_ids]
+    protocol = judging.run.plan.protocol
+    audit = audit_rows(current, protocol)
+    return RunRows(card.model, card, tuple(answers), scored(current, protocol), audit=audit)
 
 
 def _sequential_report(judging: LiveJudging, seed: int) -> SequentialReport:

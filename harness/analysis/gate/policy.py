@@ -6,34 +6,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sized
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from ...records import MAX_EMPTY, Record, ScoreCard
 from ...records.facts import Tier, all_facts
-from ..comparison import Comparison, Difference
+from ..comparison import Comparison, Difference, Population
+
+MIN_QUESTIONS = 20
+"""With fewer, intervals still cover, but they assume that the few questions resemble the rest of the benchmark."""
 
 
 def is_none(value: object) -> bool:
     return value is None
 
 
-class GateCheck(Record):
-    """One metric of one suite."""
+def is_empty(value: Sized) -> bool:
+    return not value
 
-    suite: str
+
+class GateCheck(Record):
+    """One metric of one suite, or one quantity that several suites measure."""
+
+    suite: str = ""
+    """Empty: `pooled` names the suites. `head_to_head_SUITE`: games of the candidate against the baseline."""
+    pooled: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
+    """Suites whose headline differences are pooled, in the unit of the first one."""
+    slopes: dict[str, float] = Field(default={}, exclude_if=is_empty)
+    """Pooled: suite -> points of its headline per point of the first suite's metric, instead of the facts' slopes."""
     metric: str | None = None
-    """None: the suite's headline."""
+    """None: the suite's headline. Pooled: of the first suite."""
     category: str | None = None
     tier: Tier = "critical"
     margin: float = Field(gt=0)
     """The largest tolerated drop (of a metric of which less is better: rise), in the metric's unit."""
     floor: float | None = None
     """An absolute value that the candidate must reach, independent of the baseline: if less is better, a ceiling."""
+    min_questions: int = Field(default=MIN_QUESTIONS, ge=2, exclude_if=lambda least: least == MIN_QUESTIONS)
+    """Common questions below which the check is undecided, whatever the scores."""
     higher_is_better: bool | None = Field(default=None, exclude_if=is_none)
     """For a metric whose direction neither the card nor the suite states; None: as stated."""
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if bool(self.suite) == bool(self.pooled):
+            raise ValueError("a check names one suite (suite: NAME) or several (pooled: [NAME, NAME]), not both")
+        if self.pooled and len(set(self.pooled)) < max(2, len(self.pooled)):
+            raise ValueError(f"pooled needs two different suites or more, not {list(self.pooled)}")
+        if self.pooled and (self.category or self.floor is not None):
+            raise ValueError("a pooled check has neither category nor floor: those are of one suite")
+        if set(self.slopes) - set(self.pooled[1:]) or any(slope <= 0 for slope in self.slopes.values()):
+            raise ValueError(
+                f"slopes must be above 0 and of the pooled suites after the first, {list(self.pooled[1:])}, not "
+                f"{self.slopes}"
+            )
+        return self
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        return self.pooled or (self.suite,)
+
+    @property
+    def label(self) -> str:
+        """Return the suite, or the pooled ones as one word."""
+        return "+".join(self.suites)
 
 
 class GateLimits(Record):
@@ -62,13 +100,20 @@ class GatePolicy(Record):
     """Power used to compute the number of questions that would decide."""
     strict: bool = False
     """Whether any certain drop fails, however small."""
+    population: Population = Field(default="all", exclude_if=lambda population: population == "all")
+    """all: would the drop hold on other questions of the kind; these: on these very questions, several draws each."""
     checks: tuple[GateCheck, ...] = ()
     """Empty: the default checks of the suites that both runs have."""
     limits: GateLimits = GateLimits()
 
+    @property
+    def suites(self) -> list[str]:
+        """Return the suites that the checks name."""
+        return list(dict.fromkeys(suite for check in self.checks for suite in check.suites))
+
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        seen = [(check.suite, check.metric, check.category) for check in self.checks]
+        seen = [(check.label, check.metric, check.category) for check in self.checks]
         twice = next((key for key in seen if seen.count(key) > 1), None)
         if twice is not None:
             raise ValueError(f"two checks of {twice[0]} {twice[1] or 'headline'} {twice[2] or ''}".rstrip())
@@ -78,9 +123,8 @@ class GatePolicy(Record):
 def default_checks(suites: Collection[str]) -> tuple[GateCheck, ...]:
     """Return the default checks of these suites, as their facts state them.
 
-    Our margins are those that a benchmark of its size can resolve: two equal models pass about nine times in ten
-    (docs/gate.md, measured by `python -m benchmarks.gate`). Smaller margins need more questions, repeats, or
-    head-to-head games.
+    Their margins are such that two equal models pass all three judged suites together at least 85 % of the time
+    (docs/gate.md, measured by `python -m benchmarks.gate`). Smaller margins need pooled suites or direct games.
     """
     return tuple(
         GateCheck(suite=facts.name, metric=check.metric, tier=check.tier, margin=check.margin)
@@ -106,6 +150,8 @@ class CheckResult(Record):
     margin: float
     found: CheckFinding
     difference: Difference | None = None
+    plain: Difference | None = Field(default=None, exclude_if=is_none)
+    """The difference without the adjustment for questions that were not judged, if `difference` is adjusted."""
     lower: float | None = None
     """The difference is above this with confidence 1 - alpha; None if less is better."""
     upper: float | None = Field(default=None, exclude_if=is_none)
@@ -120,11 +166,15 @@ class CheckResult(Record):
     """Questions with which an equal model passes at this check's margin, with the policy's power."""
     repeats: int | None = None
     """Judgments per question that do the same on these questions; None: unknown, or no number does."""
+    more_draws: float | None = Field(default=None, exclude_if=is_none)
+    """Of the population "these": how many times the answers (or judgments) per question do what `needed` would."""
+    too_few: int | None = Field(default=None, exclude_if=is_none)
+    """The check's `min_questions`, if the runs share fewer: it is then undecided."""
     floor: float | None = None
     above_floor: bool | None = None
     """None: no floor, or not decided by this run. If less is better: whether it is below the ceiling."""
     note: str | None = Field(default=None, exclude_if=is_none)
-    """Why there is nothing to compare, if that is known."""
+    """Why there is nothing to compare, if that is known, or that pooled suites disagree."""
 
     @property
     def bound(self) -> float | None:
@@ -198,6 +248,7 @@ class Evidence(Record):
     comparison: Comparison | None
     """None: one of the two has no run of the suite."""
     baseline: ScoreCard | None
+    """None: no run, or games of the candidate against it."""
     candidate: ScoreCard | None
     drifted: str | None = None
     """A sentence, if anchors show that the judge has moved."""
@@ -205,3 +256,5 @@ class Evidence(Record):
     """Metric -> state of its group-sequential test, if judging could stop early."""
     noise: Mapping[str, JudgeNoise] = {}
     """By metric, if both runs were judged repeatedly."""
+    note: str | None = Field(default=None, exclude_if=is_none)
+    """What would give a comparison, if there is none."""

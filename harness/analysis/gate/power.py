@@ -22,7 +22,6 @@ from .policy import GatePolicy
 
 DROPS = (0.0, 0.5, 1.0, 2.0)
 """In multiples of the margin."""
-LOWEST_RATING = 1.0
 TRIALS = 400
 
 
@@ -56,7 +55,7 @@ class RunPair:
 
     @property
     def lowest(self) -> float:
-        return LOWEST_RATING if self.first.scale == 1.0 else 0.0
+        return 0.0 if self.first.bounds is None else self.first.scale * self.first.bounds[0]
 
     def drawn(self, size: int, drop: float, rng: np.random.Generator) -> FloatArray:
         """Return `size` drawn questions with swapped models and a true drop of `drop`.
@@ -69,13 +68,13 @@ class RunPair:
         swapped = rng.random(size) < 0.5
         questions[swapped] = questions[swapped][:, [2, 3, 0, 1]]
         lost = rng.random(size) < drop / self.room
-        questions[lost, 2] = self.lowest * questions[lost, 3]
+        questions[lost, 2] = self.lowest / self.first.scale * questions[lost, 3]
         return questions
 
     def difference(self, questions: FloatArray) -> ClusteredEstimate:
         """Return candidate minus baseline on drawn questions, of which there must be two at least."""
         baseline, candidate = (questions[:, 0], questions[:, 1]), (questions[:, 2], questions[:, 3])
-        estimate = paired_difference(candidate, baseline, scale=self.first.scale)
+        estimate = paired_difference(candidate, baseline, scale=self.first.scale, bounds=self.first.bounds)
         assert estimate is not None, "a pair has two questions at least"
         return estimate
 

@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from ...records import ScoreCard
 from ...records.facts import QuestionRule, Tier, higher_is_better
 from ...records.protocols import RunRows
-from ...stats.paired import ClusteredEstimate, paired_difference
+from ...stats.paired import ClusteredEstimate
 from ...stats.sequential import FIRST, boundaries, student_bound
-from ...suites.scoring import QuestionSums, common, question_sums, rules_of
+from ...suites.scoring import QuestionSums, common, question_sums, rules_of, sums_difference
 from .policy import GateCheck, GatePolicy, Step
 
 BLOCK = 20
 """Questions between two looks, after the first `FIRST`."""
-NO_EARLY_STOP = "no early stop: a deciding check is not a sum over all questions"
+NO_EARLY_STOP = "no early stop: a deciding check is not a sum over all questions, or the judge is audited"
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,17 @@ def looks(questions: int) -> list[int]:
 
 
 def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[SequentialCheck] | None:
-    """Return the suite's deciding checks with their rules; None if one of them cannot be tested early."""
+    """Return the suite's deciding checks with their rules; None if one of them cannot be tested early, or `run` was
+    audited: an audit is drawn from all questions."""
+    if run.audit is not None:
+        return None
     rules = {rule.metric: rule for rule in rules_of(card.suite, card.headline, run.judgments)}
     watched_checks = []
     for check in checks:
         if check.tier == "advisory":
             continue
+        if check.pooled:
+            return None
         rule = rules.get(check.metric or card.headline)
         if rule is None or rule.category is not None or check.category is not None:
             return None
@@ -91,14 +96,10 @@ def step(
     score in one of the runs count as looked at. `peers`: checks per tier, over all suites.
     """
     baseline_sums, candidate_sums = common([baseline, candidate])
-    estimate = paired_difference(
-        (candidate_sums.above, candidate_sums.below),
-        (baseline_sums.above, baseline_sums.below),
-        scale=baseline_sums.scale,
-    )
-    if estimate is None or len(baseline_sums.ids) < FIRST:
-        return "open"
+    estimate = sums_difference(candidate_sums, baseline_sums)
     check = watched_check.check
+    if estimate is None or len(baseline_sums.ids) < max(FIRST, check.min_questions):
+        return "open"
     return look_result(estimate, check.margin, look=look, policy=policy, peers=peers.get(check.tier, 1))
 
 

@@ -14,9 +14,10 @@ ALPACA_EVAL = Facts(
     title="AlpacaEval 2",
     headline="lc_win_rate",
     metrics=(
-        Metric("lc_win_rate", "percent", "length-controlled win rate"),
+        Metric("lc_win_rate", "percent", "length-controlled win rate", slope=1.0),
         Metric("lc_win_rate_reference", "percent", "the same with the reference's interval"),
-        Metric("win_rate", "percent", "win rate"),
+        # as widely spread as the other over the models that are on Arena-Hard's board, too (`arena_hard/facts.py`)
+        Metric("win_rate", "percent", "win rate", slope=1.0),
         Metric("discrete_win_rate", "percent", "win rate of preferences rounded to 0, 0.5, 1"),
         Metric("standard_error", "percent", "standard error of the win rate", higher_is_better=None),
         Metric("n_wins", "count", "wins"),
@@ -26,7 +27,7 @@ ALPACA_EVAL = Facts(
     ),
     columns=("win_rate", "avg_length"),
     rules=(QuestionRule("win_rate", 100.0, ordered=False),),  # the headline is fitted, not summed
-    gate=(DefaultCheck(4.0), DefaultCheck(4.0, metric="win_rate", tier="supporting")),
+    gate=(DefaultCheck(5.5), DefaultCheck(4.0, metric="win_rate", tier="supporting")),
     order=1,
     decontaminates=True,
     questions=805,

@@ -19,7 +19,7 @@ from ...stats.length_control import (
     control_length_interval,
     control_length_replicates,
 )
-from ..scoring import Unit, categories, draws, latest_answers, mean_score, score_notes, verdicts_by_slot
+from ..scoring import PREFERENCES, Unit, categories, draws, latest_answers, mean_score, score_notes, verdicts_by_slot
 
 MIN_SCORED = 0.9
 """Below this share of verdicts there is no rate (spec: "with fewer than 90 % scored there is no score")."""
@@ -104,7 +104,7 @@ def score_judged(data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswe
 
 
 def _mean(units: Sequence[Unit], expected: int, rules: ScoreRules) -> Score:
-    return mean_score(units, expected, scale=100.0, seed=rules.seed, intervals=rules.intervals)
+    return mean_score(units, expected, scale=100.0, bounds=PREFERENCES, intervals=rules.intervals)
 
 
 def _of(preferences: Mapping[str, Sequence[float]], ids: Sequence[str], times: int, rules: ScoreRules) -> Score:

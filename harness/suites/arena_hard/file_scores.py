@@ -41,7 +41,7 @@ from ...stats.style_control import (
     style_rate,
 )
 from ..files import ScoreOptions
-from ..scoring import Unit, mean_score
+from ..scoring import PREFERENCES, Unit, mean_score
 from .rows import V01_CATEGORY, AnswerFacts, Answers, ArenaQuestion, Game, Style, Version
 from .suite import with_reference_interval
 
@@ -142,7 +142,7 @@ def units(questions: Iterable[ArenaQuestion]) -> list[Unit]:
 def closed_form(questions: Sequence[ArenaQuestion], options: ScoreOptions) -> Score:
     """Return 100 * (wins + ties / 2) / battles, equal to the reference's fit as printed; None without a battle."""
     expected = expected_games(questions)
-    return mean_score(units(questions), expected, scale=100.0, seed=options.seed, intervals=options.intervals)
+    return mean_score(units(questions), expected, scale=100.0, bounds=PREFERENCES, intervals=options.intervals)
 
 
 def reasons(questions: Iterable[ArenaQuestion], *, kept: bool) -> dict[str, int]:

@@ -31,6 +31,7 @@ from ...stats.intervals import Interval
 from ..editions import load_edition, official_files, only_template, pinned, read_json_lines, template_shas
 from ..exchange import same_baseline
 from ..scoring import (
+    PREFERENCES,
     Slot,
     Verdicts,
     categories,
@@ -137,14 +138,13 @@ class ArenaHard:
     v0.1 has one judge template with five labels, v2.0 one per category.
     """
 
-    def __init__(self, data: SuiteData, rules: ArenaVersion = VERSION_01, *, seed: int = 0) -> None:
+    def __init__(self, data: SuiteData, rules: ArenaVersion = VERSION_01) -> None:
         self.name, self.headline = rules.facts.name, rules.facts.headline
         self.official_judges = rules.facts.official_judges
         self.version = data.version
         self._data = data
         self._rules = rules
         self._template = None if rules.headline_category else only_template(data)
-        self._seed = seed
 
     def protocol(self) -> dict[str, JsonValue]:
         return {
@@ -226,7 +226,7 @@ class ArenaHard:
 
     def _score(self, prompts: Sequence[Prompt], verdicts: Verdicts, times: int) -> Score:
         units = [slot_unit(*pair) for prompt in prompts for pair in self._games(prompt, verdicts, times)]
-        return mean_score(units, 2 * times * len(prompts), scale=100.0, seed=self._seed)
+        return mean_score(units, 2 * times * len(prompts), scale=100.0, bounds=PREFERENCES)
 
     def _games(self, prompt: Prompt, verdicts: Verdicts, times: int) -> list[tuple[str, Sequence[Verdict]]]:
         """Return the games with a verdict, as (prompt id, verdicts)."""

@@ -18,7 +18,7 @@ from ...records.errors import ConfigError
 from ...records.protocols import SuiteData
 from ..exchange import FirstRows
 from ..files import FAILED_CALL, FileResult, ScoreOptions, SourceFile, card_of, latest, stream_files
-from ..scoring import Unit, categories, mean_score, score_notes
+from ..scoring import RATINGS, Unit, categories, mean_score, score_notes
 from .pairs import Games, score_pairs
 from .rows import (
     FAILED,
@@ -266,7 +266,7 @@ def _ours(
     last = current_ratings(rows, is_failed)
     judgments = [_judgment(model, row, reading) for row, reading in last]
     data = SuiteData(version="files-1", prompts=tuple(prompts), templates={})
-    suite = MtBench(data, seed=options.seed, intervals=options.intervals)
+    suite = MtBench(data, intervals=options.intervals)
     suite_scores = suite.score(prompts, [], judgments)
     notes = [*suite_scores.notes]
     if len(last) < len(rows):
@@ -295,7 +295,7 @@ def _strict(prompts: Sequence[Prompt], rows: Sequence[RatedTurn], failed: int, o
     expected = scores["mt_bench"].n + scores["mt_bench"].unscored
     if not scores["mt_bench"].n:
         legacy = []  # the reference's -1 stands beside ratings; alone it would be a score made of failures only
-    scores["legacy_mean"] = mean_score(legacy, expected, seed=options.seed, intervals=options.intervals)
+    scores["legacy_mean"] = mean_score(legacy, expected, bounds=(FAILED, RATINGS[1]), intervals=options.intervals)
     by_category = {}
     for category, ids in categories(prompts).items():
         category_rows = [row for row in rows if row.question in ids]
@@ -316,7 +316,7 @@ def _stored_means(prompts: Sequence[Prompt], rows: Sequence[RatedTurn], options:
         slots = {(prompt.id, at) for prompt in prompts for at in range(1, len(prompt.turns) + 1) if turn in (None, at)}
         units = [Unit(row.question, row.stored) for row in turn_rows if row.stored is not None and row.stored != FAILED]
         expected = len(turn_rows) + len(slots - judged_slots)
-        means[name] = mean_score(units, expected, seed=options.seed, intervals=options.intervals)
+        means[name] = mean_score(units, expected, bounds=RATINGS, intervals=options.intervals)
     return means
 
 
@@ -372,8 +372,7 @@ def score_paired(model: str, rows: Sequence[PairedTurn], collected: Collected, o
     expected = max(len(kept), 2 * len(prompts) * len(opponents) + len(kept) - len(slots)) if is_official(ids) else 0
     readings = [row.stored if strict else pair_readings(row, collected) for row in kept]
     games = [_games(model, row, pair) for row, pair in zip(kept, readings, strict=True)]
-    seed, intervals = options.seed, options.intervals
-    suite_scores = score_pairs(prompts, games, expected or len(kept), seed=seed, intervals=intervals)
+    suite_scores = score_pairs(prompts, games, expected or len(kept), intervals=options.intervals)
     notes = [*suite_scores.notes]
     if len(kept) < len(rows):
         notes.append(f"{len(rows) - len(kept)} duplicated rows dropped: the last wins")

@@ -22,7 +22,7 @@ from ...records.reasoning import split_reasoning
 from ...store.official import expected_sha256, pinned_files, sha256_of
 from ..editions import official_files, read_json_lines
 from ..files import FAILED_CALL
-from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, score_notes, verdicts_by_slot
+from ..scoring import PREFERENCES, Slot, Unit, Verdicts, categories, draws, mean_score, score_notes, verdicts_by_slot
 from .facts import PAIRS
 from .suite import ORDERS, MtBench, load_official, pair_tasks, pair_templates
 
@@ -46,7 +46,7 @@ class Games:
 
 
 def score_pairs(
-    prompts: Sequence[Prompt], games: Sequence[Games], expected: int, *, seed: int = 0, intervals: bool = True
+    prompts: Sequence[Prompt], games: Sequence[Games], expected: int, *, intervals: bool = True
 ) -> SuiteScores:
     """Return `win_rate` (wins over all) and `win_rate_adjusted` (a tie: half a win), percent of `expected` pairs."""
 
@@ -56,7 +56,7 @@ def score_pairs(
         wins = [Unit(prompt_id, float(value == 1)) for prompt_id, value in values]
         halves = [Unit(prompt_id, value) for prompt_id, value in values]
         return {
-            name: mean_score(units, expected_pairs, scale=100.0, seed=seed, intervals=intervals)
+            name: mean_score(units, expected_pairs, scale=100.0, bounds=PREFERENCES, intervals=intervals)
             for name, units in (("win_rate", wins), ("win_rate_adjusted", halves))
         }
 
@@ -141,11 +141,10 @@ class MtBenchPairs:
     headline = PAIRS.headline
     official_judges = PAIRS.official_judges
 
-    def __init__(self, data: SuiteData, *, references: str = "official", seed: int = 0) -> None:
+    def __init__(self, data: SuiteData, *, references: str = "official") -> None:
         self.version = data.version
         self._data = data
-        self._bench = MtBench(data, references=references, seed=seed)
-        self._seed = seed
+        self._bench = MtBench(data, references=references)
 
     def protocol(self) -> dict[str, JsonValue]:
         return {**self._bench.protocol(), "baseline": self._data.baseline_name}
@@ -176,7 +175,7 @@ class MtBenchPairs:
             for index in range(draws(answers))
             for turn in range(1, len(prompt.turns) + 1)
         ]
-        return score_pairs(prompts, games, len(games), seed=self._seed)
+        return score_pairs(prompts, games, len(games))
 
 
 def _verdict(verdicts: Verdicts, slot: Slot) -> Preference | None:

@@ -18,7 +18,7 @@ from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteData, SuiteOptions
 from ...store.official import pinned_files, sha256_of
 from ..editions import load_edition, official_files, pinned, read_json_lines, template_shas
-from ..scoring import Slot, Unit, Verdicts, categories, draws, mean_score, score_notes, verdicts_by_slot
+from ..scoring import RATINGS, Slot, Unit, Verdicts, categories, draws, mean_score, score_notes, verdicts_by_slot
 from .facts import MT_BENCH
 
 REFERENCED = frozenset({"math", "reasoning", "coding"})  # common.py NEED_REF_CATS; the judge sees a reference answer
@@ -62,7 +62,6 @@ class MtBench:
         data: SuiteData,
         *,
         references: str = "official",
-        seed: int = 0,
         intervals: bool = True,
         pairs: Callable[[], dict[str, JudgeTemplate]] | None = None,
     ) -> None:
@@ -72,7 +71,6 @@ class MtBench:
         self.version = data.version
         self._data = data
         self._references = references if references in REFERENCE_SETS else "file"
-        self._seed = seed
         self._intervals = intervals
 
     @property
@@ -153,7 +151,7 @@ class MtBench:
         }
         return {
             name: mean_score(
-                _units(metric_slots, verdicts), len(metric_slots), seed=self._seed, intervals=self._intervals
+                _units(metric_slots, verdicts), len(metric_slots), bounds=RATINGS, intervals=self._intervals
             )
             for name, metric_slots in slots_by_metric.items()
         }
@@ -167,7 +165,7 @@ class MtBench:
         scored = _units(slots, verdicts)
         # the reference's -1 stands beside ratings; alone it would be a score made of failures only
         units = [*scored, *failed] if scored else []
-        return mean_score(units, len(slots), seed=self._seed, intervals=self._intervals)
+        return mean_score(units, len(slots), bounds=(-1.0, RATINGS[1]), intervals=self._intervals)
 
 
 def _slots(prompts: Sequence[Prompt], times: int) -> list[Slot]:
