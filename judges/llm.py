@@ -248,11 +248,18 @@ class LlmJudge:
             )
 
     def _judgment(self, task: JudgeTask, talk: Conversation, started: float, outcome: Verdict | Failure) -> Judgment:
-        judgment = Judgment.of(task, self.spec.name, outcome, reply=talk.text, logprobs=talk.logprobs)
         spent = {name: getattr(talk, name) for name in SPENT}
-        spent |= {"flags": tuple(talk.flags), "seconds": time.monotonic() - started}
-        spent |= {"reasoning": "\n".join(talk.reasoning)}
-        return judgment.model_copy(update=spent)
+        return Judgment.of(
+            task,
+            self.spec.name,
+            outcome,
+            reply=talk.text,
+            logprobs=talk.logprobs,
+            flags=tuple(talk.flags),
+            seconds=time.monotonic() - started,
+            reasoning="\n".join(talk.reasoning),
+            **spent,
+        )
 
 
 def endpoint_client(spec: JudgeSpec) -> ChatClient:

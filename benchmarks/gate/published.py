@@ -42,6 +42,8 @@ class Published:
     """A sum over questions: the headline, or of a fitted one the rate that it is fitted to."""
     models: dict[str, QuestionSums]
     """By name, the lowest score first."""
+    unweighted: tuple[QuestionSums, ...]
+    """The same models by the metric without threefold weights, if the suite has one."""
 
     def neighbours(self) -> list[tuple[QuestionSums, QuestionSums]]:
         """Each model with the next better one: pairs as close as two checkpoints are."""
@@ -63,16 +65,21 @@ def published(suite: str) -> Published:
     made = load_suite(suite, SuiteOptions())
     assert not isinstance(made, OwnRunner), "these suites are judged"
     files = list(read_files([root / place]))
-    prompts, found = made.prompts(), {}
+    prompts, found, unweighted = made.prompts(), {}, {}
+    plain_rule = next((rule for rule in facts_of(suite).rules if not rule.weighted), None)
     read = load_function(with_format(file_format, "read")[0][1].read)
     for name in _models(file_format, files):
         rows = read(files, ImportRequest(prompts, name, None))
-        found[name] = question_sums(facts_of(suite).rules[0], list(rows.answers.values()), list(rows.judgments))
+        answers, judgments = list(rows.answers.values()), list(rows.judgments)
+        found[name] = question_sums(facts_of(suite).rules[0], answers, judgments)
+        if plain_rule is not None:
+            unweighted[name] = question_sums(plain_rule, answers, judgments)
     ordered = dict(sorted(found.items(), key=lambda item: item[1].value or 0.0))
     facts = facts_of(suite)
     metric = facts.rules[0].metric
     check = next(check for check in default_checks([suite]) if (check.metric or facts.headline) == metric)
-    return Published(suite, check.margin, metric, ordered)
+    plain = tuple(unweighted[name] for name in ordered if name in unweighted)
+    return Published(suite, check.margin, metric, ordered, plain)
 
 
 BOARDS = ("alpaca_eval/published_leaderboard.csv", "arena_hard/published.json", "leaderboard_20240731")

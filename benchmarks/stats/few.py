@@ -16,8 +16,9 @@ from scipy import special
 
 from benchmarks.gate.published import FILES, Published, published
 from harness.stats.agreement import JudgedSample, agreement, prediction_powered, rogan_gladen
-from harness.stats.intervals import FloatArray, Interval
+from harness.stats.intervals import Interval
 from harness.stats.paired import paired_difference, ratio_interval
+from harness.stats.variance import IntArray
 from harness.suites.scoring import QuestionSums, common
 
 SIZES = (5, 10, 20, 50, 100)
@@ -33,7 +34,11 @@ class Cell:
 
     covered: float
     plain: float
-    wider: float
+    wider: float | None
+    """None: no plain interval has a width."""
+
+    def wider_text(self) -> str:
+        return "-" if self.wider is None else f"{100 * self.wider:.0f} %"
 
     def text(self) -> str:
         return f"{self.covered:.3f} ({self.plain:.3f})"
@@ -46,8 +51,8 @@ def grid_lines(sets: int) -> Iterator[str]:
         yield from _published_lines(parts, sets)
     else:
         yield "(the tables on published judgments need HARNESS_PUBLISHED)\n"
-    yield from _kappa_lines(sets // 4)
-    yield from _correction_lines(sets // 4)
+    yield from _kappa_lines(sets // 2)
+    yield from _correction_lines(sets // 2)
 
 
 def _published_lines(parts: Sequence[Published], sets: int) -> Iterator[str]:
@@ -57,12 +62,12 @@ def _published_lines(parts: Sequence[Published], sets: int) -> Iterator[str]:
     yield f"| questions drawn from |{heads} wider at 50 |\n| --- |{rule}"
     for name, sums in (row for part in parts for row in single_models(part)):
         cells = [single_cell(sums, size, sets) for size in SIZES]
-        yield f"| {name} | " + " | ".join(cell.text() for cell in cells) + f" | {cells[3].wider:+.0%} |"
+        yield f"| {name} | " + " | ".join(cell.text() for cell in cells) + f" | {cells[3].wider_text()} |"
     yield f"\n## Few questions: paired differences, {sets} data sets\n"
     yield f"| questions drawn from |{heads} wider at 50 |\n| --- |{rule}"
     for name, first, second in (row for part in parts for row in model_pairs(part)):
         cells = [paired_cell(first, second, size, sets) for size in SIZES]
-        yield f"| {name} | " + " | ".join(cell.text() for cell in cells) + f" | {cells[3].wider:+.0%} |"
+        yield f"| {name} | " + " | ".join(cell.text() for cell in cells) + f" | {cells[3].wider_text()} |"
     yield ""
 
 
@@ -96,7 +101,7 @@ def model_pairs(part: Published) -> Iterator[tuple[str, QuestionSums, QuestionSu
 def single_cell(sums: QuestionSums, size: int, sets: int, *, seed: int = 1) -> Cell:
     true = float(sums.above.sum() / sums.below.sum())
 
-    def pair(at: FloatArray) -> tuple[Interval | None, Interval | None]:
+    def pair(at: IntArray) -> tuple[Interval | None, Interval | None]:
         above, below = sums.above[at], sums.below[at]
         return ratio_interval(above, below, sums.bounds), ratio_interval(above, below)
 
@@ -107,7 +112,7 @@ def paired_cell(first: QuestionSums, second: QuestionSums, size: int, sets: int,
     first, second = common([first, second])
     true = float(first.above.sum() / first.below.sum() - second.above.sum() / second.below.sum())
 
-    def pair(at: FloatArray) -> tuple[Interval | None, Interval | None]:
+    def pair(at: IntArray) -> tuple[Interval | None, Interval | None]:
         terms = (first.above[at], first.below[at]), (second.above[at], second.below[at])
         estimates = [paired_difference(*terms, bounds=bounds) for bounds in (first.bounds, None)]
         bounded, plain = (
@@ -119,7 +124,7 @@ def paired_cell(first: QuestionSums, second: QuestionSums, size: int, sets: int,
 
 
 def _cell(
-    pair: Callable[[FloatArray], tuple[Interval | None, Interval | None]],
+    pair: Callable[[IntArray], tuple[Interval | None, Interval | None]],
     true: float,
     shape: tuple[int, int, int],
     seed: int,
@@ -128,7 +133,7 @@ def _cell(
     rows = [pair(rng.integers(population, size=size)) for _ in range(sets)]
     covered, plain = (float(np.mean([_covers(row[at], true) for row in rows])) for at in (0, 1))
     widths = [(a.high - a.low) / (b.high - b.low) for a, b in rows if a and b and b.high - b.low > 1e-9]
-    return Cell(covered, plain, float(np.median(widths)) - 1 if widths else np.nan)
+    return Cell(covered, plain, max(0.0, float(np.median(widths)) - 1) if widths else None)
 
 
 def _covers(interval: Interval | None, true: float) -> bool:

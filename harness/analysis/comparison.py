@@ -268,7 +268,8 @@ def _limit(run: RunRows) -> JsonValue:
 
 
 def _adjustments(first: RunRows, second: RunRows, covariates: Sequence[RunRows], seed: int) -> tuple[Adjustment, ...]:
-    if not is_part(first, second):
+    # an audit is itself an estimate of the questions that the expensive judge did not see
+    if not is_part(first, second) or first.audit is not None or second.audit is not None:
         return ()
     rows = []
     for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
@@ -423,7 +424,11 @@ def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed
     if estimate is None or first.value is None or second.value is None:
         return None
     p = swap_test(second_terms, first_terms, seed=seed)
-    row = _difference(first.metric, (first.value, second.value), estimate, estimate.interval(), p, "paired")
+    low, high = estimate.interval()
+    if first.bounds is not None:
+        widest = first.scale * (first.bounds[1] - first.bounds[0])
+        low, high = max(low, -widest), min(high, widest)
+    row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
     return row.model_copy(update={"category": category, "correlation": correlation(first.scores(), second.scores())})
 
 

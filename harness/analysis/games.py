@@ -16,7 +16,7 @@ from ..records.protocols import RunRows
 from ..store import find_cards, read_card
 from ..store.runs import read_rows
 from ..suites.head_to_head import PREFIX, answers_digest
-from ..suites.scoring import question_sums
+from ..suites.scoring import run_sums
 from .comparison import Comparison, Difference, paired
 from .finished_runs import StoredRun
 
@@ -25,7 +25,7 @@ RULE = QuestionRule("win_rate", 50.0, weighted=False)
 
 
 def suite_of_games(suite: str) -> str | None:
-    """Return the suite whose questions are played; None if this is no suite of games."""
+    """Return the suite whose questions are played; None if this matches no suite of games."""
     return suite.removeprefix(PREFIX) if suite.startswith(PREFIX) else None
 
 
@@ -46,7 +46,7 @@ def games_comparison(run: RunRows, *, seed: int = 0) -> Comparison:
 
 def games_difference(run: RunRows, *, seed: int = 0) -> Difference | None:
     """Return the win rate minus 50, in percent of the points; None with fewer than two questions."""
-    sums = question_sums(RULE, run.answers, run.judgments)
+    sums = run_sums(RULE, run)
     if len(sums.ids) < 2:
         return None
     row = paired(replace(sums, above=sums.below - sums.above), sums, None, seed)

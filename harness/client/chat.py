@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from pydantic import JsonValue
+from pydantic_core import PydanticSerializationError, to_json
 
 from ..records import Access, Reason
 from ..records.errors import ReplyError
@@ -159,7 +160,7 @@ class ChatClient:
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
         """Return the JSON object in the server's reply. Raise ReplyError if retries are used up or pointless."""
-        payload = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        payload = payload_of(body)
         # about 4 characters per token of English text (OpenAI's rule of thumb)
         tokens = len(payload) / 4 + tokens_to_come(body, self._joined.reply_tokens)
         tries = Tries()
@@ -326,6 +327,14 @@ class FailedTry:
     """Seconds the server asks to wait."""
     counts: bool = True
     """Whether it uses up an attempt of the call; it does not while the endpoint as a whole is down."""
+
+
+def payload_of(body: dict[str, JsonValue]) -> bytes:
+    """Return the JSON to send, with question marks for lone surrogates."""
+    try:
+        return to_json(body, inf_nan_mode="constants")  # eight times as fast as json.dumps for long texts
+    except PydanticSerializationError:  # a lone surrogate
+        return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _parsed(raw: bytes) -> Any:

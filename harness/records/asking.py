@@ -13,11 +13,14 @@ import hashlib
 import json
 import os
 import re
-from functools import lru_cache
-from typing import Literal, Self
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cached_property
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticSerializationError, to_json
 
 from .errors import ConfigError, Reason
 
@@ -49,9 +52,26 @@ def base_url(text: str) -> str:
 
 def digest(value: object) -> str:
     """Return the sha256 (64 hex characters) of a value's canonical JSON: sorted keys, no spaces, UTF-8."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    # models may write lone surrogates, which UTF-8 cannot encode
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
+def _canonical(value: object) -> bytes:
+    """Return what `ENCODE` returns, in UTF-8.
+
+    Most of what is digested is text, which pydantic's encoder writes in the same form eight times as fast. Its numbers
+    and its order of keys are different.
+    """
+    if isinstance(value, dict) and all(type(key) is str for key in value):
+        return b"{%b}" % b",".join(b"%b:%b" % (_canonical(key), _canonical(value[key])) for key in sorted(value))
+    if isinstance(value, list | tuple):
+        return b"[%b]" % b",".join(map(_canonical, value))
+    if type(value) is str:
+        with suppress(PydanticSerializationError):  # a lone surrogate, which UTF-8 cannot encode
+            return to_json(value)
+    return ENCODE(value).encode("utf-8", "surrogatepass")
 
 
 GENERIC = re.compile(
@@ -201,12 +221,20 @@ class Failure(Record):
     message: str
 
 
-@lru_cache(maxsize=2048)  # several rows of each answer in flight need it
-def _sha(turns: tuple[str, ...]) -> str:
-    return digest(list(turns))[:16]
+class DigestedRecord(Record):
+    """A record whose digest many rows state, so that each instance computes it once."""
+
+    @cached_property
+    def sha(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("sha", None)  # pydantic copies cached values too, but this one may have changed
+        return copied
 
 
-class Answer(Record):
+class Answer(DigestedRecord):
     """A model's answer to one prompt: one text per turn, or a failure.
 
     `turns` is what a reader sees; `reasoning` is never judged, measured or sent back. A truncated answer (`finish`
@@ -265,7 +293,7 @@ class Answer(Record):
     def key(self) -> str:
         return f"{self.prompt_id}#{self.index}"
 
-    @property
+    @cached_property
     def sha(self) -> str:
         """Return the first 16 hex characters of the digest of the texts."""
-        return _sha(self.turns)
+        return digest(list(self.turns))[:16]

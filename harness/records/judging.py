@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_serializer, model_validator
 
-from .asking import Answer, Failure, Prompt, Record, digest, is_empty
+from .asking import Answer, DigestedRecord, Failure, Prompt, Record, is_empty
 
 JudgmentFlag = Literal["truncated", "reasked", "identical", "injection"]
 """What is unusual about a judgment; it changes no verdict."""
@@ -51,7 +51,7 @@ Filling = Literal["format", "replace"]
 """Which braces of the user text are slots: those of str.format, or only `{NAME}` of each of `JudgeTask.fields`."""
 
 
-class JudgeTemplate(Record):
+class JudgeTemplate(DigestedRecord):
     """A judge's prompt, the parser of its reply, and the official request parameters."""
 
     name: str
@@ -69,10 +69,6 @@ class JudgeTemplate(Record):
     """Further request parameters of the official protocol, e.g. top_p."""
     identical_is_draw: bool = False
     """Whether equal answers are a draw (0.5) without a call, as in AlpacaEval."""
-
-    @property
-    def sha(self) -> str:
-        return digest(self.model_dump(mode="json"))
 
 
 class JudgeTask(Record):
@@ -172,9 +168,9 @@ class Judgment(Record):
         *,
         reply: str | None = None,
         logprobs: tuple[TokenLogprob, ...] = (),
-        cost: float | None = 0.0,
+        **spent: Any,
     ) -> Self:
-        """Return the judgment of a task by `judge`. `paid` equals `cost`: 0 for a judge that makes no calls."""
+        """Return the judgment of a task by `judge`. `spent`: further fields; without any it cost nothing."""
         return cls(
             prompt_id=task.prompt.id,
             index=task.answer.index,
@@ -190,8 +186,7 @@ class Judgment(Record):
             reply=reply,
             logprobs=logprobs,
             error=outcome if isinstance(outcome, Failure) else None,
-            cost=cost,
-            paid=cost,
+            **({"cost": 0.0, "paid": 0.0} | spent),
         )
 
     @model_validator(mode="after")

@@ -9,9 +9,10 @@ does not block the others. Rows are appended to the store as they arrive, and ro
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, Self, TypeVar
 
@@ -23,6 +24,8 @@ from ..store import JsonlRows, RunStore
 from .plan import Plan, SuitePlan
 
 Item = TypeVar("Item")
+OBJECTS_PER_COLLECTION = 50_000
+"""About 10 MB. Python's default is 700."""
 DONE_FAILURES = frozenset({"context"})
 """Failures that a retry cannot fix."""
 
@@ -94,11 +97,10 @@ class SuiteRun:
         return tasks
 
     def existing_answers(self) -> Iterator[tuple[Prompt, Answer]]:
-        """Yield the answers that need no request, reading one at a time."""
-        for prompt, index in self.draws():
-            answer = self.store.answers.get(f"{prompt.id}#{index}") if self.answered(prompt, index) else None
-            if answer is not None:
-                yield prompt, answer
+        """Yield the answers that need no request, without having them all in memory."""
+        draws = [(prompt, f"{prompt.id}#{index}") for prompt, index in self.draws() if self.answered(prompt, index)]
+        answers = self.store.answers.several(key for _, key in draws)
+        yield from zip((prompt for prompt, _ in draws), answers, strict=True)
 
     def tasks_of(self, judge: Judge) -> Iterator[JudgeTask]:
         """Yield one judge's open tasks: on the anchors, and on the existing answers."""
@@ -163,6 +165,7 @@ async def evaluate(
     queues: JudgeQueues[tuple[SuiteRun, JudgeTask]] = JudgeQueues(at_once, batch=answers_first)
     try:
         async with AsyncExitStack() as stack:
+            stack.enter_context(rare_collections())
             for judge in at_once:
                 await stack.enter_async_context(judge)
             async with asyncio.TaskGroup() as group:
@@ -180,6 +183,23 @@ async def evaluate(
                 await _judge_afterwards(judge, runs, on_progress)
     except* HarnessError as errors:
         raise first_error(errors) from None
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let Python look for garbage in cycles seldom, and not among the objects that exist already.
+
+    Every look visits all calls in flight. With 1,000 of them that took a sixth of the processor time, and no cycle was
+    found in 8,050 calls; without cycles, memory is freed at once as ever.
+    """
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(OBJECTS_PER_COLLECTION, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def waits(judge: Judge) -> bool:
@@ -267,7 +287,8 @@ async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None
         row_fields: dict[str, object] = {"answer_sha": task.answer.sha, "judge": task.judge, "repeat": task.repeat}
         if is_suspect(task.answer, task.turn) and "injection" not in verdict.flags:
             row_fields["flags"] = (*verdict.flags, "injection")
-        judgment = verdict.model_copy(update=row_fields)
+        changes = {name: value for name, value in row_fields.items() if getattr(verdict, name) != value}
+        judgment = verdict.model_copy(update=changes) if changes else verdict
         run.rows_of(task).append(judgment)
         usage.rows += 1
         usage.failed += judgment.error is not None

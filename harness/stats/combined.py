@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .intervals import FloatArray
 from .paired import ClusteredEstimate, t_quantile
@@ -88,7 +89,12 @@ class AdjustedDifference:
 
 
 def adjusted_difference(
-    judged: FloatArray, at: Sequence[int], reference: FloatArray, models: FloatArray | None = None, *, seed: int = 0
+    judged: FloatArray,
+    at: Sequence[int] | NDArray[np.int64],
+    reference: FloatArray,
+    models: FloatArray | None = None,
+    *,
+    seed: int = 0,
 ) -> AdjustedDifference | None:
     """Return judged model minus reference, adjusted for the questions that were not judged.
 
@@ -135,8 +141,8 @@ def _standardised(columns: FloatArray) -> FloatArray:
 def _ridge(predictors: FloatArray, values: FloatArray) -> FloatArray:
     penalty = RIDGE * np.eye(predictors.shape[1])
     penalty[0, 0] = 0.0  # the constant is not shrunk
-    weights: FloatArray = np.linalg.solve(predictors.T @ predictors + penalty, predictors.T @ values)
-    return weights
+    solved = np.linalg.solve(predictors.T @ predictors + penalty, predictors.T @ values)
+    return np.asarray(solved, dtype=np.float64)
 
 
 def slope_between(first: FloatArray, second: FloatArray) -> tuple[float, float]:
@@ -145,5 +151,10 @@ def slope_between(first: FloatArray, second: FloatArray) -> tuple[float, float]:
     Both in percent, shape (models,). The slope is the ratio of the standard deviations (reduced major axis), because
     both boards are measured with error and either may be the unit; Ricker 1973, J. Fish. Res. Board Can. 30:409.
     """
-    logits = [np.log(np.clip(values, 0.1, 99.9) / (100 - np.clip(values, 0.1, 99.9))) for values in (first, second)]
-    return float(second.std() / first.std()), float(np.corrcoef(*logits)[0, 1])
+    return float(second.std() / first.std()), float(np.corrcoef(_logits(first), _logits(second))[0, 1])
+
+
+def _logits(percent: FloatArray) -> FloatArray:
+    share = np.clip(percent, 0.1, 99.9) / 100
+    logits: FloatArray = np.log(share / (1 - share))
+    return logits

@@ -204,21 +204,23 @@ def paired_difference(
     if _too_few(len(first[0]), clusters):
         return None
     se, df = clustered_se(terms(*first) - terms(*second), clusters)
+    value = float(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum())
     if bounds is not None and clusters is None:
-        se = max(se, least_se(len(first[0]), bounds))
-    value = first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum()
-    return ClusteredEstimate(scale * float(value), scale * se, df, len(first[0]))
+        se = max(se, least_se(len(first[0]), value, bounds))
+    return ClusteredEstimate(scale * value, scale * se, df, len(first[0]))
 
 
-def least_se(questions: int, bounds: Bounds) -> float:
-    """Return the least standard error of a paired difference: as if nothing varied but two pseudo-questions.
+def least_se(questions: int, difference: float, bounds: Bounds) -> float:
+    """Return the least standard error of a paired difference of scores within `bounds`.
 
-    One of them is lost entirely and one won entirely, -R and +R for a range R, as Bonett and Price (2012, Journal of
-    Educational and Behavioral Statistics 37:479) add them to paired wins and losses: R sqrt(2 / ((n + 1)(n + 2))).
-    They bound the error instead of adding to it: of 50 questions and more, differences usually vary more than that, and
-    adding would widen MT-Bench's intervals by 13 to 20 % for no better coverage (`make bench-stats`).
+    It is the error if each of the n questions had the observed difference d, and one were lost entirely and one won
+    entirely besides: -R and +R for a range R, as Bonett and Price (2012, Journal of Educational and Behavioral
+    Statistics 37:479) add them to paired wins and losses. sqrt((2 R^2 + 2 n d^2 / (n + 2)) / ((n + 1) (n + 2))).
+    They bound the error instead of adding to it: differences of 50 questions and more usually vary more than that, and
+    adding would widen MT-Bench's intervals by 13 to 20 % for no better coverage.
     """
-    return (bounds[1] - bounds[0]) * math.sqrt(2 / ((questions + 1) * (questions + 2)))
+    n, widest = questions, bounds[1] - bounds[0]
+    return math.sqrt((2 * widest**2 + 2 * n * difference**2 / (n + 2)) / ((n + 1) * (n + 2)))
 
 
 def _too_few(questions: int, clusters: Sequence[Hashable] | None) -> bool:

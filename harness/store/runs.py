@@ -156,27 +156,33 @@ class JsonlRows(Generic[Row]):
 
     def _line(self, offset: int) -> bytes:
         """Read a line through the open descriptor, as the folder may have been moved meanwhile."""
-        line = b""
-        while b"\n" not in line:
+        line = bytearray()
+        while True:
             part = os.pread(self._file, BLOCK, offset + len(line))
-            if not part:
-                break
-            line += part
-        return line.partition(b"\n")[0]
+            end = part.find(b"\n")
+            if end >= 0 or not part:
+                return bytes(line + part[: max(0, end)])
+            line += part  # only the new part is searched: a row may have 64 MB, which is a thousand blocks
 
     def all(self) -> Iterator[Row]:
         """Yield the last row of every key, in the order of first appearance."""
-        for line in self._lines(self._offsets.values()):
-            yield self._type.model_validate_json(line)
+        return self.several(self._offsets)
 
-    def _lines(self, offsets: Iterable[int]) -> Iterator[bytes]:
-        """Yield lines through the open descriptor, a block at a time: the next line is mostly the next in the file."""
+    def several(self, keys: Iterable[str]) -> Iterator[Row]:
+        """Yield the last rows of these keys, without those that have none.
+
+        Reading is a block at a time, as the next row is mostly the next in the file: three times as fast as `get`.
+        """
         block, start = b"", 0
-        for offset in offsets:
-            if not start <= offset < start + len(block) or b"\n" not in block[offset - start :]:
+        for key in keys:
+            offset = self._offsets.get(key)
+            if offset is None:
+                continue
+            end = block.find(b"\n", offset - start) if start <= offset else -1
+            if end < 0:
                 block, start = os.pread(self._file, BLOCK, offset), offset
-            line, newline, _ = block[offset - start :].partition(b"\n")
-            yield line if newline else self._line(offset)
+                end = block.find(b"\n")
+            yield self._type.model_validate_json(block[offset - start : end] if end >= 0 else self._line(offset))
 
     def every(self) -> Iterator[Row]:
         """Yield all rows, including replaced ones; none if there is no file."""

@@ -189,7 +189,9 @@ def score_notes(score: Score, unit: str, *, intervals: bool = True) -> tuple[str
     if score.unscored:
         notes.append(f"{score.unscored} of {score.n + score.unscored} {unit} are unscored")
     if intervals and score.value is not None and score.ci_low is None:
-        notes.append(f"no interval: {score.n} {unit} of one question show no spread")
+        notes.append(
+            f"no interval: {score.n} {unit} of one question, or all alike and without known bounds, show no spread"
+        )
     return tuple(notes)
 
 

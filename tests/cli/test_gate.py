@@ -72,6 +72,33 @@ def test_a_drop_that_may_be_either_is_inconclusive_and_says_what_an_equal_model_
     assert "an equal model passes with them at a margin of 10.5, and at 10 with about 111" in found.reasons[0]
 
 
+def test_a_check_of_few_questions_is_undecided_whatever_the_scores() -> None:
+    alike, lost = (report(toy_run("cand", [row] * 19), base=toy_run("base", [WIN] * 19)) for row in (WIN, LOSS))
+
+    for found in (alike, lost):
+        assert (found.outcome, found.exit_code) == ("inconclusive", 3)
+        assert "on 19 questions; under 20 (min_questions of the check) decide nothing" in found.reasons[0]
+    assert report(toy_run("cand", [LOSS] * 20), base=toy_run("base", [WIN] * 20)).outcome == "fail"
+
+
+def test_the_fewest_questions_of_a_check_can_be_set_and_equal_verdicts_are_still_not_certain() -> None:
+    policy = GatePolicy(checks=(GateCheck(suite="arena_hard", margin=10.0, min_questions=5),))
+    few, more = (
+        report(toy_run("cand", [WIN] * count), policy, base=toy_run("base", [WIN] * count)) for count in (19, 40)
+    )
+
+    # 100 sqrt(2 / (20 * 21)) = 6.90 and t of 18 degrees of freedom: -11.97; of 40 questions -5.74
+    assert few.outcome == "inconclusive"
+    assert few.checks[0].lower == pytest.approx(-11.966, abs=0.001)
+    assert (more.outcome, more.checks[0].too_few) == ("pass", None)
+
+
+def test_a_sequence_cannot_decide_a_check_of_too_few_questions() -> None:
+    found = report(toy_run("cand", [WIN] * 10), base=toy_run("base", [WIN] * 10), steps={"arena_hard": "safe"})
+
+    assert found.checks[0].found == "undecided"
+
+
 def hollow(run: RunRows, empty: int) -> RunRows:
     return replace(run, card=run.card.model_copy(update={"counts": {**run.card.counts, "empty": empty}}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_games_are_a_difference_from_fifty() -> None:
     row = games_difference(games_run(BASE, CANDIDATE, mixed(60, 40)))
 
     assert row is not None
-    assert (row.first, row.other, row.value) == (50.0, 60.0, pytest.approx(10.0))
+    assert [row.first, row.other, row.value] == pytest.approx([50.0, 60.0, 10.0])
     assert row.se == pytest.approx(4.924, abs=1e-3)
     # exact: P(60 or more, or 40 or fewer, of 100 coins) = 0.0569
     assert row.p == pytest.approx(0.0569, abs=0.01)
@@ -142,10 +143,10 @@ def test_two_judges_games_are_told_apart_by_their_folder(tmp_path: Path) -> None
     assert gate_runs(str(folders[0]), "base", policy, options).outcome == "inconclusive"
 
 
-def test_games_cannot_be_gated_live(harness: Done, tmp_path: Path) -> None:
+def test_games_cannot_be_gated_live(harness: Callable[..., Done], tmp_path: Path) -> None:
     path = policy_file(tmp_path, suite="head_to_head_arena_hard", margin=3)
 
-    done = harness("gate", "--candidate", "m", "--baseline", "b", "--live", "--policy", str(path))  # type: ignore[operator]
+    done = harness("gate", "--candidate", "m", "--baseline", "b", "--live", "--policy", str(path))
 
     assert done.code == 2
     assert "gate it without --live" in done.err
@@ -173,7 +174,7 @@ def test_arena_hard_points_are_converted_into_lc_points() -> None:
 
     assert note is None
     assert row is not None
-    assert (row.value, row.se, row.n) == (pytest.approx(-1.5), pytest.approx(0.7071, abs=1e-4), 1305)
+    assert [row.value, row.se, row.n] == pytest.approx([-1.5, 0.5**0.5, 1305])
     assert (row.metric, row.method) == ("lc_win_rate", "pooled")
 
 
@@ -256,7 +257,7 @@ def test_the_win_rate_counts_a_clear_win_once() -> None:
     assert weighted is not None
     assert plain is not None
     # 3 wins, of which one counts threefold, of 6: 83 %; plain: 3 of 4
-    assert (weighted.other, plain.other) == (pytest.approx(500 / 6), 75.0)
+    assert [weighted.other, plain.other] == pytest.approx([500 / 6, 75.0])
 
 
 # ------------------------------------------------------------------------------------- questions that were not judged
@@ -309,10 +310,12 @@ def test_the_sign_does_not_depend_on_which_run_is_limited() -> None:
     assert forward is not None
     assert backward is not None
     assert forward.difference.value == pytest.approx(-backward.difference.value)
-    assert (forward.set_low, forward.set_high) == (pytest.approx(-backward.set_high), pytest.approx(-backward.set_low))
+    assert [forward.set_low, forward.set_high] == pytest.approx([-backward.set_high, -backward.set_low])
 
 
-def test_only_the_limit_may_differ_and_only_for_a_part_of_the_questions(tmp_path: Path, harness: Done) -> None:
+def test_only_the_limit_may_differ_and_only_for_a_part_of_the_questions(
+    tmp_path: Path, harness: Callable[..., Done]
+) -> None:
     base = alike("base", 0)
     other_judge = limited(alike("judged", 4), 100)
     other_judge = replace(
@@ -323,7 +326,7 @@ def test_only_the_limit_may_differ_and_only_for_a_part_of_the_questions(tmp_path
         write_run(tmp_path, run)
 
     def code(*names: str) -> int:
-        done = harness("compare", *names, "--results", str(tmp_path))  # type: ignore[operator]
+        done = harness("compare", *names, "--results", str(tmp_path))
         return int(done.code)
 
     assert code("base", "cand") == 0

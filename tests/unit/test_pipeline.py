@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,14 @@ def test_every_prompt_is_answered_and_judged_once(store: RunStore) -> None:
 
     assert sorted(backend.asked) == sorted(judge.judged) == [f"p{number:03}" for number in range(20)]
     assert len(store.answers) == len(store.judgments) == 20
+
+
+def test_pythons_collector_is_as_before_after_a_run(store: RunStore) -> None:
+    thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
+
+    go(run_of(store, ToyJudge()), ToyBackend())
+
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (thresholds, frozen)
 
 
 def test_a_jury_with_repeats_is_asked_every_question_and_each_row_is_found_again(store: RunStore) -> None:

@@ -88,9 +88,11 @@ def test_few_equal_differences_of_bounded_scores_are_as_uncertain_as_one_questio
     alike = paired_difference((np.full(5, 9.0), np.ones(5)), (np.full(5, 9.0), np.ones(5)), bounds=(1, 10))
 
     assert alike is not None
-    assert alike.se == least_se(5, (1, 10)) == pytest.approx(9 * math.sqrt(2 / 42))
+    assert alike.se == least_se(5, 0.0, (1, 10)) == pytest.approx(9 * math.sqrt(2 / 42))
     assert alike.interval()[0] == pytest.approx(-2.776445105 * alike.se)
     assert alike.p_two_sided() == 1.0
+    # 1, 1, 1, 1, -1 and 1: mean 2/3, sum of squares 5 / 9 + 25 / 9
+    assert least_se(4, 1.0, (0, 1)) == pytest.approx(math.sqrt(30 / 9 / (5 * 6)))
 
 
 def test_bounds_do_not_widen_differences_that_vary_more_than_that() -> None:

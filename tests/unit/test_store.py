@@ -50,6 +50,19 @@ def test_a_failure_is_not_done_and_the_last_row_of_a_key_wins(tmp_path: Path) ->
     store.close()
 
 
+def test_several_rows_are_read_in_the_order_of_their_keys_the_last_of_each(tmp_path: Path) -> None:
+    long_text = "x" * 200_000  # more than the three blocks of 65,536 bytes that are read for it
+    rows: JsonlRows[Answer] = JsonlRows(tmp_path / "answers.jsonl", Answer)
+    rows.open()
+    for row in (answer("a"), answer("b", long_text), answer("c"), answer("a", "again")):
+        rows.append(row)
+    texts = [row.turns[0] for row in rows.several(["c#0", "b#0", "none#0", "a#0", "c#0"])]
+    assert texts == ["hello", long_text, "again", "hello"]
+    assert [row.turns[0] for row in rows.all()] == ["again", long_text, "hello"]
+    assert rows.get("b#0") == answer("b", long_text)
+    rows.close()
+
+
 @pytest.mark.parametrize("cut", [1, 10, 40])
 def test_a_torn_last_line_is_dropped_and_the_rest_kept(tmp_path: Path, cut: int) -> None:
     store = opened(tmp_path / "run")

@@ -106,10 +106,10 @@ def slopes_of(cards: Iterable[ScoreCard]) -> list[Slope]:
     rows = []
     for first, second in combinations(boards, 2):
         models = sorted(boards[first].keys() & boards[second].keys())
-        values = [np.array([boards[suite][model] for model in models]) for suite in (first, second)]
-        if len(models) < FEWEST_MODELS or not all(np.ptp(scores) for scores in values):
+        scores = [np.array([boards[suite][model] for model in models], float) for suite in (first, second)]
+        if len(models) < FEWEST_MODELS or not all(np.ptp(board) for board in scores):
             continue
-        slope, correlation = slope_between(values[0], values[1])
+        slope, correlation = slope_between(scores[0], scores[1])
         metrics = [facts_of(suite).metric(facts_of(suite).headline) for suite in (first, second)]
         known = metrics[0].slope is not None and metrics[1].slope is not None
         rows.append(

@@ -26,7 +26,7 @@ MT_BENCH = Facts(
     columns=("turn_1", "turn_2"),
     rules=(QuestionRule("mt_bench", 1.0), QuestionRule("turn_1", 1.0, turn=1), QuestionRule("turn_2", 1.0, turn=2)),
     neutral=None,
-    gate=(DefaultCheck(0.85),),
+    gate=(DefaultCheck(0.9),),
     order=0,
     decontaminates=True,
     questions=QUESTIONS,
