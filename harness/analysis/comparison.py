@@ -258,7 +258,9 @@ def compare(
 
 
 def is_part(first: RunRows, second: RunRows) -> bool:
-    """Return whether one run has only some of the other's questions: a limit, or far fewer."""
+    """Return whether one run has only some of the other's questions: a limit, or far fewer. Never of audited runs."""
+    if first.audit is not None or second.audit is not None:
+        return False  # an audited score is an adjusted one already
     few, many = sorted(({answer.prompt_id for answer in run.answers} for run in (first, second)), key=len)
     return bool(few) and few < many and (_limit(first) != _limit(second) or len(few) <= FEW * len(many))
 

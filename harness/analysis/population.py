@@ -35,8 +35,8 @@ def on_these(
 ) -> Comparison:
     """Return the comparison with errors, intervals and p-values for its very questions.
 
-    Metrics that are not sums over questions are left out, with a note. Raise ConfigError if a run has one answer and one
-    judgment per question.
+    Metrics that are not sums over questions are left out, with a note. Raise ConfigError if a run has one answer and
+    one judgment per question.
     """
     for run in (first, second):
         _refuse_single(run)
