@@ -48,7 +48,10 @@ STOP_HEAD = ("suite", "margin", "pairs x orders", "stopped early", "questions ju
 
 
 def default_gate(trials: int) -> list[str]:
-    return markdown_table(DEFAULT_HEAD, default_rows(drawn_trials(trials), GatePolicy()), LEFT)
+    """Return the default gate's table and the pooled checks', which share the slow draws of refits."""
+    drawn = drawn_trials(trials)
+    lines = markdown_table(DEFAULT_HEAD, default_rows(drawn, GatePolicy()), LEFT)
+    return [*lines, "", "### Pooled", "", *pooled(drawn, trials)]
 
 
 def verdicts(trials: int) -> list[str]:
@@ -69,14 +72,15 @@ def early_stops(_: int) -> list[str]:
     return markdown_table(STOP_HEAD, [stopping(part, GatePolicy()) for part in map(published, FILES)], LEFT)
 
 
-def pooled(trials: int) -> list[str]:
+def pooled(drawn: Sequence[SuiteTrials], trials: int) -> list[str]:
     """Return the sharpness of AlpacaEval and Arena-Hard alone and pooled: by fitted and by raw win rates."""
-    policy, arena, raw = GatePolicy(), summed_trials("arena_hard", trials), published("alpaca_eval")
+    policy, raw = GatePolicy(), published("alpaca_eval")
+    refits, arena = (next(suite for suite in drawn if suite.suite == name) for name in ("alpaca_eval", "arena_hard"))
     sums = together([sum_trials(pair, POOLED_MARGIN, trials, 0) for pair in raw.neighbours()])
     slope = facts_of("arena_hard").metric("arena_hard").slope or 1.0
     games = ("arena_hard", arena.trials[0.0], slope)
     rows = [
-        *pooled_rows([("lc_win_rate", refitted_trials(trials).trials[0.0], 1.0), games], policy),
+        *pooled_rows([("lc_win_rate", refits.trials[0.0], 1.0), games], policy),
         *pooled_rows([("win_rate", sums[0.0], 1.0), games], policy),
     ]
     return markdown_table(POOLED_HEAD, rows, LEFT)
@@ -219,12 +223,11 @@ def stopped(part: Published, first: QuestionSums, other: QuestionSums, policy: G
 
 
 SECTIONS = {
-    "default": Section("The default gate", default_gate),
+    "default": Section("The default gate, and pooled checks", default_gate),
     "verdicts": Section("Each check alone, at its margin and at half of it", verdicts),
     "visible": Section("What pairing gains", visible),
     "looks": Section("Stopping early, known drops", early_looks),
     "stops": Section("Stopping early, real pairs", early_stops),
-    "pooled": Section("Pooled", pooled),
     "slopes": Section("How the boards move together", slopes),
     "subsets": Section("Judged on some of the questions, adjusted", subsets),
     "direct": Section("Head to head, or over a third model", direct),
