@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -40,7 +41,7 @@ from .subset import SUBSET_HEAD, subset_rows
 
 SEEDS = 5
 LEFT = ("suite", "metric", "with", "check", "unit")
-SEEN_HEAD = ("suite", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
+SEEN_HEAD = ("suite", "metric", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
 LOOKS_HEAD = ("suite", "margin", "true drop", "pass", "undecided", "fail", "questions judged, mean", "of", "trials")
 SLOPES_HEAD = ("suite", "metric", "with", "models", "points per point", "logit correlation")
 STOP_HEAD = ("suite", "margin", "pairs x orders", "stopped early", "questions judged, mean", "of")
@@ -59,7 +60,7 @@ def verdicts(trials: int) -> list[str]:
 
 
 def visible(_: int) -> list[str]:
-    return markdown_table(SEEN_HEAD, [seen(part) for part in map(published, FILES)], LEFT)
+    return markdown_table(SEEN_HEAD, [row for part in map(published, FILES) for row in seen(part)], LEFT)
 
 
 def early_looks(trials: int) -> list[str]:
@@ -134,10 +135,16 @@ def slope_rows(models: dict[str, tuple[float, float, float]]) -> list[list[str]]
     return rows
 
 
-def seen(part: Published) -> list[str]:
+def seen(part: Published) -> list[list[str]]:
+    """Return what pairing gains by the suite's metric, and by the one without threefold weights."""
+    rows = [seen_row(part.suite, list(part.models.values()))]
+    return [*rows, seen_row(part.suite, part.unweighted)] if part.unweighted else rows
+
+
+def seen_row(suite: str, models: Sequence[QuestionSums]) -> list[str]:
     """What pairing gains on these pairs: the smallest drop seen (one-sided 5 %, power 80 %), means over pairs."""
     correlations, paired, unpaired = [], [], []
-    for worse, better in part.neighbours():
+    for worse, better in pairwise(models):
         first, other = common([better, worse])
         both = paired_difference((other.above, other.below), (first.above, first.below), scale=first.scale)
         each = [ratio_estimate(one.above, one.below, scale=one.scale) for one in (first, other)]
@@ -146,9 +153,9 @@ def seen(part: Published) -> list[str]:
             correlations.append(found)
             paired.append(detectable(both.se))
             unpaired.append(detectable((each[0].se ** 2 + each[1].se ** 2) ** 0.5))
-    questions = max(len(one.ids) for one in part.models.values())
+    questions = max(len(one.ids) for one in models)
     numbers = [f"{np.mean(values):.2f}" for values in (correlations, paired, unpaired)]
-    return [part.suite, str(len(part.models)), str(questions), *numbers]
+    return [suite, models[0].metric, str(len(models)), str(questions), *numbers]
 
 
 def sequential_rows(part: Published, policy: GatePolicy, trials: int) -> list[list[str]]:
