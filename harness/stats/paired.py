@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .intervals import FloatArray, Interval
 
@@ -306,22 +307,24 @@ def _spreads_of_differences(errors: FloatArray) -> FloatArray:
     return spreads
 
 
-def _largest_differences(errors: FloatArray, rates: FloatArray) -> FloatArray:
+def _largest_differences(errors: FloatArray, rates: FloatArray) -> NDArray[np.float32]:
     """Return the largest of |errors_j - errors_k| * rates_jk over k for each model j, shape (models, resamples).
 
-    Each pair is computed once, for both of its models, in pieces that stay in the processor's cache.
+    Each pair is computed once, for both of its models, in pieces that stay in the processor's cache, and in single
+    precision: a relative error of 1e-7 is far below that of a quantile of 2,000 resamples, and halves the time.
     """
     resamples, count = errors.shape
-    largest = np.zeros((count, resamples))
+    largest = np.zeros((count, resamples), dtype=np.float32)
+    single, single_rates = errors.astype(np.float32), rates.astype(np.float32)
     for start in range(0, resamples, PIECE_RESAMPLES):
-        part = np.ascontiguousarray(errors[start : start + PIECE_RESAMPLES].T)
+        part = np.ascontiguousarray(single[start : start + PIECE_RESAMPLES].T)
         best = np.zeros_like(part)
         for first in range(0, count, PIECE_MODELS):
             end = min(count, first + PIECE_MODELS)
             for model in range(end - 1):
                 rivals = slice(max(first, model + 1), end)
                 apart = part[rivals] - part[model]
-                apart *= rates[model, rivals, None]
+                apart *= single_rates[model, rivals, None]
                 np.abs(apart, out=apart)
                 np.maximum(best[rivals], apart, out=best[rivals])
                 np.maximum(best[model], apart.max(axis=0), out=best[model])
