@@ -13,8 +13,8 @@ paired difference is narrower than two separate errors suggest. With s_ij the er
     high_i = max(0, min over j != i of value_i - value_j + d_i s_ij),        candidates = models with high_i > 0
     low_i = min(0, min over other candidates j of value_i - value_j - d_j s_ij), 0 if i is the only candidate
 
-With a probability of at least `level`, every interval contains mu_i - max over j != i of mu_j. So a model with high 0 is
-worse than the best, and the set of all others contains the best; nothing more is paid for looking at all models.
+With a probability of at least `level`, every interval contains mu_i - max over j != i of mu_j. So a model with high 0
+is worse than the best, and the set of all others contains the best, however many models are compared.
 """
 
 from __future__ import annotations
@@ -104,4 +104,3 @@ def _bars(covariance: FloatArray, spreads: FloatArray, df: float, level: float, 
         if known.any():
             bars[row] = np.quantile(((errors[:, known] - errors[:, [row]]) / spread[known]).max(axis=1), level)
     return bars
-

@@ -13,7 +13,8 @@ def test_of_two_models_the_bounds_are_those_of_one_sided_tests_cut_at_zero() -> 
     reach = t_quantile(0.95, 0) * 5
     assert (first.low, first.high) == pytest.approx((6 - reach, 6 + reach), abs=0.15)
     assert (second.low, second.high) == pytest.approx((-6 - reach, -6 + reach), abs=0.15)
-    assert first.may_be_best and second.may_be_best
+    assert first.may_be_best
+    assert second.may_be_best
 
 
 def test_a_model_that_is_surely_best_is_alone_in_the_set() -> None:
