@@ -29,7 +29,7 @@ def test_a_model_far_below_is_shown_to_be_worse_and_equal_ones_are_tied() -> Non
     assert (
         best_sentence(best) == "arena_hard: a and b are tied for the best by arena_hard; 1 of 3 are shown to be worse"
     )
-    assert best_lines(best)[-1].startswith("low: 10.00, worse than the best, by at most 6")
+    assert best_lines(best)[-1].startswith("low: 10.00, worse than the best, by at most 58.")
 
 
 def test_two_models_decide_by_the_paired_error() -> None:
