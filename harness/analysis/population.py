@@ -57,7 +57,12 @@ def on_these(
             f"{', '.join(left_out)}"
         )
     return comparison.model_copy(
-        update={"population": "these", "differences": tuple(rows), "notes": tuple(dict.fromkeys(notes))}
+        update={
+            "population": "these",
+            "differences": tuple(rows),
+            "adjusted": (),  # an adjustment is for questions of the kind
+            "notes": tuple(dict.fromkeys(notes)),
+        }
     )
 
 

@@ -314,7 +314,7 @@ class JudgeQueue(Generic[Item]):
         self.judge = judge
         workers = judge.spec.concurrency
         self.workers = 0 if batch else workers
-        self.items: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=0 if batch else workers)
+        self.items: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=0 if batch else 2 * workers)
 
 
 class JudgeQueues(Generic[Item]):
