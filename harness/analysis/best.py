@@ -101,7 +101,8 @@ def best_of(
     sign, least, notes = 1.0 if better else -1.0, None, []
     if refits:
         values = np.array([refits[0].values[0], *(pair.values[1] for pair in refits)])
-        covariance = np.cov(np.stack([refits[0].replicates[0], *(pair.replicates[1] for pair in refits)]))
+        replicates = np.stack([refits[0].replicates[0], *(pair.replicates[1] for pair in refits)])
+        covariance = np.cov(replicates).astype(np.float64)
         df, questions = 0, refits[0].n
     elif sums:
         values, covariance = _estimates(sums)
@@ -154,8 +155,8 @@ def _sums(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None) -> list[Que
     categories: Mapping[str, str] | None = None if prompts is None else {row.id: row.category for row in prompts}
     if all(run.questions for run in runs):
         headline = runs[0].card.headline
-        own = [own_question_sums(run.card, run.questions).get(headline) for run in runs]
-        parts = [part for part in own if part is not None]
+        means = [own_question_sums(run.card, run.questions).get(headline) for run in runs]
+        parts = [part for part in means if part is not None]
     elif all(run.judgments for run in runs):
         rules = rules_of(runs[0].card.suite, runs[0].card.headline, runs[0].judgments)
         rule = next((rule for rule in rules if rule.metric == runs[0].card.headline), rules[0])
