@@ -261,13 +261,16 @@ class RankInterval:
     worst: int
 
 
-def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float = CONFIDENCE) -> list[RankInterval]:
+def rank_intervals(
+    estimates: FloatArray, replicates: FloatArray, level: float = CONFIDENCE, *, joint: bool = False
+) -> list[RankInterval]:
     """Return each model's rank interval from estimates (models,) and paired replicates (resamples, models).
 
     The rank is between 1 + (models significantly better) and k - (models significantly worse). Significance is a
     two-sided test of all k - 1 paired differences at once: |d_jk| / se_jk above the quantile of its largest value over
     k (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91:476). An interval contains the true rank
-    with a probability of at least `level`; ties widen it. Replicates with a NaN are ignored.
+    with a probability of at least `level`; ties widen it. `joint`: all intervals contain their ranks at once with that
+    probability, as the largest value is taken over all pairs. Replicates with a NaN are ignored.
     """
     sound = replicates[np.isfinite(replicates).all(axis=1)]
     count = len(estimates)
@@ -275,7 +278,8 @@ def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float =
     spreads = _spreads_of_differences(errors)
     bars = np.full(count, np.inf)
     if len(errors):
-        bars = np.quantile(_largest_differences(errors, 1 / spreads), level, axis=1)
+        largest = _largest_differences(errors, 1 / spreads)
+        bars[:] = np.quantile(largest.max(axis=0), level) if joint else np.quantile(largest, level, axis=1)
     intervals = []
     for model, (bar, spread) in enumerate(zip(bars, spreads, strict=True)):
         apart = estimates - estimates[model]
