@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,8 +67,7 @@ def incomplete_notes(suite: str, headline: str, scores: Mapping[str, Score]) -> 
     return (f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked",)
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """The unit of judging: a turn, a game or an instruction of one answer."""
 
     prompt_id: str
