@@ -2,8 +2,9 @@
 
 A judge that needs the candidate's devices (`LoadedJudge`) judges at the end, when all answers exist and the candidate's
 server has stopped. Workers pull prompts one at a time and put judge tasks into a bounded queue per judge. Memory
-therefore contains only what is in flight and, until the first new verdict, the verdicts of earlier sessions; slow judges slow generation down, and a slow judge, or one at its rate limit,
-does not block the others. Rows are appended to the store as they arrive, and rows already in the store are skipped.
+therefore contains only what is in flight (and, until the first new verdict, those of earlier sessions), slow judges
+slow generation down, and a slow judge, or one at its rate limit, does not block the others. Rows are appended to the
+store as they arrive, and rows already in the store are skipped.
 """
 
 from __future__ import annotations
