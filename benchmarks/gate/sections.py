@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -39,14 +41,17 @@ from .subset import SUBSET_HEAD, subset_rows
 
 SEEDS = 5
 LEFT = ("suite", "metric", "with", "check", "unit")
-SEEN_HEAD = ("suite", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
+SEEN_HEAD = ("suite", "metric", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
 LOOKS_HEAD = ("suite", "margin", "true drop", "pass", "undecided", "fail", "questions judged, mean", "of", "trials")
 SLOPES_HEAD = ("suite", "metric", "with", "models", "points per point", "logit correlation")
 STOP_HEAD = ("suite", "margin", "pairs x orders", "stopped early", "questions judged, mean", "of")
 
 
 def default_gate(trials: int) -> list[str]:
-    return markdown_table(DEFAULT_HEAD, default_rows(drawn_trials(trials), GatePolicy()), LEFT)
+    """Return the default gate's table and the pooled checks', which share the slow draws of refits."""
+    drawn = drawn_trials(trials)
+    lines = markdown_table(DEFAULT_HEAD, default_rows(drawn, GatePolicy()), LEFT)
+    return [*lines, "", "### Pooled", "", *pooled(drawn, trials)]
 
 
 def verdicts(trials: int) -> list[str]:
@@ -55,7 +60,7 @@ def verdicts(trials: int) -> list[str]:
 
 
 def visible(_: int) -> list[str]:
-    return markdown_table(SEEN_HEAD, [seen(part) for part in map(published, FILES)], LEFT)
+    return markdown_table(SEEN_HEAD, [row for part in map(published, FILES) for row in seen(part)], LEFT)
 
 
 def early_looks(trials: int) -> list[str]:
@@ -67,14 +72,15 @@ def early_stops(_: int) -> list[str]:
     return markdown_table(STOP_HEAD, [stopping(part, GatePolicy()) for part in map(published, FILES)], LEFT)
 
 
-def pooled(trials: int) -> list[str]:
+def pooled(drawn: Sequence[SuiteTrials], trials: int) -> list[str]:
     """Return the sharpness of AlpacaEval and Arena-Hard alone and pooled: by fitted and by raw win rates."""
-    policy, arena, raw = GatePolicy(), summed_trials("arena_hard", trials), published("alpaca_eval")
+    policy, raw = GatePolicy(), published("alpaca_eval")
+    refits, arena = (next(suite for suite in drawn if suite.suite == name) for name in ("alpaca_eval", "arena_hard"))
     sums = together([sum_trials(pair, POOLED_MARGIN, trials, 0) for pair in raw.neighbours()])
     slope = facts_of("arena_hard").metric("arena_hard").slope or 1.0
     games = ("arena_hard", arena.trials[0.0], slope)
     rows = [
-        *pooled_rows([("lc_win_rate", refitted_trials(trials).trials[0.0], 1.0), games], policy),
+        *pooled_rows([("lc_win_rate", refits.trials[0.0], 1.0), games], policy),
         *pooled_rows([("win_rate", sums[0.0], 1.0), games], policy),
     ]
     return markdown_table(POOLED_HEAD, rows, LEFT)
@@ -129,10 +135,16 @@ def slope_rows(models: dict[str, tuple[float, float, float]]) -> list[list[str]]
     return rows
 
 
-def seen(part: Published) -> list[str]:
+def seen(part: Published) -> list[list[str]]:
+    """Return what pairing gains by the suite's metric, and by the one without threefold weights."""
+    rows = [seen_row(part.suite, list(part.models.values()))]
+    return [*rows, seen_row(part.suite, part.unweighted)] if part.unweighted else rows
+
+
+def seen_row(suite: str, models: Sequence[QuestionSums]) -> list[str]:
     """What pairing gains on these pairs: the smallest drop seen (one-sided 5 %, power 80 %), means over pairs."""
     correlations, paired, unpaired = [], [], []
-    for worse, better in part.neighbours():
+    for worse, better in pairwise(models):
         first, other = common([better, worse])
         both = paired_difference((other.above, other.below), (first.above, first.below), scale=first.scale)
         each = [ratio_estimate(one.above, one.below, scale=one.scale) for one in (first, other)]
@@ -141,9 +153,9 @@ def seen(part: Published) -> list[str]:
             correlations.append(found)
             paired.append(detectable(both.se))
             unpaired.append(detectable((each[0].se ** 2 + each[1].se ** 2) ** 0.5))
-    questions = max(len(one.ids) for one in part.models.values())
+    questions = max(len(one.ids) for one in models)
     numbers = [f"{np.mean(values):.2f}" for values in (correlations, paired, unpaired)]
-    return [part.suite, str(len(part.models)), str(questions), *numbers]
+    return [suite, models[0].metric, str(len(models)), str(questions), *numbers]
 
 
 def sequential_rows(part: Published, policy: GatePolicy, trials: int) -> list[list[str]]:
@@ -211,12 +223,11 @@ def stopped(part: Published, first: QuestionSums, other: QuestionSums, policy: G
 
 
 SECTIONS = {
-    "default": Section("The default gate", default_gate),
+    "default": Section("The default gate, and pooled checks", default_gate),
     "verdicts": Section("Each check alone, at its margin and at half of it", verdicts),
     "visible": Section("What pairing gains", visible),
     "looks": Section("Stopping early, known drops", early_looks),
     "stops": Section("Stopping early, real pairs", early_stops),
-    "pooled": Section("Pooled", pooled),
     "slopes": Section("How the boards move together", slopes),
     "subsets": Section("Judged on some of the questions, adjusted", subsets),
     "direct": Section("Head to head, or over a third model", direct),

@@ -125,11 +125,14 @@ class Table(Record):
     category_metric: str = ""
     """Metric of `BoardRow.categories`: the headline, or the first metric that a category has."""
     length_unit: Literal["characters", "tokens"] = "tokens"
+    joint_ranks: bool = Field(default=False, exclude_if=is_empty)
+    """Whether the rows' rank ranges hold all at once; otherwise each holds by itself."""
     rows: tuple[BoardRow, ...]
 
     @property
     def title(self) -> str:
-        return f"{self.suite} ({self.suite_version}), judge {self.judge}, protocol {self.protocol_sha}"
+        jointly = ", joint rank ranges" if self.joint_ranks else ""
+        return f"{self.suite} ({self.suite_version}), judge {self.judge}, protocol {self.protocol_sha}{jointly}"
 
     @property
     def column(self) -> str:
@@ -156,7 +159,14 @@ class Board:
     """One sentence per card that could not be read."""
 
 
-def read_board(results: Path, *, reported: bool = True, paired: bool = True, rank_incomplete: bool = False) -> Board:
+def read_board(
+    results: Path,
+    *,
+    reported: bool = True,
+    paired: bool = True,
+    rank_incomplete: bool = False,
+    joint_ranks: bool = False,
+) -> Board:
     """Return the leaderboard of all cards in a results folder.
 
     `paired` compares question by question if a run's rows exist; `rank_incomplete` also ranks cards with more than
@@ -168,7 +178,7 @@ def read_board(results: Path, *, reported: bool = True, paired: bool = True, ran
     readable_cards, broken = readable(paths)
     cards = [card for _, card in readable_cards]
     questions = read_questions(readable_cards) if paired else {}
-    tables = rank(cards, questions, read_fusion(results), rank_incomplete=rank_incomplete)
+    tables = rank(cards, questions, read_fusion(results), rank_incomplete=rank_incomplete, joint_ranks=joint_ranks)
     beside = reported_beside(cards, load_reported()) if reported else []
     return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken))
 
@@ -224,12 +234,13 @@ def rank(
     fusion: Mapping[str, Fusion] = NO_FUSION,
     *,
     rank_incomplete: bool = False,
+    joint_ranks: bool = False,
 ) -> list[Table]:
     """Return one table per protocol, ordered by suite, version and protocol digest.
 
     `questions`: run id -> the headline's terms per question, for paired comparisons. `fusion`: model -> how it was
     made; it overrides the card's own statement. Cards with more than MAX_EMPTY empty answers are unranked, unless
-    `rank_incomplete`.
+    `rank_incomplete`. `joint_ranks`: the rank ranges of a table hold all at once.
     """
     groups: dict[tuple[str, str, str], list[ScoreCard]] = {}
     for card in cards:
@@ -250,7 +261,7 @@ def rank(
             # another metric's terms would pair the wrong numbers
             terms_of_metric = {key: sums for key, sums in questions.items() if not mixed or sums.metric == metric}
             differs |= {HEADLINE: metric} if len(columns) > 1 else {}
-            table = _table(column, terms_of_metric, fusion, rank_incomplete=rank_incomplete)
+            table = _table(column, terms_of_metric, fusion, rank_incomplete=rank_incomplete, joint_ranks=joint_ranks)
             tables.append(table.model_copy(update={"differs": dict(differs)}))
     return tables
 
@@ -280,6 +291,7 @@ def _table(
     fusion: Mapping[str, Fusion],
     *,
     rank_incomplete: bool,
+    joint_ranks: bool,
 ) -> Table:
     first = cards[0]
     better = _direction(cards)
@@ -291,7 +303,7 @@ def _table(
 
     ordered = sorted(cards, key=lambda card: (not is_ranked(card), _worth(card, sign), card.model, run_id(card)))
     ranked_cards = [card for card in ordered if is_ranked(card)]
-    ranges = rank_ranges(ranked_cards, questions, less_is_better=better is False)
+    ranges = rank_ranges(ranked_cards, questions, less_is_better=better is False, joint=joint_ranks)
     metric = _category_metric(first)
     rows: list[BoardRow] = []
     names = row_names(ordered)
@@ -306,6 +318,7 @@ def _table(
         rows.append(row)
     length = facts_of(first.suite).length_of(first.scores)
     return Table(
+        joint_ranks=joint_ranks,
         suite=first.suite,
         suite_version=first.suite_version,
         protocol_sha=first.protocol_sha,
@@ -415,9 +428,13 @@ def _centred(estimate: ClusteredEstimate, difference: float, *, paired: bool) ->
 
 
 def rank_ranges(
-    cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums], *, less_is_better: bool = False
+    cards: Sequence[ScoreCard],
+    questions: Mapping[str, QuestionSums],
+    *,
+    less_is_better: bool = False,
+    joint: bool = False,
 ) -> list[RankRange | None]:
-    """Return the ranks each card may have at 95 % (`stats.ranks`).
+    """Return the ranks each card may have at 95 %, for each card by itself or for all at once (`joint`).
 
     All None if a value is missing, or a standard error of cards that do not share their questions.
     """
@@ -430,7 +447,8 @@ def rank_ranges(
         return [None] * len(cards)
     drawn = values + _draws(cards, shared, errors)
     sign = -1.0 if less_is_better else 1.0
-    return [RankRange(low=ranks.best, high=ranks.worst) for ranks in rank_intervals(sign * values, sign * drawn)]
+    intervals = rank_intervals(sign * values, sign * drawn, joint=joint)
+    return [RankRange(low=ranks.best, high=ranks.worst) for ranks in intervals]
 
 
 def _draws(cards: Sequence[ScoreCard], sums: Sequence[QuestionSums] | None, errors: FloatArray) -> FloatArray:

@@ -35,8 +35,8 @@ def on_these(
 ) -> Comparison:
     """Return the comparison with errors, intervals and p-values for its very questions.
 
-    Metrics that are not sums over questions are left out, with a note. Raise ConfigError if a run has one answer and one
-    judgment per question.
+    Metrics that are not sums over questions are left out, with a note. Raise ConfigError if a run has one answer and
+    one judgment per question.
     """
     for run in (first, second):
         _refuse_single(run)
@@ -57,7 +57,12 @@ def on_these(
             f"{', '.join(left_out)}"
         )
     return comparison.model_copy(
-        update={"population": "these", "differences": tuple(rows), "notes": tuple(dict.fromkeys(notes))}
+        update={
+            "population": "these",
+            "differences": tuple(rows),
+            "adjusted": (),  # an adjustment is for questions of the kind
+            "notes": tuple(dict.fromkeys(notes)),
+        }
     )
 
 

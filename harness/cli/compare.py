@@ -9,15 +9,20 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from ..analysis.best import BestOf, best_of_models
 from ..analysis.comparison import Comparison, Population, adjusted
 from ..analysis.finished_runs import StoredRun, compare_models, head_to_head_plan, matched, run_rows
 from ..analysis.games import games_comparison
 from ..analysis.population import POPULATION_LINES
 from ..pages.comparison_text import (
+    best_lines,
+    best_markdown,
+    best_sentence,
     games_markdown,
     games_verdict,
     markdown,
     other_lines,
+    rich_best,
     rich_comparison,
     rich_games,
     verdict,
@@ -41,6 +46,9 @@ class CompareFlags(ResultsFlags, MirrorFlags):
         Population, typer.Option(help="all: on other questions of the kind too? these: on these very questions?")
     ] = "all"
     force: Annotated[bool, typer.Option("--force", help="Compare runs even if their protocols differ.")] = False
+    best: Annotated[bool, typer.Option("--best", help="Which of them may be the best? All with all, 95 % at once.")] = (
+        False
+    )
     flips: Annotated[int, typer.Option(min=0, help="Flipped questions to list.")] = 10
     seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap and permutations.")] = 0
     file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table"
@@ -61,7 +69,7 @@ class CompareFlags(ResultsFlags, MirrorFlags):
 def compare(flags: CompareFlags) -> None:
     """Compare models with the first on the same questions: difference, interval, p-value, smallest visible difference.
 
-    Examples: harness compare base-model new-model --suite arena_hard;
+    Examples: harness compare base-model new-model --suite arena_hard; harness compare --best new-1 new-2 new-3;
     harness compare base-model new-model --head-to-head --judge gpt-4.1
     """
     if flags.chosen_format not in FORMATS:
@@ -70,6 +78,14 @@ def compare(flags: CompareFlags) -> None:
         raise ConfigError(f"compare needs two runs or more, got {flags.runs[0]!r} alone")
     if flags.head_to_head and flags.population == "these":
         raise ConfigError("--head-to-head answers for all questions of the kind: drop it or --population these")
+    if flags.best and (flags.head_to_head or flags.population == "these"):
+        word = "--head-to-head" if flags.head_to_head else "--population these"
+        raise ConfigError(
+            f"--best compares all models by their scores, for all questions of the kind: drop it or {word}"
+        )
+    if flags.best:
+        show_best(best_of(flags), flags)
+        return
     if flags.head_to_head:
         show_games(play(flags), flags)
         return
@@ -102,6 +118,34 @@ def show(comparisons: Sequence[Comparison], flags: CompareFlags) -> None:
             console.print(Text(plain(line)), soft_wrap=True)
     for comparison in comparisons:
         console.print(Text(plain(verdict(comparison)), style="bold"), soft_wrap=True)
+
+
+def best_of(flags: CompareFlags) -> list[BestOf]:
+    return best_of_models(
+        flags.runs,
+        flags.results,
+        suites=comma_list(flags.suite),
+        force=flags.force,
+        mirror=flags.mirror,
+        seed=flags.seed,
+    )
+
+
+def show_best(answers: Sequence[BestOf], flags: CompareFlags) -> None:
+    """Print or write which models may be the best: a table and a sentence per model, and last the sets."""
+    if flags.chosen_format == "json":
+        write_or_print(json_text("best", answers), flags.out)
+        return
+    if flags.chosen_format == "md" or flags.out is not None:
+        write_or_print(best_markdown(answers), flags.out)
+        return
+    console = stdout_console()
+    for best in answers:
+        console.print(rich_best(best))
+        for line in best_lines(best):
+            console.print(Text(plain(line)), soft_wrap=True)
+    for best in answers:
+        console.print(Text(plain(best_sentence(best)), style="bold"), soft_wrap=True)
 
 
 def write_or_print(text: str, out: Path | None) -> None:

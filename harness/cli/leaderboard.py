@@ -32,6 +32,9 @@ class LeaderboardFlags(ResultsFlags):
     rank_incomplete: Annotated[
         bool, typer.Option("--rank-incomplete", help="Also rank cards with more than 10 % empty answers.")
     ] = False
+    joint_ranks: Annotated[
+        bool, typer.Option("--joint-ranks", help="Rank ranges that hold for all rows at once, not for each by itself.")
+    ] = False
     plots: Annotated[Path | None, typer.Option(help="Write figures here instead: SVG and PNG fit for a paper.")] = None
     log_to: Annotated[str | None, typer.Option(help="Also log scores to wandb, mlflow, trackio (comma list).")] = None
     check: Annotated[Path | None, typer.Option(help="Write nothing; exit 4 if this Markdown is out of date.")] = None
@@ -41,6 +44,7 @@ class LeaderboardFlags(ResultsFlags):
         words = {
             "--unpaired ": self.unpaired,
             "--rank-incomplete ": self.rank_incomplete,
+            "--joint-ranks ": self.joint_ranks,
             "--no-reported ": not self.reported,
             f"--results {self.results} ": str(self.results) != "results",
         }
@@ -58,7 +62,11 @@ def leaderboard(flags: LeaderboardFlags) -> None:
         raise ConfigError(f"no format {flags.output_format!r}; known: {', '.join(FORMATS)}")
     trackers = tracker_names(flags.log_to)
     board = read_board(
-        flags.results, reported=flags.reported, paired=not flags.unpaired, rank_incomplete=flags.rank_incomplete
+        flags.results,
+        reported=flags.reported,
+        paired=not flags.unpaired,
+        rank_incomplete=flags.rank_incomplete,
+        joint_ranks=flags.joint_ranks,
     )
     if flags.check is not None:
         check_file(flags.check, render(board, "md"), flags.repeated())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table as RichTable
 
+from ..analysis.best import BestOf, BestRow
 from ..analysis.comparison import ALPHA, AnswerShift, Comparison, Difference, adjustment_line
 from ..analysis.population import POPULATION_LINES
 from ..records import ScoreCard
@@ -17,6 +18,8 @@ GAMES_HEAD = (
     *("suite", "model", "against", "category", "win rate [95 %]", "p", "detectable"),
     *("games", "unscored", "won", "tied", "lost"),
 )
+BEST_HEAD = ("model", "value", "minus the best other [95 %, all at once]", "result")
+BEST_LEFT = ("model", "result")
 LEFT = ("metric", "category", "question", "change", "suite", "model", "against")
 
 
@@ -191,3 +194,60 @@ def games_cells(cards: Sequence[ScoreCard], pairs: Sequence[Comparison]) -> list
             part = scores["win_rate"]
             rows.append(["", "", "", name, interval(part), "", "", str(part.n), str(part.unscored), "", "", ""])
     return rows
+
+
+def best_sentence(best: BestOf) -> str:
+    """Return which models are not shown to be worse than the best, as one sentence."""
+    worse = len(best.models) - len(best.tied)
+    by = f"by {best.metric}" + ("" if best.higher_is_better else ", of which less is better")
+    if len(best.tied) == 1:
+        return f"{best.suite}: {best.tied[0]} is the best of {len(best.models)} {by}; the others are shown to be worse"
+    rest = f"; {worse} of {len(best.models)} are shown to be worse" if worse else ""
+    return f"{best.suite}: {' and '.join(best.tied)} are tied for the best {by}{rest}"
+
+
+def best_lines(best: BestOf) -> list[str]:
+    """Return one sentence per model, then the notes."""
+    alone = len(best.tied) == 1
+    return [f"{row.model}: {row.value:.2f}, {_against_best(row, alone)}" for row in best.models] + list(best.notes)
+
+
+def _against_best(row: BestRow, alone: bool) -> str:
+    if row.low is None or row.high is None:
+        return "not distinguished from a model with the same verdicts"
+    if not row.may_be_best:
+        return f"worse than the best, by at most {-row.low:.2f}"
+    if alone:
+        return f"the best, ahead of the next by at most {row.high:.2f}"
+    return f"at most {row.high:.2f} better and at most {-row.low:.2f} worse than the best other model"
+
+
+def best_cells(best: BestOf) -> list[list[str]]:
+    """Return the models' texts under `BEST_HEAD`."""
+    return [
+        [
+            row.model,
+            f"{row.value:.2f}",
+            "-" if row.low is None or row.high is None else f"[{row.low:+.2f}, {row.high:+.2f}]",
+            "may be the best" if row.may_be_best else "worse than the best",
+        ]
+        for row in best.models
+    ]
+
+
+def best_title(best: BestOf) -> str:
+    questions = f", {best.n} questions" if best.n else ""
+    return f"{best.suite} ({best.suite_version}), judge {best.judge}, {best.metric}{questions}"
+
+
+def rich_best(best: BestOf) -> RichTable:
+    return rich_table(best_title(best), BEST_HEAD, best_cells(best), BEST_LEFT)
+
+
+def best_markdown(answers: Sequence[BestOf]) -> str:
+    """Return one section per suite, the sentences on the sets first."""
+    lines = ["# Best of several", "", *markdown_list([best_sentence(best) for best in answers]), ""]
+    for best in answers:
+        lines += [f"## {escape_markdown(best_title(best))}", ""]
+        lines += [*markdown_table(BEST_HEAD, best_cells(best), BEST_LEFT), "", *markdown_list(best_lines(best)), ""]
+    return "\n".join(lines).rstrip() + "\n"

@@ -26,7 +26,8 @@ CSV_HEAD = (
 CsvCell = str | int | float
 MARKDOWN_HEAD = (
     "One table per protocol: numbers of different tables are not comparable. The range in brackets after a rank",
-    "contains every rank that simultaneous comparisons with all other rows leave open (95 %). Against the row above:",
+    "contains every rank that simultaneous comparisons with all other rows leave open (95 % for each row by itself, or for",
+    "all rows of a table at once if its title says joint rank ranges). Against the row above:",
     "difference, 95 % interval, two-sided p; a star marks p < 0.05; *unpaired* ones use the standard errors alone.",
 )
 

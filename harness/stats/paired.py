@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .intervals import FloatArray, Interval
 
@@ -260,13 +261,16 @@ class RankInterval:
     worst: int
 
 
-def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float = CONFIDENCE) -> list[RankInterval]:
+def rank_intervals(
+    estimates: FloatArray, replicates: FloatArray, level: float = CONFIDENCE, *, joint: bool = False
+) -> list[RankInterval]:
     """Return each model's rank interval from estimates (models,) and paired replicates (resamples, models).
 
     The rank is between 1 + (models significantly better) and k - (models significantly worse). Significance is a
     two-sided test of all k - 1 paired differences at once: |d_jk| / se_jk above the quantile of its largest value over
     k (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91:476). An interval contains the true rank
-    with a probability of at least `level`; ties widen it. Replicates with a NaN are ignored.
+    with a probability of at least `level`; ties widen it. `joint`: all intervals contain their ranks at once with that
+    probability, as the largest value is taken over all pairs. Replicates with a NaN are ignored.
     """
     sound = replicates[np.isfinite(replicates).all(axis=1)]
     count = len(estimates)
@@ -274,7 +278,8 @@ def rank_intervals(estimates: FloatArray, replicates: FloatArray, level: float =
     spreads = _spreads_of_differences(errors)
     bars = np.full(count, np.inf)
     if len(errors):
-        bars = np.quantile(_largest_differences(errors, 1 / spreads), level, axis=1)
+        largest = _largest_differences(errors, 1 / spreads)
+        bars[:] = np.quantile(largest.max(axis=0), level) if joint else np.quantile(largest, level, axis=1)
     intervals = []
     for model, (bar, spread) in enumerate(zip(bars, spreads, strict=True)):
         apart = estimates - estimates[model]
@@ -306,22 +311,24 @@ def _spreads_of_differences(errors: FloatArray) -> FloatArray:
     return spreads
 
 
-def _largest_differences(errors: FloatArray, rates: FloatArray) -> FloatArray:
+def _largest_differences(errors: FloatArray, rates: FloatArray) -> NDArray[np.float32]:
     """Return the largest of |errors_j - errors_k| * rates_jk over k for each model j, shape (models, resamples).
 
-    Each pair is computed once, for both of its models, in pieces that stay in the processor's cache.
+    Each pair is computed once, for both of its models, in pieces that stay in the processor's cache, and in single
+    precision: a relative error of 1e-7 is far below that of a quantile of 2,000 resamples, and halves the time.
     """
     resamples, count = errors.shape
-    largest = np.zeros((count, resamples))
+    largest = np.zeros((count, resamples), dtype=np.float32)
+    single, single_rates = errors.astype(np.float32), rates.astype(np.float32)
     for start in range(0, resamples, PIECE_RESAMPLES):
-        part = np.ascontiguousarray(errors[start : start + PIECE_RESAMPLES].T)
+        part = np.ascontiguousarray(single[start : start + PIECE_RESAMPLES].T)
         best = np.zeros_like(part)
         for first in range(0, count, PIECE_MODELS):
             end = min(count, first + PIECE_MODELS)
             for model in range(end - 1):
                 rivals = slice(max(first, model + 1), end)
                 apart = part[rivals] - part[model]
-                apart *= rates[model, rivals, None]
+                apart *= single_rates[model, rivals, None]
                 np.abs(apart, out=apart)
                 np.maximum(best[rivals], apart, out=best[rivals])
                 np.maximum(best[model], apart.max(axis=0), out=best[model])

@@ -198,7 +198,7 @@ def crossed_mean(values: FloatArray) -> CrossedMean | None:
         Var(mean) = V_q + V_r - V_qr,   V_q = MS_q / (Q R),   V_r = MS_r / (Q R),   V_qr = MS_qr / (Q R)
 
     which is unbiased under additive random effects (Searle, Casella and McCulloch 1992, chapter 4); here it is at least
-    V_q and V_r. `python -m benchmarks.stats.crossed` measures the coverage: near 95 % with three repeats, less with two
+    V_q and V_r. `make bench-stats` measures the coverage: near 95 % with three repeats, less with two
     if they are nearly all of the variance (docs/statistics.md).
     """
     questions, repeats = values.shape

@@ -90,7 +90,7 @@ def test_a_wrong_key_in_harness_yaml_lists_the_right_ones(harness: Callable[...,
     done = harness("run")
 
     assert done.code == 2
-    assert "harness.yaml: unknown key 'modle'; known: anchors, backend, cache, edition, " in done.err
+    assert "harness.yaml: unknown key 'modle'; known: anchors, audit, backend, cache, edition, " in done.err
 
 
 def test_a_dry_run_prints_the_calls_and_writes_nothing(harness: Callable[..., Done], tmp_path: Path) -> None:

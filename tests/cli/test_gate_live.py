@@ -97,6 +97,15 @@ def test_head_to_head_is_a_run_of_its_own(judged: Judged) -> None:
     assert (card["model"], card["protocol"]["baseline"]) == ("good.jsonl", "bad.jsonl")
     assert card["scores"]["win_rate"]["n"] == 120  # 60 questions in both orders
     assert card["scores"]["win_rate"]["ci_low"] > 50
+    (pair,) = json.loads(done.out)["comparisons"]
+    assert pair["differences"][0]["value"] == pytest.approx(card["scores"]["win_rate"]["value"] - 50)
+
+    policy = judged.folder / "games.yaml"
+    policy.write_text("checks: [{suite: head_to_head_arena_hard, metric: win_rate, margin: 3}]\n")
+    sides = ("--candidate", "good.jsonl", "--baseline", "bad.jsonl")
+    assert judged.harness("gate", *sides, "--policy", str(policy)).code == 0
+    sides = ("--candidate", "bad.jsonl", "--baseline", "good.jsonl")  # these games were not played
+    assert judged.harness("gate", *sides, "--policy", str(policy)).code == 4
 
 
 @pytest.mark.slow

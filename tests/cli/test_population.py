@@ -114,7 +114,8 @@ def test_the_gate_asks_either_question(tmp_path: Path) -> None:
 def test_an_undecided_check_states_how_many_more_draws_decide(tmp_path: Path) -> None:
     write_run(tmp_path, several("a", *FIRST))
     write_run(tmp_path, several("b", *FIRST))
-    policy = GatePolicy(checks=(GateCheck(suite="arena_hard", margin=10.0),), population="these")
+    check = GateCheck(suite="arena_hard", margin=10.0, min_questions=2)
+    policy = GatePolicy(checks=(check,), population="these")
 
     report = gate_runs("b", "a", policy, GateOptions(tmp_path))
 

@@ -43,7 +43,7 @@ def label(text: str) -> str:
 
 def judge(request: Request) -> str:
     found = label(request.last)
-    return "I cannot tell." if found == "none" else f"First [[A=B]], on reflection [[{found.lower()}]]"
+    return "I cannot tell." if found == "none" else f"On reflection [[{found.lower()}]]"
 
 
 def questions() -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ def test_version_two_drops_a_question_with_one_broken_game_and_counts_its_own_ca
         game("c", "ab", 0.0),
         game("c", "ba", 0.0),
     ]
-    headline, creative = facts_of("arena_hard_v2").rules
+    headline, _, creative = facts_of("arena_hard_v2").rules
     categories = {"a": "hard_prompt", "b": "hard_prompt", "c": "creative_writing"}
 
     assert question_sums(headline, [], rows, categories=categories).ids == ("b",)

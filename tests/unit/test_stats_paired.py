@@ -217,3 +217,23 @@ def test_models_that_answer_all_alike_are_never_distinguished() -> None:
     intervals = rank_intervals(estimates, np.tile(estimates, (333, 1)))
 
     assert [(interval.best, interval.worst) for interval in intervals] == [(1, 3)] * 3
+
+
+def test_joint_rank_intervals_hold_for_all_models_at_once() -> None:
+    rng = np.random.default_rng(0)
+    single = joint = 0
+    for _ in range(60):  # ten equal models of 200 questions
+        scores = rng.normal(size=(200, 10))
+        values = scores.mean(axis=0)
+        draws = values + rng.normal(size=(400, 200)) @ (scores - values) / 200
+        order = np.argsort(np.argsort(-values)) + 1
+        assert all(
+            interval.best <= rank <= interval.worst
+            for interval, rank in zip(rank_intervals(values, draws), order, strict=True)
+        )
+        single += any((interval.best, interval.worst) != (1, 10) for interval in rank_intervals(values, draws))
+        joint += any(
+            (interval.best, interval.worst) != (1, 10) for interval in rank_intervals(values, draws, joint=True)
+        )
+    assert joint <= 6  # equal models may have any rank: 5 % of boards say otherwise, with a standard error of 3
+    assert joint < single

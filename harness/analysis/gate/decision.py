@@ -126,7 +126,9 @@ def _suite_row(check: GateCheck, evidence: Evidence | None) -> tuple[str, Differ
     if evidence is None or evidence.comparison is None:
         return check.metric or "headline", None, None if evidence is None else evidence.note
     metric = metric_of(check, evidence.comparison)
-    row = evidence.comparison.deciding(metric, check.category)
+    # early looks were made at the plain difference, so an adjusted one beside their verdict would contradict it
+    choose = evidence.comparison.difference if metric in evidence.steps else evidence.comparison.deciding
+    row = choose(metric, check.category)
     if row is not None:
         return metric, row, None
     known = sorted({row.metric for row in evidence.comparison.differences if row.category == check.category})

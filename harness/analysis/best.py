@@ -1,0 +1,199 @@
+"""Find, of several runs of one suite, those that are not shown to be worse than the best of them.
+
+best_of_models(["a", "b", "c"], Path("results"))[0].tied
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from ..records import Prompt, Record
+from ..records.errors import ConfigError
+from ..records.facts import higher_is_better
+from ..records.protocols import Refits, RefitsPairs, RunRows
+from ..stats.best import compare_with_best
+from ..stats.intervals import FloatArray
+from ..stats.paired import least_se, terms
+from ..suites.scoring import QuestionSums, common, own_question_sums, rules_of, run_sums
+from .finished_runs import matched, refuse_different, run_rows, shown_names, suite_of
+
+
+class BestRow(Record):
+    """One model, and its true value minus that of the best other model."""
+
+    model: str
+    value: float
+    low: float | None
+    high: float | None
+    """95 %, all models at once, positive if better; one is 0 if the sign is decided. None: unlimited, as the model has
+    the same verdicts as another."""
+    may_be_best: bool
+    """It is not shown to be worse than the best."""
+
+
+class BestOf(Record):
+    """The models of one suite, those that may be the best first."""
+
+    suite: str
+    suite_version: str
+    judge: str
+    metric: str
+    higher_is_better: bool = Field(default=True, exclude_if=bool)
+    n: int
+    """Questions that all have; 0: unknown."""
+    method: Literal["paired", "refitted", "unpaired"]
+    models: tuple[BestRow, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """Return the models that may be the best."""
+        return tuple(row.model for row in self.models if row.may_be_best)
+
+
+def best_of_models(
+    names: Sequence[str],
+    results: Path,
+    *,
+    suites: Collection[str] = (),
+    force: bool = False,
+    mirror: str | None = None,
+    seed: int = 0,
+) -> list[BestOf]:
+    """Return the best of the named runs, per suite that all have.
+
+    Raise ConfigError if two runs are not comparable, unless `force`, or if a suite's headline cannot be compared.
+    """
+    answers = []
+    for runs in matched(names, results, suites):
+        shown = shown_names(runs)
+        rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
+        for run in rows[1:]:
+            refuse_different(rows[0], run, (rows[0].name, run.name), force=force)
+        loaded = suite_of(runs[0].card, mirror, folder=runs[0].folder)
+        answers.append(best_of(rows, prompts=loaded.prompts, suite=loaded.suite, seed=seed))
+    return answers
+
+
+def best_of(
+    runs: Sequence[RunRows], *, prompts: Sequence[Prompt] | None = None, suite: object = None, seed: int = 0
+) -> BestOf:
+    """Return which of the runs of one suite may be the best, by the first run's headline.
+
+    Errors are of the questions that all runs have; a fitted headline is refitted, if `suite` can do so. Without rows
+    they are the cards' own, as if independent. Raise ConfigError if the headline has no direction or no error.
+    """
+    card = runs[0].card
+    refits = _refits(runs, prompts, suite)
+    sums = None if refits else _sums(runs, prompts)
+    metric = sums[0].metric if sums else card.headline
+    better = higher_is_better(card, metric)
+    if better is None:
+        raise ConfigError(
+            f"{card.suite}: it is unknown whether more or less {metric} is better, so nothing is the best"
+        )
+    sign, least, notes = 1.0 if better else -1.0, None, []
+    if refits:
+        values = np.array([refits[0].values[0], *(pair.values[1] for pair in refits)])
+        replicates = np.stack([refits[0].replicates[0], *(pair.replicates[1] for pair in refits)])
+        covariance = np.cov(replicates).astype(np.float64)
+        df, questions = 0, refits[0].n
+    elif sums:
+        values, covariance = _estimates(sums)
+        df, questions, least = len(sums[0].ids) - 1, len(sums[0].ids), _least(sums, values)
+        if metric != card.headline:
+            notes.append(f"by {metric}: {card.headline} cannot be refitted for these runs together")
+    else:
+        values, covariance = _independent(runs)
+        df, questions = 0, 0
+        notes.append("by the cards' own errors, as if the questions were different: not all runs have their rows")
+    bounds = compare_with_best(sign * values, covariance, df, least=least, seed=seed)
+    rows = [
+        BestRow(
+            model=run.name,
+            value=value,
+            low=row.low if math.isfinite(row.low) else None,
+            high=row.high if math.isfinite(row.high) else None,
+            may_be_best=row.may_be_best,
+        )
+        for run, value, row in zip(runs, values.tolist(), bounds, strict=True)
+    ]
+    return BestOf(
+        suite=card.suite,
+        suite_version=card.suite_version,
+        judge=card.judge,
+        metric=metric,
+        higher_is_better=better,
+        n=questions,
+        method="refitted" if refits else "paired" if sums else "unpaired",
+        models=tuple(sorted(rows, key=lambda row: (not row.may_be_best, -sign * row.value))),
+        notes=tuple(notes),
+    )
+
+
+def _refits(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None, suite: object) -> list[Refits]:
+    """Return the refits of each run with the first; empty if there are none, or they do not share their resamples."""
+    if not isinstance(suite, RefitsPairs) or not prompts or any(run.audit is not None for run in runs):
+        return []
+    pairs = [suite.paired_refits(prompts, runs[0], run) for run in runs[1:]]
+    fits = [pair for pair in pairs if pair is not None]
+    # pairs with other common questions were resampled differently
+    shared = len(fits) == len(pairs) and all(
+        pair.n == fits[0].n and np.allclose(pair.replicates[0], fits[0].replicates[0], rtol=1e-6) for pair in fits
+    )
+    return fits if shared else []
+
+
+def _sums(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None) -> list[QuestionSums] | None:
+    """Return the headline's terms over the questions that all runs have, or of the suite's main sum over questions."""
+    categories: Mapping[str, str] | None = None if prompts is None else {row.id: row.category for row in prompts}
+    if all(run.questions for run in runs):
+        headline = runs[0].card.headline
+        means = [own_question_sums(run.card, run.questions).get(headline) for run in runs]
+        parts = [part for part in means if part is not None]
+    elif all(run.judgments for run in runs):
+        rules = rules_of(runs[0].card.suite, runs[0].card.headline, runs[0].judgments)
+        rule = next((rule for rule in rules if rule.metric == runs[0].card.headline), rules[0])
+        parts = [run_sums(rule, run, categories=categories) for run in runs]
+    else:
+        return None
+    shared = common(parts) if len(parts) == len(runs) else []
+    return shared if shared and len(shared[0].ids) >= 2 else None
+
+
+def _estimates(sums: Sequence[QuestionSums]) -> tuple[FloatArray, FloatArray]:
+    """Return the values (models,) and their covariance, both over the same questions."""
+    values = np.array([part.scale * float(part.above.sum() / part.below.sum()) for part in sums])
+    table = np.stack([part.scale * terms(part.above, part.below) for part in sums])
+    questions = table.shape[1]
+    covariance: FloatArray = table @ table.T / (questions * (questions - 1))
+    return values, covariance
+
+
+def _least(sums: Sequence[QuestionSums], values: FloatArray) -> FloatArray | None:
+    """Return the least error of each difference, of scores that have bounds."""
+    first = sums[0]
+    if first.bounds is None:
+        return None
+    bounds, questions = first.bounds, len(first.ids)
+    gaps = (values[:, None] - values) / first.scale
+    return first.scale * np.array([[least_se(questions, float(gap), bounds) for gap in row] for row in gaps])
+
+
+def _independent(runs: Sequence[RunRows]) -> tuple[FloatArray, FloatArray]:
+    scores = [run.card.scores.get(runs[0].card.headline) for run in runs]
+    known = [(score.value, score.se) for score in scores if score is not None and score.value is not None and score.se]
+    if len(known) < len(runs):
+        missing = ", ".join(run.name for run, score in zip(runs, scores, strict=True) if score is None or not score.se)
+        raise ConfigError(
+            f"{runs[0].card.suite}: no standard error of {runs[0].card.headline} for {missing}, so the best of these "
+            "runs cannot be found; leave them out"
+        )
+    values, errors = (np.array(column, float) for column in zip(*known, strict=True))
+    return values, np.diag(errors**2)
