@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -67,7 +66,8 @@ def incomplete_notes(suite: str, headline: str, scores: Mapping[str, Score]) -> 
     return (f"incomplete: {head.n} of {head.n + head.unscored} scored; never ranked",)
 
 
-class Slot(NamedTuple):
+@dataclass(frozen=True)
+class Slot:
     """The unit of judging: a turn, a game or an instruction of one answer."""
 
     prompt_id: str
