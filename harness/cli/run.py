@@ -230,8 +230,13 @@ def ask_and_judge(run_plan: Plan, estimates: Sequence[Estimate], *, fresh: bool)
 def work(run_plan: Plan, estimates: Sequence[Estimate], job: Job[T], *, fresh: bool = False) -> T:
     """Lock the plan's run folders, do the job on them behind a progress display, and return its result."""
     from ..run.execute import opened
+    from ..run.pipeline import rare_collections
 
-    with opened(run_plan, fresh=fresh) as runs, progress(STDERR, totals_of(estimates, runs)) as on_progress:
+    with (
+        rare_collections(),
+        opened(run_plan, fresh=fresh) as runs,
+        progress(STDERR, totals_of(estimates, runs)) as on_progress,
+    ):
         return until_stopped(job(runs, on_progress))
 
 

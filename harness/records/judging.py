@@ -117,7 +117,7 @@ class JudgeTask(Record):
 
 def _key(answer: str, turn: int | None, order: Order | None, repeat: int, sha: str, judge: str) -> str:
     # with the text's digest, so that a verdict on another text is never taken for this one
-    return "|".join((answer, f"t{turn or 0}", order or "-", f"r{repeat}", sha, judge))
+    return f"{answer}|t{turn or 0}|{order or '-'}|r{repeat}|{sha}|{judge}"
 
 
 class TokenLogprob(Record):

@@ -2,8 +2,9 @@
 
 A judge that needs the candidate's devices (`LoadedJudge`) judges at the end, when all answers exist and the candidate's
 server has stopped. Workers pull prompts one at a time and put judge tasks into a bounded queue per judge. Memory
-therefore contains only what is in flight, slow judges slow generation down, and a slow judge, or one at its rate limit,
-does not block the others. Rows are appended to the store as they arrive, and rows already in the store are skipped.
+therefore contains only what is in flight (and, until the first new verdict, those of earlier sessions), slow judges
+slow generation down, and a slow judge, or one at its rate limit, does not block the others. Rows are appended to the
+store as they arrive, and rows already in the store are skipped.
 """
 
 from __future__ import annotations
@@ -189,8 +190,9 @@ async def evaluate(
 def rare_collections() -> Iterator[None]:
     """Let Python look for garbage in cycles seldom, and not among the objects that exist already.
 
-    Every look visits all calls in flight. With 1,000 of them that took a sixth of the processor time, and no cycle was
-    found in 8,050 calls; without cycles, memory is freed at once as ever.
+    Every look visits all calls in flight and all rows read. With 1,000 calls that took a sixth of the processor time,
+    and two thirds of the time of reading 100,000 rows; no cycle was found in 8,050 calls. Without cycles, memory is
+    freed at once as ever.
     """
     thresholds = gc.get_threshold()
     gc.freeze()

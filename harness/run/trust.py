@@ -194,10 +194,9 @@ def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceP
     values = centred(values, _labels([row.turn or 0 for row in decided]))
     facets = [(row.judge, row.order if rule.ordered else None) for row in decided]
     keys = [(row.prompt_id, row.index, facet, row.repeat) for row, facet in zip(decided, facets, strict=True)]
-    cells: dict[tuple[object, ...], list[float]] = defaultdict(list)
-    for key, value in zip(keys, values, strict=True):
-        cells[key].append(float(value))
-    split, names = _split(list(cells), np.array([np.mean(cell) for cell in cells.values()]))
+    cells = _labels(keys)
+    means = np.bincount(cells, weights=values) / np.bincount(cells)
+    split, names = _split(list(dict.fromkeys(keys)), means)
     if split is None:
         return None
     return _parts(split, names, "points" if rule.scale == 1.0 else "percent")

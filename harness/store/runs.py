@@ -17,7 +17,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, Self, TypeVar, cast
+from typing import Generic, Protocol, Self, TypeVar
 
 from pydantic import JsonValue, ValidationError
 from pydantic_core import from_json
@@ -124,11 +124,13 @@ class JsonlRows(Generic[Row]):
         where = f"{self.path}, line {number}"
         return ConfigError(f"{where} is not a valid {self._type.__name__}: {problem}; remove that line, or use --fresh")
 
-    def _note(self, row: Row, offset: int) -> None:
-        self._offsets[row.key] = offset
-        self._failed.discard(row.key)
+    def _note(self, row: Row, offset: int) -> str:
+        key = row.key
+        self._offsets[key] = offset
+        self._failed.discard(key)
         if row.error is not None:
-            self._failed.add(row.key)
+            self._failed.add(key)
+        return key
 
     def append(self, row: Row) -> None:
         """Append one whole line. Raise StoreError, with the file unchanged, if that fails."""
@@ -191,7 +193,7 @@ class JsonlRows(Generic[Row]):
     def fields(self) -> Iterator[dict[str, JsonValue]]:
         """Yield all rows, including replaced ones, as they are in the file: a row is parsed, but not validated.
 
-        A tenth of the time of `every`, for what is counted before the rows are indexed, or after.
+        A fraction of the time of `every`, for what is counted before the rows are indexed.
         """
         with self.path.open("rb") if self.path.exists() else io.BytesIO() as file:
             for number, line in enumerate(file, start=1):
@@ -223,6 +225,36 @@ class JsonlRows(Generic[Row]):
         return len(self._offsets)
 
 
+class JudgmentRows(JsonlRows[Judgment]):
+    """The judgments of a run, with what each of them took.
+
+    The rows read by `open` stay in memory until one is appended: a run that is complete is not read twice for its card.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, Judgment)
+        self._unchanged: dict[str, Judgment] = {}
+        self.spent: list[tuple[str, int, float | None]] = []
+        """Judge, calls, and US dollars paid of every row since opening, including replaced ones."""
+
+    def _note(self, row: Judgment, offset: int) -> str:
+        key = super()._note(row, offset)
+        self._unchanged[key] = row
+        self.spent.append((row.judge, row.calls, row.paid))
+        return key
+
+    def append(self, row: Judgment) -> None:
+        super().append(row)
+        self._unchanged.clear()
+
+    def all(self) -> Iterator[Judgment]:
+        return iter(self._unchanged.values()) if self._unchanged else super().all()
+
+    def close(self) -> None:
+        super().close()
+        self._unchanged.clear()
+
+
 def _session(record: object) -> dict[str, float | str]:
     """Return the texts and finite numbers of a session's record. Raise ConfigError if it is not an object."""
     if not isinstance(record, dict):
@@ -248,8 +280,8 @@ class RunStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.answers: JsonlRows[Answer] = JsonlRows(folder / "answers.jsonl", Answer)
-        self.judgments: JsonlRows[Judgment] = JsonlRows(folder / "judgments.jsonl", Judgment)
-        self.anchors: JsonlRows[Judgment] = JsonlRows(folder / "anchors.jsonl", Judgment)
+        self.judgments = JudgmentRows(folder / "judgments.jsonl")
+        self.anchors = JudgmentRows(folder / "anchors.jsonl")
         self._lock = FolderLock(folder)
 
     def open(self, manifest: dict[str, JsonValue], *, fresh: bool = False) -> Self:
@@ -308,12 +340,10 @@ class RunStore:
         """Return what all judgments of this run, or those of one judge, cost, including anchors and replaced rows."""
         calls, paid = 0, []
         for rows in (self.judgments, self.anchors):
-            for row in rows.fields() if rows.is_open else ():
-                if judge not in (None, row.get("judge")):
-                    continue
-                # both are validated: the rows were when they were indexed
-                calls += cast(int, row.get("calls", 0))
-                paid.append(cast("float | None", row.get("paid")))
+            for name, row_calls, dollars in rows.spent:
+                if judge in (None, name):
+                    calls += row_calls
+                    paid.append(dollars)
         return Spending(calls, tuple(dollars for dollars in paid if dollars is not None))
 
     def end_session(self, usage: dict[str, JsonValue]) -> None:
