@@ -137,7 +137,7 @@ def _cell(
 
 
 def _covers(interval: Interval | None, true: float) -> bool:
-    """Whether the truth is inside. No interval is none that could; rounding is no miss."""
+    """Return whether the truth is inside, up to rounding; a missing interval counts as a miss."""
     return interval is not None and interval.low - 1e-9 <= true <= interval.high + 1e-9
 
 

@@ -221,7 +221,7 @@ def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
 
 
 def _own_sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
-    """Return the headline's terms of a benchmark that scored by itself; None if it is no mean over questions."""
+    """Return the headline's terms of a benchmark that scored by itself; None if it is not a mean over questions."""
     try:
         return own_question_sums(card, read_question_scores(folder)).get(card.headline)
     except ConfigError:

@@ -94,7 +94,7 @@ class VllmBackend(ServedBackend):
             known = installed_parsers()
             if known and wanted not in known:
                 raise ConfigError(
-                    f"--reasoning {wanted!r} is no parser of this vLLM; give auto, off or one of: "
+                    f"--reasoning {wanted!r} is not a reasoning parser of this vLLM; give auto, off or one of: "
                     + ", ".join(sorted(known))
                 )
             return wanted

@@ -72,8 +72,8 @@ def read_chat_reply(body: dict[str, Any], *, accept_calls: bool = True) -> ChatR
     """Return the first choice of a chat completion. Without text, a refusal's words are the text.
 
     `accept_calls`: whether the arguments of a function call may stand for the text, which is how some judges return
-    JSON; a candidate's call is no answer. Raise ReplyError if there is no reply to read, or the server withheld it or
-    broke it off.
+    JSON; a candidate's call is not an answer. Raise ReplyError if there is no reply to read, or the server withheld it
+    or broke it off.
     """
     try:
         choice = body["choices"][0]

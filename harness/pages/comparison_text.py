@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.table import Table as RichTable
 
 from ..analysis.best import BestOf, BestRow
-from ..analysis.comparison import ALPHA, AnswerShift, Comparison, Difference, adjustment_line
+from ..analysis.changes import AnswerShift
+from ..analysis.comparison import ALPHA, Comparison, Difference, adjustment_line
 from ..analysis.population import POPULATION_LINES
 from ..records import ScoreCard
 from .text import escape_markdown, interval, markdown_list, markdown_table, number, rich_table

@@ -93,7 +93,7 @@ def read_text(path: Path, kind: str) -> str:
 
 
 def parse_json(text: str | bytes, where: object) -> Any:
-    """Return the value of a JSON text. Raise ConfigError that begins with `where` if it is none."""
+    """Return the value of a JSON text. Raise ConfigError, beginning with `where`, if the text is not JSON."""
     try:
         return json.loads(text)
     except RecursionError as error:

@@ -195,7 +195,7 @@ class Judging(Record):
     order_flips: dict[str, Score] = {}
     """By judge: answers whose outcome changes with the order they are shown in."""
     first_shown: dict[str, Score] = {}
-    """By judge: share of the points that the answer shown first gets; 50 is no position bias."""
+    """By judge: share of the points that the answer shown first gets; 50 means no position bias."""
     repeat_flips: dict[str, Score] = {}
     """By judge: chance that two repeats of one question differ."""
     variance: VarianceParts | None = None

@@ -88,7 +88,9 @@ def _notes(audit: Audit, own_headline: str, headline: str) -> list[str]:
     if audit.judged < audit.drawn:
         notes.append(f"audit: {audit.drawn - audit.judged} of {audit.drawn} questions lack a verdict of {audit.judge}")
     if headline != own_headline:
-        notes.append(f"{own_headline} cannot be audited, as it is no sum over questions: the headline is {headline}")
+        notes.append(
+            f"{own_headline} cannot be audited, because it is not a sum over questions; the headline is {headline}"
+        )
     return notes
 
 

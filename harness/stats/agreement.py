@@ -177,7 +177,7 @@ class Consistency:
     consistent: Measure
     """Share of pairs of games with the same verdict, 0..1."""
     first_shown: Measure
-    """Share of the games' points given to the answer shown first; 0.5 is no position bias."""
+    """Share of the games' points given to the answer shown first; 0.5 means no position bias."""
 
 
 def position_consistency(

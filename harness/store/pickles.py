@@ -1,7 +1,8 @@
 """Refuse weights that a loader would unpickle, whatever lies beside them: a pickle can run code when it is loaded.
 
-A safetensors file is no proof: loaders look for certain names, and open `pytorch_model.bin` if only others are there.
-vLLM is told to read safetensors alone (`--load-format`); transformers, PEFT and vLLM's adapters have no such switch.
+A safetensors file proves nothing: loaders look for certain names, and open `pytorch_model.bin` if only others are
+there. vLLM is told to read safetensors alone (`--load-format`); transformers, PEFT and vLLM's adapters have no such
+switch.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ def refuse_pickles(folder: Path, config: Mapping[str, Any]) -> None:
         for shard in _shards(index):
             if not shard.endswith(".safetensors") or "/" in shard or "\\" in shard:
                 raise CheckpointError(
-                    f"{str(index)!r} names {shard!r} as a part of the weights, which is no safetensors file beside it; "
-                    f"{_ADVICE}"
+                    f"{str(index)!r} names {shard!r} as a part of the weights, which is not a safetensors file "
+                    f"beside it; {_ADVICE}"
                 )
     named = config.get("transformers_weights")
     if named is not None and not str(named).endswith((".safetensors", INDEX)):
         raise CheckpointError(
-            f"{str(folder / 'config.json')!r} sets transformers_weights to {named!r}, which is no safetensors file; "
+            f"{str(folder / 'config.json')!r} sets transformers_weights to {named!r}, which is not a safetensors file; "
             f"{_ADVICE}"
         )
 

@@ -203,7 +203,7 @@ class JsonlRows(Generic[Row]):
                     except ValueError as error:
                         raise self._invalid(number, str(error)) from None
                     if not isinstance(row, dict):
-                        raise self._invalid(number, "it is no object")
+                        raise self._invalid(number, "it is not a JSON object")
                     yield row
 
     def read(self) -> list[Row]:

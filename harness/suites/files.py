@@ -41,7 +41,7 @@ TARS = (".tar", ".tar.xz", ".tar.gz", ".tgz")
 CHUNK = 1 << 20
 """Bytes that are read, and decompressed, at a time."""
 LONGEST_ROW = 16 << 20
-"""Characters. The longest row of a published file has less than 1 MB; a longer one than this is no judgment."""
+"""Characters. The longest row of a published file has less than 1 MB; a longer one than this cannot be a judgment."""
 LARGEST_UNPACKED = 4 << 30
 """Bytes that a compressed file may unpack to. The largest published file unpacks to under 0.5 GB."""
 READ_ERRORS = (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error)

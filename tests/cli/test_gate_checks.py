@@ -19,7 +19,6 @@ from harness.analysis.gate.pooling import pooled_difference, slopes_of
 from harness.records import AnchorCheck, Judging, Score, ScoreCard
 from harness.records.errors import ConfigError
 from harness.records.protocols import RunRows
-from harness.store import RunStore, run_dir
 from harness.suites.head_to_head import answers_digest
 from tests.fakes.commands import Done
 from tests.fakes.deciding import LOSS, PROTOCOL, WIN, answer_of, games, mixed, toy_run, write_run
@@ -55,18 +54,6 @@ def games_run(baseline: RunRows, candidate: RunRows, values: list[tuple[float, f
     return RunRows(candidate.name, card, candidate.answers, judgments)
 
 
-def write_games(results: Path, run: RunRows, run_id: str = "games") -> Path:
-    folder = run_dir(results, model=run.card.model, suite=run.card.suite, version="toy-1", run_id=run_id)
-    store = RunStore(folder).open({"model": run.card.model})
-    for answer in run.answers:
-        store.answers.append(answer)
-    for judgment in run.judgments:
-        store.judgments.append(judgment)
-    store.write_card(run.card)
-    store.close()
-    return folder
-
-
 BASE, CANDIDATE = toy_run("base", mixed(50, 50)), toy_run("cand", mixed(50, 50))
 
 
@@ -99,7 +86,7 @@ def test_a_gate_on_stored_games(tmp_path: Path, won: int, outcome: str) -> None:
     base, candidate = toy_run("base", mixed(250, 250)), toy_run("cand", mixed(250, 250))
     for run in (base, candidate):
         write_run(tmp_path, run)
-    write_games(tmp_path, games_run(base, candidate, mixed(won, 500 - won)))
+    write_run(tmp_path, games_run(base, candidate, mixed(won, 500 - won)))
 
     report = gate_runs("cand", "base", GatePolicy(checks=(GAMES,)), GateOptions(tmp_path))
 
@@ -126,7 +113,7 @@ def test_games_of_other_answers_do_not_count(tmp_path: Path) -> None:
     changed = replace(
         CANDIDATE, answers=tuple(answer_of(row.prompt_id, "cand", long=True) for row in CANDIDATE.answers)
     )
-    write_games(tmp_path, games_run(BASE, changed, mixed(50, 50)))
+    write_run(tmp_path, games_run(BASE, changed, mixed(50, 50)))
 
     assert gate_runs("cand", "base", GatePolicy(checks=(GAMES,)), GateOptions(tmp_path)).outcome == "invalid"
 
@@ -134,7 +121,7 @@ def test_games_of_other_answers_do_not_count(tmp_path: Path) -> None:
 def test_two_judges_games_are_told_apart_by_their_folder(tmp_path: Path) -> None:
     for run in (BASE, CANDIDATE):
         write_run(tmp_path, run)
-    folders = [write_games(tmp_path, games_run(BASE, CANDIDATE, mixed(50, 50)), name) for name in ("one", "two")]
+    folders = [write_run(tmp_path, games_run(BASE, CANDIDATE, mixed(50, 50)), name) for name in ("one", "two")]
     policy, options = GatePolicy(checks=(GAMES,)), GateOptions(tmp_path)
 
     with pytest.raises(ConfigError, match="2 runs of these games"):

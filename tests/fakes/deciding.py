@@ -88,9 +88,10 @@ def prompts_of(count: int) -> list[Prompt]:
     return [Prompt(id=f"q{place}", turns=("?",), category="odd" if place % 2 else "even") for place in range(count)]
 
 
-def write_run(results: Path, run: RunRows) -> Path:
+def write_run(results: Path, run: RunRows, run_id: str | None = None) -> Path:
     """The run as a folder under `results`."""
-    folder = run_dir(results, model=run.card.model, suite="arena_hard", version="toy-1", run_id=f"id-{run.card.model}")
+    card, name = run.card, run_id or f"id-{run.card.model}"
+    folder = run_dir(results, model=card.model, suite=card.suite, version="toy-1", run_id=name)
     store = RunStore(folder).open({"model": run.card.model})
     for answer in run.answers:
         store.answers.append(answer)

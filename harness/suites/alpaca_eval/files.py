@@ -227,7 +227,7 @@ def read_groups(files: Iterable[SourceFile], editions: Editions) -> dict[GroupKe
 
 
 def group_key(row: Row, file: str) -> GroupKey | None:
-    """Return whose annotation a row is; None if it is none."""
+    """Return whose annotation a row is; None if the row is not an annotation."""
     baseline = str(row.get("generator_1") or "unknown")
     if is_annotation(row):
         return GroupKey(_model(row, file), str(row.get("annotator") or "unknown"), baseline)

@@ -116,7 +116,7 @@ def children_of(document: Row, name: str) -> tuple[str, ...]:
 
 
 def leaves_of(document: Row, name: str, seen: frozenset[str] = frozenset()) -> tuple[str, ...]:
-    """Return the tasks of a group at any depth, each once; the task itself if it is none."""
+    """Return the tasks of a group at any depth, each once; the task itself if it is not a group."""
     children = [child for child in children_of(document, name) if child not in seen]
     if not children:
         return (name,)

@@ -1,8 +1,8 @@
 """Parse rows of FastChat's judgment files, and decide which to trust.
 
 The reference trusts stored values. We also read the judge's reply if the row has it: a row whose reply contradicts the
-stored score, or contains no verdict by our rules, has no verdict. Reasoning is no part of a reply, though the reference
-may have read the stored score in it.
+stored score, or contains no verdict by our rules, has no verdict. Reasoning is not part of a reply, even if the
+reference read the stored score from it.
 """
 
 from __future__ import annotations
