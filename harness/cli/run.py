@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.text import Text
 from ..analysis.trackers import log_scores, tracker_names
 from ..records import ScoreCard
 from ..records.errors import IncompleteError
+from ..records.results import what_is_missing
 from ..records.settings import FileSpec
 from ..run.estimate import Estimate, estimate
 from ..run.plan import Plan, plan
@@ -37,8 +37,6 @@ from .options import DRY_RUN, NO_CACHE, RESULTS, Flags, JsonFlags, MirrorFlags, 
 if TYPE_CHECKING:
     from ..run.pipeline import ProgressCallback, SuiteRun
 
-PASSING = frozenset({"http", "timeout", "transport"})
-"""Failures for lack of a server. The same prompt is too long, filtered or answered without a verdict once more."""
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Job = Callable[["list[SuiteRun]", "ProgressCallback"], Coroutine[Any, Any, T]]
@@ -183,30 +181,6 @@ def run(flags: RunFlags) -> None:
     incomplete = [card for card in cards if not card.complete]
     if incomplete:
         raise IncompleteError(what_is_missing(incomplete))
-
-
-def what_is_missing(incomplete: Sequence[ScoreCard]) -> str:
-    """Return what is unscored on these cards, and what the same command would do about it."""
-    failures: Counter[str] = Counter()
-    for card in incomplete:
-        for stage in ("unanswered", "unjudged"):
-            reasons = card.counts.get(stage)
-            failures.update(reasons if isinstance(reasons, dict) else {})
-    passing = {reason: number for reason, number in failures.items() if reason in PASSING}
-    lasting = {reason: number for reason, number in failures.items() if reason not in PASSING}
-    sentence = f"too much unscored in {', '.join(card.suite for card in incomplete)} (see the notes)"
-    if passing:
-        sentence += f"; the same command asks {sum(passing.values())} failed calls again ({_listed(passing)})"
-    if lasting:
-        sentence += (
-            f"; {sum(lasting.values())} would most likely fail again ({_listed(lasting)}), "
-            "so change the judge or the settings first"
-        )
-    return sentence
-
-
-def _listed(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
 
 
 def differences(run_plan: Plan) -> list[str]:

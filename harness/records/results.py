@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 NO_WIDTH = 1e-12  # rounding leaves a resampled mean of equal numbers that uneven
 MAX_EMPTY = 0.1
 """Share of answers without visible text above which a card is not ranked unless the user asks for it."""
+PASSING = frozenset({"http", "timeout", "transport"})
+"""Failures for lack of a server. The same prompt is too long, filtered or answered without a verdict once more."""
 LARGEST = 1e15
 """Bound of a card's numbers; integers are exact below 2**53, about 9e15."""
 
@@ -272,3 +276,27 @@ class ScoreCard(Record):
     @property
     def protocol_sha(self) -> str:
         return digest(self.protocol)[:12]
+
+
+def what_is_missing(incomplete: Sequence[ScoreCard]) -> str:
+    """Return what is unscored on these cards, and what the same command would do about it."""
+    failures: Counter[str] = Counter()
+    for card in incomplete:
+        for stage in ("unanswered", "unjudged"):
+            reasons = card.counts.get(stage)
+            failures.update(reasons if isinstance(reasons, dict) else {})
+    passing = {reason: number for reason, number in failures.items() if reason in PASSING}
+    lasting = {reason: number for reason, number in failures.items() if reason not in PASSING}
+    sentence = f"too much unscored in {', '.join(card.suite for card in incomplete)} (see the notes)"
+    if passing:
+        sentence += f"; the same command asks {sum(passing.values())} failed calls again ({_listed(passing)})"
+    if lasting:
+        sentence += (
+            f"; {sum(lasting.values())} would most likely fail again ({_listed(lasting)}), "
+            "so change the judge or the settings first"
+        )
+    return sentence
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))

@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from harness.analysis.leaderboard import run_id
 from harness.records import ModelRef
 from harness.records.errors import ConfigError, IncompleteError
+from harness.records.results import what_is_missing
 from harness.store import make_folder, write_atomic
 
 from ..estimate import Estimator, PlanItem
@@ -192,11 +193,9 @@ def _run(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
     ref = _served(recipe, chosen, seed)
     # the first seed for all models: it decides which prompts `limit` draws
     cards = run_suites(recipe.spec.evaluate, ref, recipe.results, seed=recipe.spec.seeds[0])
-    broken = [card.suite for card in cards if not card.complete]
+    broken = [card for card in cards if not card.complete]
     if broken:
-        raise IncompleteError(
-            f"{ref.label}: too many answers are unscored in {', '.join(broken)}; the same command retries them"
-        )
+        raise IncompleteError(f"{ref.label}: {what_is_missing(broken)}")
     suite_runs = SuiteRuns(model=ref.label, runs=tuple(run_id(card) for card in cards))
     write_atomic(folder / SCORES, suite_runs.model_dump_json(indent=2) + "\n")
     return {"model": ref.label, **{card.suite: card.scores[card.headline].value for card in cards}}

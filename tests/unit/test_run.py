@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from harness.cli.run import what_is_missing
 from harness.records import JudgeSpec, ModelRef, Score, ScoreCard
+from harness.records.results import what_is_missing
 from harness.records.settings import RunSpec, SamplingOverride
 from harness.run.estimate import estimate
 from harness.run.execute import execute, opened

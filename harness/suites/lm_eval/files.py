@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from ...records import QuestionScores, Score, SuiteScores, digest
 from ...records.errors import ConfigError
 from ...records.protocols import Numbers
+from ...store.files import visible_files
 from ..files import SourceFile, read_files
 from .metrics import direction, headline
 from .results import (
@@ -88,14 +89,10 @@ def _unfolded(paths: Iterable[Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = [file for file in sorted(path.rglob("*")) if not _hidden(file.relative_to(path))]
+        inside = visible_files(path)
         files += [file for file in inside if file.suffix == ".json" and _is_results(file)]
         files += [file for file in inside if file.suffix == ".jsonl" and file.name.startswith("samples_")]
     return files
-
-
-def _hidden(path: Path) -> bool:
-    return any(name.startswith(".") for name in path.parts)
 
 
 def _is_results(path: Path) -> bool:
