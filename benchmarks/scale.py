@@ -100,11 +100,18 @@ def times(usage: Usage) -> str:
 
 
 def command(folder: Path, *words: str) -> Usage:
-    """Run `harness` in a folder. Raise RuntimeError, with what it printed, if it fails."""
+    """Run `harness` in a folder, with compiled modules, as an installed package has them.
+
+    Raise RuntimeError, with what it printed, if it fails.
+    """
     started = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.cli.main", *words], cwd=folder, stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "harness.cli.main", *words],
+            cwd=folder,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
         _, status, used = os.wait4(process.pid, 0)
         wall = time.perf_counter() - started

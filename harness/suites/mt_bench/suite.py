@@ -160,8 +160,9 @@ class MtBench:
         self, prompts: Sequence[Prompt], verdicts: Verdicts, judgments: Sequence[Judgment], times: int
     ) -> Score:
         slots = _slots(prompts, times)
-        judged = {Slot(row.prompt_id, row.index, row.turn) for row in judgments}
-        failed = [Unit(slot.prompt_id, -1.0) for slot in slots if slot in judged and slot not in verdicts]
+        without = [slot for slot in slots if slot not in verdicts]
+        judged = {Slot(row.prompt_id, row.index, row.turn) for row in judgments} if without else set()
+        failed = [Unit(slot.prompt_id, -1.0) for slot in without if slot in judged]
         scored = _units(slots, verdicts)
         # the reference's -1 stands beside ratings; alone it would be a score made of failures only
         units = [*scored, *failed] if scored else []
