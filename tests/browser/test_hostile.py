@@ -50,6 +50,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_hostile_texts_change_nothing_outside_their_boxes(
     open_page: Any, serve_results: Callable[[Path], str], hostile: Path
 ) -> None:

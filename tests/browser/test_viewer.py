@@ -16,6 +16,7 @@ from tests.browser.conftest import PHONE, first, fits, keep, needs_chromium, run
 pytestmark = needs_chromium
 
 
+@pytest.mark.slow
 def test_a_phone_needs_no_scrolling_sideways(open_page: Any, report: str, site: str, results: Path) -> None:
     page = open_page(report, size=PHONE)
     assert fits(page)

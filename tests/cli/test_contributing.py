@@ -11,6 +11,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from tests import ROOT
 
 PAGE = ROOT / "CONTRIBUTING.md"
@@ -63,6 +65,7 @@ def harness(folder: Path, *words: str, codes: tuple[int, ...] = (0,)) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_printed_facts_make_the_suite_a_citizen_like_ours(tmp_path: Path) -> None:
     """Columns, comparison, default margins, export and import of a suite from another package."""
     install(tmp_path)

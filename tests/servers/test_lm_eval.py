@@ -79,6 +79,7 @@ def test_a_suite_with_arguments_is_one_suite_an_argument() -> None:
         suite_names("lmeval:gsm8k")
 
 
+@pytest.mark.slow
 def test_lm_evals_metrics_and_errors_join_card_and_leaderboard(
     harness: Callable[..., Done], tmp_path: Path, offline: dict[str, str]
 ) -> None:

@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from harness.store import JsonlRows
 from recipes.records import RewardRow
 from tests import ROOT
@@ -63,6 +65,7 @@ def killed_when(process: subprocess.Popen[str], world: World, count: int) -> Non
     process.communicate()
 
 
+@pytest.mark.slow
 def test_killed_in_mid_scoring_it_goes_on_and_scores_nothing_that_it_had_written_again(tmp_path: Path) -> None:
     world = World(tmp_path)
     kills = (6, 20, 41)

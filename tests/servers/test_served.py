@@ -145,6 +145,7 @@ def test_a_prompt_that_kills_the_server_every_time_fails_alone(tmp_path: Path) -
     assert "this request killed the server 3 times" in answers[5].error.message
 
 
+@pytest.mark.slow
 def test_a_server_that_keeps_dying_ends_the_run(tmp_path: Path) -> None:
     async def scene() -> None:
         async with served(tmp_path, "--die-after=1") as backend:

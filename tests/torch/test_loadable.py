@@ -95,6 +95,7 @@ def test_a_server_is_not_started_on_them(whole: Path, tmp_path: Path, monkeypatc
     assert not (tmp_path / "transformers.log").exists()
 
 
+@pytest.mark.slow
 def test_a_whole_checkpoint_is_compared_once(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     asyncio.run(check_loadable(inspect_checkpoint(whole)))
