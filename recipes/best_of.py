@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from harness.backends.ensemble import Ensemble, Conversation, all_failed
+from harness.backends.ensemble import Ensemble, TeamTalk, all_failed
 from harness.records import Answer, Failure, ModelRef
 from harness.records.errors import ConfigError
 from harness.records.protocols import ServeOptions
@@ -46,7 +46,7 @@ class BestOfBackend(Ensemble):
         reward = {**reward_settings(self.reward), "identity": identity}
         return super().identity() | {"samples": self.team.samples, "reward": reward}
 
-    async def answer_turn(self, talks: Sequence[Conversation]) -> None:
+    async def answer_turn(self, talks: Sequence[TeamTalk]) -> None:
         count = self.team.samples
         draws = [
             [
@@ -78,7 +78,7 @@ class BestOfBackend(Ensemble):
                 names = [member for member in self.members for _ in range(count)]
                 talk.failure = failures.get(id(talk)) or all_failed(names, replies)
 
-    def _row(self, talk: Conversation) -> PromptRow:
+    def _row(self, talk: TeamTalk) -> PromptRow:
         """Return the turn as rewards take it: earlier turns are part of the text, as a reward sees one message."""
         prompt = talk.draw.prompt
         lines = []

@@ -43,7 +43,7 @@ Item = TypeVar("Item")
 
 
 @dataclass
-class Conversation:
+class TeamTalk:
     """One draw while its turns are answered."""
 
     draw: Draw
@@ -167,28 +167,28 @@ class Ensemble(ABC):
     async def prepare(self, draws: Sequence[Draw]) -> None:
         """Answer all draws, turn by turn; what the members answered in an earlier session is not asked again."""
         begin = time.monotonic()
-        talks = [Conversation(draw) for draw in draws]
+        talks = [TeamTalk(draw) for draw in draws]
         for turn in range(max((len(draw.prompt.turns) for draw in draws), default=0)):
             asked = [talk for talk in talks if talk.asks(turn)]
             if asked:
                 await self.answer_turn(asked)
         self._keep(talks, begin)
 
-    def _keep(self, talks: Sequence[Conversation], begin: float) -> None:
+    def _keep(self, talks: Sequence[TeamTalk], begin: float) -> None:
         seconds = time.monotonic() - begin
         for talk in talks:
             answer = talk.answer(self.label, self.everyone, seconds / max(1, len(talks)))
             self._answers[request_key(talk.draw)] = answer
 
     @abstractmethod
-    async def answer_turn(self, talks: Sequence[Conversation]) -> None:
+    async def answer_turn(self, talks: Sequence[TeamTalk]) -> None:
         """Answer the next turn of these conversations, and settle each."""
 
     def member_sampling(self, sampling: Sampling) -> Sampling:
         changes = {name: getattr(self.team, name) for name in ("temperature", "top_p")}
         return sampling.model_copy(update={name: value for name, value in changes.items() if value is not None})
 
-    async def ask_members(self, talks: Sequence[Conversation], draws: Sequence[Sequence[Draw]]) -> list[list[Answer]]:
+    async def ask_members(self, talks: Sequence[TeamTalk], draws: Sequence[Sequence[Draw]]) -> list[list[Answer]]:
         """Put every draw of a talk to every member, and return the answers of each talk, in the members' order."""
         flat = [draw for group in draws for draw in group]
         replies: dict[str, list[Answer]] = {}
@@ -241,7 +241,7 @@ class MoaBackend(Ensemble):
             "template": digest(self.template)[:16],
         }
 
-    async def answer_turn(self, talks: Sequence[Conversation]) -> None:
+    async def answer_turn(self, talks: Sequence[TeamTalk]) -> None:
         systems: list[str | None] = [None] * len(talks)
         for _ in range(self.team.layers - 1):
             draws = [
@@ -274,7 +274,7 @@ class RouteBackend(Ensemble):
 
     async def prepare(self, draws: Sequence[Draw]) -> None:
         begin = time.monotonic()
-        talks = [Conversation(draw) for draw in draws]
+        talks = [TeamTalk(draw) for draw in draws]
         texts = list(dict.fromkeys(draw.prompt.turns[0] for draw in draws))
         values: dict[str, dict[str, float]] = {}
 
@@ -283,7 +283,7 @@ class RouteBackend(Ensemble):
             values[member.name] = {text: value for text, value in known if value is not None}
 
         await in_turn(self.members, read)
-        routes: dict[str, list[Conversation]] = {member.name: [] for member in self.members}
+        routes: dict[str, list[TeamTalk]] = {member.name: [] for member in self.members}
         for talk in talks:
             text = talk.draw.prompt.turns[0]
             ranked = [
@@ -307,7 +307,7 @@ class RouteBackend(Ensemble):
         await in_turn([member for member in self.members if routes[member.name]], ask)
         self._keep(talks, begin)
 
-    async def answer_turn(self, talks: Sequence[Conversation]) -> None:
+    async def answer_turn(self, talks: Sequence[TeamTalk]) -> None:
         raise NotImplementedError("a route answers whole conversations")
 
 
