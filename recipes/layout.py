@@ -27,7 +27,7 @@ from pydantic import JsonValue
 from harness.records import Record, digest
 from harness.records.errors import ConfigError, one_line
 
-from .spec import RecipeSpec, VariantSpec
+from .spec import MergeSpec, RecipeSpec, VariantSpec
 
 STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "align", "evaluate", "report")
 """Stages in the order in which they run; --from and --until use these names."""
@@ -44,6 +44,16 @@ class Recipe:
     @property
     def out(self) -> Path:
         return self.spec.output_dir
+
+    @property
+    def merges(self) -> dict[str, MergeSpec]:
+        """Return the merges whose variants are all selected."""
+        left_out = set(self.spec.variants) - set(self.variants)
+        return {name: merge for name, merge in self.spec.merges.items() if not {*merge.models, merge.base} & left_out}
+
+    def merge_seeds(self, name: str) -> tuple[int, ...]:
+        """Return the seeds that have a merge of this name: all, or only the first for one of all seeds."""
+        return self.seeds if self.spec.merges[name].seeds == "each" else self.spec.seeds[:1]
 
     @property
     def prompts(self) -> Path:

@@ -47,7 +47,7 @@ class FinishedCheckpoint:
 def checkpoints(recipe: Recipe) -> Iterator[FinishedCheckpoint]:
     """Yield the finished checkpoints: `sft` and every variant, for every seed."""
     for seed in recipe.spec.seeds:
-        for model in ("sft", *recipe.spec.variants):
+        for model in ("sft", *recipe.spec.variants, *recipe.spec.merges):
             folder = recipe.checkpoint(model, seed)
             record = None if folder is None else record_in(folder)
             if folder is not None and record is not None:
@@ -70,7 +70,9 @@ def read_all_measured(recipe: Recipe) -> list[Measured]:
         return []
     prompts = list(rows_in(recipe.prompts / PROMPTS, PromptRow))
     models = [("target", recipe.spec.seeds[0])]
-    models += [(model, seed) for seed in recipe.spec.seeds for model in ("sft", *recipe.spec.variants)]
+    models += [
+        (model, seed) for seed in recipe.spec.seeds for model in ("sft", *recipe.spec.variants, *recipe.spec.merges)
+    ]
     results: list[Measured] = []
     for model, seed in models:
         folder = recipe.held_out(model, seed)

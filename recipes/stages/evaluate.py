@@ -48,6 +48,18 @@ def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[St
     ]
 
 
+def merged_held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[Step]) -> list[Step]:
+    """Return one step per merge that has a checkpoint of this seed."""
+    if not (recipe.spec.prompts.validation or recipe.spec.prompts.test):
+        return []
+    by_folder = {step.folder: step for step in models}
+    return [
+        _held_out(recipe, name, seed, prompts, by_folder[folder])
+        for name in recipe.merges
+        if (folder := recipe.variant(name, seed)) in by_folder
+    ]
+
+
 def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Step | None) -> Step:
     spec = recipe.spec
     sampler = _sampler(spec, model, seed, trained)
@@ -129,6 +141,8 @@ def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
         for model in _chosen(recipe):
             if model == "target" and seed != seeds[0]:
                 continue
+            if model in recipe.merges and seed not in recipe.merge_seeds(model):
+                continue
             needed = _needed(recipe, model, seed, by_folder)
             if model == "best":
                 needed += tuple(steps)  # `best` may be the same run as one of them
@@ -139,7 +153,7 @@ def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
 def _chosen(recipe: Recipe) -> list[str]:
     """Return the models to evaluate, `best` last: which variant it is depends on the held-out rewards."""
     requested = recipe.spec.evaluate.models
-    every = ("target", "sft", *recipe.variants)
+    every = ("target", "sft", *recipe.variants, *recipe.merges)
     names = [name for name in every if "all" in requested or name in requested]
     return [*names, "best"] if "best" in requested else names
 
@@ -203,7 +217,11 @@ def _run(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
 
 def best_variant(recipe: Recipe) -> str:
     """Return the variant with the highest mean validation reward over seeds, at the first temperature."""
-    ranked = [name for name in best_by_validation(read_all_measured(recipe)) if name in recipe.spec.variants]
+    ranked = [
+        name
+        for name in best_by_validation(read_all_measured(recipe))
+        if name in (*recipe.spec.variants, *recipe.spec.merges)
+    ]
     if not ranked:
         raise IncompleteError("no variant has a reward on the validation prompts, so there is no best one")
     return ranked[0]

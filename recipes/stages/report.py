@@ -100,7 +100,7 @@ def _write_card(
         spec=recipe.spec,
         model=checkpoint.model,
         seed=checkpoint.seed,
-        method="sft" if checkpoint.model == "sft" else recipe.spec.variants[checkpoint.model].method,
+        method=_method(recipe, checkpoint.model),
         settings=checkpoint.record.settings,
         digests=_digests(recipe, checkpoint),
         board=board,
@@ -111,6 +111,12 @@ def _write_card(
     if curves is not None:
         write_atomic(checkpoint.folder / CURVES, curves.standalone() + "\n")
     write_atomic(checkpoint.folder / "README.md", model_card(facts))
+
+
+def _method(recipe: Recipe, model: str) -> str:
+    if model == "sft":
+        return "sft"
+    return "merge" if model in recipe.spec.merges else recipe.spec.variants[model].method
 
 
 def _digests(recipe: Recipe, checkpoint: FinishedCheckpoint) -> dict[str, str]:
