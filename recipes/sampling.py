@@ -138,7 +138,7 @@ def prompts_of(path: Path, *parts: Part) -> list[Prompt]:
 
 def model_name(model: ModelRef) -> str:
     """Return the model's name without local paths: a folder's name, `hf:ORG/NAME@REVISION` or `endpoint:NAME`."""
-    return {"path": model.short, "hf": str(model), "endpoint": f"endpoint:{model.name}"}[model.scheme]
+    return {"hf": str(model), "endpoint": f"endpoint:{model.name}"}.get(model.scheme, model.short)
 
 
 def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Counts:

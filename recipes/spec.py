@@ -27,7 +27,9 @@ Method = Literal["preference", "sft"]
 
 SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
 """Keys of a variant that may be lists; they give one variant per value."""
-RESERVED = frozenset({"all", "best", "sft", "target"})
+RIVALS = ("best_source", "moa", "route")
+"""Ensembles of the recipe's sources that `evaluate.models` may name."""
+RESERVED = frozenset({"all", "best", "sft", "target", *RIVALS})
 """Names that a variant may not have."""
 MERGE_KEYS = {
     "base": ("ties", "dare_ties", "model_stock", "sce"),
@@ -211,11 +213,25 @@ class SuitesSpec(Record):
     serve: ServeSpec = ServeSpec()
 
 
+class MoaSpec(Record):
+    """Section `evaluate.moa:`: the mixture of agents of all sources with a model."""
+
+    aggregator: str = "target"
+    """`target` or a source."""
+    layers: int = Field(default=2, ge=2)
+
+
 class EvaluateSpec(SuitesSpec):
     """Section `evaluate:`: how variants are evaluated."""
 
     models: tuple[str, ...] = ("all",)
-    """Models to run suites on: `all`, or a list of variants, `sft`, `target`, and `best` (by validation reward)."""
+    """Models to run suites on: `all`, or a list of variants, `sft`, `target`, and `best` (by validation reward).
+
+    Besides, as rows to compare with: sources by name, `best_source` (the source answer with the highest reward), `moa`
+    (a mixture of agents) and `route` (the source to which the prompt is likeliest). They answer the held-out prompts
+    too. `all` does not include them.
+    """
+    moa: MoaSpec = Field(default=MoaSpec(), exclude_if=lambda moa: moa == MoaSpec())
     temperatures: tuple[float, ...] = Field(default=(0.0,), min_length=1)
     """Held-out prompts are answered and rewarded at each of these temperatures. 0: greedy."""
     samples: int = Field(default=1, ge=1)
@@ -394,7 +410,10 @@ def _check_names(spec: RecipeSpec, where: str) -> None:
     for source in spec.sources:
         if (source.model is None) == (source.answers is None):
             raise ConfigError(f"{where}: source {source.name!r} needs exactly one of `model` and `answers`")
-    known = (*spec.variants, *spec.merges, "sft", "target")
+    models = [source.name for source in spec.sources if source.model is not None]
+    if spec.evaluate.moa.aggregator not in ("target", *models):
+        raise ConfigError(f"{where}: evaluate.moa.aggregator = {spec.evaluate.moa.aggregator!r} is no model to ask")
+    known = (*spec.variants, *spec.merges, "sft", "target", *models, *RIVALS)
     for name in (*(spec.evaluate.baselines or ()), *spec.evaluate.models):
         if name not in (*known, "all", "best"):
             raise ConfigError(f"{where}: evaluate names {name!r}, which is not a variant; models: {', '.join(known)}")

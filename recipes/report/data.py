@@ -69,7 +69,7 @@ def read_all_measured(recipe: Recipe) -> list[Measured]:
     if record_in(recipe.prompts) is None:
         return []
     prompts = list(rows_in(recipe.prompts / PROMPTS, PromptRow))
-    models = [("target", recipe.spec.seeds[0])]
+    models = [(model, recipe.spec.seeds[0]) for model in recipe.fixed]
     models += [
         (model, seed) for seed in recipe.spec.seeds for model in ("sft", *recipe.spec.variants, *recipe.spec.merges)
     ]
@@ -77,7 +77,9 @@ def read_all_measured(recipe: Recipe) -> list[Measured]:
     for model, seed in models:
         folder = recipe.held_out(model, seed)
         if record_in(folder) is not None:
-            results += read_measured(folder, model, seed, prompts, recipe.spec.evaluate)
+            is_fixed = model in recipe.fixed or (model in recipe.spec.merges and len(recipe.merge_seeds(model)) == 1)
+            rows = read_measured(folder, model, seed, prompts, recipe.spec.evaluate)
+            results += [replace(row, is_fixed=is_fixed) for row in rows]
     return results
 
 

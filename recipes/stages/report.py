@@ -21,7 +21,7 @@ from harness.records import ScoreCard
 from harness.store import dump_json, write_atomic
 
 from ..layout import Counts, Recipe, record_in
-from ..report.board import variant_board
+from ..report.board import best_by_validation, variant_board
 from ..report.card import CardFacts, model_card
 from ..report.curves import training_curves
 from ..report.data import (
@@ -50,9 +50,13 @@ def report_step(recipe: Recipe, steps: Sequence[Step]) -> Step:
 def read_variant_board(recipe: Recipe) -> VariantBoard:
     """Return the leaderboard of variants from the answers and rewards so far."""
     preference = [name for name, variant in recipe.spec.variants.items() if variant.method == "preference"]
-    return variant_board(
-        recipe.spec.name, read_all_measured(recipe), baselines=baselines(recipe.spec), preference=preference
-    )
+    measured = read_all_measured(recipe)
+    compared = baselines(recipe.spec)
+    sources = {source.name for source in recipe.spec.sources} & set(recipe.rivals)
+    if (best := next((name for name in best_by_validation(measured) if name in sources), None)) is not None:
+        compared = tuple(dict.fromkeys((*compared, best)))  # chosen on validation prompts, compared on test prompts
+    stated = [*preference, *recipe.spec.merges, *recipe.rivals]
+    return variant_board(recipe.spec.name, measured, baselines=compared, preference=stated)
 
 
 def write_report(recipe: Recipe, folder: Path) -> Counts:
