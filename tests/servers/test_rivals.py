@@ -13,6 +13,7 @@ from harness.records.errors import ConfigError
 from recipes.layout import Recipe
 from recipes.pipeline import all_steps
 from recipes.records import RewardRow, rows_in
+from recipes.report.costs import CostRow, cost_grid, pareto, read_costs
 from recipes.stages.evaluate import rival_ref, suite_steps, write_team
 from recipes.stages.report import read_variant_board
 from recipes.steps import Step, run_step
@@ -91,6 +92,10 @@ def test_the_best_source_answer_is_chosen_per_prompt_and_compared_with_the_best_
     assert rewards["t0"] == 18
     assert [(work.member, work.calls) for work in answers["t1"].work] == [("a", 1), ("b", 1)]
 
+    costs = {row.model: row for row in read_costs(recipe, read_variant_board(recipe))}
+    assert (costs["a"].calls, costs["best_source"].calls) == (1, 2)  # a request that failed is a call
+    assert costs["best_source"].parameter_tokens is None  # recorded answers have no weights
+
     board = read_variant_board(recipe)
     means = {row.model: row.reward.value for row in board.models}
     assert means["best_source"] == pytest.approx((18 + 4 + 4 + 4) / 4)
@@ -98,6 +103,16 @@ def test_the_best_source_answer_is_chosen_per_prompt_and_compared_with_the_best_
     assert "a" in board.baselines  # the best source on validation prompts: mean 4 of one answer, b has 2
     assert {(row.model, row.baseline) for row in board.differences} >= {("dpo", "a"), ("dpo", "target")}
     assert any(sentence.startswith("best_source: ") and "not shown to beat" in sentence for sentence in board.sentences)
+
+
+def test_a_row_is_on_the_front_if_no_other_has_more_reward_for_less_work() -> None:
+    rows = [
+        CostRow(model=name, reward=reward, parameter_tokens=work)
+        for name, reward, work in (("big", 0.9, 100.0), ("small", 0.5, 10.0), ("bad", 0.4, 10.0), ("worse", 0.5, 20.0))
+    ]
+
+    assert [row.model for row in pareto([*rows, CostRow(model="unknown", reward=1.0)])] == ["big", "small"]
+    assert [line[0] for line in cost_grid(rows).rows] == ["big *", "small *", "bad", "worse"]
 
 
 def test_a_mixture_of_agents_answers_the_held_out_prompts(tmp_path: Path) -> None:
