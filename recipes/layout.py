@@ -8,7 +8,10 @@ OUT/seed-N/sft/                       checkpoint
 OUT/seed-N/target/answers.jsonl       Answer, of the SFT model
 OUT/seed-N/target-rewards/rewards.jsonl
 OUT/seed-N/pairs/[sources-K/]pairs.jsonl   PreferencePair
+OUT/seed-N/logps/[sources-K/]SOURCE/logps.jsonl   PairLogps, of a source (method infifpo)
 OUT/seed-N/align/VARIANT/             checkpoint
+OUT/seed-N/parts/VARIANT/PART/        checkpoint on the way to a variant's (methods fuserl and fusechat)
+OUT/seed-N/rounds/VARIANT/            target/, target-rewards/ and pairs/ of the variants that continue from VARIANT
 OUT/seed-N/held-out/MODEL/tT/         answers to held-out prompts at temperature T, and their rewards
 OUT/held-out/target/tT/               the target's
 OUT/seed-N/suites/MODEL/              scores on the suites
@@ -29,7 +32,7 @@ from harness.records.errors import ConfigError, one_line
 
 from .spec import RecipeSpec, VariantSpec
 
-STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "align", "evaluate", "report")
+STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "logps", "align", "evaluate", "report")
 """Stages in the order in which they run; --from and --until use these names."""
 
 
@@ -66,6 +69,14 @@ class Recipe:
 
     def variant(self, name: str, seed: int) -> Path:
         return self.seed(seed) / "align" / name
+
+    def part(self, name: str, part: str, seed: int) -> Path:
+        """Return the folder of a checkpoint that is made on the way to a variant's."""
+        return self.seed(seed) / "parts" / name / part
+
+    def start(self, variant: VariantSpec, seed: int) -> Path:
+        """Return the checkpoint that a variant's training starts from."""
+        return self.sft(seed) if variant.after is None else self.variant(variant.after, seed)
 
     def checkpoint(self, model: str, seed: int) -> Path | None:
         """Return the folder of `sft` or a variant; None for `target`, which the specification names."""

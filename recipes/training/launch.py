@@ -79,7 +79,7 @@ def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
     facts = rows.facts
     learned = ("prompt_ids", f"{job.answer}_ids") if job.method == "sft" else tuple(facts.tokens)
     return {
-        **facts.model_dump(mode="json", exclude={"tokens"}),
+        **facts.model_dump(mode="json", exclude={"tokens", "dropped_rows"}),
         "steps": done.steps,
         "tokens": sum(facts.tokens[name] for name in learned),
         "train_seconds": done.seconds,
