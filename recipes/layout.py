@@ -10,7 +10,6 @@ OUT/seed-N/target-rewards/rewards.jsonl
 OUT/seed-N/pairs/[sources-K/]pairs.jsonl   PreferencePair
 OUT/seed-N/logps/[sources-K/]SOURCE/logps.jsonl   PairLogps, of a source (method infifpo)
 OUT/seed-N/align/VARIANT/             checkpoint
-OUT/seed-N/parts/VARIANT/PART/        checkpoint on the way to a variant's (methods fuserl and fusechat)
 OUT/seed-N/rounds/VARIANT/            target/, target-rewards/ and pairs/ of the variants that continue from VARIANT
 OUT/seed-N/held-out/MODEL/tT/         answers to held-out prompts at temperature T, and their rewards
 OUT/held-out/target/tT/               the target's
@@ -64,19 +63,15 @@ class Recipe:
     def sft(self, seed: int) -> Path:
         return self.seed(seed) / "sft"
 
-    def target(self, seed: int) -> Path:
-        return self.seed(seed) / "target"
+    def target(self, seed: int, after: str | None = None) -> Path:
+        return self.sampled(after, seed) / "target"
 
     def variant(self, name: str, seed: int) -> Path:
         return self.seed(seed) / "align" / name
 
-    def part(self, name: str, part: str, seed: int) -> Path:
-        """Return the folder of a checkpoint that is made on the way to a variant's."""
-        return self.seed(seed) / "parts" / name / part
-
-    def start(self, variant: VariantSpec, seed: int) -> Path:
-        """Return the checkpoint that a variant's training starts from."""
-        return self.sft(seed) if variant.after is None else self.variant(variant.after, seed)
+    def sampled(self, after: str | None, seed: int) -> Path:
+        """Return the folder of a model's samples, their rewards and pairs: of the SFT model (None) or a variant."""
+        return self.seed(seed) if after is None else self.seed(seed) / "rounds" / after
 
     def checkpoint(self, model: str, seed: int) -> Path | None:
         """Return the folder of `sft` or a variant; None for `target`, which the specification names."""

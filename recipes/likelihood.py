@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from pydantic import JsonValue, model_validator
 
-from harness.records import Failure, ModelRef, Prompt, Record, digest
+from harness.records import Failure, Prompt, Record, digest
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, ReplyError, first_error
 from harness.records.protocols import ServeOptions, load_plugin
 from harness.store import JsonlRows, dump_json, write_atomic
@@ -162,9 +162,7 @@ def _counted(sampler: Sampler, rows: Sequence[PairLogps], *, new: int, seconds: 
     return counts | {f"failed_{reason}": count for reason, count in sorted(why.items())}
 
 
-async def _score(
-    sampler: Sampler, missing: Sequence[Texts], folder: Path, keep: Callable[[PairLogps], None]
-) -> None:
+async def _score(sampler: Sampler, missing: Sequence[Texts], folder: Path, keep: Callable[[PairLogps], None]) -> None:
     assert sampler.backend in SCORED_BY  # the specification was checked
     options = ServeOptions(log_dir=folder, seed=sampler.seed, **sampler.serve.model_dump())
     # `transformers` starts a server; its models are loaded in this process to be scored
@@ -255,7 +253,7 @@ def _batches(pairs: Sequence[Ids]) -> Iterator[Sequence[Ids]]:
         yield pairs[start : start + BATCH]
 
 
-async def _served(server: Any, pairs: Sequence[Ids], concurrency: int) -> AsyncIterator[PairLogps]:
+async def _served(server: Any, pairs: Sequence[Ids], concurrency: int) -> AsyncGenerator[PairLogps]:
     """Yield the rows of a vLLM server as they arrive."""
     places = asyncio.Semaphore(max(1, concurrency // 3))  # a pair is three requests
 

@@ -22,7 +22,11 @@ from harness.records.settings import ServeSpec, checked
 
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
-Method = Literal["preference", "sft", "infifpo", "fuserl", "distill", "fusechat"]
+Method = Literal["preference", "sft", "infifpo", "fusesft", "fusepo", "distill"]
+SHORTHANDS = ("fuserl", "fusechat")
+"""Methods in a file that are written out as several variants (`_expanded`)."""
+WEIGHTED: tuple[Method, ...] = ("fusesft", "fusepo")
+"""Methods trained on the answers of all sources by `training.weighted`; they need no pairs of the target's answers."""
 PAIRED: tuple[Method, ...] = ("preference", "infifpo")
 """Methods trained on one prompt and three answers by `training.trainer`."""
 SCORED_BY = ("vllm", "in_process", "transformers")
@@ -311,6 +315,8 @@ def _expanded(name: str, entry: Any) -> dict[str, Any]:
                 single = {**entry, key: value} if key == "sources" else {**entry, "training": {**training, key: value}}
                 out |= _expanded(f"{name}-{key}{value}", single)
             return out
+    if entry.get("method") == "fuserl":
+        return _fuserl(name, entry)
     rounds = entry.get("rounds")
     if isinstance(rounds, int) and rounds > 1:
         return _rounds(name, {key: value for key, value in entry.items() if key != "rounds"}, rounds)
@@ -324,6 +330,16 @@ def _rounds(name: str, entry: dict[str, Any], count: int) -> dict[str, Any]:
         later: entry if earlier is None else {**entry, "after": earlier}
         for later, earlier in zip(names, [None, *names], strict=False)
     }
+
+
+def _fuserl(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return FuseRL's two phases: weighted SFT of the target, and weighted preferences that continue from it."""
+    if odd := sorted(set(entry) & {"rounds", "after"}):
+        raise ConfigError(f"variant {name!r}: method fuserl starts from the target itself; leave out `{odd[0]}`")
+    training = entry.get("training") or {}
+    tau = {key: value for key, value in training.items() if key == "tau"}
+    sft = {key: value for key, value in entry.items() if key != "training"} | {"method": "fusesft", "training": tau}
+    return {f"{name}-sft": sft, name: {**entry, "method": "fusepo", "after": f"{name}-sft"}}
 
 
 def _check_names(spec: RecipeSpec, where: str) -> None:
@@ -362,8 +378,8 @@ def _check_method(spec: RecipeSpec, name: str, where: str) -> None:
     earlier = list(spec.variants)[: list(spec.variants).index(name)]
     if variant.after is not None and variant.after not in earlier:
         raise ConfigError(f"{where} comes after {variant.after!r}, which is not a variant listed above it")
-    if variant.after is not None and variant.method == "fuserl":
-        raise ConfigError(f"{where}: method fuserl starts from the target itself; leave out `after` and `rounds`")
+    if variant.after is not None and variant.method == "fusesft":
+        raise ConfigError(f"{where}: method {variant.method} starts from the target itself; leave out `after`")
     if variant.teacher is not None and variant.method != "distill":
         raise ConfigError(f"{where}: only method distill has a `teacher`, not {variant.method}; leave it out")
     if variant.method == "distill":
@@ -392,7 +408,7 @@ def sources_used(spec: RecipeSpec, variant: VariantSpec) -> tuple[SourceSpec, ..
 
 def sources_loaded(spec: RecipeSpec, variant: VariantSpec) -> tuple[SourceSpec, ...]:
     """Return the sources whose weights the variant's method reads, beyond their answers."""
-    if variant.method in ("infifpo", "fusechat"):
+    if variant.method == "infifpo":
         return sources_used(spec, variant)
     return tuple(source for source in spec.sources if variant.method == "distill" and source.name == variant.teacher)
 

@@ -6,7 +6,7 @@ is scored by its own steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.records import ModelRef
@@ -20,25 +20,17 @@ from ..spec import SourceSpec, sources_used
 from ..steps import Step
 
 KEEP = (LOGPS, IDENTITY)
-Pairs = Mapping[int, Step]
-"""Number of sources -> the step with their pairs."""
 
 
-def logps_steps(recipe: Recipe, seed: int, pairs: Mapping[str | None, Pairs]) -> dict[str, tuple[Step, ...]]:
-    """Return the steps that each InfiFPO variant reads, one per source. Variants with equal pairs share them.
+def logps_steps(recipe: Recipe, seed: int, name: str, pairs: Step) -> list[Step]:
+    """Return the steps that a variant reads, one per source; none unless its method is infifpo.
 
-    `pairs` maps the variant that sampled (None: the SFT model) to its pairs.
+    Variants with equal pairs get steps of the same names.
     """
-    every = len(recipe.spec.sources)
-    shared: dict[str, Step] = {}
-    steps: dict[str, tuple[Step, ...]] = {}
-    for name, variant in recipe.variants.items():
-        if variant.method != "infifpo":
-            continue
-        source_pairs = pairs[variant.after][variant.sources or every]
-        made = [_step(recipe, seed, source, source_pairs) for source in sources_used(recipe.spec, variant)]
-        steps[name] = tuple(shared.setdefault(step.name, step) for step in made)
-    return steps
+    variant = recipe.variants[name]
+    if variant.method != "infifpo":
+        return []
+    return [_step(recipe, seed, source, pairs) for source in sources_used(recipe.spec, variant)]
 
 
 def _step(recipe: Recipe, seed: int, source: SourceSpec, pairs: Step) -> Step:

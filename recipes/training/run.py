@@ -48,6 +48,7 @@ from harness.store import dump_json, write_atomic
 
 from ..likelihood import PairLogps
 from ..records import PreferencePair, messages, rows_in
+from ..spec import WEIGHTED
 from ..suites import run_suites
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
 from .losses import fused_reference
@@ -301,7 +302,7 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
     common = {"model": model, "args": config, "processing_class": tokenizer}
     if job.method == "sft":
         trainer: Trainer = CheckedSFTTrainer(train_dataset=completions(rows, job.answer), **common)
-    elif job.method == "fuserl":
+    elif job.method in WEIGHTED:
         trainer = CheckedWeightedTrainer(train_dataset=rows, **common)
     elif job.teacher is not None:
         trainer = _distill_trainer(job, rows, common)
@@ -349,23 +350,20 @@ def _fused(job: TrainingJob, rows: Dataset, config: WRPOConfig) -> Dataset:
     missing = (math.nan, math.nan, math.nan)
     pairs = _kept_pairs(job)
     sources = [
-        [
-            row.per_token or missing if (row := by_prompt.get(pair.prompt.id)) is not None else missing
-            for pair in pairs
-        ]
+        [row.per_token or missing if (row := by_prompt.get(pair.prompt.id)) is not None else missing for pair in pairs]
         for by_prompt in scored
     ]
     lengths = [[len(rows[f"{answer}_ids"][at]) for answer in ANSWERS] for at in range(len(rows))]
-    fused_3B = fused_reference(
+    fused = fused_reference(
         (torch.tensor(rows["ref_logps"]) / torch.tensor(lengths)).T,
         torch.tensor(sources).transpose(1, 2),
         fusion=config.fusion,
         clip=config.clip_sources,
     )
-    usable = [at for at, values in enumerate(fused_3B.T) if not bool(values.isnan().any())]
+    usable = [at for at, values in enumerate(fused.T) if not bool(values.isnan().any())]
     if len(usable) < len(rows):
         log.warning("%s: %d rows that no source has scored are left out", job.name, len(rows) - len(usable))
-    return rows.remove_columns("ref_logps").add_column("ref_logps", fused_3B.T.tolist()).select(usable)
+    return rows.remove_columns("ref_logps").add_column("ref_logps", fused.T.tolist()).select(usable)
 
 
 def _trained(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
@@ -426,9 +424,12 @@ def store_reference(job: TrainingJob) -> None:
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
     rows = Rows(job.rows).load()
-    if job.method == "fuserl":
+    autocast = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None
+    if job.method in WEIGHTED:
         if state.is_main_process:
-            logps = weighted_reference(rows, model.to(state.device), config.per_device_train_batch_size)
+            model = model.to(state.device)
+            with torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
+                logps = weighted_reference(rows, model, config.per_device_train_batch_size)
             write_atomic(job.reference, json.dumps(logps) + "\n")
         state.wait_for_everyone()
         return
@@ -438,7 +439,7 @@ def store_reference(job: TrainingJob) -> None:
         layout=config.layout or default_layout(model),
         batch_size=config.per_device_train_batch_size,
         state=state,
-        autocast=torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None,
+        autocast=autocast,
     )
     if state.is_main_process:
         write_atomic(job.reference, json.dumps(list(rows["ref_logps"])) + "\n")

@@ -23,7 +23,7 @@ from harness.records.judge_choice import choose_judges, suite_names
 from harness.store.checkpoint import Fusion
 from harness.store.files import file_sha256
 
-from ..spec import PAIRED, EvaluateEverySpec, Method, RecipeSpec, Training, VariantSpec, launch_path
+from ..spec import PAIRED, WEIGHTED, EvaluateEverySpec, Method, RecipeSpec, Training, VariantSpec, launch_path
 
 SFT_DEFAULTS: Training = {
     # WRPO release, llama-3-8b-instruct-sft.yaml
@@ -61,9 +61,9 @@ DEFAULTS: dict[Method, Training] = {
     "preference": PREFERENCE_DEFAULTS,
     "sft": SFT_DEFAULTS,
     "infifpo": INFIFPO_DEFAULTS,
-    "fuserl": PREFERENCE_DEFAULTS,
+    "fusesft": SFT_DEFAULTS,
+    "fusepo": PREFERENCE_DEFAULTS,
     "distill": DISTILL_DEFAULTS,
-    "fusechat": DISTILL_DEFAULTS,
 }
 ALIASES = {"warmup_ratio": "warmup_steps", "torch_dtype": "dtype", "max_seq_length": "max_length"}
 """Key names of earlier library versions, still common in configuration files -> current names."""
@@ -147,23 +147,18 @@ def sft_settings(spec: RecipeSpec) -> Training:
 def variant_settings(spec: RecipeSpec, variant: VariantSpec) -> Training:
     """Return the keys of a variant: defaults, overridden by the recipe's `training`, then by the variant's.
 
-    The recipe's `training` may set `beta` and the like for the WRPO family; other losses use such keys for other things.
+    The recipe's `training` may set `beta` and the like for the WRPO family; in other losses they mean something else.
+    Method fusesft is a first stage, so it has the keys of `sft` instead of those of `training`.
     """
-    shared = renamed(spec.training)
+    shared = renamed(spec.sft if variant.method == "fusesft" else spec.training)
     if variant.method not in ("preference", "sft"):
         shared = {key: value for key, value in shared.items() if key not in LOSS_KEYS}
     return DEFAULTS[variant.method] | shared | renamed(variant.training)
 
 
-def fusesft_settings(spec: RecipeSpec, variant: VariantSpec) -> Training:
-    """Return the keys of a fuserl variant's first phase: those of stage `sft`, and the variant's `tau`."""
-    tau = {key: value for key, value in variant.training.items() if key == "tau"}
-    return sft_settings(spec) | tau
-
-
 def has_reference(method: Method, keys: Training) -> bool:
     """Return whether the loss uses log-probabilities of the model that training starts from. SFT and SimPO do not."""
-    return method in PAIRED and keys.get("loss_type") != "simpo"
+    return method == "fusepo" or (method in PAIRED and keys.get("loss_type") != "simpo")
 
 
 def renamed(keys: Training) -> Training:
@@ -196,7 +191,9 @@ def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> None:
         _check_keys(variant.training, variant.method, where)
         keys = variant_settings(spec, variant)
         if (keys.get("loss_type") == "infifpo") != (variant.method == "infifpo"):
-            raise ConfigError(f"{where}: loss_type = {keys.get('loss_type')!r}; method infifpo and its loss go together")
+            raise ConfigError(
+                f"{where}: loss_type = {keys.get('loss_type')!r}; method infifpo and its loss go together"
+            )
         settings(keys, variant.method, where, trains_here=trains_here)
 
 
@@ -260,7 +257,7 @@ def _config_class(method: Method) -> type[Any]:
 
     if method in PAIRED:
         return WRPOConfig
-    if method == "fuserl":
+    if method in WEIGHTED:
         from .weighted import FuseRLConfig
 
         return FuseRLConfig
@@ -268,7 +265,8 @@ def _config_class(method: Method) -> type[Any]:
         return SFTConfig
     from trl.experimental.gold import GOLDConfig
 
-    return GOLDConfig  # type: ignore[no-any-return]
+    kind: type[Any] = GOLDConfig
+    return kind
 
 
 def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
@@ -342,7 +340,7 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
         "dataloader_pin_memory": bool(device),
         "ddp_find_unused_parameters": False,
     }
-    if method in PAIRED or method == "fuserl":
+    if method in (*PAIRED, *WEIGHTED):
         return _config_class(method)(**{**defaults, **keys.trainer})
     defaults["max_length"] = keys.rendering.get("max_length")
     # Rows already have labels, so TRL must not prepare them; its packing is part of that preparation.
@@ -389,7 +387,7 @@ class TrainingJob(Record):
     logps: tuple[Path, ...] = ()
     """Method infifpo only: each source's `logps.jsonl`."""
     teacher: Path | None = None
-    """Methods distill and fusechat: folder of the model to learn from."""
+    """Method distill only: folder of the model to learn from."""
     folder: Path
     settings: TrainingSettings
     seed: int = Field(ge=0)

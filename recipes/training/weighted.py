@@ -21,7 +21,8 @@ from trl.trainer.utils import add_fused_lm_head, pad
 from harness.records import Prompt
 from harness.records.errors import ConfigError
 
-from ..records import Chosen, messages
+from ..pairs import Extremes
+from ..records import messages
 from .losses import source_weights, weighted_nll, weighted_preference_loss
 from .packing import IGNORED, base_model
 from .rows import Rows, write_rows
@@ -38,7 +39,7 @@ class FuseRLConfig(TrainingArguments):
     beta: float = 0.01
     """Scale of FusePO's implicit reward, as for WRPO: 0.01 suits about 500 tokens."""
     tau: float = 1.0
-    """Temperature of the sources' weights, in units of the reward. Large: equal weights. Small: the best source only."""
+    """Temperature of the sources' weights, in units of the reward. Large: equal weights; small: the best source."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,17 +48,9 @@ class FuseRLConfig(TrainingArguments):
                 raise ConfigError(f"{name} = {getattr(self, name)!r} must be above 0")
 
 
-@dataclass(frozen=True)
-class SourceAnswers:
-    """One source's best answer to a prompt, and its worst if they differ in reward."""
-
-    best: Chosen
-    worst: Chosen | None
-
-
 def weighted_rows(
     folder: Path,
-    answered: Iterable[tuple[Prompt, Sequence[SourceAnswers]]],
+    answered: Iterable[tuple[Prompt, Sequence[Extremes]]],
     tokenizer: PreTrainedTokenizerBase,
     how: Rendering,
     *,
@@ -78,10 +71,10 @@ def weighted_rows(
     for prompt, sources in answered:
         of_prompt: list[tuple[float, dict[str, Any]]] = []
         for source in sources:
-            chosen = [source.best] if not with_rejected else [source.best, source.worst]
-            texts = [entry.trained(keep_reasoning=keep_reasoning) for entry in chosen if entry is not None]
-            if len(texts) < len(chosen):
+            if with_rejected and source.best.reward == source.worst.reward:
                 continue
+            chosen = (source.best, source.worst) if with_rejected else (source.best,)
+            texts = [answer.trained(keep_reasoning=keep_reasoning) for answer in chosen]
             try:
                 row = render_answers(messages(prompt), texts, tokenizer, how)
                 if row is None:
