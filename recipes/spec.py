@@ -23,8 +23,6 @@ from harness.records.settings import ServeSpec, checked
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
 Method = Literal["preference", "sft", "infifpo", "fusesft", "fusepo", "distill"]
-SHORTHANDS = ("fuserl", "fusechat")
-"""Methods in a file that are written out as several variants (`_expanded`)."""
 WEIGHTED: tuple[Method, ...] = ("fusesft", "fusepo")
 """Methods trained on the answers of all sources by `training.weighted`; they need no pairs of the target's answers."""
 PAIRED: tuple[Method, ...] = ("preference", "infifpo")
@@ -271,6 +269,7 @@ def read_recipe(path: Path) -> RecipeSpec:
     """
     sections = _with_base(path)
     if isinstance(sections.get("variants"), dict):
+        sections["variants"] = _with_copies(sections["variants"], sections.get("sources"), str(path))
         sections["variants"] = _swept(sections["variants"], str(path))
     spec = checked(RecipeSpec, sections, str(path))
     _check_names(spec, str(path))
@@ -321,6 +320,28 @@ def _expanded(name: str, entry: Any) -> dict[str, Any]:
     if isinstance(rounds, int) and rounds > 1:
         return _rounds(name, {key: value for key, value in entry.items() if key != "rounds"}, rounds)
     return {name: entry}
+
+
+def _with_copies(variants: dict[str, Any], sources: Any, where: str) -> dict[str, Any]:
+    """Write out FuseChat: `fuse: {method: fusechat}` is a distilled copy per source (fuse-SOURCE) and their merge."""
+    names = [str(source["name"]) for source in sources or () if isinstance(source, dict) and "name" in source]
+    out: dict[str, Any] = {}
+    for name, entry in variants.items():
+        if not isinstance(entry, dict) or entry.get("method") != "fusechat":
+            out[name] = entry
+            continue
+        if odd := sorted(set(entry) - {"method", "answers", "sources", "training", "topk"}):
+            raise ConfigError(f"{where}: variant {name!r}: method fusechat has no key {odd[0]!r}")
+        training, count = entry.get("training") or {}, entry.get("sources")
+        swept = [count, *(training.get(key) for key in SWEPT if isinstance(training, dict))]
+        if any(isinstance(value, list) for value in swept):
+            raise ConfigError(f"{where}: variant {name!r}: method fusechat cannot be swept by lists; list its variants")
+        teachers = names[:count] if isinstance(count, int) else names
+        shared = {key: value for key, value in entry.items() if key in ("answers", "training")}
+        copies = {f"{name}-{teacher}": {**shared, "method": "distill", "teacher": teacher} for teacher in teachers}
+        topk = {key: value for key, value in entry.items() if key == "topk"}
+        out |= copies | {name: {"method": "merge", "merge": "sce", "base": "sft", "models": list(copies), **topk}}
+    return out
 
 
 def _rounds(name: str, entry: dict[str, Any], count: int) -> dict[str, Any]:
