@@ -30,7 +30,7 @@ from harness.store.checkpoint import resolve
 from .layout import DONE, STAGES, Recipe, StepRecord
 from .rewards.scoring import check_reward
 from .spec import WEIGHTED, sources_loaded
-from .stages.align import Origin, align_step
+from .stages.align import TrainedFrom, align_step
 from .stages.evaluate import held_out_steps, suite_steps
 from .stages.logps import logps_steps
 from .stages.pairs import pairs_steps
@@ -93,7 +93,7 @@ def _training_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence
         known = {step.name: step for step in steps}
         steps += [step for step in logps if step.name not in known]
         shared = tuple(known.get(step.name, step) for step in logps)
-        models[name] = align_step(recipe, seed, name, Origin(start, own_pairs, shared))
+        models[name] = align_step(recipe, seed, name, TrainedFrom(start, own_pairs, shared))
         steps.append(models[name])
     return steps
 

@@ -29,7 +29,7 @@ FORWARD = 1 / 3
 
 
 @dataclass(frozen=True)
-class Origin:
+class TrainedFrom:
     """What a variant is trained from: the step of its first weights, its pairs, and sources' log-probabilities."""
 
     start: Step
@@ -44,12 +44,12 @@ def align_steps(recipe: Recipe, seed: int, sft: Step, pairs: Mapping[int, Step])
     """
     every = len(recipe.spec.sources)
     return [
-        align_step(recipe, seed, name, Origin(sft, pairs[variant.sources or every]))
+        align_step(recipe, seed, name, TrainedFrom(sft, pairs[variant.sources or every]))
         for name, variant in recipe.variants.items()
     ]
 
 
-def align_step(recipe: Recipe, seed: int, name: str, origin: Origin) -> Step:
+def align_step(recipe: Recipe, seed: int, name: str, origin: TrainedFrom) -> Step:
     """Return the step that trains one variant on pairs."""
     variant, pairs = recipe.variants[name], origin.pairs
     settings: dict[str, JsonValue] = {
@@ -133,7 +133,7 @@ def _reference(known: Estimator, recipe: Recipe, seed: int, variant: VariantSpec
     return known.timed(item.model_copy(update={"prompt_tokens": tokens}), time)
 
 
-def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: Origin) -> Counts:
+def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom) -> Counts:
     from ..training.checkpoint import model_folder
     from ..training.rows import preference_rows, rows_folder
     from ..training.settings import settings as checked

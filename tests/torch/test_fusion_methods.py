@@ -21,7 +21,7 @@ from recipes.layout import Recipe  # noqa: E402
 from recipes.likelihood import PairLogps, Texts, score_pairs, summed  # noqa: E402
 from recipes.records import PreferencePair, RewardRow, rows_in  # noqa: E402
 from recipes.sampling import Sampler  # noqa: E402
-from recipes.stages.align import Origin, align_step  # noqa: E402
+from recipes.stages.align import TrainedFrom, align_step  # noqa: E402
 from recipes.stages.logps import logps_steps  # noqa: E402
 from recipes.stages.weighted import weighted_step  # noqa: E402
 from recipes.steps import Step, run_step  # noqa: E402
@@ -188,8 +188,8 @@ def test_infifpo_against_its_own_start_is_lndpo(sft: Step, tmp_path: Path, targe
     recipe = made(tmp_path, target, sources=sources(sft.folder), variants=variants)
     pairs = pairs_of(recipe)
     logps = scored(recipe, pairs, "infifpo")
-    infifpo = align_step(recipe, 42, "infifpo", Origin(sft, pairs, logps))
-    lndpo = align_step(recipe, 42, "lndpo", Origin(sft, pairs))
+    infifpo = align_step(recipe, 42, "infifpo", TrainedFrom(sft, pairs, logps))
+    lndpo = align_step(recipe, 42, "lndpo", TrainedFrom(sft, pairs))
     records = [run_step(infifpo), run_step(lndpo)]
 
     assert losses(infifpo)[0] == pytest.approx(math.log(2), abs=1e-5)
@@ -206,7 +206,7 @@ def test_infifpo_starts_from_the_distance_of_model_and_sources(
     variants = {"x": {"method": "infifpo", "training": keys}}
     recipe = made(tmp_path, target, sources=sources(sft.folder, foreign), variants=variants)
     pairs = pairs_of(recipe, 4)
-    step = align_step(recipe, 42, "x", Origin(sft, pairs, scored(recipe, pairs, "x")))
+    step = align_step(recipe, 42, "x", TrainedFrom(sft, pairs, scored(recipe, pairs, "x")))
     run_step(step)
     margins = []
     for pair in rows_in(pairs.folder / "pairs.jsonl", PreferencePair):
@@ -300,7 +300,7 @@ def distilled(sft: Step, out: Path, target: Path, teacher: Path, **training: Any
     variants = {"x": {"method": "distill", "teacher": "a", "training": keys}}
     recipe = made(out, target, sources=sources(teacher), variants=variants)
     pairs = pairs_of(recipe, 4)
-    step = align_step(recipe, 42, "x", Origin(sft, pairs))
+    step = align_step(recipe, 42, "x", TrainedFrom(sft, pairs))
     run_step(step)
     return step, pairs
 
