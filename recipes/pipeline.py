@@ -31,8 +31,9 @@ from .layout import DONE, STAGES, Recipe, StepRecord
 from .rewards.scoring import check_reward
 from .spec import WEIGHTED, sources_loaded
 from .stages.align import TrainedFrom, align_step
-from .stages.evaluate import held_out_steps, suite_steps
+from .stages.evaluate import held_out_steps, merged_held_out_steps, suite_steps
 from .stages.logps import logps_steps
+from .stages.merge import check_merges, merge_steps
 from .stages.pairs import pairs_steps
 from .stages.prompts import prompts_step
 from .stages.report import report_step
@@ -55,7 +56,7 @@ def all_steps(recipe: Recipe) -> list[Step]:
     answers = source_steps(recipe, prompts)
     rewards = source_reward_steps(recipe, prompts, answers)
     steps = [prompts, *answers, *rewards]
-    models = []
+    models: list[Step] = []
     for seed in recipe.seeds:
         sft = sft_step(recipe, seed, prompts, answers, rewards)
         trained = _training_steps(recipe, seed, prompts, [*answers, *rewards], sft)
@@ -63,6 +64,10 @@ def all_steps(recipe: Recipe) -> list[Step]:
         held_out = held_out_steps(recipe, seed, prompts, [sft, *align])
         steps += [sft, *trained, *held_out]
         models += [sft, *align, *held_out]
+    merged = merge_steps(recipe, models)
+    merged += [step for seed in recipe.seeds for step in merged_held_out_steps(recipe, seed, prompts, merged)]
+    steps += merged
+    models += merged
     suites = suite_steps(recipe, models)
     return [*steps, *suites, report_step(recipe, [*steps, *suites])]
 
@@ -245,6 +250,8 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     to_do = {step.stage for step in remaining}
     _check_places(recipe, {step.name for step in remaining})
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
+    if recipe.merges and "align" in to_do & set(reached):
+        check_merges(recipe)
     if to_do & {"rewards", "evaluate"} & set(reached):
         check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
     if to_do & {"sft", "align"}:

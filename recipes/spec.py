@@ -33,8 +33,17 @@ SCORED_BY = ("vllm", "in_process", "transformers")
 
 SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
 """Keys of a variant that may be lists; they give one variant per value."""
-RESERVED = frozenset({"all", "best", "sft", "target"})
+RIVALS = ("best_source", "moa", "route")
+"""Ensembles of the recipe's sources that `evaluate.models` may name."""
+RESERVED = frozenset({"all", "best", "sft", "target", *RIVALS})
 """Names that a variant may not have."""
+MERGE_KEYS = {
+    "base": ("ties", "dare_ties", "model_stock", "sce"),
+    "weights": ("linear", "ties", "dare_ties"),
+    "density": ("ties", "dare_ties"),
+    "topk": ("sce",),
+}
+"""Settings of a merge -> the methods that use them."""
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -167,6 +176,50 @@ class VariantSpec(Record):
     training: Training = {}
 
 
+class MergeSpec(Record):
+    """A variant with `method: merge`: its weights are merged from others by mergekit, without training."""
+
+    merge: Literal["linear", "slerp", "ties", "dare_ties", "model_stock", "sce"] = "linear"
+    """linear: weighted mean (a "soup" of seeds or variants); slerp: along the sphere between two models; ties: arXiv
+    2306.01708; dare_ties: arXiv 2311.03099; model_stock: arXiv 2403.19522; sce: FuseChat, arXiv 2408.07990."""
+    models: tuple[str, ...] = Field(min_length=1)
+    """Variants, `sft`, `target`, or sources with weights of the target's architecture and vocabulary."""
+    base: str | None = None
+    """The model that the others started from: for ties, dare_ties, model_stock and sce. Default: `sft` if all models
+    are variants, else `target`."""
+    seeds: Literal["each", "all"] = "each"
+    """each: one merge per seed. all: one merge of all seeds' checkpoints, in the folder of the first seed."""
+    weights: tuple[float, ...] | None = None
+    """linear, ties, dare_ties: one per model. Default: 1 each."""
+    density: float | None = Field(default=None, gt=0, le=1)
+    """ties, dare_ties: share of each model's changes that is kept. Default: mergekit's, all of them."""
+    t: float = Field(default=0.5, ge=0, le=1)
+    """slerp: how far from the first model to the second."""
+    topk: float | None = Field(default=None, gt=0, le=1)
+    """sce: share of the entries, those of the highest variance, that is merged. Default: mergekit's, all of them."""
+    dtype: str | None = None
+    """Of the arithmetic and the result, e.g. float32. Default: as stored."""
+
+    @property
+    def has_base(self) -> bool:
+        return self.merge not in ("linear", "slerp")
+
+    def problem(self, seeds: int) -> str | None:
+        """Return what is wrong with these settings in a recipe of so many seeds, or None."""
+        unused = [
+            key for key, methods in MERGE_KEYS.items() if getattr(self, key) is not None and self.merge not in methods
+        ]
+        if unused:
+            return f"`{unused[0]}` has no meaning for {self.merge}; leave it out"
+        if self.merge == "slerp" and (len(self.models) != 2 or self.seeds == "all"):
+            return "slerp merges two models of one seed; use linear for more"
+        if len(self.models) * (seeds if self.seeds == "all" else 1) < 2:
+            return "it has one model only; name more, or set `seeds: all` with several seeds"
+        if self.weights is not None and len(self.weights) != len(self.models):
+            return f"it has {len(self.weights)} weights for {len(self.models)} models"
+        return None
+
+
 class SuitesSpec(Record):
     """Suites to run on a model, with options of `harness run`."""
 
@@ -179,11 +232,25 @@ class SuitesSpec(Record):
     serve: ServeSpec = ServeSpec()
 
 
+class MoaSpec(Record):
+    """Section `evaluate.moa:`: the mixture of agents of all sources with a model."""
+
+    aggregator: str = "target"
+    """`target` or a source."""
+    layers: int = Field(default=2, ge=2)
+
+
 class EvaluateSpec(SuitesSpec):
     """Section `evaluate:`: how variants are evaluated."""
 
     models: tuple[str, ...] = ("all",)
-    """Models to run suites on: `all`, or a list of variants, `sft`, `target`, and `best` (by validation reward)."""
+    """Models to run suites on: `all`, or a list of variants, `sft`, `target`, and `best` (by validation reward).
+
+    Besides, as rows to compare with: sources by name, `best_source` (the source answer with the highest reward), `moa`
+    (a mixture of agents) and `route` (the source to which the prompt is likeliest). They answer the held-out prompts
+    too. `all` does not include them.
+    """
+    moa: MoaSpec = Field(default=MoaSpec(), exclude_if=lambda moa: moa == MoaSpec())
     temperatures: tuple[float, ...] = Field(default=(0.0,), min_length=1)
     """Held-out prompts are answered and rewarded at each of these temperatures. 0: greedy."""
     samples: int = Field(default=1, ge=1)
@@ -250,6 +317,8 @@ class RecipeSpec(Record):
     training: Training = {}
     """Training keys of all variants."""
     variants: dict[str, VariantSpec] = Field(min_length=1)
+    merges: dict[str, MergeSpec] = Field(default={}, exclude_if=is_empty)
+    """The variants with `method: merge`, which a file lists among the others."""
     evaluate: EvaluateSpec = EvaluateSpec()
     rates: RatesSpec = RatesSpec()
     evaluate_every: EvaluateEverySpec | None = None
@@ -270,7 +339,10 @@ def read_recipe(path: Path) -> RecipeSpec:
     sections = _with_base(path)
     if isinstance(sections.get("variants"), dict):
         sections["variants"] = _with_copies(sections["variants"], sections.get("sources"), str(path))
+        sections["variants"], merges = _without_merges(sections["variants"])
         sections["variants"] = _swept(sections["variants"], str(path))
+        if merges:
+            sections["merges"] = {**(sections.get("merges") or {}), **merges}
     spec = checked(RecipeSpec, sections, str(path))
     _check_names(spec, str(path))
     return spec
@@ -286,6 +358,35 @@ def _with_base(path: Path) -> dict[str, Any]:
     if "base" in under:
         raise ConfigError(f"{path}: base {base!r} has a base itself; name that recipe instead")
     return {**under, **sections}
+
+
+def _without_merges(variants: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the variants that are trained, and those that are merged, without their `method`."""
+    merges = {
+        name: {key: value for key, value in entry.items() if key != "method"}
+        for name, entry in variants.items()
+        if isinstance(entry, dict) and entry.get("method") == "merge"
+    }
+    return {name: entry for name, entry in variants.items() if name not in merges}, merges
+
+
+def _check_merges(spec: RecipeSpec, where: str) -> None:
+    if twice := sorted(set(spec.variants) & set(spec.merges)):
+        raise ConfigError(f"{where}: two variants are named {twice[0]!r}; rename one")
+    for name in (*spec.variants, *spec.merges):
+        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+            raise ConfigError(
+                f"{where}: variant name {name!r}: use letters, digits, `.`, `_` and `-`, not starting with `.`"
+            )
+    sources = [source.name for source in spec.sources if source.model is not None]
+    known = (*spec.variants, "sft", "target", *sources)
+    for name, merge in spec.merges.items():
+        what = f"{where}: merge {name!r}"
+        for model in (*merge.models, *([merge.base] if merge.base is not None else [])):
+            if model not in known:
+                raise ConfigError(f"{what} names {model!r}, which has no weights; models: {', '.join(known)}")
+        if problem := merge.problem(len(spec.seeds)):
+            raise ConfigError(f"{what}: {problem}")
 
 
 def _swept(variants: dict[str, Any], where: str) -> dict[str, Any]:
@@ -370,23 +471,23 @@ def _check_names(spec: RecipeSpec, where: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"{where}: two sources are named {twice[0]!r}; rename one")
-    if taken := sorted(set(spec.variants) & RESERVED):
+    if taken := sorted({*spec.variants, *spec.merges} & RESERVED):
         raise ConfigError(f"{where}: a variant may not be named {taken[0]!r}: the name is reserved; rename it")
     for source in spec.sources:
         if (source.model is None) == (source.answers is None):
             raise ConfigError(f"{where}: source {source.name!r} needs exactly one of `model` and `answers`")
-    known = (*spec.variants, "sft", "target")
+    models = [source.name for source in spec.sources if source.model is not None]
+    if spec.evaluate.moa.aggregator not in ("target", *models):
+        raise ConfigError(f"{where}: evaluate.moa.aggregator = {spec.evaluate.moa.aggregator!r} is no model to ask")
+    known = (*spec.variants, *spec.merges, "sft", "target", *models, *RIVALS)
     for name in (*(spec.evaluate.baselines or ()), *spec.evaluate.models):
         if name not in (*known, "all", "best"):
             raise ConfigError(f"{where}: evaluate names {name!r}, which is not a variant; models: {', '.join(known)}")
     generation = spec.rates.generation
     if isinstance(generation, dict) and (odd := sorted(set(generation) - {*names, "target"})):
         raise ConfigError(f"{where}: rates.generation names {odd[0]!r}; models are target, {', '.join(names)}")
+    _check_merges(spec, where)
     for name, variant in spec.variants.items():
-        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
-            raise ConfigError(
-                f"{where}: variant name {name!r}: use letters, digits, `.`, `_` and `-`, not starting with `.`"
-            )
         if variant.sources is not None and variant.sources > len(spec.sources):
             count = len(spec.sources)
             raise ConfigError(f"{where}: variant {name!r} needs {variant.sources} sources, but the recipe has {count}")

@@ -35,7 +35,7 @@ def run_suites(spec: SuitesSpec, model: ModelRef, results: Path, *, seed: int) -
         "suites": suites,
         "judges": choose_judges(suites, spec.judge, edition=spec.edition, own_judges={}),
         "edition": spec.edition,
-        "backend": "endpoint" if model.scheme == "endpoint" else spec.backend,
+        "backend": model.scheme if model.scheme == "endpoint" or model.is_ensemble else spec.backend,
         "limit": spec.limit,
         "seed": seed,
         "results": results,

@@ -97,14 +97,16 @@ def _list_recipes(*, as_json: bool) -> None:
 
 
 def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Recipe:
-    """Return the recipe with the selected variants, those that they continue from, and the selected seeds.
+    """Return the recipe with the selected variants, those that they continue from or merge, and the selected seeds.
 
     Raise ConfigError if it does not have one of them.
     """
     names = list(spec.variants) if variant is None else [name.strip() for name in variant.split(",")]
+    known = {name: (name,) for name in spec.variants} | {name: merge.models for name, merge in spec.merges.items()}
     for name in names:
-        if name not in spec.variants:
-            raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(spec.variants)}")
+        if name not in known:
+            raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(known)}")
+    names = [model for name in names for model in known[name] if model in spec.variants]
     for name in names[::-1]:  # those that others continue from are trained too
         while (earlier := spec.variants[name].after) is not None:
             names, name = [*names, earlier], earlier

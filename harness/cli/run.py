@@ -96,7 +96,9 @@ class SamplingFlags(Flags):
 class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     """The flags of `harness run`. Those named like a key of harness.yaml replace that key."""
 
-    model: Annotated[str | None, typer.Option(help="DIR, hf:ORG/NAME@REVISION or endpoint:NAME@URL.")] = None
+    model: Annotated[
+        str | None, typer.Option(help="DIR, hf:ORG/NAME@REVISION, endpoint:NAME@URL or moa:TEAM.yaml.")
+    ] = None
     name: Annotated[str | None, typer.Option(help="Name in tables and results; default: from --model.")] = None
     suite: Annotated[str | None, typer.Option(help="all, or a comma list of suites (harness ls suites).")] = None
     judge: Annotated[

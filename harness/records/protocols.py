@@ -147,6 +147,27 @@ class BulkBackend(Protocol):
         ...
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """A backend that has to know all draws before it answers the first one, e.g. to load one model after another."""
+
+    async def prepare(self, draws: Sequence[Draw]) -> None:
+        """Do what these draws need, inside `async with`. `answer` works for other draws too, but slower."""
+        ...
+
+
+@runtime_checkable
+class ReadsPrompts(Protocol):
+    """A backend that can tell how likely a text is to its model."""
+
+    async def perplexity(self, text: str) -> float:
+        """Return exp of the mean negative log-probability per token of the text, without a chat template.
+
+        Raise ReplyError if the server gives no log-probabilities.
+        """
+        ...
+
+
 class Suite(Protocol):
     """A benchmark: its prompts, the judge's tasks about an answer, and the scores from the verdicts.
 

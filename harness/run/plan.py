@@ -291,7 +291,7 @@ def _manifest(
 
 def manifest_model(spec: RunSpec) -> str:
     """Return the model as manifests name it, without the path of a folder on this machine."""
-    return spec.model.short if spec.model.scheme == "path" else str(spec.model)
+    return str(spec.model) if spec.model.scheme in ("hf", "endpoint") else spec.model.short
 
 
 def limited(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Prompt, ...]:

@@ -53,8 +53,8 @@ def resolve(settings: FileSpec) -> RunSpec:
         raise ConfigError("--jury cyclic needs several judges that take turns, e.g. --judge A+B+C")
     shared = RunSpec.model_fields.keys() & FileSpec.model_fields.keys()
     values = _without_none({name: getattr(settings, name) for name in shared})
-    if model.scheme == "endpoint":
-        values.setdefault("backend", "endpoint")
+    if model.scheme == "endpoint" or model.is_ensemble:
+        values.setdefault("backend", model.scheme)
     if isinstance(settings.anchors, str):
         values["anchors"] = [settings.anchors]
     chosen = {"model": model, "suites": suites, "judges": judges, "audit": audits}

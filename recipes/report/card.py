@@ -37,7 +37,7 @@ class CardFacts:
     """`sft` or the name of a variant."""
     seed: int
     method: str
-    """preference or sft."""
+    """preference, sft or merge."""
     settings: dict[str, JsonValue]
     """Training settings from the step's record."""
     digests: dict[str, str]
@@ -65,12 +65,16 @@ def model_card(facts: CardFacts) -> str:
         pipeline_tag="text-generation",
         tags=_tags(facts),
         eval_results=_results(facts),
-        base_model_relation=None if base is None else ("adapter" if facts.adapter else "finetune"),
+        base_model_relation=None if base is None else _relation(facts),
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{card_text(facts)}"
 
 
-TAGS = {"preference": ["preference-optimization", "wrpo"], "infifpo": ["preference-optimization", "infifpo"]}
+TAGS = {
+    "preference": ["preference-optimization", "wrpo"],
+    "infifpo": ["preference-optimization", "infifpo"],
+    "merge": ["merge", "mergekit"],
+}
 """Method -> tags; other methods are their own tag."""
 ON_SFT = "fine-tuned on the best answers of several source models, then"
 TRAINED = {
@@ -82,6 +86,12 @@ TRAINED = {
     "distill": f"{ON_SFT} distilled from one of them",
 }
 """Method -> what was done to the target."""
+
+
+def _relation(facts: CardFacts) -> str:
+    if facts.method == "merge":
+        return "merge"
+    return "adapter" if facts.adapter else "finetune"
 
 
 def _tags(facts: CardFacts) -> list[str]:
@@ -189,6 +199,11 @@ def _introduction(facts: CardFacts) -> str:
     recipe = f"the recipe `{facts.spec.name}` of fusion-harness"
     if facts.model == "sft":
         return f"{target}, fine-tuned on the best answers of several source models (seed {facts.seed}), by {recipe}."
+    if facts.method == "merge":
+        merge = facts.spec.merges[facts.model]
+        names = ", ".join(f"`{name}`" for name in merge.models)
+        seeds = "all seeds" if merge.seeds == "all" else f"seed {facts.seed}"
+        return f"A merge of {names} ({seeds}) by mergekit's method `{merge.merge}`, made by {recipe} from {target}."
     if facts.method == "sft":
         return f"{target}, fine-tuned twice on answers chosen by a reward model (seed {facts.seed}), by {recipe}."
     if facts.method in TRAINED:

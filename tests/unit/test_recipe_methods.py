@@ -97,6 +97,15 @@ def test_fusechat_is_one_distilled_copy_per_source_and_their_merge() -> None:
     }
 
 
+def test_a_selected_merge_brings_its_copies(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, {"dpo": {}, "fuse": {"method": "fusechat"}})
+    steps = inputs_of(spec, "fuse")
+
+    assert list(narrow(spec, "fuse", None).variants) == ["fuse-a", "fuse-b"]
+    assert {"seed-1/align/fuse-a", "seed-1/align/fuse-b"} <= set(steps["seed-1/align/fuse"])
+    assert "seed-1/align/dpo" not in steps
+
+
 ENDPOINT = [{"name": "a", "model": "endpoint:x@http://localhost:1/v1"}, SOURCES[1]]
 ANSWERS = [{"name": "a", "answers": "a.jsonl"}, SOURCES[1]]
 
