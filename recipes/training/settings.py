@@ -261,11 +261,11 @@ def _config_class(method: Method) -> type[Any]:
         from .weighted import FuseRLConfig
 
         return FuseRLConfig
-    if method == "sft":
-        return SFTConfig
-    from trl.experimental.gold import GOLDConfig
+    kind: type[Any] = SFTConfig
+    if method == "distill":
+        from trl.experimental.gold import GOLDConfig
 
-    kind: type[Any] = GOLDConfig
+        kind = GOLDConfig
     return kind
 
 

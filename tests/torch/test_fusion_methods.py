@@ -327,7 +327,8 @@ def test_one_vocabulary_is_distilled_by_the_loss_of_gkd(sft: Step, tmp_path: Pat
     teacher = make_checkpoint(tmp_path / "teacher", seed=5)
     step, pairs = distilled(sft, tmp_path / "out", target, teacher, beta=beta, temperature=1.0)
     student_model, teacher_model = map(AutoModelForCausalLM.from_pretrained, (sft.folder, teacher))
-    total, count = {}, 0
+    total: dict[Any, float] = {}
+    count = 0
     for ids, start in rendered(sft.folder, pairs):
         inputs, labels = torch.tensor([ids]), torch.tensor([[-100] * start + ids[start:]])
         with torch.no_grad():
