@@ -8,7 +8,9 @@ OUT/seed-N/sft/                       checkpoint
 OUT/seed-N/target/answers.jsonl       Answer, of the SFT model
 OUT/seed-N/target-rewards/rewards.jsonl
 OUT/seed-N/pairs/[sources-K/]pairs.jsonl   PreferencePair
+OUT/seed-N/logps/[sources-K/]SOURCE/logps.jsonl   PairLogps, of a source (method infifpo)
 OUT/seed-N/align/VARIANT/             checkpoint
+OUT/seed-N/rounds/VARIANT/            target/, target-rewards/ and pairs/ of the variants that continue from VARIANT
 OUT/seed-N/held-out/MODEL/tT/         answers to held-out prompts at temperature T, and their rewards
 OUT/held-out/target/tT/               the target's
 OUT/seed-N/suites/MODEL/              scores on the suites
@@ -30,7 +32,7 @@ from harness.records.errors import ConfigError, one_line
 
 from .spec import RIVALS, MergeSpec, RecipeSpec, VariantSpec
 
-STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "align", "evaluate", "report")
+STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "logps", "align", "evaluate", "report")
 """Stages in the order in which they run; --from and --until use these names."""
 
 
@@ -86,11 +88,15 @@ class Recipe:
     def sft(self, seed: int) -> Path:
         return self.seed(seed) / "sft"
 
-    def target(self, seed: int) -> Path:
-        return self.seed(seed) / "target"
+    def target(self, seed: int, after: str | None = None) -> Path:
+        return self.sampled(after, seed) / "target"
 
     def variant(self, name: str, seed: int) -> Path:
         return self.seed(seed) / "align" / name
+
+    def sampled(self, after: str | None, seed: int) -> Path:
+        """Return the folder of a model's samples, their rewards and pairs: of the SFT model (None) or a variant."""
+        return self.seed(seed) if after is None else self.seed(seed) / "rounds" / after
 
     def checkpoint(self, model: str, seed: int) -> Path | None:
         """Return the folder of `sft` or a variant; None for `target`, which the specification names."""

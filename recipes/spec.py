@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from harness.records import Record, Sampling
+from harness.records import ModelRef, Record, Sampling
 from harness.records.asking import is_empty
 from harness.records.documents import read_yaml
 from harness.records.errors import ConfigError
@@ -22,7 +22,13 @@ from harness.records.settings import ServeSpec, checked
 
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
-Method = Literal["preference", "sft"]
+Method = Literal["preference", "sft", "infifpo", "fusesft", "fusepo", "distill"]
+WEIGHTED: tuple[Method, ...] = ("fusesft", "fusepo")
+"""Methods trained on the answers of all sources by `training.weighted`; they need no pairs of the target's answers."""
+PAIRED: tuple[Method, ...] = ("preference", "infifpo")
+"""Methods trained on one prompt and three answers by `training.trainer`."""
+SCORED_BY = ("vllm", "in_process", "transformers")
+"""Backends of sources whose log-probabilities of given answers can be computed (`likelihood`)."""
 
 
 SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
@@ -43,6 +49,10 @@ CONFIGS = Path(__file__).parent / "configs"
 
 def _decontaminating() -> tuple[str, ...]:
     return tuple(facts.name for facts in all_facts() if facts.decontaminates)
+
+
+def is_one(value: object) -> bool:
+    return value == 1
 
 
 class PromptsSpec(Record):
@@ -151,7 +161,16 @@ class VariantSpec(Record):
 
     method: Method = "preference"
     answers: Literal["source", "target"] = "source"
-    """Method sft only: which answers of the pairs are learned, y_ws or y_wt."""
+    """Methods sft and distill: which answers of the pairs are learned, y_ws or y_wt."""
+    teacher: str | None = Field(default=None, exclude_if=is_empty)
+    """Method distill only: the source to learn from."""
+    rounds: int = Field(default=1, ge=1, exclude_if=is_one)
+    """Train this often: the trained model samples again, pairs are rebuilt, and training continues from it.
+
+    `wrpo: {rounds: 3}` gives the variants wrpo-round1, wrpo-round2 and wrpo-round3.
+    """
+    after: str | None = Field(default=None, exclude_if=is_empty)
+    """The variant that this one continues from, instead of the SFT model. `rounds` sets it."""
     sources: int | None = Field(default=None, ge=1)
     """Pick y_ws from the first N sources only. The SFT model is the same for all variants."""
     training: Training = {}
@@ -319,6 +338,7 @@ def read_recipe(path: Path) -> RecipeSpec:
     """
     sections = _with_base(path)
     if isinstance(sections.get("variants"), dict):
+        sections["variants"] = _with_copies(sections["variants"], sections.get("sources"), str(path))
         sections["variants"], merges = _without_merges(sections["variants"])
         sections["variants"] = _swept(sections["variants"], str(path))
         if merges:
@@ -395,7 +415,53 @@ def _expanded(name: str, entry: Any) -> dict[str, Any]:
                 single = {**entry, key: value} if key == "sources" else {**entry, "training": {**training, key: value}}
                 out |= _expanded(f"{name}-{key}{value}", single)
             return out
+    if entry.get("method") == "fuserl":
+        return _fuserl(name, entry)
+    rounds = entry.get("rounds")
+    if isinstance(rounds, int) and rounds > 1:
+        return _rounds(name, {key: value for key, value in entry.items() if key != "rounds"}, rounds)
     return {name: entry}
+
+
+def _with_copies(variants: dict[str, Any], sources: Any, where: str) -> dict[str, Any]:
+    """Write out FuseChat: `fuse: {method: fusechat}` is a distilled copy per source (fuse-SOURCE) and their merge."""
+    names = [str(source["name"]) for source in sources or () if isinstance(source, dict) and "name" in source]
+    out: dict[str, Any] = {}
+    for name, entry in variants.items():
+        if not isinstance(entry, dict) or entry.get("method") != "fusechat":
+            out[name] = entry
+            continue
+        if odd := sorted(set(entry) - {"method", "answers", "sources", "training", "topk"}):
+            raise ConfigError(f"{where}: variant {name!r}: method fusechat has no key {odd[0]!r}")
+        training, count = entry.get("training") or {}, entry.get("sources")
+        swept = [count, *(training.get(key) for key in SWEPT if isinstance(training, dict))]
+        if any(isinstance(value, list) for value in swept):
+            raise ConfigError(f"{where}: variant {name!r}: method fusechat cannot be swept by lists; list its variants")
+        teachers = names[:count] if isinstance(count, int) else names
+        shared = {key: value for key, value in entry.items() if key in ("answers", "training")}
+        copies = {f"{name}-{teacher}": {**shared, "method": "distill", "teacher": teacher} for teacher in teachers}
+        topk = {key: value for key, value in entry.items() if key == "topk"}
+        out |= copies | {name: {"method": "merge", "merge": "sce", "base": "sft", "models": list(copies), **topk}}
+    return out
+
+
+def _rounds(name: str, entry: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return one variant per round, each of which continues from the one before."""
+    names = [f"{name}-round{number}" for number in range(1, count + 1)]
+    return {
+        later: entry if earlier is None else {**entry, "after": earlier}
+        for later, earlier in zip(names, [None, *names], strict=False)
+    }
+
+
+def _fuserl(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return FuseRL's two phases: weighted SFT of the target, and weighted preferences that continue from it."""
+    if odd := sorted(set(entry) & {"rounds", "after"}):
+        raise ConfigError(f"variant {name!r}: method fuserl starts from the target itself; leave out `{odd[0]}`")
+    training = entry.get("training") or {}
+    tau = {key: value for key, value in training.items() if key == "tau"}
+    sft = {key: value for key, value in entry.items() if key != "training"} | {"method": "fusesft", "training": tau}
+    return {f"{name}-sft": sft, name: {**entry, "method": "fusepo", "after": f"{name}-sft"}}
 
 
 def _check_names(spec: RecipeSpec, where: str) -> None:
@@ -425,6 +491,48 @@ def _check_names(spec: RecipeSpec, where: str) -> None:
         if variant.sources is not None and variant.sources > len(spec.sources):
             count = len(spec.sources)
             raise ConfigError(f"{where}: variant {name!r} needs {variant.sources} sources, but the recipe has {count}")
+        _check_method(spec, name, f"{where}: variant {name!r}")
+
+
+def _check_method(spec: RecipeSpec, name: str, where: str) -> None:
+    """Raise ConfigError if a variant's method lacks something, or has something that only another method uses."""
+    variant = spec.variants[name]
+    earlier = list(spec.variants)[: list(spec.variants).index(name)]
+    if variant.after is not None and variant.after not in earlier:
+        raise ConfigError(f"{where} comes after {variant.after!r}, which is not a variant listed above it")
+    if variant.after is not None and variant.method == "fusesft":
+        raise ConfigError(f"{where}: method {variant.method} starts from the target itself; leave out `after`")
+    if variant.teacher is not None and variant.method != "distill":
+        raise ConfigError(f"{where}: only method distill has a `teacher`, not {variant.method}; leave it out")
+    if variant.method == "distill":
+        names = [source.name for source in spec.sources]
+        if variant.teacher not in names:
+            raise ConfigError(f"{where}: teacher = {variant.teacher!r} is not a source; give one of {', '.join(names)}")
+    for source in sources_loaded(spec, variant):
+        model = None if source.model is None else ModelRef.parse(source.model)
+        if model is None or model.scheme == "endpoint":
+            kind = "answers only" if model is None else "an endpoint"
+            raise ConfigError(
+                f"{where}: method {variant.method} needs the weights of source {source.name!r}, which is {kind}; give "
+                "`model: FOLDER` or hf:ORG/NAME, or use fewer `sources`"
+            )
+        if variant.method == "infifpo" and source.backend not in SCORED_BY:
+            raise ConfigError(
+                f"{where}: source {source.name!r} has backend {source.backend!r}, which returns no log-probabilities "
+                f"of given answers; use {', '.join(SCORED_BY[:-1])} or {SCORED_BY[-1]}"
+            )
+
+
+def sources_used(spec: RecipeSpec, variant: VariantSpec) -> tuple[SourceSpec, ...]:
+    """Return the variant's sources: the recipe's first `sources`, or all."""
+    return spec.sources[: variant.sources]
+
+
+def sources_loaded(spec: RecipeSpec, variant: VariantSpec) -> tuple[SourceSpec, ...]:
+    """Return the sources whose weights the variant's method reads, beyond their answers."""
+    if variant.method == "infifpo":
+        return sources_used(spec, variant)
+    return tuple(source for source in spec.sources if variant.method == "distill" and source.name == variant.teacher)
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -51,7 +51,7 @@ def report_step(recipe: Recipe, steps: Sequence[Step]) -> Step:
 
 def read_variant_board(recipe: Recipe) -> VariantBoard:
     """Return the leaderboard of variants from the answers and rewards so far."""
-    preference = [name for name, variant in recipe.spec.variants.items() if variant.method == "preference"]
+    preference = [name for name, variant in recipe.spec.variants.items() if variant.method != "sft"]
     measured = read_all_measured(recipe)
     compared = baselines(recipe.spec)
     sources = {source.name for source in recipe.spec.sources} & set(recipe.rivals)
