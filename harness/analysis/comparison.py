@@ -315,7 +315,8 @@ def _notes(
     elif categories is None:
         notes.append("the suite's data are missing, so there are no categories")
     facts, headline = facts_of(first.card.suite), first.card.headline
-    if first.judgments and fits is None and facts.rules and all(rule.metric != headline for rule in facts.rules):
+    rules = facts.rules_of(headline)
+    if first.judgments and fits is None and rules and all(rule.metric != headline for rule in rules):
         notes.append(f"the {facts.metric(headline).title} could not be refitted for both")
     return (*notes, *_unknown_fields(first.card))
 

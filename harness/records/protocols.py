@@ -189,6 +189,13 @@ class TakesBaseline(Protocol):
         ...
 
 
+@runtime_checkable
+class Definable(Protocol):
+    """A suite whose content comes from the user, so that each run's folder keeps it (`SuiteOptions.definition`)."""
+
+    def definition(self) -> dict[str, JsonValue]: ...
+
+
 class Judge(Protocol):
     """Turns a task into a judgment.
 
@@ -339,6 +346,8 @@ class SuiteOptions:
     """The checkpoint's own sampling defaults, for a suite that prescribes none (AlpacaEval)."""
     argument: str = ""
     """The text after `NAME:` on the command line, e.g. lm-eval's task."""
+    definition: JsonValue = None
+    """Of a `Definable` suite: its definition in the folder of a run; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -438,7 +447,7 @@ class Reward(Protocol):
     ) -> Sequence[float | Failure | None]: ...
 
 
-Group = Literal["backends", "suites", "facts", "judges", "judge_configs", "rewards", "commands"]
+Group = Literal["backends", "suites", "facts", "judges", "judge_configs", "rewards", "checks", "commands"]
 
 
 def installed(group: Group) -> dict[str, EntryPoint]:

@@ -50,7 +50,7 @@ def is_complete_card(suite: str, headline: str, scores: Mapping[str, Score]) -> 
     A headline that is derived from a rate (the length-controlled one is fitted) may be missing, as with few questions:
     such a card is complete without being ranked, because running it again would not help.
     """
-    rules = facts_of(suite).rules
+    rules = facts_of(suite).rules_of(headline)
     if scores[headline].value is None and rules and rules[0].metric in scores:
         return is_complete(scores[rules[0].metric])
     return is_complete(scores[headline])
@@ -235,7 +235,7 @@ def rules_of(suite: str, headline: str, judgments: Iterable[Judgment]) -> tuple[
 
     For a suite whose facts state none: the headline, as a mean of ratings or a rate of preferences.
     """
-    if rules := facts_of(suite).rules:
+    if rules := facts_of(suite).rules_of(headline):
         return rules
     verdict = next((row.verdict for row in judgments if row.verdict is not None), None)
     return (QuestionRule(headline, 1.0 if isinstance(verdict, Rating) else 100.0),)

@@ -29,6 +29,7 @@ FOLDERS = {
     "arena_hard": "arena_hard",
     "arena_hard_v2": "arena_hard",
     "lm_eval": "lm_eval",
+    "custom": "custom",
 }
 """Suite -> its folder in harness/suites."""
 JUDGE_KIND = {
