@@ -1,7 +1,7 @@
 """What a plug-in implements: the interfaces of backends, suites, judges and rewards, and how they are loaded.
 
 >>> sorted(installed("judges"))[:2]
-['alpaca_eval', 'llm']
+['alpaca_eval', 'checks']
 
 The pipeline and the recipes know no other types of them. Entry points are the only dynamic import: a new suite, backend
 or judge is one file and one line in its package.

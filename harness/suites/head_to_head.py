@@ -12,9 +12,8 @@ from typing import Protocol, runtime_checkable
 from pydantic import JsonValue
 
 from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, Score, SuiteScores, digest
+from ..records.judge_choice import GAMES
 from .scoring import PREFERENCES, Unit, categories, draws, mean_score, score_notes, verdicts_by_slot
-
-PREFIX = "head_to_head_"
 
 
 @runtime_checkable
@@ -47,7 +46,7 @@ class HeadToHead:
     headline = "win_rate"
 
     def __init__(self, suite: PlaysGames, opponent: str, answers: Sequence[Answer]) -> None:
-        self.name = f"{PREFIX}{suite.name}"
+        self.name = f"{GAMES}{suite.name}"
         self.version = suite.version
         self._suite = suite
         self._opponent = opponent

@@ -101,9 +101,9 @@ class OwnJudging(Record):
     def _fits_its_kind(self) -> Self:
         own_keys = {"labels": "pairwise", "length_control": "pairwise", "items": "rubric", "checks": "checks"}
         for key, kind in {**own_keys, "low": "rating", "high": "rating"}.items():
-            if key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default:
-                if self.kind != kind:
-                    raise ValueError(f"{key} is for kind {kind}, not {self.kind}")
+            is_set = key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default
+            if is_set and self.kind != kind:
+                raise ValueError(f"{key} is for kind {kind}, not {self.kind}")
         if self.kind == "rubric":
             _check_items(self.items)
         if self.kind == "checks" and not self.checks:
@@ -264,7 +264,9 @@ def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
         raise ConfigError(f"{path}: rename it: a suite is called like its file, with letters, digits, `.`, `-`, `_`")
     if path.suffix == ".jsonl":
         prompts = _prompts(read_prompt_rows(path), None, path)
-        return Definition(name=name, prompts=prompts, judge=None, sampling=Sampling(**AnswerSettings().model_dump())), None
+        return Definition(
+            name=name, prompts=prompts, judge=None, sampling=Sampling(**AnswerSettings().model_dump())
+        ), None
     file = checked(SuiteFile, read_yaml(path), str(path))
     rows = read_prompt_rows(beside(path, file.prompts)) if isinstance(file.prompts, str) else file.prompts
     baseline = file.baseline

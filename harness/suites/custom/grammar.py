@@ -1,13 +1,14 @@
 """Read a judge's reply by the grammar that a suite's file states: labels, a rating of any scale, or a rubric. Pure.
 
->>> read(rubric((Item(name="polite"), Item(name="correct", low=0, high=4, weight=3))), "[[1: yes]] Fine. [[2: 3]]").value
+>>> items = Item(name="polite"), Item(name="correct", low=0, high=4, weight=3)
+>>> read(rubric(items), "[[1: yes]] Fine. [[2: 3]]").value  # (1 + 3 * 3/4) of 4 points
 81.25
 >>> read(labels({"better": (1.0, 1), "worse": (0.0, 1)}), "The first is [[better]]").value
 1.0
 
-A template names its grammar as `labels:{...}`, `scale:[...]` or `items:[...]`, so that the template's digest covers it. A
-verdict stands in double brackets. Nothing here repairs a reply: a verdict that is missing, doubtful or outside its scale
-is an error. Replies are as hostile as answers, so every pattern takes linear time.
+A template names its grammar as `labels:{...}`, `scale:[...]` or `items:[...]`, so that the template's digest covers it.
+A verdict stands in double brackets. Nothing here repairs a reply: a verdict that is missing, doubtful or outside its
+scale is an error. Replies are as hostile as answers, so every pattern takes linear time.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 >>> from harness.suites.custom.definition import Definition, OwnJudging
 >>> prompts = (Prompt(id="1", turns=("What is 2 + 2?",), category="math"),)
->>> suite = CustomSuite(Definition(name="sums", prompts=prompts, judge=OwnJudging(kind="rating"), sampling=Sampling(max_tokens=9)))
+>>> judging, sampling = OwnJudging(kind="rating"), Sampling(max_tokens=9)
+>>> suite = CustomSuite(Definition(name="sums", prompts=prompts, judge=judging, sampling=sampling))
 >>> suite.name, suite.headline, len(suite.tasks(prompts[0], Answer(prompt_id="1", model="m", turns=("4",))))
 ('custom:sums', 'rating', 1)
 """
