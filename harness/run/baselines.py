@@ -141,6 +141,30 @@ def check_used(spec: RunSpec, plans: Iterable[BaselinePlan | None]) -> None:
         raise ConfigError(f"--baseline {spec.baseline['*']!r}: no suite of this run takes another baseline")
 
 
+def placeholders(suite: Suite) -> Suite:
+    """Return the suite against stand-in answers, to show what it would ask; itself if it has a baseline or needs none.
+
+    A baseline that the suite's file names as a file is read.
+    """
+    choice = suite.baseline_choice if isinstance(suite, NamesBaseline) else None
+    if not isinstance(suite, TakesBaseline) or not (isinstance(suite, WantsBaseline) and suite.needs_baseline):
+        return suite
+    if choice is not None and Path(choice).is_file():
+        answers = read_answer_file(Path(choice), suite.prompts())
+        missing = [prompt.id for prompt in suite.prompts() if prompt.id not in answers]
+        if missing:
+            raise ConfigError(f"{choice} has no answer to {len(missing)} prompts, e.g. {missing[0]!r}")
+    else:
+        answers = {
+            prompt.id: Answer(prompt_id=prompt.id, model=choice or "baseline", turns=stand_ins, finish=finishes)
+            for prompt in suite.prompts()
+            for stand_ins in [tuple(f"(the baseline's answer {n})" for n, _ in enumerate(prompt.turns, start=1))]
+            for finishes in [tuple("stop" for _ in prompt.turns)]
+        }
+    against: Suite = suite.against(answers)  # type: ignore[assignment]
+    return against
+
+
 def _listed(official: JsonValue) -> str | None:
     if isinstance(official, dict):
         return " and ".join(dict.fromkeys(map(str, official.values())))

@@ -107,10 +107,14 @@ def test_a_rubric_suite_goes_from_its_file_to_the_gate(harness: Call, serve: Ser
     by_category = {row["category"]: row["value"] for row in report["differences"] if row["metric"] == "rubric"}
     assert by_category[None] == pytest.approx(32.5 - 95)
     assert set(by_category) == {None, "chain", "wheel"}
-    gate = harness("gate", "--candidate", "bad.jsonl", "--baseline", "good.jsonl", "--json")
-    assert gate.code == 1, gate.err
+    words = ("gate", "--candidate", "bad.jsonl", "--baseline", "good.jsonl", "--json")
+    gate = harness(*words)
+    assert gate.code == 3, gate.err  # ten questions decide nothing unless the policy says so
     [check] = json.loads(gate.out)["checks"]
     assert (check["suite"], check["metric"], check["margin"]) == ("custom:bicycles", "rubric", 12)
+    (tmp_path / "gate.yaml").write_text("checks: [{suite: 'custom:bicycles', margin: 12, min_questions: 10}]\n")
+    assert harness(*words, "--policy", "gate.yaml").code == 1
+    assert harness(*words[:1], "--candidate", "good.jsonl", *words[3:4], "bad.jsonl", "--policy", "gate.yaml").code == 0
     board = harness("leaderboard")
     assert "custom:bicycles" in board.out
     assert board.code == 0
