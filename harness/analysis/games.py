@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..records import Answer
+from ..records.asking import answers_digest
 from ..records.facts import QuestionRule
 from ..records.judge_choice import GAMES
 from ..records.protocols import RunRows
 from ..store import find_cards, read_card
 from ..store.runs import read_rows
-from ..suites.head_to_head import answers_digest
 from ..suites.scoring import run_sums
 from .comparison import Comparison, Difference, paired
 from .finished_runs import StoredRun

@@ -6,6 +6,7 @@ them. Everything downstream finds them in the run's own folder too (`baseline.js
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -16,14 +17,13 @@ from typing import Protocol, runtime_checkable
 from pydantic import JsonValue
 
 from ..records import Answer, ModelRef, Prompt, digest
+from ..records.asking import answers_digest
 from ..records.errors import ConfigError, IncompleteError
 from ..records.judge_choice import judged_as
 from ..records.protocols import Backend, ServeOptions, Suite, TakesBaseline, load_plugin
 from ..records.settings import RunSpec
 from ..store import RunStore
 from ..store.runs import find_run, read_card, read_rows
-from ..suites.baseline_files import read_answer_file
-from ..suites.head_to_head import answers_digest
 
 log = logging.getLogger(__name__)
 UNSAFE = {"allow_pickle": False, "trust_remote_code": False, "engine_args": ()}
@@ -150,6 +150,8 @@ def placeholders(suite: Suite) -> Suite:
     if not isinstance(suite, TakesBaseline) or not (isinstance(suite, WantsBaseline) and suite.needs_baseline):
         return suite
     if choice is not None and Path(choice).is_file():
+        from ..suites.baseline_files import read_answer_file
+
         answers = read_answer_file(Path(choice), suite.prompts())
         missing = [prompt.id for prompt in suite.prompts() if prompt.id not in answers]
         if missing:
@@ -182,6 +184,8 @@ def _recorded(text: str, suite: Suite, results: Path) -> dict[str, Answer] | Non
         return None
     path = Path(text).expanduser()
     if path.is_file() and path.name != "card.json":
+        from ..suites.baseline_files import read_answer_file  # deferred: it needs numpy, which the help does not
+
         return read_answer_file(path, suite.prompts())
     if (path / "config.json").is_file():
         return None
@@ -216,8 +220,6 @@ async def ask(job: BaselineJob) -> None:
 
     Raise IncompleteError if some fail; the same command asks those again.
     """
-    import asyncio
-
     store = RunStore(job.folder).open(dict(job.manifest))
     try:
         prompts = iter(job.missing())

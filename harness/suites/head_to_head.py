@@ -11,7 +11,8 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
-from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, Score, SuiteScores, digest
+from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, Score, SuiteScores
+from ..records.asking import answers_digest
 from ..records.judge_choice import GAMES
 from .scoring import PREFERENCES, Unit, categories, draws, mean_score, score_notes, verdicts_by_slot
 
@@ -33,11 +34,6 @@ class PlaysGames(Protocol):
         Raise ConfigError or DataError if this edition has no prompts for it.
         """
         ...
-
-
-def answers_digest(answers: Sequence[Answer]) -> str:
-    """Return what a protocol of games states of the opponent's answers: 12 characters; failed answers do not count."""
-    return digest(sorted([answer.key, answer.sha] for answer in answers if answer.error is None))[:12]
 
 
 class HeadToHead:

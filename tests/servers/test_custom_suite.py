@@ -166,6 +166,28 @@ def test_prompts_alone_are_rated_or_compared_with_a_model_that_is_asked_once(
     assert len(asked) == 10  # once, for both candidates
 
 
+def test_a_prompts_own_items_are_scored_after_those_of_all(harness: Call, serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "lists.yaml").write_text(
+        "prompts:\n"
+        "  - {id: a, prompt: Name a fruit, items: [{name: safe, weight: 4}, {name: harmful, weight: -5}]}\n"
+        "  - {id: b, prompt: Name a tree}\n"
+        "judge: {kind: rubric, items: [{name: short}]}\n"
+    )
+    rows = [{"prompt_id": name, "turns": ["an apple"]} for name in "ab"]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    replies = {"Name a fruit": "[[1: yes]] [[2: no]] [[3: yes]]", "Name a tree": "[[1: yes]]"}
+
+    def reply(request: Request) -> str:
+        return next(text for question, text in replies.items() if question in request.last)
+
+    with serve(FakeOpenAI(reply=reply)) as judge:
+        [card] = cards(harness(*run_words(tmp_path / "m.jsonl", judge.url, "--suite", "lists.yaml")))
+
+    # a: (1 - 5) of 5 points; b: all
+    assert card["scores"]["rubric"]["value"] == pytest.approx((-80 + 100) / 2)
+    assert card["scores"]["item_short"]["value"] == 100.0
+
+
 def test_checks_need_no_judge(harness: Call, tmp_path: Path) -> None:
     text = "prompts:\n  - {id: a, prompt: 'Say {{1}}', reference: '1'}\n  - {id: b, prompt: Say 2, reference: '2'}\n"
     (tmp_path / "digits.yaml").write_text(text + "judge: {kind: checks, checks: [exact_match, valid_json]}\n")

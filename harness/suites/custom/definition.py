@@ -77,7 +77,7 @@ class OwnJudging(Record):
     high: float = 10
     """rating: lowest and highest."""
     items: tuple[Item, ...] = ()
-    """rubric: the criteria."""
+    """rubric: the criteria of every prompt; prompts may have more of their own."""
     checks: tuple[str, ...] = ()
     """checks: names of installed checks (`harness ls checks`)."""
     length_control: bool = False
@@ -104,8 +104,6 @@ class OwnJudging(Record):
             is_set = key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default
             if is_set and self.kind != kind:
                 raise ValueError(f"{key} is for kind {kind}, not {self.kind}")
-        if self.kind == "rubric":
-            _check_items(self.items)
         if self.kind == "checks" and not self.checks:
             raise ValueError("kind checks needs checks: [NAME, ...] (harness ls checks)")
         if self.kind == "checks" and len(set(self.checks)) < len(self.checks):
@@ -118,13 +116,16 @@ class OwnJudging(Record):
         return self
 
 
-def _check_items(items: Sequence[Item]) -> None:
+def _check_items(path: Path, prompt_id: str, items: Sequence[Item]) -> None:
     names = [item.name for item in items]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"two items are called {twice!r}")
+        raise ConfigError(f"{path}: prompt {prompt_id!r} has two items called {twice!r}")
     if not any(item.weight > 0 for item in items):
-        raise ValueError("kind rubric needs items: [{name: ..., text: ...}, ...], one at least of positive weight")
+        raise ConfigError(
+            f"{path}: prompt {prompt_id!r} has no item of positive weight; kind rubric needs items: [{{name: NAME, "
+            "text: TEXT}, ...], under judge: or with each prompt"
+        )
 
 
 def _check_labels(labels: Mapping[str, LabelPoints]) -> None:
@@ -190,7 +191,7 @@ class AnswerSettings(Record):
 Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-class PromptRow(Record):
+class WrittenPrompt(Record):
     """One prompt as users write it: a line of JSONL, or an entry of `prompts:`."""
 
     id: str | int | None = None
@@ -204,6 +205,8 @@ class PromptRow(Record):
     system: str | None = None
     cluster: str | None = None
     """Prompts that resemble each other: intervals count each cluster once."""
+    items: tuple[Item, ...] = ()
+    """rubric: criteria of this prompt alone, after those of all prompts."""
 
     @model_validator(mode="after")
     def _has_a_question(self) -> Self:
@@ -228,7 +231,7 @@ class PromptRow(Record):
 class SuiteFile(Record):
     """The keys of a suite's YAML file."""
 
-    prompts: str | tuple[PromptRow, ...]
+    prompts: str | tuple[WrittenPrompt, ...]
     """A JSONL file beside this one, or the prompts themselves."""
     system: str | None = None
     """System prompt of prompts without one."""
@@ -249,6 +252,8 @@ class Definition(Record):
     """None: a file of prompts alone, judged against a baseline if there is one, else rated."""
     sampling: Sampling
     margin: float | None = Field(default=None, gt=0, exclude_if=is_empty)
+    items: dict[str, tuple[Item, ...]] = Field(default={}, exclude_if=is_empty)
+    """Prompt id -> criteria of this prompt alone."""
 
     @property
     def data_sha(self) -> str:
@@ -263,7 +268,10 @@ def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
     if not NAME.fullmatch(name):
         raise ConfigError(f"{path}: rename it: a suite is called like its file, with letters, digits, `.`, `-`, `_`")
     if path.suffix == ".jsonl":
-        prompts = _prompts(read_prompt_rows(path), None, path)
+        rows = read_prompt_rows(path)
+        prompts = _prompts(rows, None, path)
+        if any(row.items for row in rows):
+            raise ConfigError(f"{path}: items need a YAML file with judge: {{kind: rubric}} that names these prompts")
         return Definition(
             name=name, prompts=prompts, judge=None, sampling=Sampling(**AnswerSettings().model_dump())
         ), None
@@ -276,6 +284,11 @@ def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
     if baseline is not None and judge.kind != "pairwise":
         raise ConfigError(f"{path}: baseline is for kind pairwise, and this suite's judge is of kind {judge.kind}")
     prompts = _prompts(rows, file.system, path)
+    items = {prompt.id: row.items for prompt, row in zip(prompts, rows, strict=True) if row.items}
+    if items and judge.kind != "rubric":
+        raise ConfigError(f"{path}: prompt {next(iter(items))!r} has items, but the judge is of kind {judge.kind}")
+    for prompt in prompts if judge.kind == "rubric" else ():
+        _check_items(path, prompt.id, (*judge.items, *items.get(prompt.id, ())))
     if judge.length_control and any(len(prompt.turns) > 1 for prompt in prompts):
         raise ConfigError(f"{path}: judge.length_control needs prompts of one turn each")
     return (
@@ -285,6 +298,7 @@ def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
             judge=judge,
             sampling=Sampling(**file.sampling.model_dump()),
             margin=file.margin,
+            items=items,
         ),
         baseline,
     )
@@ -324,7 +338,7 @@ def beside(file: Path, name: str) -> Path:
     return path
 
 
-def read_prompt_rows(path: Path) -> tuple[PromptRow, ...]:
+def read_prompt_rows(path: Path) -> tuple[WrittenPrompt, ...]:
     """Return the prompts of a JSONL file. Raise ConfigError with the line's number if one is wrong."""
     if path.suffix != ".jsonl":
         raise ConfigError(f"{path}: prompts are in a .jsonl file, one JSON object per line")
@@ -340,11 +354,11 @@ def read_prompt_rows(path: Path) -> tuple[PromptRow, ...]:
             row = parse_json(line, f"{path}, line {number}")
             if not isinstance(row, dict):
                 raise ConfigError(f"{path}, line {number} is not a JSON object")
-            rows.append(checked(PromptRow, row, f"{path}, line {number}"))
+            rows.append(checked(WrittenPrompt, row, f"{path}, line {number}"))
     return tuple(rows)
 
 
-def _prompts(rows: Sequence[PromptRow], system: str | None, path: Path) -> tuple[Prompt, ...]:
+def _prompts(rows: Sequence[WrittenPrompt], system: str | None, path: Path) -> tuple[Prompt, ...]:
     if not 0 < len(rows) <= MAX_PROMPTS:
         raise ConfigError(f"{path} has {len(rows):,} prompts; a suite has 1 to {MAX_PROMPTS:,}")
     prompts = tuple(row.as_prompt(position, system) for position, row in enumerate(rows, start=1))

@@ -125,10 +125,15 @@ def weighted(items: Sequence[Item], scores: Mapping[str, float]) -> Rating:
 
     It is below 0 if more points are taken off than given.
     """
-    positive = sum(item.weight for item in items if item.weight > 0)
-    low = 100 * sum(item.weight for item in items if item.weight < 0) / positive
+    positive, low = sum(item.weight for item in items if item.weight > 0), lowest_share(items)
     value = 100 * sum(item.weight * item.share(scores[item.name]) for item in items) / positive
     return Rating(value=min(100.0, max(low, value)), low=low, high=100.0, items=dict(scores))
+
+
+def lowest_share(items: Sequence[Item]) -> float:
+    """Return the lowest score of a rubric, in percent: below 0 if points are taken off, 0 without items."""
+    given = sum(item.weight for item in items if item.weight > 0)
+    return 100 * sum(item.weight for item in items if item.weight < 0) / given if given else 0.0
 
 
 def _scores(items: Sequence[Item], item_marks: set[str]) -> dict[str, float]:

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import get_args
+from typing import Self, get_args
 
 from pydantic import JsonValue
 
 from ...records import Answer, JudgeTask, JudgeTemplate, Judgment, Order, Prompt, Rating, Sampling, Score, SuiteScores
+from ...records.asking import answers_digest, digest
 from ...records.errors import ConfigError
 from ...records.protocols import Refits, RunRows, SuiteData, SuiteOptions
 from ..alpaca_eval.scores import paired_length_control, score_preferences
 from ..editions import template_shas
 from ..exchange import same_baseline
-from ..head_to_head import answers_digest
 from ..scoring import (
     PREFERENCES,
     Unit,
@@ -37,8 +37,8 @@ from ..scoring import (
 )
 from .definition import BaselineChoice, Definition, Kind, OwnJudging, load
 from .facts import CONTROLLED, CUSTOM, PASSED, RATING, RUBRIC, WIN_RATE
-from .grammar import rubric
-from .templates import conversation, prompt_fields, templates
+from .grammar import lowest_share, rubric
+from .templates import conversation, prompt_fields, rubric_text, templates
 
 VERSION = "file-1"
 """Of what this module does with a file; the file's own content is in the protocol."""
@@ -52,14 +52,12 @@ def build(options: SuiteOptions) -> CustomSuite:
     return CustomSuite(*load(options))
 
 
-class CustomSuite:
-    """The suite. Without a baseline a pairwise one has no judge tasks; `against` gives it one."""
+class DefinedSuite:
+    """A suite over any definition. Without a baseline a pairwise one has no judge tasks; `against` gives it one."""
 
-    def __init__(self, definition: Definition, baseline_choice: BaselineChoice | None = None) -> None:
-        self.name = f"{CUSTOM.name}:{definition.name}"
-        self.version = VERSION
-        self.baseline_choice = None if baseline_choice is None else baseline_choice.text
-        """The baseline that the file names, as `--baseline` has it."""
+    def __init__(self, definition: Definition, name: str, version: str = VERSION) -> None:
+        self.name = name
+        self.version = version
         self._definition = definition
         self._baseline: dict[str, Answer] = {}
         self._judge_by(definition.judge or OwnJudging(kind="rating"))
@@ -67,6 +65,7 @@ class CustomSuite:
     def _judge_by(self, judging: OwnJudging) -> None:
         self._judging = judging
         self._templates = templates(judging)
+        self._own_templates: dict[str, JudgeTemplate] = {}
         self.headline = CONTROLLED if judging.length_control else HEADLINES[judging.kind]
 
     @property
@@ -93,10 +92,6 @@ class CustomSuite:
         """Return prompt id -> cluster, of the prompts that share one."""
         return {prompt.id: prompt.cluster for prompt in self._definition.prompts if prompt.cluster is not None}
 
-    def definition(self) -> dict[str, JsonValue]:
-        """Return what rebuilds the suite; the run's folder keeps it."""
-        return self._definition.model_dump(mode="json")
-
     def protocol(self) -> dict[str, JsonValue]:
         """Return digests of prompts and templates, the baseline, and the answer settings."""
         names = {template.name: template for template in self._used_templates()}
@@ -107,7 +102,8 @@ class CustomSuite:
             "answer_settings": self._definition.sampling.model_dump(mode="json"),
         }
         if self._judging.kind == "rubric":
-            fields["rubric"] = rubric(self._judging.items)
+            own = {prompt_id: rubric_text(items) for prompt_id, items in self._definition.items.items()}
+            fields["rubric"] = digest([rubric(self._judging.items), rubric_text(self._judging.items), own])[:12]
         if self._baseline:
             fields["baseline"] = next(iter(self._baseline.values())).model
             fields["baseline_answers"] = answers_digest(list(self._baseline.values()))
@@ -129,8 +125,14 @@ class CustomSuite:
         if self.kind == "pairwise":
             baseline = self._baseline.get(prompt.id)
             return () if baseline is None or baseline.error is not None else self.games(prompt, answer, baseline)
-        fields = {"answer": conversation(answer.turns)} | prompt_fields(self._judging, prompt)
+        fields = {"answer": conversation(answer.turns)} | prompt_fields(self._judging_of(prompt), prompt)
         return [JudgeTask(prompt=prompt, answer=answer, template=self._template(prompt), fields=fields)]
+
+    def _judging_of(self, prompt: Prompt) -> OwnJudging:
+        items = self._definition.items.get(prompt.id)
+        if items is None:
+            return self._judging
+        return self._judging.model_copy(update={"items": (*self._judging.items, *items)})
 
     def games(self, prompt: Prompt, answer: Answer, opponent: Answer) -> Sequence[JudgeTask]:
         """Return the games of two answers, shown in both orders; with our own template unless the suite is pairwise."""
@@ -151,15 +153,20 @@ class CustomSuite:
         ]
 
     def _template(self, prompt: Prompt) -> JudgeTemplate:
-        return self._templates[bool(prompt.reference)]
+        if prompt.id not in self._definition.items:
+            return self._templates[bool(prompt.reference)]
+        if prompt.id not in self._own_templates:  # its grammar has the prompt's own items
+            self._own_templates[prompt.id] = templates(self._judging_of(prompt))[bool(prompt.reference)]
+        return self._own_templates[prompt.id]
 
-    def against(self, answers: Mapping[str, Answer]) -> CustomSuite:
+    def against(self, answers: Mapping[str, Answer]) -> Self:
         """Return the suite with a baseline's answers. Raise ConfigError if its answers are rated one by one."""
         if not answers or same_baseline(self._baseline, answers):
             return self
         if not self.takes_baseline:
             raise ConfigError(f"{self.name} is of kind {self.kind}: its answers are not compared with a baseline's")
         suite = copy(self)
+        suite._own_templates = {}
         suite._baseline = dict(answers)
         if self._definition.judge is None:
             suite._judge_by(OwnJudging(kind="pairwise"))
@@ -195,9 +202,8 @@ class CustomSuite:
         judging = self._judging
         if self.kind == "rating":
             return mean_score(units, expected, bounds=(judging.low, judging.high))
-        taken = sum(item.weight for item in judging.items if item.weight < 0)
-        given = sum(item.weight for item in judging.items if item.weight > 0) or 1.0
-        return mean_score(units, expected, bounds=(100 * taken / given, 100.0))
+        lowest = min((lowest_share(self._judging_of(prompt).items) for prompt in prompts), default=0.0)
+        return mean_score(units, expected, bounds=(lowest, 100.0))
 
     def _units(self, prompts: Sequence[Prompt], verdicts: Verdicts) -> list[Unit]:
         """Return a unit per scored slot, under the name of its prompt's cluster."""
@@ -242,6 +248,19 @@ class CustomSuite:
         if self.headline != CONTROLLED:
             return None
         return paired_length_control(self._controlled(), prompts, first, second)
+
+
+class CustomSuite(DefinedSuite):
+    """The suite of a user's file."""
+
+    def __init__(self, definition: Definition, baseline_choice: BaselineChoice | None = None) -> None:
+        super().__init__(definition, f"{CUSTOM.name}:{definition.name}")
+        self.baseline_choice = None if baseline_choice is None else baseline_choice.text
+        """The baseline that the file names, as `--baseline` has it."""
+
+    def definition(self) -> dict[str, JsonValue]:
+        """Return what rebuilds the suite; the run's folder keeps it."""
+        return self._definition.model_dump(mode="json")
 
 
 def _plain_games(judging: OwnJudging) -> OwnJudging:
