@@ -131,7 +131,8 @@ class OfficialFile:
     path: str
     """Path under the cache's `data` folder and under a mirror: owner/repository/revision/path."""
     sha256: str | None
-    """None: not known in advance. The first download's sha256 is then recorded beside the file and required later."""
+    """None: not known in advance. The file is then never fetched from a network; the sha256 of the first copy from a
+    folder is recorded beside it and required later."""
     size: int | None
     """Bytes; None if sha256 is None, or if only the hash is known."""
     licence: str

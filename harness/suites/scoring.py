@@ -224,6 +224,16 @@ class QuestionSums:
         at = np.array([positions[prompt_id] for prompt_id in kept], dtype=np.int64)
         return replace(self, ids=tuple(kept), above=self.above[at], below=self.below[at])
 
+    def by_cluster(self, clusters: Mapping[str, str]) -> QuestionSums:
+        """Return the same metric with the questions of one cluster as one; `clusters`: question id -> cluster."""
+        if not clusters:
+            return self
+        groups: dict[str, list[int]] = defaultdict(list)
+        for at, prompt_id in enumerate(self.ids):
+            groups[clusters.get(prompt_id, prompt_id)].append(at)
+        above, below = ([float(terms[rows].sum()) for rows in groups.values()] for terms in (self.above, self.below))
+        return replace(self, ids=tuple(groups), above=np.array(above), below=np.array(below))
+
     def scores(self) -> FloatArray:
         """Return each question's own score in the metric's unit, shape (questions,)."""
         values: FloatArray = self.scale * self.above / self.below
