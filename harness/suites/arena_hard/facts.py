@@ -137,32 +137,6 @@ LANGUAGES = (
     *("ar", "cs", "de", "el", "en", "es", "fa", "fr", "he", "hi", "id", "it"),
     *("ja", "ko", "nl", "pl", "pt", "ro", "ru", "tr", "uk", "vi", "zh"),
 )
-    [
-        "ar",
-        "cs",
-        "de",
-        "el",
-        "en",
-        "es",
-        "fa",
-        "fr",
-        "he",
-        "hi",
-        "id",
-        "it",
-        "ja",
-        "ko",
-        "nl",
-        "pl",
-        "pt",
-        "ro",
-        "ru",
-        "tr",
-        "uk",
-        "vi",
-        "zh",
-    ]
-)
 M_REPOSITORY = "huggingface.co/datasets/CohereLabs/m-ArenaHard/resolve/55f725345aed71ea54dee08e4429f99c6d72e8f2"
 
 

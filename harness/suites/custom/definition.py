@@ -231,7 +231,7 @@ class WrittenPrompt(Record):
 class SuiteFile(Record):
     """The keys of a suite's YAML file."""
 
-    prompts: str | tuple[WrittenPrompt, ...]
+    prompts: str | list[dict[str, JsonValue]]
     """A JSONL file beside this one, or the prompts themselves."""
     system: str | None = None
     """System prompt of prompts without one."""
@@ -276,7 +276,11 @@ def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
             name=name, prompts=prompts, judge=None, sampling=Sampling(**AnswerSettings().model_dump())
         ), None
     file = checked(SuiteFile, read_yaml(path), str(path))
-    rows = read_prompt_rows(beside(path, file.prompts)) if isinstance(file.prompts, str) else file.prompts
+    if isinstance(file.prompts, str):
+        rows = read_prompt_rows(beside(path, file.prompts))
+    else:
+        entries = enumerate(file.prompts, start=1)
+        rows = tuple(checked(WrittenPrompt, entry, f"{path}: prompts, entry {number}") for number, entry in entries)
     baseline = file.baseline
     if baseline is not None and baseline.file is not None:
         baseline = BaselineChoice(file=str(beside(path, baseline.file)))
