@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,8 @@ class BaselinePlan:
     """The benchmark's own baseline, which it replaces; None: it has none."""
     job: BaselineJob | None = None
     """The model to ask first; None: the answers exist."""
+    key: str | None = None
+    """Of a model: which one answered with which settings, the same however many questions it was asked."""
 
     @property
     def name(self) -> str:
@@ -66,11 +68,14 @@ class BaselinePlan:
 
     @property
     def sha(self) -> str:
-        return answers_digest(list(self.answers.values()))
+        """Return what the protocol states of the answers, besides the baseline's name: 12 characters."""
+        return self.key or answers_digest(list(self.answers.values()))
 
     def differences(self) -> tuple[str, ...]:
         """Return how the comparison differs from the benchmark's own."""
-        return () if self.official is None else (f"baseline {self.name} instead of the official {self.official}",)
+        return (
+            () if self.official is None else (f"baseline {self.name} instead of the benchmark's own, {self.official}",)
+        )
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class BaselineJob:
     """A model whose answers are asked for once, and stored."""
 
     suite: Suite
+    prompts: tuple[Prompt, ...]
+    """Those of this run."""
     model: ModelRef
     backend: Backend
     folder: Path
@@ -93,13 +100,13 @@ class BaselineJob:
 
     def missing(self) -> list[Prompt]:
         known = self.stored()
-        return [prompt for prompt in self.suite.prompts() if prompt.id not in known]
+        return [prompt for prompt in self.prompts if prompt.id not in known]
 
 
-def with_baseline(spec: RunSpec, suite: Suite) -> tuple[Suite, BaselinePlan | None]:
+def with_baseline(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt]) -> tuple[Suite, BaselinePlan | None]:
     """Return the suite against the baseline that the command or its own file names; None: its own.
 
-    Ask nothing. Raise ConfigError if the suite compares with no baseline, or if one is needed and none is named.
+    `prompts`: those of this run. Ask nothing. Raise ConfigError if the suite compares with no baseline, or if one is needed and none is named.
     """
     key = judged_as(suite.name)
     flag = spec.baseline.get(key, spec.baseline.get(key.partition(":")[0], spec.baseline.get("*")))
@@ -115,24 +122,22 @@ def with_baseline(spec: RunSpec, suite: Suite) -> tuple[Suite, BaselinePlan | No
         if flag is not None and "*" in spec.baseline and len(spec.suites) > 1:
             return suite, None  # --baseline is for the other suites; `check_used` refuses it if none takes it
         raise ConfigError(f"--baseline {text!r}: {suite.name} does not compare with a baseline")
-    job, answers = None, _recorded(text, suite, spec.results)
+    job, key, answers = None, None, _recorded(text, suite, spec.results)
     if answers is None:
-        job = _job(spec, suite, text, is_trusted=flag is not None)
-        answers = job.stored()
-        if job.missing():
-            answers = {prompt.id: _placeholder(prompt, job.model.label) for prompt in suite.prompts()}
-        else:
-            job = None
-    missing = [prompt.id for prompt in suite.prompts() if prompt.id not in answers]
-    if len(missing) == len(suite.prompts()):
+        job = _job(spec, suite, prompts, text, is_trusted=flag is not None)
+        key, stored = job.folder.name, job.stored()
+        answers = {prompt.id: stored.get(prompt.id) or _placeholder(prompt, job.model.label) for prompt in prompts}
+        job = job if job.missing() else None
+    missing = [prompt.id for prompt in prompts if prompt.id not in answers]
+    if len(missing) == len(prompts):
         raise ConfigError(f"--baseline {text!r} has no answer to any question of {suite.name}")
     if missing:
-        log.warning("baseline %r has no answer to %d of %d questions", text, len(missing), len(suite.prompts()))
+        log.warning("baseline %r has no answer to %d of %d questions", text, len(missing), len(prompts))
     official = suite.protocol().get("baseline")
     against: Suite = suite.against(answers)  # type: ignore[assignment]
     if against is suite:
         return suite, None  # the benchmark's own baseline, by another way
-    return against, BaselinePlan(text, answers, _listed(official), job)
+    return against, BaselinePlan(text, answers, _listed(official), job, key)
 
 
 def check_used(spec: RunSpec, plans: Iterable[BaselinePlan | None]) -> None:
@@ -197,7 +202,7 @@ def _recorded(text: str, suite: Suite, results: Path) -> dict[str, Answer] | Non
     return {row.prompt_id: row.model_copy(update={"model": card.model}) for row in rows}
 
 
-def _job(spec: RunSpec, suite: Suite, text: str, *, is_trusted: bool) -> BaselineJob:
+def _job(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt], text: str, *, is_trusted: bool) -> BaselineJob:
     model = ModelRef.parse(text)
     name = "endpoint" if model.scheme == "endpoint" else "vllm" if spec.backend == "endpoint" else spec.backend
     serve = spec.serve.model_dump() | ({} if is_trusted else UNSAFE)
@@ -212,7 +217,9 @@ def _job(spec: RunSpec, suite: Suite, text: str, *, is_trusted: bool) -> Baselin
         "sampling": sorted({digest(suite.sampling(prompt).model_dump(mode="json"))[:12] for prompt in suite.prompts()}),
     }
     folder = spec.results / "baselines" / model.slug / f"{suite.name.replace(':', '_')}@{suite.version}"
-    return BaselineJob(suite, model, backend, folder / digest(manifest)[:12], spec.serve.concurrency, manifest)
+    return BaselineJob(
+        suite, tuple(prompts), model, backend, folder / digest(manifest)[:12], spec.serve.concurrency, manifest
+    )
 
 
 async def ask(job: BaselineJob) -> None:
@@ -239,6 +246,6 @@ async def ask(job: BaselineJob) -> None:
     missing = job.missing()
     if missing:
         raise IncompleteError(
-            f"the baseline {job.model.label} failed on {len(missing)} of {len(job.suite.prompts())} questions, e.g. "
+            f"the baseline {job.model.label} failed on {len(missing)} of {len(job.prompts)} questions, e.g. "
             f"{missing[0].id}; the same command asks them again"
         )

@@ -169,7 +169,7 @@ def plan(spec: RunSpec) -> Plan:
     backend: Backend = load_plugin("backends", spec.backend)(spec.model, options)
     identity = backend.identity()
     loaded, own_runners = _load_suites(spec, identity)
-    suites = [with_baseline(spec, suite) for suite in loaded]
+    suites = [with_baseline(spec, suite, limited(suite.prompts(), spec.limit, spec.seed)) for suite in loaded]
     check_used(spec, (baseline for _, baseline in suites))
     if own_runners and not isinstance(backend, Serving):
         raise ConfigError(f"suite {own_runners[0].name!r} needs a served model; backend {spec.backend!r} has no server")
