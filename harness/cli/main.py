@@ -37,7 +37,7 @@ COMMANDS = {
     "cache": ("cache:cache_app", "Show or prune the cache of judges' replies."),
     "judge": ("judge:judge_app", "List the judges, calibrate one against people."),
     "config": ("config:config_app", "Trust a harness.yaml: let it run code and send keys."),
-    "ls": ("ls:ls", "List installed backends, suites, judges or rewards."),
+    "ls": ("ls:ls", "List installed backends, suites, judges, rewards or checks."),
     "doctor": ("doctor:doctor", "Check this machine and say how to fix what is missing."),
 }
 """Name -> (module:attribute in this package, one line of help). Imported only when used: --help stays fast."""

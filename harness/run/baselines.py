@@ -22,8 +22,8 @@ from ..records.errors import ConfigError, IncompleteError
 from ..records.judge_choice import judged_as
 from ..records.protocols import Backend, ServeOptions, Suite, TakesBaseline, load_plugin
 from ..records.settings import RunSpec
-from ..store import RunStore
-from ..store.runs import find_run, read_card, read_rows
+from ..store import RunStore, read_card
+from ..store.runs import find_run, read_rows
 
 log = logging.getLogger(__name__)
 UNSAFE = {"allow_pickle": False, "trust_remote_code": False, "engine_args": ()}
@@ -106,7 +106,8 @@ class BaselineJob:
 def with_baseline(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt]) -> tuple[Suite, BaselinePlan | None]:
     """Return the suite against the baseline that the command or its own file names; None: its own.
 
-    `prompts`: those of this run. Ask nothing. Raise ConfigError if the suite compares with no baseline, or if one is needed and none is named.
+    `prompts`: those of this run. Ask nothing. Raise ConfigError if the suite compares with no baseline, or if one is
+    needed and none is named.
     """
     key = judged_as(suite.name)
     flag = spec.baseline.get(key, spec.baseline.get(key.partition(":")[0], spec.baseline.get("*")))
@@ -122,7 +123,9 @@ def with_baseline(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt]) -> tup
         if flag is not None and "*" in spec.baseline and len(spec.suites) > 1:
             return suite, None  # --baseline is for the other suites; `check_used` refuses it if none takes it
         raise ConfigError(f"--baseline {text!r}: {suite.name} does not compare with a baseline")
-    job, key, answers = None, None, _recorded(text, suite, spec.results)
+    job: BaselineJob | None = None
+    key: str | None = None
+    answers = _recorded(text, suite, spec.results)
     if answers is None:
         job = _job(spec, suite, prompts, text, is_trusted=flag is not None)
         key, stored = job.folder.name, job.stored()
@@ -134,7 +137,7 @@ def with_baseline(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt]) -> tup
     if missing:
         log.warning("baseline %r has no answer to %d of %d questions", text, len(missing), len(prompts))
     official = suite.protocol().get("baseline")
-    against: Suite = suite.against(answers)  # type: ignore[assignment]
+    against: Suite = suite.against(answers)
     if against is suite:
         return suite, None  # the benchmark's own baseline, by another way
     return against, BaselinePlan(text, answers, _listed(official), job, key)
@@ -162,13 +165,8 @@ def placeholders(suite: Suite) -> Suite:
         if missing:
             raise ConfigError(f"{choice} has no answer to {len(missing)} prompts, e.g. {missing[0]!r}")
     else:
-        answers = {
-            prompt.id: Answer(prompt_id=prompt.id, model=choice or "baseline", turns=stand_ins, finish=finishes)
-            for prompt in suite.prompts()
-            for stand_ins in [tuple(f"(the baseline's answer {n})" for n, _ in enumerate(prompt.turns, start=1))]
-            for finishes in [tuple("stop" for _ in prompt.turns)]
-        }
-    against: Suite = suite.against(answers)  # type: ignore[assignment]
+        answers = {prompt.id: _placeholder(prompt, choice or "baseline") for prompt in suite.prompts()}
+    against: Suite = suite.against(answers)
     return against
 
 
@@ -179,7 +177,10 @@ def _listed(official: JsonValue) -> str | None:
 
 
 def _placeholder(prompt: Prompt, model: str) -> Answer:
-    turns = tuple("word " * 300 for _ in prompt.turns)
+    """Return a stand-in of 1,500 characters per turn, for plans."""
+    turns = tuple(
+        f"(the baseline's answer {number}) " + "word " * 295 for number, _ in enumerate(prompt.turns, start=1)
+    )
     return Answer(prompt_id=prompt.id, model=model, turns=turns, finish=tuple("stop" for _ in turns))
 
 
@@ -207,6 +208,7 @@ def _job(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt], text: str, *, i
     name = "endpoint" if model.scheme == "endpoint" else "vllm" if spec.backend == "endpoint" else spec.backend
     serve = spec.serve.model_dump() | ({} if is_trusted else UNSAFE)
     backend: Backend = load_plugin("backends", name)(model, ServeOptions(log_dir=spec.log_dir, seed=spec.seed, **serve))
+    shas = {digest(suite.sampling(prompt).model_dump(mode="json"))[:12] for prompt in suite.prompts()}
     manifest: dict[str, JsonValue] = {
         "schema_version": 1,
         "model": model.short if model.scheme == "path" else str(model),
@@ -214,7 +216,7 @@ def _job(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt], text: str, *, i
         "suite": suite.name,
         "suite_version": suite.version,
         "data": suite.protocol().get("data"),
-        "sampling": sorted({digest(suite.sampling(prompt).model_dump(mode="json"))[:12] for prompt in suite.prompts()}),
+        "sampling": sorted(shas),
     }
     folder = spec.results / "baselines" / model.slug / f"{suite.name.replace(':', '_')}@{suite.version}"
     return BaselineJob(

@@ -48,6 +48,7 @@ def test_translations_of_a_question_are_one_cluster(tmp_path: Path) -> None:
     assert suite.needs_baseline
     answers = {p.id: Answer(prompt_id=p.id, model="base", turns=("b",), finish=("stop",)) for p in prompts}
     against = suite.against(answers)
+    assert isinstance(against, MultilingualArenaHard)
     assert not against.needs_baseline
     assert against.protocol()["baseline"] == "base"
     mine = [Answer(prompt_id=p.id, model="m", turns=("a",), finish=("stop",)) for p in prompts]

@@ -120,7 +120,7 @@ class GatePolicy(Record):
         return self
 
 
-def default_checks(suites: Collection[str], margins: Mapping[str, float]) -> tuple[GateCheck, ...]:
+def default_checks(suites: Collection[str], margins: Mapping[str, float] | None = None) -> tuple[GateCheck, ...]:
     """Return the default checks of these suites, as their facts state them, or `margins` of users' own suites.
 
     Their margins are such that two equal models pass all three judged suites together at least 85 % of the time
@@ -132,7 +132,8 @@ def default_checks(suites: Collection[str], margins: Mapping[str, float]) -> tup
         if facts.name in suites
         for check in facts.gate
     )
-    return (*stated, *(GateCheck(suite=suite, margin=margins[suite]) for suite in suites if suite in margins))
+    own = (margins or {}).items()
+    return (*stated, *(GateCheck(suite=suite, margin=margin) for suite, margin in own if suite in suites))
 
 
 Outcome = Literal["pass", "fail", "inconclusive", "invalid"]

@@ -318,8 +318,9 @@ def load(options: SuiteOptions) -> tuple[Definition, BaselineChoice | None]:
     """Return the suite of the command line, or the one whose copy is in a run's folder."""
     if options.definition is None:
         return read_definition(options.argument)
-    definition = checked(Definition, options.definition, "suite.json in the run's folder")
-    return definition, None
+    if not isinstance(options.definition, dict):
+        raise ConfigError("suite.json in the run's folder is not an object")
+    return checked(Definition, options.definition, "suite.json in the run's folder"), None
 
 
 def _file(argument: str) -> Path:

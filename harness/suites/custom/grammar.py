@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from pydantic import Field, field_validator, model_validator
@@ -89,19 +90,19 @@ def read(grammar: str, reply: str) -> Verdict:
 
     Raise VerdictParseError if there is none, or if the reply has different ones.
     """
-    kind, values = _parsed(grammar)
-    if kind == "items:":
-        return weighted(values, _scores(values, marks(grammar, reply)))
+    parsed = _parsed(grammar)
+    if parsed.items:
+        return weighted(parsed.items, _scores(parsed.items, marks(grammar, reply)))
     found_marks = marks(grammar, reply)
     if not found_marks:
         raise VerdictParseError(f"no verdict in double brackets in the judge's reply: {_tail(reply)}", reaskable=True)
     if len(found_marks) > 1:
         raise VerdictParseError(f"different verdicts in one reply: {_listed(found_marks)}", reason="conflict")
     mark = found_marks.pop()
-    if kind == "labels:":
-        points, weight = values[mark]
+    if parsed.labels:
+        points, weight = parsed.labels[mark]
         return Preference(value=points, strength=2 if weight == STRONG else 1)
-    low, high = values
+    low, high = parsed.scale
     if not low <= float(mark) <= high:
         raise VerdictParseError(f"rating {mark} is outside {low:g}..{high:g}")
     return Rating(value=float(mark), low=low, high=high)
@@ -109,14 +110,14 @@ def read(grammar: str, reply: str) -> Verdict:
 
 def marks(grammar: str, text: str) -> set[str]:
     """Return the different verdicts of this grammar that a text contains, e.g. to tell a quotation."""
-    kind, values = _parsed(grammar)
+    parsed = _parsed(grammar)
     bracketed = [mark.strip() for mark in MARK.findall(text)]
-    if kind == "labels:":
-        by_upper = {label.upper(): label for label in values}
+    if parsed.labels:
+        by_upper = {label.upper(): label for label in parsed.labels}
         return {by_upper[mark.upper()] for mark in bracketed if mark.upper() in by_upper}
-    if kind == "scale:":
+    if not parsed.items:
         return {f"{float(mark):g}" for mark in bracketed if NUMBER.fullmatch(mark)}
-    pairs = [match for mark in bracketed if (match := ITEM.fullmatch(mark)) and int(match[1]) <= len(values)]
+    pairs = [match for mark in bracketed if (match := ITEM.fullmatch(mark)) and int(match[1]) <= len(parsed.items)]
     return {f"{int(match[1])}: {match[2].lower()}" for match in pairs}
 
 
@@ -163,15 +164,24 @@ def _score(item: Item, word: str) -> float:
     return float(word)
 
 
+@dataclass(frozen=True)
+class ParsedGrammar:
+    """A grammar read from its text: labels, items, or else a scale."""
+
+    labels: Labels
+    items: tuple[Item, ...]
+    scale: tuple[float, float]
+
+
 @lru_cache(maxsize=256)
-def _parsed(grammar: str) -> tuple[str, tuple[Item, ...] | dict[str, tuple[float, int]] | tuple[float, float]]:
+def _parsed(grammar: str) -> ParsedGrammar:
     prefix = next(prefix for prefix in PREFIXES if grammar.startswith(prefix))
     content = json.loads(grammar.removeprefix(prefix))
-    if prefix == "items:":
-        return prefix, tuple(Item(**item) for item in content)
-    if prefix == "labels:":
-        return prefix, {label: (points, weight) for label, (points, weight) in content.items()}
-    return prefix, (float(content[0]), float(content[1]))
+    return ParsedGrammar(
+        labels={label: (points, weight) for label, (points, weight) in content.items()} if prefix == "labels:" else {},
+        items=tuple(Item(**item) for item in content) if prefix == "items:" else (),
+        scale=(float(content[0]), float(content[1])) if prefix == "scale:" else (0.0, 0.0),
+    )
 
 
 def _listed(found_marks: set[str]) -> str:

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Self, get_args
 
@@ -216,7 +216,7 @@ class DefinedSuite:
 
     def _items(self, prompts: Sequence[Prompt], verdicts: Verdicts, times: int) -> dict[str, Score]:
         """Return `item_NAME`, percent of the item's scale, for a rubric and for several checks."""
-        spans = {item.name: item.share for item in self._judging.items}
+        spans: dict[str, Callable[[float], float]] = {item.name: item.share for item in self._judging.items}
         spans |= {name: float for name in self._judging.checks if len(self._judging.checks) > 1}
         clusters = {prompt.id: prompt.cluster or prompt.id for prompt in prompts}
         scores = {}
