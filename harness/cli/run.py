@@ -100,7 +100,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     model: Annotated[str | None, typer.Option(help="DIR, hf:ORG/NAME@REVISION or endpoint:NAME@URL.")] = None
     name: Annotated[str | None, typer.Option(help="Name in tables and results; default: from --model.")] = None
     suite: Annotated[
-        str | None, typer.Option(help="all, or a comma list of suites (harness ls suites) and files of your own.")
+        str | None, typer.Option(help="all, or a comma list of suites (harness ls suites) or FILE.yaml.")
     ] = None
     judge: Annotated[
         str | None,

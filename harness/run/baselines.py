@@ -109,8 +109,8 @@ def with_baseline(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt]) -> tup
     `prompts`: those of this run. Ask nothing. Raise ConfigError if the suite compares with no baseline, or if one is
     needed and none is named.
     """
-    key = judged_as(suite.name)
-    flag = spec.baseline.get(key, spec.baseline.get(key.partition(":")[0], spec.baseline.get("*")))
+    name = judged_as(suite.name)
+    flag = spec.baseline.get(name, spec.baseline.get(name.partition(":")[0], spec.baseline.get("*")))
     text = flag or (suite.baseline_choice if isinstance(suite, NamesBaseline) else None)
     if text is None:
         if isinstance(suite, WantsBaseline) and suite.needs_baseline:
@@ -165,7 +165,7 @@ def placeholders(suite: Suite) -> Suite:
         if missing:
             raise ConfigError(f"{choice} has no answer to {len(missing)} prompts, e.g. {missing[0]!r}")
     else:
-        answers = {prompt.id: _placeholder(prompt, choice or "baseline") for prompt in suite.prompts()}
+        answers = {prompt.id: _placeholder(prompt, choice or "baseline", words=0) for prompt in suite.prompts()}
     against: Suite = suite.against(answers)
     return against
 
@@ -176,11 +176,10 @@ def _listed(official: JsonValue) -> str | None:
     return official if isinstance(official, str) else None
 
 
-def _placeholder(prompt: Prompt, model: str) -> Answer:
-    """Return a stand-in of 1,500 characters per turn, for plans."""
-    turns = tuple(
-        f"(the baseline's answer {number}) " + "word " * 295 for number, _ in enumerate(prompt.turns, start=1)
-    )
+def _placeholder(prompt: Prompt, model: str, words: int = 300) -> Answer:
+    """Return a stand-in; by default it has about 1,500 characters per turn, for plans."""
+    numbers = range(1, 1 + len(prompt.turns))
+    turns = tuple(f"(the baseline's answer {number})" + " word" * words for number in numbers)
     return Answer(prompt_id=prompt.id, model=model, turns=turns, finish=tuple("stop" for _ in turns))
 
 
@@ -216,7 +215,7 @@ def _job(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt], text: str, *, i
         "suite": suite.name,
         "suite_version": suite.version,
         "data": suite.protocol().get("data"),
-        "sampling": sorted(shas),
+        "sampling": digest(sorted(shas))[:12],
     }
     folder = spec.results / "baselines" / model.slug / f"{suite.name.replace(':', '_')}@{suite.version}"
     return BaselineJob(

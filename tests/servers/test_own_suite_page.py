@@ -16,7 +16,8 @@ PAGE = (ROOT / "docs" / "own_suite.md").read_text("utf-8")
 
 
 def block(language: str, start: str) -> str:
-    return next(text for text in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if text.startswith(start))
+    blocks: list[str] = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return next(text for text in blocks if text.startswith(start))
 
 
 def reply(request: Request) -> str:
@@ -40,11 +41,8 @@ def test_the_page_goes_from_yaml_to_gate(
     for model, start in (("new", "Right: "), ("old", "Sorry, no idea about: ")):
         lines = [{"prompt_id": row["id"], "turns": [start + row["prompt"]]} for row in rows]
         (tmp_path / model).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    check, run_old, run_new, compare, gate = (
-        line.split()[1:]
-        for line in block("sh", "harness suite check").splitlines()
-        + block("sh", "harness run --model ./old").splitlines()
-    )
+    commands = block("sh", "harness suite check") + block("sh", "harness run --model ./old")
+    check, run_old, run_new, compare, gate = (line.split()[1:] for line in commands.splitlines())
 
     with serve(FakeOpenAI(reply=reply)) as judge:
         served = ("--backend", "scripted", "--judge", f"endpoint:gpt-x@{judge.url}")
