@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -338,3 +338,8 @@ class Answer(DigestedRecord):
     def sha(self) -> str:
         """Return the first 16 hex characters of the digest of the texts."""
         return digest(list(self.turns))[:16]
+
+
+def answers_digest(answers: Sequence[Answer]) -> str:
+    """Return what a protocol of games states of the opponent's answers: 12 characters; failed answers do not count."""
+    return digest(sorted([answer.key, answer.sha] for answer in answers if answer.error is None))[:12]

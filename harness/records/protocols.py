@@ -1,7 +1,7 @@
 """What a plug-in implements: the interfaces of backends, suites, judges and rewards, and how they are loaded.
 
 >>> sorted(installed("judges"))[:2]
-['alpaca_eval', 'llm']
+['alpaca_eval', 'checks']
 
 The pipeline and the recipes know no other types of them. Entry points are the only dynamic import: a new suite, backend
 or judge is one file and one line in its package.
@@ -210,6 +210,13 @@ class TakesBaseline(Protocol):
         ...
 
 
+@runtime_checkable
+class Definable(Protocol):
+    """A suite whose content comes from the user, so that each run's folder keeps it (`SuiteOptions.definition`)."""
+
+    def definition(self) -> dict[str, JsonValue]: ...
+
+
 class Judge(Protocol):
     """Turns a task into a judgment.
 
@@ -360,6 +367,8 @@ class SuiteOptions:
     """The checkpoint's own sampling defaults, for a suite that prescribes none (AlpacaEval)."""
     argument: str = ""
     """The text after `NAME:` on the command line, e.g. lm-eval's task."""
+    definition: JsonValue = None
+    """Of a `Definable` suite: its definition in the folder of a run; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -459,7 +468,7 @@ class Reward(Protocol):
     ) -> Sequence[float | Failure | None]: ...
 
 
-Group = Literal["backends", "suites", "facts", "judges", "judge_configs", "rewards", "commands"]
+Group = Literal["backends", "suites", "facts", "judges", "judge_configs", "rewards", "checks", "commands"]
 
 
 def installed(group: Group) -> dict[str, EntryPoint]:

@@ -79,6 +79,7 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         by_category=results.by_category,
         counts=count(suite_plan.prompts, answers, judgments),
         notes=tuple(notes),
+        margin=getattr(suite, "margin", None),
         judging=trust,
         provenance={**environment, **_provenance(plan, run, citation)},
         usage=_usage(run.store, answers, [*judgments, *anchor_rows]),

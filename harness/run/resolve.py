@@ -12,7 +12,7 @@ from typing import Any
 
 from ..records import AuditSpec, JudgeSpec, ModelRef, Record
 from ..records.errors import ConfigError
-from ..records.judge_choice import choose_audits, choose_judges, suite_names, with_devices
+from ..records.judge_choice import choose_audits, choose_baselines, choose_judges, suite_names, with_devices
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
 
 GROUPS: dict[str, type[Record]] = {"serve": ServeSpec, "sampling": SamplingOverride}
@@ -57,6 +57,8 @@ def resolve(settings: FileSpec) -> RunSpec:
         values.setdefault("backend", model.scheme)
     if isinstance(settings.anchors, str):
         values["anchors"] = [settings.anchors]
+    if isinstance(settings.baseline, str):
+        values["baseline"] = choose_baselines(suites, settings.baseline)
     chosen = {"model": model, "suites": suites, "judges": judges, "audit": audits}
     return checked(RunSpec, values | chosen, "command line")
 
