@@ -19,7 +19,7 @@ from ..records.results import what_is_missing
 from ..records.settings import FileSpec
 from ..run.estimate import Estimate, estimate
 from ..run.plan import Plan, plan
-from ..run.resolve import overlaid, resolve, retirement_warnings
+from ..run.resolve import overlaid, resolve, shutdown_warnings
 from ..store.trusted import read_config
 from .console import (
     STDERR,
@@ -102,8 +102,8 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     judge: Annotated[
         str | None,
         typer.Option(
-            help="JUDGE for all suites, or SUITE=JUDGE,...: a name (harness judge list), FILE.yaml, endpoint:M@URL, "
-            "local:PATH, alpaca_eval:NAME, reward_model:PATH, replay:RUN, A+B for a jury."
+            help="JUDGE for all suites, or SUITE=JUDGE,...: a name (harness judge list), PROVIDER:MODEL, FILE.yaml, "
+            "endpoint:M@URL, local:PATH, alpaca_eval:NAME, reward_model:PATH, replay:RUN, A+B for a jury."
         ),
     ] = None
     judge_devices: Annotated[
@@ -158,7 +158,7 @@ def run(flags: RunFlags) -> None:
     """Serve a model, ask it a suite's questions, have the answers judged, score. The same command again resumes.
 
     Examples: harness run --model ./ckpt --suite all --edition pocket;
-    harness run --model hf:org/name --suite mt_bench,arena_hard --judge gpt-4.1 --limit 20
+    harness run --model hf:org/name --suite mt_bench,arena_hard --judge openai:gpt-5.4 --limit 20
     """
     set_up_logging(verbose=flags.verbose)
     settings, trackers = flags.settings(), tracker_names(flags.log_to)
@@ -167,7 +167,7 @@ def run(flags: RunFlags) -> None:
     estimates = estimate(run_plan, exact=flags.dry_run)
     for sentence in differences(run_plan):
         log.info("%s", sentence)
-    for sentence in retirement_warnings(spec, date.today()):
+    for sentence in shutdown_warnings(spec, date.today()):
         log.warning("%s", sentence)
     if flags.dry_run:
         print_estimate(estimates, [suite.name for suite in run_plan.own_runners], as_json=flags.as_json)

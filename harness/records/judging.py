@@ -242,6 +242,10 @@ class JudgeSpec(Record):
     """Options of the server if the harness serves the judge itself, as under `serve:` in harness.yaml."""
     params: dict[str, JsonValue] = {}
     """Request parameters that replace the template's (`null` leaves one out), e.g. max_completion_tokens."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = Field(
+        default="max_tokens", exclude_if=lambda name: name == "max_tokens"
+    )
+    """Name of the parameter that limits a reply; OpenAI's newer models reject the usual one."""
     reasoning_room: int = Field(default=0, ge=0, exclude_if=is_empty)
     """Tokens that a judge that reasons may spend on it, in addition to the benchmark's own limit for the reply."""
     price_in: float | None = Field(default=None, ge=0)

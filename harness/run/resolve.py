@@ -13,6 +13,7 @@ from typing import Any
 from ..records import AuditSpec, JudgeSpec, ModelRef, Record
 from ..records.errors import ConfigError
 from ..records.judge_choice import choose_audits, choose_judges, suite_names, with_devices
+from ..records.provider_judges import shutdown_warning
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
 
 GROUPS: dict[str, type[Record]] = {"serve": ServeSpec, "sampling": SamplingOverride}
@@ -73,13 +74,9 @@ def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def retirement_warnings(spec: RunSpec, today: date) -> list[str]:
-    """Return a warning for each judge whose model was shut down: another model may answer under its name."""
+def shutdown_warnings(spec: RunSpec, today: date) -> list[str]:
+    """Return a warning for each judge that was shut down or soon will be."""
     asked = [judge for judges in spec.judges.values() for judge in judges]
     asked += [audit.judge for audit in spec.audit.values()]
-    dates = {judge.name: judge.retired for judge in asked}
-    return [
-        f"judge {name} was shut down on {day} (harness judge list): another model may answer under that name"
-        for name, day in dates.items()
-        if day is not None and day <= today
-    ]
+    by_name = {judge.name: judge for judge in asked}
+    return [sentence for judge in by_name.values() if (sentence := shutdown_warning(judge, today)) is not None]
