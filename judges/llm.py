@@ -199,9 +199,9 @@ class LlmJudge:
         template = self._rephrased(task).template
         if template.top_logprobs is not None and self.spec.params.get("logprobs", True) is None:
             raise ConfigError(
-                f"judge {self.spec.name!r} returns no log-probabilities, from which template {template.name!r} reads its "
-                "verdict: give this suite another judge (--judge SUITE=JUDGE,...), or one whose file sets `evaluator:` "
-                "(harness judge template evaluator)"
+                f"judge {self.spec.name!r} returns no log-probabilities, from which template {template.name!r} reads "
+                "its verdict: give this suite another judge (--judge SUITE=JUDGE,...), or one whose file sets "
+                "`evaluator:` (harness judge template evaluator)"
             )
 
     async def judge(self, task: JudgeTask) -> Judgment:

@@ -19,7 +19,7 @@ from ..records.results import what_is_missing
 from ..records.settings import FileSpec
 from ..run.estimate import Estimate, estimate
 from ..run.plan import Plan, plan
-from ..run.resolve import overlaid, resolve, shutdown_warnings
+from ..run.resolve import judge_warnings, overlaid, resolve
 from ..store.trusted import read_config
 from .console import (
     STDERR,
@@ -167,7 +167,7 @@ def run(flags: RunFlags) -> None:
     estimates = estimate(run_plan, exact=flags.dry_run)
     for sentence in differences(run_plan):
         log.info("%s", sentence)
-    for sentence in shutdown_warnings(spec, date.today()):
+    for sentence in judge_warnings(spec, date.today()):
         log.warning("%s", sentence)
     if flags.dry_run:
         print_estimate(estimates, [suite.name for suite in run_plan.own_runners], as_json=flags.as_json)

@@ -20,9 +20,9 @@ from .errors import ConfigError
 from .facts import suites_of_all
 from .judging import MIN_AUDITED, AuditSpec, JudgeSpec
 from .keys import JUDGE_KEY, note_key_variable
+from .protocols import installed, load_plugin
 from .provider_judges import provider_judge, refuse_shut_down, with_provider_facts
 from .providers import nearest, providers
-from .protocols import installed, load_plugin
 from .settings import EDITIONS, ServeSpec, checked
 
 OwnJudges = Mapping[str, Mapping[str, Any]]
@@ -51,9 +51,21 @@ def judge_templates() -> dict[str, Path]:
     return dict(sorted(paths.items()))
 
 
+def judge_presets() -> dict[str, Path]:
+    """Return `KIND:NAME` -> YAML file of the open-weight judges of every package (`presets/` beside its judges)."""
+    paths: dict[str, Path] = {}
+    for point in installed("judge_configs").values():
+        folder = files(point.load()).joinpath("presets")
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            path = Path(str(entry))
+            paths[str(read_yaml(path).get("name"))] = path
+    return dict(sorted(paths.items()))
+
+
 def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
-    """Return the judge of a name: `PROVIDER:MODEL`, a form in `JUDGE_FORMS`, one of harness.yaml, a YAML file, a shipped
-    one, or a kind.
+    """Return the judge of a name.
+
+    That is `PROVIDER:MODEL`, a form in `JUDGE_FORMS`, one of harness.yaml, a YAML file, a shipped one, or a kind.
 
     Raise ConfigError for an unknown name.
     """
@@ -112,13 +124,36 @@ def _judge_key() -> str | None:
 
 def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
     def parse(text: str) -> JudgeSpec:
+        preset, _, detail = text.partition("@")
+        path = judge_presets().get(f"{kind}:{preset}")
+        if path is not None and not Path(text).exists():
+            return _preset_judge(checked(JudgeSpec, read_yaml(path), str(path)), detail)
         if not text or text.startswith("endpoint:"):
             raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
+        known = [name.partition(":")[2] for name in judge_presets() if name.startswith(f"{kind}:")]
+        if "/" not in text and not Path(text).exists() and (near := nearest(text, known)):
+            raise ConfigError(f"--judge {kind}:{text}: there is no such folder, and no such preset.{near}")
         return JudgeSpec(
             name=f"{kind}:{ModelRef.parse(text).short}", kind=kind, model=text, price_in=0.0, price_out=0.0
         )
 
     return parse
+
+
+def _preset_judge(preset: JudgeSpec, detail: str) -> JudgeSpec:
+    """Return an open-weight judge: served here, at a revision if `detail` is one, or asked at `detail`, its URL.
+
+    The server's model is then named as on the Hub, as vLLM does, and a local judge's settings of requests are kept.
+    """
+    if not detail:
+        return preset.model_copy(update={"price_in": 0.0, "price_out": 0.0})
+    if not detail.startswith(("http://", "https://")):
+        return preset.model_copy(update={"model": f"{preset.model}@{detail}", "price_in": 0.0, "price_out": 0.0})
+    if preset.kind != "local":
+        raise ConfigError(f"--judge {preset.name}@{detail}: a {preset.kind} is loaded here; it has no endpoint")
+    model = str(preset.model).removeprefix("hf:")
+    changed = {"kind": "llm", "model": model, "url": base_url(detail), "key_env": _judge_key(), "serve": {}}
+    return preset.model_copy(update=changed)
 
 
 JUDGE_FORMS: Mapping[str, Callable[[str], JudgeSpec]] = {

@@ -17,7 +17,7 @@ from .asking import base_url
 from .errors import ConfigError
 from .judging import Access, JudgeSpec
 from .keys import JUDGE_KEY
-from .providers import Provider, list_price, provider_at, providers, shutdown_day
+from .providers import Provider, list_price, nearest_model, provider_at, providers, shutdown_day
 
 WARNING_DAYS = 60
 """A judge that will be shut down within this many days warns: later runs cannot be compared with its verdicts."""
@@ -26,7 +26,7 @@ INLINE_URL = re.compile(r"@(?=https?://)")
 
 
 def provider_judge(provider: str, text: str) -> JudgeSpec:
-    """Return the judge of `MODEL`, or of `MODEL@URL` for another server of the same protocol, without the provider's key.
+    """Return the judge of `MODEL`, or of `MODEL@URL`: another server with the provider's quirks, but not its key.
 
     Raise ConfigError if there is no model, or for Azure no resource.
     """
@@ -71,8 +71,8 @@ def _azure_address(entry: Provider, deployment: str) -> tuple[str, Access]:
         )
     if not entry.is_host(resource):
         raise ConfigError(
-            f"AZURE_OPENAI_ENDPOINT is {resource!r}, not an https address below {', '.join(entry.hosts)}: the key is sent "
-            "nowhere else. For a gateway of your own write a judge's file: harness judge template azure"
+            f"AZURE_OPENAI_ENDPOINT is {resource!r}, not an https address below {', '.join(entry.hosts)}: the key is "
+            "sent nowhere else. For a gateway of your own write a judge's file: harness judge template azure"
         )
     root = f"{base_url(resource)}/openai"
     if version is None:
@@ -97,7 +97,7 @@ def refuse_shut_down(spec: JudgeSpec, today: date) -> None:
     """Raise ConfigError if the judge's provider has shut the model down. Another endpoint may still serve it."""
     if spec.retired is not None and spec.retired <= today and provider_at(spec.url) is not None:
         raise ConfigError(
-            f"judge {spec.name!r} was shut down on {spec.retired} (harness judge list): if another server still answers "
+            f"judge {spec.name!r} was shut down on {spec.retired} (harness judge list): if another server answers "
             f"as it, name that one: --judge endpoint:{spec.model}@URL"
         )
 
@@ -113,6 +113,13 @@ def shutdown_warning(spec: JudgeSpec, today: date) -> str | None:
         )
     days = (spec.retired - today).days
     return (
-        f"judge {spec.name} will be shut down on {spec.retired}, in {days} days: what is judged later cannot be compared "
-        "with it; choose one without a date (harness judge list)"
+        f"judge {spec.name} will be shut down on {spec.retired}, in {days} days: what is judged later cannot be "
+        "compared with it; choose one without a date (harness judge list)"
     )
+
+
+def unlisted_model_warning(spec: JudgeSpec) -> str | None:
+    """Return a sentence about a model that its provider's price list lacks, if one of a similar name is in it."""
+    provider = provider_at(spec.url)
+    near = nearest_model(provider, spec.model) if provider is not None and spec.model is not None else ""
+    return f"judge {spec.name}: genai-prices lists no {spec.model!r} of {provider}.{near}" if near else None

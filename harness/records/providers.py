@@ -104,7 +104,7 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 
 def nearest_model(provider: str, model: str) -> str:
-    """Return the nearest model that genai-prices lists for a provider, as `nearest` does; empty if it lists this one."""
+    """Return, as `nearest` does, the nearest model of a provider in genai-prices; empty if it has this one."""
     from genai_prices.data_snapshot import get_snapshot  # deferred: 1.6 MB of tables
 
     if list_price(provider, model) is not None or providers()[provider].prices is None:

@@ -13,7 +13,7 @@ from typing import Any
 from ..records import AuditSpec, JudgeSpec, ModelRef, Record
 from ..records.errors import ConfigError
 from ..records.judge_choice import choose_audits, choose_judges, suite_names, with_devices
-from ..records.provider_judges import shutdown_warning
+from ..records.provider_judges import shutdown_warning, unlisted_model_warning
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
 
 GROUPS: dict[str, type[Record]] = {"serve": ServeSpec, "sampling": SamplingOverride}
@@ -74,9 +74,10 @@ def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def shutdown_warnings(spec: RunSpec, today: date) -> list[str]:
-    """Return a warning for each judge that was shut down or soon will be."""
+def judge_warnings(spec: RunSpec, today: date) -> list[str]:
+    """Return a warning for each judge that was shut down, soon will be, or may be misspelt."""
     asked = [judge for judges in spec.judges.values() for judge in judges]
     asked += [audit.judge for audit in spec.audit.values()]
     by_name = {judge.name: judge for judge in asked}
-    return [sentence for judge in by_name.values() if (sentence := shutdown_warning(judge, today)) is not None]
+    sentences = [(shutdown_warning(judge, today), unlisted_model_warning(judge)) for judge in by_name.values()]
+    return [sentence for pair in sentences for sentence in pair if sentence is not None]
