@@ -19,19 +19,20 @@ from ..judging.calibrated import measured_agreement
 from ..judging.cost import price
 from ..judging.injection import KINDS, Injections, count_injections
 from ..pages.text import plain, rich_table
-from ..records import JudgeSpec
+from ..records import JudgeSpec, digest
+from ..records.asking import distinct_slug
 from ..records.errors import ConfigError, printable
 from ..records.facts import all_facts
-from ..records.judge_choice import find_judge, judge_files, judge_presets, judge_templates
+from ..records.judge_choice import find_judge, judge_files, judge_presets, judge_templates, usable_judge
 from ..records.providers import nearest, providers
 from ..run.pipeline import current_judgments
 from ..run.plan import limited, suite_of_card
-from ..store import dump_json, read_card, write_atomic
+from ..store import RunStore, dump_json, read_card, write_atomic
 from ..store.runs import find_run, read_rows
-from ..store.trusted import listed_judges
+from ..store.trusted import listed_judges, read_config
 from .calibrate import calibrate
-from .console import json_text, stdout_console
-from .options import Flags, JsonFlags, MirrorFlags, ResultsFlags, command, command_group
+from .console import STDERR, json_text, progress, set_up_logging, stdout_console, until_stopped
+from .options import NO_CACHE, Flags, JsonFlags, MirrorFlags, ResultsFlags, VerboseFlags, command, command_group
 
 judge_app = command_group("List judges, calibrate one, write one; find answers that address the judge.")
 
@@ -162,6 +163,53 @@ def anchors(flags: AnchorsFlags) -> None:
     )
     print(f"by category: {counts}")
     print(f"verdicts of {printable(', '.join(frozen.judges))}; next: harness run ... --anchors {flags.out}")
+
+
+class ProbeFlags(ResultsFlags, JsonFlags, VerboseFlags):
+    judge: Annotated[str, typer.Option(help="A judge as for `harness run`; not a jury.")]
+    no_cache: Annotated[bool, NO_CACHE] = False
+
+
+@judge_app.command("probe")
+@command
+def probe(flags: ProbeFlags) -> None:
+    """Ask a judge about easy questions with a right and a wrong answer, 96 calls: does it see which, in both orders?
+
+    Also with padded answers and another wording of its prompt. Exits with 1 if it fails; the same command resumes.
+
+    Example: harness judge probe --judge openai:gpt-5.4
+    """
+    from ..analysis.judge_probe import FOLDER, loaded_for_probe, probe_judge, probe_manifest, probe_results
+
+    set_up_logging(verbose=flags.verbose)
+    own_judges = read_config(None).judges
+    spec = usable_judge(flags.judge, own_judges)
+    judge = loaded_for_probe(spec)
+    settings = probe_manifest(judge)
+    store = RunStore(flags.results / FOLDER / distinct_slug(spec.name) / digest(settings)[:12]).open(settings)
+    try:
+        with progress(STDERR, {("probe", "judgments"): 96}) as on_progress:
+            until_stopped(probe_judge(judge, store, cache=not flags.no_cache, on_progress=on_progress))
+        results = probe_results(list(store.judgments.all()))
+    finally:
+        store.close()
+    if flags.as_json:
+        print(json.dumps({"judge": spec.name, "probes": [result.as_dict() for result in results]}, indent=2))
+    else:
+        head = ("probe", "expected", "right", "without a verdict", "passes from", "result")
+        rows = [
+            (
+                result.probe.name,
+                result.probe.asks,
+                f"{result.right} of {result.judged}",
+                str(result.unscored),
+                f"{result.probe.passes:.0%}",
+                "pass" if result.passed else "FAIL",
+            )
+            for result in results
+        ]
+        stdout_console(100).print(rich_table(f"Judge {spec.name}", head, rows, ("probe", "expected", "result")))
+    raise typer.Exit(0 if all(result.passed for result in results) else 1)
 
 
 class ListFlags(ResultsFlags, JsonFlags):

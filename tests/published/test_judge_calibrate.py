@@ -251,6 +251,28 @@ def test_max_cost_stops_before_it_is_crossed_and_a_higher_one_goes_on(
     assert found["usage"]["paid"] == found["usage"]["cost"] > 1
 
 
+def test_several_judges_end_in_one_table(harness: Harness, serve: Serve, tmp_path: Path) -> None:
+    with (
+        serve(FakeOpenAI(reply=reply_with(lambda a, b: len(a) > len(b)))) as longest,
+        serve(FakeOpenAI(reply=reply_with(lambda a, b: True))) as first,
+    ):
+        for name, fake in (("longest", longest), ("first", first)):
+            prices = "price_in: 1\nprice_out: 1\n" if name == "first" else ""
+            (tmp_path / f"{name}.yaml").write_text(f"kind: llm\nmodel: m\nurl: {fake.url}\n{prices}")
+        judges = ("--judge", "longest.yaml", "--judge", "first.yaml")
+        words = ("judge", "calibrate", *judges, "--suite", "mt_bench", "--sample", "20")
+        table = harness(*words).out
+        reports = json.loads(harness(*words, "--json").out)["calibrations"]
+
+    rows = [line for line in table.splitlines() if "mt_bench" in line]
+    assert [next(name for name in ("longest", "first") if name in row) for row in rows] == ["longest", "first"]
+    assert "same verdict in both orders" in " ".join(table.split()).replace(" ┃ ", " ") or "both orders" in table
+    assert [report["judge"]["name"] for report in reports] == ["longest", "first"]
+    scores = [report["suites"]["mt_bench"]["scores"]["position_consistency"]["value"] for report in reports]
+    assert scores[0] == 1.0
+    assert scores[1] == 0.0
+
+
 # -------------------------------------------------------------------------------------------------------- bad input
 
 
