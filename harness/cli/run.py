@@ -91,6 +91,19 @@ class SamplingFlags(Flags):
     top_p: Annotated[float | None, answering(help="Probability mass that nucleus sampling keeps.")] = None
     max_tokens: Annotated[int | None, answering(help="Longest answer, in tokens.")] = None
     n: Annotated[int | None, answering("--samples", help="Answers per prompt.")] = None
+    max_completion_tokens: Annotated[
+        int | None, answering(help="As --max-tokens, for servers that want this name.")
+    ] = None
+    top_k: Annotated[int | None, answering(help="Most tokens to choose among.")] = None
+    min_p: Annotated[float | None, answering(help="Smallest share of the likeliest token's probability.")] = None
+    presence_penalty: Annotated[float | None, answering(help="Penalty of tokens that occurred.")] = None
+    frequency_penalty: Annotated[float | None, answering(help="Penalty per occurrence of a token.")] = None
+    repetition_penalty: Annotated[float | None, answering(help="Factor against repetition; 1: none.")] = None
+    stop: Annotated[list[str] | None, answering(help="Text that ends an answer; repeatable.")] = None
+    draw_seed: Annotated[int | None, answering(help="Seed of the answers, also sent to endpoint:.")] = None
+    system_prompt: Annotated[str | None, answering(help="System prompt, e.g. the model card's.")] = None
+    extra_body: Annotated[str | None, answering(help="JSON object with any other request fields.")] = None
+    omit: Annotated[list[str] | None, answering(help="Request field to leave out; repeatable.")] = None
 
 
 class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):

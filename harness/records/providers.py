@@ -16,12 +16,11 @@ from datetime import date
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
-from .asking import Record
+from .asking import Record, TokenLimit
 from .documents import read_yaml
 
 DATA = Path(__file__).with_name("providers.yaml")
@@ -34,7 +33,7 @@ class Quirk(Record):
     """Pattern for the beginning of their names."""
     omits: tuple[str, ...] = ()
     params: dict[str, JsonValue] = {}
-    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    token_limit: TokenLimit = "max_tokens"
     reasoning_room: int = 0
     source: str
 
