@@ -104,7 +104,7 @@ def calibrate(flags: CalibrateFlags) -> None:
 
     The same command again resumes; cards of this judge cite the result.
 
-    Examples: harness judge calibrate --judge gpt-4.1 --sample 300 --data published;
+    Examples: harness judge calibrate --judge gpt-5.4 --sample 300 --data published;
     harness judge calibrate --judge recorded --suite mt_bench; several --judge end in one table
     """
     set_up_logging(verbose=flags.verbose)

@@ -13,7 +13,7 @@ from datetime import date, timedelta
 
 from pydantic import JsonValue
 
-from .asking import base_url
+from .asking import TokenLimit, base_url
 from .errors import ConfigError
 from .judging import Access, JudgeSpec
 from .keys import JUDGE_KEY
@@ -35,7 +35,8 @@ def provider_judge(provider: str, text: str) -> JudgeSpec:
     if not model:
         raise ConfigError(f"--judge {provider + ':' + text!r} is not {provider}:MODEL or {provider}:MODEL@URL")
     params: dict[str, JsonValue] = {} if entry.logprobs else dict.fromkeys(LOGPROBS)
-    limit, room = "max_tokens", 0
+    limit: TokenLimit = "max_tokens"
+    room = 0
     for quirk in entry.quirks:
         if re.match(quirk.models, model):
             params |= dict.fromkeys(quirk.omits) | quirk.params

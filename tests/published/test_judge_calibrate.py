@@ -268,7 +268,7 @@ def test_several_judges_end_in_one_table(harness: Harness, serve: Serve, tmp_pat
     assert [next(name for name in ("longest", "first") if name in row) for row in rows] == ["longest", "first"]
     assert [report["judge"]["name"] for report in reports] == ["longest", "first"]
     scores = [report["suites"]["mt_bench"]["scores"]["position_consistency"]["value"] for report in reports]
-    assert scores[0] == 1.0
+    assert scores[0] >= 0.9  # answers of one length are the exception
     assert scores[1] == 0.0
 
 
