@@ -152,7 +152,13 @@ def _preset_judge(preset: JudgeSpec, detail: str) -> JudgeSpec:
     if preset.kind != "local":
         raise ConfigError(f"--judge {preset.name}@{detail}: a {preset.kind} is loaded here; it has no endpoint")
     model = str(preset.model).removeprefix("hf:")
-    changed = {"kind": "llm", "model": model, "url": base_url(detail), "key_env": _judge_key(), "serve": {}}
+    changed: dict[str, object] = {
+        "kind": "llm",
+        "model": model,
+        "url": base_url(detail),
+        "key_env": _judge_key(),
+        "serve": {},
+    }
     return preset.model_copy(update=changed)
 
 
