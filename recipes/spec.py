@@ -29,6 +29,8 @@ SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
 """Keys of a variant that may be lists; they give one variant per value."""
 RESERVED = frozenset({"all", "best", "sft", "target"})
 """Names that a variant may not have."""
+OF_TARGET = ("target_license", "chat_template", "pad_token")
+"""Keys that describe the target: a file that names another target does not inherit them."""
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -240,7 +242,9 @@ class RecipeSpec(Record):
     None: train in this process.
     """
     chat_template: str | None = None
+    """Jinja file that replaces the target's chat template."""
     pad_token: str | None = None
+    """Token that pads batches. None: the tokenizer's, else its end token."""
 
 
 def read_recipe(path: Path) -> RecipeSpec:
@@ -265,6 +269,8 @@ def _with_base(path: Path) -> dict[str, Any]:
     under = dict(read_yaml(below))
     if "base" in under:
         raise ConfigError(f"{path}: base {base!r} has a base itself; name that recipe instead")
+    if "target" in sections:  # these describe the base's target, not this one
+        under = {key: value for key, value in under.items() if key not in OF_TARGET}
     return {**under, **sections}
 
 

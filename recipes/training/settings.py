@@ -262,7 +262,7 @@ def _made(make: Callable[[], object], where: str) -> None:
 def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed: int) -> Any:
     """Return the trainer's configuration object: our defaults, overridden by the recipe's keys.
 
-    On a GPU, bf16 and gradient checkpointing default to on.
+    On a GPU, bf16 and gradient checkpointing default to on. Every training logs and leaves checkpoints while it runs.
     """
     import torch
     from trl import SFTConfig
@@ -278,6 +278,8 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
         "gradient_checkpointing": bool(device),
         "report_to": [],
         "disable_tqdm": True,
+        "logging_steps": 10,
+        "save_steps": 0.1,  # a share of all steps: a kill loses a tenth of the training at most, however short it is
         "save_total_limit": 2,
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": bool(device),

@@ -31,6 +31,8 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a folder or of hf:ORG/NAME@REVISION. `chat_template` is the path of a Jinja file.
 
+    A tokenizer without a pad token pads with its end token, unless `pad_token` names another.
+
     Raise CheckpointError if there is no tokenizer, and ConfigError if it cannot render preference rows.
     """
     ref = ModelRef.parse(model)
@@ -53,6 +55,9 @@ def load_tokenizer(
             raise ConfigError(f"pad_token: {pad_token!r} is not in the vocabulary of {model!r}; name a token that is")
         tokenizer.pad_token = pad_token
     check_tokenizer(tokenizer)
+    if tokenizer.pad_token_id is None:
+        # Safe here: labels and masks come from the rows' lengths, so a real end token is never taken for padding.
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
@@ -104,12 +109,10 @@ class UnusableAnswerError(Exception):
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ConfigError if the tokenizer lacks a chat template, a pad token or an end token."""
+    """Raise ConfigError if the tokenizer lacks a chat template or an end token."""
     name = tokenizer.name_or_path or "the tokenizer"
     if not tokenizer.chat_template:
         raise ConfigError(f"{name} has no chat template; give one with `chat_template: FILE.jinja`")
-    if tokenizer.pad_token_id is None:
-        raise ConfigError(f"{name} has no pad token; name one with `pad_token: TOKEN` (not the end token)")
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"{name} has no end-of-sequence token; set eos_token in its tokenizer_config.json")
 
