@@ -28,6 +28,7 @@ from harness.store import LOCK, LOCK_FILES, FolderLock, write_atomic
 from harness.store.checkpoint import resolve
 
 from .layout import DONE, STAGES, Recipe, StepRecord
+from .preflight import preflight
 from .rewards.scoring import check_reward
 from .stages.align import align_steps
 from .stages.evaluate import held_out_steps, suite_steps
@@ -206,8 +207,8 @@ def _remove(absent: Sequence[Path]) -> None:
 def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step], last: str | None) -> None:
     """Raise ConfigError now instead of hours later if a training key or the reward is wrong.
 
-    The reward must exist and be the one that scored the existing answers. Checking training keys imports torch, so it
-    is skipped if all training is done. Checking a reward may download it, so it is skipped if the run ends earlier.
+    The reward must exist and be the one that scored the existing answers; checking it may download it, so that is
+    skipped if the run ends earlier. `preflight` checks the rest.
     """
     remaining = [step for step in steps if step not in kept or finished(step) is None]
     to_do = {step.stage for step in remaining}
@@ -215,11 +216,19 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
     if to_do & {"rewards", "evaluate"} & set(reached):
         check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
-    if to_do & {"sft", "align"}:
-        from .training.settings import check_training
+    ahead = frozenset(to_do & set(reached))
+    if "sft" in to_do and "sft" not in reached:  # another machine trains, but its keys are worth checking now
+        preflight(recipe, frozenset({"sft", "align", "target"}), here=False)
+    for sentence in preflight(recipe, ahead, here=True):
+        log.warning("%s", sentence)
 
-        trains = last is None or STAGES.index(last) >= STAGES.index("sft")
-        check_training(recipe.spec, trains_here=trains)
+
+def stages_to_do(recipe: Recipe, first: str | None, last: str | None) -> frozenset[str]:
+    """Return the stages with a step that a run would still have to do."""
+    steps = all_steps(recipe)
+    kept = {step.name for step in before(steps, first)}
+    wanted = steps if last is None else up_to(steps, last)
+    return frozenset(step.stage for step in wanted if step.name not in kept or finished(step) is None)
 
 
 def _check_places(recipe: Recipe, to_do: set[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
@@ -23,6 +23,10 @@ from harness.records.settings import ServeSpec, checked
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
 Method = Literal["preference", "sft"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy's generator accepts."""
+Temperature = Annotated[float, Field(ge=0, le=2)]
+"""Endpoints accept at most 2, and so does vLLM's API."""
 
 
 SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
@@ -93,8 +97,8 @@ class SamplingSpec(Record):
     Defaults: WRPO release, README; max_tokens: SimPO's on_policy_data_gen.
     """
 
-    n: int = Field(default=5, ge=1)
-    temperature: float = Field(default=0.8, ge=0)
+    n: int = Field(default=5, ge=1, le=1024)
+    temperature: float = Field(default=0.8, ge=0, le=2)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=4096, gt=0)
     seed: int = 42
@@ -167,7 +171,7 @@ class EvaluateSpec(SuitesSpec):
 
     models: tuple[str, ...] = ("all",)
     """Models to run suites on: `all`, or a list of variants, `sft`, `target`, and `best` (by validation reward)."""
-    temperatures: tuple[float, ...] = Field(default=(0.0,), min_length=1)
+    temperatures: tuple[Temperature, ...] = Field(default=(0.0,), min_length=1)
     """Held-out prompts are answered and rewarded at each of these temperatures. 0: greedy."""
     samples: int = Field(default=1, ge=1)
     """Answers per held-out prompt at temperatures above 0."""
@@ -217,7 +221,7 @@ class RecipeSpec(Record):
     target: str
     """The model to train: a folder or hf:ORG/NAME@REVISION."""
     target_license: str | None = None
-    seeds: tuple[int, ...] = Field(default=(42,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(42,), min_length=1)
     """Each seed repeats everything after the sources: SFT, sampling from the target, pairs, variants."""
     prompts: PromptsSpec
     sources: tuple[SourceSpec, ...] = Field(min_length=1)

@@ -112,9 +112,13 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
 def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
     from harness.cli.console import stdout_console
 
+    from .pipeline import stages_to_do
     from .plan import make_plan, plan_tables
+    from .preflight import preflight
 
     plan = make_plan(recipe, first=flags.first_stage, last=flags.last_stage)
+    warnings = preflight(recipe, stages_to_do(recipe, flags.first_stage, flags.last_stage), here=False)
+    plan = plan.model_copy(update={"notes": (*plan.notes, *warnings)})
     if flags.as_json:
         typer.echo(json.dumps(plan.as_dict(), indent=2))
         return

@@ -1,4 +1,4 @@
-"""The shipped recipes as they are typed: their training sections run on a Llama without a pad token, log and survive."""
+"""The shipped recipes as they are typed: they train a Llama without a pad token, log and survive."""
 
 from __future__ import annotations
 
