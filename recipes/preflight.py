@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from harness.records import ModelRef
@@ -27,9 +28,7 @@ from .estimate import tokenizer_file
 from .layout import DONE, Recipe
 from .prompts import part_sizes
 from .spec import RecipeSpec, SuitesSpec, launch_path
-
-if TYPE_CHECKING:
-    from .training.settings import TrainingSettings
+from .training.settings import TrainingSettings, renamed
 
 OUTPUT_TERMS = {
     "mrl": "allows research only, and that includes models trained on its answers",
@@ -48,6 +47,10 @@ PROVIDERS = ("openai.com", "anthropic.com", "googleapis.com", "azure.com", "x.ai
 """Hosts of providers whose terms of service restrict training on their models' answers."""
 DUMMY = ({"role": "user", "content": "How are you?"},)
 ANSWERS = ("Well, thank you.", "I am fine.", "Bad.")
+OF_MODEL = ("optim", "optim_args", "optim_target_modules", "use_liger_kernel")
+"""Keys of the trainer that decide, with those of the model, what is built."""
+Place = Callable[[str], str]
+"""Key -> `SECTION: KEY` of the recipe."""
 ADAM_BYTES, FLOAT32, BFLOAT16 = 8, 4, 2
 """Bytes per parameter: both moments of Adam, and a weight in each precision."""
 
@@ -156,11 +159,26 @@ def _check_training(recipe: Recipe, to_do: frozenset[str], check: Preflight) -> 
         return
     _check_template(spec, trainings)
     config = _config(*location)
+    built: list[TrainingSettings] = []
     for where, settings in trainings.items():
-        _check_packages(where, settings, check)
-        _check_model(where, config, settings)
+        part = settings.model_copy(update={"trainer": {key: settings.trainer.get(key) for key in OF_MODEL}})
+        if part in built:
+            continue
+        built.append(part)
+        place = partial(_section, spec, where)
+        _check_packages(place, settings, check)
+        _check_model(place, config, settings)
     _check_embedding(spec, config)
     _check_disk(recipe, config, trainings, to_do, check)
+
+
+def _section(spec: RecipeSpec, where: str, key: str) -> str:
+    """Return `SECTION: KEY`, with the section of the recipe that sets a key of the training at `where`."""
+    if where == "sft":
+        return f"{where}: {key}"
+    own = {f"variants.{name}.training": renamed(variant.training) for name, variant in spec.variants.items()}
+    section = where if key in own.get(where, {}) or key not in renamed(spec.training) else "training"
+    return f"{section}: {key}"
 
 
 def _target(spec: RecipeSpec, check: Preflight) -> tuple[str, str | None] | None:
@@ -236,12 +254,12 @@ def _check_launch(spec: RecipeSpec, check: Preflight) -> None:
         )
 
 
-def _check_packages(where: str, settings: TrainingSettings, check: Preflight) -> None:
+def _check_packages(place: Place, settings: TrainingSettings, check: Preflight) -> None:
     """Check optional packages that a training key needs, and quantization, which trains nothing by itself."""
     model, trainer = settings.model, settings.trainer
     quantized = next((key for key in ("load_in_4bit", "load_in_8bit") if model.get(key)), None)
     if quantized and not model.get("use_peft"):
-        raise ConfigError(f"{where}: {quantized} freezes the weights, so nothing would be trained; set use_peft: true")
+        raise ConfigError(f"{place(quantized)} freezes the weights, so nothing would be trained; set use_peft: true")
     flash = str(model.get("attn_implementation") or "").startswith("flash_attention")
     wanted = {
         "bitsandbytes": quantized or ("optim" if "8bit" in str(trainer.get("optim")) else None),
@@ -251,7 +269,7 @@ def _check_packages(where: str, settings: TrainingSettings, check: Preflight) ->
     for package, key in wanted.items():
         if key is not None and importlib.util.find_spec(package) is None:
             name = package.replace("_", "-")
-            check.of_machine(f"{where}: {key} needs the package {name}: pip install {name}, or remove the key")
+            check.of_machine(f"{place(key)} needs the package {name}: pip install {name}, or remove the key")
 
 
 def meta_model(config: Any, attention: str | None) -> Any:
@@ -266,21 +284,21 @@ def meta_model(config: Any, attention: str | None) -> Any:
         return AutoModelForCausalLM.from_config(copy.deepcopy(config), **kwargs)
 
 
-def _check_model(where: str, config: Any, settings: TrainingSettings) -> None:
+def _check_model(place: Place, config: Any, settings: TrainingSettings) -> None:
     """Build the model and its adapter on the meta device. Raise ConfigError if that fails or trains the wrong thing."""
     attention = settings.model.get("attn_implementation")
     flash = str(attention or "").startswith("flash_attention")  # whether it is installed: `_check_packages`
     try:
         model = meta_model(config, None if flash else attention)  # type: ignore[arg-type]
     except (ValueError, ImportError, TypeError) as error:
-        raise ConfigError(f"{where}: the target cannot be built: {one_line(error)}") from None
-    _check_positions(where, model, settings)
+        raise ConfigError(f"{place('attn_implementation')}: the target cannot be built: {one_line(error)}") from None
+    _check_positions(place, model, settings)
     if settings.model.get("use_peft"):
-        _check_adapter(where, model, settings)
-    _check_optimizer(where, model, settings)
+        _check_adapter(place, model, settings)
+    _check_optimizer(place, model, settings)
 
 
-def _check_positions(where: str, model: Any, settings: TrainingSettings) -> None:
+def _check_positions(place: Place, model: Any, settings: TrainingSettings) -> None:
     """Raise ConfigError if rows may be longer than a table of learned positions, which would be an index error."""
     from torch import nn
 
@@ -291,12 +309,12 @@ def _check_positions(where: str, model: Any, settings: TrainingSettings) -> None
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     if any(table is not model.get_input_embeddings() and 0 <= table.num_embeddings - limit <= 2 for table in tables):
         raise ConfigError(
-            f"{where}: max_length = {length}, but the target has learned positions for {limit} tokens only; set "
-            f"max_length to {limit} or less"
+            f"{place('max_length')} = {length}, but the target has learned positions for {limit} tokens only; "
+            f"set it to {limit} or less"
         )
 
 
-def _check_adapter(where: str, model: Any, settings: TrainingSettings) -> None:
+def _check_adapter(place: Place, model: Any, settings: TrainingSettings) -> None:
     import torch
     from peft import get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -312,34 +330,36 @@ def _check_adapter(where: str, model: Any, settings: TrainingSettings) -> None:
     saved = settings.model.get("lora_modules_to_save") or []
     if tied and isinstance(saved, list) and (both := sorted(ends & set(map(str, saved)))):
         raise ConfigError(
-            f"{where}: lora_modules_to_save = {both[0]!r}, but the target ties its two ends, and only one would be "
-            "trained; remove it"
+            f"{place('lora_modules_to_save')} = {both[0]!r}, but the target ties its two ends, and "
+            "only one would be trained; remove it"
         )
     try:
         with torch.device("meta"):
             adapted = get_peft_model(model, adapter_config(settings))
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)})
-        raise ConfigError(f"{where}: {one_line(error)} The target's linear modules: {', '.join(names)}") from None
+        raise ConfigError(
+            f"{place('lora_target_modules')}: {one_line(error)} The target's linear modules: {', '.join(names)}"
+        ) from None
     base = adapted.get_base_model()
     if isinstance(base.get_output_embeddings(), BaseTunerLayer):
         raise ConfigError(
-            f"{where}: lora_target_modules has the output head, whose adapter the chunked loss would not see; name "
-            "other modules, or all-linear, which leaves the head out"
+            f"{place('lora_target_modules')} has the output head, whose adapter the chunked loss would not see; "
+            "name other modules, or all-linear, which leaves the head out"
         )
     if tied and isinstance(base.get_input_embeddings(), BaseTunerLayer):
         raise ConfigError(
-            f"{where}: lora_target_modules has the embeddings, which the target ties to its output head; name others"
+            f"{place('lora_target_modules')} has the embeddings, which the target ties to its output head; name others"
         )
     if not any(weight.requires_grad for weight in adapted.parameters()):
-        raise ConfigError(f"{where}: the adapter has nothing to train; name lora_target_modules")
+        raise ConfigError(f"{place('use_peft')}: the adapter has nothing to train; name lora_target_modules")
 
 
 def _is_linear(module: Any) -> bool:
     return type(module).__name__ in ("Linear", "Conv1D")
 
 
-def _check_optimizer(where: str, model: Any, settings: TrainingSettings) -> None:
+def _check_optimizer(place: Place, model: Any, settings: TrainingSettings) -> None:
     """Raise ConfigError if the optimizer of `optim` cannot be made, e.g. because its package is missing."""
     from transformers import Trainer, TrainingArguments
 
@@ -351,7 +371,7 @@ def _check_optimizer(where: str, model: Any, settings: TrainingSettings) -> None
     try:
         Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(output_dir=".", **keys), model)  # type: ignore[arg-type]
     except (ValueError, ImportError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"{where}: optim = {keys['optim']!r} cannot be used: {one_line(error)}") from None
+        raise ConfigError(f"{place('optim')} = {keys['optim']!r} cannot be used: {one_line(error)}") from None
 
 
 def _check_disk(

@@ -88,6 +88,8 @@ def prompt_in(row: Row, column: str) -> tuple[str | None, str]:
         raise PromptError("no_prompt", f"{column} is {type(value).__name__}")
     turns = [_message(message, column) for message in messages]
     system = turns.pop(0)[1] if turns and turns[0][0] == "system" else None
+    if system and system.strip():
+        _words(system)
     if [role for role, _ in turns].count("user") > 1:
         raise PromptError("several_turns", f"{len(turns)} messages")
     if not turns or turns[0][0] != "user":
@@ -105,6 +107,8 @@ def _message(message: object, column: str) -> tuple[str, str]:
 def _words(text: str) -> str:
     if not text.strip():
         raise PromptError("empty")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise PromptError("surrogates", "half characters, which no file can store")
     return text
 
 
@@ -326,4 +330,5 @@ def _id(row: Row, spec: PromptsSpec, number: int) -> str | None:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode("utf-8")

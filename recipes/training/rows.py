@@ -17,12 +17,13 @@ from functools import partial
 from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars, load_from_disk
+from jinja2 import TemplateError
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from harness.records import Prompt, Record, digest
 from harness.records.asking import is_empty
-from harness.records.errors import IncompleteError, StoreError
+from harness.records.errors import ConfigError, IncompleteError, StoreError
 from harness.store import dump_json, locked, make_folder, write_atomic
 
 from ..records import PreferencePair, messages
@@ -43,6 +44,7 @@ REASONS = {
     "too_long": "are longer than max_length or max_prompt_length (raise them)",
     "control_tokens": "have an answer with tokens that control a conversation",
     "surrogates": "have an answer with half characters (lone surrogates)",
+    "rejected_by_template": "have a prompt that the chat template rejects or renders differently once it is answered",
     "changed_by_template": "have an answer of which the chat template removes text, such as reasoning",
 }
 
@@ -55,6 +57,7 @@ class RowFacts(Record):
     """Rows dropped because the prompt (or, with `overlong: drop`, an answer) is too long."""
     dropped_control_tokens: int = Field(default=0, exclude_if=is_empty)
     dropped_surrogates: int = Field(default=0, exclude_if=is_empty)
+    dropped_rejected_by_template: int = Field(default=0, exclude_if=is_empty)
     dropped_changed_by_template: int = Field(default=0, exclude_if=is_empty)
     """Rows dropped because of an answer: it contains control tokens or lone surrogates, or the template removes some of
     its text."""
@@ -136,9 +139,17 @@ def _rows(
     check_tokenizer(tokenizer)
     rows, truncated = [], 0
     dropped: Counter[str] = Counter()
+    rejection: ConfigError | None = None
     for make_row in rendered:
         try:
             row = make_row()
+        except ConfigError as error:
+            rejection = error
+            dropped["rejected_by_template"] += 1
+            continue
+        except TemplateError:
+            dropped["rejected_by_template"] += 1
+            continue
         except UnusableAnswerError as error:
             dropped[error.reason] += 1
             continue
@@ -147,6 +158,8 @@ def _rows(
             continue
         truncated += row.truncated
         rows.append({"prompt_ids": row.prompt_ids, **dict(zip(columns, row.answers, strict=True))})
+    if rejection is not None and not rows:
+        raise rejection  # not one bad row, but the template
     return _write(folder, rows, dropped, truncated)
 
 

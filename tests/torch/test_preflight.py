@@ -59,7 +59,7 @@ def test_a_sound_recipe_passes(tmp_path: Path, target: Path) -> None:
         ),
         (
             {"training": {**LORA, "lora_target_modules": ["qkv_proj"]}},
-            "Target modules qkv_proj not found in the base model. Please check",
+            "lora_target_modules: Target modules {'qkv_proj'} not found in the base model",
         ),
         ({"training": {**LORA, "lora_target_modules": ["lm_head"]}}, "lora_target_modules has the output head"),
         ({"training": {"load_in_4bit": True}}, "load_in_4bit freezes the weights, so nothing would be trained"),

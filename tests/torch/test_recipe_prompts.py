@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -124,6 +125,30 @@ def test_prompts_that_cannot_be_used_are_dropped_with_a_reason(tmp_path: Path, t
         "dropped_too_long": 1,
     }
     assert {(one.reason, one.detail) for one in dropped(tmp_path)} >= {("too_long", "101 tokens")}
+
+
+def test_one_bad_row_stops_no_recipe(tmp_path: Path, target: Path) -> None:
+    """Half a character, which no file can store, and a system message that the template rejects."""
+    from transformers import AutoTokenizer
+
+    folder = shutil.copytree(target, tmp_path / "target")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    tokenizer.save_pretrained(folder)
+    data: list[dict[str, object]] = [
+        {"prompt": "fine", "gold": "a"},
+        {"prompt": "half \ud83d", "gold": "b"},
+        {"prompt": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}], "gold": "c"},
+        {"prompt": "a column with half", "gold": "\ud83d"},
+    ]
+
+    made = run(tmp_path, folder, rows_file(tmp_path, data), columns=["gold"])
+
+    assert [row.columns["gold"] for row in rows(tmp_path)] == ["a", "?"]
+    assert (made.counts["dropped_surrogates"], made.counts["dropped_rejected_by_template"]) == (1, 1)
 
 
 def test_a_system_message_stays_with_its_prompt() -> None:
