@@ -29,10 +29,11 @@ from harness.store.checkpoint import resolve
 
 from .layout import DONE, STAGES, Recipe, StepRecord
 from .preflight import preflight
+from .prompts import is_missing_file
 from .rewards.scoring import check_reward
 from .stages.align import align_steps
 from .stages.evaluate import held_out_steps, suite_steps
-from .stages.pairs import pairs_steps
+from .stages.pairs import own_pairs_step, pairs_steps
 from .stages.prompts import prompts_step
 from .stages.report import report_step
 from .stages.rewards import source_reward_steps, target_reward_step
@@ -49,6 +50,8 @@ SIGNATURE = "# Written by harness train; a changed copy belongs under another na
 
 def all_steps(recipe: Recipe) -> list[Step]:
     """Return every step of the recipe, each after its inputs. Nothing is read or written."""
+    if recipe.spec.has_own_pairs:
+        return _steps_of_own_pairs(recipe)
     prompts = prompts_step(recipe)
     answers = source_steps(recipe, prompts)
     rewards = source_reward_steps(recipe, prompts, answers)
@@ -63,6 +66,21 @@ def all_steps(recipe: Recipe) -> list[Step]:
         held_out = held_out_steps(recipe, seed, prompts, [sft, *align])
         steps += [sft, target, target_rewards, *pairs.values(), *align, *held_out]
         models += [sft, *align, *held_out]
+    suites = suite_steps(recipe, models)
+    return [*steps, *suites, report_step(recipe, [*steps, *suites])]
+
+
+def _steps_of_own_pairs(recipe: Recipe) -> list[Step]:
+    """Return the steps of a recipe with existing pairs: nothing is sampled but answers to held-out prompts."""
+    held_out = recipe.spec.prompts.validation + recipe.spec.prompts.test
+    prompts = prompts_step(recipe)
+    steps, models = [prompts] if held_out else [], []
+    for seed in recipe.seeds:
+        start, pairs = sft_step(recipe, seed, prompts, [], []), own_pairs_step(recipe, seed)
+        align = align_steps(recipe, seed, start, {0: pairs})
+        answered = held_out_steps(recipe, seed, prompts, align)
+        steps += [start, pairs, *align, *answered]
+        models += [*align, *answered]
     suites = suite_steps(recipe, models)
     return [*steps, *suites, report_step(recipe, [*steps, *suites])]
 
@@ -214,7 +232,7 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     to_do = {step.stage for step in remaining}
     _check_places(recipe, {step.name for step in remaining})
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
-    if to_do & {"rewards", "evaluate"} & set(reached):
+    if recipe.spec.reward.kind and to_do & {"rewards", "evaluate"} & set(reached):
         check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
     ahead = frozenset(to_do & set(reached))
     if "sft" in to_do and "sft" not in reached:  # another machine trains, but its keys are worth checking now
@@ -242,6 +260,9 @@ def _check_places(recipe: Recipe, to_do: set[str]) -> None:
         model = None if text is None else ModelRef.parse(text)
         if model is not None and model.scheme == "path" and not resolve(model).is_dir():
             raise CheckpointError(f"no such model folder: {text!r}; use an existing folder or hf:ORG/NAME")
+    pairs = spec.pairs.dataset
+    if pairs is not None and "pairs" in {name.rpartition("/")[2] for name in to_do} and is_missing_file(pairs):
+        raise ConfigError(f"pairs: no such data file: {pairs!r}")
     for source in needed:
         if source.answers is not None and not source.answers.startswith("hf:") and not Path(source.answers).is_file():
             raise ConfigError(f"source {source.name!r}: no such file of answers: {source.answers!r}")

@@ -107,6 +107,8 @@ def _check_pairs(spec: RecipeSpec, to_do: frozenset[str]) -> None:
             f"pairs: min_margin = {spec.pairs.min_margin} is above max_margin = {spec.pairs.max_margin}, so every pair "
             "would be dropped; swap them"
         )
+    if spec.has_own_pairs:
+        return
     if "target" in to_do and spec.sampling.n < 2:
         raise ConfigError(
             "sampling: n = 1, but a pair needs a best and a worst sample of the target; set n to 2 or more"
@@ -205,9 +207,9 @@ def _config(location: str, revision: str | None) -> Any:
 
 def _check_template(spec: RecipeSpec, trainings: dict[str, TrainingSettings]) -> None:
     """Render a dummy triple as training will. Raise ConfigError if no row could be rendered, or it ends twice."""
-    from .training.templates import Rendering, load_tokenizer, render
+    from .training.templates import Rendering, render, target_tokenizer
 
-    tokenizer = load_tokenizer(spec.target, chat_template=spec.chat_template, pad_token=spec.pad_token)
+    tokenizer = target_tokenizer(spec, spec.target)
     compat = any(settings.trainer.get("official_compat") for settings in trainings.values())
     for official in (False, True) if compat else (False,):
         row = render(list(DUMMY), ANSWERS, tokenizer, Rendering(official_compat=official))  # type: ignore[arg-type]
@@ -220,9 +222,9 @@ def _check_template(spec: RecipeSpec, trainings: dict[str, TrainingSettings]) ->
 
 
 def _check_embedding(spec: RecipeSpec, config: Any) -> None:
-    from .training.templates import load_tokenizer
+    from .training.templates import target_tokenizer
 
-    tokenizer = load_tokenizer(spec.target, chat_template=spec.chat_template, pad_token=spec.pad_token)
+    tokenizer = target_tokenizer(spec, spec.target)
     size = config.get_text_config().vocab_size
     for name in ("pad_token", "eos_token", "bos_token"):
         number = getattr(tokenizer, f"{name}_id")

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from harness.records import Record, Sampling
 from harness.records.asking import is_empty
@@ -29,11 +29,11 @@ Temperature = Annotated[float, Field(ge=0, le=2)]
 """Endpoints accept at most 2, and so does vLLM's API."""
 
 
-SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
+SWEPT = ("alpha", "beta", "gamma", "gamma_beta_ratio", "learning_rate", "sources")
 """Keys of a variant that may be lists; they give one variant per value."""
 RESERVED = frozenset({"all", "best", "sft", "target"})
 """Names that a variant may not have."""
-OF_TARGET = ("target_license", "chat_template", "pad_token")
+OF_TARGET = ("target_license", "chat_template", "pad_token", "chat_template_kwargs")
 """Keys that describe the target: a file that names another target does not inherit them."""
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -45,8 +45,8 @@ def _decontaminating() -> tuple[str, ...]:
 class PromptsSpec(Record):
     """Section `prompts:`: which prompts to use, and how to split them."""
 
-    dataset: str
-    """FILE.jsonl, FILE.parquet, `hf:ORG/NAME[@REVISION]`, or `module:NAME` of a function that returns rows."""
+    dataset: str = ""
+    """FILE.jsonl, .json or .parquet, `hf:ORG/NAME[@REVISION]`, or `module:NAME` of a function that returns rows."""
     split: str = "train"
     column: str = "prompt"
     """Column of the prompt's text or messages."""
@@ -57,7 +57,7 @@ class PromptsSpec(Record):
     limit: int | None = Field(default=None, gt=0)
     """Maximum number of prompts, drawn at random by `seed`."""
     sft_share: float = Field(default=1 / 3, ge=0, le=1)
-    """Share of the prompts for SFT. WRPO release, README: one third SFT, two thirds preferences."""
+    """Share of the prompts for SFT; 0: no SFT. WRPO release, README: one third SFT, two thirds preferences."""
     validation: int = Field(default=0, ge=0)
     """Number of prompts held out to choose the best variant."""
     test: int = Field(default=0, ge=0)
@@ -133,14 +133,28 @@ class RewardSpec(Record):
 
 
 class PairsSpec(Record):
-    """Section `pairs:`: how y_ws, y_wt and y_l are picked."""
+    """Section `pairs:`: how y_ws, y_wt and y_l are picked, or where existing pairs are. A text is a `dataset`."""
 
+    dataset: str | None = Field(default=None, exclude_if=is_empty)
+    """Your own pairs, in the forms of `prompts.dataset`: rows with `prompt`, `chosen` and `rejected` (see `trl_pairs`).
+
+    The recipe then needs no sources, no reward and no SFT: variants are trained from the target itself.
+    """
+    split: str = Field(default="train", exclude_if=lambda split: split == "train")
+    """Split of that data set."""
+    held_out: int = Field(default=0, ge=0, exclude_if=is_empty)
+    """Number of pairs that are not trained on but evaluated while training, for `eval_strategy`."""
     min_margin: float = Field(default=0.0, ge=0)
     """Minimum of the reward of y_wt less that of y_l. WRPO has no minimum, FuseChat-3.0 uses 0.01."""
     max_margin: float | None = Field(default=None, gt=0)
     """Maximum of the same difference. FuseChat-3.0 uses 0.1."""
-    drop_truncated: bool = False
-    """Drop answers that were truncated at max_tokens."""
+    drop_truncated: bool = True
+    """Drop answers that were truncated at max_tokens: training would teach to stop there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"dataset": value} if isinstance(value, str) else value
 
 
 class VariantSpec(Record):
@@ -223,13 +237,14 @@ class RecipeSpec(Record):
     target_license: str | None = None
     seeds: tuple[Seed, ...] = Field(default=(42,), min_length=1)
     """Each seed repeats everything after the sources: SFT, sampling from the target, pairs, variants."""
-    prompts: PromptsSpec
-    sources: tuple[SourceSpec, ...] = Field(min_length=1)
+    prompts: PromptsSpec = PromptsSpec()
+    sources: tuple[SourceSpec, ...] = ()
     sampling: SamplingSpec = SamplingSpec()
     target_backend: str = "vllm"
     """Backend that samples the SFT model and answers held-out prompts."""
     target_serve: ServeSpec = ServeSpec()
-    reward: RewardSpec
+    reward: RewardSpec = RewardSpec(kind="")
+    """These three are required, unless `pairs` names existing ones."""
     pairs: PairsSpec = PairsSpec()
     keep_reasoning: bool = Field(default=False, exclude_if=is_empty)
     """Train on the reasoning of answers too, in `<think>` marks before them. Rewards never see it."""
@@ -249,6 +264,20 @@ class RecipeSpec(Record):
     """Jinja file that replaces the target's chat template."""
     pad_token: str | None = None
     """Token that pads batches. None: the tokenizer's, else its end token."""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default={}, exclude_if=is_empty)
+    """Values for variables of the target's chat template, e.g. `enable_thinking: false`.
+
+    They are written into the template of every checkpoint, so that it is served as it was trained.
+    """
+
+    @property
+    def has_own_pairs(self) -> bool:
+        return self.pairs.dataset is not None
+
+    @property
+    def starts_at_target(self) -> bool:
+        """Whether variants are trained from the target itself, without SFT."""
+        return self.has_own_pairs or self.prompts.sft_share == 0
 
 
 def read_recipe(path: Path) -> RecipeSpec:
@@ -260,6 +289,7 @@ def read_recipe(path: Path) -> RecipeSpec:
     if isinstance(sections.get("variants"), dict):
         sections["variants"] = _swept(sections["variants"], str(path))
     spec = checked(RecipeSpec, sections, str(path))
+    _check_sections(spec, str(path))
     _check_names(spec, str(path))
     return spec
 
@@ -275,6 +305,8 @@ def _with_base(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: base {base!r} has a base itself; name that recipe instead")
     if "target" in sections:  # these describe the base's target, not this one
         under = {key: value for key, value in under.items() if key not in OF_TARGET}
+    if isinstance(pairs := sections.get("pairs"), str) or (isinstance(pairs, dict) and pairs.get("dataset")):
+        under = {key: value for key, value in under.items() if key not in ("prompts", "sources", "reward")}
     return {**under, **sections}
 
 
@@ -305,6 +337,18 @@ def _expanded(name: str, entry: Any) -> dict[str, Any]:
                 out |= _expanded(f"{name}-{key}{value}", single)
             return out
     return {name: entry}
+
+
+def _check_sections(spec: RecipeSpec, where: str) -> None:
+    """Raise ConfigError if a section is missing, or was given although existing pairs replace it."""
+    held_out = spec.prompts.validation + spec.prompts.test
+    absent = {"prompts": not spec.prompts.dataset, "sources": not spec.sources, "reward": not spec.reward.kind}
+    needed = ("prompts", "reward") if spec.has_own_pairs and held_out else () if spec.has_own_pairs else tuple(absent)
+    for name in needed:
+        if absent[name]:
+            raise ConfigError(f"{where}: the section `{name}` is missing, or empty; see `harness train --list`")
+    if spec.has_own_pairs and spec.sources:
+        raise ConfigError(f"{where}: `sources` and existing `pairs` exclude each other; remove one")
 
 
 def _check_names(spec: RecipeSpec, where: str) -> None:

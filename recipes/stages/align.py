@@ -39,6 +39,8 @@ def _step(recipe: Recipe, seed: int, name: str, variant: VariantSpec, sft: Step,
         settings["answers"] = variant.answers
     if recipe.spec.keep_reasoning:
         settings["keep_reasoning"] = True
+    if recipe.spec.pairs.held_out:
+        settings["held_out"] = recipe.spec.pairs.held_out
 
     def work(folder: Path) -> Counts:
         return _train(recipe, seed, name, variant, step, sft, pairs)
@@ -131,6 +133,7 @@ def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Ste
         folder=step.folder,
         settings=hyperparameters,
         seed=seed,
+        held_out=recipe.spec.pairs.held_out,
         fusion=fusion_of(recipe, name, sources=variant.sources, alpha=alpha),
         evaluation=evaluation_of(recipe, name, seed),
     )

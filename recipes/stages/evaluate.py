@@ -43,7 +43,7 @@ def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[St
     steps = [_held_out(recipe, "target", spec.seeds[0], prompts, None)] if seed == recipe.seeds[0] else []
     return steps + [
         _held_out(recipe, name, seed, prompts, by_folder[folder])
-        for name in ("sft", *recipe.variants)
+        for name in (*(() if spec.starts_at_target else ("sft",)), *recipe.variants)
         if (folder := recipe.checkpoint(name, seed)) is not None
     ]
 
@@ -95,6 +95,10 @@ def _sampler(spec: RecipeSpec, model: str, seed: int, trained: Step | None) -> S
     serve = spec.target_serve
     if trained is None and serve.chat_template is None and spec.chat_template is not None:
         serve = serve.model_copy(update={"chat_template": spec.chat_template})
+    if trained is None and spec.chat_template_kwargs:
+        serve = serve.model_copy(
+            update={"chat_template_kwargs": {**spec.chat_template_kwargs, **(serve.chat_template_kwargs or {})}}
+        )
     name = spec.target if trained is None else str(trained.folder)
     return Sampler(model, ModelRef.parse(name), spec.target_backend, serve, seed, max_failed=1.0)
 
@@ -139,7 +143,7 @@ def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
 def _chosen(recipe: Recipe) -> list[str]:
     """Return the models to evaluate, `best` last: which variant it is depends on the held-out rewards."""
     requested = recipe.spec.evaluate.models
-    every = ("target", "sft", *recipe.variants)
+    every = ("target", *(() if recipe.spec.starts_at_target else ("sft",)), *recipe.variants)
     names = [name for name in every if "all" in requested or name in requested]
     return [*names, "best"] if "best" in requested else names
 

@@ -45,6 +45,7 @@ def prompts_step(recipe: Recipe) -> Step:
         "target": model_name(ModelRef.parse(spec.target)),
         "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
         "pad_token": spec.pad_token,
+        **({"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}),
     }
     return Step("prompts", "prompts", recipe.prompts, settings, partial(make_prompts, recipe))
 
@@ -89,10 +90,10 @@ def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, tuple[str, 
     """
     from jinja2 import TemplateError
 
-    from ..training.templates import load_tokenizer
+    from ..training.templates import target_tokenizer
 
     spec = recipe.spec
-    tokenizer = load_tokenizer(spec.target, chat_template=spec.chat_template, pad_token=spec.pad_token)
+    tokenizer = target_tokenizer(spec, spec.target)
     unfit: dict[str, tuple[str, str]] = {}
 
     def sizes(chunk: Sequence[Prompt]) -> list[int]:

@@ -111,7 +111,7 @@ def preference_rows(
         source, target, rejected = (
             chosen.trained(keep_reasoning=keep_reasoning) for chosen in (pair.source, pair.target, pair.rejected)
         )
-        return render(messages(pair.prompt), (source, target, rejected), tokenizer, how)
+        return render(pair.messages, (source, target, rejected), tokenizer, how)
 
     rows = (partial(rendered, pair) for pair in pairs)
     return _rows(folder, rows, ("source_ids", "target_ids", "rejected_ids"), tokenizer)

@@ -56,8 +56,8 @@ from .trainer import WRPOTrainer, weights_digest, with_reference
 log = logging.getLogger(__name__)
 WHOLE = "whole.json"
 DONE = "trained.json"
-SESSION = ("num_tokens",)
-"""Keys of the trainer's log that restart with each session, so they would differ after a resume."""
+SESSION = ("num_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_tokens")
+"""Keys of the trainer's log that depend on the session, so they would differ after a resume."""
 
 
 class WholeCheckpoints(TrainerCallback):
@@ -260,7 +260,7 @@ def _train(job: TrainingJob) -> Trained:
     disable_progress_bar()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each start otherwise
     set_seed(job.seed)
-    tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
+    tokenizer = job_tokenizer(job)
     trainer = make_trainer(job, tokenizer)
     last = last_whole(job.checkpoints, job.digest, trainer.args.world_size)
     started = time.monotonic()
@@ -278,6 +278,16 @@ def _train(job: TrainingJob) -> Trained:
     return done
 
 
+def job_tokenizer(job: TrainingJob) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that a job's rows were rendered with."""
+    return load_tokenizer(
+        str(job.model),
+        chat_template=job.chat_template,
+        pad_token=job.pad_token,
+        template_kwargs=job.template_kwargs,
+    )
+
+
 def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Trainer:
     """Build the trainer of a job, with model, rows and callbacks."""
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
@@ -286,14 +296,18 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
     layout = getattr(config, "layout", None) or default_layout(model)
     model = adapted(model, job.settings)
     rows = Rows(job.rows).load()
+    trainer_class: type[Trainer] = CheckedWRPOTrainer
     if job.method == "sft":
-        rows = completions(rows, job.answer)
-        trainer: Trainer = CheckedSFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+        rows, trainer_class = completions(rows, job.answer), CheckedSFTTrainer
     else:
         if job.reference is not None:
             rows = rows.add_column("ref_logps", json.loads(job.reference.read_text("utf-8")))
         config.layout = layout
-        trainer = CheckedWRPOTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+    held_out = set(held_out_rows(len(rows), job.held_out))
+    data = {"train_dataset": rows.select([index for index in range(len(rows)) if index not in held_out])}
+    if held_out:
+        data["eval_dataset"] = rows.select(sorted(held_out))
+    trainer = trainer_class(model=model, args=config, processing_class=tokenizer, **data)
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
     trainer.add_callback(LossLogger(job.name))
@@ -301,6 +315,16 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         trainer.add_callback(EvaluateEvery(job, job.evaluation, trainer, tokenizer))
     trainer.add_callback(WholeCheckpoints(job.digest, config.world_size, trainer.accelerator.wait_for_everyone))
     return trainer
+
+
+def held_out_rows(count: int, wanted: int) -> list[int]:
+    """Return the indices of the rows to evaluate, drawn alike for all variants and seeds.
+
+    Raise ConfigError if no row would be left to train on.
+    """
+    if wanted >= count > 0:
+        raise ConfigError(f"pairs: held_out = {wanted} leaves none of {count} rows to train on; lower it")
+    return random.Random(0).sample(range(count), wanted)
 
 
 def _trained(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
@@ -357,7 +381,7 @@ def store_reference(job: TrainingJob) -> None:
     if job.reference.is_file():
         return
     state = PartialState()
-    tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
+    tokenizer = job_tokenizer(job)
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
     rows = with_reference(

@@ -64,10 +64,7 @@ OWNED = {
         ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
         "use `harness train --push-to-hub`",
     ),
-    **dict.fromkeys(
-        ("eval_strategy", "eval_steps", "eval_on_start", "do_eval", "load_best_model_at_end", "eval_packing"),
-        "use `evaluate_every` to evaluate while training",
-    ),
+    **dict.fromkeys(("do_eval", "eval_packing"), "`eval_strategy` evaluates on the pairs of `pairs.held_out`"),
     **dict.fromkeys(
         ("completion_only_loss", "assistant_only_loss", "dataset_text_field", "dataset_kwargs", "remove_unused_columns",
          "label_names", "model_init_kwargs", "do_train", "do_predict", "local_rank"),
@@ -119,6 +116,8 @@ def sft_settings(spec: RecipeSpec) -> Training:
 def variant_settings(spec: RecipeSpec, variant: VariantSpec) -> Training:
     """Return the keys of a variant: defaults, overridden by the recipe's `training`, then by the variant's."""
     defaults = PREFERENCE_DEFAULTS if variant.method == "preference" else SFT_DEFAULTS
+    if spec.pairs.held_out:
+        defaults = {**defaults, "eval_strategy": "steps"}
     return defaults | renamed(spec.training) | renamed(variant.training)
 
 
@@ -178,6 +177,11 @@ def _check_effect(spec: RecipeSpec) -> None:
     }
     for where, users in sections.items():
         for key, value in renamed(written[where]).items():
+            if key == "eval_strategy" and value != "no" and (where == "sft" or not spec.pairs.held_out):
+                raise ConfigError(
+                    f"{where}: eval_strategy = {value!r} needs pairs to evaluate: set `pairs.held_out`, in "
+                    "variants only"
+                )
             unread = [reason for method, keys in users if (reason := _without_reader(key, value, method, keys))]
             if len(unread) == len(users):
                 raise ConfigError(f"{where}: {key} = {value!r} has no effect: {unread[0]}")
@@ -214,7 +218,7 @@ def settings(
     Errors name the section `where`, or that of a key in `shared`. Keys of the other method are left out, because a
     recipe's `training` applies to both methods.
     """
-    places = _Places(where, shared or {})
+    places = _Places(where, shared or {}, keys)
     readers = _readers(method)
     sorted_: dict[str, dict[str, JsonValue]] = {"trainer": {}, "model": {}, "rendering": {}}
     for key, value in keys.items():
@@ -235,14 +239,20 @@ class _Places:
 
     default: str
     by_key: Mapping[str, str]
+    keys: Training
 
     def of(self, key: str) -> str:
         return self.by_key.get(key, self.default)
 
     def of_sentence(self, sentence: str) -> str:
-        """Return the section of the first key that the sentence names."""
+        """Return the section of the first key that the sentence names, else section and key of a value in it."""
         words = re.findall(r"[a-z][a-z0-9_]+", sentence)
-        return next((self.by_key[word] for word in words if word in self.by_key), self.default)
+        for word in words:
+            if word in self.keys:
+                return self.of(word)
+        texts = {value: key for key, value in self.keys.items() if isinstance(value, str)}
+        key = next((texts[word] for word in words if word in texts), None)
+        return self.default if key is None else f"{self.of(key)}: {key} = {self.keys[key]!r}"
 
 
 def _check_keys(keys: Training, method: Method, where: str) -> None:
@@ -357,6 +367,7 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
         "logging_steps": 10,
         "save_steps": 0.1,  # a share of all steps: a kill loses a tenth of the training at most, however short it is
         "save_total_limit": 2,
+        "eval_steps": 0.1,
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": bool(device),
         "ddp_find_unused_parameters": False,
@@ -420,6 +431,9 @@ class TrainingJob(Record):
     chat_template: str | None = None
     """Jinja file that replaces the tokenizer's chat template."""
     pad_token: str | None = None
+    template_kwargs: dict[str, JsonValue] = {}
+    held_out: int = Field(default=0, ge=0)
+    """Number of rows that are evaluated and not trained on; the same ones for all variants."""
     fusion: Fusion
     evaluation: Evaluation | None = None
 
@@ -440,4 +454,6 @@ class TrainingJob(Record):
             "settings": self.settings.decisive(),
             "seed": self.seed,
         }
+        if self.held_out:
+            facts["held_out"] = self.held_out
         return digest(facts)[:16]
