@@ -212,7 +212,7 @@ def _check_template(spec: RecipeSpec, trainings: dict[str, TrainingSettings]) ->
     tokenizer = target_tokenizer(spec, spec.target)
     compat = any(settings.trainer.get("official_compat") for settings in trainings.values())
     for official in (False, True) if compat else (False,):
-        row = render(list(DUMMY), ANSWERS, tokenizer, Rendering(official_compat=official))  # type: ignore[arg-type]
+        row = render(list(DUMMY), ANSWERS, tokenizer, Rendering(official_compat=official))
         ends = set(tokenizer.all_special_ids)
         if row is not None and not official and len(row.source_ids) > 1 and set(row.source_ids[-2:]) <= ends:
             shown = tokenizer.decode(list(row.source_ids[-2:]))
@@ -371,7 +371,7 @@ def _check_optimizer(place: Place, model: Any, settings: TrainingSettings) -> No
     if "optim" not in keys or "8bit" in str(keys["optim"]):
         return
     try:
-        Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(output_dir=".", **keys), model)  # type: ignore[arg-type]
+        Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(output_dir=".", **keys), model)
     except (ValueError, ImportError, TypeError, RuntimeError) as error:
         raise ConfigError(f"{place('optim')} = {keys['optim']!r} cannot be used: {one_line(error)}") from None
 

@@ -165,7 +165,7 @@ def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> dict[str, T
 def _check_effect(spec: RecipeSpec) -> None:
     """Raise ConfigError for a key that no training it applies to reads: its value would silently do nothing."""
     variants = {f"variants.{name}.training": variant for name, variant in spec.variants.items()}
-    sections = {
+    sections: dict[str, list[tuple[Method, Training]]] = {
         "sft": [("sft", sft_settings(spec))],
         "training": [(variant.method, variant_settings(spec, variant)) for variant in variants.values()],
         **{where: [(variant.method, variant_settings(spec, variant))] for where, variant in variants.items()},

@@ -14,8 +14,18 @@ pytest.importorskip("trl")
 
 from harness.cli.main import app  # noqa: E402
 from harness.records.errors import ConfigError  # noqa: E402
+from recipes.steps import run_step  # noqa: E402
 from tests.fakes.tiny_models import make_checkpoint  # noqa: E402
-from tests.fakes.training_steps import QUICK, one_thread  # noqa: E402
+from tests.fakes.training_steps import (  # noqa: E402
+    QUICK,
+    aligned,
+    distance,
+    losses,
+    made,
+    one_thread,
+    pairs_of,
+    sft_of,
+)
 
 __all__ = ["one_thread"]  # a fixture
 
@@ -96,6 +106,20 @@ def test_values_of_template_variables_are_trained_with_and_saved(tmp_path: Path,
 
     assert ran.exit_code == 0, ran.output
     assert saved.startswith("{%- if enable_thinking is not defined %}{% set enable_thinking = false %}")
+
+
+def test_without_a_share_for_sft_variants_start_at_the_target(tmp_path: Path, target: Path) -> None:
+    """The step's weights are links to the target's, its tokenizer has the recipe's pad token."""
+    recipe = made(tmp_path, target, prompts={"dataset": "p.jsonl", "sft_share": 0}, pad_token="<|system|>")
+    start = sft_of(recipe)
+    run_step(start)
+    (dpo,) = aligned(recipe, start, pairs_of(recipe))
+    run_step(dpo)
+
+    assert (start.folder / "model.safetensors").resolve() == (target / "model.safetensors").resolve()
+    assert distance(start.folder, target) == 0
+    assert "<|system|>" in (dpo.folder / "tokenizer_config.json").read_text()
+    assert losses(dpo)[0] == pytest.approx(0.6931, abs=1e-3)
 
 
 @pytest.mark.parametrize(
