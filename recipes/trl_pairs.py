@@ -13,7 +13,7 @@ earlier turns, answers included. Everything here is pure.
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -129,7 +129,9 @@ def _messages(value: Any) -> Messages:
 def _split(chosen: Any, rejected: Any) -> tuple[Messages, Any, Any]:
     """Return the prompt that two conversations, or two texts, begin with, and what is left of each."""
     if isinstance(chosen, str) and isinstance(rejected, str):
-        shared = os.path.commonprefix([chosen, rejected])
+        letters = enumerate(zip(chosen, rejected, strict=False))
+        end = next((at for at, (first, second) in letters if first != second), min(len(chosen), len(rejected)))
+        shared = chosen[:end]
         cut = shared.rfind("\n") + 1 or shared.rfind(" ") + 1  # never within a word of the answers
         return [{"role": "user", "content": chosen[:cut].rstrip()}], chosen[cut:].lstrip(), rejected[cut:].lstrip()
     first, second = _messages(chosen), _messages(rejected)
@@ -154,6 +156,6 @@ def _answers(value: Any, history: Messages) -> list[str]:
 def _score(row: Row, name: str, default: float) -> float:
     for key in (f"score_{name}", f"{name}_score"):
         value = row.get(key)
-        if isinstance(value, int | float) and value == value:  # noqa: PLR0124  # NaN differs from itself
+        if isinstance(value, int | float) and math.isfinite(value):
             return float(value)
     return default
