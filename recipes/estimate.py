@@ -18,7 +18,6 @@ from typing import Literal
 from harness.judging.cost import CHARACTERS_PER_TOKEN
 from harness.records import Answer, ModelRef, Record
 from harness.records.errors import ConfigError, DataError
-from harness.records.settings import ServeSpec
 from harness.store import JsonlRows
 
 from .layout import ANSWERS, PROMPTS, Counts, Recipe, StepRecord, record_in
@@ -249,11 +248,6 @@ def lines_of(path: Path) -> int:
             return sum(1 for _ in file)
     except OSError:
         return 0
-
-
-def devices_of(serve: ServeSpec) -> int:
-    """Return the number of devices that a server uses."""
-    return serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel
 
 
 def number(counts: Counts, key: str) -> float:

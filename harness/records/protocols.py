@@ -147,6 +147,15 @@ class BulkBackend(Protocol):
         ...
 
 
+@runtime_checkable
+class GroupBackend(Protocol):
+    """A backend that is faster if it gets all draws of a prompt in one request."""
+
+    async def answer_group(self, prompt: Prompt, sampling: Sampling, indices: Sequence[int]) -> list[Answer]:
+        """Return one answer per index, drawn without a seed."""
+        ...
+
+
 class Suite(Protocol):
     """A benchmark: its prompts, the judge's tasks about an answer, and the scores from the verdicts.
 

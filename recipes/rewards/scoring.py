@@ -28,6 +28,7 @@ from harness.records.protocols import RewardOptions
 from harness.store import JsonlRows, Row, dump_json, write_atomic
 from harness.store.files import cache_folder
 
+from ..devices import Gpus, devices_of
 from ..layout import REWARDS, Counts
 from ..records import PromptRow, RewardRow, rows_in
 from ..spec import RewardSpec
@@ -89,6 +90,13 @@ def scorer_of(spec: RewardSpec, log_dir: Path | None) -> Scorer:
     from .on_ray import RayScorer
 
     return RayScorer(options, workers=spec.workers, cpus=spec.worker_cpus, gpus=spec.worker_gpus)
+
+
+def reward_gpus(spec: RewardSpec) -> Gpus:
+    """Return how many GPUs a reward can use: none if it loads no model on ours."""
+    if spec.kind in ("function", "judge") or spec.url is not None:
+        return Gpus()
+    return Gpus(devices_of(spec.serve))
 
 
 def check_reward(spec: RewardSpec, folders: Iterable[Path] = ()) -> None:

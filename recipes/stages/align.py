@@ -12,7 +12,16 @@ from ..layout import PAIRS, Counts, Recipe
 from ..records import PreferencePair, rows_in
 from ..spec import VariantSpec
 from ..steps import Step, finished
-from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, row_tokens, training_estimate, training_time
+from ..training.launch import (
+    KEEP,
+    do_job,
+    evaluation_of,
+    fusion_of,
+    row_tokens,
+    training_estimate,
+    training_gpus,
+    training_time,
+)
 from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, has_reference, renamed, variant_settings
 
 FORWARD = 1 / 3
@@ -64,6 +73,7 @@ def _step(recipe: Recipe, seed: int, name: str, variant: VariantSpec, sft: Step,
         (sft, pairs),
         KEEP,
         seed=seed,
+        gpus=training_gpus(recipe.spec),
         estimate=estimate,
     )
     return step

@@ -21,6 +21,7 @@ from harness.records.errors import CheckpointError, ConfigError, HarnessError, I
 from harness.store import make_folder, write_atomic
 from harness.store.checkpoint import Fusion
 
+from ..devices import Gpus
 from ..estimate import DeviceTime, Estimator, PlanItem, number
 from ..layout import Counts, Recipe
 from ..spec import Method, RecipeSpec, Training, launch_path
@@ -126,6 +127,11 @@ def training_devices(spec: RecipeSpec) -> int:
     """Return the number of processes in the accelerate configuration, or 1 if the recipe names none."""
     processes = 1 if spec.launch is None else read_yaml(launch_path(spec.launch)).get("num_processes", 1)
     return processes if isinstance(processes, int) and processes > 0 else 1
+
+
+def training_gpus(spec: RecipeSpec) -> Gpus:
+    """Return the GPUs of a training on this machine: one per process."""
+    return Gpus(training_devices(spec), replicas=1)
 
 
 def launch(job: TrainingJob, config: Path) -> Trained:
