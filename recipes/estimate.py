@@ -256,6 +256,11 @@ def number(counts: Counts, key: str) -> float:
     return float(count) if isinstance(count, int | float) else 0.0
 
 
+def replicas(counts: Counts) -> float:
+    """Return how many servers or processes shared the work of a step's last session."""
+    return number(counts, "session_replicas") or 1.0
+
+
 def tokenizer_file(target: str) -> Path | None:
     """Return the target's tokenizer.json if it is on this machine, else None. Nothing is downloaded."""
     model = ModelRef.parse(target)

@@ -36,7 +36,7 @@ from harness.run.same_model import ask_foreign, compare, record
 from harness.store import JsonlRows, dump_json, write_atomic
 
 from .devices import Gpus, assigned_devices, devices_of, replica_devices
-from .estimate import DeviceTime, Estimator, Mean, PlanItem, number
+from .estimate import DeviceTime, Estimator, Mean, PlanItem, number, replicas
 from .layout import Counts
 from .prompts import PromptError, Row, prompt_in
 from .records import Part, PromptRow, rows_in
@@ -122,6 +122,8 @@ class Session:
 
     answers: int = 0
     completion_tokens: int = 0
+    replicas: int = 1
+    """Number of servers that shared the draws."""
     start_seconds: float = 0.0
     """Time until the model was ready."""
     seconds: float = 0.0
@@ -197,6 +199,7 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
     if presented is not None:
         compare(folder, presented, advice="serve the earlier model, or move the folder away")
         record(folder, presented)
+    session.replicas = len(backends)
     begun = time.monotonic()
     try:
         async with AsyncExitStack() as stack:
@@ -320,6 +323,7 @@ def _counts(files: Sequence[JsonlRows[Answer]], session: Session) -> Counts:
         "session_answers": session.answers,
         "session_completion_tokens": session.completion_tokens,
         "session_seconds": round(session.seconds, 3),
+        **({"session_replicas": session.replicas} if session.replicas > 1 else {}),
         "start_seconds": round(session.start_seconds, 3),
     }
 
@@ -351,7 +355,7 @@ def generation_time(
 
     def rate(counts: Counts) -> float:
         seconds = number(counts, "session_seconds")
-        return number(counts, "session_completion_tokens") / seconds / devices if seconds else 0.0
+        return number(counts, "session_completion_tokens") / seconds / (devices * replicas(counts)) if seconds else 0.0
 
     assumed = configured.get(model) if isinstance(configured, dict) else configured
     return DeviceTime(tokens, known.rate("generation", assumed, measured, rate), devices, "generation")

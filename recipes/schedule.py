@@ -179,7 +179,7 @@ def _run(
 ) -> None:
     """Run one step in this process and send its record, or the error that ended it."""
     os.environ[VISIBLE] = ",".join(devices)  # before anything initialises CUDA
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent(parent)
     log_to_terminal()
     result: StepRecord | HarnessError
     try:
@@ -236,7 +236,7 @@ _STEPS: dict[str, Step] = {}
 def _begin(make_steps: Callable[[], Sequence[Step]], parent: int, threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     log_to_terminal()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent(parent)
     _STEPS.update({step.name: step for step in make_steps()})
 
 
@@ -244,8 +244,12 @@ def _do(name: str) -> StepRecord:
     return run_step(_STEPS[name])
 
 
-def _end_with(parent: int) -> None:
-    """End this process if its parent is gone, e.g. after kill -9, because a new run may resume the same steps."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
+def end_with_parent(parent: int) -> None:
+    """End this process once its parent is gone, e.g. after kill -9, because a new run may resume the same steps."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -25,7 +25,7 @@ from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
 from ..report.board import HELD_OUT, best_by_validation, draws, temperature_folder
 from ..report.data import SCORES, SuiteRuns, read_all_measured
-from ..rewards.scoring import reward_gpus, reward_settings, score_answers
+from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_answers
 from ..sampling import AnswerFile, Sampler, generation_time, gpus_of, needs_machine, prompts_of, sample
 from ..spec import RecipeSpec
 from ..steps import Step
@@ -91,7 +91,7 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
         inputs,
         KEPT,
         seed=seed,
-        alone=needs_machine(sampler.backend, sampler.serve) or bool(spec.reward.workers),
+        alone=needs_machine(sampler.backend, sampler.serve) or reward_alone(spec.reward),
         gpus=replace(sampling, unit=max(sampling.unit, rewarding.unit)),
         estimate=estimate,
     )
