@@ -139,15 +139,6 @@ def simulate(jobs: Sequence[Job], devices: int, start_hours: float) -> tuple[Pla
     return tuple(sorted(planned, key=lambda step: step.start))
 
 
-def busy_hours(steps: Collection[PlannedStep]) -> float:
-    """Return the hours during which at least one of the steps runs."""
-    total, end = 0.0, 0.0
-    for step in sorted(steps, key=lambda step: step.start):
-        total += max(0.0, step.start + step.hours - max(end, step.start))
-        end = max(end, step.start + step.hours)
-    return total
-
-
 def devices_of(serve: ServeSpec) -> int:
     """Return the number of devices that a server uses."""
     return serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel

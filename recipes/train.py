@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from harness.records.errors import ConfigError
 
 from .layout import STAGES, Recipe
 from .spec import RecipeSpec, about, read_recipe, recipe_path, shipped_recipes
+from .training.nodes import Machines, follow, leading, of_machines
 
 if TYPE_CHECKING:
     from .hub import Push
@@ -78,10 +80,25 @@ def train(flags: TrainFlags) -> None:
         _dry_run(recipe, flags)
         return
     uploads = [] if flags.push_to_hub is None else _checked_uploads(recipe, flags.push_to_hub, flags.last_stage)
-    records = _run(recipe, flags)
+    machines = of_machines()
+    if machines is not None and machines.rank:
+        _follow(recipe, machines)
+        return
+    with nullcontext() if machines is None else leading(machines):
+        records = _run(recipe, flags)
     pages = _push(uploads, flags)
     if flags.as_json:
         typer.echo(json.dumps({**records, "pushed": pages}, indent=2))
+
+
+def _follow(recipe: Recipe, machines: Machines) -> None:
+    """Take part in the trainings of the first machine. Raise ConfigError if the recipe trains in one process."""
+    from .training.launch import launch_share
+
+    if recipe.spec.launch is None:
+        raise ConfigError(f"{machines.count} machines need `launch` in the recipe, e.g. launch: fsdp2")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    follow(machines, lambda words, processes, port: launch_share(words, processes, port, machines))
 
 
 def _list_recipes(*, as_json: bool) -> None:
