@@ -81,8 +81,10 @@ def train(flags: TrainFlags) -> None:
         return
     uploads = [] if flags.push_to_hub is None else _checked_uploads(recipe, flags.push_to_hub, flags.last_stage)
     machines = of_machines()
+    if machines is not None and recipe.spec.launch is None:
+        raise ConfigError(f"{machines.count} machines need `launch` in the recipe, e.g. launch: fsdp2")
     if machines is not None and machines.rank:
-        _follow(recipe, machines)
+        _follow(machines)
         return
     with nullcontext() if machines is None else leading(machines):
         records = _run(recipe, flags)
@@ -91,12 +93,10 @@ def train(flags: TrainFlags) -> None:
         typer.echo(json.dumps({**records, "pushed": pages}, indent=2))
 
 
-def _follow(recipe: Recipe, machines: Machines) -> None:
-    """Take part in the trainings of the first machine. Raise ConfigError if the recipe trains in one process."""
+def _follow(machines: Machines) -> None:
+    """Take part in the trainings of the first machine."""
     from .training.launch import launch_share
 
-    if recipe.spec.launch is None:
-        raise ConfigError(f"{machines.count} machines need `launch` in the recipe, e.g. launch: fsdp2")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     follow(machines, lambda words, processes, port: launch_share(words, processes, port, machines))
 

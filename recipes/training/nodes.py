@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PORTS = range(20000, 30000)
-"""Where the store listens under Slurm: the job's number decides, so that all machines know it. Not ephemeral on Linux."""
+"""Where the store listens under Slurm: the job's number decides. Linux gives none of these to outgoing connections."""
 JOIN = timedelta(minutes=10)
 """How long the first machine waits until the command runs on all of them."""
 LISTEN = timedelta(seconds=20)
