@@ -79,7 +79,8 @@ class ReplicaScorer(Scorer):
         while len(outcomes) < len(batches):
             while idle and following < len(batches):
                 pipe = idle.pop()
-                pipe.send(batches[following])
+                with suppress(OSError):  # a process that has died is noticed when its reply is read
+                    pipe.send(batches[following])
                 asked[pipe] = following
                 following += 1
             for pipe in [pipe for pipe in asked if pipe in wait(list(asked))]:
