@@ -77,7 +77,7 @@ def test_two_machines_train_what_one_does_and_resume_after_a_kill(
     words = [str(tmp_path / "there"), str(target), str(config)]
     align = tmp_path / "there" / "seed-42" / "align"
     machines = [start(tmp_path, words, variables(rank, 0)) for rank in (0, 1)]
-    limit = time.monotonic() + 300
+    limit = time.monotonic() + 900
     while not list(align.glob("*/checkpoints/checkpoint-*/whole.json")) and time.monotonic() < limit:
         assert machines[0].poll() is None, (tmp_path / "machine-0.log").read_text()[-3000:]
         time.sleep(0.02)
@@ -86,7 +86,7 @@ def test_two_machines_train_what_one_does_and_resume_after_a_kill(
     assert not list(align.glob("*/step.json"))
 
     machines = [start(tmp_path, words, variables(rank, 1)) for rank in (0, 1)]
-    codes = [machine.wait(300) for machine in machines]
+    codes = [machine.wait(900) for machine in machines]
 
     assert codes == [0, 0], (tmp_path / "machine-0.log").read_text()[-3000:]
     there = made(
