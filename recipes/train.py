@@ -37,7 +37,9 @@ class TrainFlags(JsonFlags):
     jobs: Annotated[
         int,
         typer.Option(
-            min=1, help="Steps to run in parallel, one process each; for models so small that one core is enough."
+            min=1,
+            help="Steps to run in parallel, one process each, without dividing GPUs among them; for models so small that "
+            "one core is enough.",
         ),
     ] = 1
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate the cost without running anything.")] = False
