@@ -38,8 +38,8 @@ class TrainFlags(JsonFlags):
         int,
         typer.Option(
             min=1,
-            help="Steps to run in parallel, one process each, without dividing GPUs among them; for models so small that "
-            "one core is enough.",
+            help="Steps to run in parallel, one process each, for models so small that one core is enough. "
+            "GPUs are not divided among them.",
         ),
     ] = 1
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate the cost without running anything.")] = False
