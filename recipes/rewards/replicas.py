@@ -45,11 +45,11 @@ class ReplicaScorer(Scorer):
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
         for rank, devices in enumerate(self._devices):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(self._of(rank), devices, os.getpid(), theirs))
+            local, remote = context.Pipe()
+            process = context.Process(target=_serve, args=(self._of(rank), devices, os.getpid(), remote))
             process.start()
-            theirs.close()
-            self._pipes.append(ours)
+            remote.close()
+            self._pipes.append(local)
             self._processes.append(process)
         try:
             for pipe in self._pipes:
@@ -75,16 +75,16 @@ class ReplicaScorer(Scorer):
         """Return one outcome per item. Raise IncompleteError if the reward fails or a process dies."""
         batches = [items[start : start + self._batch] for start in range(0, len(items), self._batch)]
         outcomes: dict[int, list[Outcome]] = {}
-        idle, asked, following = list(self._pipes), dict[Connection, int](), 0
+        idle, pending, following = list(self._pipes), dict[Connection, int](), 0
         while len(outcomes) < len(batches):
             while idle and following < len(batches):
                 pipe = idle.pop()
                 with suppress(OSError):  # a process that has died is noticed when its reply is read
                     pipe.send(batches[following])
-                asked[pipe] = following
+                pending[pipe] = following
                 following += 1
-            for pipe in [pipe for pipe in asked if pipe in wait(list(asked))]:
-                outcomes[asked.pop(pipe)] = self._received(pipe)
+            for pipe in [pipe for pipe in pending if pipe in wait(list(pending))]:
+                outcomes[pending.pop(pipe)] = self._received(pipe)
                 idle.append(pipe)
         return [outcome for number in range(len(batches)) for outcome in outcomes[number]]
 
