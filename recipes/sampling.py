@@ -28,7 +28,7 @@ from pydantic import JsonValue
 
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, first_error
-from harness.records.protocols import Backend, BulkBackend, Draw, GroupBackend, ServeOptions, load_plugin
+from harness.records.protocols import Backend, BulkBackend, Draw, GroupBackend, Preparing, ServeOptions, load_plugin
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec
 from harness.run.pipeline import DONE_FAILURES
@@ -48,7 +48,9 @@ BULK = 4096
 """Number of draws passed to a bulk backend at once."""
 REPORT = 60.0
 """Seconds between two progress lines."""
-UNREPLICATED = ("in_process", "ray", "scripted")
+CHOOSING = ("ray", "moa", "route", "best_of", "best_source")
+"""Backends that choose their GPUs themselves: those of a cluster, or of several models."""
+UNREPLICATED = ("in_process", "scripted", *CHOOSING)
 """Backends of which a step runs only one: in this process, or with workers of its own."""
 REPLICA_CONCURRENCY = 256
 """Requests in flight per server of ours, unless `concurrency` is set: vLLM's default batch, max_num_seqs on GPUs."""
@@ -146,7 +148,7 @@ def prompts_of(path: Path, *parts: Part) -> list[Prompt]:
 
 def model_name(model: ModelRef) -> str:
     """Return the model's name without local paths: a folder's name, `hf:ORG/NAME@REVISION` or `endpoint:NAME`."""
-    return {"path": model.short, "hf": str(model), "endpoint": f"endpoint:{model.name}"}[model.scheme]
+    return {"hf": str(model), "endpoint": f"endpoint:{model.name}"}.get(model.scheme, model.short)
 
 
 def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Counts:
@@ -212,6 +214,9 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
                 rows.append(_kept(answer, sampler.name))
                 session.note(answer, sampler.name, len(missing))
 
+            for server in servers:
+                if isinstance(server, Preparing):
+                    await server.prepare([draw for draw, _ in missing])
             if isinstance(servers[0], BulkBackend):
                 await _ask_in_bulk(servers[0], missing, keep)
             else:
@@ -337,7 +342,7 @@ def gpus_of(model: ModelRef, backend: str, serve: ServeSpec) -> Gpus:
 
 def needs_machine(backend: str, serve: ServeSpec) -> bool:
     """Return whether sampling chooses its GPUs itself, so that no other step may run at the same time."""
-    return backend == "ray" or serve.devices is not None
+    return backend in CHOOSING or serve.devices is not None
 
 
 def left_to_sample(known: Estimator, item: PlanItem, path: Path, draws: int, length: Mean) -> PlanItem:
