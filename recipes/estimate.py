@@ -18,7 +18,6 @@ from typing import Literal
 from harness.judging.cost import CHARACTERS_PER_TOKEN
 from harness.records import Answer, ModelRef, Record
 from harness.records.errors import ConfigError, DataError
-from harness.records.settings import ServeSpec
 from harness.store import JsonlRows
 
 from .layout import ANSWERS, PROMPTS, Counts, Recipe, StepRecord, record_in
@@ -267,15 +266,15 @@ def lines_of(path: Path) -> int:
         return 0
 
 
-def devices_of(serve: ServeSpec) -> int:
-    """Return the number of devices that a server uses."""
-    return serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel
-
-
 def number(counts: Counts, key: str) -> float:
     """Return a count as a float, 0 if it is missing."""
     count = counts.get(key)
     return float(count) if isinstance(count, int | float) else 0.0
+
+
+def replicas(counts: Counts) -> float:
+    """Return how many servers or processes shared the work of a step's last session."""
+    return number(counts, "session_replicas") or 1.0
 
 
 def tokenizer_file(target: str) -> Path | None:

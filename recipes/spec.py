@@ -120,13 +120,15 @@ class SamplingSpec(Record):
     temperature: float = Field(default=0.8, ge=0, le=2)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=4096, gt=0)
-    seed: int = 42
+    seed: int | None = 42
+    """Decides every answer. None: one request for all answers to a prompt, without a seed, which is faster in vLLM."""
     max_failed: float = Field(default=0.05, ge=0, le=1)
     """Share of answers that may fail or be empty before the stage stops as incomplete."""
 
     def as_sampling(self, seed: int | None = None) -> Sampling:
-        """Return the settings as backends take them, with another seed if one is given."""
-        settings = self.model_dump(exclude={"max_failed"}) | ({} if seed is None else {"seed": seed})
+        """Return the settings as backends take them, with another seed if one is given and answers have seeds."""
+        settings = self.model_dump(exclude={"max_failed"})
+        settings |= {} if seed is None or self.seed is None else {"seed": seed}
         return Sampling(**settings)
 
 
@@ -301,6 +303,8 @@ class RatesSpec(Record):
     """Trained tokens per second and device, counting the prompt and every answer."""
     gpu_hour_price: float | None = Field(default=None, ge=0)
     """US dollars per GPU-hour."""
+    start_minutes: float = Field(default=5.0, ge=0, exclude_if=lambda minutes: minutes == 5.0)
+    """Minutes until a model is loaded and works. The default is a guess for models of tens of GB on a local disk."""
 
 
 class EvaluateEverySpec(SuitesSpec):
@@ -348,6 +352,8 @@ class RecipeSpec(Record):
 
     None: train in this process.
     """
+    devices: int | None = Field(default=None, ge=1, exclude_if=is_empty)
+    """GPUs that the steps share. None: all that the machine shows, and none for --dry-run."""
     chat_template: str | None = None
     """Jinja file that replaces the target's chat template."""
     pad_token: str | None = None

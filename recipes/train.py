@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from harness.store import write_lines
 
 from .layout import STAGES, Recipe
 from .spec import RecipeSpec, about, read_recipe, recipe_path, shipped_recipes
+from .training.nodes import Machines, follow, leading, of_machines
 
 if TYPE_CHECKING:
     from .hub import Push
@@ -36,7 +38,9 @@ class TrainFlags(JsonFlags):
     jobs: Annotated[
         int,
         typer.Option(
-            min=1, help="Steps to run in parallel, one process each; for models so small that one core is enough."
+            min=1,
+            help="Steps to run in parallel, one process each, for models so small that one core is enough. "
+            "GPUs are not divided among them.",
         ),
     ] = 1
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate the cost without running anything.")] = False
@@ -90,11 +94,26 @@ def train(flags: TrainFlags) -> None:
     if flags.export_pairs is not None or flags.push_pairs is not None:
         _check_export(flags)
     uploads = [] if flags.push_to_hub is None else _checked_uploads(recipe, flags.push_to_hub, flags.last_stage)
-    records = _run(recipe, flags)
+    machines = of_machines()
+    if machines is not None and recipe.spec.launch is None:
+        raise ConfigError(f"{machines.count} machines need `launch` in the recipe, e.g. launch: fsdp2")
+    if machines is not None and machines.rank:
+        _follow(machines)
+        return
+    with nullcontext() if machines is None else leading(machines):
+        records = _run(recipe, flags)
     _export(recipe, flags)
     pages = _push(uploads, flags)
     if flags.as_json:
         typer.echo(json.dumps({**records, "pushed": pages}, indent=2))
+
+
+def _follow(machines: Machines) -> None:
+    """Take part in the trainings of the first machine."""
+    from .training.launch import launch_share
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    follow(machines, lambda words, processes, port: launch_share(words, processes, port, machines))
 
 
 def _list_recipes(*, as_json: bool) -> None:

@@ -148,6 +148,15 @@ class BulkBackend(Protocol):
 
 
 @runtime_checkable
+class GroupBackend(Protocol):
+    """A backend that is faster if it gets all draws of a prompt in one request."""
+
+    async def answer_group(self, prompt: Prompt, sampling: Sampling, indices: Sequence[int]) -> list[Answer]:
+        """Return one answer per index, drawn without a seed."""
+        ...
+
+
+@runtime_checkable
 class Preparing(Protocol):
     """A backend that has to know all draws before it answers the first one, e.g. to load one model after another."""
 

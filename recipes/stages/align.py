@@ -21,7 +21,16 @@ from ..records import PreferencePair, rows_in
 from ..sampling import model_name
 from ..spec import VariantSpec, sources_loaded
 from ..steps import Step, finished
-from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, row_tokens, training_estimate, training_time
+from ..training.launch import (
+    KEEP,
+    do_job,
+    evaluation_of,
+    fusion_of,
+    row_tokens,
+    training_estimate,
+    training_gpus,
+    training_time,
+)
 from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, has_reference, renamed, variant_settings
 
 FORWARD = 1 / 3
@@ -91,6 +100,7 @@ def align_step(recipe: Recipe, seed: int, name: str, origin: TrainedFrom) -> Ste
         (origin.start, pairs, *origin.logps),
         KEEP,
         seed=seed,
+        gpus=training_gpus(recipe.spec),
         estimate=estimate,
     )
     return step

@@ -13,7 +13,7 @@ from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
 from ..pairs import best_source_answers
 from ..steps import Step, input_digests
-from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, training_estimate
+from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, training_estimate, training_gpus
 from ..training.settings import TrainingJob, decisive, sft_settings
 
 MODEL_FILES = ("config.json", "generation_config.json", "model")
@@ -47,7 +47,9 @@ def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], 
 
     inputs = (prompts, *answers, *rewards)
     name, folder = f"seed-{seed}/sft", recipe.sft(seed)
-    step = Step("sft", name, folder, settings, work, inputs, KEEP, seed=seed, estimate=estimate)
+    step = Step(
+        "sft", name, folder, settings, work, inputs, KEEP, seed=seed, gpus=training_gpus(spec), estimate=estimate
+    )
     return step
 
 
