@@ -166,7 +166,7 @@ def _show(calibration: Calibration, flags: CalibrateFlags) -> None:
         print("\n".join(markdown_grid(grid) for grid in grids(calibration)))
         print("\n".join(f"- {escape_markdown(remark)}" for remark in remarks(calibration)))
         return
-    console = stdout_console(160)
+    console = stdout_console()
     for grid in grids(calibration):
         console.print(rich_grid(grid))
     for remark in remarks(calibration):

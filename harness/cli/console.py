@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..judging.cost import dollars
+from ..pages.terminal import UNLIMITED
 from ..records import ScoreCard
 from ..records.errors import IncompleteError
 from ..run.estimate import Estimate
@@ -49,9 +50,9 @@ def set_up_logging(*, verbose: bool = False) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def stdout_console(width: int = 140) -> Console:
-    """Return a console for tables; `width` columns wide if stdout is not a terminal."""
-    return Console(width=None if os.isatty(1) else width)
+def stdout_console(*, wide: bool = False) -> Console:
+    """Return a console for results: as wide as the terminal, or as the content needs if `wide` or not a terminal."""
+    return Console(width=None if os.isatty(1) and not wide else UNLIMITED)
 
 
 def json_text(name: str, records: Iterable[BaseModel], **more: Iterable[BaseModel]) -> str:

@@ -97,7 +97,7 @@ def injections(flags: InjectionsFlags) -> None:
         )
     for row in rows:
         table.add_row(*(Text(plain(text)) for text in row.cells()))
-    stdout_console(160).print(table)
+    stdout_console().print(table)
 
 
 class TemplateFlags(Flags):
@@ -175,7 +175,7 @@ def list_judges(flags: JsonFlags) -> None:
         table.add_column(name, overflow="fold")
     for spec in specs:
         table.add_row(*(Text(text) for text in _judge_cells(spec)))
-    stdout_console(160).print(table)
+    stdout_console().print(table)
 
 
 def _judge_cells(spec: JudgeSpec) -> list[str]:

@@ -108,7 +108,7 @@ def write_figures(folder: Path, board: Board) -> None:
 
 def show(board: Board, output_format: str, out: Path | None) -> None:
     if output_format == "table" and out is None:
-        console = stdout_console(160)
+        console = stdout_console()
         for table in [*rich_tables(list(board.tables)), *rich_reported(board.reported)]:
             console.print(table)
         return

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
-
-from rich.table import Table as RichTable
-from rich.text import Text
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from ..analysis.leaderboard import BoardRow, HeadlineDifference, Table
 from ..records import ScoreCard
 from ..records.facts import facts_of
+from .terminal import FittedTable
 from .text import escape_markdown, interval, markdown_list, markdown_table, number, p_text, plain, rich_table, shortened
 
 LEFT = ("model", "run")
+AGAINST = "against the row above"
+DIFFERENCE_HEAD = ("minus above", "95 %", "p")
+CARD_HEAD = ("suite", "model", "judge", "metric", "value", "n", "unscored")
+CARD_ORDER = ("suite", "metric", "value", "n", "unscored", "model")
 CSV_HEAD = (
     *("suite", "suite_version", "protocol", "judge", "rank", "model", "run", "metric"),
     *("value", "ci_low", "ci_high", "se", "n", "unscored"),
@@ -33,26 +36,66 @@ MARKDOWN_HEAD = (
 )
 
 
-def card_table(cards: list[ScoreCard]) -> RichTable:
-    """Return all scores of the cards, for the end of a run."""
-    table = RichTable(title="Scores (95 % intervals)", title_justify="left")
-    for name in ("suite", "model", "judge", "metric"):
-        table.add_column(name, overflow="fold")
-    for name in ("value", "n", "unscored"):
-        table.add_column(name, justify="right")
+def card_table(cards: Sequence[ScoreCard]) -> FittedTable:
+    """Return all scores of the cards; the headlines stand out."""
+    rows, headlines = [], []
     for card in cards:
         suite, facts = f"{card.suite}@{card.suite_version}", facts_of(card.suite)
         for name, score in card.scores.items():
             value = interval(score, facts.metric(name).decimals)
-            texts = (suite, card.model, card.judge, name, value, str(score.n), str(score.unscored))
-            style = "bold" if name == card.headline else ""
-            table.add_row(*(Text(plain(text), style=style) for text in texts))
+            headlines += [len(rows)] if name == card.headline else []
+            rows.append([suite, card.model, card.judge, name, value, str(score.n), str(score.unscored)])
             suite = ""
-    return table
+    table = rich_table("Scores (95 % intervals)", CARD_HEAD, rows, CARD_HEAD[:4], CARD_ORDER, 3)
+    return replace(table, bold=frozenset(headlines))
 
 
-def rich_tables(tables: list[Table]) -> list[RichTable]:
-    return [rich_table(each.title, columns(each), body(each), LEFT) for each in tables]
+def headline_table(cards: Sequence[ScoreCard]) -> FittedTable:
+    """Return one line per card, for the end of a run: the headline score, and what of it is missing."""
+    rows = [
+        [
+            card.model,
+            card.suite,
+            interval(score := card.scores[card.headline], facts_of(card.suite).metric(card.headline).decimals),
+            card.headline,
+            str(score.n),
+            str(score.unscored) if score.unscored else "-",
+            card.judge,
+        ]
+        for card in cards
+    ]
+    head = ("model", "suite", "score [95 %]", "metric", "n", "unscored", "judge")
+    order = ("suite", "score [95 %]", "metric", "model", "unscored", "n")
+    return rich_table("", head, rows, ("model", "suite", "metric", "judge"), order, 2)
+
+
+def rich_tables(tables: Iterable[Table], chosen: Collection[str] = ()) -> list[FittedTable]:
+    """Return the tables for a terminal. `chosen`: the columns to show; empty: those that have something to say."""
+    return [_rich(table, chosen) for table in tables]
+
+
+def _rich(table: Table, chosen: Collection[str]) -> FittedTable:
+    """Return the table with the difference, its interval and its p in columns of their own: a narrow one keeps p."""
+    head, rows = columns(table), body(table)
+    at = head.index(AGAINST)
+    head[at : at + 1] = DIFFERENCE_HEAD
+    for row, cells in zip(table.rows, rows, strict=True):
+        cells[at : at + 1] = _difference_cells(row.above)
+    order = (*head[:at], DIFFERENCE_HEAD[0], DIFFERENCE_HEAD[2], *shown_metrics(table)[:1], DIFFERENCE_HEAD[1], "n")
+    essential = at + 2
+    if chosen:
+        kept = [position for position, name in enumerate(head) if name in (*head[:at], *chosen)]
+        head, rows = [head[position] for position in kept], [[cells[position] for position in kept] for cells in rows]
+        order, essential = tuple(head), len(head)
+    return rich_table(table.title, head, rows, LEFT, order, essential)
+
+
+def _difference_cells(step: HeadlineDifference | None) -> list[str]:
+    if step is None:
+        return ["-", "-", "-"]
+    kind = "" if step.paired else " unpaired"
+    p = p_text(step.p).removeprefix("p ")
+    return [f"{step.difference:+.2f}", f"[{step.ci_low:+.2f}, {step.ci_high:+.2f}]{kind}", p + "*" * step.significant]
 
 
 def markdown(tables: list[Table]) -> str:
@@ -76,7 +119,7 @@ def notes_of(table: Table) -> list[str]:
 
 def columns(table: Table) -> list[str]:
     """Return the column names, without columns that no row has a value for."""
-    head = ["rank", "model", f"{table.column} [95 %]", "against the row above"]
+    head = ["rank", "model", f"{table.column} [95 %]", AGAINST]
     return [*head, *shown_metrics(table), *(name for name, _ in measured(table)), "n", "unscored", "truncated", "run"]
 
 
