@@ -168,7 +168,7 @@ def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (
     if not estimates:
         return
     ways = ", ".join(dict.fromkeys(part.tokens_by for part in estimates))
-    console.print(Text(f"dollars are estimates: tokens by {ways}, 400 per verdict in words"), soft_wrap=True)
+    console.print(Text(f"dollars are estimates: tokens by {ways}, 400 per verdict in words"))
 
 
 def print_cost(cards: Sequence[ScoreCard]) -> None:

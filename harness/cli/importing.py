@@ -115,6 +115,6 @@ def show(cards: list[ScoreCard], next_steps: list[str], flags: ImportFlags) -> N
         console.print(judging)
     for card in cards:
         for note in card.notes:
-            console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)
+            console.print(Text(plain(f"{card.suite}: {note}")))
     for next_step in next_steps:
         print(f"to have the answers judged: {next_step}")

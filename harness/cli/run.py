@@ -243,7 +243,7 @@ def show(run_plan: Plan, cards: list[ScoreCard]) -> None:
     console = stdout_console()
     sentences = differences(run_plan)
     for sentence in sentences:
-        console.print(Text(plain(sentence)), soft_wrap=True)
+        console.print(Text(plain(sentence)))
     console.print(card_table(cards))
     judging = judging_table(cards)
     if judging is not None:
@@ -251,7 +251,7 @@ def show(run_plan: Plan, cards: list[ScoreCard]) -> None:
     for card in cards:
         for note in card.notes:
             if f"{card.suite}: {note}" not in sentences:
-                console.print(Text(f"{card.suite}: {note}"), soft_wrap=True)
+                console.print(Text(f"{card.suite}: {note}"))
     print_cost(cards)
     folders = {planned.folder.parents[1] for planned in run_plan.suites} or {run_plan.spec.model_dir}
     print(f"cards, answers and judgments: {', '.join(sorted(map(str, folders)))}")

@@ -19,6 +19,15 @@ def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[FittedTable | Tex
         yield Text(plain(table.reference), style="dim italic")
 
 
+def of_measured(tables: Iterable[ReportedTable]) -> list[ReportedTable]:
+    """Return the tables with only the models that were measured here too; none of models that were not."""
+    kept = []
+    for table in tables:
+        rows = tuple(row for row in table.rows if row.differences)
+        kept += [table.model_copy(update={"rows": rows})] if rows else []
+    return kept
+
+
 def markdown_reported(tables: Iterable[ReportedTable]) -> str:
     """Return one section per source and suite; empty text if there is none."""
     parts: list[str] = []

@@ -14,8 +14,6 @@ from .terminal import FittedTable
 from .text import escape_markdown, interval, markdown_list, markdown_table, number, p_text, plain, rich_table, shortened
 
 LEFT = ("model", "run")
-AGAINST = "against the row above"
-DIFFERENCE_HEAD = ("minus above", "95 %", "p")
 CARD_HEAD = ("suite", "model", "judge", "metric", "value", "n", "unscored")
 CARD_ORDER = ("suite", "metric", "value", "n", "unscored", "model")
 CSV_HEAD = (
@@ -32,7 +30,8 @@ MARKDOWN_HEAD = (
     "contains every rank that simultaneous comparisons with all other rows leave open "
     "(95 % for each row by itself, or for",
     "all rows of a table at once if its title says joint rank ranges). Against the row above:",
-    "difference, 95 % interval, two-sided p; a star marks p < 0.05; *unpaired* ones use the standard errors alone.",
+    "difference, 95 % interval, two-sided p; a star marks p <= 0.05, not corrected for the number of rows; *unpaired*",
+    "ones use the standard errors alone.",
 )
 
 
@@ -77,11 +76,15 @@ def rich_tables(tables: Iterable[Table], chosen: Collection[str] = ()) -> list[F
 def _rich(table: Table, chosen: Collection[str]) -> FittedTable:
     """Return the table with the difference, its interval and its p in columns of their own: a narrow one keeps p."""
     head, rows = columns(table), body(table)
-    at = head.index(AGAINST)
-    head[at : at + 1] = DIFFERENCE_HEAD
+    at = head.index(against_name(table))
+    difference_head = ("difference", "95 %", "p")
+    head[at : at + 1] = difference_head
     for row, cells in zip(table.rows, rows, strict=True):
         cells[at : at + 1] = _difference_cells(row.above)
-    order = (*head[:at], DIFFERENCE_HEAD[0], DIFFERENCE_HEAD[2], *shown_metrics(table)[:1], DIFFERENCE_HEAD[1], "n")
+    difference, span, p = difference_head
+    order: tuple[str, ...] = (*head[:at], difference, p, *shown_metrics(table)[:1], span, "n")
+    zeros = {name for at, name in enumerate(head) if all(cells[at] == "0" for cells in rows)}
+    order += tuple(name for name in head if name not in order and name not in zeros)
     essential = at + 2
     if chosen:
         kept = [position for position, name in enumerate(head) if name in (*head[:at], *chosen)]
@@ -119,8 +122,21 @@ def notes_of(table: Table) -> list[str]:
 
 def columns(table: Table) -> list[str]:
     """Return the column names, without columns that no row has a value for."""
-    head = ["rank", "model", f"{table.column} [95 %]", AGAINST]
+    head = ["rank", "model", f"{table.column} [95 %]", against_name(table)]
     return [*head, *shown_metrics(table), *(name for name, _ in measured(table)), "n", "unscored", "truncated", "run"]
+
+
+def difference_line(table: Table) -> str:
+    """Return what the differences of a table are, for the line below it."""
+    return (
+        f"difference: minus {table.baseline or 'the row above'}, as in harness compare; p two-sided, * is p <= 0.05, "
+        "not corrected for the number of rows"
+    )
+
+
+def against_name(table: Table) -> str:
+    """Return the name of the column of differences."""
+    return f"against {table.baseline or 'the row above'}"
 
 
 def shown_metrics(table: Table) -> list[str]:

@@ -22,8 +22,8 @@ GAP = "  "
 """Between two columns."""
 SHORTEST = 14
 """Characters that a shortened name keeps at least, if the terminal has them."""
-COMFORTABLE = 24
-"""Characters that a name gets before a less important column may take the space."""
+WHOLE = 40
+"""Characters that a name gets before a column that is not essential may take the space."""
 UNLIMITED = 100_000
 """Width of an output that is no terminal: as wide as it needs."""
 
@@ -49,31 +49,36 @@ class FittedTable:
     """A table that decides at print time, by the width it gets, which columns to show.
 
     `rows` have a text per name of `head`. Columns named in `left` are texts: aligned left and shortened if they must
-    be. `order`: columns from the most important to the one that is left out first; those it does not name follow in
-    the order of `head`. The first `essential` of them always stay.
+    be. `order`: columns, by name or position, from the most important to the one that is left out first; those it does
+    not name follow in the order of `head`. The first `essential` of them always stay.
     """
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: Collection[str] = ()
-    order: Sequence[str] = ()
+    order: Sequence[str | int] = ()
     essential: int = 2
     bold: Collection[int] = field(default_factory=frozenset)
     """Positions of the rows that stand out."""
 
+    @property
+    def known(self) -> set[str | int]:
+        return {*self.head, *range(len(self.head))}
+
     def priorities(self) -> list[int]:
         """Return the columns' positions, the most important first."""
-        named = [self.head.index(name) for name in self.order if name in self.head]
+        places = [self.head.index(key) if isinstance(key, str) else key for key in self.order if key in self.known]
+        named = list(dict.fromkeys(places))
         return [*named, *(position for position in range(len(self.head)) if position not in named)]
 
     def layout(self, width: int) -> dict[int, int]:
         """Return position -> width of the columns that fit, in the order of `head`."""
         natural = [max(map(cell_len, (name, *(row[at] for row in self.rows)))) for at, name in enumerate(self.head)]
-        least = [min(size, COMFORTABLE) if self._is_text(at) else size for at, size in enumerate(natural)]
-        shown: list[int] = []
-        for place, position in enumerate(self.priorities()):
-            if place < self.essential or _total([least[at] for at in [*shown, position]]) <= width:
+        shown = self.priorities()[: self.essential]
+        for position in self.priorities()[self.essential :]:
+            sizes = [min(natural[at], WHOLE) if self._is_text(at) else natural[at] for at in [*shown, position]]
+            if _total(sizes) <= width:
                 shown.append(position)
         shown.sort()
         sizes = {position: natural[position] for position in shown}

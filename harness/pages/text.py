@@ -70,7 +70,7 @@ def rich_table(
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
     left: Collection[str],
-    order: Sequence[str] = (),
+    order: Sequence[str | int] = (),
     essential: int = 2,
 ) -> FittedTable:
     """Return a table for a terminal; the columns named in `left` are aligned left, all others right.
