@@ -23,6 +23,7 @@ from typing import Annotated, Any, TypeGuard, TypeVar, get_type_hints
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
+from typer.core import TyperCommand
 from typer.models import ParameterInfo
 
 from ..records.errors import printable
@@ -97,6 +98,22 @@ def _names(record: type[Flags]) -> list[str]:
     """Return the fields in the order of the help page, where the flags of every command come last."""
     own_first = [name for kind in record.__mro__ for name in inspect.get_annotations(kind)]
     return [name for name in dict.fromkeys(own_first) if name in record.model_fields]
+
+
+class PanelCommand(TyperCommand):
+    """A command whose help page groups the options by their `rich_help_panel`, without rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                is_argument = parameter.param_type_name == "argument"
+                default = "Arguments" if is_argument else "Options"
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
+        for heading in sorted(panels, key=lambda name: name != "Arguments"):  # otherwise in the order of the record
+            with formatter.section(heading):
+                formatter.write_dl(panels[heading])
 
 
 def _is_flags(annotation: Any) -> TypeGuard[type[Flags]]:

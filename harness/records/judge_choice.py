@@ -15,7 +15,7 @@ from typing import Any
 
 from .asking import ModelRef, base_url
 from .documents import read_yaml
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 from .facts import suites_of_all
 from .judging import MIN_AUDITED, AuditSpec, JudgeSpec
 from .keys import JUDGE_KEY, note_key_variable
@@ -69,7 +69,8 @@ def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
     if name in installed("judges"):
         return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
     known, forms = ", ".join([*own_judges, *shipped]), ", ".join(f"{form}:…" for form in JUDGE_FORMS)
-    raise ConfigError(f"no judge named {name!r}; known: {known}; or a FILE.yaml, or one of {forms}")
+    near = did_you_mean(name, [*own_judges, *shipped, *installed("judges")])
+    raise ConfigError(f"no judge named {name!r}{near}; known: {known}; or a FILE.yaml, or one of {forms}")
 
 
 def _endpoint_judge(text: str) -> JudgeSpec:
@@ -294,7 +295,8 @@ def suite_names(text: str) -> tuple[str, ...]:
     for part in text.split(","):
         for name in suites_of_all() if part.strip() == "all" else _with_arguments(part.strip()):
             if name.partition(":")[0] not in known:
-                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all")
+                near = did_you_mean(name, known)
+                raise ConfigError(f"no suite named {name!r}{near}; installed: {', '.join(known)}; or all")
             if name not in names:
                 names.append(name)
     return tuple(names)
