@@ -230,20 +230,20 @@ def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (
         rows = [{"suite": name, "judge": "none"} for name in self_scored]
         print(json.dumps({"dry_run": [part.as_dict() for part in estimates] + rows}, indent=2))
         return
-    rows = []
+    lines: list[list[str]] = []
     for part in estimates:
         counts = (part.prompts, part.generation_calls, part.judge_calls, part.judge_calls_done, part.judge_calls_cached)
-        rows.append([part.suite, part.judge, *map(str, counts), _shown(part.judge_cost), _shown(part.judge_cost_open)])
+        lines.append([part.suite, part.judge, *map(str, counts), _shown(part.judge_cost), _shown(part.judge_cost_open)])
         for name, share in part.by_judge.items():
-            rows.append(["", f"  {name}", "", "", str(share.calls), "", "", _shown(share.cost), ""])
-    rows += [[name, "none", *["-"] * 7] for name in self_scored]
+            lines.append(["", f"  {name}", "", "", str(share.calls), "", "", _shown(share.cost), ""])
+    lines += [[name, "none", *["-"] * 7] for name in self_scored]
     if len(estimates) > 1 and all(part.judge_cost is not None for part in estimates):
         totals = (sum(part.judge_cost or 0 for part in estimates), sum(part.judge_cost_open or 0 for part in estimates))
-        rows.append(["total", *[""] * 6, *map(dollars, totals)])
+        lines.append(["total", *[""] * 6, *map(dollars, totals)])
     order = ("suite", "still to pay", "judge calls", "judge", "prompts", "cost")
     console = stdout_console()
     title = "Dry run: nothing is asked, nothing is written"
-    console.print(rich_table(title, DRY_RUN_HEAD, rows, ("suite", "judge"), order, 4))
+    console.print(rich_table(title, DRY_RUN_HEAD, lines, ("suite", "judge"), order, 4))
     if not estimates:
         return
     ways = ", ".join(dict.fromkeys(part.tokens_by for part in estimates))

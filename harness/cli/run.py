@@ -255,10 +255,13 @@ def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool) -> None:
             console.print(judging)
     if len((standing := summary(neighbours(run_plan.spec.results, cards))).models) > 1:
         console.print(summary_table(standing.top(MOST_SHOWN)))
+    suites_of_note: dict[str, list[str]] = {}
     for card in cards:
         for note in card.notes:
             if f"{card.suite}: {note}" not in sentences:
-                console.print(Text(plain(f"{card.suite}: {note}")))
+                suites_of_note.setdefault(note, []).append(card.suite)
+    for note, suites in suites_of_note.items():
+        console.print(Text(plain(f"{', '.join(suites)}: {note}")))
     print_cost(cards)
     folders = {planned.folder.parents[1] for planned in run_plan.suites} or {run_plan.spec.model_dir}
     print(f"cards, answers and judgments: {', '.join(sorted(map(str, folders)))}")

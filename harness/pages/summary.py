@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from ..analysis.leaderboard import BoardRow, Table
+from ..records import Score
 from ..records.facts import facts_of
 from .tables import harmless
 from .terminal import FittedTable
@@ -122,13 +123,14 @@ def summary_lines(content: Summary) -> list[list[str]]:
     lines = [["model", *(harmless(f"{name}{part}") for name in content.columns for part in ("", " low", " high"))]]
     for model, rows in zip(content.models, content.rows, strict=True):
         scores = [None if row is None else row.score for row in rows]
-        values = [value for each in scores for value in _numbers(each and (each.value, each.ci_low, each.ci_high))]
+        values = [value for score in scores for value in _numbers(score)]
         lines.append([harmless(model), *values])
     return lines
 
 
-def _numbers(values: tuple[float | None, ...] | None) -> list[str]:
-    return ["" if value is None else repr(value) for value in values or (None, None, None)]
+def _numbers(score: Score | None) -> list[str]:
+    values = (None, None, None) if score is None else (score.value, score.ci_low, score.ci_high)
+    return ["" if value is None else repr(value) for value in values]
 
 
 def _value(table: Table, row: BoardRow) -> str:

@@ -37,7 +37,8 @@ MARKDOWN_HEAD = (
 
 def card_table(cards: Sequence[ScoreCard]) -> FittedTable:
     """Return all scores of the cards; the headlines stand out."""
-    rows, headlines = [], []
+    rows: list[list[str]] = []
+    headlines: list[int] = []
     for card in cards:
         suite, facts = f"{card.suite}@{card.suite_version}", facts_of(card.suite)
         for name, score in card.scores.items():

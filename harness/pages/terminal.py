@@ -77,8 +77,8 @@ class FittedTable:
         natural = [max(map(cell_len, (name, *(row[at] for row in self.rows)))) for at, name in enumerate(self.head)]
         shown = self.priorities()[: self.essential]
         for position in self.priorities()[self.essential :]:
-            sizes = [min(natural[at], WHOLE) if self._is_text(at) else natural[at] for at in [*shown, position]]
-            if _total(sizes) <= width:
+            least = [min(natural[at], WHOLE) if self._is_text(at) else natural[at] for at in [*shown, position]]
+            if _total(least) <= width:
                 shown.append(position)
         shown.sort()
         sizes = {position: natural[position] for position in shown}
