@@ -91,7 +91,7 @@ async def _stoppable(job: Coroutine[Any, Any, T]) -> T:
     return await job
 
 
-class Tally:
+class StageTally:
     """What has happened to the rows of one suite and stage: count, failures, rate, mean verdict, dollars."""
 
     def __init__(self, name: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -151,7 +151,7 @@ def progress(console: Console, totals: Mapping[tuple[str, str], int]) -> Iterato
         return
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[info]}"))
     with Progress(*columns, console=console, transient=True) as bars:
-        tallies = {key: Tally(" ".join(key), total) for key, total in totals.items() if total}
+        tallies = {key: StageTally(" ".join(key), total) for key, total in totals.items() if total}
         tasks = {key: bars.add_task(tally.name, total=tally.total, info="") for key, tally in tallies.items()}
         waiting = _WaitingLine(bars)
 
@@ -194,12 +194,12 @@ class PlainProgress:
     """Log a line every ten seconds, and one when a stage is done."""
 
     def __init__(self, totals: Mapping[tuple[str, str], int]) -> None:
-        self._tallies = {key: Tally(" ".join(key), total) for key, total in totals.items()}
+        self._tallies = {key: StageTally(" ".join(key), total) for key, total in totals.items()}
         self._last = time.monotonic()
 
     def __call__(self, step: Step) -> None:
         key = (step.suite, step.stage)
-        tally = self._tallies.setdefault(key, Tally(" ".join(key), 0))
+        tally = self._tallies.setdefault(key, StageTally(" ".join(key), 0))
         tally.add(step)
         finished = tally.done == tally.total
         if finished or time.monotonic() - self._last >= EVERY:

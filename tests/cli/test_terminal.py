@@ -16,7 +16,7 @@ from struct import pack
 
 import pytest
 
-from harness.cli.console import Tally
+from harness.cli.console import StageTally
 from harness.pages.summary import summary, summary_table
 from harness.pages.tables import rich_tables
 from harness.pages.terminal import FittedTable, middle_elided
@@ -181,7 +181,7 @@ def test_runs_are_listed_finished_or_not(results: Path, harness: Callable[..., D
 def test_a_tally_states_rate_time_left_score_and_dollars() -> None:
     """Five rows, two seconds apart: 4 in 8 s are 30 per minute, and 5 more take 10 s."""
     now = 0.0
-    tally = Tally("mt_bench judgments", 10, clock=lambda: now)
+    tally = StageTally("mt_bench judgments", 10, clock=lambda: now)
     for rating in (6.0, 8.0, 7.0, 9.0):
         tally.add(Progress("mt_bench", "judgments", ok=True, verdict=Rating(value=rating), paid=0.25))
         now += 2.0
@@ -191,7 +191,7 @@ def test_a_tally_states_rate_time_left_score_and_dollars() -> None:
 
 
 def test_a_tally_of_preferences_is_a_percentage() -> None:
-    tally = Tally("arena_hard judgments", 2, clock=lambda: 0.0)
+    tally = StageTally("arena_hard judgments", 2, clock=lambda: 0.0)
     for value in (1.0, 0.5):
         tally.add(Progress("arena_hard", "judgments", ok=True, verdict=Preference(value=value)))
 
