@@ -70,7 +70,7 @@ def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
         return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
     known, forms = ", ".join([*own_judges, *shipped]), ", ".join(f"{form}:…" for form in JUDGE_FORMS)
     near = did_you_mean(name, [*own_judges, *shipped, *installed("judges")])
-    raise ConfigError(f"no judge named {name!r}{near}; known: {known}; or a FILE.yaml, or one of {forms}")
+    raise ConfigError(f"no judge named {name!r}; known: {known}; or a FILE.yaml, or one of {forms}{near}")
 
 
 def _endpoint_judge(text: str) -> JudgeSpec:
@@ -296,7 +296,7 @@ def suite_names(text: str) -> tuple[str, ...]:
         for name in suites_of_all() if part.strip() == "all" else _with_arguments(part.strip()):
             if name.partition(":")[0] not in known:
                 near = did_you_mean(name, known)
-                raise ConfigError(f"no suite named {name!r}{near}; installed: {', '.join(known)}; or all")
+                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all{near}")
             if name not in names:
                 names.append(name)
     return tuple(names)

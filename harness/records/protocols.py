@@ -452,5 +452,5 @@ def load_plugin(group: Group, name: str) -> Any:
     known = installed(group)
     if name not in known:
         near = did_you_mean(name, known)
-        raise PluginError(f"no {group[:-1]} named {name!r}{near}; installed: {', '.join(known) or 'none'}")
+        raise PluginError(f"no {group[:-1]} named {name!r}; installed: {', '.join(known) or 'none'}{near}")
     return known[name].load()

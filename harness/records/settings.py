@@ -196,7 +196,7 @@ def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
             *parents, name = first["loc"]
             known = sorted(_fields(kind, parents))
             near = did_you_mean(str(name), known)
-            raise ConfigError(f"{where}: unknown key {key!r}{near}; known: {', '.join(known)}") from None
+            raise ConfigError(f"{where}: unknown key {key!r}; known: {', '.join(known)}{near}") from None
         raise ConfigError(f"{where}: {key} = {first['input']!r}: {first['msg']}") from None
 
 

@@ -231,7 +231,8 @@ def test_a_misspelt_key_of_a_gate_policy_is_named(harness: Callable[..., Done], 
     done = harness("gate", "--candidate", "a", "--policy", str(policy))
 
     assert done.code == 2
-    assert "unknown key 'checks.0.margn' (did you mean 'margin'?)" in done.err
+    assert "unknown key 'checks.0.margn'; known: category, " in done.err
+    assert "(did you mean 'margin'?)" in done.err
 
 
 def test_one_command_imports_every_model_of_a_file(harness: Callable[..., Done], tmp_path: Path) -> None:
