@@ -13,14 +13,14 @@ from ..records.protocols import Group, installed
 from .console import stdout_console
 from .options import JsonFlags, ResultsFlags, command
 
-GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards")}
+GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards", "checks")}
 
 
 RUNS = "runs"
 
 
 class LsFlags(ResultsFlags, JsonFlags):
-    group: Annotated[str, typer.Argument(help="runs, backends, suites, judges or rewards.")]
+    group: Annotated[str, typer.Argument(help="runs, backends, suites, judges, rewards or checks.")]
     wide: Annotated[bool, typer.Option("--wide", help="Of runs: show all columns.")] = False
 
 

@@ -47,8 +47,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Make": {"train": ("", "Fuse models: run a recipe from source answers to evaluated checkpoints.")},
     "Set up": {
         "doctor": ("doctor:doctor", "Check this machine and say how to fix what is missing."),
-        "ls": ("ls:ls", "List runs, finished or not, and installed suites, judges, backends, rewards."),
+        "ls": ("ls:ls", "List runs, finished or not, and installed suites, judges, backends and more."),
         "judge": ("judge:judge_app", "List the judges, calibrate one against people."),
+        "suite": ("suite:suite_app", "Check a suite of your own before it asks anything."),
         "data": ("data:data_app", "List, fetch and verify the official benchmark files."),
         "config": ("config:config_app", "Trust a harness.yaml: let it run code and send keys."),
         "cache": ("cache:cache_app", "Show or prune the cache of judges' replies."),

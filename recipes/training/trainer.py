@@ -29,7 +29,18 @@ from harness.records import digest
 from harness.records.errors import ConfigError
 from harness.store.files import file_sha256
 
-from .losses import REJECTED, SOURCE, TARGET, LossType, Schedule, alpha_at, preference_loss, rewards, weighted
+from .losses import (
+    REJECTED,
+    SOURCE,
+    TARGET,
+    LossType,
+    Schedule,
+    SourceFusion,
+    alpha_at,
+    preference_loss,
+    rewards,
+    weighted,
+)
 from .packing import Layout, PreferenceCollator, RowIds, base_model, batch_logps, default_layout
 
 COLUMNS = ["prompt_ids", "source_ids", "target_ids", "rejected_ids", "ref_logps"]
@@ -63,7 +74,7 @@ def with_reference(
     order = sorted(range(len(rows)), key=lambda index: -_tokens(rows[index]))
     share = order[state.process_index :: state.num_processes]
     with torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
-        logps = _logps(model, [rows[index] for index in share], layout, batch_size)
+        logps = pair_logps(model, [rows[index] for index in share], layout, batch_size)
     indexed = list(zip(share, logps, strict=True))
     merged: dict[int, list[float]] = dict(gather_object(indexed) if state.num_processes > 1 else indexed)
     return rows.add_column("ref_logps", [merged[index] for index in range(len(rows))])
@@ -74,7 +85,11 @@ def _tokens(row: RowIds) -> int:
 
 
 @torch.no_grad()
-def _logps(model: PreTrainedModel, rows: Sequence[RowIds], layout: Layout, batch_size: int) -> list[list[float]]:
+def pair_logps(model: PreTrainedModel, rows: Sequence[RowIds], layout: Layout, batch_size: int) -> list[list[float]]:
+    """Return the summed log-probabilities of source, target and rejected of each row, without gradients.
+
+    The model must have TRL's fused head (`add_fused_lm_head`).
+    """
     collate = PreferenceCollator(model.config.get_text_config().pad_token_id or 0, layout)
     logps: list[list[float]] = []
     for start in range(0, len(rows), batch_size):
@@ -99,6 +114,10 @@ class WRPOConfig(TrainingArguments):
     gamma: float = 0.0
     """SimPO's target margin, in units of the loss's logit (the paper's gamma, not gamma / beta)."""
     label_smoothing: float = 0.0
+    fusion: SourceFusion = "max_margin"
+    """InfiFPO only: the reference is the source that differs most from the initial model, or the sources' mean."""
+    clip_sources: bool = True
+    """InfiFPO only: raise sources to the initial model on preferred answers, and lower them to it on the rejected."""
     layout: Layout | None = None
     """`shared` or `rows` (see `packing`). None: `shared` if the model's attention supports it."""
     official_compat: bool = False
