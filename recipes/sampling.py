@@ -359,7 +359,8 @@ def _texts(row: Row, where: str) -> list[Thoughts]:
     thoughts = row.get("reasoning") if "turns" in row else None
     if isinstance(thoughts, Sequence) and not isinstance(thoughts, str) and any(thoughts):  # our format
         return [Thoughts(text, str(thoughts[0])) for text in _plain_texts(row, where)]
-    return [split_reasoning(text) for text in _plain_texts(row, where)]
+    # Lone surrogates become question marks, as in answers that are sampled: no file can store them.
+    return [split_reasoning(text.encode("utf-8", "replace").decode("utf-8")) for text in _plain_texts(row, where)]
 
 
 def _plain_texts(row: Row, where: str) -> list[str]:

@@ -257,11 +257,11 @@ async def ask(
             store.answers.append(answer)
     plan = SuitePlan(suite, spec.loaded, tuple(suite.prompts()), suite.sampling, store.folder, repeats=spec.repeats)
     async with calls.cache:
-        await evaluate([SuiteRun(plan, store)], _no_backend, concurrency=1, on_progress=on_progress)
+        await evaluate([SuiteRun(plan, store)], no_backend, concurrency=1, on_progress=on_progress)
 
 
 @asynccontextmanager
-async def _no_backend() -> AsyncIterator[Backend]:
+async def no_backend() -> AsyncIterator[Backend]:
     raise ServerError("a recorded answer is missing from the store; use --fresh")
     yield
 

@@ -70,7 +70,7 @@ def compare(flags: CompareFlags) -> None:
     """Compare models with the first on the same questions: difference, interval, p-value, smallest visible difference.
 
     Examples: harness compare base-model new-model --suite arena_hard; harness compare --best new-1 new-2 new-3;
-    harness compare base-model new-model --head-to-head --judge gpt-4.1
+    harness compare base-model new-model --head-to-head --judge gpt-5.4
     """
     if flags.chosen_format not in FORMATS:
         raise ConfigError(f"no format {flags.chosen_format!r}; known: {', '.join(FORMATS)}")

@@ -125,7 +125,7 @@ def gate(context: typer.Context, flags: GateFlags) -> None:
     """Is the candidate no worse than the baseline? Exit 0 pass, 1 fail, 3 inconclusive, 4 invalid.
 
     Examples: harness gate --candidate new-model --baseline old-model --policy gate.yaml --junit gate.xml;
-    harness gate --candidate ./ckpt --live --sequential --judge gpt-4.1
+    harness gate --candidate ./ckpt --live --sequential --judge gpt-5.4
     """
     if context.invoked_subcommand is not None:
         return

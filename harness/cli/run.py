@@ -19,7 +19,7 @@ from ..records.results import what_is_missing
 from ..records.settings import FileSpec
 from ..run.estimate import Estimate, estimate
 from ..run.plan import Plan, plan
-from ..run.resolve import overlaid, resolve, retirement_warnings
+from ..run.resolve import judge_warnings, overlaid, resolve
 from ..store.trusted import read_config
 from .console import (
     STDERR,
@@ -95,6 +95,19 @@ class SamplingFlags(Flags):
     top_p: Annotated[float | None, answering(help="Probability mass that nucleus sampling keeps.")] = None
     max_tokens: Annotated[int | None, answering(help="Longest answer, in tokens.")] = None
     n: Annotated[int | None, answering("--samples", help="Answers per prompt.")] = None
+    max_completion_tokens: Annotated[
+        int | None, answering(help="As --max-tokens, for servers that want this name.")
+    ] = None
+    top_k: Annotated[int | None, answering(help="Most tokens to choose among.")] = None
+    min_p: Annotated[float | None, answering(help="Smallest share of the likeliest token's probability.")] = None
+    presence_penalty: Annotated[float | None, answering(help="Penalty of tokens that occurred.")] = None
+    frequency_penalty: Annotated[float | None, answering(help="Penalty per occurrence of a token.")] = None
+    repetition_penalty: Annotated[float | None, answering(help="Factor against repetition; 1: none.")] = None
+    stop: Annotated[list[str] | None, answering(help="Text that ends an answer; repeatable.")] = None
+    draw_seed: Annotated[int | None, answering(help="Seed of the answers, also sent to endpoint:.")] = None
+    system_prompt: Annotated[str | None, answering(help="System prompt, e.g. the model card's.")] = None
+    extra_body: Annotated[str | None, answering(help="JSON object with any other request fields.")] = None
+    omit: Annotated[list[str] | None, answering(help="Request field to leave out; repeatable.")] = None
 
 
 class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
@@ -110,8 +123,8 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     judge: Annotated[
         str | None,
         typer.Option(
-            help="JUDGE for all suites, or SUITE=JUDGE,...: a name (harness judge list), FILE.yaml, endpoint:M@URL, "
-            "local:PATH, alpaca_eval:NAME, reward_model:PATH, replay:RUN, A+B for a jury."
+            help="JUDGE for all suites, or SUITE=JUDGE,...: a name (harness judge list), PROVIDER:MODEL, FILE.yaml, "
+            "endpoint:M@URL, local:PATH, alpaca_eval:NAME, reward_model:PATH, replay:RUN, A+B for a jury."
         ),
     ] = None
     judge_devices: Annotated[
@@ -173,7 +186,7 @@ def run(flags: RunFlags) -> None:
     """Serve a model, ask it a suite's questions, have the answers judged, score. The same command again resumes.
 
     Examples: harness run --model ./ckpt --suite all --edition pocket;
-    harness run --model hf:org/name --suite mt_bench,arena_hard --judge gpt-4.1 --limit 20
+    harness run --model hf:org/name --suite mt_bench,arena_hard --judge openai:gpt-5.4 --limit 20
     """
     set_up_logging(verbose=flags.verbose)
     settings, trackers = flags.settings(), tracker_names(flags.log_to)
@@ -185,7 +198,7 @@ def run(flags: RunFlags) -> None:
     estimates = estimate(run_plan, exact=flags.dry_run)
     for sentence in differences(run_plan):
         log.info("%s", sentence)
-    for sentence in retirement_warnings(spec, date.today()):
+    for sentence in judge_warnings(spec, date.today()):
         log.warning("%s", sentence)
     if flags.dry_run:
         for job in run_plan.baselines_to_ask:

@@ -272,7 +272,9 @@ async def _answer_worker(
         usage = run.answering
         if usage.first is None:
             usage.first = time.monotonic()
-        answer = await server.answer(prompt, run.plan.sampling(prompt), index)
+        sampling = run.plan.sampling(prompt)
+        system = prompt.system if sampling.system_prompt is None else sampling.system_prompt
+        answer = await server.answer(prompt.model_copy(update={"system": system}), sampling, index)
         run.store.answers.append(answer)
         usage.rows += 1
         usage.failed += answer.error is not None

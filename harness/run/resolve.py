@@ -15,6 +15,7 @@ from typing import Any
 from ..records import AuditSpec, JudgeSpec, ModelRef, Record
 from ..records.errors import ConfigError
 from ..records.judge_choice import choose_audits, choose_baselines, choose_judges, suite_names, with_devices
+from ..records.provider_judges import shutdown_warning, unlisted_model_warning
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
 
 GROUPS: dict[str, type[Record]] = {"serve": ServeSpec, "sampling": SamplingOverride}
@@ -92,13 +93,10 @@ def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def retirement_warnings(spec: RunSpec, today: date) -> list[str]:
-    """Return a warning for each judge whose model was shut down: another model may answer under its name."""
+def judge_warnings(spec: RunSpec, today: date) -> list[str]:
+    """Return a warning for each judge that was shut down, soon will be, or may be misspelt."""
     asked = [judge for judges in spec.judges.values() for judge in judges]
     asked += [audit.judge for audit in spec.audit.values()]
-    dates = {judge.name: judge.retired for judge in asked}
-    return [
-        f"judge {name} was shut down on {day} (harness judge list): another model may answer under that name"
-        for name, day in dates.items()
-        if day is not None and day <= today
-    ]
+    by_name = {judge.name: judge for judge in asked}
+    sentences = [(shutdown_warning(judge, today), unlisted_model_warning(judge)) for judge in by_name.values()]
+    return [sentence for pair in sentences for sentence in pair if sentence is not None]

@@ -192,7 +192,7 @@ def test_a_stored_protocol_tells_an_audit_from_the_scored_judgments() -> None:
 @pytest.mark.parametrize(
     ("choice", "sentence"),
     [
-        ("b", "--audit 'b' is not JUDGE:N, e.g. gpt-4.1:100 for 100 questions"),
+        ("b", "--audit 'b' is not JUDGE:N, e.g. gpt-5.4:100 for 100 questions"),
         ("b:many", "--audit 'b:many' is not JUDGE:N"),
         ("b:49", "49 questions are too few for an interval that covers the truth; give at least 50"),
         ("a:50", "a is mt_bench's own judge"),
