@@ -162,7 +162,7 @@ def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
     if flags.as_json:
         typer.echo(json.dumps(plan.as_dict(), indent=2))
         return
-    console = stdout_console(120)
+    console = stdout_console()
     for part in plan_tables(plan):
         console.print(part)
 

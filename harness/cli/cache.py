@@ -46,7 +46,7 @@ def stats(flags: JsonFlags) -> None:
         table.add_row(*(Text(text) for text in (share.judge, *numbers, *days)))
     console = Console()
     console.print(table)
-    console.print(f"cache: {path}, {size:,} bytes", soft_wrap=True, highlight=False)
+    console.print(f"cache: {path}, {size:,} bytes", highlight=False)
 
 
 @cache_app.command("prune", epilog="Example: harness cache prune --older-than 30d --judge gpt-5.4-mini")

@@ -185,7 +185,7 @@ def _show(calibrations: list[Calibration], flags: CalibrateFlags) -> None:
         print("\n".join(markdown_grid(grid) for grid in tables))
         print("\n".join(f"- {escape_markdown(remark)}" for remark in sentences))
         return
-    console = stdout_console(160)
+    console = stdout_console()
     for grid in tables:
         console.print(rich_grid(grid))
     for remark in sentences:

@@ -200,13 +200,13 @@ def show(report: GateReport, *, as_json: bool) -> None:
         print(summary_line(report), file=sys.stderr)
         return
     console = stdout_console()
-    console.print(Text(POPULATION_LINES[report.policy.population]), soft_wrap=True)
+    console.print(Text(POPULATION_LINES[report.policy.population]))
     console.print(rich_checks(report))
     for limit in report.limits:
         if not limit.kept:
             console.print(Text(plain(f"over its limit: {limit.suite} {limit.name} of {limit.run}: {limit.value:.1%}")))
     for line in (*map(sequential_line, report.sequential), *report.notes):
-        console.print(Text(plain(line)), soft_wrap=True)
+        console.print(Text(plain(line)))
     print(summary_line(report))
 
 
@@ -220,9 +220,9 @@ def show_several(report: CandidatesReport, *, as_json: bool) -> None:
     for row in report.reports:
         console.print(rich_checks(row, row.candidate))
     for row in report.reports:
-        console.print(Text(candidate_line(row, count)), soft_wrap=True)
+        console.print(Text(candidate_line(row, count)))
     for best in report.best:
-        console.print(Text(plain(best_sentence(best))), soft_wrap=True)
+        console.print(Text(plain(best_sentence(best))))
     print(shipping_line(report))
 
 

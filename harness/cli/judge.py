@@ -102,7 +102,7 @@ def injections(flags: InjectionsFlags) -> None:
         )
     for row in rows:
         table.add_row(*(Text(plain(text)) for text in row.cells()))
-    stdout_console(160).print(table)
+    stdout_console().print(table)
 
 
 class TemplateFlags(Flags):
@@ -208,7 +208,7 @@ def probe(flags: ProbeFlags) -> None:
             )
             for result in results
         ]
-        stdout_console(100).print(rich_table(f"Judge {spec.name}", head, rows, ("probe", "expected", "result")))
+        stdout_console().print(rich_table(f"Judge {spec.name}", head, rows, ("probe", "expected", "result")))
     raise typer.Exit(0 if all(result.passed for result in results) else 1)
 
 
@@ -242,7 +242,7 @@ def list_judges(flags: ListFlags) -> None:
     ]
     head = ("name", "kind", "$ of one model", "shutdown", "agrees with people")
     table = rich_table(f"Judges; $ on {' / '.join(sizes)}, without reasoning", head, rows, (*head[:2], *head[3:]))
-    console = stdout_console(100)
+    console = stdout_console()
     console.print(table)
     console.print(
         f"Others: PROVIDER:MODEL ({', '.join(providers())}), endpoint:MODEL@URL, local:PATH. Agreement is what "

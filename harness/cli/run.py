@@ -35,11 +35,14 @@ from .console import (
 from .options import DRY_RUN, NO_CACHE, RESULTS, Flags, JsonFlags, MirrorFlags, VerboseFlags, command
 
 if TYPE_CHECKING:
+    from ..analysis.leaderboard import Table
     from ..run.baselines import BaselineJob
     from ..run.pipeline import ProgressCallback, SuiteRun
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+MOST_SHOWN = 12
+"""Models in the table at the end; `harness leaderboard --summary` has all."""
 Job = Callable[["list[SuiteRun]", "ProgressCallback"], Coroutine[Any, Any, T]]
 serving = partial(typer.Option, rich_help_panel="Serving")
 answering = partial(
@@ -207,7 +210,7 @@ def run(flags: RunFlags) -> None:
     if flags.as_json:
         print(json_text("cards", cards), end="")
     else:
-        show(run_plan, cards)
+        show(run_plan, cards, verbose=flags.verbose)
     incomplete = [card for card in cards if not card.complete]
     if incomplete:
         raise IncompleteError(what_is_missing(incomplete))
@@ -273,25 +276,44 @@ def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[t
     return totals
 
 
-def show(run_plan: Plan, cards: list[ScoreCard]) -> None:
-    """Print the cards, what qualifies them, and the next command."""
-    from ..pages.judge_text import judging_table  # deferred, like its neighbour: they need numpy, and the help does not
-    from ..pages.tables import card_table
+def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool) -> None:
+    """Print the headline scores, where they stand, what qualifies them, and the next command; `verbose`: all scores."""
+    from ..pages.judge_text import judging_table  # deferred, like its neighbours: they need numpy, the help does not
+    from ..pages.summary import summary, summary_table
+    from ..pages.tables import card_table, headline_table
     from ..pages.text import plain
 
     console = stdout_console()
     sentences = differences(run_plan)
     for sentence in sentences:
-        console.print(Text(plain(sentence)), soft_wrap=True)
-    console.print(card_table(cards))
-    judging = judging_table(cards)
-    if judging is not None:
-        console.print(judging)
+        console.print(Text(plain(sentence)))
+    console.print(headline_table(cards))
+    if verbose:
+        console.print(card_table(cards))
+        if (judging := judging_table(cards)) is not None:
+            console.print(judging)
+    if len((standing := summary(neighbours(run_plan.spec.results, cards))).models) > 1:
+        console.print(summary_table(standing.top(MOST_SHOWN)))
+    suites_of_note: dict[str, list[str]] = {}
     for card in cards:
         for note in card.notes:
             if f"{card.suite}: {note}" not in sentences:
-                console.print(Text(f"{card.suite}: {note}"), soft_wrap=True)
+                suites_of_note.setdefault(note, []).append(card.suite)
+    for note, suites in suites_of_note.items():
+        console.print(Text(plain(f"{', '.join(suites)}: {note}")))
     print_cost(cards)
     folders = {planned.folder.parents[1] for planned in run_plan.suites} or {run_plan.spec.model_dir}
     print(f"cards, answers and judgments: {', '.join(sorted(map(str, folders)))}")
+    if not verbose:
+        print("all metrics: the same command with --verbose")
     print(f"next: harness leaderboard --results {run_plan.spec.results}")
+
+
+def neighbours(results: Path, cards: Sequence[ScoreCard]) -> Sequence[Table]:
+    """Return the tables of these cards' protocols, from the cards of the results folder alone."""
+    from ..analysis.leaderboard import rank, readable
+    from ..store import find_cards
+
+    protocols = {(card.suite, card.protocol_sha) for card in cards}
+    stored = [card for _, card in readable(find_cards(results))[0]]
+    return rank(card for card in stored if (card.suite, card.protocol_sha) in protocols)

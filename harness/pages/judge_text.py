@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table as RichTable
-
 from ..judging.calibrated import Calibration, SuiteCalibration, shown
 from ..judging.cost import dollars
 from ..records import AnchorCheck, Judging, Score, ScoreCard
+from .terminal import FittedTable
 from .text import escape_markdown, interval, markdown_table, rich_table
 
 Line = tuple[str, str, str, str]
@@ -52,7 +51,7 @@ MEANING = {
 WIN_RATES = ("judge", "people", "prediction_powered", "judge_decided", "rogan_gladen")
 
 
-def judging_table(cards: list[ScoreCard]) -> RichTable | None:
+def judging_table(cards: list[ScoreCard]) -> FittedTable | None:
     """Return what is known about the judges of these cards, or None."""
     rows = []
     for card in cards:
@@ -241,7 +240,7 @@ def remarks(calibration: Calibration) -> list[str]:
     return [*sentences, f"calibration {calibration.sha}" + (f": {usage_text}" if usage["judgments"] else "")]
 
 
-def rich_grid(grid: CalibrationGrid) -> RichTable:
+def rich_grid(grid: CalibrationGrid) -> FittedTable:
     return rich_table(grid.title, grid.columns, grid.rows, grid.columns[:1])
 
 

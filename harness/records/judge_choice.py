@@ -16,7 +16,7 @@ from typing import Any
 
 from .asking import ModelRef, base_url
 from .documents import read_yaml
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 from .facts import all_facts, facts_of, load_function, suites_of_all
 from .judging import MIN_AUDITED, AuditSpec, JudgeSpec
 from .keys import JUDGE_KEY, note_key_variable
@@ -383,7 +383,8 @@ def suite_names(text: str) -> tuple[str, ...]:
     for part in text.split(","):
         for name in suites_of_all() if part.strip() == "all" else _with_arguments(_spelled_out(part.strip())):
             if name.partition(":")[0] not in known:
-                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all")
+                near = did_you_mean(name, known)
+                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all{near}")
             if name not in names:
                 names.append(name)
     return tuple(names)

@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from .asking import ModelRef, Record, Sampling, is_empty
 from .documents import read_yaml
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 from .judging import AuditSpec, JudgeSpec, JuryRule
 from .keys import note_key_variable
 
@@ -272,12 +272,15 @@ def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        # a misspelt key also leaves the right one missing, which is what pydantic names first
+        first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
         if first["type"] == "extra_forbidden":
-            *parents, _ = first["loc"]
-            known = ", ".join(sorted(_fields(kind, parents)))
-            raise ConfigError(f"{where}: unknown key {key!r}; known: {known}") from None
+            *parents, name = first["loc"]
+            known = sorted(_fields(kind, parents))
+            near = did_you_mean(str(name), known)
+            raise ConfigError(f"{where}: unknown key {key!r}; known: {', '.join(known)}{near}") from None
         problem = first["msg"].removeprefix("Value error, ")
         shown = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
         prefix = f"{key}{shown}: " if first["loc"] else ""

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
@@ -33,6 +35,20 @@ def overlaid(file: FileSpec, flags: Mapping[str, Any]) -> FileSpec:
     return checked(FileSpec, values | changed, "command line")
 
 
+def refuse_bare_repository(model: ModelRef, backend: str | None) -> None:
+    """Raise ConfigError for `org/name` that is no folder here but looks like a repository of the Hub."""
+    is_served = backend in (None, "vllm", "transformers", "ray")
+    if (
+        model.scheme == "path"
+        and is_served
+        and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w.-]+)?", model.name)
+        and not os.path.exists(model.name)
+    ):
+        raise ConfigError(
+            f"there is no folder {model.name!r}; the repository of that name on the Hub is --model hf:{model.name}"
+        )
+
+
 def resolve(settings: FileSpec) -> RunSpec:
     """Return the run that the settings ask for, with defaults filled in.
 
@@ -41,6 +57,7 @@ def resolve(settings: FileSpec) -> RunSpec:
     if settings.model is None:
         raise ConfigError("no model: give --model DIR, hf:ORG/NAME or endpoint:NAME@URL")
     model = ModelRef.parse(settings.model, title=settings.name)
+    refuse_bare_repository(model, settings.backend)
     suites = suite_names(settings.suite or "all")
     judges = choose_judges(suites, settings.judge, edition=settings.edition or "official", own_judges=settings.judges)
     audits = choose_audits(judges, settings.audit, settings.judges)

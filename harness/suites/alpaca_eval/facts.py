@@ -39,6 +39,7 @@ ALPACA_EVAL = Facts(
             name="alpaca_eval",
             score=f"{FILES}:cards",
             read=f"{FILES}:read_rows",
+            judged=f"{FILES}:judged_models",
             export=f"{FILES}:export",
             names=f"{FILES}:content_of",
         ),
