@@ -22,9 +22,9 @@ from rich.text import Text
 from ..judging.cost import dollars
 from ..records import ScoreCard
 from ..records.errors import IncompleteError
-from ..run.estimate import Estimate
-from ..run.pipeline import Progress as Step
-from ..run.pipeline import ProgressCallback
+from ..running.estimate import Estimate
+from ..running.pipeline import Progress as Step
+from ..running.pipeline import ProgressCallback
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -20,8 +20,8 @@ from ..pages.text import plain
 from ..records import JudgeSpec
 from ..records.errors import ConfigError, printable
 from ..records.judge_choice import find_judge, judge_files, judge_templates
-from ..run.pipeline import current_judgments
-from ..run.plan import limited, suite_of_card
+from ..running.pipeline import current_judgments
+from ..running.plan import limited, suite_of_card
 from ..store import dump_json, read_card, write_atomic
 from ..store.runs import find_run, read_rows
 from ..store.trusted import listed_judges

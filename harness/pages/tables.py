@@ -51,6 +51,22 @@ def card_table(cards: list[ScoreCard]) -> RichTable:
     return table
 
 
+def card_markdown(cards: Sequence[ScoreCard]) -> str:
+    """Return all scores of the cards as one Markdown table, and their notes."""
+    rows = []
+    for card in cards:
+        facts = facts_of(card.suite)
+        for name, score in card.scores.items():
+            value = interval(score, facts.metric(name).decimals)
+            fixed = [f"{card.suite}@{card.suite_version}", card.model, card.judge]
+            rows.append([*fixed, name, value, str(score.n), str(score.unscored)])
+    head = ("suite", "model", "judge", "metric", "value", "n", "unscored")
+    notes = [f"{card.suite}: {note}" for card in cards for note in card.notes]
+    return (
+        "\n".join([*markdown_table(head, rows, (*LEFT, "suite", "judge", "metric")), "", *markdown_list(notes)]) + "\n"
+    )
+
+
 def rich_tables(tables: list[Table]) -> list[RichTable]:
     return [rich_table(each.title, columns(each), body(each), LEFT) for each in tables]
 
