@@ -15,22 +15,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from trl.trainer.utils import add_fused_lm_head
 
 from harness.records import digest
 from harness.records.errors import ConfigError
 from harness.store.files import file_sha256
 
+from .head import add_scoring
 from .losses import REJECTED, SOURCE, TARGET, LossType, Schedule, alpha_at, preference_loss, rewards, weighted
-from .packing import Layout, PreferenceCollator, RowIds, base_model, batch_logps, default_layout
+from .packing import Layout, PreferenceCollator, RowIds, base_model, batch_logps, collator_for, default_layout
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 COLUMNS = ["prompt_ids", "source_ids", "target_ids", "rejected_ids", "ref_logps"]
 
@@ -58,7 +60,7 @@ def with_reference(
     agree at the first step. Batches are formed longest rows first, so that rows of a batch have similar lengths.
     """
     state = state or PartialState()
-    add_fused_lm_head(model)
+    add_scoring(model)
     model = model.to(state.device).eval()
     order = sorted(range(len(rows)), key=lambda index: -_tokens(rows[index]))
     share = order[state.process_index :: state.num_processes]
@@ -75,7 +77,7 @@ def _tokens(row: RowIds) -> int:
 
 @torch.no_grad()
 def _logps(model: PreTrainedModel, rows: Sequence[RowIds], layout: Layout, batch_size: int) -> list[list[float]]:
-    collate = PreferenceCollator(model.config.get_text_config().pad_token_id or 0, layout)
+    collate = collator_for(model, layout)
     logps: list[list[float]] = []
     for start in range(0, len(rows), batch_size):
         batch = {name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()}
@@ -129,14 +131,16 @@ class WRPOTrainer(Trainer):
         config: WRPOConfig = kwargs["args"]
         model = kwargs["model"]
         base = base_model(model)
-        layout = config.layout or default_layout(base)
-        kwargs.setdefault("data_collator", PreferenceCollator(base.config.get_text_config().pad_token_id or 0, layout))
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        if config.layout == "shared" and default_layout(base) == "rows":
+            raise ConfigError(
+                "layout = 'shared' does not work with this model's attention "
+                f"({base.config._attn_implementation}); use layout 'rows'"
+            )
+        kwargs.setdefault("data_collator", collator_for(base, config.layout))
+        _without_dropout(model)
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False  # has the effect of loss_is_scaled_for_ga in transformers before 5.19
-        add_fused_lm_head(base)
+        add_scoring(base)
         self.ref_model = self._prepared_reference(ref_model)
         self._sums: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._check_reference()
@@ -241,7 +245,7 @@ class WRPOTrainer(Trainer):
         if ref_model is None:
             return None
         ref_model.eval().requires_grad_(False)
-        add_fused_lm_head(ref_model)
+        add_scoring(ref_model)
         prepared: nn.Module = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
         return prepared
 
@@ -281,6 +285,15 @@ def measures(rewards_3B: Tensor, policy_3B: Tensor, lengths_3B: Tensor, alpha: f
     }
     means = torch.stack([values.mean() for values in metrics.values()]).tolist()  # one transfer from the device
     return {**dict(zip(metrics, means, strict=True)), "alpha": alpha}
+
+
+def _without_dropout(model: nn.Module) -> None:
+    # Policy and reference must agree at the first step.
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 @contextmanager
