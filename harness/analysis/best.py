@@ -61,18 +61,19 @@ def best_of_models(
     names: Sequence[str],
     results: Path,
     *,
+    labels: Sequence[str] | None = None,
     suites: Collection[str] = (),
     force: bool = False,
     mirror: str | None = None,
     seed: int = 0,
 ) -> list[BestOf]:
-    """Return the best of the named runs, per suite that all have.
+    """Return the best of the named runs, per suite that all have; `labels` are shown for the names.
 
     Raise ConfigError if two runs are not comparable, unless `force`, or if a suite's headline cannot be compared.
     """
     answers = []
     for runs in matched(names, results, suites):
-        shown = shown_names(runs)
+        shown = labels or shown_names(runs)
         rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
         for run in rows[1:]:
             refuse_different(rows[0], run, (rows[0].name, run.name), force=force)

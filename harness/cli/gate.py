@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +15,25 @@ from ..analysis.comparison import Population
 from ..analysis.finished_runs import find_runs
 from ..analysis.games import suite_of_games
 from ..analysis.gate.baselines import DEFAULT, baselines_file, promote
+from ..analysis.gate.candidates import CandidatesReport, gate_candidates
 from ..analysis.gate.evidence import GateOptions, baseline_runs, gate_runs, power_of, read_policy
 from ..analysis.gate.live import baselines_of, gate_live
 from ..analysis.gate.policy import GatePolicy, GateReport
 from ..analysis.gate.pooling import FEWEST_MODELS, slopes_of
 from ..analysis.population import POPULATION_LINES
-from ..pages.gate_text import gate_markdown, junit, rich_checks, rich_power, rich_slopes, sequential_line, summary_line
+from ..pages.comparison_text import best_sentence
+from ..pages.gate_text import (
+    candidate_line,
+    candidates_markdown,
+    gate_markdown,
+    junit,
+    rich_checks,
+    rich_power,
+    rich_slopes,
+    sequential_line,
+    shipping_line,
+    summary_line,
+)
 from ..pages.text import plain
 from ..records.errors import ConfigError
 from ..records.settings import FileSpec
@@ -51,6 +65,9 @@ class LiveFlags(Flags):
 
 class GateFlags(JsonFlags, ResultsFlags, MirrorFlags):
     candidate: Annotated[str | None, typer.Option(help="Run folder, card or model; with --live a MODEL.")] = None
+    candidates: Annotated[
+        str | None, typer.Option(help="Several judged ones (comma list): which pass, and which of those is best.")
+    ] = None
     baseline: Annotated[
         str | None, typer.Option(help="Run folder, card, model, or a name in baselines.yaml.  [default: default]")
     ] = None
@@ -112,8 +129,10 @@ def gate(context: typer.Context, flags: GateFlags) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    if flags.candidate is None:
-        raise ConfigError("no candidate: give --candidate RUN or MODEL")
+    if (flags.candidate is None) == (flags.candidates is None):
+        raise ConfigError("give one of --candidate RUN or MODEL, and --candidates A,B,C")
+    if flags.candidates is not None and flags.live:
+        raise ConfigError("--candidates are judged runs: drop --live, or gate one --candidate")
     policy = read_policy(flags.policy)
     if flags.population is not None:
         policy = policy.model_copy(update={"population": flags.population})
@@ -124,11 +143,17 @@ def gate(context: typer.Context, flags: GateFlags) -> None:
     options = GateOptions(
         results=flags.results, force=flags.force, sequential=flags.sequential, seed=flags.seed, mirror=flags.mirror
     )
+    if flags.candidates is not None:
+        several = gate_candidates(comma_list(flags.candidates), flags.baseline, policy, options)
+        write_files(flags, several, several.reports, candidates_markdown(several))
+        show_several(several, as_json=flags.as_json)
+        raise typer.Exit(several.exit_code)
+    assert flags.candidate is not None, "one of the two is given"
     if flags.live:
         report = judge_candidate(flags, policy, options)
     else:
         report = gate_runs(flags.candidate, flags.baseline, policy, options)
-    write_files(report, flags)
+    write_files(flags, report, [report], gate_markdown(report))
     show(report, as_json=flags.as_json)
     raise typer.Exit(report.exit_code)
 
@@ -154,15 +179,18 @@ def judge_candidate(flags: GateFlags, policy: GatePolicy, options: GateOptions) 
     )
 
 
-def write_files(report: GateReport, flags: GateFlags) -> None:
+def write_files(
+    flags: GateFlags, report: GateReport | CandidatesReport, reports: Sequence[GateReport], markdown: str
+) -> None:
+    """Write the files that were asked for; `reports` has one report per candidate."""
     if flags.json_file is not None:
         write_atomic(flags.json_file, dump_json(report.model_dump(mode="json")))
     if flags.junit_file is not None:
-        write_atomic(flags.junit_file, junit(report))
+        write_atomic(flags.junit_file, junit(reports))
     summary = flags.summary
     if summary is not None:
         earlier = summary.read_text("utf-8") + "\n" if summary.is_file() and summary.stat().st_size else ""
-        write_atomic(summary, earlier + gate_markdown(report))
+        write_atomic(summary, earlier + markdown)
 
 
 def show(report: GateReport, *, as_json: bool) -> None:
@@ -180,6 +208,22 @@ def show(report: GateReport, *, as_json: bool) -> None:
     for line in (*map(sequential_line, report.sequential), *report.notes):
         console.print(Text(plain(line)), soft_wrap=True)
     print(summary_line(report))
+
+
+def show_several(report: CandidatesReport, *, as_json: bool) -> None:
+    """Print each candidate's checks and verdict, who may be the best of those that pass, and last what to ship."""
+    if as_json:
+        print(dump_json(report.model_dump(mode="json")), end="")
+        print(shipping_line(report), file=sys.stderr)
+        return
+    console, count = stdout_console(), len(report.reports)
+    for row in report.reports:
+        console.print(rich_checks(row, row.candidate))
+    for row in report.reports:
+        console.print(Text(candidate_line(row, count)), soft_wrap=True)
+    for best in report.best:
+        console.print(Text(plain(best_sentence(best))), soft_wrap=True)
+    print(shipping_line(report))
 
 
 @gate_app.command("promote")

@@ -115,6 +115,7 @@ def other_lines(pair: Comparison) -> list[str]:
     """Return what a reader should know besides the differences."""
     lines = [f"compared although different: {difference}" for difference in pair.forced]
     lines += list(pair.notes)
+    lines += correction_lines(pair)
     for row in pair.adjusted:
         plain = pair.difference(row.difference.metric)
         if plain is not None:
@@ -136,6 +137,17 @@ def other_lines(pair: Comparison) -> list[str]:
             f"{orders.first} of {pair.first} and {orders.other} of {pair.other}, {doubtful} flips among them{kept}"
         )
     return lines + [shift_line(shift) for shift in pair.shifts]
+
+
+def correction_lines(pair: Comparison) -> list[str]:
+    """Return which p-values are corrected, and over how many tests."""
+    models = max((row.tests or 1 for row in pair.differences if row.category is None), default=1)
+    tests = max((row.tests or 1 for row in pair.differences if row.category is not None), default=1)
+    lines = [f"p over all questions: corrected by Holm over {models} models"] if models > 1 else []
+    if tests > 1:
+        what = f"{tests} categories" if models == 1 else f"{tests} tests, the categories of {models} models"
+        lines.append(f"p of categories: corrected by Holm over {what}")
+    return lines
 
 
 def shift_line(shift: AnswerShift) -> str:

@@ -13,12 +13,13 @@ from xml.etree import ElementTree
 
 from rich.table import Table as RichTable
 
+from ..analysis.gate.candidates import CandidatesReport
 from ..analysis.gate.decision import named, sentence
 from ..analysis.gate.policy import CheckResult, GateReport, LimitResult, SequentialReport
 from ..analysis.gate.pooling import Slope
 from ..analysis.gate.power import PowerRow
 from ..analysis.population import POPULATION_LINES
-from .comparison_text import difference_span, p_cell
+from .comparison_text import best_sentence, difference_span, p_cell
 from .text import escape_markdown, markdown_list, markdown_table, plain, rich_table
 
 GATE_HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "lower bound", "margin", "result")
@@ -34,8 +35,54 @@ def summary_line(report: GateReport) -> str:
     return plain(head + "; ".join(report.reasons))
 
 
-def rich_checks(report: GateReport) -> RichTable:
-    return rich_table("Checks", GATE_HEAD, [check_cells(check) for check in report.checks], LEFT)
+def candidate_line(report: GateReport, count: int) -> str:
+    """Return the verdict on one of `count` candidates, with what decided it."""
+    p_value = "" if report.p_pass is None else f" (p {p_cell(report.p_pass)} after Holm over {count})"
+    return plain(f"{report.candidate}: {report.outcome.upper()}{p_value}: " + "; ".join(report.reasons))
+
+
+def shipping_line(report: CandidatesReport) -> str:
+    """Return the line that a person reads first of several candidates; it is printed last."""
+    head = f"{report.outcome.upper()} (exit {report.exit_code}): "
+    passing = [row.candidate for row in report.reports if row.outcome == "pass"]
+    if not passing:
+        return plain(f"{head}none of {len(report.reports)} candidates passes against {report.baseline}")
+    passed = f"{listed(passing)} of {len(report.reports)} candidates {'pass' if len(passing) > 1 else 'passes'}"
+    head += f"{passed} against {report.baseline}"
+    if len(passing) == 1:
+        return plain(head)
+    if not report.shippable:
+        return plain(
+            f"{head}; each is shown to be worse than the best on some suite, so choose by the suite that matters"
+        )
+    if len(report.shippable) == 1:
+        return plain(
+            f"{head}; ship {report.shippable[0]}: the others are shown to be worse than the best on some suite"
+        )
+    return plain(f"{head}; {listed(report.shippable)} are not shown to differ: ship any of them, as the cheapest")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def candidates_markdown(report: CandidatesReport) -> str:
+    """Return what may be shipped first, then a section per candidate."""
+    count = len(report.reports)
+    parts = [f"# Gate of {count} candidates: {report.outcome.upper()}", "", escape_markdown(shipping_line(report)), ""]
+    parts += markdown_list([candidate_line(row, count) for row in report.reports])
+    parts += markdown_list([best_sentence(best) for best in report.best])
+    parts += ["", *(f"#{gate_markdown(row)}" for row in report.reports)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def rich_checks(report: GateReport, title: str = "Checks") -> RichTable:
+    return rich_table(title, GATE_HEAD, [check_cells(check) for check in report.checks], LEFT)
 
 
 def check_cells(check: CheckResult) -> list[str]:
@@ -109,8 +156,15 @@ def power_cells(row: PowerRow) -> list[str]:
     return [row.metric, str(row.questions), f"{row.margin:g}", f"{row.drop:g}", *shares, str(row.trials)]
 
 
-def junit(report: GateReport) -> str:
-    """Return the XML text with declaration."""
+def junit(reports: Sequence[GateReport]) -> str:
+    """Return the XML text with declaration: a test suite per candidate."""
+    root = ElementTree.Element("testsuites")
+    root.extend(_test_suite(report) for report in reports)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _test_suite(report: GateReport) -> ElementTree.Element:
     cases = [
         _verdict_case(report),
         *(_check_case(check, report) for check in report.checks),
@@ -122,10 +176,7 @@ def junit(report: GateReport) -> str:
     for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(name, str(sum(case.find(tag) is not None for case in cases)))
     suite.set("time", "0")  # required by the schema; a gate's checks have no duration
-    root = ElementTree.Element("testsuites")
-    root.append(suite)
-    ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    return suite
 
 
 def _verdict_case(report: GateReport) -> ElementTree.Element:

@@ -10,7 +10,8 @@ import pytest
 
 from harness.analysis.comparison import adjusted, compare, differing
 from harness.analysis.finished_runs import compare_models
-from harness.pages.comparison_text import markdown, verdict
+from harness.pages.comparison_text import correction_lines, markdown, other_lines, verdict
+from harness.records import Prompt
 from harness.records.errors import ConfigError
 from harness.records.protocols import RunRows
 from tests.fakes.commands import Done
@@ -87,6 +88,25 @@ def test_several_models_are_corrected_by_holm() -> None:
     smaller, larger = sorted(rows, key=lambda row: row.p)
     assert smaller.p_adjusted == pytest.approx(min(1.0, 2 * smaller.p))
     assert larger.p_adjusted == pytest.approx(max(2 * smaller.p, larger.p))
+
+
+def test_categories_are_corrected_by_holm_and_the_table_says_so() -> None:
+    prompts = [Prompt(id=f"q{n}", turns=("?",), category="even" if n % 2 == 0 else "odd") for n in range(40)]
+    pair = compare(toy_run("a", mixed(10, 30)), toy_run("b", mixed(20, 20)), prompts=prompts)
+    (corrected,) = adjusted([pair])
+
+    assert corrected.difference("arena_hard").p_adjusted is None  # one model: nothing to correct
+    rows = [corrected.difference("arena_hard", category) for category in ("even", "odd")]
+    smaller, larger = sorted(rows, key=lambda row: row.p)
+    assert smaller.p_adjusted == pytest.approx(min(1.0, 2 * smaller.p))
+    assert larger.p_adjusted == pytest.approx(max(2 * smaller.p, larger.p))
+    assert "p of categories: corrected by Holm over 2 categories" in other_lines(corrected)
+
+    both = adjusted([pair, compare(toy_run("a", mixed(10, 30)), toy_run("c", mixed(12, 28)), prompts=prompts)])
+    assert correction_lines(both[0]) == [
+        "p over all questions: corrected by Holm over 2 models",
+        "p of categories: corrected by Holm over 4 tests, the categories of 2 models",
+    ]
 
 
 def test_runs_of_other_protocols_are_refused_with_what_differs(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">
 def test_junit_is_valid_and_counts_add_up() -> None:
     schema = etree.XMLSchema(etree.fromstring(XSD))
     for candidate in (changed(0), changed(40), changed(12, 6), toy_run("cand", mixed(50, 50), unscored=50)):
-        tree = etree.fromstring(junit(report(candidate)).encode())
+        tree = etree.fromstring(junit([report(candidate)]).encode())
         schema.assertValid(tree)
         (suite,) = tree
         for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
@@ -298,10 +298,10 @@ def test_hostile_names_stay_text_in_every_file() -> None:
     evil = '</testcase><script>alert("1")</script>\x1b[31m\x00\ufffe|`#'
     found = report(RunRows(evil, changed(0).card, changed(0).answers, changed(0).judgments))
 
-    tree = etree.fromstring(junit(found).encode())
+    tree = etree.fromstring(junit([found]).encode())
     assert not tree.xpath("//script")
     assert "<script>" not in gate_markdown(found)
-    assert "\x1b" not in summary_line(found) + gate_markdown(found) + junit(found)
+    assert "\x1b" not in summary_line(found) + gate_markdown(found) + junit([found])
 
 
 def test_the_last_line_says_it_all(harness: Callable[..., Done], tmp_path: Path) -> None:

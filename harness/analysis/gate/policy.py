@@ -227,6 +227,8 @@ class GateReport(Record):
     notes: tuple[str, ...] = ()
     policy: GatePolicy
     sequential: tuple[SequentialReport, ...] = ()
+    p_pass: float | None = Field(default=None, exclude_if=is_none)
+    """One of several candidates: p of "a critical check is not safe", after Holm over the candidates."""
 
     @property
     def exit_code(self) -> int:
