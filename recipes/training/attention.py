@@ -3,7 +3,7 @@
 A mask follows from three numbers per token, all (R, L): `example`, -1 at padding; `answer`, -1 in a prompt that its
 answers share; and `position`. A token sees the earlier tokens of its own answer and of its own prompt, and within a
 sliding window only those fewer than `window` positions before it. Padding sees only itself, so that no row of the
-softmax is empty. Shapes: `_RL` rows by tokens, `_RS` rows by runs of tokens with equal numbers, `_RNN` blocks by blocks.
+softmax is empty. Shapes: `_RL` rows by tokens, `_RS` by runs of tokens with equal numbers, `_RNN` blocks by blocks.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 `add_scoring(model)` lets `model(input_ids=..., next_ids=next_ids_RL)` return `Scored`, the log-probability of each next
 token, 0 where `next_ids` is IGNORED. Other calls are unchanged. The head's logits exist for a few hundred tokens at a
-time, in the forward pass and again in the backward pass. The call goes through the model's own forward, so that wrappers
-(DDP, FSDP2, DeepSpeed) see it. Shapes: `_N` scored tokens, `_H` hidden size, `_V` vocabulary.
+time, in the forward pass and again in the backward pass. The call goes through the model's own forward, so that
+wrappers (DDP, FSDP2, DeepSpeed) see it. Shapes: `_N` scored tokens, `_H` hidden size, `_V` vocabulary.
 """
 
 from __future__ import annotations

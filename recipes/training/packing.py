@@ -203,7 +203,7 @@ def collator_for(model: PreTrainedModel, layout: Layout | None = None) -> Prefer
 
 
 def default_layout(model: PreTrainedModel) -> Layout:
-    """Return `shared`, or `rows` if attention cannot use our mask: flash attention, or layers that are not attention."""
+    """Return `shared`, or `rows` if attention cannot use our mask: flash attention, or other kinds of layers."""
     masked = model.config._attn_implementation in ("sdpa", "eager", FLEX)
     return "shared" if masked and windows(model.config) is not None else "rows"
 

@@ -46,8 +46,8 @@ from harness.records.errors import ConfigError, HarnessError, IncompleteError, S
 from harness.store import dump_json, write_atomic
 
 from ..suites import run_suites
+from .attention import FLEX, prefer_flex
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
-from .packing import default_layout
 from .rows import Rows, completions
 from .settings import LOG, Evaluation, TrainingJob, has_reference, trainer_config
 from .templates import load_tokenizer
@@ -283,7 +283,8 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     config.run_name = config.run_name or job.name
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
-    layout = getattr(config, "layout", None) or default_layout(model)
+    if job.method == "preference" and _free_attention(job):
+        prefer_flex(model)
     model = adapted(model, job.settings)
     rows = Rows(job.rows).load()
     if job.method == "sft":
@@ -292,7 +293,6 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
     else:
         if job.reference is not None:
             rows = rows.add_column("ref_logps", json.loads(job.reference.read_text("utf-8")))
-        config.layout = layout
         trainer = CheckedWRPOTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
@@ -345,7 +345,13 @@ def reference_path(job: TrainingJob) -> Path | None:
             key: job.settings.model.get(key) for key in ("dtype", "attn_implementation", "load_in_4bit", "load_in_8bit")
         },
     }
+    if _free_attention(job) and torch.cuda.is_available():
+        facts["attention"] = FLEX  # policy and reference must agree at the first step
     return job.rows / f"reference-{digest(facts)[:16]}.json"
+
+
+def _free_attention(job: TrainingJob) -> bool:
+    return "attn_implementation" not in job.settings.model and not job.settings.trainer.get("use_cpu")
 
 
 def store_reference(job: TrainingJob) -> None:
@@ -360,10 +366,12 @@ def store_reference(job: TrainingJob) -> None:
     tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
+    if _free_attention(job):
+        prefer_flex(model)
     rows = with_reference(
         Rows(job.rows).load(),
         model,
-        layout=config.layout or default_layout(model),
+        layout=config.layout,
         batch_size=config.per_device_train_batch_size,
         state=state,
         autocast=torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None,

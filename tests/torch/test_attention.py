@@ -1,4 +1,4 @@
-"""FlexAttention's blocks, the dense mask and single sequences see the same: log-probabilities and gradients are equal."""
+"""FlexAttention's blocks, the dense mask and single sequences see the same: equal log-probabilities and gradients."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
