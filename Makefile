@@ -14,6 +14,7 @@
 # make bench-cases      what bad files and servers do to a score: version 0.2.0, the right value, and now; HARNESS_MIRROR
 # make bench-gate       how often the gate and audits are wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make test-python PYTHON=python3.13   unit tests of the core package, without torch and vLLM, on another Python
+# make docs     the documentation as a site, in site/; reference pages are written from the code
 # make check    format, lint, types, layers; make setup installs .venv
 
 PYTHON ?= python3
@@ -27,7 +28,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-scale bench-cases gpu-check check format clean
+.PHONY: setup demo docs demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-scale bench-cases gpu-check check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -63,6 +64,10 @@ demo-fusion: $(READY)
 # A worker's numerical libraries use one thread: two workers share the cores with the servers that they start.
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+
+docs: $(READY)
+	$(BIN)/pip install -q --no-compile --no-deps -r requirements/docs.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
 
 test: $(READY)
 	$(PYTEST) -m "not slow"

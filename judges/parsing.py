@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from harness.judging.injection import unmasked
 from harness.records import JudgeTask, Order, Preference, Rating, TokenLogprob, Verdict
 from harness.records.errors import ConfigError, VerdictParseError
 from harness.suites.alpaca_eval.rows import share_of
 from harness.suites.arena_hard.rows import DOUBLE, SINGLE, V01_LABELS, V2_LABELS, v01_labels, v2_label
+from harness.suites.custom import grammar
 from harness.suites.mt_bench.rows import HIGHEST, LETTERS, LOWEST, RATING
 
 from .completions import PREFIX, read_completion
@@ -39,6 +41,8 @@ def read_verdict(parser: str, reply: str, logprobs: tuple[TokenLogprob, ...], or
     """
     if parser.startswith(PREFIX):
         shown: Verdict = read_completion(parser, reply, logprobs)
+    elif parser.startswith(grammar.PREFIXES):
+        shown = grammar.read(parser, reply)
     elif parser in PARSERS:
         shown = PARSERS[parser](reply, logprobs)
     else:
@@ -60,17 +64,18 @@ def read_reply(task: JudgeTask, reply: str, logprobs: tuple[TokenLogprob, ...], 
     """
     parser = task.template.parser
     verdict = read_verdict(parser, reply, logprobs, task.order)
-    if task.strict or parser not in MARKS:
+    marks_in = partial(grammar.marks, parser) if parser.startswith(grammar.PREFIXES) else MARKS.get(parser)
+    if task.strict or marks_in is None:
         return verdict
-    marks = MARKS[parser](reply)
-    if len(marks) > 1:
+    marks = marks_in(reply)
+    if len(marks) > 1 and not (isinstance(verdict, Rating) and verdict.items):  # a rubric has one mark per item
         raise VerdictParseError(f"different marks in one reply: {_listed(marks)}", reason="conflict")
     shown = [
         text for record in (task.answer, task.baseline) if record is not None for text in record.turns[: task.turn]
     ]
-    if any(marks & MARKS[parser](unmasked(text).upper()) for text in shown):
+    if any(marks & marks_in(unmasked(text).upper()) for text in shown):
         raise VerdictParseError(f"{_listed(marks)} is in an answer too, so it may be a quotation", reason="conflict")
-    if cut and not MARKS[parser](QUOTED.sub(" ", reply)):
+    if cut and not marks_in(QUOTED.sub(" ", reply)):
         raise VerdictParseError(f"the reply is cut, and only quotes {_listed(marks)}", reason="truncated")
     return verdict
 

@@ -8,10 +8,13 @@ OUT/seed-N/sft/                       checkpoint
 OUT/seed-N/target/answers.jsonl       Answer, of the SFT model
 OUT/seed-N/target-rewards/rewards.jsonl
 OUT/seed-N/pairs/[sources-K/]pairs.jsonl   PreferencePair
+OUT/seed-N/logps/[sources-K/]SOURCE/logps.jsonl   PairLogps, of a source (method infifpo)
 OUT/seed-N/align/VARIANT/             checkpoint
+OUT/seed-N/rounds/VARIANT/            target/, target-rewards/ and pairs/ of the variants that continue from VARIANT
 OUT/seed-N/held-out/MODEL/tT/         answers to held-out prompts at temperature T, and their rewards
 OUT/held-out/target/tT/               the target's
 OUT/seed-N/suites/MODEL/              scores on the suites
+OUT/teams/NAME.yaml                   the members of moa, best_source and route
 OUT/models/RECIPE-MODEL-seedN         links to the checkpoints, by their names on the suites' leaderboard
 OUT/results/                          results of `harness run`
 OUT/report/                           leaderboard of variants, data report, figures
@@ -27,9 +30,9 @@ from pydantic import JsonValue
 from harness.records import Record, digest
 from harness.records.errors import ConfigError, one_line
 
-from .spec import RecipeSpec, VariantSpec
+from .spec import RIVALS, MergeSpec, RecipeSpec, VariantSpec
 
-STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "align", "evaluate", "report")
+STAGES = ("prompts", "sources", "rewards", "sft", "target", "pairs", "logps", "align", "evaluate", "report")
 """Stages in the order in which they run; --from and --until use these names."""
 
 
@@ -44,6 +47,30 @@ class Recipe:
     @property
     def out(self) -> Path:
         return self.spec.output_dir
+
+    @property
+    def merges(self) -> dict[str, MergeSpec]:
+        """Return the merges whose variants are all selected."""
+        left_out = set(self.spec.variants) - set(self.variants)
+        return {name: merge for name, merge in self.spec.merges.items() if not {*merge.models, merge.base} & left_out}
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Return the sources and ensembles that `evaluate.models` names; `best_source` needs every source's answers."""
+        named = self.spec.evaluate.models
+        sources = [source.name for source in self.spec.sources if source.model is not None]
+        mine = {*self.spec.variants, *self.spec.merges}
+        chosen = [name for name in sources if name not in mine and (name in named or "best_source" in named)]
+        return (*chosen, *(name for name in RIVALS if name in named))
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Return the models that are the same for all seeds."""
+        return ("target", *self.rivals)
+
+    def merge_seeds(self, name: str) -> tuple[int, ...]:
+        """Return the seeds that have a merge of this name: all, or only the first for one of all seeds."""
+        return self.seeds if self.spec.merges[name].seeds == "each" else self.spec.seeds[:1]
 
     @property
     def prompts(self) -> Path:
@@ -61,21 +88,25 @@ class Recipe:
     def sft(self, seed: int) -> Path:
         return self.seed(seed) / "sft"
 
-    def target(self, seed: int) -> Path:
-        return self.seed(seed) / "target"
+    def target(self, seed: int, after: str | None = None) -> Path:
+        return self.sampled(after, seed) / "target"
 
     def variant(self, name: str, seed: int) -> Path:
         return self.seed(seed) / "align" / name
 
+    def sampled(self, after: str | None, seed: int) -> Path:
+        """Return the folder of a model's samples, their rewards and pairs: of the SFT model (None) or a variant."""
+        return self.seed(seed) if after is None else self.seed(seed) / "rounds" / after
+
     def checkpoint(self, model: str, seed: int) -> Path | None:
         """Return the folder of `sft` or a variant; None for `target`, which the specification names."""
-        if model == "target":
+        if model in self.fixed:
             return None
         return self.sft(seed) if model == "sft" else self.variant(model, seed)
 
     def label(self, model: str, seed: int) -> str:
         """Return a checkpoint's name on the suites' leaderboard."""
-        return f"{self.spec.name}-{model}-seed{seed}"
+        return f"{self.spec.name}-{model}" + ("" if model in self.rivals else f"-seed{seed}")
 
     def held_out(self, model: str, seed: int) -> Path:
         return self._of_model(model, seed) / "held-out" / model
@@ -84,7 +115,11 @@ class Recipe:
         return self._of_model(model, seed) / "suites" / model
 
     def _of_model(self, model: str, seed: int) -> Path:
-        return self.out if model == "target" else self.seed(seed)  # the target is the same for all seeds
+        return self.out if model in self.fixed else self.seed(seed)  # the target is the same for all seeds
+
+    def team(self, name: str) -> Path:
+        """Return the file of an ensemble of the recipe's sources."""
+        return self.out / "teams" / f"{name}.yaml"
 
     @property
     def results(self) -> Path:

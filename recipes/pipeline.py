@@ -29,8 +29,11 @@ from harness.store.checkpoint import resolve
 
 from .layout import DONE, STAGES, Recipe, StepRecord
 from .rewards.scoring import check_reward
-from .stages.align import align_steps
-from .stages.evaluate import held_out_steps, suite_steps
+from .spec import WEIGHTED, sources_loaded
+from .stages.align import TrainedFrom, align_step
+from .stages.evaluate import held_out_steps, merged_held_out_steps, suite_steps
+from .stages.logps import logps_steps
+from .stages.merge import check_merges, merge_steps
 from .stages.pairs import pairs_steps
 from .stages.prompts import prompts_step
 from .stages.report import report_step
@@ -38,6 +41,7 @@ from .stages.rewards import source_reward_steps, target_reward_step
 from .stages.sft import sft_step
 from .stages.sources import source_steps
 from .stages.target import target_step
+from .stages.weighted import weighted_step
 from .steps import Outcome, Step, check_unowned, finished, is_done, log_to_terminal, run_step, undo
 
 log = logging.getLogger(__name__)
@@ -52,18 +56,51 @@ def all_steps(recipe: Recipe) -> list[Step]:
     answers = source_steps(recipe, prompts)
     rewards = source_reward_steps(recipe, prompts, answers)
     steps = [prompts, *answers, *rewards]
-    models = []
+    models: list[Step] = []
     for seed in recipe.seeds:
         sft = sft_step(recipe, seed, prompts, answers, rewards)
-        target = target_step(recipe, seed, prompts, sft)
-        target_rewards = target_reward_step(recipe, seed, prompts, target)
-        pairs = pairs_steps(recipe, seed, prompts, [*answers, *rewards, target, target_rewards])
-        align = align_steps(recipe, seed, sft, pairs)
+        trained = _training_steps(recipe, seed, prompts, [*answers, *rewards], sft)
+        align = [step for step in trained if step.stage == "align"]
         held_out = held_out_steps(recipe, seed, prompts, [sft, *align])
-        steps += [sft, target, target_rewards, *pairs.values(), *align, *held_out]
+        steps += [sft, *trained, *held_out]
         models += [sft, *align, *held_out]
+    merged = merge_steps(recipe, models)
+    merged += [step for seed in recipe.seeds for step in merged_held_out_steps(recipe, seed, prompts, merged)]
+    steps += merged
+    models += merged
     suites = suite_steps(recipe, models)
     return [*steps, *suites, report_step(recipe, [*steps, *suites])]
+
+
+def _training_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Step], sft: Step) -> list[Step]:
+    """Return the steps of one seed after SFT: samples of the models to train, rewards, pairs, and the variants.
+
+    `answered` has the steps of the sources' answers and of their rewards.
+    """
+    steps: list[Step] = []
+    models: dict[str | None, Step] = {None: sft}
+    pairs: dict[str | None, dict[int, Step]] = {}
+    for name, variant in recipe.variants.items():
+        start = models[variant.after]
+        if variant.method in WEIGHTED:
+            first = None if variant.method == "fusesft" else start
+            models[name] = weighted_step(recipe, seed, name, prompts, answered, first)
+            steps.append(models[name])
+            continue
+        if variant.after not in pairs:
+            target = target_step(recipe, seed, prompts, start, variant.after)
+            rewards = target_reward_step(recipe, seed, prompts, target, variant.after)
+            made = pairs_steps(recipe, seed, prompts, [*answered, target, rewards], variant.after)
+            steps += [target, rewards, *made.values()]
+            pairs[variant.after] = made
+        own_pairs = pairs[variant.after][variant.sources or len(recipe.spec.sources)]
+        logps = logps_steps(recipe, seed, name, own_pairs)
+        known = {step.name: step for step in steps}
+        steps += [step for step in logps if step.name not in known]
+        shared = tuple(known.get(step.name, step) for step in logps)
+        models[name] = align_step(recipe, seed, name, TrainedFrom(start, own_pairs, shared))
+        steps.append(models[name])
+    return steps
 
 
 def train(
@@ -213,6 +250,8 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     to_do = {step.stage for step in remaining}
     _check_places(recipe, {step.name for step in remaining})
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
+    if recipe.merges and "align" in to_do & set(reached):
+        check_merges(recipe)
     if to_do & {"rewards", "evaluate"} & set(reached):
         check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
     if to_do & {"sft", "align"}:
@@ -228,7 +267,13 @@ def _check_places(recipe: Recipe, to_do: set[str]) -> None:
     for name in {*(source.backend for source in spec.sources), spec.target_backend, spec.evaluate.backend}:
         if name not in installed("backends"):
             load_plugin("backends", name)  # raises an error that lists the installed ones
-    needed = [source for source in spec.sources if f"sources/{source.name}" in to_do]
+    loaded = {
+        source.name
+        for name, variant in recipe.variants.items()
+        if any(f"seed-{seed}/align/{name}" in to_do for seed in recipe.seeds)
+        for source in sources_loaded(spec, variant)
+    }
+    needed = [source for source in spec.sources if f"sources/{source.name}" in to_do or source.name in loaded]
     for text in (spec.target if "prompts" in to_do else None, *(source.model for source in needed)):
         model = None if text is None else ModelRef.parse(text)
         if model is not None and model.scheme == "path" and not resolve(model).is_dir():

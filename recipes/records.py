@@ -93,7 +93,10 @@ def rows_in(path: Path, kind: type[AnyRecord]) -> Iterator[AnyRecord]:
             yield kind.model_validate_json(line)
 
 
-def messages(prompt: Prompt) -> list[dict[str, str]]:
+Messages = list[dict[str, str]]
+
+
+def messages(prompt: Prompt) -> Messages:
     """Return the conversation to answer. A recipe's prompts have one turn."""
     system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
     return [*system, {"role": "user", "content": prompt.turns[0]}]

@@ -27,7 +27,7 @@ from pydantic import JsonValue
 
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, first_error
-from harness.records.protocols import Backend, BulkBackend, Draw, ServeOptions, load_plugin
+from harness.records.protocols import Backend, BulkBackend, Draw, Preparing, ServeOptions, load_plugin
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec
 from harness.run.pipeline import DONE_FAILURES
@@ -138,7 +138,7 @@ def prompts_of(path: Path, *parts: Part) -> list[Prompt]:
 
 def model_name(model: ModelRef) -> str:
     """Return the model's name without local paths: a folder's name, `hf:ORG/NAME@REVISION` or `endpoint:NAME`."""
-    return {"path": model.short, "hf": str(model), "endpoint": f"endpoint:{model.name}"}[model.scheme]
+    return {"hf": str(model), "endpoint": f"endpoint:{model.name}"}.get(model.scheme, model.short)
 
 
 def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Counts:
@@ -203,6 +203,8 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
                 rows.append(_kept(answer, sampler.name))
                 session.note(answer, sampler.name, len(missing))
 
+            if isinstance(server, Preparing):
+                await server.prepare([draw for draw, _ in missing])
             if isinstance(server, BulkBackend):
                 await _ask_in_bulk(server, missing, keep)
             else:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from harness.records import Record, Sampling
+from harness.records import ModelRef, Record, Sampling
 from harness.records.asking import is_empty
 from harness.records.documents import read_yaml
 from harness.records.errors import ConfigError
@@ -22,18 +22,37 @@ from harness.records.settings import ServeSpec, checked
 
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
-Method = Literal["preference", "sft"]
+Method = Literal["preference", "sft", "infifpo", "fusesft", "fusepo", "distill"]
+WEIGHTED: tuple[Method, ...] = ("fusesft", "fusepo")
+"""Methods trained on the answers of all sources by `training.weighted`; they need no pairs of the target's answers."""
+PAIRED: tuple[Method, ...] = ("preference", "infifpo")
+"""Methods trained on one prompt and three answers by `training.trainer`."""
+SCORED_BY = ("vllm", "in_process", "transformers")
+"""Backends of sources whose log-probabilities of given answers can be computed (`likelihood`)."""
 
 
 SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
 """Keys of a variant that may be lists; they give one variant per value."""
-RESERVED = frozenset({"all", "best", "sft", "target"})
+RIVALS = ("best_source", "moa", "route")
+"""Ensembles of the recipe's sources that `evaluate.models` may name."""
+RESERVED = frozenset({"all", "best", "sft", "target", *RIVALS})
 """Names that a variant may not have."""
+MERGE_KEYS = {
+    "base": ("ties", "dare_ties", "model_stock", "sce"),
+    "weights": ("linear", "ties", "dare_ties"),
+    "density": ("ties", "dare_ties"),
+    "topk": ("sce",),
+}
+"""Settings of a merge -> the methods that use them."""
 CONFIGS = Path(__file__).parent / "configs"
 
 
 def _decontaminating() -> tuple[str, ...]:
     return tuple(facts.name for facts in all_facts() if facts.decontaminates)
+
+
+def is_one(value: object) -> bool:
+    return value == 1
 
 
 class PromptsSpec(Record):
@@ -142,10 +161,63 @@ class VariantSpec(Record):
 
     method: Method = "preference"
     answers: Literal["source", "target"] = "source"
-    """Method sft only: which answers of the pairs are learned, y_ws or y_wt."""
+    """Methods sft and distill: which answers of the pairs are learned, y_ws or y_wt."""
+    teacher: str | None = Field(default=None, exclude_if=is_empty)
+    """Method distill only: the source to learn from."""
+    rounds: int = Field(default=1, ge=1, exclude_if=is_one)
+    """Train this often: the trained model samples again, pairs are rebuilt, and training continues from it.
+
+    `wrpo: {rounds: 3}` gives the variants wrpo-round1, wrpo-round2 and wrpo-round3.
+    """
+    after: str | None = Field(default=None, exclude_if=is_empty)
+    """The variant that this one continues from, instead of the SFT model. `rounds` sets it."""
     sources: int | None = Field(default=None, ge=1)
     """Pick y_ws from the first N sources only. The SFT model is the same for all variants."""
     training: Training = {}
+
+
+class MergeSpec(Record):
+    """A variant with `method: merge`: its weights are merged from others by mergekit, without training."""
+
+    merge: Literal["linear", "slerp", "ties", "dare_ties", "model_stock", "sce"] = "linear"
+    """linear: weighted mean (a "soup" of seeds or variants); slerp: along the sphere between two models; ties: arXiv
+    2306.01708; dare_ties: arXiv 2311.03099; model_stock: arXiv 2403.19522; sce: FuseChat, arXiv 2408.07990."""
+    models: tuple[str, ...] = Field(min_length=1)
+    """Variants, `sft`, `target`, or sources with weights of the target's architecture and vocabulary."""
+    base: str | None = None
+    """The model that the others started from: for ties, dare_ties, model_stock and sce. Default: `sft` if all models
+    are variants, else `target`."""
+    seeds: Literal["each", "all"] = "each"
+    """each: one merge per seed. all: one merge of all seeds' checkpoints, in the folder of the first seed."""
+    weights: tuple[float, ...] | None = None
+    """linear, ties, dare_ties: one per model. Default: 1 each."""
+    density: float | None = Field(default=None, gt=0, le=1)
+    """ties, dare_ties: share of each model's changes that is kept. Default: mergekit's, all of them."""
+    t: float = Field(default=0.5, ge=0, le=1)
+    """slerp: how far from the first model to the second."""
+    topk: float | None = Field(default=None, gt=0, le=1)
+    """sce: share of the entries, those of the highest variance, that is merged. Default: mergekit's, all of them."""
+    dtype: str | None = None
+    """Of the arithmetic and the result, e.g. float32. Default: as stored."""
+
+    @property
+    def has_base(self) -> bool:
+        return self.merge not in ("linear", "slerp")
+
+    def problem(self, seeds: int) -> str | None:
+        """Return what is wrong with these settings in a recipe of so many seeds, or None."""
+        unused = [
+            key for key, methods in MERGE_KEYS.items() if getattr(self, key) is not None and self.merge not in methods
+        ]
+        if unused:
+            return f"`{unused[0]}` has no meaning for {self.merge}; leave it out"
+        if self.merge == "slerp" and (len(self.models) != 2 or self.seeds == "all"):
+            return "slerp merges two models of one seed; use linear for more"
+        if len(self.models) * (seeds if self.seeds == "all" else 1) < 2:
+            return "it has one model only; name more, or set `seeds: all` with several seeds"
+        if self.weights is not None and len(self.weights) != len(self.models):
+            return f"it has {len(self.weights)} weights for {len(self.models)} models"
+        return None
 
 
 class SuitesSpec(Record):
@@ -160,11 +232,25 @@ class SuitesSpec(Record):
     serve: ServeSpec = ServeSpec()
 
 
+class MoaSpec(Record):
+    """Section `evaluate.moa:`: the mixture of agents of all sources with a model."""
+
+    aggregator: str = "target"
+    """`target` or a source."""
+    layers: int = Field(default=2, ge=2)
+
+
 class EvaluateSpec(SuitesSpec):
     """Section `evaluate:`: how variants are evaluated."""
 
     models: tuple[str, ...] = ("all",)
-    """Models to run suites on: `all`, or a list of variants, `sft`, `target`, and `best` (by validation reward)."""
+    """Models to run suites on: `all`, or a list of variants, `sft`, `target`, and `best` (by validation reward).
+
+    Besides, as rows to compare with: sources by name, `best_source` (the source answer with the highest reward), `moa`
+    (a mixture of agents) and `route` (the source to which the prompt is likeliest). They answer the held-out prompts
+    too. `all` does not include them.
+    """
+    moa: MoaSpec = Field(default=MoaSpec(), exclude_if=lambda moa: moa == MoaSpec())
     temperatures: tuple[float, ...] = Field(default=(0.0,), min_length=1)
     """Held-out prompts are answered and rewarded at each of these temperatures. 0: greedy."""
     samples: int = Field(default=1, ge=1)
@@ -231,6 +317,8 @@ class RecipeSpec(Record):
     training: Training = {}
     """Training keys of all variants."""
     variants: dict[str, VariantSpec] = Field(min_length=1)
+    merges: dict[str, MergeSpec] = Field(default={}, exclude_if=is_empty)
+    """The variants with `method: merge`, which a file lists among the others."""
     evaluate: EvaluateSpec = EvaluateSpec()
     rates: RatesSpec = RatesSpec()
     evaluate_every: EvaluateEverySpec | None = None
@@ -250,7 +338,11 @@ def read_recipe(path: Path) -> RecipeSpec:
     """
     sections = _with_base(path)
     if isinstance(sections.get("variants"), dict):
+        sections["variants"] = _with_copies(sections["variants"], sections.get("sources"), str(path))
+        sections["variants"], merges = _without_merges(sections["variants"])
         sections["variants"] = _swept(sections["variants"], str(path))
+        if merges:
+            sections["merges"] = {**(sections.get("merges") or {}), **merges}
     spec = checked(RecipeSpec, sections, str(path))
     _check_names(spec, str(path))
     return spec
@@ -266,6 +358,35 @@ def _with_base(path: Path) -> dict[str, Any]:
     if "base" in under:
         raise ConfigError(f"{path}: base {base!r} has a base itself; name that recipe instead")
     return {**under, **sections}
+
+
+def _without_merges(variants: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the variants that are trained, and those that are merged, without their `method`."""
+    merges = {
+        name: {key: value for key, value in entry.items() if key != "method"}
+        for name, entry in variants.items()
+        if isinstance(entry, dict) and entry.get("method") == "merge"
+    }
+    return {name: entry for name, entry in variants.items() if name not in merges}, merges
+
+
+def _check_merges(spec: RecipeSpec, where: str) -> None:
+    if twice := sorted(set(spec.variants) & set(spec.merges)):
+        raise ConfigError(f"{where}: two variants are named {twice[0]!r}; rename one")
+    for name in (*spec.variants, *spec.merges):
+        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+            raise ConfigError(
+                f"{where}: variant name {name!r}: use letters, digits, `.`, `_` and `-`, not starting with `.`"
+            )
+    sources = [source.name for source in spec.sources if source.model is not None]
+    known = (*spec.variants, "sft", "target", *sources)
+    for name, merge in spec.merges.items():
+        what = f"{where}: merge {name!r}"
+        for model in (*merge.models, *([merge.base] if merge.base is not None else [])):
+            if model not in known:
+                raise ConfigError(f"{what} names {model!r}, which has no weights; models: {', '.join(known)}")
+        if problem := merge.problem(len(spec.seeds)):
+            raise ConfigError(f"{what}: {problem}")
 
 
 def _swept(variants: dict[str, Any], where: str) -> dict[str, Any]:
@@ -294,7 +415,53 @@ def _expanded(name: str, entry: Any) -> dict[str, Any]:
                 single = {**entry, key: value} if key == "sources" else {**entry, "training": {**training, key: value}}
                 out |= _expanded(f"{name}-{key}{value}", single)
             return out
+    if entry.get("method") == "fuserl":
+        return _fuserl(name, entry)
+    rounds = entry.get("rounds")
+    if isinstance(rounds, int) and rounds > 1:
+        return _rounds(name, {key: value for key, value in entry.items() if key != "rounds"}, rounds)
     return {name: entry}
+
+
+def _with_copies(variants: dict[str, Any], sources: Any, where: str) -> dict[str, Any]:
+    """Write out FuseChat: `fuse: {method: fusechat}` is a distilled copy per source (fuse-SOURCE) and their merge."""
+    names = [str(source["name"]) for source in sources or () if isinstance(source, dict) and "name" in source]
+    out: dict[str, Any] = {}
+    for name, entry in variants.items():
+        if not isinstance(entry, dict) or entry.get("method") != "fusechat":
+            out[name] = entry
+            continue
+        if odd := sorted(set(entry) - {"method", "answers", "sources", "training", "topk"}):
+            raise ConfigError(f"{where}: variant {name!r}: method fusechat has no key {odd[0]!r}")
+        training, count = entry.get("training") or {}, entry.get("sources")
+        swept = [count, *(training.get(key) for key in SWEPT if isinstance(training, dict))]
+        if any(isinstance(value, list) for value in swept):
+            raise ConfigError(f"{where}: variant {name!r}: method fusechat cannot be swept by lists; list its variants")
+        teachers = names[:count] if isinstance(count, int) else names
+        shared = {key: value for key, value in entry.items() if key in ("answers", "training")}
+        copies = {f"{name}-{teacher}": {**shared, "method": "distill", "teacher": teacher} for teacher in teachers}
+        topk = {key: value for key, value in entry.items() if key == "topk"}
+        out |= copies | {name: {"method": "merge", "merge": "sce", "base": "sft", "models": list(copies), **topk}}
+    return out
+
+
+def _rounds(name: str, entry: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return one variant per round, each of which continues from the one before."""
+    names = [f"{name}-round{number}" for number in range(1, count + 1)]
+    return {
+        later: entry if earlier is None else {**entry, "after": earlier}
+        for later, earlier in zip(names, [None, *names], strict=False)
+    }
+
+
+def _fuserl(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return FuseRL's two phases: weighted SFT of the target, and weighted preferences that continue from it."""
+    if odd := sorted(set(entry) & {"rounds", "after"}):
+        raise ConfigError(f"variant {name!r}: method fuserl starts from the target itself; leave out `{odd[0]}`")
+    training = entry.get("training") or {}
+    tau = {key: value for key, value in training.items() if key == "tau"}
+    sft = {key: value for key, value in entry.items() if key != "training"} | {"method": "fusesft", "training": tau}
+    return {f"{name}-sft": sft, name: {**entry, "method": "fusepo", "after": f"{name}-sft"}}
 
 
 def _check_names(spec: RecipeSpec, where: str) -> None:
@@ -304,26 +471,68 @@ def _check_names(spec: RecipeSpec, where: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"{where}: two sources are named {twice[0]!r}; rename one")
-    if taken := sorted(set(spec.variants) & RESERVED):
+    if taken := sorted({*spec.variants, *spec.merges} & RESERVED):
         raise ConfigError(f"{where}: a variant may not be named {taken[0]!r}: the name is reserved; rename it")
     for source in spec.sources:
         if (source.model is None) == (source.answers is None):
             raise ConfigError(f"{where}: source {source.name!r} needs exactly one of `model` and `answers`")
-    known = (*spec.variants, "sft", "target")
+    models = [source.name for source in spec.sources if source.model is not None]
+    if spec.evaluate.moa.aggregator not in ("target", *models):
+        raise ConfigError(f"{where}: evaluate.moa.aggregator = {spec.evaluate.moa.aggregator!r} is no model to ask")
+    known = (*spec.variants, *spec.merges, "sft", "target", *models, *RIVALS)
     for name in (*(spec.evaluate.baselines or ()), *spec.evaluate.models):
         if name not in (*known, "all", "best"):
             raise ConfigError(f"{where}: evaluate names {name!r}, which is not a variant; models: {', '.join(known)}")
     generation = spec.rates.generation
     if isinstance(generation, dict) and (odd := sorted(set(generation) - {*names, "target"})):
         raise ConfigError(f"{where}: rates.generation names {odd[0]!r}; models are target, {', '.join(names)}")
+    _check_merges(spec, where)
     for name, variant in spec.variants.items():
-        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
-            raise ConfigError(
-                f"{where}: variant name {name!r}: use letters, digits, `.`, `_` and `-`, not starting with `.`"
-            )
         if variant.sources is not None and variant.sources > len(spec.sources):
             count = len(spec.sources)
             raise ConfigError(f"{where}: variant {name!r} needs {variant.sources} sources, but the recipe has {count}")
+        _check_method(spec, name, f"{where}: variant {name!r}")
+
+
+def _check_method(spec: RecipeSpec, name: str, where: str) -> None:
+    """Raise ConfigError if a variant's method lacks something, or has something that only another method uses."""
+    variant = spec.variants[name]
+    earlier = list(spec.variants)[: list(spec.variants).index(name)]
+    if variant.after is not None and variant.after not in earlier:
+        raise ConfigError(f"{where} comes after {variant.after!r}, which is not a variant listed above it")
+    if variant.after is not None and variant.method == "fusesft":
+        raise ConfigError(f"{where}: method {variant.method} starts from the target itself; leave out `after`")
+    if variant.teacher is not None and variant.method != "distill":
+        raise ConfigError(f"{where}: only method distill has a `teacher`, not {variant.method}; leave it out")
+    if variant.method == "distill":
+        names = [source.name for source in spec.sources]
+        if variant.teacher not in names:
+            raise ConfigError(f"{where}: teacher = {variant.teacher!r} is not a source; give one of {', '.join(names)}")
+    for source in sources_loaded(spec, variant):
+        model = None if source.model is None else ModelRef.parse(source.model)
+        if model is None or model.scheme == "endpoint":
+            kind = "answers only" if model is None else "an endpoint"
+            raise ConfigError(
+                f"{where}: method {variant.method} needs the weights of source {source.name!r}, which is {kind}; give "
+                "`model: FOLDER` or hf:ORG/NAME, or use fewer `sources`"
+            )
+        if variant.method == "infifpo" and source.backend not in SCORED_BY:
+            raise ConfigError(
+                f"{where}: source {source.name!r} has backend {source.backend!r}, which returns no log-probabilities "
+                f"of given answers; use {', '.join(SCORED_BY[:-1])} or {SCORED_BY[-1]}"
+            )
+
+
+def sources_used(spec: RecipeSpec, variant: VariantSpec) -> tuple[SourceSpec, ...]:
+    """Return the variant's sources: the recipe's first `sources`, or all."""
+    return spec.sources[: variant.sources]
+
+
+def sources_loaded(spec: RecipeSpec, variant: VariantSpec) -> tuple[SourceSpec, ...]:
+    """Return the sources whose weights the variant's method reads, beyond their answers."""
+    if variant.method == "infifpo":
+        return sources_used(spec, variant)
+    return tuple(source for source in spec.sources if variant.method == "distill" and source.name == variant.teacher)
 
 
 def shipped_recipes() -> dict[str, Path]:

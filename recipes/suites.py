@@ -8,10 +8,10 @@ from pathlib import Path
 from harness.records import ModelRef, ScoreCard
 from harness.records.facts import facts_of
 from harness.records.judge_choice import choose_judges, suite_names
-from harness.records.protocols import Suite, SuiteOptions, load_plugin
+from harness.records.protocols import OwnRunner, SuiteOptions
 from harness.records.settings import RunSpec, checked
 from harness.run.execute import execute, opened
-from harness.run.plan import limited, plan
+from harness.run.plan import limited, load_suite, plan
 
 from .spec import SuitesSpec
 
@@ -35,7 +35,7 @@ def run_suites(spec: SuitesSpec, model: ModelRef, results: Path, *, seed: int) -
         "suites": suites,
         "judges": choose_judges(suites, spec.judge, edition=spec.edition, own_judges={}),
         "edition": spec.edition,
-        "backend": "endpoint" if model.scheme == "endpoint" else spec.backend,
+        "backend": model.scheme if model.scheme == "endpoint" or model.is_ensemble else spec.backend,
         "limit": spec.limit,
         "seed": seed,
         "results": results,
@@ -54,6 +54,7 @@ def suite_calls(spec: SuitesSpec, *, seed: int) -> int:
         if spec.edition == "official" and facts.questions is not None:  # so that a plan does not download the files
             calls += min(facts.questions, spec.limit or facts.questions) * facts.turns
         else:
-            suite: Suite = load_plugin("suites", facts.name)(SuiteOptions(edition=spec.edition))
+            suite = load_suite(name, SuiteOptions(edition=spec.edition))
+            assert not isinstance(suite, OwnRunner), "checked: recipes evaluate judged suites"
             calls += sum(len(prompt.turns) for prompt in limited(tuple(suite.prompts()), spec.limit, seed))
     return calls

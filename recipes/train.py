@@ -97,16 +97,24 @@ def _list_recipes(*, as_json: bool) -> None:
 
 
 def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Recipe:
-    """Return the recipe with the selected variants and seeds. Raise ConfigError if it does not have one of them."""
+    """Return the recipe with the selected variants, those that they continue from or merge, and the selected seeds.
+
+    Raise ConfigError if it does not have one of them.
+    """
     names = list(spec.variants) if variant is None else [name.strip() for name in variant.split(",")]
+    known = {name: (name,) for name in spec.variants} | {name: merge.models for name, merge in spec.merges.items()}
     for name in names:
-        if name not in spec.variants:
-            raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(spec.variants)}")
+        if name not in known:
+            raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(known)}")
+    names = [model for name in names for model in known[name] if model in spec.variants]
+    for name in names[::-1]:  # those that others continue from are trained too
+        while (earlier := spec.variants[name].after) is not None:
+            names, name = [*names, earlier], earlier
     chosen = spec.seeds if seeds is None else tuple(seeds)
     for chosen_seed in chosen:
         if chosen_seed not in spec.seeds:
             raise ConfigError(f"{spec.name} has no seed {chosen_seed}; seeds: {', '.join(map(str, spec.seeds))}")
-    return Recipe(spec, {name: spec.variants[name] for name in names}, chosen)
+    return Recipe(spec, {name: variant for name, variant in spec.variants.items() if name in names}, chosen)
 
 
 def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:

@@ -2,7 +2,7 @@
 
 Needs torch, transformers, accelerate and peft; a section that needs more (pydantic, TRL) is skipped with its reason. It
 reads nothing from the network. Each section runs in a process of its own, within its share of the time, and results
-that it had before the end count. Writes OUT/gpu_check.json and OUT/gpu_check.md. `--size tiny` tries the script on a CPU.
+that it had before the end count. Writes OUT/gpu_check.json and OUT/gpu_check.md. `--size tiny` tries it on a CPU.
 """
 
 from __future__ import annotations

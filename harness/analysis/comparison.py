@@ -174,7 +174,9 @@ def compare(
     if isinstance(suite, RefitsPairs) and prompts and not is_audited:
         fits = suite.paired_refits(prompts, first, second)
     rows = [refitted(fits)] if fits is not None else []
-    rows += [row for sums in pairs if (row := paired(*sums, None, seed)) is not None]
+    clusters: Mapping[str, str] = getattr(suite, "clusters", {})
+    units = [(sums[0].by_cluster(clusters), sums[1].by_cluster(clusters)) for sums in pairs]
+    rows += [row for sums in units if (row := paired(*sums, None, seed)) is not None]
     if main is not None and categories is not None and not is_audited:  # too few audited questions per category
         rows += _by_category(main, categories, seed)
     if main is None:
@@ -318,7 +320,8 @@ def _notes(
     elif categories is None:
         notes.append("the suite's data are missing, so there are no categories")
     facts, headline = facts_of(first.card.suite), first.card.headline
-    if first.judgments and fits is None and facts.rules and all(rule.metric != headline for rule in facts.rules):
+    rules = facts.rules_of(headline)
+    if first.judgments and fits is None and rules and all(rule.metric != headline for rule in rules):
         notes.append(f"the {facts.metric(headline).title} could not be refitted for both")
     return (*notes, *_unknown_fields(first.card))
 

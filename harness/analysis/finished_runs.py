@@ -231,7 +231,7 @@ def suite_of(card: ScoreCard, mirror: str | None = None, *, folder: Path | None 
     references = "pr3158" if protocol.references == "pr3158" else "official"
     options = SuiteOptions(edition=_edition(card), references=references, mirror=mirror)
     try:
-        suite = load_suite(card.suite, options)
+        suite = load_suite(card.suite, options, folder)
     except (DataError, ConfigError) as error:
         log.info("%s: compared without the suite's data: %s", card.suite, error)
         return Loaded(None, None)

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..records import Answer
+from ..records.asking import answers_digest
 from ..records.facts import QuestionRule
+from ..records.judge_choice import GAMES
 from ..records.protocols import RunRows
 from ..store import find_cards, read_card
 from ..store.runs import read_rows
-from ..suites.head_to_head import PREFIX, answers_digest
 from ..suites.scoring import run_sums
 from .comparison import Comparison, Difference, paired
 from .finished_runs import StoredRun
@@ -26,7 +27,7 @@ RULE = QuestionRule("win_rate", 50.0, weighted=False)
 
 def suite_of_games(suite: str) -> str | None:
     """Return the suite whose questions are played; None if this matches no suite of games."""
-    return suite.removeprefix(PREFIX) if suite.startswith(PREFIX) else None
+    return suite.removeprefix(GAMES) if suite.startswith(GAMES) else None
 
 
 def games_comparison(run: RunRows, *, seed: int = 0) -> Comparison:

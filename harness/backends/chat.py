@@ -13,6 +13,7 @@ is kept apart from the text and never sent back.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -145,6 +146,15 @@ class ChatCompletions:
             return await count_by_server(self.post, self.model, text)
         return self.counter(text) if self.counter is not None else None
 
+    async def perplexity(self, text: str) -> float:
+        """Return the perplexity of a text, by the log-probabilities that vLLM gives of prompts.
+
+        Raise ReplyError if the server gives none.
+        """
+        body: dict[str, JsonValue] = {"model": self.model, "prompt": text, "max_tokens": 1, "temperature": 0.0}
+        reply = await self.post(f"{self.base}/completions", body | {"prompt_logprobs": 0})
+        return perplexity_in(reply)
+
     async def tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[str]]:
         """Return (token ids, their texts) of the rendered conversation, by vLLM's /tokenize."""
         body: dict[str, JsonValue] = {"messages": _json(messages), "add_generation_prompt": True}
@@ -152,6 +162,25 @@ class ChatCompletions:
         if variables is not None:
             body["chat_template_kwargs"] = variables
         return await tokenized(self.post, {"model": self.model, **body})
+
+
+def perplexity_in(reply: Mapping[str, Any]) -> float:
+    """Return the perplexity of the prompt in a completion with vLLM's `prompt_logprobs`. Raise ReplyError without.
+
+    The first token has no log-probability, as nothing comes before it.
+
+    >>> import math
+    >>> round(perplexity_in({"choices": [{"prompt_logprobs": [None, {"17": {"logprob": -math.log(8)}}]}]}), 6)
+    8.0
+    """
+    try:
+        entries = reply["choices"][0]["prompt_logprobs"][1:]
+        logprobs = [float(next(iter(entry.values()))["logprob"]) for entry in entries]
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration):
+        logprobs = []
+    if not logprobs:
+        raise ReplyError("the server gives no log-probabilities of the prompt, as vLLM's does", reason="other")
+    return math.exp(-sum(logprobs) / len(logprobs))
 
 
 async def tokenized(post: Post, body: dict[str, JsonValue]) -> tuple[list[int], list[str]]:
@@ -230,6 +259,9 @@ class Asker:
         turns: list[tuple[ChatReply, bool]] = []
         for turn, words in enumerate(prompt.turns):
             messages.append(Message("user", words))
+            if turn < len(prompt.answered):
+                messages.append(Message("assistant", prompt.answered[turn]))
+                continue
             room = await self.room(messages, sampling.max_tokens + self.thinking.room)
             params = self._params(sampling, room, prompt.id, turn, index)
             reply, is_split = separated(await self.dialogue.complete(messages, params), self.thinking)
@@ -295,3 +327,11 @@ class ChatBackend:
         """All turns; a ReplyError becomes the answer's error."""
         assert self._asker is not None, "use `async with`"
         return await self._asker.answer(prompt, sampling, index)
+
+    async def perplexity(self, text: str) -> float:
+        """Return the perplexity of a text. Raise ReplyError if the server gives no log-probabilities of prompts."""
+        assert self._asker is not None, "use `async with`"
+        dialogue = self._asker.dialogue
+        if not isinstance(dialogue, ChatCompletions):
+            raise ReplyError("no log-probabilities of prompts with a template of fschat", reason="other")
+        return await dialogue.perplexity(text)

@@ -60,6 +60,10 @@ class EndpointBackend(ChatBackend):
         self._url = model.url
         self._key = _key_for(model.url)
 
+    def use_key(self, key: str | None) -> None:
+        """Send this key, or none, instead of the one for all endpoints; only before the backend is entered."""
+        self._key = key
+
     def identity(self) -> dict[str, JsonValue]:
         """Return name and host: what stands behind an endpoint cannot be known."""
         parts = urlsplit(self._url)

@@ -12,7 +12,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, zip_longest
 from pathlib import Path
 
@@ -54,8 +54,10 @@ class ScriptedBackend(NothingToOpen):
         async with self._places:
             await asyncio.sleep(self._latency * len(prompt.turns))
         row = self._row(prompt, index)
+        if row is not None:
+            row = replace(row, turns=row.turns[len(prompt.answered) : len(prompt.turns)])
         seconds = time.monotonic() - begin
-        if row is None:
+        if row is None or not row.turns:
             failure = Failure(reason="missing", message=f"the script has no answer to {prompt.id!r}")
             return Answer(prompt_id=prompt.id, model=self.label, index=index, seconds=seconds, error=failure)
         # each turn's prompt contains the earlier questions; the earlier answers are left out of this rough count

@@ -68,6 +68,9 @@ def pull(flags: PullFlags) -> None:
 
 def _pull_file(file: OfficialFile, mirror: str | None, advance: official.Progress, *, required: bool) -> str:
     """Fetch the file and return its state. An optional file that is not available fails the pull only if `required`."""
+    if official.is_skipped(file, mirror):
+        print(f"harness: skipped: {official.skipped(file)}", file=sys.stderr)
+        return "skipped"
     try:
         official.ensure([file.name], mirror, progress=advance)
     except DataError as error:
@@ -115,7 +118,7 @@ def _show(files: Iterable[OfficialFile], state: dict[str, str], *, as_json: bool
         table.add_column(name, overflow="fold", justify="right" if name == "bytes" else "left")
     for file in files:
         size = "unknown" if file.size is None else f"{file.size:,}"
-        sha = (official.expected_sha256(file) or "at first pull")[:13]
+        sha = (official.expected_sha256(file) or "none")[:13]
         table.add_row(file.name, state[file.name], size, file.licence, sha)
     console = Console()
     console.print(table)

@@ -12,11 +12,11 @@ from ..records.judge_choice import judge_files
 from ..records.protocols import Group, installed
 from .options import JsonFlags, command
 
-GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards")}
+GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards", "checks")}
 
 
 class LsFlags(JsonFlags):
-    group: Annotated[str, typer.Argument(help="backends, suites, judges or rewards.")]
+    group: Annotated[str, typer.Argument(help="backends, suites, judges, rewards or checks.")]
 
 
 @command

@@ -32,11 +32,12 @@ COMMANDS = {
     "watch": ("watch:watch_app", "Evaluate each new checkpoint of a training folder."),
     "view": ("view:view", "Read runs, questions, answers and verdicts in the browser."),
     "gate": ("gate:gate_app", "Is a candidate no worse than the baseline? Verdict, exit code, JUnit; promote, power."),
+    "suite": ("suite:suite_app", "Check a suite of your own before it asks anything."),
     "data": ("data:data_app", "List, fetch and verify the official benchmark files."),
     "cache": ("cache:cache_app", "Show or prune the cache of judges' replies."),
     "judge": ("judge:judge_app", "List the judges, calibrate one against people."),
     "config": ("config:config_app", "Trust a harness.yaml: let it run code and send keys."),
-    "ls": ("ls:ls", "List installed backends, suites, judges or rewards."),
+    "ls": ("ls:ls", "List installed backends, suites, judges, rewards or checks."),
     "doctor": ("doctor:doctor", "Check this machine and say how to fix what is missing."),
 }
 """Name -> (module:attribute in this package, one line of help). Imported only when used: --help stays fast."""

@@ -35,6 +35,7 @@ from .console import (
 from .options import DRY_RUN, NO_CACHE, RESULTS, Flags, JsonFlags, MirrorFlags, VerboseFlags, command
 
 if TYPE_CHECKING:
+    from ..run.baselines import BaselineJob
     from ..run.pipeline import ProgressCallback, SuiteRun
 
 log = logging.getLogger(__name__)
@@ -96,9 +97,13 @@ class SamplingFlags(Flags):
 class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     """The flags of `harness run`. Those named like a key of harness.yaml replace that key."""
 
-    model: Annotated[str | None, typer.Option(help="DIR, hf:ORG/NAME@REVISION or endpoint:NAME@URL.")] = None
+    model: Annotated[
+        str | None, typer.Option(help="DIR, hf:ORG/NAME@REVISION, endpoint:NAME@URL or moa:TEAM.yaml.")
+    ] = None
     name: Annotated[str | None, typer.Option(help="Name in tables and results; default: from --model.")] = None
-    suite: Annotated[str | None, typer.Option(help="all, or a comma list of suites (harness ls suites).")] = None
+    suite: Annotated[
+        str | None, typer.Option(help="all, or a comma list of suites (harness ls suites) or FILE.yaml.")
+    ] = None
     judge: Annotated[
         str | None,
         typer.Option(
@@ -116,6 +121,13 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     audit: Annotated[
         str | None,
         typer.Option(help="JUDGE:N or SUITE=JUDGE:N,...: an expensive judge of N questions; scores are on its scale."),
+    ] = None
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="RUN, FILE of answers or MODEL (asked once) instead of the benchmark's own baseline: a deviation; or "
+            "SUITE=BASELINE,..."
+        ),
     ] = None
     repeats: Annotated[int | None, typer.Option(help="Times every judge is asked the same question.")] = None
     anchors: Annotated[
@@ -164,12 +176,17 @@ def run(flags: RunFlags) -> None:
     settings, trackers = flags.settings(), tracker_names(flags.log_to)
     spec = resolve(settings)
     run_plan = plan(spec)
+    if run_plan.baselines_to_ask and not flags.dry_run:
+        ask_baselines(run_plan.baselines_to_ask)
+        run_plan = plan(spec)
     estimates = estimate(run_plan, exact=flags.dry_run)
     for sentence in differences(run_plan):
         log.info("%s", sentence)
     for sentence in retirement_warnings(spec, date.today()):
         log.warning("%s", sentence)
     if flags.dry_run:
+        for job in run_plan.baselines_to_ask:
+            log.info("first the baseline %s is asked %d questions, once", job.model.label, len(job.missing()))
         print_estimate(estimates, [suite.name for suite in run_plan.own_runners], as_json=flags.as_json)
         return
     cards = ask_and_judge(run_plan, estimates, fresh=flags.fresh)
@@ -181,6 +198,15 @@ def run(flags: RunFlags) -> None:
     incomplete = [card for card in cards if not card.complete]
     if incomplete:
         raise IncompleteError(what_is_missing(incomplete))
+
+
+def ask_baselines(jobs: Sequence[BaselineJob]) -> None:
+    """Ask the models that the candidate is compared with, and store their answers."""
+    from ..run.baselines import ask
+
+    for job in jobs:
+        log.info("asking the baseline %s %d questions, once: %s", job.model.label, len(job.missing()), job.folder)
+        until_stopped(ask(job))
 
 
 def differences(run_plan: Plan) -> list[str]:

@@ -38,7 +38,7 @@ class ScoreFlags(MirrorFlags, JsonFlags):
     style_control: Annotated[str | None, typer.Option(help="Arena-Hard: v0.1, v2, length or markdown.")] = None
     pool: Annotated[bool, typer.Option("--pool", help="Arena-Hard: also fit all models and baselines jointly.")] = False
     unanchored: Annotated[
-        bool, typer.Option("--unanchored", help="Arena-Hard: the reference's interval as with a custom baseline.")
+        bool, typer.Option("--unanchored", help="Arena-Hard: the reference's interval as with a baseline of your own.")
     ] = False
 
     def options(self) -> ScoreOptions:

@@ -300,7 +300,7 @@ def outcome_of(verdict: Verdict) -> float:
 def _median(verdicts: Sequence[Verdict]) -> Verdict:
     first = verdicts[0]
     if isinstance(first, Rating):
-        return first.model_copy(update={"value": float(median(verdict.value for verdict in verdicts))})
+        return first.model_copy(update={"value": float(median(verdict.value for verdict in verdicts)), "items": {}})
     preferences = [verdict for verdict in verdicts if isinstance(verdict, Preference)]
     ordered = sorted(preferences, key=lambda verdict: (2 * verdict.value - 1) * verdict.strength)
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]

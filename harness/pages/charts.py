@@ -199,15 +199,15 @@ def length_against_score(table: Table) -> Drawing | None:
     return scatter(points, title, f"mean answer length, {table.length_unit}", table.column)
 
 
-def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str) -> Drawing:
-    """Draw labelled marks with vertical intervals."""
+def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str, *, by: str = "length") -> Drawing:
+    """Draw labelled marks with vertical intervals. `by`: what lies across, in the heading."""
     height = 360.0
     drawing = Drawing(WIDTH, height, title)
     x = axis([point.x for point in points], 56, WIDTH - 150, pad=0.08)
     y = axis([end for point in points for end in (point.low, point.y, point.high) if end is not None], height - 52, 28)
     _x_axis(drawing, x, 28, height - 52)
     _y_axis(drawing, y, 56, WIDTH - 150)
-    drawing.text(56, 14, f"{upwards} by length", css="title")
+    drawing.text(56, 14, f"{upwards} by {by}", css="title")
     drawing.text((56 + WIDTH - 150) / 2, height - 8, across, anchor="middle", css="muted")
     # labels of close points would overlap: the best point keeps its place, later ones move down
     taken = TakenPlaces()

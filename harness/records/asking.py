@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -102,12 +102,16 @@ def distinct_slug(text: str) -> str:
     return f"{slug[:LONGEST_SLUG]}-{digest(text)[:8]}"
 
 
-class ModelRef(Record):
-    """A reference to a model: a folder, a Hub repository, or a server that already runs."""
+ENSEMBLES = ("moa", "best_of", "route")
+"""Schemes of several models that answer as one; each is also the name of its backend."""
 
-    scheme: Literal["path", "hf", "endpoint"]
+
+class ModelRef(Record):
+    """A reference to a model: a folder, a Hub repository, a server that already runs, or a team of models."""
+
+    scheme: Literal["path", "hf", "endpoint", "moa", "best_of", "route"]
     name: str
-    """path: the folder as given; hf: `org/name`; endpoint: the model name the server knows."""
+    """path: the folder as given; hf: `org/name`; endpoint: the model name the server knows; a team: its file."""
     revision: str | None = None
     """hf only: branch, tag or commit."""
     url: str | None = None
@@ -117,7 +121,10 @@ class ModelRef(Record):
 
     @classmethod
     def parse(cls, text: str, *, title: str | None = None) -> ModelRef:
-        """Parse `DIR`, `hf:ORG/NAME[@REVISION]` or `endpoint:NAME@URL`. Raise ConfigError for anything else."""
+        """Parse `DIR`, `hf:ORG/NAME[@REVISION]`, `endpoint:NAME@URL` or `moa:TEAM.yaml` (`best_of:`, `route:`).
+
+        Raise ConfigError for anything else.
+        """
         if title is not None:
             if title != title.strip() or not title.isprintable() or not 0 < len(title) <= LONGEST_SLUG:
                 raise ConfigError(
@@ -134,6 +141,11 @@ class ModelRef(Record):
             if not name or not re.match(r"https?://", url):
                 raise ConfigError(f"--model {text!r} is not endpoint:NAME@http://HOST:PORT/v1")
             return cls(scheme="endpoint", name=name, url=base_url(url))
+        scheme, colon, file = text.partition(":")
+        if colon and scheme in ENSEMBLES:
+            if not file.endswith((".yaml", ".yml")):
+                raise ConfigError(f"--model {text!r} is not {scheme}:TEAM.yaml")
+            return cls(scheme=scheme, name=file)  # type: ignore[arg-type]
         if not text:
             raise ConfigError("--model is empty; give a folder, hf:ORG/NAME or endpoint:NAME@URL")
         return cls(scheme="path", name=text)
@@ -141,7 +153,13 @@ class ModelRef(Record):
     def __str__(self) -> str:
         if self.scheme == "hf":
             return f"hf:{self.name}" + (f"@{self.revision}" if self.revision else "")
+        if self.is_ensemble:
+            return f"{self.scheme}:{self.name}"
         return f"endpoint:{self.name}@{self.url}" if self.scheme == "endpoint" else self.name
+
+    @property
+    def is_ensemble(self) -> bool:
+        return self.scheme in ENSEMBLES
 
     @property
     def label(self) -> str:
@@ -150,14 +168,18 @@ class ModelRef(Record):
             return self.title
         if self.scheme == "path":
             return _folder_label(os.path.abspath(os.path.expanduser(self.name)))
+        if self.is_ensemble:
+            return f"{self.scheme}-{os.path.splitext(os.path.basename(self.name))[0]}"
         return self.name if self.revision is None else f"{self.name}@{_short(self.revision)}"
 
     @property
     def short(self) -> str:
-        """Return the folder's last part, or the repository or served name: what manifests and protocols have.
+        """Return the folder's last part, the repository, served or team's name: what manifests and protocols have.
 
         It does not tell two models apart; digests of their weights do.
         """
+        if self.is_ensemble:
+            return self.model_copy(update={"title": None}).label
         return self.name.rstrip("/").rsplit("/", 1)[-1] if self.scheme == "path" else self.name
 
     @property
@@ -212,6 +234,9 @@ class Prompt(Record):
     system: str | None = None
     cluster: str | None = None
     """Prompts of one cluster are resampled together if the suite requests it."""
+    answered: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
+    """Answers to the first turns, if they are fixed: a backend asks only the later turns, and its answer has only
+    those. The turns of an ensemble's conversation are answered in this way."""
 
 
 class Failure(Record):
@@ -219,6 +244,20 @@ class Failure(Record):
 
     reason: Reason
     message: str
+
+
+class Work(Record):
+    """What one member of an ensemble did for one answer."""
+
+    member: str
+    calls: int
+    """Requests, those that failed included."""
+    prompt_tokens: int
+    completion_tokens: int
+    dollars: float | None = Field(default=None, exclude_if=lambda dollars: dollars is None)
+    """At the member's list price; None: it has no price."""
+    parameter_tokens: float | None = Field(default=None, exclude_if=lambda number: number is None)
+    """Active parameters times tokens read and written; None: the number of parameters is unknown."""
 
 
 class DigestedRecord(Record):
@@ -259,6 +298,8 @@ class Answer(DigestedRecord):
     """Whether the reasoning was split off the text here, by its marks, instead of sent apart by the server."""
     seconds: float = 0.0
     """Wall time of all turns, waiting for a place included."""
+    work: tuple[Work, ...] = Field(default=(), exclude_if=is_empty)
+    """What each member of an ensemble did for it; empty if one model answered."""
     error: Failure | None = None
 
     @model_validator(mode="after")
@@ -297,3 +338,8 @@ class Answer(DigestedRecord):
     def sha(self) -> str:
         """Return the first 16 hex characters of the digest of the texts."""
         return digest(list(self.turns))[:16]
+
+
+def answers_digest(answers: Sequence[Answer]) -> str:
+    """Return what a protocol of games states of the opponent's answers: 12 characters; failed answers do not count."""
+    return digest(sorted([answer.key, answer.sha] for answer in answers if answer.error is None))[:12]

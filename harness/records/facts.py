@@ -15,8 +15,8 @@ A module of facts is imported to print a help text: it must import nothing heavy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -131,7 +131,8 @@ class OfficialFile:
     path: str
     """Path under the cache's `data` folder and under a mirror: owner/repository/revision/path."""
     sha256: str | None
-    """None: not known in advance. The first download's sha256 is then recorded beside the file and required later."""
+    """None: not known in advance. The file is then never fetched from a network; the sha256 of the first copy from a
+    folder is recorded beside it and required later."""
     size: int | None
     """Bytes; None if sha256 is None, or if only the hash is known."""
     licence: str
@@ -162,6 +163,8 @@ class Facts:
     """Secondary metrics that a leaderboard shows; CSV and JSON contain all."""
     rules: tuple[QuestionRule, ...] = ()
     """The metrics that are ratios over questions, the main one first; empty: the headline, a mean or a rate."""
+    rules_by_headline: Mapping[str, tuple[QuestionRule, ...]] = field(default_factory=dict)
+    """The same, of a suite whose runs may have different headlines."""
     neutral: float | None = 50.0
     """A question's score at which neither side is better; None: answers are rated one by one."""
     gate: tuple[DefaultCheck, ...] = ()
@@ -184,6 +187,15 @@ class Facts:
     files: tuple[OfficialFile, ...] = ()
     argument: str = ""
     """What `NAME:ARGUMENT` takes, for suggested commands."""
+    by_argument: bool = False
+    """Whether each argument is a suite of its own, so that one run may have several. The run's folder then has all that
+    rebuilds it (`protocols.Definable`)."""
+    aliases: tuple[str, ...] = ()
+    """Names for NAME in `NAME:ARGUMENT`."""
+    suffixes: tuple[str, ...] = ()
+    """Ends of files that may be named as the suite without `NAME:`."""
+    judge_of: str = ""
+    """`(argument) -> str | None` as "module:function": the only judge that can judge the suite; None: any."""
     pairing: str = ""
     """How to get per-question scores of a benchmark that scores by itself, for runs that lack them."""
     build_for_rows: str = ""
@@ -192,7 +204,8 @@ class Facts:
 
     def __post_init__(self) -> None:
         known = {metric.name for metric in self.metrics} or {self.headline}
-        named = {self.headline, *self.columns, *(rule.metric for rule in self.rules)}
+        rules = (*self.rules, *(rule for rules in self.rules_by_headline.values() for rule in rules))
+        named = {self.headline, *self.columns, *self.rules_by_headline, *(rule.metric for rule in rules)}
         named |= {check.metric for check in self.gate if check.metric is not None}
         if named - known:
             raise ValueError(f"facts of {self.name!r} name metrics that are not in `metrics`: {sorted(named - known)}")
@@ -207,6 +220,10 @@ class Facts:
         """Return the metric among these that is the length of an answer."""
         metrics = map(self.metric, scores)
         return next((metric for metric in metrics if metric.unit in ("characters", "tokens")), None)
+
+    def rules_of(self, headline: str) -> tuple[QuestionRule, ...]:
+        """Return the rules of a run with this headline."""
+        return self.rules_by_headline.get(headline, self.rules)
 
     def format(self, name: str) -> FileFormat | None:
         return next((file_format for file_format in self.formats if file_format.name == name), None)

@@ -10,18 +10,20 @@ import os
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from .asking import ModelRef, base_url
 from .documents import read_yaml
 from .errors import ConfigError
-from .facts import suites_of_all
+from .facts import all_facts, facts_of, load_function, suites_of_all
 from .judging import MIN_AUDITED, AuditSpec, JudgeSpec
 from .keys import JUDGE_KEY, note_key_variable
 from .protocols import installed, load_plugin
 from .settings import EDITIONS, ServeSpec, checked
 
+GAMES = "head_to_head_"
+"""Prefix of the name of a suite whose questions are judged as games between two models."""
 OwnJudges = Mapping[str, Mapping[str, Any]]
 """`judges:` in harness.yaml, not yet validated."""
 JudgesBySuite = dict[str, tuple[JudgeSpec, ...]]
@@ -169,8 +171,10 @@ def choose_judges(
         raise ConfigError(f"no edition named {edition!r}; editions: {', '.join(EDITIONS)}")
     fallback = _fallback_judge(edition)
     chosen: dict[str, tuple[JudgeSpec, ...]] = {}
-    for suite in map(plugin_name, filter(is_judged, suites)):
-        name = names.get(suite, names.get("*", fallback))
+    for suite, argument in ((judged_as(name), name.partition(":")[2]) for name in filter(is_judged, suites)):
+        own = facts_of(suite).judge_of
+        only = load_function(own)(argument) if own and argument else None
+        name = only or names.get(suite, names.get(plugin_name(suite), names.get("*", fallback)))
         if name is None:
             raise ConfigError(f"{suite}: {NO_JUDGE}")
         if suite in chosen:
@@ -205,6 +209,11 @@ def choose_audits(
             raise ConfigError(f"--audit {text!r}: {judge.name} is {suite}'s own judge; name a cheaper one in --judge")
         audits[suite] = AuditSpec(judge=judge, questions=int(number))
     return audits
+
+
+def choose_baselines(suites: tuple[str, ...], choice: str) -> dict[str, str]:
+    """Return suite, or `*` -> baseline, of `BASELINE` or `SUITE=BASELINE,SUITE=BASELINE`."""
+    return {"*": choice} if choice.startswith("endpoint:") else _by_suite(suites, choice, "--baseline")
 
 
 def find_jury(name: str, own_judges: OwnJudges) -> tuple[JudgeSpec, ...]:
@@ -266,9 +275,9 @@ def _by_suite(suites: tuple[str, ...], choice: str | Mapping[str, str] | None, f
         if not sign or not judge:
             raise ConfigError(f"{flag} {choice!r}: {part!r} is not SUITE=JUDGE")
         pairs[suite.strip()] = judge.strip()
-    run = [plugin_name(suite) for suite in suites]
+    run = [judged_as(suite) for suite in suites]
     for suite in pairs:
-        if suite not in run:
+        if suite not in {*run, *map(plugin_name, run)}:
             raise ConfigError(f"{flag} names suite {suite!r}, which is not part of this run: {', '.join(run)}")
     return pairs
 
@@ -284,6 +293,19 @@ def plugin_name(suite: str) -> str:
     return suite.partition(":")[0]
 
 
+def judged_as(suite: str) -> str:
+    """Return the name under which a run's judges are chosen: `NAME`, or `NAME:FILE` without the file's folder and end.
+
+    The second is of suites of which each argument is a suite of its own.
+    """
+    plugin, _, argument = suite.partition(":")
+    facts = facts_of(plugin.removeprefix(GAMES))
+    if not facts.by_argument or not argument:
+        return plugin
+    path = PurePath(argument)
+    return f"{plugin}:{path.name.removesuffix(path.suffix) if path.suffix in facts.suffixes else argument}"
+
+
 def suite_names(text: str) -> tuple[str, ...]:
     """Return the names in `all` or a comma list, in order, each once; `NAME:X+Y` is `NAME:X` and `NAME:Y`.
 
@@ -292,7 +314,7 @@ def suite_names(text: str) -> tuple[str, ...]:
     known = list(installed("suites"))
     names: list[str] = []
     for part in text.split(","):
-        for name in suites_of_all() if part.strip() == "all" else _with_arguments(part.strip()):
+        for name in suites_of_all() if part.strip() == "all" else _with_arguments(_spelled_out(part.strip())):
             if name.partition(":")[0] not in known:
                 raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all")
             if name not in names:
@@ -300,6 +322,19 @@ def suite_names(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _spelled_out(part: str) -> str:
+    """Return `NAME:ARGUMENT` for an alias of NAME, or for a file that is named without its suite."""
+    name, colon, argument = part.partition(":")
+    for facts in all_facts():
+        if colon and name in facts.aliases:
+            return f"{facts.name}:{argument}"
+        if facts.suffixes and part.endswith(facts.suffixes) and name not in installed("suites"):
+            return f"{facts.name}:{part}"
+    return part
+
+
 def _with_arguments(part: str) -> list[str]:
     name, colon, arguments = part.partition(":")
+    if Path(arguments).is_file():
+        return [part]  # its name may contain a +
     return [f"{name}:{argument}" for argument in arguments.split("+")] if colon else [name]

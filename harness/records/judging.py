@@ -34,6 +34,8 @@ class Rating(Record):
     value: float
     low: float = 1
     high: float = 10
+    items: dict[str, float] = Field(default={}, exclude_if=is_empty)
+    """Of a rubric: item -> its score, from which `value` follows."""
 
     @model_validator(mode="after")
     def _inside(self) -> Self:

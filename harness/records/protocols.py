@@ -1,7 +1,7 @@
 """What a plug-in implements: the interfaces of backends, suites, judges and rewards, and how they are loaded.
 
 >>> sorted(installed("judges"))[:2]
-['alpaca_eval', 'llm']
+['alpaca_eval', 'checks']
 
 The pipeline and the recipes know no other types of them. Entry points are the only dynamic import: a new suite, backend
 or judge is one file and one line in its package.
@@ -147,6 +147,27 @@ class BulkBackend(Protocol):
         ...
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """A backend that has to know all draws before it answers the first one, e.g. to load one model after another."""
+
+    async def prepare(self, draws: Sequence[Draw]) -> None:
+        """Do what these draws need, inside `async with`. `answer` works for other draws too, but slower."""
+        ...
+
+
+@runtime_checkable
+class ReadsPrompts(Protocol):
+    """A backend that can tell how likely a text is to its model."""
+
+    async def perplexity(self, text: str) -> float:
+        """Return exp of the mean negative log-probability per token of the text, without a chat template.
+
+        Raise ReplyError if the server gives no log-probabilities.
+        """
+        ...
+
+
 class Suite(Protocol):
     """A benchmark: its prompts, the judge's tasks about an answer, and the scores from the verdicts.
 
@@ -187,6 +208,13 @@ class TakesBaseline(Protocol):
     def against(self, answers: Mapping[str, Answer]) -> Self:
         """Return the suite with these answers, by prompt id, as the baseline's; itself if it has the same ones."""
         ...
+
+
+@runtime_checkable
+class Definable(Protocol):
+    """A suite whose content comes from the user, so that each run's folder keeps it (`SuiteOptions.definition`)."""
+
+    def definition(self) -> dict[str, JsonValue]: ...
 
 
 class Judge(Protocol):
@@ -339,6 +367,8 @@ class SuiteOptions:
     """The checkpoint's own sampling defaults, for a suite that prescribes none (AlpacaEval)."""
     argument: str = ""
     """The text after `NAME:` on the command line, e.g. lm-eval's task."""
+    definition: JsonValue = None
+    """Of a `Definable` suite: its definition in the folder of a run; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -438,7 +468,7 @@ class Reward(Protocol):
     ) -> Sequence[float | Failure | None]: ...
 
 
-Group = Literal["backends", "suites", "facts", "judges", "judge_configs", "rewards", "commands"]
+Group = Literal["backends", "suites", "facts", "judges", "judge_configs", "rewards", "checks", "commands"]
 
 
 def installed(group: Group) -> dict[str, EntryPoint]:

@@ -238,6 +238,8 @@ class ScoreCard(Record):
     higher_is_better: dict[str, bool | None] = Field(default={}, exclude_if=is_empty)
     """Metric -> False if less is better, None if nobody states which. Metrics of which more is better, and those that
     the suite's facts describe, are left out; `facts.higher_is_better` looks up any metric."""
+    margin: float | None = Field(default=None, gt=0, exclude_if=lambda margin: margin is None)
+    """The gate's default margin for the headline, of a suite whose file states one; else the suite's facts decide."""
     judging: Judging | None = None
     """Jury, flips, variance, drift; None on cards whose judgments did not come from this pipeline."""
     usage: dict[str, JsonValue] = {}

@@ -102,6 +102,8 @@ class RunSpec(Record):
     """How a jury's verdicts become one."""
     audit: dict[str, AuditSpec] = Field(default={}, exclude_if=is_empty)
     """Suite name -> the expensive judge that audits its judges on some questions."""
+    baseline: dict[str, str] = Field(default={}, exclude_if=is_empty)
+    """Suite, or `*` for all -> RUN, FILE or MODEL that its answers are compared with, instead of its own baseline."""
     repeats: int = Field(default=1, ge=1)
     """Times every judge is asked each question."""
     anchors: tuple[Path, ...] = ()
@@ -148,6 +150,8 @@ class FileSpec(Record):
     jury: JuryRule | None = None
     audit: str | dict[str, str] | None = None
     """JUDGE:N, or the same by suite."""
+    baseline: str | dict[str, str] | None = None
+    """RUN, FILE or MODEL, or the same by suite."""
     repeats: int | None = None
     anchors: str | list[str] | None = None
     references: str | None = None
@@ -194,7 +198,10 @@ def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
             *parents, _ = first["loc"]
             known = ", ".join(sorted(_fields(kind, parents)))
             raise ConfigError(f"{where}: unknown key {key!r}; known: {known}") from None
-        raise ConfigError(f"{where}: {key} = {first['input']!r}: {first['msg']}") from None
+        problem = first["msg"].removeprefix("Value error, ")
+        shown = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
+        prefix = f"{key}{shown}: " if first["loc"] else ""
+        raise ConfigError(f"{where}: {prefix}{problem}") from None
 
 
 def _fields(kind: type[Record], parents: list[int | str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
 
@@ -79,6 +79,7 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         by_category=results.by_category,
         counts=count(suite_plan.prompts, answers, judgments),
         notes=tuple(notes),
+        margin=getattr(suite, "margin", None),
         judging=trust,
         provenance={**environment, **_provenance(plan, run, citation)},
         usage=_usage(run.store, answers, [*judgments, *anchor_rows]),
@@ -291,6 +292,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
         "answer_prompt_tokens": sum(sum(answer.prompt_tokens) for answer in answers),
         "answer_completion_tokens": sum(sum(answer.completion_tokens) for answer in answers),
         **_reasoning_tokens(answers),
+        **member_usage(answers),
         "judgment_prompt_tokens": sum(row.prompt_tokens for row in judgments),
         "judgment_completion_tokens": sum(row.completion_tokens for row in judgments),
         "judgment_cost": round(sum(costs), 6) if costs else None,
@@ -304,6 +306,21 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
         "judgment_seconds": round(total["judgment_seconds"], 3),
         "tokens_per_second": round(total["answer_completion_tokens"] / seconds, 1) if seconds else None,
     }
+
+
+def member_usage(answers: Iterable[Answer]) -> dict[str, JsonValue]:
+    """Return what each member of an ensemble did for these answers; empty if one model answered.
+
+    Dollars and parameter tokens are left out where they are unknown.
+    """
+    totals: dict[str, Counter[str]] = {}
+    for work in (work for answer in answers for work in answer.work):
+        facts = work.model_dump(exclude={"member"})
+        totals.setdefault(work.member, Counter()).update(facts)
+    members: dict[str, JsonValue] = {
+        name: {key: round(value, 6) for key, value in total.items()} for name, total in totals.items()
+    }
+    return {"members": members} if members else {}
 
 
 def _reasoning_tokens(answers: Sequence[Answer]) -> dict[str, JsonValue]:

@@ -16,9 +16,10 @@ from pydantic import JsonValue
 from ..records import ScoreCard, digest
 from ..records.asking import slug_of
 from ..records.errors import IncompleteError
-from ..records.protocols import Backend, Numbers, OwnRun, OwnRunner, Presented, Serving
+from ..records.protocols import Backend, Definable, Numbers, OwnRun, OwnRunner, Presented, Serving
 from ..store import RunStore, archive_run, make_folder, read_card, run_dir
 from ..store.provenance import provenance
+from ..store.runs import keep_beside
 from .card import numbers_card, score_card
 from .pipeline import ProgressCallback, SuiteRun, evaluate, suite_runs, waits
 from .plan import Plan, manifest_model
@@ -39,6 +40,9 @@ def opened(plan: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
         for run in runs:
             run.store.open(run.plan.manifest, fresh=fresh)
             stores.append(run.store)
+            suite, baseline = run.plan.suite, run.plan.baseline
+            definition = suite.definition() if isinstance(suite, Definable) else None
+            keep_beside(run.store.folder, definition, () if baseline is None else baseline.answers.values())
             if run.plan.anchor_tasks:
                 run.store.anchors.open()
         plan.calls.budget.spent = sum(sum(run.store.spending().paid) for run in runs)

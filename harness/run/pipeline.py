@@ -20,7 +20,7 @@ from typing import Generic, Literal, Self, TypeVar
 from ..judging.injection import is_suspect
 from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Prompt
 from ..records.errors import HarnessError, first_error
-from ..records.protocols import Backend, Judge, LoadedJudge
+from ..records.protocols import Backend, Draw, Judge, LoadedJudge, Preparing
 from ..store import JsonlRows, RunStore
 from .plan import Plan, SuitePlan
 
@@ -252,6 +252,8 @@ async def _ask_missing(
     async with backend() as server, asyncio.TaskGroup() as group:
         for run in {id(run): run for run, _, _ in missing}.values():
             run.start_seconds = time.monotonic() - started
+        if isinstance(server, Preparing):
+            await server.prepare([Draw(prompt, run.plan.sampling(prompt), index) for run, prompt, index in missing])
         for _ in range(min(concurrency, len(missing))):
             group.create_task(_answer_worker(draws, server, queues, on_progress))
 

@@ -33,8 +33,10 @@ from ..judging.jury import (
     turns,
 )
 from ..records import JudgeSpec, JudgeTask, Prompt, Sampling, ScoreCard, digest
+from ..records.asking import slug_of
 from ..records.errors import ConfigError
 from ..records.facts import facts_of, load_function
+from ..records.judge_choice import judged_as
 from ..records.protocols import (
     Backend,
     Judge,
@@ -50,7 +52,8 @@ from ..records.protocols import (
 from ..records.settings import RunSpec
 from ..store import run_dir
 from ..store.checkpoint import Fusion, read_checkpoint_fusion
-from ..store.runs import read_baseline
+from ..store.runs import read_baseline, read_definition
+from .baselines import BaselineJob, BaselinePlan, check_used, with_baseline
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class SuitePlan:
     audit: AuditPlan | None = None
     identities: dict[str, Identity] = field(default_factory=dict)
     """Judge -> its part of the protocol."""
+    baseline: BaselinePlan | None = None
+    """None: the suite's own."""
     anchors: AnchorSet | None = None
     """Recorded answers that the judges judge again."""
     anchor_tasks: tuple[JudgeTask, ...] = ()
@@ -125,9 +130,10 @@ class SuitePlan:
 
     def differences(self) -> tuple[str, ...]:
         """Return how the judging differs from the benchmark's own, one sentence per difference."""
+        other = () if self.baseline is None else self.baseline.differences()
         if self.audit is None:
-            return judge_differences(self.suite, self.judges)
-        sentences = judge_differences(self.suite, [self.audit.judge])
+            return (*other, *judge_differences(self.suite, self.judges))
+        sentences = *other, *judge_differences(self.suite, [self.audit.judge])
         count, label = len(self.audit.prompt_ids), judge_label([judge.spec for judge in self.main_judges])
         return (*sentences, f"judge {self.audit.name} on {count} questions only, and {label} on all")
 
@@ -148,6 +154,11 @@ class Plan:
     fusion: Fusion | None = None
     """The checkpoint's fusion.json."""
 
+    @property
+    def baselines_to_ask(self) -> list[BaselineJob]:
+        """Return the models that must answer before this plan can run; afterwards it is made again."""
+        return [suite.baseline.job for suite in self.suites if suite.baseline is not None and suite.baseline.job]
+
 
 def plan(spec: RunSpec) -> Plan:
     """Load data, judges and the backend (which checks the checkpoint); start and write nothing.
@@ -157,7 +168,9 @@ def plan(spec: RunSpec) -> Plan:
     options = ServeOptions(log_dir=spec.log_dir, seed=spec.seed, **spec.serve.model_dump())
     backend: Backend = load_plugin("backends", spec.backend)(spec.model, options)
     identity = backend.identity()
-    suites, own_runners = _load_suites(spec, identity)
+    loaded, own_runners = _load_suites(spec, identity)
+    suites = [with_baseline(spec, suite, limited(suite.prompts(), spec.limit, spec.seed)) for suite in loaded]
+    check_used(spec, (baseline for _, baseline in suites))
     if own_runners and not isinstance(backend, Serving):
         raise ConfigError(f"suite {own_runners[0].name!r} needs a served model; backend {spec.backend!r} has no server")
     if own_runners and identity.get("thinking"):
@@ -171,9 +184,14 @@ def plan(spec: RunSpec) -> Plan:
         spec,
         tuple(
             suite_plan(
-                spec, suite, pool.judges(asked_in(spec, suite.name)), identity, anchors=_anchors_of(suite, anchor_files)
+                spec,
+                suite,
+                pool.judges(asked_in(spec, suite.name)),
+                identity,
+                anchors=_anchors_of(suite, anchor_files),
+                baseline=baseline,
             )
-            for suite in suites
+            for suite, baseline in suites
         ),
         backend,
         identity,
@@ -194,6 +212,7 @@ def suite_plan(
     *,
     prompts: Sequence[Prompt] | None = None,
     anchors: AnchorSet | None = None,
+    baseline: BaselinePlan | None = None,
 ) -> SuitePlan:
     """Return the plan of one suite. `identity` is the backend's; `prompts` default to those that `spec.limit` draws.
 
@@ -204,11 +223,9 @@ def suite_plan(
     chosen = limited(suite.prompts(), spec.limit, spec.seed) if prompts is None else tuple(prompts)
     identities = judge_identities(judges)
     audit, main = None, judges
-    if suite.name in spec.audit:
-        audit, main = (
-            audit_plan(suite.name, chosen, judges[-1], spec.audit[suite.name].questions, spec.seed),
-            judges[:-1],
-        )
+    auditor = spec.audit.get(judged_as(suite.name))
+    if auditor is not None:
+        audit, main = audit_plan(suite.name, chosen, judges[-1], auditor.questions, spec.seed), judges[:-1]
     names = [judge.spec.name for judge in main]
     jury = Jury.of([judge.spec for judge in main], spec.jury)
     judge = judge_protocol({name: identities[name] for name in names}, spec.jury)
@@ -216,6 +233,8 @@ def suite_plan(
     if audit is not None:
         draw = digest(sorted(audit.prompt_ids))[:12]
         protocol["audit"] = {"judge": identities[audit.name], "n": len(audit.prompt_ids), "questions": draw}
+    if baseline is not None:
+        protocol["baseline_answers"] = baseline.sha
     manifest = _manifest(spec, suite, protocol, identity)
     run_id = digest(manifest)[:12]
     return SuitePlan(
@@ -226,7 +245,7 @@ def suite_plan(
         folder=run_dir(
             spec.results,
             model=spec.model.slug,
-            suite=suite.name,
+            suite=slug_of(suite.name),
             version=suite.version,
             run_id=run_id,
             earlier=spec.model.earlier_slugs,
@@ -237,6 +256,7 @@ def suite_plan(
         turns=turns(suite.prompts(), names) if jury is not None and jury.rule == "cyclic" else {},
         audit=audit,
         identities=identities,
+        baseline=baseline,
         anchors=anchors,
         anchor_tasks=() if anchors is None else anchor_tasks(suite, anchors, identities, strict=spec.strict_reference),
         protocol=protocol,
@@ -246,6 +266,7 @@ def suite_plan(
 
 def asked_in(spec: RunSpec, suite: str) -> tuple[JudgeSpec, ...]:
     """Return a suite's judge or jury, and last the judge of its audit."""
+    suite = judged_as(suite)
     audit = spec.audit.get(suite)
     return spec.judges[suite] if audit is None else (*spec.judges[suite], audit.judge)
 
@@ -291,7 +312,7 @@ def _manifest(
 
 def manifest_model(spec: RunSpec) -> str:
     """Return the model as manifests name it, without the path of a folder on this machine."""
-    return spec.model.short if spec.model.scheme == "path" else str(spec.model)
+    return str(spec.model) if spec.model.scheme in ("hf", "endpoint") else spec.model.short
 
 
 def limited(prompts: Sequence[Prompt], limit: int | None, seed: int) -> tuple[Prompt, ...]:
@@ -356,14 +377,22 @@ def _load_suites(spec: RunSpec, identity: dict[str, JsonValue]) -> tuple[list[Su
         generation_config=generation if isinstance(generation, dict) else {},
     )
     loaded = [load_suite(name, options) for name in spec.suites]
+    names = [suite.name for suite in loaded]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two suites of this run are called {twice!r}; rename a file, or run them one by one")
     own_runners = tuple(suite for suite in loaded if isinstance(suite, OwnRunner))
     return [suite for suite in loaded if not isinstance(suite, OwnRunner)], own_runners
 
 
-def load_suite(name: str, options: SuiteOptions) -> Suite | OwnRunner:
-    """Return the suite of `NAME` or `NAME:ARGUMENT`. Raise PluginError if there is none."""
+def load_suite(name: str, options: SuiteOptions, folder: Path | None = None) -> Suite | OwnRunner:
+    """Return the suite of `NAME` or `NAME:ARGUMENT`. Raise PluginError if there is none.
+
+    `folder`: that of a run of the suite, which has the suite's content if that came from the user.
+    """
     plugin, _, argument = name.partition(":")
-    suite: Suite | OwnRunner = load_plugin("suites", plugin)(replace(options, argument=argument))
+    definition = read_definition(folder) if facts_of(plugin).by_argument else None
+    suite: Suite | OwnRunner = load_plugin("suites", plugin)(replace(options, argument=argument, definition=definition))
     return suite
 
 
@@ -393,7 +422,8 @@ def suite_of_card(card: ScoreCard, folder: Path | None = None, *, references: st
         references=references or (stated if stated in ("official", "pr3158") else "official"),
         mirror=mirror,
     )
-    suite: Suite = load_plugin("suites", card.suite)(options)
+    suite = load_suite(card.suite, options, folder)
+    assert not isinstance(suite, OwnRunner), "a run with rows is judged"
     local = suite.protocol()
     for key in ("data", "references", "templates"):
         if card.protocol.get(key) not in (None, "unknown", local.get(key)):

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..records import AuditSpec, JudgeSpec, ModelRef, Record
 from ..records.errors import ConfigError
-from ..records.judge_choice import choose_audits, choose_judges, suite_names, with_devices
+from ..records.judge_choice import choose_audits, choose_baselines, choose_judges, suite_names, with_devices
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
 
 GROUPS: dict[str, type[Record]] = {"serve": ServeSpec, "sampling": SamplingOverride}
@@ -53,10 +53,12 @@ def resolve(settings: FileSpec) -> RunSpec:
         raise ConfigError("--jury cyclic needs several judges that take turns, e.g. --judge A+B+C")
     shared = RunSpec.model_fields.keys() & FileSpec.model_fields.keys()
     values = _without_none({name: getattr(settings, name) for name in shared})
-    if model.scheme == "endpoint":
-        values.setdefault("backend", "endpoint")
+    if model.scheme == "endpoint" or model.is_ensemble:
+        values.setdefault("backend", model.scheme)
     if isinstance(settings.anchors, str):
         values["anchors"] = [settings.anchors]
+    if isinstance(settings.baseline, str):
+        values["baseline"] = choose_baselines(suites, settings.baseline)
     chosen = {"model": model, "suites": suites, "judges": judges, "audit": audits}
     return checked(RunSpec, values | chosen, "command line")
 

@@ -80,6 +80,8 @@ class Checkpoint(Record):
 
 def resolve(model: ModelRef, *, allow_pickle: bool = False) -> Path:
     """Return the folder of a `path` or `hf` model, downloaded if needed. Raise CheckpointError if there is none."""
+    if model.is_ensemble:
+        raise CheckpointError(f"{str(model)!r} is a team of models: use --backend {model.scheme}, or leave it out")
     if model.scheme != "path":
         return _download(model, allow_pickle)
     try:

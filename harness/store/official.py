@@ -2,8 +2,9 @@
 
 Upstream's texts are never in this repository: they are read at run time from these files. A file comes from the cache,
 else from a mirror (a folder or a URL with the same paths), else from upstream. A file without the pinned sha256 is
-never kept. If only the revision is pinned, later downloads must have the sha256 of the first. Which files there are,
-the facts of each suite say; this module knows nothing about their contents.
+never kept. A file without a pinned sha256 is never fetched from a network: the user puts it into a folder, and later
+copies must have the sha256 of the first. Which files there are, the facts of each suite say; this module knows nothing
+about their contents.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def verify(file: OfficialFile, cache_dir: Path | None = None) -> str:
 
 
 def expected_sha256(file: OfficialFile, cache_dir: Path | None = None) -> str | None:
-    """Return the pinned sha256, else the one recorded at the first download, else None."""
+    """Return the pinned sha256, else the one recorded at the first copy, else None."""
     return file.sha256 or _recorded(cached_path(file, cache_dir))
 
 
@@ -119,6 +120,8 @@ def _ensure_one(file: OfficialFile, mirror: str | None, cache_dir: Path | None, 
         with locked(path.with_name(path.name + ".lock")):
             if _is_verified(file, path):  # another process fetched it meanwhile
                 return path
+            if is_skipped(file, mirror):
+                raise DataError(skipped(file))
             for source in _sources(file, mirror):
                 problem = _fetch(file, source, path, progress)
                 if problem is None:
@@ -134,7 +137,28 @@ def _ensure_one(file: OfficialFile, mirror: str | None, cache_dir: Path | None, 
     )
 
 
+def is_skipped(file: OfficialFile, mirror: str | None = None, cache_dir: Path | None = None) -> bool:
+    """Return whether the file cannot be had: it has no pinned sha256, and lies neither in the cache nor in a folder."""
+    local = cached_path(file, cache_dir).is_file() or any(map(os.path.isfile, _local_sources(file, mirror)))
+    return file.sha256 is None and not local
+
+
+def skipped(file: OfficialFile) -> str:
+    """Return why the file is not fetched, and what to do."""
+    return (
+        f"{file.name} has no pinned sha256, so it is never fetched from a network: download {file.url} yourself, check "
+        f"it, copy it to DIR/{file.path}, and run `harness data pull {file.suite} --mirror DIR`"
+    )
+
+
+def _local_sources(file: OfficialFile, mirror: str | None) -> list[str]:
+    folders = [root for root in (mirror, os.environ.get("HARNESS_MIRROR")) if root and not _is_url(root)]
+    return [f"{root.rstrip('/')}/{file.path}" for root in dict.fromkeys(folders)]
+
+
 def _sources(file: OfficialFile, mirror: str | None) -> list[str]:
+    if file.sha256 is None:
+        return _local_sources(file, mirror)
     mirrors = [root.rstrip("/") for root in (mirror, os.environ.get("HARNESS_MIRROR")) if root]
     addresses = [f"{root}/{quote(file.path) if _is_url(root) else file.path}" for root in dict.fromkeys(mirrors)]
     return [*addresses, file.url]
@@ -158,7 +182,7 @@ def _fetch(file: OfficialFile, source: str, path: Path, progress: Progress | Non
     actual, expected = sha256_of(part), file.sha256 or _recorded(path)
     if expected is None:
         path.with_name(path.name + ".sha256").write_text(actual, "utf-8")
-        log.warning("%s has no pinned sha256; recorded that of this download: %s", file.name, actual)
+        log.warning("%s has no pinned sha256; recorded that of this copy: %s", file.name, actual)
     elif actual != expected:
         part.unlink()
         raise DataError(
@@ -228,7 +252,7 @@ def _stamp(file: OfficialFile, path: Path) -> list[str | int]:
 
 
 def _recorded(path: Path) -> str | None:
-    """Return the sha256 of the first download of a file without a pinned one, or None."""
+    """Return the sha256 of the first copy of a file without a pinned one, or None."""
     try:
         return path.with_name(path.name + ".sha256").read_text("utf-8").strip() or None
     except OSError:

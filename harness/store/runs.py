@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
@@ -33,6 +33,13 @@ QUESTIONS = "questions.jsonl"
 BLOCK = 65_536
 """Bytes read at a time."""
 BASELINE_ROWS = "baseline.jsonl"
+DEFINITION = "suite.json"
+"""In the run's folder: the content of a suite that came from the user's own file."""
+ROWLESS = (
+    *("answers.jsonl", "judgments.jsonl", "anchors.jsonl", "served.jsonl", "manifest.json"),
+    *(BASELINE_ROWS, DEFINITION),
+)
+"""Files of a run that got no row: removed with its folder."""
 
 
 class KeyedRow(Protocol):
@@ -328,7 +335,7 @@ class RunStore:
             self._lock.release()
 
     def _remove_empty(self) -> None:
-        for name in ("answers.jsonl", "judgments.jsonl", "anchors.jsonl", "served.jsonl", "manifest.json", *LOCK_FILES):
+        for name in (*ROWLESS, *LOCK_FILES):
             (self.folder / name).unlink(missing_ok=True)
         for folder in (self.folder, *list(self.folder.parents)[:2]):
             try:
@@ -408,9 +415,26 @@ def find_run(name: str, results: Path, suites: Collection[str] = ()) -> Path:
 
 
 def read_baseline(folder: Path | None) -> dict[str, Answer]:
-    """Return the baseline's answers by prompt id, if the run was imported and compares with another than the suite."""
+    """Return the baseline's answers by prompt id, if the run compares with another than the suite's own."""
     rows = [] if folder is None else JsonlRows(folder / BASELINE_ROWS, Answer).read()
     return {row.prompt_id: row for row in rows}
+
+
+def read_definition(folder: Path | None) -> dict[str, JsonValue] | None:
+    """Return the content of the user's suite that a run asked; None if its folder has none."""
+    path = None if folder is None else folder / DEFINITION
+    if path is None or not path.is_file():
+        return None
+    return read_json_object(path, "run the suite again")
+
+
+def keep_beside(folder: Path, definition: Mapping[str, JsonValue] | None, baseline: Iterable[Answer]) -> None:
+    """Write the user's suite and another baseline's answers into an open run's folder, unless they are there."""
+    if definition is not None and not (folder / DEFINITION).exists():
+        write_atomic(folder / DEFINITION, dump_json(dict(definition)))
+    rows = "".join(answer.model_dump_json() + "\n" for answer in baseline)
+    if rows and not (folder / BASELINE_ROWS).exists():
+        write_atomic(folder / BASELINE_ROWS, rows)
 
 
 def read_rows(folder: Path) -> tuple[list[Answer], list[Judgment]]:

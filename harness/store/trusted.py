@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..records.asking import ENSEMBLES
 from ..records.documents import parse_yaml, read_json_object, read_text
 from ..records.errors import ConfigError, printable
 from ..records.keys import ENDPOINT_KEY, JUDGE_KEY, belongs
@@ -117,6 +118,8 @@ def wishes(file: FileSpec, named: Named) -> list[str]:
         ),
         # a task file of a suite may name functions, and a judge's file is another configuration
         *(f"the file in suite: {suite!r}" for suite in suites if _is_path(suite.partition(":")[2])),
+        # a team file names servers, keys and perhaps a reward's code
+        *([f"the team file in model: {file.model!r}"] if (file.model or "").partition(":")[0] in ENSEMBLES else []),
         *(f"the judge file {match!r}" for text in _judge_texts(file) for match in FILE_NAME.findall(text)),
         *(
             f"sending the key in {key} to {url or 'the address of its evaluator'}"

@@ -9,6 +9,7 @@ Only safetensors headers and index files are read, so a folder of any size takes
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,8 @@ INSIDE = ("model", "transformer", "language_model")
 """First parts of tensor names inside a language model; a head of another kind is beside it."""
 DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
 """Keys of configurations with layers for multi-token prediction, which transformers' classes do not have."""
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""Keys of configurations with the number of experts per layer: Mixtral's, Qwen's, DeepSeek's."""
 SHOWN = 2  # names in a sentence
 
 
@@ -120,6 +123,28 @@ def tensor_names(folder: Path) -> list[str]:
         if (folder / index).is_file() and (names := _weight_map(folder / index)):
             return sorted(names)
     return sorted(name for file in weight_files(folder) for name in read_header(file))
+
+
+def active_parameters(folder: Path) -> float | None:
+    """Return the number of parameters used per token; None without readable safetensors files.
+
+    All parameters, but of a mixture of experts only the share of the experts that a token is sent to.
+    """
+    try:
+        config = read_object(folder / "config.json") or {}
+    except CheckpointError:
+        return None
+    experts = next((config[key] for key in EXPERTS if isinstance(config.get(key), int)), None)
+    per_token = config.get("num_experts_per_tok")
+    share = per_token / experts if experts and isinstance(per_token, int) else 1.0
+    total = 0.0
+    try:
+        for file in weight_files(folder):
+            for name, tensor in read_header(file).items():
+                total += math.prod(tensor["shape"]) * (share if ".experts." in name else 1.0)
+    except (OSError, CheckpointError, KeyError, TypeError):
+        return None
+    return total or None
 
 
 def weight_files(folder: Path) -> list[Path]:

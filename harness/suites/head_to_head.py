@@ -11,10 +11,10 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
-from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, Score, SuiteScores, digest
+from ..records import Answer, JudgeTask, Judgment, Prompt, Sampling, Score, SuiteScores
+from ..records.asking import answers_digest
+from ..records.judge_choice import GAMES
 from .scoring import PREFERENCES, Unit, categories, draws, mean_score, score_notes, verdicts_by_slot
-
-PREFIX = "head_to_head_"
 
 
 @runtime_checkable
@@ -36,18 +36,13 @@ class PlaysGames(Protocol):
         ...
 
 
-def answers_digest(answers: Sequence[Answer]) -> str:
-    """Return what a protocol of games states of the opponent's answers: 12 characters; failed answers do not count."""
-    return digest(sorted([answer.key, answer.sha] for answer in answers if answer.error is None))[:12]
-
-
 class HeadToHead:
     """A suite's questions, with one model's answers judged against another's."""
 
     headline = "win_rate"
 
     def __init__(self, suite: PlaysGames, opponent: str, answers: Sequence[Answer]) -> None:
-        self.name = f"{PREFIX}{suite.name}"
+        self.name = f"{GAMES}{suite.name}"
         self.version = suite.version
         self._suite = suite
         self._opponent = opponent

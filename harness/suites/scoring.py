@@ -50,7 +50,7 @@ def is_complete_card(suite: str, headline: str, scores: Mapping[str, Score]) -> 
     A headline that is derived from a rate (the length-controlled one is fitted) may be missing, as with few questions:
     such a card is complete without being ranked, because running it again would not help.
     """
-    rules = facts_of(suite).rules
+    rules = facts_of(suite).rules_of(headline)
     if scores[headline].value is None and rules and rules[0].metric in scores:
         return is_complete(scores[rules[0].metric])
     return is_complete(scores[headline])
@@ -224,6 +224,16 @@ class QuestionSums:
         at = np.array([positions[prompt_id] for prompt_id in kept], dtype=np.int64)
         return replace(self, ids=tuple(kept), above=self.above[at], below=self.below[at])
 
+    def by_cluster(self, clusters: Mapping[str, str]) -> QuestionSums:
+        """Return the same metric with the questions of one cluster as one; `clusters`: question id -> cluster."""
+        if not clusters:
+            return self
+        groups: dict[str, list[int]] = defaultdict(list)
+        for at, prompt_id in enumerate(self.ids):
+            groups[clusters.get(prompt_id, prompt_id)].append(at)
+        above, below = ([float(terms[rows].sum()) for rows in groups.values()] for terms in (self.above, self.below))
+        return replace(self, ids=tuple(groups), above=np.array(above), below=np.array(below))
+
     def scores(self) -> FloatArray:
         """Return each question's own score in the metric's unit, shape (questions,)."""
         values: FloatArray = self.scale * self.above / self.below
@@ -235,7 +245,7 @@ def rules_of(suite: str, headline: str, judgments: Iterable[Judgment]) -> tuple[
 
     For a suite whose facts state none: the headline, as a mean of ratings or a rate of preferences.
     """
-    if rules := facts_of(suite).rules:
+    if rules := facts_of(suite).rules_of(headline):
         return rules
     verdict = next((row.verdict for row in judgments if row.verdict is not None), None)
     return (QuestionRule(headline, 1.0 if isinstance(verdict, Rating) else 100.0),)

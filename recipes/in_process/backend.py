@@ -102,6 +102,10 @@ class InProcessBackend:
             self._serving = asyncio.create_task(self._serve())
         return await future
 
+    async def perplexity(self, text: str) -> float:
+        """Return the perplexity of a text without a chat template."""
+        return await self._run(self._model.perplexity, text)
+
     async def answer_many(self, draws: Sequence[Draw]) -> AsyncIterator[Answer]:
         """Yield one answer per draw, in order of prompt length, shortest first."""
         ordered = await self._run(self._model.by_length, draws)
@@ -137,6 +141,8 @@ class InProcessBackend:
         talks = [Talk(draw) for draw in draws]
         for turn in range(max(len(draw.prompt.turns) for draw in draws)):
             pending = [talk for talk in talks if talk.asks(turn)]
+            if not pending:
+                continue
             rendered = [model.prompt_ids(talk.draw.prompt) for talk in pending] if turn == 0 else None
             requests = []
             for talk, ids in zip(pending, rendered or model.render([talk.messages() for talk in pending]), strict=True):

@@ -8,6 +8,7 @@ rows, `_V` vocabulary, `_T` tokens.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from harness.backends.chat import answer_of
 from harness.backends.thinking import Thinking, opened_block, separated
 from harness.client import ChatReply
 from harness.records import Answer, Failure, Finish, Prompt
-from harness.records.errors import CheckpointError, ServerError, one_line
+from harness.records.errors import CheckpointError, ReplyError, ServerError, one_line
 from harness.records.protocols import Draw, ServeOptions
 from harness.records.reasoning import MARKS
 from harness.store.checkpoint import Checkpoint
@@ -350,6 +351,19 @@ class LocalModel:
             )
         return rendered
 
+    @torch.inference_mode()
+    def perplexity(self, text: str) -> float:
+        """Return exp of the mean negative log-probability per token of the text, after the tokenizer's BOS if any.
+
+        The first token counts only after a BOS, as in vLLM's `prompt_logprobs`. A text of one token has no
+        perplexity: raise ReplyError.
+        """
+        ids_1T = self.tokenizer(text, return_tensors="pt")["input_ids"].to(self.model.device)
+        if ids_1T.shape[1] < 2:
+            raise ReplyError(f"the prompt {text[:40]!r} has fewer than two tokens", reason="other")
+        logps_1TV = self.model(ids_1T).logits[:, :-1].float().log_softmax(-1)
+        return math.exp(-logps_1TV.gather(-1, ids_1T[:, 1:, None]).mean().item())
+
     def by_length(self, draws: Sequence[Draw]) -> list[Draw]:
         """Return the draws sorted by prompt length, so that little is padded. Draws of one prompt stay together."""
         self.render_first([draw.prompt for draw in draws])
@@ -411,10 +425,10 @@ class Talk:
     failure: Failure | None = None
 
     def asks(self, turn: int) -> bool:
-        return self.failure is None and turn < len(self.draw.prompt.turns)
+        return self.failure is None and len(self.draw.prompt.answered) <= turn < len(self.draw.prompt.turns)
 
     def messages(self) -> Messages:
-        return messages_of(self.draw.prompt, [reply.text for reply in self.replies])
+        return messages_of(self.draw.prompt, [*self.draw.prompt.answered, *(reply.text for reply in self.replies)])
 
     def add(self, reply: ChatReply, model: LocalModel) -> None:
         """Append one turn's answer. Its text may still contain a stop string and the text after it."""

@@ -59,6 +59,8 @@ class Measured:
     truncated: int
     tokens: float | None
     """Mean length of the answers in tokens, as counted by the backend."""
+    is_fixed: bool = False
+    """Whether the model is the same for all seeds, so that it is compared with each of them."""
 
     @property
     def mean(self) -> float | None:
@@ -276,11 +278,15 @@ def _difference(first: list[Measured], base: list[Measured]) -> tuple[CrossedMea
 
 def _seed_pairs(first: list[Measured], base: list[Measured]) -> list[tuple[int, Measured, Measured]]:
     first_by_seed, base_by_seed = {result.seed: result for result in first}, {result.seed: result for result in base}
-    if len(base_by_seed) == 1 and base[0].model == "target":
+    if len(base_by_seed) == 1 and _is_fixed(base[0]):
         return [(seed, result, base[0]) for seed, result in sorted(first_by_seed.items())]
-    if len(first_by_seed) == 1 and first[0].model == "target":
+    if len(first_by_seed) == 1 and _is_fixed(first[0]):
         return [(seed, first[0], result) for seed, result in sorted(base_by_seed.items())]
     return [(seed, first_by_seed[seed], base_by_seed[seed]) for seed in sorted(first_by_seed) if seed in base_by_seed]
+
+
+def _is_fixed(measured: Measured) -> bool:
+    return measured.is_fixed or measured.model == "target"
 
 
 def _versus(

@@ -37,7 +37,7 @@ class CardFacts:
     """`sft` or the name of a variant."""
     seed: int
     method: str
-    """preference or sft."""
+    """preference, sft or merge."""
     settings: dict[str, JsonValue]
     """Training settings from the step's record."""
     digests: dict[str, str]
@@ -65,14 +65,38 @@ def model_card(facts: CardFacts) -> str:
         pipeline_tag="text-generation",
         tags=_tags(facts),
         eval_results=_results(facts),
-        base_model_relation=None if base is None else ("adapter" if facts.adapter else "finetune"),
+        base_model_relation=None if base is None else _relation(facts),
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{card_text(facts)}"
 
 
+TAGS = {
+    "preference": ["preference-optimization", "wrpo"],
+    "infifpo": ["preference-optimization", "infifpo"],
+    "merge": ["merge", "mergekit"],
+}
+"""Method -> tags; other methods are their own tag."""
+ON_SFT = "fine-tuned on the best answers of several source models, then"
+TRAINED = {
+    "infifpo": f"{ON_SFT} trained on preferences against a fusion of the sources ([InfiFPO](https://arxiv.org/abs/2505.13878))",
+    "fusesft": "fine-tuned on the answers of several source models, weighted by reward (our reading of "
+    "[FuseRL](https://arxiv.org/abs/2504.06562)'s first phase)",
+    "fusepo": "fine-tuned and then trained on preferences among the answers of several source models, weighted by "
+    "reward (our reading of [FuseRL](https://arxiv.org/abs/2504.06562))",
+    "distill": f"{ON_SFT} distilled from one of them",
+}
+"""Method -> what was done to the target."""
+
+
+def _relation(facts: CardFacts) -> str:
+    if facts.method == "merge":
+        return "merge"
+    return "adapter" if facts.adapter else "finetune"
+
+
 def _tags(facts: CardFacts) -> list[str]:
     sources = [name for source in facts.spec.sources if source.model and (name := hub_id(source.model))]
-    kind = ["preference-optimization", "wrpo"] if facts.method == "preference" else ["sft"]
+    kind = TAGS.get(facts.method, [facts.method])
     return ["model-fusion", *kind, *(f"fused-from:{name}" for name in sources)]
 
 
@@ -175,8 +199,15 @@ def _introduction(facts: CardFacts) -> str:
     recipe = f"the recipe `{facts.spec.name}` of fusion-harness"
     if facts.model == "sft":
         return f"{target}, fine-tuned on the best answers of several source models (seed {facts.seed}), by {recipe}."
+    if facts.method == "merge":
+        merge = facts.spec.merges[facts.model]
+        names = ", ".join(f"`{name}`" for name in merge.models)
+        seeds = "all seeds" if merge.seeds == "all" else f"seed {facts.seed}"
+        return f"A merge of {names} ({seeds}) by mergekit's method `{merge.merge}`, made by {recipe} from {target}."
     if facts.method == "sft":
         return f"{target}, fine-tuned twice on answers chosen by a reward model (seed {facts.seed}), by {recipe}."
+    if facts.method in TRAINED:
+        return f"{target}, {TRAINED[facts.method]} (seed {facts.seed}), by {recipe}."
     return (
         f"{target}, fine-tuned on the best answers of several source models, then trained on preferences in the family "
         f"of [WRPO]({PAPER}) (seed {facts.seed}), by {recipe}."
@@ -286,7 +317,7 @@ def _limits(facts: CardFacts) -> list[str]:
         "Flaws that the sources share and that the reward does not detect are learned too.",
     ]
     verdicts = {difference.verdict for difference in facts.board.differences if difference.model == facts.model}
-    if facts.method == "preference" and facts.model != "sft" and "better" not in verdicts:
+    if facts.method != "sft" and facts.model != "sft" and "better" not in verdicts:
         lines.append("It was not shown to be better than any baseline that it was compared with.")
     if len(facts.board.seeds) < 3:
         lines.append(f"Only {len(facts.board.seeds)} seed(s) were trained; another seed may give a different result.")

@@ -47,7 +47,7 @@ class FinishedCheckpoint:
 def checkpoints(recipe: Recipe) -> Iterator[FinishedCheckpoint]:
     """Yield the finished checkpoints: `sft` and every variant, for every seed."""
     for seed in recipe.spec.seeds:
-        for model in ("sft", *recipe.spec.variants):
+        for model in ("sft", *recipe.spec.variants, *recipe.spec.merges):
             folder = recipe.checkpoint(model, seed)
             record = None if folder is None else record_in(folder)
             if folder is not None and record is not None:
@@ -69,13 +69,17 @@ def read_all_measured(recipe: Recipe) -> list[Measured]:
     if record_in(recipe.prompts) is None:
         return []
     prompts = list(rows_in(recipe.prompts / PROMPTS, PromptRow))
-    models = [("target", recipe.spec.seeds[0])]
-    models += [(model, seed) for seed in recipe.spec.seeds for model in ("sft", *recipe.spec.variants)]
+    models = [(model, recipe.spec.seeds[0]) for model in recipe.fixed]
+    models += [
+        (model, seed) for seed in recipe.spec.seeds for model in ("sft", *recipe.spec.variants, *recipe.spec.merges)
+    ]
     results: list[Measured] = []
     for model, seed in models:
         folder = recipe.held_out(model, seed)
         if record_in(folder) is not None:
-            results += read_measured(folder, model, seed, prompts, recipe.spec.evaluate)
+            is_fixed = model in recipe.fixed or (model in recipe.spec.merges and len(recipe.merge_seeds(model)) == 1)
+            rows = read_measured(folder, model, seed, prompts, recipe.spec.evaluate)
+            results += [replace(row, is_fixed=is_fixed) for row in rows]
     return results
 
 

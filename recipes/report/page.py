@@ -18,7 +18,7 @@ TICK = 5.0
 """Height of the tick above the whisker that marks one seed's mean."""
 
 
-def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing]) -> str:
+def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing], costs: Sequence[TextGrid] = ()) -> str:
     """Return the HTML of the report. Names are untrusted and escaped."""
     style, script = asset("style.css"), asset("report.js")
     template = _environment().get_template("recipe.html")
@@ -28,7 +28,7 @@ def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing]) -> st
         tables={temperature: _tables(board, temperature) for temperature in board.temperatures},
         forests={temperature: forest(board.rows(temperature), temperature) for temperature in board.temperatures},
         curves=curves,
-        data=data_grids(data),
+        data=[*costs, *data_grids(data)],
         style=style,
         script=script,
         policy=content_policy(style, script),

@@ -1,16 +1,25 @@
-"""Stage `align`: train every variant from the SFT checkpoint on the pairs; each gives a checkpoint."""
+"""Stage `align`: train every variant; each gives a checkpoint.
+
+Variants start from the SFT model, or from the variant that they come `after`, and learn from the pairs of that model's
+samples. The weighted methods are in `weighted`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from harness.records import ModelRef
+
 from ..estimate import Estimator, PlanItem, lines_of
 from ..layout import PAIRS, Counts, Recipe
+from ..likelihood import LOGPS
 from ..records import PreferencePair, rows_in
-from ..spec import VariantSpec
+from ..sampling import model_name
+from ..spec import VariantSpec, sources_loaded
 from ..steps import Step, finished
 from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, row_tokens, training_estimate, training_time
 from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, has_reference, renamed, variant_settings
@@ -19,29 +28,45 @@ FORWARD = 1 / 3
 """Cost of a forward pass relative to a training step: a backward pass is assumed to cost two forward passes."""
 
 
+@dataclass(frozen=True)
+class TrainedFrom:
+    """What a variant is trained from: the step of its first weights, its pairs, and sources' log-probabilities."""
+
+    start: Step
+    pairs: Step
+    logps: Sequence[Step] = ()
+
+
 def align_steps(recipe: Recipe, seed: int, sft: Step, pairs: Mapping[int, Step]) -> list[Step]:
-    """Return one step per variant. `pairs` maps a number of sources to the step with their pairs."""
+    """Return one step per variant that starts from the SFT model and needs nothing but pairs.
+
+    `pairs` maps a number of sources to the step with their pairs.
+    """
     every = len(recipe.spec.sources)
     return [
-        _step(recipe, seed, name, variant, sft, pairs[variant.sources or every])
+        align_step(recipe, seed, name, TrainedFrom(sft, pairs[variant.sources or every]))
         for name, variant in recipe.variants.items()
     ]
 
 
-def _step(recipe: Recipe, seed: int, name: str, variant: VariantSpec, sft: Step, pairs: Step) -> Step:
+def align_step(recipe: Recipe, seed: int, name: str, origin: TrainedFrom) -> Step:
+    """Return the step that trains one variant on pairs."""
+    variant, pairs = recipe.variants[name], origin.pairs
     settings: dict[str, JsonValue] = {
         "seed": seed,
         "method": variant.method,
         "training": decisive(variant_settings(recipe.spec, variant)),
         "max_prompt_length": recipe.spec.prompts.max_prompt_length,
     }
-    if variant.method == "sft":
+    if variant.method in ("sft", "distill"):
         settings["answers"] = variant.answers
+    if variant.method == "distill":
+        settings["teacher"] = model_name(_teacher(recipe, variant))
     if recipe.spec.keep_reasoning:
         settings["keep_reasoning"] = True
 
     def work(folder: Path) -> Counts:
-        return _train(recipe, seed, name, variant, step, sft, pairs)
+        return _train(recipe, seed, name, step, origin)
 
     def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         if name in _referring(recipe, variant)[:1]:
@@ -61,12 +86,18 @@ def _step(recipe: Recipe, seed: int, name: str, variant: VariantSpec, sft: Step,
         recipe.variant(name, seed),
         settings,
         work,
-        (sft, pairs),
+        (origin.start, pairs, *origin.logps),
         KEEP,
         seed=seed,
         estimate=estimate,
     )
     return step
+
+
+def _teacher(recipe: Recipe, variant: VariantSpec) -> ModelRef:
+    (source,) = sources_loaded(recipe.spec, variant)
+    assert source.model is not None  # the specification was checked
+    return ModelRef.parse(source.model)
 
 
 def _rows(known: Estimator, pairs: Step) -> int:
@@ -81,7 +112,8 @@ def _referring(recipe: Recipe, variant: VariantSpec) -> list[str]:
     return [
         name
         for name, sibling in recipe.variants.items()
-        if (sibling.sources or every) == (variant.sources or every)
+        if (sibling.sources or every, sibling.after) == (variant.sources or every, variant.after)
+        and sibling.method != "fusepo"
         and has_reference(sibling.method, variant_settings(recipe.spec, sibling))
     ]
 
@@ -101,11 +133,13 @@ def _reference(known: Estimator, recipe: Recipe, seed: int, variant: VariantSpec
     return known.timed(item.model_copy(update={"prompt_tokens": tokens}), time)
 
 
-def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Step, sft: Step, pairs: Step) -> Counts:
+def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom) -> Counts:
+    from ..training.checkpoint import model_folder
     from ..training.rows import preference_rows, rows_folder
     from ..training.settings import settings as checked
     from ..training.templates import Rendering, load_tokenizer
 
+    variant, pairs, start = recipe.variants[name], origin.pairs, origin.start
     where = f"variants.{name}.training"
     hyperparameters = checked(variant_settings(recipe.spec, variant), variant.method, where)
     # All variants train on the same token ids, SFT variants too, so they see equal prompts in equal steps.
@@ -113,7 +147,7 @@ def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Ste
     style = shared.rendering | hyperparameters.rendering
     compat = bool(hyperparameters.trainer.get("official_compat", shared.trainer.get("official_compat", False)))
     rendering = Rendering(max_prompt_length=recipe.spec.prompts.max_prompt_length, official_compat=compat, **style)  # type: ignore[arg-type]
-    tokenizer = load_tokenizer(str(sft.folder))
+    tokenizer = load_tokenizer(str(start.folder))
     record = finished(pairs)
     assert record is not None  # a step only starts when its inputs are finished
     keep = recipe.spec.keep_reasoning
@@ -125,9 +159,12 @@ def _train(recipe: Recipe, seed: int, name: str, variant: VariantSpec, step: Ste
     job = TrainingJob(
         method=variant.method,
         name=step.name,
-        model=sft.folder,
+        model=start.folder,
         rows=rows.folder,
         answer=variant.answers,
+        pairs=pairs.folder / PAIRS,
+        logps=tuple(source.folder / LOGPS for source in origin.logps),
+        teacher=model_folder(str(_teacher(recipe, variant))) if variant.method == "distill" else None,
         folder=step.folder,
         settings=hyperparameters,
         seed=seed,

@@ -11,21 +11,26 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import yaml
 from pydantic import JsonValue
 
 from harness.analysis.leaderboard import run_id
-from harness.records import ModelRef
+from harness.records import Answer, ModelRef
+from harness.records.asking import Work
 from harness.records.errors import ConfigError, IncompleteError
+from harness.records.keys import ENDPOINT_KEY
 from harness.records.results import what_is_missing
-from harness.store import make_folder, write_atomic
+from harness.records.settings import ServeSpec
+from harness.store import make_folder, write_atomic, write_lines
 
 from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
+from ..records import RewardRow, rows_in
 from ..report.board import HELD_OUT, best_by_validation, draws, temperature_folder
 from ..report.data import SCORES, SuiteRuns, read_all_measured
 from ..rewards.scoring import reward_settings, score_answers
 from ..sampling import AnswerFile, Sampler, prompts_of, sample
-from ..spec import RecipeSpec
+from ..spec import RIVALS, RecipeSpec, SuitesSpec
 from ..steps import Step
 from ..suites import check_suites, run_suites, suite_calls
 from .rewards import reward_time
@@ -35,12 +40,17 @@ KEPT = (f"*/{ANSWERS}", f"*/{REWARDS}", "*.json")
 
 
 def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[Step]) -> list[Step]:
-    """Return one step per model: the target (once, with the first seed), the SFT model and every variant."""
+    """Return one step per model: the SFT model and every variant; with the first seed the target and its rivals too."""
     spec = recipe.spec
     if not (spec.prompts.validation or spec.prompts.test):
         return []
     by_folder = {step.folder: step for step in models}
-    steps = [_held_out(recipe, "target", spec.seeds[0], prompts, None)] if seed == recipe.seeds[0] else []
+    steps = []
+    if seed == recipe.seeds[0]:
+        asked = [name for name in recipe.fixed if name != "best_source"]
+        steps = [_held_out(recipe, name, spec.seeds[0], prompts, None) for name in asked]
+    if seed == recipe.seeds[0] and "best_source" in recipe.rivals:
+        steps.append(_best_source(recipe, prompts, steps))
     return steps + [
         _held_out(recipe, name, seed, prompts, by_folder[folder])
         for name in ("sft", *recipe.variants)
@@ -48,11 +58,25 @@ def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[St
     ]
 
 
+def merged_held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[Step]) -> list[Step]:
+    """Return one step per merge that has a checkpoint of this seed."""
+    if not (recipe.spec.prompts.validation or recipe.spec.prompts.test):
+        return []
+    by_folder = {step.folder: step for step in models}
+    return [
+        _held_out(recipe, name, seed, prompts, by_folder[folder])
+        for name in recipe.merges
+        if (folder := recipe.variant(name, seed)) in by_folder
+    ]
+
+
 def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Step | None) -> Step:
     spec = recipe.spec
-    sampler = _sampler(spec, model, seed, trained)
+    sampler = _sampler(recipe, model, seed, trained)
 
     def work(folder: Path) -> Counts:
+        if model in RIVALS:
+            write_team(recipe, model)
         held_out = prompts_of(prompts.folder / PROMPTS, *HELD_OUT)
         files = []
         for temperature, samples in draws(spec.evaluate).items():
@@ -76,10 +100,107 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
         "sampling": spec.sampling.as_sampling(seed).model_dump(mode="json", exclude={"temperature", "n"}),
         "reward": reward_settings(spec.reward),
     }
-    name = "held-out/target" if trained is None else f"seed-{seed}/held-out/{model}"
+    if model == "moa":
+        settings["moa"] = spec.evaluate.moa.model_dump(mode="json")
+    name = f"held-out/{model}" if trained is None else f"seed-{seed}/held-out/{model}"
     inputs = (prompts,) if trained is None else (prompts, trained)
     folder = recipe.held_out(model, seed)
     return Step("evaluate", name, folder, settings, work, inputs, KEPT, seed=seed, estimate=estimate)
+
+
+def _best_source(recipe: Recipe, prompts: Step, held_out: Sequence[Step]) -> Step:
+    """Return the step that takes, per draw, the source answer with the highest reward. It asks nothing.
+
+    The reward that chooses is the one that scores, so this is what choosing by the reward can reach at best.
+    """
+    spec = recipe.spec
+    names = [source.name for source in spec.sources if source.name in recipe.rivals]
+    folders = {name: recipe.held_out(name, spec.seeds[0]) for name in names}
+
+    def work(folder: Path) -> Counts:
+        count = 0
+        for temperature in spec.evaluate.temperatures:
+            subfolder = temperature_folder(folder, temperature)
+            subfolder.mkdir(exist_ok=True)
+            count += choose_best([temperature_folder(source, temperature) for source in folders.values()], subfolder)
+        return {"answers": count}
+
+    inputs = (prompts, *(step for step in held_out if step.folder in folders.values()))
+    settings: dict[str, JsonValue] = {"sources": list(names)}
+    return Step("evaluate", "held-out/best_source", recipe.held_out("best_source", 0), settings, work, inputs, KEPT)
+
+
+def choose_best(sources: Sequence[Path], folder: Path) -> int:
+    """Write, per draw, the answer with the highest reward of several folders, and that reward; the first of equals.
+
+    A draw that no source has answered with a reward is left out, and counts as unscored. Return the number of draws.
+    """
+    best: dict[str, tuple[RewardRow, Answer]] = {}
+    spent: dict[str, list[Answer]] = {}
+    for source in sources:
+        rewards = {row.key: row for row in rows_in(source / REWARDS, RewardRow)} if (source / REWARDS).exists() else {}
+        for answer in rows_in(source / ANSWERS, Answer):
+            spent.setdefault(answer.key, []).append(answer)
+            row = rewards.get(f"{answer.key}|{answer.sha}")
+            if row is None or row.value is None:
+                continue
+            if answer.key not in best or row.value > (best[answer.key][0].value or 0.0):
+                best[answer.key] = row, answer
+    chosen = [answer.model_copy(update={"work": _work(spent[key])}) for key, (_, answer) in best.items()]
+    write_lines(folder / ANSWERS, (answer.model_dump_json() for answer in chosen))
+    write_lines(folder / REWARDS, (row.model_dump_json() for row, _ in best.values()))
+    return len(best)
+
+
+def _work(answers: Sequence[Answer]) -> tuple[Work, ...]:
+    return tuple(
+        Work(
+            member=answer.model,
+            calls=1,
+            prompt_tokens=sum(answer.prompt_tokens),
+            completion_tokens=sum(answer.completion_tokens),
+        )
+        for answer in answers
+    )
+
+
+def write_team(recipe: Recipe, name: str) -> Path:
+    """Write the file of an ensemble of the recipe's sources, and return it."""
+    spec = recipe.spec
+    members = {}
+    for source in spec.sources:
+        if source.model is None:
+            continue
+        entry = source.model_dump(mode="json", include={"model", "backend", "price_in", "price_out"}, exclude_none=True)
+        key = {"key_env": ENDPOINT_KEY} if source.model.startswith("endpoint:") else {}
+        members[source.name] = {**entry, **key, "serve": source.serve.model_dump(mode="json", exclude_defaults=True)}
+    team: dict[str, object] = {"members": members}
+    if name == "best_source":
+        team["reward"] = spec.reward.model_dump(mode="json", exclude_defaults=True)
+    if name == "moa":
+        team |= spec.evaluate.moa.model_dump(mode="json")
+        if spec.evaluate.moa.aggregator == "target":
+            serve = _target_serve(spec).model_dump(mode="json", exclude_defaults=True)
+            team["others"] = {"target": {"model": spec.target, "backend": spec.target_backend, "serve": serve}}
+    path = recipe.team(name)
+    write_atomic(path, "# Written by harness train.\n" + yaml.safe_dump(team, sort_keys=False))
+    return path
+
+
+def _target_serve(spec: RecipeSpec) -> ServeSpec:
+    serve = spec.target_serve
+    if serve.chat_template is None and spec.chat_template is not None:
+        return serve.model_copy(update={"chat_template": spec.chat_template})
+    return serve
+
+
+def rival_ref(recipe: Recipe, name: str) -> ModelRef:
+    """Return the model of a source, or the team of an ensemble, under its name on the leaderboard."""
+    if name in RIVALS:
+        scheme = "best_of" if name == "best_source" else name
+        return ModelRef.parse(f"{scheme}:{recipe.team(name)}", title=recipe.label(name, 0))
+    source = next(source for source in recipe.spec.sources if source.name == name)
+    return ModelRef.parse(source.model or "", title=recipe.label(name, 0))
 
 
 def _asked(known: Estimator, item: PlanItem, model: str, calls: int) -> PlanItem:
@@ -87,14 +208,20 @@ def _asked(known: Estimator, item: PlanItem, model: str, calls: int) -> PlanItem
     return item.model_copy(update={"model": model, "calls": calls, **tokens})
 
 
-def _sampler(spec: RecipeSpec, model: str, seed: int, trained: Step | None) -> Sampler:
+def _sampler(recipe: Recipe, model: str, seed: int, trained: Step | None) -> Sampler:
     """Return a sampler that tolerates any number of failures, because a variant may have collapsed.
 
     Failures are reported beside the scores.
     """
-    serve = spec.target_serve
-    if trained is None and serve.chat_template is None and spec.chat_template is not None:
-        serve = serve.model_copy(update={"chat_template": spec.chat_template})
+    spec = recipe.spec
+    if model in recipe.rivals:
+        ref, backend, serve = rival_ref(recipe, model), model, ServeSpec()
+        if model not in RIVALS:
+            source = next(source for source in spec.sources if source.name == model)
+            backend = "endpoint" if ref.scheme == "endpoint" else source.backend
+            serve = source.serve
+        return Sampler(model, ref, backend, serve, seed, max_failed=1.0)
+    serve = _target_serve(spec) if trained is None else spec.target_serve
     name = spec.target if trained is None else str(trained.folder)
     return Sampler(model, ModelRef.parse(name), spec.target_backend, serve, seed, max_failed=1.0)
 
@@ -127,7 +254,9 @@ def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
     steps: list[Step] = []
     for seed in seeds:
         for model in _chosen(recipe):
-            if model == "target" and seed != seeds[0]:
+            if model in recipe.fixed and seed != seeds[0]:
+                continue
+            if model in recipe.merges and seed not in recipe.merge_seeds(model):
                 continue
             needed = _needed(recipe, model, seed, by_folder)
             if model == "best":
@@ -139,8 +268,9 @@ def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
 def _chosen(recipe: Recipe) -> list[str]:
     """Return the models to evaluate, `best` last: which variant it is depends on the held-out rewards."""
     requested = recipe.spec.evaluate.models
-    every = ("target", "sft", *recipe.variants)
+    every = ("target", "sft", *recipe.variants, *recipe.merges)
     names = [name for name in every if "all" in requested or name in requested]
+    names += [name for name in recipe.rivals if name in requested]
     return [*names, "best"] if "best" in requested else names
 
 
@@ -164,7 +294,7 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
     best = model == "best"  # chosen again each time, as there may be new variants; existing runs are not repeated
     return Step(
         "evaluate",
-        "suites/target" if model == "target" else f"seed-{seed}/suites/{model}",
+        f"suites/{model}" if model in recipe.fixed else f"seed-{seed}/suites/{model}",
         recipe.suites(model, seed),
         suite_settings(recipe, model, seed),
         work,
@@ -192,7 +322,7 @@ def _run(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
     chosen = best_variant(recipe) if model == "best" else model
     ref = _served(recipe, chosen, seed)
     # the first seed for all models: it decides which prompts `limit` draws
-    cards = run_suites(recipe.spec.evaluate, ref, recipe.results, seed=recipe.spec.seeds[0])
+    cards = run_suites(_suites_spec(recipe, chosen), ref, recipe.results, seed=recipe.spec.seeds[0])
     broken = [card for card in cards if not card.complete]
     if broken:
         raise IncompleteError(f"{ref.label}: {what_is_missing(broken)}")
@@ -201,15 +331,34 @@ def _run(recipe: Recipe, model: str, seed: int, folder: Path) -> Counts:
     return {"model": ref.label, **{card.suite: card.scores[card.headline].value for card in cards}}
 
 
+def _suites_spec(recipe: Recipe, model: str) -> SuitesSpec:
+    """Return how suites are run on a model; a source is served as when it is sampled, an ensemble by its members."""
+    spec = recipe.spec.evaluate
+    if model in RIVALS:
+        return spec.model_copy(update={"serve": ServeSpec()})
+    for source in recipe.spec.sources:
+        if source.name == model and model in recipe.rivals:
+            return spec.model_copy(update={"backend": source.backend, "serve": source.serve})
+    return spec
+
+
 def best_variant(recipe: Recipe) -> str:
     """Return the variant with the highest mean validation reward over seeds, at the first temperature."""
-    ranked = [name for name in best_by_validation(read_all_measured(recipe)) if name in recipe.spec.variants]
+    ranked = [
+        name
+        for name in best_by_validation(read_all_measured(recipe))
+        if name in (*recipe.spec.variants, *recipe.spec.merges)
+    ]
     if not ranked:
         raise IncompleteError("no variant has a reward on the validation prompts, so there is no best one")
     return ranked[0]
 
 
 def _served(recipe: Recipe, model: str, seed: int) -> ModelRef:
+    if model in RIVALS:
+        write_team(recipe, model)
+    if model in recipe.rivals:
+        return rival_ref(recipe, model)
     folder = recipe.checkpoint(model, seed)
     if folder is None:
         return ModelRef.parse(recipe.spec.target)

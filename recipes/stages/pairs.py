@@ -29,11 +29,13 @@ HINTS = {
 """What to do if this is the most frequent reason."""
 
 
-def pairs_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Step]) -> dict[int, Step]:
+def pairs_steps(
+    recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Step], after: str | None = None
+) -> dict[int, Step]:
     """Return the step with the pairs for each number of sources that a variant uses.
 
     `answered` has the steps of the sources' answers and of their rewards in the recipe's order, then those of the
-    target's answers and rewards.
+    target's answers and rewards. The pairs are for the variants that continue from `after` (None: the SFT model).
     """
     spec = recipe.spec
     every = len(spec.sources)
@@ -47,11 +49,13 @@ def pairs_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Ste
             folders = [step.folder for step in inputs[1:]]
             return make_pairs(spec.pairs, prompts.folder / PROMPTS, sources, folders, folder)
 
-        name = f"seed-{seed}/pairs" if count == every else f"seed-{seed}/pairs/sources-{count}"
+        folder = recipe.sampled(after, seed) / "pairs"
+        name = str((folder if count == every else folder / f"sources-{count}").relative_to(recipe.out))
         settings = {**spec.pairs.model_dump(mode="json"), "sources": sources}
         return Step("pairs", name, recipe.out / name, settings, work, inputs, seed=seed)
 
-    counts = sorted({variant.sources or every for variant in recipe.variants.values()}, reverse=True)
+    starting = [variant for variant in recipe.variants.values() if variant.after == after]
+    counts = sorted({variant.sources or every for variant in starting}, reverse=True)
     return {count: step_of(count) for count in counts}
 
 

@@ -5,6 +5,7 @@ The report is cheap, so it is rewritten every time, from everything that is fini
 report/variants.{json,md,html}   leaderboard of variants; the page also has curves and data
 report/data.{json,md}            what the pairs were made from
 report/curves-MODEL.svg          training curves of all seeds
+report/costs.{json,md,svg}       cost of training and per answer, if there are sources, ensembles or merges
 report/suites.{md,html}          leaderboard of the suites, if any were run
 CHECKPOINT/README.md             model card, with training_curves.svg beside it
 """
@@ -21,8 +22,9 @@ from harness.records import ScoreCard
 from harness.store import dump_json, write_atomic
 
 from ..layout import Counts, Recipe, record_in
-from ..report.board import variant_board
+from ..report.board import best_by_validation, variant_board
 from ..report.card import CardFacts, model_card
+from ..report.costs import cost_figure, cost_grid, read_costs
 from ..report.curves import training_curves
 from ..report.data import (
     FinishedCheckpoint,
@@ -34,7 +36,7 @@ from ..report.data import (
     read_logs,
     read_suites,
 )
-from ..report.tables import VariantBoard, markdown
+from ..report.tables import TextGrid, VariantBoard, markdown, markdown_grid
 from ..steps import Step
 
 BOARD = "variants.json"
@@ -49,10 +51,14 @@ def report_step(recipe: Recipe, steps: Sequence[Step]) -> Step:
 
 def read_variant_board(recipe: Recipe) -> VariantBoard:
     """Return the leaderboard of variants from the answers and rewards so far."""
-    preference = [name for name, variant in recipe.spec.variants.items() if variant.method == "preference"]
-    return variant_board(
-        recipe.spec.name, read_all_measured(recipe), baselines=baselines(recipe.spec), preference=preference
-    )
+    preference = [name for name, variant in recipe.spec.variants.items() if variant.method != "sft"]
+    measured = read_all_measured(recipe)
+    compared = baselines(recipe.spec)
+    sources = {source.name for source in recipe.spec.sources} & set(recipe.rivals)
+    if (best := next((name for name in best_by_validation(measured) if name in sources), None)) is not None:
+        compared = tuple(dict.fromkeys((*compared, best)))  # chosen on validation prompts, compared on test prompts
+    stated = [*preference, *recipe.spec.merges, *recipe.rivals]
+    return variant_board(recipe.spec.name, measured, baselines=compared, preference=stated)
 
 
 def write_report(recipe: Recipe, folder: Path) -> Counts:
@@ -63,7 +69,8 @@ def write_report(recipe: Recipe, folder: Path) -> Counts:
     curves = {model: drawn for model, logs in read_logs(recipe).items() if (drawn := training_curves(model, logs))}
     write_atomic(folder / BOARD, dump_json(board.model_dump(mode="json")))
     write_atomic(folder / "variants.md", markdown(board))
-    write_atomic(folder / "variants.html", page(board, data, list(curves.values())))
+    costs, figure = _write_costs(recipe, board, folder)
+    write_atomic(folder / "variants.html", page(board, data, [*figure, *curves.values()], costs))
     write_atomic(folder / "data.json", dump_json(data.model_dump(mode="json")))
     write_atomic(folder / "data.md", data_markdown(data))
     for model, drawing in curves.items():
@@ -76,6 +83,20 @@ def write_report(recipe: Recipe, folder: Path) -> Counts:
         model_cards = [card for _, card in suites if card.model == name]
         _write_card(recipe, checkpoint, board, model_cards, curves.get(checkpoint.model))
     return {"models": len({row.model for row in board.models}), "figures": len(curves), "model_cards": len(finished)}
+
+
+def _write_costs(recipe: Recipe, board: VariantBoard, folder: Path) -> tuple[list[TextGrid], list[Drawing]]:
+    """Write what models cost, if the recipe compares ways to fuse, and return the table and the figure for the page."""
+    if not recipe.rivals and not recipe.spec.merges:
+        return [], []
+    rows = read_costs(recipe, board)
+    grid, drawing = cost_grid(rows), cost_figure(board, rows)
+    write_atomic(folder / "costs.json", dump_json([row.model_dump(mode="json") for row in rows]))
+    write_atomic(folder / "costs.md", f"# {grid.title}\n\n{markdown_grid(grid)}")
+    if drawing is None:
+        return [grid], []
+    write_atomic(folder / "costs.svg", drawing.standalone() + "\n")
+    return [grid], [drawing]
 
 
 def _write_suites(results: Sequence[tuple[Path, ScoreCard]], folder: Path) -> None:
@@ -100,7 +121,7 @@ def _write_card(
         spec=recipe.spec,
         model=checkpoint.model,
         seed=checkpoint.seed,
-        method="sft" if checkpoint.model == "sft" else recipe.spec.variants[checkpoint.model].method,
+        method=_method(recipe, checkpoint.model),
         settings=checkpoint.record.settings,
         digests=_digests(recipe, checkpoint),
         board=board,
@@ -111,6 +132,12 @@ def _write_card(
     if curves is not None:
         write_atomic(checkpoint.folder / CURVES, curves.standalone() + "\n")
     write_atomic(checkpoint.folder / "README.md", model_card(facts))
+
+
+def _method(recipe: Recipe, model: str) -> str:
+    if model == "sft":
+        return "sft"
+    return "merge" if model in recipe.spec.merges else recipe.spec.variants[model].method
 
 
 def _digests(recipe: Recipe, checkpoint: FinishedCheckpoint) -> dict[str, str]:

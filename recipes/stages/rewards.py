@@ -26,13 +26,14 @@ def source_reward_steps(recipe: Recipe, prompts: Step, answers: Sequence[Step]) 
     ]
 
 
-def target_reward_step(recipe: Recipe, seed: int, prompts: Step, target: Step) -> Step:
-    """Return the step that scores the target's answers of one seed."""
+def target_reward_step(recipe: Recipe, seed: int, prompts: Step, target: Step, after: str | None = None) -> Step:
+    """Return the step that scores the answers of one seed's SFT model, or of the variant `after`."""
 
     def expected(known: Estimator) -> tuple[int, Mean]:
         return known.prompts.of("preference") * recipe.spec.sampling.n, known.target_answer
 
-    return _step(recipe, "target", f"seed-{seed}/target-rewards", (prompts, target), seed, expected)
+    name = str((recipe.sampled(after, seed) / "target-rewards").relative_to(recipe.out))
+    return _step(recipe, "target", name, (prompts, target), seed, expected)
 
 
 def _step(

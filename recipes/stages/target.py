@@ -16,13 +16,15 @@ NAME = "target"
 """The model's name in answers and rewards."""
 
 
-def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step) -> Step:
-    """Return the step that samples the SFT model of one seed."""
+def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step, after: str | None = None) -> Step:
+    """Return the step that samples the SFT model of one seed, or the variant `after`, whose step `sft` then is."""
     spec = recipe.spec
     sampling = spec.sampling.as_sampling(seed)
     sampler = Sampler(
         NAME, ModelRef.parse(str(sft.folder)), spec.target_backend, spec.target_serve, seed, spec.sampling.max_failed
     )
+
+    folder = recipe.target(seed, after)
 
     def work(folder: Path) -> Counts:
         questions = prompts_of(prompts.folder / PROMPTS, "preference")
@@ -30,14 +32,14 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step) -> Step:
 
     def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         draws = known.prompts.of("preference") * sampling.n
-        item = item.model_copy(update={"model": "sft"})
-        item = left_to_sample(known, item, recipe.target(seed) / ANSWERS, draws, known.target_answer)
+        item = item.model_copy(update={"model": after or "sft"})
+        item = left_to_sample(known, item, folder / ANSWERS, draws, known.target_answer)
         yield known.timed(item, target_time(known, item.answer_tokens))
 
     return Step(
         "target",
-        f"seed-{seed}/target",
-        recipe.target(seed),
+        str(folder.relative_to(recipe.out)),
+        folder,
         sampler.settings() | {"sampling": sampling.model_dump(mode="json")},
         work,
         (prompts, sft),

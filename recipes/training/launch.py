@@ -22,7 +22,7 @@ from harness.store.checkpoint import Fusion
 
 from ..estimate import DeviceTime, Estimator, PlanItem, number
 from ..layout import Counts, Recipe
-from ..spec import Method, RecipeSpec, Training, launch_path
+from ..spec import PAIRED, WEIGHTED, Method, RecipeSpec, Training, launch_path
 from ..steps import log_to_terminal
 from .settings import Evaluation, TrainingJob
 
@@ -74,9 +74,9 @@ def do_job(recipe: Recipe, job: TrainingJob, rows: Rows) -> Counts:
 
 def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
     facts = rows.facts
-    learned = ("prompt_ids", f"{job.answer}_ids") if job.method == "sft" else tuple(facts.tokens)
+    learned = ("prompt_ids", f"{job.answer}_ids") if job.method in ("sft", "distill") else tuple(facts.tokens)
     return {
-        **facts.model_dump(mode="json", exclude={"tokens"}),
+        **facts.model_dump(mode="json", exclude={"tokens", "dropped_rows"}),
         "steps": done.steps,
         "tokens": sum(facts.tokens[name] for name in learned),
         "train_seconds": done.seconds,
@@ -99,7 +99,11 @@ def training_estimate(
 def row_tokens(known: Estimator, method: Method, answer: str) -> float:
     """Return the expected tokens of one row, as `_counts` counts them: the prompt once, and the answers learned."""
     lengths = {"source": known.any_source_answer, "target": known.target_answer.value}
-    answers = lengths["source"] + 2 * lengths["target"] if method == "preference" else lengths[answer]
+    answers = lengths[answer]
+    if method in PAIRED:
+        answers = lengths["source"] + 2 * lengths["target"]
+    elif method in WEIGHTED:
+        answers = lengths["source"] * (2 if method == "fusepo" else 1)
     return known.prompts.tokens.value + answers
 
 

@@ -11,10 +11,11 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from datasets import Dataset, disable_progress_bars, load_from_disk
 from pydantic import Field
@@ -22,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.records import Prompt, Record, digest
 from harness.records.asking import is_empty
-from harness.records.errors import IncompleteError, StoreError
+from harness.records.errors import ConfigError, IncompleteError, StoreError
 from harness.store import dump_json, locked, make_folder, write_atomic
 
 from ..records import PreferencePair, messages
@@ -38,6 +39,7 @@ from .templates import (
 )
 
 log = logging.getLogger(__name__)
+Entry = TypeVar("Entry")
 FACTS = "rows.json"
 REASONS = {
     "too_long": "are longer than max_length or max_prompt_length (raise them)",
@@ -58,6 +60,8 @@ class RowFacts(Record):
     dropped_changed_by_template: int = Field(default=0, exclude_if=is_empty)
     """Rows dropped because of an answer: it contains control tokens or lone surrogates, or the template removes some of
     its text."""
+    dropped_rows: tuple[int, ...] = Field(default=(), exclude_if=is_empty)
+    """Where the dropped rows were among all, counted from 0."""
     truncated_answers: int = 0
     tokens: dict[str, int] = {}
     """Column -> number of tokens in it, over all rows."""
@@ -69,12 +73,28 @@ class Rows:
 
     folder: Path
 
+    @classmethod
+    def existing(cls, folder: Path) -> Rows | None:
+        """Return the rows in a folder, or None if they are not complete."""
+        return cls(folder) if (folder / FACTS).is_file() else None
+
     @property
     def facts(self) -> RowFacts:
         return RowFacts.model_validate_json((self.folder / FACTS).read_text("utf-8"))
 
     def load(self) -> Dataset:
         return load_from_disk(str(self.folder / "data"))
+
+    def kept(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return those of the entries, one per row that was rendered, whose rows were not dropped.
+
+        Raise ConfigError if the folder does not match: an earlier release did not record which rows were dropped.
+        """
+        facts = self.facts
+        dropped = frozenset(facts.dropped_rows)
+        if len(entries) != facts.rows + len(dropped):
+            raise ConfigError(f"{self.folder} does not say which rows were dropped; move it away to render them again")
+        return [entry for index, entry in enumerate(entries) if index not in dropped]
 
 
 def rows_folder(parent: Path, *, texts: str, tokenizer: PreTrainedTokenizerBase, how: Rendering) -> Path:
@@ -131,23 +151,23 @@ def _rows(
     columns: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Rows:
-    if (existing := _made(folder)) is not None:
+    if (existing := Rows.existing(folder)) is not None:
         return existing
     check_tokenizer(tokenizer)
     rows, truncated = [], 0
-    dropped: Counter[str] = Counter()
-    for make_row in rendered:
+    dropped: dict[int, str] = {}
+    for index, make_row in enumerate(rendered):
         try:
             row = make_row()
         except UnusableAnswerError as error:
-            dropped[error.reason] += 1
+            dropped[index] = error.reason
             continue
         if row is None:
-            dropped["too_long"] += 1
+            dropped[index] = "too_long"
             continue
         truncated += row.truncated
         rows.append({"prompt_ids": row.prompt_ids, **dict(zip(columns, row.answers, strict=True))})
-    return _write(folder, rows, dropped, truncated)
+    return write_rows(folder, rows, dropped, truncated)
 
 
 def completions(rows: Dataset, answer: str) -> Dataset:
@@ -159,28 +179,31 @@ def completions(rows: Dataset, answer: str) -> Dataset:
     return Dataset.from_list(ids)
 
 
-def _made(folder: Path) -> Rows | None:
-    return Rows(folder) if (folder / FACTS).is_file() else None
+def write_rows(folder: Path, rows: list[dict[str, Any]], reasons: Mapping[int, str], truncated: int) -> Rows:
+    """Write rendered rows; `reasons` says why rows are missing, by their place among all.
 
-
-def _write(folder: Path, rows: list[dict[str, tuple[int, ...]]], dropped: Counter[str], truncated: int) -> Rows:
+    Raise IncompleteError if no row is left.
+    """
+    dropped = Counter(reasons.values())
     why = "; ".join(f"{count} {REASONS[reason]}" for reason, count in dropped.most_common())
     if not rows:
         raise IncompleteError(f"no row is left to train on: {why}" if why else "there is no row to train on")
     if set(dropped) - {"too_long"}:
         log.warning("%d rows are left out of %s: %s", dropped.total(), folder.name, why)
-    tokens = {name: sum(len(row[name]) for row in rows) for name in rows[0]}
+    tokens = {name: sum(len(row[name]) for row in rows) for name in rows[0] if name.endswith("_ids")}
     counts = {f"dropped_{reason}": count for reason, count in dropped.items()}
-    facts = RowFacts(rows=len(rows), truncated_answers=truncated, tokens=tokens, **counts)
+    facts = RowFacts(
+        rows=len(rows), truncated_answers=truncated, tokens=tokens, dropped_rows=tuple(sorted(reasons)), **counts
+    )
     make_folder(folder)
     with locked(folder / ".lock"):  # with `--jobs`, another variant's step may be writing the same rows
-        if (existing := _made(folder)) is None:
+        if (existing := Rows.existing(folder)) is None:
             _save(folder, rows)
             write_atomic(folder / FACTS, dump_json(facts.model_dump(mode="json")))
     return existing or Rows(folder)
 
 
-def _save(folder: Path, rows: list[dict[str, tuple[int, ...]]]) -> None:
+def _save(folder: Path, rows: list[dict[str, Any]]) -> None:
     data, fresh = folder / "data", folder / f".data.{os.getpid()}"
     shutil.rmtree(data, ignore_errors=True)  # left by a process that was killed before it wrote FACTS
     disable_progress_bars()

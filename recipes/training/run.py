@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from datasets import Dataset
 from pydantic import JsonValue
 from safetensors import SafetensorError
 from torch import Tensor
@@ -45,17 +46,23 @@ from harness.records import ModelRef, Record, digest
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, StoreError
 from harness.store import dump_json, write_atomic
 
+from ..likelihood import PairLogps
+from ..records import PreferencePair, messages, rows_in
+from ..spec import WEIGHTED
 from ..suites import run_suites
 from .attention import FLEX, prefer_flex
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
+from .losses import fused_reference
 from .rows import Rows, completions
 from .settings import LOG, Evaluation, TrainingJob, has_reference, trainer_config
 from .templates import load_tokenizer
-from .trainer import WRPOTrainer, weights_digest, with_reference
+from .trainer import WRPOConfig, WRPOTrainer, weights_digest, with_reference
+from .weighted import WeightedTrainer, weighted_reference
 
 log = logging.getLogger(__name__)
 WHOLE = "whole.json"
 DONE = "trained.json"
+ANSWERS = ("source", "target", "rejected")
 SESSION = ("num_tokens",)
 """Keys of the trainer's log that restart with each session, so they would differ after a resume."""
 
@@ -226,6 +233,10 @@ class CheckedWRPOTrainer(CheckedTrainer, WRPOTrainer):
     pass
 
 
+class CheckedWeightedTrainer(CheckedTrainer, WeightedTrainer):
+    pass
+
+
 def train(job: TrainingJob) -> Trained:
     """Train the job into `job.folder`, resuming from the last complete intermediate checkpoint.
 
@@ -287,13 +298,19 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         prefer_flex(model)
     model = adapted(model, job.settings)
     rows = Rows(job.rows).load()
+    if job.reference is not None:
+        rows = rows.add_column("ref_logps", json.loads(job.reference.read_text("utf-8")))
+    common = {"model": model, "args": config, "processing_class": tokenizer}
     if job.method == "sft":
-        rows = completions(rows, job.answer)
-        trainer: Trainer = CheckedSFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+        trainer: Trainer = CheckedSFTTrainer(train_dataset=completions(rows, job.answer), **common)
+    elif job.method in WEIGHTED:
+        trainer = CheckedWeightedTrainer(train_dataset=rows, **common)
+    elif job.teacher is not None:
+        trainer = _distill_trainer(job, rows, common)
     else:
-        if job.reference is not None:
-            rows = rows.add_column("ref_logps", json.loads(job.reference.read_text("utf-8")))
-        trainer = CheckedWRPOTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+        if job.method == "infifpo":
+            rows = _fused(job, rows, config)
+        trainer = CheckedWRPOTrainer(train_dataset=rows, **common)
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
     trainer.add_callback(LossLogger(job.name))
@@ -301,6 +318,52 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         trainer.add_callback(EvaluateEvery(job, job.evaluation, trainer, tokenizer))
     trainer.add_callback(WholeCheckpoints(job.digest, config.world_size, trainer.accelerator.wait_for_everyone))
     return trainer
+
+
+def _kept_pairs(job: TrainingJob) -> list[PreferencePair]:
+    """Return the pairs of the job's rows, in their order."""
+    assert job.pairs is not None
+    return Rows(job.rows).kept(list(rows_in(job.pairs, PreferencePair)))
+
+
+def _distill_trainer(job: TrainingJob, rows: Dataset, common: dict[str, Any]) -> Trainer:
+    from .distill import DistillTrainer, choose_loss, distill_rows, load_teacher  # half a second that few need
+
+    class CheckedDistillTrainer(CheckedTrainer, DistillTrainer):
+        pass
+
+    assert job.teacher is not None
+    teacher, teacher_tokenizer = load_teacher(job.teacher, job.settings)
+    config, tokenizer = common["args"], common["processing_class"]
+    choose_loss(config, job.settings, tokenizer, teacher_tokenizer)
+    config.dataset_kwargs = {"skip_prepare_dataset": True}
+    prompts = [messages(pair.prompt) for pair in _kept_pairs(job)]
+    examples = distill_rows(rows, job.answer, prompts, tokenizer, teacher_tokenizer)
+    return CheckedDistillTrainer(teacher_model=teacher, train_dataset=examples, **common)
+
+
+def _fused(job: TrainingJob, rows: Dataset, config: WRPOConfig) -> Dataset:
+    """Return the rows with InfiFPO's reference. Rows that no source has scored are left out."""
+    scored: list[dict[str, PairLogps]] = [
+        {row.prompt_id: row for row in rows_in(path, PairLogps)} for path in job.logps
+    ]
+    missing = (math.nan, math.nan, math.nan)
+    pairs = _kept_pairs(job)
+    sources = [
+        [row.per_token or missing if (row := by_prompt.get(pair.prompt.id)) is not None else missing for pair in pairs]
+        for by_prompt in scored
+    ]
+    lengths = [[len(rows[f"{answer}_ids"][at]) for answer in ANSWERS] for at in range(len(rows))]
+    fused = fused_reference(
+        (torch.tensor(rows["ref_logps"]) / torch.tensor(lengths)).T,
+        torch.tensor(sources).transpose(1, 2),
+        fusion=config.fusion,
+        clip=config.clip_sources,
+    )
+    usable = [at for at, values in enumerate(fused.T) if not bool(values.isnan().any())]
+    if len(usable) < len(rows):
+        log.warning("%s: %d rows that no source has scored are left out", job.name, len(rows) - len(usable))
+    return rows.remove_columns("ref_logps").add_column("ref_logps", fused.T.tolist()).select(usable)
 
 
 def _trained(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
@@ -368,13 +431,23 @@ def store_reference(job: TrainingJob) -> None:
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
     if _free_attention(job):
         prefer_flex(model)
+    rows = Rows(job.rows).load()
+    autocast = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None
+    if job.method in WEIGHTED:
+        if state.is_main_process:
+            model = model.to(state.device)
+            with torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
+                logps = weighted_reference(rows, model, config.per_device_train_batch_size)
+            write_atomic(job.reference, json.dumps(logps) + "\n")
+        state.wait_for_everyone()
+        return
     rows = with_reference(
-        Rows(job.rows).load(),
+        rows,
         model,
         layout=config.layout,
         batch_size=config.per_device_train_batch_size,
         state=state,
-        autocast=torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None,
+        autocast=autocast,
     )
     if state.is_main_process:
         write_atomic(job.reference, json.dumps(list(rows["ref_logps"])) + "\n")

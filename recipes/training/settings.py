@@ -21,8 +21,9 @@ from harness.records import Record, digest
 from harness.records.errors import ConfigError, one_line
 from harness.records.judge_choice import choose_judges, suite_names
 from harness.store.checkpoint import Fusion
+from harness.store.files import file_sha256
 
-from ..spec import EvaluateEverySpec, Method, RecipeSpec, Training, VariantSpec, launch_path
+from ..spec import PAIRED, WEIGHTED, EvaluateEverySpec, Method, RecipeSpec, Training, VariantSpec, launch_path
 
 SFT_DEFAULTS: Training = {
     # WRPO release, llama-3-8b-instruct-sft.yaml
@@ -38,6 +39,31 @@ PREFERENCE_DEFAULTS: Training = {
     "warmup_steps": 0.1,
     "num_train_epochs": 1,
     "max_length": 2048,
+}
+LOSS_KEYS = frozenset(
+    ("beta", "alpha", "alpha_schedule", "eval_alpha", "loss_type", "gamma", "label_smoothing", "fusion",
+     "clip_sources", "official_compat")
+)  # fmt: skip
+"""Keys of WRPOConfig's loss. In the recipe's shared `training` they are for method preference only."""
+INFIFPO_DEFAULTS: Training = PREFERENCE_DEFAULTS | {
+    # InfiFPO release, run.sh: length-normalised beta 2.5, learning rate 1e-7, one epoch. That y_w is the sources' best
+    # answer (alpha 1) is our choice.
+    "loss_type": "infifpo",
+    "learning_rate": 1e-7,
+    "beta": 2.5,
+    "alpha": 1.0,
+    "alpha_schedule": "constant",
+}
+DISTILL_DEFAULTS: Training = PREFERENCE_DEFAULTS | {
+    "lmbda": 0.0,  # off-policy; TRL's default mixes in the model's own answers, which a CPU samples slowly
+}
+DEFAULTS: dict[Method, Training] = {
+    "preference": PREFERENCE_DEFAULTS,
+    "sft": SFT_DEFAULTS,
+    "infifpo": INFIFPO_DEFAULTS,
+    "fusesft": SFT_DEFAULTS,
+    "fusepo": PREFERENCE_DEFAULTS,
+    "distill": DISTILL_DEFAULTS,
 }
 ALIASES = {"warmup_ratio": "warmup_steps", "torch_dtype": "dtype", "max_seq_length": "max_length"}
 """Key names of earlier library versions, still common in configuration files -> current names."""
@@ -57,6 +83,11 @@ OWNED = {
     "deepspeed": "`launch` names an accelerate configuration",
     "fsdp": "`launch` names an accelerate configuration",
     "fsdp_config": "`launch` names an accelerate configuration",
+    **dict.fromkeys(
+        ("teacher_model_name_or_path", "teacher_model_revision", "teacher_tokenizer_name_or_path",
+         "teacher_model_init_kwargs"),
+        "set the variant's `teacher`",
+    ),
     "hub_token": "tokens are read from the environment only; use `harness train --push-to-hub`",
     **dict.fromkeys(
         ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
@@ -114,14 +145,20 @@ def sft_settings(spec: RecipeSpec) -> Training:
 
 
 def variant_settings(spec: RecipeSpec, variant: VariantSpec) -> Training:
-    """Return the keys of a variant: defaults, overridden by the recipe's `training`, then by the variant's."""
-    defaults = PREFERENCE_DEFAULTS if variant.method == "preference" else SFT_DEFAULTS
-    return defaults | renamed(spec.training) | renamed(variant.training)
+    """Return the keys of a variant: defaults, overridden by the recipe's `training`, then by the variant's.
+
+    The recipe's `training` may set `beta` and the like for the WRPO family; in other losses they mean something else.
+    Method fusesft is a first stage, so it has the keys of `sft` instead of those of `training`.
+    """
+    shared = renamed(spec.sft if variant.method == "fusesft" else spec.training)
+    if variant.method not in ("preference", "sft"):
+        shared = {key: value for key, value in shared.items() if key not in LOSS_KEYS}
+    return DEFAULTS[variant.method] | shared | renamed(variant.training)
 
 
 def has_reference(method: Method, keys: Training) -> bool:
-    """Return whether the loss compares the model with the one that training started from. SFT and SimPO do not."""
-    return method == "preference" and keys.get("loss_type") != "simpo"
+    """Return whether the loss uses log-probabilities of the model that training starts from. SFT and SimPO do not."""
+    return method == "fusepo" or (method in PAIRED and keys.get("loss_type") != "simpo")
 
 
 def renamed(keys: Training) -> Training:
@@ -152,7 +189,12 @@ def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> None:
     for name, variant in spec.variants.items():
         where = f"variants.{name}.training"
         _check_keys(variant.training, variant.method, where)
-        settings(variant_settings(spec, variant), variant.method, where, trains_here=trains_here)
+        keys = variant_settings(spec, variant)
+        if (keys.get("loss_type") == "infifpo") != (variant.method == "infifpo"):
+            raise ConfigError(
+                f"{where}: loss_type = {keys.get('loss_type')!r}; method infifpo and its loss go together"
+            )
+        settings(keys, variant.method, where, trains_here=trains_here)
 
 
 def settings(keys: Training, method: Method, where: str, *, trains_here: bool = True) -> TrainingSettings:
@@ -186,27 +228,45 @@ def _check_key(key: str, methods: tuple[Method, ...], where: str) -> None:
     if key in known:
         return
     near = difflib.get_close_matches(key, [*known, *ALIASES], n=3)
-    other_method: Method = "sft" if methods == ("preference",) else "preference"
-    if len(methods) == 1 and any(key in adapters for adapters in _readers(other_method).values()):
-        raise ConfigError(f"{where}: {key} is a key of method {other_method!r}, but the method is {methods[0]!r}")
+    others = [method for method in DEFAULTS if any(key in adapters for adapters in _readers(method).values())]
+    if len(methods) == 1 and others:
+        raise ConfigError(f"{where}: {key} is a key of method {others[0]!r}, but the method is {methods[0]!r}")
     hint = f"did you mean {' or '.join(near)}?" if near else "see the fields of TRL's SFTConfig and of WRPOConfig"
     raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
 
 
 @cache
 def _readers(method: Method) -> Mapping[str, Mapping[str, TypeAdapter[Any]]]:
-    from trl import ModelConfig, SFTConfig
+    from trl import ModelConfig
 
     from .templates import Rendering
-    from .trainer import WRPOConfig
 
-    trainer = _adapters(WRPOConfig if method == "preference" else SFTConfig)
+    trainer = _adapters(_config_class(method))
     rendering = {key: adapter for key, adapter in _adapters(Rendering).items() if key in RENDERING_KEYS}
     return {
         "trainer": {key: adapter for key, adapter in trainer.items() if key not in rendering},
         "model": _adapters(ModelConfig),
         "rendering": rendering,
     }
+
+
+def _config_class(method: Method) -> type[Any]:
+    from trl import SFTConfig
+
+    from .trainer import WRPOConfig
+
+    if method in PAIRED:
+        return WRPOConfig
+    if method in WEIGHTED:
+        from .weighted import FuseRLConfig
+
+        return FuseRLConfig
+    kind: type[Any] = SFTConfig
+    if method == "distill":
+        from trl.experimental.gold import GOLDConfig
+
+        kind = GOLDConfig
+    return kind
 
 
 def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
@@ -265,9 +325,6 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
     On a GPU, bf16 and gradient checkpointing default to on.
     """
     import torch
-    from trl import SFTConfig
-
-    from .trainer import WRPOConfig
 
     device = torch.accelerator.is_available() and not keys.trainer.get("use_cpu")
     defaults: dict[str, Any] = {
@@ -283,12 +340,12 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
         "dataloader_pin_memory": bool(device),
         "ddp_find_unused_parameters": False,
     }
-    if method == "preference":
-        return WRPOConfig(**{**defaults, **keys.trainer})
+    if method in (*PAIRED, *WEIGHTED):
+        return _config_class(method)(**{**defaults, **keys.trainer})
     defaults["max_length"] = keys.rendering.get("max_length")
     # Rows already have labels, so TRL must not prepare them; its packing is part of that preparation.
     defaults["dataset_kwargs"] = {"skip_prepare_dataset": not keys.trainer.get("packing", False)}
-    return SFTConfig(**{**defaults, **keys.trainer})
+    return _config_class(method)(**{**defaults, **keys.trainer})
 
 
 def model_config(keys: TrainingSettings) -> Any:
@@ -322,9 +379,15 @@ class TrainingJob(Record):
     rows: Path
     """Folder of the rendered rows (`rows.Rows`)."""
     answer: Literal["source", "target"] = "source"
-    """Method sft only: whose answers are learned."""
+    """Methods sft and distill: whose answers are learned."""
     reference: Path | None = None
-    """Method preference only: file of the reference's log-probabilities, which may not exist yet."""
+    """File of the reference's log-probabilities, which may not exist yet; None if the loss has no reference."""
+    pairs: Path | None = None
+    """Methods infifpo and distill: file of the pairs that the rows were rendered from."""
+    logps: tuple[Path, ...] = ()
+    """Method infifpo only: each source's `logps.jsonl`."""
+    teacher: Path | None = None
+    """Method distill only: folder of the model to learn from."""
     folder: Path
     settings: TrainingSettings
     seed: int = Field(ge=0)
@@ -351,4 +414,8 @@ class TrainingJob(Record):
             "settings": self.settings.decisive(),
             "seed": self.seed,
         }
+        if self.logps:
+            facts["logps"] = [file_sha256(path) for path in self.logps]
+        if self.teacher is not None:
+            facts["teacher"] = self.teacher.name
         return digest(facts)[:16]

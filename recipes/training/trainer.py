@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,18 @@ from harness.store.files import file_sha256
 
 from .fitting import TOLERANCE, FittingCollator, fitting_collator, typical
 from .head import add_scoring
-from .losses import REJECTED, SOURCE, TARGET, LossType, Schedule, alpha_at, preference_loss, rewards, weighted
+from .losses import (
+    REJECTED,
+    SOURCE,
+    TARGET,
+    LossType,
+    Schedule,
+    SourceFusion,
+    alpha_at,
+    preference_loss,
+    rewards,
+    weighted,
+)
 from .packing import Layout, RowIds, base_model, batch_logps, collator_for, default_layout
 
 if TYPE_CHECKING:
@@ -100,6 +111,22 @@ def _tokens(row: RowIds) -> int:
     return len(row["prompt_ids"]) + len(row["source_ids"]) + len(row["target_ids"]) + len(row["rejected_ids"])
 
 
+@torch.no_grad()
+def pair_logps(
+    model: PreTrainedModel, rows: Sequence[RowIds], layout: Layout | None, batch_size: int
+) -> list[list[float]]:
+    """Return the summed log-probabilities of source, target and rejected of each row, without gradients.
+
+    The model must have `head.add_scoring`.
+    """
+    collate = collator_for(model, layout)
+    logps: list[list[float]] = []
+    for start in range(0, len(rows), batch_size):
+        batch = {name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()}
+        logps.extend(batch_logps(model, batch)[0].T.tolist())
+    return logps
+
+
 @dataclass
 class WRPOConfig(TrainingArguments):
     """TrainingArguments and the keys of the loss. Defaults: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml."""
@@ -116,6 +143,10 @@ class WRPOConfig(TrainingArguments):
     gamma: float = 0.0
     """SimPO's target margin, in units of the loss's logit (the paper's gamma, not gamma / beta)."""
     label_smoothing: float = 0.0
+    fusion: SourceFusion = "max_margin"
+    """InfiFPO only: the reference is the source that differs most from the initial model, or the sources' mean."""
+    clip_sources: bool = True
+    """InfiFPO only: raise sources to the initial model on preferred answers, and lower them to it on the rejected."""
     layout: Layout | None = None
     """`shared` or `rows` (see `packing`). None: `shared` if the model's attention supports it."""
     official_compat: bool = False

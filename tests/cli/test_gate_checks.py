@@ -17,9 +17,9 @@ from harness.analysis.gate.evidence import GateOptions, gate_runs
 from harness.analysis.gate.policy import Evidence, GateCheck, GatePolicy
 from harness.analysis.gate.pooling import pooled_difference, slopes_of
 from harness.records import AnchorCheck, Judging, Score, ScoreCard
+from harness.records.asking import answers_digest
 from harness.records.errors import ConfigError
 from harness.records.protocols import RunRows
-from harness.suites.head_to_head import answers_digest
 from tests.fakes.commands import Done
 from tests.fakes.deciding import LOSS, PROTOCOL, WIN, answer_of, games, mixed, toy_run, write_run
 

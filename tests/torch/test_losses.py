@@ -7,7 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipes.training.losses import LossType, Schedule, alpha_at, preference_loss, rewards
+from recipes.training.losses import (
+    LossType,
+    Schedule,
+    SourceFusion,
+    alpha_at,
+    fused_reference,
+    preference_loss,
+    rewards,
+    source_weights,
+    weighted_nll,
+    weighted_preference_loss,
+)
 
 
 def column(source: float, target: float, rejected: float) -> Tensor:
@@ -114,3 +125,78 @@ def test_linear_alpha_rises_from_nothing_with_completed_steps(step: int, expecte
 @pytest.mark.parametrize(("schedule", "max_steps"), [("constant", 10), ("linear", 0)])
 def test_alpha_is_constant_where_it_is_asked_for_or_nothing_is_trained(schedule: Schedule, max_steps: int) -> None:
     assert alpha_at(3, max_steps, 0.4, schedule) == 0.4
+
+
+# ------------------------------------------------------------------------------------- InfiFPO
+
+
+def test_infifpo_with_the_initial_model_as_its_only_source_and_no_clipping_is_lndpo() -> None:
+    torch.manual_seed(0)
+    policy, reference = torch.randn(3, 5, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    lengths = torch.tensor([[3.0], [5.0], [2.0]], dtype=torch.float64).expand(3, 5)
+    fused = fused_reference(reference / lengths, (reference / lengths)[None], clip=False)
+    infifpo = preference_loss(rewards(policy, fused, lengths, "infifpo"), loss_type="infifpo", alpha=0.3, beta=2.5)
+    lndpo = preference_loss(rewards(policy, reference, lengths, "lndpo"), loss_type="lndpo", alpha=0.3, beta=2.5)
+
+    assert torch.equal(fused, reference / lengths)
+    assert infifpo.tolist() == pytest.approx(lndpo.tolist())
+
+
+INITIAL = column(-1.0, -1.0, -1.0)
+SOURCES = torch.stack([column(-0.5, -3.0, -1.5), column(-2.0, -0.9, -0.2)])
+
+
+@pytest.mark.parametrize(
+    ("fusion", "clip", "expected"),
+    [
+        # source: -0.5 is 0.5 away, -2 is raised to -1. target: -3 is raised to -1, -0.9 is 0.1 away.
+        # rejected: -1.5 is 0.5 away, -0.2 is lowered to -1.
+        ("max_margin", True, [-0.5, -0.9, -1.5]),
+        # the largest distances without clipping: 1.0 of -2, 2.0 of -3, 0.8 of -0.2
+        ("max_margin", False, [-2.0, -3.0, -0.2]),
+        ("mean", True, [-0.75, -0.95, -1.25]),
+        ("mean", False, [-1.25, -1.95, -0.85]),
+    ],
+)
+def test_the_fused_reference_worked_out_by_hand(fusion: SourceFusion, clip: bool, expected: list[float]) -> None:
+    assert fused_reference(INITIAL, SOURCES, fusion=fusion, clip=clip).flatten().tolist() == pytest.approx(expected)
+
+
+def test_infifpo_worked_out_by_hand() -> None:
+    policy, lengths = column(-4.0, -9.0, -6.0), column(4, 3, 2)  # -1, -3, -3 per token
+    r = rewards(policy, fused_reference(INITIAL, SOURCES), lengths, "infifpo")  # -0.5, -2.1, -1.5
+
+    assert r.flatten().tolist() == pytest.approx([-0.5, -2.1, -1.5])
+    assert loss_of(r, loss_type="infifpo", alpha=1.0, beta=2.5) == pytest.approx(math.log1p(math.exp(-2.5)))
+
+
+@pytest.mark.parametrize("fusion", ["max_margin", "mean"])
+def test_a_source_without_a_log_probability_is_left_out_of_the_fusion(fusion: SourceFusion) -> None:
+    sources = torch.stack([SOURCES[0], torch.full_like(INITIAL, math.nan)])
+    none = torch.full_like(sources, math.nan)
+
+    assert torch.equal(
+        fused_reference(INITIAL, sources, fusion=fusion), fused_reference(INITIAL, SOURCES[:1], fusion=fusion)
+    )
+    assert bool(fused_reference(INITIAL, none, fusion=fusion).isnan().all())
+
+
+# ------------------------------------------------------------------------------------------------------------ FuseRL
+
+
+def test_weights_of_sources_are_a_softmax_of_their_rewards() -> None:
+    weights = source_weights(torch.tensor([0.0, math.log(3.0)]), tau=1.0)
+
+    assert weights.tolist() == pytest.approx([0.25, 0.75])
+    assert source_weights(torch.tensor([0.0, 1.0]), tau=1e6).tolist() == pytest.approx([0.5, 0.5], abs=1e-6)
+    assert source_weights(torch.tensor([0.0, 1.0]), tau=1e-3).tolist() == pytest.approx([0.0, 1.0])
+
+
+def test_fusesft_and_fusepo_weigh_the_losses_of_answers_and_pairs() -> None:
+    logps, lengths, weights = torch.tensor([-6.0, -2.0]), torch.tensor([3.0, 4.0]), torch.tensor([0.5, 1.5])
+    ratios = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # margins 2 and 0
+
+    assert weighted_nll(logps, lengths, weights).tolist() == pytest.approx([1.0, 0.75])
+    assert weighted_preference_loss(ratios, weights, beta=0.5).tolist() == pytest.approx(
+        [0.5 * math.log1p(math.exp(-1.0)), 1.5 * math.log(2)]
+    )

@@ -29,6 +29,10 @@ FOLDERS = {
     "arena_hard": "arena_hard",
     "arena_hard_v2": "arena_hard",
     "lm_eval": "lm_eval",
+    "custom": "custom",
+    "healthbench": "healthbench",
+    "healthbench_hard": "healthbench",
+    "m_arena_hard": "arena_hard",
 }
 """Suite -> its folder in harness/suites."""
 JUDGE_KIND = {

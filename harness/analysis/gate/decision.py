@@ -39,16 +39,17 @@ from .policy import (
 from .pooling import pooled_difference
 
 
-def checks_of(policy: GatePolicy, suites: Sequence[str]) -> tuple[GateCheck, ...]:
-    """Return the policy's checks, or the default checks of these suites."""
-    return policy.checks or default_checks(suites)
+def checks_of(policy: GatePolicy, cards: Mapping[str, ScoreCard | None]) -> tuple[GateCheck, ...]:
+    """Return the policy's checks, or the default checks of these suites; `cards` are the baseline's."""
+    margins = {suite: card.margin for suite, card in cards.items() if card is not None and card.margin is not None}
+    return policy.checks or default_checks(list(cards), margins)
 
 
 def judge_gate(
     candidate: str, baseline: str, policy: GatePolicy, evidence: Mapping[str, Evidence], notes: Sequence[str] = ()
 ) -> GateReport:
     """Return the gate's report on `evidence`, per suite."""
-    checks = checks_of(policy, list(evidence))
+    checks = checks_of(policy, {suite: part.baseline for suite, part in evidence.items()})
     results = _multiplicity([_checked(check, evidence, policy) for check in checks], policy)
     results = [_sequenced(result, evidence.get(result.suite)) for result in results]
     limits = [

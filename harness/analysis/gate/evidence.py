@@ -66,7 +66,8 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         )
     evidence: dict[str, Evidence] = {}
     reports: list[SequentialReport] = []
-    checks = checks_of(policy, names)
+    cards = {run.card.suite: run.card for run in baselines}
+    checks = checks_of(policy, {name: cards.get(name) for name in names})
     for suite in names:
         if suite_of_games(suite) is not None:
             if policy.population == "these":
@@ -269,7 +270,7 @@ def power_of(
         rules = {rule.metric: rule for rule in rules_of(first.card.suite, first.card.headline, first.judgments)}
         baseline_sums = {name: run_sums(rule, first) for name, rule in rules.items()}
         runs = [run_rows(partner) for partner in partners]
-        for check in checks_of(policy, [first.card.suite]):
+        for check in checks_of(policy, {first.card.suite: first.card}):
             rule = rules.get(check.metric or first.card.headline)
             if check.suite != first.card.suite or rule is None or not higher_is_better(first.card, rule.metric):
                 continue  # the drops put into the questions are drops

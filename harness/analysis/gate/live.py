@@ -102,7 +102,7 @@ async def gate_live(
     on_progress: ProgressCallback = lambda _: None,
 ) -> GateReport:
     """Answer and judge in blocks, write the cards and return the report. Sessions are recorded even if interrupted."""
-    checks = checks_of(policy, list(baselines))
+    checks = checks_of(policy, {suite: rows.card for suite, rows in baselines.items()})
     judgings = [_live_judging(run, baselines[run.plan.suite.name], checks, options) for run in runs]
     started = time.monotonic()
     await check_same_model(plan.backend, runs, assume_same=plan.spec.same_model)

@@ -120,18 +120,20 @@ class GatePolicy(Record):
         return self
 
 
-def default_checks(suites: Collection[str]) -> tuple[GateCheck, ...]:
-    """Return the default checks of these suites, as their facts state them.
+def default_checks(suites: Collection[str], margins: Mapping[str, float] | None = None) -> tuple[GateCheck, ...]:
+    """Return the default checks of these suites, as their facts state them, or `margins` of users' own suites.
 
     Their margins are such that two equal models pass all three judged suites together at least 85 % of the time
     (docs/gate.md, measured by `python -m benchmarks.gate`). Smaller margins need pooled suites or direct games.
     """
-    return tuple(
+    stated = tuple(
         GateCheck(suite=facts.name, metric=check.metric, tier=check.tier, margin=check.margin)
         for facts in all_facts()
         if facts.name in suites
         for check in facts.gate
     )
+    own = (margins or {}).items()
+    return (*stated, *(GateCheck(suite=suite, margin=margin) for suite, margin in own if suite in suites))
 
 
 Outcome = Literal["pass", "fail", "inconclusive", "invalid"]

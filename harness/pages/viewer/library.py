@@ -89,7 +89,7 @@ class Library:
         with self._lock:
             known = self._indexes.get(run.key)
         if known is None or known[0] != stamp:
-            known = (stamp, build_index(run.card, *read_rows(run.folder), suite_texts(run.card)))
+            known = (stamp, build_index(run.card, *read_rows(run.folder), suite_texts(run.card, run.folder)))
         with self._lock:
             self._indexes[run.key] = known
             self._indexes.move_to_end(run.key)
@@ -114,7 +114,7 @@ def search(run: Run, words: str) -> set[str]:
     folder, needle = run.folder, words.casefold()
     prompt_ids = {
         prompt.id
-        for prompt in suite_texts(run.card).prompts.values()
+        for prompt in suite_texts(run.card, run.folder).prompts.values()
         if needle in prompt.id.casefold() or any(needle in turn.casefold() for turn in prompt.turns)
     }
     answers = JsonlRows(folder / "answers.jsonl", Answer).read()

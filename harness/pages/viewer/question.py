@@ -14,7 +14,7 @@ import nh3
 from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
-from ...records import Answer, Judgment, Preference, Prompt
+from ...records import Answer, Judgment, Preference, Prompt, Rating
 from ...store.runs import read_question
 from ..text import visible
 from .library import Run
@@ -76,7 +76,7 @@ class QuestionView:
 def question(run: Run, prompt_id: str, *, markdown: bool, draw: str = "") -> QuestionView | None:
     """Return the question, or None if the run lacks it. `draw`: index of the answer; an unknown one shows the first."""
     answers, judgments = read_question(run.folder, prompt_id)
-    texts = suite_texts(run.card).of_run(run.folder)
+    texts = suite_texts(run.card, run.folder).of_run(run.folder)
     prompt = texts.prompts.get(prompt_id)
     if not answers and not judgments:
         return None
@@ -149,6 +149,8 @@ class Box:
         notes = [*row.flags, *([f"repeat {row.repeat}"] if row.repeat else [])]
         if row.cost:
             notes.append(f"${row.cost:.4f}")
+        if isinstance(row.verdict, Rating):
+            notes += [f"{item} {score:g}" for item, score in row.verdict.items.items()]
         order = {"ab": "baseline shown first", "ba": "candidate shown first"}.get(row.order or "", "")
         turn = f"turn {row.turn}" if row.turn else ""
         number = f"answer {row.index}" if row.index else ""
@@ -189,7 +191,7 @@ def whole_text(run: Run, prompt_id: str, part: str) -> str | None:
         return None
     at = [int(number) for number in numbers]
     answers, judgments = read_question(run.folder, prompt_id)
-    texts = suite_texts(run.card).of_run(run.folder)
+    texts = suite_texts(run.card, run.folder).of_run(run.folder)
     prompt = texts.prompts.get(prompt_id)
     if kind == "reply" and len(at) == 2:
         return _at([row.reply or "" for row in judgments if row.index == at[0]], at[1])

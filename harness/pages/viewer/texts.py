@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ...records import Answer, JudgeTask, Prompt, ScoreCard
 from ...records.errors import HarnessError
-from ...records.protocols import Suite, SuiteOptions, installed, load_plugin
-from ...run.plan import with_baseline_of
+from ...records.protocols import OwnRunner, Suite, SuiteOptions, installed, load_plugin
+from ...run.plan import load_suite, with_baseline_of
 from ...store.official import cached_path, files_of
+from ...store.runs import DEFINITION
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,23 @@ class SuiteTexts:
         return () if self.suite is None or prompt is None else self.suite.tasks(prompt, answer)
 
 
-def suite_texts(card: ScoreCard) -> SuiteTexts:
-    """Return the questions of the card's suite and edition."""
+def suite_texts(card: ScoreCard, folder: Path | None = None) -> SuiteTexts:
+    """Return the questions of the card's suite and edition; a user's own suite is in its run's folder."""
+    if folder is not None and (folder / DEFINITION).is_file():
+        return _load_own(card.suite, folder, (folder / DEFINITION).stat().st_mtime_ns)
     edition = "pocket" if card.suite_version.startswith("pocket") else "official"
     return _load(card.suite, card.suite_version, edition)
+
+
+@lru_cache(maxsize=32)
+def _load_own(name: str, folder: Path, changed: int) -> SuiteTexts:
+    """`changed`: the definition's time, so that another file is read anew."""
+    try:
+        suite = load_suite(name, SuiteOptions(), folder)
+    except HarnessError as error:
+        return SuiteTexts(note=str(error))
+    assert not isinstance(suite, OwnRunner), "only judged suites are defined by a file"
+    return SuiteTexts(suite, {prompt.id: prompt for prompt in suite.prompts()})
 
 
 @lru_cache(maxsize=32)

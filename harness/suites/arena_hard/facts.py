@@ -118,19 +118,53 @@ V2 = Facts(
             name="arena_hard_v2/baseline/creative_writing",
             suite="arena_hard_v2",
             path=f"{V2_REPOSITORY}/data/arena-hard-v2.0/model_answer/gemini-2.0-flash-001.jsonl",
-            sha256=None,
-            size=None,
+            sha256="70f614e1345f787a1da98c239d27f6df3c1d26b411cf894949f934a3039d6f0b",
+            size=5_717_133,
             licence="Apache-2.0",
-            optional=True,
         ),
         OfficialFile(
             name="arena_hard_v2/judge_prompts",
             suite="arena_hard_v2",
             path=f"{V2_REPOSITORY}/utils/judge_utils.py",
-            sha256=None,
-            size=None,
+            sha256="cbb093f4fc27408d8447e946392f26f98538b1e3950f574aca91a0f7595167b4",
+            size=3_957,
             licence="Apache-2.0",
-            optional=True,
         ),
     ),
+)
+
+LANGUAGES = (
+    *("ar", "cs", "de", "el", "en", "es", "fa", "fr", "he", "hi", "id", "it"),
+    *("ja", "ko", "nl", "pl", "pt", "ro", "ru", "tr", "uk", "vi", "zh"),
+)
+M_REPOSITORY = "huggingface.co/datasets/CohereLabs/m-ArenaHard/resolve/55f725345aed71ea54dee08e4429f99c6d72e8f2"
+
+
+def _language(language: str) -> OfficialFile:
+    path = f"{M_REPOSITORY}/{language}/test-00000-of-00001.parquet"
+    return OfficialFile(
+        name=f"m_arena_hard/{language}",
+        suite="m_arena_hard",
+        path=path,
+        sha256=None,
+        size=None,
+        licence="Apache-2.0",
+        source=f"https://{path}",
+        optional=True,
+    )
+
+
+MULTILINGUAL = Facts(
+    name="m_arena_hard",
+    title="m-ArenaHard",
+    headline="arena_hard",
+    metrics=METRICS,
+    columns=("avg_tokens",),
+    rules=(QuestionRule("arena_hard", 100.0), QuestionRule("win_rate", 100.0, weighted=False)),
+    gate=GATE,
+    questions=500 * len(LANGUAGES),
+    judge_calls=2,
+    argument="LANGUAGE",
+    by_argument=True,
+    files=tuple(map(_language, LANGUAGES)),
 )

@@ -154,6 +154,11 @@ class ArenaHard:
             "answer_settings": {"max_tokens": MAX_TOKENS, "temperature": 0.0},
         }
 
+    @property
+    def clusters(self) -> dict[str, str]:
+        """Return prompt id -> cluster, of prompts that intervals count as one; v0.1 and v2.0 count each by itself."""
+        return {}
+
     def _baselines(self) -> JsonValue:
         """Return the baseline's name, or the baseline of each category."""
         if self._rules.headline_category is None:
@@ -225,7 +230,11 @@ class ArenaHard:
         return SuiteScores(scores=scores, by_category=by_category, notes=self._notes(scores))
 
     def _score(self, prompts: Sequence[Prompt], verdicts: Verdicts, times: int) -> Score:
-        units = [slot_unit(*pair) for prompt in prompts for pair in self._games(prompt, verdicts, times)]
+        units = [
+            slot_unit(self.clusters.get(prompt_id, prompt_id), game)
+            for prompt in prompts
+            for prompt_id, game in self._games(prompt, verdicts, times)
+        ]
         return mean_score(units, 2 * times * len(prompts), scale=100.0, bounds=PREFERENCES)
 
     def _games(self, prompt: Prompt, verdicts: Verdicts, times: int) -> list[tuple[str, Sequence[Verdict]]]:
@@ -287,7 +296,7 @@ def load_v01(options: SuiteOptions) -> SuiteData:
         )
         for row in read_json_lines(paths["arena_hard/baseline"])
     }
-    template = _read_v01_template(paths["arena_hard/judge_config"])
+    template = read_v01_template(paths["arena_hard/judge_config"])
     return SuiteData(
         version="official-1",
         prompts=prompts,
@@ -298,7 +307,8 @@ def load_v01(options: SuiteOptions) -> SuiteData:
     )
 
 
-def _read_v01_template(path: Path) -> JudgeTemplate:
+def read_v01_template(path: Path) -> JudgeTemplate:
+    """Return the judge's prompt of v0.1's configuration; raise DataError for another file."""
     config = yaml.safe_load(path.read_text("utf-8"))
     try:
         return JudgeTemplate(

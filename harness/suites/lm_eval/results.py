@@ -23,6 +23,7 @@ from ...records import Score, SuiteScores, digest
 from ...records.errors import ConfigError
 from ...records.protocols import Numbers
 from .metrics import NOT_SCORES, direction, headline
+from .presets import preset_headline
 
 NORMAL_95 = 1.959963984540054
 SUITE = "lm_eval"
@@ -149,7 +150,7 @@ def task_numbers(document: Row, name: str, notes: Sequence[str] = ()) -> Numbers
     scores = _metrics(document, name)
     members = _members(document, name)
     directions = {key: _direction(document, name, key) for key in _all_names(scores, members)}
-    metric = headline(scores, directions, *_order(document, name))
+    metric = preset_headline(name, scores) or headline(scores, directions, *_order(document, name))
     notes = [OWN_UNITS, *notes, *direction_notes(metric, directions)]
     notes += [] if scores[metric].n else [UNKNOWN_N]
     if number_of(part(document, "results", name, error_name(metric))) == 0:

@@ -26,6 +26,7 @@ from ...records.protocols import Numbers, OwnRun, Served, SuiteOptions
 from ...store.files import file_sha256
 from ...store.provenance import install_command
 from .files import run_results
+from .presets import task_of
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class LmEval:
     judged = False
 
     def __init__(self, options: SuiteOptions) -> None:
-        self.task = options.argument
+        self.task = task_of(options.argument)
         if not self.task:
             raise ConfigError("suite lm_eval needs a task: lm_eval:TASK, lm_eval:T1+T2 or lm_eval:FILE.yaml")
         self._file = Path(self.task) if self.task.endswith((".yaml", ".yml")) else None

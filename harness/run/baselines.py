@@ -1,0 +1,252 @@
+"""`--baseline`: compare with another baseline than the benchmark's: a run, a file of answers, or a model asked once.
+
+A model's answers are stored under `results/baselines/` and asked for only once: later runs, of any candidate, read
+them. Everything downstream finds them in the run's own folder too (`baseline.jsonl`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from pydantic import JsonValue
+
+from ..records import Answer, ModelRef, Prompt, digest
+from ..records.asking import answers_digest
+from ..records.errors import ConfigError, IncompleteError
+from ..records.judge_choice import judged_as
+from ..records.protocols import Backend, ServeOptions, Suite, TakesBaseline, load_plugin
+from ..records.settings import RunSpec
+from ..store import RunStore, read_card
+from ..store.runs import find_run, read_rows
+
+log = logging.getLogger(__name__)
+UNSAFE = {"allow_pickle": False, "trust_remote_code": False, "engine_args": ()}
+"""Options of the candidate that do not extend to a model which a suite's file names."""
+
+
+@runtime_checkable
+class NamesBaseline(Protocol):
+    """A suite whose file names its baseline, in the words of `--baseline`."""
+
+    baseline_choice: str | None
+
+
+@runtime_checkable
+class WantsBaseline(Protocol):
+    """A suite that may have no baseline of its own."""
+
+    needs_baseline: bool
+    """Whether nothing can be judged without one."""
+    takes_baseline: bool
+    """Whether it can be given one."""
+
+
+@dataclass(frozen=True)
+class BaselinePlan:
+    """Another baseline than the benchmark's own."""
+
+    text: str
+    """As the user gave it."""
+    answers: Mapping[str, Answer]
+    """By prompt id; placeholders if `job` is not None."""
+    official: str | None
+    """The benchmark's own baseline, which it replaces; None: it has none."""
+    job: BaselineJob | None = None
+    """The model to ask first; None: the answers exist."""
+    key: str | None = None
+    """Of a model: which one answered with which settings, the same however many questions it was asked."""
+
+    @property
+    def name(self) -> str:
+        return next(iter(self.answers.values())).model
+
+    @property
+    def sha(self) -> str:
+        """Return what the protocol states of the answers, besides the baseline's name: 12 characters."""
+        return self.key or answers_digest(list(self.answers.values()))
+
+    def differences(self) -> tuple[str, ...]:
+        """Return how the comparison differs from the benchmark's own."""
+        return (
+            () if self.official is None else (f"baseline {self.name} instead of the benchmark's own, {self.official}",)
+        )
+
+
+@dataclass(frozen=True)
+class BaselineJob:
+    """A model whose answers are asked for once, and stored."""
+
+    suite: Suite
+    prompts: tuple[Prompt, ...]
+    """Those of this run."""
+    model: ModelRef
+    backend: Backend
+    folder: Path
+    concurrency: int
+    manifest: Mapping[str, JsonValue]
+
+    def stored(self) -> dict[str, Answer]:
+        """Return the answers that exist, by prompt id."""
+        if not (self.folder / "manifest.json").is_file():
+            return {}
+        answers, _ = read_rows(self.folder)
+        return {answer.prompt_id: answer for answer in answers if answer.error is None}
+
+    def missing(self) -> list[Prompt]:
+        known = self.stored()
+        return [prompt for prompt in self.prompts if prompt.id not in known]
+
+
+def with_baseline(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt]) -> tuple[Suite, BaselinePlan | None]:
+    """Return the suite against the baseline that the command or its own file names; None: its own.
+
+    `prompts`: those of this run. Ask nothing. Raise ConfigError if the suite compares with no baseline, or if one is
+    needed and none is named.
+    """
+    name = judged_as(suite.name)
+    flag = spec.baseline.get(name, spec.baseline.get(name.partition(":")[0], spec.baseline.get("*")))
+    text = flag or (suite.baseline_choice if isinstance(suite, NamesBaseline) else None)
+    if text is None:
+        if isinstance(suite, WantsBaseline) and suite.needs_baseline:
+            raise ConfigError(
+                f"{suite.name} compares with a baseline and has none of its own: give --baseline RUN, FILE or MODEL"
+            )
+        return suite, None
+    takes = suite.takes_baseline if isinstance(suite, WantsBaseline) else isinstance(suite, TakesBaseline)
+    if not takes or not isinstance(suite, TakesBaseline):
+        if flag is not None and "*" in spec.baseline and len(spec.suites) > 1:
+            return suite, None  # --baseline is for the other suites; `check_used` refuses it if none takes it
+        raise ConfigError(f"--baseline {text!r}: {suite.name} does not compare with a baseline")
+    job: BaselineJob | None = None
+    key: str | None = None
+    answers = _recorded(text, suite, spec.results)
+    if answers is None:
+        job = _job(spec, suite, prompts, text, is_trusted=flag is not None)
+        key, stored = job.folder.name, job.stored()
+        answers = {prompt.id: stored.get(prompt.id) or _placeholder(prompt, job.model.label) for prompt in prompts}
+        job = job if job.missing() else None
+    missing = [prompt.id for prompt in prompts if prompt.id not in answers]
+    if len(missing) == len(prompts):
+        raise ConfigError(f"--baseline {text!r} has no answer to any question of {suite.name}")
+    if missing:
+        log.warning("baseline %r has no answer to %d of %d questions", text, len(missing), len(prompts))
+    official = suite.protocol().get("baseline")
+    against: Suite = suite.against(answers)
+    if against is suite:
+        return suite, None  # the benchmark's own baseline, by another way
+    return against, BaselinePlan(text, answers, _listed(official), job, key)
+
+
+def check_used(spec: RunSpec, plans: Iterable[BaselinePlan | None]) -> None:
+    """Raise ConfigError if `--baseline` is given and no suite of the run takes one."""
+    if "*" in spec.baseline and len(spec.suites) > 1 and all(plan is None for plan in plans):
+        raise ConfigError(f"--baseline {spec.baseline['*']!r}: no suite of this run takes another baseline")
+
+
+def placeholders(suite: Suite) -> Suite:
+    """Return the suite against stand-in answers, to show what it would ask; itself if it has a baseline or needs none.
+
+    A baseline that the suite's file names as a file is read.
+    """
+    choice = suite.baseline_choice if isinstance(suite, NamesBaseline) else None
+    if not isinstance(suite, TakesBaseline) or not (isinstance(suite, WantsBaseline) and suite.needs_baseline):
+        return suite
+    if choice is not None and Path(choice).is_file():
+        from ..suites.baseline_files import read_answer_file
+
+        answers = read_answer_file(Path(choice), suite.prompts())
+        missing = [prompt.id for prompt in suite.prompts() if prompt.id not in answers]
+        if missing:
+            raise ConfigError(f"{choice} has no answer to {len(missing)} prompts, e.g. {missing[0]!r}")
+    else:
+        answers = {prompt.id: _placeholder(prompt, choice or "baseline", words=0) for prompt in suite.prompts()}
+    against: Suite = suite.against(answers)
+    return against
+
+
+def _listed(official: JsonValue) -> str | None:
+    if isinstance(official, dict):
+        return " and ".join(dict.fromkeys(map(str, official.values())))
+    return official if isinstance(official, str) else None
+
+
+def _placeholder(prompt: Prompt, model: str, words: int = 300) -> Answer:
+    """Return a stand-in; by default it has about 1,500 characters per turn, for plans."""
+    numbers = range(1, 1 + len(prompt.turns))
+    turns = tuple(f"(the baseline's answer {number})" + " word" * words for number in numbers)
+    return Answer(prompt_id=prompt.id, model=model, turns=turns, finish=tuple("stop" for _ in turns))
+
+
+def _recorded(text: str, suite: Suite, results: Path) -> dict[str, Answer] | None:
+    """Return the first draw of a run or file, by prompt id; None if the text names a model that is to be asked."""
+    if text.startswith(("endpoint:", "hf:")):
+        return None
+    path = Path(text).expanduser()
+    if path.is_file() and path.name != "card.json":
+        from ..suites.baseline_files import read_answer_file  # deferred: it needs numpy, which the help does not
+
+        return read_answer_file(path, suite.prompts())
+    if (path / "config.json").is_file():
+        return None
+    folder = find_run(text, results, (suite.name,))
+    card = read_card(folder / "card.json")
+    if card.suite != suite.name or card.protocol.get("data") != suite.protocol().get("data"):
+        raise ConfigError(f"--baseline {text!r}: {folder} is a run of {card.suite}, or of other questions")
+    rows = [row for row in read_rows(folder)[0] if row.error is None and row.index == 0]
+    return {row.prompt_id: row.model_copy(update={"model": card.model}) for row in rows}
+
+
+def _job(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt], text: str, *, is_trusted: bool) -> BaselineJob:
+    model = ModelRef.parse(text)
+    name = "endpoint" if model.scheme == "endpoint" else "vllm" if spec.backend == "endpoint" else spec.backend
+    serve = spec.serve.model_dump() | ({} if is_trusted else UNSAFE)
+    backend: Backend = load_plugin("backends", name)(model, ServeOptions(log_dir=spec.log_dir, seed=spec.seed, **serve))
+    shas = {digest(suite.sampling(prompt).model_dump(mode="json"))[:12] for prompt in suite.prompts()}
+    manifest: dict[str, JsonValue] = {
+        "schema_version": 1,
+        "model": model.short if model.scheme == "path" else str(model),
+        "identity": backend.identity(),
+        "suite": suite.name,
+        "suite_version": suite.version,
+        "data": suite.protocol().get("data"),
+        "sampling": digest(sorted(shas))[:12],
+    }
+    folder = spec.results / "baselines" / model.slug / f"{suite.name.replace(':', '_')}@{suite.version}"
+    return BaselineJob(
+        suite, tuple(prompts), model, backend, folder / digest(manifest)[:12], spec.serve.concurrency, manifest
+    )
+
+
+async def ask(job: BaselineJob) -> None:
+    """Ask the model what is missing, and store its answers as they arrive.
+
+    Raise IncompleteError if some fail; the same command asks those again.
+    """
+    store = RunStore(job.folder).open(dict(job.manifest))
+    try:
+        prompts = iter(job.missing())
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(job.backend)
+
+            async def work() -> None:
+                for prompt in prompts:
+                    answer = await server.answer(prompt, job.suite.sampling(prompt).model_copy(update={"n": 1}))
+                    store.answers.append(answer.model_copy(update={"model": job.model.label}))
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(job.concurrency):
+                    group.create_task(work())
+    finally:
+        store.close()
+    missing = job.missing()
+    if missing:
+        raise IncompleteError(
+            f"the baseline {job.model.label} failed on {len(missing)} of {len(job.prompts)} questions, e.g. "
+            f"{missing[0].id}; the same command asks them again"
+        )

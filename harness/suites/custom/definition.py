@@ -1,0 +1,388 @@
+"""Read a suite from a user's YAML file, or from a JSONL file of prompts alone.
+
+>>> OwnJudging(kind="rubric", items=({"name": "polite"},)).items[0].is_yes_or_no
+True
+
+The file is data: nothing in it is executed, a check in Python is named and must be installed, files are named relative
+to it and lie in its folder, and it cannot name a server that prompts or keys are sent to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from ...records import Prompt, Record, Sampling, digest
+from ...records.asking import is_empty
+from ...records.documents import parse_json, read_yaml
+from ...records.errors import ConfigError
+from ...records.protocols import SuiteOptions
+from ...records.settings import checked
+from .grammar import Item
+
+Kind = Literal["pairwise", "rating", "rubric", "checks"]
+NAME = re.compile(r"[\w.-]{1,60}", re.ASCII)
+SUFFIXES = (".yaml", ".yml", ".jsonl")
+MAX_BYTES = 64_000_000
+"""Largest file of prompts, in bytes."""
+MAX_PROMPTS = 100_000
+SLOTS: Mapping[Kind, tuple[str, ...]] = {
+    "pairwise": ("prompt", "answer_a", "answer_b", "reference", "system", "category", "instructions"),
+    "rating": ("prompt", "answer", "reference", "system", "category", "instructions"),
+    "rubric": ("prompt", "answer", "reference", "system", "category", "instructions", "rubric"),
+    "checks": (),
+}
+"""What a template of the user's may name in braces."""
+NEEDED: Mapping[Kind, tuple[str, ...]] = {
+    "pairwise": ("answer_a", "answer_b"),
+    "rating": ("answer",),
+    "rubric": ("answer", "rubric"),
+    "checks": (),
+}
+SLOT = re.compile(r"\{([A-Za-z_]\w*)\}", re.ASCII)
+UNPINNED = "give it a --baseline on the command line instead"
+
+
+class OwnTemplate(Record):
+    """A judge's prompt in the user's words; `{NAME}` is a slot, any other brace is text."""
+
+    system: str | None = None
+    user: str
+
+
+class LabelPoints(Record):
+    """What a verdict's label is worth."""
+
+    points: float = Field(ge=0, le=1)
+    """For the answer shown first (answer_a): 1 it wins, 0.5 a draw, 0 it loses."""
+    weight: Literal[1, 3] = 1
+    """Games that it counts as."""
+
+
+class OwnJudging(Record):
+    """`judge:` of a suite's file."""
+
+    kind: Kind
+    instructions: str = ""
+    """What makes an answer good; it becomes part of the judge's prompt."""
+    template: OwnTemplate | None = None
+    """None: our own."""
+    labels: dict[str, LabelPoints] = {}
+    """pairwise: label -> points; empty: A>>B, A>B, A=B, B>A, B>>A."""
+    low: float = 1
+    high: float = 10
+    """rating: lowest and highest."""
+    items: tuple[Item, ...] = ()
+    """rubric: the criteria of every prompt; prompts may have more of their own."""
+    checks: tuple[str, ...] = ()
+    """checks: names of installed checks (`harness ls checks`)."""
+    length_control: bool = False
+    """pairwise: rank by the win rate that answers of equal length would have."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    max_tokens: int = Field(default=2048, gt=0)
+    """Of the judge's reply."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _numbers(cls, value: object) -> object:
+        """Return points for labels that are given as a number alone."""
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            str(label): {"points": points} if isinstance(points, int | float) else points
+            for label, points in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        own_keys = {"labels": "pairwise", "length_control": "pairwise", "items": "rubric", "checks": "checks"}
+        for key, kind in {**own_keys, "low": "rating", "high": "rating"}.items():
+            is_set = key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default
+            if is_set and self.kind != kind:
+                raise ValueError(f"{key} is for kind {kind}, not {self.kind}")
+        if self.kind == "checks" and not self.checks:
+            raise ValueError("kind checks needs checks: [NAME, ...] (harness ls checks)")
+        if self.kind == "checks" and len(set(self.checks)) < len(self.checks):
+            raise ValueError(f"a check is named twice: {', '.join(self.checks)}")
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        _check_labels(self.labels)
+        if self.template is not None:
+            _check_template(self.kind, self.template)
+        return self
+
+
+def _check_items(path: Path, prompt_id: str, items: Sequence[Item]) -> None:
+    names = [item.name for item in items]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{path}: prompt {prompt_id!r} has two items called {twice!r}")
+    if not any(item.weight > 0 for item in items):
+        raise ConfigError(
+            f"{path}: prompt {prompt_id!r} has no item of positive weight; kind rubric needs items: [{{name: NAME, "
+            "text: TEXT}, ...], under judge: or with each prompt"
+        )
+
+
+def _check_labels(labels: Mapping[str, LabelPoints]) -> None:
+    if not labels:
+        return
+    if len({label.upper() for label in labels}) < len(labels):
+        raise ValueError("two labels differ only in upper and lower case")
+    strange = next((label for label in labels if not re.fullmatch(r"[^\[\]\n]{1,80}", label.strip())), None)
+    if strange is not None:
+        raise ValueError(f"label {strange!r} is empty, too long, or contains a bracket")
+    if {0.0, 1.0} - {value.points for value in labels.values()}:
+        raise ValueError("labels need one of points 1 (the first answer wins) and one of points 0 (it loses)")
+
+
+def _check_template(kind: Kind, template: OwnTemplate) -> None:
+    if kind == "checks":
+        raise ValueError("template is for a judge that is a model; checks have none")
+    slots = set(SLOT.findall(template.user))
+    unknown = sorted(slots - set(SLOTS[kind]))
+    if unknown:
+        raise ValueError(f"the template has no slot {{{unknown[0]}}}; slots of {kind}: {', '.join(SLOTS[kind])}")
+    missing = [slot for slot in NEEDED[kind] if slot not in slots]
+    if missing:
+        raise ValueError(f"the template does not show {{{missing[0]}}}")
+
+
+class BaselineChoice(Record):
+    """`baseline:` of a suite's file: one of three."""
+
+    run: str | None = None
+    """A finished run: its folder's name under --results, or its model's name."""
+    file: str | None = None
+    """A file of answers beside the suite's file."""
+    model: str | None = None
+    """hf:ORG/NAME@REVISION, asked once; its answers are stored."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if len([value for value in (self.run, self.file, self.model) if value]) != 1:
+            raise ValueError("give one of run, file and model")
+        if self.model is not None and not self.model.startswith("hf:"):
+            raise ValueError(f"model {self.model!r} is not hf:ORG/NAME@REVISION; {UNPINNED}")
+        if self.run is not None and (self.run.startswith("/") or ".." in Path(self.run).parts):
+            raise ValueError(f"run {self.run!r} is not the name of a model or run; {UNPINNED}")
+        return self
+
+    @property
+    def text(self) -> str:
+        """Return the baseline as `--baseline` has it; a file is already a path."""
+        return self.run or self.file or self.model or ""
+
+
+class AnswerSettings(Record):
+    """`sampling:` of a suite's file: how candidates answer."""
+
+    temperature: float | None = Field(default=0.0, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int = Field(default=2048, gt=0)
+    n: int = Field(default=1, ge=1)
+    stop: tuple[str, ...] = ()
+
+
+Texts = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class WrittenPrompt(Record):
+    """One prompt as users write it: a line of JSONL, or an entry of `prompts:`."""
+
+    id: str | int | None = None
+    """None: its position, from 1."""
+    prompt: str | None = None
+    turns: Texts | None = None
+    """Several turns of the user; the model answers each."""
+    category: str = "all"
+    reference: str | Texts | None = None
+    """A good answer, which the judge sees; several: one per turn."""
+    system: str | None = None
+    cluster: str | None = None
+    """Prompts that resemble each other: intervals count each cluster once."""
+    items: tuple[Item, ...] = ()
+    """rubric: criteria of this prompt alone, after those of all prompts."""
+
+    @model_validator(mode="after")
+    def _has_a_question(self) -> Self:
+        if (self.prompt is None) == (self.turns is None):
+            raise ValueError("give prompt (one turn) or turns (several), and only one of them")
+        if not all(turn.strip() for turn in self.turns or (self.prompt or "",)):
+            raise ValueError("a turn is empty")
+        return self
+
+    def as_prompt(self, position: int, system: str | None) -> Prompt:
+        reference = (self.reference,) if isinstance(self.reference, str) else self.reference or ()
+        return Prompt(
+            id=str(position if self.id is None else self.id),
+            turns=self.turns or (self.prompt or "",),
+            category=self.category,
+            reference=reference,
+            system=self.system if self.system is not None else system,
+            cluster=self.cluster,
+        )
+
+
+class SuiteFile(Record):
+    """The keys of a suite's YAML file."""
+
+    prompts: str | list[dict[str, JsonValue]]
+    """A JSONL file beside this one, or the prompts themselves."""
+    system: str | None = None
+    """System prompt of prompts without one."""
+    judge: dict[str, JsonValue]
+    baseline: BaselineChoice | None = None
+    sampling: AnswerSettings = AnswerSettings()
+    margin: float | None = Field(default=None, gt=0)
+    """The largest drop that `harness gate` tolerates by default, in the headline's unit."""
+
+
+class Definition(Record):
+    """A suite, resolved: what its file and the files that it names contain. Its run's folder has a copy."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=NAME.pattern)
+    prompts: tuple[Prompt, ...] = Field(min_length=1)
+    judge: OwnJudging | None
+    """None: a file of prompts alone, judged against a baseline if there is one, else rated."""
+    sampling: Sampling
+    margin: float | None = Field(default=None, gt=0, exclude_if=is_empty)
+    items: dict[str, tuple[Item, ...]] = Field(default={}, exclude_if=is_empty)
+    """Prompt id -> criteria of this prompt alone."""
+
+    @property
+    def data_sha(self) -> str:
+        """Return the digest of what is asked: cards of other prompts are never compared."""
+        return digest([prompt.model_dump(mode="json") for prompt in self.prompts])
+
+
+def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
+    """Return the suite in a file, and the baseline that it names. Raise ConfigError if something in it is wrong."""
+    path = _file(argument)
+    name = path.name.removesuffix(path.suffix)
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{path}: rename it: a suite is called like its file, with letters, digits, `.`, `-`, `_`")
+    if path.suffix == ".jsonl":
+        rows = read_prompt_rows(path)
+        prompts = _prompts(rows, None, path)
+        if any(row.items for row in rows):
+            raise ConfigError(f"{path}: items need a YAML file with judge: {{kind: rubric}} that names these prompts")
+        return Definition(
+            name=name, prompts=prompts, judge=None, sampling=Sampling(**AnswerSettings().model_dump())
+        ), None
+    file = checked(SuiteFile, read_yaml(path), str(path))
+    if isinstance(file.prompts, str):
+        rows = read_prompt_rows(beside(path, file.prompts))
+    else:
+        entries = enumerate(file.prompts, start=1)
+        rows = tuple(checked(WrittenPrompt, entry, f"{path}: prompts, entry {number}") for number, entry in entries)
+    baseline = file.baseline
+    if baseline is not None and baseline.file is not None:
+        baseline = BaselineChoice(file=str(beside(path, baseline.file)))
+    judge = checked(OwnJudging, _with_template(path, file.judge), f"{path}: judge")
+    if baseline is not None and judge.kind != "pairwise":
+        raise ConfigError(f"{path}: baseline is for kind pairwise, and this suite's judge is of kind {judge.kind}")
+    prompts = _prompts(rows, file.system, path)
+    items = {prompt.id: row.items for prompt, row in zip(prompts, rows, strict=True) if row.items}
+    if items and judge.kind != "rubric":
+        raise ConfigError(f"{path}: prompt {next(iter(items))!r} has items, but the judge is of kind {judge.kind}")
+    for prompt in prompts if judge.kind == "rubric" else ():
+        _check_items(path, prompt.id, (*judge.items, *items.get(prompt.id, ())))
+    if judge.length_control and any(len(prompt.turns) > 1 for prompt in prompts):
+        raise ConfigError(f"{path}: judge.length_control needs prompts of one turn each")
+    return (
+        Definition(
+            name=name,
+            prompts=prompts,
+            judge=judge,
+            sampling=Sampling(**file.sampling.model_dump()),
+            margin=file.margin,
+            items=items,
+        ),
+        baseline,
+    )
+
+
+def judge_of(argument: str) -> str | None:
+    """Return the only judge that can judge the suite in a file; None: any model."""
+    judge = read_definition(argument)[0].judge
+    return "checks" if judge is not None and judge.kind == "checks" else None
+
+
+def load(options: SuiteOptions) -> tuple[Definition, BaselineChoice | None]:
+    """Return the suite of the command line, or the one whose copy is in a run's folder."""
+    if options.definition is None:
+        return read_definition(options.argument)
+    if not isinstance(options.definition, dict):
+        raise ConfigError("suite.json in the run's folder is not an object")
+    return checked(Definition, options.definition, "suite.json in the run's folder"), None
+
+
+def _file(argument: str) -> Path:
+    path = Path(argument).expanduser()
+    if not argument or path.suffix not in SUFFIXES:
+        raise ConfigError(f"suite custom needs a file, custom:FILE.yaml or custom:PROMPTS.jsonl, not {argument!r}")
+    if not path.is_file():
+        raise ConfigError(f"no suite file {argument!r}")
+    return path
+
+
+def beside(file: Path, name: str) -> Path:
+    """Return a file in the folder of the suite's file, or below it. Raise ConfigError for any other."""
+    folder = file.parent.resolve()
+    path = (folder / name).resolve()
+    if Path(name).is_absolute() or not path.is_relative_to(folder):
+        raise ConfigError(f"{file} names {name!r}, which is not in its folder; move it there")
+    if not path.is_file():
+        raise ConfigError(f"{file} names {name!r}, but there is no such file beside it")
+    return path
+
+
+def read_prompt_rows(path: Path) -> tuple[WrittenPrompt, ...]:
+    """Return the prompts of a JSONL file. Raise ConfigError with the line's number if one is wrong."""
+    if path.suffix != ".jsonl":
+        raise ConfigError(f"{path}: prompts are in a .jsonl file, one JSON object per line")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read")
+        lines = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            row = parse_json(line, f"{path}, line {number}")
+            if not isinstance(row, dict):
+                raise ConfigError(f"{path}, line {number} is not a JSON object")
+            rows.append(checked(WrittenPrompt, row, f"{path}, line {number}"))
+    return tuple(rows)
+
+
+def _prompts(rows: Sequence[WrittenPrompt], system: str | None, path: Path) -> tuple[Prompt, ...]:
+    if not 0 < len(rows) <= MAX_PROMPTS:
+        raise ConfigError(f"{path} has {len(rows):,} prompts; a suite has 1 to {MAX_PROMPTS:,}")
+    prompts = tuple(row.as_prompt(position, system) for position, row in enumerate(rows, start=1))
+    seen: set[str] = set()
+    for prompt in prompts:
+        if not prompt.id.strip() or len(prompt.id) > 200 or not prompt.id.isprintable():
+            raise ConfigError(f"{path}: id {prompt.id[:40]!r} is empty, too long or not printable")
+        if prompt.id in seen:
+            raise ConfigError(f"{path}: two prompts have the id {prompt.id!r}")
+        if len(prompt.reference) > len(prompt.turns):
+            raise ConfigError(f"{path}: prompt {prompt.id!r} has more references than turns")
+        seen.add(prompt.id)
+    return prompts
+
+
+def _with_template(path: Path, judge: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the judging with the template of a file that it names read in."""
+    settings = dict(judge)
+    template = settings.get("template")
+    if isinstance(template, str):
+        settings["template"] = dict(read_yaml(beside(path, template)))
+    return settings

@@ -1,0 +1,1 @@
+"""HealthBench: conversations about health, each with physicians' own rubric."""

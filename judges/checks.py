@@ -1,0 +1,83 @@
+"""Judge answers by checks in Python, which packages install: `fusion_harness.checks`. Free and deterministic.
+
+>>> prompt = Prompt(id="1", turns=("As JSON: the capital of France",), category="geo", reference=("Paris",))
+>>> answer = Answer(prompt_id="1", model="m", turns=('{"capital": "Paris"}',))
+>>> valid_json(prompt, answer), contains_reference(prompt, answer)
+(True, True)
+
+A check is called with a Prompt and an Answer and returns True, False, or a share in 0..1. A suite's file names its
+checks (`judge: {kind: checks, checks: [...]}`); it can run no others, as only installed packages are imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+
+from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, Prompt, Rating
+from harness.records.errors import ConfigError, one_line
+from harness.records.protocols import NothingToOpen, load_plugin
+
+PREFIX = "checks:"
+Check = Callable[[Prompt, Answer], bool | float]
+
+
+class ChecksJudge(NothingToOpen):
+    """`fusion_harness.judges` entry point "checks"."""
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        self.spec = spec
+
+    def check(self, task: JudgeTask) -> None:
+        """Raise ConfigError if the task has no checks, PluginError if one of them is not installed."""
+        for name in names_of(task):
+            load_plugin("checks", name)
+
+    async def judge(self, task: JudgeTask) -> Judgment:
+        """Return the share of checks passed, 0..100, with each check's result; a check that raises is a failure."""
+        results: dict[str, float] = {}
+        for name in names_of(task):
+            try:
+                result = float(await asyncio.to_thread(load_plugin("checks", name), task.prompt, task.answer))
+            except Exception as error:  # a plug-in may raise anything, and a failure is not a score
+                failure = Failure(reason="other", message=f"check {name}: {type(error).__name__}: {one_line(error)}")
+                return Judgment.of(task, self.spec.name, failure)
+            if not 0 <= result <= 1:
+                failure = Failure(reason="other", message=f"check {name} returned {result}, not True, False or 0..1")
+                return Judgment.of(task, self.spec.name, failure)
+            results[name] = result
+        share = 100 * sum(results.values()) / len(results)
+        verdict = Rating(value=share, low=0, high=100, items=results if len(results) > 1 else {})
+        reply = ", ".join(f"{name}: {result:g}" for name, result in results.items())
+        return Judgment.of(task, self.spec.name, verdict, reply=reply)
+
+
+def names_of(task: JudgeTask) -> list[str]:
+    if not task.template.parser.startswith(PREFIX):
+        raise ConfigError("judge 'checks' is for suites of kind checks; name another judge for this one")
+    return task.template.parser.removeprefix(PREFIX).split(",")
+
+
+def exact_match(prompt: Prompt, answer: Answer) -> bool:
+    """Return whether the last turn equals the last reference, but for white space at its ends."""
+    return bool(prompt.reference) and answer.turns[-1].strip() == prompt.reference[-1].strip()
+
+
+def contains_reference(prompt: Prompt, answer: Answer) -> bool:
+    """Return whether the last turn contains the last reference as separate words, in any letter case."""
+    wanted = prompt.reference[-1].strip() if prompt.reference else ""
+    pattern = rf"(?<!\w){re.escape(wanted)}(?!\w)"
+    return bool(wanted) and re.search(pattern, answer.turns[-1], re.IGNORECASE) is not None
+
+
+def valid_json(prompt: Prompt, answer: Answer) -> bool:
+    """Return whether the last turn is JSON, maybe in a code block."""
+    text = answer.turns[-1].strip()
+    fenced = re.fullmatch(r"```(?:json)?\n(.*)\n```", text, re.DOTALL)
+    try:
+        json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError):
+        return False
+    return True

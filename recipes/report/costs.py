@@ -1,0 +1,197 @@
+"""What each model of a recipe costs: device-hours and tokens of its training, and its work per answer.
+
+>>> first = CostRow(model="a", reward=0.5, parameter_tokens=10.0)
+>>> [row.model for row in pareto([first, CostRow(model="b", reward=0.4, parameter_tokens=20.0)])]
+['a']
+
+Training counts every step that the checkpoint comes from: SFT, the variants, and for a merge those of all its models,
+but not the sampling of sources. Work per answer is over the held-out answers at the first temperature: active
+parameters times tokens read and written, summed over all models that took part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from harness.pages.charts import ChartPoint, Drawing, scatter
+from harness.records import Answer, ModelRef, Record
+from harness.store import JsonlRows
+from harness.store.checkpoint import resolve
+from harness.store.weights import active_parameters
+
+from ..estimate import number
+from ..layout import ANSWERS, Recipe, record_in
+from .board import draws, temperature_folder
+from .tables import TextGrid, VariantBoard
+
+
+class CostRow(Record):
+    """One model. None: unknown."""
+
+    model: str
+    reward: float | None
+    """Mean test reward at the first temperature."""
+    device_hours: float = 0.0
+    """Of training, mean over seeds; 0 for what needs none."""
+    trained_tokens: float = 0.0
+    """Tokens of the training rows, each counted once, mean over seeds."""
+    calls: float | None = None
+    tokens: float | None = None
+    """Read and written per answer."""
+    parameter_tokens: float | None = None
+    dollars: float | None = None
+    """Per answer, at list price."""
+
+
+def read_costs(recipe: Recipe, board: VariantBoard) -> list[CostRow]:
+    """Return a row per model of the board, in its order."""
+    temperature = next(iter(draws(recipe.spec.evaluate)))
+    sizes = _Sizes(recipe)
+    rows = []
+    for row in board.rows(temperature):
+        seeds = [seed for seed in recipe.spec.seeds if record_in(recipe.held_out(row.model, seed)) is not None]
+        seeds = seeds[:1] if row.model in recipe.fixed else seeds
+        folders = [temperature_folder(recipe.held_out(row.model, seed), temperature) for seed in seeds]
+        answers = [answer for folder in folders for answer in JsonlRows(folder / ANSWERS, Answer).every()]
+        hours, tokens = _training(recipe, row.model, seeds)
+        facts = {"device_hours": hours, "trained_tokens": tokens, **_work(row.model, answers, sizes)}
+        rows.append(CostRow.model_validate({"model": row.model, "reward": row.reward.value, **facts}))
+    return rows
+
+
+def _training(recipe: Recipe, model: str, seeds: Sequence[int]) -> tuple[float, float]:
+    hours = tokens = 0.0
+    for seed in seeds:
+        for name, part in _made_of(recipe, model, seed):
+            folder = recipe.checkpoint(name, part)
+            record = None if folder is None else record_in(folder)
+            if record is not None:
+                counts = record.counts
+                hours += number(counts, "train_seconds") * max(1.0, number(counts, "processes")) / 3600
+                tokens += number(counts, "tokens")
+    return hours / max(1, len(seeds)), tokens / max(1, len(seeds))
+
+
+def _made_of(recipe: Recipe, model: str, seed: int) -> list[tuple[str, int]]:
+    """Return (name, seed) of every training that a model comes from."""
+    if model in recipe.fixed:
+        return []
+    merge = recipe.spec.merges.get(model)
+    if merge is None:
+        return list(dict.fromkeys([("sft", seed), (model, seed)]))
+    parts = recipe.spec.seeds if merge.seeds == "all" else (seed,)
+    trained = [name for name in merge.models if name == "sft" or name in recipe.spec.variants]
+    return list(dict.fromkeys((name, part) for part in parts for model in trained for name in ("sft", model)))
+
+
+class _Sizes:
+    """Active parameters and prices of the target and the sources."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._known: dict[str, float | None] = {}
+        self._sources = {source.name: source for source in recipe.spec.sources}
+
+    def parameters(self, model: str) -> float | None:
+        """Return those of a source, or of the target for every other model."""
+        source = self._sources.get(model)
+        text = self._recipe.spec.target if source is None else source.model
+        if text is None:
+            return None
+        if text not in self._known:
+            ref = ModelRef.parse(text)
+            self._known[text] = active_parameters(resolve(ref)) if ref.scheme == "path" else None
+        return self._known[text]
+
+    def dollars(self, model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
+        source = self._sources.get(model)
+        if source is None or source.price_in is None or source.price_out is None:
+            return None
+        return (prompt_tokens * source.price_in + completion_tokens * source.price_out) / 1e6
+
+
+def _work(model: str, answers: Sequence[Answer], sizes: _Sizes) -> dict[str, float | None]:
+    """Return the means per answer; None for what is unknown of any model that took part."""
+    calls = tokens = 0.0
+    parameter_tokens: list[float | None] = []
+    dollars: list[float | None] = []
+    for answer in answers:
+        parts = [(work.member, work.calls, work.prompt_tokens, work.completion_tokens) for work in answer.work]
+        for name, count, read, written in parts or [
+            (model, 1, sum(answer.prompt_tokens), sum(answer.completion_tokens))
+        ]:
+            calls += count
+            tokens += read + written
+            size = sizes.parameters(name)
+            parameter_tokens.append(None if size is None else size * (read + written))
+            dollars.append(sizes.dollars(name, read, written))
+    if not answers or not tokens:
+        return {}
+    total = partial(_sum_over, len(answers))
+    return {
+        "calls": calls / len(answers),
+        "tokens": tokens / len(answers),
+        "parameter_tokens": total(parameter_tokens),
+        "dollars": total(dollars),
+    }
+
+
+def _sum_over(count: int, values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None) / count
+
+
+def pareto(rows: Sequence[CostRow]) -> list[CostRow]:
+    """Return the rows that no other beats: none has at least their reward for at most their work, and one better."""
+    placed = [(row, row.reward, row.parameter_tokens) for row in rows]
+    known = [(row, reward, work) for row, reward, work in placed if reward is not None and work is not None]
+    return [
+        row
+        for row, reward, work in known
+        if not any(
+            rival >= reward and effort <= work and (rival > reward or effort < work) for _, rival, effort in known
+        )
+    ]
+
+
+def cost_grid(rows: Sequence[CostRow]) -> TextGrid:
+    """Return the table, best reward first; `*` marks the rows that no other beats in reward and work."""
+    front = {row.model for row in pareto(rows)}
+    head = ("model", "reward", "training device-hours", "trained tokens", "calls", "tokens per answer")
+    return TextGrid(
+        title="Cost; work is active parameters x tokens per answer, * no other row has more reward for less work",
+        head=(*head, "work", "dollars per answer"),
+        rows=tuple(
+            (
+                row.model + (" *" if row.model in front else ""),
+                "-" if row.reward is None else f"{row.reward:.3f}",
+                f"{row.device_hours:.4g}",
+                f"{row.trained_tokens:.0f}",
+                _text(row.calls),
+                _text(row.tokens),
+                _text(row.parameter_tokens),
+                _text(row.dollars),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def cost_figure(board: VariantBoard, rows: Sequence[CostRow]) -> Drawing | None:
+    """Return reward against work per answer as a figure; None with fewer than two rows of known work."""
+    scores = {row.model: row.reward for row in board.rows(board.temperatures[0])} if board.models else {}
+    points = [
+        ChartPoint(row.model, math.log10(row.parameter_tokens), row.reward, score.ci_low, score.ci_high)
+        for row in rows
+        if row.parameter_tokens and row.reward is not None and (score := scores[row.model])
+    ]
+    if len(points) < 2:
+        return None
+    across = "log10 of active parameters x tokens per answer"
+    return scatter(points, "Mean test reward and work per answer", across, "reward", by="work per answer")

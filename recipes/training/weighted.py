@@ -1,0 +1,196 @@
+"""FuseRL (arXiv 2504.06562): SFT and preference training on the answers of all sources, weighted by their rewards.
+
+This is our reading of the paper's abstract; its text and code were not available. FuseSFT learns every source's best
+answer to a prompt, FusePO prefers every source's best answer to its own worst one, and a row's weight is the softmax of
+the sources' best rewards (`losses.source_weights`) times their number. Rows without `rejected_ids` are FuseSFT's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from harness.records import Prompt
+from harness.records.errors import ConfigError
+
+from ..pairs import Extremes
+from ..records import messages
+from .head import IGNORED, add_scoring
+from .losses import source_weights, weighted_nll, weighted_preference_loss
+from .packing import base_model
+from .rows import Rows, write_rows
+from .templates import Rendering, UnusableAnswerError, render_answers
+
+COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids", "weight", "ref_logps"]
+
+
+@dataclass
+class FuseRLConfig(TrainingArguments):
+    """TrainingArguments and the keys of FuseRL. `beta` is that of WRPO's release; `tau` is ours."""
+
+    learning_rate: float = field(default=3e-7)
+    beta: float = 0.01
+    """Scale of FusePO's implicit reward, as for WRPO: 0.01 suits about 500 tokens."""
+    tau: float = 1.0
+    """Temperature of the sources' weights, in units of the reward. Large: equal weights; small: the best source."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("beta", "tau"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} = {getattr(self, name)!r} must be above 0")
+
+
+def weighted_rows(
+    folder: Path,
+    answered: Iterable[tuple[Prompt, Sequence[Extremes]]],
+    tokenizer: PreTrainedTokenizerBase,
+    how: Rendering,
+    *,
+    tau: float,
+    with_rejected: bool,
+    keep_reasoning: bool,
+) -> Rows:
+    """Render one row per prompt and source, with its weight, or return existing rows.
+
+    With `with_rejected`, sources whose answers to the prompt have equal rewards are left out. Raise IncompleteError if
+    no row is left.
+    """
+    if (existing := Rows.existing(folder)) is not None:
+        return existing
+    rows: list[dict[str, Any]] = []
+    dropped: dict[int, str] = {}
+    place = truncated = 0
+    for prompt, sources in answered:
+        of_prompt: list[tuple[float, dict[str, Any]]] = []
+        for source in sources:
+            if with_rejected and source.best.reward == source.worst.reward:
+                continue
+            chosen = (source.best, source.worst) if with_rejected else (source.best,)
+            texts = [answer.trained(keep_reasoning=keep_reasoning) for answer in chosen]
+            try:
+                row = render_answers(messages(prompt), texts, tokenizer, how)
+                if row is None:
+                    dropped[place] = "too_long"
+                else:
+                    truncated += row.truncated
+                    names = ("chosen_ids", "rejected_ids")
+                    ids = {"prompt_ids": row.prompt_ids, **dict(zip(names, row.answers, strict=False))}
+                    of_prompt.append((source.best.reward, ids))
+            except UnusableAnswerError as error:
+                dropped[place] = error.reason
+            place += 1
+        if of_prompt:
+            # in float64, so that softmax sums to 1 for rewards of any size
+            shares = source_weights(torch.tensor([reward for reward, _ in of_prompt], dtype=torch.float64), tau)
+            weights = (shares * len(of_prompt)).tolist()
+            rows += [ids | {"weight": weight} for weight, (_, ids) in zip(weights, of_prompt, strict=True)]
+    return write_rows(folder, rows, dropped, truncated)
+
+
+class WeightedIds(TypedDict, total=False):
+    """A row of the training data set."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    weight: float
+    ref_logps: list[float]
+
+
+@dataclass(frozen=True)
+class WeightedCollator:
+    """Collate rows into a batch: all prompts with their chosen answers, then all with their rejected ones.
+
+    `next_ids` is the next token at scored positions and IGNORED elsewhere. `weight` (B,) must come first: Trainer takes
+    the batch size from the first tensor.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[WeightedIds]) -> dict[str, Tensor]:
+        pairs = [(row["prompt_ids"], row["chosen_ids"]) for row in rows]
+        if "rejected_ids" in rows[0]:
+            pairs += [(row["prompt_ids"], row["rejected_ids"]) for row in rows]
+        ids = [torch.tensor([*prompt, *answer]) for prompt, answer in pairs]
+        labels = [torch.tensor([IGNORED] * (len(prompt) - 1) + list(answer) + [IGNORED]) for prompt, answer in pairs]
+        batch = {
+            "weight": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+            "next_ids": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+        }
+        if "ref_logps" in rows[0]:
+            batch["ref_logps"] = torch.tensor([row["ref_logps"] for row in rows])
+        return batch
+
+
+def row_logps(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return summed log-probabilities and token counts, (A, B) each: chosen, and rejected if the rows have it."""
+    logps_RL = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        next_ids=batch["next_ids"],
+    ).logps
+    scored_RL = batch["next_ids"] != IGNORED
+    sums_R = torch.where(scored_RL, logps_RL.float(), 0.0).sum(1)
+    size = len(batch["weight"])
+    return sums_R.view(-1, size), scored_RL.sum(1).view(-1, size)
+
+
+@torch.no_grad()
+def weighted_reference(rows: Dataset, model: PreTrainedModel, batch_size: int) -> list[list[float]]:
+    """Return the reference's summed log-probabilities of each row, chosen and rejected, in the rows' order."""
+    add_scoring(model)
+    model.eval()
+    collate = WeightedCollator(model.config.get_text_config().pad_token_id or 0)
+    logps: list[list[float]] = []
+    for start in range(0, len(rows), batch_size):
+        batch = collate([rows[index] for index in range(start, min(start + batch_size, len(rows)))])
+        moved = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        logps.extend(row_logps(model, moved)[0].T.tolist())
+    return logps
+
+
+class WeightedTrainer(Trainer):
+    """Train on rows of `WeightedIds`. Rows with `rejected_ids` need `ref_logps` (`weighted_reference`)."""
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        model = kwargs["model"]
+        base = base_model(model)
+        kwargs.setdefault("data_collator", WeightedCollator(base.config.get_text_config().pad_token_id or 0))
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+        add_scoring(base)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = COLUMNS
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss averaged over the batch's rows, a scalar tensor."""
+        config: FuseRLConfig = self.args
+        logps_AB, lengths_AB = row_logps(model, inputs)
+        if len(logps_AB) == 1:
+            loss = weighted_nll(logps_AB[0], lengths_AB[0], inputs["weight"]).mean()
+        else:
+            loss = weighted_preference_loss(logps_AB - inputs["ref_logps"].T, inputs["weight"], config.beta).mean()
+        return (loss, {}) if return_outputs else loss

@@ -1,0 +1,56 @@
+"""The reference pages of the documentation say what the code has."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs/site/reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_variable_that_the_code_reads_is_explained(reference: ModuleType) -> None:
+    read: set[str] = set()
+    for package in ("harness", "judges", "recipes"):
+        for file in (ROOT / package).rglob("*.py"):
+            read |= set(re.findall(r"\bHARNESS_[A-Z_]+\b", file.read_text("utf-8")))
+    read.discard("HARNESS_PUBLISHED")  # only benchmarks and tests read it
+
+    assert read <= set(reference.ENVIRONMENT)
+
+
+def test_every_command_flag_and_key_is_on_its_page(reference: ModuleType) -> None:
+    pages = reference.pages()
+
+    for flag in ("--model", "--suite", "--judge", "--max-cost", "--candidates"):
+        assert f"`{flag}`" in pages["reference/cli.md"]
+    for key in ("`concurrency`", "`judge`", "`temperature`", "`key_env`"):
+        assert key in pages["reference/config.md"]
+    assert "## `harness.Prompt`" in pages["reference/python.md"]
+    assert "| `headline` |" in pages["reference/files.md"]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    def places(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        values = entry.values() if isinstance(entry, dict) else entry
+        return [place for value in values for place in places(value)]  # type: ignore[attr-defined]
+
+    listed = set(places(yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]))
+
+    assert {file.name for file in (ROOT / "docs").glob("*.md")} <= listed
