@@ -21,7 +21,8 @@ from .analysis.comparison import Comparison, Population
 from .analysis.finished_runs import compare_models, find_runs, run_rows
 from .analysis.gate.evidence import GateOptions, gate_runs, read_policy
 from .analysis.gate.policy import CheckResult, GatePolicy, GateReport
-from .analysis.leaderboard import Board, Table, read_board
+from .analysis.leaderboard import Table
+from .analysis.read_board import Board, BoardOptions, read_board
 from .cli.console import progress
 from .cli.run import totals_of
 from .pages.comparison_text import markdown as comparison_markdown
@@ -32,6 +33,7 @@ from .pages.text import notebook_html
 from .records import Answer, Judgment, ScoreCard
 from .records.errors import ConfigError
 from .records.settings import FileSpec, checked
+from .running.baselines import ask
 from .running.estimate import estimate
 from .running.execute import execute, opened
 from .running.pipeline import Progress, rare_collections
@@ -217,7 +219,12 @@ async def run_async(
         raise ConfigError(f"run() has no setting {min(unknown)!r}; settings are the keys of harness.yaml")
     file = FileSpec() if config is None else read_config(Path(config))
     flags = {"model": str(model), "suite": suite, "results": str(results)}
-    run_plan = plan(resolve(overlaid(file, settings | flags)))
+    spec = resolve(overlaid(file, settings | flags))
+    run_plan = plan(spec)
+    for job in run_plan.baselines_to_ask:
+        await ask(job)
+    if run_plan.baselines_to_ask:
+        run_plan = plan(spec)
     estimates = estimate(run_plan)
     with rare_collections(), opened(run_plan, fresh=fresh) as runs:
         bars = _bars(totals_of(estimates, runs)) if on_progress is None else nullcontext(on_progress)
@@ -273,7 +280,7 @@ def gate(
 
 def leaderboard(results: str | Path = "results", *, joint_ranks: bool = False) -> Leaderboard:
     """Return the ranked tables of a results folder, as `harness leaderboard`."""
-    board = read_board(Path(results), joint_ranks=joint_ranks)
+    board = read_board(Path(results), BoardOptions(joint_ranks=joint_ranks))
     return Leaderboard(tuple(board.tables), board)
 
 

@@ -49,7 +49,7 @@ class HarnessCallback(TrainerCallback):  # type: ignore[misc]
 
 def metrics_of(cards: Cards) -> dict[str, float]:
     """Return the complete cards' headlines and their intervals, by metric name."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for card in cards:
         score = card.scores.get(card.headline)
         if not card.complete or score is None:

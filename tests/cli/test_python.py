@@ -7,13 +7,14 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import harness
 from tests.cli.test_safety_net import write_script
 
-POCKET = {"backend": "scripted", "edition": "pocket"}
+POCKET: dict[str, Any] = {"backend": "scripted", "edition": "pocket"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_a_run_returns_its_cards_and_resumes(folder: Path) -> None:
 
 def test_it_runs_inside_a_running_event_loop_as_in_a_notebook(folder: Path) -> None:
     async def cell() -> tuple[harness.Cards, harness.Cards]:
-        settings = {"results": folder / "results", **POCKET}
+        settings: dict[str, Any] = {"results": folder / "results", **POCKET}
         blocking = harness.run(str(folder / "bad.jsonl"), "arena_hard", **settings)
         return blocking, await harness.run_async(str(folder / "bad.jsonl"), "arena_hard", **settings)
 
@@ -69,7 +70,7 @@ def test_loaded_runs_have_rows(folder: Path) -> None:
 def test_two_models_are_compared_gated_and_ranked(folder: Path) -> None:
     results = folder / "results"
     (pair,) = pairs = harness.compare("good.jsonl", "bad.jsonl", results=results)
-    assert pair.difference("arena_hard").value < 0
+    assert pair.differences[0].value < 0
     assert set(pairs.to_pandas().model) == {"bad.jsonl"}
 
     verdict = harness.gate(
