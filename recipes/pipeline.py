@@ -23,7 +23,7 @@ from harness.store.checkpoint import resolve
 
 from .devices import visible_devices
 from .estimate import Estimator
-from .layout import DONE, STAGES, Recipe, StepRecord
+from .layout import DONE, STAGES, Recipe
 from .preflight import preflight
 from .prompts import is_missing_file
 from .rewards.scoring import check_reward

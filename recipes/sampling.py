@@ -31,8 +31,8 @@ from harness.records.errors import ConfigError, HarnessError, IncompleteError, f
 from harness.records.protocols import Backend, BulkBackend, Draw, GroupBackend, Preparing, ServeOptions, load_plugin
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec
-from harness.run.pipeline import DONE_FAILURES
-from harness.run.same_model import ask_foreign, compare, record
+from harness.running.pipeline import DONE_FAILURES
+from harness.running.same_model import ask_foreign, compare, record
 from harness.store import JsonlRows, dump_json, write_atomic
 
 from .devices import Gpus, assigned_devices, devices_of, replica_devices

@@ -21,8 +21,8 @@ from ..records.errors import ConfigError, DataError, did_you_mean
 from ..records.judge_choice import choose_judges
 from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite, SuiteOptions
 from ..records.settings import RunSpec
-from ..run.pipeline import current_judgments
-from ..run.plan import JudgePool, Plan, limited, load_suite, suite_plan, with_baseline_of
+from ..running.pipeline import current_judgments
+from ..running.plan import JudgePool, Plan, limited, load_suite, suite_plan, with_baseline_of
 from ..store import find_cards, read_card
 from ..store.runs import read_question_scores, read_rows
 from ..store.trusted import read_config

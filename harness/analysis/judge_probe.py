@@ -22,8 +22,8 @@ from ..judging.jury import judge_identities, judge_protocol
 from ..records import Answer, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Prompt, Sampling, SuiteScores, digest
 from ..records.documents import parse_yaml, read_text
 from ..records.protocols import Checking, Judge
-from ..run.pipeline import ProgressCallback, SuiteRun, evaluate
-from ..run.plan import SuitePlan, connect_judges, load_judge
+from ..running.pipeline import ProgressCallback, SuiteRun, evaluate
+from ..running.plan import SuitePlan, connect_judges, load_judge
 from ..store import RunStore
 from .judge_replay import no_backend
 

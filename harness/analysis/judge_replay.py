@@ -27,8 +27,8 @@ from ..records import Answer, JudgeSpec, JudgeTask, Judgment, JuryRule, Prompt, 
 from ..records.errors import ConfigError, DataError, ServerError
 from ..records.facts import RecordedJudgments, all_facts, load_function
 from ..records.protocols import Backend, Checking, Judge, SuiteOptions
-from ..run.pipeline import ProgressCallback, SuiteRun, evaluate
-from ..run.plan import SuitePlan, connect_judges, load_judge
+from ..running.pipeline import ProgressCallback, SuiteRun, evaluate
+from ..running.plan import SuitePlan, connect_judges, load_judge
 from ..store import RunStore, dump_json, write_atomic
 from ..store.provenance import VERSION
 from ..suites.recorded import CalibrationSet, DataFolder, Item, ItemVerdict, RecordedComparison, Rule, combined, side

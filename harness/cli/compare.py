@@ -30,7 +30,7 @@ from ..pages.comparison_text import (
 from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
-from ..run.estimate import estimate
+from ..running.estimate import estimate
 from ..store import write_atomic
 from .console import json_text, set_up_logging, stdout_console
 from .options import MirrorFlags, ResultsFlags, comma_list, command

@@ -23,9 +23,9 @@ from ..pages.terminal import UNLIMITED
 from ..pages.text import rich_table
 from ..records import Preference, ScoreCard
 from ..records.errors import IncompleteError
-from ..run.estimate import Estimate
-from ..run.pipeline import Progress as Step
-from ..run.pipeline import ProgressCallback
+from ..running.estimate import Estimate
+from ..running.pipeline import Progress as Step
+from ..running.pipeline import ProgressCallback
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -37,9 +37,9 @@ from ..pages.gate_text import (
 from ..pages.text import plain
 from ..records.errors import ConfigError
 from ..records.settings import FileSpec
-from ..run.estimate import estimate
-from ..run.plan import plan
-from ..run.resolve import overlaid, resolve
+from ..running.estimate import estimate
+from ..running.plan import plan
+from ..running.resolve import overlaid, resolve
 from ..store import dump_json, find_cards, read_card, write_atomic
 from ..store.trusted import read_config
 from .console import announce, json_text, set_up_logging, stdout_console

@@ -16,8 +16,8 @@ from ..records import ScoreCard
 from ..records.errors import ConfigError, IncompleteError
 from ..records.facts import facts_of, load_function
 from ..records.protocols import Suite, SuiteOptions
-from ..run.importing import Origin, judgments_card, numbers_of_models, write_numbers, write_script
-from ..run.plan import suite_for_rows
+from ..running.importing import Origin, judgments_card, numbers_of_models, write_numbers, write_script
+from ..running.plan import suite_for_rows
 from ..suites.exchange import FirstRows, Imported, ImportRequest, formats, with_format
 from ..suites.files import SourceFile, read_files
 from .console import json_text, stdout_console

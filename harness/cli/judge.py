@@ -25,8 +25,8 @@ from ..records.errors import ConfigError, printable
 from ..records.facts import all_facts
 from ..records.judge_choice import find_judge, judge_files, judge_presets, judge_templates, usable_judge
 from ..records.providers import nearest, providers
-from ..run.pipeline import current_judgments
-from ..run.plan import limited, suite_of_card
+from ..running.pipeline import current_judgments
+from ..running.plan import limited, suite_of_card
 from ..store import RunStore, dump_json, read_card, write_atomic
 from ..store.runs import find_run, read_rows
 from ..store.trusted import listed_judges, read_config

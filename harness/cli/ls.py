@@ -52,7 +52,7 @@ def ls(flags: LsFlags) -> None:
 def show_runs(flags: LsFlags) -> None:
     """Print the runs of the results folder, the latest last."""
     from ..pages.text import rich_table
-    from ..run.listing import list_runs
+    from ..running.listing import list_runs
 
     runs = list_runs(flags.results)
     if flags.as_json:

@@ -17,9 +17,9 @@ from ..records import ScoreCard
 from ..records.errors import IncompleteError
 from ..records.results import what_is_missing
 from ..records.settings import FileSpec
-from ..run.estimate import Estimate, estimate
-from ..run.plan import Plan, plan
-from ..run.resolve import judge_warnings, overlaid, resolve
+from ..running.estimate import Estimate, estimate
+from ..running.plan import Plan, plan
+from ..running.resolve import judge_warnings, overlaid, resolve
 from ..store.trusted import read_config
 from .console import (
     STDERR,
@@ -36,8 +36,8 @@ from .options import DRY_RUN, NO_CACHE, RESULTS, Flags, JsonFlags, MirrorFlags, 
 
 if TYPE_CHECKING:
     from ..analysis.leaderboard import Table
-    from ..run.baselines import BaselineJob
-    from ..run.pipeline import ProgressCallback, SuiteRun
+    from ..running.baselines import BaselineJob
+    from ..running.pipeline import ProgressCallback, SuiteRun
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -218,7 +218,7 @@ def run(flags: RunFlags) -> None:
 
 def ask_baselines(jobs: Sequence[BaselineJob]) -> None:
     """Ask the models that the candidate is compared with, and store their answers."""
-    from ..run.baselines import ask
+    from ..running.baselines import ask
 
     for job in jobs:
         log.info("asking the baseline %s %d questions, once: %s", job.model.label, len(job.missing()), job.folder)
@@ -232,7 +232,7 @@ def differences(run_plan: Plan) -> list[str]:
 
 def ask_and_judge(run_plan: Plan, estimates: Sequence[Estimate], *, fresh: bool) -> list[ScoreCard]:
     """Run the plan and return its cards."""
-    from ..run.execute import execute  # deferred: it needs numpy, which the help does not
+    from ..running.execute import execute  # deferred: it needs numpy, which the help does not
 
     announce(estimates)
     return work(
@@ -245,8 +245,8 @@ def ask_and_judge(run_plan: Plan, estimates: Sequence[Estimate], *, fresh: bool)
 
 def work(run_plan: Plan, estimates: Sequence[Estimate], job: Job[T], *, fresh: bool = False) -> T:
     """Lock the plan's run folders, do the job on them behind a progress display, and return its result."""
-    from ..run.execute import opened
-    from ..run.pipeline import rare_collections
+    from ..running.execute import opened
+    from ..running.pipeline import rare_collections
 
     with (
         rare_collections(),
@@ -258,7 +258,7 @@ def work(run_plan: Plan, estimates: Sequence[Estimate], job: Job[T], *, fresh: b
 
 def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
     """Return (suite, stage) -> open rows; for judgments an upper bound, because failed answers are not judged."""
-    from ..run.same_model import earlier_answers  # deferred: it needs numpy, which the help does not
+    from ..running.same_model import earlier_answers  # deferred: it needs numpy, which the help does not
 
     calls = {part.suite: part.judge_calls for part in estimates}
     totals: dict[tuple[str, str], int] = {}

@@ -69,6 +69,22 @@ def headline_table(cards: Sequence[ScoreCard]) -> FittedTable:
     return rich_table("", head, rows, ("model", "suite", "metric", "judge"), order, 2)
 
 
+def card_markdown(cards: Sequence[ScoreCard]) -> str:
+    """Return all scores of the cards as one Markdown table, and their notes."""
+    rows = []
+    for card in cards:
+        facts = facts_of(card.suite)
+        for name, score in card.scores.items():
+            value = interval(score, facts.metric(name).decimals)
+            fixed = [f"{card.suite}@{card.suite_version}", card.model, card.judge]
+            rows.append([*fixed, name, value, str(score.n), str(score.unscored)])
+    head = ("suite", "model", "judge", "metric", "value", "n", "unscored")
+    notes = [f"{card.suite}: {note}" for card in cards for note in card.notes]
+    return (
+        "\n".join([*markdown_table(head, rows, (*LEFT, "suite", "judge", "metric")), "", *markdown_list(notes)]) + "\n"
+    )
+
+
 def rich_tables(tables: Iterable[Table], chosen: Collection[str] = ()) -> list[FittedTable]:
     """Return the tables for a terminal. `chosen`: the columns to show; empty: those that have something to say."""
     return [_rich(table, chosen) for table in tables]

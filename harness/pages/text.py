@@ -91,3 +91,10 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Col
 
 def markdown_list(texts: Sequence[str]) -> list[str]:
     return [f"- {escape_markdown(text)}" for text in texts]
+
+
+def notebook_html(markdown: str) -> str:
+    """Return HTML for a notebook's cell; HTML inside the Markdown stays text."""
+    from markdown_it import MarkdownIt
+
+    return str(MarkdownIt("js-default", {"html": False, "linkify": False}).render(markdown))

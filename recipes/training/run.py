@@ -50,9 +50,9 @@ from ..likelihood import PairLogps
 from ..records import PreferencePair, messages, rows_in
 from ..spec import WEIGHTED
 from ..suites import run_suites
+from .attention import FLEX, prefer_flex
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
 from .losses import fused_reference
-from .packing import default_layout
 from .rows import Rows, completions
 from .settings import LOG, Evaluation, TrainingJob, has_reference, trainer_config
 from .templates import load_tokenizer
@@ -304,7 +304,8 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     config.run_name = config.run_name or job.name
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
-    layout = getattr(config, "layout", None) or default_layout(model)
+    if job.method == "preference" and _free_attention(job):
+        prefer_flex(model)
     model = adapted(model, job.settings)
     rows = Rows(job.rows).load()
     if job.reference is not None:
@@ -319,7 +320,6 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
     else:
         if job.method == "infifpo":
             rows = _fused(job, rows, config)
-        config.layout = layout
         trainer = CheckedWRPOTrainer(**split(rows, job.held_out), **common)
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
@@ -432,7 +432,13 @@ def reference_path(job: TrainingJob) -> Path | None:
             key: job.settings.model.get(key) for key in ("dtype", "attn_implementation", "load_in_4bit", "load_in_8bit")
         },
     }
+    if _free_attention(job) and torch.cuda.is_available():
+        facts["attention"] = FLEX  # policy and reference must agree at the first step
     return job.rows / f"reference-{digest(facts)[:16]}.json"
+
+
+def _free_attention(job: TrainingJob) -> bool:
+    return "attn_implementation" not in job.settings.model and not job.settings.trainer.get("use_cpu")
 
 
 def store_reference(job: TrainingJob) -> None:
@@ -447,6 +453,8 @@ def store_reference(job: TrainingJob) -> None:
     tokenizer = job_tokenizer(job)
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
+    if _free_attention(job):
+        prefer_flex(model)
     rows = Rows(job.rows).load()
     autocast = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None
     if job.method in WEIGHTED:
@@ -460,7 +468,7 @@ def store_reference(job: TrainingJob) -> None:
     rows = with_reference(
         rows,
         model,
-        layout=config.layout or default_layout(model),
+        layout=config.layout,
         batch_size=config.per_device_train_batch_size,
         state=state,
         autocast=autocast,

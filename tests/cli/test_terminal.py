@@ -21,7 +21,7 @@ from harness.pages.summary import summary, summary_table
 from harness.pages.tables import rich_tables
 from harness.pages.terminal import FittedTable, middle_elided
 from harness.records import Preference, Rating
-from harness.run.pipeline import Progress
+from harness.running.pipeline import Progress
 from tests.fakes.commands import Done
 from tests.fakes.made_runs import make_run, pocket
 

@@ -12,7 +12,7 @@ from harness.judging.jury import CardProtocol, Jury, audit_rows, combine, scored
 from harness.records import Failure, JudgeSpec, Judgment, Preference, Prompt
 from harness.records.errors import ConfigError
 from harness.records.judge_choice import choose_audits
-from harness.run.plan import drawn
+from harness.running.plan import drawn
 from harness.stats.audited import audited_ratio
 from harness.stats.paired import ratio_estimate
 from harness.suites.scoring import QuestionSums, audited_sums

@@ -12,7 +12,7 @@ from harness.records.errors import ConfigError, PluginError
 from harness.records.judge_choice import choose_judges, find_judge, find_jury, split_jury, suite_names
 from harness.records.protocols import load_plugin
 from harness.records.settings import FileSpec, RunSpec, ServeSpec, read_file_spec
-from harness.run.resolve import overlaid, resolve
+from harness.running.resolve import overlaid, resolve
 from harness.store import run_dir
 
 SUITES = ("mt_bench", "arena_hard")
