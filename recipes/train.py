@@ -16,7 +16,7 @@ from harness.records.errors import ConfigError
 
 from .layout import STAGES, Recipe
 from .spec import RecipeSpec, about, read_recipe, recipe_path, shipped_recipes
-from .training.nodes import Machines, follow, leading, of_machines
+from .training.nodes import Machines, claimed_machines, follow, leading
 
 if TYPE_CHECKING:
     from .hub import Push
@@ -82,7 +82,7 @@ def train(flags: TrainFlags) -> None:
         _dry_run(recipe, flags)
         return
     uploads = [] if flags.push_to_hub is None else _checked_uploads(recipe, flags.push_to_hub, flags.last_stage)
-    machines = of_machines()
+    machines = claimed_machines()
     if machines is not None and recipe.spec.launch is None:
         raise ConfigError(f"{machines.count} machines need `launch` in the recipe, e.g. launch: fsdp2")
     if machines is not None and machines.rank:

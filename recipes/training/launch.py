@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 FAILED = "failed.json"
 SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "FSDP_CPU_RAM_EFFICIENT_LOADING")
 """Variables that make a process shard the model. The reference runs unsharded: one forward pass needs little memory."""
-RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables of the torchrun that started this command; the trainings that it starts have their own."""
 RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StoreError)}
 KEEP = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
@@ -202,8 +200,7 @@ def launch_share(words: list[str], processes: int, port: int, machines: Machines
     name = task if machines is None or machines.rank == 0 else f"{task}-machine-{machines.rank}"
     command += ["-m", "recipes.training.launch", task, path]
     with (Path(path).parent / f"{name}.log").open("ab") as output:
-        environ = {name: value for name, value in os.environ.items() if name not in RANKS}
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environ, check=False)
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
     return done.returncode
 
 
