@@ -8,6 +8,8 @@
 # make bench-judges     what recorded judgments say of judges, written into docs/judges.md; HARNESS_PUBLISHED
 # make bench-judging    what a call of ours costs against a mock server, beside inspect_ai, evalscope, alpaca_eval
 # make bench-training   a WRPO training step beside the official layout: time and memory
+# make gpu-check    on a machine with one GPU, at most nine minutes, no setup: parity, step times, memory, generation;
+#                       pure-Python packages it lacks (pydantic) may lie in .gpu-packages/
 # make bench-scale      time and memory: 100,000 judgments, 1,000 cards, a resume, 1,000 calls in flight
 # make bench-cases      what bad files and servers do to a score: version 0.2.0, the right value, and now; HARNESS_MIRROR
 # make bench-gate       how often the gate and audits are wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
@@ -26,7 +28,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo docs demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-scale bench-cases check format clean
+.PHONY: setup demo docs demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-scale bench-cases gpu-check check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -48,7 +50,7 @@ models/pocket-strong models/pocket-weak &: $(READY)
 demo: $(READY) models/pocket-strong models/pocket-weak
 	$(BIN)/harness run --model models/pocket-weak --suite all --edition pocket --results $(RESULTS)
 	$(BIN)/harness run --model models/pocket-strong --suite all --edition pocket --results $(RESULTS)
-	$(BIN)/harness leaderboard --results $(RESULTS)
+	$(BIN)/harness leaderboard --summary --results $(RESULTS)
 	$(BIN)/harness leaderboard --results $(RESULTS) --format md --out $(RESULTS)/LEADERBOARD.md
 	$(BIN)/harness leaderboard --results $(RESULTS) --format html --out $(RESULTS)/board.html
 	@echo "a page to open: $(RESULTS)/board.html; questions and answers: $(BIN)/harness view $(RESULTS)"
@@ -102,6 +104,9 @@ bench-judging: $(READY)
 
 bench-training: $(READY)
 	$(BIN)/python -m benchmarks.training
+
+gpu-check:
+	PYTHONPATH=.:.gpu-packages $(PYTHON) -m benchmarks.training.gpu_check
 
 bench-scale: $(READY)
 	$(BIN)/python -m benchmarks.scale

@@ -222,14 +222,14 @@ def _rendered(
 
 def _in_process(checkpoint: Checkpoint, options: ServeOptions, pairs: Sequence[Ids]) -> Iterator[PairLogps]:
     """Yield the rows of a model loaded in this process, longest pairs first, so that little is padded."""
-    from trl.trainer.utils import add_fused_lm_head
 
     from .in_process.model import LocalModel, free_device_memory
+    from .training.head import add_scoring
     from .training.packing import RowIds, default_layout
     from .training.trainer import pair_logps
 
     model = LocalModel.load(checkpoint, options).model
-    add_fused_lm_head(model)
+    add_scoring(model)
     layout = default_layout(model)
     ordered = sorted(pairs, key=lambda ids: -len(ids.prompt_ids) - sum(map(len, ids.answers)))
     for batch in _batches(ordered):

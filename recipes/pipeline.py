@@ -24,14 +24,16 @@ from harness.store.checkpoint import resolve
 from .devices import visible_devices
 from .estimate import Estimator
 from .layout import DONE, STAGES, Recipe
+from .preflight import preflight
+from .prompts import is_missing_file
 from .rewards.scoring import check_reward
 from .schedule import check_fits, fill_devices, side_by_side
 from .spec import WEIGHTED, sources_loaded
-from .stages.align import TrainedFrom, align_step
+from .stages.align import TrainedFrom, align_step, align_steps
 from .stages.evaluate import held_out_steps, merged_held_out_steps, suite_steps
 from .stages.logps import logps_steps
 from .stages.merge import check_merges, merge_steps
-from .stages.pairs import pairs_steps
+from .stages.pairs import own_pairs_step, pairs_steps
 from .stages.prompts import prompts_step
 from .stages.report import report_step
 from .stages.rewards import source_reward_steps, target_reward_step
@@ -49,6 +51,8 @@ SIGNATURE = "# Written by harness train; a changed copy belongs under another na
 
 def all_steps(recipe: Recipe) -> list[Step]:
     """Return every step of the recipe, each after its inputs. Nothing is read or written."""
+    if recipe.spec.has_own_pairs:
+        return _steps_of_own_pairs(recipe)
     prompts = prompts_step(recipe)
     answers = source_steps(recipe, prompts)
     rewards = source_reward_steps(recipe, prompts, answers)
@@ -61,6 +65,26 @@ def all_steps(recipe: Recipe) -> list[Step]:
         held_out = held_out_steps(recipe, seed, prompts, [sft, *align])
         steps += [sft, *trained, *held_out]
         models += [sft, *align, *held_out]
+    merged = merge_steps(recipe, models)
+    merged += [step for seed in recipe.seeds for step in merged_held_out_steps(recipe, seed, prompts, merged)]
+    steps += merged
+    models += merged
+    suites = suite_steps(recipe, models)
+    return [*steps, *suites, report_step(recipe, [*steps, *suites])]
+
+
+def _steps_of_own_pairs(recipe: Recipe) -> list[Step]:
+    """Return the steps of a recipe with existing pairs: nothing is sampled but answers to held-out prompts."""
+    held_out = recipe.spec.prompts.validation + recipe.spec.prompts.test
+    prompts = prompts_step(recipe)
+    steps: list[Step] = [prompts] if held_out else []
+    models: list[Step] = []
+    for seed in recipe.seeds:
+        start, pairs = sft_step(recipe, seed, prompts, [], []), own_pairs_step(recipe, seed)
+        align = align_steps(recipe, seed, start, {0: pairs})
+        answered = held_out_steps(recipe, seed, prompts, align)
+        steps += [start, pairs, *align, *answered]
+        models += [start, *align, *answered]
     merged = merge_steps(recipe, models)
     merged += [step for seed in recipe.seeds for step in merged_held_out_steps(recipe, seed, prompts, merged)]
     steps += merged
@@ -276,8 +300,8 @@ def _remove(absent: Sequence[Path]) -> None:
 def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step], last: str | None) -> None:
     """Raise ConfigError now instead of hours later if a training key or the reward is wrong.
 
-    The reward must exist and be the one that scored the existing answers. Checking training keys imports torch, so it
-    is skipped if all training is done. Checking a reward may download it, so it is skipped if the run ends earlier.
+    The reward must exist and be the one that scored the existing answers; checking it may download it, so that is
+    skipped if the run ends earlier. `preflight` checks the rest.
     """
     remaining = [step for step in steps if step not in kept or finished(step) is None]
     to_do = {step.stage for step in remaining}
@@ -285,13 +309,21 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
     if recipe.merges and "align" in to_do & set(reached):
         check_merges(recipe)
-    if to_do & {"rewards", "evaluate"} & set(reached):
+    if recipe.spec.reward.kind and to_do & {"rewards", "evaluate"} & set(reached):
         check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
-    if to_do & {"sft", "align"}:
-        from .training.settings import check_training
+    ahead = frozenset(to_do & set(reached))
+    if "sft" in to_do and "sft" not in reached:  # another machine trains, but its keys are worth checking now
+        preflight(recipe, frozenset(to_do & {"sft", "align", "target"}), here=False)
+    for sentence in preflight(recipe, ahead, here=True):
+        log.warning("%s", sentence)
 
-        trains = last is None or STAGES.index(last) >= STAGES.index("sft")
-        check_training(recipe.spec, trains_here=trains)
+
+def stages_to_do(recipe: Recipe, first: str | None, last: str | None) -> frozenset[str]:
+    """Return the stages with a step that a run would still have to do."""
+    steps = all_steps(recipe)
+    kept = {step.name for step in before(steps, first)}
+    wanted = steps if last is None else up_to(steps, last)
+    return frozenset(step.stage for step in wanted if step.name not in kept or finished(step) is None)
 
 
 def _check_places(recipe: Recipe, to_do: set[str]) -> None:
@@ -311,6 +343,9 @@ def _check_places(recipe: Recipe, to_do: set[str]) -> None:
         model = None if text is None else ModelRef.parse(text)
         if model is not None and model.scheme == "path" and not resolve(model).is_dir():
             raise CheckpointError(f"no such model folder: {text!r}; use an existing folder or hf:ORG/NAME")
+    pairs = spec.pairs.dataset
+    if pairs is not None and "pairs" in {name.rpartition("/")[2] for name in to_do} and is_missing_file(pairs):
+        raise ConfigError(f"pairs: no such data file: {pairs!r}")
     for source in needed:
         if source.answers is not None and not source.answers.startswith("hf:") and not Path(source.answers).is_file():
             raise ConfigError(f"source {source.name!r}: no such file of answers: {source.answers!r}")

@@ -31,8 +31,8 @@ from harness.records.errors import ConfigError, HarnessError, IncompleteError, f
 from harness.records.protocols import Backend, BulkBackend, Draw, GroupBackend, Preparing, ServeOptions, load_plugin
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec
-from harness.run.pipeline import DONE_FAILURES
-from harness.run.same_model import ask_foreign, compare, record
+from harness.running.pipeline import DONE_FAILURES
+from harness.running.same_model import ask_foreign, compare, record
 from harness.store import JsonlRows, dump_json, write_atomic
 
 from .devices import Gpus, assigned_devices, devices_of, replica_devices
@@ -442,7 +442,8 @@ def _texts(row: Row, where: str) -> list[Thoughts]:
     thoughts = row.get("reasoning") if "turns" in row else None
     if isinstance(thoughts, Sequence) and not isinstance(thoughts, str) and any(thoughts):  # our format
         return [Thoughts(text, str(thoughts[0])) for text in _plain_texts(row, where)]
-    return [split_reasoning(text) for text in _plain_texts(row, where)]
+    # Lone surrogates become question marks, as in answers that are sampled: no file can store them.
+    return [split_reasoning(text.encode("utf-8", "replace").decode("utf-8")) for text in _plain_texts(row, where)]
 
 
 def _plain_texts(row: Row, where: str) -> list[str]:

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
-from trl.trainer.utils import add_fused_lm_head
 
+from recipes.training.head import add_scoring
 from recipes.training.losses import preference_loss, rewards
 from recipes.training.packing import PreferenceCollator, RowIds, batch_logps
 
@@ -81,7 +81,7 @@ def step_of(
     arm: str, model: LlamaForCausalLM, options: argparse.Namespace
 ) -> Callable[[dict[str, Tensor], int], Tensor]:
     if arm == "ours":
-        add_fused_lm_head(model)
+        add_scoring(model)
         reference = stored_reference(model, batches_of(arm, options))
 
         def ours(batch: dict[str, Tensor], index: int) -> Tensor:

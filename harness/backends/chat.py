@@ -353,7 +353,7 @@ class Asker:
         return min(max_tokens, room)
 
     def _params(self, sampling: Sampling, room: int, prompt_id: str, turn: int, index: int) -> dict[str, JsonValue]:
-        params: dict[str, JsonValue] = {"max_tokens": room}
+        params: dict[str, JsonValue] = {sampling.token_limit: room}
         if sampling.temperature is not None:
             params["temperature"] = sampling.temperature
         if sampling.top_p is not None:
@@ -364,7 +364,8 @@ class Asker:
         seed = sampling.seed if sampling.seed is not None else self.seed
         if seed is not None:
             params["seed"] = request_seed(seed, prompt_id, turn, index)
-        return params
+        params |= sampling.extra
+        return {name: value for name, value in params.items() if name not in sampling.omits}
 
 
 class ChatBackend:
@@ -372,6 +373,8 @@ class ChatBackend:
 
     A subclass puts what it opens there on the stack, which is closed at the end.
     """
+
+    takes_parameters = True  # any request parameter of `sampling:`
 
     def __init__(self) -> None:
         self._client: ChatClient | None = None

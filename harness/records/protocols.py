@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkabl
 from pydantic import JsonValue
 
 from .asking import Answer, Failure, Prompt, Sampling
-from .errors import PluginError
+from .errors import PluginError, did_you_mean
 from .judging import JudgeSpec, JudgeTask, JudgeTemplate, Judgment
 from .results import Judging, QuestionScores, ScoreCard, SuiteScores
 
@@ -490,5 +490,6 @@ def load_plugin(group: Group, name: str) -> Any:
     """Import and return the named plugin. Raise PluginError for an unknown name; import errors propagate."""
     known = installed(group)
     if name not in known:
-        raise PluginError(f"no {group[:-1]} named {name!r}; installed: {', '.join(known) or 'none'}")
+        near = did_you_mean(name, known)
+        raise PluginError(f"no {group[:-1]} named {name!r}; installed: {', '.join(known) or 'none'}{near}")
     return known[name].load()

@@ -73,6 +73,8 @@ def align_step(recipe: Recipe, seed: int, name: str, origin: TrainedFrom) -> Ste
         settings["teacher"] = model_name(_teacher(recipe, variant))
     if recipe.spec.keep_reasoning:
         settings["keep_reasoning"] = True
+    if recipe.spec.pairs.held_out:
+        settings["held_out"] = recipe.spec.pairs.held_out
 
     def work(folder: Path) -> Counts:
         return _train(recipe, seed, name, step, origin)
@@ -178,6 +180,7 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
         folder=step.folder,
         settings=hyperparameters,
         seed=seed,
+        held_out=recipe.spec.pairs.held_out,
         fusion=fusion_of(recipe, name, sources=variant.sources, alpha=alpha),
         evaluation=evaluation_of(recipe, name, seed),
     )

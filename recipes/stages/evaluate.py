@@ -55,7 +55,7 @@ def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[St
         steps.append(_best_source(recipe, prompts, steps))
     return steps + [
         _held_out(recipe, name, seed, prompts, by_folder[folder])
-        for name in ("sft", *recipe.variants)
+        for name in (*(() if spec.starts_at_target else ("sft",)), *recipe.variants)
         if (folder := recipe.checkpoint(name, seed)) is not None
     ]
 
@@ -205,7 +205,10 @@ def write_team(recipe: Recipe, name: str) -> Path:
 def _target_serve(spec: RecipeSpec) -> ServeSpec:
     serve = spec.target_serve
     if serve.chat_template is None and spec.chat_template is not None:
-        return serve.model_copy(update={"chat_template": spec.chat_template})
+        serve = serve.model_copy(update={"chat_template": spec.chat_template})
+    if spec.chat_template_kwargs:
+        values = {**spec.chat_template_kwargs, **(serve.chat_template_kwargs or {})}
+        serve = serve.model_copy(update={"chat_template_kwargs": values})
     return serve
 
 
@@ -283,7 +286,8 @@ def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
 def _chosen(recipe: Recipe) -> list[str]:
     """Return the models to evaluate, `best` last: which variant it is depends on the held-out rewards."""
     requested = recipe.spec.evaluate.models
-    every = ("target", "sft", *recipe.variants, *recipe.merges)
+    start = () if recipe.spec.starts_at_target else ("sft",)
+    every = ("target", *start, *recipe.variants, *recipe.merges)
     names = [name for name in every if "all" in requested or name in requested]
     names += [name for name in recipe.rivals if name in requested]
     return [*names, "best"] if "best" in requested else names

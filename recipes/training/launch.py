@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
-SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "FSDP_CPU_RAM_EFFICIENT_LOADING")
-"""Variables that make a process shard the model. The reference runs unsharded: one forward pass needs little memory."""
 RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StoreError)}
 KEEP = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
@@ -215,9 +213,6 @@ def free_port() -> int:
 def main(task: str, path: Path) -> int:
     """Run one launched process and return its exit code. `task` is `reference` or `train`."""
     log_to_terminal()
-    if task == "reference":
-        for name in SHARDING:
-            os.environ.pop(name, None)
     from .run import store_reference, train
 
     job = TrainingJob.model_validate_json(path.read_text("utf-8"))

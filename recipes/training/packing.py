@@ -2,24 +2,27 @@
 
 There are two layouts with the same log-probabilities. `rows`, as in the WRPO release, has three right-padded rows per
 prompt, so the prompt is computed three times. `shared` puts the three answers after one copy of the prompt: they do not
-see each other, and positions continue from the prompt in each. Several prompts share a row if they fit. Logits are
-computed in chunks, never all at once. Shapes: `_RL`, rows by tokens.
+see each other, and positions continue from the prompt in each. Several prompts share a row if they fit. If attention
+skips what is unseen (FlexAttention, flash attention), a batch of either layout is one row without padding. Logits are
+computed in chunks, never all at once (`head`). Shapes: `_RL`, rows by tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .attention import BLOCK, FLEX, TokenNumbers, masks, windows
+from .head import IGNORED
+
 Layout = Literal["shared", "rows"]
-IGNORED = -100
-"""The label of a position that is not scored (torch's cross-entropy convention)."""
 
 
 class RowIds(TypedDict, total=False):
@@ -47,22 +50,29 @@ class Segment:
         return len(self.ids)
 
 
-@dataclass(frozen=True)
+@dataclass
 class PreferenceCollator:
-    """Collate examples into a batch: input_ids, position_ids, next_ids, slot, attention_mask and ref_logps.
+    """Collate examples into a batch: input_ids, position_ids, next_ids, slot and ref_logps.
 
     The first four are (R, L). `slot[r, t]` is answer * B + example at a scored position and -1 elsewhere, with answers
-    in the order source, target, rejected. `attention_mask` is (R, 1, L, L) in the shared layout, True where a token is
-    seen, else (R, L). `example` (B,) must be the first entry: Trainer takes the batch size from the first tensor.
+    in the order source, target, rejected. Right-padded rows have an `attention_mask` (R, L); others have `example_of`
+    and `answer_of` (R, L), from which `attention` makes one. `example` (B,) must be the first entry: Trainer takes the
+    batch size from the first tensor.
     """
 
     pad_token_id: int
     layout: Layout = "shared"
+    packed: bool = False
+    """Put the whole batch into one row, without padding between its parts. Needs attention that skips what is unseen:
+    FlexAttention, or flash attention of variable lengths (layout `rows`)."""
+    multiple: int = 1
+    """Lengths of rows are padded to a multiple of this number of tokens."""
 
     def __call__(self, examples: Sequence[RowIds]) -> dict[str, Tensor]:
-        pack = _shared if self.layout == "shared" else _alone
-        rows = pack(examples)
-        width = max(sum(map(len, row)) for row in rows)
+        rows = _shared(examples) if self.layout == "shared" else _alone(examples)
+        if self.packed:
+            rows = [[segment for row in rows for segment in row]]
+        width = math.ceil(max(map(_tokens, rows)) / self.multiple) * self.multiple
         batch = {
             "example": torch.arange(len(examples)),
             "input_ids": _filled(rows, width, self.pad_token_id, lambda segment: segment.ids),
@@ -70,7 +80,10 @@ class PreferenceCollator:
             "next_ids": _filled(rows, width, IGNORED, lambda segment: segment.labels),
             "slot": _slots(rows, width, len(examples)),
         }
-        batch["attention_mask"] = _tree_mask(rows, width) if self.layout == "shared" else _row_mask(rows, width)
+        if self.packed or self.layout == "shared":
+            batch |= _numbers(rows, width)
+        else:
+            batch["attention_mask"] = _row_mask(rows, width)
         if "ref_logps" in examples[0]:
             batch["ref_logps"] = torch.tensor([example["ref_logps"] for example in examples])
         return batch
@@ -136,27 +149,15 @@ def _slots(rows: list[list[Segment]], width: int, examples: int) -> Tensor:
     return _filled(rows, width, -1, slots)
 
 
+def _numbers(rows: list[list[Segment]], width: int) -> dict[str, Tensor]:
+    return {
+        "example_of": _filled(rows, width, -1, lambda segment: (segment.example,) * len(segment)),
+        "answer_of": _filled(rows, width, -1, lambda s: (-1 if s.answer is None else s.answer,) * len(s)),
+    }
+
+
 def _row_mask(rows: list[list[Segment]], width: int) -> Tensor:
     return _filled(rows, width, 0, lambda segment: (1,) * len(segment))
-
-
-def _tree_mask(rows: list[list[Segment]], width: int) -> Tensor:
-    """Return the attention mask of the shared layout, (R, 1, L, L) bool.
-
-    A token sees the earlier tokens of its own answer and of its own prompt. Padding sees only itself, so that no row of
-    the softmax is empty.
-    """
-    tree_RL = _filled(rows, width, -1, lambda segment: (segment.example,) * len(segment))
-    answer_RL = _filled(
-        rows, width, -1, lambda segment: (-1 if segment.answer is None else segment.answer,) * len(segment)
-    )
-    same_tree = tree_RL[:, :, None] == tree_RL[:, None, :]
-    in_sight = (answer_RL[:, None, :] == -1) | (answer_RL[:, :, None] == answer_RL[:, None, :])
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    padding = (tree_RL == -1)[:, :, None]
-    itself = torch.eye(width, dtype=torch.bool)
-    seen = torch.where(padding, itself, same_tree & in_sight & causal)
-    return seen[:, None]
 
 
 def answer_logps(token_logps_RL: Tensor, slot_RL: Tensor, examples: int) -> tuple[Tensor, Tensor]:
@@ -169,27 +170,42 @@ def answer_logps(token_logps_RL: Tensor, slot_RL: Tensor, examples: int) -> tupl
     return sums.view(3, examples), counts.view(3, examples).to(sums.dtype)
 
 
-def batch_logps(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def batch_logps(model: nn.Module, inputs: MutableMapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Return summed log-probabilities and token counts, (3, B) each: source, target, rejected.
 
-    The model must have TRL's fused head (`trl.trainer.utils.add_fused_lm_head`), which computes logits in chunks.
+    The model must have `head.add_scoring`. The attention mask is made on the batch's device and kept in `inputs` for
+    the next model that reads the same batch.
     """
-    out = model(
-        input_ids=inputs["input_ids"],
-        attention_mask=_mask_for(model, inputs["attention_mask"]),
-        position_ids=inputs["position_ids"],
-        shift_labels=inputs["next_ids"],
-        fused_lm_head=True,
-    )
-    return answer_logps(out.log_probs, inputs["slot"], len(inputs["example"]))
+    out = model(input_ids=inputs["input_ids"], next_ids=inputs["next_ids"], **_attention(_unwrapped(model), inputs))
+    return answer_logps(out.logps, inputs["slot"], len(inputs["example"]))
+
+
+def _attention(model: PreTrainedModel, inputs: MutableMapping[str, Any]) -> dict[str, Any]:
+    if "attention_mask" in inputs:  # right-padded rows: positions count from 0, as every model assumes
+        return {"attention_mask": inputs["attention_mask"]}
+    implementation = model.config._attn_implementation
+    if "flash" in implementation:  # its kernels take the lengths of packed rows from the positions
+        return {"attention_mask": None, "position_ids": inputs["position_ids"]}
+    key = f"mask/{implementation}"
+    if key not in inputs:
+        numbers = TokenNumbers(inputs["example_of"], inputs["answer_of"], inputs["position_ids"])
+        inputs[key] = masks(numbers, model)
+    return {"attention_mask": inputs[key], "position_ids": inputs["position_ids"]}
+
+
+def collator_for(model: PreTrainedModel, layout: Layout | None = None) -> PreferenceCollator:
+    """Return the collator that suits the model's attention, by default in the layout of `default_layout`."""
+    implementation = model.config._attn_implementation
+    pad = model.config.get_text_config().pad_token_id or 0
+    packed = implementation == FLEX or "flash" in implementation
+    multiple = BLOCK if implementation == FLEX else 1
+    return PreferenceCollator(pad, layout or default_layout(model), packed=packed, multiple=multiple)
 
 
 def default_layout(model: PreTrainedModel) -> Layout:
-    """Return `shared`, or `rows` if attention cannot use our mask: flash attention or a sliding window."""
-    config = model.config.get_text_config()
-    windowed = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
-    masked = model.config._attn_implementation in ("sdpa", "eager")
-    return "shared" if masked and not windowed and not getattr(config, "sliding_window", None) else "rows"
+    """Return `shared`, or `rows` if attention cannot use our mask: flash attention, or other kinds of layers."""
+    masked = model.config._attn_implementation in ("sdpa", "eager", FLEX)
+    return "shared" if masked and windows(model.config) is not None else "rows"
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
@@ -198,15 +214,8 @@ def base_model(model: nn.Module) -> PreTrainedModel:
     return base
 
 
-def _mask_for(model: nn.Module, mask: Tensor) -> Tensor:
-    # Eager attention adds the mask to the scores, so a boolean mask must become 0 and the lowest number.
-    if mask.dtype != torch.bool or _implementation(model) != "eager":
-        return mask
-    dtype = next(model.parameters()).dtype
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-
-
-def _implementation(model: nn.Module) -> str:
-    while hasattr(model, "module"):  # unwrap DistributedDataParallel and DeepSpeed's engine, whose `config` differs
-        model = model.module
-    return str(model.config._attn_implementation)
+def _unwrapped(model: Any) -> PreTrainedModel:
+    # DistributedDataParallel and DeepSpeed's engine have a `config` that differs; torch.compile hides the model too.
+    while hasattr(model, "module") or hasattr(model, "_orig_mod"):
+        model = getattr(model, "module", None) or model._orig_mod
+    return base_model(model)

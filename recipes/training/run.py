@@ -50,9 +50,9 @@ from ..likelihood import PairLogps
 from ..records import PreferencePair, messages, rows_in
 from ..spec import WEIGHTED
 from ..suites import run_suites
+from .attention import FLEX, prefer_flex
 from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
 from .losses import fused_reference
-from .packing import default_layout
 from .rows import Rows, completions
 from .settings import LOG, Evaluation, TrainingJob, has_reference, trainer_config
 from .templates import load_tokenizer
@@ -63,8 +63,8 @@ log = logging.getLogger(__name__)
 WHOLE = "whole.json"
 DONE = "trained.json"
 ANSWERS = ("source", "target", "rejected")
-SESSION = ("num_tokens",)
-"""Keys of the trainer's log that restart with each session, so they would differ after a resume."""
+SESSION = ("num_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_tokens")
+"""Keys of the trainer's log that depend on the session, so they would differ after a resume."""
 
 
 class WholeCheckpoints(TrainerCallback):
@@ -271,7 +271,7 @@ def _train(job: TrainingJob) -> Trained:
     disable_progress_bar()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each start otherwise
     set_seed(job.seed)
-    tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
+    tokenizer = job_tokenizer(job)
     trainer = make_trainer(job, tokenizer)
     last = last_whole(job.checkpoints, job.digest, trainer.args.world_size)
     started = time.monotonic()
@@ -289,19 +289,30 @@ def _train(job: TrainingJob) -> Trained:
     return done
 
 
+def job_tokenizer(job: TrainingJob) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that a job's rows were rendered with."""
+    return load_tokenizer(
+        str(job.model),
+        chat_template=job.chat_template,
+        pad_token=job.pad_token,
+        template_kwargs=job.template_kwargs,
+    )
+
+
 def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Trainer:
     """Build the trainer of a job, with model, rows and callbacks."""
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     config.run_name = config.run_name or job.name
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
-    layout = getattr(config, "layout", None) or default_layout(model)
+    if job.method == "preference" and _free_attention(job):
+        prefer_flex(model)
     model = adapted(model, job.settings)
     rows = Rows(job.rows).load()
     if job.reference is not None:
         rows = rows.add_column("ref_logps", json.loads(job.reference.read_text("utf-8")))
     common = {"model": model, "args": config, "processing_class": tokenizer}
     if job.method == "sft":
-        trainer: Trainer = CheckedSFTTrainer(train_dataset=completions(rows, job.answer), **common)
+        trainer: Trainer = CheckedSFTTrainer(**split(completions(rows, job.answer), job.held_out), **common)
     elif job.method in WEIGHTED:
         trainer = CheckedWeightedTrainer(train_dataset=rows, **common)
     elif job.teacher is not None:
@@ -309,8 +320,7 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
     else:
         if job.method == "infifpo":
             rows = _fused(job, rows, config)
-        config.layout = layout
-        trainer = CheckedWRPOTrainer(train_dataset=rows, **common)
+        trainer = CheckedWRPOTrainer(**split(rows, job.held_out), **common)
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
     trainer.add_callback(LossLogger(job.name))
@@ -318,6 +328,20 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         trainer.add_callback(EvaluateEvery(job, job.evaluation, trainer, tokenizer))
     trainer.add_callback(WholeCheckpoints(job.digest, config.world_size, trainer.accelerator.wait_for_everyone))
     return trainer
+
+
+def split(rows: Dataset, held_out: int) -> dict[str, Dataset]:
+    """Return the rows to train on and, if any are held out, those to evaluate: the same for all variants and seeds.
+
+    Raise ConfigError if no row would be left to train on.
+    """
+    if not held_out:
+        return {"train_dataset": rows}
+    if held_out >= len(rows):
+        raise ConfigError(f"pairs: held_out = {held_out} leaves none of {len(rows)} rows to train on; lower it")
+    chosen = set(random.Random(0).sample(range(len(rows)), held_out))
+    rest = [index for index in range(len(rows)) if index not in chosen]
+    return {"train_dataset": rows.select(rest), "eval_dataset": rows.select(sorted(chosen))}
 
 
 def _kept_pairs(job: TrainingJob) -> list[PreferencePair]:
@@ -339,7 +363,7 @@ def _distill_trainer(job: TrainingJob, rows: Dataset, common: dict[str, Any]) ->
     config.dataset_kwargs = {"skip_prepare_dataset": True}
     prompts = [messages(pair.prompt) for pair in _kept_pairs(job)]
     examples = distill_rows(rows, job.answer, prompts, tokenizer, teacher_tokenizer)
-    return CheckedDistillTrainer(teacher_model=teacher, train_dataset=examples, **common)
+    return CheckedDistillTrainer(teacher_model=teacher, **split(examples, job.held_out), **common)
 
 
 def _fused(job: TrainingJob, rows: Dataset, config: WRPOConfig) -> Dataset:
@@ -408,7 +432,13 @@ def reference_path(job: TrainingJob) -> Path | None:
             key: job.settings.model.get(key) for key in ("dtype", "attn_implementation", "load_in_4bit", "load_in_8bit")
         },
     }
+    if _free_attention(job) and torch.cuda.is_available():
+        facts["attention"] = FLEX  # policy and reference must agree at the first step
     return job.rows / f"reference-{digest(facts)[:16]}.json"
+
+
+def _free_attention(job: TrainingJob) -> bool:
+    return "attn_implementation" not in job.settings.model and not job.settings.trainer.get("use_cpu")
 
 
 def store_reference(job: TrainingJob) -> None:
@@ -420,9 +450,11 @@ def store_reference(job: TrainingJob) -> None:
     if job.reference.is_file():
         return
     state = PartialState()
-    tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
+    tokenizer = job_tokenizer(job)
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
+    if _free_attention(job):
+        prefer_flex(model)
     rows = Rows(job.rows).load()
     autocast = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None
     if job.method in WEIGHTED:
@@ -436,7 +468,7 @@ def store_reference(job: TrainingJob) -> None:
     rows = with_reference(
         rows,
         model,
-        layout=config.layout or default_layout(model),
+        layout=config.layout,
         batch_size=config.per_device_train_batch_size,
         state=state,
         autocast=autocast,

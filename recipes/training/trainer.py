@@ -10,25 +10,27 @@ while training, avoids the problems of a sharded reference under ZeRO-3 and FSDP
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
-from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from trl.trainer.utils import add_fused_lm_head
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from harness.records import digest
 from harness.records.errors import ConfigError
 from harness.store.files import file_sha256
 
+from .fitting import TOLERANCE, FittingCollator, fitting_collator, typical
+from .head import add_scoring
 from .losses import (
     REJECTED,
     SOURCE,
@@ -41,7 +43,10 @@ from .losses import (
     rewards,
     weighted,
 )
-from .packing import Layout, PreferenceCollator, RowIds, base_model, batch_logps, default_layout
+from .packing import Layout, RowIds, base_model, batch_logps, collator_for, default_layout
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 COLUMNS = ["prompt_ids", "source_ids", "target_ids", "rejected_ids", "ref_logps"]
 
@@ -58,7 +63,7 @@ def with_reference(
     rows: Dataset,
     model: PreTrainedModel,
     *,
-    layout: Layout,
+    layout: Layout | None = None,
     batch_size: int = 8,
     state: PartialState | None = None,
     autocast: torch.dtype | None = None,
@@ -66,18 +71,40 @@ def with_reference(
     """Return the rows, in the same order, with a column `ref_logps`: summed over tokens for source, target, rejected.
 
     `state` says which process this is. `autocast` is the precision that training will use, so that policy and reference
-    agree at the first step. Batches are formed longest rows first, so that rows of a batch have similar lengths.
+    agree at the first step. Batches are formed longest rows first, so that rows of a batch have similar lengths. Under
+    FSDP2 and DeepSpeed the model is sharded as in training.
     """
     state = state or PartialState()
-    add_fused_lm_head(model)
-    model = model.to(state.device).eval()
+    model = _placed(model, state)
     order = sorted(range(len(rows)), key=lambda index: -_tokens(rows[index]))
     share = order[state.process_index :: state.num_processes]
-    with torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
-        logps = pair_logps(model, [rows[index] for index in share], layout, batch_size)
-    indexed = list(zip(share, logps, strict=True))
+    logps: list[list[float]] = []
+    with torch.no_grad(), torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
+        limit = TOLERANCE[autocast or model.dtype]
+        collate = fitting_collator(model, collator_for(base_model(model), layout), typical(rows), state.device, limit)
+        # Sharded models compute together, so every process makes as many forward passes: the last rows are repeated.
+        for start in range(0, math.ceil(len(rows) / state.num_processes), batch_size):
+            chosen = share[start : start + batch_size] or order[:1]
+            batch = {
+                name: tensor.to(state.device) for name, tensor in collate([rows[index] for index in chosen]).items()
+            }
+            logps.extend(batch_logps(model, batch)[0].T.tolist())
+    indexed = list(zip(share, logps, strict=False))
     merged: dict[int, list[float]] = dict(gather_object(indexed) if state.num_processes > 1 else indexed)
     return rows.add_column("ref_logps", [merged[index] for index in range(len(rows))])
+
+
+def _placed(model: PreTrainedModel, state: PartialState) -> nn.Module:
+    add_scoring(model)
+    if state.num_processes == 1 or not (os.environ.get("ACCELERATE_USE_FSDP") or is_deepspeed_zero3_enabled()):
+        return model.to(state.device).eval()
+    accelerator = Accelerator()
+    if accelerator.state.deepspeed_plugin is not None:  # it would read it from a data loader, and there is none
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
+    # accelerate shards a model together with its optimiser; this one has no state and makes no step
+    sharded, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.0))
+    placed: nn.Module = sharded.eval()
+    return placed
 
 
 def _tokens(row: RowIds) -> int:
@@ -85,12 +112,14 @@ def _tokens(row: RowIds) -> int:
 
 
 @torch.no_grad()
-def pair_logps(model: PreTrainedModel, rows: Sequence[RowIds], layout: Layout, batch_size: int) -> list[list[float]]:
+def pair_logps(
+    model: PreTrainedModel, rows: Sequence[RowIds], layout: Layout | None, batch_size: int
+) -> list[list[float]]:
     """Return the summed log-probabilities of source, target and rejected of each row, without gradients.
 
-    The model must have TRL's fused head (`add_fused_lm_head`).
+    The model must have `head.add_scoring`.
     """
-    collate = PreferenceCollator(model.config.get_text_config().pad_token_id or 0, layout)
+    collate = collator_for(model, layout)
     logps: list[list[float]] = []
     for start in range(0, len(rows), batch_size):
         batch = {name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()}
@@ -113,6 +142,8 @@ class WRPOConfig(TrainingArguments):
     loss_type: LossType = "sigmoid"
     gamma: float = 0.0
     """SimPO's target margin, in units of the loss's logit (the paper's gamma, not gamma / beta)."""
+    gamma_beta_ratio: float | None = None
+    """The same margin divided by beta, as SimPO's release and TRL name it. Sets `gamma`."""
     label_smoothing: float = 0.0
     fusion: SourceFusion = "max_margin"
     """InfiFPO only: the reference is the source that differs most from the initial model, or the sources' mean."""
@@ -131,6 +162,10 @@ class WRPOConfig(TrainingArguments):
                 raise ConfigError(f"{name} = {value!r} is outside {low}..{high}; give a value in that range")
         if not self.beta > 0:
             raise ConfigError(f"beta = {self.beta!r} must be above 0")
+        if self.gamma_beta_ratio is not None:
+            if self.gamma:
+                raise ConfigError(f"gamma_beta_ratio = {self.gamma_beta_ratio!r} and gamma = {self.gamma!r}: give one")
+            self.gamma = self.gamma_beta_ratio * self.beta
 
 
 class WRPOTrainer(Trainer):
@@ -148,17 +183,20 @@ class WRPOTrainer(Trainer):
         config: WRPOConfig = kwargs["args"]
         model = kwargs["model"]
         base = base_model(model)
-        layout = config.layout or default_layout(base)
-        kwargs.setdefault("data_collator", PreferenceCollator(base.config.get_text_config().pad_token_id or 0, layout))
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        if config.layout == "shared" and default_layout(base) == "rows":
+            raise ConfigError(
+                "layout = 'shared' does not work with this model's attention "
+                f"({base.config._attn_implementation}); use layout 'rows'"
+            )
+        kwargs.setdefault("data_collator", collator_for(base, config.layout))
+        _without_dropout(model)
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False  # has the effect of loss_is_scaled_for_ga in transformers before 5.19
-        add_fused_lm_head(base)
+        add_scoring(base)
         self.ref_model = self._prepared_reference(ref_model)
         self._sums: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._check_reference()
+        self.add_callback(FittingCollator(self))
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = COLUMNS
@@ -260,7 +298,7 @@ class WRPOTrainer(Trainer):
         if ref_model is None:
             return None
         ref_model.eval().requires_grad_(False)
-        add_fused_lm_head(ref_model)
+        add_scoring(ref_model)
         prepared: nn.Module = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
         return prepared
 
@@ -300,6 +338,15 @@ def measures(rewards_3B: Tensor, policy_3B: Tensor, lengths_3B: Tensor, alpha: f
     }
     means = torch.stack([values.mean() for values in metrics.values()]).tolist()  # one transfer from the device
     return {**dict(zip(metrics, means, strict=True)), "alpha": alpha}
+
+
+def _without_dropout(model: nn.Module) -> None:
+    # Policy and reference must agree at the first step.
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 @contextmanager

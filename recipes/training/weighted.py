@@ -15,16 +15,17 @@ from typing import Any, TypedDict
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
-from trl.trainer.utils import add_fused_lm_head, pad
 
 from harness.records import Prompt
 from harness.records.errors import ConfigError
 
 from ..pairs import Extremes
 from ..records import messages
+from .head import IGNORED, add_scoring
 from .losses import source_weights, weighted_nll, weighted_preference_loss
-from .packing import IGNORED, base_model
+from .packing import base_model
 from .rows import Rows, write_rows
 from .templates import Rendering, UnusableAnswerError, render_answers
 
@@ -123,9 +124,9 @@ class WeightedCollator:
         labels = [torch.tensor([IGNORED] * (len(prompt) - 1) + list(answer) + [IGNORED]) for prompt, answer in pairs]
         batch = {
             "weight": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),
-            "input_ids": pad(ids, padding_value=self.pad_token_id),
-            "attention_mask": pad([torch.ones_like(row) for row in ids], padding_value=0),
-            "next_ids": pad(labels, padding_value=IGNORED),
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+            "next_ids": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
         }
         if "ref_logps" in rows[0]:
             batch["ref_logps"] = torch.tensor([row["ref_logps"] for row in rows])
@@ -137,9 +138,8 @@ def row_logps(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tenso
     logps_RL = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
-        shift_labels=batch["next_ids"],
-        fused_lm_head=True,
-    ).log_probs
+        next_ids=batch["next_ids"],
+    ).logps
     scored_RL = batch["next_ids"] != IGNORED
     sums_R = torch.where(scored_RL, logps_RL.float(), 0.0).sum(1)
     size = len(batch["weight"])
@@ -149,7 +149,7 @@ def row_logps(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tenso
 @torch.no_grad()
 def weighted_reference(rows: Dataset, model: PreTrainedModel, batch_size: int) -> list[list[float]]:
     """Return the reference's summed log-probabilities of each row, chosen and rejected, in the rows' order."""
-    add_fused_lm_head(model)
+    add_scoring(model)
     model.eval()
     collate = WeightedCollator(model.config.get_text_config().pad_token_id or 0)
     logps: list[list[float]] = []
@@ -174,7 +174,7 @@ class WeightedTrainer(Trainer):
                 module.p = 0.0
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
-        add_fused_lm_head(base)
+        add_scoring(base)
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = COLUMNS

@@ -31,6 +31,10 @@ def shard_on_processors() -> None:
     PartialState.__init__ = init
 
 
+def sharded(model: Any) -> bool:
+    return type(next(model.parameters())).__name__ == "DTensor"
+
+
 def main(out: Path, per_device: int, resume: bool) -> None:
     if os.environ.get("FSDP_ON_CPU"):
         shard_on_processors()
@@ -46,16 +50,13 @@ def main(out: Path, per_device: int, resume: bool) -> None:
         save_strategy="steps",
         save_steps=2,
     )
-    stored = with_reference(
-        Dataset.from_list([dict(row) for row in ROWS]),
-        model_of(weights),
-        layout="shared",
-    )
+    reference = model_of(weights)
+    stored = with_reference(Dataset.from_list([dict(row) for row in ROWS]), reference, layout="shared")
     trainer.train(resume_from_checkpoint=str(out / "checkpoint-2") if resume else None)
     model_of(weights).save_pretrained(out / f"parent-{trainer.args.process_index}")  # for its dtype
     write_weights(trainer, out / "final", out / f"parent-{trainer.args.process_index}", TOKENIZER)
     if trainer.is_world_process_zero():
-        facts = {"loss": logged(trainer), "sharded": type(next(trainer.model.parameters())).__name__ == "DTensor"}
+        facts = {"loss": logged(trainer), "sharded": sharded(trainer.model), "reference_sharded": sharded(reference)}
         (out / "log.json").write_text(json.dumps({**facts, "reference": list(stored["ref_logps"])}))
 
 

@@ -27,7 +27,7 @@ def work(out: Path, *, processes: int, fsdp: bool = False, resume: bool = False)
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
         "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
         "FSDP_RESHARD_AFTER_FORWARD": "true",
-        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
     }
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     done = subprocess.run(
@@ -83,6 +83,10 @@ def test_two_processes_train_what_one_does(
     record_property("measured", measured(both["loss"], single["loss"], distance(out, tmp_path)))
     assert both["loss"] == pytest.approx(single["loss"], abs=1e-6)
     assert distance(out, tmp_path) < 2e-6
+    if fsdp:
+        assert both["reference_sharded"]  # the reference's weights as well
+        parts = list((tmp_path / "checkpoint-2").glob("pytorch_model_fsdp_0/*.distcp"))
+        assert len(parts) == 2  # each process wrote its part of the intermediate checkpoint
     flat = [value for row in both["reference"] for value in row]
     assert flat == pytest.approx([value for row in single["reference"] for value in row], abs=1e-4)
     resumed = work(tmp_path, processes=2, fsdp=fsdp, resume=True)
