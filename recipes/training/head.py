@@ -70,7 +70,7 @@ def add_scoring(model: PreTrainedModel) -> None:
         head = self.get_output_embeddings()
         return Scored(logps=next_logps(hidden, head.weight, head.bias, next_ids, scaling))
 
-    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+    model.forward = types.MethodType(forward, model)
     model._scores_next_ids = True
 
 
@@ -199,8 +199,8 @@ def _gathered(*parameters: Tensor | None) -> AbstractContextManager[object]:
     """Return a context in which parameters that ZeRO-3 has sharded are whole. Elsewhere it does nothing."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
-    import deepspeed
-    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # type: ignore[import-not-found]
+    import deepspeed  # type: ignore[import-not-found]
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
     # A parameter that is whole already, such as tied embeddings, must not be sharded when the context ends.
     sharded = [p for p in parameters if getattr(p, "ds_status", ZeroParamStatus.AVAILABLE) != ZeroParamStatus.AVAILABLE]
