@@ -22,3 +22,9 @@ document.addEventListener("keydown", (event) => {
     if (search) { event.preventDefault(); search.focus(); }
   }
 });
+
+const lines = document.querySelector("input[data-lines]");
+if (lines) lines.addEventListener("input", () => {
+  const words = lines.value.trim().toLowerCase();
+  for (const line of document.querySelectorAll(".questions li")) line.hidden = !line.textContent.toLowerCase().includes(words);
+});

@@ -18,7 +18,7 @@ from ...analysis.pairs import PairedRuns
 from ...records.errors import HarnessError
 from ...records.facts import facts_of
 from ..board import asset, environment
-from .guard import Guard
+from .guard import FILE_POLICY, Guard
 from .library import Library, Run, search
 from .listing import CHANGES, DIFFERENCE_SORTS, FLAGS, SORTS, Choice, Index, Line, LinePair, chosen, chosen_pairs, pairs
 from .question import question, whole_text
@@ -30,28 +30,34 @@ RUN = "/run/{model}/{suite}/{run_id}"
 
 def build_app(results: Path, token: str | None = None) -> Starlette:
     """Return the application; `token` as in `Guard`."""
-    library = Library(results)
-
-    def route(path: str, page: Callable[[Library, Request], Response]) -> Route:
-        return Route(path, partial(page, library), methods=["GET"])
-
     return Starlette(
-        routes=[
-            route("/", home),
-            route(RUN, run_page),
-            route(RUN + "/question", question_page),
-            route(RUN + "/text", text_page),
-            route("/compare", compare_page),
-            route("/compare/question", compare_question_page),
-            route("/static/{name}", static),
-        ],
+        routes=routes(Library(results)),
         middleware=[Middleware(Guard, token=token)],
         exception_handlers={404: not_found, HarnessError: failed},
     )
 
 
-def render(name: str, status: int = 200, /, **values: object) -> HTMLResponse:
-    return HTMLResponse(environment().get_template(name).render(**values), status)
+def routes(library: Library) -> list[Route]:
+    """Return the pages by address; each function takes a request and returns its response."""
+
+    def route(path: str, page: Callable[[Library, Request], Response]) -> Route:
+        return Route(path, partial(page, library), methods=["GET"])
+
+    return [
+        route("/", home),
+        route(RUN, run_page),
+        route(RUN + "/question", question_page),
+        route(RUN + "/text", text_page),
+        route("/compare", compare_page),
+        route("/compare/question", compare_question_page),
+        route("/static/{name}", static),
+    ]
+
+
+def render(name: str, status: int = 200, /, *, exported: bool = False, **values: object) -> HTMLResponse:
+    return HTMLResponse(
+        environment().get_template(name).render(exported=exported, policy=FILE_POLICY, **values), status
+    )
 
 
 async def not_found(request: Request, error: Exception) -> Response:
@@ -59,7 +65,11 @@ async def not_found(request: Request, error: Exception) -> Response:
 
 
 async def failed(request: Request, error: Exception) -> Response:
-    return render("view_error.html", 500, title="This page cannot be shown", text=str(error))
+    return failed_page(error)
+
+
+def failed_page(error: Exception, *, exported: bool = False) -> HTMLResponse:
+    return render("view_error.html", 500, exported=exported, title="This page cannot be shown", text=str(error))
 
 
 def missing() -> Response:
@@ -75,7 +85,14 @@ def home(library: Library, request: Request) -> Response:
     """Render all runs, ranked per protocol, from the cards only."""
     runs = library.runs()
     links = {run_id(run.card): run.address for run in runs}
-    return render("view_home.html", tables=library.tables(runs), links=links, runs=runs, broken=library.broken)
+    return render(
+        "view_home.html",
+        exported=library.exported,
+        tables=library.tables(runs),
+        links=links,
+        runs=runs,
+        broken=library.broken,
+    )
 
 
 def run_page(library: Library, request: Request) -> Response:
@@ -84,9 +101,9 @@ def run_page(library: Library, request: Request) -> Response:
     if run is None:
         return missing()
     choice, index, lines = _lines(library, request, run)
-    edition = run.card.suite, run.card.suite_version
     return render(
         "view_run.html",
+        exported=library.exported,
         run=run,
         index=index,
         choice=choice,
@@ -94,11 +111,8 @@ def run_page(library: Library, request: Request) -> Response:
         counts=index.counts(),
         flags=FLAGS,
         sorts=SORTS,
-        other_runs=[
-            candidate
-            for candidate in library.runs()
-            if candidate.key != run.key and (candidate.card.suite, candidate.card.suite_version) == edition
-        ],
+        other_runs=[] if library.exported else library.others(run),
+        comparisons=library.comparisons(run) if library.exported else [],
     )
 
 
@@ -111,6 +125,7 @@ def question_page(library: Library, request: Request) -> Response:
     choice, index, lines = _lines(library, request, run)
     return render(
         "view_question.html",
+        exported=library.exported,
         run=run,
         id=prompt_id,
         line=index.line(prompt_id),
@@ -141,6 +156,7 @@ def compare_page(library: Library, request: Request) -> Response:
     differences = PairedRuns({run_id(run.card): run.folder for run in (a, b)})
     return render(
         "view_compare.html",
+        exported=library.exported,
         a=a,
         b=b,
         choice=choice,
@@ -165,6 +181,7 @@ def compare_question_page(library: Library, request: Request) -> Response:
     choice, all_pairs, kept = _pairs(library, request, a, b)
     return render(
         "view_compare_question.html",
+        exported=library.exported,
         a=a,
         b=b,
         id=prompt_id,
