@@ -118,7 +118,8 @@ def run_page(library: Library, request: Request) -> Response:
 
 def question_page(library: Library, request: Request) -> Response:
     """Render one question of a run, with its neighbours in the chosen list."""
-    run, prompt_id, markdown = _run(library, request), request.query_params.get("id", ""), _markdown(request)
+    run, prompt_id = _run(library, request), request.query_params.get("id", "")
+    markdown = Choice.of(request.query_params).markdown
     shown = run and question(run, prompt_id, markdown=markdown, draw=request.query_params.get("draw", ""))
     if run is None or shown is None:
         return missing()
@@ -133,7 +134,6 @@ def question_page(library: Library, request: Request) -> Response:
         question=shown,
         choice=choice,
         total=len(lines),
-        markdown=markdown,
         flags=FLAGS,
         **_neighbours([line.id for line in lines], prompt_id),
     )
@@ -174,7 +174,8 @@ def compare_page(library: Library, request: Request) -> Response:
 
 def compare_question_page(library: Library, request: Request) -> Response:
     """Render one question of two runs."""
-    (a, b), prompt_id, markdown = _two_runs(library, request), request.query_params.get("id", ""), _markdown(request)
+    (a, b), prompt_id = _two_runs(library, request), request.query_params.get("id", "")
+    markdown = Choice.of(request.query_params).markdown
     shown = [run and question(run, prompt_id, markdown=markdown) for run in (a, b)]
     if a is None or b is None or None in shown:
         return missing()
@@ -189,7 +190,6 @@ def compare_question_page(library: Library, request: Request) -> Response:
         pair=next((pair for pair in all_pairs if pair.a.id == prompt_id), None),
         choice=choice,
         total=len(kept),
-        markdown=markdown,
         query=urlencode({"a": a.key, "b": b.key}),
         **_neighbours([pair.a.id for pair in kept], prompt_id),
     )
@@ -201,10 +201,6 @@ def _run(library: Library, request: Request) -> Run | None:
 
 def _two_runs(library: Library, request: Request) -> tuple[Run | None, Run | None]:
     return library.run(request.query_params.get("a", "")), library.run(request.query_params.get("b", ""))
-
-
-def _markdown(request: Request) -> bool:
-    return request.query_params.get("as") != "text"
 
 
 def _lines(library: Library, request: Request, run: Run) -> tuple[Choice, Index, list[Line]]:
