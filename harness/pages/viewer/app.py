@@ -22,6 +22,7 @@ from .guard import FILE_POLICY, Guard
 from .library import Library, Run, search
 from .listing import CHANGES, DIFFERENCE_SORTS, FLAGS, SORTS, Choice, Index, Line, LinePair, chosen, chosen_pairs, pairs
 from .question import question, whole_text
+from .texts import suite_texts
 
 ASSETS = {"style.css": "text/css", "view.css": "text/css", "report.js": "text/javascript", "view.js": "text/javascript"}
 COMPARED: dict[str, str] = {**CHANGES, **{str(flag): label for flag, label in FLAGS.items()}}
@@ -154,6 +155,7 @@ def compare_page(library: Library, request: Request) -> Response:
     choice, all_pairs, kept = _pairs(library, request, a, b)
     alike = a.card.protocol_sha == b.card.protocol_sha and a.card.headline == b.card.headline
     differences = PairedRuns({run_id(run.card): run.folder for run in (a, b)})
+    prompts = tuple(suite_texts(a.card, a.folder).prompts.values())
     return render(
         "view_compare.html",
         exported=library.exported,
@@ -165,6 +167,7 @@ def compare_page(library: Library, request: Request) -> Response:
         metric=library.index(a).metric,
         step=differences.difference(b.card, a.card) if alike else None,
         alike=alike,
+        by_category=differences.by_category(b.card, a.card, prompts or None) if alike else [],
         flags=COMPARED,
         sorts=DIFFERENCE_SORTS,
         categories=library.index(a).categories,
