@@ -96,7 +96,9 @@ class LlamaCppBackend(ServedBackend):
         if self.program is not None:
             # its parser knows no `--name=value`
             argv = [part for word in argv for part in word.split("=", 1)]
-        env = {} if options.devices is None else {"CUDA_VISIBLE_DEVICES": options.devices}
+        env: dict[str, str | None] = {"LLAMA_API_KEY": None}  # a key for another server would lock us out of this one
+        if options.devices is not None:
+            env["CUDA_VISIBLE_DEVICES"] = options.devices
         return ServerCommand((*begin, *argv, *options.engine_args), env)
 
     def _template_file(self) -> Path:

@@ -21,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--port", type=int, required=True)
     for name, default in (("--parallel", 1), ("--ctx-size", 0), ("--seed", 0), ("--top-k", 0)):
         words.add_argument(name, type=int, default=default)
-    for name, default in (("--top-p", 1.0), ("--min-p", 0.0)):
-        words.add_argument(name, type=float, default=default)
+    words.add_argument("--top-p", type=float, default=1.0)
+    words.add_argument("--min-p", type=float, default=0.0)
     words.add_argument("--jinja", action="store_true")
     words.add_argument("--chat-template-file", type=Path)
     return words
