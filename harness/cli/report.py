@@ -115,7 +115,10 @@ def write_figures(folder: Path, content: ModelsReport) -> None:
         write_atomic(folder / f"{figure.name}.svg", figure.drawing.standalone() + "\n")
         if has_resvg:
             write_bytes(folder / f"{figure.name}.png", png(figure.drawing))
-    print(f"wrote {len(figures)} figures to {folder}{'' if has_resvg else ' as .svg'}", file=sys.stderr)
+    print(
+        f"wrote {len(figures)} figure{'' if len(figures) == 1 else 's'} to {folder}{'' if has_resvg else ' as .svg'}",
+        file=sys.stderr,
+    )
 
 
 def results_of(name: str, flags: ReportFlags) -> list[Entry]:
