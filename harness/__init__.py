@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .api import (
+    from .python.api import (
         Cards,
         Comparisons,
         GateVerdict,
@@ -141,7 +141,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    ".api": "Cards Comparisons GateVerdict Leaderboard LoadedRun Runs compare gate leaderboard load run run_async",
+    ".python.api": "Cards Comparisons GateVerdict Leaderboard LoadedRun Runs compare gate leaderboard load run run_async",
     ".records": (
         "Answer Failure JudgeSpec JudgeTask JudgeTemplate Judgment ModelRef Preference Prompt Rating Sampling "
         "Score ScoreCard SuiteScores"

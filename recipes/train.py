@@ -17,7 +17,7 @@ from harness.store import write_lines
 
 from .layout import STAGES, Recipe
 from .spec import RecipeSpec, about, read_recipe, recipe_path, shipped_recipes
-from .training.nodes import Machines, follow, leading, of_machines
+from .training.nodes import Machines, claimed_machines, follow, leading
 
 if TYPE_CHECKING:
     from .hub import Push
@@ -94,7 +94,7 @@ def train(flags: TrainFlags) -> None:
     if flags.export_pairs is not None or flags.push_pairs is not None:
         _check_export(flags)
     uploads = [] if flags.push_to_hub is None else _checked_uploads(recipe, flags.push_to_hub, flags.last_stage)
-    machines = of_machines()
+    machines = claimed_machines()
     if machines is not None and recipe.spec.launch is None:
         raise ConfigError(f"{machines.count} machines need `launch` in the recipe, e.g. launch: fsdp2")
     if machines is not None and machines.rank:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ BLOCK = 128
 """Tokens per side of a block: the default of FlexAttention's kernels. A row of blocks has a multiple of it."""
 FULL, SLIDING = "full_attention", "sliding_attention"
 FLEX = "flex_attention"
-Mask = Tensor | BlockMask
+Mask: TypeAlias = Tensor | BlockMask
 
 
 @dataclass(frozen=True)

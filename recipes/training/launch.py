@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
-RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables of the torchrun that started this command; the trainings that it starts have their own."""
 RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StoreError)}
 KEEP = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
@@ -200,8 +197,7 @@ def launch_share(words: list[str], processes: int, port: int, machines: Machines
     name = task if machines is None or machines.rank == 0 else f"{task}-machine-{machines.rank}"
     command += ["-m", "recipes.training.launch", task, path]
     with (Path(path).parent / f"{name}.log").open("ab") as output:
-        environ = {name: value for name, value in os.environ.items() if name not in RANKS}
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environ, check=False)
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
     return done.returncode
 
 

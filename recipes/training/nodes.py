@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,10 @@ JOIN = timedelta(minutes=10)
 """How long the first machine waits until the command runs on all of them."""
 LISTEN = timedelta(seconds=20)
 """How long one wait for a call lasts. A training may be called hours later, so waits are repeated."""
+CLAIMED = "HARNESS_MACHINES"
+"""Variable with which this process and those that it starts know the machines, once torchrun's are taken away."""
+RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of torchrun. With them, every trainer and model in this process would wait for the other machines."""
 LEAVE_SECONDS = 30.0
 """How long the store outlives the run, for the other machines to learn that it has ended."""
 
@@ -123,11 +127,23 @@ def follow(machines: Machines, launch: Callable[[list[str], int, int], int]) -> 
         number += 1
 
 
+def claimed_machines() -> Machines | None:
+    """Return the machines of this run, and take torchrun's variables out of the environment."""
+    machines = of_machines()
+    for name in RANKS:
+        os.environ.pop(name, None)
+    if machines is not None:
+        os.environ[CLAIMED] = json.dumps(asdict(machines))
+    return machines
+
+
 def of_machines(environ: Mapping[str, str] = os.environ) -> Machines | None:
     """Return the machines of this run by torchrun's variables or Slurm's, or None if there is only one.
 
     Raise ConfigError if a variable is missing, or if torchrun started more than one process on a machine.
     """
+    if CLAIMED in environ:
+        return Machines(**json.loads(environ[CLAIMED]))
     if "RANK" in environ and "WORLD_SIZE" in environ:
         if int(environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
             raise ConfigError(

@@ -101,7 +101,7 @@ def test_html_of_a_hostile_name_is_text(folder: Path) -> None:
 
 def test_a_trainer_gets_the_scores_of_each_checkpoint_that_is_saved(folder: Path) -> None:
     pytest.importorskip("transformers")
-    from harness.callback import HarnessCallback
+    from harness.python.callback import HarnessCallback
 
     logged: list[dict[str, float]] = []
     out = folder / "training"

@@ -201,7 +201,7 @@ def test_nothing_is_written_and_no_model_server_is_loaded(toy: Recipe, tmp_path:
         "try:\n    app(['train', 'recipe.yaml', '--dry-run', '--json'])\n"
         "except SystemExit:\n    pass\nassert 'vllm' not in sys.modules"
     )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=180)
 
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["by_stage"]["sources"]["calls"] == 36

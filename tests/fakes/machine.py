@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recipes.steps import run_step
 from recipes.training.launch import launch_share
-from recipes.training.nodes import follow, leading, of_machines
+from recipes.training.nodes import claimed_machines, follow, leading
 from tests.fakes.training_steps import QUICK, aligned, made, pairs_of, sft_of
 
 ROWS = 96
@@ -17,7 +17,7 @@ TRAINING = {**QUICK, "beta": 0.1, "alpha": 0.3, "save_strategy": "steps", "save_
 
 def main(out: Path, target: Path, config: str) -> None:
     logging.basicConfig(level=logging.INFO)
-    machines = of_machines()
+    machines = claimed_machines()
     assert machines is not None
     if machines.rank:
         follow(machines, lambda words, processes, port: launch_share(words, processes, port, machines))

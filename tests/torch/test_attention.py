@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
     "max_position_embeddings": 512,
     "pad_token_id": 0,
 }
-MODELS = {
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
     "mistral, window of 20 tokens": ("MistralConfig", {"sliding_window": 20}),
     "gemma2, every other layer with a window": ("Gemma2Config", {"sliding_window": 20, "query_pre_attn_scalar": 8}),
@@ -75,10 +75,10 @@ def rows(*lengths: tuple[int, int, int, int]) -> list[RowIds]:
     random = torch.Generator().manual_seed(1)
 
     def ids(length: int) -> list[int]:
-        return torch.randint(3, VOCABULARY, (length,), generator=random).tolist()
+        return [int(token) for token in torch.randint(3, VOCABULARY, (length,), generator=random)]
 
     names = ("prompt_ids", "source_ids", "target_ids", "rejected_ids")
-    return [dict(zip(names, map(ids, row), strict=True)) for row in lengths]  # type: ignore[misc]
+    return [dict(zip(names, map(ids, row), strict=True)) for row in lengths]
 
 
 ROWS = rows((30, 40, 25, 50), (5, 9, 8, 7), (60, 70, 3, 41))
@@ -122,7 +122,7 @@ def test_every_layout_has_the_log_probabilities_and_gradients_of_single_sequence
 
 @pytest.mark.parametrize("layout", ["shared", "rows"])
 @pytest.mark.parametrize("kind", MODELS)
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def test_flex_attention_has_the_log_probabilities_of_single_sequences(kind: str, layout: Any) -> None:
     """FlexAttention has no backward pass on CPUs."""
     model = model_of(kind)
@@ -136,7 +136,7 @@ def test_flex_attention_has_the_log_probabilities_of_single_sequences(kind: str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "mistral, window of 20 tokens"])
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def test_compiled_flex_attention_visits_the_listed_blocks(
     kind: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -147,7 +147,7 @@ def test_compiled_flex_attention_visits_the_listed_blocks(
     model.set_attn_implementation(FLEX)
     add_scoring(model)
     for layout in ("shared", "rows"):
-        sums, _ = batch_logps(model, collator_for(model, layout)(examples))  # type: ignore[arg-type]
+        sums, _ = batch_logps(model, collator_for(model, layout)(examples))
         assert sums.numpy() == pytest.approx(expected.numpy(), rel=2e-5)
     record_property("measured", f"log-probabilities {float((sums - expected).abs().max()):.1e} apart")
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness.records.errors import ConfigError
 from recipes.spec import CONFIGS
-from recipes.training.nodes import Machines, of_machines
+from recipes.training.nodes import Machines, claimed_machines, of_machines
 
 SLURM = {"SLURM_NNODES": "3", "SLURM_NODEID": "2", "SLURM_JOB_NODELIST": "n[05,07-08]", "SLURM_JOB_ID": "123456"}
 
@@ -32,6 +32,20 @@ def test_torchruns_machines_come_before_slurms() -> None:
     torchrun = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "29400", "LOCAL_WORLD_SIZE": "1"}
 
     assert of_machines(SLURM | torchrun) == Machines(count=2, rank=1, address="a", port=29401)
+
+
+def test_what_this_process_starts_knows_the_machines_but_is_no_rank_of_torchruns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HARNESS_MACHINES", "")
+    monkeypatch.delenv("HARNESS_MACHINES")  # so that it is taken away again after the test
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "29400"}.items():
+        monkeypatch.setenv(name, value)
+
+    machines = claimed_machines()
+
+    assert machines == of_machines() == Machines(count=2, rank=1, address="a", port=29401)
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} & set(os.environ)
 
 
 def test_what_cannot_work_is_refused() -> None:

@@ -17,29 +17,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .analysis.comparison import Comparison, Population
-from .analysis.finished_runs import compare_models, find_runs, run_rows
-from .analysis.gate.evidence import GateOptions, gate_runs, read_policy
-from .analysis.gate.policy import CheckResult, GatePolicy, GateReport
-from .analysis.leaderboard import Table
-from .analysis.read_board import Board, BoardOptions, read_board
-from .cli.console import progress
-from .cli.run import totals_of
-from .pages.comparison_text import markdown as comparison_markdown
-from .pages.gate_text import gate_markdown
-from .pages.tables import card_markdown
-from .pages.tables import markdown as board_markdown
-from .pages.text import notebook_html
-from .records import Answer, Judgment, ScoreCard
-from .records.errors import ConfigError
-from .records.settings import FileSpec, checked
-from .running.baselines import ask
-from .running.estimate import estimate
-from .running.execute import execute, opened
-from .running.pipeline import Progress, rare_collections
-from .running.plan import plan
-from .running.resolve import overlaid, resolve
-from .store.trusted import read_config
+from ..analysis.comparison import Comparison, Population
+from ..analysis.finished_runs import compare_models, find_runs, run_rows
+from ..analysis.gate.evidence import GateOptions, gate_runs, read_policy
+from ..analysis.gate.policy import CheckResult, GatePolicy, GateReport
+from ..analysis.leaderboard import Table
+from ..analysis.read_board import Board, BoardOptions, read_board
+from ..cli.console import progress
+from ..cli.run import totals_of
+from ..pages.comparison_text import markdown as comparison_markdown
+from ..pages.gate_text import gate_markdown
+from ..pages.tables import card_markdown
+from ..pages.tables import markdown as board_markdown
+from ..pages.text import notebook_html
+from ..records import Answer, Judgment, ScoreCard
+from ..records.errors import ConfigError
+from ..records.settings import FileSpec, checked
+from ..running.baselines import ask
+from ..running.estimate import estimate
+from ..running.execute import execute, opened
+from ..running.pipeline import Progress, rare_collections
+from ..running.plan import plan
+from ..running.resolve import overlaid, resolve
+from ..store.trusted import read_config
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -50,7 +50,7 @@ ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
-class Rows(Sequence[Row], Generic[Row]):
+class Shown(Sequence[Row], Generic[Row]):
     """An immutable sequence of records that a notebook shows as tables."""
 
     rows: tuple[Row, ...]
@@ -73,7 +73,7 @@ class Rows(Sequence[Row], Generic[Row]):
 
 
 @dataclass(frozen=True)
-class Cards(Rows[ScoreCard]):
+class Cards(Shown[ScoreCard]):
     """The score cards of a run, one per suite."""
 
     def markdown(self) -> str:
@@ -110,7 +110,7 @@ class LoadedRun:
 
 
 @dataclass(frozen=True)
-class Runs(Rows[LoadedRun]):
+class Runs(Shown[LoadedRun]):
     """The runs of a model, or of one folder."""
 
     @property
@@ -126,7 +126,7 @@ class Runs(Rows[LoadedRun]):
 
 
 @dataclass(frozen=True)
-class Comparisons(Rows[Comparison]):
+class Comparisons(Shown[Comparison]):
     """Comparisons with the first model, one per suite and other model."""
 
     def markdown(self) -> str:
@@ -142,7 +142,7 @@ class Comparisons(Rows[Comparison]):
 
 
 @dataclass(frozen=True)
-class GateVerdict(Rows[CheckResult]):
+class GateVerdict(Shown[CheckResult]):
     """A gate's verdict and its checks. It has no truth value of its own: ask `passed`, or read `report.outcome`."""
 
     report: GateReport
@@ -164,7 +164,7 @@ class GateVerdict(Rows[CheckResult]):
 
 
 @dataclass(frozen=True)
-class Leaderboard(Rows[Table]):
+class Leaderboard(Shown[Table]):
     """The tables of a results folder, one per protocol."""
 
     board: Board

@@ -15,8 +15,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..records.errors import HarnessError
 from .api import Cards, run
-from .records.errors import HarnessError
 
 log = logging.getLogger(__name__)
 
