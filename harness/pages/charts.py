@@ -183,8 +183,8 @@ def differences(rows: Sequence[tuple[str, Difference]], first: str) -> Drawing |
     bottom = 24 + ROW * len(rows)
     ends = [end for _, row in rows for end in (row.ci_low, row.value, row.ci_high) if end is not None]
     scale = axis([0.0, *ends], left, WIDTH - 150.0)
-    drawing = Drawing(WIDTH, 28 + bottom, f"{metric} minus {first}, with 95 % intervals")
-    drawing.text(left, 14, f"{metric} minus {_short(first)}, 95 % interval", css="title")
+    drawing = Drawing(WIDTH, 28 + bottom, f"{metric}, difference from {first}, with 95 % intervals")
+    drawing.text(left, 14, f"{metric}, difference from {_short(first)}, 95 % interval", css="title")
     _x_axis(drawing, scale, 24, bottom)
     drawing.line(scale(0.0), 24, scale(0.0), bottom, "axis")
     for index, (name, row) in enumerate(rows):

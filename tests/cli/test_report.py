@@ -160,7 +160,7 @@ def test_figures_are_written_beside_the_report(three: Path, harness: Callable[..
     assert done.code == 0, done.err
     assert (three / "report.html").read_text("utf-8").startswith("<!doctype html>")
     svg = (three / "figures" / "arena_hard-toy-1-differences.svg").read_text("utf-8")
-    assert "arena_hard minus base" in svg
+    assert "arena_hard, difference from base" in svg
     assert "+62.50" in svg
 
 
