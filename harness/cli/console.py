@@ -226,7 +226,8 @@ def announce(estimates: Sequence[Estimate]) -> None:
 
 def estimate_rows(estimates: Sequence[Estimate], self_scored: Sequence[str] = ()) -> list[dict[str, JsonValue]]:
     """Return the rows of a dry run as `--json` prints them."""
-    return [*(part.as_dict() for part in estimates), *({"suite": name, "judge": "none"} for name in self_scored)]
+    own: list[dict[str, JsonValue]] = [{"suite": name, "judge": "none"} for name in self_scored]
+    return [part.as_dict() for part in estimates] + own
 
 
 def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (), *, as_json: bool) -> None:
