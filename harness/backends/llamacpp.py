@@ -109,7 +109,7 @@ class LlamaCppBackend(ServedBackend):
     def dialogue(self) -> Dialogue:
         return LlamaCppCompletions(self.post, self.served_name, switches=request_fields(self.options))
 
-    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+    async def context_window(self, dialogue: Dialogue) -> ContextWindow:
         return ContextWindow(self.context)
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:

@@ -250,7 +250,7 @@ class ServedBackend(ChatBackend, ABC):
         """Return what can change an answer besides weights and template: part of the run's id."""
 
     @abstractmethod
-    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+    async def context_window(self, dialogue: Dialogue) -> ContextWindow:
         """Ask the fresh server how much room there is. Raise CheckpointError if the template is wrong."""
 
     # the Backend protocol
@@ -273,7 +273,7 @@ class ServedBackend(ChatBackend, ABC):
             )
             self._client = await stack.enter_async_context(client)
             dialogue = self.dialogue()
-            context = await self.prepare(dialogue)
+            context = await self.context_window(dialogue)
             self._asker = Asker(dialogue, context, self.label, seed=self.options.seed, thinking=self.thinking())
             self._stack = stack.pop_all()
         return self

@@ -115,7 +115,7 @@ class TransformersBackend(ServedBackend):
             return built
         return replace(built, counter=token_counter(file))
 
-    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+    async def context_window(self, dialogue: Dialogue) -> ContextWindow:
         return ContextWindow(self.options.max_model_len or self.checkpoint.max_position)
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:

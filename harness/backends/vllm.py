@@ -194,7 +194,7 @@ class VllmBackend(ServedBackend):
             env["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
         return env
 
-    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+    async def context_window(self, dialogue: Dialogue) -> ContextWindow:
         assert isinstance(dialogue, ChatCompletions | FastChatCompletions)
         limit = await self._max_model_len()
         question = [Message("user", "x")]

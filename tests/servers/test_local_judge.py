@@ -203,7 +203,7 @@ class FakeVllm(ServedBackend):
     def engine(self) -> dict[str, JsonValue]:
         return {"dtype": self.options.dtype}
 
-    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+    async def context_window(self, dialogue: Dialogue) -> ContextWindow:
         return ContextWindow(None)
 
 

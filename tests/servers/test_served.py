@@ -39,7 +39,7 @@ class FakeServed(ServedBackend):
     def engine(self) -> dict[str, JsonValue]:
         return {}
 
-    async def prepare(self, dialogue: Dialogue) -> ContextWindow:
+    async def context_window(self, dialogue: Dialogue) -> ContextWindow:
         return ContextWindow(None)
 
 
