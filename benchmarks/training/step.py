@@ -157,7 +157,7 @@ def _timed(arm: Arm, size: Size, batch: int, *, device: str, steps: int, warmup:
     collate = PreferenceCollator(0, "rows") if arm.official else collator_for(model, arm.layout)
     # stored beforehand, so its values do not matter for the time
     batches = [
-        collate([RowIds(**row, ref_logps=[-500.0, -400.0, -300.0]) for row in rows[start : start + batch]])  # type: ignore[typeddict-item]
+        collate([RowIds(**row, ref_logps=[-500.0, -400.0, -300.0]) for row in rows[start : start + batch]])
         for start in range(0, len(rows), batch)
     ]
     losses, started = [], 0.0
@@ -229,13 +229,13 @@ def timed_trl(size: Size, folder: str, *, device: str, steps: int, warmup: int) 
     from transformers import PreTrainedTokenizerFast, TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
-    class Prepared(DPOTrainer):
+    class Prepared(DPOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return dataset
 
     times: list[float] = []
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             _wait(device)
             times.append(time.perf_counter())

@@ -33,7 +33,7 @@ def fitting_collator(
     that is wrong too. Every process must call it with the same row, because sharded models compute together.
     """
     expected = _of_single_sequences(model, row, device)
-    causes = []
+    causes: list[str] = []
     for attempt in (collate, PreferenceCollator(collate.pad_token_id, "rows")):
         cause = _difference(model, attempt, row, expected, device)
         if isinstance(cause, float) and cause <= limit:

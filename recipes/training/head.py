@@ -70,7 +70,7 @@ def add_scoring(model: PreTrainedModel) -> None:
         head = self.get_output_embeddings()
         return Scored(logps=next_logps(hidden, head.weight, head.bias, next_ids, scaling))
 
-    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+    model.forward = types.MethodType(forward, model)
     model._scores_next_ids = True
 
 

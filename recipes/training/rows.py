@@ -27,7 +27,7 @@ from harness.records.errors import ConfigError, IncompleteError, StoreError
 from harness.store import dump_json, locked, make_folder, write_atomic
 
 from ..records import PreferencePair, messages
-from .packing import IGNORED
+from .head import IGNORED
 from .templates import (
     PreferenceRow,
     RenderedAnswers,

@@ -55,7 +55,7 @@ def test_each_architecture_gets_a_layout_in_which_it_is_right(kind: str, caplog:
 
 
 def test_a_model_that_is_wrong_in_both_layouts_is_refused() -> None:
-    class Rescaled(torch.nn.Module):
+    class Rescaled(torch.nn.Module):  # type: ignore[misc, name-defined]
         """Its own logits are not those of its head, as with a scale that we do not know."""
 
         def __init__(self) -> None:
